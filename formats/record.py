@@ -1,0 +1,110 @@
+"""The one value that crosses every border: what is known of one image.
+
+box    x1, y1, x2, y2 in pixels of the stored image, x2 and y2 exclusive
+span   start, end in characters of the caption, end exclusive
+score  0..1, or None where a person drew the box
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+Box = tuple[float, float, float, float]
+Span = tuple[int, int]
+
+# The box that a caption carries before anybody has looked for its phrases (reference usage page).
+PLACEHOLDER_BOX: Box = (0.0, 0.0, 1.0, 1.0)
+
+
+def check_box(box: Box) -> None:
+    """Raises ValueError unless the box is finite with x1 <= x2 and y1 <= y2."""
+    if len(box) != 4 or not all(math.isfinite(value) for value in box):
+        raise ValueError(f"box {box} is not four finite numbers; want (x1, y1, x2, y2)")
+    if box[0] > box[2] or box[1] > box[3]:
+        raise ValueError(f"box {box} is turned round; want x1 <= x2 and y1 <= y2")
+
+
+def check_score(score: float | None) -> None:
+    """Raises ValueError unless the score is None or lies in 0..1."""
+    if score is not None and not 0.0 <= score <= 1.0:
+        raise ValueError(f"score {score} is outside 0..1")
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One object with its category.
+
+    box: pixels, see module. label: key of the data set's label map. score: the model's, None from a person.
+    weight: factor on this box's training loss. ignore: neither positive nor negative in training.
+    """
+
+    box: Box
+    label: int
+    category: str
+    score: float | None = None
+    weight: float = 1.0
+    ignore: bool = False
+
+    def __post_init__(self) -> None:
+        check_box(self.box)
+        check_score(self.score)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """One phrase of the caption and every box it names.
+
+    spans: characters of the caption that make the phrase, () where the dialect has none.
+    phrase: the text of each span. boxes: () where nothing was found. scores: one a box, () from a person.
+    """
+
+    boxes: tuple[Box, ...]
+    phrase: tuple[str, ...]
+    spans: tuple[Span, ...] = ()
+    scores: tuple[float, ...] = ()
+    weight: float = 1.0
+    ignore: bool = False
+
+    def __post_init__(self) -> None:
+        for box in self.boxes:
+            check_box(box)
+        for score in self.scores:
+            check_score(score)
+        if self.scores and len(self.scores) != len(self.boxes):
+            raise ValueError(f"{len(self.scores)} scores for {len(self.boxes)} boxes; want one each or none")
+        for start, end in self.spans:
+            if not 0 <= start < end:
+                raise ValueError(f"span [{start}, {end}] is empty; want 0 <= start < end")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One image. filename is relative to the image root; height, width in pixels, EXIF turn applied.
+
+    instances: None before anybody looked, () where nothing was found.
+    caption, regions: both None for a detection record; regions is () for a caption in which nothing was found.
+    """
+
+    filename: str
+    height: int
+    width: int
+    instances: tuple[Instance, ...] | None = None
+    caption: str | None = None
+    regions: tuple[Region, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.filename:
+            raise ValueError("filename is empty")
+        if self.height <= 0 or self.width <= 0:
+            raise ValueError(f"{self.filename}: size {self.width}x{self.height} is not positive")
+        if self.instances is not None and self.caption is not None:
+            raise ValueError(f"{self.filename}: both detection and grounding; want one of them")
+        if self.caption is None and self.regions is not None:
+            raise ValueError(f"{self.filename}: regions without a caption")
+        for region in self.regions or ():
+            for start, end in region.spans:
+                if end > len(self.caption or ""):
+                    raise ValueError(
+                        f"{self.filename}: span [{start}, {end}] leaves the caption of {len(self.caption or '')} characters"
+                    )

@@ -1,0 +1,90 @@
+"""What a model is made of. Every dimension is here, with its reason; variants say only how they differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class SwinBackbone:
+    """Swin Transformer as mmdet computes it (arXiv 2103.14030)."""
+
+    kind: Literal["swin"] = "swin"
+    embed_dim: int = 96
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    heads: tuple[int, ...] = (3, 6, 12, 24)
+    window: int = 7
+    out_stages: tuple[int, ...] = (1, 2, 3)
+    drop_path: float = 0.2  # stochastic depth of the official pretraining
+
+
+@dataclass(frozen=True)
+class TimmBackbone:
+    """Any timm network that offers features_only."""
+
+    kind: Literal["timm"] = "timm"
+    name: str = "resnet50"
+    out_indices: tuple[int, ...] = (2, 3, 4)
+    options: dict[str, object] = field(default_factory=dict)  # passed to timm.create_model
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """BERT (arXiv 1810.04805), last hidden layer, no pooler."""
+
+    vocab_size: int = 30522
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    feedforward: int = 3072
+    positions: int = 512
+    dropout: float = 0.1  # BERT's own, active in training
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """Contrastive denoising (DINO, arXiv 2203.03605, section 3.3)."""
+
+    queries: int = 100  # per image, shared out over groups; 0 switches it off
+    label_table: int = 256  # rows of the label embedding
+    label_noise: float = 0.5
+    box_noise: float = 1.0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    backbone: SwinBackbone | TimmBackbone = SwinBackbone()
+    text: TextEncoder = TextEncoder()
+    width: int = 256  # channels of every token after the neck
+    levels: int = 4  # feature maps: those of the backbone, then stride-2 convolutions
+    queries: int = 900
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    heads: int = 8
+    points: int = 4  # sampling points a head and level in deformable attention
+    feedforward: int = 2048
+    text_heads: int = 4
+    text_feedforward: int = 1024
+    fusion_width: int = 1024
+    fusion_heads: int = 4
+    fusion_scale: float = 1e-4  # initial layer scale of image-text fusion
+    fusion_dropout: float = 0.1
+    dropout: float = 0.0
+    max_text_tokens: int = 256  # columns of the contrastive logits, and where the text is cut
+    contrastive_scale: Literal["sqrt_width", "learned", "none"] = "sqrt_width"
+    contrastive_bias: bool = True  # MM-Grounding-DINO has it, the original Grounding DINO has not
+    denoising: Denoising = Denoising()
+
+
+SWIN_T = ModelConfig()
+SWIN_B = replace(
+    SWIN_T, backbone=SwinBackbone(embed_dim=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32), window=12, drop_path=0.3)
+)
+SWIN_L = replace(
+    SWIN_T,
+    backbone=SwinBackbone(
+        embed_dim=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), window=12, out_stages=(0, 1, 2, 3)
+    ),
+    levels=5,
+)
