@@ -1,0 +1,42 @@
+# Every target sets the machine up first: a virtual environment with the versions of constraints.txt.
+#   make demo    the whole loop on the embedded model, offline, with a report
+#   make test    every test that this machine can run
+#   make check   lint, types and the fast tests
+PYTHON ?= python3
+VENV ?= .venv
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint check clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+setup: $(READY)
+
+# The stamp is written last, so that an install that was interrupted is done again.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "groundhog needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
+	       "name another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing (PyTorch included: some gigabytes, about five minutes) ..."
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	$(VENV)/bin/groundhog demo
+
+test: $(READY)
+	$(VENV)/bin/python -m pytest
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+check: lint
+	$(VENV)/bin/python -m pytest -m 'not slow'
+
+clean:
+	rm -rf $(VENV) outputs build *.egg-info
