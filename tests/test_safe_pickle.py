@@ -1,0 +1,150 @@
+"""A stranger's file is read, never run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+
+from formats.problems import InputError
+from grounding_model.safe_pickle import read_pickled_checkpoint
+from tests.paths import GOLDEN
+
+CHECKPOINT = GOLDEN / "a" / "checkpoint.pth"  # written by mmengine: HistoryBuffer and numpy stand in its message_hub
+
+
+class Attack:
+    """Pickles as a call of `function`, as malicious files do."""
+
+    def __init__(self, function: object, *arguments: object) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple:
+        return self.call
+
+
+def save(path: Path, content: object, zipped: bool) -> Path:
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    return path
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_are_those_that_torch_wrote(tmp_path: Path, zipped: bool) -> None:
+    base = torch.arange(24, dtype=torch.float32).reshape(4, 6)
+    tensors = {
+        "plain": torch.randn(3, 2),
+        "transposed": base.t(),
+        "slice": base[1:3, 2:5],
+        "half": torch.randn(5).half(),
+        "bfloat16": torch.randn(5).bfloat16(),
+        "counter": torch.tensor(7),
+        "empty": torch.empty(0, 3),
+        "parameter": torch.nn.Parameter(torch.randn(2)),
+    }
+    path = save(tmp_path / "a.pth", {"state_dict": OrderedDict(tensors), "meta": {"cfg": "a = 1"}}, zipped)
+    read = read_pickled_checkpoint(path)
+    assert read.meta == {"cfg": "a = 1"}
+    assert list(read.tensors) == list(tensors)
+    for name, tensor in tensors.items():
+        assert read.tensors[name].dtype == tensor.dtype
+        assert torch.equal(read.tensors[name], tensor)
+
+
+def test_mmengine_objects_do_not_hinder() -> None:
+    read = read_pickled_checkpoint(CHECKPOINT)
+    assert len(read.tensors) == 369
+    assert read.meta["mmengine_version"] == "0.10.7"
+    assert "model = dict(" in str(read.meta["cfg"])
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("key", [None, "model"])
+def test_tensors_may_stand_at_the_top_or_under_model(tmp_path: Path, zipped: bool, key: str | None) -> None:
+    tensors = {"a": torch.ones(2)}
+    path = save(tmp_path / "a.bin", tensors if key is None else {key: tensors, "epoch": 3}, zipped)
+    assert torch.equal(read_pickled_checkpoint(path).tensors["a"], torch.ones(2))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("function", [os.mkdir, exec, eval, os.system])
+def test_nothing_in_a_file_is_executed(tmp_path: Path, zipped: bool, function: object) -> None:
+    trace = tmp_path / "executed"
+    arguments = {
+        os.mkdir: (str(trace),),
+        exec: (f"open({str(trace)!r}, 'w')",),
+        eval: (f"open({str(trace)!r}, 'w')",),
+        os.system: (f"touch {trace}",),
+    }[function]
+    content = {"state_dict": {"a": torch.ones(2)}, "hooks": [Attack(function, *arguments)]}
+    path = save(tmp_path / "a.pth", content, zipped)
+    assert torch.equal(read_pickled_checkpoint(path).tensors["a"], torch.ones(2))
+    assert not trace.exists()
+    torch.load(path, weights_only=False)  # the attack is a real one
+    assert trace.exists()
+
+
+def test_an_object_in_place_of_a_tensor_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.pth", {"state_dict": {"a": torch.ones(2), "b": Attack(os.getpid)}}, True)
+    with pytest.raises(InputError, match=r"a\.pth: 'b' is no tensor but"):
+        read_pickled_checkpoint(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("kept", [0.99, 0.7, 0.3, 0.02])
+def test_a_file_cut_short_is_refused(tmp_path: Path, zipped: bool, kept: float) -> None:
+    path = save(tmp_path / "a.pth", {"state_dict": {str(i): torch.randn(50) for i in range(40)}}, zipped)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
+    with pytest.raises(InputError, match=r"a\.pth: "):
+        read_pickled_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b"<!DOCTYPE html><html><body>Not found</body></html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "git-lfs pointer"),
+        (b"\0" * 4096, "starts with zeros"),
+        (b"\x89PNG\r\n", "no PyTorch file"),
+        (pickle.dumps({"a": 1}), "torch.save did not write"),
+    ],
+)
+def test_the_error_says_what_the_file_is_instead(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "a.pth"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=said):
+        read_pickled_checkpoint(path)
+
+
+def test_other_archives_and_absent_files_are_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(InputError, match="without a checkpoint"):
+        read_pickled_checkpoint(tmp_path / "a.zip")
+    with pytest.raises(InputError, match="no such file"):
+        read_pickled_checkpoint(tmp_path / "nowhere.pth")
+    with pytest.raises(InputError, match="holds no table of tensors"):
+        read_pickled_checkpoint(save(tmp_path / "b.pth", {"epoch": 3}, True))
+
+
+def test_a_tensor_cannot_reach_beyond_its_storage(tmp_path: Path) -> None:
+    class Greedy:
+        def __reduce__(self) -> tuple:
+            storage = torch.ones(4).untyped_storage()
+            return torch._utils._rebuild_tensor_v2, (
+                torch.storage.TypedStorage(wrap_storage=storage, dtype=torch.float32, _internal=True),
+                0,
+                (1 << 40,),
+                (0,),
+                False,
+                OrderedDict(),
+            )
+
+    path = save(tmp_path / "a.pth", {"state_dict": {"a": Greedy()}}, True)
+    with pytest.raises(InputError, match="does not fit its storage"):
+        read_pickled_checkpoint(path)
