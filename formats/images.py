@@ -1,0 +1,98 @@
+"""Image files: which there are, how large they are, and where a file name in a data file may point."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from PIL import Image
+
+from formats.problems import InputError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+IMAGE_SUFFIXES |= {".ppm", ".pgm", ".pbm"}
+
+_ORIENTATION_TAG = 0x0112
+_SIDEWAYS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap height and width
+
+# What Pillow's readers raise on bytes that are not what their first bytes promise.
+_BROKEN_IMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+def list_images(folder: str | Path) -> list[str]:
+    """Every image under `folder`, as sorted paths relative to it with "/" between the parts.
+
+    Told by suffix alone. Hidden files and folders are skipped; symbolic links to folders are followed, each real
+    folder once. Raises InputError when `folder` is no folder.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise InputError(root, what, "want a folder of images")
+    visited: set[str] = set()
+    found: list[str] = []
+    for directory, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(directory)
+        if real in visited:  # a link in a circle
+            subfolders.clear()
+            continue
+        visited.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        relative = Path(directory).relative_to(root)
+        found += [
+            (relative / name).as_posix()
+            for name in names
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+        ]
+    return sorted(found)
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) in pixels after the EXIF turn, from the file's header; no pixel is decoded.
+
+    Raises InputError when the file is missing, empty or no image.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "is not a file" if path.exists() else "does not exist", "want an image file")
+    if path.stat().st_size == 0:
+        raise InputError(path, "is empty (0 bytes)", "want an image file")
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            if _turns_on_load(image):
+                return height, width
+            # The base class's getexif: the PNG reader's own would decode the whole picture in search of
+            # metadata behind the pixels.
+            sideways = Image.Image.getexif(image).get(_ORIENTATION_TAG) in _SIDEWAYS
+    except _BROKEN_IMAGE as error:
+        raise InputError(
+            path, f"cannot be read as an image ({error})", "want a JPEG, PNG or other image file"
+        ) from error
+    return (width, height) if sideways else (height, width)
+
+
+def _turns_on_load(image: Image.Image) -> bool:
+    """Pillow's TIFF reader applies the turn by itself and already gives the turned size."""
+    return image.format == "TIFF"
+
+
+def safe_join(root: str | Path, filename: str) -> Path:
+    """root / filename, for file names that come out of data files.
+
+    Raises InputError for an empty name, an absolute path or one with "..". The check is on the name alone: a
+    symbolic link inside the root may lead elsewhere, since image folders are often links to another disk, and
+    whoever can put a link into the root could have put the file there.
+    """
+    name = os.fspath(filename)
+    windows = PureWindowsPath(name)
+    if not name.strip() or "\0" in name:
+        raise InputError(
+            root, f"file name {name!r} is empty or holds a NUL", "want a path relative to the image folder"
+        )
+    if PurePosixPath(name).is_absolute() or windows.drive or windows.root:
+        raise InputError(root, f"file name {name!r} is absolute", "want a path relative to the image folder")
+    if ".." in windows.parts:  # Windows rules split at both kinds of slash
+        raise InputError(root, f"file name {name!r} leaves its folder by '..'", "want a path inside the image folder")
+    return Path(root) / name

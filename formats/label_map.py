@@ -1,0 +1,54 @@
+"""Label maps: {"0": "cat", "1": "dog"}, the category name of each label."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from formats.files import write_whole
+from formats.problems import InputError
+
+_REMEDY = 'want {"0": "cat", "1": "dog"}'
+
+
+def read_label_map(path: str | Path) -> dict[int, str]:
+    """label -> category name, in the order of the labels.
+
+    Raises InputError when the file is missing or no such map, or names a label twice.
+    """
+    try:
+        pairs = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_Pairs)
+    except FileNotFoundError:
+        raise InputError(path, "does not exist", "want a label map such as " + _REMEDY.removeprefix("want ")) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(path, f"is not JSON ({error})", _REMEDY) from error
+    if not isinstance(pairs, _Pairs):
+        raise InputError(path, f"holds a JSON {type(pairs).__name__}", _REMEDY)
+    names: dict[int, str] = {}
+    for key, name in pairs:
+        label = _label(path, key)
+        if label in names:
+            raise InputError(path, f"label {key} stands there twice", "want every label once")
+        if not isinstance(name, str) or not name.strip():
+            raise InputError(path, f"label {key} has the name {name!r}", "want a non-empty text")
+        names[label] = name
+    return dict(sorted(names.items()))
+
+
+def write_label_map(path: str | Path, mapping: Mapping[int, str]) -> None:
+    """Writes label -> category name, whole, in the order of the labels."""
+    text = json.dumps({str(label): mapping[label] for label in sorted(mapping)}, ensure_ascii=False)
+    with write_whole(path) as stream:
+        stream.write(text + "\n")
+
+
+class _Pairs(list):
+    """A JSON object as its (key, value) pairs, so that a key that stands there twice is seen."""
+
+
+def _label(path: str | Path, key: str) -> int:
+    # isdecimal alone also takes other scripts' digits, which int() would turn into the same label.
+    if not (key.isascii() and key.isdecimal()):
+        raise InputError(path, f"label {key!r} is not a whole number", _REMEDY)
+    return int(key)
