@@ -1,0 +1,64 @@
+"""Box maths.
+
+Shapes: N, M boxes; ... any leading dimensions.
+xyxy   x1, y1, x2, y2, x2 and y2 exclusive
+cxcywh centre x, centre y, width, height
+Both in any one unit: pixels, or fractions of the image's content.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """(..., 4) -> (..., 4)."""
+    centre, size = boxes[..., :2], boxes[..., 2:]
+    return torch.cat((centre - size / 2, centre + size / 2), dim=-1)
+
+
+def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    """(..., 4) -> (..., 4)."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat(((low + high) / 2, high - low), dim=-1)
+
+
+def area(boxes: Tensor) -> Tensor:
+    """xyxy (..., 4) -> (...)."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def iou_and_giou(first: Tensor, second: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
+    """xyxy (..., 4), (..., 4) broadcast against each other -> (...), (...): intersection over union, and generalised
+    (arXiv 1902.09630). eps bounds the denominators from below, as the reference does."""
+    overlap_low = torch.maximum(first[..., :2], second[..., :2])
+    overlap_high = torch.minimum(first[..., 2:], second[..., 2:])
+    overlap = (overlap_high - overlap_low).clamp(min=0).prod(dim=-1)
+    union = (area(first) + area(second) - overlap).clamp(min=eps)
+    hull_low = torch.minimum(first[..., :2], second[..., :2])
+    hull_high = torch.maximum(first[..., 2:], second[..., 2:])
+    hull = (hull_high - hull_low).clamp(min=0).prod(dim=-1).clamp(min=eps)
+    iou = overlap / union
+    return iou, iou - (hull - union) / hull
+
+
+def giou(first: Tensor, second: Tensor) -> Tensor:
+    """xyxy (..., 4), (..., 4) -> (...), pair by pair."""
+    return iou_and_giou(first, second)[1]
+
+
+def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
+    """xyxy (..., N, 4), (..., M, 4) -> (..., N, M)."""
+    return iou_and_giou(first[..., :, None, :], second[..., None, :, :])[0]
+
+
+def pairwise_giou(first: Tensor, second: Tensor) -> Tensor:
+    """xyxy (..., N, 4), (..., M, 4) -> (..., N, M)."""
+    return iou_and_giou(first[..., :, None, :], second[..., None, :, :])[1]
+
+
+def inverse_sigmoid(x: Tensor, eps: float) -> Tensor:
+    """(...) in 0..1 -> (...): the logit, kept finite by clamping both x and 1 - x at eps."""
+    x = x.clamp(0, 1)
+    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))

@@ -1,0 +1,41 @@
+"""What a query says: which tokens it means, and where its box is.
+
+B batch, Q queries, L tokens, C model width, D decoder layers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+class ContrastiveHead(nn.Module):
+    """Likeness of a query to each token of the text, as a logit."""
+
+    def __init__(self, width: int, scale: Literal["sqrt_width", "learned", "none"], bias: bool) -> None:
+        super().__init__()
+        self.divisor = math.sqrt(width) if scale == "sqrt_width" else 1.0
+        self.log_scale = nn.Parameter(torch.zeros(())) if scale == "learned" else None
+        # Starts where every token is meant with probability 0.01, as focal loss wants (arXiv 1708.02002, section 4.1).
+        self.bias = nn.Parameter(torch.full((1,), -math.log(99))) if bias else None
+
+    def forward(self, queries: Tensor, text: Tensor, token_mask: Tensor) -> Tensor:
+        """(B, Q, C), (B, L, C), (B, L) -> (B, Q, L), -inf at padded tokens."""
+        logits = queries @ text.transpose(-1, -2) / self.divisor
+        if self.log_scale is not None:
+            logits = logits * self.log_scale.exp()
+        if self.bias is not None:
+            logits = logits + self.bias
+        return logits.masked_fill(~token_mask[:, None, :], float("-inf"))
+
+
+class BoxHead(nn.Sequential):
+    """How far a query's box lies from its reference: (B, Q, C) -> (B, Q, 4) cxcywh logits to be added."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4))
+        nn.init.zeros_(self[-1].weight)  # training starts from the references themselves
+        nn.init.zeros_(self[-1].bias)

@@ -1,0 +1,41 @@
+"""Sine codes of where things are: pixels, boxes, tokens.
+
+B batch, H W height and width of a feature map, Q queries, L tokens, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def sine_code(values: Tensor, channels: int, temperature: float) -> Tensor:
+    """(...) -> (..., channels): sine and cosine in turn, at falling frequencies (arXiv 1706.03762, section 3.5)."""
+    exponent = torch.arange(channels, dtype=torch.float32, device=values.device).div(2, rounding_mode="floor")
+    angles = values[..., None].float() / temperature ** (2 * exponent / channels)
+    return torch.stack((angles[..., 0::2].sin(), angles[..., 1::2].cos()), dim=-1).flatten(-2)
+
+
+def pixel_code(padding: Tensor, channels: int) -> Tensor:
+    """(B, H, W) bool, True beyond the content -> (B, H, W, C): row code then column code.
+
+    Rows and columns are counted over the content only, as fractions of its size, so that padding moves nothing.
+    """
+    content = (~padding).float()
+    rows, columns = content.cumsum(1), content.cumsum(2)
+    rows = rows / (rows[:, -1:, :] + 1e-6) * 2 * math.pi
+    columns = columns / (columns[:, :, -1:] + 1e-6) * 2 * math.pi
+    return torch.cat([sine_code(axis, channels // 2, temperature=20) for axis in (rows, columns)], dim=-1)
+
+
+def box_code(boxes: Tensor, channels: int) -> Tensor:
+    """cxcywh fractions (..., 4) -> (..., 2 * channels): half a model width each for y, x, w, h, in this order."""
+    codes = sine_code(boxes * 2 * math.pi, channels // 2, temperature=10000)
+    return codes[..., [1, 0, 2, 3], :].flatten(-2)
+
+
+def token_code(position_ids: Tensor, channels: int) -> Tensor:
+    """(B, L) int -> (B, L, C)."""
+    return sine_code(position_ids * 2 * math.pi, channels, temperature=10000)
