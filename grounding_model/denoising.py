@@ -50,12 +50,13 @@ class ContrastiveDenoising(nn.Module):
         """Queries for a batch whose decoder also runs `matching_queries` (Q) others.
 
         Boxes marked ignore take no part. Groups are as many as fit config.queries with the fullest image, at least
-        one; so an image of more boxes than that still has every box denoised, once.
+        one; so an image of more boxes than that still has every box denoised, once. Raises ValueError where a label has
+        no row in the embedding.
         """
         device = self.label_embedding.weight.device
         rows = [torch.nonzero(~target.ignore).flatten() for target in targets]  # the boxes that take part
         places = max(len(row) for row in rows)
-        groups = max(1, self.config.queries // max(1, places))
+        groups = max(1, self.config.queries // places) if places else 1
         group_size = 2 * places
 
         images = torch.cat([torch.full_like(row, image) for image, row in enumerate(rows)])
@@ -63,6 +64,11 @@ class ContrastiveDenoising(nn.Module):
         labels = torch.cat([target.labels[row] for target, row in zip(targets, rows)])
         boxes = torch.cat([target.boxes[row] for target, row in zip(targets, rows)])
 
+        if len(labels) and labels.max() >= self.config.label_table:
+            raise ValueError(
+                f"label {int(labels.max())} has no row in the denoising label table of {self.config.label_table}; "
+                "put fewer phrases into a caption or enlarge denoising.label_table"
+            )
         content = self.label_embedding(self._noisy_labels(labels.repeat(2 * groups), generator))
         references = box_maths.inverse_sigmoid(self._noisy_boxes(boxes, groups, generator), eps=1e-3)
 
