@@ -17,12 +17,16 @@ Span = tuple[int, int]
 PLACEHOLDER_BOX: Box = (0.0, 0.0, 1.0, 1.0)
 
 
+_INFINITY = math.inf
+
+
 def check_box(box: Box) -> None:
     """Raises ValueError unless the box is finite with x1 <= x2 and y1 <= y2."""
+    if len(box) == 4 and -_INFINITY < box[0] <= box[2] < _INFINITY and -_INFINITY < box[1] <= box[3] < _INFINITY:
+        return
     if len(box) != 4 or not all(math.isfinite(value) for value in box):
         raise ValueError(f"box {box} is not four finite numbers; want (x1, y1, x2, y2)")
-    if box[0] > box[2] or box[1] > box[3]:
-        raise ValueError(f"box {box} is turned round; want x1 <= x2 and y1 <= y2")
+    raise ValueError(f"box {box} is turned round; want x1 <= x2 and y1 <= y2")
 
 
 def check_score(score: float | None) -> None:
@@ -104,7 +108,8 @@ class Record:
             raise ValueError(f"{self.filename}: regions without a caption")
         for region in self.regions or ():
             for start, end in region.spans:
-                if end > len(self.caption or ""):
+                length = len(self.caption or "")
+                if end > length:
                     raise ValueError(
-                        f"{self.filename}: span [{start}, {end}] leaves the caption of {len(self.caption or '')} characters"
+                        f"{self.filename}: span [{start}, {end}] leaves the caption of {length} characters"
                     )

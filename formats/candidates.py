@@ -1,0 +1,193 @@
+"""Every box above the floor that the model gave for one shard of lines, in one Parquet file.
+
+N rows (boxes) of the shard. A row is a box; an image that could not be read is a row with a problem and no box; an
+image in which nothing was found has no row. The manifest's key stands in the file's metadata and says which model,
+prompt and settings made it. Equal candidates give equal bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from formats.files import write_whole
+from formats.problems import InputError
+
+_KEY = b"groundhog.key"
+_SIDES = ("x1", "y1", "x2", "y2")
+_SCHEMA = pa.schema(
+    [
+        pa.field("line", pa.int64(), nullable=False),
+        pa.field("filename", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        pa.field("region", pa.int32()),
+        *(pa.field(side, pa.float32()) for side in _SIDES),
+        pa.field("score", pa.float32()),
+        pa.field("problem", pa.string()),
+    ]
+)
+
+
+class ImageProblem(NamedTuple):
+    """An image without candidates, and why. line: from 0, as in formats.odvg.LineProblem."""
+
+    line: int
+    filename: str
+    reason: str
+
+
+class ImageCandidates(NamedTuple):
+    """The candidates of one image. K boxes; fields as in Candidates."""
+
+    line: int
+    filename: str
+    region: np.ndarray  # (K,) int32
+    box: np.ndarray  # (K, 4) float32
+    score: np.ndarray  # (K,) float32
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The candidates of one shard, as arrays, in the order of their lines. N boxes.
+
+    line      (N,) int64, the image's line in the source file, from 0
+    filename  (N,) object (str), the image's file name; equal names share one object
+    region    (N,) int32, index of the category in the prompt, or of the region in the caption
+    box       (N, 4) float32, x1, y1, x2, y2 in pixels of the stored image
+    score     (N,) float32, 0..1
+    problems  images that could not be labelled
+    """
+
+    line: np.ndarray
+    filename: np.ndarray
+    region: np.ndarray
+    box: np.ndarray
+    score: np.ndarray
+    problems: tuple[ImageProblem, ...] = ()
+
+    def __post_init__(self) -> None:
+        shapes = {"line": (len(self),), "filename": (len(self),), "region": (len(self),), "score": (len(self),)}
+        for name, shape in {**shapes, "box": (len(self), 4)}.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"{name} has shape {getattr(self, name).shape}; want {shape}")
+        if len(self) and (np.diff(self.line) < 0).any():
+            raise ValueError("lines go back; want them in ascending order")
+
+    def __len__(self) -> int:
+        """How many boxes."""
+        return len(self.line)
+
+    @classmethod
+    def of_images(cls, images: Iterable[ImageCandidates], problems: Iterable[ImageProblem] = ()) -> Candidates:
+        """Puts images together in the order of their lines. Each field may be an array or a sequence of its length."""
+        ordered = sorted(images, key=lambda image: image.line)
+        counts = [len(image.score) for image in ordered]
+        filenames = np.empty(len(ordered), dtype=object)
+        filenames[:] = [image.filename for image in ordered]
+        return cls(
+            line=np.repeat(np.array([image.line for image in ordered], dtype=np.int64), counts),
+            filename=np.repeat(filenames, counts),
+            region=_joined([image.region for image in ordered], np.int32),
+            box=_joined(
+                [np.reshape(np.asarray(image.box, np.float32), (-1, 4)) for image in ordered], np.float32, (0, 4)
+            ),
+            score=_joined([image.score for image in ordered], np.float32),
+            problems=tuple(sorted(problems)),
+        )
+
+    def by_line(self) -> Iterator[ImageCandidates]:
+        """The images that have candidates, in the order of their lines; the arrays are views."""
+        starts = np.flatnonzero(np.diff(self.line, prepend=-1))
+        for start, end in zip(starts, [*starts[1:], len(self)]):
+            rows = slice(start, end)
+            yield ImageCandidates(
+                int(self.line[start]), self.filename[start], self.region[rows], self.box[rows], self.score[rows]
+            )
+
+
+def _joined(parts: Sequence, dtype: type, empty: tuple[int, ...] = (0,)) -> np.ndarray:
+    return np.concatenate([np.asarray(part, dtype) for part in parts]) if parts else np.zeros(empty, dtype)
+
+
+def write_candidates(path: str | Path, candidates: Candidates, key: str) -> None:
+    """Writes one shard's candidates with the manifest's key, whole or not at all."""
+    boxes, problems = len(candidates), candidates.problems
+    line = np.concatenate([candidates.line, np.array([problem.line for problem in problems], np.int64)])
+    filename = pa.array([*candidates.filename, *(problem.filename for problem in problems)], pa.string())
+    columns = [
+        pa.array(line, pa.int64()),
+        filename.dictionary_encode(),
+        _padded(candidates.region, len(problems), pa.int32()),
+        *(_padded(candidates.box[:, side], len(problems), pa.float32()) for side in range(4)),
+        _padded(candidates.score, len(problems), pa.float32()),
+        pa.array([None] * boxes + [problem.reason for problem in problems], pa.string()),
+    ]
+    table = pa.table(columns, schema=_SCHEMA.with_metadata({_KEY: key.encode()}))
+    with write_whole(path, "wb") as stream:
+        pq.write_table(
+            table,
+            stream,
+            compression="zstd",
+            use_dictionary=["filename"],  # boxes and scores hardly repeat
+            write_page_checksum=True,
+        )
+
+
+def _padded(values: np.ndarray, missing: int, arrow_type: pa.DataType) -> pa.Array:
+    """The values, then nulls for the rows that are problems."""
+    return pa.concat_arrays([pa.array(np.ascontiguousarray(values), arrow_type), pa.nulls(missing, arrow_type)])
+
+
+def read_candidates(path: str | Path) -> Candidates:
+    """The candidates that write_candidates wrote. Raises InputError when the file is missing or damaged."""
+    table = _read_table(path)
+    problem_rows = table.filter(table["problem"].is_valid()).select(["line", "filename", "problem"])
+    problems = tuple(map(ImageProblem, *(column.to_pylist() for column in problem_rows.columns)))
+    table = table.filter(table["problem"].is_null())
+    return Candidates(
+        line=table["line"].to_numpy(),
+        filename=_shared_strings(table["filename"]),
+        region=table["region"].to_numpy(),
+        box=np.stack([table[side].to_numpy() for side in _SIDES], axis=1),
+        score=table["score"].to_numpy(),
+        problems=problems,
+    )
+
+
+def candidates_key(path: str | Path) -> str | None:
+    """The manifest's key, when the file is there and whole; None when it is missing, cut off or damaged.
+
+    Every page is read and held to its checksum: a shard that this calls done is not made again.
+    """
+    try:
+        return (_read_table(path).schema.metadata or {})[_KEY].decode()
+    except (InputError, KeyError, UnicodeDecodeError):
+        return None
+
+
+def _read_table(path: str | Path) -> pa.Table:
+    remedy = "delete it and run infer again"
+    try:
+        table = pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=["filename"]).read()
+    except FileNotFoundError:
+        raise InputError(path, "does not exist", "run infer first") from None
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(path, f"cannot be read as Parquet ({error})", remedy) from error
+    if table.schema.names != _SCHEMA.names:
+        raise InputError(path, f"has the columns {table.schema.names}", f"want {_SCHEMA.names}; {remedy}")
+    return table
+
+
+def _shared_strings(column: pa.ChunkedArray) -> np.ndarray:
+    """(N,) object: a dictionary-encoded column with one Python text for each distinct value."""
+    parts = [np.empty(0, object)]
+    for chunk in column.chunks:
+        names = np.empty(len(chunk.dictionary), object)
+        names[:] = chunk.dictionary.to_pylist()
+        parts.append(names[chunk.indices.to_numpy()])
+    return np.concatenate(parts)
