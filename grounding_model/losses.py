@@ -8,7 +8,7 @@ L tokens of the longest caption, M matched pairs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,7 +32,7 @@ class LossSettings:
     giou: float = 2.0  # 1 - generalised IoU, in pixels
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
-    matching: MatchingCosts = MatchingCosts()
+    matching: MatchingCosts = field(default_factory=MatchingCosts)
     ignore_iou: float = 0.5  # an unmatched query that overlaps an ignored box this much is not a negative
     iou_aware: bool = False  # positive tokens aim at the predicted box's IoU, see varifocal_loss
     varifocal_alpha: float = 0.75  # factor on negative tokens there
@@ -58,8 +58,8 @@ def grounding_losses(
     Raises FloatingPointError where an output is not finite.
     """
     padded = pad_targets(targets)
-    sets = _matched_sets(grounding, targets, settings)
-    divisors = _mean_over_processes([len(queries.matching.queries) for queries in sets], padded.boxes.device)
+    sets = _matched_sets(grounding, padded, settings)
+    divisors = mean_over_processes([len(queries.matching.queries) for queries in sets], padded.boxes.device)
     losses: dict[str, Tensor] = {}
     for queries, divisor in zip(sets, divisors):
         losses |= _set_losses(queries, padded, grounding.token_mask, divisor, settings)
@@ -76,9 +76,9 @@ class _QuerySet:
     matching: Matching
 
 
-def _matched_sets(grounding: Grounding, targets: Sequence[Target], settings: LossSettings) -> list[_QuerySet]:
+def _matched_sets(grounding: Grounding, padded: PaddedTargets, settings: LossSettings) -> list[_QuerySet]:
     def matched(prefix: str, logits: Tensor, boxes: Tensor, repeats: int) -> _QuerySet:
-        matching = match_queries(logits, boxes, targets, grounding.token_mask, settings.matching, repeats)
+        matching = match_queries(logits, boxes, padded, grounding.token_mask, settings.matching, repeats)
         return _QuerySet(prefix, logits, boxes, matching)
 
     last = len(grounding.logits) - 1
@@ -97,24 +97,24 @@ def _matched_sets(grounding: Grounding, targets: Sequence[Target], settings: Los
 def _set_losses(
     queries: _QuerySet, padded: PaddedTargets, token_mask: Tensor, divisor: Tensor, settings: LossSettings
 ) -> dict[str, Tensor]:
-    logits, boxes = queries.logits.float(), queries.boxes.float()
+    boxes = queries.boxes.float()
     images, rows, columns = queries.matching
     predicted, truth = boxes[images, rows], padded.boxes[images, columns]  # (M, 4)
-    weights = padded.weights[images, columns]  # (M,)
-    scale = padded.scale[images, 0]
-    corners, true_corners = (box_maths.cxcywh_to_xyxy(side) * scale for side in (predicted, truth))
-    giou = box_maths.giou(corners, true_corners)
+    corners, true_corners = (box_maths.cxcywh_to_xyxy(side) * padded.scale[images, 0] for side in (predicted, truth))
+    iou, giou = box_maths.iou_and_giou(corners, true_corners)
+    weights = padded.weights[images, columns]
 
-    named = torch.zeros_like(logits)
+    named = torch.zeros_like(queries.logits, dtype=torch.float32)  # (B, Q, L)
     named[images, rows] = padded.tokens[images, columns].float()
     row_weights = (~near_ignored(boxes.detach(), padded, settings.ignore_iou)).float()  # (B, Q)
     row_weights[images, rows] = weights
+    logits = finite_logits(queries.logits, token_mask)
     if settings.iou_aware:
-        iou = box_maths.iou_and_giou(corners.detach(), true_corners)[0]
-        named[images, rows] *= iou[:, None]
-        by_token = varifocal_loss(_finite(logits, token_mask), named, settings.varifocal_alpha, settings.focal_gamma)
+        named[images, rows] *= iou.detach()[:, None]
+        by_token = varifocal_loss(logits, named, settings.varifocal_alpha, settings.focal_gamma)
     else:
-        by_token = focal_loss(_finite(logits, token_mask), named, settings.focal_alpha, settings.focal_gamma)
+        by_token = focal_loss(logits, named, settings.focal_alpha, settings.focal_gamma)
+
     classification = (by_token * token_mask[:, None] * row_weights[..., None]).sum()
     return {
         f"{queries.prefix}loss_cls": settings.classification * classification / divisor,
@@ -152,12 +152,12 @@ def varifocal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) 
     return factor * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
 
 
-def _finite(logits: Tensor, token_mask: Tensor) -> Tensor:
-    """Zeros at padded tokens: minus infinity times a mask would give NaN gradients."""
-    return logits.masked_fill(~token_mask[:, None], 0)
+def finite_logits(logits: Tensor, token_mask: Tensor) -> Tensor:
+    """(B, Q, L) -> the same in float32, zeros at padded tokens: minus infinity times a mask would give NaN."""
+    return logits.float().masked_fill(~token_mask[:, None], 0)
 
 
-def _mean_over_processes(counts: Sequence[int], device: torch.device) -> Tensor:
+def mean_over_processes(counts: Sequence[int], device: torch.device) -> Tensor:
     """Counts of this process -> their means over all, at least one each; float eps as the reference adds."""
     means = torch.tensor(counts, dtype=torch.float32, device=device)
     if distributed.is_available() and distributed.is_initialized():

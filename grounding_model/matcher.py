@@ -5,7 +5,6 @@ Shapes: B images, Q queries, T boxes of the image that has most, L tokens of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from grounding_model import boxes as box_maths
-from grounding_model.targets import Matching, PaddedTargets, Target, pad_targets
+from grounding_model.targets import Matching, PaddedTargets
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class MatchingCosts:
 def match_queries(
     logits: Tensor,
     boxes: Tensor,
-    targets: Sequence[Target],
+    padded: PaddedTargets,
     token_mask: Tensor,
     costs: MatchingCosts = MatchingCosts(),
     repeats: int = 1,
@@ -46,8 +45,7 @@ def match_queries(
 
     Raises FloatingPointError that names the image and the part of the cost which is not a finite number.
     """
-    padded = pad_targets(targets)
-    parts = cost_parts(logits.float(), boxes.float(), padded, token_mask, costs)
+    parts = cost_parts(logits, boxes.float(), padded, token_mask, costs)
     total = sum(parts.values()).cpu().numpy()  # (B, Q, T)
     wanted = padded.wanted.cpu().numpy()
     pairs = []
@@ -81,11 +79,12 @@ def focal_cost(logits: Tensor, tokens: Tensor, token_mask: Tensor, costs: Matchi
     A token counts as positive or as negative, so the sum over negatives is taken once and only the difference at the
     box's tokens depends on the box.
     """
-    probability = logits.masked_fill(~token_mask[:, None], 0).sigmoid()
+    probability = logits.float().sigmoid()
     positive = -(probability + eps).log() * costs.focal_alpha * (1 - probability) ** costs.focal_gamma
     negative = -(1 - probability + eps).log() * (1 - costs.focal_alpha) * probability**costs.focal_gamma
-    real = token_mask[:, None].float()
-    return (negative * real).sum(-1, keepdim=True) + ((positive - negative) * real) @ tokens.float().transpose(1, 2)
+    padding = ~token_mask[:, None]  # filled, not multiplied: a padded token may hold anything
+    difference = (positive - negative).masked_fill(padding, 0) @ tokens.float().transpose(1, 2)
+    return negative.masked_fill(padding, 0).sum(-1, keepdim=True) + difference
 
 
 def _broken_part(parts: dict[str, Tensor], image: int, rows: np.ndarray) -> str:
