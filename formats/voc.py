@@ -1,0 +1,110 @@
+"""Pascal VOC: one XML file an image.
+
+VOC counts pixels from 1 and both corners of a box belong to it, so xmin..xmax becomes xmin - 1 .. xmax with an
+exclusive end: the same pixels. Tools that write VOC files but count from 0 give xmin 0, which stays 0.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from formats.images import image_size, safe_join
+from formats.problems import InputError
+from formats.record import Box, Instance, Record
+
+
+def read_voc(
+    ann_dir: str | Path, categories: Sequence[str] | None = None, image_dir: str | Path | None = None
+) -> Iterator[Record]:
+    """One record for each XML file under `ann_dir`, in the order of their names; difficult objects have ignore set.
+
+    categories: the names in the order of the labels; by default all that occur, sorted. image_dir: where sizes are
+    looked up when a file gives none. Raises InputError for broken XML, a missing field, or a name that `categories`
+    does not have.
+    """
+    folder = Path(ann_dir)
+    if not folder.is_dir():
+        raise InputError(
+            folder, "is not a folder" if folder.exists() else "does not exist", "want a folder of VOC XML files"
+        )
+    paths = sorted(folder.rglob("*.xml"))
+    if not paths:
+        raise InputError(folder, "holds no XML file", "want a folder of VOC XML files")
+    names = list(categories) if categories is not None else _names_in(paths)
+    labels = {name: label for label, name in enumerate(names)}
+    for path in paths:
+        yield _record(path, labels, image_dir)
+
+
+def _names_in(paths: Sequence[Path]) -> list[str]:
+    return sorted({_text(entry, "name", path) for path in paths for entry in _root(path).iterfind("object")})
+
+
+def _root(path: Path) -> ElementTree.Element:
+    try:
+        return ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as error:
+        raise InputError(path, f"is not XML ({error})", "want a VOC annotation") from error
+
+
+def _record(path: Path, labels: dict[str, int], image_dir: str | Path | None) -> Record:
+    root = _root(path)
+    filename = _text(root, "filename", path)
+    instances = tuple(
+        _instance(entry, labels, f"{path}: object {index}") for index, entry in enumerate(root.iterfind("object"))
+    )
+    height, width = _size(root, path, filename, image_dir)
+    return Record(filename, height, width, instances)
+
+
+def _size(root: ElementTree.Element, path: Path, filename: str, image_dir: str | Path | None) -> tuple[int, int]:
+    height, width = (_number(root, f"size/{side}", path, default=0.0) for side in ("height", "width"))
+    if height > 0 and width > 0:
+        return int(height), int(width)
+    if image_dir is None:  # some labelling tools write 0
+        raise InputError(path, "gives no image size", "want <size>, or the image folder to look it up in")
+    return image_size(safe_join(image_dir, filename))
+
+
+def _instance(entry: ElementTree.Element, labels: dict[str, int], place: str) -> Instance:
+    name = _text(entry, "name", place)
+    if name not in labels:
+        close = difflib.get_close_matches(name, labels, n=1)
+        remedy = f"did you mean {close[0]!r}?" if close else "want one of " + ", ".join(labels)
+        raise InputError(place, f"{name!r} is no category", remedy)
+    ignore = _number(entry, "difficult", place, default=0.0) != 0
+    try:
+        return Instance(_box(entry, place), labels[name], name, ignore=ignore)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(place, str(error)) from error
+
+
+def _box(entry: ElementTree.Element, place: str) -> Box:
+    x1, y1, x2, y2 = (_number(entry, f"bndbox/{side}", place) for side in ("xmin", "ymin", "xmax", "ymax"))
+    return max(x1 - 1, 0.0), max(y1 - 1, 0.0), x2, y2
+
+
+def _text(element: ElementTree.Element, tag: str, place: object) -> str:
+    text = (element.findtext(tag) or "").strip()
+    if not text:
+        raise InputError(place, f"<{tag}> is missing or empty", "want it as VOC has it")
+    return text
+
+
+def _number(element: ElementTree.Element, tag: str, place: object, default: float | None = None) -> float:
+    if default is not None and not (element.findtext(tag) or "").strip():
+        return default
+    text = _text(element, tag, place)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(place, f"<{tag}> is {text!r}", "want a number")
+    return number

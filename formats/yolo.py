@@ -1,0 +1,122 @@
+"""YOLO text labels: one .txt an image, one object a line, in fractions of the image.
+
+class cx cy w h            a box
+class cx cy w h score      a prediction's box
+class x1 y1 x2 y2 x3 y3 …  a polygon, read as the box round it
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from formats.images import image_size, list_images
+from formats.problems import InputError
+from formats.record import Box, Instance, Record
+
+# Fractions may leave 0..1 by what rounding and boxes at the border bring; beyond this they are pixels by mistake.
+_SLACK = 0.05
+_NOT_LABELS = frozenset({"classes.txt"})  # labelling tools put the category names beside the labels
+
+
+def read_yolo(label_dir: str | Path, image_dir: str | Path, categories: Sequence[str] | str | Path) -> Iterator[Record]:
+    """One record for each image, in the order of their names; size from the image, after its EXIF turn.
+
+    categories: the names in the order of the classes, or a file: data set YAML with `names`, or a text file with one
+    name a line. An image without a label file has no objects, as YOLO means it. Raises InputError for a label file
+    without an image, an unknown class, and lines that are neither a box nor a polygon.
+    """
+    names = _read_names(Path(categories)) if isinstance(categories, (str, Path)) else tuple(categories)
+    labels = Path(label_dir)
+    if not labels.is_dir():
+        raise InputError(
+            labels, "is not a folder" if labels.exists() else "does not exist", "want the folder of labels"
+        )
+    filenames = list_images(image_dir)
+    _check_every_label_has_an_image(labels, filenames, image_dir)
+    for filename in filenames:
+        height, width = image_size(Path(image_dir) / filename)
+        path = (labels / filename).with_suffix(".txt")
+        instances = tuple(_instances(path, names, height, width)) if path.is_file() else ()
+        yield Record(filename, height, width, instances)
+
+
+def _check_every_label_has_an_image(labels: Path, filenames: Sequence[str], image_dir: str | Path) -> None:
+    stems = {PurePosixPath(filename).with_suffix("") for filename in filenames}
+    for path in sorted(labels.rglob("*.txt")):
+        stem = PurePosixPath(path.relative_to(labels).with_suffix("").as_posix())
+        if stem not in stems and path.name not in _NOT_LABELS:
+            raise InputError(path, f"has no image in {image_dir}", f"want an image {stem}.jpg or the like")
+
+
+def _instances(path: Path, names: Sequence[str], height: int, width: int) -> Iterator[Instance]:
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        if not line.strip():
+            continue
+        place = f"{path}:{number}"
+        label, *numbers = _numbers(line, place)
+        if not label.is_integer() or not 0 <= label < len(names):
+            raise InputError(place, f"class {label:g} is unknown", f"want 0..{len(names) - 1}")
+        (x1, y1, x2, y2), score = _box_and_score(numbers, place)
+        try:
+            box = (x1 * width, y1 * height, x2 * width, y2 * height)
+            yield Instance(box, int(label), names[int(label)], score)
+        except ValueError as error:
+            raise InputError(place, str(error)) from error
+
+
+def _numbers(line: str, place: str) -> list[float]:
+    try:
+        numbers = [float(text) for text in line.split()]
+    except ValueError:
+        raise InputError(place, f"{line.strip()!r} is not all numbers", "want class cx cy w h") from None
+    if not all(map(math.isfinite, numbers)):
+        raise InputError(place, f"{line.strip()!r} is not all finite", "want class cx cy w h")
+    return numbers
+
+
+def _box_and_score(numbers: Sequence[float], place: str) -> tuple[Box, float | None]:
+    """The box in fractions of the image, and the score where there is one."""
+    if any(not -_SLACK <= number <= 1 + _SLACK for number in numbers):
+        raise InputError(
+            place, f"{max(numbers, key=abs):g} is no fraction of the image", "want numbers in 0..1, not pixels"
+        )
+    if len(numbers) in (4, 5):
+        cx, cy, w, h = numbers[:4]
+        return (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), (numbers[4] if len(numbers) == 5 else None)
+    if len(numbers) >= 6 and len(numbers) % 2 == 0:
+        xs, ys = numbers[0::2], numbers[1::2]
+        return (min(xs), min(ys), max(xs), max(ys)), None
+    raise InputError(
+        place,
+        f"{len(numbers)} numbers after the class",
+        "want cx cy w h, cx cy w h score, or the x y of 3 or more points",
+    )
+
+
+def _read_names(path: Path) -> tuple[str, ...]:
+    if not path.is_file():
+        raise InputError(path, "does not exist", "want the category names: a YAML with `names`, or one a line")
+    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return tuple(line.strip() for line in text.splitlines() if line.strip())
+    import yaml  # only here: the names of most data sets come as a list
+
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(path, f"is not YAML ({error})", "want `names:`") from error
+    return _names_of(content.get("names") if isinstance(content, dict) else None, path)
+
+
+def _names_of(names: Any, path: Path) -> tuple[str, ...]:
+    """The YAML's `names`: a list, or a table from class number to name."""
+    if isinstance(names, dict):
+        if sorted(names) != list(range(len(names))):
+            raise InputError(path, f"names has the classes {sorted(names)}", f"want 0..{len(names) - 1}")
+        names = [names[label] for label in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise InputError(path, "has no names", "want `names:` with the categories in order")
+    return tuple(str(name) for name in names)
