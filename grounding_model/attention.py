@@ -63,8 +63,8 @@ class DeformableAttention(nn.Module):
     def forward(
         self, query: Tensor, memory: Tensor, references: Tensor, sizes: LevelSizes, padding: Tensor | None
     ) -> Tensor:
-        """query (B, Q, C), position added; memory (B, V, C); references (B, Q, K, 2 or 4) points or cxcywh, in fractions
-        of each level's padded size; padding (B, V) True beyond the content -> (B, Q, C)."""
+        """query (B, Q, C), position added; memory (B, V, C); references (B, Q, K, 2 or 4) points or cxcywh, in
+        fractions of each level's padded size; padding (B, V) True beyond the content -> (B, Q, C)."""
         batch, queries, _ = query.shape
         value = self.value(memory)
         if padding is not None:

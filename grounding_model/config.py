@@ -75,6 +75,7 @@ class ModelConfig:
     contrastive_scale: Literal["sqrt_width", "learned", "none"] = "sqrt_width"
     contrastive_bias: bool = True  # MM-Grounding-DINO has it, the original Grounding DINO has not
     denoising: Denoising = Denoising()
+    image_scale: tuple[int, int] = (800, 1333)  # short and long side in pixels that the model was trained to see
 
 
 SWIN_T = ModelConfig()
@@ -87,4 +88,25 @@ SWIN_L = replace(
         embed_dim=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), window=12, out_stages=(0, 1, 2, 3)
     ),
     levels=5,
+)
+
+# The embedded model, small enough to be trained on two CPU cores: see configs/glyph_tiny.toml.
+GLYPH_TINY = ModelConfig(
+    # Strides 16 and 32 only: stride 8 halves the speed, and pictograms of 30 pixels are still two cells wide.
+    backbone=TimmBackbone(name="resnet18", out_indices=(3, 4), options={"channels": (32, 64, 128, 256)}),
+    text=TextEncoder(vocab_size=2000, width=128, layers=2, heads=4, feedforward=512, positions=256, dropout=0.0),
+    width=128,
+    levels=2,
+    queries=30,
+    encoder_layers=1,
+    decoder_layers=2,
+    heads=4,
+    feedforward=512,
+    text_heads=4,
+    text_feedforward=256,
+    fusion_width=256,
+    fusion_scale=0.3,  # with the reference's 1e-4 little flows between image and words in so short a training
+    fusion_dropout=0.0,
+    denoising=Denoising(queries=20),
+    image_scale=(160, 320),
 )

@@ -152,5 +152,5 @@ def padding_mask(images: ImageBatch) -> Tensor:
 
 
 def valid_ratio(padding: Tensor) -> Tensor:
-    """(B, h, w) bool -> (B, 2): width, height of the content in fractions of the map, read off its first row, column."""
+    """(B, h, w) bool -> (B, 2): width, height of the content in fractions of the map, by its first row and column."""
     return torch.stack(((~padding[:, 0, :]).float().mean(1), (~padding[:, :, 0]).float().mean(1)), dim=-1)

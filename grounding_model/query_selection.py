@@ -22,7 +22,7 @@ class SelectedQueries(NamedTuple):
 
 
 def proposal_boxes(image: ImageTokens) -> tuple[Tensor, Tensor]:
-    """-> (B, V, 4) cxcywh fractions of the content, one box around each token, and (B, V) bool, True where it is usable.
+    """-> a box around each token, (B, V, 4) cxcywh fractions of the content, and whether it is usable, (B, V) bool.
 
     Its side is 0.05 of the image on the finest level and doubles from level to level. Boxes that come within a
     hundredth of the image's edge are not usable.
