@@ -7,6 +7,7 @@ class x1 y1 x2 y2 x3 y3 …  a polygon, read as the box round it
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,8 @@ from typing import Any
 from formats.images import image_size, list_images
 from formats.problems import InputError
 from formats.record import Box, Instance, Record
+
+_log = logging.getLogger(__name__)
 
 # Fractions may leave 0..1 by what rounding and boxes at the border bring; beyond this they are pixels by mistake.
 _SLACK = 0.05
@@ -25,8 +28,9 @@ def read_yolo(label_dir: str | Path, image_dir: str | Path, categories: Sequence
     """One record for each image, in the order of their names; size from the image, after its EXIF turn.
 
     categories: the names in the order of the classes, or a file: data set YAML with `names`, or a text file with one
-    name a line. An image without a label file has no objects, as YOLO means it. Raises InputError for a label file
-    without an image, an unknown class, and lines that are neither a box nor a polygon.
+    name a line. An image without a label file has no objects, as YOLO means it; label files without an
+    image are counted in a warning. Raises InputError for an unknown class and for lines that are neither a box nor a
+    polygon.
     """
     names = _read_names(Path(categories)) if isinstance(categories, (str, Path)) else tuple(categories)
     labels = Path(label_dir)
@@ -35,7 +39,7 @@ def read_yolo(label_dir: str | Path, image_dir: str | Path, categories: Sequence
             labels, "is not a folder" if labels.exists() else "does not exist", "want the folder of labels"
         )
     filenames = list_images(image_dir)
-    _check_every_label_has_an_image(labels, filenames, image_dir)
+    _warn_of_labels_without_image(labels, filenames, image_dir)
     for filename in filenames:
         height, width = image_size(Path(image_dir) / filename)
         path = (labels / filename).with_suffix(".txt")
@@ -43,12 +47,15 @@ def read_yolo(label_dir: str | Path, image_dir: str | Path, categories: Sequence
         yield Record(filename, height, width, instances)
 
 
-def _check_every_label_has_an_image(labels: Path, filenames: Sequence[str], image_dir: str | Path) -> None:
+def _warn_of_labels_without_image(labels: Path, filenames: Sequence[str], image_dir: str | Path) -> None:
     stems = {PurePosixPath(filename).with_suffix("") for filename in filenames}
-    for path in sorted(labels.rglob("*.txt")):
-        stem = PurePosixPath(path.relative_to(labels).with_suffix("").as_posix())
-        if stem not in stems and path.name not in _NOT_LABELS:
-            raise InputError(path, f"has no image in {image_dir}", f"want an image {stem}.jpg or the like")
+    alone = [
+        path
+        for path in sorted(labels.rglob("*.txt"))
+        if path.name not in _NOT_LABELS and PurePosixPath(path.relative_to(labels).with_suffix("")) not in stems
+    ]
+    if alone:  # no error: the COCO128 that everybody has is so
+        _log.warning("%s: %d label files have no image in %s, the first is %s", labels, len(alone), image_dir, alone[0])
 
 
 def _instances(path: Path, names: Sequence[str], height: int, width: int) -> Iterator[Instance]:
