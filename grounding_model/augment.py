@@ -1,0 +1,154 @@
+"""Random changes of a training image and its boxes, on numpy arrays with OpenCV.
+
+H, W height and width of the image, G boxes
+image  (H, W, 3) uint8 RGB
+boxes  (G, 4) float32, x1, y1, x2, y2 in pixels of that image
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """Before the second resize of the reference: resize to short_sides, then cut min_size..max_size pixels a side."""
+
+    probability: float = 0.5
+    short_sides: tuple[int, ...] = (400, 500, 600)
+    max_long_side: int = 4200
+    min_size: int = 384
+    max_size: int = 600
+
+
+@dataclass(frozen=True)
+class Photometric:
+    """How far the picture's looks may go; 0 leaves a property alone."""
+
+    brightness: float = 0.0  # added, fraction of 255
+    contrast: float = 0.0  # factor 1 +- contrast around the mean
+    saturation: float = 0.0  # factor 1 +- saturation
+    hue: float = 0.0  # turn of the colour circle, fraction of it; colour words may turn false
+    blur: float = 0.0  # largest Gaussian sigma in pixels
+    noise: float = 0.0  # largest standard deviation, fraction of 255
+    probability: float = 0.5  # of each property, on its own
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """The default is the reference's pretraining without the crop: flip, and one of eleven scales."""
+
+    flip: float = 0.5  # probability of a mirror image
+    short_sides: tuple[int, ...] = tuple(range(480, 801, 32))  # one is drawn; () leaves the size
+    max_long_side: int = 1333
+    crop: RandomCrop | None = None
+    photometric: Photometric | None = None
+
+
+class Augmented(NamedTuple):
+    """image (H, W, 3) uint8 RGB; boxes (K, 4) of the boxes still to be seen; kept (K,) which they were before."""
+
+    image: np.ndarray
+    boxes: np.ndarray
+    kept: np.ndarray
+
+
+def augment(
+    image: np.ndarray, boxes: np.ndarray, caption: str, settings: AugmentConfig, rng: np.random.Generator
+) -> Augmented:
+    """One random view. A caption that says left or right is never mirrored (the reference mirrors it)."""
+    kept = np.arange(len(boxes))
+    if settings.crop is not None and rng.random() < settings.crop.probability:
+        crop = settings.crop
+        image, boxes = resize(image, boxes, _one_of(crop.short_sides, rng), crop.max_long_side)
+        image, boxes, kept = random_crop(image, boxes, crop.min_size, crop.max_size, rng)
+    if settings.short_sides:
+        image, boxes = resize(image, boxes, _one_of(settings.short_sides, rng), settings.max_long_side)
+    if rng.random() < settings.flip and not says_left_or_right(caption):
+        image, boxes = flip(image, boxes)
+    if settings.photometric is not None:
+        image = change_looks(image, settings.photometric, rng)
+    return Augmented(np.ascontiguousarray(image), boxes, kept)
+
+
+def says_left_or_right(caption: str) -> bool:
+    return re.search(r"\b(left|right)", caption, re.IGNORECASE) is not None
+
+
+def flip(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mirror image, left for right."""
+    mirrored = boxes.copy()
+    mirrored[:, [0, 2]] = image.shape[1] - boxes[:, [2, 0]]
+    return cv2.flip(image, 1), mirrored
+
+
+def resize(image: np.ndarray, boxes: np.ndarray, short_side: int, max_long_side: int) -> tuple[np.ndarray, np.ndarray]:
+    """The short side becomes short_side unless the long side would pass max_long_side; rounds as mmdet's Resize."""
+    height, width = image.shape[:2]
+    scale = min(short_side / min(height, width), max_long_side / max(height, width))
+    new_height, new_width = max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
+    if (new_height, new_width) == (height, width):
+        return image, boxes
+    factors = np.array([new_width / width, new_height / height] * 2, dtype=np.float32)
+    return cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR), boxes * factors
+
+
+def random_crop(
+    image: np.ndarray, boxes: np.ndarray, min_size: int, max_size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A window of min_size..max_size pixels a side; boxes are cut at its edge and dropped where nothing is left.
+
+    Returns image, boxes and the indices of the boxes that stayed. A window without any box is allowed.
+    """
+    height, width = image.shape[:2]
+    crop_height = int(rng.integers(min(height, min_size), min(height, max_size) + 1))
+    crop_width = int(rng.integers(min(width, min_size), min(width, max_size) + 1))
+    top = int(rng.integers(height - crop_height + 1))
+    left = int(rng.integers(width - crop_width + 1))
+    moved = boxes - np.array([left, top, left, top], dtype=np.float32)
+    moved = np.clip(moved, 0, np.array([crop_width, crop_height] * 2, dtype=np.float32))
+    kept = np.flatnonzero((moved[:, 2] > moved[:, 0]) & (moved[:, 3] > moved[:, 1]))
+    return image[top : top + crop_height, left : left + crop_width], moved[kept], kept
+
+
+def change_looks(image: np.ndarray, looks: Photometric, rng: np.random.Generator) -> np.ndarray:
+    """Brightness, contrast, saturation, hue, blur and noise, each with its own chance and a random strength."""
+
+    def strength(limit: float) -> float:
+        """Uniform in -limit..limit, or 0 when the coin says no; draws the same numbers whatever the limit is."""
+        coin, amount = rng.random(2)
+        return limit * (2 * amount - 1) if coin < looks.probability else 0.0
+
+    brightness, contrast, saturation, hue = map(
+        strength, (looks.brightness, looks.contrast, looks.saturation, looks.hue)
+    )
+    sigma, deviation = abs(strength(looks.blur)), abs(strength(looks.noise))
+    if saturation or hue:
+        image = _change_colours(image, saturation, hue)
+    if brightness or contrast:
+        mean = float(image.mean())
+        levels = (np.arange(256) - mean) * (1 + contrast) + mean + 255 * brightness
+        image = cv2.LUT(image, np.clip(levels, 0, 255).astype(np.uint8))
+    if sigma:
+        image = cv2.GaussianBlur(image, (0, 0), sigma)
+    if deviation:
+        noise = rng.standard_normal(image.shape, dtype=np.float32) * (255 * deviation)
+        image = np.clip(image + noise, 0, 255).astype(np.uint8)
+    return image
+
+
+def _change_colours(image: np.ndarray, saturation: float, hue: float) -> np.ndarray:
+    """hue is a fraction of the circle, which OpenCV divides into 180."""
+    coloured = cv2.cvtColor(image, cv2.COLOR_RGB2HSV).astype(np.int16)
+    coloured[..., 0] = (coloured[..., 0] + round(180 * hue)) % 180
+    coloured[..., 1] = np.clip(coloured[..., 1] * (1 + saturation), 0, 255)
+    return cv2.cvtColor(coloured.astype(np.uint8), cv2.COLOR_HSV2RGB)
+
+
+def _one_of(choices: tuple[int, ...], rng: np.random.Generator) -> int:
+    return choices[rng.integers(len(choices))]

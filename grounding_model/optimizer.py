@@ -1,0 +1,105 @@
+"""AdamW with a learning rate a part, warm-up and schedule, and the moving average of the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The default is the reference's: AdamW, a tenth of the rate for backbone and text encoder, clipped gradients.
+
+    multipliers: the learning rate of parameters whose name contains the key; the longest key that fits decides.
+    """
+
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-4
+    decay_vectors: bool = True  # whether norms and biases decay too, as in the reference
+    betas: tuple[float, float] = (0.9, 0.999)
+    multipliers: dict[str, float] = field(default_factory=lambda: {"backbone": 0.1, "text_encoder.bert": 0.1})
+    clip_norm: float = 0.1  # gradients are scaled down to this norm; 0 leaves them
+    schedule: Literal["cosine", "step", "constant"] = "step"
+    warmup_steps: int = 0  # the rate grows from 0 in a straight line
+    step_at: tuple[float, ...] = (0.67, 0.92)  # "step": fractions of the run after which the rate is divided by 10
+    final_fraction: float = 0.0  # "cosine": what is left of the rate at the end
+
+
+def multiplier_of(name: str, multipliers: Mapping[str, float]) -> float:
+    """1 unless a key is part of the parameter's name; the longest such key decides."""
+    fitting = [key for key in multipliers if key in name]
+    return multipliers[max(fitting, key=len)] if fitting else 1.0
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """One parameter group for each learning rate and decay; parameters that need no gradient are left out."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decay = config.weight_decay if config.decay_vectors or parameter.ndim > 1 else 0.0
+            groups.setdefault((multiplier_of(name, config.multipliers), decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "weight_decay": decay, "multiplier": multiplier}
+            for (multiplier, decay), parameters in groups.items()
+        ],
+        lr=config.learning_rate,
+        betas=config.betas,
+    )
+
+
+def learning_rate_at(step: int, steps: int, config: OptimizerConfig) -> float:
+    """The base rate of a step, 0-based, in a run of so many steps: a pure function, so nothing needs to be stored."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.learning_rate
+    if config.schedule == "step":
+        return config.learning_rate * 0.1 ** sum(step >= fraction * steps for fraction in config.step_at)
+    done = (step - config.warmup_steps) / max(steps - config.warmup_steps, 1)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    return config.learning_rate * (config.final_fraction + (1 - config.final_fraction) * cosine)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["multiplier"]
+
+
+class MovingAverage:
+    """Exponential moving average of a model's weights; early steps count more, so that the start is soon forgotten.
+
+    The decay of step t is min(decay, (1 + t) / (10 + t)), as in TensorFlow's ExponentialMovingAverage.
+    Buffers that are not floating point are copied.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.steps = 0
+        self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        self.steps += 1
+        averages, values = [], []
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                averages.append(self.weights[name])
+                values.append(value.detach())
+            else:
+                self.weights[name].copy_(value)
+        torch._foreach_lerp_(averages, values, 1 - decay)
+
+    def state_dict(self) -> dict[str, object]:
+        return {"steps": self.steps, "weights": self.weights}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        self.steps = state["steps"]
+        for name, value in state["weights"].items():
+            self.weights[name].copy_(value)

@@ -1,0 +1,166 @@
+"""From a record to the words of one training sample: which names or phrases the caption holds, and where they stand.
+
+Detection records follow mmdet's RandomSamplingNegPos: the names present and a random number of absent ones, shuffled.
+The reference compares ids as text with ids as numbers, so a name that is present can be drawn once more as if absent;
+here that cannot happen, and two labels whose words are the same share one place in the caption.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from formats.record import Record, Span
+
+
+class TrainingText(NamedTuple):
+    """What one image is asked. G boxes of the record, in the record's order.
+
+    caption: the text. spans: characters of every entity (a category name or a phrase), by entity.
+    box_entities: (G,) entity of each box, or -1 where the caption does not name it.
+    """
+
+    caption: str
+    spans: tuple[tuple[Span, ...], ...]
+    box_entities: tuple[int, ...]
+
+
+class CategorySampler:
+    """Draws captions of category names.
+
+    categories: label -> name; 'a/b' offers alternatives, of which every call takes one.
+    count_tokens: how many tokens a text makes, special tokens not counted; asked once a name.
+    max_tokens: tokens of the longest caption, [CLS] and [SEP] included.
+    max_absent: at most so many absent names are drawn. full_probability: how often that many are drawn;
+    otherwise their number is uniform in 1..max_absent.
+    """
+
+    def __init__(
+        self,
+        categories: Mapping[int, str],
+        count_tokens: Callable[[str], int],
+        max_tokens: int = 256,
+        max_absent: int = 85,
+        full_probability: float = 0.5,
+    ) -> None:
+        self.labels = tuple(categories)
+        self.names = {label: _alternatives(name) for label, name in categories.items()}
+        self.budget = max_tokens - 2
+        self.max_absent = min(max_absent, len(categories))
+        self.full_probability = full_probability
+        self._count_tokens = count_tokens
+        self._tokens: dict[str, int] = {}
+
+    def draw(self, box_labels: tuple[int, ...], rng: np.random.Generator) -> TrainingText:
+        """The caption for an image whose boxes have these labels; every label must be a known category."""
+        names = {label: _one_of(choices, rng) for label, choices in self.names.items()}
+        present, spare = self._fitting_present(box_labels, names, rng)
+        chosen = present + self._fitting_absent(set(present), spare, set(box_labels), names, rng)
+        rng.shuffle(chosen)
+        caption, spans = join_names(chosen)
+        places = {name: place for place, name in enumerate(chosen)}
+        kept = set(present)
+        entities = (places[names[label]] if names[label] in kept else -1 for label in box_labels)
+        return TrainingText(caption, spans, tuple(entities))
+
+    def _fitting_present(
+        self, box_labels: tuple[int, ...], names: Mapping[int, str], rng: np.random.Generator
+    ) -> tuple[list[str], int]:
+        """Names that have boxes, in random order until one does not fit, and the tokens left."""
+        present = sorted({names[label] for label in box_labels})
+        rng.shuffle(present)
+        kept: list[str] = []
+        spare = self.budget
+        for name in present:
+            spare -= self._length(name)
+            if spare < 0:
+                return kept, 0
+            kept.append(name)
+        return kept, spare
+
+    def _fitting_absent(
+        self,
+        present: set[str],
+        spare: int,
+        present_labels: set[int],
+        names: Mapping[int, str],
+        rng: np.random.Generator,
+    ) -> list[str]:
+        """Names without boxes, in random order until one would use up the tokens left."""
+        if not self.labels or not self.max_absent:
+            return []
+        wanted = self.max_absent if rng.random() < self.full_probability else int(rng.integers(self.max_absent)) + 1
+        drawn = rng.choice(len(self.labels), size=wanted, replace=False)
+        forbidden = present | {names[label] for label in present_labels}
+        absent: list[str] = []
+        for position in drawn:
+            name = names[self.labels[position]]
+            if name in forbidden:
+                continue
+            spare -= self._length(name)
+            if spare <= 0:
+                break
+            forbidden.add(name)
+            absent.append(name)
+        return absent
+
+    def _length(self, name: str) -> int:
+        if name not in self._tokens:
+            self._tokens[name] = self._count_tokens(name + ". ")
+        return self._tokens[name]
+
+
+def clean_name(name: str) -> str:
+    """A category's name as training reads it: without bracketed remarks and underscores, in lower case."""
+    return re.sub(r"\(.*\)", "", name).replace("_", " ").replace("  ", " ").lower()
+
+
+def _one_of(choices: tuple[str, ...], rng: np.random.Generator) -> str:
+    return choices[rng.integers(len(choices))] if len(choices) > 1 else choices[0]
+
+
+def _alternatives(name: str) -> tuple[str, ...]:
+    choices = tuple(clean_name(part.strip()) for part in name.split("/")) if "/" in name else (clean_name(name),)
+    return tuple(choice for choice in choices if choice.strip()) or (clean_name(name),)
+
+
+def join_names(names: list[str]) -> tuple[str, tuple[tuple[Span, ...], ...]]:
+    """The caption 'cat. dog. ' and the span of each name in it."""
+    caption, spans = "", []
+    for name in names:
+        spans.append(((len(caption), len(caption) + len(name)),))
+        caption += name + ". "
+    return caption, tuple(spans)
+
+
+def caption_text(record: Record) -> TrainingText:
+    """The caption of a grounding record in lower case, stripped, ended by a full stop; one entity a region.
+
+    Spans move with the leading blanks that are stripped (the reference leaves them where they were).
+    A region without spans names nothing in the caption; its boxes are not trained on.
+    """
+    original = record.caption or ""
+    lowered = _lower_in_place(original)
+    shift = len(lowered) - len(lowered.lstrip())
+    caption = lowered.strip()
+    spans: list[tuple[Span, ...]] = []
+    entities: list[int] = []
+    for index, region in enumerate(record.regions or ()):
+        spans.append(_shifted(region.spans, shift, len(caption)))
+        entities += [index if spans[-1] else -1] * len(region.boxes)
+    if not caption.endswith("."):
+        caption += ". "
+    return TrainingText(caption, tuple(spans), tuple(entities))
+
+
+def _lower_in_place(text: str) -> str:
+    """Lower case without changing the number of characters, so that spans stay true (a capital dotted I would not)."""
+    return "".join(lower if len(lower := character.lower()) == 1 else character for character in text)
+
+
+def _shifted(spans: tuple[Span, ...], shift: int, length: int) -> tuple[Span, ...]:
+    moved = ((max(start - shift, 0), min(end - shift, length)) for start, end in spans)
+    return tuple((start, end) for start, end in moved if start < end)

@@ -1,0 +1,86 @@
+"""Every setting of a training run. A run is one flat TOML file, read by formats.toml_config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from formats.problems import InputError
+from grounding_model.augment import AugmentConfig
+from grounding_model.config import ModelConfig
+from grounding_model.data import GlyphData, OdvgData
+from grounding_model.losses import LossSettings
+from grounding_model.optimizer import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class FromWeights:
+    """Go on from a trained model, with a fresh optimizer. source, text_encoder: as load_checkpoint takes them."""
+
+    source: str = "glyph-tiny"
+    text_encoder: Path | None = None
+    kind: Literal["weights"] = "weights"
+
+
+@dataclass(frozen=True)
+class FromScratch:
+    """Random weights. tokenizer: "glyphs" for the words of the glyph world, or a folder with BERT's vocabulary."""
+
+    tokenizer: str
+    architecture: ModelConfig = field(default_factory=ModelConfig)
+    kind: Literal["scratch"] = "scratch"
+
+
+@dataclass(frozen=True)
+class RegionWords:
+    """The auxiliary loss of grounding_model.region_words, for training from scratch."""
+
+    weight: float = 0.0  # 0 switches it off
+    alone_until: int = 0  # the first so many steps train backbone, neck and text encoder by this loss only, fast
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run. What follows `threads` changes how fast it goes and what is told, not what comes out."""
+
+    work_dir: Path
+    datasets: tuple[OdvgData | GlyphData, ...]
+    start: FromWeights | FromScratch = field(default_factory=FromWeights)
+    seed: int = 0
+    steps: int | None = None  # exactly one of steps and epochs is given
+    epochs: float | None = None
+    batch_size: int = 4
+    frozen: tuple[str, ...] = ()  # parameters whose name begins with one of these stay as they are
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    losses: LossSettings = field(default_factory=LossSettings)
+    region_words: RegionWords = field(default_factory=RegionWords)
+    moving_average: float = 0.0  # decay a step; the average is what is saved. 0 switches it off
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: str = "auto"  # "auto" takes the GPU when there is one
+    threads: int = 0  # of PyTorch in the training process; 0 leaves PyTorch's own choice
+    workers: int = 1  # processes that prepare batches; 0 prepares them in the training process
+    log_every: int = 20  # steps
+    checkpoint_every: int = 500  # steps between states to resume from; 0 keeps none
+    validate: tuple[OdvgData | GlyphData, ...] = ()  # AP on these during training
+    validate_every: int = 0  # steps; 0 validates never
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise InputError("steps", f"is {self.steps} and epochs is {self.epochs}", "want exactly one of them")
+        if not self.datasets:
+            raise InputError("datasets", "is empty", "want at least one")
+        for name in ("steps", "epochs", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InputError(name, f"is {value}", "want more than 0")
+        for name in ("workers", "threads", "checkpoint_every", "validate_every"):
+            if getattr(self, name) < 0:
+                raise InputError(name, f"is {getattr(self, name)}", "want 0 or more")
+        if self.log_every < 1:
+            raise InputError("log_every", f"is {self.log_every}", "want 1 or more")
+        if self.region_words.alone_until and not self.region_words.weight:
+            raise InputError("region_words.weight", "is 0 while alone_until is not", "want a weight, or alone_until 0")
+        if not 0 <= self.moving_average < 1:
+            raise InputError("moving_average", f"is {self.moving_average}", "want 0 <= decay < 1")
