@@ -1,0 +1,403 @@
+"""Images and prompts in, records out: the model as everybody outside this package sees it.
+
+B images of a batch, Q queries, L tokens, E entities of a caption, C labels of a prompt
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from formats.problems import InputError
+from formats.record import Box, Instance, Record, Region
+from grounding_model.image import check_image, collate_images, read_image, resize_for_test
+from grounding_model.model import GroundingModel, TextFeatures
+from grounding_model.prompt import BuiltPrompt, Prompt
+from grounding_model.text_tokens import count_tokens, tokenize, tokens_of_spans
+
+ImageSource = str | Path | np.ndarray
+PromptSource = Prompt | Sequence[str | tuple[str, ...]]
+
+READERS = 4  # threads that decode and resize: enough to keep a GPU busy with photos
+CACHED_TEXTS = 64  # batches of captions whose features are kept: a list of 1,203 categories takes about 30 captions
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that could not be labelled, and why."""
+
+    filename: str
+    error: InputError
+
+
+class Chunk(NamedTuple):
+    """One caption of a prompt. tokens: the columns of every entity, none for an expression. labels: of every entity."""
+
+    caption: str
+    tokens: list[list[int]]
+    labels: tuple[int, ...]
+
+
+class ReadyPrompt(NamedTuple):
+    prompt: Prompt
+    chunks: list[Chunk]
+
+
+class LoadedImage(NamedTuple):
+    """height, width: of the stored image in pixels. resized: (h, w, 3) uint8 RGB."""
+
+    filename: str
+    height: int
+    width: int
+    resized: np.ndarray
+    prompt: ReadyPrompt
+
+
+class Candidates(NamedTuple):
+    """Boxes of one image, best first. boxes: (N, 4) x1, y1, x2, y2 in pixels of the stored image."""
+
+    boxes: Tensor
+    scores: Tensor  # (N,)
+    labels: Tensor  # (N,) int64
+
+
+NOTHING = Candidates(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+
+
+def load_detector(
+    weights: str | Path = "glyph-tiny", text_encoder: str | Path | None = None, device: str = "auto"
+) -> Detector:
+    """A detector from whatever load_checkpoint reads. device: as torch names it; 'auto' is a GPU where there is one.
+
+    Raises InputError when the weights cannot be read or the device is not there.
+    """
+    from grounding_model.weights import load_checkpoint
+
+    chosen = choose_device(device)
+    checkpoint = load_checkpoint(weights, text_encoder)
+    return Detector(checkpoint.model, checkpoint.tokenizer, chosen, checkpoint.provenance)
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Raises InputError when this machine has no such device."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first_line = str(error).splitlines()[0]
+        raise InputError("device", f"'{name}' cannot be used ({first_line})", "want auto, cpu or cuda") from error
+    return device
+
+
+class Detector:
+    """A model with its tokenizer on a device. provenance: how the weights came about, as their file tells it."""
+
+    def __init__(
+        self,
+        model: GroundingModel,
+        tokenizer: PreTrainedTokenizerFast,
+        device: torch.device | str = "cpu",
+        provenance: Mapping[str, str] | None = None,
+    ) -> None:
+        self.model = model.to(device).eval()
+        self.tokenizer = tokenizer
+        self.device = torch.device(device)
+        self.provenance = dict(provenance or {})
+
+    def predict(
+        self,
+        images: Sequence[ImageSource],
+        prompt: PromptSource | Sequence[PromptSource],
+        *,
+        score_threshold: float = 0.3,
+        max_per_image: int = 300,
+        scale: tuple[int, int] = (800, 1333),
+        batch_size: int = 1,
+        chunk_size: int | None = None,
+        mixed_sizes: bool = True,
+    ) -> list[Record]:
+        """The records of all images, in their order; see predict_each. Raises InputError at the first bad one."""
+        images = [images] if isinstance(images, str | Path | np.ndarray) else list(images)
+        outcomes = self.predict_each(
+            images,
+            _prompts_of(prompt, len(images)),
+            score_threshold=score_threshold,
+            max_per_image=max_per_image,
+            scale=scale,
+            batch_size=batch_size,
+            chunk_size=chunk_size,
+            mixed_sizes=mixed_sizes,
+        )
+        records = []
+        for outcome in outcomes:
+            if isinstance(outcome, Failure):
+                raise outcome.error
+            records.append(outcome)
+        return records
+
+    def predict_each(
+        self,
+        images: Iterable[ImageSource],
+        prompt: Prompt | Iterable[Prompt],
+        *,
+        score_threshold: float = 0.3,
+        max_per_image: int = 300,
+        scale: tuple[int, int] = (800, 1333),
+        batch_size: int = 1,
+        chunk_size: int | None = None,
+        mixed_sizes: bool = True,
+    ) -> Iterator[Record | Failure]:
+        """One outcome an image, in order, while threads read the images ahead; memory holds a few batches.
+
+        images: paths, or (h, w, 3) uint8 RGB. prompt: one for all, or an iterable with one each.
+        A record's filename is the path as given, "image-0" for an array. Categories become instances whose label is
+        the index in the prompt; phrases become a region each, in their order; an expression one region over the
+        caller's text. Boxes are sorted by score.
+        score_threshold: lower scores are left out. max_per_image: best (query, label) pairs kept, over all chunks.
+        scale: short and long side that the image is made to fit. chunk_size: names a caption; longer prompts than the
+        text encoder takes are split in any case, the image is encoded once.
+        mixed_sizes: images of a batch are padded to the largest, as in the reference, where an image's numbers depend
+        on its padding. False: only images of one size share a batch, and each result is that of the image alone.
+
+        Raises InputError for settings or a common prompt that cannot work, before the first image. A bad image or a
+        bad prompt of one image is a Failure in its place, and the rest goes on.
+        """
+        _check_settings(score_threshold, max_per_image, scale, batch_size)
+        pairs: Iterable[tuple[ImageSource, Callable[[], ReadyPrompt]]]
+        if isinstance(prompt, Prompt):
+            ready = self._ready(prompt, chunk_size)
+            pairs = ((image, lambda: ready) for image in images)
+        else:
+            pairs = (
+                (image, partial(self._ready, each, chunk_size)) for image, each in zip(images, prompt, strict=True)
+            )
+        loaded = _read_ahead(pairs, scale, ahead=READERS + batch_size)
+        label = _Labeller(self, max_per_image, score_threshold, mixed_sizes)
+        return _in_batches(loaded, batch_size, label)
+
+    def _ready(self, prompt: Prompt, chunk_size: int | None) -> ReadyPrompt:
+        """Captions and token columns of a prompt; none for a caption without phrases.
+
+        Raises InputError for a name of which the tokenizer leaves nothing, or which is too long for any caption.
+        """
+        budget = self.model.config.max_text_tokens - 2  # [CLS], [SEP]
+        built = prompt.chunks(lambda text: count_tokens(text, self.tokenizer), budget, chunk_size)
+        asked = [part for part in built if part.labels or prompt.kind == "expression"]
+        return ReadyPrompt(prompt, [self._chunk(prompt, part) for part in asked])
+
+    def _chunk(self, prompt: Prompt, part: BuiltPrompt) -> Chunk:
+        columns = tokens_of_spans(part.caption, part.spans, self.tokenizer, self.model.config.max_text_tokens)
+        for label, found in zip(part.labels, columns):
+            if not found:
+                name = prompt.labels[label]
+                raise InputError(f"prompt '{name}'", "the tokenizer knows no token in it", "want letters or digits")
+        return Chunk(part.caption, columns, part.labels)
+
+
+class _Labeller:
+    """Runs the model on loaded images; keeps the features of captions that come again."""
+
+    def __init__(self, detector: Detector, max_per_image: int, score_threshold: float, mixed_sizes: bool) -> None:
+        self.detector = detector
+        self.max_per_image = max_per_image
+        self.score_threshold = score_threshold
+        self.mixed_sizes = mixed_sizes
+        self.texts: dict[tuple[str, ...], TextFeatures] = {}
+
+    def __call__(self, images: Sequence[LoadedImage]) -> list[Record]:
+        if self.mixed_sizes:
+            return self._batch(images)
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for index, image in enumerate(images):
+            by_size.setdefault(image.resized.shape, []).append(index)
+        records: dict[int, Record] = {}
+        for indices in by_size.values():
+            records |= zip(indices, self._batch([images[index] for index in indices]))
+        return [records[index] for index in range(len(images))]
+
+    @torch.inference_mode()
+    def _batch(self, images: Sequence[LoadedImage]) -> list[Record]:
+        model, device = self.detector.model, self.detector.device
+        features = model.encode_image(collate_images([image.resized for image in images]).to(device))
+        found: list[list[Candidates]] = [[NOTHING] for _ in images]
+        for chunks in zip_longest(*(image.prompt.chunks for image in images)):
+            # An image whose prompt has no chunk left runs along with another's caption, and gets nothing from it.
+            filler = next(chunk.caption for chunk in chunks if chunk)
+            captions = tuple(chunk.caption if chunk else filler for chunk in chunks)
+            grounding = model.ground(features, self._encode_text(captions))
+            for index, (image, chunk) in enumerate(zip(images, chunks)):
+                if chunk:
+                    logits, boxes = grounding.logits[-1, index], grounding.boxes[-1, index]
+                    found[index].append(_candidates(logits, boxes, chunk, image, self.max_per_image))
+        return [
+            _record(image, _best(candidates, self.max_per_image, self.score_threshold))
+            for image, candidates in zip(images, found)
+        ]
+
+    def _encode_text(self, captions: tuple[str, ...]) -> TextFeatures:
+        if captions not in self.texts:
+            if len(self.texts) >= CACHED_TEXTS:
+                self.texts.clear()
+            model = self.detector.model
+            tokens = tokenize(captions, self.detector.tokenizer, model.config.max_text_tokens)
+            self.texts[captions] = model.encode_text(tokens.to(self.detector.device))
+        return self.texts[captions]
+
+
+def label_scores(logits: Tensor, tokens: Sequence[Sequence[int]], labels: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """(Q, L) logits -> (Q, C) scores, (C,) labels: mean over the tokens of an entity, best entity of a label.
+
+    Without tokens (an expression) C is 1: the best of all tokens, [CLS], '.' and [SEP] among them as in the reference.
+    """
+    probabilities = logits.float().sigmoid()
+    if not tokens:
+        return probabilities.amax(dim=-1, keepdim=True), torch.zeros(1, dtype=torch.int64, device=logits.device)
+    entities = torch.stack([probabilities[:, columns].mean(dim=-1) for columns in tokens], dim=-1)
+    unique, place = torch.tensor(labels, device=logits.device).unique(return_inverse=True)
+    scores = entities.new_zeros(len(entities), len(unique))
+    return scores.scatter_reduce(1, place.expand_as(entities), entities, "amax"), unique
+
+
+def _candidates(logits: Tensor, boxes: Tensor, chunk: Chunk, image: LoadedImage, count: int) -> Candidates:
+    """(Q, L) logits, (Q, 4) cx, cy, w, h in fractions of the content -> the best (query, label) pairs."""
+    scores, labels = label_scores(logits, chunk.tokens, chunk.labels)
+    best, place = scores.flatten().topk(min(count, scores.numel()))
+    query, column = place // scores.shape[1], place % scores.shape[1]
+    return Candidates(_pixels(boxes.float()[query], image).cpu(), best.cpu(), labels[column].cpu())
+
+
+def _pixels(boxes: Tensor, image: LoadedImage) -> Tensor:
+    """(N, 4) cx, cy, w, h in fractions -> x1, y1, x2, y2 in pixels of the stored image, inside it."""
+    centre, half = boxes[:, :2], boxes[:, 2:] / 2
+    corners = torch.cat((centre - half, centre + half), dim=1).clamp(0, 1)
+    return corners * corners.new_tensor([image.width, image.height] * 2)
+
+
+def _best(parts: Sequence[Candidates], count: int, score_threshold: float) -> Candidates:
+    """Candidates of all chunks, sorted by score, cut by count and threshold."""
+    boxes, scores, labels = (torch.cat(tensors) for tensors in zip(*parts))
+    scores, order = scores.sort(descending=True, stable=True)
+    keep = order[scores >= score_threshold][:count]
+    return Candidates(boxes[keep], scores[: len(keep)], labels[keep])
+
+
+def _record(image: LoadedImage, found: Candidates) -> Record:
+    prompt = image.prompt.prompt
+    boxes: list[Box] = [tuple(box) for box in found.boxes.tolist()]
+    rows = list(zip(boxes, found.scores.tolist(), found.labels.tolist()))
+    size = (image.filename, image.height, image.width)
+    if prompt.kind == "categories":
+        return Record(*size, instances=tuple(Instance(box, n, prompt.labels[n], score) for box, score, n in rows))
+    spans = prompt.spans if prompt.kind == "phrases" else (((0, len(prompt.text)),),)
+    regions = []
+    for label, phrase in enumerate(spans):
+        own = [(box, score) for box, score, n in rows if n == label]
+        regions.append(
+            Region(
+                boxes=tuple(box for box, _ in own),
+                phrase=tuple(prompt.text[start:end] for start, end in phrase),
+                spans=phrase,
+                scores=tuple(score for _, score in own),
+            )
+        )
+    return Record(*size, caption=prompt.text, regions=tuple(regions))
+
+
+def _in_batches(
+    loaded: Iterable[LoadedImage | Failure], batch_size: int, label: Callable[[Sequence[LoadedImage]], list[Record]]
+) -> Iterator[Record | Failure]:
+    """Failures keep their place among the records."""
+    waiting: list[LoadedImage | Failure] = []
+    images = 0
+    for outcome in loaded:
+        waiting.append(outcome)
+        images += isinstance(outcome, LoadedImage)
+        if images == batch_size:
+            yield from _label_waiting(waiting, label)
+            waiting, images = [], 0
+    yield from _label_waiting(waiting, label)
+
+
+def _label_waiting(
+    waiting: Sequence[LoadedImage | Failure], label: Callable[[Sequence[LoadedImage]], list[Record]]
+) -> Iterator[Record | Failure]:
+    images = [outcome for outcome in waiting if isinstance(outcome, LoadedImage)]
+    records = iter(label(images) if images else [])
+    for outcome in waiting:
+        yield outcome if isinstance(outcome, Failure) else next(records)
+
+
+def _read_ahead(
+    pairs: Iterable[tuple[ImageSource, Callable[[], ReadyPrompt]]], scale: tuple[int, int], ahead: int
+) -> Iterator[LoadedImage | Failure]:
+    """Images in order, at most `ahead` of them decoded and not yet taken."""
+    waiting: deque[Future[LoadedImage | Failure]] = deque()
+    with ThreadPoolExecutor(READERS, thread_name_prefix="read-image") as readers:
+        try:
+            for index, (image, prompt) in enumerate(pairs):
+                waiting.append(readers.submit(_load, image, prompt, index, scale))
+                if len(waiting) >= ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _load(
+    image: ImageSource, prompt: Callable[[], ReadyPrompt], index: int, scale: tuple[int, int]
+) -> LoadedImage | Failure:
+    is_array = isinstance(image, np.ndarray)
+    filename = f"image-{index}" if is_array else str(image)
+    try:
+        if is_array:
+            check_image(image, filename)
+        pixels = image if is_array else read_image(image)
+        height, width = pixels.shape[:2]
+        return LoadedImage(filename, height, width, resize_for_test(pixels, scale), prompt())
+    except InputError as error:
+        return Failure(filename, error)
+
+
+def _prompts_of(prompt: PromptSource | Sequence[PromptSource], count: int) -> Prompt | list[Prompt]:
+    """One prompt for all, or one each: a list of Prompts or of lists of names.
+
+    In one list of names a tuple holds synonyms.
+    """
+    if isinstance(prompt, Prompt):
+        return prompt
+    if isinstance(prompt, str):
+        raise InputError(
+            "prompt", f"the text '{prompt}'", "want a list of names, or a Prompt that says what the text is"
+        )
+    entries = list(prompt)
+    if not entries or not all(isinstance(entry, Prompt | list) for entry in entries):
+        return Prompt.categories(entries)
+    if len(entries) != count:
+        raise InputError("prompt", f"{len(entries)} prompts for {count} images", "want one for all, or one each")
+    return [entry if isinstance(entry, Prompt) else Prompt.categories(entry) for entry in entries]
+
+
+def _check_settings(score_threshold: float, max_per_image: int, scale: tuple[int, int], batch_size: int) -> None:
+    if not 0 <= score_threshold <= 1:
+        raise InputError("score_threshold", str(score_threshold), "want 0..1")
+    if max_per_image < 1:
+        raise InputError("max_per_image", str(max_per_image), "want at least 1")
+    if len(scale) != 2 or min(scale) < 1:
+        raise InputError("scale", str(scale), "want the short and the long side in pixels")
+    if batch_size < 1:
+        raise InputError("batch_size", str(batch_size), "want at least 1")
