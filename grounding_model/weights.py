@@ -1,0 +1,374 @@
+"""Checkpoints in and out: mmdet's, transformers', ours. A checkpoint comes in whole or not at all.
+
+Ours is one safetensors file: the tensors, and as text in its metadata the configuration, the tokenizer and where the
+weights are from. Nothing else is needed to run it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from formats.files import sha256_of, write_whole
+from formats.problems import InputError
+from grounding_model.config import Denoising, ModelConfig, SwinBackbone, TextEncoder, TimmBackbone
+from grounding_model.dimensions import Hints, config_of, hints_of_mmdet
+from grounding_model.model import GroundingModel
+from grounding_model.names import MMDET_WITH_RESNET, MMDET_WITH_SWIN, NameTable, counted
+from grounding_model.safe_pickle import read_pickled_checkpoint
+from grounding_model.text_tokens import load_tokenizer, tokenizer_from_text, tokenizer_to_text
+
+FORMAT = "groundhog-1"
+EMBEDDED = {"glyph-tiny": Path(__file__).with_name("glyph-tiny.safetensors")}
+DEFAULT_TEXT_ENCODER = "bert-base-uncased"  # every published Grounding DINO reads this vocabulary
+HUB_PREFIX = "hf:"  # any repository of the Hugging Face hub; those below need no prefix
+HUB_NAMES = (
+    *(
+        f"openmmlab-community/mm_grounding_dino_{name}"
+        for name in (
+            "tiny_o365v1_goldg",
+            "tiny_o365v1_goldg_grit",
+            "tiny_o365v1_goldg_v3det",
+            "tiny_o365v1_goldg_grit_v3det",
+            "base_o365v1_goldg_v3det",
+            "base_all",
+            "large_o365v2_oiv6_goldg",
+            "large_all",
+        )
+    ),
+    *(f"iSEE-Laboratory/llmdet_{size}" for size in ("tiny", "base", "large")),
+    *(f"IDEA-Research/grounding-dino-{size}" for size in ("tiny", "base")),
+)
+
+
+class Checkpoint(NamedTuple):
+    model: GroundingModel  # in evaluation mode, float32, on the CPU
+    tokenizer: PreTrainedTokenizerFast
+    provenance: dict[str, str]  # where the weights are from, in words
+
+
+class Weights(NamedTuple):
+    """A file that was read but not yet built: tensors by our names, and what they need to become a model."""
+
+    kind: str  # what sort of file it was, for people
+    config: ModelConfig
+    tensors: dict[str, Tensor]
+    name_in_file: Callable[[str], str]  # ours -> theirs, for messages
+    tokenizer_source: Path | str | None  # text of ours, folder of theirs, or None
+    provenance: dict[str, str]
+
+
+def load_checkpoint(source: str | Path, text_encoder: str | Path | None = None) -> Checkpoint:
+    """A model ready to run.
+
+    source: "glyph-tiny" (embedded); a mmdet `.pth`; a folder as transformers writes it; one of HUB_NAMES or
+    "hf:owner/name" (downloaded unless the local cache has it); or ours.
+    text_encoder: folder with the tokenizer (tokenizer.json or vocab.txt) for checkpoints that carry none, that is,
+    mmdet's; a hub name is fetched. Without it bert-base-uncased is taken if the local cache has it.
+
+    Raises InputError when the file is not a whole checkpoint, with the name of what is missing, unknown or misshapen.
+    """
+    path = locate(source)
+    weights = read_weights(path, text_encoder)
+    tokenizer = _tokenizer_of(weights, text_encoder, path)
+    return Checkpoint(build_model(weights, path), tokenizer, weights.provenance)
+
+
+def save_checkpoint(
+    path: str | Path,
+    model: GroundingModel,
+    tokenizer: PreTrainedTokenizerFast,
+    provenance: Mapping[str, str],
+    half: bool = False,
+) -> None:
+    """Writes one `.safetensors` file, whole or not at all. half: stored as float16, at half the size.
+
+    Raises InputError when a weight does not fit into float16.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if half:
+        tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+        overflown = [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+        if overflown:
+            raise InputError(path, f"{counted(overflown)} not finite in float16", "store float32")
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(dataclasses.asdict(model.config)),
+        "tokenizer": tokenizer_to_text(tokenizer),
+        "provenance": json.dumps(dict(provenance), ensure_ascii=False),
+    }
+    with write_whole(path, "wb") as file:
+        file.write(safetensors_bytes(tensors, metadata))
+
+
+def checkpoint_hash(source: str | Path) -> str:
+    """SHA-256 of a checkpoint's file; of a folder, of the names and contents of the files that make up the model."""
+    path = locate(source)
+    if path.is_file():
+        return sha256_of(path)
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()):
+        if file.suffix in {".safetensors", ".bin", ".json", ".txt"}:
+            digest.update(f"{file.name}\0{sha256_of(file)}\0".encode())
+    return digest.hexdigest()
+
+
+def convert(
+    source: str | Path, destination: str | Path, text_encoder: str | Path | None = None, half: bool = False
+) -> None:
+    """Any checkpoint to ours (destination ends in .safetensors) or to a folder that transformers loads."""
+    from grounding_model.huggingface import save_folder  # it imports transformers' own Grounding DINO only when used
+
+    checkpoint = load_checkpoint(source, text_encoder)
+    provenance = {**checkpoint.provenance, "converted from": str(source), "source sha256": checkpoint_hash(source)}
+    if Path(destination).suffix == ".safetensors":
+        save_checkpoint(destination, checkpoint.model, checkpoint.tokenizer, provenance, half)
+    elif Path(destination).suffix:
+        raise InputError(destination, "unknown kind of checkpoint", "want a name ending in .safetensors, or a folder")
+    else:
+        save_folder(destination, checkpoint.model, checkpoint.tokenizer, half)
+
+
+def inspect(source: str | Path) -> str:
+    """What a checkpoint is, in lines for people: kind, architecture, dimensions, where from, what is missing."""
+    path = locate(source)
+    weights = read_weights(path)
+    numbers = sum(tensor.numel() for tensor in weights.tensors.values())
+    lines = [f"{path}: {weights.kind}", f"{len(weights.tensors)} tensors, {numbers / 1e6:.1f} million numbers"]
+    lines += _described(dataclasses.asdict(weights.config))
+    lines.append("tokenizer: " + ("in the file" if weights.tokenizer_source else "none, needs a text encoder folder"))
+    lines += [f"{key}: {value}" for key, value in weights.provenance.items()]
+    problems = _problems(_new_model(weights.config, path), weights)
+    return "\n".join([*lines, *(problems or ["whole: nothing is missing"])])
+
+
+def _described(config: Mapping[str, object], indent: str = "  ") -> list[str]:
+    lines = []
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            lines += [f"{indent}{name}", *_described(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{name} = {value}")
+    return lines
+
+
+# --- where a checkpoint is
+
+
+def locate(source: str | Path) -> Path:
+    """The file or folder that `source` means. Raises InputError when there is none."""
+    if str(source) in EMBEDDED:
+        return EMBEDDED[str(source)]
+    path = Path(source)
+    if path.exists():
+        return path
+    name = str(source).removeprefix(HUB_PREFIX)
+    if name in HUB_NAMES or str(source).startswith(HUB_PREFIX):
+        from grounding_model.huggingface import download
+
+        return download(name)
+    raise InputError(
+        source,
+        "no such checkpoint",
+        f"want {', '.join(EMBEDDED)}, a file, a folder, a hub name such as {HUB_NAMES[0]}, or {HUB_PREFIX}owner/name",
+    )
+
+
+def read_weights(path: Path, text_encoder: str | Path | None = None) -> Weights:
+    """Reads a checkpoint of any kind as far as its names and dimensions."""
+    from grounding_model.huggingface import read_folder
+
+    if path.is_dir():
+        return read_folder(path)
+    if not path.is_file():
+        raise InputError(path, "no such file", "give the path of a checkpoint")
+    if _is_safetensors(path):
+        return _read_ours(path)
+    return _read_mmdet(path, text_encoder)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """A safetensors file opens with the length of its header and a brace."""
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+# --- ours
+
+
+def _read_ours(path: Path) -> Weights:
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise InputError(path, f"is no whole safetensors file ({error})", "download or write it again") from None
+    if not metadata.get("format", "").startswith("groundhog-"):
+        raise InputError(path, "holds tensors without our configuration", "for transformers' models give the folder")
+    if metadata["format"] != FORMAT:
+        raise InputError(path, f"has format {metadata['format']}", f"this version reads {FORMAT}; update groundhog")
+    try:
+        config = config_from_json(metadata["config"])
+        provenance, tokenizer = json.loads(metadata["provenance"]), metadata["tokenizer"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(path, f"its metadata is damaged ({error})") from None
+    return Weights("Groundhog checkpoint", config, tensors, lambda name: name, tokenizer, provenance)
+
+
+def config_from_json(text: str) -> ModelConfig:
+    """The inverse of json.dumps(asdict(config)). Raises TypeError for keys that no version of ours has written."""
+
+    def rebuilt(cls: type, values: Mapping[str, object]):  # noqa: ANN202 - an instance of cls
+        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+    values = json.loads(text)
+    backbones = {"swin": SwinBackbone, "timm": TimmBackbone}
+    parts = {
+        "backbone": rebuilt(backbones[values["backbone"]["kind"]], values["backbone"]),
+        "text": rebuilt(TextEncoder, values["text"]),
+        "denoising": rebuilt(Denoising, values["denoising"]),
+    }
+    return rebuilt(ModelConfig, {**values, **parts})
+
+
+# --- mmdet's
+
+
+def _read_mmdet(path: Path, text_encoder: str | Path | None) -> Weights:
+    tensors, meta = read_pickled_checkpoint(path)
+    table = _mmdet_table(tensors, path)
+    hints = hints_of_mmdet(str(meta.get("cfg", meta.get("config", ""))), path)
+    hints = _with_text_encoder(hints, text_encoder)
+    ours = table.to_ours(tensors, path)
+    kept = ("epoch", "iter", "experiment_name", "time", "mmengine_version", "mmdet_version", "seed")
+    provenance = {"source": path.name, **{f"mmdet {key}": str(meta[key]) for key in kept if key in meta}}
+    return Weights(
+        "mmdet checkpoint",
+        config_of(ours, hints, path),
+        ours,
+        lambda name: table.theirs_of(name)[0] if table.knows(name) else name,
+        None,
+        provenance,
+    )
+
+
+def _mmdet_table(tensors: Mapping[str, Tensor], path: Path) -> NameTable:
+    if any(name.removeprefix("module.").startswith("transformer.") for name in tensors):
+        raise InputError(
+            path, "is IDEA's own .pth", "want the same model from the hub: IDEA-Research/grounding-dino-tiny"
+        )
+    if any(name.startswith("model.text_backbone.") for name in tensors):
+        raise InputError(path, "is the weights file of a transformers folder", "give the folder, with its config.json")
+    if not any(name.startswith("language_model.") for name in tensors):
+        raise InputError(path, f"is no Grounding DINO (it holds {counted(sorted(tensors))} there)")
+    if "backbone.patch_embed.projection.weight" in tensors:
+        return MMDET_WITH_SWIN
+    if "backbone.conv1.weight" in tensors:
+        return MMDET_WITH_RESNET
+    # A Swin file that lacks this one tensor is still a Swin file, and the error should say so.
+    if any(name.startswith("backbone.stages.") for name in tensors):
+        return MMDET_WITH_SWIN
+    raise InputError(path, "has an unknown backbone", "want Swin or ResNet")
+
+
+def _with_text_encoder(hints: Hints, text_encoder: str | Path | None) -> Hints:
+    """A text encoder's folder says how many heads its BERT has, which mmdet's file does not."""
+    config = Path(text_encoder or "") / "config.json"
+    if text_encoder is None or not config.is_file():
+        return hints
+    try:
+        values = json.loads(config.read_text(encoding="utf-8"))
+        return dataclasses.replace(
+            hints,
+            bert_heads=int(values["num_attention_heads"]),
+            bert_dropout=float(values.get("hidden_dropout_prob", hints.bert_dropout)),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(config, f"is no BERT configuration ({error!r})", "want num_attention_heads in it") from None
+
+
+# --- from what was read to a model
+
+
+def build_model(weights: Weights, place: object) -> GroundingModel:
+    """The model with exactly these weights. Raises InputError naming each tensor that is missing, extra or misshapen."""
+    model = _new_model(weights.config, place)
+    problems = _problems(model, weights)
+    if problems:
+        raise InputError(place, "; ".join(problems), "want the whole checkpoint")
+    expected = model.state_dict()
+    model.load_state_dict({name: t.reshape(expected[name].shape) for name, t in weights.tensors.items()}, strict=True)
+    return model.eval()
+
+
+def _new_model(config: ModelConfig, place: object) -> GroundingModel:
+    try:
+        return GroundingModel(config)
+    except (ValueError, RuntimeError, AssertionError) as error:
+        raise InputError(place, f"no model can have these dimensions ({error})") from None
+
+
+def _problems(model: GroundingModel, weights: Weights) -> list[str]:
+    """What keeps the weights from being this model, by the names in the file; empty when nothing does."""
+    expected, given, name = model.state_dict(), weights.tensors, weights.name_in_file
+    problems = []
+    if missing := [name(key) for key in expected if key not in given]:
+        problems.append(f"{counted(missing)} missing")
+    if extra := [name(key) for key in given if key not in expected]:
+        problems.append(f"{counted(extra)} too much")
+    misshapen = [
+        f"{name(key)} {tuple(given[key].shape)} instead of {tuple(tensor.shape)}"
+        for key, tensor in expected.items()
+        if key in given and not _fits(given[key], tensor)
+    ]
+    return problems + ([f"{counted(misshapen)} misshapen"] if misshapen else [])
+
+
+def _fits(given: Tensor, wanted: Tensor) -> bool:
+    """Same shape; a single number may come with or without an axis (the class biases do)."""
+    return given.shape == wanted.shape or given.numel() == wanted.numel() == 1
+
+
+def _tokenizer_of(weights: Weights, text_encoder: str | Path | None, path: Path) -> PreTrainedTokenizerFast:
+    if isinstance(weights.tokenizer_source, str):
+        tokenizer = tokenizer_from_text(weights.tokenizer_source)
+    elif text_encoder is not None:
+        tokenizer = load_tokenizer(text_encoder, local_files_only=not _is_hub_name(text_encoder))
+    elif weights.tokenizer_source is not None:
+        tokenizer = load_tokenizer(weights.tokenizer_source)
+    else:
+        tokenizer = _cached_tokenizer(path)
+    words, rows = max(tokenizer.get_vocab().values()) + 1, weights.config.text.vocab_size
+    if words > rows:
+        raise InputError(
+            text_encoder or path,
+            f"the tokenizer has {words} words, the checkpoint {rows}",
+            "want the tokenizer that the checkpoint was trained with",
+        )
+    return tokenizer
+
+
+def _cached_tokenizer(path: Path) -> PreTrainedTokenizerFast:
+    try:
+        return load_tokenizer(DEFAULT_TEXT_ENCODER)
+    except InputError:
+        raise InputError(
+            path,
+            f"carries no tokenizer, and {DEFAULT_TEXT_ENCODER} is not in the local cache",
+            f"pass --text-encoder with a folder that holds vocab.txt, or --text-encoder {DEFAULT_TEXT_ENCODER} to fetch it",
+        ) from None
+
+
+def _is_hub_name(source: str | Path) -> bool:
+    return not Path(source).exists() and re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(source)) is not None
