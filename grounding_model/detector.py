@@ -64,7 +64,7 @@ class LoadedImage(NamedTuple):
     prompt: ReadyPrompt
 
 
-class Candidates(NamedTuple):
+class Detections(NamedTuple):
     """Boxes of one image, best first. boxes: (N, 4) x1, y1, x2, y2 in pixels of the stored image."""
 
     boxes: Tensor
@@ -72,7 +72,7 @@ class Candidates(NamedTuple):
     labels: Tensor  # (N,) int64
 
 
-NOTHING = Candidates(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+NOTHING = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
 
 
 def load_detector(
@@ -232,7 +232,7 @@ class _Labeller:
     def _batch(self, images: Sequence[LoadedImage]) -> list[Record]:
         model, device = self.detector.model, self.detector.device
         features = model.encode_image(collate_images([image.resized for image in images]).to(device))
-        found: list[list[Candidates]] = [[NOTHING] for _ in images]
+        found: list[list[Detections]] = [[NOTHING] for _ in images]
         for chunks in zip_longest(*(image.prompt.chunks for image in images)):
             # An image whose prompt has no chunk left runs along with another's caption, and gets nothing from it.
             filler = next(chunk.caption for chunk in chunks if chunk)
@@ -241,10 +241,10 @@ class _Labeller:
             for index, (image, chunk) in enumerate(zip(images, chunks)):
                 if chunk:
                     logits, boxes = grounding.logits[-1, index], grounding.boxes[-1, index]
-                    found[index].append(_candidates(logits, boxes, chunk, image, self.max_per_image))
+                    found[index].append(_detections(logits, boxes, chunk, image, self.max_per_image))
         return [
-            _record(image, _best(candidates, self.max_per_image, self.score_threshold))
-            for image, candidates in zip(images, found)
+            _record(image, _best(parts, self.max_per_image, self.score_threshold))
+            for image, parts in zip(images, found)
         ]
 
     def _encode_text(self, captions: tuple[str, ...]) -> TextFeatures:
@@ -271,12 +271,12 @@ def label_scores(logits: Tensor, tokens: Sequence[Sequence[int]], labels: Sequen
     return scores.scatter_reduce(1, place.expand_as(entities), entities, "amax"), unique
 
 
-def _candidates(logits: Tensor, boxes: Tensor, chunk: Chunk, image: LoadedImage, count: int) -> Candidates:
+def _detections(logits: Tensor, boxes: Tensor, chunk: Chunk, image: LoadedImage, count: int) -> Detections:
     """(Q, L) logits, (Q, 4) cx, cy, w, h in fractions of the content -> the best (query, label) pairs."""
     scores, labels = label_scores(logits, chunk.tokens, chunk.labels)
     best, place = scores.flatten().topk(min(count, scores.numel()))
     query, column = place // scores.shape[1], place % scores.shape[1]
-    return Candidates(_pixels(boxes.float()[query], image).cpu(), best.cpu(), labels[column].cpu())
+    return Detections(_pixels(boxes.float()[query], image).cpu(), best.cpu(), labels[column].cpu())
 
 
 def _pixels(boxes: Tensor, image: LoadedImage) -> Tensor:
@@ -286,15 +286,15 @@ def _pixels(boxes: Tensor, image: LoadedImage) -> Tensor:
     return corners * corners.new_tensor([image.width, image.height] * 2)
 
 
-def _best(parts: Sequence[Candidates], count: int, score_threshold: float) -> Candidates:
-    """Candidates of all chunks, sorted by score, cut by count and threshold."""
+def _best(parts: Sequence[Detections], count: int, score_threshold: float) -> Detections:
+    """Detections of all chunks, sorted by score, cut by count and threshold."""
     boxes, scores, labels = (torch.cat(tensors) for tensors in zip(*parts))
     scores, order = scores.sort(descending=True, stable=True)
     keep = order[scores >= score_threshold][:count]
-    return Candidates(boxes[keep], scores[: len(keep)], labels[keep])
+    return Detections(boxes[keep], scores[: len(keep)], labels[keep])
 
 
-def _record(image: LoadedImage, found: Candidates) -> Record:
+def _record(image: LoadedImage, found: Detections) -> Record:
     prompt = image.prompt.prompt
     boxes: list[Box] = [tuple(box) for box in found.boxes.tolist()]
     rows = list(zip(boxes, found.scores.tolist(), found.labels.tolist()))

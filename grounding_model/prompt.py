@@ -76,7 +76,7 @@ class Prompt:
         """
         if isinstance(names, str):
             raise InputError("categories", f"the text '{names}'", f"want a list of names, such as ['{names}']")
-        synonyms = [(entry,) if isinstance(entry, str) else tuple(entry) for entry in names]
+        synonyms = [tuple(entry) if isinstance(entry, tuple | list) else (entry,) for entry in names]
         if not synonyms:
             raise InputError("categories", "the list is empty", "want at least one name")
         for index, entry in enumerate(synonyms):

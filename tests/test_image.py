@@ -1,0 +1,124 @@
+"""Images: decoded, resized and padded as the reference does; what cannot be decoded is named."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from formats.problems import InputError
+from grounding_model.image import MEAN, STD, collate_images, read_image, resize_for_test, size_for_test
+from tests.paths import GOLDEN
+
+SIZES = json.loads((GOLDEN / "resize_sizes.json").read_text())
+ORIENTATION = 0x0112  # the EXIF tag
+
+
+@pytest.fixture
+def picture():
+    return np.random.default_rng(0).integers(0, 256, (12, 18, 3), dtype=np.uint8)
+
+
+def test_every_size_is_cut_as_in_the_reference():
+    for case in SIZES:
+        assert list(size_for_test(case["h"], case["w"])) == case["fix_scale_resize_hw"]
+
+
+def test_the_order_of_the_scale_does_not_matter_and_no_side_vanishes():
+    assert size_for_test(480, 640, (1333, 800)) == size_for_test(480, 640, (800, 1333))
+    assert size_for_test(1, 5000) == (1, 1333)
+
+
+def test_golden_pictures_have_the_size_of_the_reference():
+    metas = json.loads((GOLDEN / "a" / "img_metas.json").read_text())
+    for index in range(3):
+        image = read_image(GOLDEN / "a" / f"img{index}.png")
+        assert list(image.shape[:2]) == metas[f"single_{index}"]["ori_shape"]
+        assert list(resize_for_test(image, (160, 266)).shape[:2]) == metas[f"single_{index}"]["img_shape"]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_exif_turn_is_applied(orientation, picture, tmp_path):
+    turns = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+        8: lambda a: np.rot90(a),
+    }
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.fromarray(picture).save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "turned.png"), turns[orientation](picture))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK", "I;16", "LA", "PA"])
+def test_every_kind_of_file_becomes_rgb(mode, picture, tmp_path):
+    image = Image.fromarray(picture)
+    if mode == "I;16":
+        image = Image.fromarray(picture[..., 0].astype(np.uint16))
+    elif mode == "PA":
+        image = image.convert("P").convert("PA")
+    elif mode != "RGB":
+        image = image.convert(mode)
+    path = tmp_path / ("a.tif" if mode in ("CMYK", "PA", "I;16") else "a.png")
+    image.save(path)
+    decoded = read_image(path)
+    assert decoded.shape == (12, 18, 3)
+    assert decoded.dtype == np.uint8
+    if mode == "L":
+        np.testing.assert_array_equal(decoded, np.asarray(image)[..., None].repeat(3, axis=2))
+    if mode == "RGBA":
+        np.testing.assert_array_equal(decoded, picture)
+
+
+def test_transparent_greyscale_stands_on_the_mean_colour(tmp_path):
+    pixels = np.array([[[50, 255], [50, 0]]], dtype=np.uint8)
+    Image.fromarray(pixels, "LA").save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").tolist() == [[[50, 50, 50], [124, 117, 104]]]
+
+
+def test_an_animation_gives_its_first_frame(tmp_path):
+    frames = [Image.new("RGB", (4, 3), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.gif"), np.full((3, 4, 3), (255, 0, 0), dtype=np.uint8))
+
+
+def test_what_is_no_whole_image_is_named(tmp_path, picture):
+    (tmp_path / "text.jpg").write_text("not an image")
+    (tmp_path / "empty.jpg").touch()
+    big = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    for name in ("cut.jpg", "cut.png"):
+        Image.fromarray(big).save(tmp_path / name)
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    for name in ("text.jpg", "empty.jpg", "cut.jpg", "cut.png", "missing.jpg"):
+        with pytest.raises(InputError, match=name):
+            read_image(tmp_path / name)
+
+
+def test_a_batch_is_normalised_and_padded_right_and_below(picture):
+    batch = collate_images([picture, picture[:7, :5]])
+    assert batch.pixels.shape == (2, 3, 12, 18)
+    assert batch.sizes.tolist() == [[12, 18], [7, 5]]
+    expected = (picture.astype(np.float32) - np.float32(MEAN)) / np.float32(STD)
+    np.testing.assert_allclose(batch.pixels[0].permute(1, 2, 0), expected, atol=1e-6)
+    assert torch.equal(batch.pixels[1, :, :7, :5], batch.pixels[0, :, :7, :5])
+    assert not batch.pixels[1, :, 7:].any()
+    assert not batch.pixels[1, :, :, 5:].any()
+
+
+@pytest.mark.parametrize(
+    "bad", [np.zeros((3, 4), np.uint8), np.zeros((3, 4, 3)), np.zeros((0, 4, 3), np.uint8), "a.jpg"]
+)
+def test_arrays_of_another_kind_are_refused(bad):
+    with pytest.raises(InputError, match="image 0"):
+        collate_images([bad])
+    with pytest.raises(InputError, match="none"):
+        collate_images([])
