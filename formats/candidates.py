@@ -173,7 +173,7 @@ def candidates_key(path: str | Path) -> str | None:
 def _read_table(path: str | Path) -> pa.Table:
     remedy = "delete it and run infer again"
     try:
-        table = pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=["filename"]).read()
+        table = pq.ParquetFile(path, page_checksum_verification=True).read()
     except FileNotFoundError:
         raise InputError(path, "does not exist", "run infer first") from None
     except (OSError, pa.ArrowException) as error:

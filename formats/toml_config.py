@@ -222,7 +222,7 @@ def _has_default(field: dataclasses.Field) -> bool:
 
 def _want_one_of(choices: typing.Iterable, given: object) -> str:
     texts = [str(choice) for choice in choices]
-    close = difflib.get_close_matches(str(given), texts, n=1)
+    close = difflib.get_close_matches(given, texts, n=1) if isinstance(given, str) else []
     return f"did you mean {close[0]!r}?" if close else "want one of " + ", ".join(texts)
 
 
