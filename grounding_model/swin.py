@@ -80,7 +80,9 @@ class SwinTransformer(nn.Module):
         self.channels = tuple(dims[stage] for stage in config.out_stages)
         self.patch_embed = nn.Conv2d(3, config.embed_dim, kernel_size=4, stride=4)
         self.patch_norm = nn.LayerNorm(config.embed_dim)
-        rates = iter(torch.linspace(0, config.drop_path, sum(config.depths)).tolist())
+        blocks = sum(config.depths)
+        # Stochastic depth grows from block to block (arXiv 1603.09382).
+        rates = iter([config.drop_path * block / max(blocks - 1, 1) for block in range(blocks)])
         self.stages = nn.ModuleList(
             nn.ModuleList(
                 SwinBlock(dim, heads, config.window, config.window // 2 if block % 2 else 0, next(rates))
