@@ -1,0 +1,211 @@
+"""The first stage: a folder of images with categories, or with captions, becomes an ODVG file without real boxes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flows.inference import find_phrase, reason_of
+from formats.files import write_whole
+from formats.images import image_size, list_images, safe_join
+from formats.label_map import write_label_map
+from formats.odvg import record_to_line
+from formats.problems import InputError
+from formats.record import Record, Region
+
+Captions = str | Path | Mapping[str, str | Sequence[str]]
+FILENAME_COLUMNS = ("filename", "image", "file_name", "image_name")
+CAPTION_COLUMNS = ("caption", "text", "comment")
+
+
+class Bootstrapped(NamedTuple):
+    """annotations: the ODVG file. label_map: None for captions. lines: in it. quarantined: filename -> reason."""
+
+    annotations: Path
+    label_map: Path | None
+    lines: int
+    quarantined: dict[str, str]
+
+
+def bootstrap_od(
+    images: str | Path, categories: Sequence[str], out: str | Path, label_map: str | Path | None = None
+) -> Bootstrapped:
+    """A folder of images and category names -> `X_od.json` (out) and `X_label_map.json` beside it (or label_map).
+
+    Sizes come from the file headers, EXIF turn applied. An image that cannot be read stays as a quarantined line.
+    Raises InputError when the folder is missing or holds no image, and for an empty or repeated category.
+    """
+    names = _check_categories(categories)
+    filenames = _list(images)
+    out = Path(out)
+    label_map = label_map_beside(out) if label_map is None else Path(label_map)
+    lines, quarantined = _write(out, images, ((filename, Record) for filename in filenames))
+    write_label_map(label_map, dict(enumerate(names)))
+    return Bootstrapped(out, label_map, lines, quarantined)
+
+
+def bootstrap_vg(
+    images: str | Path,
+    captions: Captions,
+    out: str | Path,
+    phrases: Mapping[str, Sequence[str]] | None = None,
+) -> Bootstrapped:
+    """Captions of images -> `X_vg.json` (out): one line a caption, its noun phrases with the placeholder box.
+
+    captions: CSV with a filename and a caption column, JSON (a mapping, or objects with filename and caption), a folder
+    of .txt files named as the images (one caption a line), or a mapping of filenames to one or several captions.
+    phrases: of a caption text, the phrases to look for, in place of NLTK's noun phrases.
+    Raises InputError when the captions cannot be read, or name no image at all.
+    """
+    pairs = list(read_captions(captions, images))
+    if not pairs:
+        raise InputError(_named(captions), "no captions in there", "want a caption for each image to label")
+    if phrases is None:
+        placeholder_regions(pairs[0][1])  # a missing tagger is said once, before anything is written
+
+    def records() -> Iterator[tuple[str, Callable[[str, int, int], Record]]]:
+        for filename, caption in pairs:
+            given = None if phrases is None else phrases.get(caption)
+            yield (
+                filename,
+                lambda name, height, width, text=caption, given=given: Record(
+                    name, height, width, caption=text, regions=placeholder_regions(text, given)
+                ),
+            )
+
+    lines, quarantined = _write(Path(out), images, records())
+    return Bootstrapped(Path(out), None, lines, quarantined)
+
+
+def label_map_beside(annotations: str | Path) -> Path:
+    """X_od.json -> X_label_map.json."""
+    annotations = Path(annotations)
+    return annotations.with_name(f"{annotations.stem.removesuffix('_od')}_label_map.json")
+
+
+def placeholder_regions(caption: str, phrases: Sequence[str] | None = None) -> tuple[Region, ...]:
+    """The phrases of a caption (NLTK's noun phrases when None) as regions that nobody has looked for yet."""
+    from grounding_model.noun_phrases import noun_phrases
+
+    if phrases is None:
+        spans = noun_phrases(caption)
+    else:
+        spans = [find_phrase(caption, phrase) for phrase in phrases]
+    return tuple(Region((), (caption[start:end],), ((start, end),)) for start, end in spans)
+
+
+def read_captions(captions: Captions, images: str | Path) -> Iterator[tuple[str, str]]:
+    """Pairs of filename and caption from any of the forms that bootstrap_vg takes, in a fixed order."""
+    if isinstance(captions, Mapping):
+        yield from _flatten(captions.items())
+        return
+    path = Path(captions)
+    if path.is_dir():
+        yield from _captions_beside(path, images)
+    elif not path.is_file():
+        raise InputError(path, "no such file or folder", "want a CSV, a JSON or a folder of .txt files")
+    elif path.suffix.lower() in {".csv", ".tsv"}:
+        yield from _captions_csv(path)
+    elif path.suffix.lower() in {".json", ".jsonl"}:
+        yield from _captions_json(path)
+    else:
+        raise InputError(path, f"captions in a {path.suffix or 'nameless'} file", "want .csv, .tsv, .json or .jsonl")
+
+
+def _captions_beside(folder: Path, images: str | Path) -> Iterator[tuple[str, str]]:
+    for filename in _list(images):
+        text = folder / Path(filename).with_suffix(".txt")
+        if text.is_file():
+            yield from _flatten([(filename, text.read_text(encoding="utf-8").splitlines())])
+
+
+def _captions_csv(path: Path) -> Iterator[tuple[str, str]]:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        sample = file.readline()
+        file.seek(0)
+        delimiter = max(",;|\t", key=sample.count)
+        reader = csv.DictReader(file, delimiter=delimiter, skipinitialspace=True)
+        columns = [name.strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        filename, caption = _column(path, columns, FILENAME_COLUMNS), _column(path, columns, CAPTION_COLUMNS)
+        yield from _flatten((row[filename] or "", row[caption] or "") for row in reader)
+
+
+def _column(path: Path, columns: Sequence[str], wanted: Sequence[str]) -> str:
+    for name in columns:
+        if name.lower() in wanted:
+            return name
+    raise InputError(f"{path}:1", f"columns {', '.join(columns) or 'none'}", f"want one of {', '.join(wanted)}")
+
+
+def _captions_json(path: Path) -> Iterator[tuple[str, str]]:
+    text = path.read_text(encoding="utf-8")
+    try:
+        try:
+            entries = json.loads(text)
+        except ValueError:  # one object a line
+            entries = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except ValueError as error:
+        raise InputError(
+            path, f"not JSON ({error})", "want a mapping, a list of objects, or one object a line"
+        ) from None
+    if isinstance(entries, dict) and not _is_object(entries):
+        yield from _flatten(entries.items())
+        return
+    for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
+        if not _is_object(entry):
+            raise InputError(f"{path}[{number}]", "no filename and caption", 'want {"filename": …, "caption": …}')
+        yield from _flatten([(entry["filename"], entry.get("caption", entry.get("captions")))])
+
+
+def _is_object(entry: Any) -> bool:
+    return isinstance(entry, dict) and "filename" in entry and ("caption" in entry or "captions" in entry)
+
+
+def _flatten(entries: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
+    for filename, captions in entries:
+        for caption in [captions] if isinstance(captions, str) else captions:
+            if filename.strip() and caption.strip():
+                yield filename.strip(), caption.strip()
+
+
+def _check_categories(categories: Sequence[str]) -> list[str]:
+    names = categories.split(",") if isinstance(categories, str) else list(categories)
+    names = [name.strip() for name in names]
+    if not names or not all(names):
+        raise InputError("categories", f"{categories!r} has an empty name or none", 'want names such as "cat", "dog"')
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise InputError("categories", f"{', '.join(sorted(repeated))} stands there twice", "want every name once")
+    return names
+
+
+def _list(images: str | Path) -> list[str]:
+    filenames = list_images(images)
+    if not filenames:
+        raise InputError(images, "no images in this folder", "want .jpg, .png or other image files")
+    return filenames
+
+
+def _write(
+    out: Path, images: str | Path, makers: Iterable[tuple[str, Callable[[str, int, int], Record]]]
+) -> tuple[int, dict[str, str]]:
+    """One line an entry; what cannot be read or made stays as {"filename", "quarantined"}."""
+    lines, quarantined = 0, {}
+    with write_whole(out) as file:
+        for filename, make in makers:
+            try:
+                height, width = image_size(safe_join(images, filename))
+                line = record_to_line(make(filename, height, width), placeholder=True)
+            except InputError as error:
+                quarantined[filename] = reason_of(error, images)
+                line = {"filename": filename, "quarantined": quarantined[filename]}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            lines += 1
+    return lines, quarantined
+
+
+def _named(captions: Captions) -> str:
+    return "captions" if isinstance(captions, Mapping) else str(captions)

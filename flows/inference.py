@@ -1,0 +1,266 @@
+"""Labelling: every image of a shard through the detector, every candidate above the floor kept with its score.
+
+A shard is done when its file is there, complete and carrying the plan's key. It is written beside and renamed, so a run
+that is killed at any moment loses at most the shards it was at work on, and going on never mixes two plans.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from flows.planning import Manifest, SourceLine, read_lines, read_manifest
+from formats.candidates import Candidates, ImageCandidates, ImageProblem, candidates_key, write_candidates
+from formats.images import safe_join
+from formats.odvg import record_from_line
+from formats.problems import InputError
+from formats.record import Record, Span
+
+if TYPE_CHECKING:
+    from grounding_model.prompt import Prompt
+
+logger = logging.getLogger(__name__)
+
+BATCH_SIZE = 4  # images the detector sees at once; results do not depend on it
+
+
+class Predictor(Protocol):
+    """What labelling asks of a detector; grounding_model.Detector has it."""
+
+    def predict_each(self, images: Sequence[Path], prompt: Prompt | Sequence[Prompt], **settings: Any) -> Iterator[Any]:
+        """In order, of every image a record with the prompt's indices as labels, or a failure with its `error`."""
+        ...
+
+
+class Image(NamedTuple):
+    """One line that can be looked at. regions: of each phrase of the prompt, its place in the line's regions."""
+
+    line: int
+    filename: str
+    path: Path
+    prompt: Prompt | None
+    regions: tuple[int, ...]
+
+
+def infer(
+    manifest: Manifest | str | Path,
+    detector: Predictor | None = None,
+    *,
+    device: str = "auto",
+    batch_size: int = BATCH_SIZE,
+    progress: bool = True,
+) -> list[Path]:
+    """Labels every shard that is missing; gives the files of all shards.
+
+    detector: None loads the plan's own. Shards that are complete are not looked at again.
+    Raises RuntimeError at the end when a shard failed; the others are done and stay so.
+    """
+    from tqdm import tqdm
+
+    manifest = manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
+    missing = missing_shards(manifest)
+    if missing and detector is None:
+        detector = load_planned_detector(manifest, device)
+    failures: dict[int, Exception] = {}
+    total = sum(shard.lines for shard in manifest.shards)
+    done = total - sum(manifest.shards[index].lines for index in missing)
+    with tqdm(total=total, initial=done, unit="image", desc="label", disable=not progress) as bar:
+        for index in missing:
+            try:
+                label_shard(manifest, index, detector, batch_size=batch_size, on_images=bar.update)
+            except Exception as error:
+                logger.exception("shard %d failed", index)
+                failures[index] = error
+    if failures:
+        index, error = next(iter(failures.items()))
+        raise RuntimeError(
+            f"{len(failures)} of {len(manifest.shards)} shards failed, first {index}: {error}; run again to go on"
+        ) from error
+    return [manifest.shard_path(shard.index) for shard in manifest.shards]
+
+
+def missing_shards(manifest: Manifest) -> list[int]:
+    """The shards that are not there, are broken, or belong to another plan."""
+    key = manifest.key
+    return [shard.index for shard in manifest.shards if candidates_key(manifest.shard_path(shard.index)) != key]
+
+
+def load_planned_detector(manifest: Manifest, device: str = "auto") -> Predictor:
+    """The detector that the plan names. Raises InputError when its weights are no longer those of the plan."""
+    from grounding_model.detector import load_detector
+    from grounding_model.weights import checkpoint_hash
+
+    if checkpoint_hash(manifest.weights) != manifest.weights_sha256:
+        raise InputError(manifest.weights, "the weights have changed since the plan was made", "plan again")
+    return load_detector(manifest.weights, manifest.text_encoder, device)
+
+
+def label_shard(
+    manifest: Manifest | str | Path,
+    index: int,
+    detector: Predictor,
+    *,
+    batch_size: int = BATCH_SIZE,
+    on_images: Callable[[int], object] = lambda count: None,
+) -> Path:
+    """Labels one shard and writes its candidates; the unit of work that a scheduler maps.
+
+    A line or image that cannot be used becomes a problem row of the file. on_images is told how many more lines are
+    dealt with. An error that is no fault of the input is raised when not one image of the shard comes through.
+    """
+    manifest = manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
+    labelled: list[ImageCandidates] = []
+    problems: list[ImageProblem] = []
+    lines = list(read_lines(manifest.source, manifest.shards[index]))
+    images = list(_images(manifest, lines, problems))
+    on_images(manifest.shards[index].lines - len(images))
+    failures: list[Exception] = []
+    for outcome, image in zip(_outcomes(detector, manifest, images, batch_size), images, strict=True):
+        if isinstance(outcome, Record):
+            labelled.append(_candidates(image, outcome, manifest.score_floor))
+        else:
+            problems.append(ImageProblem(image.line, image.filename, reason_of(outcome, manifest.image_root)))
+            failures += [] if isinstance(outcome, InputError) else [outcome]
+        on_images(1)
+    if failures and not labelled:
+        raise failures[0]
+    path = manifest.shard_path(index)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_candidates(path, Candidates.of_images(labelled, problems), manifest.key)
+    return path
+
+
+def parse_line(line: SourceLine, source: str | Path) -> Record:
+    """The record of a line. Raises InputError when it is none, or was quarantined before."""
+    place = f"{Path(source).name}:{line.number + 1}"
+    try:
+        entries = json.loads(line.text)
+    except ValueError as error:
+        raise InputError(place, f"not JSON ({error})", "want one JSON object a line") from None
+    if not isinstance(entries, dict):
+        raise InputError(place, f"a JSON {type(entries).__name__}", "want one JSON object a line")
+    if "quarantined" in entries:
+        raise InputError(place, str(entries["quarantined"]))
+    return record_from_line(entries, place)
+
+
+def reason_of(error: Exception, image_root: str | Path) -> str:
+    """What stands in a problem row: without the folder, so that files are equal wherever they are made."""
+    reason = error.what if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+    return reason.replace(f"{image_root}/", "")
+
+
+def category_prompt(label_map: Mapping[str, str]) -> Prompt:
+    """The prompt of all names of a label map. Raises InputError for a name that no prompt can hold."""
+    from grounding_model.prompt import Prompt
+
+    return Prompt.categories(list(label_map.values()))
+
+
+def find_phrase(caption: str, phrase: str) -> Span:
+    """Where a phrase first stands in a caption as whole words, in any case. Raises InputError when it does not."""
+    found = re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", caption, re.IGNORECASE)
+    if not found:
+        raise InputError(caption, f"the phrase {phrase!r} does not stand in this caption", "want words of the caption")
+    return found.span()
+
+
+def _images(manifest: Manifest, lines: Sequence[SourceLine], problems: list[ImageProblem]) -> Iterator[Image]:
+    """What can be looked at; the rest goes to problems."""
+    for line in lines:
+        filename = ""
+        try:
+            record = parse_line(line, manifest.source)
+            filename = record.filename
+            path = safe_join(manifest.image_root, filename)
+            if not path.is_file():
+                raise InputError(path, "no such image")
+            prompt, regions = _prompt(manifest, record)
+        except InputError as error:
+            problems.append(
+                ImageProblem(line.number, filename or _filename(line), reason_of(error, manifest.image_root))
+            )
+            continue
+        if manifest.label_map is not None or regions:
+            yield Image(line.number, filename, path, prompt, regions)
+
+
+def _filename(line: SourceLine) -> str:
+    """The filename that a broken line may still tell, or nothing."""
+    try:
+        entries = json.loads(line.text)
+    except ValueError:
+        return ""
+    filename = entries.get("filename") if isinstance(entries, dict) else None
+    return filename if isinstance(filename, str) else ""
+
+
+def _prompt(manifest: Manifest, record: Record) -> tuple[Prompt | None, tuple[int, ...]]:
+    """The prompt of a record (None where the plan has one for all), and for each phrase in it the index of its region.
+
+    Regions without spans (Open-GroundingDino's dialect) are looked for in the caption as whole words.
+    """
+    from grounding_model.prompt import Prompt
+
+    if manifest.label_map is not None:
+        return None, ()
+    if record.caption is None:
+        raise InputError(record.filename, "no caption in this line", "want grounding lines, or plan with a label map")
+    spans, regions = [], []
+    for index, region in enumerate(record.regions or ()):
+        spans.append(region.spans or [find_phrase(record.caption, text) for text in region.phrase])
+        regions.append(index)
+    if not regions:
+        return None, ()  # a caption without phrases: there is nothing to look for
+    return Prompt.phrases(record.caption, spans), tuple(regions)
+
+
+def _outcomes(
+    detector: Predictor, manifest: Manifest, images: Sequence[Image], batch_size: int
+) -> Iterator[Record | Exception]:
+    """The detector's record of every image, or why there is none.
+
+    An error that the detector does not isolate by itself sends the images after it through one by one.
+    """
+    done = 0
+    try:
+        for outcome in _predict(detector, manifest, images, batch_size):
+            yield outcome
+            done += 1
+    except Exception as error:
+        logger.warning("image by image from here on, after %s: %s", type(error).__name__, error)
+        for image in images[done:]:
+            try:
+                yield from _predict(detector, manifest, [image], 1)
+            except Exception as own_error:
+                yield own_error
+
+
+def _predict(
+    detector: Predictor, manifest: Manifest, images: Sequence[Image], batch_size: int
+) -> Iterator[Record | Exception]:
+    outcomes = detector.predict_each(
+        [image.path for image in images],
+        [image.prompt for image in images] if manifest.label_map is None else category_prompt(manifest.label_map),
+        score_threshold=manifest.score_floor,
+        max_per_image=manifest.max_per_image,
+        scale=manifest.scale,
+        batch_size=batch_size,
+        chunk_size=manifest.chunk_size,
+        mixed_sizes=False,  # an image's candidates do not depend on its neighbours
+    )
+    return (outcome if isinstance(outcome, Record) else outcome.error for outcome in outcomes)
+
+
+def _candidates(image: Image, record: Record, floor: float) -> ImageCandidates:
+    """The boxes of a prediction above the floor, in the detector's order."""
+    found = [(instance.label, instance.box, instance.score) for instance in record.instances or ()]
+    for region, prediction in zip(image.regions, record.regions or ()):
+        found += [(region, box, score) for box, score in zip(prediction.boxes, prediction.scores)]
+    found = [(region, box, score) for region, box, score in found if score > floor]
+    regions, boxes, scores = zip(*found) if found else ((), (), ())
+    return ImageCandidates(image.line, image.filename, regions, boxes, scores)

@@ -1,0 +1,53 @@
+"""Pseudo-labels with pretraining data, at a stated ratio: a mixture of data sets, nothing is copied."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from flows.planning import read_lines
+from formats.files import write_whole
+from formats.problems import InputError
+from grounding_model.data import GlyphData, OdvgData
+
+Data = OdvgData | GlyphData
+
+
+def merge(
+    pseudo: OdvgData, pretraining: Sequence[Data] = (), ratio: float = 1.0, out: str | Path | None = None
+) -> tuple[Data, ...]:
+    """The data sets of a training: the pseudo-labels, and pretraining data weighted against them.
+
+    ratio: pretraining images for each pseudo-labelled one in an epoch; 0 leaves the pretraining data out. Among
+    themselves the pretraining data sets keep their sizes and weights. out: where the mixture is recorded as JSON.
+    Raises InputError when there is nothing to mix.
+    """
+    if ratio < 0:
+        raise InputError("ratio", f"{ratio} is negative", "want pretraining images for each pseudo-labelled one")
+    images = count_images(pseudo)
+    if not images:
+        raise InputError(pseudo.annotations, "not one line to train on", "want labels")
+    mixture: tuple[Data, ...] = (pseudo,)
+    if ratio and pretraining:
+        offered = sum(data.weight * count_images(data) for data in pretraining)
+        if not offered:
+            raise InputError("pretraining", "its weights leave no image", "want larger weights, or ratio 0")
+        share = ratio * pseudo.weight * images / offered
+        mixture += tuple(replace(data, weight=data.weight * share) for data in pretraining)
+    if out is not None:
+        with write_whole(out) as file:
+            record = {"ratio": ratio, "datasets": [asdict(data) | {"images": count_images(data)} for data in mixture]}
+            json.dump(record, file, indent=2, default=str)
+            file.write("\n")
+    return mixture
+
+
+def count_images(data: Data) -> int:
+    """Images that training can draw from: lines that are not quarantined, or the scenes that are asked for."""
+    if isinstance(data, GlyphData):
+        return data.count
+    if not data.annotations.is_file():
+        raise InputError(data.annotations, "no such file", "want an ODVG file")
+    return sum('"quarantined"' not in line.text for line in read_lines(data.annotations))

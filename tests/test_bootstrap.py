@@ -1,0 +1,103 @@
+"""Bootstrapping: what becomes a line, what is quarantined, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from flows.bootstrapping import bootstrap_od, bootstrap_vg, read_captions
+from formats.label_map import read_label_map
+from formats.odvg import read_odvg
+from formats.problems import InputError
+from tests.pipeline_cases import make_images
+
+
+def lines_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_image_becomes_a_line_in_sorted_order(tmp_path: Path) -> None:
+    names = make_images(tmp_path / "images", 3)
+    made = bootstrap_od(tmp_path / "images", ["cat", "dog"], tmp_path / "x_od.json")
+    assert lines_of(made.annotations) == [{"filename": name, "height": 30, "width": 40} for name in names]
+    assert made.label_map == tmp_path / "x_label_map.json"
+    assert read_label_map(made.label_map) == {0: "cat", 1: "dog"}
+    assert all(record.instances is None for record in read_odvg(made.annotations))
+
+
+def test_the_size_is_the_one_after_the_exif_turn(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(tmp_path / "images" / "turned.jpg", exif=exif)
+    made = bootstrap_od(tmp_path / "images", ["cat"], tmp_path / "x_od.json")
+    assert lines_of(made.annotations) == [{"filename": "turned.jpg", "height": 40, "width": 30}]
+
+
+def test_unreadable_images_stay_as_quarantined_lines(tmp_path: Path) -> None:
+    make_images(tmp_path / "images", 1)
+    (tmp_path / "images" / "text.jpg").write_text("not an image")
+    (tmp_path / "images" / "void.jpg").write_bytes(b"")
+    made = bootstrap_od(tmp_path / "images", ["cat"], tmp_path / "x_od.json")
+    assert made.lines == 3
+    assert set(made.quarantined) == {"text.jpg", "void.jpg"}
+    assert [sorted(line) for line in lines_of(made.annotations)][1:] == [["filename", "quarantined"]] * 2
+    assert str(tmp_path) not in made.annotations.read_text()
+    assert len(list(read_odvg(made.annotations))) == 1
+
+
+@pytest.mark.parametrize(("categories", "said"), [([], "none"), (["cat", " "], "empty"), (["cat", "cat"], "twice")])
+def test_bad_categories_are_refused(tmp_path: Path, categories: list[str], said: str) -> None:
+    make_images(tmp_path / "images", 1)
+    with pytest.raises(InputError, match=said):
+        bootstrap_od(tmp_path / "images", categories, tmp_path / "x_od.json")
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no images"):
+        bootstrap_od(tmp_path, ["cat"], tmp_path / "x_od.json")
+
+
+def test_given_phrases_become_placeholder_regions(tmp_path: Path) -> None:
+    names = make_images(tmp_path / "images", 2)
+    caption = "Two men beside a horse ."
+    made = bootstrap_vg(
+        tmp_path / "images", dict.fromkeys(names, caption), tmp_path / "x_vg.json", {caption: ["a horse", "two men"]}
+    )
+    regions = lines_of(made.annotations)[0]["grounding"]["regions"]
+    assert regions == [
+        {"bbox": [0, 0, 1, 1], "phrase": "a horse", "tokens_positive": [[15, 22]]},
+        {"bbox": [0, 0, 1, 1], "phrase": "Two men", "tokens_positive": [[0, 7]]},
+    ]
+
+
+def test_a_phrase_that_is_only_part_of_a_word_is_quarantined(tmp_path: Path) -> None:
+    names = make_images(tmp_path / "images", 1)
+    made = bootstrap_vg(
+        tmp_path / "images", {names[0]: "a container ship"}, tmp_path / "x_vg.json", {"a container ship": ["contain"]}
+    )
+    assert "does not stand" in made.quarantined[names[0]]
+
+
+def test_captions_come_in_four_forms(tmp_path: Path) -> None:
+    names = make_images(tmp_path / "images", 2)
+    (tmp_path / "a.csv").write_text(f'image,caption\n{names[0]},"a cat, black"\n{names[1]},a dog\n')
+    (tmp_path / "b.json").write_text(json.dumps({names[0]: "a cat, black", names[1]: ["a dog"]}))
+    (tmp_path / "c.jsonl").write_text(
+        "".join(json.dumps({"filename": n, "caption": c}) + "\n" for n, c in zip(names, ("a cat, black", "a dog")))
+    )
+    (tmp_path / "d").mkdir()
+    for name, caption in zip(names, ("a cat, black", "a dog")):
+        (tmp_path / "d" / name).with_suffix(".txt").write_text(caption + "\n")
+    for form in ("a.csv", "b.json", "c.jsonl", "d"):
+        pairs = list(read_captions(tmp_path / form, tmp_path / "images"))
+        assert pairs == [(names[0], "a cat, black"), (names[1], "a dog")], form
+
+
+def test_a_table_without_captions_names_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("image,label\nx.jpg,cat\n")
+    with pytest.raises(InputError, match="columns image, label"):
+        list(read_captions(tmp_path / "a.csv", tmp_path))

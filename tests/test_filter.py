@@ -1,0 +1,171 @@
+"""Filtering: what stays, what goes for which reason, and that no line is lost."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flows.bootstrapping import bootstrap_od, bootstrap_vg
+from flows.filtering import Candidate, Policy, apply_policy, filter_candidates, suppress_duplicates, versioned
+from flows.inference import infer
+from formats.odvg import read_odvg, record_to_line
+from formats.problems import InputError
+from formats.record import Instance, Record, Region
+from tests.paths import GOLDEN
+from tests.pipeline_cases import FakeDetector, make_images, make_weights, plan_images
+
+
+def intersection_over_union(a: np.ndarray, b: np.ndarray) -> float:
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    overlap = width * height
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap
+    return overlap / union if union else 0.0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_suppression_agrees_with_the_definition(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    corners = np.sort(random.uniform(0, 100, (60, 2, 2)), axis=1)
+    boxes, labels = corners.reshape(-1, 4), random.integers(0, 3, 60)
+    kept: list[int] = []
+    for index in range(60):
+        rivals = [other for other in kept if labels[other] == labels[index]]
+        if all(intersection_over_union(boxes[index], boxes[other]) <= 0.4 for other in rivals):
+            kept.append(index)
+    assert np.flatnonzero(suppress_duplicates(boxes, labels, 0.4)).tolist() == kept
+
+
+def test_every_drop_has_its_reason() -> None:
+    candidates = [
+        Candidate(0, (0, 0, 10, 10), 0.9),
+        Candidate(0, (0, 0, 10, 9), 0.8),  # duplicate
+        Candidate(1, (0, 0, 10, 9), 0.7),  # another category
+        Candidate(0, (20, 20, 21, 40), 0.6),  # small
+        Candidate(0, (20, 20, 40, 40), 0.3),  # not more than the threshold
+        Candidate(0, (50, 50, 60, 60), 0.5),  # over the limit
+    ]
+    reasons: Counter[str] = Counter()
+    labels = apply_policy(candidates, ["cat", "dog"], Policy(min_size=2, max_per_image=2), reasons)
+    assert [label.candidate.score for label in labels] == [0.9, 0.7]
+    assert reasons == {"duplicate": 1, "small": 1, "score": 1, "over the limit": 1}
+
+
+def test_a_category_may_have_its_own_threshold_and_a_band_is_ignored() -> None:
+    candidates = [Candidate(0, (0, 0, 9, 9), 0.4), Candidate(1, (0, 0, 9, 9), 0.4), Candidate(0, (20, 0, 29, 9), 0.15)]
+    policy = Policy(class_thresholds={"dog": 0.5}, ignore_from=0.2)
+    labels = apply_policy(candidates, ["cat", "dog"], policy, Counter())
+    assert [(label.candidate.region, label.ignore) for label in labels] == [(0, False), (1, True)]
+
+
+@pytest.mark.parametrize("kind", ["od", "vg"])
+def test_the_reference_dump_is_reproduced(kind: str) -> None:
+    inputs = json.loads((GOLDEN / "eval" / "dump_odvg_inputs.json").read_text())
+    lines = (GOLDEN / "eval" / f"dump_odvg_{kind}.jsonl").read_text().splitlines()
+    settings = inputs[f"{kind}_params"]
+    policy = Policy(settings["score_thr"], nms_iou=settings["nms_thr"], min_size=0)
+    for image, expected in zip(inputs[kind], map(json.loads, lines), strict=True):
+        names = image["text"] if kind == "od" else [str(spans) for spans in image["tokens_positive"]]
+        rows = zip(image["pred"]["labels"], map(tuple, image["pred"]["bboxes"]), image["pred"]["scores"])
+        labels = apply_policy([Candidate(*row) for row in rows], names, policy, Counter())
+        height, width = image["ori_shape"]
+        if kind == "od":
+            instances = tuple(Instance(c.box, c.region, names[c.region], c.score) for c, _ in labels)
+            mine = record_to_line(Record("x", height, width, instances=instances))["detection"]["instances"]
+            for instance in mine:
+                instance["score"] = round(instance["score"], 2)
+            assert mine == expected["detection"]["instances"]
+        else:
+            found = {number: [c for c, _ in labels if c.region == number] for number in range(len(names))}
+            for number, region in enumerate(expected["grounding"]["regions"]):
+                boxes = tuple(candidate.box for candidate in found[number])
+                entry = record_to_line(
+                    Record("x", height, width, caption="x", regions=(Region(boxes, ("x",)),)), placeholder=True
+                )["grounding"]["regions"][0]
+                assert (entry["bbox"] if boxes else []) == region["bbox"]
+                scores = [candidate.score for candidate in found[number]]
+                assert scores == pytest.approx(region["score"][0], abs=0.0051)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    make_images(tmp_path / "images", 6)
+    (tmp_path / "images" / "image-002.png").write_text("text")
+    make_weights(tmp_path)
+    return tmp_path
+
+
+def test_labels_keep_order_and_number_of_lines_and_say_who_made_them(folder: Path) -> None:
+    made = bootstrap_od(folder / "images", ["cat"], folder / "x_od.json")
+    with open(made.annotations, "a") as file:
+        file.write("broken\n")
+    manifest = plan_images(folder, made.annotations, made.label_map, folder / "work")
+    infer(manifest, FakeDetector(), progress=False)
+    result = filter_candidates(manifest, Policy(score_threshold=0.5))
+    assert result.labels == folder / "x_od_v1.json"
+    lines = [json.loads(line) for line in result.labels.read_text().splitlines()]
+    assert [line.get("filename") for line in lines[:6]] == [f"image-{index:03d}.png" for index in range(6)]
+    assert len(lines) == 7
+    assert lines[2]["quarantined"]
+    assert lines[6]["line"] == "broken"
+    meta = json.loads(result.meta.read_text())
+    counts = meta["counts"]
+    assert counts["lines"] == 7
+    assert counts["quarantined"] == len(meta["quarantined"]) == 2
+    assert counts["candidates"] == counts["kept"] + sum(counts["dropped"].values())
+    assert meta["policy"]["score_threshold"] == 0.5
+    assert meta["plan"] == manifest.key
+    assert sum(len(record.instances) for record in read_odvg(result.labels)) == counts["kept"]
+
+
+def test_phrases_get_boxes_and_scores_in_the_captions_order(folder: Path) -> None:
+    caption = "a cat and a dog"
+    names = [f"image-{index:03d}.png" for index in range(6)]
+    made = bootstrap_vg(
+        folder / "images", dict.fromkeys(names, caption), folder / "x_vg.json", {caption: ["a cat", "a dog"]}
+    )
+    manifest = plan_images(folder, made.annotations, None, folder / "work")
+    infer(manifest, FakeDetector(), progress=False)
+    result = filter_candidates(manifest, Policy(score_threshold=0.6))
+    records = list(read_odvg(result.labels))
+    assert len(records) == 5
+    for record in records:
+        assert record.caption == caption
+        assert [region.phrase for region in record.regions] in (
+            [("a cat",), ("a dog",)],
+            [("a cat",)],
+            [("a dog",)],
+            [],
+        )
+        assert all(score > 0.6 for region in record.regions for score in region.scores)
+    none = filter_candidates(manifest, Policy(score_threshold=1.0), out=folder / "none.json")
+    assert json.loads(none.labels.read_text().splitlines()[0])["grounding"]["regions"] == []
+
+
+def test_an_image_where_nothing_is_found_says_so(folder: Path) -> None:
+    made = bootstrap_od(folder / "images", ["cat"], folder / "x_od.json")
+    manifest = plan_images(folder, made.annotations, made.label_map, folder / "work")
+    infer(manifest, FakeDetector(boxes=0), progress=False)
+    result = filter_candidates(manifest)
+    assert json.loads(result.labels.read_text().splitlines()[0])["detection"] == {"instances": []}
+    assert result.counts["lines_without_labels"] == 5
+
+
+def test_what_is_not_labelled_cannot_be_filtered(folder: Path) -> None:
+    made = bootstrap_od(folder / "images", ["cat"], folder / "x_od.json")
+    manifest = plan_images(folder, made.annotations, made.label_map, folder / "work")
+    with pytest.raises(InputError, match="2 of 2 shards"):
+        filter_candidates(manifest)
+    infer(manifest, FakeDetector(), progress=False)
+    with pytest.raises(InputError, match="no category 'dgo'"):
+        filter_candidates(manifest, Policy(class_thresholds={"dgo": 0.5}))
+    with pytest.raises(InputError, match="outside 0"):
+        Policy(score_threshold=30)
+
+
+def test_versions_stand_beside_their_source() -> None:
+    assert versioned(Path("data/cat_od.json"), 2) == Path("data/cat_od_v2.json")

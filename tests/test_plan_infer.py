@@ -1,0 +1,176 @@
+"""Plans and labelling: deterministic shards, complete or missing, and no image that costs another its labels."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flows.bootstrapping import bootstrap_od, bootstrap_vg
+from flows.filtering import filter_candidates
+from flows.inference import infer, label_shard, missing_shards
+from flows.planning import MAX_SHARDS, plan, read_lines, read_manifest
+from formats.candidates import read_candidates
+from formats.problems import InputError
+from tests.pipeline_cases import FakeDetector, make_images, make_weights, plan_images
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Ten images, bootstrapped for one category, and stand-in weights."""
+    make_images(tmp_path / "images", 10)
+    make_weights(tmp_path)
+    bootstrap_od(tmp_path / "images", ["cat", "dog"], tmp_path / "x_od.json")
+    return tmp_path
+
+
+def plan_od(folder: Path, work_dir: str = "work", shard_size: int = 4):
+    return plan_images(folder, folder / "x_od.json", folder / "x_label_map.json", folder / work_dir, shard_size)
+
+
+def test_shards_hold_every_line_once(folder: Path) -> None:
+    manifest = plan_od(folder)
+    assert [shard.lines for shard in manifest.shards] == [4, 4, 2]
+    by_shard = [line for shard in manifest.shards for line in read_lines(manifest.source, shard)]
+    assert by_shard == list(read_lines(manifest.source))
+    assert read_manifest(manifest.path) == manifest
+
+
+def test_there_are_never_more_than_the_scheduler_can_watch(folder: Path) -> None:
+    with open(folder / "x_od.json", "a") as file:
+        file.writelines(
+            json.dumps({"filename": f"{index}.png", "height": 1, "width": 1}) + "\n" for index in range(999)
+        )
+    manifest = plan_od(folder, shard_size=2)
+    assert len(manifest.shards) <= MAX_SHARDS
+    by_shard = [line for shard in manifest.shards for line in read_lines(manifest.source, shard)]
+    assert by_shard == list(read_lines(manifest.source))
+
+
+def test_another_plan_in_the_folder_is_refused_by_name(folder: Path) -> None:
+    first = plan_od(folder)
+    assert plan_od(folder).key == first.key
+    (folder / "weights.safetensors").write_bytes(b"other weights")
+    with pytest.raises(InputError, match="weights_sha256"):
+        plan_od(folder)
+
+
+def test_overwriting_takes_the_other_plans_candidates_away(folder: Path) -> None:
+    first = plan_od(folder)
+    infer(first, FakeDetector(), progress=False)
+    settings = {"label_map": folder / "x_label_map.json", "shard_size": 4, "overwrite": True}
+    arguments = (folder / "x_od.json", folder / "images", folder / "weights.safetensors", folder / "work")
+    assert missing_shards(plan(*arguments, **settings)) == []
+    assert missing_shards(plan(*arguments, **settings, score_floor=0.2)) == [0, 1, 2]
+
+
+def test_complete_shards_are_not_labelled_again(folder: Path) -> None:
+    manifest = plan_od(folder)
+    label_shard(manifest, 1, FakeDetector())
+    assert missing_shards(manifest) == [0, 2]
+    detector = FakeDetector()
+    infer(manifest, detector, progress=False)
+    assert detector.seen == 6
+    assert missing_shards(manifest) == []
+
+
+def test_a_broken_shard_is_missing(folder: Path) -> None:
+    manifest = plan_od(folder)
+    path = infer(manifest, FakeDetector(), progress=False)[1]
+    path.write_bytes(path.read_bytes()[:-20])
+    assert missing_shards(manifest) == [1]
+
+
+def test_every_candidate_above_the_floor_is_kept(folder: Path) -> None:
+    path = infer(plan_od(folder), FakeDetector(boxes=50), progress=False)[0]
+    candidates = read_candidates(path)
+    assert len(candidates.score) > 4 * 2 * 40  # of 50 uniform scores, those above 0.05
+    assert candidates.score.min() > 0.05
+
+
+def test_what_is_wrong_with_an_image_or_a_line_stays_its_own_problem(folder: Path) -> None:
+    (folder / "images" / "image-001.png").write_text("text")
+    data = (folder / "images" / "image-002.png").read_bytes()
+    (folder / "images" / "image-002.png").write_bytes(data[: len(data) // 2])
+    (folder / "images" / "image-003.png").unlink()
+    with open(folder / "x_od.json", "a") as file:
+        file.write(
+            '{"filename": "../outside.png", "height": 3, "width": 4}\n{"height": 3, "width": 4}\n[1, 2]\nbroken\n'
+        )
+    manifest = plan_od(folder)
+    detector = FakeDetector()
+    infer(manifest, detector, progress=False)
+    found = [read_candidates(manifest.shard_path(shard.index)) for shard in manifest.shards]
+    problems = {problem.line: problem for shard in found for problem in shard.problems}
+    assert sorted(problems) == [1, 2, 3, 10, 11, 12, 13]
+    assert problems[10].filename == "../outside.png"
+    assert not any(str(folder) in problem.reason for problem in problems.values())
+    assert detector.seen == 7
+
+
+def test_a_broken_detector_is_no_problem_of_the_images(folder: Path) -> None:
+    class Broken:
+        def predict_each(self, images, prompt, **settings):
+            raise RuntimeError("out of memory")
+
+    manifest = plan_od(folder)
+    with pytest.raises(RuntimeError, match="3 of 3 shards failed"):
+        infer(manifest, Broken(), progress=False)
+    assert missing_shards(manifest) == [0, 1, 2]
+
+
+def test_captions_are_labelled_phrase_by_phrase(tmp_path: Path) -> None:
+    names = make_images(tmp_path / "images", 3)
+    make_weights(tmp_path)
+    caption = "a cat and a dog"
+    bootstrap_vg(
+        tmp_path / "images", dict.fromkeys(names, caption), tmp_path / "x_vg.json", {caption: ["a cat", "a dog"]}
+    )
+    manifest = plan_images(tmp_path, tmp_path / "x_vg.json", None, tmp_path / "work")
+    candidates = read_candidates(infer(manifest, FakeDetector(), progress=False)[0])
+    assert set(candidates.region.tolist()) == {0, 1}
+
+
+SLOW_LABELLING = """
+import sys, time
+from flows.inference import infer
+from tests.pipeline_cases import FakeDetector
+
+class Slow(FakeDetector):
+    def predict_each(self, images, prompt, **settings):
+        time.sleep(0.15)
+        return super().predict_each(images, prompt, **settings)
+
+infer(sys.argv[1], Slow(), progress=False)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kill -9")
+def test_killed_labelling_goes_on_and_ends_in_equal_bytes(folder: Path) -> None:
+    manifest = plan_od(folder, "killed", shard_size=1)
+    process = subprocess.Popen([sys.executable, "-c", SLOW_LABELLING, str(manifest.path)], cwd=ROOT)
+    while len(missing_shards(manifest)) > 7:
+        assert process.poll() is None, "the labelling ended by itself"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = [manifest.shard_path(index) for index in range(10) if index not in missing_shards(manifest)]
+    before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in done}
+    assert 3 <= len(done) < 10
+
+    infer(manifest, FakeDetector(), progress=False)
+    assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in done} == before
+    undisturbed = plan_od(folder, "undisturbed", shard_size=1)
+    infer(undisturbed, FakeDetector(), progress=False)
+    after_kill = filter_candidates(manifest, out=folder / "a" / "x_od_v1.json")
+    never_killed = filter_candidates(undisturbed, out=folder / "b" / "x_od_v1.json")
+    assert after_kill.labels.read_bytes() == never_killed.labels.read_bytes()
+    assert after_kill.meta.read_bytes() == never_killed.meta.read_bytes()
