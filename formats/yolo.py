@@ -114,7 +114,7 @@ def _read_names(path: Path) -> tuple[str, ...]:
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InputError(path, f"is not YAML ({error})", "want `names:`") from error
+        raise InputError(path, f"is not YAML ({' '.join(str(error).split())})", "want `names:`") from error
     return _names_of(content.get("names") if isinstance(content, dict) else None, path)
 
 
