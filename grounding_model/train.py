@@ -18,10 +18,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -30,6 +32,7 @@ from transformers import PreTrainedTokenizerFast
 
 from formats.files import sha256_of, write_whole
 from formats.problems import InputError
+from formats.record import Record
 from formats.toml_config import read_config
 from grounding_model.data import (
     Collate,
@@ -40,15 +43,20 @@ from grounding_model.data import (
     TrainingSamples,
     open_dataset,
 )
+from grounding_model.detector import Detector, choose_device
 from grounding_model.image import ImageBatch
 from grounding_model.losses import grounding_losses
 from grounding_model.model import GroundingModel
 from grounding_model.optimizer import MovingAverage, build_optimizer, learning_rate_at, set_learning_rate
+from grounding_model.prompt import Prompt
 from grounding_model.region_words import RegionWordHead
 from grounding_model.targets import Target
 from grounding_model.text_tokens import TextBatch, load_tokenizer
 from grounding_model.train_config import FromScratch, FromWeights, TrainConfig
 from grounding_model.weights import checkpoint_hash, load_checkpoint, save_checkpoint
+
+if TYPE_CHECKING:
+    from grounding_model.evaluate import CocoResult
 
 STATE_FILE = "state.pt"
 LOG_FILE = "log.jsonl"
@@ -64,6 +72,7 @@ _WITHOUT_EFFECT = (
     "checkpoint_every",
     "validate",
     "validate_every",
+    "validate_scale",
 )
 
 
@@ -92,7 +101,7 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forked
     if config.threads:
         torch.set_num_threads(config.threads)
-    device = _device(config.device)
+    device = choose_device(config.device)
     settings = _settings_with_effect(config)
     torch.manual_seed(config.seed)
     model, tokenizer = start_model(config.start)
@@ -126,7 +135,7 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
 
     checkpoint = config.work_dir / WEIGHTS_FILE
     run.load_average()
-    save_checkpoint(checkpoint, model.eval(), tokenizer, _provenance(config, steps, settings))
+    save_checkpoint(checkpoint, model.eval(), tokenizer, _provenance(config, steps, settings), half=config.half)
     if config.checkpoint_every:
         run.save(config.work_dir / STATE_FILE, settings)
     for problem, count in run.problems.most_common():
@@ -147,8 +156,8 @@ def start_model(start: FromWeights | FromScratch) -> tuple[GroundingModel, PreTr
         tokenizer = load_tokenizer(start.tokenizer)
     architecture = start.architecture
     # The vocabulary decides how many rows the word embedding has.
-    text = dataclasses.replace(architecture.text, vocab_size=len(tokenizer))
-    return GroundingModel(dataclasses.replace(architecture, text=text)), tokenizer
+    text = replace(architecture.text, vocab_size=len(tokenizer))
+    return GroundingModel(replace(architecture, text=text)), tokenizer
 
 
 def freeze(model: nn.Module, prefixes: Sequence[str]) -> list[nn.Module]:
@@ -221,6 +230,16 @@ class _Run:
         torch.set_rng_state(state["random"])
         if state["random_cuda"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["random_cuda"])
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The moving average, where there is one, in place of the weights for a while."""
+        weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.load_average()
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(weights)
 
     def load_average(self) -> None:
         """Put the moving average, where there is one, into the model."""
@@ -398,20 +417,46 @@ def _total_steps(config: TrainConfig, datasets: Sequence[LabelledImages]) -> int
 def _validate(
     run: _Run, config: TrainConfig, tokenizer: PreTrainedTokenizerFast, device: torch.device
 ) -> dict[str, float]:
-    """AP of the weights that would be saved now, over config.validate, each with all its categories as the prompt."""
-    raise NotImplementedError
+    """AP of the weights that would be saved now on each of config.validate, all its categories in the prompt."""
+    detector = Detector(run.model, tokenizer, device)
+    numbers = {}
+    with run.averaged():
+        for index, data in enumerate(config.validate):
+            result = _average_precision(detector, open_dataset(data), config)
+            name = f"validation.{index}"
+            numbers |= {f"{name}.ap": result.ap, f"{name}.ap50": result.ap50}
+    return numbers
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError("device", f"'{name}' is no device", "want auto, cpu or cuda") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("device", "this PyTorch sees no GPU", "want cpu or auto")
-    return device
+def _average_precision(detector: Detector, dataset: LabelledImages, config: TrainConfig) -> CocoResult:
+    """Images are read as they are needed; labels become places in the prompt."""
+    from grounding_model.evaluate import evaluate_coco  # loads pycocotools, which training alone does not need
+
+    names = list(dataset.categories.values())
+    place = {label: index for index, label in enumerate(dataset.categories)}
+    truth: list[Record] = []
+
+    def images() -> Iterator[np.ndarray]:
+        for index in range(len(dataset)):
+            try:
+                image, record = dataset.load(index)
+            except InputError:
+                continue
+            instances = tuple(replace(one, label=place[one.label]) for one in record.instances or ())
+            truth.append(replace(record, instances=instances))
+            yield image
+
+    outcomes = detector.predict_each(
+        images(),
+        Prompt.categories(names),
+        score_threshold=0.0,
+        max_per_image=100,
+        scale=config.validate_scale,
+        batch_size=config.batch_size,
+    )
+    found = [outcome for outcome in outcomes if isinstance(outcome, Record)]
+    predictions = [replace(one, filename=record.filename) for one, record in zip(found, truth, strict=True)]
+    return evaluate_coco(truth, predictions, names)
 
 
 def _settings_with_effect(config: TrainConfig) -> dict[str, str]:

@@ -58,13 +58,15 @@ class TrainConfig:
     region_words: RegionWords = field(default_factory=RegionWords)
     moving_average: float = 0.0  # decay a step; the average is what is saved. 0 switches it off
     precision: Literal["float32", "bfloat16"] = "float32"
+    half: bool = False  # store the final weights as float16, at half the size
     device: str = "auto"  # "auto" takes the GPU when there is one
     threads: int = 0  # of PyTorch in the training process; 0 leaves PyTorch's own choice
     workers: int = 1  # processes that prepare batches; 0 prepares them in the training process
     log_every: int = 20  # steps
     checkpoint_every: int = 500  # steps between states to resume from; 0 keeps none
-    validate: tuple[OdvgData | GlyphData, ...] = ()  # AP on these during training
+    validate: tuple[OdvgData | GlyphData, ...] = ()  # AP of detection data during training
     validate_every: int = 0  # steps; 0 validates never
+    validate_scale: tuple[int, int] = (800, 1333)  # short and long side of the images then
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):

@@ -1,0 +1,267 @@
+"""Training: resumed equals uninterrupted, what is frozen stays, what is wrong is named."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from formats.odvg import write_odvg
+from formats.problems import InputError
+from formats.record import Instance, Record, Region
+from formats.toml_config import read_config
+from grounding_model import train as training
+from grounding_model.augment import AugmentConfig
+from grounding_model.config import Denoising, ModelConfig, TextEncoder, TimmBackbone
+from grounding_model.data import OdvgData
+from grounding_model.optimizer import (
+    MovingAverage,
+    OptimizerConfig,
+    build_optimizer,
+    learning_rate_at,
+    multiplier_of,
+    set_learning_rate,
+)
+from grounding_model.train import TrainingFailed, train
+from grounding_model.train_config import FromScratch, FromWeights, RegionWords, TrainConfig
+from grounding_model.weights import load_checkpoint
+from tests.paths import GOLDEN
+
+MICRO = ModelConfig(
+    backbone=TimmBackbone(name="resnet10t", out_indices=(3, 4)),
+    text=TextEncoder(width=16, layers=1, heads=2, feedforward=16),
+    width=32,
+    levels=2,
+    queries=6,
+    encoder_layers=1,
+    decoder_layers=2,
+    heads=2,
+    feedforward=32,
+    text_feedforward=32,
+    fusion_width=32,
+    denoising=Denoising(queries=4),
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[OdvgData, OdvgData]:
+    """Coloured rectangles: a detection file and one of captions."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    detections, captions = [], []
+    for index in range(5):
+        name = f"{index}.png"
+        image = rng.integers(0, 60, (48, 64, 3), dtype=np.uint8)
+        image[10:30, 20:50, index % 3] = 255
+        Image.fromarray(image).save(folder / name)
+        box = (20.0, 10.0, 50.0, 30.0)
+        detections.append(Record(name, 48, 64, (Instance(box, index % 3, ("red", "green", "blue")[index % 3]),)))
+        captions.append(Record(name, 48, 64, caption="a box", regions=(Region((box,), ("a box",), ((0, 5),)),)))
+    write_odvg(folder / "od.jsonl", detections)
+    write_odvg(folder / "vg.jsonl", captions)
+    return OdvgData(folder / "od.jsonl", folder), OdvgData(folder / "vg.jsonl", folder)
+
+
+@pytest.fixture
+def config(data: tuple[OdvgData, OdvgData], tmp_path: Path) -> TrainConfig:
+    return TrainConfig(
+        work_dir=tmp_path / "run",
+        datasets=data,
+        start=FromScratch(tokenizer=str(GOLDEN / "a" / "bert"), architecture=MICRO),
+        seed=3,
+        steps=6,
+        batch_size=2,
+        augment=AugmentConfig(short_sides=(32, 48)),
+        region_words=RegionWords(weight=0.5, alone_until=1),
+        moving_average=0.9,
+        workers=0,
+        log_every=1,
+        checkpoint_every=1,
+        device="cpu",
+    )
+
+
+class Interrupted(Exception):
+    """Stands for a killed process."""
+
+
+def interrupt_at(step: int):
+    def on_progress(line: dict) -> None:
+        if line["step"] == step:
+            raise Interrupted
+
+    return on_progress
+
+
+def weights_of(result: training.TrainResult) -> dict[str, torch.Tensor]:
+    return load_checkpoint(result.checkpoint).model.state_dict()
+
+
+def losses_of(result: training.TrainResult) -> list[float]:
+    return [json.loads(line)["loss"] for line in result.log.read_text().splitlines()]
+
+
+def test_resumed_equals_uninterrupted(config: TrainConfig, tmp_path: Path) -> None:
+    whole = train(config)
+    resumed_config = replace(config, work_dir=tmp_path / "resumed", workers=1)
+    with pytest.raises(Interrupted):
+        train(resumed_config, interrupt_at(4))
+    assert not (tmp_path / "resumed" / training.WEIGHTS_FILE).exists()
+    steps: list[int] = []
+    resumed = train(resumed_config, lambda line: steps.append(line["step"]))
+    assert steps == [4, 5, 6]
+    assert losses_of(resumed) == losses_of(whole)
+    expected, found = weights_of(whole), weights_of(resumed)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_finished_run_is_not_done_again(config: TrainConfig) -> None:
+    config = replace(config, steps=2)
+    first = train(config)
+    again = train(config, lambda line: pytest.fail("trained again"))
+    assert again.metrics == first.metrics
+    assert torch.equal(*(weights_of(result)["level_embedding"] for result in (first, again)))
+
+
+def test_a_state_of_other_settings_is_refused(config: TrainConfig) -> None:
+    train(replace(config, steps=1))
+    with pytest.raises(InputError, match="another batch_size, steps"):
+        train(replace(config, batch_size=1))
+
+
+def test_going_on_from_weights_starts_a_fresh_run(config: TrainConfig, tmp_path: Path) -> None:
+    first = train(replace(config, steps=2))
+    second = replace(
+        config,
+        work_dir=tmp_path / "second",
+        start=FromWeights(str(first.checkpoint)),
+        steps=2,
+        frozen=("backbone", "text_"),
+    )
+    before, after = weights_of(first), weights_of(train(second))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved
+    assert not [name for name in moved if name.startswith(("backbone", "text_"))]
+
+
+def test_the_checkpoint_says_how_it_came_about(config: TrainConfig) -> None:
+    provenance = load_checkpoint(train(replace(config, steps=1)).checkpoint).provenance
+    assert provenance["seed"] == "3"
+    assert {"command", "commit", "datasets", "datasets.0.sha256"} <= provenance.keys()
+
+
+def test_frozen_names_must_exist(config: TrainConfig) -> None:
+    with pytest.raises(InputError, match=r"backbonne.*text_encoder"):
+        train(replace(config, frozen=("backbonne",)))
+
+
+def test_a_loss_that_is_not_finite_ends_training_and_is_named(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> dict[str, torch.Tensor]:
+        return {"loss_cls": torch.tensor(1.0), "d0.loss_iou": torch.tensor(float("nan"))}
+
+    monkeypatch.setattr(training, "grounding_losses", broken)
+    with pytest.raises(TrainingFailed, match=r"step 1: not finite: d0\.loss_iou;"):
+        train(config)
+    assert not (config.work_dir / training.WEIGHTS_FILE).exists()
+
+
+def test_what_was_passed_over_is_counted(config: TrainConfig, tmp_path: Path) -> None:
+    (folder := tmp_path / "broken").mkdir()
+    records = [Record(f"{index}.png", 8, 8, (Instance((1, 1, 7, 7), 0, "cat"),)) for index in range(2)]
+    write_odvg(folder / "od.jsonl", records)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "1.png")
+    result = train(replace(config, datasets=(OdvgData(folder / "od.jsonl", folder),), steps=2))
+    ((problem, count),) = result.problems.items()
+    assert "0.png" in problem
+    assert count == 2
+
+
+def test_a_toml_file_says_it_all(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(
+        """
+        work_dir = "outputs/x"
+        epochs = 2
+        [start]
+        kind = "scratch"
+        tokenizer = "glyphs"
+        architecture.backbone = {kind = "timm", name = "resnet10t"}
+        [[datasets]]
+        kind = "odvg"
+        annotations = "a.json"
+        image_root = "images"
+        [[datasets]]
+        kind = "glyphs"
+        count = 7
+        [augment]
+        short_sides = [160]
+        [augment.photometric]
+        noise = 0.1
+        [optimizer]
+        multipliers = {backbone = 0.5}
+        """
+    )
+    config = read_config(path, TrainConfig, ["batch_size=16"])
+    assert config.batch_size == 16
+    assert config.datasets[1].count == 7
+    assert config.optimizer.multipliers == {"backbone": 0.5}
+    assert config.augment.photometric.noise == 0.1
+    with pytest.raises(InputError, match="did you mean 'batch_size'"):
+        read_config(path, TrainConfig, ["batchsize=16"])
+    with pytest.raises(InputError, match="exactly one"):
+        read_config(path, TrainConfig, ["steps=16"])
+
+
+# The optimizer
+
+
+def test_the_longest_key_decides_the_rate() -> None:
+    multipliers = {"backbone": 0.1, "backbone.norm": 0.0, "text": 0.5}
+    names = ("backbone.conv", "backbone.norm1", "text_encoder.bert", "decoder.0")
+    assert [multiplier_of(name, multipliers) for name in names] == [0.1, 0.0, 0.5, 1.0]
+
+
+def test_groups_have_their_rates() -> None:
+    model = nn.ModuleDict({"backbone": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
+    optimizer = build_optimizer(model, OptimizerConfig(decay_vectors=False))
+    set_learning_rate(optimizer, 1.0)
+    groups = {(group["lr"], group["weight_decay"]): len(group["params"]) for group in optimizer.param_groups}
+    assert groups == {(0.1, 1e-4): 1, (0.1, 0.0): 1, (1.0, 1e-4): 1, (1.0, 0.0): 1}
+
+
+def test_the_rate_over_a_run() -> None:
+    cosine = OptimizerConfig(learning_rate=1.0, schedule="cosine", warmup_steps=4, final_fraction=0.1)
+    rates = [learning_rate_at(step, 104, cosine) for step in range(105)]
+    np.testing.assert_allclose(rates[:5], [0.25, 0.5, 0.75, 1.0, 1.0])
+    np.testing.assert_allclose([rates[54], rates[104]], [0.55, 0.1])
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    step = OptimizerConfig(learning_rate=1.0, schedule="step", step_at=(0.5, 0.75))
+    np.testing.assert_allclose(
+        [learning_rate_at(at, 8, step) for at in (0, 3, 4, 5, 6, 7)], [1, 1, 0.1, 0.1, 0.01, 0.01]
+    )
+
+
+def test_the_average_follows_the_weights() -> None:
+    torch.manual_seed(0)
+    model = nn.BatchNorm1d(3)
+    average = MovingAverage(model, decay=0.5)
+    expected = model.weight.detach().clone()
+    for step in range(20):
+        with torch.no_grad():
+            model.weight.add_(1.0)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.weight.detach()
+        average.update(model)
+    torch.testing.assert_close(average.weights["weight"], expected)
+    model.num_batches_tracked += 7
+    average.update(model)
+    assert average.weights["num_batches_tracked"] == 7
