@@ -83,7 +83,7 @@ def test_losses_of_the_decoder_equal_the_reference(case: str) -> None:
     assert losses.keys() == expected.keys()
     for name, value in losses.items():
         if not name.startswith("enc_"):  # the encoder's outputs are not among the stored numbers
-            assert float(value) == pytest.approx(expected[name], rel=1e-4), name
+            assert value.item() == pytest.approx(expected[name], rel=1e-4), name
 
 
 def test_order_of_images_does_not_matter() -> None:
