@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from torch import Tensor
@@ -40,7 +41,7 @@ class Hints:
     fixed_scale: Literal["sqrt_width", "none"] | None = (
         None  # None: sqrt_width goes with a bias, as in the official ones
     )
-    denoising: Denoising = Denoising()
+    denoising: Denoising = OFFICIAL.denoising
 
 
 def config_of(tensors: Tensors, hints: Hints, place: object) -> ModelConfig:
@@ -172,7 +173,7 @@ def hints_of_mmdet(config_text: str, place: object) -> Hints:
     model = python_literals(config_text).get("model")
     if not isinstance(model, dict):
         return Hints()
-    setting = lambda path, default: _setting(model, path, default)  # noqa: E731 - one line, used fifteen times
+    setting = partial(_setting, model)
     heads = setting("encoder.layer_cfg.self_attn_cfg.num_heads", OFFICIAL.heads)
     for attention in ("self_attn_cfg", "cross_attn_text_cfg", "cross_attn_cfg"):
         if setting(f"decoder.layer_cfg.{attention}.num_heads", heads) != heads:
@@ -199,7 +200,7 @@ def hints_of_mmdet(config_text: str, place: object) -> Hints:
     )
 
 
-def _setting(model: Mapping[str, object], path: str, default):  # noqa: ANN001, ANN202 - whatever the default is
+def _setting(model: Mapping[str, object], path: str, default):
     value: object = model
     for key in path.split("."):
         if not isinstance(value, Mapping) or value.get(key) is None:

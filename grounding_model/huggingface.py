@@ -7,24 +7,18 @@ import logging
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import (
-    GroundingDinoConfig,
-    GroundingDinoForObjectDetection,
-    MMGroundingDinoConfig,
-    MMGroundingDinoForObjectDetection,
-    PreTrainedTokenizerFast,
-)
+from transformers import GroundingDinoConfig, MMGroundingDinoConfig, PreTrainedTokenizerFast
 
 from formats.problems import InputError
 from grounding_model.config import ModelConfig, SwinBackbone
 from grounding_model.dimensions import OFFICIAL, Hints, config_of
+from grounding_model.model import GroundingModel
 from grounding_model.names import hugging_face_table
 from grounding_model.safe_pickle import read_pickled_checkpoint
 from grounding_model.weights import Weights
@@ -177,7 +171,7 @@ def _hints(settings: Mapping, place: Path) -> Hints:
 
 
 def save_folder(
-    folder: str | Path, model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, half: bool = False
+    folder: str | Path, model: GroundingModel, tokenizer: PreTrainedTokenizerFast, half: bool = False
 ) -> None:
     """Writes a folder that transformers loads and runs with equal results; it is there whole or not at all.
 
@@ -187,13 +181,15 @@ def save_folder(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(folder, "exists already", "want a new name")
-    theirs = to_transformers(model, folder)
-    if half:
-        theirs = theirs.half()
+    _check_expressible(model.config, folder)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
         temporary.mkdir(parents=True)
-        theirs.save_pretrained(temporary)
+        tensors = _in_their_names(model)
+        if half:
+            tensors = {name: tensor.half() for name, tensor in tensors.items()}
+        save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
+        _their_config(model.config, half).save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         if folder.exists():
             folder.rmdir()
@@ -202,30 +198,22 @@ def save_folder(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def to_transformers(
-    model: torch.nn.Module, place: object
-) -> MMGroundingDinoForObjectDetection | GroundingDinoForObjectDetection:
-    """The same model as transformers' own class, in evaluation mode. Raises InputError when it cannot be expressed."""
-    config: ModelConfig = model.config
-    _check_expressible(config, place)
-    with_bias = config.contrastive_bias
-    theirs = (
-        MMGroundingDinoForObjectDetection(MMGroundingDinoConfig(**_settings_of(config), decoder_cls_embed_share=False))
-        if with_bias
-        else GroundingDinoForObjectDetection(GroundingDinoConfig(**_settings_of(config)))
-    )
-    table = hugging_face_table(len(model.backbone.channels), config.decoder_layers)
-    ours = {name: tensor for name, tensor in model.state_dict().items() if name != LABEL_EMBEDDING}
-    renamed = table.to_theirs(ours)
-    expected = theirs.state_dict()
-    copies = {
-        f"model.decoder.{name}": t for name, t in renamed.items() if name.startswith(("bbox_embed", "class_embed"))
-    }
-    unused = {name: t for name, t in expected.items() if ".layernorm." in name and name not in renamed}
-    renamed = {name: t.reshape(expected[name].shape) for name, t in renamed.items()}
-    copies = {name: t.reshape(expected[name].shape) for name, t in copies.items() if name in expected}
-    theirs.load_state_dict({**unused, **copies, **renamed}, strict=True)
-    return theirs.eval()
+def _in_their_names(model: GroundingModel) -> dict[str, Tensor]:
+    """The tensors under the names of published files, which transformers itself translates to those of its classes."""
+    table = hugging_face_table(len(model.backbone.channels), model.config.decoder_layers)
+    learned = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items() if name != LABEL_EMBEDDING}
+    theirs = table.to_theirs(learned)
+    # A class bias has no axis there.
+    return {name: (t.reshape(()) if "class_embed" in name else t.clone().contiguous()) for name, t in theirs.items()}
+
+
+def _their_config(config: ModelConfig, half: bool) -> MMGroundingDinoConfig | GroundingDinoConfig:
+    precision = "float16" if half else "float32"
+    if config.contrastive_bias:
+        kind, architecture = MMGroundingDinoConfig, "MMGroundingDinoForObjectDetection"
+    else:
+        kind, architecture = GroundingDinoConfig, "GroundingDinoForObjectDetection"
+    return kind(**_settings_of(config), architectures=[architecture], dtype=precision)
 
 
 def _check_expressible(config: ModelConfig, place: object) -> None:
@@ -287,6 +275,7 @@ def _settings_of(config: ModelConfig) -> dict:
         fusion_dropout=config.fusion_dropout,
         fusion_droppath=0.0,
         decoder_bbox_embed_share=False,
+        decoder_cls_embed_share=False,
         two_stage_bbox_embed_share=False,
         groundhog={"dropout": config.dropout, "fusion_dropout": config.fusion_dropout},
     )

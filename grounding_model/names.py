@@ -1,8 +1,8 @@
 """What each tensor is called in mmdet's and in transformers' files, and here.
 
-A row pairs one of their names with ours. `{i}` and `{j}` stand for numbers, and what follows a name (`.weight`, `.bias`,
-a whole subtree) is carried over. Where several of their tensors make up one of ours, they are stacked in the order given.
-A table works in both directions; a tensor that no row knows is an error, never passed over.
+A row pairs one of their names with ours. `{i}` and `{j}` stand for numbers, and what follows a name (`.weight`,
+`.bias`, a whole subtree) is carried over. Where several of their tensors make up one of ours, they are stacked in the
+order given. A table works in both directions; a tensor that no row knows is an error, never passed over.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Change(NamedTuple):
 
 
 def _patches_to_timm(x: Tensor) -> Tensor:
-    """mmdet flattens a 2 x 2 patch as (channel, row, column), timm as (column, row, channel): last axis C * 4 -> 4 * C."""
+    """mmdet flattens 2 x 2 patches as (channel, row, column), timm as (column, row, channel); the last axis changes."""
     patches = x.unflatten(-1, (-1, 2, 2))
     return patches.transpose(-1, -3).flatten(-3).contiguous()
 
@@ -161,19 +161,25 @@ MMDET_SWIN = [
     *_rows("downsample   downsamples.{i}", "backbone.stages.{i}.", "backbone.", PATCH_ORDER),
     *_rows(
         """
-        patch_embed.projection                                          patch_embed
-        patch_embed.norm                                                patch_norm
-        stages.{i}.blocks.{j}.norm1                                     stages.{i}.{j}.norm1
-        stages.{i}.blocks.{j}.attn.w_msa.relative_position_bias_table   stages.{i}.{j}.attention.relative_position_bias_table
-        stages.{i}.blocks.{j}.attn.w_msa.qkv                            stages.{i}.{j}.attention.qkv
-        stages.{i}.blocks.{j}.attn.w_msa.proj                           stages.{i}.{j}.attention.proj
-        stages.{i}.blocks.{j}.norm2                                     stages.{i}.{j}.norm2
-        stages.{i}.blocks.{j}.ffn.layers.0.0                            stages.{i}.{j}.mlp.fc1
-        stages.{i}.blocks.{j}.ffn.layers.1                              stages.{i}.{j}.mlp.fc2
-        norm{i}                                                         out_norms.{i}
+        patch_embed.projection   patch_embed
+        patch_embed.norm         patch_norm
+        norm{i}                  out_norms.{i}
         """,
         "backbone.",
         "backbone.",
+    ),
+    *_rows(
+        """
+        norm1                                     norm1
+        attn.w_msa.relative_position_bias_table   attention.relative_position_bias_table
+        attn.w_msa.qkv                            attention.qkv
+        attn.w_msa.proj                           attention.proj
+        norm2                                     norm2
+        ffn.layers.0.0                            mlp.fc1
+        ffn.layers.1                              mlp.fc2
+        """,
+        "backbone.stages.{i}.blocks.{j}.",
+        "backbone.stages.{i}.{j}.",
     ),
 ]
 # mmdet's ResNet and timm's both carry torchvision's names.

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
@@ -229,7 +228,7 @@ def _read_ours(path: Path) -> Weights:
 def config_from_json(text: str) -> ModelConfig:
     """The inverse of json.dumps(asdict(config)). Raises TypeError for keys that no version of ours has written."""
 
-    def rebuilt(cls: type, values: Mapping[str, object]):  # noqa: ANN202 - an instance of cls
+    def rebuilt(cls: type, values: Mapping[str, object]):
         return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
     values = json.loads(text)
@@ -302,7 +301,7 @@ def _with_text_encoder(hints: Hints, text_encoder: str | Path | None) -> Hints:
 
 
 def build_model(weights: Weights, place: object) -> GroundingModel:
-    """The model with exactly these weights. Raises InputError naming each tensor that is missing, extra or misshapen."""
+    """The model with exactly these weights. Raises InputError naming what is missing, extra or misshapen."""
     model = _new_model(weights.config, place)
     problems = _problems(model, weights)
     if problems:
@@ -366,7 +365,7 @@ def _cached_tokenizer(path: Path) -> PreTrainedTokenizerFast:
         raise InputError(
             path,
             f"carries no tokenizer, and {DEFAULT_TEXT_ENCODER} is not in the local cache",
-            f"pass --text-encoder with a folder that holds vocab.txt, or --text-encoder {DEFAULT_TEXT_ENCODER} to fetch it",
+            f"pass --text-encoder FOLDER with a vocab.txt in it, or --text-encoder {DEFAULT_TEXT_ENCODER} to fetch it",
         ) from None
 
 
