@@ -36,7 +36,7 @@ def test_queries_equal_the_reference_under_its_seed(case: str) -> None:
     queries = denoising(golden_targets(case), matching_queries=50)
     golden = golden_numbers()
     np.testing.assert_array_equal(queries.content.detach(), golden[f"{case}/dn_label_query"])
-    np.testing.assert_allclose(queries.references, golden[f"{case}/dn_bbox_query"], atol=1e-4)
+    np.testing.assert_allclose(queries.references, golden[f"{case}/dn_bbox_query"], atol=1e-5)
     np.testing.assert_array_equal(queries.attention_block, golden[f"{case}/dn_attn_mask"])
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, distributed, multiprocessing
 
 from grounding_model.denoising import DenoisingQueries
 from grounding_model.losses import LossSettings, focal_loss, grounding_losses, varifocal_loss
@@ -213,6 +214,27 @@ def test_repeats_reach_encoder_and_auxiliary_layers_only() -> None:
     changed = {name for name in plain if not torch.isclose(plain[name], many[name])}
     unchanged = {"loss_cls", "loss_bbox", "loss_iou"}
     assert changed == set(plain) - unchanged
+
+
+def losses_on_a_process(rank: int, rendezvous: str, result: str) -> None:
+    """One of two processes, each with one image of the batch; both have to be importable, so it stands here."""
+    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    whole, targets = random_grounding(2), random_targets((1, 5))
+    part = grounding_of(
+        whole.logits[:, rank : rank + 1], whole.boxes[:, rank : rank + 1], whole.token_mask[rank : rank + 1]
+    )
+    losses = grounding_losses(part, targets[rank : rank + 1])
+    torch.save({name: value.detach() for name, value in losses.items()}, f"{result}{rank}")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_the_mean_over_processes_is_the_loss_of_the_whole_batch(tmp_path: Path) -> None:
+    """So that training on two devices is training on one with twice the batch."""
+    multiprocessing.spawn(losses_on_a_process, (str(tmp_path / "rendezvous"), str(tmp_path / "losses")), nprocs=2)
+    first, second = (torch.load(tmp_path / f"losses{rank}") for rank in range(2))
+    whole = grounding_losses(random_grounding(2), random_targets((1, 5)))
+    assert_same({name: (first[name] + second[name]) / 2 for name in first}, whole)
 
 
 def test_half_precision_outputs_give_finite_losses() -> None:

@@ -79,7 +79,7 @@ def test_outputs_equal_the_reference(case: str) -> None:
     grounding, golden = step(case).grounding, golden_numbers()
     logits = torch.cat((grounding.denoising.logits, grounding.logits), dim=2).detach()
     boxes = torch.cat((grounding.denoising.boxes, grounding.boxes), dim=2).detach()
-    np.testing.assert_allclose(logits, golden[f"{case}/head_all_cls_logits"], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(logits, golden[f"{case}/head_all_cls_logits"], atol=1e-4)
     np.testing.assert_allclose(boxes, golden[f"{case}/head_all_boxes_cxcywh"], atol=1e-4)
 
 
