@@ -27,9 +27,9 @@ def write_whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
     target.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile: its files are readable by their owner only, and the rename would keep it so.
     temporary = target.parent / f".{uuid.uuid4().hex}.tmp"
-    text_options = {} if mode == "wb" else {"encoding": "utf-8", "newline": "\n"}
+    encoding, newline = (None, None) if mode == "wb" else ("utf-8", "\n")
     try:
-        with open(temporary, mode.replace("w", "x"), **text_options) as stream:
+        with open(temporary, mode.replace("w", "x"), encoding=encoding, newline=newline) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

@@ -158,7 +158,7 @@ def _union(members: tuple, value: Any, place: _Place) -> Any:
     raise place.error(f"is {_described(value)}", "want " + " or ".join(map(_annotation_text, members)))
 
 
-def _of_kind(members: Sequence[type], table: dict, place: _Place) -> type:
+def _of_kind(members: Sequence[Any], table: dict, place: _Place) -> Any:
     """The dataclass whose `kind` is the table's."""
     by_kind = {kind: member for member in members for kind in typing.get_args(_annotations(member).get("kind"))}
     if len(by_kind) < len(members):
@@ -190,10 +190,10 @@ def _mapping(annotation: Any, value: Any, place: _Place) -> dict:
     return {key: _value(annotation, item, place.at(key)) for key, item in value.items()}
 
 
-def _dataclass_value(config_type: type[Config], table: Any, place: _Place) -> Config:
+def _dataclass_value(config_type: Any, table: Any, place: _Place) -> Any:
     if not isinstance(table, dict):
         raise place.error(f"is {_described(table)}", "want a table")
-    fields = {field.name: field for field in dataclasses.fields(config_type) if field.init}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(config_type) if field.init}
     for key in table:
         if key not in fields:
             raise place.at(key).error("is no setting", _want_one_of(fields, key))
@@ -209,7 +209,7 @@ def _dataclass_value(config_type: type[Config], table: Any, place: _Place) -> Co
 
 
 @cache
-def _annotations(config_type: type) -> dict[str, Any]:
+def _annotations(config_type: Any) -> dict[str, Any]:
     return typing.get_type_hints(config_type)
 
 

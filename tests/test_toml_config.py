@@ -155,7 +155,8 @@ def test_a_missing_setting_is_named(read):
 
 
 def test_a_value_cannot_bring_further_keys(read):
-    assert read("[optimizer]\nlearning_rate = 1", "note='a'\nepochs=9").epochs == 12
+    config = read("[optimizer]\nlearning_rate = 1", "note='a'\nepochs=9")
+    assert (config.note, config.epochs) == ("'a'\nepochs=9", 12)
 
 
 def test_files_that_are_no_toml(read, tmp_path):
