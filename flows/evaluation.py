@@ -1,0 +1,114 @@
+"""The evaluation stage: a detector over labelled images, judged by COCO AP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from flows.inference import BATCH_SIZE, Predictor
+from formats.files import write_whole
+from formats.problems import InputError
+from formats.record import Record
+from grounding_model.data import GlyphData, OdvgData, open_dataset
+
+if TYPE_CHECKING:
+    import numpy as np
+    from grounding_model.evaluate import CocoResult
+
+
+@dataclass(frozen=True)
+class CocoData:
+    """Truth in a COCO annotation file."""
+
+    annotations: Path
+    image_root: Path
+    kind: Literal["coco"] = "coco"
+
+
+Truth = OdvgData | GlyphData | CocoData
+
+
+def evaluate(
+    truth: Truth,
+    detector: Predictor,
+    categories: Sequence[str] | None = None,
+    *,
+    scale: tuple[int, int] = (800, 1333),
+    max_per_image: int = 300,
+    chunk_size: int | None = None,
+    batch_size: int = BATCH_SIZE,
+    out: str | Path | None = None,
+) -> CocoResult:
+    """COCO AP of a detector that is asked for `categories` (None: all of the truth) on every labelled image.
+
+    out: where the numbers are written as JSON. Raises InputError for an image that cannot be read (a truth with holes
+    is none) and for a category that the truth does not have.
+    """
+    from grounding_model.evaluate import evaluate_coco
+
+    from grounding_model.prompt import Prompt
+
+    known, images = _open(truth)
+    names = list(known) if categories is None else list(categories)
+    if unknown := [name for name in names if name not in known]:
+        raise InputError("categories", f"the truth has no {', '.join(unknown)}", f"want some of {', '.join(known)}")
+    truths: list[Record] = []
+
+    def pictures() -> Iterator[np.ndarray | Path]:
+        for index, (picture, record) in enumerate(images):
+            truths.append(_judged(record, names, f"image-{index}"))
+            yield picture
+
+    outcomes = detector.predict_each(
+        pictures(),
+        Prompt.categories(names),
+        score_threshold=0.0,
+        max_per_image=max_per_image,
+        scale=scale,
+        batch_size=batch_size,
+        chunk_size=chunk_size,
+        mixed_sizes=False,
+    )
+    predictions = []
+    for index, outcome in enumerate(outcomes):
+        if not isinstance(outcome, Record):
+            raise outcome.error
+        predictions.append(replace(outcome, filename=f"image-{index}"))
+    result = evaluate_coco(truths, predictions, names)
+    if out is not None:
+        with write_whole(out) as file:
+            json.dump(figures(result) | {"images": len(truths), "categories": names}, file, indent=2)
+            file.write("\n")
+    return result
+
+
+def figures(result: CocoResult) -> dict[str, Any]:
+    """The numbers of a result as JSON takes them."""
+    return {"ap": result.ap, "ap50": result.ap50, "ap75": result.ap75, "per_category": dict(result.per_category)}
+
+
+def _judged(record: Record, names: Sequence[str], filename: str) -> Record:
+    """The record with its label an index of names, and what is not asked for left out."""
+    instances = tuple(
+        replace(instance, label=names.index(instance.category))
+        for instance in record.instances or ()
+        if instance.category in names
+    )
+    return replace(record, filename=filename, instances=instances)
+
+
+def _open(truth: Truth) -> tuple[list[str], Iterator[tuple[np.ndarray | Path, Record]]]:
+    """Category names, and every image with its record."""
+    if isinstance(truth, CocoData):
+        from formats.coco import read_coco, read_coco_categories
+        from formats.images import safe_join
+
+        names = list(read_coco_categories(truth.annotations))
+        return names, (
+            (safe_join(truth.image_root, record.filename), record) for record in read_coco(truth.annotations)
+        )
+    dataset = open_dataset(truth)
+    return list(dataset.categories.values()), (dataset.load(index) for index in range(len(dataset)))

@@ -1,0 +1,304 @@
+"""The loop: label, filter, mix, train, and again with the better model. Plain functions, no scheduler.
+
+Files decide what is done: shards carry the key of their plan, a training its key, an evaluation the weights it judged.
+An interrupted run is run again and goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from flows.bootstrapping import bootstrap_od, bootstrap_vg, label_map_beside
+from flows.evaluation import CocoData, evaluate, figures
+from flows.filtering import FilterResult, Policy, filter_candidates, versioned
+from flows.inference import infer, load_planned_detector
+from flows.merging import merge
+from flows.planning import Manifest, plan
+from flows.training import train
+from formats.files import sha256_of, write_whole
+from formats.problems import InputError
+from formats.toml_config import read_config
+from grounding_model.data import GlyphData, OdvgData
+from grounding_model.train_config import FromWeights, TrainConfig
+
+ROUNDS_NAME = "rounds.json"
+Event = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Images and the categories to look for. annotations: bootstrapped there when it is not there.
+
+    label_map: beside the annotations when None. how_to_get: what to tell somebody who has not got the images.
+    """
+
+    images: Path
+    annotations: Path
+    categories: tuple[str, ...]
+    label_map: Path | None = None
+    how_to_get: str = "want a folder of images"
+    kind: Literal["images"] = "images"
+
+
+@dataclass(frozen=True)
+class CaptionedImages:
+    """Images with captions, in any form that bootstrap_vg takes. annotations: bootstrapped when it is not there."""
+
+    images: Path
+    captions: Path
+    annotations: Path
+    how_to_get: str = "want a folder of images and their captions"
+    kind: Literal["captions"] = "captions"
+
+
+@dataclass(frozen=True)
+class GlyphScenes:
+    """Unlabelled scenes of the glyph world, drawn into the work_dir: needs nothing."""
+
+    domain: str
+    count: int = 144
+    seed: int = 0
+    categories: tuple[str, ...] = ("cat",)
+    kind: Literal["glyphs"] = "glyphs"
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """How images are looked at; see flows.plan."""
+
+    score_floor: float = 0.05
+    scale: tuple[int, int] = (800, 1333)
+    max_per_image: int = 300
+    chunk_size: int | None = None
+    shard_size: int = 64
+    batch_size: int = 4
+
+
+@dataclass(frozen=True)
+class SelfTrainConfig:
+    """A run of the loop.
+
+    train: how a round trains. Its work_dir holds all rounds, its start is the first round's model, its datasets are
+    the pretraining data that are mixed in.
+    """
+
+    name: str
+    data: ImageFolder | CaptionedImages | GlyphScenes
+    train: TrainConfig
+    rounds: int = 1  # trainings; labels are made once more than that
+    ratio: float = 1.0  # pretraining images for each pseudo-labelled one; 0 leaves the pretraining data out
+    policy: Policy = field(default_factory=Policy)
+    labelling: Labelling = field(default_factory=Labelling)
+    evaluation: OdvgData | GlyphData | CocoData | None = None  # labelled images that no round sees
+    evaluated_categories: tuple[str, ...] | None = None  # None: all that the evaluation data know
+
+    def __post_init__(self) -> None:
+        if self.rounds < 0:
+            raise InputError("rounds", f"{self.rounds} is negative", "want 0 to label only, or more")
+        if not isinstance(self.train.start, FromWeights):
+            raise InputError("train.start", "random weights cannot label", 'want kind = "weights"')
+
+    @property
+    def start(self) -> FromWeights:
+        """The first round's model."""
+        assert isinstance(self.train.start, FromWeights)
+        return self.train.start
+
+
+class Source(NamedTuple):
+    """What is labelled. label_map: None for captions."""
+
+    annotations: Path
+    images: Path
+    label_map: Path | None
+
+
+class RoundResult(NamedTuple):
+    """round: from 1. labels: the _vN file. weights: what made them. ap: of these weights, None without evaluation data.
+
+    counts: what the filter counted. metrics: what the evaluation found.
+    """
+
+    round: int
+    labels: Path
+    weights: str
+    ap: float | None
+    counts: dict[str, Any]
+    metrics: dict[str, Any]
+
+
+class SelfTrainResult(NamedTuple):
+    """rounds: one more than trainings. weights: the last checkpoint. summary: rounds.json, what a report reads."""
+
+    rounds: tuple[RoundResult, ...]
+    weights: str
+    summary: Path
+
+
+def evaluate_weights(
+    truth: OdvgData | GlyphData | CocoData, manifest: Manifest, device: str, out: Path, **settings: Any
+) -> dict[str, Any]:
+    """The figures of a plan's model, or those in `out` when they are of the same weights, truth and settings."""
+    asked = json.loads(json.dumps({"truth": repr(truth), "settings": settings}, default=str))
+    asked["weights_sha256"] = manifest.weights_sha256
+    asked["truth_sha256"] = None if isinstance(truth, GlyphData) else sha256_of(truth.annotations)
+    try:
+        told = json.loads(out.read_text(encoding="utf-8"))
+        if told["asked"] == asked:
+            return told["metrics"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    metrics = figures(evaluate(truth, load_planned_detector(manifest, device), **settings))
+    with write_whole(out) as file:
+        json.dump({"metrics": metrics, "asked": asked}, file, indent=2)
+        file.write("\n")
+    return metrics
+
+
+class Stages(NamedTuple):
+    """The stages that the loop calls; a scheduler puts its own shells here."""
+
+    bootstrap_od: Callable[..., Any] = bootstrap_od
+    bootstrap_vg: Callable[..., Any] = bootstrap_vg
+    plan: Callable[..., Manifest] = plan
+    infer: Callable[..., Any] = infer
+    filter_candidates: Callable[..., FilterResult] = filter_candidates
+    merge: Callable[..., Any] = merge
+    train: Callable[..., Path] = train
+    evaluate: Callable[..., dict[str, Any]] = evaluate_weights
+
+
+PLAIN_STAGES = Stages()
+
+
+def read_self_train(path: str | Path, overrides: tuple[str, ...] = ()) -> SelfTrainConfig:
+    """The configuration in a TOML file. Raises InputError for whatever is wrong in it."""
+    return read_config(path, SelfTrainConfig, overrides)
+
+
+def self_train(
+    config: SelfTrainConfig, on_event: Callable[[Event], None] = lambda event: None, stages: Stages = PLAIN_STAGES
+) -> SelfTrainResult:
+    """Labels, trains and labels again, `rounds` times; gives every round's labels and figures.
+
+    on_event is told {"round", "stage", "state": "started" | "finished", …}. Run again, it goes on where it stopped.
+    """
+    work_dir = config.train.work_dir
+    source = prepare(config, stages)
+    weights = config.start.source
+    rounds: list[RoundResult] = []
+    for number in range(1, config.rounds + 2):
+        tell = partial(_tell, on_event, number)
+        folder = work_dir / f"round-{number}"
+        manifest = _plan_round(config, stages, source, weights, folder, number)
+        tell("infer", "started", shards=len(manifest.shards))
+        stages.infer(manifest, device=config.train.device, batch_size=config.labelling.batch_size)
+        labels = stages.filter_candidates(manifest, config.policy, versioned(source.annotations, number))
+        tell("filter", "finished", counts=labels.counts)
+        metrics = _evaluate_round(config, stages, manifest, folder)
+        rounds.append(RoundResult(number, labels.labels, weights, metrics.get("ap"), labels.counts, metrics))
+        _write_summary(config, rounds)
+        tell("evaluate", "finished", metrics=metrics)
+        if number <= config.rounds:
+            tell("train", "started")
+            weights = str(_train_round(config, stages, source, labels, weights, folder, tell))
+            tell("train", "finished", weights=weights)
+    return SelfTrainResult(tuple(rounds), weights, work_dir / ROUNDS_NAME)
+
+
+def prepare(config: SelfTrainConfig, stages: Stages = PLAIN_STAGES) -> Source:
+    """The images to label, bootstrapped where that has not been done. Raises InputError when they are not there."""
+    data = config.data
+    if isinstance(data, GlyphScenes):
+        return _draw_glyphs(data, config.train.work_dir / "data", stages)
+    if not data.images.is_dir():
+        raise InputError(data.images, "no such folder", data.how_to_get)
+    if isinstance(data, CaptionedImages):
+        if not data.annotations.exists():
+            stages.bootstrap_vg(data.images, data.captions, data.annotations)
+        return Source(data.annotations, data.images, None)
+    label_map = data.label_map or label_map_beside(data.annotations)
+    if not (data.annotations.exists() and label_map.exists()):
+        stages.bootstrap_od(data.images, data.categories, data.annotations, label_map)
+    return Source(data.annotations, data.images, label_map)
+
+
+def _draw_glyphs(data: GlyphScenes, folder: Path, stages: Stages) -> Source:
+    """Writes the scenes once; their truth lies apart, under truth/, and no stage reads it."""
+    from grounding_model.glyphs import write_scenes
+
+    source = Source(folder / "glyphs_od.json", folder / "truth" / "images", folder / "glyphs_label_map.json")
+    if not source.annotations.exists():
+        write_scenes(folder / "truth", data.domain, data.count, data.seed)
+        stages.bootstrap_od(source.images, data.categories, source.annotations, source.label_map)
+    return source
+
+
+def _plan_round(
+    config: SelfTrainConfig, stages: Stages, source: Source, weights: str, folder: Path, number: int
+) -> Manifest:
+    settings = config.labelling
+    return stages.plan(
+        source.annotations,
+        source.images,
+        weights,
+        folder,
+        label_map=source.label_map,
+        text_encoder=config.start.text_encoder if number == 1 else None,  # our checkpoints carry theirs
+        score_floor=settings.score_floor,
+        scale=settings.scale,
+        max_per_image=settings.max_per_image,
+        chunk_size=settings.chunk_size,
+        shard_size=settings.shard_size,
+        overwrite=number > 1,  # later rounds follow from the first: when its labels changed, theirs do
+    )
+
+
+def _evaluate_round(config: SelfTrainConfig, stages: Stages, manifest: Manifest, folder: Path) -> dict[str, Any]:
+    if config.evaluation is None:
+        return {}
+    return stages.evaluate(
+        config.evaluation,
+        manifest,
+        config.train.device,
+        folder / "evaluation.json",
+        categories=config.evaluated_categories,
+        scale=config.labelling.scale,
+        chunk_size=config.labelling.chunk_size,
+        batch_size=config.labelling.batch_size,
+    )
+
+
+def _train_round(
+    config: SelfTrainConfig,
+    stages: Stages,
+    source: Source,
+    labels: FilterResult,
+    weights: str,
+    folder: Path,
+    tell: Callable[..., None],
+) -> Path:
+    """The checkpoint of this round: its labels mixed with the pretraining data, from the round's own model."""
+    pseudo = OdvgData(labels.labels, source.images, source.label_map)
+    datasets = stages.merge(pseudo, config.train.datasets, config.ratio, folder / "merge.json")
+    text_encoder = config.start.text_encoder if weights == config.start.source else None
+    start = FromWeights(weights, text_encoder)
+    # A training state belongs to its labels: other labels train in a folder of their own.
+    run = f"train-{sha256_of(labels.labels)[:8]}"
+    settings = replace(config.train, work_dir=folder / run, datasets=tuple(datasets), start=start)
+    return stages.train(settings, lambda progress: tell("train", "progress", **progress))
+
+
+def _write_summary(config: SelfTrainConfig, rounds: list[RoundResult]) -> None:
+    with write_whole(config.train.work_dir / ROUNDS_NAME) as file:
+        json.dump({"name": config.name, "rounds": [result._asdict() for result in rounds]}, file, indent=2, default=str)
+        file.write("\n")
+
+
+def _tell(on_event: Callable[[Event], None], number: int, stage: str, state: str, **details: Any) -> None:
+    on_event({"round": number, "stage": stage, "state": state} | details)
