@@ -55,7 +55,7 @@ def grounding_losses(
     Ignored boxes are matched with nothing, and an unmatched query is taken out of the classification loss where its
     best overlap with an ignored box reaches ignore_iou and exceeds that with any box to be found.
 
-    Raises FloatingPointError where an output is not finite.
+    Raises FloatingPointError where the cost of a match is not finite; see match_queries.
     """
     padded = pad_targets(targets)
     sets = _matched_sets(grounding, padded, settings)

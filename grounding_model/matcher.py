@@ -45,8 +45,9 @@ def match_queries(
 
     Raises FloatingPointError that names the image and the part of the cost which is not a finite number.
     """
-    parts = cost_parts(logits, boxes.float(), padded, token_mask, costs)
-    total = sum(parts.values()).cpu().numpy()  # (B, Q, T)
+    with torch.autocast(logits.device.type, enabled=False):  # a cost in bfloat16 would tie queries that differ
+        parts = cost_parts(logits.float(), boxes.float(), padded, token_mask, costs)
+    total = torch.stack(list(parts.values())).sum(0).cpu().numpy()  # (B, Q, T)
     wanted = padded.wanted.cpu().numpy()
     pairs = []
     for image, cost in enumerate(total):
@@ -79,7 +80,7 @@ def focal_cost(logits: Tensor, tokens: Tensor, token_mask: Tensor, costs: Matchi
     A token counts as positive or as negative, so the sum over negatives is taken once and only the difference at the
     box's tokens depends on the box.
     """
-    probability = logits.float().sigmoid()
+    probability = logits.sigmoid()
     positive = -(probability + eps).log() * costs.focal_alpha * (1 - probability) ** costs.focal_gamma
     negative = -(1 - probability + eps).log() * (1 - costs.focal_alpha) * probability**costs.focal_gamma
     padding = ~token_mask[:, None]  # filled, not multiplied: a padded token may hold anything

@@ -25,7 +25,8 @@ class Target(NamedTuple):
 
     def to(self, device: torch.device | str) -> Target:
         """The same target with its tensors on `device`."""
-        return Target(*(tensor.to(device, non_blocking=True) for tensor in self[:5]), size=self.size)
+        boxes, tokens, labels, weights, ignore = (tensor.to(device, non_blocking=True) for tensor in self[:5])
+        return Target(boxes, tokens, labels, weights, ignore, self.size)
 
 
 class Matching(NamedTuple):

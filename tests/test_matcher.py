@@ -112,6 +112,16 @@ def test_repeats_share_out_the_queries() -> None:
         assert len(matching.queries.unique()) == len(matching.queries)
 
 
+def test_mixed_precision_does_not_change_the_matches() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = -4 + 1e-2 * torch.randn(1, 64, 6, generator=generator)
+    boxes = torch.full((1, 64, 4), 0.5)
+    padded = pad_targets([random_target(3, generator)])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = match_queries(logits, boxes, padded, ALL_TOKENS)
+    assert pairs_of(mixed, 0) == pairs_of(match_queries(logits, boxes, padded, ALL_TOKENS), 0)
+
+
 def test_no_boxes_in_the_batch() -> None:
     matching = match_queries(torch.zeros(2, 5, 6), torch.full((2, 5, 4), 0.5), pad_targets([make_target([])] * 2),
                              ALL_TOKENS.repeat(2, 1))  # fmt: skip
