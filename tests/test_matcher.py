@@ -116,7 +116,7 @@ def test_mixed_precision_does_not_change_the_matches() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = -4 + 1e-2 * torch.randn(1, 64, 6, generator=generator)
     boxes = torch.full((1, 64, 4), 0.5)
-    padded = pad_targets([random_target(3, generator)])
+    padded = pad_targets([random_target(30, generator)])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = match_queries(logits, boxes, padded, ALL_TOKENS)
     assert pairs_of(mixed, 0) == pairs_of(match_queries(logits, boxes, padded, ALL_TOKENS), 0)
