@@ -24,7 +24,7 @@ from formats.problems import InputError
 from formats.record import Box, Record
 from grounding_model.augment import AugmentConfig, augment
 from grounding_model.image import ImageBatch, collate_images, read_image
-from grounding_model.sampling import CategorySampler, TrainingText, caption_text
+from grounding_model.sampling import AbsentNames, CategorySampler, TrainingText, caption_text
 from grounding_model.targets import Target
 from grounding_model.text_tokens import CaptionTooLong, TextBatch, count_tokens, tokenize, tokens_of_spans
 
@@ -296,11 +296,12 @@ class TrainingSamples(Dataset[Sample]):
         tokenizer: PreTrainedTokenizerFast,
         max_tokens: int,
         seed: int,
+        absent: AbsentNames = AbsentNames(),
     ) -> None:
         self._datasets, self._settings, self._tokenizer = tuple(datasets), settings, tokenizer
         self._max_tokens, self._seed = max_tokens, seed
         self._samplers = [
-            CategorySampler(dataset.categories, lambda text: count_tokens(text, tokenizer), max_tokens)
+            CategorySampler(dataset.categories, lambda text: count_tokens(text, tokenizer), max_tokens, absent)
             for dataset in datasets
         ]
 

@@ -50,6 +50,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
         ],
         lr=config.learning_rate,
         betas=config.betas,
+        fused=True,
     )
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from formats.problems import InputError
 from formats.record import Record, Span
 
 
@@ -28,14 +30,24 @@ class TrainingText(NamedTuple):
     box_entities: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class AbsentNames:
+    """How many names of absent categories a caption is given; the default is the reference's."""
+
+    most: int = 85
+    most_probability: float = 0.5  # how often that many are drawn; otherwise their number is uniform in 1..most
+
+    def __post_init__(self) -> None:
+        if self.most < 0 or not 0 <= self.most_probability <= 1:
+            raise InputError("absent_names", str(self), "want most >= 0 and a probability in 0..1")
+
+
 class CategorySampler:
     """Draws captions of category names.
 
     categories: label -> name; 'a/b' offers alternatives, of which every call takes one.
     count_tokens: how many tokens a text makes, special tokens not counted; asked once a name.
     max_tokens: tokens of the longest caption, [CLS] and [SEP] included.
-    max_absent: at most so many absent names are drawn. full_probability: how often that many are drawn;
-    otherwise their number is uniform in 1..max_absent.
     """
 
     def __init__(
@@ -43,14 +55,13 @@ class CategorySampler:
         categories: Mapping[int, str],
         count_tokens: Callable[[str], int],
         max_tokens: int = 256,
-        max_absent: int = 85,
-        full_probability: float = 0.5,
+        absent: AbsentNames = AbsentNames(),
     ) -> None:
         self.labels = tuple(categories)
         self.names = {label: _alternatives(name) for label, name in categories.items()}
         self.budget = max_tokens - 2
-        self.max_absent = min(max_absent, len(categories))
-        self.full_probability = full_probability
+        self.most_absent = min(absent.most, len(categories))
+        self.most_probability = absent.most_probability
         self._count_tokens = count_tokens
         self._tokens: dict[str, int] = {}
 
@@ -90,9 +101,9 @@ class CategorySampler:
         rng: np.random.Generator,
     ) -> list[str]:
         """Names without boxes, in random order until one would use up the tokens left."""
-        if not self.labels or not self.max_absent:
+        if not self.most_absent:
             return []
-        wanted = self.max_absent if rng.random() < self.full_probability else int(rng.integers(self.max_absent)) + 1
+        wanted = self.most_absent if rng.random() < self.most_probability else int(rng.integers(self.most_absent)) + 1
         drawn = rng.choice(len(self.labels), size=wanted, replace=False)
         forbidden = present | {names[label] for label in present_labels}
         absent: list[str] = []

@@ -12,6 +12,7 @@ from grounding_model.config import ModelConfig
 from grounding_model.data import GlyphData, OdvgData
 from grounding_model.losses import LossSettings
 from grounding_model.optimizer import OptimizerConfig
+from grounding_model.sampling import AbsentNames
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class TrainConfig:
     epochs: float | None = None
     batch_size: int = 4
     frozen: tuple[str, ...] = ()  # parameters whose name begins with one of these stay as they are
+    absent_names: AbsentNames = field(default_factory=AbsentNames)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     losses: LossSettings = field(default_factory=LossSettings)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from formats.record import Record, Region
-from grounding_model.sampling import CategorySampler, TrainingText, caption_text, clean_name
+from grounding_model.sampling import AbsentNames, CategorySampler, TrainingText, caption_text, clean_name
 from grounding_model.text_tokens import count_tokens, load_tokenizer
 from tests.paths import GOLDEN
 
@@ -80,11 +80,17 @@ def test_an_image_without_boxes_is_asked_for_what_is_not_there() -> None:
 
 def test_numbers_of_absent_names_are_those_of_the_reference() -> None:
     """Half of all draws take as many as there may be, the others any number down to one."""
-    sampler = CategorySampler(MANY, count_words, max_tokens=10_000, max_absent=85)
+    sampler = CategorySampler(MANY, count_words, max_tokens=10_000)
     counts = [len(text.spans) for text in draws(sampler, (), count=400)]
     assert max(counts) == 85
     assert 0.4 < sum(count == 85 for count in counts) / 400 < 0.6
     assert min(counts) <= 5
+
+
+def test_absent_names_can_be_few_or_none() -> None:
+    for most, counts in ((0, {1}), (3, {2, 3, 4})):
+        sampler = CategorySampler(MANY, count_words, absent=AbsentNames(most))
+        assert {len(text.spans) for text in draws(sampler, (7,))} == counts
 
 
 def test_the_reference_draws_obey_the_same_laws_once_its_slip_is_taken_out() -> None:
