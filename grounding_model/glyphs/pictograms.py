@@ -1,0 +1,128 @@
+"""The things of the glyph world: nouns, colours, and how a thing is drawn.
+
+Pictures come from DejaVu Sans, the font that matplotlib carries, so that nothing has to be shipped or downloaded.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+# Filled and outlined forms of one thing share a name.
+CHARACTERS: dict[str, str] = {
+    "cat": "\U0001f638\U0001f639\U0001f63a\U0001f63b\U0001f63c\U0001f63d\U0001f63e\U0001f63f\U0001f640",
+    "mouse": "\U0001f42d",
+    "cow": "\U0001f42e",
+    "monkey": "\U0001f435",
+    "smiley": "\u263a\u263b\U0001f600\U0001f603\U0001f604",
+    "sun": "\u2600\u263c",
+    "cloud": "\u2601",
+    "umbrella": "\u2602\u2614",
+    "snowman": "\u2603",
+    "star": "\u2605\u2606",
+    "telephone": "\u260e\u260f",
+    "cup": "\u2615",
+    "shamrock": "\u2618",
+    "hand": "\u261a\u261b\u261c\u261e",
+    "skull": "\u2620",
+    "moon": "\u263d\u263e",
+    "king": "\u2654\u265a",
+    "rook": "\u2656\u265c",
+    "knight": "\u2658\u265e",
+    "pawn": "\u2659\u265f",
+    "spade": "\u2660\u2664",
+    "club": "\u2663\u2667",
+    "heart": "\u2665\u2661\u2764",
+    "diamond": "\u2666\u2662",
+    "note": "\u266a\u266b\u266c",
+    "die": "\u2680\u2681\u2682\u2683\u2684\u2685",
+    "flag": "\u2690\u2691",
+    "anchor": "\u2693",
+    "swords": "\u2694",
+    "scales": "\u2696",
+    "gear": "\u2699",
+    "lightning": "\u26a1",
+    "scissors": "\u2701\u2702\u2703\u2704",
+    "airplane": "\u2708",
+    "envelope": "\u2709",
+    "pencil": "\u270e\u270f\u2710",
+    "check": "\u2713\u2714",
+    "cross": "\u2715\u2716\u2717\u2718",
+    "flower": "\u273f\u2740\u273e",
+    "snowflake": "\u2744\u2745\u2746",
+    "arrow": "\u2190\u2191\u27a1\u2794\u27a8",
+}
+NOUNS = tuple(CHARACTERS)
+PLURALS = {noun: noun + "s" for noun in NOUNS} | {
+    "mouse": "mice", "snowman": "snowmen", "die": "dice", "swords": "swords", "scales": "scales", "scissors": "scissors", "gear": "gears",
+    "check": "checks", "cross": "crosses", "lightning": "lightnings",
+}  # fmt: skip
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (214, 39, 40),
+    "orange": (255, 140, 0),
+    "yellow": (250, 220, 40),
+    "green": (40, 150, 50),
+    "cyan": (40, 205, 215),
+    "blue": (35, 75, 210),
+    "purple": (130, 50, 170),
+    "pink": (250, 130, 190),
+    "white": (250, 250, 250),
+    "black": (15, 15, 15),
+}
+
+_DRAWN_AT = 96  # pixels of the font; pictures are made smaller from there
+
+
+def pair_name(colour: str, noun: str) -> str:
+    """("red", "cat") -> "red cat"."""
+    return f"{colour} {noun}"
+
+
+# Every noun and every colour is trained, but these pairs never stand together in a training scene or caption: they
+# show whether the model composes words. Every seventh pair, counted along diagonals so that they spread evenly.
+HELD_OUT_PAIRS = frozenset(
+    (colour, noun)
+    for column, colour in enumerate(COLOURS)
+    for row, noun in enumerate(NOUNS)
+    if (3 * row + column) % 7 == 0
+)
+
+
+def font_path() -> Path:
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+
+
+@cache
+def mask_of(character: str) -> np.ndarray:
+    """(h, w) uint8, 255 where the character is inked, cut to its ink."""
+    font = ImageFont.truetype(str(font_path()), _DRAWN_AT)
+    left, top, right, bottom = font.getbbox(character)
+    canvas = Image.new("L", (int(right - left), int(bottom - top)), 0)
+    ImageDraw.Draw(canvas).text((-left, -top), character, font=font, fill=255)
+    ink = np.asarray(canvas)
+    rows, columns = np.nonzero(ink.max(1))[0], np.nonzero(ink.max(0))[0]
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def placed_mask(character: str, size: float, degrees: float) -> np.ndarray:
+    """(h, w) float32 in 0..1: the character, its longer side `size` pixels before the turn, cut to what can be seen."""
+    ink = mask_of(character)
+    height, width = ink.shape
+    scale = size / max(height, width)
+    if scale < 0.5:  # thin strokes vanish when more than two pixels become one at once
+        ink = cv2.resize(ink, None, fx=scale * 1.5, fy=scale * 1.5, interpolation=cv2.INTER_AREA)
+        height, width = ink.shape
+        scale = 1 / 1.5
+    side = int(np.hypot(height, width) * scale) + 3
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, scale)
+    matrix[:, 2] += side / 2 - np.array([width / 2, height / 2])
+    turned = cv2.warpAffine(ink, matrix, (side, side), flags=cv2.INTER_LINEAR).astype(np.float32) / 255
+    seen = turned > 0.3
+    rows, columns = np.nonzero(seen.any(1))[0], np.nonzero(seen.any(0))[0]
+    return turned[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
