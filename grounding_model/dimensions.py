@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -23,6 +23,7 @@ OFFICIAL = ModelConfig()
 OFFICIAL_BERT_HEAD = 64  # channels of one head in every BERT that was published
 RESNET_BY_BLOCKS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152"}
 Tensors = Mapping[str, Tensor]
+NameInFile = Callable[[str], str]
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,15 @@ class Hints:
     denoising: Denoising = OFFICIAL.denoising
 
 
-def config_of(tensors: Tensors, hints: Hints, place: object) -> ModelConfig:
+def config_of(tensors: Tensors, hints: Hints, place: object, name_in_file: NameInFile = str) -> ModelConfig:
     """The configuration under which `tensors`, by our names, are a whole model.
 
-    Raises InputError when a tensor from which a dimension is read is not there, or the numbers contradict each other.
+    Raises InputError, with the name in the file, when a tensor from which a dimension is read is not there, or the numbers contradict each other.
     """
     try:
         return _config_of(tensors, hints)
     except KeyError as error:
-        raise InputError(place, f"has no tensor for {error.args[0]}", "want the whole checkpoint") from None
+        raise InputError(place, f"{name_in_file(error.args[0])} is missing", "want the whole checkpoint") from None
     except (IndexError, ValueError, ZeroDivisionError) as error:
         raise InputError(place, f"its tensors fit no Grounding DINO ({error})") from None
 
@@ -127,7 +128,7 @@ def _backbone_of(tensors: Tensors, hints: Hints) -> SwinBackbone | TimmBackbone:
         depths=tuple(_count(tensors, rf"backbone\.stages\.{stage}\.(\d+)\.") for stage in stages),
         heads=tuple(heads for _, heads in tables),
         window=(math.isqrt(tables[0][0]) + 1) // 2,  # a table has (2 window - 1)^2 rows
-        out_stages=tuple(sorted(_numbers(tensors, r"backbone\.out_norms\.(\d+)\."))),
+        out_stages=tuple(stage for stage in stages if f"backbone.out_norms.{stage}.weight" in tensors),
         drop_path=drop_path,
     )
 
@@ -152,7 +153,7 @@ def _count(tensors: Tensors, pattern: str) -> int:
     """How many numbers stand where the pattern has its group; 0, 1, 2, … without a gap are expected."""
     numbers = _numbers(tensors, pattern)
     if not numbers:
-        raise KeyError(pattern.replace("\\.", ".").replace("(.d+)", "0").replace("(\\d+)", "0").rstrip("."))
+        raise KeyError(pattern.replace(r"(\d+)", "0").replace("\\", "").rstrip("."))
     return max(numbers) + 1
 
 

@@ -71,7 +71,7 @@ def read_folder(folder: Path) -> Weights:
     provenance = {"source": folder.name, "architecture": MODEL_TYPES[settings["model_type"]]}
     if settings.get("_name_or_path"):
         provenance["hub name"] = str(settings["_name_or_path"])
-    config = config_of(ours, _hints(settings, folder / "config.json"), file)
+    config = config_of(ours, _hints(settings, folder / "config.json"), file, table.name_in_file)
     if config.decoder_layers != layers:
         raise InputError(file, f"has heads for {config.decoder_layers} decoder layers, config.json says {layers}")
     # transformers leaves out what only training needs; it starts anew, the same in every run.
@@ -83,7 +83,7 @@ def read_folder(folder: Path) -> Weights:
         f"transformers folder ({MODEL_TYPES[settings['model_type']]})",
         config,
         ours,
-        lambda name: table.theirs_of(name)[0] if table.knows(name) else name,
+        table.name_in_file,
         folder if any((folder / name).is_file() for name in TOKENIZER_FILES) else None,
         provenance,
     )

@@ -104,8 +104,12 @@ class NameTable:
         row, match = self._match_out(ours)
         return [_filled(their, match) for their in row.theirs]
 
-    def knows(self, ours: str) -> bool:
-        return any(pattern.fullmatch(ours) for pattern, _ in self._out)
+    def name_in_file(self, ours: str) -> str:
+        """The first of theirs_of, or our own name where theirs is unknown: for messages."""
+        try:
+            return self.theirs_of(ours)[0]
+        except KeyError:
+            return ours
 
     def _match_in(self, name: str) -> tuple[Row, int, str] | None:
         for pattern, row, part in self._in:

@@ -254,9 +254,9 @@ def _read_mmdet(path: Path, text_encoder: str | Path | None) -> Weights:
     provenance = {"source": path.name, **{f"mmdet {key}": str(meta[key]) for key in kept if key in meta}}
     return Weights(
         "mmdet checkpoint",
-        config_of(ours, hints, path),
+        config_of(ours, hints, path, table.name_in_file),
         ours,
-        lambda name: table.theirs_of(name)[0] if table.knows(name) else name,
+        table.name_in_file,
         None,
         provenance,
     )

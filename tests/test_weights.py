@@ -1,0 +1,290 @@
+"""A checkpoint comes in whole or not at all, and goes out as it came."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from formats.problems import InputError
+from grounding_model.config import SWIN_B, SWIN_L, SWIN_T, ModelConfig, SwinBackbone, TextEncoder, TimmBackbone
+from grounding_model.dimensions import Hints, config_of, hints_of_mmdet, python_literals
+from grounding_model.model import GroundingModel
+from grounding_model.names import MMDET_WITH_RESNET, MMDET_WITH_SWIN, PATCH_ORDER
+from grounding_model.safe_pickle import read_pickled_checkpoint
+from grounding_model.text_tokens import load_tokenizer, tokenizer_to_text
+from grounding_model.weights import checkpoint_hash, convert, inspect, load_checkpoint, save_checkpoint
+from tests.paths import GOLDEN
+
+CHECKPOINT, BERT = GOLDEN / "a" / "checkpoint.pth", GOLDEN / "a" / "bert"
+ORIGINAL_SWIN_T = replace(SWIN_T, contrastive_scale="none", contrastive_bias=False)
+OFFICIAL = {  # key and shape lists of the official models -> what they must be recognised as
+    "mm_swin-t": SWIN_T,
+    "mm_swin-b_inferred": SWIN_B,
+    "mm_swin-l": SWIN_L,
+    "gdino_swin-t_original": ORIGINAL_SWIN_T,
+    "gdino_swin-b_original": replace(SWIN_B, contrastive_scale="none", contrastive_bias=False),
+    "gdino_r50_scratch": replace(SWIN_T, backbone=TimmBackbone(name="resnet50", out_indices=(2, 3, 4))),
+}
+
+
+def official_tensors(name: str) -> dict[str, Tensor]:
+    """Tensors of the official shapes that share one number as their memory."""
+    shapes = json.loads(gzip.decompress((GOLDEN / "c" / f"{name}.json.gz").read_bytes()))
+    return {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}
+
+
+def saved(path: Path, tensors: dict[str, Tensor], config_text: str | None = None) -> Path:
+    """An mmdet file in the format of the published ones."""
+    meta = {"cfg": CONFIG_TEXT if config_text is None else config_text}
+    torch.save({"meta": meta, "state_dict": tensors}, path, _use_new_zipfile_serialization=False)
+    return path
+
+
+FILE = read_pickled_checkpoint(CHECKPOINT)
+CONFIG_TEXT = str(FILE.meta["cfg"])
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_official_models_are_recognised_by_their_tensors(name: str) -> None:
+    table = MMDET_WITH_RESNET if "r50" in name else MMDET_WITH_SWIN
+    config = config_of(table.to_ours(official_tensors(name), name), Hints(), name)
+    expected = OFFICIAL[name]
+    rows = 256 if name.startswith("mm") else 80  # labels of denoising: FACTS.md 10
+    assert config == replace(expected, denoising=replace(expected.denoising, label_table=rows))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_official_tensors_load_whole(name: str, tmp_path: Path) -> None:
+    tensors = official_tensors(name)
+    # Views on one number stay small in the file, too, but a tensor may not be larger than its memory there.
+    filler = torch.zeros(max(tensor.numel() for tensor in tensors.values()))
+    tensors = {key: filler[: tensor.numel()].view(tensor.shape) for key, tensor in tensors.items()}
+    path = saved(tmp_path / "official.pth", tensors, config_text="")
+    model = load_checkpoint(path, vocabulary(tmp_path, 30522)).model
+    loaded = sum(tensor.numel() for tensor in model.state_dict().values())
+    left_out = re.compile(r"relative_position_index|position_ids|pooler")
+    assert loaded == sum(tensor.numel() for key, tensor in tensors.items() if not left_out.search(key))
+
+
+def vocabulary(folder: Path, words: int) -> Path:
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?"]
+    (folder / "vocab.txt").write_text("\n".join(special + [f"w{i}" for i in range(words - len(special))]))
+    return folder
+
+
+def test_the_reference_checkpoint_loads_in_both_formats(tmp_path: Path) -> None:
+    first = load_checkpoint(CHECKPOINT, BERT)
+    second = load_checkpoint(saved(tmp_path / "published.pth", FILE.tensors), BERT)
+    assert first.model.config == second.model.config
+    assert first.model.config == ModelConfig(
+        backbone=SwinBackbone(embed_dim=24, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8), drop_path=0.0),
+        text=TextEncoder(vocab_size=381, width=64, layers=2, heads=4, feedforward=128, dropout=0.0),
+        width=64,
+        queries=50,
+        encoder_layers=2,
+        decoder_layers=2,
+        feedforward=128,
+        text_feedforward=96,
+        fusion_width=128,
+        fusion_dropout=0.0,
+        denoising=replace(SWIN_T.denoising, queries=20),
+    )
+    assert not first.model.training
+    assert_same(first.model, second.model)
+    assert first.provenance["mmdet mmengine_version"] == "0.10.7"
+
+
+def assert_same(first: GroundingModel, second: GroundingModel) -> None:
+    assert first.state_dict().keys() == second.state_dict().keys()
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "level_embed",
+        "backbone.patch_embed.projection.weight",
+        "backbone.stages.2.blocks.1.attn.w_msa.relative_position_bias_table",
+        "backbone.stages.1.downsample.reduction.weight",
+        "backbone.norm3.bias",
+        "neck.extra_convs.0.gn.weight",
+        "language_model.language_backbone.body.model.embeddings.word_embeddings.weight",
+        "language_model.language_backbone.body.model.encoder.layer.1.attention.self.query.bias",
+        "text_feat_map.weight",
+        "encoder.layers.1.ffn.layers.0.0.weight",
+        "encoder.text_layers.0.norms.1.bias",
+        "encoder.fusion_layers.1.gamma_l",
+        "encoder.fusion_layers.0.attn.v_proj.bias",
+        "decoder.layers.1.cross_attn_text.attn.in_proj_weight",
+        "decoder.layers.0.cross_attn.sampling_offsets.bias",
+        "bbox_head.cls_branches.2.bias",
+        "bbox_head.reg_branches.2.4.weight",
+        "query_embedding.weight",
+        "memory_trans_norm.weight",
+        "dn_query_generator.label_embedding.weight",
+    ],
+)
+def test_a_missing_or_misshapen_tensor_is_named(tmp_path: Path, name: str) -> None:
+    others = {key: tensor for key, tensor in FILE.tensors.items() if key != name}
+    with pytest.raises(InputError) as missing:
+        load_checkpoint(saved(tmp_path / "missing.pth", others), BERT)
+    assert name in str(missing.value)
+    assert "missing.pth" in str(missing.value)
+    tensor = FILE.tensors[name]
+    longer = torch.cat([tensor, tensor[:1]]) if tensor.shape[0] > 1 else tensor.repeat(3)
+    if name in {"query_embedding.weight", "dn_query_generator.label_embedding.weight"} or "word_embeddings" in name:
+        return  # tables whose length is free
+    with pytest.raises(InputError, match=r"misshapen\.pth"):
+        load_checkpoint(saved(tmp_path / "misshapen.pth", others | {name: longer}), BERT)
+
+
+@pytest.mark.parametrize("name", ["bbox_head.fc.weight", "backbone.norm7.weight", "encoder.layers.1.extra.bias", "x"])
+def test_an_extra_tensor_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=re.escape(name)):
+        load_checkpoint(saved(tmp_path / "a.pth", FILE.tensors | {name: torch.ones(2)}), BERT)
+
+
+def test_an_unmistakable_shape_is_named(tmp_path: Path) -> None:
+    name = "encoder.layers.1.self_attn.value_proj.weight"
+    tensors = FILE.tensors | {name: torch.ones(64, 32)}
+    with pytest.raises(InputError, match=rf"{re.escape(name)} \(64, 32\) instead of \(64, 64\) is misshapen"):
+        load_checkpoint(saved(tmp_path / "a.pth", tensors), BERT)
+
+
+def test_pooler_and_indices_are_let_be(tmp_path: Path) -> None:
+    extra = {
+        "language_model.language_backbone.body.model.pooler.dense.weight": torch.ones(64, 64),
+        "language_model.language_backbone.body.model.pooler.dense.bias": torch.ones(64),
+    }
+    first = load_checkpoint(saved(tmp_path / "a.pth", FILE.tensors | extra), BERT)
+    assert_same(first.model, load_checkpoint(CHECKPOINT, BERT).model)
+
+
+def test_other_files_are_told_apart(tmp_path: Path) -> None:
+    cases = {
+        "is IDEA's own": {"module.transformer.level_embed": torch.ones(4, 256)},
+        "weights file of a transformers folder": {"model.text_backbone.a": torch.ones(1)},
+        "is no Grounding DINO": {"backbone.conv1.weight": torch.ones(1)},
+        "unknown backbone": {"language_model.a": torch.ones(1), "backbone.stem.weight": torch.ones(1)},
+    }
+    for said, tensors in cases.items():
+        with pytest.raises(InputError, match=said):
+            load_checkpoint(saved(tmp_path / "a.pth", tensors), BERT)
+    with pytest.raises(InputError, match="no such checkpoint.*glyph-tiny"):  # noqa: RUF043 - a pattern
+        load_checkpoint(tmp_path / "nowhere.pth")
+
+
+def test_the_tokenizer_must_fit(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the tokenizer has 400 words, the checkpoint 381"):
+        load_checkpoint(CHECKPOINT, vocabulary(tmp_path, 400))
+    with pytest.raises(InputError, match="vocab.txt"):  # noqa: RUF043 - a pattern
+        load_checkpoint(CHECKPOINT, tmp_path / "nowhere")
+
+
+def test_patch_order_is_the_one_timm_reads() -> None:
+    column = torch.tensor([f * 100 + row * 10 + col for f in range(3) for row in range(2) for col in range(2)])
+    assert PATCH_ORDER.to_ours(column).tolist() == [0, 100, 200, 10, 110, 210, 1, 101, 201, 11, 111, 211]
+    assert torch.equal(PATCH_ORDER.to_theirs(PATCH_ORDER.to_ours(column)), column)
+
+
+def test_names_go_both_ways() -> None:
+    ours = MMDET_WITH_SWIN.to_ours(FILE.tensors, "file")
+    back = MMDET_WITH_SWIN.to_theirs(ours)
+    assert all(torch.equal(tensor, FILE.tensors[name]) for name, tensor in back.items())
+    left = FILE.tensors.keys() - back.keys()
+    assert all(name.endswith(("relative_position_index", "position_ids")) for name in left)
+
+
+def test_configuration_text_is_data(tmp_path: Path) -> None:
+    text = f"import os\nos.mkdir({str(tmp_path / 'made')!r})\na = dict(b=[1, -2.5], c=(None, 'x'), d=os.getcwd())\n"
+    assert python_literals(text) == {"a": {"b": [1, -2.5], "c": [None, "x"], "d": None}}
+    assert python_literals("not python at all (") == {}
+    assert not (tmp_path / "made").exists()
+    changed = CONFIG_TEXT.replace("temperature=20", "temperature=10000")
+    assert changed != CONFIG_TEXT
+    with pytest.raises(InputError, match="unknown positional encoding"):
+        hints_of_mmdet(changed, "file")
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_ours_holds_everything(tmp_path: Path, half: bool) -> None:
+    checkpoint = load_checkpoint(CHECKPOINT, BERT)
+    path = tmp_path / "ours.safetensors"
+    save_checkpoint(path, checkpoint.model, checkpoint.tokenizer, {"made by": "a test – ü"}, half)
+    read = load_checkpoint(path)
+    assert read.model.config == checkpoint.model.config
+    assert read.provenance == {"made by": "a test – ü"}
+    assert tokenizer_to_text(read.tokenizer) == tokenizer_to_text(checkpoint.tokenizer)
+    expected = checkpoint.model.state_dict()
+    for name, tensor in read.model.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, expected[name].half().float() if half else expected[name])
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_timm_backbone_with_batch_norm_goes_round(tmp_path: Path) -> None:
+    config = replace(
+        load_checkpoint(CHECKPOINT, BERT).model.config,
+        backbone=TimmBackbone(name="resnet18", out_indices=(2, 3, 4), options={"stem_width": 32}),
+    )
+    model = GroundingModel(config).eval()
+    model.backbone.network.bn1.num_batches_tracked += 3
+    save_checkpoint(tmp_path / "a.safetensors", model, load_tokenizer(BERT), {}, half=True)
+    read = load_checkpoint(tmp_path / "a.safetensors").model
+    assert read.config == config
+    assert read.backbone.network.bn1.num_batches_tracked == 3
+
+
+def test_a_damaged_file_of_ours_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ours.safetensors"
+    convert(CHECKPOINT, path, BERT)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1000])
+    with pytest.raises(InputError, match="no whole safetensors file"):
+        load_checkpoint(path)
+    path.write_bytes(whole.replace(b"groundhog-1", b"groundhog-9"))
+    with pytest.raises(InputError, match="has format groundhog-9"):
+        load_checkpoint(path)
+    path.write_bytes(whole.replace(rb"\"queries\": 50", rb"\"queries\": 51"))
+    with pytest.raises(InputError, match=r"query_selection\.content\.weight \(50, 64\) instead of \(51, 64\)"):
+        load_checkpoint(path)
+    path.write_bytes(whole.replace(rb"\"queries\": 50", rb"\"querios\": 50"))
+    with pytest.raises(InputError, match="metadata is damaged"):
+        load_checkpoint(path)
+
+
+def test_a_weight_too_large_for_float16_is_refused(tmp_path: Path) -> None:
+    model = load_checkpoint(CHECKPOINT, BERT).model
+    with torch.no_grad():
+        model.level_embedding[0, 0] = 1e6
+    with pytest.raises(InputError, match="level_embedding is not finite in float16"):
+        save_checkpoint(tmp_path / "a.safetensors", model, load_tokenizer(BERT), {}, half=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_convert_says_where_the_weights_are_from(tmp_path: Path) -> None:
+    convert(CHECKPOINT, tmp_path / "a.safetensors", BERT)
+    read = load_checkpoint(tmp_path / "a.safetensors")
+    assert read.provenance["source sha256"] == checkpoint_hash(CHECKPOINT)
+    assert read.provenance["mmdet epoch"] == "1"
+    assert_same(read.model, load_checkpoint(CHECKPOINT, BERT).model)
+    with pytest.raises(InputError, match="unknown kind of checkpoint"):
+        convert(CHECKPOINT, tmp_path / "a.onnx", BERT)
+
+
+def test_inspect_says_what_a_file_is_and_lacks(tmp_path: Path) -> None:
+    summary = inspect(CHECKPOINT)
+    assert "mmdet checkpoint" in summary
+    assert "decoder_layers = 2" in summary
+    assert "whole: nothing is missing" in summary
+    rest = {key: tensor for key, tensor in FILE.tensors.items() if key != "memory_trans_fc.bias"}
+    assert "memory_trans_fc.bias is missing" in inspect(saved(tmp_path / "a.pth", rest))
