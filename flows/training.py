@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from formats.files import sha256_of, write_whole
+from formats.problems import InputError
+from formats.toml_config import read_config
 from grounding_model.data import OdvgData
 from grounding_model.train_config import FromWeights, TrainConfig
 from grounding_model.weights import checkpoint_hash
@@ -59,3 +61,16 @@ def _finished(done: Path, key: str) -> Path | None:
         return checkpoint if told["key"] == key and sha256_of(checkpoint) == told["sha256"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def train_config(path: str | Path, overrides: Sequence[str] = (), resume: bool = False) -> Path:
+    """`groundhog train`: one run as a TOML file says; gives the checkpoint.
+
+    Raises InputError when an interrupted run lies in the work_dir and resume was not asked for.
+    """
+    from grounding_model.train import STATE_FILE
+
+    config = read_config(path, TrainConfig, overrides)
+    if not resume and (config.work_dir / STATE_FILE).exists() and not (config.work_dir / DONE_NAME).exists():
+        raise InputError(config.work_dir, "an interrupted run lies here", "want --resume, or another --work-dir")
+    return train(config)

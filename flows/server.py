@@ -1,0 +1,88 @@
+"""A Prefect server to talk to: the healthy one that is there, or one of ours that dies with us."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+DEFAULT_API = "http://127.0.0.1:4200/api"
+START_TIMEOUT = 120.0  # seconds; 9 to 15 were measured on two cores, the first start migrates a database
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def api_url() -> str:
+    """The server's address: of the environment, prefect.toml or the profile, else Prefect's usual one."""
+    from prefect.settings import get_current_settings
+
+    return str(get_current_settings().api.url or DEFAULT_API)
+
+
+def is_healthy(api: str) -> bool:
+    """True when a Prefect server answers at this address."""
+    try:
+        with urllib.request.urlopen(f"{api}/health", timeout=3) as response:
+            return response.status == 200
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+@contextmanager
+def prefect_server(api: str | None = None) -> Iterator[str]:
+    """Gives the address of a healthy server, and makes it this process's own.
+
+    One of ours ends with the block, and with this process however that ends (on Linux).
+    Raises RuntimeError when none can be started, with the last lines that it said.
+    """
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    api = api or api_url()
+    os.environ["PREFECT_API_URL"] = api
+    if is_healthy(api):
+        yield api
+        return
+    address = urlsplit(api)
+    if address.hostname not in {"127.0.0.1", "localhost", "::1"}:
+        raise RuntimeError(f"the Prefect server at {api} does not answer, and is not on this machine")
+    process = _start(address.hostname, address.port or 4200)
+    try:
+        _wait(process, api)
+        yield api
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _start(host: str, port: int) -> subprocess.Popen:
+    """Uvicorn itself, as `prefect server start` runs it: one process, so that nothing is left when it is killed."""
+    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    command += ["--host", host, "--port", str(port), "--timeout-keep-alive", "5", "--log-level", "warning"]
+    environment = os.environ | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT__SERVER_FINAL": "1"}
+    return subprocess.Popen(command, env=environment, preexec_fn=_die_with_parent if sys.platform == "linux" else None)
+
+
+def _die_with_parent() -> None:
+    """Between fork and exec: ask Linux to send SIGTERM when the parent is gone, killed or not."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _wait(process: subprocess.Popen, api: str) -> None:
+    deadline = time.monotonic() + START_TIMEOUT
+    while not is_healthy(api):
+        if process.poll() is not None:
+            raise RuntimeError(
+                f"the Prefect server ended with exit code {process.returncode}; is the port of {api} taken?"
+            )
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the Prefect server did not answer at {api} within {START_TIMEOUT:.0f} seconds")
+        time.sleep(0.2)

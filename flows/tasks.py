@@ -1,0 +1,113 @@
+"""The stages as Prefect tasks of the same names: thin shells; files are the truth and Prefect's cache is off."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+from prefect import task, unmapped
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import as_completed
+
+from flows import bootstrapping, filtering, inference, merging, planning, self_training, training
+from flows.inference import Predictor, load_planned_detector, missing_shards
+from flows.planning import Manifest, read_manifest
+
+
+def _shell(function: Callable[..., Any], name: str) -> Any:
+    return task(function, name=name, task_run_name=name, cache_policy=NO_CACHE)
+
+
+bootstrap_od = _shell(bootstrapping.bootstrap_od, "bootstrap_od")
+bootstrap_vg = _shell(bootstrapping.bootstrap_vg, "bootstrap_vg")
+plan = _shell(planning.plan, "plan")
+filter_candidates = _shell(filtering.filter_candidates, "filter_candidates")
+merge = _shell(merging.merge, "merge")
+train = _shell(training.train, "train")
+evaluate = _shell(self_training.evaluate_weights, "evaluate")
+
+
+class HeldDetectors:
+    """The model of the current plan on each device, loaded once and lent to one worker at a time."""
+
+    def __init__(self, devices: list[str]) -> None:
+        self._free: Queue[str] = Queue()
+        for device in devices:
+            self._free.put(device)
+        self._lock = threading.Lock()
+        self._held: dict[str, tuple[str, Predictor]] = {}  # device -> hash of the weights, detector
+
+    @contextmanager
+    def lend(self, manifest: Manifest) -> Iterator[Predictor]:
+        """A detector that nobody else uses meanwhile."""
+        device = self._free.get()
+        try:
+            with self._lock:  # two models at once would need the memory of both while they are read
+                weights, detector = self._held.pop(device, ("", None))
+                if detector is None or weights != manifest.weights_sha256:
+                    detector = load_planned_detector(manifest, device)
+                self._held[device] = manifest.weights_sha256, detector
+            yield detector
+        finally:
+            self._free.put(device)
+
+
+_lenders: dict[str, HeldDetectors] = {}
+_lenders_lock = threading.Lock()
+
+
+def devices_of(device: str) -> list[str]:
+    """'auto' is every GPU of the machine, or its CPU; anything else is one device."""
+    if device != "auto":
+        return [device]
+    import torch
+
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
+
+
+@task(name="label_shard", task_run_name="label_shard {index}", cache_policy=NO_CACHE, retries=1)
+def label_shard(index: int, manifest_path: str, device: str, batch_size: int) -> str:
+    """One shard by a model that this worker holds; gives the file's path."""
+    with _lenders_lock:
+        lender = _lenders.setdefault(device, HeldDetectors(devices_of(device)))
+    manifest = read_manifest(manifest_path)
+    with lender.lend(manifest) as detector:
+        return str(inference.label_shard(manifest, index, detector, batch_size=batch_size))
+
+
+def infer(
+    manifest: Manifest | str | Path, *, device: str = "auto", batch_size: int = inference.BATCH_SIZE
+) -> list[Path]:
+    """Maps label_shard over the shards that are missing, with a progress artifact; call it inside a flow.
+
+    Raises RuntimeError at the end when a shard failed; the others are done and stay so.
+    """
+    manifest = manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
+    missing = missing_shards(manifest)
+    if missing:
+        futures = label_shard.map(missing, unmapped(str(manifest.path)), unmapped(device), unmapped(batch_size))
+        artifact = create_progress_artifact(progress=0.0, description=f"{len(missing)} shards of {manifest.work_dir}")
+        failed = 0
+        for done, future in enumerate(as_completed(list(futures)), start=1):
+            failed += future.state.is_failed() or future.state.is_crashed()
+            update_progress_artifact(artifact, progress=100.0 * done / len(missing))
+        if failed:
+            raise RuntimeError(f"{failed} of {len(manifest.shards)} shards failed; run again to go on")
+    return [manifest.shard_path(shard.index) for shard in manifest.shards]
+
+
+STAGES = self_training.Stages(
+    bootstrap_od=bootstrap_od,
+    bootstrap_vg=bootstrap_vg,
+    plan=plan,
+    infer=infer,
+    filter_candidates=filter_candidates,
+    merge=merge,
+    train=train,
+    evaluate=evaluate,
+)

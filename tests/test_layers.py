@@ -1,0 +1,70 @@
+"""Who may import whom (docs/design.md), and that looking at labels or asking for help stays quick."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAY_IMPORT = {
+    "formats": {"formats"},
+    "browse": {"browse", "formats"},
+    "grounding_model": {"grounding_model", "formats"},
+    "flows": {"flows", "grounding_model", "browse", "formats"},
+}
+ONLY_IMPORTER = {
+    "torch": {"grounding_model", "flows"},  # flows asks it for the devices there are
+    "torchvision": {"grounding_model"},
+    "timm": {"grounding_model"},
+    "transformers": {"grounding_model"},
+    "prefect": {"flows"},
+}
+FILES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The top-level names of all modules that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield (node.module or "").split(".")[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows_hold(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    for name in imported(path):
+        assert name not in MAY_IMPORT or name in MAY_IMPORT[package], f"{package} must not import {name}"
+        assert name not in ONLY_IMPORTER or package in ONLY_IMPORTER[name], f"{package} must not import {name}"
+
+
+@pytest.mark.parametrize(
+    ("command", "forbidden"),
+    [
+        ("import formats, formats.odvg, formats.candidates", ("torch", "prefect", "transformers")),
+        ("import browse, browse.draw", ("torch", "prefect", "transformers", "timm")),
+        ("import flows, grounding_model", ("torch", "prefect", "transformers", "timm", "nltk", "pyarrow")),
+        ("from flows.cli import build_parser; build_parser().format_help()", ("torch", "prefect", "transformers")),
+    ],
+)
+def test_importing_loads_nothing_heavy(command: str, forbidden: tuple[str, ...]) -> None:
+    program = f"import sys; {command}; print([name for name in {forbidden} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_comes_at_once() -> None:
+    def seconds() -> float:
+        start = time.monotonic()
+        subprocess.run([sys.executable, "-m", "flows.cli", "--help"], cwd=ROOT, capture_output=True, check=True)
+        return time.monotonic() - start
+
+    assert min(seconds() for _ in range(3)) < 1.5
