@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -361,12 +361,9 @@ def _read_ahead(
 def _load(
     image: ImageSource, prompt: Callable[[], ReadyPrompt], index: int, scale: tuple[int, int]
 ) -> LoadedImage | Failure:
-    is_array = isinstance(image, np.ndarray)
-    filename = f"image-{index}" if is_array else str(image)
+    filename = f"image-{index}" if isinstance(image, np.ndarray) else str(image)
     try:
-        if is_array:
-            check_image(image, filename)
-        pixels = image if is_array else read_image(image)
+        pixels = check_image(image, filename) if isinstance(image, np.ndarray) else read_image(image)
         height, width = pixels.shape[:2]
         return LoadedImage(filename, height, width, resize_for_test(pixels, scale), prompt())
     except InputError as error:
@@ -384,7 +381,7 @@ def _prompts_of(prompt: PromptSource | Sequence[PromptSource], count: int) -> Pr
         raise InputError(
             "prompt", f"the text '{prompt}'", "want a list of names, or a Prompt that says what the text is"
         )
-    entries = list(prompt)
+    entries: list[Any] = list(prompt)  # names and synonyms, or prompts and lists of names
     if not entries or not all(isinstance(entry, Prompt | list) for entry in entries):
         return Prompt.categories(entries)
     if len(entries) != count:

@@ -69,7 +69,7 @@ def size_for_test(height: int, width: int, scale: tuple[int, int] = (800, 1333))
 
 def resize_for_test(image: np.ndarray, scale: tuple[int, int] = (800, 1333)) -> np.ndarray:
     """(h, w, 3) uint8 -> (h', w', 3) uint8 of size_for_test, antialiased bilinear."""
-    height, width = size_for_test(*image.shape[:2], scale)
+    height, width = size_for_test(image.shape[0], image.shape[1], scale)
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
@@ -92,10 +92,11 @@ def collate_images(images: Sequence[np.ndarray]) -> ImageBatch:
     return ImageBatch(pixels, sizes)
 
 
-def check_image(image: np.ndarray, place: object) -> None:
-    """Raises InputError unless the array is (h, w, 3) uint8 with h, w > 0."""
+def check_image(image: np.ndarray, place: object) -> np.ndarray:
+    """The array itself. Raises InputError unless it is (h, w, 3) uint8 with h, w > 0."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise InputError(place, what, "want an RGB array of uint8 with shape (height, width, 3)")
     if 0 in image.shape:
         raise InputError(place, f"shape {image.shape} has no pixels", "want at least one")
+    return image

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from formats.problems import InputError
 from formats.record import Span
@@ -100,7 +100,7 @@ class Prompt:
                 noun_phrases,
             )  # NLTK takes a second to import; most prompts need none
 
-            checked = tuple((span,) for span in noun_phrases(caption))
+            checked: tuple[Spans, ...] = tuple((span,) for span in noun_phrases(caption))
         else:
             checked = tuple(_check_phrase(index, phrase, caption) for index, phrase in enumerate(spans))
         labels = tuple(" / ".join(caption[start:end] for start, end in phrase) for phrase in checked)
@@ -287,7 +287,7 @@ def _check_text(place: str, text: str) -> None:
         raise InputError(place, f"{text!r} says nothing", "want some words")
 
 
-def _check_phrase(index: int, phrase: Sequence[Sequence[int]], caption: str) -> Spans:
+def _check_phrase(index: int, phrase: Sequence[Any], caption: str) -> Spans:
     """One phrase as spans; a single pair of numbers is a phrase of one span."""
     place = f"phrase {index}"
     if not isinstance(phrase, Sequence) or isinstance(phrase, str) or not phrase:
@@ -309,7 +309,7 @@ def _check_span(place: str, span: Sequence[int], caption: str) -> Span:
     return start, end
 
 
-def _read_spans(tokens_positive: object) -> object:
+def _read_spans(tokens_positive: object) -> Any:
     """None, -1 or a list, from that or its JSON."""
     value = tokens_positive
     if isinstance(value, str):

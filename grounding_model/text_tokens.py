@@ -170,12 +170,12 @@ def _wrap(tokenizer: Tokenizer, place: str) -> PreTrainedTokenizerFast:
 
 def _separator_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     found = {token: tokenizer.backend_tokenizer.token_to_id(token) for token in SEPARATORS}
-    missing = [token for token, number in found.items() if number is None]
+    missing = [token for token in SEPARATORS if found[token] is None]
     if missing:
         raise InputError(
             "tokenizer", f"the vocabulary lacks {', '.join(missing)}", "want '[CLS]', '[SEP]', '.' and '?'"
         )
-    return list(found.values())
+    return [number for number in found.values() if number is not None]
 
 
 def _cut(ids: list[int], max_tokens: int) -> list[int]:
