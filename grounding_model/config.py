@@ -110,3 +110,5 @@ GLYPH_TINY = ModelConfig(
     denoising=Denoising(queries=20),
     image_scale=(160, 320),
 )
+
+VARIANTS = {"swin-t": SWIN_T, "swin-b": SWIN_B, "swin-l": SWIN_L, "glyph-tiny": GLYPH_TINY}

@@ -36,10 +36,11 @@ class AbsentNames:
 
     most: int = 85
     most_probability: float = 0.5  # how often that many are drawn; otherwise their number is uniform in 1..most
+    alike: float = 0.0  # share of them taken, where there are any, from names that share a word with a present one
 
     def __post_init__(self) -> None:
-        if self.most < 0 or not 0 <= self.most_probability <= 1:
-            raise InputError("absent_names", str(self), "want most >= 0 and a probability in 0..1")
+        if self.most < 0 or not 0 <= self.most_probability <= 1 or not 0 <= self.alike <= 1:
+            raise InputError("absent_names", str(self), "want most >= 0, a probability and a share in 0..1")
 
 
 class CategorySampler:
@@ -62,8 +63,13 @@ class CategorySampler:
         self.budget = max_tokens - 2
         self.most_absent = min(absent.most, len(categories))
         self.most_probability = absent.most_probability
+        self.alike = absent.alike
         self._count_tokens = count_tokens
         self._tokens: dict[str, int] = {}
+        self._positions_of_word: dict[str, list[int]] = {}
+        for position, label in enumerate(self.labels):
+            for word in {word for name in self.names[label] for word in name.split()}:
+                self._positions_of_word.setdefault(word, []).append(position)
 
     def draw(self, box_labels: tuple[int, ...], rng: np.random.Generator) -> TrainingText:
         """The caption for an image whose boxes have these labels; every label must be a known category."""
@@ -105,6 +111,8 @@ class CategorySampler:
             return []
         wanted = self.most_absent if rng.random() < self.most_probability else int(rng.integers(self.most_absent)) + 1
         drawn = rng.choice(len(self.labels), size=wanted, replace=False)
+        if self.alike:
+            drawn = np.concatenate([self._alike(present, int(wanted * self.alike), rng), drawn])[:wanted]
         forbidden = present | {names[label] for label in present_labels}
         absent: list[str] = []
         for position in drawn:
@@ -117,6 +125,13 @@ class CategorySampler:
             forbidden.add(name)
             absent.append(name)
         return absent
+
+    def _alike(self, present: set[str], wanted: int, rng: np.random.Generator) -> np.ndarray:
+        """Positions of categories that share a word with a present name: "blue cat" beside "red cat"."""
+        words = {word for name in present for word in name.split()}
+        positions = {position for word in words for position in self._positions_of_word.get(word, ())}
+        found = np.array(sorted(positions), dtype=np.int64)
+        return rng.permutation(found)[:wanted]
 
     def _length(self, name: str) -> int:
         if name not in self._tokens:

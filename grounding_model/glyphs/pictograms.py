@@ -58,10 +58,16 @@ CHARACTERS: dict[str, str] = {
     "arrow": "\u2190\u2191\u27a1\u2794\u27a8",
 }
 NOUNS = tuple(CHARACTERS)
-PLURALS = {noun: noun + "s" for noun in NOUNS} | {
-    "mouse": "mice", "snowman": "snowmen", "die": "dice", "swords": "swords", "scales": "scales", "scissors": "scissors", "gear": "gears",
-    "check": "checks", "cross": "crosses", "lightning": "lightnings",
-}  # fmt: skip
+IRREGULAR_PLURALS = {
+    "mouse": "mice",
+    "snowman": "snowmen",
+    "die": "dice",
+    "swords": "swords",
+    "scales": "scales",
+    "scissors": "scissors",
+    "cross": "crosses",
+}
+PLURALS = {noun: IRREGULAR_PLURALS.get(noun, noun + "s") for noun in NOUNS}
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (214, 39, 40),
