@@ -48,7 +48,8 @@ class Hints:
 def config_of(tensors: Tensors, hints: Hints, place: object, name_in_file: NameInFile = str) -> ModelConfig:
     """The configuration under which `tensors`, by our names, are a whole model.
 
-    Raises InputError, with the name in the file, when a tensor from which a dimension is read is not there, or the numbers contradict each other.
+    Raises InputError when a tensor from which a dimension is read is not there (by its name in the file), or the
+    numbers contradict each other.
     """
     try:
         return _config_of(tensors, hints)
@@ -214,7 +215,7 @@ def python_literals(text: str) -> dict[str, object]:
     """The assignments of literals and `dict(…)` in a Python text, by name. Whatever else stands there is None."""
     try:
         tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: nested too deeply
         return {}
     return {
         statement.targets[0].id: _literal(statement.value)

@@ -12,7 +12,7 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -136,15 +136,22 @@ class Stub:
         pass
 
 
+class Unalterable:
+    """A pickle may also ask to overwrite what an object holds. What means something here refuses."""
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("a description of a tensor is to be overwritten")
+
+
 @dataclass(frozen=True)
-class StorageType:
+class StorageType(Unalterable):
     """The name of a torch storage class."""
 
     dtype: torch.dtype
 
 
 @dataclass(frozen=True)
-class StoredArray:
+class StoredArray(Unalterable):
     """A storage: `numel` numbers of one type, to be found under `key`."""
 
     key: str
@@ -157,7 +164,7 @@ class StoredArray:
 
 
 @dataclass(frozen=True)
-class StoredTensor:
+class StoredTensor(Unalterable):
     """A view on a storage, in elements."""
 
     storage: StoredArray
@@ -176,19 +183,27 @@ class StoredTensor:
             raise ValueError(f"a tensor of shape {self.shape} reaches beyond its storage of {self.storage.numel}")
 
 
-def _rebuild_tensor(storage: StoredArray, offset: int, shape: tuple, stride: tuple, *_: object) -> StoredTensor:
-    return StoredTensor(storage, offset, tuple(shape), tuple(stride))
+class RebuildTensor(Unalterable):
+    """Stands for torch._utils._rebuild_tensor_v2; what follows the stride (gradient, hooks) says nothing of numbers."""
+
+    def __call__(
+        self, storage: StoredArray, offset: int, shape: Iterable[int], stride: Iterable[int], *_: object
+    ) -> StoredTensor:
+        return StoredTensor(storage, offset, tuple(shape), tuple(stride))
 
 
-def _rebuild_parameter(data: StoredTensor, *_: object) -> StoredTensor:
-    return data
+class RebuildParameter(Unalterable):
+    """Stands for torch._utils._rebuild_parameter: a parameter is its tensor."""
+
+    def __call__(self, data: StoredTensor, *_: object) -> StoredTensor:
+        return data
 
 
 # The whole list of names that mean something. OrderedDict is the one real class: it can do nothing but hold items.
 KNOWN: Mapping[tuple[str, str], object] = {
     ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("torch._utils", "_rebuild_tensor_v2"): RebuildTensor(),
+    ("torch._utils", "_rebuild_parameter"): RebuildParameter(),
     **{("torch", name): StorageType(dtype) for name, dtype in STORAGE_TYPES.items()},
 }
 

@@ -132,6 +132,15 @@ def test_other_archives_and_absent_files_are_refused(tmp_path: Path) -> None:
         read_pickled_checkpoint(save(tmp_path / "b.pth", {"epoch": 3}, True))
 
 
+@pytest.mark.parametrize("name", ["torch\nFloatStorage", "torch._utils\n_rebuild_tensor_v2"])
+def test_what_stands_for_a_name_cannot_be_overwritten(tmp_path: Path, name: str) -> None:
+    program = f"c{name}\n(dS'dtype'\nNsb.".encode()  # look the name up, then set its attribute `dtype` to None
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", program)
+    with pytest.raises(InputError, match="to be overwritten"):
+        read_pickled_checkpoint(tmp_path / "a.pth")
+
+
 def test_a_tensor_cannot_reach_beyond_its_storage(tmp_path: Path) -> None:
     class Greedy:
         def __reduce__(self) -> tuple:
