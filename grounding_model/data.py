@@ -23,6 +23,7 @@ from formats.odvg import record_from_line
 from formats.problems import InputError
 from formats.record import Box, Record
 from grounding_model.augment import AugmentConfig, augment
+from grounding_model.glyphs import categories_of, draw_scene
 from grounding_model.image import ImageBatch, collate_images, read_image
 from grounding_model.sampling import AbsentNames, CategorySampler, TrainingText, caption_text
 from grounding_model.targets import Target
@@ -51,7 +52,7 @@ class OdvgData:
 class GlyphData:
     """Scenes of the glyph world, drawn when they are needed.
 
-    domain, task: as in grounding_model.glyphs. count: number of different scenes. seed: which ones.
+    domain, task, pairs, hardness: as draw_scene takes them. count: number of different scenes. seed: which ones.
     keep: draw all of them before the first step and keep them in memory (77 kB for 160 x 160 pixels).
     """
 
@@ -59,6 +60,8 @@ class GlyphData:
     count: int = 5000
     seed: int = 0
     task: str = "od"
+    pairs: str = "train"
+    hardness: float | None = None
     weight: float = 1.0
     keep: bool = False
     kind: Literal["glyphs"] = "glyphs"
@@ -164,11 +167,8 @@ class GlyphDataset:
     """Scenes of the glyph world; the same (domain, seed, index) is the same scene on every machine."""
 
     def __init__(self, data: GlyphData) -> None:
-        from grounding_model import glyphs
-
         self._data = data
-        self._draw = glyphs.draw_scene
-        self.categories: Mapping[int, str] = dict(enumerate(glyphs.NOUNS))
+        self.categories: Mapping[int, str] = dict(enumerate(categories_of(data.domain, data.task, data.pairs)))
         self._kept = [self._drawn(index) for index in range(data.count)] if data.keep else None
 
     def __len__(self) -> int:
@@ -178,7 +178,8 @@ class GlyphDataset:
         return self._kept[index] if self._kept is not None else self._drawn(index)
 
     def _drawn(self, index: int) -> tuple[np.ndarray, Record]:
-        return self._draw(self._data.domain, self._data.seed, index, task=self._data.task)
+        data = self._data
+        return draw_scene(data.domain, data.seed, index, data.task, data.pairs, data.hardness)
 
 
 def open_dataset(data: OdvgData | GlyphData) -> LabelledImages:
@@ -296,12 +297,15 @@ class TrainingSamples(Dataset[Sample]):
         tokenizer: PreTrainedTokenizerFast,
         max_tokens: int,
         seed: int,
-        absent: AbsentNames = AbsentNames(),
+        absent: AbsentNames | None = None,
     ) -> None:
         self._datasets, self._settings, self._tokenizer = tuple(datasets), settings, tokenizer
         self._max_tokens, self._seed = max_tokens, seed
+        absent = absent or AbsentNames()
         self._samplers = [
-            CategorySampler(dataset.categories, lambda text: count_tokens(text, tokenizer), max_tokens, absent)
+            CategorySampler(
+                dataset.categories, lambda text: count_tokens(text, tokenizer), max_tokens, absent or AbsentNames()
+            )
             for dataset in datasets
         ]
 

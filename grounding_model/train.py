@@ -44,6 +44,7 @@ from grounding_model.data import (
     open_dataset,
 )
 from grounding_model.detector import Detector, choose_device
+from grounding_model.glyphs import glyph_tokenizer
 from grounding_model.image import ImageBatch
 from grounding_model.losses import grounding_losses
 from grounding_model.model import GroundingModel
@@ -128,17 +129,15 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
             if run.step % config.log_every == 0 or run.step == steps:
                 line = log.write({"step": run.step, "learning_rate": rate} | meter.read())
                 bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
+            if config.checkpoint_every and (run.step % config.checkpoint_every == 0 or run.step == steps):
+                run.save(config.work_dir / STATE_FILE, settings)
             if config.validate_every and (run.step % config.validate_every == 0 or run.step == steps):
                 log.write({"step": run.step} | _validate(run, config, tokenizer, device))
                 meter.restart_clock()
-            if config.checkpoint_every and run.step % config.checkpoint_every == 0 and run.step < steps:
-                run.save(config.work_dir / STATE_FILE, settings)
 
     checkpoint = config.work_dir / WEIGHTS_FILE
     run.load_average()
     save_checkpoint(checkpoint, model.eval(), tokenizer, _provenance(config, steps, settings), half=config.half)
-    if config.checkpoint_every:
-        run.save(config.work_dir / STATE_FILE, settings)
     for problem, count in run.problems.most_common():
         print(f"passed over {count} times: {problem}", file=sys.stderr)
     return TrainResult(checkpoint, log.last, log.path, dict(run.problems))
@@ -150,12 +149,10 @@ def start_model(start: FromWeights | FromScratch) -> tuple[GroundingModel, PreTr
         loaded = load_checkpoint(start.source, start.text_encoder)
         return loaded.model, loaded.tokenizer
     if start.tokenizer == "glyphs":
-        from grounding_model.glyphs import glyph_tokenizer
-
         tokenizer = glyph_tokenizer()
     else:
         tokenizer = load_tokenizer(start.tokenizer)
-    architecture = start.architecture
+    architecture = start.model_config()
     # The vocabulary decides how many rows the word embedding has.
     text = replace(architecture.text, vocab_size=len(tokenizer))
     return GroundingModel(replace(architecture, text=text)), tokenizer

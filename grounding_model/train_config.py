@@ -8,7 +8,7 @@ from typing import Literal
 
 from formats.problems import InputError
 from grounding_model.augment import AugmentConfig
-from grounding_model.config import ModelConfig
+from grounding_model.config import VARIANTS, ModelConfig
 from grounding_model.data import GlyphData, OdvgData
 from grounding_model.losses import LossSettings
 from grounding_model.optimizer import OptimizerConfig
@@ -26,11 +26,25 @@ class FromWeights:
 
 @dataclass(frozen=True)
 class FromScratch:
-    """Random weights. tokenizer: "glyphs" for the words of the glyph world, or a folder with BERT's vocabulary."""
+    """Random weights.
+
+    tokenizer: "glyphs" for the words of the glyph world, or a folder with BERT's vocabulary.
+    variant: a name of grounding_model.config.VARIANTS; architecture: every dimension by itself, in its place.
+    """
 
     tokenizer: str
-    architecture: ModelConfig = field(default_factory=ModelConfig)
+    variant: str | None = None
+    architecture: ModelConfig | None = None
     kind: Literal["scratch"] = "scratch"
+
+    def __post_init__(self) -> None:
+        if (self.variant is None) == (self.architecture is None):
+            raise InputError("start", "needs one of variant and architecture", "want variant = 'swin-t', for example")
+        if self.variant is not None and self.variant not in VARIANTS:
+            raise InputError("start.variant", f"'{self.variant}'", f"want one of {', '.join(VARIANTS)}")
+
+    def model_config(self) -> ModelConfig:
+        return self.architecture or VARIANTS[self.variant or ""]
 
 
 @dataclass(frozen=True)
