@@ -10,13 +10,15 @@ from typing import Any
 from prefect import flow, serve
 from prefect.artifacts import create_markdown_artifact
 from prefect.deployments.runner import EntrypointType, RunnerDeployment
+from prefect.states import Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict
 
 from flows import tasks
-from flows.self_training import Event, read_self_train
+from flows.self_training import Event, SelfTrainConfig, read_self_train
 from flows.self_training import self_train as run_rounds
 from flows.server import prefect_server
+from formats.problems import InputError
 
 CONFIGS = {"cat": "self_train_cat.toml", "flickr30k": "self_train_flickr30k.toml", "glyphs": "self_train_glyphs.toml"}
 
@@ -72,9 +74,16 @@ class ConfigParameters(Parameters):
 
 
 @flow(name="self-train", task_runner=ThreadPoolTaskRunner(max_workers=len(tasks.devices_of("auto"))))
-def self_train(parameters: SelfTrainParameters) -> dict[str, str]:
+def self_train(parameters: SelfTrainParameters) -> dict[str, str] | State:
     """Label, train, label again: the rounds of a configuration. Gives the last labels and weights."""
-    config = read_self_train(parameters.config, tuple(parameters.overrides))
+    try:
+        return _self_train(read_self_train(parameters.config, tuple(parameters.overrides)))
+    except InputError as error:
+        # `prefect deployment run --watch` shows a state's name and nothing else of it.
+        return Failed(name=f"Failed: {error.place}: {error.what}", message=str(error))
+
+
+def _self_train(config: SelfTrainConfig) -> dict[str, str]:
     rows: list[str] = []
 
     def tell(event: Event) -> None:

@@ -67,8 +67,8 @@ def evaluate(
     """COCO AP of a detector that is asked for `categories` (None: all of the truth) on every labelled image.
 
     out: where the numbers are written as JSON. show_dir: where predictions are drawn.
-    Raises InputError for an image that cannot be read (a truth with holes
-    is none) and for a category that the truth does not have.
+    Raises InputError for an image that cannot be read (a truth
+    with holes is none) and for a category that the truth does not have.
     """
     from grounding_model.evaluate import evaluate_coco
 

@@ -1,0 +1,132 @@
+"""The Prefect shells: deployments, strict parameters, and the loop as a flow with mapped shards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from prefect.testing.utilities import prefect_test_harness
+from pydantic import ValidationError
+
+from flows import deployments, tasks
+from flows.inference import missing_shards
+from flows.planning import plan
+from flows.server import is_healthy
+from tests.pipeline_cases import FakeDetector, make_images, make_weights
+from tests.test_self_train import Recorder, config  # noqa: F401 - the fixture
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_parameters_refuse_what_they_do_not_know() -> None:
+    with pytest.raises(ValidationError, match="overides"):
+        deployments.SelfTrainParameters(config="x.toml", overides=[])
+
+
+def test_every_config_is_served_and_every_stage() -> None:
+    served = {f"{made.flow_name}/{made.name}" for made in deployments.deployments()}
+    assert {"self-train/cat", "self-train/flickr30k", "self-train/glyphs"} <= served
+    assert {f"{stage}/stage" for stage in ("bootstrap", "infer", "filter", "train", "evaluate")} <= served
+
+
+def test_one_model_is_loaded_for_all_shards_of_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+    monkeypatch.setattr(
+        tasks, "load_planned_detector", lambda manifest, device: loaded.append(device) or FakeDetector()
+    )
+    lender = tasks.HeldDetectors(["cpu"])
+    manifest = type("Plan", (), {"weights_sha256": "a"})()
+    for _ in range(3):
+        with lender.lend(manifest):
+            pass
+    assert loaded == ["cpu"]
+    with lender.lend(type("Plan", (), {"weights_sha256": "b"})()):
+        pass
+    assert loaded == ["cpu", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def harness() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.mark.slow
+def test_the_flow_labels_by_mapped_shards(
+    harness: None,
+    config,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorder = Recorder()
+    monkeypatch.setattr(tasks, "load_planned_detector", lambda manifest, device: recorder.detector)
+    stages = recorder.stages()._replace(infer=tasks.infer, plan=tasks.plan, filter_candidates=tasks.filter_candidates)
+    monkeypatch.setattr(tasks, "STAGES", stages)
+    labelling = replace(config.labelling, shard_size=2)
+    monkeypatch.setattr(deployments, "read_self_train", lambda path, overrides: replace(config, labelling=labelling))
+    result = deployments.self_train(deployments.SelfTrainParameters(config="x.toml"))
+    assert result["labels"].endswith("x_od_v3.json")
+    assert recorder.detector.seen == 15
+
+
+@pytest.mark.slow
+def test_a_failed_shard_fails_the_stage_and_leaves_the_others_done(
+    harness: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_images(tmp_path / "images", 4)
+    weights = make_weights(tmp_path)
+    (tmp_path / "x_od.json").write_text(
+        "".join(f'{{"filename": "image-{index:03d}.png", "height": 30, "width": 40}}\n' for index in range(4))
+    )
+    (tmp_path / "x_label_map.json").write_text('{"0": "cat"}')
+
+    class Stumbling(FakeDetector):
+        def predict_each(self, images, prompt, **settings):
+            if any("image-002" in str(image) for image in images):
+                raise RuntimeError("out of memory")
+            return super().predict_each(images, prompt, **settings)
+
+    monkeypatch.setattr(tasks, "load_planned_detector", lambda manifest, device: Stumbling())
+    manifest = plan(
+        tmp_path / "x_od.json",
+        tmp_path / "images",
+        weights,
+        tmp_path / "work",
+        label_map=tmp_path / "x_label_map.json",
+        shard_size=1,
+    )
+    parameters = deployments.InferParameters(
+        source=str(tmp_path / "x_od.json"), image_root=str(tmp_path / "images"), work_dir=str(tmp_path / "work")
+    )
+    monkeypatch.setattr(tasks, "plan", lambda **settings: manifest)
+    monkeypatch.setattr(tasks.label_shard, "retries", 0)
+    with pytest.raises(RuntimeError, match="1 of 4 shards failed"):
+        deployments.infer(parameters)
+    assert missing_shards(manifest) == [2]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG")
+def test_a_server_of_ours_dies_with_us_however_we_end(tmp_path: Path) -> None:
+    api = "http://127.0.0.1:42917/api"
+    program = "import sys, time\nfrom flows.server import prefect_server\n"
+    program += "with prefect_server(sys.argv[1]):\n    print('up', flush=True)\n    time.sleep(600)"
+    environment = os.environ | {"PREFECT_HOME": str(tmp_path)}
+    owner = subprocess.Popen(
+        [sys.executable, "-c", program, api], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert owner.stdout is not None
+    assert owner.stdout.readline().strip() == "up"
+    assert is_healthy(api)
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    deadline = time.monotonic() + 20
+    while is_healthy(api):
+        assert time.monotonic() < deadline, "the server outlived its owner"
+        time.sleep(0.2)

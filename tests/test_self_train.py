@@ -1,0 +1,172 @@
+"""The loop with stand-ins for the model: versions, what is done again and what is not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from flows import inference, training
+from flows.filtering import Policy
+from flows.self_training import (
+    CaptionedImages,
+    ImageFolder,
+    SelfTrainConfig,
+    Stages,
+    evaluate_weights,
+    read_self_train,
+    self_train,
+)
+from formats.problems import InputError
+from grounding_model.data import GlyphData
+from grounding_model.train_config import FromWeights, TrainConfig
+from tests.pipeline_cases import FakeDetector, make_images, make_weights
+
+ROOT = Path(__file__).parent.parent
+
+
+class Recorder:
+    """Stages whose model is a stand-in; counts what was really done."""
+
+    def __init__(self) -> None:
+        self.detector, self.trained, self.datasets = FakeDetector(), 0, []
+
+    def stages(self) -> Stages:
+        return Stages(infer=self.infer, train=self.train, evaluate=lambda *arguments, **settings: {"ap": 0.5})
+
+    def infer(self, manifest, **settings):
+        return inference.infer(manifest, self.detector, progress=False)
+
+    def train(self, config, on_progress):
+        path = config.work_dir / "model.safetensors"
+        if not path.exists():
+            path.parent.mkdir(parents=True)
+            path.write_bytes(str(config.work_dir).encode())
+            self.trained += 1
+        self.datasets.append(config.datasets)
+        return path
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> SelfTrainConfig:
+    make_images(tmp_path / "images", 5)
+    make_weights(tmp_path)
+    return SelfTrainConfig(
+        name="test",
+        data=ImageFolder(tmp_path / "images", tmp_path / "x_od.json", ("cat",)),
+        train=TrainConfig(
+            work_dir=tmp_path / "work",
+            datasets=(GlyphData(count=10),),
+            steps=1,
+            start=FromWeights(str(tmp_path / "weights.safetensors")),
+        ),
+        rounds=2,
+        evaluation=GlyphData(count=2),
+    )
+
+
+def test_every_round_makes_its_version_beside_the_source(config: SelfTrainConfig, tmp_path: Path) -> None:
+    recorder, events = Recorder(), []
+    result = self_train(config, events.append, recorder.stages())
+    assert [done.labels.name for done in result.rounds] == ["x_od_v1.json", "x_od_v2.json", "x_od_v3.json"]
+    assert all(done.labels.exists() and done.labels.parent == tmp_path for done in result.rounds)
+    assert recorder.trained == 2
+    assert result.rounds[1].weights != result.rounds[0].weights
+    assert result.weights == result.rounds[2].weights
+    first = recorder.datasets[0]
+    assert first[0].annotations == result.rounds[0].labels
+    assert first[1].weight == pytest.approx(0.5)  # five images against ten scenes, one to one
+    assert {(event["round"], event["stage"]) for event in events} >= {(1, "infer"), (2, "train"), (3, "evaluate")}
+    told = json.loads(result.summary.read_text())
+    assert [entry["ap"] for entry in told["rounds"]] == [0.5] * 3
+
+
+def test_a_finished_run_is_not_done_again(config: SelfTrainConfig) -> None:
+    recorder = Recorder()
+    first = self_train(config, stages=recorder.stages())
+    assert recorder.detector.seen == 15
+    again = self_train(config, stages=recorder.stages())
+    assert again == first
+    assert (recorder.detector.seen, recorder.trained) == (15, 2)
+
+
+def test_another_policy_labels_anew_without_looking_at_the_first_round_again(config: SelfTrainConfig) -> None:
+    recorder = Recorder()
+    self_train(config, stages=recorder.stages())
+    self_train(replace(config, policy=Policy(score_threshold=0.8)), stages=recorder.stages())
+    assert recorder.detector.seen == 15 + 10  # rounds 2 and 3 have other models now
+    assert recorder.trained == 4
+
+
+def test_missing_images_say_how_to_get_them(config: SelfTrainConfig, tmp_path: Path) -> None:
+    data = ImageFolder(tmp_path / "none", tmp_path / "y_od.json", ("cat",), how_to_get="ask the librarian")
+    with pytest.raises(InputError, match="ask the librarian"):
+        self_train(replace(config, data=data))
+
+
+def test_captions_go_through_the_loop(config: SelfTrainConfig, tmp_path: Path) -> None:
+    captions = {f"image-{index:03d}.png": "a cat" for index in range(5)}
+    (tmp_path / "captions.json").write_text(json.dumps(captions))
+
+    def bootstrap(images, captions, out):
+        from flows.bootstrapping import bootstrap_vg
+
+        return bootstrap_vg(images, captions, out, {"a cat": ["a cat"]})
+
+    data = CaptionedImages(tmp_path / "images", tmp_path / "captions.json", tmp_path / "x_vg.json")
+    recorder = Recorder()
+    stages = recorder.stages()._replace(bootstrap_vg=bootstrap)
+    result = self_train(replace(config, data=data, rounds=1), stages=stages)
+    assert result.rounds[1].labels == tmp_path / "x_vg_v2.json"
+    assert result.rounds[1].counts["kept"] > 0
+
+
+def test_a_training_is_done_once_for_the_same_labels(
+    config: SelfTrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def fake_train(run, on_progress):
+        calls.append(run)
+        checkpoint = run.work_dir / "model.safetensors"
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_bytes(b"trained")
+        return SimpleNamespace(checkpoint=checkpoint, metrics={"loss": 1.0}, problems={})
+
+    monkeypatch.setattr("grounding_model.train.train", fake_train)
+    first = training.train(config.train)
+    assert training.train(config.train) == first
+    assert len(calls) == 1
+    training.train(replace(config.train, steps=2))
+    assert len(calls) == 2
+    first.write_bytes(b"damaged")
+    training.train(replace(config.train, steps=2))
+    assert len(calls) == 3
+
+
+def test_an_evaluation_is_done_once_for_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def fake_evaluate(truth, detector, **settings):
+        calls.append(truth)
+        return SimpleNamespace(ap=0.5, ap50=0.6, ap75=0.4, per_category={"cat": 0.5})
+
+    monkeypatch.setattr("flows.self_training.evaluate", fake_evaluate)
+    monkeypatch.setattr("flows.self_training.load_planned_detector", lambda manifest, device: None)
+    manifest = SimpleNamespace(weights_sha256="a")
+    for _ in range(2):
+        metrics = evaluate_weights(GlyphData(count=2), manifest, "cpu", tmp_path / "e.json", categories=("cat",))
+        assert metrics["ap"] == 0.5
+    assert len(calls) == 1
+    evaluate_weights(
+        GlyphData(count=2), SimpleNamespace(weights_sha256="b"), "cpu", tmp_path / "e.json", categories=("cat",)
+    )
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("name", ["glyphs", "cat", "flickr30k"])
+def test_the_configurations_of_the_deployments_are_valid(name: str) -> None:
+    assert read_self_train(ROOT / "configs" / f"self_train_{name}.toml").name == name
