@@ -73,7 +73,7 @@ class ConfigParameters(Parameters):
     overrides: list[str] = []
 
 
-@flow(name="self-train", task_runner=ThreadPoolTaskRunner(max_workers=len(tasks.devices_of("auto"))))
+@flow(name="self-train", task_runner=ThreadPoolTaskRunner(max_workers=tasks.MAX_DEVICES))
 def self_train(parameters: SelfTrainParameters) -> dict[str, str] | State:
     """Label, train, label again: the rounds of a configuration. Gives the last labels and weights."""
     try:
@@ -120,7 +120,7 @@ def bootstrap(parameters: BootstrapParameters) -> str:
     return str(tasks.bootstrap_od(parameters.images, parameters.categories or [], parameters.out).annotations)
 
 
-@flow(name="infer", task_runner=ThreadPoolTaskRunner(max_workers=len(tasks.devices_of("auto"))))
+@flow(name="infer", task_runner=ThreadPoolTaskRunner(max_workers=tasks.MAX_DEVICES))
 def infer(parameters: InferParameters) -> str:
     """Plans a labelling and does what of it is missing."""
     settings = parameters.model_dump(exclude={"device"})

@@ -112,9 +112,8 @@ def plan(
     shard_size: lines a shard, more where there would be more than 200 shards.
     Raises InputError when another plan lies in work_dir (overwrite=True replaces it and its candidates).
     """
-    from grounding_model.weights import checkpoint_hash
-
     from grounding_model.prompt import Prompt
+    from grounding_model.weights import checkpoint_hash
 
     source, image_root, work_dir = Path(source), Path(image_root), Path(work_dir)
     _check_settings(score_floor, scale, max_per_image, shard_size)

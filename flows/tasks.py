@@ -17,6 +17,7 @@ from prefect.futures import as_completed
 from flows import bootstrapping, filtering, inference, merging, planning, self_training, training
 from flows.inference import Predictor, load_planned_detector, missing_shards
 from flows.planning import Manifest, read_manifest
+from formats.problems import InputError
 
 
 def _shell(function: Callable[..., Any], name: str) -> Any:
@@ -30,6 +31,9 @@ filter_candidates = _shell(filtering.filter_candidates, "filter_candidates")
 merge = _shell(merging.merge, "merge")
 train = _shell(training.train, "train")
 evaluate = _shell(self_training.evaluate_weights, "evaluate")
+
+
+MAX_DEVICES = 16  # threads that label; those beyond the devices wait for one
 
 
 class HeldDetectors:
@@ -63,11 +67,15 @@ _lenders_lock = threading.Lock()
 
 def devices_of(device: str) -> list[str]:
     """'auto' is every GPU of the machine, or its CPU; anything else is one device."""
-    if device != "auto":
-        return [device]
-    import torch
+    from grounding_model.detector import choose_device
 
-    return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
+    found: list[str] = []
+    while device == "auto" and len(found) < MAX_DEVICES:
+        try:
+            found.append(str(choose_device(f"cuda:{len(found)}")))
+        except InputError:
+            break
+    return found or [str(choose_device(device))]
 
 
 @task(name="label_shard", task_run_name="label_shard {index}", cache_policy=NO_CACHE, retries=1)

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "flows": {"flows", "grounding_model", "browse", "formats"},
 }
 ONLY_IMPORTER = {
-    "torch": {"grounding_model", "flows"},  # flows asks it for the devices there are
+    "torch": {"grounding_model"},
     "torchvision": {"grounding_model"},
     "timm": {"grounding_model"},
     "transformers": {"grounding_model"},
