@@ -7,6 +7,7 @@ come from the file's own configuration, which is read as data, or are those of t
 from __future__ import annotations
 
 import ast
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -19,8 +20,11 @@ from torch import Tensor
 from formats.problems import InputError
 from grounding_model.config import Denoising, ModelConfig, SwinBackbone, TextEncoder, TimmBackbone
 
+log = logging.getLogger(__name__)
+
 OFFICIAL = ModelConfig()
 OFFICIAL_BERT_HEAD = 64  # channels of one head in every BERT that was published
+OFFICIAL_BERT_WIDTHS = (128, 256, 512, 768, 1024)
 RESNET_BY_BLOCKS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152"}
 Tensors = Mapping[str, Tensor]
 NameInFile = Callable[[str], str]
@@ -108,11 +112,23 @@ def _text_encoder_of(tensors: Tensors, hints: Hints) -> TextEncoder:
         vocab_size=vocabulary,
         width=width,
         layers=_count(tensors, r"text_encoder\.bert\.encoder\.layer\.(\d+)\."),
-        heads=hints.bert_heads or _whole(width, OFFICIAL_BERT_HEAD),
+        heads=hints.bert_heads or _official_bert_heads(width),
         feedforward=tensors[f"{bert}.encoder.layer.0.intermediate.dense.bias"].shape[0],
         positions=tensors[f"{bert}.embeddings.position_embeddings.weight"].shape[0],
         dropout=hints.bert_dropout,
     )
+
+
+def _official_bert_heads(width: int) -> int:
+    heads = _whole(width, OFFICIAL_BERT_HEAD)
+    if width not in OFFICIAL_BERT_WIDTHS:
+        log.warning(
+            "how many heads this BERT of %d channels has is not in the file; taking %d. "
+            "If that is wrong, so are all results: give a text encoder folder with its config.json",
+            width,
+            heads,
+        )
+    return heads
 
 
 def _backbone_of(tensors: Tensors, hints: Hints) -> SwinBackbone | TimmBackbone:

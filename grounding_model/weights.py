@@ -139,10 +139,10 @@ def convert(
         save_folder(destination, checkpoint.model, checkpoint.tokenizer, half)
 
 
-def inspect(source: str | Path) -> str:
+def inspect(source: str | Path, text_encoder: str | Path | None = None) -> str:
     """What a checkpoint is, in lines for people: kind, architecture, dimensions, where from, what is missing."""
     path = locate(source)
-    weights = read_weights(path)
+    weights = read_weights(path, text_encoder)
     numbers = sum(tensor.numel() for tensor in weights.tensors.values())
     lines = [f"{path}: {weights.kind}", f"{len(weights.tensors)} tensors, {numbers / 1e6:.1f} million numbers"]
     lines += _described(dataclasses.asdict(weights.config))
@@ -168,7 +168,10 @@ def _described(config: Mapping[str, object], indent: str = "  ") -> list[str]:
 def locate(source: str | Path) -> Path:
     """The file or folder that `source` means. Raises InputError when there is none."""
     if str(source) in EMBEDDED:
-        return EMBEDDED[str(source)]
+        path = EMBEDDED[str(source)]
+        if not path.is_file():
+            raise InputError(source, f"is not in this installation ({path})", "install groundhog whole")
+        return path
     path = Path(source)
     if path.exists():
         return path

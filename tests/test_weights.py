@@ -183,6 +183,13 @@ def test_other_files_are_told_apart(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "nowhere.pth")
 
 
+def test_heads_that_no_file_states_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_checkpoint(CHECKPOINT, BERT)
+    assert not caplog.records
+    assert load_checkpoint(CHECKPOINT, vocabulary(tmp_path, 381)).model.config.text.heads == 1
+    assert "give a text encoder folder with its config.json" in caplog.text
+
+
 def test_the_tokenizer_must_fit(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the tokenizer has 400 words, the checkpoint 381"):
         load_checkpoint(CHECKPOINT, vocabulary(tmp_path, 400))
@@ -282,7 +289,7 @@ def test_convert_says_where_the_weights_are_from(tmp_path: Path) -> None:
 
 
 def test_inspect_says_what_a_file_is_and_lacks(tmp_path: Path) -> None:
-    summary = inspect(CHECKPOINT)
+    summary = inspect(CHECKPOINT, BERT)
     assert "mmdet checkpoint" in summary
     assert "decoder_layers = 2" in summary
     assert "whole: nothing is missing" in summary
