@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class TimmBackbone:
     kind: Literal["timm"] = "timm"
     name: str = "resnet50"
     out_indices: tuple[int, ...] = (2, 3, 4)
-    options: dict[str, object] = field(default_factory=dict)  # passed to timm.create_model
+    options: dict[str, Any] = field(default_factory=dict)  # passed to timm.create_model
 
 
 @dataclass(frozen=True)
