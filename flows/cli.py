@@ -143,7 +143,11 @@ def _self_train(options: argparse.Namespace) -> int:
 
 def _print_event(event) -> None:
     if event["state"] != "progress":
-        details = ", ".join(f"{key} {value}" for key, value in event.items() if key not in ("round", "stage", "state"))
+        details = ", ".join(
+            f"{key} {value}"
+            for key, value in (event.get("counts") or event.get("metrics") or event).items()
+            if key not in ("round", "stage", "state") and not isinstance(value, dict)
+        )
         print(f"round {event['round']}: {event['stage']} {event['state']}" + (f" ({details})" if details else ""))
 
 

@@ -66,6 +66,15 @@ class FilterParameters(Parameters):
     policy: dict[str, Any] = {}
 
 
+class MergeParameters(Parameters):
+    """Fields of OdvgData (pseudo) and of OdvgData or GlyphData, told apart by `kind` (pretraining)."""
+
+    pseudo: dict[str, Any]
+    pretraining: list[dict[str, Any]] = []
+    ratio: float = 1.0
+    out: str
+
+
 class ConfigParameters(Parameters):
     """config: a TOML file of `groundhog train` or `groundhog evaluate`."""
 
@@ -137,6 +146,25 @@ def filter_candidates(parameters: FilterParameters) -> str:
     return str(tasks.filter_candidates(parameters.work_dir, Policy(**parameters.policy), parameters.out).labels)
 
 
+@flow(name="merge")
+def merge(parameters: MergeParameters) -> str:
+    """Pseudo-labels with pretraining data; gives the file that records the mixture."""
+    from grounding_model.data import GlyphData, OdvgData
+
+    def data(fields: dict[str, Any]) -> OdvgData | GlyphData:
+        if fields.get("kind") == "glyphs":
+            return GlyphData(**fields)
+        return OdvgData(**{key: Path(value) if key in PATHS else value for key, value in fields.items()})
+
+    tasks.merge(
+        data(parameters.pseudo), [data(fields) for fields in parameters.pretraining], parameters.ratio, parameters.out
+    )
+    return parameters.out
+
+
+PATHS = ("annotations", "image_root", "label_map")
+
+
 @flow(name="train")
 def train(parameters: ConfigParameters) -> str:
     """One training; gives the checkpoint."""
@@ -166,7 +194,7 @@ def deployments() -> list[RunnerDeployment]:
         )
         for name, config in CONFIGS.items()
     ]
-    stages = (bootstrap, infer, filter_candidates, train, evaluate)
+    stages = (bootstrap, infer, filter_candidates, merge, train, evaluate)
     return made + [stage.to_deployment("stage", entrypoint_type=EntrypointType.MODULE_PATH) for stage in stages]
 
 

@@ -19,7 +19,7 @@ from flows.filtering import FilterResult, Policy, filter_candidates, versioned
 from flows.inference import infer, load_planned_detector
 from flows.merging import merge
 from flows.planning import Manifest, plan
-from flows.training import train
+from flows.training import train, training_key
 from formats.files import sha256_of, write_whole
 from formats.problems import InputError
 from formats.toml_config import read_config
@@ -288,9 +288,9 @@ def _train_round(
     datasets = stages.merge(pseudo, config.train.datasets, config.ratio, folder / "merge.json")
     text_encoder = config.start.text_encoder if weights == config.start.source else None
     start = FromWeights(weights, text_encoder)
-    # A training state belongs to its labels: other labels train in a folder of their own.
-    run = f"train-{sha256_of(labels.labels)[:8]}"
-    settings = replace(config.train, work_dir=folder / run, datasets=tuple(datasets), start=start)
+    settings = replace(config.train, datasets=tuple(datasets), start=start)
+    # An interrupted training belongs to its labels and settings: others train in a folder of their own.
+    settings = replace(settings, work_dir=folder / f"train-{training_key(settings)[:8]}")
     return stages.train(settings, lambda progress: tell("train", "progress", **progress))
 
 

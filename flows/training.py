@@ -17,6 +17,8 @@ from grounding_model.train_config import FromWeights, TrainConfig
 from grounding_model.weights import checkpoint_hash
 
 DONE_NAME = "done.json"
+# Settings that change how fast a training goes and what is told of it.
+WITHOUT_EFFECT = ("device", "threads", "workers", "log_every", "checkpoint_every", "validate", "validate_every")
 
 
 def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | None = None) -> Path:
@@ -45,6 +47,8 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
 def training_key(config: TrainConfig) -> str:
     """SHA-256 of what decides the outcome of a training: the settings, the labels' bytes, the starting weights."""
     deciding: dict[str, Any] = asdict(replace(config, work_dir=Path()))
+    for name in WITHOUT_EFFECT:
+        del deciding[name]
     deciding["datasets"] = [
         asdict(data) | ({"sha256": sha256_of(data.annotations)} if isinstance(data, OdvgData) else {})
         for data in config.datasets

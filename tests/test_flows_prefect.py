@@ -33,7 +33,7 @@ def test_parameters_refuse_what_they_do_not_know() -> None:
 def test_every_config_is_served_and_every_stage() -> None:
     served = {f"{made.flow_name}/{made.name}" for made in deployments.deployments()}
     assert {"self-train/cat", "self-train/flickr30k", "self-train/glyphs"} <= served
-    assert {f"{stage}/stage" for stage in ("bootstrap", "infer", "filter", "train", "evaluate")} <= served
+    assert {f"{stage}/stage" for stage in ("bootstrap", "infer", "filter", "merge", "train", "evaluate")} <= served
 
 
 def test_one_model_is_loaded_for_all_shards_of_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
