@@ -7,12 +7,15 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from formats.files import write_whole
 from formats.images import list_images
 from formats.problems import InputError
 from formats.record import Record
+
+if TYPE_CHECKING:
+    from grounding_model.prompt import Prompt
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class DetectResult(NamedTuple):
     failures: dict[str, str]
 
 
-def detect(sources: Sequence[str], prompt: object, options: DetectOptions) -> DetectResult:
+def detect(sources: Sequence[str], prompt: Prompt, options: DetectOptions) -> DetectResult:
     """Labels the images of `sources` (files, folders, patterns); writes out_dir/vis/NAME and out_dir/preds/STEM.json.
 
     Images of a folder keep their folders below out_dir. A bad image is a failure, the rest goes on.

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import numpy as np
+
 from flows.planning import Manifest, SourceLine, read_lines, read_manifest
 from formats.candidates import Candidates, ImageCandidates, ImageProblem, candidates_key, write_candidates
 from formats.images import safe_join
@@ -31,8 +33,9 @@ BATCH_SIZE = 4  # images the detector sees at once; results do not depend on it
 class Predictor(Protocol):
     """What labelling asks of a detector; grounding_model.Detector has it."""
 
-    def predict_each(self, images: Sequence[Path], prompt: Prompt | Sequence[Prompt], **settings: Any) -> Iterator[Any]:
-        """In order, of every image a record with the prompt's indices as labels, or a failure with its `error`."""
+    @property
+    def predict_each(self) -> Callable[..., Iterator[Any]]:
+        """(images, prompt, **settings): in order, a record an image, or a failure with its `error`."""
         ...
 
 
@@ -76,10 +79,10 @@ def infer(
                 logger.exception("shard %d failed", index)
                 failures[index] = error
     if failures:
-        index, error = next(iter(failures.items()))
+        index, first = next(iter(failures.items()))
         raise RuntimeError(
-            f"{len(failures)} of {len(manifest.shards)} shards failed, first {index}: {error}; run again to go on"
-        ) from error
+            f"{len(failures)} of {len(manifest.shards)} shards failed, first {index}: {first}; run again to go on"
+        ) from first
     return [manifest.shard_path(shard.index) for shard in manifest.shards]
 
 
@@ -261,6 +264,11 @@ def _candidates(image: Image, record: Record, floor: float) -> ImageCandidates:
     found = [(instance.label, instance.box, instance.score) for instance in record.instances or ()]
     for region, prediction in zip(image.regions, record.regions or ()):
         found += [(region, box, score) for box, score in zip(prediction.boxes, prediction.scores)]
-    found = [(region, box, score) for region, box, score in found if score > floor]
-    regions, boxes, scores = zip(*found) if found else ((), (), ())
-    return ImageCandidates(image.line, image.filename, regions, boxes, scores)
+    found = [(region, box, score) for region, box, score in found if score is not None and score > floor]
+    return ImageCandidates(
+        image.line,
+        image.filename,
+        region=np.array([region for region, _, _ in found], dtype=np.int32),
+        box=np.array([box for _, box, _ in found], dtype=np.float32).reshape(-1, 4),
+        score=np.array([score for _, _, score in found], dtype=np.float32),
+    )

@@ -21,7 +21,7 @@ from formats.problems import InputError
 
 
 def _shell(function: Callable[..., Any], name: str) -> Any:
-    return task(function, name=name, task_run_name=name, cache_policy=NO_CACHE)
+    return task(name=name, task_run_name=name, cache_policy=NO_CACHE)(function)
 
 
 bootstrap_od = _shell(bootstrapping.bootstrap_od, "bootstrap_od")

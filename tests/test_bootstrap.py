@@ -101,3 +101,11 @@ def test_a_table_without_captions_names_its_columns(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("image,label\nx.jpg,cat\n")
     with pytest.raises(InputError, match="columns image, label"):
         list(read_captions(tmp_path / "a.csv", tmp_path))
+
+
+def test_a_caption_of_a_file_outside_the_folder_is_quarantined(tmp_path: Path) -> None:
+    make_images(tmp_path / "images", 1)
+    make_images(tmp_path, 1)
+    captions = {"../image-000.png": "a cat", "image-000.png": "a cat"}
+    made = bootstrap_vg(tmp_path / "images", captions, tmp_path / "x_vg.json", {"a cat": ["a cat"]})
+    assert list(made.quarantined) == ["../image-000.png"]
