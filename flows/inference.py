@@ -66,8 +66,9 @@ def infer(
 
     manifest = manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
     missing = missing_shards(manifest)
-    if missing and detector is None:
-        detector = load_planned_detector(manifest, device)
+    if not missing:
+        return [manifest.shard_path(shard.index) for shard in manifest.shards]
+    detector = detector or load_planned_detector(manifest, device)
     failures: dict[int, Exception] = {}
     total = sum(shard.lines for shard in manifest.shards)
     done = total - sum(manifest.shards[index].lines for index in missing)
