@@ -39,4 +39,4 @@ check: lint
 	$(VENV)/bin/python -m pytest -m 'not slow'
 
 clean:
-	rm -rf $(VENV) outputs build *.egg-info
+	rm -rf $(VENV) build *.egg-info

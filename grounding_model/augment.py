@@ -7,8 +7,9 @@ boxes  (G, 4) float32, x1, y1, x2, y2 in pixels of that image
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import cv2
@@ -44,10 +45,23 @@ class AugmentConfig:
     """The default is the reference's pretraining without the crop: flip, and one of eleven scales."""
 
     flip: float = 0.5  # probability of a mirror image
-    short_sides: tuple[int, ...] = tuple(range(480, 801, 32))  # one is drawn; () leaves the size
-    max_long_side: int = 1333
+    short_sides: tuple[int, ...] | None = None  # one is drawn; () leaves the size; None: 0.6 to 1 of the model's own
+    max_long_side: int | None = None  # None: the model's own
     crop: RandomCrop | None = None
     photometric: Photometric | None = None
+
+    def fitted_to(self, image_scale: tuple[int, int]) -> AugmentConfig:
+        """The same with every size in pixels, for a model that sees images of this short and long side.
+
+        Of 800 these are the reference's 480, 512, … 800.
+        """
+        short, long = image_scale
+        sides = tuple(round(short * (0.6 + 0.04 * step)) for step in range(11))
+        return replace(
+            self,
+            short_sides=sides if self.short_sides is None else self.short_sides,
+            max_long_side=self.max_long_side or long,
+        )
 
 
 class Augmented(NamedTuple):
@@ -68,7 +82,7 @@ def augment(
         image, boxes = resize(image, boxes, _one_of(crop.short_sides, rng), crop.max_long_side)
         image, boxes, kept = random_crop(image, boxes, crop.min_size, crop.max_size, rng)
     if settings.short_sides:
-        image, boxes = resize(image, boxes, _one_of(settings.short_sides, rng), settings.max_long_side)
+        image, boxes = resize(image, boxes, _one_of(settings.short_sides, rng), settings.max_long_side or math.inf)
     if rng.random() < settings.flip and not says_left_or_right(caption):
         image, boxes = flip(image, boxes)
     if settings.photometric is not None:
@@ -87,7 +101,9 @@ def flip(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return cv2.flip(image, 1), mirrored
 
 
-def resize(image: np.ndarray, boxes: np.ndarray, short_side: int, max_long_side: int) -> tuple[np.ndarray, np.ndarray]:
+def resize(
+    image: np.ndarray, boxes: np.ndarray, short_side: int, max_long_side: float
+) -> tuple[np.ndarray, np.ndarray]:
     """The short side becomes short_side unless the long side would pass max_long_side; rounds as mmdet's Resize."""
     height, width = image.shape[:2]
     scale = min(short_side / min(height, width), max_long_side / max(height, width))

@@ -301,7 +301,6 @@ class TrainingSamples(Dataset[Sample]):
     ) -> None:
         self._datasets, self._settings, self._tokenizer = tuple(datasets), settings, tokenizer
         self._max_tokens, self._seed = max_tokens, seed
-        absent = absent or AbsentNames()
         self._samplers = [
             CategorySampler(
                 dataset.categories, lambda text: count_tokens(text, tokenizer), max_tokens, absent or AbsentNames()

@@ -124,10 +124,10 @@ class Detector:
         *,
         score_threshold: float = 0.3,
         max_per_image: int = 300,
-        scale: tuple[int, int] = (800, 1333),
+        scale: tuple[int, int] | None = None,
         batch_size: int = 1,
         chunk_size: int | None = None,
-        mixed_sizes: bool = True,
+        mixed_sizes: bool = False,
     ) -> list[Record]:
         """The records of all images, in their order; see predict_each. Raises InputError at the first bad one."""
         images = [images] if isinstance(images, str | Path | np.ndarray) else list(images)
@@ -155,10 +155,10 @@ class Detector:
         *,
         score_threshold: float = 0.3,
         max_per_image: int = 300,
-        scale: tuple[int, int] = (800, 1333),
+        scale: tuple[int, int] | None = None,
         batch_size: int = 1,
         chunk_size: int | None = None,
-        mixed_sizes: bool = True,
+        mixed_sizes: bool = False,
     ) -> Iterator[Record | Failure]:
         """One outcome an image, in order, while threads read the images ahead; memory holds a few batches.
 
@@ -167,14 +167,16 @@ class Detector:
         the index in the prompt; phrases become a region each, in their order; an expression one region over the
         caller's text. Boxes are sorted by score.
         score_threshold: lower scores are left out. max_per_image: best (query, label) pairs kept, over all chunks.
-        scale: short and long side that the image is made to fit. chunk_size: names a caption; longer prompts than the
-        text encoder takes are split in any case, the image is encoded once.
+        scale: short and long side that the image is made to fit; the model's own by default.
+        chunk_size: names a caption; longer prompts than the text encoder takes are split in any case, the image is
+        encoded once.
         mixed_sizes: images of a batch are padded to the largest, as in the reference, where an image's numbers depend
-        on its padding. False: only images of one size share a batch, and each result is that of the image alone.
+        on its padding. By default only images of one size share a batch, and each result is that of the image alone.
 
         Raises InputError for settings or a common prompt that cannot work, before the first image. A bad image or a
         bad prompt of one image is a Failure in its place, and the rest goes on.
         """
+        scale = scale or self.model.config.image_scale
         _check_settings(score_threshold, max_per_image, scale, batch_size)
         pairs: Iterable[tuple[ImageSource, Callable[[], ReadyPrompt]]]
         if isinstance(prompt, Prompt):

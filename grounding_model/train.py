@@ -34,6 +34,7 @@ from formats.files import sha256_of, write_whole
 from formats.problems import InputError
 from formats.record import Record
 from formats.toml_config import read_config
+from grounding_model.config import ModelConfig
 from grounding_model.data import (
     Collate,
     LabelledImages,
@@ -116,7 +117,7 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
 
     log = _Log(config.work_dir / LOG_FILE, run.step, on_progress)
     meter = _Meter()
-    loader = _loader(config, datasets, tokenizer, model.config.max_text_tokens, run.step, steps, device)
+    loader = _loader(config, datasets, tokenizer, model.config, run.step, steps, device)
     with tqdm(total=steps, initial=run.step, unit="step", disable=None, dynamic_ncols=True) as bar, _one_thread_cv2():
         for batch in loader:
             _set_training(model, frozen)
@@ -366,7 +367,7 @@ def _loader(
     config: TrainConfig,
     datasets: Sequence[LabelledImages],
     tokenizer: PreTrainedTokenizerFast,
-    max_tokens: int,
+    architecture: ModelConfig,
     first_step: int,
     steps: int,
     device: torch.device,
@@ -379,8 +380,10 @@ def _loader(
         config.seed,
         first_step,
     )
+    augment = config.augment.fitted_to(architecture.image_scale)
+    max_tokens = architecture.max_text_tokens
     return DataLoader(
-        TrainingSamples(datasets, config.augment, tokenizer, max_tokens, config.seed, config.absent_names),
+        TrainingSamples(datasets, augment, tokenizer, max_tokens, config.seed, config.absent_names),
         batch_sampler=order,
         num_workers=config.workers,
         collate_fn=Collate(tokenizer, max_tokens),

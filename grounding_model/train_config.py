@@ -82,7 +82,7 @@ class TrainConfig:
     checkpoint_every: int = 500  # steps between states to resume from; 0 keeps none
     validate: tuple[OdvgData | GlyphData, ...] = ()  # AP of detection data during training
     validate_every: int = 0  # steps; 0 validates never
-    validate_scale: tuple[int, int] = (800, 1333)  # short and long side of the images then
+    validate_scale: tuple[int, int] | None = None  # short and long side of the images then; None: the model's own
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):

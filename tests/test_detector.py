@@ -105,7 +105,7 @@ def test_batches_equal_the_reference_with_its_faults_repaired(name, detector):
     items = BATCHES[name]["items"]
     prompts = [prompt_of(item) for item in items]
     images = [picture(item["img"]) for item in items]
-    records = detector.predict(images, prompts, batch_size=len(items), **SETTINGS)
+    records = detector.predict(images, prompts, batch_size=len(items), mixed_sizes=True, **SETTINGS)
     for index, record in enumerate(records):
         assert_equal_to_reference(record, np.load(A / "predictions_fixed.npz"), f"{name}/{index}")
 
@@ -127,7 +127,7 @@ def test_prompts_of_a_batch_do_not_influence_one_another(detector):
 def test_images_of_one_size_a_batch_give_the_numbers_of_each_image_alone(detector):
     images = [picture(0), picture(1), picture(2), picture(0)]
     prompts = [Prompt.categories([name]) for name in ("cat", "dog", "hat", "horse")]
-    together = detector.predict(images, prompts, batch_size=4, mixed_sizes=False, **SETTINGS)
+    together = detector.predict(images, prompts, batch_size=4, **SETTINGS)
     for image, prompt, record in zip(images, prompts, together):
         assert record.filename == str(image)
         assert_same(record, *detector.predict([image], prompt, **SETTINGS))
