@@ -1,8 +1,8 @@
 """An auxiliary loss for training from scratch: what stands inside a true box, said in words before any query exists.
 
 Image features under each true box are compared with the caption's tokens directly. Nothing has to be found or matched,
-so image and text features learn to agree while the decoder still knows nothing. Used to train glyph-tiny; the head is
-dropped afterwards. The idea of aligning regions with words is GLIP's (arXiv 2112.03857, section 3.1).
+and words compete for a box, so image and text features learn to agree while the decoder still knows nothing. Used to
+train glyph-tiny; the head is dropped afterwards. Aligning regions with words is GLIP's idea (arXiv 2112.03857, 3.1).
 
 Shapes: B images, T boxes of the image that has most, L tokens of the longest caption, P sample points of a box,
 C channels of an image level, C' channels of a text token.
@@ -17,21 +17,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from grounding_model.losses import LossSettings, finite_logits, focal_loss, mean_over_processes
+from grounding_model.losses import mean_over_processes
 from grounding_model.targets import PaddedTargets, Target, pad_targets
 
 POINTS_A_SIDE = 3  # a box is read at 3 x 3 points of every level
 
 
 class RegionWordHead(nn.Module):
-    """Train-only: one linear layer each for image and text, then a scaled dot product with a bias."""
+    """Train-only: one linear layer each for image and text, then a scaled dot product."""
 
     def __init__(self, image_width: int, text_width: int, width: int) -> None:
         super().__init__()
         self.image = nn.Linear(image_width, width)
         self.text = nn.Linear(text_width, width)
         self.scale = width**-0.5
-        self.bias = nn.Parameter(torch.tensor(-math.log(99)))  # a token starts out positive with 1 %, as in focal loss
 
     def forward(
         self,
@@ -40,22 +39,21 @@ class RegionWordHead(nn.Module):
         text: Tensor,
         token_mask: Tensor,
         targets: Sequence[Target],
-        settings: LossSettings | None = None,
     ) -> Tensor:
-        """The unweighted loss, a scalar: focal over the real tokens of every box, divided by the number of boxes.
+        """The unweighted loss, a scalar: the mean over boxes of the cross entropy between the tokens that name a box
+        and a softmax over all tokens of the caption (soft token prediction, MDETR, arXiv 2104.12763, section 2.2.1).
 
         levels: (B, C, h, w) each, all over the same `canvas` (height, width in pixels of the padded batch);
-        text (B, L, C'); token_mask (B, L) bool. Focal parameters are those of `settings`. Weights of boxes are
-        factors and ignored boxes are left out, as in grounding_losses.
+        text (B, L, C'); token_mask (B, L) bool. Weights of boxes are factors and ignored boxes are left out, as in
+        grounding_losses.
         """
-        settings = settings or LossSettings()
         padded = pad_targets(targets)
         regions = pool_boxes(levels, canvas, padded)  # (B, T, C)
-        logits = self.image(regions) @ self.text(text).transpose(1, 2) * self.scale + self.bias  # (B, T, L)
-        by_token = focal_loss(
-            finite_logits(logits, token_mask), padded.tokens.float(), settings.focal_alpha, settings.focal_gamma
-        )
-        by_box = (by_token * token_mask[:, None]).sum(-1) * padded.weights * padded.wanted
+        logits = self.image(regions) @ self.text(text).transpose(1, 2) * self.scale  # (B, T, L)
+        log_shares = logits.float().masked_fill(~token_mask[:, None], -math.inf).log_softmax(-1)
+        named = padded.tokens.float()
+        wanted = named / named.sum(-1, keepdim=True).clamp(min=1)
+        by_box = -(log_shares.masked_fill(~padded.tokens, 0) * wanted).sum(-1) * padded.weights * padded.wanted
         return by_box.sum() / mean_over_processes([int(padded.wanted.sum())], logits.device)[0]
 
 

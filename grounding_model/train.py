@@ -293,7 +293,7 @@ def _losses(run: _Run, images: ImageBatch, text: TextBatch, targets: Sequence[Ta
     losses = {} if alone else grounding_losses(grounding, targets, config.losses)
     if run.region_words:
         canvas = (images.pixels.shape[2], images.pixels.shape[3])
-        loss = run.region_words(levels, canvas, words.float(), text.token_mask, targets, config.losses)
+        loss = run.region_words(levels, canvas, words.float(), text.token_mask, targets)
         losses["region_words"] = config.region_words.weight * loss
     return losses
 

@@ -36,7 +36,7 @@ class Domain:
 
 DOMAINS = {
     "source": Domain(),
-    "dense": Domain(objects=(3, 9), size=(0.14, 0.32), code=1),
+    "dense": Domain(objects=(3, 9), size=(0.16, 0.4), code=1),
     # What a new user's photos are to the model: cats where it has never seen them. See docs/glyphs.md for the choice.
     "cats": Domain(objects=(1, 4), size=(0.14, 0.36), hardness=0.6, cats=(0.15, 0.45, 0.25, 0.15), code=2),
 }
