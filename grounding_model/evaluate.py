@@ -272,11 +272,12 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 class _Ranking(NamedTuple):
-    """What was found of one category in all images, best first; N detections."""
+    """What was found of one category in all images, best first; N detections, C of them correct at some threshold."""
 
     images: np.ndarray  # (N,) int64, the image that each is in
-    correct: np.ndarray  # (T, N) bool
-    wrong: np.ndarray  # (T, N) bool; neither where it met something ignored
+    counted: np.ndarray  # (T, N) bool, False where it met something ignored; (1, N) where that is so at every threshold
+    places: np.ndarray  # (C,) int64, which of the N are correct at some threshold: only there does recall change
+    correct: np.ndarray  # (T, C) bool
     to_find: np.ndarray  # (I,) int64, true boxes an image
     recall_steps: np.ndarray  # (R,) float64
 
@@ -299,16 +300,17 @@ def _ranking(matches: Sequence[dict[str, Any] | None], recall_steps: np.ndarray)
     for image, match in kept:
         to_find[image] = np.count_nonzero(np.asarray(match["gtIgnore"]) == 0)
     if not kept:
-        nothing = np.zeros((1, 0), dtype=bool)
-        return _Ranking(np.zeros(0, dtype=np.int64), nothing, nothing, to_find, recall_steps)
+        nothing, nowhere = np.zeros((1, 0), dtype=bool), np.zeros(0, dtype=np.int64)
+        return _Ranking(nowhere, nothing, nowhere, nothing, to_find, recall_steps)
     order = np.argsort(-np.concatenate([match["dtScores"] for _, match in kept]), kind="stable")
     images = np.repeat([image for image, _ in kept], [len(match["dtScores"]) for _, match in kept])[order]
     matched = np.concatenate([match["dtMatches"] for _, match in kept], axis=1)[:, order] > 0
-    ignored = np.concatenate([match["dtIgnore"] for _, match in kept], axis=1)[:, order] > 0
-    correct = matched & ~ignored
-    # What ranks below the last correct box changes no precision that counts.
-    last = int(np.flatnonzero(correct.any(0))[-1]) + 1 if correct.any() else 0
-    return _Ranking(images[:last], correct[:, :last], (~matched & ~ignored)[:, :last], to_find, recall_steps)
+    counted = np.concatenate([match["dtIgnore"] for _, match in kept], axis=1)[:, order] == 0
+    correct = matched & counted
+    places = np.flatnonzero(correct.any(0))
+    if (counted == counted[:1]).all():
+        counted = counted[:1]
+    return _Ranking(images, counted, places, correct[:, places], to_find, recall_steps)
 
 
 def _draws(images: int, resamples: int, seed: int) -> np.ndarray:
@@ -335,11 +337,11 @@ def _average_precision(ranking: _Ranking, draw: np.ndarray) -> float:
     to_find = int(draw @ ranking.to_find)
     if to_find == 0:
         return float("nan")
-    if not len(ranking.images):
+    if not len(ranking.places):
         return 0.0
     weights = draw[ranking.images]
-    correct = np.cumsum(ranking.correct * weights, axis=1)  # (T, N)
-    seen = correct + np.cumsum(ranking.wrong * weights, axis=1)
+    seen = np.cumsum(ranking.counted * weights, axis=1)[:, ranking.places]  # (T or 1, C)
+    correct = np.cumsum(ranking.correct * weights[ranking.places], axis=1)  # (T, C)
     precision = correct / np.maximum(seen, 1)
     best_from_here = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     recall = correct / to_find

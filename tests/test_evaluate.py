@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from formats.problems import InputError
 from formats.record import Instance, Record, Region
-from grounding_model.evaluate import bootstrap_interval, evaluate_coco, expression_precision, recall_at
+from grounding_model.evaluate import (
+    _rankings,
+    _resampled_ap,
+    bootstrap_interval,
+    evaluate_coco,
+    expression_precision,
+    recall_at,
+)
 from tests.paths import GOLDEN
 
 EVAL = GOLDEN / "eval"
@@ -22,6 +30,19 @@ def golden(name: str):
 def corners(box):
     x, y, width, height = box
     return x, y, x + width, y + height
+
+
+def box(at: float):
+    """100 pixels square, `at` pixels from the left."""
+    return at, 0.0, at + 100.0, 100.0
+
+
+def picture(name: str, *found):
+    """A record of (box, category, score=None, ignore=False)."""
+    instances = []
+    for corners, category, *rest in found:
+        instances.append(Instance(corners, 0, category, **dict(zip(("score", "ignore"), rest))))
+    return Record(name, 500, 1000, instances=tuple(instances))
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +96,250 @@ def test_coco_numbers_are_the_references(coco, counts, capsys):
     } | {f"{name}_precision": value for name, value in result.per_category.items()}
     assert {f"coco/{name}": round(value, 3) for name, value in numbers.items()} == expected
     assert capsys.readouterr().out == ""
+
+
+def test_order_of_records_and_labels_do_not_matter(coco):
+    truth, predictions, names = coco
+    shuffled = [replace(one, instances=tuple(replace(i, label=7) for i in one.instances)) for one in predictions[::-1]]
+    result = evaluate_coco(truth, shuffled, names)
+    again = evaluate_coco(truth, predictions, names[::-1])
+    assert result == evaluate_coco(*coco)
+    assert again.ap == pytest.approx(result.ap)
+    assert again.per_category == pytest.approx(dict(result.per_category))
+
+
+def test_an_image_without_prediction_is_one_where_nothing_was_found(coco):
+    truth, predictions, names = coco
+    emptied = [replace(predictions[0], instances=()), replace(predictions[1], instances=None), *predictions[2:]]
+    assert evaluate_coco(truth, predictions[2:], names) == evaluate_coco(truth, emptied, names)
+
+
+def test_perfect_predictions_score_one_and_none_score_zero():
+    truth = [picture("a", (box(0), "cat"), (box(50), "dog")), picture("b"), picture("c", (box(10), "cat"))]
+    perfect = [replace(one, instances=tuple(replace(each, score=0.5) for each in one.instances)) for one in truth]
+    result = evaluate_coco(truth, perfect, ["cat", "dog", "cow"])
+    assert result.ap == pytest.approx(1)
+    assert result.ar[100] == 1
+    assert result.per_category == pytest.approx({"cat": 1, "dog": 1})  # no cow to find: it counts for nothing
+    assert result.ap_small is None
+    assert result.ap_medium is None
+    assert result.ap_large == pytest.approx(1)
+    assert evaluate_coco(truth, [], ["cat", "dog"]).ap == 0
+
+
+def test_average_precision_by_hand():
+    """Best first: right, wrong, right, of three: precision 1 up to recall 1/3, then 2/3 up to recall 2/3."""
+    truth = [picture("a", (box(0), "cat"), (box(150), "cat"), (box(300), "cat"))]
+    found = [picture("a", (box(0), "cat", 0.9), (box(450), "cat", 0.8), (box(150), "cat", 0.7))]
+    result = evaluate_coco(truth, found, ["cat"])
+    assert result.ap == pytest.approx((34 * 1 + 33 * 2 / 3) / 101)  # recall steps 0, 0.01 … 1
+    assert result.ar == pytest.approx({1: 1 / 3, 10: 2 / 3, 100: 2 / 3})
+
+
+def test_a_box_on_something_ignored_is_neither_right_nor_wrong():
+    truth = [picture("a", (box(0), "cat"), (box(200), "cat", None, True))]
+    found = [picture("a", (box(0), "cat", 0.5), (box(200), "cat", 0.9))]
+    assert evaluate_coco(truth, found, ["cat"]).ap == pytest.approx(1)
+
+
+def test_the_table_and_the_dictionary_say_the_same(coco):
+    result = evaluate_coco(*coco)
+    dictionary = json.loads(json.dumps(result.as_dict()))
+    assert dictionary["ap"] == result.ap
+    assert dictionary["ar"]["100"] == result.ar[100]
+    lines = dict(line.rsplit(maxsplit=1) for line in result.table().splitlines())
+    assert lines["AP"] == f"{dictionary['ap']:.3f}"
+    assert lines["AP red apple"] == "0.213"
+    absent = replace(result, ap_small=None).table().splitlines()
+    assert ["AP", "small", "-"] in [line.split() for line in absent]
+
+
+@pytest.mark.parametrize(
+    ("truth", "found", "names", "complaint"),
+    [
+        ("a", "b", ["cat"], "the truth does not know b"),
+        ("aa", "a", ["cat"], "truth: a is there twice"),
+        ("a", "aa", ["cat"], "predictions: a is there twice"),
+        ("a", "a", ["dog"], "no box of dog"),
+        ("a", "a", [], "want one name or more"),
+        ("a", "a", ["cat", "cat"], "each once"),
+        ("", "", ["cat"], "no box of cat"),
+    ],
+)
+def test_what_cannot_be_judged_is_named(truth, found, names, complaint):
+    truth = [picture(name, (box(0), "cat")) for name in truth]
+    found = [picture(name, (box(0), "cat", 0.5)) for name in found]
+    with pytest.raises(InputError, match=complaint):
+        evaluate_coco(truth, found, names)
+
+
+def test_predictions_need_scores_and_truth_needs_labels():
+    with pytest.raises(InputError, match="without score"):
+        evaluate_coco([picture("a", (box(0), "cat"))], [picture("a", (box(0), "cat"))], ["cat"])
+    with pytest.raises(InputError, match="nobody has labelled it"):
+        evaluate_coco([replace(picture("a"), instances=None)], [], ["cat"])
+
+
+# Confidence interval
+
+
+def noisy_case(images: int, seed: int):
+    """Truth of two categories, and predictions that find most of it, some of it badly, and some that is not there.
+
+    No two scores are equal: the order of equal ones depends on the order of images.
+    """
+    rng = np.random.default_rng(seed)
+    truth, found = [], []
+    for index in range(images):
+        boxes = [(box(float(rng.integers(0, 400))), str(rng.choice(["cat", "dog"]))) for _ in range(rng.integers(0, 4))]
+        ignored = [rng.random() < 0.1 for _ in boxes]
+        truth.append(picture(f"{index}", *((b, name, None, i) for (b, name), i in zip(boxes, ignored))))
+        guesses = [
+            (tuple(np.add(b, rng.normal(0, 5, 4) * (0, 0, 1, 1))), name, rng.uniform(0.3, 1))
+            for b, name in boxes
+            if rng.random() < 0.8
+        ]
+        guesses += [(box(float(rng.integers(0, 400))), "cat", rng.uniform(0, 0.7)) for _ in range(rng.integers(0, 3))]
+        found.append(picture(f"{index}", *guesses))
+    return truth, found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_weighing_images_is_repeating_them(seed):
+    """The oracle: the data set of a draw, image by image with its copies, judged by pycocotools."""
+    truth, found = noisy_case(12, seed)
+    draw = np.random.default_rng(seed).multinomial(12, np.full(12, 1 / 12))
+    names = ["cat", "dog"]
+    repeated = [
+        [replace(one, filename=f"{one.filename}-{copy}") for one, count in zip(side, draw) for copy in range(count)]
+        for side in (truth, found)
+    ]
+    weighed = _resampled_ap(_rankings(truth, found, names), draw[None])
+    assert weighed[0] == pytest.approx(evaluate_coco(*repeated, names).ap, abs=1e-12)
+
+
+def test_the_interval_holds_the_number_and_narrows_with_more_images():
+    widths = []
+    for images in (15, 150):
+        truth, found = noisy_case(images, seed=1)
+        ap = evaluate_coco(truth, found, ["cat", "dog"]).ap
+        low, high = bootstrap_interval(truth, found, ["cat", "dog"], resamples=200)
+        assert 0 <= low <= ap <= high <= 1
+        assert bootstrap_interval(truth, found, ["cat", "dog"], resamples=200) == (low, high)
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 2
+
+
+def test_the_interval_of_a_gain_is_paired():
+    truth, found = noisy_case(40, seed=2)
+    assert bootstrap_interval(truth, found, ["cat"], baseline=found, resamples=50) == (0, 0)
+    worse = [replace(one, instances=one.instances[1:]) for one in found]
+    low, high = bootstrap_interval(truth, found, ["cat"], baseline=worse, resamples=200)
+    assert 0 < low < high
+    mirrored = bootstrap_interval(truth, worse, ["cat"], baseline=found, resamples=200)
+    assert mirrored == pytest.approx((-high, -low))
+
+
+def test_an_interval_of_nothing_is_refused():
+    for truth in ([], [picture("a")]):
+        with pytest.raises(InputError):
+            bootstrap_interval(truth, [], ["cat"])
+
+
+# Captions
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_phrase_recall_is_the_references(merge):
+    expected = golden("flickr30k_results.json")["merge_true_fixed" if merge else "merge_false"]
+    truth, predictions = [], []
+    for entry in golden("flickr30k_inputs.json"):
+        caption, places = " ".join(entry["phrases"]), sorted(set(entry["phrase_ids"]))
+        shape = {"filename": f"{entry['img_id']}.jpg", "height": entry["height"], "width": entry["width"]}
+
+        def regions(boxes, owners, scores=None):
+            made = []
+            for owner in sorted(set(owners)):
+                own = [index for index, each in enumerate(owners) if each == owner]
+                made.append(
+                    Region(
+                        tuple(tuple(boxes[index]) for index in own),
+                        (f"phrase {owner}",),
+                        scores=tuple(scores[index] for index in own) if scores else (),
+                    )
+                )
+            return tuple(made)
+
+        owners = [places.index(each) for each in entry["phrase_ids"]]
+        found = entry["pred"]
+        truth.append(Record(**shape, caption=caption, regions=regions(entry["gt_bboxes"], owners)))
+        predictions.append(
+            Record(**shape, caption=caption, regions=regions(found["bboxes"], found["labels"], found["scores"]))
+        )
+    everything = 10**6
+    recall = recall_at(truth, predictions[::-1], (1, 5, 10, everything), merge_boxes=merge)
+    assert recall == {int(k) if k != "-1" else everything: value["all"] for k, value in expected.items()}
+
+
+def test_expression_precision_is_the_references():
+    annotations, expected = golden("refexp_ann.json"), golden("refexp_results.json")["all"]
+    boxes = {each["image_id"]: corners(each["bbox"]) for each in annotations["annotations"]}
+    found = {each["img_id"]: each for each in golden("refexp_preds.json")}
+    for data_set in ("refcoco", "refcoco+", "refcocog"):
+        truth, predictions = [], []
+        for image in annotations["images"]:
+            if image["dataset_name"] == data_set:
+                shape = {key: image[key] for key in ("height", "width", "caption")} | {"filename": image["file_name"]}
+                phrase = (image["caption"],)
+                truth.append(Record(**shape, regions=(Region((boxes[image["id"]],), phrase),)))
+                guess = found[image["id"]]
+                region = Region(tuple(map(tuple, guess["bboxes"])), phrase, scores=tuple(guess["scores"]))
+                predictions.append(Record(**shape, regions=(region,)))
+        precision = expression_precision(truth, predictions)
+        assert precision == {k: pytest.approx(expected[f"{data_set}_precision@{k}"]) for k in (1, 5, 10)}
+
+
+def caption(*regions: Region, text: str = "a red cat and a cat") -> Record:
+    return Record("a.png", 500, 1000, caption=text, regions=regions)
+
+
+def test_phrases_meet_by_their_spans_and_by_their_words_without():
+    red, other = Region((box(0),), ("a red cat",), ((0, 9),)), Region((box(200),), ("a cat",), ((14, 19),))
+    found_red, found_other = (replace(each, scores=(0.5,)) for each in (red, other))
+    assert recall_at([caption(red, other)], [caption(found_other, found_red)])[1] == 1
+    swapped = caption(replace(found_red, spans=other.spans), replace(found_other, spans=red.spans))
+    assert recall_at([caption(red, other)], [swapped])[1] == 0
+    without = [caption(replace(red, spans=()), replace(other, spans=()))]
+    assert recall_at(without, [caption(found_other, found_red)])[1] == 1
+    assert recall_at([caption(red, other)], [caption(found_red)])[10] == 0.5
+    assert recall_at([caption(red, other)], [])[10] == 0
+
+
+def test_the_best_score_comes_first_whatever_the_order():
+    true = caption(Region((box(0),), ("a cat",)))
+    found = caption(Region((box(500), box(0)), ("a cat",), scores=(0.2, 0.9)))
+    assert recall_at([true], [found])[1] == expression_precision([true], [found])[1] == 1
+
+
+def test_two_captions_of_one_image_are_two():
+    truth = [caption(Region((box(at),), ("it",)), text=text) for at, text in ((0, "one"), (300, "two"))]
+    assert recall_at(truth, truth[::-1])[1] == 1
+
+
+def test_what_names_nothing_and_what_is_ignored_does_not_count():
+    counted, nothing = Region((box(0),), ("a cat",)), Region((), ("a cow",))
+    ignored = Region((box(0),), ("a dog",), ignore=True)
+    assert recall_at([caption(counted, nothing, ignored)], [caption(counted)])[1] == 1
+    assert expression_precision([caption(counted), caption(text="nothing")], [caption(counted)])[1] == 1
+    with pytest.raises(InputError, match="no phrase has a box"):
+        recall_at([caption(nothing, ignored)], [])
+
+
+def test_captions_that_cannot_be_judged_are_named():
+    region = Region((box(0),), ("a cat",))
+    with pytest.raises(InputError, match=r"does not know a\.png: other"):
+        recall_at([caption(region)], [caption(region, text="other")])
+    with pytest.raises(InputError, match="has no caption"):
+        recall_at([picture("a", (box(0), "cat"))], [])
+    with pytest.raises(InputError, match="has 2 regions"):
+        expression_precision([caption(region, region)], [])
