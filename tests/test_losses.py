@@ -289,6 +289,18 @@ def test_region_words_leave_ignored_boxes_out() -> None:
     torch.testing.assert_close(with_ignored, alone)
 
 
+def test_region_words_do_not_see_padded_tokens() -> None:
+    generator = torch.Generator().manual_seed(0)
+    level, text = torch.randn(1, 4, 8, 16, generator=generator), torch.randn(1, LENGTH, 5, generator=generator)
+    head, mask = RegionWordHead(4, 5, 8), torch.ones(1, LENGTH, dtype=torch.bool)
+    target = make_target([WANTED])
+    alone = head([level], (64, 128), text, mask, [target])
+    longer = torch.cat((text, 100 * torch.ones(1, 3, 5)), dim=1)
+    longer_mask = torch.cat((mask, torch.zeros(1, 3, dtype=torch.bool)), dim=1)
+    padded = target._replace(tokens=torch.cat((target.tokens, torch.zeros(1, 3, dtype=torch.bool)), dim=1))
+    torch.testing.assert_close(head([level], (64, 128), longer, longer_mask, [padded]), alone)
+
+
 def test_region_words_without_boxes_are_zero_and_connected() -> None:
     head = RegionWordHead(4, 5, 8)
     mask = torch.ones(1, LENGTH, dtype=torch.bool)
