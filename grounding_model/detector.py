@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -41,6 +41,18 @@ class Failure:
     error: InputError
 
 
+@dataclass(frozen=True)
+class ScoredRecord(Record):
+    """A record that also has, for each of its boxes, the scores of everything that was looked for.
+
+    all_scores: (N, C) float32 for the N boxes in the record's order (instances, or region after region) and the C
+    labels of the prompt. A box of a prompt that was split into several captions has scores of its caption's labels;
+    the others, which were never asked about this box, are NaN.
+    """
+
+    all_scores: np.ndarray = field(kw_only=True, compare=False)
+
+
 class Chunk(NamedTuple):
     """One caption of a prompt. tokens: the columns of every entity, none for an expression. labels: of every entity."""
 
@@ -70,9 +82,7 @@ class Detections(NamedTuple):
     boxes: Tensor
     scores: Tensor  # (N,)
     labels: Tensor  # (N,) int64
-
-
-NOTHING = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    all_scores: Tensor  # (N, C) of every label of the prompt, NaN where the box's caption did not hold it; or (N, 0)
 
 
 def load_detector(
@@ -128,6 +138,7 @@ class Detector:
         batch_size: int = 1,
         chunk_size: int | None = None,
         mixed_sizes: bool = False,
+        return_all_scores: bool = False,
     ) -> list[Record]:
         """The records of all images, in their order; see predict_each. Raises InputError at the first bad one."""
         images = [images] if isinstance(images, str | Path | np.ndarray) else list(images)
@@ -140,6 +151,7 @@ class Detector:
             batch_size=batch_size,
             chunk_size=chunk_size,
             mixed_sizes=mixed_sizes,
+            return_all_scores=return_all_scores,
         )
         records = []
         for outcome in outcomes:
@@ -159,6 +171,7 @@ class Detector:
         batch_size: int = 1,
         chunk_size: int | None = None,
         mixed_sizes: bool = False,
+        return_all_scores: bool = False,
     ) -> Iterator[Record | Failure]:
         """One outcome an image, in order, while threads read the images ahead; memory holds a few batches.
 
@@ -172,6 +185,7 @@ class Detector:
         encoded once.
         mixed_sizes: images of a batch are padded to the largest, as in the reference, where an image's numbers depend
         on its padding. By default only images of one size share a batch, and each result is that of the image alone.
+        return_all_scores: every record is a ScoredRecord.
 
         Raises InputError for settings or a common prompt that cannot work, before the first image. A bad image or a
         bad prompt of one image is a Failure in its place, and the rest goes on.
@@ -187,7 +201,7 @@ class Detector:
                 (image, partial(self._ready, each, chunk_size)) for image, each in zip(images, prompt, strict=True)
             )
         loaded = _read_ahead(pairs, scale, ahead=READERS + batch_size)
-        label = _Labeller(self, max_per_image, score_threshold, mixed_sizes)
+        label = _Labeller(self, max_per_image, score_threshold, mixed_sizes, return_all_scores)
         return _in_batches(loaded, batch_size, label)
 
     def _ready(self, prompt: Prompt, chunk_size: int | None) -> ReadyPrompt:
@@ -212,11 +226,19 @@ class Detector:
 class _Labeller:
     """Runs the model on loaded images; keeps the features of captions that come again."""
 
-    def __init__(self, detector: Detector, max_per_image: int, score_threshold: float, mixed_sizes: bool) -> None:
+    def __init__(
+        self,
+        detector: Detector,
+        max_per_image: int,
+        score_threshold: float,
+        mixed_sizes: bool,
+        return_all_scores: bool,
+    ) -> None:
         self.detector = detector
         self.max_per_image = max_per_image
         self.score_threshold = score_threshold
         self.mixed_sizes = mixed_sizes
+        self.return_all_scores = return_all_scores
         self.texts: dict[tuple[str, ...], TextFeatures] = {}
 
     def __call__(self, images: Sequence[LoadedImage]) -> list[Record]:
@@ -234,7 +256,7 @@ class _Labeller:
     def _batch(self, images: Sequence[LoadedImage]) -> list[Record]:
         model, device = self.detector.model, self.detector.device
         features = model.encode_image(collate_images([image.resized for image in images]).to(device))
-        found: list[list[Detections]] = [[NOTHING] for _ in images]
+        found: list[list[Detections]] = [[_nothing(self._columns(image))] for image in images]
         for chunks in zip_longest(*(image.prompt.chunks for image in images)):
             # An image whose prompt has no chunk left runs along with another's caption, and gets nothing from it.
             filler = next(chunk.caption for chunk in chunks if chunk)
@@ -243,11 +265,22 @@ class _Labeller:
             for index, (image, chunk) in enumerate(zip(images, chunks)):
                 if chunk:
                     logits, boxes = grounding.logits[-1, index], grounding.boxes[-1, index]
-                    found[index].append(_detections(logits, boxes, chunk, image, self.max_per_image))
-        return [
-            _record(image, _best(parts, self.max_per_image, self.score_threshold))
-            for image, parts in zip(images, found)
-        ]
+                    count, columns = self.max_per_image, self._columns(image)
+                    found[index].append(_detections(logits, boxes, chunk, image, count, columns))
+        return [self._record(image, parts) for image, parts in zip(images, found)]
+
+    def _columns(self, image: LoadedImage) -> int:
+        """How many labels' scores each box keeps beside its own."""
+        return len(image.prompt.prompt.labels) if self.return_all_scores else 0
+
+    def _record(self, image: LoadedImage, parts: Sequence[Detections]) -> Record:
+        found = _best(parts, self.max_per_image, self.score_threshold)
+        if not self.return_all_scores:
+            return _record(image, found, Record)
+        all_scores = found.all_scores
+        if image.prompt.prompt.kind != "categories":  # their boxes stand region after region
+            all_scores = all_scores[found.labels.argsort(stable=True)]
+        return _record(image, found, partial(ScoredRecord, all_scores=all_scores.numpy()))
 
     def _encode_text(self, captions: tuple[str, ...]) -> TextFeatures:
         if captions not in self.texts:
@@ -273,12 +306,21 @@ def label_scores(logits: Tensor, tokens: Sequence[Sequence[int]], labels: Sequen
     return scores.scatter_reduce(1, place.expand_as(entities), entities, "amax"), unique
 
 
-def _detections(logits: Tensor, boxes: Tensor, chunk: Chunk, image: LoadedImage, count: int) -> Detections:
+def _nothing(columns: int) -> Detections:
+    return Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), torch.zeros(0, columns))
+
+
+def _detections(
+    logits: Tensor, boxes: Tensor, chunk: Chunk, image: LoadedImage, count: int, columns: int
+) -> Detections:
     """(Q, L) logits, (Q, 4) cx, cy, w, h in fractions of the content -> the best (query, label) pairs."""
     scores, labels = label_scores(logits, chunk.tokens, chunk.labels)
     best, place = scores.flatten().topk(min(count, scores.numel()))
     query, column = place // scores.shape[1], place % scores.shape[1]
-    return Detections(_pixels(boxes.float()[query], image).cpu(), best.cpu(), labels[column].cpu())
+    all_scores = scores.new_full((len(query), columns), torch.nan)
+    if columns:
+        all_scores[:, labels] = scores[query]
+    return Detections(_pixels(boxes.float()[query], image).cpu(), best.cpu(), labels[column].cpu(), all_scores.cpu())
 
 
 def _pixels(boxes: Tensor, image: LoadedImage) -> Tensor:
@@ -290,19 +332,20 @@ def _pixels(boxes: Tensor, image: LoadedImage) -> Tensor:
 
 def _best(parts: Sequence[Detections], count: int, score_threshold: float) -> Detections:
     """Detections of all chunks, sorted by score, cut by count and threshold."""
-    boxes, scores, labels = (torch.cat(tensors) for tensors in zip(*parts))
+    boxes, scores, labels, all_scores = (torch.cat(tensors) for tensors in zip(*parts))
     scores, order = scores.sort(descending=True, stable=True)
     keep = order[scores >= score_threshold][:count]
-    return Detections(boxes[keep], scores[: len(keep)], labels[keep])
+    return Detections(boxes[keep], scores[: len(keep)], labels[keep], all_scores[keep])
 
 
-def _record(image: LoadedImage, found: Detections) -> Record:
+def _record(image: LoadedImage, found: Detections, make: Callable[..., Record]) -> Record:
+    """make: Record, or what is called like it."""
     prompt = image.prompt.prompt
     boxes: list[Box] = [tuple(box) for box in found.boxes.tolist()]
     rows = list(zip(boxes, found.scores.tolist(), found.labels.tolist()))
     size = (image.filename, image.height, image.width)
     if prompt.kind == "categories":
-        return Record(*size, instances=tuple(Instance(box, n, prompt.labels[n], score) for box, score, n in rows))
+        return make(*size, instances=tuple(Instance(box, n, prompt.labels[n], score) for box, score, n in rows))
     spans = prompt.spans if prompt.kind == "phrases" else (((0, len(prompt.text)),),)
     regions = []
     for label, phrase in enumerate(spans):
@@ -315,7 +358,7 @@ def _record(image: LoadedImage, found: Detections) -> Record:
                 scores=tuple(score for _, score in own),
             )
         )
-    return Record(*size, caption=prompt.text, regions=tuple(regions))
+    return make(*size, caption=prompt.text, regions=tuple(regions))
 
 
 def _in_batches(

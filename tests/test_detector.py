@@ -183,6 +183,47 @@ def test_synonyms_give_the_better_score_of_both(detector):
     assert {i.category for i in merged.instances} == {"cat", "hat"}
 
 
+def every_box(record: Record) -> list[tuple[int, tuple[float, ...], float]]:
+    """Label, box, score in the record's own order."""
+    if record.instances is not None:
+        return [(instance.label, instance.box, instance.score) for instance in record.instances]
+    return [
+        (label, box, score)
+        for label, region in enumerate(record.regions)
+        for box, score in zip(region.boxes, region.scores)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "labels"),
+    [
+        (Prompt.categories([("cat", "kitten"), "dog", "red apple"]), 3),
+        (Prompt.phrases("two men near a horse", [[[0, 7]], [[13, 20]]]), 2),
+        (Prompt.expression("the dog"), 1),
+        (Prompt.phrases("running", []), 0),
+    ],
+)
+def test_all_scores_of_a_box_are_those_of_its_query(prompt, labels, detector):
+    everything = SETTINGS | {"max_per_image": 100_000}
+    (plain,) = detector.predict([picture(0)], prompt, **everything)
+    (record,) = detector.predict([picture(0)], prompt, **everything, return_all_scores=True)
+    assert every_box(record) == every_box(plain)
+    assert record.all_scores.shape == (len(every_box(record)), labels)
+    of_query: dict[tuple[float, ...], dict[int, float]] = {}
+    for label, box, score in every_box(record):
+        of_query.setdefault(box, {})[label] = score
+    for row, (_, box, _) in zip(record.all_scores, every_box(record)):
+        assert dict(enumerate(row.tolist())) == of_query[box]
+
+
+def test_all_scores_are_nan_where_a_box_was_not_asked(detector):
+    names = ["cat", "dog", "red apple"]
+    (record,) = detector.predict([picture(0)], names, chunk_size=2, **SETTINGS, return_all_scores=True)
+    for instance, row in zip(record.instances, record.all_scores, strict=True):
+        assert row[instance.label] == np.float32(instance.score)
+        assert np.isnan(row).tolist() == ([True, True, False] if instance.label == 2 else [False, False, True])
+
+
 def test_threshold_and_count_cut_the_end_of_the_list(detector):
     (whole,) = detector.predict([picture(0)], ["cat", "dog"], **SETTINGS)
     middle = whole.instances[9].score
