@@ -50,10 +50,12 @@ def draw_scene(
     """(SIDE, SIDE, 3) uint8 RGB and its record; the same for the same arguments on every machine.
 
     pairs: "train" keeps HELD_OUT_PAIRS out, "all" does not. hardness: 0..1 in place of the domain's own.
-    Raises InputError for an unknown domain, task or choice of pairs.
+    Raises InputError for an unknown domain, task or choice of pairs, and for a hardness outside 0..1.
     """
     settings = domain_named(domain)
     if hardness is not None:
+        if not 0 <= hardness <= 1:
+            raise InputError("hardness", f"{hardness}", "want 0..1")
         settings = replace(settings, hardness=hardness)
     scene = draw(settings, seed, index, forbidden_pairs(pairs))
     rng = np.random.default_rng([seed, index, settings.code, 1 + TASKS.index(_known(task))])
