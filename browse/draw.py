@@ -1,0 +1,350 @@
+"""Draw what a record says onto its picture: boxes, names, scores, and the caption with its phrases in colour.
+
+H, W  height and width of the picture in pixels; arrays are (H, W, 3) uint8 RGB
+box   x1, y1, x2, y2 in pixels of the drawn picture (the record's box times the zoom)
+"""
+
+from __future__ import annotations
+
+import colorsys
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+from formats.problems import InputError
+from formats.record import PLACEHOLDER_BOX, Box, Record, Region
+
+Colour = tuple[int, int, int]
+
+# Far apart in hue and lightness, the first ones the most; labels beyond them get hues by the golden ratio.
+FIRST_COLOURS: tuple[Colour, ...] = (
+    (0, 200, 120),
+    (255, 92, 56),
+    (40, 130, 255),
+    (255, 200, 0),
+    (220, 60, 200),
+    (0, 205, 225),
+    (150, 100, 255),
+    (170, 220, 40),
+    (255, 120, 170),
+    (190, 110, 40),
+    (0, 140, 130),
+    (255, 160, 60),
+)
+IGNORE_COLOUR: Colour = (150, 150, 150)
+LEGIBLE_SIDE = 480  # pixels: a picture whose longer side is less is enlarged, or its names could not be read
+GOLDEN_RATIO = 0.618034
+CAPTION_PAPER: Colour = (250, 250, 248)
+CAPTION_INK: Colour = (35, 35, 40)
+UNFOUND_PAPER: Colour = (222, 222, 222)
+LONGEST_TAG = 28  # characters
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One box to draw: its text, its colour, and whether training ignores it."""
+
+    box: Box
+    text: str
+    colour: Colour
+    ignore: bool = False
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of the caption in one style: plain, a phrase's colour, or a phrase of which no box was found."""
+
+    text: str
+    paper: Colour | None
+
+
+def draw_record(image: np.ndarray, record: Record, palette: str = "category") -> np.ndarray:
+    """(H, W, 3) uint8 RGB of the record's image -> (H', W', 3) uint8 RGB with the record drawn on it.
+
+    Small pictures are enlarged by a whole number; a caption adds a strip below. Where H, W differ from the
+    record's size (a reduced copy), the boxes are reduced with it. Boxes that training ignores are grey and dashed.
+    palette: "category", a colour for each label, the same in every picture; "random", one for each box; or a CSS
+    colour for all boxes, "#ff8800" or "red". Raises InputError for any other palette.
+    """
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    zoom = max(1, -(-LEGIBLE_SIDE // max(picture.size)))
+    if zoom > 1:
+        picture = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.LANCZOS)
+    colours = _box_colours(palette, record)
+    marks = _marks(record, colours, picture.width / record.width, picture.height / record.height)
+    _draw_marks(picture, marks)
+    if record.caption is not None:
+        picture = _with_caption(picture, _caption_pieces(record.caption, record.regions or (), colours))
+    return np.asarray(picture)
+
+
+def colour_of(index: int) -> Colour:
+    """The colour of the label or phrase with this number: always the same, neighbours far apart."""
+    if 0 <= index < len(FIRST_COLOURS):
+        return FIRST_COLOURS[index]
+    hue, lightness = (index * GOLDEN_RATIO) % 1.0, (0.5, 0.62, 0.4)[index % 3]
+    red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.85)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _box_colours(palette: str, record: Record) -> Callable[[int, int], Colour]:
+    """Returns (label or phrase number, box number) -> colour."""
+    if palette == "category":
+        return lambda label, _box: colour_of(label)
+    if palette == "random":
+        order = list(range(64))
+        random.Random(record.filename).shuffle(order)
+        return lambda _label, box: colour_of(order[box % len(order)])
+    try:
+        one = ImageColor.getrgb(palette)[:3]
+    except ValueError as error:
+        raise InputError("palette", repr(palette), 'want "category", "random" or a colour such as "#ff8800"') from error
+    return lambda _label, _box: (one[0], one[1], one[2])
+
+
+def _marks(record: Record, colours: Callable[[int, int], Colour], across: float, down: float) -> list[Mark]:
+    """One mark a box; across, down: drawn pixels for each pixel of the record."""
+
+    def mark(box: Box, name: str, score: float | None, colour: Colour, ignore: bool) -> Mark:
+        scaled = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+        name = name if len(name) <= LONGEST_TAG else name[: LONGEST_TAG - 1] + "…"
+        text = name if score is None else f"{name} {score:.2f}"
+        return Mark(scaled, text, IGNORE_COLOUR if ignore else colour, ignore)
+
+    marks: list[Mark] = []
+    for instance in record.instances or ():
+        colour = colours(instance.label, len(marks))
+        marks.append(mark(instance.box, instance.category, instance.score, colour, instance.ignore))
+    for number, region in enumerate(record.regions or ()):
+        scores = region.scores or (None,) * len(region.boxes)
+        for box, score in zip(region.boxes, scores):
+            if tuple(box) != PLACEHOLDER_BOX:
+                colour = colours(number, len(marks))
+                marks.append(mark(box, " … ".join(region.phrase), score, colour, region.ignore))
+    return marks
+
+
+def _draw_marks(picture: Image.Image, marks: Sequence[Mark]) -> None:
+    """Outlines first, the largest below; then the tags, each where it hides the fewest others."""
+    line = max(2, round(min(picture.size) / 240))
+    canvas = ImageDraw.Draw(picture, "RGBA")
+    for mark in sorted(marks, key=lambda mark: -_area(mark.box)):
+        _draw_outline(canvas, mark, line, picture.size)
+    size = max(13, round(min(picture.size) / (32 if len(marks) <= 30 else 42)))
+    placed: list[Box] = []
+    for mark in sorted(marks, key=lambda mark: _area(mark.box)):
+        if mark.text:
+            placed.append(_draw_tag(canvas, mark, line, size, placed, picture.size))
+
+
+def _draw_outline(canvas: ImageDraw.ImageDraw, mark: Mark, line: int, size: tuple[int, int]) -> None:
+    """A coloured frame with a faint dark rim, so that it shows on any background; dashed where ignored."""
+    x1, y1 = max(0, round(mark.box[0])), max(0, round(mark.box[1]))
+    x2, y2 = min(size[0], round(mark.box[2])) - 1, min(size[1], round(mark.box[3])) - 1
+    if x2 < x1 or y2 < y1:
+        return
+    if mark.ignore:
+        _draw_dashes(canvas, (x1, y1, x2, y2), line, mark.colour)
+        return
+    rim = max(1, line // 3)
+    canvas.rectangle((x1 - rim, y1 - rim, x2 + rim, y2 + rim), outline=(0, 0, 0, 110), width=line + 2 * rim)
+    canvas.rectangle((x1, y1, x2, y2), outline=mark.colour, width=line)
+
+
+def _draw_dashes(canvas: ImageDraw.ImageDraw, box: tuple[int, int, int, int], line: int, colour: Colour) -> None:
+    x1, y1, x2, y2 = box
+    dash = 4 * line
+    for x in range(x1, x2 + 1, 2 * dash):
+        for y in (y1, max(y1, y2 - line + 1)):
+            canvas.rectangle((x, y, min(x + dash, x2), min(y + line - 1, y2)), fill=colour)
+    for y in range(y1, y2 + 1, 2 * dash):
+        for x in (x1, max(x1, x2 - line + 1)):
+            canvas.rectangle((x, y, min(x + line - 1, x2), min(y + dash, y2)), fill=colour)
+
+
+def _draw_tag(
+    canvas: ImageDraw.ImageDraw, mark: Mark, line: int, size: int, placed: Sequence[Box], picture: tuple[int, int]
+) -> Box:
+    """Draws the tag and returns the box that it covers."""
+    font = load_font(size, bold=True)
+    pad = max(2, size // 4)
+    left, _, right, _ = font.getbbox(mark.text)
+    ascent, descent = font.getmetrics()
+    width, height = right - left + 2 * pad, ascent + descent + pad // 2
+    x, y = _tag_corner(mark.box, width, height, placed, picture)
+    canvas.rounded_rectangle((x, y, x + width - 1, y + height - 1), radius=line, fill=(*mark.colour, 235))
+    canvas.text((x + pad - left, y + pad // 4), mark.text, font=font, fill=ink_on(mark.colour))
+    return (x, y, x + width, y + height)
+
+
+def _tag_corner(
+    box: Box, width: int, height: int, placed: Sequence[Box], picture: tuple[int, int]
+) -> tuple[float, float]:
+    """Upper left corner for a tag, inside the picture: of the places round the box the one hiding the least."""
+    x1, y1, x2, y2 = box
+    places = (
+        (x1, y1 - height),
+        (x1, y2),
+        (x2 - width, y1 - height),
+        (x2 - width, y2),
+        (x1, y1),
+        (x1, y2 - height),
+        (x2, y1),
+        (x1 - width, y1),
+    )
+    best, least = (0.0, 0.0), float("inf")
+    for rank, (x, y) in enumerate(places):
+        x = round(min(max(x, 0), max(0, picture[0] - width)))
+        y = round(min(max(y, 0), max(0, picture[1] - height)))
+        tag = (x, y, x + width, y + height)
+        # A tag within its own box hides some of the object: worse than beside it, better than on another tag.
+        cost = sum(_overlap(tag, other) for other in placed) + 0.15 * _overlap(tag, box) + rank * 1e-3
+        if cost < least:
+            best, least = (x, y), cost
+    return best
+
+
+def _caption_pieces(
+    caption: str, regions: Sequence[Region], colours: Callable[[int, int], Colour]
+) -> list[list[Piece]]:
+    """Lines of pieces: the caption, and below it the phrases whose place in the caption is not known."""
+    owner: list[int | None] = [None] * len(caption)
+    # Long phrases first, so that a phrase within a phrase keeps its own colour.
+    for number in sorted(range(len(regions)), key=lambda number: -sum(b - a for a, b in regions[number].spans)):
+        for start, end in regions[number].spans:
+            owner[start:end] = [number] * (end - start)
+
+    def paper(number: int) -> Colour:
+        boxes = [box for box in regions[number].boxes if tuple(box) != PLACEHOLDER_BOX]
+        first_box = sum(len(region.boxes) for region in regions[:number])
+        return colours(number, first_box) if boxes else UNFOUND_PAPER
+
+    line: list[Piece] = []
+    start = 0
+    for end in range(1, len(caption) + 1):
+        if end == len(caption) or owner[end] != owner[start]:
+            number = owner[start]
+            line.append(Piece(caption[start:end], None if number is None else paper(number)))
+            start = end
+    unplaced: list[Piece] = []
+    for number, region in enumerate(regions):
+        if not region.spans:
+            unplaced += [Piece(" … ".join(region.phrase), paper(number)), Piece("  ", None)]
+    return [line, unplaced] if unplaced else [line]
+
+
+def _with_caption(picture: Image.Image, lines: Sequence[Sequence[Piece]]) -> Image.Image:
+    """The picture with a strip below it that holds the caption."""
+    size = max(15, round(min(picture.size) / 26))
+    font = load_font(size)
+    margin, row_height = round(size * 0.8), round(size * 1.75)
+    rows = [row for line in lines for row in _wrap(line, font, picture.width - 2 * margin)]
+    strip = len(rows) * row_height + round(margin * 1.2)
+    whole = Image.new("RGB", (picture.width, picture.height + strip), CAPTION_PAPER)
+    whole.paste(picture, (0, 0))
+    canvas = ImageDraw.Draw(whole)
+    ascent, descent = font.getmetrics()
+    pad = round(size * 0.18)
+    for number, row in enumerate(rows):
+        x = float(margin)
+        y = picture.height + round(margin * 0.6) + number * row_height + (row_height - ascent - descent) // 2
+        for piece in row:
+            width = font.getlength(piece.text)
+            if piece.paper is not None:
+                chip = (x - pad, y - pad, x + width + pad, y + ascent + descent + pad)
+                canvas.rounded_rectangle(chip, radius=size // 4, fill=piece.paper)
+            ink = CAPTION_INK if piece.paper is None else ink_on(piece.paper)
+            canvas.text((x, y), piece.text, font=font, fill=ink)
+            x += width
+    return whole
+
+
+def _wrap(line: Sequence[Piece], font: ImageFont.FreeTypeFont, width: float) -> list[list[Piece]]:
+    """Break a line of pieces at spaces into rows of at most `width` pixels; a longer word is cut."""
+    rows: list[list[Piece]] = [[]]
+    used = 0.0
+    for piece in line:
+        for word in _words(piece.text):
+            while word:
+                length = font.getlength(word)
+                if used + font.getlength(word.rstrip()) <= width:
+                    break
+                if used > 0:
+                    rows.append([])
+                    used = 0.0
+                    word = word.lstrip()
+                else:
+                    head = _head_that_fits(word, font, width)
+                    rows[-1].append(Piece(head, piece.paper))
+                    rows.append([])
+                    word = word[len(head) :]
+            if word:
+                _append_joined(rows[-1], Piece(word, piece.paper))
+                used += length
+    return [_without_trailing_space(row) for row in rows if row]
+
+
+def _words(text: str) -> list[str]:
+    """Split after every run of spaces and every line break, losing nothing but the line breaks."""
+    words, start = [], 0
+    text = text.replace("\r", " ").replace("\n", " ").replace("\t", " ")
+    for end in range(1, len(text) + 1):
+        if end == len(text) or (text[end - 1] == " " and text[end] != " "):
+            words.append(text[start:end])
+            start = end
+    return words
+
+
+def _head_that_fits(word: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    end = 1
+    while end < len(word) and font.getlength(word[: end + 1]) <= width:
+        end += 1
+    return word[:end]
+
+
+def _append_joined(row: list[Piece], piece: Piece) -> None:
+    """One chip for neighbouring words of a phrase, not one for each."""
+    if row and row[-1].paper == piece.paper:
+        row[-1] = Piece(row[-1].text + piece.text, piece.paper)
+    else:
+        row.append(piece)
+
+
+def _without_trailing_space(row: list[Piece]) -> list[Piece]:
+    return [*row[:-1], Piece(row[-1].text.rstrip(), row[-1].paper)]
+
+
+@lru_cache(maxsize=64)
+def load_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans in `size` pixels, from the fonts that matplotlib carries."""
+    return ImageFont.truetype(_font_folder() / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"), size)
+
+
+@cache
+def _font_folder() -> Path:
+    import matplotlib  # the package alone, not pyplot: it only says where its data lie
+
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+
+
+def ink_on(paper: Colour) -> Colour:
+    """Black or white, whichever stands out more (relative luminance, WCAG 2.1)."""
+    linear = [(c / 255 / 12.92) if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in paper]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return (0, 0, 0) if (luminance + 0.05) ** 2 > 1.05 * 0.05 else (255, 255, 255)
+
+
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _overlap(one: Box, other: Box) -> float:
+    """Common area of two boxes in square pixels."""
+    across = min(one[2], other[2]) - max(one[0], other[0])
+    down = min(one[3], other[3]) - max(one[1], other[1])
+    return across * down if across > 0 and down > 0 else 0.0
