@@ -162,18 +162,28 @@ def _add_detect(commands) -> None:
         "find things in pictures: categories, phrases of a caption, or a referring expression",
         "groundhog detect photo.jpg --weights mm_swin-t.pth --text-encoder bert-base-uncased --texts '$: coco'",
     )
-    command.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders or patterns")
+    command.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders, patterns; addresses with --fetch")
     command.add_argument(
-        "--texts", required=True, help="what to look for; '$: coco' means that data set's categories; see -c"
+        "--texts",
+        required=True,
+        metavar="T",
+        help="what to look for: a caption, whose noun phrases are found; '$: coco', the categories of a data set; "
+        "or see the next two",
     )
-    command.add_argument("-c", "--custom-entities", action="store_true", help="--texts is a list 'cat. dog. bird'")
+    command.add_argument("-c", "--custom-entities", action="store_true", help="T is a list 'cat. dog. bird'")
     command.add_argument(
-        "--tokens-positive", metavar="J", help="-1: a referring expression; '[[[21,31]], [[45,59]]]': phrases by span"
+        "--tokens-positive",
+        metavar="J",
+        help="-1: T is a referring expression; '[[[21,31]], [[45,59]]]': phrases of T, by their characters",
     )
     _add_model(command)
     _add_looking(command)
     command.add_argument("--pred-score-thr", type=float, default=0.3, metavar="S", help="least score (default 0.3)")
-    command.add_argument("--palette", default="category", help="colours: category, random, or one colour's name")
+    command.add_argument(
+        "--palette", default="category", metavar="P", help="category (default), random, or one colour: red, #ff8800"
+    )
+    command.add_argument("--fetch", action="store_true", help="download images that are given as addresses")
+    command.add_argument("--all-scores", action="store_true", help="write each box's scores of everything looked for")
     command.add_argument("--out-dir", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs")
     command.add_argument("--no-save-vis", action="store_true", help="draw no pictures")
     command.add_argument("--no-save-pred", action="store_true", help="write no JSON")
@@ -200,11 +210,14 @@ def _detect(options: argparse.Namespace) -> int:
             out_dir=options.out_dir,
             save_vis=not options.no_save_vis,
             save_pred=not options.no_save_pred,
+            all_scores=options.all_scores,
+            fetch=options.fetch,
         ),
     )
-    print(f"{result.boxes} boxes in {result.images} images: {options.out_dir}")
-    for image, reason in result.failures.items():
-        print(f"not labelled: {image}: {reason}", file=sys.stderr)
+    written = "" if options.no_save_vis and options.no_save_pred else f": {options.out_dir}"
+    print(f"{result.boxes} boxes in {result.images} images{written}")
+    for reason in result.failures.values():
+        print(f"not labelled: {reason}", file=sys.stderr)
     return 1 if result.failures and not result.images else 0
 
 
@@ -410,11 +423,15 @@ def _add_weights(commands) -> None:
         commands,
         "weights",
         _weights,
-        "turn weights into ours (DST.safetensors) or a Hugging Face folder; without DST, say what they are",
+        "turn weights into ours or into a Hugging Face folder, or say what they are",
         "groundhog weights grounding_dino_swin-t.pth swin-t.safetensors --text-encoder bert-base-uncased",
     )
-    command.add_argument("source", metavar="SRC", help="mmdet .pth, Hugging Face folder, or ours")
-    command.add_argument("target", metavar="DST", nargs="?")
+    command.usage = (
+        "groundhog weights SRC DST [--text-encoder DIR] [--half]\n"
+        "       groundhog weights inspect SRC [--text-encoder DIR]"
+    )
+    command.add_argument("source", metavar="SRC", help="mmdet .pth, Hugging Face folder or hub name, or ours")
+    command.add_argument("target", metavar="DST", nargs="?", help="NAME.safetensors, or a folder to be made")
     command.add_argument("--text-encoder", metavar="DIR", help="tokenizer and configuration that SRC lacks")
     command.add_argument("--half", action="store_true", help="write 16-bit numbers")
 
@@ -422,11 +439,13 @@ def _add_weights(commands) -> None:
 def _weights(options: argparse.Namespace) -> int:
     from grounding_model import weights
 
-    if options.target:
+    if options.source == "inspect" and options.target:
+        print(weights.inspect(options.target, options.text_encoder))
+    elif options.target:
         weights.convert(options.source, options.target, options.text_encoder, options.half)
         print(options.target)
     else:
-        print(weights.inspect(options.source))
+        print(weights.inspect(options.source, options.text_encoder))
     return 0
 
 
@@ -466,9 +485,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 
 def _add_looking(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--scale", type=_scale, default=(800, 1333), metavar="SHORT,LONG", help="resize to fit (default 800,1333)"
-    )
+    command.add_argument("--scale", type=_scale, metavar="SHORT,LONG", help="resize to fit (default: the model's own)")
     command.add_argument("--max-per-img", type=int, default=300, metavar="N", help="boxes an image (default 300)")
     command.add_argument("--chunked-size", type=int, metavar="N", help="categories a prompt, for long lists")
     command.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at once (default 1)")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from formats.problems import InputError
@@ -45,17 +45,35 @@ def read_image(path: str | Path) -> np.ndarray:
             return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
     except FileNotFoundError as error:
         raise InputError(path, "no such file", "want an image file") from error
+    except UnidentifiedImageError as error:
+        raise InputError(path, "cannot be decoded (no known image format)", "want an image file") from error
     except Exception as error:  # decoders raise what they please on a stranger's bytes
         raise InputError(path, f"cannot be decoded ({error})", "want a whole image file") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(_to_bytes(np.asarray(image), image.mode)).convert("RGB")
     if image.mode != "LA":
         return image.convert("RGB")
     with_alpha = image.convert("RGBA")
     canvas = Image.new("RGB", image.size, TRANSPARENT)
     canvas.paste(with_alpha, mask=with_alpha.getchannel("A"))
     return canvas
+
+
+def _to_bytes(values: np.ndarray, mode: str) -> np.ndarray:
+    """(h, w) grey values of more than 8 bits -> uint8, in proportion; Pillow itself would cut them off at 255.
+
+    Integers span 16 bits, the only range that such files have in practice. Fractions ("F") have no range of their
+    own: they span from the least to the greatest finite one.
+    """
+    if mode.startswith("I"):
+        return (values.clip(0, 65535) / 257).round().astype(np.uint8)
+    finite = np.isfinite(values)
+    low, high = (values[finite].min(), values[finite].max()) if finite.any() else (0.0, 0.0)
+    scaled = (np.where(finite, values, low) - low) / max(high - low, np.finfo(np.float32).tiny)
+    return (scaled * 255).round().astype(np.uint8)
 
 
 def size_for_test(height: int, width: int, scale: tuple[int, int] = (800, 1333)) -> tuple[int, int]:

@@ -11,7 +11,6 @@ import pytest
 
 from flows import detection
 from flows.cli import build_parser, main
-from formats.problems import InputError
 from formats.record import Instance, Record, Region
 from tests.pipeline_cases import make_images
 
@@ -97,13 +96,3 @@ def test_predictions_are_sorted_and_name_their_labels() -> None:
     region = Region(((0, 0, 1, 1),), ("a", "cat"), ((0, 1), (2, 5)), (0.5,))
     vg = Record("a", 9, 9, caption="a cat", regions=(region,))
     assert detection.as_prediction(vg)["label_names"] == ["a / cat"]
-
-
-def test_images_are_found_in_folders_and_by_pattern(tmp_path: Path) -> None:
-    names = make_images(tmp_path / "images", 2)
-    by_folder = list(detection.find_images([str(tmp_path / "images")]))
-    by_pattern = list(detection.find_images([str(tmp_path / "*" / "*.png")]))
-    assert by_folder == by_pattern == [(tmp_path / "images" / name, name) for name in names]
-    make_images(tmp_path / "more", 1)
-    with pytest.raises(InputError, match="would overwrite"):
-        list(detection.find_images([str(tmp_path / "images"), str(tmp_path / "more")]))

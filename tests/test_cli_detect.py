@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from flows.cli import main
+from flows.detection import Found, find_images
+from flows.fetching import fetch
+from formats.problems import InputError
 from grounding_model.prompt import clean_name
 from tests.paths import GOLDEN
+from tests.pipeline_cases import make_images
 
 A = GOLDEN / "a"
 MODEL = ["--weights", str(A / "checkpoint.pth"), "--text-encoder", str(A / "bert"), "--device", "cpu"]
@@ -78,3 +87,134 @@ def test_every_mode_writes_what_the_reference_finds(name: str, tmp_path: Path) -
                 and np.abs(box - found_box).max() < 2e-3
                 for near, other, word, found_box in rows
             ), (score, label, names[place], box)
+
+
+# Which images, and under which names
+
+
+def save_picture(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30), "orange").save(path, format="PNG")
+    return path
+
+
+def test_images_are_found_in_folders_and_by_pattern(tmp_path: Path) -> None:
+    names = make_images(tmp_path / "images", 2)
+    by_folder = find_images([str(tmp_path / "images")])
+    by_pattern = find_images([str(tmp_path / "*" / "*.png")])
+    paths = [tmp_path / "images" / name for name in names]
+    assert by_folder == by_pattern == [Found(path, path.name, f"{path.stem}.json") for path in paths]
+    assert find_images([str(tmp_path / "images"), *map(str, paths)]) == by_folder, "every image once"
+
+
+@pytest.mark.parametrize(
+    ("files", "pictures", "predictions"),
+    [
+        (["a/x.png", "b/x.png"], ["a/x.png", "b/x.png"], ["a/x", "b/x"]),
+        (["a/x.png", "a/x.jpg"], ["x.png", "x.jpg"], ["x.png", "x.jpg"]),
+        (["a/x.png", "b/x.jpg", "b/y.png"], ["x.png", "x.jpg", "y.png"], ["x.png", "x.jpg", "y"]),
+        (["a/x.jpg", "a/x.png", "a/x.jpg.png"], ["x.jpg", "x.png", "x.jpg.png"], ["x.jpg", "x.png", "x.jpg.png"]),
+        (["a/photo", "a/x.weird"], ["photo.png", "x.weird.png"], ["photo", "x"]),
+    ],
+)
+def test_no_two_images_write_one_file(
+    files: list[str], pictures: list[str], predictions: list[str], tmp_path: Path
+) -> None:
+    found = find_images([str(save_picture(tmp_path / file)) for file in files])
+    assert [image.picture for image in found] == pictures
+    assert [image.prediction for image in found] == [f"{name}.json" for name in predictions]
+
+
+def test_what_holds_no_image_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty" / "inner").mkdir(parents=True)
+    for source in ("missing.png", "empty", "empty/*"):
+        with pytest.raises(InputError) as refused:
+            find_images([str(tmp_path / source)])
+        assert str(refused.value).startswith(str(tmp_path / source))
+
+
+def test_the_images_of_a_folder_are_drawn_and_written_below_the_output(tmp_path: Path, capsys) -> None:
+    for name in ("x.png", "inner/x.png", "inner/noisy name.jpg", "photo.gif"):
+        save_picture(tmp_path / "in" / name)
+    (tmp_path / "in" / "broken.jpg").write_text("no image")
+    out = tmp_path / "out"
+    arguments = [str(tmp_path / "in"), "--texts", "cat. red apple", "-c", "--batch-size", "3", "--out-dir", str(out)]
+    assert main(["detect", *arguments, *AS_REFERENCE, "--all-scores", "--palette", "coco"]) == 0
+    written = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    stems = ["inner/noisy name", "inner/x", "photo", "x"]
+    assert [name for name in written if name.startswith("preds")] == [f"preds/{stem}.json" for stem in stems]
+    pictures = [name for name in written if name.startswith("vis")]
+    assert [Image.open(out / name).format for name in pictures] == ["JPEG", "PNG", "GIF", "PNG"]
+    told = capsys.readouterr()
+    assert told.out == f"160 boxes in 4 images: {out}\n"
+    assert told.err.count("broken.jpg") == 1
+    prediction = json.loads((out / "preds" / "x.json").read_text())
+    assert prediction["categories"] == ["cat", "red apple"]
+    for score, label, row in zip(prediction["scores"], prediction["labels"], prediction["all_scores"], strict=True):
+        assert row[label] == pytest.approx(score)
+
+
+def test_nothing_is_labelled_for_a_palette_or_device_that_is_not_there(tmp_path: Path, capsys) -> None:
+    picture = str(save_picture(tmp_path / "x.png"))
+    for wrong, said in ((["--palette", "rainbow"], "'rainbow' is no colour"), (["--device", "abacus"], "abacus")):
+        arguments = [picture, "--texts", "cat", "-c", *MODEL, *wrong, "--out-dir", str(tmp_path / "out")]
+        assert main(["detect", *arguments]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+# Addresses
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder, and the address under which this machine serves it."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    folder = tmp_path / "served"
+    folder.mkdir()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    threading.Thread(target=partial(server.serve_forever, 0.01), daemon=True).start()
+    yield folder, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_addresses_are_fetched_when_asked_and_only_then(served: tuple[Path, str], tmp_path: Path, capsys) -> None:
+    folder, address = served
+    save_picture(folder / "a" / "x.png")
+    save_picture(folder / "b" / "x.png")
+    sources = [f"{address}/a/x.png?size=large", (folder / "b" / "x.png").as_uri()]
+    arguments = ["detect", *sources, "--texts", "cat", "-c", *AS_REFERENCE, "--out-dir", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert "add --fetch" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*arguments, "--fetch"]) == 0
+    assert len(list((tmp_path / "out").rglob("x.json"))) == 2
+
+
+def test_what_cannot_be_fetched_is_named_and_leaves_nothing(served: tuple[Path, str], tmp_path: Path) -> None:
+    folder, address = served
+    (folder / "big.png").write_bytes(bytes(200_000))
+    downloads = tmp_path / "downloads"
+    for url, said in (
+        (f"{address}/missing.png", "404"),
+        (f"{address}/big.png", "larger than 100000 bytes"),
+        ("http://127.0.0.1:1/x.png", "cannot be fetched"),
+        ("ftp://127.0.0.1/x.png", "ftp:// cannot be fetched"),
+    ):
+        with pytest.raises(InputError, match=said):
+            fetch(url, downloads, largest=100_000)
+    assert not downloads.exists() or not list(downloads.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("/a/x%20y.png", "x y.png"), ("/a/..%2f..%2fx.png", "x.png"), ("/", "image"), ("/..", "image")]
+)
+def test_a_fetched_file_stays_in_its_folder(path: str, name: str, tmp_path: Path, monkeypatch) -> None:
+    save_picture(tmp_path / "source.png")
+    monkeypatch.setattr("flows.fetching.urlopen", lambda *_, **__: (tmp_path / "source.png").open("rb"))
+    assert fetch(f"http://example.org{path}", tmp_path / "in") == tmp_path / "in" / name

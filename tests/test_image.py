@@ -78,6 +78,28 @@ def test_every_kind_of_file_becomes_rgb(mode, picture, tmp_path):
         np.testing.assert_array_equal(decoded, picture)
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bits_become_8_in_proportion(suffix, tmp_path):
+    grey = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
+    Image.fromarray(grey).save(tmp_path / f"a.{suffix}")
+    assert read_image(tmp_path / f"a.{suffix}")[..., 0].tolist() == [[0, 1, 128, 255]]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([[0.0, 0.5, 1.0]], [[0, 128, 255]]),
+        ([[-50.0, 0.0, 50.0]], [[0, 128, 255]]),
+        ([[np.nan, 2.0, 4.0]], [[0, 0, 255]]),
+        ([[7.0, 7.0]], [[0, 0]]),
+        ([[np.nan]], [[0]]),
+    ],
+)
+def test_fractions_span_their_own_range(values, expected, tmp_path):
+    Image.fromarray(np.array(values, dtype=np.float32)).save(tmp_path / "a.tif")
+    assert read_image(tmp_path / "a.tif")[..., 0].tolist() == expected
+
+
 def test_transparent_greyscale_stands_on_the_mean_colour(tmp_path):
     pixels = np.array([[[50, 255], [50, 0]]], dtype=np.uint8)
     Image.fromarray(pixels, "LA").save(tmp_path / "a.png")
