@@ -176,7 +176,7 @@ def _draw_tag(
     left, _, right, _ = font.getbbox(mark.text)
     ascent, descent = font.getmetrics()
     width, height = right - left + 2 * pad, ascent + descent + pad // 2
-    x, y = _tag_corner(mark.box, width, height, placed, picture)
+    x, y = _tag_corner(mark.box, round(width), height, placed, picture)
     canvas.rounded_rectangle((x, y, x + width - 1, y + height - 1), radius=line, fill=(*mark.colour, 235))
     canvas.text((x + pad - left, y + pad // 4), mark.text, font=font, fill=ink_on(mark.colour))
     return (x, y, x + width, y + height)
@@ -228,13 +228,13 @@ def _caption_pieces(
     start = 0
     for end in range(1, len(caption) + 1):
         if end == len(caption) or owner[end] != owner[start]:
-            number = owner[start]
-            line.append(Piece(caption[start:end], None if number is None else paper(number)))
+            region_there = owner[start]
+            line.append(Piece(caption[start:end], None if region_there is None else paper(region_there)))
             start = end
     unplaced: list[Piece] = []
-    for number, region in enumerate(regions):
+    for place, region in enumerate(regions):
         if not region.spans:
-            unplaced += [Piece(" … ".join(region.phrase), paper(number)), Piece("  ", None)]
+            unplaced += [Piece(" … ".join(region.phrase), paper(place)), Piece("  ", None)]
     return [line, unplaced] if unplaced else [line]
 
 

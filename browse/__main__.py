@@ -1,0 +1,232 @@
+"""`python -m browse DATA_ROOT ANN_FILE IMG_PREFIX …`, the same as `groundhog browse`: look at labels.
+
+A line or picture that cannot be drawn is counted and named at the end; it never ends the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from browse.draw import draw_record
+from formats.files import write_whole
+from formats.images import safe_join
+from formats.label_map import read_label_map
+from formats.odvg import LineProblem, read_odvg
+from formats.problems import InputError
+from formats.record import Record
+
+NAMED_PROBLEMS = 20  # so many are named at the end; the rest is counted
+QUIT_KEYS = (ord("q"), 27)  # q, escape
+WINDOW = "groundhog browse (any key: next, q: quit)"
+DRAWABLE = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP"}
+
+
+@dataclass
+class Tally:
+    """What became of the lines. problems: `where: why` of each that was not drawn."""
+
+    drawn: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """For people: how many were drawn, and which were not."""
+        lines = [f"{self.drawn} drawn, {len(self.problems)} not drawn"]
+        lines += [f"  {problem}" for problem in self.problems[:NAMED_PROBLEMS]]
+        if len(self.problems) > NAMED_PROBLEMS:
+            lines.append(f"  and {len(self.problems) - NAMED_PROBLEMS} more")
+        return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None, program: str = "groundhog browse") -> int:
+    """Exit code: 0 when something was drawn or there was nothing to draw, 1 when nothing could be, 2 for bad input."""
+    options = build_parser(program).parse_args(argv)
+    try:
+        tally = browse(options)
+    except InputError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    print(tally.summary())
+    if options.output_dir and tally.drawn:
+        print(f"pictures: {options.output_dir}")
+    return 1 if tally.problems and not tally.drawn else 0
+
+
+def build_parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        program,
+        description="Draw the labels of an ODVG file on their pictures.",
+        epilog=f"example:\n  {program} data/cat cat_train_od_v1.json images -m cat_label_map.json -o seen --not-show",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("data_root", metavar="DATA_ROOT", type=Path, help="the folder that holds the data set")
+    parser.add_argument("ann_file", metavar="ANN_FILE", help="labels, relative to DATA_ROOT")
+    parser.add_argument("img_prefix", metavar="IMG_PREFIX", help="folder of the pictures, relative to DATA_ROOT")
+    parser.add_argument(
+        "-m", "--label-map-file", metavar="LABEL_MAP", help="names of the labels, relative to DATA_ROOT or not"
+    )
+    parser.add_argument("-o", "--output-dir", metavar="DIR", type=Path, help="write the drawn pictures there")
+    parser.add_argument("--not-show", action="store_true", help="open no window")
+    parser.add_argument("-n", "--number", metavar="N", type=int, help="stop after so many pictures")
+    parser.add_argument("--shuffle", action="store_true", help="in an order of chance, the same for the same --seed")
+    parser.add_argument("--seed", type=int, default=0, help="of --shuffle")
+    parser.add_argument(
+        "--show-interval", metavar="S", type=float, default=0.0, help="seconds a picture is shown; 0 waits for a key"
+    )
+    parser.add_argument("--min-score", metavar="S", type=float, default=0.0, help="leave out boxes that score less")
+    parser.add_argument(
+        "--palette", default="category", help='"category" (default), "random", or one colour such as "#ff8800"'
+    )
+    return parser
+
+
+def browse(options: argparse.Namespace) -> Tally:
+    """Draws what the options ask for. Raises InputError when nothing can be done at all."""
+    annotations, images, label_map = _places(options)
+    if not options.not_show:
+        _check_display()
+    elif options.output_dir is None:
+        raise InputError("--not-show", "without -o nothing would come of it", "want -o DIR")
+    tally = Tally()
+    records = _records(annotations, label_map, options, tally)
+    show = None if options.not_show else _window(options.show_interval)
+    taken: set[Path] = set()
+    bar = tqdm(unit="picture", desc="draw", total=options.number, disable=None)
+    for record in records:
+        if options.number is not None and tally.drawn >= options.number:
+            break
+        try:
+            drawn = draw_record(_read(images, record.filename), record, options.palette)
+            if options.output_dir is not None:
+                _write(drawn, _target(options.output_dir, record.filename, taken))
+        except (InputError, OSError) as error:
+            if isinstance(error, InputError) and error.place == "palette":
+                raise
+            tally.problems.append(f"{record.filename}: {error.what if isinstance(error, InputError) else error}")
+            continue
+        tally.drawn += 1
+        bar.update()
+        if show is not None and not show(drawn):
+            break
+    bar.close()
+    if show is not None:
+        _close_windows()
+    return tally
+
+
+def _places(options: argparse.Namespace) -> tuple[Path, Path, Mapping[int, str] | None]:
+    """Annotation file, image folder, label map. Raises InputError for the one that is not there."""
+    annotations = options.data_root / options.ann_file
+    images = options.data_root / options.img_prefix
+    if not annotations.is_file():
+        raise InputError(annotations, "no such file", "want an ODVG file; ANN_FILE is relative to DATA_ROOT")
+    if not images.is_dir():
+        raise InputError(images, "no such folder", "want the pictures; IMG_PREFIX is relative to DATA_ROOT")
+    if options.label_map_file is None:
+        return annotations, images, None
+    inside = options.data_root / options.label_map_file
+    return annotations, images, read_label_map(inside if inside.is_file() else options.label_map_file)
+
+
+def _records(
+    annotations: Path, label_map: Mapping[int, str] | None, options: argparse.Namespace, tally: Tally
+) -> Iterator[Record]:
+    """The records to draw, with the names of the label map; lines that are none go to the tally."""
+
+    def note(problem: LineProblem) -> None:
+        tally.problems.append(str(problem.error))
+
+    records: Iterator[Record] = read_odvg(annotations, on_problem=note)
+    if options.shuffle:
+        shuffled = list(records)
+        random.Random(options.seed).shuffle(shuffled)
+        records = iter(shuffled)
+    for record in records:
+        if label_map is not None and record.instances is not None:
+            unknown = {instance.label for instance in record.instances} - set(label_map)
+            if unknown:
+                tally.problems.append(f"{record.filename}: label {min(unknown)} is not in the label map")
+                continue
+            named = tuple(replace(instance, category=label_map[instance.label]) for instance in record.instances)
+            record = replace(record, instances=named)
+        yield _without_weak_boxes(record, options.min_score)
+
+
+def _without_weak_boxes(record: Record, least: float) -> Record:
+    """Boxes without a score, drawn by a person, stay."""
+    if least <= 0:
+        return record
+    if record.instances is not None:
+        strong = tuple(i for i in record.instances if i.score is None or i.score >= least)
+        return replace(record, instances=strong)
+    regions = []
+    for region in record.regions or ():
+        kept = [index for index in range(len(region.boxes)) if not region.scores or region.scores[index] >= least]
+        boxes, scores = tuple(region.boxes[i] for i in kept), tuple(region.scores[i] for i in kept if region.scores)
+        regions.append(replace(region, boxes=boxes, scores=scores))
+    return replace(record, regions=None if record.regions is None else tuple(regions))
+
+
+def _read(images: Path, filename: str) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, EXIF turn applied. Raises InputError or OSError when it is no whole picture."""
+    with Image.open(safe_join(images, filename)) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def _target(folder: Path, filename: str, taken: set[Path]) -> Path:
+    """Where a drawing goes. Several captions of one picture get numbers; kinds that are rarely written become JPEG."""
+    path = safe_join(folder, filename)
+    if path.suffix.lower() not in DRAWABLE:
+        path = path.with_name(f"{path.name}.jpg")
+    first, number = path, 1
+    while path in taken:
+        number += 1
+        path = first.with_name(f"{first.stem}-{number}{first.suffix}")
+    taken.add(path)
+    return path
+
+
+def _write(picture: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_whole(path, "wb") as file:
+        Image.fromarray(picture).save(file, format=DRAWABLE[path.suffix.lower()], quality=92)
+
+
+def _check_display() -> None:
+    """Raises InputError where no window can open: OpenCV would abort the process."""
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise InputError(
+            "display", "there is none to open a window on", "want -o DIR --not-show, which writes pictures"
+        )
+
+
+def _window(interval: float) -> Callable[[np.ndarray], bool]:
+    """Returns a function that shows a picture and says whether to go on. interval: seconds, 0 waits for a key."""
+    import cv2
+
+    def show(picture: np.ndarray) -> bool:
+        cv2.namedWindow(WINDOW, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+        cv2.imshow(WINDOW, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        pressed = cv2.waitKey(max(1, round(interval * 1000)) if interval > 0 else 0)
+        return pressed & 0xFF not in QUIT_KEYS if pressed >= 0 else True
+
+    return show
+
+
+def _close_windows() -> None:
+    import cv2
+
+    cv2.destroyAllWindows()
+
+
+if __name__ == "__main__":
+    sys.exit(main(program="python -m browse"))

@@ -1,0 +1,224 @@
+"""Looking at labels: what is drawn where, and what the command does with what it cannot draw."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from browse.__main__ import main
+from browse.draw import IGNORE_COLOUR, colour_of, draw_record, ink_on
+from browse.sheet import contact_sheet, side_by_side
+from formats.label_map import write_label_map
+from formats.odvg import write_odvg
+from formats.problems import InputError
+from formats.record import PLACEHOLDER_BOX, Instance, Record, Region
+
+
+def grey(height: int, width: int) -> np.ndarray:
+    return np.full((height, width, 3), 128, np.uint8)
+
+
+def scene(*instances: Instance, height: int = 500, width: int = 600) -> Record:
+    return Record("a.png", height, width, instances)
+
+
+def has(picture: np.ndarray, colour: tuple[int, int, int]) -> bool:
+    return bool((picture == np.array(colour)).all(axis=-1).any())
+
+
+def test_a_box_is_outlined_in_the_colour_of_its_label_and_nothing_else_changes_far_away() -> None:
+    drawn = draw_record(grey(500, 600), scene(Instance((100, 200, 300, 400), 3, "cat", 0.9)))
+    assert drawn.shape == (500, 600, 3)
+    assert tuple(drawn[300, 100]) == colour_of(3)
+    assert tuple(drawn[300, 299]) == colour_of(3)  # x2 is exclusive
+    assert (drawn[450:, 400:] == 128).all()
+
+
+def test_colours_of_labels_differ_and_stay() -> None:
+    colours = [colour_of(label) for label in range(80)]
+    assert len(set(colours)) == 80
+    assert colours == [colour_of(label) for label in range(80)]
+
+
+def test_small_pictures_are_enlarged_by_a_whole_number_and_boxes_with_them() -> None:
+    drawn = draw_record(grey(160, 160), scene(Instance((20, 60, 80, 120), 0, "cat"), height=160, width=160))
+    assert drawn.shape == (480, 480, 3)
+    assert tuple(drawn[90 * 3, 20 * 3]) == colour_of(0)
+
+
+def test_a_reduced_copy_has_its_boxes_in_the_right_place() -> None:
+    drawn = draw_record(grey(500, 600), scene(Instance((1000, 2000, 3000, 4000), 0, "cat"), height=5000, width=6000))
+    assert tuple(drawn[300, 100]) == colour_of(0)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 600, 500), (-50, -50, 20, 20), (590, 490, 700, 700), (700, 700, 800, 800)])
+def test_tags_and_boxes_at_and_beyond_the_border_are_drawn_inside(box: tuple[float, float, float, float]) -> None:
+    assert draw_record(grey(500, 600), scene(Instance(box, 0, "a long category name", 1.0))).shape == (500, 600, 3)
+
+
+def test_tags_do_not_cover_one_another() -> None:
+    one = Instance((200, 200, 300, 300), 0, "first", 0.5)
+    other = Instance((202, 201, 301, 299), 1, "second", 0.5)
+    both = draw_record(grey(500, 600), scene(one, other))
+    for instance in (one, other):  # a covered tag would lose a good part of its paper
+        alone = draw_record(grey(500, 600), scene(instance))
+        assert area_near(both, colour_of(instance.label)) > 0.6 * area_near(alone, colour_of(instance.label))
+
+
+def area_near(picture: np.ndarray, colour: tuple[int, int, int]) -> int:
+    return int((abs(picture.astype(int) - np.array(colour)).max(axis=-1) < 25).sum())
+
+
+def test_a_box_that_training_ignores_is_dashed_and_grey() -> None:
+    drawn = draw_record(grey(500, 600), scene(Instance((100, 200, 300, 400), 3, "cat", ignore=True)))
+    assert has(drawn, IGNORE_COLOUR)
+    assert not has(drawn, colour_of(3))
+    column = (drawn[205:395, 100] == np.array(IGNORE_COLOUR)).all(axis=-1)
+    assert column.any()
+    assert not column.all()
+
+
+def test_palettes() -> None:
+    instances = (Instance((10, 10, 100, 100), 0, "cat"), Instance((200, 200, 300, 300), 0, "cat"))
+    assert has(draw_record(grey(500, 600), scene(*instances), palette="#123456"), (0x12, 0x34, 0x56))
+    random = draw_record(grey(500, 600), scene(*instances), palette="random")
+    assert (random == draw_record(grey(500, 600), scene(*instances), palette="random")).all()
+    assert tuple(random[50, 10]) != tuple(random[250, 200])
+    with pytest.raises(InputError, match="palette"):
+        draw_record(grey(500, 600), scene(), palette="no such colour")
+
+
+CAPTION = "a red cat beside two umbrellas, and a very long sentence after it so that it has to be wrapped into rows"
+
+
+def test_a_caption_stands_below_with_its_phrases_in_the_colours_of_their_boxes() -> None:
+    regions = (
+        Region(((50, 50, 150, 150),), ("a red cat",), ((0, 9),), (0.9,)),
+        Region((PLACEHOLDER_BOX,), ("two umbrellas",), ((17, 30),)),
+    )
+    drawn = draw_record(grey(500, 600), Record("a.png", 500, 600, caption=CAPTION, regions=regions))
+    assert drawn.shape[0] > 560
+    assert drawn.shape[1] == 600
+    assert has(drawn[500:], colour_of(0))
+    assert not has(drawn[500:], colour_of(1))  # nobody has found umbrellas yet: grey paper
+    assert (drawn[:8, :8] == 128).all()  # the placeholder is no box
+
+
+@pytest.mark.parametrize("caption", ["", "x" * 400, "Bäume, 猫 und\nЁжик   ", "a b c " * 200, "e\u0301 👍"])
+def test_every_caption_can_be_drawn(caption: str) -> None:
+    regions = (Region(((1, 1, 50, 50),), ("elsewhere",)),)
+    assert draw_record(grey(300, 200), Record("a.png", 300, 200, caption=caption, regions=regions)).shape[0] > 300
+
+
+def test_nothing_to_draw_leaves_the_picture_alone() -> None:
+    for instances in (None, ()):
+        assert (draw_record(grey(500, 600), Record("a.png", 500, 600, instances)) == 128).all()
+
+
+def test_ink_stands_out() -> None:
+    assert ink_on((255, 200, 0)) == (0, 0, 0)
+    assert ink_on((20, 20, 120)) == (255, 255, 255)
+
+
+def test_a_contact_sheet_holds_every_picture() -> None:
+    pictures = [np.full((40 + 10 * index, 60, 3), 10 * index, np.uint8) for index in range(5)]
+    sheet = contact_sheet(pictures, columns=2, cell=(60, 100))
+    assert all(has(sheet, (10 * index,) * 3) for index in range(5))
+    assert contact_sheet([]).shape == (1, 1, 3)
+    assert max(contact_sheet([grey(4000, 3000)], cell=(100, 100)).shape[:2]) == 100
+    assert side_by_side(grey(100, 150), grey(100, 150)).shape[1] >= 300
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    (tmp_path / "images" / "deep").mkdir(parents=True)
+    records = []
+    for name in ("a.png", "deep/b.jpg", "c.png"):
+        Image.fromarray(grey(100, 120)).save(tmp_path / "images" / name)
+        records.append(Record(name, 100, 120, (Instance((10, 10, 50, 60), 0, "cat", 0.8),)))
+    records.append(Record("deep/b.jpg", 100, 120, caption="a cat", regions=()))
+    write_odvg(tmp_path / "x_od_v1.json", records)
+    write_label_map(tmp_path / "x_label_map.json", {0: "kitten"})
+    return tmp_path
+
+
+def run(data: Path, *options: str) -> int:
+    return main([str(data), "x_od_v1.json", "images", *options])
+
+
+def test_the_command_draws_every_line_to_its_place(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = data / "seen"
+    assert run(data, "-m", "x_label_map.json", "-o", str(out), "--not-show") == 0
+    written = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*"))
+    assert written == ["a.png", "c.png", "deep/b-2.jpg", "deep/b.jpg"]
+    assert "4 drawn, 0 not drawn" in capsys.readouterr().out
+
+
+def test_what_cannot_be_drawn_is_named_and_ends_nothing(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "images" / "a.png").write_text("no picture")
+    (data / "images" / "deep" / "b.jpg").write_bytes((data / "images" / "deep" / "b.jpg").read_bytes()[:300])
+    lines = (data / "x_od_v1.json").read_text().splitlines()
+    outside = json.dumps(json.loads(lines[2]) | {"filename": "../../etc/passwd"})
+    (data / "x_od_v1.json").write_text("\n".join([*lines[:3], '{"height": 3}', outside]) + "\n")
+    assert run(data, "-o", str(data / "seen"), "--not-show") == 0
+    told = capsys.readouterr().out
+    assert "1 drawn, 4 not drawn" in told
+    for place in ("a.png", "deep/b.jpg", "x_od_v1.json:4", "../../etc/passwd"):
+        assert place in told
+
+
+def test_nothing_drawn_at_all_is_a_failure(data: Path) -> None:
+    for name in ("a.png", "c.png", "deep/b.jpg"):
+        (data / "images" / name).unlink()
+    assert run(data, "-o", str(data / "seen"), "--not-show") == 1
+
+
+def test_number_and_shuffle(data: Path) -> None:
+    assert run(data, "-o", str(data / "first"), "--not-show", "-n", "2") == 0
+    assert len(list((data / "first").rglob("*.*"))) == 2
+    for folder in ("one", "two"):
+        assert run(data, "-o", str(data / folder), "--not-show", "--shuffle", "-n", "1", "--seed", "3") == 0
+    names = [[path.name for path in (data / folder).rglob("*.*")] for folder in ("one", "two")]
+    assert names[0] == names[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--not-show"], "-o DIR"),
+        (["-m", "none.json", "-o", "x", "--not-show"], "none.json"),
+        (["--palette", "nonsense", "-o", "x", "--not-show"], "palette"),
+    ],
+)
+def test_bad_input_is_said_with_exit_code_2(
+    data: Path, options: list[str], named: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data)
+    assert run(data, *options) == 2
+    assert named in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems always have a display")
+def test_without_a_display_it_says_what_to_do_instead(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    assert run(data) == 2
+    assert "--not-show" in capsys.readouterr().err
+
+
+def test_python_m_browse_runs(data: Path) -> None:
+    command = [sys.executable, "-m", "browse", str(data), "x_od_v1.json", "images", "-o", str(data / "o"), "--not-show"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, env=dict(os.environ)
+    )
+    assert done.returncode == 0, done.stderr
+    assert "4 drawn" in done.stdout
