@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flows.inference import find_phrase, reason_of
+from flows.inference import find_phrase
+from flows.planning import label_map_beside
+from flows.quarantine import quarantined_line, reason_of
+from formats.candidates import ImageProblem
 from formats.files import write_whole
 from formats.images import image_size, list_images, safe_join
 from formats.label_map import write_label_map
@@ -17,32 +20,38 @@ from formats.problems import InputError
 from formats.record import Record, Region
 
 Captions = str | Path | Mapping[str, str | Sequence[str]]
+Phrases = str | Path | Mapping[str, Sequence[str]]
 FILENAME_COLUMNS = ("filename", "image", "file_name", "image_name")
 CAPTION_COLUMNS = ("caption", "text", "comment")
+PHRASES_WANTED = 'want a JSON file such as {"a cat on a mat": ["a cat", "a mat"]}'
 
 
 class Bootstrapped(NamedTuple):
-    """annotations: the ODVG file. label_map: None for captions. lines: in it. quarantined: filename -> reason."""
+    """annotations: the ODVG file. label_map: None for captions. lines: in it. quarantined: those set aside."""
 
     annotations: Path
     label_map: Path | None
     lines: int
-    quarantined: dict[str, str]
+    quarantined: tuple[ImageProblem, ...]
 
 
 def bootstrap_od(
-    images: str | Path, categories: Sequence[str], out: str | Path, label_map: str | Path | None = None
+    images: str | Path,
+    categories: Sequence[str],
+    out: str | Path | None = None,
+    label_map: str | Path | None = None,
 ) -> Bootstrapped:
     """A folder of images and category names -> `X_od.json` (out) and `X_label_map.json` beside it (or label_map).
 
+    out: by default beside the folder `X`.
     Sizes come from the file headers, EXIF turn applied. An image that cannot be read stays as a quarantined line.
     Raises InputError when the folder is missing or holds no image, and for an empty or repeated category.
     """
     names = _check_categories(categories)
     filenames = _list(images)
-    out = Path(out)
+    out = _beside(images, "od") if out is None else Path(out)
     label_map = label_map_beside(out) if label_map is None else Path(label_map)
-    lines, quarantined = _write(out, images, ((filename, Record) for filename in filenames))
+    lines, quarantined = _write(out, images, ((filename, None) for filename in filenames))
     write_label_map(label_map, dict(enumerate(names)))
     return Bootstrapped(out, label_map, lines, quarantined)
 
@@ -50,40 +59,27 @@ def bootstrap_od(
 def bootstrap_vg(
     images: str | Path,
     captions: Captions,
-    out: str | Path,
-    phrases: Mapping[str, Sequence[str]] | None = None,
+    out: str | Path | None = None,
+    phrases: Phrases | None = None,
 ) -> Bootstrapped:
     """Captions of images -> `X_vg.json` (out): one line a caption, its noun phrases with the placeholder box.
 
+    out: by default beside the folder of images `X`.
     captions: CSV with a filename and a caption column, JSON (a mapping, or objects with filename and caption), a folder
     of .txt files named as the images (one caption a line), or a mapping of filenames to one or several captions.
-    phrases: of a caption text, the phrases to look for, in place of NLTK's noun phrases.
+    phrases: of a caption's text, the phrases to look for in place of NLTK's noun phrases; a mapping, or a JSON file
+    with one. A caption that is not in there keeps its noun phrases.
     Raises InputError when the captions cannot be read, or name no image at all.
     """
     pairs = list(read_captions(captions, images))
     if not pairs:
         raise InputError(_named(captions), "no captions in there", "want a caption for each image to label")
-    if phrases is None:
-        placeholder_regions(pairs[0][1])  # a missing tagger is said once, before anything is written
-
-    def records() -> Iterator[tuple[str, Callable[[str, int, int], Record]]]:
-        for filename, caption in pairs:
-            given = None if phrases is None else phrases.get(caption)
-            yield (
-                filename,
-                lambda name, height, width, text=caption, given=given: Record(
-                    name, height, width, caption=text, regions=placeholder_regions(text, given)
-                ),
-            )
-
-    lines, quarantined = _write(Path(out), images, records())
-    return Bootstrapped(Path(out), None, lines, quarantined)
-
-
-def label_map_beside(annotations: str | Path) -> Path:
-    """X_od.json -> X_label_map.json."""
-    annotations = Path(annotations)
-    return annotations.with_name(f"{annotations.stem.removesuffix('_od')}_label_map.json")
+    given = {} if phrases is None else read_phrases(phrases)
+    if untold := next((caption for _, caption in pairs if caption not in given), None):
+        placeholder_regions(untold)  # a missing tagger is said once, before anything is written
+    out = _beside(images, "vg") if out is None else Path(out)
+    lines, quarantined = _write(out, images, pairs, lambda caption: placeholder_regions(caption, given.get(caption)))
+    return Bootstrapped(out, None, lines, quarantined)
 
 
 def placeholder_regions(caption: str, phrases: Sequence[str] | None = None) -> tuple[Region, ...]:
@@ -95,6 +91,24 @@ def placeholder_regions(caption: str, phrases: Sequence[str] | None = None) -> t
     else:
         spans = [find_phrase(caption, phrase) for phrase in phrases]
     return tuple(Region((), (caption[start:end],), ((start, end),)) for start, end in spans)
+
+
+def read_phrases(phrases: Phrases) -> Mapping[str, Sequence[str]]:
+    """Caption -> its phrases. Raises InputError for a file that is not JSON of this form."""
+    if isinstance(phrases, Mapping):
+        return phrases
+    try:
+        entries = json.loads(Path(phrases).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(phrases, error.strerror or "cannot be read", PHRASES_WANTED) from None
+    except ValueError as error:
+        raise InputError(phrases, f"not JSON ({error})", PHRASES_WANTED) from None
+    if not isinstance(entries, dict):
+        raise InputError(phrases, "not a mapping", PHRASES_WANTED)
+    for caption, listed in entries.items():
+        if not (isinstance(listed, list) and all(isinstance(phrase, str) for phrase in listed)):
+            raise InputError(f"{phrases}[{caption!r}]", f"{listed!r}", PHRASES_WANTED)
+    return entries
 
 
 def read_captions(captions: Captions, images: str | Path) -> Iterator[tuple[str, str]]:
@@ -189,22 +203,33 @@ def _list(images: str | Path) -> list[str]:
     return filenames
 
 
+def _beside(images: str | Path, kind: str) -> Path:
+    folder = Path(images)
+    return folder.with_name(f"{folder.name}_{kind}.json")
+
+
 def _write(
-    out: Path, images: str | Path, makers: Iterable[tuple[str, Callable[[str, int, int], Record]]]
-) -> tuple[int, dict[str, str]]:
-    """One line an entry; what cannot be read or made stays as {"filename", "quarantined"}."""
-    lines, quarantined = 0, {}
+    out: Path,
+    images: str | Path,
+    entries: Iterable[tuple[str, str | None]],
+    regions_of: Callable[[str], tuple[Region, ...]] = placeholder_regions,
+) -> tuple[int, tuple[ImageProblem, ...]]:
+    """One line an entry (filename, caption or None); what cannot be read or made stays as a quarantined line."""
+    number, problems = -1, []
     with write_whole(out) as file:
-        for filename, make in makers:
+        for number, (filename, caption) in enumerate(entries):
+            height = width = None
             try:
                 height, width = image_size(safe_join(images, filename))
-                line = record_to_line(make(filename, height, width), placeholder=True)
+                regions = None if caption is None else regions_of(caption)
+                line = record_to_line(
+                    Record(filename, height, width, caption=caption, regions=regions), placeholder=True
+                )
             except InputError as error:
-                quarantined[filename] = reason_of(error, images)
-                line = {"filename": filename, "quarantined": quarantined[filename]}
+                problems.append(ImageProblem(number, filename, reason_of(error, images)))
+                line = quarantined_line(problems[-1].reason, filename, height, width, caption)
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            lines += 1
-    return lines, quarantined
+    return number + 1, tuple(problems)
 
 
 def _named(captions: Captions) -> str:

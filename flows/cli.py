@@ -130,14 +130,15 @@ def _add_self_train(commands) -> None:
 
 
 def _self_train(options: argparse.Namespace) -> int:
+    from flows import quarantine
     from flows.self_training import read_self_train, self_train
 
     result = self_train(read_self_train(options.config, options.set), _print_event)
     for done in result.rounds:
         ap = "" if done.ap is None else f", AP {done.ap:.3f} of the model that made them"
         print(f"v{done.round}: {done.labels} ({done.counts['kept']} boxes{ap})")
-        _print_quarantined(done.labels.with_suffix(".meta.json"))
     print(f"weights: {result.weights}\nsummary: {result.summary}")
+    _tell(quarantine.summary(result.quarantined, result.rounds[-1].labels.with_suffix(".meta.json")))
     return 0
 
 
@@ -237,18 +238,21 @@ def _add_bootstrap(commands) -> None:
     what = command.add_mutually_exclusive_group(required=True)
     what.add_argument("--categories", metavar="A,B,C", help="names to look for, or a text file with one name a line")
     what.add_argument("--captions", metavar="FILE", help="CSV, JSON or a folder of .txt files")
+    command.add_argument(
+        "--phrases", metavar="FILE", help="with --captions: JSON, caption -> phrases; otherwise noun phrases are found"
+    )
 
 
 def _bootstrap(options: argparse.Namespace) -> int:
+    from flows import quarantine
     from flows.bootstrapping import bootstrap_od, bootstrap_vg
 
     if options.captions:
-        made = bootstrap_vg(options.images, options.captions, options.out)
+        made = bootstrap_vg(options.images, options.captions, options.out, options.phrases)
     else:
         made = bootstrap_od(options.images, _names(options.categories), options.out)
     print(f"{made.lines} lines: {made.annotations}" + (f", {made.label_map}" if made.label_map else ""))
-    for filename, reason in made.quarantined.items():
-        print(f"quarantined: {filename}: {reason}", file=sys.stderr)
+    _tell(quarantine.summary(made.quarantined, made.annotations))
     return 0
 
 
@@ -264,7 +268,9 @@ def _add_infer(commands) -> None:
     command.add_argument("image_root", metavar="IMAGES", help="folder that its filenames are relative to")
     command.add_argument("work_dir", metavar="WORK_DIR", help="manifest.json and candidates/ go there")
     command.add_argument(
-        "--label-map", metavar="FILE", help="its names are looked for; without it, each line's caption"
+        "--label-map",
+        metavar="FILE",
+        help="its names are looked for (default: X_label_map.json beside X_od.json); else each line's caption",
     )
     _add_model(command)
     _add_looking(command)
@@ -274,7 +280,8 @@ def _add_infer(commands) -> None:
 
 
 def _infer(options: argparse.Namespace) -> int:
-    from flows.inference import infer
+    from flows import quarantine
+    from flows.inference import infer, problems_of
     from flows.planning import plan
 
     manifest = plan(
@@ -293,6 +300,7 @@ def _infer(options: argparse.Namespace) -> int:
     )
     infer(manifest, device=options.device, batch_size=options.batch_size)
     print(f"{len(manifest.shards)} shards: {manifest.work_dir}; next: groundhog filter {manifest.work_dir}")
+    _tell(quarantine.summary(problems_of(manifest), manifest.work_dir / "candidates"))
     return 0
 
 
@@ -315,6 +323,7 @@ def _add_filter(commands) -> None:
 
 
 def _filter(options: argparse.Namespace) -> int:
+    from flows import quarantine
     from flows.filtering import Policy, filter_candidates
 
     settings = ("score_threshold", "ignore_from", "nms_iou", "min_size", "max_per_image")
@@ -324,7 +333,7 @@ def _filter(options: argparse.Namespace) -> int:
     dropped = ", ".join(f"{reason} {count}" for reason, count in result.counts["dropped"].items())
     print(f"{result.counts['kept']} boxes in {result.counts['lines']} lines: {result.labels}")
     print(f"dropped: {dropped or 'nothing'}; more in {result.meta}")
-    _print_quarantined(result.meta)
+    _tell(quarantine.summary(result.quarantined, result.meta))
     return 0
 
 
@@ -517,14 +526,9 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
-def _print_quarantined(meta: Path) -> None:
-    import json
-
-    quarantined = json.loads(meta.read_text(encoding="utf-8"))["quarantined"]
-    if quarantined:
-        print(f"{len(quarantined)} quarantined:", file=sys.stderr)
-    for entry in quarantined:
-        print(f"  line {entry['line']} {entry['filename']}: {entry['reason']}", file=sys.stderr)
+def _tell(problems: str) -> None:
+    if problems:
+        print(problems, file=sys.stderr)
 
 
 if __name__ == "__main__":

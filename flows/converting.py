@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from flows.bootstrapping import label_map_beside
+from flows.planning import label_map_beside
 from formats.problems import InputError
 from formats.record import Record
 

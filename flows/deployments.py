@@ -5,22 +5,27 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prefect import flow, serve
 from prefect.artifacts import create_markdown_artifact
 from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.states import Failed, State
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict
 
 from flows import tasks
+from flows.inference import BATCH_SIZE
 from flows.self_training import Event, SelfTrainConfig, read_self_train
 from flows.self_training import self_train as run_rounds
 from flows.server import prefect_server
 from formats.problems import InputError
 
 CONFIGS = {"cat": "self_train_cat.toml", "flickr30k": "self_train_flickr30k.toml", "glyphs": "self_train_glyphs.toml"}
+
+
+# A thread for each device that labels; the tasks themselves hold the models.
+DEVICE_THREADS: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=tasks.MAX_DEVICES)
 
 
 class Parameters(BaseModel):
@@ -37,25 +42,38 @@ class SelfTrainParameters(Parameters):
 
 
 class BootstrapParameters(Parameters):
-    """categories or captions: one of them."""
+    """categories or captions: one of them. phrases: a JSON file, caption -> phrases to look for."""
 
     images: str
-    out: str
+    out: str | None = None
     categories: list[str] | None = None
     captions: str | None = None
+    phrases: str | None = None
 
 
-class InferParameters(Parameters):
-    """As flows.plan has them."""
+class PlanParameters(Parameters):
+    """As flows.plan has them; None leaves its default."""
 
     source: str
     image_root: str
-    work_dir: str
-    weights: str = "glyph-tiny"
+    weights: str | None = None
+    work_dir: str | None = None
     label_map: str | None = None
     text_encoder: str | None = None
-    scale: tuple[int, int] = (800, 1333)
+    score_floor: float | None = None
+    scale: tuple[int, int] | None = None
+    max_per_image: int | None = None
+    chunk_size: int | None = None
+    shard_size: int | None = None
+    overwrite: bool = False
+
+
+class InferParameters(Parameters):
+    """work_dir: of plan."""
+
+    work_dir: str
     device: str = "auto"
+    batch_size: int = BATCH_SIZE
 
 
 class FilterParameters(Parameters):
@@ -82,7 +100,7 @@ class ConfigParameters(Parameters):
     overrides: list[str] = []
 
 
-@flow(name="self-train", task_runner=ThreadPoolTaskRunner(max_workers=tasks.MAX_DEVICES))
+@flow(name="self-train", task_runner=DEVICE_THREADS)
 def self_train(parameters: SelfTrainParameters) -> dict[str, str] | State:
     """Label, train, label again: the rounds of a configuration. Gives the last labels and weights."""
     try:
@@ -123,19 +141,25 @@ ROUND_HEAD = (
 
 @flow(name="bootstrap")
 def bootstrap(parameters: BootstrapParameters) -> str:
-    """Images with categories or captions become an ODVG file."""
+    """Images with categories or captions become an ODVG file; gives its path."""
     if parameters.captions is not None:
-        return str(tasks.bootstrap_vg(parameters.images, parameters.captions, parameters.out).annotations)
-    return str(tasks.bootstrap_od(parameters.images, parameters.categories or [], parameters.out).annotations)
+        made = tasks.bootstrap_vg(parameters.images, parameters.captions, parameters.out, parameters.phrases)
+    else:
+        made = tasks.bootstrap_od(parameters.images, parameters.categories or [], parameters.out)
+    return str(made.annotations)
 
 
-@flow(name="infer", task_runner=ThreadPoolTaskRunner(max_workers=tasks.MAX_DEVICES))
+@flow(name="plan")
+def plan(parameters: PlanParameters) -> str:
+    """An ODVG file is cut into shards for one model; gives the work_dir."""
+    return str(tasks.plan(**parameters.model_dump(exclude_none=True)).work_dir)
+
+
+@flow(name="infer", task_runner=DEVICE_THREADS)
 def infer(parameters: InferParameters) -> str:
-    """Plans a labelling and does what of it is missing."""
-    settings = parameters.model_dump(exclude={"device"})
-    manifest = tasks.plan(**settings)
-    tasks.infer(manifest, device=parameters.device)
-    return str(manifest.work_dir)
+    """Labels the shards of a plan that are missing; gives the work_dir."""
+    tasks.infer(parameters.work_dir, device=parameters.device, batch_size=parameters.batch_size)
+    return parameters.work_dir
 
 
 @flow(name="filter")
@@ -154,7 +178,8 @@ def merge(parameters: MergeParameters) -> str:
     def data(fields: dict[str, Any]) -> OdvgData | GlyphData:
         if fields.get("kind") == "glyphs":
             return GlyphData(**fields)
-        return OdvgData(**{key: Path(value) if key in PATHS else value for key, value in fields.items()})
+        paths = {name: Path(fields[name]) for name in PATHS if fields.get(name) is not None}
+        return OdvgData(**{**fields, **paths})
 
     tasks.merge(
         data(parameters.pseudo), [data(fields) for fields in parameters.pretraining], parameters.ratio, parameters.out
@@ -194,8 +219,9 @@ def deployments() -> list[RunnerDeployment]:
         )
         for name, config in CONFIGS.items()
     ]
-    stages = (bootstrap, infer, filter_candidates, merge, train, evaluate)
-    return made + [stage.to_deployment("stage", entrypoint_type=EntrypointType.MODULE_PATH) for stage in stages]
+    stages = (bootstrap, plan, infer, filter_candidates, merge, train, evaluate)
+    made += [stage.to_deployment("stage", entrypoint_type=EntrypointType.MODULE_PATH) for stage in stages]
+    return cast(list[RunnerDeployment], made)  # outside an event loop they are no coroutines
 
 
 def up(limit: int = 1) -> int:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from flows.inference import BATCH_SIZE, Predictor
 from formats.files import write_whole
@@ -18,6 +18,7 @@ from grounding_model.data import GlyphData, OdvgData, open_dataset
 
 if TYPE_CHECKING:
     import numpy as np
+
     from grounding_model.evaluate import CocoResult
 
 
@@ -44,7 +45,7 @@ class EvaluateConfig:
     weights: str = "glyph-tiny"
     text_encoder: Path | None = None
     categories: tuple[str, ...] | None = None
-    scale: tuple[int, int] = (800, 1333)
+    scale: tuple[int, int] | None = None  # the model's own
     max_per_image: int = 300
     chunk_size: int | None = None
     batch_size: int = BATCH_SIZE
@@ -54,10 +55,10 @@ class EvaluateConfig:
 
 def evaluate(
     truth: Truth,
-    detector: Predictor,
+    detector: Predictor | str | Path,
     categories: Sequence[str] | None = None,
     *,
-    scale: tuple[int, int] = (800, 1333),
+    scale: tuple[int, int] | None = None,
     max_per_image: int = 300,
     chunk_size: int | None = None,
     batch_size: int = BATCH_SIZE,
@@ -66,14 +67,16 @@ def evaluate(
 ) -> CocoResult:
     """COCO AP of a detector that is asked for `categories` (None: all of the truth) on every labelled image.
 
+    detector: or the weights of one.
     out: where the numbers are written as JSON. show_dir: where predictions are drawn.
-    Raises InputError for an image that cannot be read (a truth
-    with holes is none) and for a category that the truth does not have.
+    Raises InputError for an image that cannot be read (a truth with holes is none) and for a category that the truth
+    does not have.
     """
+    from grounding_model.detector import load_detector
     from grounding_model.evaluate import evaluate_coco
-
     from grounding_model.prompt import Prompt
 
+    detector = load_detector(detector) if isinstance(detector, str | Path) else detector
     known, images = _open(truth)
     names = list(known) if categories is None else list(categories)
     if unknown := [name for name in names if name not in known]:
@@ -83,7 +86,7 @@ def evaluate(
 
     def pictures() -> Iterator[np.ndarray | Path]:
         for index, (picture, record) in enumerate(images):
-            truths.append(_judged(record, names, f"image-{index}"))
+            truths.append(replace(record, filename=f"image-{index}"))
             if show_dir is not None:
                 drawn.append(picture)
             yield picture
@@ -108,7 +111,7 @@ def evaluate(
     result = evaluate_coco(truths, predictions, names)
     if out is not None:
         with write_whole(out) as file:
-            json.dump(figures(result) | {"images": len(truths), "categories": names}, file, indent=2)
+            json.dump(result.as_dict() | {"images": len(truths), "categories": names}, file, indent=2)
             file.write("\n")
     return result
 
@@ -129,14 +132,7 @@ def evaluate_config(path: str | Path, overrides: Sequence[str] = (), show_dir: s
         out=config.out,
         show_dir=show_dir,
     )
-    rows = [("AP", result.ap), ("AP50", result.ap50), ("AP75", result.ap75), *sorted(result.per_category.items())]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join([*(f"{name:<{width}}  {value:6.3f}" for name, value in rows), f"written to {config.out}"])
-
-
-def figures(result: CocoResult) -> dict[str, Any]:
-    """The numbers of a result as JSON takes them."""
-    return {"ap": result.ap, "ap50": result.ap50, "ap75": result.ap75, "per_category": dict(result.per_category)}
+    return f"{result.table()}\nwritten to {config.out}"
 
 
 def _draw(picture: np.ndarray | Path, record: Record, target: Path) -> None:
@@ -150,16 +146,6 @@ def _draw(picture: np.ndarray | Path, record: Record, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     pixels = read_image(picture) if isinstance(picture, Path) else picture
     Image.fromarray(draw_record(pixels, replace(record, instances=shown))).save(target)
-
-
-def _judged(record: Record, names: Sequence[str], filename: str) -> Record:
-    """The record with its label an index of names, and what is not asked for left out."""
-    instances = tuple(
-        replace(instance, label=names.index(instance.category))
-        for instance in record.instances or ()
-        if instance.category in names
-    )
-    return replace(record, filename=filename, instances=instances)
 
 
 def _open(truth: Truth) -> tuple[list[str], Iterator[tuple[np.ndarray | Path, Record]]]:

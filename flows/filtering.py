@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flows.inference import missing_shards, parse_line
-from flows.planning import Manifest, SourceLine, read_lines, read_manifest
-from formats.candidates import ImageCandidates, read_candidates
+from flows.planning import Manifest, read_lines, read_manifest
+from flows.quarantine import requarantined_line
+from formats.candidates import ImageCandidates, ImageProblem, read_candidates
 from formats.files import write_whole
 from formats.odvg import record_to_line
 from formats.problems import InputError
@@ -66,11 +67,13 @@ class Label(NamedTuple):
 
 
 class FilterResult(NamedTuple):
-    """labels: the _v1 file. meta: the file beside it. counts: what meta says under "counts"."""
+    """labels: the _v1 file. meta: the file beside it. counts: what meta says under "counts". quarantined: the lines
+    that are not labelled."""
 
     labels: Path
     meta: Path
     counts: dict[str, Any]
+    quarantined: tuple[ImageProblem, ...]
 
 
 def filter_candidates(
@@ -94,7 +97,7 @@ def filter_candidates(
     with write_whole(meta) as file:
         json.dump(_meta(manifest, policy, out, counts, tally.quarantined), file, indent=2, ensure_ascii=False)
         file.write("\n")
-    return FilterResult(out, meta, counts)
+    return FilterResult(out, meta, counts, tuple(tally.quarantined))
 
 
 def versioned(source: str | Path, version: int) -> Path:
@@ -171,7 +174,7 @@ class _Tally:
     ignored: int = 0
     empty: int = 0  # lines that were looked at and have no label
     dropped: Counter[str] = field(default_factory=Counter)  # by reason
-    quarantined: list[dict[str, object]] = field(default_factory=list)
+    quarantined: list[ImageProblem] = field(default_factory=list)
 
     def counts(self, names: int = 1000) -> dict[str, Any]:
         """For .meta.json. names: so many of the most frequent categories or phrases are listed."""
@@ -192,11 +195,12 @@ def _label_lines(manifest: Manifest, policy: Policy, tally: _Tally) -> Iterator[
     for shard in manifest.shards:
         found = read_candidates(manifest.shard_path(shard.index))
         by_line = {image.line: image for image in found.by_line()}
-        problems = {problem.line: problem.reason for problem in found.problems}
+        problems = {problem.line: problem for problem in found.problems}
         for line in read_lines(manifest.source, shard):
             tally.lines += 1
             if line.number in problems:
-                yield _quarantine(line, problems[line.number], tally)
+                tally.quarantined.append(problems[line.number])
+                yield requarantined_line(problems[line.number].reason, line.text)
             else:
                 candidates = _candidates(by_line.get(line.number))
                 yield record_to_line(_label(manifest, policy, parse_line(line, manifest.source), candidates, tally))
@@ -206,17 +210,6 @@ def _candidates(image: ImageCandidates | None) -> list[Candidate]:
     if image is None:
         return []
     return [Candidate(*row) for row in zip(image.region.tolist(), map(tuple, image.box.tolist()), image.score.tolist())]
-
-
-def _quarantine(line: SourceLine, reason: str, tally: _Tally) -> dict[str, Any]:
-    """The input line as it is, plus why it was not labelled; what is not even an object goes under "line"."""
-    try:
-        entries = json.loads(line.text)
-    except ValueError:
-        entries = None
-    entries = entries if isinstance(entries, dict) else {"line": line.text}
-    tally.quarantined.append({"line": line.number + 1, "filename": str(entries.get("filename", "")), "reason": reason})
-    return entries | {"quarantined": reason}
 
 
 def _label(
@@ -279,7 +272,7 @@ def _check(manifest: Manifest, policy: Policy, out: Path) -> None:
 
 
 def _meta(
-    manifest: Manifest, policy: Policy, out: Path, counts: dict[str, Any], quarantined: list[dict[str, object]]
+    manifest: Manifest, policy: Policy, out: Path, counts: dict[str, Any], quarantined: Sequence[ImageProblem]
 ) -> dict[str, Any]:
     """Who made these labels and how. No date and no folder of this machine: equal runs write equal files."""
     categories = None if manifest.label_map is None else list(manifest.label_map.values())
@@ -291,12 +284,15 @@ def _meta(
         "weights_sha256": manifest.weights_sha256,
         "prompt": "the phrases of each caption" if categories is None else categories,
         "score_floor": manifest.score_floor,
-        "scale": list(manifest.scale),
+        "scale": manifest.entries()["scale"],
         "max_per_image": manifest.max_per_image,
         "chunk_size": manifest.chunk_size,
         "plan": manifest.key,
         "policy": asdict(policy),
         "counts": counts,
-        "quarantined": quarantined,
+        "quarantined": [
+            {"line": problem.line + 1, "filename": problem.filename, "reason": problem.reason}
+            for problem in quarantined
+        ],
         "software": manifest.software,
     }

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from flows.planning import Manifest, SourceLine, read_lines, read_manifest
-from formats.candidates import Candidates, ImageCandidates, ImageProblem, candidates_key, write_candidates
+from flows.quarantine import filename_in, reason_of
+from formats.candidates import (
+    Candidates,
+    ImageCandidates,
+    ImageProblem,
+    candidates_key,
+    read_candidates,
+    write_candidates,
+)
 from formats.images import safe_join
 from formats.odvg import record_from_line
 from formats.problems import InputError
@@ -93,6 +101,14 @@ def missing_shards(manifest: Manifest) -> list[int]:
     return [shard.index for shard in manifest.shards if candidates_key(manifest.shard_path(shard.index)) != key]
 
 
+def problems_of(manifest: Manifest | str | Path) -> list[ImageProblem]:
+    """The lines and images of a plan that could not be labelled, in the order of their lines."""
+    manifest = manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
+    return [
+        problem for shard in manifest.shards for problem in read_candidates(manifest.shard_path(shard.index)).problems
+    ]
+
+
 def load_planned_detector(manifest: Manifest, device: str = "auto") -> Predictor:
     """The detector that the plan names. Raises InputError when its weights are no longer those of the plan."""
     from grounding_model.detector import load_detector
@@ -152,12 +168,6 @@ def parse_line(line: SourceLine, source: str | Path) -> Record:
     return record_from_line(entries, place)
 
 
-def reason_of(error: Exception, image_root: str | Path) -> str:
-    """What stands in a problem row: without the folder, so that files are equal wherever they are made."""
-    reason = error.what if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-    return reason.replace(f"{image_root}/", "")
-
-
 def category_prompt(label_map: Mapping[str, str]) -> Prompt:
     """The prompt of all names of a label map. Raises InputError for a name that no prompt can hold."""
     from grounding_model.prompt import Prompt
@@ -186,21 +196,11 @@ def _images(manifest: Manifest, lines: Sequence[SourceLine], problems: list[Imag
             prompt, regions = _prompt(manifest, record)
         except InputError as error:
             problems.append(
-                ImageProblem(line.number, filename or _filename(line), reason_of(error, manifest.image_root))
+                ImageProblem(line.number, filename or filename_in(line.text), reason_of(error, manifest.image_root))
             )
             continue
         if manifest.label_map is not None or regions:
             yield Image(line.number, filename, path, prompt, regions)
-
-
-def _filename(line: SourceLine) -> str:
-    """The filename that a broken line may still tell, or nothing."""
-    try:
-        entries = json.loads(line.text)
-    except ValueError:
-        return ""
-    filename = entries.get("filename") if isinstance(entries, dict) else None
-    return filename if isinstance(filename, str) else ""
 
 
 def _prompt(manifest: Manifest, record: Record) -> tuple[Prompt | None, tuple[int, ...]]:

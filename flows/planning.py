@@ -49,8 +49,8 @@ class Manifest:
     """A plan. label_map: keys as text, as in the file; None where every line brings its own caption.
 
     image_root: folder that filenames are relative to. score_floor: candidates at or below it are not kept.
-    scale: short and long side in pixels that images are resized to. chunk_size: categories a prompt, None lets the
-    detector decide. software: which Groundhog made the plan.
+    scale: short and long side in pixels that images are resized to; None: the model's own. chunk_size: categories a
+    prompt, None lets the detector decide. software: which Groundhog made the plan.
     """
 
     source: str
@@ -62,7 +62,7 @@ class Manifest:
     text_encoder_sha256: str | None
     label_map: dict[str, str] | None
     score_floor: float
-    scale: tuple[int, int]
+    scale: tuple[int, int] | None
     max_per_image: int
     chunk_size: int | None
     shards: tuple[Shard, ...]
@@ -72,7 +72,8 @@ class Manifest:
     def entries(self) -> dict[str, Any]:
         """What manifest.json says, without the key."""
         entries = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "work_dir"}
-        return entries | {"scale": list(self.scale), "shards": [asdict(shard) for shard in self.shards]}
+        scale = None if self.scale is None else list(self.scale)
+        return entries | {"scale": scale, "shards": [asdict(shard) for shard in self.shards]}
 
     @property
     def key(self) -> str:
@@ -94,13 +95,13 @@ class Manifest:
 def plan(
     source: str | Path,
     image_root: str | Path,
-    weights: str | Path,
-    work_dir: str | Path,
+    weights: str | Path = "glyph-tiny",
+    work_dir: str | Path | None = None,
     *,
     label_map: str | Path | None = None,
     text_encoder: str | Path | None = None,
     score_floor: float = 0.05,
-    scale: tuple[int, int] = (800, 1333),
+    scale: tuple[int, int] | None = None,
     max_per_image: int = 300,
     chunk_size: int | None = None,
     shard_size: int = 64,
@@ -108,19 +109,24 @@ def plan(
 ) -> Manifest:
     """Writes work_dir/manifest.json, or finds the same plan there.
 
-    source: ODVG file; with a label_map its categories are the prompt, without one every line's caption is.
+    source: ODVG file. image_root: folder that its filenames are relative to. work_dir: work_dirs/X of X_od.json.
+    label_map: its categories are the prompt; None takes the X_label_map.json that lies beside an X_od.json. A source
+    with captions has none: every line's caption is its prompt.
     shard_size: lines a shard, more where there would be more than 200 shards.
-    Raises InputError when another plan lies in work_dir (overwrite=True replaces it and its candidates).
+    Raises InputError when another plan lies in work_dir (overwrite=True replaces it and its candidates), and when the
+    lines have neither a label map nor captions.
     """
     from grounding_model.prompt import Prompt
     from grounding_model.weights import checkpoint_hash
 
-    source, image_root, work_dir = Path(source), Path(image_root), Path(work_dir)
+    source, image_root = Path(source), Path(image_root)
+    work_dir = Path("work_dirs", source.stem.removesuffix("_od")) if work_dir is None else Path(work_dir)
     _check_settings(score_floor, scale, max_per_image, shard_size)
     if not source.is_file():
         raise InputError(source, "no such file", "want an ODVG file as bootstrap writes it")
     if not image_root.is_dir():
         raise InputError(image_root, "no such folder", "want the folder that the filenames are relative to")
+    label_map = _label_map(source) if label_map is None else Path(label_map)
     names = None if label_map is None else {str(label): name for label, name in read_label_map(label_map).items()}
     if names is not None:
         Prompt.categories(list(names.values()))  # a name that no prompt can hold is said now, not once an image
@@ -135,7 +141,7 @@ def plan(
         text_encoder_sha256=None if text_encoder is None else checkpoint_hash(text_encoder),
         label_map=names,
         score_floor=float(score_floor),
-        scale=(int(scale[0]), int(scale[1])),
+        scale=None if scale is None else (int(scale[0]), int(scale[1])),
         max_per_image=max_per_image,
         chunk_size=chunk_size,
         shards=shards,
@@ -163,7 +169,8 @@ def read_manifest(path: str | Path) -> Manifest:
         entries = json.loads(path.read_text(encoding="utf-8"))
         key = entries.pop("key")
         shards = tuple(Shard(**shard) for shard in entries.pop("shards"))
-        manifest = Manifest(**entries | {"scale": tuple(entries["scale"])}, shards=shards, work_dir=path.parent)
+        scale = None if entries["scale"] is None else tuple(entries.pop("scale"))
+        manifest = Manifest(**entries | {"scale": scale}, shards=shards, work_dir=path.parent)
     except FileNotFoundError:
         raise InputError(path, "no such file", "plan first: `groundhog infer SOURCE …` writes it") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -191,6 +198,22 @@ def software_version() -> str:
         return f"groundhog {version('groundhog')}"
     except PackageNotFoundError:  # a checkout that was never installed
         return "groundhog (not installed)"
+
+
+def label_map_beside(annotations: str | Path) -> Path:
+    """X_od.json -> X_label_map.json."""
+    annotations = Path(annotations)
+    return annotations.with_name(f"{annotations.stem.removesuffix('_od')}_label_map.json")
+
+
+def _label_map(source: Path) -> Path | None:
+    """The map beside an X_od.json; None for captions. Raises InputError where there is neither."""
+    beside = label_map_beside(source)
+    if source.stem.endswith("_od") and beside.is_file():
+        return beside
+    if any('"caption"' in line.text for line in read_lines(source)):
+        return None
+    raise InputError(source, "no label map and no captions", f"want a label map, given or in {beside.name}")
 
 
 def _cut(source: Path, shard_size: int) -> tuple[str, tuple[Shard, ...]]:
@@ -230,10 +253,10 @@ def _refuse_other_plan(manifest: Manifest, overwrite: bool) -> None:
     raise InputError(manifest.path, f"another plan lies here ({said})", "take another work_dir, or overwrite=True")
 
 
-def _check_settings(score_floor: float, scale: tuple[int, int], max_per_image: int, shard_size: int) -> None:
+def _check_settings(score_floor: float, scale: tuple[int, int] | None, max_per_image: int, shard_size: int) -> None:
     if not 0.0 <= score_floor < 1.0:
         raise InputError("score_floor", f"{score_floor} is outside 0..1", "want 0.05 or so")
-    if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
+    if scale is not None and (len(scale) != 2 or not 0 < scale[0] <= scale[1]):
         raise InputError("scale", f"{scale} is not a short and a long side", "want two pixel numbers such as 800, 1333")
     for name, value in (("max_per_image", max_per_image), ("shard_size", shard_size)):
         if value < 1:

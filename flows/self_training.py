@@ -13,13 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from flows.bootstrapping import bootstrap_od, bootstrap_vg, label_map_beside
-from flows.evaluation import CocoData, evaluate, figures
+from flows.bootstrapping import bootstrap_od, bootstrap_vg
+from flows.evaluation import CocoData, evaluate
 from flows.filtering import FilterResult, Policy, filter_candidates, versioned
-from flows.inference import infer, load_planned_detector
+from flows.inference import BATCH_SIZE, infer, load_planned_detector
 from flows.merging import merge
-from flows.planning import Manifest, plan
+from flows.planning import Manifest, label_map_beside, plan
 from flows.training import train, training_key
+from formats.candidates import ImageProblem
 from formats.files import sha256_of, write_whole
 from formats.problems import InputError
 from formats.toml_config import read_config
@@ -60,7 +61,7 @@ class CaptionedImages:
 class GlyphScenes:
     """Unlabelled scenes of the glyph world, drawn into the work_dir: needs nothing."""
 
-    domain: str
+    domain: str = "cats"
     count: int = 144
     seed: int = 0
     categories: tuple[str, ...] = ("cat",)
@@ -72,11 +73,11 @@ class Labelling:
     """How images are looked at; see flows.plan."""
 
     score_floor: float = 0.05
-    scale: tuple[int, int] = (800, 1333)
+    scale: tuple[int, int] | None = None  # the model's own
     max_per_image: int = 300
     chunk_size: int | None = None
     shard_size: int = 64
-    batch_size: int = 4
+    batch_size: int = BATCH_SIZE
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class SelfTrainConfig:
     """A run of the loop.
 
     train: how a round trains. Its work_dir holds all rounds, its start is the first round's model, its datasets are
-    the pretraining data that are mixed in.
+    the pretraining data that are mixed in, if any.
     """
 
     name: str
@@ -133,11 +134,15 @@ class RoundResult(NamedTuple):
 
 
 class SelfTrainResult(NamedTuple):
-    """rounds: one more than trainings. weights: the last checkpoint. summary: rounds.json, what a report reads."""
+    """rounds: one more than trainings. weights: the last checkpoint. summary: rounds.json, what a report reads.
+
+    quarantined: the lines that the last round could not label.
+    """
 
     rounds: tuple[RoundResult, ...]
     weights: str
     summary: Path
+    quarantined: tuple[ImageProblem, ...]
 
 
 def evaluate_weights(
@@ -153,7 +158,7 @@ def evaluate_weights(
             return told["metrics"]
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    metrics = figures(evaluate(truth, load_planned_detector(manifest, device), **settings))
+    metrics = evaluate(truth, load_planned_detector(manifest, device), **settings).as_dict()
     with write_whole(out) as file:
         json.dump({"metrics": metrics, "asked": asked}, file, indent=2)
         file.write("\n")
@@ -182,12 +187,16 @@ def read_self_train(path: str | Path, overrides: tuple[str, ...] = ()) -> SelfTr
 
 
 def self_train(
-    config: SelfTrainConfig, on_event: Callable[[Event], None] = lambda event: None, stages: Stages = PLAIN_STAGES
+    config: SelfTrainConfig | str | Path,
+    on_event: Callable[[Event], None] = lambda event: None,
+    stages: Stages = PLAIN_STAGES,
 ) -> SelfTrainResult:
     """Labels, trains and labels again, `rounds` times; gives every round's labels and figures.
 
+    config: or the TOML file that holds one.
     on_event is told {"round", "stage", "state": "started" | "finished", …}. Run again, it goes on where it stopped.
     """
+    config = config if isinstance(config, SelfTrainConfig) else read_self_train(config)
     work_dir = config.train.work_dir
     source = prepare(config, stages)
     weights = config.start.source
@@ -208,12 +217,14 @@ def self_train(
             tell("train", "started")
             weights = str(_train_round(config, stages, source, labels, weights, folder, tell))
             tell("train", "finished", weights=weights)
-    return SelfTrainResult(tuple(rounds), weights, work_dir / ROUNDS_NAME)
+    return SelfTrainResult(tuple(rounds), weights, work_dir / ROUNDS_NAME, labels.quarantined)
 
 
 def prepare(config: SelfTrainConfig, stages: Stages = PLAIN_STAGES) -> Source:
     """The images to label, bootstrapped where that has not been done. Raises InputError when they are not there."""
-    data = config.data
+    data, truth = config.data, config.evaluation
+    if truth is not None and not isinstance(truth, GlyphData) and not truth.annotations.is_file():
+        raise InputError(truth.annotations, "no such file", getattr(data, "how_to_get", "want labelled images"))
     if isinstance(data, GlyphScenes):
         return _draw_glyphs(data, config.train.work_dir / "data", stages)
     if not data.images.is_dir():

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Queue
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 from prefect import task, unmapped
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -99,7 +100,8 @@ def infer(
     missing = missing_shards(manifest)
     if missing:
         futures = label_shard.map(missing, unmapped(str(manifest.path)), unmapped(device), unmapped(batch_size))
-        artifact = create_progress_artifact(progress=0.0, description=f"{len(missing)} shards of {manifest.work_dir}")
+        described = f"{len(missing)} shards of {manifest.work_dir}"
+        artifact = cast(UUID, create_progress_artifact(progress=0.0, description=described))
         failed = 0
         for done, future in enumerate(as_completed(list(futures)), start=1):
             failed += future.state.is_failed() or future.state.is_crashed()

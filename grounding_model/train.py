@@ -100,6 +100,8 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
     weights, bit for bit, as one that was not (on one machine, with the same versions and number of threads).
     Raises InputError for data or settings that cannot work, TrainingFailed when the loss is no longer finite.
     """
+    if not config.datasets:
+        raise InputError("datasets", "is empty", "want at least one")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forked
     if config.threads:
         torch.set_num_threads(config.threads)

@@ -60,7 +60,7 @@ class TrainConfig:
     """One run. What follows `threads` changes how fast it goes and what is told, not what comes out."""
 
     work_dir: Path
-    datasets: tuple[OdvgData | GlyphData, ...]
+    datasets: tuple[OdvgData | GlyphData, ...] = ()  # at least one, by the time training begins
     start: FromWeights | FromScratch = field(default_factory=FromWeights)
     seed: int = 0
     steps: int | None = None  # exactly one of steps and epochs is given
@@ -87,8 +87,6 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise InputError("steps", f"is {self.steps} and epochs is {self.epochs}", "want exactly one of them")
-        if not self.datasets:
-            raise InputError("datasets", "is empty", "want at least one")
         for name in ("steps", "epochs", "batch_size"):
             value = getattr(self, name)
             if value is not None and value <= 0:

@@ -43,8 +43,10 @@ def test_unreadable_images_stay_as_quarantined_lines(tmp_path: Path) -> None:
     (tmp_path / "images" / "void.jpg").write_bytes(b"")
     made = bootstrap_od(tmp_path / "images", ["cat"], tmp_path / "x_od.json")
     assert made.lines == 3
-    assert set(made.quarantined) == {"text.jpg", "void.jpg"}
-    assert [sorted(line) for line in lines_of(made.annotations)][1:] == [["filename", "quarantined"]] * 2
+    assert [(problem.line, problem.filename) for problem in made.quarantined] == [(1, "text.jpg"), (2, "void.jpg")]
+    for line in lines_of(made.annotations)[1:]:
+        assert (line["height"], line["width"]) == (None, None)
+        assert line["quarantined"]
     assert str(tmp_path) not in made.annotations.read_text()
     assert len(list(read_odvg(made.annotations))) == 1
 
@@ -79,7 +81,10 @@ def test_a_phrase_that_is_only_part_of_a_word_is_quarantined(tmp_path: Path) -> 
     made = bootstrap_vg(
         tmp_path / "images", {names[0]: "a container ship"}, tmp_path / "x_vg.json", {"a container ship": ["contain"]}
     )
-    assert "does not stand" in made.quarantined[names[0]]
+    assert "does not stand" in made.quarantined[0].reason
+    line = lines_of(made.annotations)[0]
+    assert (line["height"], line["width"]) == (30, 40)
+    assert line["grounding"] == {"caption": "a container ship", "regions": []}
 
 
 def test_captions_come_in_four_forms(tmp_path: Path) -> None:
@@ -108,4 +113,20 @@ def test_a_caption_of_a_file_outside_the_folder_is_quarantined(tmp_path: Path) -
     make_images(tmp_path, 1)
     captions = {"../image-000.png": "a cat", "image-000.png": "a cat"}
     made = bootstrap_vg(tmp_path / "images", captions, tmp_path / "x_vg.json", {"a cat": ["a cat"]})
-    assert list(made.quarantined) == ["../image-000.png"]
+    assert [problem.filename for problem in made.quarantined] == ["../image-000.png"]
+
+
+def test_phrases_come_from_a_file_too(tmp_path: Path) -> None:
+    names = make_images(tmp_path / "images", 1)
+    (tmp_path / "phrases.json").write_text('{"a black cat": ["cat"]}')
+    made = bootstrap_vg(tmp_path / "images", {names[0]: "a black cat"}, phrases=tmp_path / "phrases.json")
+    assert made.annotations == tmp_path / "images_vg.json"
+    assert lines_of(made.annotations)[0]["grounding"]["regions"][0]["phrase"] == "cat"
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[1]", '{"a cat": "cat"}', '{"a cat": [1]}'])
+def test_phrases_of_another_form_are_refused(tmp_path: Path, text: str) -> None:
+    names = make_images(tmp_path / "images", 1)
+    (tmp_path / "phrases.json").write_text(text)
+    with pytest.raises(InputError, match="want a JSON file such as"):
+        bootstrap_vg(tmp_path / "images", {names[0]: "a cat"}, tmp_path / "x_vg.json", tmp_path / "phrases.json")

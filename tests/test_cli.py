@@ -65,7 +65,8 @@ def test_bootstrap_names_what_it_quarantines(tmp_path: Path, capsys: pytest.Capt
     assert main(["bootstrap", str(tmp_path / "images"), str(tmp_path / "x_od.json"), "--categories", "cat,dog"]) == 0
     told = capsys.readouterr()
     assert "3 lines" in told.out
-    assert "quarantined: bad.jpg" in told.err
+    assert "1 quarantined:" in told.err
+    assert "  line 1: bad.jpg: " in told.err
 
 
 def test_convert_writes_labels_that_read_back(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from prefect.testing.utilities import prefect_test_harness
 from pydantic import ValidationError
 
 from flows import deployments, tasks
+from flows.filtering import filter_candidates
 from flows.inference import missing_shards
 from flows.planning import plan
 from flows.server import is_healthy
@@ -33,7 +35,16 @@ def test_parameters_refuse_what_they_do_not_know() -> None:
 def test_every_config_is_served_and_every_stage() -> None:
     served = {f"{made.flow_name}/{made.name}" for made in deployments.deployments()}
     assert {"self-train/cat", "self-train/flickr30k", "self-train/glyphs"} <= served
-    assert {f"{stage}/stage" for stage in ("bootstrap", "infer", "filter", "merge", "train", "evaluate")} <= served
+    assert {
+        f"{stage}/stage" for stage in ("bootstrap", "plan", "infer", "filter", "merge", "train", "evaluate")
+    } <= served
+
+
+@pytest.mark.parametrize("stage", [plan, filter_candidates])
+def test_what_a_stage_takes_its_deployment_takes(stage) -> None:
+    taken = {plan: deployments.PlanParameters, filter_candidates: deployments.FilterParameters}[stage].model_fields
+    renamed = {"manifest": "work_dir"}
+    assert {renamed.get(name, name) for name in signature(stage).parameters} == set(taken)
 
 
 def test_one_model_is_loaded_for_all_shards_of_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,10 +112,7 @@ def test_a_failed_shard_fails_the_stage_and_leaves_the_others_done(
         label_map=tmp_path / "x_label_map.json",
         shard_size=1,
     )
-    parameters = deployments.InferParameters(
-        source=str(tmp_path / "x_od.json"), image_root=str(tmp_path / "images"), work_dir=str(tmp_path / "work")
-    )
-    monkeypatch.setattr(tasks, "plan", lambda **settings: manifest)
+    parameters = deployments.InferParameters(work_dir=str(tmp_path / "work"))
     monkeypatch.setattr(tasks.label_shard, "retries", 0)
     with pytest.raises(RuntimeError, match="1 of 4 shards failed"):
         deployments.infer(parameters)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from flows import inference, training
+from flows.evaluation import CocoData
 from flows.filtering import Policy
 from flows.self_training import (
     CaptionedImages,
@@ -107,6 +108,24 @@ def test_missing_images_say_how_to_get_them(config: SelfTrainConfig, tmp_path: P
         self_train(replace(config, data=data))
 
 
+def test_missing_truth_is_said_before_anything_is_labelled(config: SelfTrainConfig, tmp_path: Path) -> None:
+    recorder = Recorder()
+    with pytest.raises(InputError, match="no such file"):
+        self_train(
+            replace(config, evaluation=CocoData(tmp_path / "test.json", tmp_path / "images")), stages=recorder.stages()
+        )
+    assert recorder.detector.seen == 0
+
+
+def test_pretraining_data_need_not_be(config: SelfTrainConfig) -> None:
+    recorder = Recorder()
+    alone = replace(config, train=replace(config.train, datasets=()), rounds=1)
+    assert self_train(alone, stages=recorder.stages()).rounds[1].counts["kept"] > 0
+    assert [len(datasets) for datasets in recorder.datasets] == [1]
+    with pytest.raises(InputError, match="datasets: is empty"):
+        training.train(alone.train)
+
+
 def test_captions_go_through_the_loop(config: SelfTrainConfig, tmp_path: Path) -> None:
     captions = {f"image-{index:03d}.png": "a cat" for index in range(5)}
     (tmp_path / "captions.json").write_text(json.dumps(captions))
@@ -152,7 +171,7 @@ def test_an_evaluation_is_done_once_for_the_same_weights(tmp_path: Path, monkeyp
 
     def fake_evaluate(truth, detector, **settings):
         calls.append(truth)
-        return SimpleNamespace(ap=0.5, ap50=0.6, ap75=0.4, per_category={"cat": 0.5})
+        return SimpleNamespace(as_dict=lambda: {"ap": 0.5, "per_category": {"cat": 0.5}})
 
     monkeypatch.setattr("flows.self_training.evaluate", fake_evaluate)
     monkeypatch.setattr("flows.self_training.load_planned_detector", lambda manifest, device: None)
