@@ -1,7 +1,8 @@
 """Read a stranger's PyTorch file without running anything in it.
 
 A pickle is a program that names functions and asks for calls. Here no name is ever looked up: the few that describe
-tensors become descriptions, every other one becomes an inert `Stub`, and calling a stub gives a stub. Both of torch's
+tensors become descriptions, every other one becomes an inert `Stub`, and calling a stub gives a stub. A file that names
+what only an attack would call is refused besides: whoever wrote it may have touched the weights too. Both of torch's
 formats are read: the zip archive (since 1.6) and the older stream of pickles, in which published mmdet files come.
 """
 
@@ -40,6 +41,13 @@ ZIP_HEAD = b"PK\x03\x04"
 STATE_KEYS = ("state_dict", "model")  # where trainers put the tensors; a bare table of tensors has neither
 
 
+# No object of a trainer is rebuilt by these. They are here to name an attack; safety does not rest on the list.
+MODULES_OF_ATTACKS = frozenset(
+    ("os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "importlib", "runpy", "pty", "ctypes", "webbrowser")
+)
+BUILTINS_OF_ATTACKS = frozenset(("eval", "exec", "compile", "open", "__import__", "input", "breakpoint"))
+
+
 class PickledCheckpoint(NamedTuple):
     """What a PyTorch file holds that can be had without running it."""
 
@@ -76,6 +84,9 @@ def _read(file: BinaryIO, path: Path) -> PickledCheckpoint:
         return PickledCheckpoint(_tensors_of(content, open_storage, path), _plain_meta(content))
     except InputError:
         raise
+    except _AttackError as attack:
+        what = f"asks to run {attack}, which no checkpoint needs; nothing was run"
+        raise InputError(path, what, "get the weights from another place") from None
     except (EOFError, zipfile.BadZipFile, struct.error) as error:
         raise InputError(path, f"is cut short or damaged ({error})", "download it again") from None
     except Exception as error:  # a hostile pickle can make the reader fail in any way, and none may pass for ours
@@ -208,12 +219,24 @@ KNOWN: Mapping[tuple[str, str], object] = {
 }
 
 
+class _AttackError(Exception):
+    """Carries the name that a pickle wants to call."""
+
+
+def _is_attack(module: str, name: str) -> bool:
+    if module in ("builtins", "__builtin__"):
+        return name.split(".")[0] in BUILTINS_OF_ATTACKS
+    return module.split(".")[0] in MODULES_OF_ATTACKS
+
+
 class _Unpickler(pickle.Unpickler):
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file, encoding="utf-8", errors="replace")
         self.storages: dict[str, StoredArray] = {}
 
     def find_class(self, module: str, name: str) -> object:
+        if _is_attack(module, name):
+            raise _AttackError(f"{module}.{name}")
         known = KNOWN.get((module, name))
         return type("Stub", (Stub,), {"name": f"{module}.{name}"}) if known is None else known
 

@@ -146,10 +146,11 @@ def inspect(source: str | Path, text_encoder: str | Path | None = None) -> str:
     numbers = sum(tensor.numel() for tensor in weights.tensors.values())
     lines = [f"{path}: {weights.kind}", f"{len(weights.tensors)} tensors, {numbers / 1e6:.1f} million numbers"]
     lines += _described(dataclasses.asdict(weights.config))
-    lines.append("tokenizer: " + ("in the file" if weights.tokenizer_source else "none, needs a text encoder folder"))
+    here = f"from {text_encoder}" if text_encoder else "none here; --text-encoder says where there is one"
+    lines.append(f"tokenizer: {'comes with it' if weights.tokenizer_source else here}")
     lines += [f"{key}: {value}" for key, value in weights.provenance.items()]
     problems = _problems(_new_model(weights.config, path), weights)
-    return "\n".join([*lines, *(problems or ["whole: nothing is missing"])])
+    return "\n".join([*lines, f"not whole: {'; '.join(problems)}" if problems else "whole: nothing is missing"])
 
 
 def _described(config: Mapping[str, object], indent: str = "  ") -> list[str]:

@@ -72,7 +72,7 @@ def test_tensors_may_stand_at_the_top_or_under_model(tmp_path: Path, zipped: boo
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("function", [os.mkdir, exec, eval, os.system])
-def test_nothing_in_a_file_is_executed(tmp_path: Path, zipped: bool, function: object) -> None:
+def test_an_attack_is_refused_and_not_executed(tmp_path: Path, zipped: bool, function: object) -> None:
     trace = tmp_path / "executed"
     arguments = {
         os.mkdir: (str(trace),),
@@ -82,6 +82,18 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path, zipped: bool, function: o
     }[function]
     content = {"state_dict": {"a": torch.ones(2)}, "hooks": [Attack(function, *arguments)]}
     path = save(tmp_path / "a.pth", content, zipped)
+    with pytest.raises(InputError, match=rf"a\.pth: asks to run \w+\.{function.__name__}, .* nothing was run"):
+        read_pickled_checkpoint(path)
+    assert not trace.exists()
+    torch.load(path, weights_only=False)  # the attack is a real one
+    assert trace.exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_is_on_no_list_of_attacks_is_not_executed_either(tmp_path: Path, zipped: bool) -> None:
+    trace = tmp_path / "executed"
+    content = {"state_dict": {"a": torch.ones(2)}, "hooks": [Attack(Path.touch, trace)]}
+    path = save(tmp_path / "a.pth", content, zipped)
     assert torch.equal(read_pickled_checkpoint(path).tensors["a"], torch.ones(2))
     assert not trace.exists()
     torch.load(path, weights_only=False)  # the attack is a real one
@@ -89,7 +101,7 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path, zipped: bool, function: o
 
 
 def test_an_object_in_place_of_a_tensor_is_refused(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.pth", {"state_dict": {"a": torch.ones(2), "b": Attack(os.getpid)}}, True)
+    path = save(tmp_path / "a.pth", {"state_dict": {"a": torch.ones(2), "b": Attack(sum, ())}}, True)
     with pytest.raises(InputError, match=r"a\.pth: 'b' is no tensor but"):
         read_pickled_checkpoint(path)
 
