@@ -102,12 +102,10 @@ def infer(
         futures = label_shard.map(missing, unmapped(str(manifest.path)), unmapped(device), unmapped(batch_size))
         described = f"{len(missing)} shards of {manifest.work_dir}"
         artifact = cast(UUID, create_progress_artifact(progress=0.0, description=described))
-        failed = 0
-        for done, future in enumerate(as_completed(list(futures)), start=1):
-            failed += future.state.is_failed() or future.state.is_crashed()
+        for done, _ in enumerate(as_completed(list(futures)), start=1):
             update_progress_artifact(artifact, progress=100.0 * done / len(missing))
-        if failed:
-            raise RuntimeError(f"{failed} of {len(manifest.shards)} shards failed; run again to go on")
+    if failed := missing_shards(manifest):  # a task's state may reach the server late, its file is there or not
+        raise RuntimeError(f"{len(failed)} of {len(manifest.shards)} shards failed; run again to go on")
     return [manifest.shard_path(shard.index) for shard in manifest.shards]
 
 
