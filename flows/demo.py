@@ -16,6 +16,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from flows.filtering import suppress_duplicates
 from flows.planning import read_manifest
 from flows.report import Comparison, comparison_sheet, write_report
 from flows.self_training import (
@@ -39,7 +42,7 @@ PICTURE_NAME = "before_after.png"
 TEST_SCENES = 300  # 60 are noisy, and more cost milliseconds
 SOURCE_SCENES = GlyphData(domain="source", count=150, seed=2000)  # of every category, held out of all training
 COMPARED = 60  # test scenes among which the pictures are chosen
-SHOWN = 6
+SHOWN = 8
 MATCH_IOU = 0.5
 
 
@@ -168,15 +171,15 @@ def _comparisons(config: SelfTrainConfig, first: str, last: str) -> dict[str, li
         for index in range(min(COMPARED, data.count))
     ]
     images, truths = [image for image, _ in scenes], [record for _, record in scenes]
-    found = [
-        load_detector(weights, device=config.train.device).predict(
+    found = []
+    for weights in (first, last):
+        records = load_detector(weights, device=config.train.device).predict(
             images,
             list(_unlabelled(config).categories),
             score_threshold=config.policy.score_threshold,
             batch_size=config.labelling.batch_size,
         )
-        for weights in (first, last)
-    ]
+        found.append([_without_duplicates(record, config.policy.nms_iou) for record in records])
     all_scenes = [
         Comparison(image, truth, {"before": before, "after": after})
         for image, truth, before, after in zip(images, truths, *found)
@@ -188,6 +191,15 @@ def _comparisons(config: SelfTrainConfig, first: str, last: str) -> dict[str, li
             scene for scene in worst[:SHOWN] if mistakes(scene.truth, scene.predictions["after"])
         ],
     }
+
+
+def _without_duplicates(record: Record, iou: float) -> Record:
+    """As the labels are filtered: of boxes that overlap more, the best."""
+    ranked = sorted(record.instances or (), key=lambda instance: -(instance.score or 0.0))
+    boxes = np.array([instance.box for instance in ranked], dtype=np.float64).reshape(-1, 4)
+    labels = np.array([instance.label for instance in ranked], dtype=np.int64)
+    stays = suppress_duplicates(boxes, labels, iou)
+    return replace(record, instances=tuple(instance for instance, kept in zip(ranked, stays) if kept))
 
 
 def mistakes(truth: Record, prediction: Record) -> int:

@@ -166,11 +166,18 @@ def _curves(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
         return ""
     figure = _figure(6.4, 3.2)
     axes = figure.subplots()
-    for stem in stems:
+    for place, stem in enumerate(stems):
         points = [(e.number - 1, e.evaluations[stem]["ap"]) for e in rounds if stem in e.evaluations]
         axes.plot(*zip(*points), marker="o", label=_curve_name(stem, names))
         for x, y in points:
-            axes.annotate(f"{y:.3f}", (x, y), textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
+            axes.annotate(
+                f"{y:.3f}",
+                (x, y),
+                textcoords="offset points",
+                xytext=(0, -14 if place % 2 else 7),
+                ha="center",
+                fontsize=8,
+            )
     axes.set(xlabel="round", ylabel="COCO AP", ylim=(0, 1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0.1)
@@ -245,15 +252,20 @@ def _comparisons(comparisons: Sequence[Comparison], title: str) -> str:
     return _section(title, _picture(comparison_sheet(comparisons), "truth beside predictions")) if comparisons else ""
 
 
-def comparison_sheet(comparisons: Sequence[Comparison]) -> np.ndarray:
-    """(H, W, 3) uint8 RGB: truth, then each prediction, one or two images a row."""
+def comparison_sheet(comparisons: Sequence[Comparison], columns: int = 4) -> np.ndarray:
+    """(H, W, 3) uint8 RGB: an image a column, below one another its truth and each prediction."""
     tiles, titles = [], []
-    for comparison in comparisons:
-        shown = {"truth": comparison.truth} | dict(comparison.predictions)
-        tiles += [draw_record(comparison.image, record) for record in shown.values()]
-        titles += list(shown)
-    versions = len(tiles) // max(1, len(comparisons))
-    return contact_sheet(tiles, columns=versions * 2 if versions <= 3 else versions, cell=(320, 320), titles=titles)
+    columns = min(columns, len(comparisons))
+    for start in range(0, len(comparisons), columns):
+        block = [{"truth": one.truth} | dict(one.predictions) for one in comparisons[start : start + columns]]
+        for version in block[0]:
+            for one, shown in zip(comparisons[start:], block):
+                tiles.append(draw_record(one.image, shown[version]))
+                titles.append(version)
+            empty = columns - len(block)
+            tiles += [np.full((1, 1, 3), 255, np.uint8)] * empty
+            titles += [""] * empty
+    return contact_sheet(tiles, columns=columns, cell=(320, 320), titles=titles)
 
 
 def _label_sheet(entry: RoundOnDisk) -> str:

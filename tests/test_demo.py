@@ -1,0 +1,81 @@
+"""The demo: the whole loop on a few scenes with random weights, and what it tells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from flows.demo import CONFIG, demo_config, main, mistakes, run_demo
+from flows.self_training import read_self_train
+from formats.odvg import read_odvg
+from formats.problems import InputError
+from formats.record import Instance, Record
+from grounding_model.train import start_model
+from grounding_model.train_config import FromScratch
+from grounding_model.weights import save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that has learned nothing."""
+    torch.manual_seed(0)
+    model, tokenizer = start_model(FromScratch(tokenizer="glyphs", variant="glyph-tiny"))
+    path = tmp_path_factory.mktemp("weights") / "random.safetensors"
+    save_checkpoint(path, model.eval(), tokenizer, {"made": "by a test"})
+    return path
+
+
+@pytest.mark.slow
+def test_the_loop_goes_round_and_says_where_everything_is(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "demo"
+    arguments = ["--quick", "--weights", str(weights), "--out-dir", str(out), "--device", "cpu"]
+    assert main(arguments) == 0
+    told = capsys.readouterr()
+    assert (out / "report.html").stat().st_size > 100_000
+    assert (out / "before_after.png").is_file()
+    for version in (1, 2, 3):
+        records = list(read_odvg(out / "data" / f"glyphs_od_v{version}.json"))
+        assert [record.filename for record in records] == [f"{index:06d}.png" for index in range(6)]
+    assert told.out.count("\n|") >= 4  # a row a round
+    assert str(out / "report.html") in told.out
+    assert "labelling" in told.err
+    assert main(arguments) == 0  # finished: told again, not done again
+    assert "training" in capsys.readouterr().err
+    with pytest.raises(InputError, match="another demo"):
+        run_demo(out, seed=1, quick=True, weights=weights)
+
+
+def test_the_demo_is_the_configuration_of_the_deployment_with_more_test_scenes(tmp_path: Path) -> None:
+    demo, config = demo_config(tmp_path, seed=3), read_self_train(CONFIG)
+    assert (demo.policy, demo.ratio, demo.rounds, demo.labelling) == (
+        config.policy,
+        config.ratio,
+        config.rounds,
+        config.labelling,
+    )
+    assert (demo.train.steps, demo.train.optimizer) == (config.train.steps, config.train.optimizer)
+    assert demo.data.count == 144
+    assert (demo.data.seed, demo.train.seed) == (3, 3)
+    assert demo.evaluation.seed != demo.data.seed  # tests on scenes that are not labelled
+
+
+def scene(*boxes: tuple[float, float, float, float]) -> Record:
+    return Record("a.png", 100, 100, tuple(Instance(box, 0, "cat", 0.5) for box in boxes))
+
+
+@pytest.mark.parametrize(
+    ("truth", "found", "expected"),
+    [
+        (scene(), scene(), 0),
+        (scene((0, 0, 10, 10)), scene(), 1),
+        (scene((0, 0, 10, 10)), scene((0, 0, 10, 9)), 0),
+        (scene((0, 0, 10, 10)), scene((0, 0, 10, 10), (0, 0, 10, 10)), 1),
+        (scene((0, 0, 10, 10)), scene((50, 50, 60, 60)), 2),
+    ],
+)
+def test_mistakes_are_what_was_missed_and_what_is_none(truth: Record, found: Record, expected: int) -> None:
+    assert mistakes(truth, found) == expected
