@@ -125,7 +125,7 @@ def _add_self_train(commands) -> None:
         "label, train and label again as a configuration says, without Prefect",
         "groundhog self-train configs/self_train_glyphs.toml --set rounds=2",
     )
-    command.add_argument("config", metavar="CONFIG")
+    command.add_argument("config", metavar="CONFIG", help="a TOML file")
     _add_overrides(command)
 
 
@@ -247,6 +247,8 @@ def _bootstrap(options: argparse.Namespace) -> int:
     from flows import quarantine
     from flows.bootstrapping import bootstrap_od, bootstrap_vg
 
+    if options.phrases and not options.captions:
+        raise InputError("--phrases", "there are no captions to find them in", "want --captions too")
     if options.captions:
         made = bootstrap_vg(options.images, options.captions, options.out, options.phrases)
     else:
@@ -312,14 +314,14 @@ def _add_filter(commands) -> None:
         "turn the candidates of a WORK_DIR into labels; the model is not run again",
         "groundhog filter work_dirs/cat --score-threshold 0.4 --class-threshold dog=0.5",
     )
-    command.add_argument("work_dir", metavar="WORK_DIR")
+    command.add_argument("work_dir", metavar="WORK_DIR", help="of groundhog infer")
     command.add_argument("-o", "--out", metavar="FILE", help="default: X_od_v1.json beside X_od.json")
     command.add_argument("--score-threshold", type=float, metavar="S", help="a label scores more (default 0.3)")
     command.add_argument("--class-threshold", action="append", default=[], metavar="NAME=S", help="of one category")
     command.add_argument("--ignore-from", type=float, metavar="S", help="boxes from here to the threshold are ignored")
     command.add_argument("--nms-iou", type=float, metavar="IOU", help="overlap of duplicates (default 0.5)")
     command.add_argument("--min-size", type=float, metavar="PX", help="shorter side in pixels (default 1)")
-    command.add_argument("--max-per-img", type=int, dest="max_per_image", metavar="N", help="labels an image")
+    command.add_argument("--max-per-img", type=int, dest="max_per_image", metavar="N", help="default 300")
 
 
 def _filter(options: argparse.Namespace) -> int:
@@ -356,7 +358,7 @@ def _add_evaluate(commands) -> None:
         "measure a detector on labelled images, as a configuration says",
         "groundhog evaluate configs/evaluate_glyphs.toml --weights work_dirs/glyphs/model.safetensors",
     )
-    command.add_argument("config", metavar="CONFIG")
+    command.add_argument("config", metavar="CONFIG", help="a TOML file")
     command.add_argument("--weights", metavar="W", help="instead of the configuration's")
     command.add_argument("--show-dir", metavar="D", help="draw the predictions there")
     _add_overrides(command)
@@ -378,7 +380,7 @@ def _add_train(commands) -> None:
         "train a model, as a configuration says; an interrupted run goes on with --resume",
         "groundhog train configs/glyph_tiny.toml --work-dir work_dirs/glyph-tiny --set steps=2000",
     )
-    command.add_argument("config", metavar="CONFIG")
+    command.add_argument("config", metavar="CONFIG", help="a TOML file")
     command.add_argument("--weights", metavar="W", help="start from these, instead of the configuration's start")
     command.add_argument("--work-dir", metavar="D", help="instead of the configuration's")
     command.add_argument("--gpus", type=int, default=1, metavar="N", help="processes (only 1 for now)")
@@ -464,18 +466,29 @@ def _add_glyphs(commands) -> None:
         "glyphs",
         _glyphs,
         "draw scenes of the glyph world with their truth",
-        "groundhog glyphs data/glyphs --domain source --count 200",
+        "groundhog glyphs data/glyphs --domain cats --count 200",
     )
     command.add_argument("folder", metavar="FOLDER")
-    command.add_argument("--domain", default="source", help="which world (default: source)")
+    command.add_argument(
+        "--domain", default="source", metavar="D", help="source (default), dense, or cats on hard backgrounds"
+    )
+    command.add_argument(
+        "--task", default="od", metavar="T", help="od (default), colours, captions or expressions: what the truth tells"
+    )
     command.add_argument("--count", type=int, default=100, metavar="N", help="scenes (default 100)")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=int, default=0, metavar="S", help="other scenes (default 0)")
+    command.add_argument("--unlabelled", action="store_true", help="images alone")
 
 
 def _glyphs(options: argparse.Namespace) -> int:
     from grounding_model.glyphs import write_scenes
 
-    print(write_scenes(options.folder, options.domain, options.count, options.seed))
+    if options.count < 1:
+        raise InputError("--count", f"{options.count}", "want at least one scene")
+    annotations = write_scenes(
+        options.folder, options.domain, options.count, options.seed, options.task, labelled=not options.unlabelled
+    )
+    print(f"{options.count} scenes: {annotations or options.folder}")
     return 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows import detection
+from flows.bootstrapping import bootstrap_od
 from flows.cli import build_parser, main
 from formats.record import Instance, Record, Region
 from tests.pipeline_cases import make_images
@@ -33,17 +34,61 @@ def test_a_wrong_command_ends_with_2(arguments: list[str]) -> None:
     assert ended.value.code == 2
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["bootstrap", "no-such-folder", "x_od.json", "--categories", "cat"],
-        ["filter", "no-such-folder"],
-        ["self-train", "no-such-file.toml"],
-        ["detect", "no-such.jpg", "--texts", "cat", "-c"],
-        ["detect", "x.jpg", "--texts", "$: no-such-set"],
-    ],
-)
-def test_wrong_input_is_a_message_and_2(arguments: list[str]) -> None:
+# Command -> the place, the fault and the remedy that its message names.
+WRONG_INPUTS = [
+    ("bootstrap none x_od.json --categories cat", "none: does not exist; want"),
+    ("bootstrap images x_od.json --categories cat,,dog", "categories: "),
+    ("bootstrap images x_vg.json --captions none.csv", "none.csv: no such file or folder; want"),
+    ("bootstrap images x_od.json --categories cat --phrases p.json", "--phrases: "),
+    ("infer none_od.json images work", "none_od.json: no such file; want"),
+    ("infer x_od.json none work", "none: no such folder; want"),
+    ("infer bare_od.json images work", "bare_od.json: no label map and no captions; want"),
+    ("infer x_od.json images work --weights none.pth", "none.pth"),
+    ("infer x_od.json images work --score-floor 2", "score_floor: 2.0 is outside 0..1; want"),
+    ("infer x_od.json images work --shard-size 0", "shard_size: 0 is less than one; want"),
+    ("filter none", "none: no such file; plan first"),
+    ("filter none --score-threshold 7", "policy.score_threshold: 7.0 is outside 0..1; want"),
+    ("filter none --class-threshold dog", "--class-threshold: 'dog'; want"),
+    ("self-train none.toml", "none.toml: does not exist; want"),
+    ("self-train loop.toml --set raunds=3", "loop.toml: raunds: is no setting; did you mean 'rounds'?"),
+    ("self-train loop.toml", "no-photos: no such folder; ask the librarian"),
+    ("train none.toml", "none.toml: does not exist; want"),
+    ("train loop.toml", "loop.toml: name: is no setting; want"),
+    ("train loop.toml --gpus 2", "--gpus: 2; want"),
+    ("evaluate none.toml", "none.toml: does not exist; want"),
+    ("convert voc odvg none out.json", "none: "),
+    ("convert coco odvg none.json out.json", "none.json: "),
+    ("convert yolo odvg images out.json", "convert yolo: images or categories are not given; want"),
+    ("weights none.pth ours.safetensors", "none.pth"),
+    ("glyphs g --domain moon", "domain: 'moon'; want"),
+    ("glyphs g --task moon", "task: 'moon'; want"),
+    ("glyphs g --count 0", "--count: 0; want"),
+    ("detect none.jpg --texts cat -c", "none.jpg"),
+    ("browse . none.json images", "none.json"),
+]
+
+
+@pytest.mark.parametrize(("command", "told"), WRONG_INPUTS, ids=[command for command, _ in WRONG_INPUTS])
+def test_wrong_input_is_one_line_and_2(
+    command: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_images(tmp_path / "images", 1)
+    bootstrap_od("images", ["cat"], "x_od.json")
+    Path("bare_od.json").write_text(Path("x_od.json").read_text())
+    Path("loop.toml").write_text(
+        'name = "loop"\n[data]\nkind = "images"\nimages = "no-photos"\nannotations = "y_od.json"\n'
+        'categories = ["cat"]\nhow_to_get = "ask the librarian"\n[train]\nwork_dir = "w"\nsteps = 1\n'
+    )
+    assert main(command.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(("groundhog: ", "groundhog browse: "))
+    assert told in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [["filter", "no-such-folder"], ["detect", "x.jpg", "--texts", "$: no-such-set"]])
+def test_a_process_with_wrong_input_shows_no_traceback(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-m", "flows.cli", *arguments], capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("groundhog: ")
