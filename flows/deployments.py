@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -107,7 +108,7 @@ def self_train(parameters: SelfTrainParameters) -> dict[str, str] | State:
         return _self_train(read_self_train(parameters.config, tuple(parameters.overrides)))
     except InputError as error:
         # `prefect deployment run --watch` shows a state's name and nothing else of it.
-        return Failed(name=f"Failed: {error.place}: {error.what}", message=str(error))
+        return Failed(name=f"Failed: {error}", message=str(error))
 
 
 def _self_train(config: SelfTrainConfig) -> dict[str, str]:
@@ -233,5 +234,7 @@ def up(limit: int = 1) -> int:
             print(f"  prefect deployment run {deployment.flow_name}/{deployment.name} --watch")
         sys.stdout.flush()
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        # Prefect's own handler of SIGTERM stops its runner by a coroutine that nobody awaits any more.
+        warnings.filterwarnings("ignore", r"coroutine 'Runner\.astop' was never awaited", RuntimeWarning)
         serve(*served, limit=limit, pause_on_shutdown=False)
     return 0

@@ -223,12 +223,12 @@ def self_train(
 def prepare(config: SelfTrainConfig, stages: Stages = PLAIN_STAGES) -> Source:
     """The images to label, bootstrapped where that has not been done. Raises InputError when they are not there."""
     data, truth = config.data, config.evaluation
+    if not isinstance(data, GlyphScenes) and not data.images.is_dir():
+        raise InputError(data.images, "no such folder", data.how_to_get)
     if truth is not None and not isinstance(truth, GlyphData) and not truth.annotations.is_file():
         raise InputError(truth.annotations, "no such file", getattr(data, "how_to_get", "want labelled images"))
     if isinstance(data, GlyphScenes):
         return _draw_glyphs(data, config.train.work_dir / "data", stages)
-    if not data.images.is_dir():
-        raise InputError(data.images, "no such folder", data.how_to_get)
     if isinstance(data, CaptionedImages):
         if not data.annotations.exists():
             stages.bootstrap_vg(data.images, data.captions, data.annotations)
