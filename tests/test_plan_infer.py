@@ -14,7 +14,7 @@ import pytest
 
 from flows.bootstrapping import bootstrap_od, bootstrap_vg
 from flows.filtering import filter_candidates
-from flows.inference import infer, label_shard, missing_shards
+from flows.inference import infer, label_shard, missing_shards, problems_of
 from flows.planning import MAX_SHARDS, plan, read_lines, read_manifest
 from formats.candidates import read_candidates
 from formats.problems import InputError
@@ -53,6 +53,22 @@ def test_there_are_never_more_than_the_scheduler_can_watch(folder: Path) -> None
     assert len(manifest.shards) <= MAX_SHARDS
     by_shard = [line for shard in manifest.shards for line in read_lines(manifest.source, shard)]
     assert by_shard == list(read_lines(manifest.source))
+
+
+def test_sizes_follow_the_model_unless_they_are_given(folder: Path) -> None:
+    manifest = plan_od(folder)
+    assert json.loads(manifest.path.read_text())["scale"] is None
+    given = plan(folder / "x_od.json", folder / "images", folder / "weights.safetensors", folder / "b", scale=(80, 90))
+    assert read_manifest(given.path).scale == (80, 90)
+    assert given.key != manifest.key
+
+
+def test_the_label_map_beside_an_od_file_is_taken(folder: Path) -> None:
+    manifest = plan_images(folder, folder / "x_od.json", None, folder / "work")
+    assert manifest.label_map == {"0": "cat", "1": "dog"}
+    (folder / "x_label_map.json").unlink()
+    with pytest.raises(InputError, match="no label map and no captions"):
+        plan_images(folder, folder / "x_od.json", None, folder / "other")
 
 
 def test_another_plan_in_the_folder_is_refused_by_name(folder: Path) -> None:
@@ -113,6 +129,7 @@ def test_what_is_wrong_with_an_image_or_a_line_stays_its_own_problem(folder: Pat
     assert sorted(problems) == [1, 2, 3, 10, 11, 12, 13]
     assert problems[10].filename == "../outside.png"
     assert not any(str(folder) in problem.reason for problem in problems.values())
+    assert problems_of(manifest) == [problems[line] for line in sorted(problems)]
     assert detector.seen == 7
 
 

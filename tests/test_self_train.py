@@ -189,3 +189,8 @@ def test_an_evaluation_is_done_once_for_the_same_weights(tmp_path: Path, monkeyp
 @pytest.mark.parametrize("name", ["glyphs", "cat", "flickr30k"])
 def test_the_configurations_of_the_deployments_are_valid(name: str) -> None:
     assert read_self_train(ROOT / "configs" / f"self_train_{name}.toml").name == name
+
+
+def test_the_loop_takes_the_path_of_its_configuration(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        self_train(tmp_path / "none.toml")
