@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -83,13 +84,15 @@ def random_images(sizes: list[tuple[int, int]]) -> ImageBatch:
     return ImageBatch(pixels, torch.tensor(sizes))
 
 
+class Answer(NamedTuple):
+    logits: torch.Tensor  # (B, Q, L)
+    boxes: torch.Tensor  # (B, Q, 4)
+
+
 @torch.no_grad()
-def assert_equal_answers(
-    ours: Checkpoint,
-    theirs: torch.nn.Module,
-    sizes: list[tuple[int, int]] = [(128, 128)],  # noqa: B006 - read only
-    captions: list[str] = [CAPTION],  # noqa: B006 - read only
-) -> None:
+def answers(
+    ours: Checkpoint, theirs: torch.nn.Module, sizes: list[tuple[int, int]], captions: list[str]
+) -> tuple[Answer, Answer]:
     images, text = random_images(sizes), tokenize(captions, ours.tokenizer)
     # transformers knows the separators by their numbers in BERT's own vocabulary; this one is smaller.
     theirs.model.special_tokens = torch.tensor(ours.tokenizer.convert_tokens_to_ids(list(SEPARATORS)))
@@ -101,11 +104,20 @@ def assert_equal_answers(
         token_type_ids=torch.zeros_like(text.input_ids),
     )
     answer = ours.model(images, text)
+    assert answer.boxes[-1].std(dim=1).max() > 1e-3, "boxes that are all alike compare nothing"
     tokens = text.input_ids.shape[1]
-    torch.testing.assert_close(answer.logits[-1], expected.logits[..., :tokens], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(answer.boxes[-1], expected.pred_boxes, atol=1e-4, rtol=1e-4)
-    spread = answer.boxes[-1].std(dim=1).max()
-    assert spread > 1e-3, "boxes that are all alike compare nothing"
+    return Answer(answer.logits[-1], answer.boxes[-1]), Answer(expected.logits[..., :tokens], expected.pred_boxes)
+
+
+def assert_equal_answers(
+    ours: Checkpoint,
+    theirs: torch.nn.Module,
+    sizes: list[tuple[int, int]] = [(128, 128)],  # noqa: B006 - read only
+    captions: list[str] = [CAPTION],  # noqa: B006 - read only
+) -> None:
+    found, expected = answers(ours, theirs, sizes, captions)
+    torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.boxes, expected.boxes, atol=1e-4, rtol=1e-4)
 
 
 @pytest.fixture(scope="module", params=[MM, ORIGINAL], ids=["mm", "original"])
@@ -136,14 +148,23 @@ def test_a_transformers_folder_answers_as_in_transformers(
 def test_a_model_of_full_size_answers_as_in_transformers(tmp_path: Path) -> None:
     """Swin-T, BERT-base, six layers each, 900 queries: 172 million numbers. It needs 2 GB and half a minute.
 
-    Differences measured in float32: 5e-6 in the logits, 6e-7 in the boxes. The tolerance of 1e-4 leaves room for
-    machines that sum in another order.
+    Among so many proposals some score alike within rounding, and then it is chance which is taken and which query
+    gets which. So the image has exactly 900 locations, the queries are alike and the answers are compared as a set;
+    the small models above have choice and order tested.
+    Differences measured in float32: 5e-6. In some runs one query in 900 was off by 2e-3: near 1, a float has two
+    digits left of 1 - x, which the inverse sigmoid of a box that fills the image needs.
     """
     theirs = with_random_weights(MM(MMGroundingDinoConfig()))
+    with torch.no_grad():
+        theirs.model.query_position_embeddings.weight[:] = theirs.model.query_position_embeddings.weight[0].clone()
     theirs.save_pretrained(tmp_path)
     ours = load_checkpoint(tmp_path, BERT)
     assert (ours.model.config.queries, ours.model.config.encoder_layers, ours.model.config.text.width) == (900, 6, 768)
-    assert_equal_answers(ours, theirs, [(200, 300)])
+    found, expected = (torch.cat(answer, dim=-1)[0] for answer in answers(ours, theirs, [(112, 384)], [CAPTION]))
+    distances = torch.cdist(found, expected, p=torch.inf)
+    for nearest in (distances.amin(0), distances.amin(1)):
+        assert nearest.quantile(0.99) < 1e-4
+        assert nearest.max() < 2e-2
 
 
 def test_our_file_becomes_a_folder_that_transformers_runs_alike(folder: Path, tmp_path: Path) -> None:
