@@ -145,9 +145,9 @@ def _self_train(options: argparse.Namespace) -> int:
 def _print_event(event) -> None:
     if event["state"] != "progress":
         details = ", ".join(
-            f"{key} {value}"
+            f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}"
             for key, value in (event.get("counts") or event.get("metrics") or event).items()
-            if key not in ("round", "stage", "state") and not isinstance(value, dict)
+            if key not in ("round", "stage", "state") and value is not None and not isinstance(value, dict)
         )
         print(f"round {event['round']}: {event['stage']} {event['state']}" + (f" ({details})" if details else ""))
 
