@@ -10,6 +10,7 @@ import json
 from difflib import get_close_matches
 from pathlib import Path
 
+from formats.label_map import read_label_map
 from formats.problems import InputError
 
 FOLDER = Path(__file__).parent / "categories"
@@ -31,10 +32,12 @@ def category_lists() -> list[str]:
 
 
 def read_category_list(name: str) -> tuple[str, ...]:
-    """The categories of a data set, whatever the case of its name.
+    """The categories of a data set, whatever the case of its name; or of a file: .txt, a name a line, or a label map.
 
     Raises InputError, with what comes close, when it is not known.
     """
+    if name.strip().endswith((".txt", ".json")):
+        return _from_file(Path(name.strip()))
     known = {each.lower(): each for each in category_lists()}
     key = name.strip().lower()
     key = ALIASES.get(key, key)
@@ -46,6 +49,16 @@ def read_category_list(name: str) -> tuple[str, ...]:
     if known[key] in (odinw := _odinw()):
         return tuple(odinw[known[key]])
     return tuple((FOLDER / f"{key}.txt").read_text(encoding="utf-8").splitlines())
+
+
+def _from_file(path: Path) -> tuple[str, ...]:
+    if path.suffix == ".json":
+        return tuple(name for _, name in sorted(read_label_map(path).items()))
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(path, f"cannot be read ({error})", "want a text file with a name a line") from None
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 def _odinw() -> dict[str, list[str]]:

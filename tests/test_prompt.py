@@ -197,3 +197,13 @@ def test_a_caption_without_phrases_is_a_prompt_that_asks_nothing():
 def test_bad_prompts_are_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_names_come_from_a_file_of_any_length(tmp_path):
+    names = [f"thing {index}" for index in range(13_204)]
+    (tmp_path / "names.txt").write_text("\n".join(names) + "\n\n")
+    assert Prompt.parse(f"$: {tmp_path / 'names.txt'}").labels == tuple(names)
+    (tmp_path / "label_map.json").write_text('{"1": "dog", "0": "cat"}')
+    assert Prompt.parse(f"$: {tmp_path / 'label_map.json'}").labels == ("cat", "dog")
+    with pytest.raises(InputError, match=r"missing\.txt"):
+        Prompt.parse(f"$: {tmp_path / 'missing.txt'}")
