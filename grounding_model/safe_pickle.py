@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,7 +71,7 @@ def read_pickled_checkpoint(path: str | Path) -> PickledCheckpoint:
         raise InputError(path, f"cannot be read ({error.strerror or error})") from None
 
 
-def _read(file: BinaryIO, path: Path) -> PickledCheckpoint:
+def _read(file: IO[bytes], path: Path) -> PickledCheckpoint:
     head = file.read(len(LEGACY_HEAD))
     file.seek(0)
     try:
@@ -230,7 +230,7 @@ def _is_attack(module: str, name: str) -> bool:
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file, encoding="utf-8", errors="replace")
         self.storages: dict[str, StoredArray] = {}
 
@@ -240,7 +240,7 @@ class _Unpickler(pickle.Unpickler):
         known = KNOWN.get((module, name))
         return type("Stub", (Stub,), {"name": f"{module}.{name}"}) if known is None else known
 
-    def persistent_load(self, identity: object) -> StoredArray:
+    def persistent_load(self, identity: Any) -> StoredArray:
         kind, storage_type, key, _, numel, *view = identity
         if kind != "storage" or not isinstance(storage_type, StorageType) or type(numel) is not int or numel < 0:
             raise ValueError("a storage of unknown kind")
@@ -257,7 +257,7 @@ class _Unpickler(pickle.Unpickler):
 OpenStorage = Callable[[StoredArray], bytes]
 
 
-def _read_archive(file: BinaryIO, path: Path) -> tuple[object, OpenStorage]:
+def _read_archive(file: IO[bytes], path: Path) -> tuple[object, OpenStorage]:
     archive = zipfile.ZipFile(file)
     entries = {entry.filename: entry for entry in archive.infolist()}
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
@@ -281,7 +281,7 @@ def _read_archive(file: BinaryIO, path: Path) -> tuple[object, OpenStorage]:
         return _Unpickler(stream).load(), open_storage
 
 
-def _read_stream(file: BinaryIO, path: Path) -> tuple[object, OpenStorage]:
+def _read_stream(file: IO[bytes], path: Path) -> tuple[object, OpenStorage]:
     magic, _version, system = (_Unpickler(file).load() for _ in range(3))
     if magic != LEGACY_MAGIC or not isinstance(system, dict) or not system.get("little_endian", True):
         raise InputError(path, "was written on a big-endian machine or by an unknown torch")
@@ -299,7 +299,7 @@ def _read_stream(file: BinaryIO, path: Path) -> tuple[object, OpenStorage]:
 
 
 def _storage_places(
-    file: BinaryIO, keys: object, storages: Mapping[str, StoredArray], path: Path
+    file: IO[bytes], keys: object, storages: Mapping[str, StoredArray], path: Path
 ) -> Iterator[tuple[str, int]]:
     """Offset in bytes of each storage's numbers; they follow one another, each after its count of elements."""
     size = path.stat().st_size
