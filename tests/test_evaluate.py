@@ -10,14 +10,8 @@ import pytest
 
 from formats.problems import InputError
 from formats.record import Instance, Record, Region
-from grounding_model.evaluate import (
-    _rankings,
-    _resampled_ap,
-    bootstrap_interval,
-    evaluate_coco,
-    expression_precision,
-    recall_at,
-)
+from grounding_model.evaluate import bootstrap_interval, evaluate_coco, expression_precision, recall_at
+from grounding_model.metrics.bootstrap import rankings, resampled_ap
 from tests.paths import GOLDEN
 
 EVAL = GOLDEN / "eval"
@@ -214,7 +208,7 @@ def test_weighing_images_is_repeating_them(seed):
         [replace(one, filename=f"{one.filename}-{copy}") for one, count in zip(side, draw) for copy in range(count)]
         for side in (truth, found)
     ]
-    weighed = _resampled_ap(_rankings(truth, found, names), draw[None])
+    weighed = resampled_ap(rankings(truth, found, names), draw[None])
     assert weighed[0] == pytest.approx(evaluate_coco(*repeated, names).ap, abs=1e-12)
 
 

@@ -1,0 +1,263 @@
+"""LVIS: average precision over a federated data set (Gupta et al. 2019), with the fixed AP of Dave et al. 2021.
+
+An image is judged only on the categories that somebody looked for in it. The `lvis` package (0.5.3) does not run with
+today's NumPy, so the matching is written anew; boxes overlap by pycocotools.
+T IoU thresholds, R recall steps, D detections and G true boxes of one category in one image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from pycocotools import mask
+
+from formats.problems import InputError
+from formats.record import Record
+from grounding_model.metrics.coco import Areas, aligned, score_of
+from grounding_model.metrics.pairing import check_pairing
+from grounding_model.metrics.phrases import with_sizes
+from grounding_model.metrics.ranking import Match, Ranking
+
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALL_STEPS = np.linspace(0.0, 1.0, 101)
+SIZES = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
+FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
+
+
+class Federation(NamedTuple):
+    """What LVIS knows beyond boxes.
+
+    absent: filename -> categories that are certainly not in the image. partly: filename -> categories of which only
+    some objects are labelled there. frequency: category -> "r" (in 1 to 10 training images), "c" (to 100) or "f".
+    """
+
+    absent: Mapping[str, frozenset[str]]
+    partly: Mapping[str, frozenset[str]]
+    frequency: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class LvisResult:
+    """LVIS's numbers, each 0..1, None where the truth has nothing of the kind.
+
+    ap: mean over IoU thresholds 0.5, 0.55 … 0.95. ap_rare, ap_common, ap_frequent: over the categories of a frequency.
+    per_category: name -> AP; names without a true box are left out. precision_recall: as in CocoResult.
+    """
+
+    ap: float
+    ap50: float
+    ap75: float
+    ap_small: float | None
+    ap_medium: float | None
+    ap_large: float | None
+    ap_rare: float | None
+    ap_common: float | None
+    ap_frequent: float | None
+    per_category: Mapping[str, float]
+    precision_recall: np.ndarray = field(compare=False, repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The numbers as JSON takes them; None becomes null."""
+        return self._numbers() | {"per_category": dict(self.per_category)}
+
+    def table(self) -> str:
+        """A line a number, for people; of the categories only in the CSV."""
+        titles = {"ap": "AP", "ap50": "AP50", "ap75": "AP75"}
+        return aligned([(titles.get(key, f"AP {key[3:]}"), value) for key, value in self._numbers().items()])
+
+    def _numbers(self) -> dict[str, float | None]:
+        sizes = {"ap_small": self.ap_small, "ap_medium": self.ap_medium, "ap_large": self.ap_large}
+        frequencies = {"ap_rare": self.ap_rare, "ap_common": self.ap_common, "ap_frequent": self.ap_frequent}
+        return {"ap": self.ap, "ap50": self.ap50, "ap75": self.ap75} | sizes | frequencies
+
+
+def evaluate_lvis(
+    truth: Sequence[Record],
+    predictions: Sequence[Record],
+    categories: Sequence[str],
+    federation: Federation,
+    *,
+    most_per_category: int | None = 10_000,
+    most_per_image: int | None = None,
+    areas: Areas | None = None,
+) -> LvisResult:
+    """By default LVIS's fixed AP: the best 10,000 detections of a category in all images count, any number an image.
+
+    most_per_category=None with most_per_image=300 is the older definition, which rewards a category for scores that
+    outbid other categories in the same image. Records, names and areas are matched as by evaluate_coco.
+    Raises InputError as evaluate_coco.
+    """
+    levels: dict[str, dict[str, np.ndarray]] = {size: {} for size in SIZES}
+    for name, size, ranking in _rankings(
+        truth, predictions, categories, federation, tuple(SIZES), most_per_category, most_per_image, areas
+    ):
+        precision = ranking.precision_at_recall()
+        if precision is not None:
+            levels[size][name] = precision
+    every = levels["all"]
+    if not every:
+        raise InputError("truth", "no box of the categories", "want at least one labelled object to find")
+    by_category = {name: float(level.mean()) for name, level in every.items()}
+    mean_level = np.mean(list(every.values()), axis=0)  # (T, R)
+    by_frequency = {
+        f"ap_{word}": _mean([ap for name, ap in by_category.items() if federation.frequency.get(name) == letter])
+        for letter, word in FREQUENCIES.items()
+    }
+    return LvisResult(
+        ap=float(mean_level.mean()),
+        ap50=float(mean_level[0].mean()),
+        ap75=float(mean_level[5].mean()),
+        **{f"ap_{size}": _mean([float(level.mean()) for level in levels[size].values()]) for size in list(SIZES)[1:]},
+        **by_frequency,
+        per_category=by_category,
+        precision_recall=mean_level,
+    )
+
+
+def lvis_rankings(
+    truth: Sequence[Record],
+    predictions: Sequence[Record],
+    categories: Sequence[str],
+    federation: Federation,
+    most_per_category: int | None = 10_000,
+) -> list[Ranking]:
+    """One for each category, for a bootstrap interval."""
+    parts = _rankings(truth, predictions, categories, federation, ("all",), most_per_category, None, None)
+    return [ranking for _, _, ranking in parts]
+
+
+class _Boxes(NamedTuple):
+    """Of one category in one image. boxes: (n, 4) corners. areas: (n,). scores: (n,), zeros for true boxes."""
+
+    boxes: np.ndarray
+    areas: np.ndarray
+    scores: np.ndarray
+
+
+def _rankings(
+    truth: Sequence[Record],
+    predictions: Sequence[Record],
+    categories: Sequence[str],
+    federation: Federation,
+    sizes: Sequence[str],
+    most_per_category: int | None,
+    most_per_image: int | None,
+    areas: Areas | None,
+) -> Iterator[tuple[str, str, Ranking]]:
+    """(category, size, ranking), category after category."""
+    if not categories or len(set(categories)) < len(categories):
+        raise InputError("categories", f"{len(categories)} names", "want one name or more, each once")
+    check_pairing([record.filename for record in truth], [record.filename for record in predictions])
+    images = {record.filename: place for place, record in enumerate(truth)}
+    true = _true_boxes(truth, images, areas or {})
+    found = _found_boxes(predictions, images, most_per_image)
+    absent = {name: {images[key] for key, names in federation.absent.items() if name in names} for name in categories}
+    partly = {name: {images[key] for key, names in federation.partly.items() if name in names} for name in categories}
+    for name in categories:
+        known = true.get(name, {})
+        judged = _best(found.get(name, {}), most_per_category)
+        places = sorted(known.keys() | (judged.keys() & absent[name]))
+        for size in sizes:
+            matches = [
+                _match(place, judged.get(place, _NONE), known.get(place, _NONE), SIZES[size], place in partly[name])
+                for place in places
+            ]
+            yield name, size, Ranking.of(matches, len(truth), RECALL_STEPS)
+
+
+def _true_boxes(truth: Sequence[Record], images: Mapping[str, int], areas: Areas) -> dict[str, dict[int, _Boxes]]:
+    """category -> image -> boxes."""
+    rows: dict[str, dict[int, list[tuple]]] = {}
+    for record in truth:
+        if record.instances is None:
+            raise InputError(record.filename, "nobody has labelled it", "want detection records with instances")
+        for index, instance in enumerate(record.instances):
+            area = areas[record.filename][index] if record.filename in areas else _area(instance.box)
+            rows.setdefault(instance.category, {}).setdefault(images[record.filename], []).append(
+                (*instance.box, area, 0.0)
+            )
+    return {name: {place: _boxes(own) for place, own in by_image.items()} for name, by_image in rows.items()}
+
+
+def _found_boxes(
+    predictions: Sequence[Record], images: Mapping[str, int], most_per_image: int | None
+) -> dict[str, dict[int, _Boxes]]:
+    """category -> image -> boxes, in the order of the images; the best most_per_image of each image."""
+    rows: dict[str, dict[int, list[tuple]]] = {}
+    for record in sorted(predictions, key=lambda record: images[record.filename]):
+        instances = record.instances or ()
+        ranked = sorted(instances, key=lambda instance: -score_of(instance, record.filename))
+        for instance in ranked[:most_per_image]:
+            rows.setdefault(instance.category, {}).setdefault(images[record.filename], []).append(
+                (*instance.box, _area(instance.box), instance.score)
+            )
+    return {name: {place: _boxes(own) for place, own in by_image.items()} for name, by_image in rows.items()}
+
+
+def _area(box: Sequence[float]) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _boxes(rows: Sequence[tuple]) -> _Boxes:
+    table = np.asarray(rows, dtype=np.float64).reshape(-1, 6)
+    return _Boxes(table[:, :4], table[:, 4], table[:, 5])
+
+
+_NONE = _boxes([])
+
+
+def _best(found: Mapping[int, _Boxes], count: int | None) -> dict[int, _Boxes]:
+    """The best detections of one category in all images; of equal scores those of earlier images."""
+    if count is None or sum(len(own.scores) for own in found.values()) <= count:
+        return dict(found)
+    scores = np.concatenate([own.scores for own in found.values()])
+    owners = np.repeat(list(found), [len(own.scores) for own in found.values()])
+    kept = owners[np.argsort(-scores, kind="stable")[:count]]
+    places, counts = np.unique(kept, return_counts=True)
+    # Those of an image stand best first: its share of the best is a prefix.
+    return {int(place): _Boxes(*(part[:most] for part in found[place])) for place, most in zip(places, counts)}
+
+
+def _match(image: int, found: _Boxes, true: _Boxes, sizes: tuple[float, float], partly: bool) -> Match:
+    """Each detection, best first, takes the true box that it overlaps most and that nothing better has taken.
+
+    True boxes of another size are ignored, and taken only where no other is left. Detections without a true box are
+    ignored when they are of another size, or of a category of which the image has more than is labelled.
+    """
+    other_size = (true.areas < sizes[0]) | (true.areas > sizes[1])
+    matched = np.zeros((len(IOU_THRESHOLDS), len(found.scores)), dtype=bool)
+    ignored = np.zeros_like(matched)
+    if len(true.areas) and len(found.scores):
+        overlaps = mask.iou(with_sizes(found.boxes), with_sizes(true.boxes), [0] * len(true.boxes))  # (D, G)
+        _take(np.asarray(overlaps), other_size, matched, ignored)
+    unjudged = partly | (found.areas < sizes[0]) | (found.areas > sizes[1])
+    ignored |= ~matched & unjudged
+    return Match(image, found.scores, matched, ignored, int(np.count_nonzero(~other_size)))
+
+
+def _take(overlaps: np.ndarray, other_size: np.ndarray, matched: np.ndarray, ignored: np.ndarray) -> None:
+    """(D, G) overlaps, (G,) bool -> fills matched and ignored, (T, D) bool, of the detections that take a box.
+
+    Of equal overlaps the last counts, as in LVIS's evaluation.
+    """
+    free = np.ones((len(matched), len(other_size)), dtype=bool)
+    rows = np.arange(len(matched))
+    for detection, overlap in enumerate(overlaps):
+        enough = free & (overlap >= IOU_THRESHOLDS[:, None])  # (T, G)
+        if not enough.any():
+            continue
+        right = enough & ~other_size
+        eligible = np.where(right.any(1, keepdims=True), right, enough)
+        backwards = np.where(eligible, overlap, -1.0)[:, ::-1]
+        taken = len(other_size) - 1 - backwards.argmax(1)
+        hit = eligible.any(1)
+        matched[:, detection] = hit
+        ignored[:, detection] = hit & other_size[taken]
+        free[rows[hit], taken[hit]] = False
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None

@@ -1,0 +1,93 @@
+"""Recall of the phrases of a caption, as on Flickr30k Entities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from pycocotools import mask
+
+from formats.problems import InputError
+from formats.record import Box, Record, Region, Span
+from grounding_model.metrics.pairing import paired_captions, regions_to_find
+
+
+def recall_at(
+    truth: Sequence[Record],
+    predictions: Sequence[Record],
+    ks: Sequence[int] = (1, 5, 10),
+    iou: float = 0.5,
+    merge_boxes: bool = False,
+) -> dict[int, float]:
+    """Phrase grounding recall as on Flickr30k Entities: the share of phrases of which one of the best k boxes meets a
+    true box with IoU >= iou.
+
+    Records are matched by filename and caption, phrases by their spans, or by their text where the truth has no spans.
+    merge_boxes: all true boxes of a phrase become the one box round them ("merged boxes", Kamath et al. 2021), instead
+    of any of them being enough. Phrases that name nothing and ignored phrases do not count.
+    Raises InputError for predictions of unknown captions, captions given twice, and a truth without phrases.
+    """
+    ranks = phrase_ranks(truth, predictions, iou, merge_boxes)
+    return shares([rank for own in ranks for rank in own], ks, "no phrase has a box")
+
+
+def phrase_ranks(
+    truth: Sequence[Record], predictions: Sequence[Record], iou: float = 0.5, merge_boxes: bool = False
+) -> list[list[int | None]]:
+    """Of each true record, for each of its phrases that count, the place of the first box that hits, as recall_at."""
+    return [
+        [
+            rank_of_first_hit(
+                best_first(_same_phrase(region, found)),
+                [_enclosing(region.boxes)] if merge_boxes else region.boxes,
+                iou,
+            )
+            for region in regions_to_find(record)
+        ]
+        for record, found in paired_captions(truth, predictions)
+    ]
+
+
+def _same_phrase(region: Region, found: Sequence[Region]) -> list[Region]:
+    if region.spans:
+        return [other for other in found if _as_set(other.spans) == _as_set(region.spans)]
+    return [other for other in found if other.phrase == region.phrase]
+
+
+def _as_set(spans: Sequence[Span]) -> frozenset[Span]:
+    return frozenset((int(start), int(end)) for start, end in spans)
+
+
+def best_first(regions: Sequence[Region], least_score: float = 0.0) -> list[Box]:
+    """The boxes of all regions by falling score, as they stand where they have none; none below least_score."""
+    boxes = [box for region in regions for box in region.boxes]
+    scores = [score for region in regions for score in region.scores or (0.0,) * len(region.boxes)]
+    order = sorted(range(len(boxes)), key=lambda place: -scores[place])
+    return [boxes[place] for place in order if scores[place] >= least_score]
+
+
+def _enclosing(boxes: Sequence[Box]) -> Box:
+    lefts, tops, rights, bottoms = zip(*boxes)
+    return min(lefts), min(tops), max(rights), max(bottoms)
+
+
+def rank_of_first_hit(found: Sequence[Box], wanted: Sequence[Box], iou: float) -> int | None:
+    """Place, from 1, of the first box that meets a wanted one with at least this IoU; None if there is none."""
+    if not found:
+        return None
+    overlaps = mask.iou(with_sizes(found), with_sizes(wanted), [0] * len(wanted))  # (found, wanted)
+    hits = np.flatnonzero((overlaps >= iou).any(1))
+    return int(hits[0]) + 1 if len(hits) else None
+
+
+def with_sizes(boxes: Sequence[Box]) -> np.ndarray:
+    """(n, 4) float64: x, y, width, height."""
+    corners = np.asarray(boxes, dtype=np.float64)
+    return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+
+
+def shares(ranks: Sequence[int | None], ks: Sequence[int], complaint: str) -> dict[int, float]:
+    """k -> share of ranks that are k or better."""
+    if not ranks:
+        raise InputError("truth", complaint, "want at least one labelled phrase")
+    return {k: sum(rank is not None and rank <= k for rank in ranks) / len(ranks) for k in ks}

@@ -1,0 +1,145 @@
+"""LVIS: the reference's numbers, and pycocotools as the oracle where it knows the rules."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from formats.problems import InputError
+from formats.record import Instance, Record
+from grounding_model.evaluate import Federation, evaluate_coco, evaluate_lvis
+from grounding_model.metrics.lvis import lvis_rankings
+from tests.paths import GOLDEN
+
+EVAL = GOLDEN / "eval"
+
+
+@pytest.fixture(scope="module")
+def lvis():
+    """(truth, predictions, names, federation, areas) of the reference's case."""
+    content = json.loads((EVAL / "lvis_ann.json").read_text())
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    order = list(names.values())
+    instances, areas = defaultdict(list), defaultdict(list)
+    for entry in content["annotations"]:
+        x, y, width, height = entry["bbox"]
+        instances[entry["image_id"]].append(Instance((x, y, x + width, y + height), 0, names[entry["category_id"]]))
+        areas[entry["image_id"]].append(entry["area"])
+    images = {image["id"]: image for image in content["images"]}
+
+    def record(image_id, found):
+        return Record(images[image_id]["file_name"], images[image_id]["height"], images[image_id]["width"], found)
+
+    predictions = [
+        record(
+            guess["img_id"],
+            tuple(
+                Instance(tuple(box), label, order[label], score)
+                for box, score, label in zip(guess["bboxes"], guess["scores"], guess["labels"])
+            ),
+        )
+        for guess in json.loads((EVAL / "lvis_preds.json").read_text())
+    ]
+    federation = Federation(
+        absent={i["file_name"]: frozenset(names[c] for c in i["neg_category_ids"]) for i in images.values()},
+        partly={i["file_name"]: frozenset(names[c] for c in i["not_exhaustive_category_ids"]) for i in images.values()},
+        frequency={category["name"]: category["frequency"] for category in content["categories"]},
+    )
+    truth = [record(image_id, tuple(instances[image_id])) for image_id in images]
+    return truth, predictions, order, federation, {images[key]["file_name"]: own for key, own in areas.items()}
+
+
+def numbers(result) -> dict[str, float]:
+    short = {"ap_small": "s", "ap_medium": "m", "ap_large": "l", "ap_rare": "r", "ap_common": "c", "ap_frequent": "f"}
+    rest = {f"AP{letter}": getattr(result, name) for name, letter in short.items()}
+    return {"AP": result.ap, "AP50": result.ap50, "AP75": result.ap75} | rest
+
+
+@pytest.mark.parametrize("most", [10_000, 6])
+def test_fixed_ap_is_the_references(lvis, most):
+    *case, areas = lvis
+    expected = json.loads((EVAL / "lvis_results.json").read_text())[f"fixed_ap_topk{most}"]
+    found = numbers(evaluate_lvis(*case, most_per_category=most, areas=areas))
+    assert {f"lvis_fixed_ap/{name}": value for name, value in found.items()} == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_older_definition_is_the_references(lvis):
+    *case, areas = lvis
+    expected = json.loads((EVAL / "lvis_results.json").read_text())["lvis_metric"]
+    found = numbers(evaluate_lvis(*case, most_per_category=None, most_per_image=300, areas=areas))
+    assert {f"lvis/bbox_{name}": round(value, 3) for name, value in found.items()} == expected
+
+
+def everything_judged(truth, names) -> Federation:
+    """All categories were looked for everywhere: what COCO is."""
+    return Federation({record.filename: frozenset(names) for record in truth}, {}, {})
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_where_everything_was_looked_for_lvis_is_coco(seed):
+    """The oracle: pycocotools, on scenes with many overlaps and without equal scores."""
+    rng = np.random.default_rng(seed)
+
+    def instances(count, scored):
+        made = []
+        for _ in range(count):
+            x, y, side = rng.uniform(0, 60), rng.uniform(0, 60), rng.choice([20, 33, 90, 150])
+            score = float(rng.random()) if scored else None
+            box = (x, y, x + side, y + side * rng.uniform(0.9, 1.1))
+            made.append(Instance(tuple(map(float, box)), 0, str(rng.choice(["a", "b"])), score))
+        return tuple(made)
+
+    truth = [Record(f"{index}", 300, 300, instances(rng.integers(0, 6), False)) for index in range(8)]
+    found = [Record(f"{index}", 300, 300, instances(rng.integers(0, 12), True)) for index in range(8)]
+    ours = evaluate_lvis(truth, found, ["a", "b"], everything_judged(truth, "ab"))
+    judge = evaluate_coco(truth, found, ["a", "b"])
+    for name in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"):
+        assert getattr(ours, name) == pytest.approx(getattr(judge, name), abs=1e-12), name
+    assert ours.per_category == pytest.approx(dict(judge.per_category))
+    assert ours.precision_recall == pytest.approx(judge.precision_recall)
+
+
+def one_image(found, absent=(), partly=()):
+    """AP of cats in two images: one with a cat, perfectly found, and one without."""
+    cat = Instance((0.0, 0.0, 50.0, 50.0), 0, "cat")
+    truth = [Record("with", 100, 100, (cat,)), Record("without", 100, 100, ())]
+    predictions = [Record("with", 100, 100, (replace(cat, score=0.5),)), Record("without", 100, 100, found)]
+    federation = Federation({"without": frozenset(absent)}, {"without": frozenset(partly)}, {"cat": "r"})
+    return evaluate_lvis(truth, predictions, ["cat"], federation)
+
+
+def test_a_box_counts_as_wrong_only_where_its_category_was_looked_for():
+    wrong = (Instance((0.0, 0.0, 50.0, 50.0), 0, "cat", 0.9),)
+    assert one_image(wrong).ap == pytest.approx(1)
+    assert one_image(wrong, absent=["cat"]).ap == pytest.approx(0.5)
+    assert one_image(wrong, absent=["cat"], partly=["cat"]).ap == pytest.approx(1)
+    assert one_image(()).ap_rare == pytest.approx(1)
+    assert one_image(()).ap_common is None
+
+
+def test_order_of_records_does_not_matter(lvis):
+    truth, predictions, names, federation, areas = lvis
+    again = evaluate_lvis(truth[::-1], predictions[::-1], names[::-1], federation, areas=areas)
+    assert numbers(again) == pytest.approx(numbers(evaluate_lvis(*lvis[:4], areas=areas)))
+
+
+def test_rankings_for_the_interval_have_the_same_ap(lvis):
+    levels = [ranking.precision_at_recall() for ranking in lvis_rankings(*lvis[:4])]
+    expected = evaluate_lvis(*lvis[:4]).ap
+    assert np.mean([level.mean() for level in levels if level is not None]) == pytest.approx(expected)
+
+
+def test_what_cannot_be_judged_is_named(lvis):
+    truth, predictions, names, federation, _ = lvis
+    with pytest.raises(InputError, match="no box"):
+        evaluate_lvis(truth, predictions, ["unicorn"], federation)
+    with pytest.raises(InputError, match="each once"):
+        evaluate_lvis(truth, predictions, [*names, names[0]], federation)
+    with pytest.raises(InputError, match="nobody has labelled"):
+        evaluate_lvis([replace(truth[0], instances=None)], [], names, federation)
+    with pytest.raises(InputError, match="without score"):
+        evaluate_lvis(truth, truth, names, federation)
