@@ -404,27 +404,40 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _add_convert(commands) -> None:
+    import formats
+
     command = _command(
         commands,
         "convert",
         _convert,
-        "turn annotations of one format into another: odvg, coco, voc, yolo to odvg or coco",
+        "turn annotations of one format into another",
         "groundhog convert voc odvg data/raccoon/annotations data/raccoon/raccoon_od.json",
     )
-    command.add_argument("source_format", metavar="FROM", choices=("odvg", "coco", "voc", "yolo"))
-    command.add_argument("target_format", metavar="TO", choices=("odvg", "coco"))
+    command.epilog += "\n\nfrom: {}\nto:   {}\nwhat each one needs: docs/formats.md".format(
+        ", ".join(formats.READERS), ", ".join(formats.WRITERS)
+    )
+    command.add_argument("source_format", metavar="FROM", choices=tuple(formats.READERS))
+    command.add_argument("target_format", metavar="TO", choices=tuple(formats.WRITERS))
     command.add_argument("source", metavar="SOURCE", help="annotation file, or folder of them")
-    command.add_argument("out", metavar="OUT")
-    command.add_argument("--images", metavar="DIR", help="yolo, voc: where image sizes are read")
+    command.add_argument("out", metavar="OUT", help="file, or the folder to be made")
+    command.add_argument("--images", metavar="DIR", help="the image folder, where sizes are read from it")
     command.add_argument("--categories", metavar="A,B,C", help="names in the order of labels, or a file with them")
+    command.add_argument("--truth", metavar="FILE", help="coco-results: the COCO file whose ids it uses")
 
 
 def _convert(options: argparse.Namespace) -> int:
     from flows.converting import convert
 
-    categories = _names(options.categories) if options.categories else None
     print(
-        convert(options.source_format, options.target_format, options.source, options.out, options.images, categories)
+        convert(
+            options.source_format,
+            options.target_format,
+            options.source,
+            options.out,
+            categories=_names(options.categories) if options.categories else None,
+            image_dir=options.images,
+            truth=options.truth,
+        )
     )
     return 0
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
+import formats
 from flows.planning import label_map_beside
+from formats.label_map import read_label_map, write_label_map
+from formats.losses import describe_losses
 from formats.problems import InputError
 from formats.record import Record
 
@@ -16,59 +21,85 @@ def convert(
     target_format: str,
     source: str | Path,
     out: str | Path,
-    images: str | Path | None = None,
     categories: Sequence[str] | None = None,
+    **given: Any,
 ) -> str:
-    """Reads `source`, writes `out` (and, for odvg, the label map beside it); gives a line that says what was made.
+    """Reads `source`, writes `out` (and, for odvg, the label map beside it); gives lines that say what was made.
 
-    categories: names in the order of the labels; by default those of the source.
+    categories: names in the order of the labels; by default those of the source. given: what else the formats ask
+    for, by the names of their readers' and writers' parameters; None is not given.
     """
-    from formats.coco import write_coco
-    from formats.label_map import write_label_map
-    from formats.odvg import write_odvg
-
-    names, records = _read(source_format, Path(source), images, categories)
-    out = Path(out)
-    if target_format == "coco":
-        write_coco(out, records, names)
-        return f"{out}: {len(names)} categories"
-    first = next(records, None)
-    records = chain([] if first is None else [first], records)
-    write_odvg(out, records)
-    if first is not None and first.caption is not None:
-        return f"{out}: captions"
-    write_label_map(label_map_beside(out), dict(enumerate(names)))
-    return f"{out}: {len(names)} categories in {label_map_beside(out)}"
+    given = {name: value for name, value in given.items() if value is not None}
+    asked = {**given, **({"categories": categories} if categories is not None else {})}
+    _check_known(source_format, target_format, given)
+    records = _call(f"convert {source_format}", formats.READERS[source_format], asked, source)
+    names = read_names(source_format, source, categories, given)
+    told = write(target_format, out, records, names, given)
+    return told
 
 
-def _read(
-    source_format: str, source: Path, images: str | Path | None, categories: Sequence[str] | None
-) -> tuple[list[str], Iterator[Record]]:
-    """Category names in the order of labels, and the records."""
-    if source_format == "coco":
-        from formats.coco import read_coco, read_coco_categories
-
-        return list(read_coco_categories(source)), read_coco(source)
-    if source_format == "voc":
-        from formats.voc import read_voc
-
-        return _categories(categories, read_voc(source, None, images)), read_voc(source, categories, images)
-    if source_format == "yolo":
-        from formats.yolo import read_yolo
-
-        if images is None or categories is None:
-            raise InputError("convert yolo", "images or categories are not given", "want --images and --categories")
-        return list(categories), read_yolo(source, images, categories)
-    from formats.odvg import read_odvg
-
-    return _categories(categories, read_odvg(source)), read_odvg(source)
+def write(target_format: str, out: str | Path, records: Iterable[Record], names: Sequence[str], given: Mapping) -> str:
+    """Writes the records; gives lines that say where, and what the format had no place for."""
+    first, records = _first_of(records)
+    place = f"convert to {target_format}"
+    losses = _call(place, formats.WRITERS[target_format], {**given, "categories": names}, out, records)
+    told = f"{out}: captions" if first is not None and first.caption is not None else f"{out}: {len(names)} categories"
+    if target_format in ("odvg", "open-groundingdino") and not told.endswith("captions"):
+        write_label_map(label_map_beside(out), dict(enumerate(names)))
+        told += f" in {label_map_beside(out)}"
+    return f"{told}\n{target_format} has no place for: {describe_losses(losses)}" if losses else told
 
 
-def _categories(given: Sequence[str] | None, records: Iterator[Record]) -> list[str]:
-    """The given names, or those of the records in the order of their labels."""
-    if given is not None:
-        return list(given)
+def read_names(
+    source_format: str, source: str | Path, categories: Sequence[str] | None = None, given: Mapping | None = None
+) -> list[str]:
+    """The category names in the order of the labels: the given ones, the source's, or those of its records."""
+    if categories is not None:
+        return list(categories)
+    if source_format in formats.CATEGORIES:
+        return list(_call(f"convert {source_format}", formats.CATEGORIES[source_format], given or {}, source))
+    if source_format in ("odvg", "open-groundingdino") and label_map_beside(source).is_file():
+        return _in_order(read_label_map(label_map_beside(source)))
     names: dict[int, str] = {}
-    for record in records:
+    for record in _call(f"convert {source_format}", formats.READERS[source_format], given or {}, source):
         names.update((instance.label, instance.category) for instance in record.instances or ())
+    return _in_order(names)
+
+
+def _in_order(names: Mapping[int, str]) -> list[str]:
     return [names.get(label, f"unused {label}") for label in range(max(names, default=-1) + 1)]
+
+
+def _first_of(records: Iterable[Record]) -> tuple[Record | None, Iterator[Record]]:
+    """The first record, and all of them."""
+    records = iter(records)
+    first = next(records, None)
+    return first, chain([] if first is None else [first], records)
+
+
+# What a reader or writer asks for beside its path is what its signature says.
+
+# parameter -> how the command line calls it
+OPTIONS = {"image_dir": "images"}
+
+
+def _call(place: str, function: Callable, given: Mapping[str, Any], *first: Any) -> Any:
+    """function(*first, **given) with the parameters that it has. Raises InputError for those it lacks."""
+    parameters = list(inspect.signature(function).parameters.values())[len(first) :]
+    missing = [each.name for each in parameters if each.default is each.empty and each.name not in given]
+    if missing:
+        names = [OPTIONS.get(name, name) for name in missing]
+        verb = "is" if len(names) == 1 else "are"
+        want = " and ".join(f"--{name.replace('_', '-')}" for name in names)
+        raise InputError(place, f"{' or '.join(names)} {verb} not given", f"want {want}")
+    return function(*first, **{each.name: given[each.name] for each in parameters if each.name in given})
+
+
+def _check_known(source_format: str, target_format: str, given: Mapping[str, Any]) -> None:
+    """Raises InputError for an option that neither of the formats asks for."""
+    functions = formats.READERS[source_format], formats.WRITERS[target_format]
+    known = {name for function in functions for name in inspect.signature(function).parameters}
+    for name in given:
+        if name not in known:
+            option = OPTIONS.get(name, name).replace("_", "-")
+            raise InputError(f"--{option}", f"neither {source_format} nor {target_format} asks for it", "leave it out")

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from formats.coco import read_coco, read_coco_categories, write_coco
-from formats.files import sha256_of, write_whole
+from formats.coco import read_coco, read_coco_categories, read_coco_results, write_coco, write_coco_results
+from formats.files import sha256_of, write_whole, write_whole_folder
 from formats.images import IMAGE_SUFFIXES, image_size, list_images, safe_join
 from formats.label_map import read_label_map, write_label_map
-from formats.odvg import LineProblem, read_odvg, read_odvg_entries, record_from_line, record_to_line, write_odvg
+from formats.losses import Losses, describe_losses
+from formats.odvg import (
+    LineProblem,
+    read_odvg,
+    read_odvg_entries,
+    record_from_line,
+    record_to_line,
+    write_odvg,
+    write_open_groundingdino,
+)
 from formats.problems import InputError
 from formats.record import Box, Instance, Record, Region, Span
 from formats.toml_config import read_config
-from formats.voc import read_voc
-from formats.yolo import read_yolo
+from formats.voc import read_voc, read_voc_categories, write_voc
+from formats.yolo import read_yolo, write_yolo
 
 if TYPE_CHECKING:
     from formats.candidates import (
@@ -26,7 +36,27 @@ if TYPE_CHECKING:
     )
 
 # Each streams Records; what else it needs beside a path, its signature says.
-READERS = {"odvg": read_odvg, "coco": read_coco, "voc": read_voc, "yolo": read_yolo}
+READERS: dict[str, Callable[..., Iterator[Record]]] = {
+    "odvg": read_odvg,
+    "open-groundingdino": read_odvg,
+    "coco": read_coco,
+    "coco-results": read_coco_results,
+    "voc": read_voc,
+    "yolo": read_yolo,
+}
+
+# The names of a source's labels, in their order; where a format is not here, its records tell them.
+CATEGORIES: dict[str, Callable[..., tuple[str, ...]]] = {"coco": read_coco_categories, "voc": read_voc_categories}
+
+# Each takes a path and records, and what else its signature says; it gives what the format has no place for.
+WRITERS: dict[str, Callable[..., Losses]] = {
+    "odvg": write_odvg,
+    "open-groundingdino": write_open_groundingdino,
+    "coco": write_coco,
+    "coco-results": write_coco_results,
+    "voc": write_voc,
+    "yolo": write_yolo,
+}
 
 _IN_CANDIDATES = (
     "Candidates",
@@ -38,8 +68,10 @@ _IN_CANDIDATES = (
 )
 
 __all__ = [
+    "CATEGORIES",
     "IMAGE_SUFFIXES",
     "READERS",
+    "WRITERS",
     "Box",
     "Candidates",
     "ImageCandidates",
@@ -47,20 +79,24 @@ __all__ = [
     "InputError",
     "Instance",
     "LineProblem",
+    "Losses",
     "Record",
     "Region",
     "Span",
     "candidates_key",
+    "describe_losses",
     "image_size",
     "list_images",
     "read_candidates",
     "read_coco",
     "read_coco_categories",
+    "read_coco_results",
     "read_config",
     "read_label_map",
     "read_odvg",
     "read_odvg_entries",
     "read_voc",
+    "read_voc_categories",
     "read_yolo",
     "record_from_line",
     "record_to_line",
@@ -68,9 +104,14 @@ __all__ = [
     "sha256_of",
     "write_candidates",
     "write_coco",
+    "write_coco_results",
     "write_label_map",
     "write_odvg",
+    "write_open_groundingdino",
+    "write_voc",
     "write_whole",
+    "write_whole_folder",
+    "write_yolo",
 ]
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+from formats.problems import InputError
 
 
 @contextmanager
@@ -56,3 +60,38 @@ def sha256_of(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def write_whole_folder(path: str | Path) -> Iterator[Path]:
+    """Gives a folder to write into that appears under `path` only when the block ends well.
+
+    Raises InputError when something other than an empty folder is there: what others wrote is not mixed with ours.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir() and not any(target.iterdir()):
+        target.rmdir()
+    if target.exists():
+        raise InputError(path, "is there already", "want a new folder, or remove it first")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".{uuid.uuid4().hex}.tmp"
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def load_json(path: str | Path, remedy: str) -> Any:
+    """A JSON file's value. Raises InputError, which `remedy` ends, when it is missing or not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise InputError(path, "does not exist", remedy) from None
+    except IsADirectoryError:
+        raise InputError(path, "is a folder", remedy) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(path, f"is not JSON ({error})", remedy) from error

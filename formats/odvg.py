@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import jsonlines
 
 from formats.files import write_whole
+from formats.losses import Losses, count_losses
 from formats.problems import InputError
 from formats.record import PLACEHOLDER_BOX, Box, Instance, Record, Region, Span
 
@@ -408,15 +409,19 @@ def _occurrences(caption: str, text: str) -> list[Span]:
 # Writing
 
 
-def write_odvg(path: str | Path, records: Iterable[Record], placeholder: bool = False) -> None:
-    """Writes records as ODVG JSON Lines, whole or not at all, taking them one at a time.
+def write_odvg(path: str | Path, records: Iterable[Record], placeholder: bool = False) -> Losses:
+    """Writes records as ODVG JSON Lines, whole or not at all, taking them one at a time; gives what was left out.
 
     placeholder: write regions without boxes with the box [0, 0, 1, 1], as a bootstrap file needs them; otherwise they
     are left out, since mmdet's loader cannot read an empty list of boxes.
     """
+    losses = Losses()
     with write_whole(path, "wb") as stream, jsonlines.Writer(stream, dumps=_line_bytes) as writer:
         for record in records:
             writer.write(record_to_line(record, placeholder))
+            if record.regions and not placeholder:
+                losses["phrases without a box"] += sum(not region.boxes for region in record.regions)
+    return +losses  # without the zeros
 
 
 def record_to_line(record: Record, placeholder: bool = False) -> dict[str, Any]:
@@ -480,3 +485,34 @@ def _line_bytes(line: dict[str, Any]) -> bytes:
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
+
+def write_open_groundingdino(path: str | Path, records: Iterable[Record]) -> Losses:
+    """Writes Open-GroundingDino's dialect: one box a region, no spans; gives what it has no place for."""
+    losses = Losses()
+    with write_whole(path, "wb") as stream, jsonlines.Writer(stream, dumps=_line_bytes) as writer:
+        for record in records:
+            writer.write(_open_line(record, losses))
+    return +losses  # without the zeros
+
+
+def _open_line(record: Record, losses: Losses) -> dict[str, Any]:
+    count_losses(losses, record, ("unlabelled",) if record.caption is not None else ())
+    line = record_to_line(record)
+    if record.caption is None:
+        instances = [instance for instance in record.instances or () if not instance.ignore]
+        kept = [{key: entry[key] for key in ("bbox", "label", "category")} for entry in map(_instance_entry, instances)]
+        return {**line, "detection": {"instances": kept}}
+    regions: list[dict[str, Any]] = []
+    for region in record.regions or ():
+        losses["spans"] += len(region.spans)
+        losses["scores"] += len(region.scores)
+        losses["weights"] += region.weight != 1
+        if region.ignore:
+            losses["ignored boxes, left out"] += len(region.boxes)
+        elif not region.boxes:
+            losses["phrases without a box"] += 1
+        else:
+            phrase = " ".join(region.phrase)
+            regions += [{"bbox": _rounded_box(box), "phrase": phrase} for box in region.boxes]
+    return {**line, "grounding": {"caption": record.caption, "regions": regions}}

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+from formats.files import write_whole_folder
 from formats.images import image_size, safe_join
+from formats.losses import Losses, count_losses, refuse_caption
 from formats.problems import InputError
 from formats.record import Box, Instance, Record
 
@@ -26,6 +28,19 @@ def read_voc(
     looked up when a file gives none. Raises InputError for broken XML, a missing field, or a name that `categories`
     does not have.
     """
+    paths = _paths(ann_dir)
+    names = list(categories) if categories is not None else _names_in(paths)
+    labels = {name: label for label, name in enumerate(names)}
+    for path in paths:
+        yield _record(path, labels, image_dir)
+
+
+def read_voc_categories(ann_dir: str | Path) -> tuple[str, ...]:
+    """All names that occur, sorted: the order of read_voc's labels."""
+    return tuple(_names_in(_paths(ann_dir)))
+
+
+def _paths(ann_dir: str | Path) -> list[Path]:
     folder = Path(ann_dir)
     if not folder.is_dir():
         raise InputError(
@@ -34,10 +49,7 @@ def read_voc(
     paths = sorted(folder.rglob("*.xml"))
     if not paths:
         raise InputError(folder, "holds no XML file", "want a folder of VOC XML files")
-    names = list(categories) if categories is not None else _names_in(paths)
-    labels = {name: label for label, name in enumerate(names)}
-    for path in paths:
-        yield _record(path, labels, image_dir)
+    return paths
 
 
 def _names_in(paths: Sequence[Path]) -> list[str]:
@@ -108,3 +120,52 @@ def _number(element: ElementTree.Element, tag: str, place: object, default: floa
     if not math.isfinite(number):
         raise InputError(place, f"<{tag}> is {text!r}", "want a number")
     return number
+
+
+# Writing
+
+
+def write_voc(folder: str | Path, records: Iterable[Record]) -> Losses:
+    """Writes one XML file a record into a new folder, whole or not at all; gives what VOC has no place for.
+
+    `sub/a.jpg` becomes `sub/a.xml`. ignore becomes difficult. Boxes keep 2 decimals and are clipped at the image's
+    left and top edge, beyond which VOC cannot count. Raises InputError for captions, for two images of one stem, and
+    where the folder is there already.
+    """
+    losses = Losses()
+    with write_whole_folder(folder) as root:
+        for record in records:
+            refuse_caption(record, "VOC")
+            count_losses(losses, record, ("ignore",))
+            path = safe_join(root, record.filename).with_suffix(".xml")
+            if path.exists():
+                raise InputError(record.filename, "has the stem of another image", "want one image a stem, as VOC does")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tree = ElementTree.ElementTree(_annotation_element(record, losses))
+            ElementTree.indent(tree)
+            tree.write(path, encoding="utf-8")
+    return losses
+
+
+def _annotation_element(record: Record, losses: Losses) -> ElementTree.Element:
+    root = ElementTree.Element("annotation")
+    ElementTree.SubElement(root, "filename").text = record.filename
+    size = ElementTree.SubElement(root, "size")
+    for side, pixels in (("width", record.width), ("height", record.height), ("depth", 3)):
+        ElementTree.SubElement(size, side).text = str(pixels)
+    for instance in record.instances or ():
+        if min(instance.box[:2]) < 0:
+            losses["boxes beyond the left or top edge, clipped"] += 1
+        root.append(_object_element(instance))
+    return root
+
+
+def _object_element(instance: Instance) -> ElementTree.Element:
+    entry = ElementTree.Element("object")
+    ElementTree.SubElement(entry, "name").text = instance.category
+    ElementTree.SubElement(entry, "difficult").text = str(int(instance.ignore))
+    box = ElementTree.SubElement(entry, "bndbox")
+    x1, y1, x2, y2 = (max(side, 0.0) for side in instance.box)
+    for tag, value in (("xmin", x1 + 1), ("ymin", y1 + 1), ("xmax", x2), ("ymax", y2)):
+        ElementTree.SubElement(box, tag).text = f"{value:.2f}".rstrip("0").rstrip(".")
+    return entry

@@ -7,13 +7,16 @@ class x1 y1 x2 y2 x3 y3 …  a polygon, read as the box round it
 
 from __future__ import annotations
 
+import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from formats.images import image_size, list_images
+from formats.files import write_whole_folder
+from formats.images import image_size, list_images, safe_join
+from formats.losses import Losses, check_category, count_losses, refuse_caption
 from formats.problems import InputError
 from formats.record import Box, Instance, Record
 
@@ -127,3 +130,50 @@ def _names_of(names: Any, path: Path) -> tuple[str, ...]:
     if not isinstance(names, list) or not names:
         raise InputError(path, "has no names", "want `names:` with the categories in order")
     return tuple(str(name) for name in names)
+
+
+# Writing
+
+
+def write_yolo(folder: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Losses:
+    """Writes labels/NAME.txt for each record and data.yaml into a new folder, whole or not at all.
+
+    Gives what YOLO has no place for. Scores become a sixth number, as predictions have it; ignored boxes are left
+    out, since every YOLO box is an object; boxes are clipped to the image. data.yaml looks for the images in
+    images/ beside labels/. Raises InputError for captions, for two images of one stem, for labels that are not in
+    `categories`, and where the folder is there already.
+    """
+    losses = Losses()
+    with write_whole_folder(folder) as root:
+        for record in records:
+            refuse_caption(record, "YOLO")
+            count_losses(losses, record, ("score",))
+            path = safe_join(root / "labels", record.filename).with_suffix(".txt")
+            if path.exists():
+                raise InputError(record.filename, "has the stem of another image", "want one image a stem")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(_lines(record, categories, losses)), encoding="utf-8")
+        (root / "labels").mkdir(exist_ok=True)
+        (root / "data.yaml").write_text(_data_yaml(categories), encoding="utf-8")
+    return losses
+
+
+def _lines(record: Record, categories: Sequence[str], losses: Losses) -> Iterator[str]:
+    for instance in record.instances or ():
+        check_category(instance, categories, record.filename)
+        if instance.ignore:
+            continue
+        x1, y1, x2, y2 = instance.box
+        left, right = (min(max(x, 0.0), record.width) / record.width for x in (x1, x2))
+        top, bottom = (min(max(y, 0.0), record.height) / record.height for y in (y1, y2))
+        if not 0 <= x1 <= x2 <= record.width or not 0 <= y1 <= y2 <= record.height:
+            losses["boxes beyond the image, clipped"] += 1
+        numbers = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
+        numbers += [] if instance.score is None else [instance.score]
+        yield " ".join([str(instance.label), *(f"{number:.8f}" for number in numbers)]) + "\n"
+
+
+def _data_yaml(categories: Sequence[str]) -> str:
+    """JSON texts are YAML texts, whatever signs a name has."""
+    names = "".join(f"  {label}: {json.dumps(name)}\n" for label, name in enumerate(categories))
+    return f"path: .\ntrain: images\nval: images\nnames:\n{names}" if names else "path: .\nnames: []\n"

@@ -1,0 +1,203 @@
+"""What writers write reads back the same; what a format has no place for is counted."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from formats import (
+    WRITERS,
+    InputError,
+    Instance,
+    Record,
+    Region,
+    describe_losses,
+    read_coco_results,
+    read_odvg,
+    read_voc,
+    read_yolo,
+    write_coco,
+    write_coco_results,
+    write_odvg,
+    write_open_groundingdino,
+    write_voc,
+    write_whole_folder,
+    write_yolo,
+)
+
+CATEGORIES = ("cat", "dog")
+PLAIN = [
+    Record("a.jpg", 100, 200, ()),
+    Record("sub/b.png", 100, 200, (Instance((0, 0, 200, 100), 1, "dog"), Instance((1.25, 2, 30.5, 40), 0, "cat"))),
+]
+RICH = Record(
+    "a.jpg",
+    100,
+    200,
+    (
+        Instance((10, 10, 20, 20), 0, "cat", 0.5, weight=2.0),
+        Instance((10, 10, 30, 20), 1, "dog", 0.25, ignore=True),
+    ),
+)
+EMPTY = Record("a.jpg", 1, 1, ())
+MORE = {"voc": (), "yolo": (CATEGORIES,)}  # what a writer needs beside path and records
+CAPTION = Record("a.jpg", 100, 200, caption="a cat", regions=(Region(((1, 2, 3, 4),), ("a cat",), ((0, 5),)),))
+
+
+@pytest.fixture
+def images(tmp_path):
+    (tmp_path / "images/sub").mkdir(parents=True)
+    for record in PLAIN:
+        Image.new("RGB", (record.width, record.height)).save(tmp_path / "images" / record.filename)
+    return tmp_path / "images"
+
+
+def test_voc_comes_back(tmp_path):
+    assert write_voc(tmp_path / "voc", PLAIN) == {}
+    assert list(read_voc(tmp_path / "voc", CATEGORIES)) == PLAIN
+
+
+def test_yolo_comes_back(tmp_path, images):
+    assert write_yolo(tmp_path / "yolo", PLAIN, CATEGORIES) == {}
+    again = list(read_yolo(tmp_path / "yolo/labels", images, tmp_path / "yolo/data.yaml"))
+    write_odvg(tmp_path / "again.json", again)  # 2 decimals: a fraction of the image is no whole pixel
+    assert list(read_odvg(tmp_path / "again.json")) == PLAIN
+
+
+def test_coco_results_come_back_with_the_ids_of_the_truth(tmp_path):
+    truth = tmp_path / "truth.json"
+    write_coco(truth, PLAIN, CATEGORIES)
+    found = [
+        Record("a.jpg", 100, 200, (Instance((1, 2, 3, 4), 1, "dog", 0.5),)),
+        Record("sub/b.png", 100, 200, ()),
+    ]
+    assert write_coco_results(tmp_path / "results.json", found, truth) == {}
+    (result,) = json.loads((tmp_path / "results.json").read_text())
+    assert result == {"image_id": 1, "category_id": 2, "bbox": [1, 2, 2, 2], "score": 0.5}
+    assert list(read_coco_results(tmp_path / "results.json", truth)) == found
+
+
+def test_coco_results_are_what_pycocotools_loads(tmp_path):
+    from pycocotools.coco import COCO
+
+    write_coco(tmp_path / "truth.json", PLAIN, CATEGORIES)
+    found = [Record("a.jpg", 100, 200, (Instance((1, 2, 3, 5), 1, "dog", 0.5),))]
+    write_coco_results(tmp_path / "results.json", found, tmp_path / "truth.json")
+    assert COCO(tmp_path / "truth.json").loadRes(str(tmp_path / "results.json")).anns[1]["area"] == 6
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (Record("z.jpg", 100, 200, ()), "z.jpg: is no image of"),
+        (Record("a.jpg", 100, 200, (Instance((0, 0, 1, 1), 0, "cat"),)), "has no score"),
+        (Record("a.jpg", 100, 200, (Instance((0, 0, 1, 1), 2, "emu", 0.5),)), "'emu' is no category of the truth"),
+    ],
+)
+def test_coco_results_refuse_what_the_truth_does_not_have(tmp_path, record, message):
+    write_coco(tmp_path / "truth.json", PLAIN, CATEGORIES)
+    with pytest.raises(InputError, match=message):
+        write_coco_results(tmp_path / "results.json", [record], tmp_path / "truth.json")
+    assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "holds a JSON dict; want a COCO results file"),
+        ("[1]", "holds more than objects"),
+        ('[{"image_id": 9, "category_id": 1, "bbox": [1, 1, 1, 1], "score": 1}]', "annotation 0: image_id 9"),
+        ('[{"image_id": 1, "category_id": 1, "bbox": [1, 1, 1, 1]}]', "annotation 0: 'score' is missing"),
+        ('[{"image_id": 1, "category_id": 1, "bbox": [1, 1, 1, 1], "score": 2}]', "annotation 0: score 2 is outside"),
+    ],
+)
+def test_coco_results_that_are_none(tmp_path, content, message):
+    write_coco(tmp_path / "truth.json", PLAIN, CATEGORIES)
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        list(read_coco_results(tmp_path / "results.json", tmp_path / "truth.json"))
+
+
+def test_open_groundingdino_has_one_box_a_region_and_no_spans(tmp_path):
+    two = Region(((1, 2, 3, 4), (5, 6, 7, 8)), ("a cat",), ((0, 5),), (0.5, 0.25))
+    caption = Record("a.jpg", 10, 20, caption="a cat", regions=(two, Region((), ("cat",), ((2, 5),))))
+    losses = write_open_groundingdino(tmp_path / "a.jsonl", [caption, *PLAIN])
+    assert losses == {"spans": 2, "scores": 2, "phrases without a box": 1}
+    first = json.loads((tmp_path / "a.jsonl").read_text().splitlines()[0])
+    assert first["grounding"]["regions"] == [
+        {"bbox": [1, 2, 3, 4], "phrase": "a cat"},
+        {"bbox": [5, 6, 7, 8], "phrase": "a cat"},
+    ]
+    read = list(read_odvg(tmp_path / "a.jsonl"))
+    assert read[1:] == PLAIN
+    assert [region.spans for region in read[0].regions] == [((0, 5),), ((0, 5),)]
+
+
+def test_odvg_counts_phrases_that_it_leaves_out(tmp_path):
+    nothing = Record("a.jpg", 10, 20, caption="a cat", regions=(Region((), ("a cat",), ((0, 5),)),))
+    assert write_odvg(tmp_path / "a.json", [nothing]) == {"phrases without a box": 1}
+    assert write_odvg(tmp_path / "a.json", [nothing], placeholder=True) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("odvg", ""),
+        ("coco", "1 unlabelled images, now without objects, 1 weights"),
+        ("voc", "2 scores, 1 unlabelled images, now without objects, 1 weights"),
+        ("yolo", "1 ignored boxes, left out, 1 unlabelled images, now without objects, 1 weights"),
+        (
+            "open-groundingdino",
+            "1 ignored boxes, left out, 2 scores, 1 unlabelled images, now without objects, 1 weights",
+        ),
+    ],
+)
+def test_what_has_no_place_is_told(tmp_path, name, told):
+    categories = (CATEGORIES,) if name in ("coco", "yolo") else ()
+    losses = WRITERS[name](tmp_path / "out", [RICH, Record("b.jpg", 10, 10)], *categories)
+    assert describe_losses(losses) == told
+
+
+def test_boxes_beyond_the_image_are_clipped_and_counted(tmp_path):
+    record = Record("a.jpg", 100, 200, (Instance((-5, 10, 210, 20), 0, "cat"),))
+    assert write_voc(tmp_path / "voc", [record]) == {"boxes beyond the left or top edge, clipped": 1}
+    assert next(read_voc(tmp_path / "voc")).instances[0].box == (0, 10, 210, 20)
+    assert write_yolo(tmp_path / "yolo", [record], CATEGORIES) == {"boxes beyond the image, clipped": 1}
+    assert (tmp_path / "yolo/labels/a.txt").read_text() == "0 0.50000000 0.15000000 1.00000000 0.10000000\n"
+
+
+@pytest.mark.parametrize("name", ["coco", "voc", "yolo", "coco-results"])
+def test_captions_are_refused_where_there_are_categories_alone(tmp_path, name):
+    write_coco(tmp_path / "truth.json", PLAIN, CATEGORIES)
+    more = {"voc": (), "coco-results": (tmp_path / "truth.json",)}.get(name, (CATEGORIES,))
+    with pytest.raises(InputError, match=r"a\.jpg: is a caption .*has no captions"):
+        WRITERS[name](tmp_path / "out", [CAPTION], *more)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["truth.json"]
+
+
+@pytest.mark.parametrize("name", ["voc", "yolo"])
+def test_two_images_of_one_stem_are_refused(tmp_path, name):
+    with pytest.raises(InputError, match=r"a\.png: has the stem of another image"):
+        WRITERS[name](
+            tmp_path / "out", [Record("a.jpg", 1, 1, ()), Record("a.png", 1, 1, ())], *[()] * (name == "yolo")
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["voc", "yolo"])
+def test_file_names_cannot_lead_out_of_the_folder(tmp_path, name):
+    with pytest.raises(InputError, match="leaves its folder"):
+        WRITERS[name](tmp_path / "out", [replace(EMPTY, filename="../a.jpg")], *MORE[name])
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
+    with pytest.raises(FileNotFoundError), write_whole_folder(tmp_path / "a") as folder:
+        (folder / "none/x").write_text("x")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a").mkdir()
+    with write_whole_folder(tmp_path / "a") as folder:
+        (folder / "x").write_text("x")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["x"]
+    with pytest.raises(InputError, match="a: is there already; want a new folder"), write_whole_folder(tmp_path / "a"):
+        pass
