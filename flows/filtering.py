@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flows.inference import missing_shards, parse_line
-from flows.planning import Manifest, read_lines, read_manifest
+from flows.planning import Manifest, check_source, read_lines, read_manifest
 from flows.quarantine import requarantined_line
 from formats.candidates import ImageCandidates, ImageProblem, read_candidates
 from formats.files import write_whole
@@ -258,6 +258,7 @@ def _names(manifest: Manifest, record: Record) -> list[str]:
 
 
 def _check(manifest: Manifest, policy: Policy, out: Path) -> None:
+    check_source(manifest)
     if missing := missing_shards(manifest):
         raise InputError(
             manifest.work_dir, f"{len(missing)} of {len(manifest.shards)} shards are not labelled", "run infer again"

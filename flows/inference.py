@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from flows.planning import Manifest, SourceLine, read_lines, read_manifest
+from flows.planning import Manifest, SourceLine, check_source, read_lines, read_manifest
 from flows.quarantine import filename_in, reason_of
 from formats.candidates import (
     Candidates,
@@ -68,7 +68,8 @@ def infer(
     """Labels every shard that is missing; gives the files of all shards.
 
     detector: None loads the plan's own. Shards that are complete are not looked at again.
-    Raises RuntimeError at the end when a shard failed; the others are done and stay so.
+    Raises InputError when the source is no longer what was planned, or the plan's settings or prompt cannot work;
+    RuntimeError at the end when a shard failed; the others are done and stay so.
     """
     from tqdm import tqdm
 
@@ -76,6 +77,7 @@ def infer(
     missing = missing_shards(manifest)
     if not missing:
         return [manifest.shard_path(shard.index) for shard in manifest.shards]
+    check_source(manifest)
     detector = detector or load_planned_detector(manifest, device)
     failures: dict[int, Exception] = {}
     total = sum(shard.lines for shard in manifest.shards)
@@ -84,6 +86,8 @@ def infer(
         for index in missing:
             try:
                 label_shard(manifest, index, detector, batch_size=batch_size, on_images=bar.update)
+            except InputError:  # of the plan itself: every other shard would say the same
+                raise
             except Exception as error:
                 logger.exception("shard %d failed", index)
                 failures[index] = error
@@ -130,7 +134,8 @@ def label_shard(
     """Labels one shard and writes its candidates; the unit of work that a scheduler maps.
 
     A line or image that cannot be used becomes a problem row of the file. on_images is told how many more lines are
-    dealt with. An error that is no fault of the input is raised when not one image of the shard comes through.
+    dealt with. An error that is no fault of the input is raised when not one image of the shard comes through, and
+    InputError when the plan's settings or prompt cannot work.
     """
     manifest = manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
     labelled: list[ImageCandidates] = []
@@ -230,9 +235,10 @@ def _outcomes(
 
     An error that the detector does not isolate by itself sends the images after it through one by one.
     """
+    outcomes = _predict(detector, manifest, images, batch_size)  # refuses a plan that cannot work
     done = 0
     try:
-        for outcome in _predict(detector, manifest, images, batch_size):
+        for outcome in outcomes:
             yield outcome
             done += 1
     except Exception as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from formats.candidates import candidates_key
-from formats.files import write_whole
+from formats.files import sha256_of, write_whole
 from formats.label_map import read_label_map
 from formats.problems import InputError
 
@@ -180,6 +180,14 @@ def read_manifest(path: str | Path) -> Manifest:
     return manifest
 
 
+def check_source(manifest: Manifest) -> None:
+    """Raises InputError when the source is not the file that was planned: its shards would be other lines."""
+    if not Path(manifest.source).is_file():
+        raise InputError(manifest.source, "no such file", "want the file that was planned there")
+    if sha256_of(manifest.source) != manifest.source_sha256:
+        raise InputError(manifest.source, "has changed since the plan was made", "plan again: `groundhog infer`")
+
+
 def read_lines(source: str | Path, shard: Shard | None = None) -> Iterator[SourceLine]:
     """The lines of a file, or of one shard of it. Blank lines are passed over, the numbers count them."""
     with open(source, "rb") as file:
@@ -188,7 +196,7 @@ def read_lines(source: str | Path, shard: Shard | None = None) -> Iterator[Sourc
         for number, raw in enumerate(file, start=first):
             if shard and number >= first + shard.lines:
                 return
-            if text := raw.decode("utf-8", errors="replace").strip():
+            if text := raw.decode("utf-8-sig", errors="replace").strip():
                 yield SourceLine(number, text)
 
 

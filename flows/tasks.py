@@ -17,7 +17,7 @@ from prefect.futures import as_completed
 
 from flows import bootstrapping, filtering, inference, merging, planning, self_training, training
 from flows.inference import Predictor, load_planned_detector, missing_shards
-from flows.planning import Manifest, read_manifest
+from flows.planning import Manifest, check_source, read_manifest
 from formats.problems import InputError
 
 
@@ -99,6 +99,7 @@ def infer(
     manifest = manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
     missing = missing_shards(manifest)
     if missing:
+        check_source(manifest)
         futures = label_shard.map(missing, unmapped(str(manifest.path)), unmapped(device), unmapped(batch_size))
         described = f"{len(missing)} shards of {manifest.work_dir}"
         artifact = cast(UUID, create_progress_artifact(progress=0.0, description=described))

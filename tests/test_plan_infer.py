@@ -144,6 +144,35 @@ def test_a_broken_detector_is_no_problem_of_the_images(folder: Path) -> None:
     assert missing_shards(manifest) == [0, 1, 2]
 
 
+def test_a_source_that_changed_after_its_plan_is_refused(folder: Path) -> None:
+    manifest = plan_od(folder)
+    infer(manifest, FakeDetector(), progress=False)
+    source = folder / "x_od.json"
+    source.write_text("".join(reversed(source.read_text().splitlines(keepends=True))))
+    with pytest.raises(InputError, match="has changed"):
+        filter_candidates(manifest)
+    manifest.shard_path(1).unlink()
+    with pytest.raises(InputError, match="has changed"):
+        infer(manifest, FakeDetector(), progress=False)
+
+
+def test_settings_that_cannot_work_are_no_problem_of_the_images(folder: Path) -> None:
+    class Refusing:
+        def predict_each(self, images, prompt, **settings):
+            raise InputError("chunk_size", "0", "want at least 1")
+
+    with pytest.raises(InputError, match="chunk_size"):
+        infer(plan_od(folder), Refusing(), progress=False)
+
+
+def test_a_byte_order_mark_is_no_broken_line(folder: Path) -> None:
+    source = folder / "x_od.json"
+    source.write_bytes(b"\xef\xbb\xbf" + source.read_bytes())
+    manifest = plan_od(folder)
+    infer(manifest, FakeDetector(), progress=False)
+    assert problems_of(manifest) == []
+
+
 def test_captions_are_labelled_phrase_by_phrase(tmp_path: Path) -> None:
     names = make_images(tmp_path / "images", 3)
     make_weights(tmp_path)
