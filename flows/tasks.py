@@ -37,6 +37,9 @@ evaluate = _shell(self_training.evaluate_weights, "evaluate")
 MAX_DEVICES = 16  # threads that label; those beyond the devices wait for one
 
 
+_Model = tuple[str, str | None]  # hashes of the weights and of the text encoder
+
+
 class HeldDetectors:
     """The model of the current plan on each device, loaded once and lent to one worker at a time."""
 
@@ -45,7 +48,7 @@ class HeldDetectors:
         for device in devices:
             self._free.put(device)
         self._lock = threading.Lock()
-        self._held: dict[str, tuple[str, Predictor]] = {}  # device -> hash of the weights, detector
+        self._held: dict[str, tuple[_Model, Predictor]] = {}  # by device
 
     @contextmanager
     def lend(self, manifest: Manifest) -> Iterator[Predictor]:
@@ -53,11 +56,11 @@ class HeldDetectors:
         device = self._free.get()
         try:
             with self._lock:  # two models at once would need the memory of both while they are read
-                weights, detector = self._held.pop(device, ("", None))
-                if detector is None or weights != manifest.weights_sha256:
-                    detector = load_planned_detector(manifest, device)
-                self._held[device] = manifest.weights_sha256, detector
-            yield detector
+                wanted = (manifest.weights_sha256, manifest.text_encoder_sha256)
+                if device not in self._held or self._held[device][0] != wanted:
+                    self._held.pop(device, None)  # the old one goes before the new one comes
+                    self._held[device] = wanted, load_planned_detector(manifest, device)
+            yield self._held[device][1]
         finally:
             self._free.put(device)
 

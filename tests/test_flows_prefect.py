@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from prefect.testing.utilities import prefect_test_harness
@@ -53,14 +54,15 @@ def test_one_model_is_loaded_for_all_shards_of_a_plan(tmp_path: Path, monkeypatc
         tasks, "load_planned_detector", lambda manifest, device: loaded.append(device) or FakeDetector()
     )
     lender = tasks.HeldDetectors(["cpu"])
-    manifest = type("Plan", (), {"weights_sha256": "a"})()
+    manifest = SimpleNamespace(weights_sha256="a", text_encoder_sha256=None)
     for _ in range(3):
         with lender.lend(manifest):
             pass
     assert loaded == ["cpu"]
-    with lender.lend(type("Plan", (), {"weights_sha256": "b"})()):
-        pass
-    assert loaded == ["cpu", "cpu"]
+    for other in (("b", None), ("b", "c")):
+        with lender.lend(SimpleNamespace(weights_sha256=other[0], text_encoder_sha256=other[1])):
+            pass
+    assert loaded == ["cpu"] * 3
 
 
 @pytest.fixture(scope="module")
