@@ -75,7 +75,7 @@ def bootstrap_vg(
     if not pairs:
         raise InputError(_named(captions), "no captions in there", "want a caption for each image to label")
     given = {} if phrases is None else read_phrases(phrases)
-    if untold := next((caption for _, caption in pairs if caption not in given), None):
+    if untold := next((caption for _, caption in pairs if caption and caption not in given), None):
         placeholder_regions(untold)  # a missing tagger is said once, before anything is written
     out = _beside(images, "vg") if out is None else Path(out)
     lines, quarantined = _write(out, images, pairs, lambda caption: placeholder_regions(caption, given.get(caption)))
@@ -117,6 +117,13 @@ def read_captions(captions: Captions, images: str | Path) -> Iterator[tuple[str,
         yield from _flatten(captions.items())
         return
     path = Path(captions)
+    try:
+        yield from _captions_of_files(path, images)
+    except UnicodeDecodeError as error:
+        raise InputError(path, f"is not UTF-8 ({error})", "want it saved as UTF-8") from None
+
+
+def _captions_of_files(path: Path, images: str | Path) -> Iterator[tuple[str, str]]:
     if path.is_dir():
         yield from _captions_beside(path, images)
     elif not path.is_file():
@@ -133,7 +140,8 @@ def _captions_beside(folder: Path, images: str | Path) -> Iterator[tuple[str, st
     for filename in _list(images):
         text = folder / Path(filename).with_suffix(".txt")
         if text.is_file():
-            yield from _flatten([(filename, text.read_text(encoding="utf-8").splitlines())])
+            lines = text.read_text(encoding="utf-8-sig").splitlines()
+            yield from _flatten([(filename, [line for line in lines if line.strip()])])
 
 
 def _captions_csv(path: Path) -> Iterator[tuple[str, str]]:
@@ -156,7 +164,7 @@ def _column(path: Path, columns: Sequence[str], wanted: Sequence[str]) -> str:
 
 
 def _captions_json(path: Path) -> Iterator[tuple[str, str]]:
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")
     try:
         try:
             entries = json.loads(text)
@@ -180,10 +188,12 @@ def _is_object(entry: Any) -> bool:
 
 
 def _flatten(entries: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
-    for filename, captions in entries:
-        for caption in [captions] if isinstance(captions, str) else captions:
-            if filename.strip() and caption.strip():
-                yield filename.strip(), caption.strip()
+    for filename, given in entries:
+        captions = [given] if isinstance(given, str) else given
+        texts = isinstance(captions, Sequence) and all(isinstance(caption, str) for caption in captions)
+        if not isinstance(filename, str) or not texts:
+            raise InputError(f"captions of {filename!r}", f"{given!r}", "want a text or a list of texts for a filename")
+        yield from ((filename.strip(), caption.strip()) for caption in captions)
 
 
 def _check_categories(categories: Sequence[str]) -> list[str]:
@@ -220,16 +230,30 @@ def _write(
         for number, (filename, caption) in enumerate(entries):
             height = width = None
             try:
+                _check_writable(filename)
                 height, width = image_size(safe_join(images, filename))
+                if caption == "":
+                    raise InputError(filename, "the caption is empty", "want some words")
                 regions = None if caption is None else regions_of(caption)
                 line = record_to_line(
                     Record(filename, height, width, caption=caption, regions=regions), placeholder=True
                 )
             except InputError as error:
-                problems.append(ImageProblem(number, filename, reason_of(error, images)))
-                line = quarantined_line(problems[-1].reason, filename, height, width, caption)
+                problems.append(ImageProblem(number, _printable(filename), _printable(reason_of(error, images))))
+                line = quarantined_line(problems[-1].reason, problems[-1].filename, height, width, caption)
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     return number + 1, tuple(problems)
+
+
+def _check_writable(filename: str) -> None:
+    """Raises InputError for a name that is not UTF-8 on the disk: no data file could hold it."""
+    if _printable(filename) != filename:
+        raise InputError(_printable(filename), "the file name is not UTF-8", "want it renamed")
+
+
+def _printable(text: str) -> str:
+    """The text with an escape for every byte that was not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _named(captions: Captions) -> str:

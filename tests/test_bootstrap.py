@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,37 @@ def test_a_caption_of_a_file_outside_the_folder_is_quarantined(tmp_path: Path) -
     captions = {"../image-000.png": "a cat", "image-000.png": "a cat"}
     made = bootstrap_vg(tmp_path / "images", captions, tmp_path / "x_vg.json", {"a cat": ["a cat"]})
     assert [problem.filename for problem in made.quarantined] == ["../image-000.png"]
+
+
+@pytest.mark.parametrize("text", ['[{"filename": "a.png", "caption": null}]', '{"a.png": 3}', '{"a.png": ["a", 1]}'])
+def test_captions_that_are_no_text_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match="want a text or a list of texts"):
+        list(read_captions(tmp_path / "a.json", tmp_path))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json"])
+def test_captions_in_another_encoding_are_refused(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"a{suffix}").write_bytes("image,caption\na.png,un café\n".encode("latin-1"))
+    with pytest.raises(InputError, match="is not UTF-8"):
+        list(read_captions(tmp_path / f"a{suffix}", tmp_path))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
+def test_a_file_name_that_is_not_utf8_is_quarantined(tmp_path: Path) -> None:
+    names = make_images(tmp_path / "images", 2)
+    os.rename(tmp_path / "images" / names[0], os.fsencode(tmp_path / "images") + b"/\xff.png")
+    made = bootstrap_od(tmp_path / "images", ["cat"], tmp_path / "x_od.json")
+    assert [problem.filename for problem in made.quarantined] == ["\\udcff.png"]
+    assert [record.filename for record in read_odvg(made.annotations)] == [names[1]]
+
+
+def test_an_empty_caption_is_quarantined(tmp_path: Path) -> None:
+    names = make_images(tmp_path / "images", 2)
+    (tmp_path / "a.csv").write_text(f"image,caption\n{names[0]},a cat\n{names[1]},\n")
+    made = bootstrap_vg(tmp_path / "images", tmp_path / "a.csv", tmp_path / "x_vg.json", {"a cat": ["a cat"]})
+    assert made.lines == 2
+    assert [(problem.line, problem.reason) for problem in made.quarantined] == [(1, "the caption is empty")]
 
 
 def test_phrases_come_from_a_file_too(tmp_path: Path) -> None:
