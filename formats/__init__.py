@@ -6,6 +6,18 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from formats.coco import read_coco, read_coco_categories, read_coco_results, write_coco, write_coco_results
+from formats.coco_dialects import (
+    LvisDetails,
+    read_categories_by_id,
+    read_lvis,
+    read_lvis_details,
+    read_objects365v1,
+    read_objects365v2,
+    read_objects365v2_categories,
+    read_odinw,
+    read_odinw_categories,
+    read_v3det,
+)
 from formats.files import sha256_of, write_whole, write_whole_folder
 from formats.images import IMAGE_SUFFIXES, image_size, list_images, safe_join
 from formats.label_map import read_label_map, write_label_map
@@ -43,10 +55,24 @@ READERS: dict[str, Callable[..., Iterator[Record]]] = {
     "coco-results": read_coco_results,
     "voc": read_voc,
     "yolo": read_yolo,
+    "lvis": read_lvis,
+    "objects365v1": read_objects365v1,
+    "objects365v2": read_objects365v2,
+    "v3det": read_v3det,
+    "odinw": read_odinw,
 }
 
 # The names of a source's labels, in their order; where a format is not here, its records tell them.
-CATEGORIES: dict[str, Callable[..., tuple[str, ...]]] = {"coco": read_coco_categories, "voc": read_voc_categories}
+CATEGORIES: dict[str, Callable[..., tuple[str, ...]]] = {
+    "coco": read_coco_categories,
+    "coco-results": lambda path, truth: read_coco_categories(truth),
+    "voc": read_voc_categories,
+    "lvis": read_categories_by_id,
+    "objects365v1": read_categories_by_id,
+    "objects365v2": read_objects365v2_categories,
+    "v3det": read_categories_by_id,
+    "odinw": read_odinw_categories,
+}
 
 # Each takes a path and records, and what else its signature says; it gives what the format has no place for.
 WRITERS: dict[str, Callable[..., Losses]] = {
@@ -80,6 +106,7 @@ __all__ = [
     "Instance",
     "LineProblem",
     "Losses",
+    "LvisDetails",
     "Record",
     "Region",
     "Span",
@@ -88,13 +115,22 @@ __all__ = [
     "image_size",
     "list_images",
     "read_candidates",
+    "read_categories_by_id",
     "read_coco",
     "read_coco_categories",
     "read_coco_results",
     "read_config",
     "read_label_map",
+    "read_lvis",
+    "read_lvis_details",
+    "read_objects365v1",
+    "read_objects365v2",
+    "read_objects365v2_categories",
+    "read_odinw",
+    "read_odinw_categories",
     "read_odvg",
     "read_odvg_entries",
+    "read_v3det",
     "read_voc",
     "read_voc_categories",
     "read_yolo",

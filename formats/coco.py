@@ -23,13 +23,15 @@ _DECIMALS = 4  # of a written box; hides the noise that x2 - x1 leaves, keeps wh
 class CocoContent(NamedTuple):
     """A COCO file with its entries found by their ids.
 
-    images: id -> entry. categories: id -> (label, name). annotations: None where the file has no such key.
+    images, category_entries: id -> entry. categories: id -> (label, name). annotations: None where the file has no
+    such key.
     """
 
     path: str | Path
     images: dict[Any, dict]
     categories: dict[Any, tuple[int, str]]
     annotations: list[dict] | None
+    category_entries: dict[Any, dict]
 
 
 def read_coco(ann_file: str | Path) -> Iterator[Record]:
@@ -51,7 +53,13 @@ def load_coco(path: str | Path) -> CocoContent:
     """The whole file. Raises InputError where it is no COCO file or gives an id twice."""
     content = _load(path)
     annotations = _entries(content, "annotations", path) if "annotations" in content else None
-    return CocoContent(path, _by_id(content, "images", path), _categories(content, path), annotations)
+    return CocoContent(
+        path,
+        _by_id(content, "images", path),
+        _categories(content, path),
+        annotations,
+        _by_id(content, "categories", path),
+    )
 
 
 def coco_records(
@@ -62,7 +70,7 @@ def coco_records(
     instances: dict[Any, list[Instance]] = {image_id: [] for image_id in content.images}
     for index, entry in enumerate(content.annotations or ()):
         place = f"{content.path}: annotation {index}"
-        image_id = needed(entry, "image_id", place)
+        image_id = _needed_id(entry, "image_id", place)
         if image_id not in instances:
             raise InputError(place, f"image_id {image_id!r} is no image's id", 'want one of "images"')
         instances[image_id].append(_instance(entry, content.categories, place))
@@ -172,7 +180,7 @@ def write_coco(path: str | Path, records: Iterable[Record], categories: Sequence
 
 
 def _instance(entry: Mapping, categories: Mapping[Any, tuple[int, str]], place: str) -> Instance:
-    category_id = needed(entry, "category_id", place)
+    category_id = _needed_id(entry, "category_id", place)
     if category_id not in categories:
         raise InputError(place, f"category_id {category_id!r} is no category's id", f"want one of {list(categories)}")
     label, name = categories[category_id]
@@ -241,7 +249,7 @@ def _by_id(content: dict, key: str, path: str | Path) -> dict[Any, dict]:
     by_id: dict[Any, dict] = {}
     for index, entry in enumerate(_entries(content, key, path)):
         place = f"{path}: {key} {index}"
-        entry_id = needed(entry, "id", place)
+        entry_id = _needed_id(entry, "id", place)
         if entry_id in by_id:
             raise InputError(place, f"id {entry_id!r} is given twice", "want every id once")
         by_id[entry_id] = entry
@@ -260,3 +268,10 @@ def needed(table: Mapping, key: str, place: str) -> Any:
     if key not in table:
         raise InputError(place, f"{key!r} is missing", "want it as COCO has it")
     return table[key]
+
+
+def _needed_id(table: Mapping, key: str, place: str) -> Any:
+    value = needed(table, key, place)
+    if not isinstance(value, (int, float, str)):
+        raise InputError(place, f"{key} is {value!r}", "want a number or a text")
+    return value

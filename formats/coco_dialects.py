@@ -1,0 +1,211 @@
+"""Data sets whose annotations are COCO JSON with turns of their own: LVIS, Objects365, V3Det, ODinW.
+
+Their labels are the categories in the order of their ids, as the reference's converters number them (mmdet 3.3.0,
+tools/dataset_converters).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from formats.coco import CocoContent, coco_records, load_coco, needed
+from formats.problems import InputError
+from formats.record import Record
+
+_log = logging.getLogger(__name__)
+
+_COCO_HOST = "images.cocodataset.org/"
+
+# Images that the published archives lack (mmdet 3.3.0, coco2odvg.py).
+_MISSING_IN_OBJECTS365_V1 = frozenset({6, 19, 23})
+_MISSING_IN_OBJECTS365_V2 = frozenset({908726, 320532, 320534})
+
+# Misspelt categories of Objects365 v2, as the reference's label map has them put right
+# (objects365_v2_names_fix.csv; "Ballon" and "Noddles" stay misspelt there, and so the checkpoints know them).
+_OBJECTS365_V2_NAMES = {
+    "Moniter/TV": "Monitor/TV",
+    "Bakset": "Basket",
+    "Dinning Table": "Dining Table",
+    "Tea pot": "Teapot",
+    "Extention Cord": "Extension Cord",
+    "Hotair ballon": "Hot air balloon",
+    "Hamimelon": "Hami melon",
+    "Mushroon": "Mushroom",
+    "Tape Measur/ Ruler": "Tape Measure/ Ruler",
+    "Campel": "Camel",
+    "Meat ball": "Meatball",
+    "Buttefly": "Butterfly",
+    "Table Teniis paddle": "Table Tennis paddle",
+}
+
+
+# LVIS
+
+
+class LvisDetails(NamedTuple):
+    """What LVIS knows beyond boxes, and a Record has no field for; the metric needs it.
+
+    frequency: "r", "c" or "f" of each label. absent: file name -> labels that somebody looked for and that are not
+    there; of all other labels without a box nobody knows. not_exhaustive: file name -> labels with more objects than
+    boxes.
+    """
+
+    frequency: tuple[str, ...]
+    absent: dict[str, frozenset[int]]
+    not_exhaustive: dict[str, frozenset[int]]
+
+
+def read_lvis(ann_file: str | Path) -> Iterator[Record]:
+    """The records of LVIS v1 (or v0.5); file names as "train2017/000000391895.jpg".
+
+    Frequencies and what is not exhaustively labelled come from read_lvis_details.
+    """
+    yield from coco_records(_by_category_id(load_coco(ann_file)), _lvis_filename)
+
+
+def read_lvis_details(ann_file: str | Path) -> LvisDetails:
+    """Frequencies of the categories, and what each image's labelling leaves open."""
+    content = _by_category_id(load_coco(ann_file))
+    frequency: list[str] = []
+    for category_id in content.categories:
+        place = f"{ann_file}: category {category_id!r}"
+        frequency.append(needed(content.category_entries[category_id], "frequency", place))
+        if frequency[-1] not in ("r", "c", "f"):
+            raise InputError(place, f"frequency is {frequency[-1]!r}", "want r, c or f")
+    absent: dict[str, frozenset[int]] = {}
+    not_exhaustive: dict[str, frozenset[int]] = {}
+    for image_id, image in content.images.items():
+        place = f"{ann_file}: image {image_id!r}"
+        filename = _lvis_filename(image, place)
+        absent[filename] = _labels(image, "neg_category_ids", content, place)
+        not_exhaustive[filename] = _labels(image, "not_exhaustive_category_ids", content, place)
+    return LvisDetails(tuple(frequency), absent, not_exhaustive)
+
+
+def _labels(image: Mapping, key: str, content: CocoContent, place: str) -> frozenset[int]:
+    ids = needed(image, key, place)
+    if not isinstance(ids, list) or not all(type(each) is int and each in content.categories for each in ids):
+        raise InputError(place, f"{key} {ids!r} names what is no category's id", "want a list of category ids")
+    return frozenset(content.categories[each][0] for each in ids)
+
+
+def _lvis_filename(image: Mapping, place: str) -> str:
+    """v1 tells images by their address alone; v0.5 by COCO_val2014_000000000042.jpg, of 2017 000000000042.jpg."""
+    if "coco_url" in image:
+        return str(image["coco_url"]).rpartition(_COCO_HOST)[2]
+    name = str(needed(image, "file_name", place))
+    return name[-16:] if name.startswith("COCO") else name
+
+
+# Objects365
+
+
+def read_objects365v1(ann_file: str | Path) -> Iterator[Record]:
+    """The records of Objects365 v1, without the three images that its archives lack."""
+    yield from coco_records(_without_images(_by_category_id(load_coco(ann_file)), _MISSING_IN_OBJECTS365_V1))
+
+
+def read_objects365v2(ann_file: str | Path) -> Iterator[Record]:
+    """The records of Objects365 v2, names put right, file names as "patch8/objects365_v1_00420917.jpg".
+
+    The three images that its archives lack are left out.
+    """
+    content = _without_images(_objects365v2(ann_file), _MISSING_IN_OBJECTS365_V2)
+    yield from coco_records(content, _objects365v2_filename)
+
+
+def read_objects365v2_categories(ann_file: str | Path) -> tuple[str, ...]:
+    """The names of the labels, put right."""
+    return _names(_objects365v2(ann_file))
+
+
+def _objects365v2(ann_file: str | Path) -> CocoContent:
+    content = _by_category_id(load_coco(ann_file))
+    fixed = {
+        category_id: (label, _OBJECTS365_V2_NAMES.get(name, name))
+        for category_id, (label, name) in content.categories.items()
+    }
+    return content._replace(categories=fixed)
+
+
+def _objects365v2_filename(image: Mapping, place: str) -> str:
+    return "/".join(PurePosixPath(str(needed(image, "file_name", place))).parts[-2:])
+
+
+def _without_images(content: CocoContent, missing: Collection[int]) -> CocoContent:
+    kept = {image_id: image for image_id, image in content.images.items() if image_id not in missing}
+    if len(kept) == len(content.images):
+        return content
+    _log.warning("%s: %d images that the archives lack are left out", content.path, len(content.images) - len(kept))
+    annotations = content.annotations
+    if annotations is not None:
+        annotations = [entry for entry in annotations if entry.get("image_id") not in missing]
+    return content._replace(images=kept, annotations=annotations)
+
+
+# V3Det
+
+
+def read_v3det(ann_file: str | Path) -> Iterator[Record]:
+    """The records of V3Det; file names as "images/a00000066/0_380_….jpg"."""
+    yield from coco_records(_by_category_id(load_coco(ann_file)))
+
+
+# ODinW
+
+_ODINW_FILES = ("annotations_without_background.json", "_annotations.coco.json")
+
+
+def read_odinw(split: str | Path) -> Iterator[Record]:
+    """The records of one split of one data set of ODinW: a folder such as odinw/pothole/valid, or its JSON.
+
+    The category 0 that Roboflow puts before the data set's own is left out where nothing bears it.
+    """
+    yield from coco_records(_odinw(split))
+
+
+def read_odinw_categories(split: str | Path) -> tuple[str, ...]:
+    """The names of the labels, without Roboflow's category 0."""
+    return _names(_odinw(split))
+
+
+def _odinw(split: str | Path) -> CocoContent:
+    path = Path(split)
+    if path.is_dir():
+        files = [path / name for name in _ODINW_FILES if (path / name).is_file()]
+        if not files:
+            raise InputError(path, "holds no annotations of ODinW", f"want {' or '.join(_ODINW_FILES)} in it")
+        path = files[0]
+    content = _by_category_id(load_coco(path))
+    used = {entry.get("category_id") for entry in content.annotations or ()}
+    if 0 in content.categories and 0 not in used and len(content.categories) > 1:
+        names = [(category_id, name) for category_id, (_, name) in content.categories.items() if category_id != 0]
+        content = content._replace(categories={each: (label, name) for label, (each, name) in enumerate(names)})
+    return content
+
+
+# Shared
+
+
+def read_categories_by_id(ann_file: str | Path) -> tuple[str, ...]:
+    """The names of the labels of LVIS, Objects365 v1 and V3Det."""
+    return _names(_by_category_id(load_coco(ann_file)))
+
+
+def _by_category_id(content: CocoContent) -> CocoContent:
+    """The content with labels in the order of the category ids."""
+    try:
+        ordered = sorted(content.categories.items())
+    except TypeError:
+        raise InputError(content.path, "category ids are of several kinds", "want whole numbers") from None
+    categories: dict[Any, tuple[int, str]] = {
+        category_id: (label, name) for label, (category_id, (_, name)) in enumerate(ordered)
+    }
+    return content._replace(categories=categories)
+
+
+def _names(content: CocoContent) -> tuple[str, ...]:
+    return tuple(name for _, name in content.categories.values())
