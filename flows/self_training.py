@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,6 +22,7 @@ from flows.planning import Manifest, label_map_beside, plan
 from flows.training import train, training_key
 from formats.candidates import ImageProblem
 from formats.files import sha256_of, write_whole
+from formats.label_map import read_label_map, write_label_map
 from formats.problems import InputError
 from formats.toml_config import read_config
 from grounding_model.data import GlyphData, OdvgData
@@ -234,8 +235,13 @@ def prepare(config: SelfTrainConfig, stages: Stages = PLAIN_STAGES) -> Source:
             stages.bootstrap_vg(data.images, data.captions, data.annotations)
         return Source(data.annotations, data.images, None)
     label_map = data.label_map or label_map_beside(data.annotations)
-    if not (data.annotations.exists() and label_map.exists()):
+    if not data.annotations.exists():
         stages.bootstrap_od(data.images, data.categories, data.annotations, label_map)
+    elif not label_map.exists():  # the annotations may be somebody's own: they are never written over
+        write_label_map(label_map, dict(enumerate(data.categories)))
+    names, wanted = sorted(read_label_map(label_map).values()), sorted(name.strip() for name in data.categories)
+    if names != wanted:
+        raise InputError(label_map, f"has {', '.join(names)}", f"want data.categories: {', '.join(wanted)}")
     return Source(data.annotations, data.images, label_map)
 
 
@@ -244,7 +250,12 @@ def _draw_glyphs(data: GlyphScenes, folder: Path, stages: Stages) -> Source:
     from grounding_model.glyphs import write_scenes
 
     source = Source(folder / "glyphs_od.json", folder / "truth" / "images", folder / "glyphs_label_map.json")
+    told, asked = folder / "scenes.json", json.loads(json.dumps(asdict(data)))
+    if told.exists() and json.loads(told.read_text(encoding="utf-8")) != asked:
+        raise InputError(told, "other scenes were drawn there", "want another train.work_dir, or that folder removed")
     if not source.annotations.exists():
+        with write_whole(told) as file:
+            json.dump(asked, file)
         write_scenes(folder / "truth", data.domain, data.count, data.seed)
         stages.bootstrap_od(source.images, data.categories, source.annotations, source.label_map)
     return source

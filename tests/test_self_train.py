@@ -14,13 +14,16 @@ from flows.evaluation import CocoData
 from flows.filtering import Policy
 from flows.self_training import (
     CaptionedImages,
+    GlyphScenes,
     ImageFolder,
     SelfTrainConfig,
     Stages,
     evaluate_weights,
+    prepare,
     read_self_train,
     self_train,
 )
+from formats.label_map import read_label_map
 from formats.problems import InputError
 from grounding_model.data import GlyphData
 from grounding_model.train_config import FromWeights, TrainConfig
@@ -106,6 +109,27 @@ def test_missing_images_say_how_to_get_them(config: SelfTrainConfig, tmp_path: P
     data = ImageFolder(tmp_path / "none", tmp_path / "y_od.json", ("cat",), how_to_get="ask the librarian")
     with pytest.raises(InputError, match="ask the librarian"):
         self_train(replace(config, data=data))
+
+
+def test_annotations_that_are_there_are_never_written_over(config: SelfTrainConfig, tmp_path: Path) -> None:
+    own = '{"filename": "image-000.png", "height": 30, "width": 40}\n'
+    (tmp_path / "x_od.json").write_text(own)
+    prepare(config)
+    assert (tmp_path / "x_od.json").read_text() == own
+    assert read_label_map(tmp_path / "x_label_map.json") == {0: "cat"}
+
+
+def test_categories_that_are_not_those_of_the_label_map_are_refused(config: SelfTrainConfig) -> None:
+    prepare(config)
+    with pytest.raises(InputError, match=r"has cat; want data\.categories: dog"):
+        prepare(replace(config, data=replace(config.data, categories=("dog",))))
+
+
+def test_scenes_of_one_seed_do_not_pass_for_those_of_another(config: SelfTrainConfig) -> None:
+    prepare(replace(config, data=GlyphScenes(count=2)))
+    prepare(replace(config, data=GlyphScenes(count=2)))
+    with pytest.raises(InputError, match="other scenes"):
+        prepare(replace(config, data=GlyphScenes(count=2, seed=1)))
 
 
 def test_missing_truth_is_said_before_anything_is_labelled(config: SelfTrainConfig, tmp_path: Path) -> None:
