@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a run failed, 2 a wrong command, configuration or input, 1
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -367,7 +368,7 @@ def _add_evaluate(commands) -> None:
 def _evaluate(options: argparse.Namespace) -> int:
     from flows.evaluation import evaluate_config
 
-    given = [f"weights={options.weights}"] if options.weights else []
+    given = [f"weights={_quoted(options.weights)}"] if options.weights else []
     print(evaluate_config(options.config, (*options.set, *given), options.show_dir))
     return 0
 
@@ -394,8 +395,8 @@ def _train(options: argparse.Namespace) -> int:
     if options.gpus != 1:
         raise InputError("--gpus", f"{options.gpus}", "want 1: training on several GPUs is not there yet")
     overrides = list(options.set)
-    overrides += [f"work_dir={options.work_dir}"] if options.work_dir else []
-    overrides += [f'start={{kind="weights", source="{options.weights}"}}'] if options.weights else []
+    overrides += [f"work_dir={_quoted(options.work_dir)}"] if options.work_dir else []
+    overrides += [f'start={{kind="weights", source={_quoted(options.weights)}}}'] if options.weights else []
     print(f"weights: {train_config(options.config, overrides, options.resume)}")
     return 0
 
@@ -423,6 +424,9 @@ def _add_convert(commands) -> None:
     command.add_argument("--images", metavar="DIR", help="the image folder, where sizes are read from it")
     command.add_argument("--categories", metavar="A,B,C", help="names in the order of labels, or a file with them")
     command.add_argument("--truth", metavar="FILE", help="coco-results: the COCO file whose ids it uses")
+    command.add_argument("--classes", metavar="FILE", help="openimages: class-descriptions-boxable.csv")
+    command.add_argument("--refs", metavar="FILE", help="refcoco: refs(unc).p, or grefs(unc).json")
+    command.add_argument("--split", metavar="S", help="refcoco: train, val, testA …; flickr30k: a file with image IDs")
 
 
 def _convert(options: argparse.Namespace) -> int:
@@ -437,6 +441,9 @@ def _convert(options: argparse.Namespace) -> int:
             categories=_names(options.categories) if options.categories else None,
             image_dir=options.images,
             truth=options.truth,
+            classes=options.classes,
+            refs=options.refs,
+            split=options.split,
         )
     )
     return 0
@@ -550,6 +557,11 @@ def _names(text: str) -> list[str]:
     if path.suffix == ".txt" and path.is_file():
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     return [name.strip() for name in text.split(",")]
+
+
+def _quoted(text: str) -> str:
+    """As a text of TOML, whatever it looks like: a folder may be called 2024."""
+    return json.dumps(text)  # TOML's basic strings have JSON's escapes
 
 
 def _tell(problems: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from formats.cityscapes import read_cityscapes, read_cityscapes_categories
 from formats.coco import read_coco, read_coco_categories, read_coco_results, write_coco, write_coco_results
 from formats.coco_dialects import (
     LvisDetails,
@@ -18,10 +19,14 @@ from formats.coco_dialects import (
     read_odinw_categories,
     read_v3det,
 )
+from formats.dod import DodDetails, read_dod, read_dod_details
 from formats.files import sha256_of, write_whole, write_whole_folder
+from formats.flickr30k import read_flickr30k
+from formats.grit import read_grit
 from formats.images import IMAGE_SUFFIXES, image_size, list_images, safe_join
 from formats.label_map import read_label_map, write_label_map
 from formats.losses import Losses, describe_losses
+from formats.mdetr import read_mdetr
 from formats.odvg import (
     LineProblem,
     read_odvg,
@@ -31,8 +36,11 @@ from formats.odvg import (
     write_odvg,
     write_open_groundingdino,
 )
+from formats.openimages import read_openimages, read_openimages_categories
+from formats.plain_pickle import read_plain_pickle
 from formats.problems import InputError
 from formats.record import Box, Instance, Record, Region, Span
+from formats.refcoco import read_refcoco
 from formats.toml_config import read_config
 from formats.voc import read_voc, read_voc_categories, write_voc
 from formats.yolo import read_yolo, write_yolo
@@ -60,6 +68,13 @@ READERS: dict[str, Callable[..., Iterator[Record]]] = {
     "objects365v2": read_objects365v2,
     "v3det": read_v3det,
     "odinw": read_odinw,
+    "openimages": read_openimages,
+    "cityscapes": read_cityscapes,
+    "mdetr": read_mdetr,
+    "flickr30k": read_flickr30k,
+    "grit": read_grit,
+    "refcoco": read_refcoco,
+    "d3": read_dod,
 }
 
 # The names of a source's labels, in their order; where a format is not here, its records tell them.
@@ -72,6 +87,9 @@ CATEGORIES: dict[str, Callable[..., tuple[str, ...]]] = {
     "objects365v2": read_objects365v2_categories,
     "v3det": read_categories_by_id,
     "odinw": read_odinw_categories,
+    "openimages": read_openimages_categories,
+    "cityscapes": read_cityscapes_categories,
+    "d3": read_categories_by_id,
 }
 
 # Each takes a path and records, and what else its signature says; it gives what the format has no place for.
@@ -100,6 +118,7 @@ __all__ = [
     "WRITERS",
     "Box",
     "Candidates",
+    "DodDetails",
     "ImageCandidates",
     "ImageProblem",
     "InputError",
@@ -116,13 +135,19 @@ __all__ = [
     "list_images",
     "read_candidates",
     "read_categories_by_id",
+    "read_cityscapes",
     "read_coco",
     "read_coco_categories",
     "read_coco_results",
     "read_config",
+    "read_dod",
+    "read_dod_details",
+    "read_flickr30k",
+    "read_grit",
     "read_label_map",
     "read_lvis",
     "read_lvis_details",
+    "read_mdetr",
     "read_objects365v1",
     "read_objects365v2",
     "read_objects365v2_categories",
@@ -130,6 +155,9 @@ __all__ = [
     "read_odinw_categories",
     "read_odvg",
     "read_odvg_entries",
+    "read_openimages",
+    "read_plain_pickle",
+    "read_refcoco",
     "read_v3det",
     "read_voc",
     "read_voc_categories",

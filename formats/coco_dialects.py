@@ -151,7 +151,7 @@ def _without_images(content: CocoContent, missing: Collection[int]) -> CocoConte
 
 def read_v3det(ann_file: str | Path) -> Iterator[Record]:
     """The records of V3Det; file names as "images/a00000066/0_380_….jpg"."""
-    yield from coco_records(_by_category_id(load_coco(ann_file)))
+    yield from read_coco_by_category_id(ann_file)
 
 
 # ODinW
@@ -190,8 +190,13 @@ def _odinw(split: str | Path) -> CocoContent:
 # Shared
 
 
+def read_coco_by_category_id(ann_file: str | Path) -> Iterator[Record]:
+    """As read_coco, with labels in the order of the category ids."""
+    yield from coco_records(_by_category_id(load_coco(ann_file)))
+
+
 def read_categories_by_id(ann_file: str | Path) -> tuple[str, ...]:
-    """The names of the labels of LVIS, Objects365 v1 and V3Det."""
+    """The names of the labels of LVIS, Objects365 v1, V3Det and D3."""
     return _names(_by_category_id(load_coco(ann_file)))
 
 

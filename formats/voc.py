@@ -53,19 +53,20 @@ def _paths(ann_dir: str | Path) -> list[Path]:
 
 
 def _names_in(paths: Sequence[Path]) -> list[str]:
-    return sorted({_text(entry, "name", path) for path in paths for entry in _root(path).iterfind("object")})
+    return sorted({voc_text(entry, "name", path) for path in paths for entry in voc_root(path).iterfind("object")})
 
 
-def _root(path: Path) -> ElementTree.Element:
+def voc_root(path: Path) -> ElementTree.Element:
+    """The root of a VOC file. Raises InputError where it is none."""
     try:
         return ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
+    except (OSError, ElementTree.ParseError) as error:
         raise InputError(path, f"is not XML ({error})", "want a VOC annotation") from error
 
 
 def _record(path: Path, labels: dict[str, int], image_dir: str | Path | None) -> Record:
-    root = _root(path)
-    filename = _text(root, "filename", path)
+    root = voc_root(path)
+    filename = voc_text(root, "filename", path)
     instances = tuple(
         _instance(entry, labels, f"{path}: object {index}") for index, entry in enumerate(root.iterfind("object"))
     )
@@ -74,35 +75,45 @@ def _record(path: Path, labels: dict[str, int], image_dir: str | Path | None) ->
 
 
 def _size(root: ElementTree.Element, path: Path, filename: str, image_dir: str | Path | None) -> tuple[int, int]:
-    height, width = (_number(root, f"size/{side}", path, default=0.0) for side in ("height", "width"))
-    if height > 0 and width > 0:
-        return int(height), int(width)
-    if image_dir is None:  # some labelling tools write 0
+    if image_dir is not None and not _has_size(root, path):
+        return image_size(safe_join(image_dir, filename))
+    return size_in(root, path)
+
+
+def size_in(root: ElementTree.Element, path: Path) -> tuple[int, int]:
+    """(height, width) of <size>. Raises InputError where it gives none; some labelling tools write 0."""
+    if not _has_size(root, path):
         raise InputError(path, "gives no image size", "want <size>, or the image folder to look it up in")
-    return image_size(safe_join(image_dir, filename))
+    return int(_number(root, "size/height", path)), int(_number(root, "size/width", path))
+
+
+def _has_size(root: ElementTree.Element, path: Path) -> bool:
+    return all(_number(root, f"size/{side}", path, default=0.0) > 0 for side in ("height", "width"))
 
 
 def _instance(entry: ElementTree.Element, labels: dict[str, int], place: str) -> Instance:
-    name = _text(entry, "name", place)
+    name = voc_text(entry, "name", place)
     if name not in labels:
         close = difflib.get_close_matches(name, labels, n=1)
         remedy = f"did you mean {close[0]!r}?" if close else "want one of " + ", ".join(labels)
         raise InputError(place, f"{name!r} is no category", remedy)
     ignore = _number(entry, "difficult", place, default=0.0) != 0
     try:
-        return Instance(_box(entry, place), labels[name], name, ignore=ignore)
+        return Instance(voc_box(entry, place), labels[name], name, ignore=ignore)
     except InputError:
         raise
     except ValueError as error:
         raise InputError(place, str(error)) from error
 
 
-def _box(entry: ElementTree.Element, place: str) -> Box:
+def voc_box(entry: ElementTree.Element, place: str) -> Box:
+    """The box of <bndbox>, from 0 and with an exclusive end."""
     x1, y1, x2, y2 = (_number(entry, f"bndbox/{side}", place) for side in ("xmin", "ymin", "xmax", "ymax"))
     return max(x1 - 1, 0.0), max(y1 - 1, 0.0), x2, y2
 
 
-def _text(element: ElementTree.Element, tag: str, place: object) -> str:
+def voc_text(element: ElementTree.Element, tag: str, place: object) -> str:
+    """The text of a tag, without blanks at its ends. Raises InputError where there is none."""
     text = (element.findtext(tag) or "").strip()
     if not text:
         raise InputError(place, f"<{tag}> is missing or empty", "want it as VOC has it")
@@ -112,7 +123,7 @@ def _text(element: ElementTree.Element, tag: str, place: object) -> str:
 def _number(element: ElementTree.Element, tag: str, place: object, default: float | None = None) -> float:
     if default is not None and not (element.findtext(tag) or "").strip():
         return default
-    text = _text(element, tag, place)
+    text = voc_text(element, tag, place)
     try:
         number = float(text)
     except ValueError:

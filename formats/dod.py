@@ -1,0 +1,55 @@
+"""D3, described object detection: d3_json/d3_full_annotations.json and d3_pkl/{images,groups,sentences}.pkl.
+
+The categories are descriptions such as "a dog not being held by a leash". The pickles say which of them each image is
+asked for (those of its group; arXiv 2307.12813, section 3.4) and which speak of something absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from formats.coco import needed
+from formats.coco_dialects import read_coco_by_category_id
+from formats.plain_pickle import read_plain_pickle
+from formats.problems import InputError
+from formats.record import Record
+
+
+class DodDetails(NamedTuple):
+    """What D3 knows beyond boxes; the metric and the prompt need it.
+
+    asked: file name -> labels of the descriptions of the image's group, ascending. absence: labels of the
+    descriptions that speak of something absent.
+    """
+
+    asked: dict[str, tuple[int, ...]]
+    absence: frozenset[int]
+
+
+def read_dod(ann_file: str | Path) -> Iterator[Record]:
+    """The records of D3's JSON: the label is the description's id less one, the category its words."""
+    yield from read_coco_by_category_id(ann_file)
+
+
+def read_dod_details(pickles: str | Path) -> DodDetails:
+    """What the folder d3_pkl says. Raises InputError unless its pickles hold plain containers alone."""
+    images, groups, sentences = (_load(Path(pickles) / f"{name}.pkl") for name in ("images", "groups", "sentences"))
+    asked: dict[str, tuple[int, ...]] = {}
+    for image_id, image in images.items():
+        place = f"{Path(pickles) / 'images.pkl'}: image {image_id!r}"
+        group_id = needed(image, "group_id", place)
+        if group_id not in groups:
+            raise InputError(place, f"group_id {group_id!r} is no group", "want one of groups.pkl")
+        ids = needed(groups[group_id], "inner_sent_id", f"{Path(pickles) / 'groups.pkl'}: group {group_id!r}")
+        asked[needed(image, "file_name", place)] = tuple(sorted(each - 1 for each in ids))
+    absence = frozenset(each - 1 for each, sentence in sentences.items() if sentence.get("is_negative"))
+    return DodDetails(asked, absence)
+
+
+def _load(path: Path) -> Mapping[Any, dict]:
+    content = read_plain_pickle(path)
+    if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
+        raise InputError(path, "is no table of entries by their ids", "want the published file")
+    return content

@@ -1,0 +1,98 @@
+"""Flickr30k Entities: Sentences/ID.txt with five captions an image, Annotations/ID.xml with the boxes of their phrases.
+
+[/EN#283585/people A young girl] sleeps in [/EN#283586/vehicles a car] .
+
+The same entity keeps its number over the five captions. Entity 0 is nothing to be seen. An entity may have several
+boxes, and a box several entities; scenes and what is not boxed have none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from formats.problems import InputError
+from formats.record import Box, Record, Region, Span
+from formats.voc import size_in, voc_box, voc_root, voc_text
+
+_PHRASE = re.compile(r"\[/EN#(?P<entity>\d+)(?:/[^\s\]]+)+ (?P<words>[^\]]*)\]")
+_NOT_VISUAL = "0"
+
+
+def read_flickr30k(root: str | Path, split: str | Path | None = None) -> Iterator[Record]:
+    """One record for each caption, image by image; the file name is ID.jpg.
+
+    root: the folder that has Sentences/ and Annotations/. split: a text file with one image ID a line; by default
+    all. A phrase without a box stays a region with none. Raises InputError for broken markup, XML that is none, and
+    IDs without files.
+    """
+    sentences, annotations = (_folder(Path(root), name) for name in ("Sentences", "Annotations"))
+    for image_id in _image_ids(sentences, split):
+        boxes, height, width = _boxes(annotations / f"{image_id}.xml")
+        path = sentences / f"{image_id}.txt"
+        for number, line in enumerate(_read_lines(path), start=1):
+            caption, phrases = _parse(line, f"{path}:{number}")
+            regions = tuple(
+                Region(boxes.get(entity, ()), (caption[slice(*span)],), (span,)) for entity, span in phrases
+            )
+            try:
+                yield Record(f"{image_id}.jpg", height, width, caption=caption, regions=regions)
+            except ValueError as error:
+                raise InputError(f"{path}:{number}", str(error)) from error
+
+
+def _folder(root: Path, name: str) -> Path:
+    if not (root / name).is_dir():
+        raise InputError(root / name, "does not exist", "want the folder of Flickr30k Entities: Sentences, Annotations")
+    return root / name
+
+
+def _image_ids(sentences: Path, split: str | Path | None) -> Sequence[str]:
+    if split is None:
+        return sorted(path.stem for path in sentences.glob("*.txt"))
+    return [line.strip() for line in _read_lines(Path(split)) if line.strip()]
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(path, f"cannot be read ({error})", "want a text file of Flickr30k Entities") from error
+
+
+def _parse(line: str, place: str) -> tuple[str, list[tuple[str, Span]]]:
+    """The caption without its markup, and (entity, span) of each phrase that can be seen."""
+    caption, phrases, done = "", [], 0
+    for match in _PHRASE.finditer(line):
+        caption += line[done : match.start()]
+        start = len(caption)
+        caption += match["words"]
+        if match["entity"] != _NOT_VISUAL and match["words"]:
+            phrases.append((match["entity"], (start, len(caption))))
+        done = match.end()
+    caption += line[done:]
+    if "/EN#" in caption:
+        raise InputError(place, "has broken markup", "want [/EN#number/type words]")
+    return caption, phrases
+
+
+def _boxes(path: Path) -> tuple[dict[str, tuple[Box, ...]], int, int]:
+    """entity -> boxes; height and width of the image."""
+    root = voc_root(path)
+    boxes: dict[str, list[Box]] = {}
+    for index, entry in enumerate(root.iterfind("object")):
+        if entry.find("bndbox") is None:
+            continue  # a scene, or nothing that could be boxed
+        place = f"{path}: object {index}"
+        box = voc_box(entry, place)
+        for name in _names(entry, place):
+            boxes.setdefault(name, []).append(box)
+    height, width = size_in(root, path)
+    return {entity: tuple(found) for entity, found in boxes.items()}, height, width
+
+
+def _names(entry: ElementTree.Element, place: str) -> list[str]:
+    voc_text(entry, "name", place)
+    return [(name.text or "").strip() for name in entry.iterfind("name")]

@@ -1,0 +1,79 @@
+"""GRIT (Kosmos-2's grounded captions): JSON lists of {"key", "caption", "height", "width", "ref_exps"}.
+
+A referring expression is [start, end, x1, y1, x2, y2, score]: characters of the caption, fractions of the image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from formats.coco import needed, size_of
+from formats.files import load_json
+from formats.problems import InputError
+from formats.record import Box, Record, Region, Span
+
+_WANT = "want a list of GRIT's samples, or a folder of such files"
+
+
+def read_grit(source: str | Path) -> Iterator[Record]:
+    """One record for each sample of a JSON file, or of all JSON files of a folder in the order of their names.
+
+    File names are "images/00000/000000012.jpg", as the reference lays them out (mmdet 3.3.0, grit2odvg.py). The
+    expressions' scores are kept; boxes of the same span make one region. The reference also drops captions with
+    foreign signs, with emoji and of 240 tokens or more, by what the tokenizer says; here every sample is read.
+    """
+    path = Path(source)
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    if not files:
+        raise InputError(path, "holds no JSON file", _WANT)
+    for file in files:
+        samples = load_json(file, _WANT)
+        if not isinstance(samples, list):
+            raise InputError(file, f"holds a JSON {type(samples).__name__}", _WANT)
+        for index, sample in enumerate(samples):
+            yield _record(sample, f"{file}: sample {index}")
+
+
+def _record(sample: Any, place: str) -> Record:
+    if not isinstance(sample, dict):
+        raise InputError(place, f"is a JSON {type(sample).__name__}", "want an object")
+    key, caption = (needed(sample, name, place) for name in ("key", "caption"))
+    if not isinstance(key, str) or not key or not isinstance(caption, str):
+        raise InputError(place, f"key {key!r} or caption {caption!r} is no text", "want texts")
+    height, width = size_of(sample, place)
+    try:
+        regions = _regions(sample, caption, height, width, place)
+        return Record(f"images/{key[:5]}/{key}.jpg", height, width, caption=caption, regions=regions)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(place, str(error)) from error
+
+
+def _regions(sample: Mapping, caption: str, height: int, width: int, place: str) -> tuple[Region, ...]:
+    found: dict[Span, list[tuple[Box, float]]] = {}
+    expressions = needed(sample, "ref_exps", place)
+    if not isinstance(expressions, list):
+        raise InputError(place, f"ref_exps {expressions!r} is no list", "want a list of expressions")
+    for index, expression in enumerate(expressions):
+        span, box, score = _expression(expression, f"{place}, ref_exps {index}")
+        x1, y1, x2, y2 = box
+        found.setdefault(span, []).append(((x1 * width, y1 * height, x2 * width, y2 * height), score))
+    return tuple(
+        Region(tuple(box for box, _ in boxes), (caption[slice(*span)],), (span,), tuple(score for _, score in boxes))
+        for span, boxes in found.items()
+    )
+
+
+def _expression(value: Any, place: str) -> tuple[Span, Box, float]:
+    want = "want [start, end, x1, y1, x2, y2, score]"
+    try:
+        start, end, x1, y1, x2, y2, score = map(float, value)
+    except (TypeError, ValueError):
+        raise InputError(place, f"{value!r} is not seven numbers", want) from None
+    if not all(map(math.isfinite, (start, end))) or not (start.is_integer() and end.is_integer()):
+        raise InputError(place, f"span {start:g} to {end:g} is not whole", want)
+    return (int(start), int(end)), (x1, y1, x2, y2), score

@@ -1,0 +1,114 @@
+"""Captions in MDETR's COCO-like JSON: GoldG (mixed and Flickr30k), and its RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO.
+
+Each image entry is one caption of an image; each annotation is a box with `tokens_positive`, the characters of the
+caption that name it. Where a file for evaluation has none, the box belongs to the whole caption, a referring
+expression; or, with `phrase_ids`, to a phrase of the image's `tokens_positive_eval`. An annotation of category -1 says
+that there is nothing (gRefCOCO).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from formats.coco import box_of, load_coco, needed, size_of
+from formats.problems import InputError
+from formats.record import Box, Record, Region, Span
+
+_NOTHING = -1
+
+
+def read_mdetr(ann_file: str | Path) -> Iterator[Record]:
+    """One record for each caption, in file order; boxes of the same spans make one region.
+
+    Spans that one blank parts are joined: they name the same tokens. The reference (mmdet 3.3.0, goldg2odvg.py) makes
+    one region of all boxes whose phrases read the same, with the first one's spans; here "a man" and a later "a man"
+    stay apart. Crowds make regions of their own, which are ignored; boxes that name no words are left out. A caption
+    without boxes has regions (). Raises
+    InputError for spans that leave the caption and for annotations of no image.
+    """
+    content = load_coco(ann_file)
+    by_image: dict[Any, list[tuple[str, dict]]] = {image_id: [] for image_id in content.images}
+    for index, entry in enumerate(content.annotations or ()):
+        place = f"{ann_file}: annotation {index}"
+        image_id = needed(entry, "image_id", place)
+        if not isinstance(image_id, (int, str)) or image_id not in by_image:
+            raise InputError(place, f"image_id {image_id!r} is no image's id", 'want one of "images"')
+        by_image[image_id].append((place, entry))
+    for image_id, image in content.images.items():
+        place = f"{ann_file}: image {image_id!r}"
+        caption = needed(image, "caption", place)
+        if not isinstance(caption, str):
+            raise InputError(place, f"caption {caption!r} is no text", "want the caption")
+        regions = None if content.annotations is None else _regions(caption, image, by_image[image_id])
+        try:
+            yield Record(needed(image, "file_name", place), *size_of(image, place), caption=caption, regions=regions)
+        except (TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(place, str(error)) from error
+
+
+def _regions(caption: str, image: Mapping, annotations: list[tuple[str, dict]]) -> tuple[Region, ...]:
+    boxes: dict[tuple[tuple[Span, ...], bool], list[Box]] = {}
+    phrases = _numbered_phrases(caption, image, annotations)
+    for spans in phrases.values():
+        boxes[spans, False] = []
+    for place, entry in annotations:
+        spans = phrases[entry["phrase_ids"]] if phrases else _spans(caption, entry, place)
+        found = boxes.setdefault((spans, bool(entry.get("iscrowd"))), [])
+        if entry.get("category_id") != _NOTHING:
+            found.append(box_of(needed(entry, "bbox", place), place))
+    return tuple(
+        Region(tuple(found), tuple(caption[start:end] for start, end in spans), spans, ignore=crowd)
+        for (spans, crowd), found in boxes.items()
+        if spans
+    )
+
+
+def _numbered_phrases(caption: str, image: Mapping, annotations: list[tuple[str, dict]]) -> dict[int, tuple[Span, ...]]:
+    """phrase id -> spans, in the order of the caption's phrases; {} where the annotations name their own spans.
+
+    The ids of a caption stand for its phrases in ascending order (mmdet 3.3.0, flickr30k.py).
+    """
+    if "tokens_positive_eval" not in image or not annotations or "tokens_positive" in annotations[0][1]:
+        return {}
+    ids = set()
+    for place, entry in annotations:
+        phrase_id = needed(entry, "phrase_ids", place)
+        if type(phrase_id) is not int:
+            raise InputError(place, f"phrase_ids {phrase_id!r} is no number", "want the number of a phrase")
+        ids.add(phrase_id)
+    place, phrases = annotations[0][0], image["tokens_positive_eval"]
+    if not isinstance(phrases, list) or len(ids) > len(phrases):
+        raise InputError(place, f"the caption has {len(ids)} phrase ids for {phrases!r}", "want a phrase for each id")
+    return {
+        phrase_id: _spans(caption, {"tokens_positive": spans}, place) for phrase_id, spans in zip(sorted(ids), phrases)
+    }
+
+
+def _spans(caption: str, entry: Mapping, place: str) -> tuple[Span, ...]:
+    """The annotation's spans in reading order, joined where one blank parts them; () where it names none."""
+    given = entry.get("tokens_positive", [[0, len(caption)]])
+    if given == []:
+        return ()
+    try:
+        pairs = sorted((start, end) for start, end in given)
+        whole = all(type(end) is int for pair in pairs for end in pair)
+    except (TypeError, ValueError):
+        pairs, whole = [], False
+    if not whole:
+        raise InputError(place, f"tokens_positive {given!r} is no list of spans", "want [[start, end], ...]")
+    if any(not 0 <= start < end <= len(caption) for start, end in pairs):
+        raise InputError(
+            place, f"tokens_positive {given!r} leaves the caption of {len(caption)} characters", "want spans inside it"
+        )
+    joined = [pairs[0]]
+    for start, end in pairs[1:]:
+        last_start, last_end = joined[-1]
+        if caption[last_end:start] == " ":
+            joined[-1] = (last_start, end)
+        elif (start, end) != joined[-1]:
+            joined.append((start, end))
+    return tuple(joined)

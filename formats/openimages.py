@@ -1,0 +1,96 @@
+"""Open Images: a CSV of boxes, a line each, in fractions of the image; class names in a second CSV.
+
+ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from pathlib import Path
+
+from formats.images import image_size, safe_join
+from formats.problems import InputError
+from formats.record import Instance, Record
+
+_NEEDED = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
+
+
+def read_openimages(boxes: str | Path, classes: str | Path, image_dir: str | Path) -> Iterator[Record]:
+    """One record for each image that the CSV names, as ImageID.jpg; sizes from the images.
+
+    classes: class-descriptions-boxable.csv, whose order gives the labels. Groups of objects are ignored; occluded,
+    truncated, depicted and inner objects are kept (the reference, openimages2odvg.py, drops all five kinds). The
+    lines of an image have to stand together, as published. Raises InputError for unknown classes and broken numbers.
+    """
+    labels = {code: (label, name) for label, (code, name) in enumerate(_read_classes(classes))}
+    seen: set[str] = set()
+    for image_id, lines in groupby(_lines(boxes), key=lambda numbered: numbered[1]["ImageID"]):
+        filename = f"{image_id}.jpg"
+        if image_id in seen:
+            number = next(lines)[0]
+            raise InputError(
+                f"{boxes}:{number}", f"{image_id} comes a second time", "want its lines together; sort them"
+            )
+        seen.add(image_id)
+        height, width = image_size(safe_join(image_dir, filename))
+        instances = tuple(_instance(line, labels, height, width, f"{boxes}:{number}") for number, line in lines)
+        yield Record(filename, height, width, instances)
+
+
+def read_openimages_categories(boxes: str | Path, classes: str | Path) -> tuple[str, ...]:
+    """The names of the labels, in the order of the classes' file."""
+    return tuple(name for _, name in _read_classes(classes))
+
+
+def _read_classes(path: str | Path) -> list[tuple[str, str]]:
+    """(code, name) of each class."""
+    rows = list(_rows(path, "want class-descriptions-boxable.csv"))
+    if any(len(row) < 2 for _, row in rows):
+        raise InputError(path, "has a line without a name", "want code,name")
+    codes = [(row[0], row[1]) for _, row in rows]
+    return codes[1:] if codes and codes[0] == ("LabelName", "DisplayName") else codes  # v7 has a header
+
+
+def _lines(path: str | Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """(number, fields by their names) of each line."""
+    rows = _rows(path, "want Open Images' CSV of boxes")
+    _, header = next(rows, (1, []))
+    missing = [name for name in _NEEDED if name not in header]
+    if missing:
+        raise InputError(f"{path}:1", f"the header lacks {', '.join(missing)}", f"want {','.join(_NEEDED)},...")
+    for number, row in rows:
+        if len(row) != len(header):
+            raise InputError(f"{path}:{number}", f"has {len(row)} fields", f"want {len(header)}, as the header")
+        yield number, dict(zip(header, row))
+
+
+def _rows(path: str | Path, want: str) -> Iterator[tuple[int, list[str]]]:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as stream:
+            for number, row in enumerate(csv.reader(stream), start=1):
+                if row:
+                    yield number, row
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(path, f"cannot be read ({error})", want) from error
+
+
+def _instance(
+    line: Mapping[str, str], labels: Mapping[str, tuple[int, str]], height: int, width: int, place: str
+) -> Instance:
+    if line["LabelName"] not in labels:
+        raise InputError(place, f"class {line['LabelName']!r} is unknown", "want one of the classes' file")
+    label, name = labels[line["LabelName"]]
+    try:
+        x1, x2, y1, y2 = (float(line[side]) for side in ("XMin", "XMax", "YMin", "YMax"))
+    except ValueError:
+        x1 = x2 = y1 = y2 = math.nan
+    if not all(0 <= side <= 1 for side in (x1, x2, y1, y2)):
+        raise InputError(place, "XMin, XMax, YMin, YMax are no fractions of the image", "want numbers in 0..1")
+    try:
+        box = (x1 * width, y1 * height, x2 * width, y2 * height)
+        return Instance(box, label, name, ignore=line.get("IsGroupOf") == "1")
+    except ValueError as error:
+        raise InputError(place, str(error)) from error

@@ -1,0 +1,77 @@
+"""RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO as published: instances.json and refs(unc).p or grefs(unc).json.
+
+A ref is an object (in gRefCOCO several, or none) and the sentences that mean it: {"ref_id", "ann_id", "image_id",
+"split", "sentences": [{"sent", "raw", "tokens", "sent_id"}]}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from formats.coco import CocoContent, box_of, load_coco, needed, size_of
+from formats.files import load_json
+from formats.plain_pickle import read_plain_pickle
+from formats.problems import InputError
+from formats.record import Box, Record, Region
+
+_NO_TARGET = -1
+
+
+def read_refcoco(instances: str | Path, refs: str | Path, split: str | None = None) -> Iterator[Record]:
+    """One record for each sentence, in the order of the refs: the sentence is the caption, and its one phrase.
+
+    refs: the pickle of RefCOCO's family, which may hold plain containers only, or gRefCOCO's JSON. split: train, val,
+    test, testA or testB; by default all. A sentence that a ref gives twice is read once. A sentence without target
+    has a region without boxes. Raises InputError for refs whose objects or images `instances` does not have.
+    """
+    content = load_coco(instances)
+    annotations = {entry.get("id"): entry for entry in content.annotations or ()}
+    entries = _load_refs(refs)
+    splits = sorted({str(ref.get("split")) for ref in entries})
+    if split is not None and split not in splits:
+        raise InputError(refs, f"has no split {split!r}", f"want one of {', '.join(splits)}")
+    for index, ref in enumerate(entries):
+        if split is None or ref.get("split") == split:
+            yield from _records(ref, content, annotations, f"{refs}: ref {index}")
+
+
+def _load_refs(path: str | Path) -> list[dict]:
+    want = "want refs(unc).p, refs(umd).p or grefs(unc).json"
+    entries = load_json(path, want) if Path(path).suffix == ".json" else read_plain_pickle(path)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise InputError(path, "is no list of refs", want)
+    return entries
+
+
+def _records(ref: Mapping, content: CocoContent, annotations: Mapping[Any, dict], place: str) -> Iterator[Record]:
+    image_id = needed(ref, "image_id", place)
+    image = content.images.get(image_id) if isinstance(image_id, (int, str)) else None
+    if image is None:
+        raise InputError(place, f"image_id {image_id!r} is no image of {content.path}", "want one of its images")
+    boxes = tuple(_boxes(ref, annotations, content.path, place))
+    for sentence in dict.fromkeys(_sentences(ref, place)):
+        region = Region(boxes, (sentence,), ((0, len(sentence)),))
+        filename = needed(image, "file_name", f"{content.path}: image {image_id!r}")
+        yield Record(filename, *size_of(image, place), caption=sentence, regions=(region,))
+
+
+def _boxes(ref: Mapping, annotations: Mapping[Any, dict], instances: str | Path, place: str) -> Iterator[Box]:
+    given = needed(ref, "ann_id", place)
+    for annotation_id in given if isinstance(given, list) else [given]:
+        if annotation_id == _NO_TARGET:
+            continue
+        if not isinstance(annotation_id, (int, str)) or annotation_id not in annotations:
+            raise InputError(place, f"ann_id {annotation_id!r} is no annotation of {instances}", "want one of them")
+        where = f"{instances}: annotation id {annotation_id!r}"
+        yield box_of(needed(annotations[annotation_id], "bbox", where), where)
+
+
+def _sentences(ref: Mapping, place: str) -> Iterator[str]:
+    sentences = needed(ref, "sentences", place)
+    for entry in sentences if isinstance(sentences, (list, tuple)) else [sentences]:
+        sentence = entry.get("sent") if isinstance(entry, dict) else None
+        if not isinstance(sentence, str) or not sentence:
+            raise InputError(place, f"sentence {entry!r} has no words", 'want {"sent": "the words"}')
+        yield sentence
