@@ -125,6 +125,15 @@ def test_convert_writes_labels_that_read_back(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out_label_map.json").read_text()) == {"0": "cat"}
 
 
+@pytest.mark.parametrize("folder", ["2024", "true", "[a]", 'a "b"', "a\\b"])
+def test_a_folder_may_be_called_anything(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr("flows.training.train", taken.append)
+    config = Path(__file__).parent.parent / "configs" / "glyph_tiny.toml"
+    assert main(["train", str(config), "--work-dir", folder, "--weights", folder]) == 0
+    assert (str(taken[0].work_dir), taken[0].start.source) == (folder, folder)
+
+
 def test_minus_one_and_lists_are_taken_as_tokens_positive() -> None:
     for given in ("-1", "[[[0,3]]]"):
         options = build_parser().parse_args(["detect", "x.jpg", "--texts", "cat", "--tokens-positive", given])
