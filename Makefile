@@ -2,12 +2,13 @@
 #   make demo    the whole loop on the embedded model, offline, with a report
 #   make test    every test that this machine can run
 #   make check   lint, types and the fast tests
+#   make glyph-tiny   trains the embedded model from nothing, in under 90 minutes on two cores
 PYTHON ?= python3
 VENV ?= .venv
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check clean
+.PHONY: help setup demo test lint check glyph-tiny clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -37,6 +38,12 @@ lint: $(READY)
 
 check: lint
 	$(VENV)/bin/python -m pytest -m 'not slow'
+
+# Where it lands the package finds it as "glyph-tiny".
+glyph-tiny: $(READY)
+	$(VENV)/bin/groundhog train configs/glyph_tiny.toml --resume
+	$(VENV)/bin/groundhog train configs/glyph_tiny_nouns.toml --resume
+	cp work_dirs/glyph_tiny_nouns/model.safetensors grounding_model/glyph-tiny.safetensors
 
 clean:
 	rm -rf $(VENV) build *.egg-info

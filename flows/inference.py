@@ -82,7 +82,7 @@ def infer(
     failures: dict[int, Exception] = {}
     total = sum(shard.lines for shard in manifest.shards)
     done = total - sum(manifest.shards[index].lines for index in missing)
-    with tqdm(total=total, initial=done, unit="image", desc="label", disable=not progress) as bar:
+    with tqdm(total=total, initial=done, unit="image", desc="label", disable=None if progress else True) as bar:
         for index in missing:
             try:
                 label_shard(manifest, index, detector, batch_size=batch_size, on_images=bar.update)
