@@ -37,6 +37,7 @@ from formats.toml_config import read_config
 from grounding_model.config import ModelConfig
 from grounding_model.data import (
     Collate,
+    GlyphData,
     LabelledImages,
     MixedOrder,
     OdvgData,
@@ -102,6 +103,9 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
     """
     if not config.datasets:
         raise InputError("datasets", "is empty", "want at least one")
+    if config.validate_every:
+        _check_validation(config.validate)
+    commit = _commit()  # of the code that trains, not of what lies there hours later
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forked
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -140,7 +144,7 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
 
     checkpoint = config.work_dir / WEIGHTS_FILE
     run.load_average()
-    save_checkpoint(checkpoint, model.eval(), tokenizer, _provenance(config, steps, settings), half=config.half)
+    save_checkpoint(checkpoint, model.eval(), tokenizer, _provenance(steps, settings, commit), half=config.half)
     for problem, count in run.problems.most_common():
         print(f"passed over {count} times: {problem}", file=sys.stderr)
     return TrainResult(checkpoint, log.last, log.path, dict(run.problems))
@@ -421,6 +425,15 @@ def _total_steps(config: TrainConfig, datasets: Sequence[LabelledImages]) -> int
     return max(math.ceil(config.epochs * images / config.batch_size), 1)
 
 
+def _check_validation(validate: Sequence[OdvgData | GlyphData]) -> None:
+    """Raises InputError now, not at step validate_every, for data that no prompt of categories can ask about."""
+    for index, data in enumerate(validate):
+        try:
+            Prompt.categories(list(open_dataset(data).categories.values()))
+        except InputError as error:
+            raise InputError(f"validate.{index}", str(error), "want detection data with its categories") from error
+
+
 def _validate(
     run: _Run, config: TrainConfig, tokenizer: PreTrainedTokenizerFast, device: torch.device
 ) -> dict[str, float]:
@@ -429,14 +442,16 @@ def _validate(
     numbers = {}
     with run.averaged():
         for index, data in enumerate(config.validate):
-            result = _average_precision(detector, open_dataset(data), config)
+            result = _average_precision(detector, open_dataset(data), config, run.problems)
             name = f"validation.{index}"
             numbers |= {f"{name}.ap": result.ap, f"{name}.ap50": result.ap50}
     return numbers
 
 
-def _average_precision(detector: Detector, dataset: LabelledImages, config: TrainConfig) -> CocoResult:
-    """Images are read as they are needed; labels become places in the prompt."""
+def _average_precision(
+    detector: Detector, dataset: LabelledImages, config: TrainConfig, problems: Counter[str]
+) -> CocoResult:
+    """Images are read as they are needed; labels become places in the prompt. problems: is told what is passed over."""
     from grounding_model.evaluate import evaluate_coco  # loads pycocotools, which training alone does not need
 
     names = list(dataset.categories.values())
@@ -447,7 +462,8 @@ def _average_precision(detector: Detector, dataset: LabelledImages, config: Trai
         for index in range(len(dataset)):
             try:
                 image, record = dataset.load(index)
-            except InputError:
+            except InputError as error:
+                problems[f"validation: {error}"] += 1
                 continue
             instances = tuple(replace(one, label=place[one.label]) for one in record.instances or ())
             truth.append(replace(record, instances=instances))
@@ -487,11 +503,11 @@ def _sha256(path: Path) -> str:
     return sha256_of(path)
 
 
-def _provenance(config: TrainConfig, steps: int, settings: Mapping[str, str]) -> dict[str, str]:
+def _provenance(steps: int, settings: Mapping[str, str], commit: str) -> dict[str, str]:
     """Who made these weights and how."""
     return {
         "command": shlex.join(["python", *sys.argv]),
-        "commit": _commit(),
+        "commit": commit,
         "torch": torch.__version__,
         "total_steps": str(steps),
         **settings,

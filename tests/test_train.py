@@ -265,3 +265,20 @@ def test_the_average_follows_the_weights() -> None:
     model.num_batches_tracked += 7
     average.update(model)
     assert average.weights["num_batches_tracked"] == 7
+
+
+def test_validation_measures_and_counts_what_it_passes_over(config: TrainConfig, tmp_path: Path) -> None:
+    detections = config.datasets[0]
+    assert isinstance(detections, OdvgData)
+    lines = detections.annotations.read_text() + '{"filename": "none.png", "height": 48, "width": 64, '
+    (tmp_path / "od.jsonl").write_text(lines + '"detection": {"instances": []}}\n')
+    validate = (replace(detections, annotations=tmp_path / "od.jsonl"),)
+    result = train(replace(config, steps=2, validate=validate, validate_every=2, validate_scale=(48, 64)))
+    assert 0 <= result.metrics["validation.0.ap"] <= result.metrics["validation.0.ap50"] <= 1
+    assert [count for problem, count in result.problems.items() if problem.startswith("validation: ")] == [1]
+
+
+def test_data_that_cannot_be_validated_on_are_refused_before_the_first_step(config: TrainConfig) -> None:
+    with pytest.raises(InputError, match=r"validate\.0"):
+        train(replace(config, validate=config.datasets[1:], validate_every=1))
+    assert not (config.work_dir / training.LOG_FILE).exists()
