@@ -5,20 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from formats.files import sha256_of, write_whole
 from formats.problems import InputError
 from formats.toml_config import read_config
-from grounding_model.data import OdvgData
-from grounding_model.train_config import FromWeights, TrainConfig
-from grounding_model.weights import checkpoint_hash
+from grounding_model.train_config import TrainConfig
 
 DONE_NAME = "done.json"
-# Settings that change how fast a training goes and what is told of it.
-WITHOUT_EFFECT = ("device", "threads", "workers", "log_every", "checkpoint_every", "validate", "validate_every")
 
 
 def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | None = None) -> Path:
@@ -46,16 +41,9 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
 
 def training_key(config: TrainConfig) -> str:
     """SHA-256 of what decides the outcome of a training: the settings, the labels' bytes, the starting weights."""
-    deciding: dict[str, Any] = asdict(replace(config, work_dir=Path()))
-    for name in WITHOUT_EFFECT:
-        del deciding[name]
-    deciding["datasets"] = [
-        asdict(data) | ({"sha256": sha256_of(data.annotations)} if isinstance(data, OdvgData) else {})
-        for data in config.datasets
-    ]
-    if isinstance(config.start, FromWeights):
-        deciding["start"]["sha256"] = checkpoint_hash(config.start.source)
-    return hashlib.sha256(json.dumps(deciding, sort_keys=True, default=str).encode()).hexdigest()
+    from grounding_model.train import settings_with_effect
+
+    return hashlib.sha256(json.dumps(settings_with_effect(config), sort_keys=True).encode()).hexdigest()
 
 
 def _finished(done: Path, key: str) -> Path | None:
