@@ -61,6 +61,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_train(commands)
     _add_convert(commands)
+    _add_check(commands)
+    _add_stats(commands)
     _add_weights(commands)
     _add_glyphs(commands)
     return parser
@@ -356,20 +358,38 @@ def _add_evaluate(commands) -> None:
         commands,
         "evaluate",
         _evaluate,
-        "measure a detector on labelled images, as a configuration says",
+        "measure a detector on labelled images, as a configuration says; compare two measurements",
         "groundhog evaluate configs/evaluate_glyphs.toml --weights work_dirs/glyphs/model.safetensors",
     )
-    command.add_argument("config", metavar="CONFIG", help="a TOML file")
+    command.usage = (
+        "groundhog evaluate CONFIG [--weights W] [--show-dir D] [--set KEY=VALUE]\n"
+        "       groundhog evaluate compare A B"
+    )
+    command.add_argument("config", metavar="CONFIG", help="a TOML file; or the word compare, with two work_dirs")
+    command.add_argument("runs", metavar="A B", nargs="*", help="work_dirs of two evaluations of the same truth")
     command.add_argument("--weights", metavar="W", help="instead of the configuration's")
-    command.add_argument("--show-dir", metavar="D", help="draw the predictions there")
+    command.add_argument("--show-dir", metavar="D", help="draw truth and prediction there, the worst images first")
     _add_overrides(command)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    if options.config == "compare":
+        return _compare(options.runs)
     from flows.evaluation import evaluate_config
 
+    if options.runs:
+        raise InputError("evaluate", f"{len(options.runs)} more arguments after CONFIG", "want one configuration")
     given = [f"weights={_quoted(options.weights)}"] if options.weights else []
     print(evaluate_config(options.config, (*options.set, *given), options.show_dir))
+    return 0
+
+
+def _compare(runs: Sequence[str]) -> int:
+    from flows.comparing import compare
+
+    if len(runs) != 2:
+        raise InputError("evaluate compare", f"{len(runs)} evaluations", "want two work_dirs: compare A B")
+    print(compare(*runs).table())
     return 0
 
 
@@ -421,6 +441,17 @@ def _add_convert(commands) -> None:
     command.add_argument("target_format", metavar="TO", choices=tuple(formats.WRITERS))
     command.add_argument("source", metavar="SOURCE", help="annotation file, or folder of them")
     command.add_argument("out", metavar="OUT", help="file, or the folder to be made")
+    _add_source(command)
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from flows.converting import convert
+
+    print(convert(options.source_format, options.target_format, options.source, options.out, **_given_source(options)))
+    return 0
+
+
+def _add_source(command: argparse.ArgumentParser) -> None:
     command.add_argument("--images", metavar="DIR", help="the image folder, where sizes are read from it")
     command.add_argument("--categories", metavar="A,B,C", help="names in the order of labels, or a file with them")
     command.add_argument("--truth", metavar="FILE", help="coco-results: the COCO file whose ids it uses")
@@ -429,24 +460,75 @@ def _add_convert(commands) -> None:
     command.add_argument("--split", metavar="S", help="refcoco: train, val, testA …; flickr30k: a file with image IDs")
 
 
-def _convert(options: argparse.Namespace) -> int:
-    from flows.converting import convert
+def _given_source(options: argparse.Namespace) -> dict:
+    """What the readers and writers of formats ask for, by their own names."""
+    return {
+        "image_dir": options.images,
+        "categories": _names(options.categories) if options.categories else None,
+        "truth": options.truth,
+        "classes": options.classes,
+        "refs": options.refs,
+        "split": options.split,
+    }
 
-    print(
-        convert(
-            options.source_format,
-            options.target_format,
-            options.source,
-            options.out,
-            categories=_names(options.categories) if options.categories else None,
-            image_dir=options.images,
-            truth=options.truth,
-            classes=options.classes,
-            refs=options.refs,
-            split=options.split,
-        )
+
+def _add_check(commands) -> None:
+    command = _command(
+        commands,
+        "check",
+        _check,
+        "find every problem of an annotation file: its line, what is wrong and what would be right; exit code 1 if any",
+        "groundhog check data/cat/cat_od_v1.json --images data/cat/images",
     )
+    _add_inspected(command)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from flows.inspecting import check
+
+    problems = 0
+    for problem in check(options.source, options.format, **_given_source(options)):
+        print(problem)
+        problems += 1
+    print(f"{options.source}: {problems or 'no'} problem{'' if problems == 1 else 's'}")
+    return 1 if problems else 0
+
+
+def _add_stats(commands) -> None:
+    command = _command(
+        commands,
+        "stats",
+        _stats,
+        "count what is in an annotation file: images, boxes, categories, sizes, scores",
+        "groundhog stats data/cat/cat_od_v1.json --out cat.png",
+    )
+    _add_inspected(command)
+    command.add_argument("--out", type=Path, metavar="PNG", help="draw the counts too")
+
+
+def _stats(options: argparse.Namespace) -> int:
+    from flows.inspecting import statistics
+    from formats.statistics import draw_statistics, statistics_table
+
+    counted = statistics(options.source, options.format, **_given_source(options))
+    print(statistics_table(counted))
+    if options.out:
+        draw_statistics(counted, options.out)
+        print(options.out)
     return 0
+
+
+def _add_inspected(command: argparse.ArgumentParser) -> None:
+    import formats
+
+    command.add_argument("source", metavar="FILE", help="annotation file, or folder of them")
+    command.add_argument(
+        "--format",
+        choices=tuple(formats.READERS),
+        metavar="F",
+        help="as `convert` calls it (default: odvg, coco or voc)",
+    )
+    _add_source(command)
 
 
 def _add_weights(commands) -> None:

@@ -31,8 +31,9 @@ def convert(
     """
     given = {name: value for name, value in given.items() if value is not None}
     asked = {**given, **({"categories": categories} if categories is not None else {})}
-    _check_known(source_format, target_format, given)
-    records = _call(f"convert {source_format}", formats.READERS[source_format], asked, source)
+    functions = formats.READERS[source_format], formats.WRITERS[target_format]
+    check_known((source_format, target_format), functions, given)
+    records = call(f"convert {source_format}", formats.READERS[source_format], asked, source)
     names = read_names(source_format, source, categories, given)
     told = write(target_format, out, records, names, given)
     return told
@@ -42,7 +43,7 @@ def write(target_format: str, out: str | Path, records: Iterable[Record], names:
     """Writes the records; gives lines that say where, and what the format had no place for."""
     first, records = _first_of(records)
     place = f"convert to {target_format}"
-    losses = _call(place, formats.WRITERS[target_format], {**given, "categories": names}, out, records)
+    losses = call(place, formats.WRITERS[target_format], {**given, "categories": names}, out, records)
     told = f"{out}: captions" if first is not None and first.caption is not None else f"{out}: {len(names)} categories"
     if target_format in ("odvg", "open-groundingdino") and not told.endswith("captions"):
         write_label_map(label_map_beside(out), dict(enumerate(names)))
@@ -57,11 +58,11 @@ def read_names(
     if categories is not None:
         return list(categories)
     if source_format in formats.CATEGORIES:
-        return list(_call(f"convert {source_format}", formats.CATEGORIES[source_format], given or {}, source))
+        return list(call(f"convert {source_format}", formats.CATEGORIES[source_format], given or {}, source))
     if source_format in ("odvg", "open-groundingdino") and label_map_beside(source).is_file():
         return _in_order(read_label_map(label_map_beside(source)))
     names: dict[int, str] = {}
-    for record in _call(f"convert {source_format}", formats.READERS[source_format], given or {}, source):
+    for record in call(f"convert {source_format}", formats.READERS[source_format], given or {}, source):
         names.update((instance.label, instance.category) for instance in record.instances or ())
     return _in_order(names)
 
@@ -83,7 +84,7 @@ def _first_of(records: Iterable[Record]) -> tuple[Record | None, Iterator[Record
 OPTIONS = {"image_dir": "images"}
 
 
-def _call(place: str, function: Callable, given: Mapping[str, Any], *first: Any) -> Any:
+def call(place: str, function: Callable, given: Mapping[str, Any], *first: Any) -> Any:
     """function(*first, **given) with the parameters that it has. Raises InputError for those it lacks."""
     parameters = list(inspect.signature(function).parameters.values())[len(first) :]
     missing = [each.name for each in parameters if each.default is each.empty and each.name not in given]
@@ -95,11 +96,10 @@ def _call(place: str, function: Callable, given: Mapping[str, Any], *first: Any)
     return function(*first, **{each.name: given[each.name] for each in parameters if each.name in given})
 
 
-def _check_known(source_format: str, target_format: str, given: Mapping[str, Any]) -> None:
-    """Raises InputError for an option that neither of the formats asks for."""
-    functions = formats.READERS[source_format], formats.WRITERS[target_format]
+def check_known(names: Sequence[str], functions: Sequence[Callable], given: Mapping[str, Any]) -> None:
+    """Raises InputError for an option that none of the formats asks for."""
     known = {name for function in functions for name in inspect.signature(function).parameters}
     for name in given:
         if name not in known:
             option = OPTIONS.get(name, name).replace("_", "-")
-            raise InputError(f"--{option}", f"neither {source_format} nor {target_format} asks for it", "leave it out")
+            raise InputError(f"--{option}", f"{' and '.join(names)} do not ask for it", "leave it out")

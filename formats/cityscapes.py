@@ -73,6 +73,5 @@ def _instances(numbers) -> Iterator[Instance]:
         class_number = number if group else number // 1000
         if class_number in _CLASSES:
             rows, columns = np.nonzero(numbers == number)
-            corners = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
-            box = tuple(float(corner) for corner in corners)
+            box = float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1)
             yield Instance(box, labels[class_number], _CLASSES[class_number], ignore=group)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from formats.files import load_json, write_whole
 from formats.losses import Losses, check_category, count_losses, refuse_caption
-from formats.problems import InputError
+from formats.problems import InputError, handed_to
 from formats.record import Box, Instance, Record
 
 _WANT_RESULTS = 'want a COCO results file: [{"image_id": 1, "category_id": 1, "bbox": [...], "score": 0.5}]'
@@ -34,13 +34,14 @@ class CocoContent(NamedTuple):
     category_entries: dict[Any, dict]
 
 
-def read_coco(ann_file: str | Path) -> Iterator[Record]:
+def read_coco(ann_file: str | Path, on_problem: Callable[[InputError], None] | None = None) -> Iterator[Record]:
     """One record for each image, in file order; an image without annotations has instances ().
 
     A file without the key "annotations" (a test set's) gives instances None. Annotations keep the order of the file,
-    and a "score" where they have one. Raises InputError for ids that nothing has, ids given twice, and broken boxes.
+    and a "score" where they have one. Raises InputError for ids that nothing has, ids given twice, and broken boxes;
+    on_problem takes those of single entries instead, which are passed over.
     """
-    yield from coco_records(load_coco(ann_file))
+    yield from coco_records(load_coco(ann_file), on_problem=on_problem)
 
 
 def read_coco_categories(path: str | Path) -> tuple[str, ...]:
@@ -62,26 +63,36 @@ def load_coco(path: str | Path) -> CocoContent:
     )
 
 
+def _file_name(image: Mapping, place: str) -> str:
+    return needed(image, "file_name", place)
+
+
 def coco_records(
     content: CocoContent,
-    filename_of: Callable[[Mapping, str], str] = lambda image, place: needed(image, "file_name", place),
+    filename_of: Callable[[Mapping, str], str] = _file_name,
+    on_problem: Callable[[InputError], None] | None = None,
 ) -> Iterator[Record]:
     """The records of a loaded file. filename_of: the file name that an image's entry at a place gives."""
     instances: dict[Any, list[Instance]] = {image_id: [] for image_id in content.images}
     for index, entry in enumerate(content.annotations or ()):
         place = f"{content.path}: annotation {index}"
-        image_id = _needed_id(entry, "image_id", place)
-        if image_id not in instances:
-            raise InputError(place, f"image_id {image_id!r} is no image's id", 'want one of "images"')
-        instances[image_id].append(_instance(entry, content.categories, place))
+        with handed_to(on_problem):
+            image_id = _needed_id(entry, "image_id", place)
+            if image_id not in instances:
+                raise InputError(place, f"image_id {image_id!r} is no image's id", 'want one of "images"')
+            instances[image_id].append(_instance(entry, content.categories, place))
     for image_id, image in content.images.items():
         place = f"{content.path}: image {image_id!r}"
-        filename, height, width = filename_of(image, place), *size_of(image, place)
         found = None if content.annotations is None else tuple(instances[image_id])
-        try:
-            yield Record(filename, height, width, found)
-        except (TypeError, ValueError) as error:
-            raise InputError(place, str(error)) from error
+        with handed_to(on_problem):
+            yield _record(filename_of(image, place), *size_of(image, place), found, place)
+
+
+def _record(filename: str, height: int, width: int, found: tuple[Instance, ...] | None, place: str) -> Record:
+    try:
+        return Record(filename, height, width, found)
+    except (TypeError, ValueError) as error:
+        raise InputError(place, str(error)) from error
 
 
 def size_of(image: Mapping, place: str) -> tuple[int, int]:

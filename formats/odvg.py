@@ -65,7 +65,7 @@ def read_odvg(path: str | Path, on_problem: Callable[[LineProblem], None] | None
     A broken line raises InputError, or is handed to `on_problem` and passed over. Lines with the key "quarantined"
     are passed over: whoever wrote them has counted them. Raises InputError when there is no such file.
     """
-    for _, entry in read_odvg_entries(path):
+    for _, _, entry in read_odvg_places(path):
         if isinstance(entry, Record):
             yield entry
         elif on_problem is None:
@@ -76,23 +76,27 @@ def read_odvg(path: str | Path, on_problem: Callable[[LineProblem], None] | None
 
 def read_odvg_entries(path: str | Path) -> Iterator[tuple[int, Record | LineProblem]]:
     """(line, record or problem) of every line that is not empty and not quarantined; line as in LineProblem."""
+    for line, _, entry in read_odvg_places(path):
+        yield line, entry
+
+
+def read_odvg_places(path: str | Path) -> Iterator[tuple[int, str, Record | LineProblem]]:
+    """(line, place, record or problem), as read_odvg_entries; place: `file:number`, as messages name it."""
     for line, (number, value) in enumerate(_json_values(path)):
         place = f"{path}:{number}"
         if isinstance(value, _NotJson):
-            yield (
-                line,
-                LineProblem(line, None, value.text, InputError(place, value.what, "want one JSON object a line")),
-            )
+            error = InputError(place, value.what, "want one JSON object a line")
+            yield line, place, LineProblem(line, None, value.text, error)
         elif not isinstance(value, dict):
             error = InputError(place, f"holds a JSON {type(value).__name__}", "want an object a line")
-            yield line, LineProblem(line, None, _text_of(value), error)
+            yield line, place, LineProblem(line, None, _text_of(value), error)
         elif QUARANTINED not in value:
             try:
-                yield line, record_from_line(value, place)
+                yield line, place, record_from_line(value, place)
             except InputError as error:
                 filename = value.get("filename")
                 known = filename if isinstance(filename, str) else None
-                yield line, LineProblem(line, known, _text_of(value), error)
+                yield line, place, LineProblem(line, known, _text_of(value), error)
 
 
 class _NotJson(NamedTuple):

@@ -27,13 +27,12 @@ def read_openimages(boxes: str | Path, classes: str | Path, image_dir: str | Pat
     """
     labels = {code: (label, name) for label, (code, name) in enumerate(_read_classes(classes))}
     seen: set[str] = set()
-    for image_id, lines in groupby(_lines(boxes), key=lambda numbered: numbered[1]["ImageID"]):
+    for image_id, group in groupby(_lines(boxes), key=lambda numbered: numbered[1]["ImageID"]):
+        lines = list(group)
         filename = f"{image_id}.jpg"
         if image_id in seen:
-            number = next(lines)[0]
-            raise InputError(
-                f"{boxes}:{number}", f"{image_id} comes a second time", "want its lines together; sort them"
-            )
+            place = f"{boxes}:{lines[0][0]}"
+            raise InputError(place, f"{image_id} comes a second time", "want its lines together; sort them")
         seen.add(image_id)
         height, width = image_size(safe_join(image_dir, filename))
         instances = tuple(_instance(line, labels, height, width, f"{boxes}:{number}") for number, line in lines)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 
 class InputError(ValueError):
     """Bad input: where, what stands there, what would be right.
@@ -12,3 +15,14 @@ class InputError(ValueError):
     def __init__(self, place: object, what: str, remedy: str = "") -> None:
         self.place, self.what, self.remedy = str(place), what, remedy
         super().__init__(f"{place}: {what}" + (f"; {remedy}" if remedy else ""))
+
+
+@contextmanager
+def handed_to(on_problem: Callable[[InputError], None] | None) -> Iterator[None]:
+    """Hands an InputError of the block to `on_problem`; without one it goes on its way."""
+    try:
+        yield
+    except InputError as error:
+        if on_problem is None:
+            raise
+        on_problem(error)

@@ -8,31 +8,36 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 from formats.files import write_whole_folder
 from formats.images import image_size, safe_join
 from formats.losses import Losses, count_losses, refuse_caption
-from formats.problems import InputError
+from formats.problems import InputError, handed_to
 from formats.record import Box, Instance, Record
 
 
 def read_voc(
-    ann_dir: str | Path, categories: Sequence[str] | None = None, image_dir: str | Path | None = None
+    ann_dir: str | Path,
+    categories: Sequence[str] | None = None,
+    image_dir: str | Path | None = None,
+    on_problem: Callable[[InputError], None] | None = None,
 ) -> Iterator[Record]:
     """One record for each XML file under `ann_dir`, in the order of their names; difficult objects have ignore set.
 
     categories: the names in the order of the labels; by default all that occur, sorted. image_dir: where sizes are
     looked up when a file gives none. Raises InputError for broken XML, a missing field, or a name that `categories`
-    does not have.
+    does not have; on_problem takes the first of each file instead, which is passed over.
     """
     paths = _paths(ann_dir)
-    names = list(categories) if categories is not None else _names_in(paths)
+    told_below = None if on_problem is None else lambda error: None
+    names = list(categories) if categories is not None else _names_in(paths, told_below)
     labels = {name: label for label, name in enumerate(names)}
     for path in paths:
-        yield _record(path, labels, image_dir)
+        with handed_to(on_problem):
+            yield _record(path, labels, image_dir)
 
 
 def read_voc_categories(ann_dir: str | Path) -> tuple[str, ...]:
@@ -52,8 +57,12 @@ def _paths(ann_dir: str | Path) -> list[Path]:
     return paths
 
 
-def _names_in(paths: Sequence[Path]) -> list[str]:
-    return sorted({voc_text(entry, "name", path) for path in paths for entry in voc_root(path).iterfind("object")})
+def _names_in(paths: Sequence[Path], on_problem: Callable[[InputError], None] | None = None) -> list[str]:
+    names: set[str] = set()
+    for path in paths:
+        with handed_to(on_problem):
+            names.update(voc_text(entry, "name", path) for entry in voc_root(path).iterfind("object"))
+    return sorted(names)
 
 
 def voc_root(path: Path) -> ElementTree.Element:

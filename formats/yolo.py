@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from formats.files import write_whole_folder
 from formats.images import image_size, list_images, safe_join
 from formats.losses import Losses, check_category, count_losses, refuse_caption
-from formats.problems import InputError
+from formats.problems import InputError, handed_to
 from formats.record import Box, Instance, Record
 
 _log = logging.getLogger(__name__)
@@ -27,13 +27,18 @@ _SLACK = 0.05
 _NOT_LABELS = frozenset({"classes.txt"})  # labelling tools put the category names beside the labels
 
 
-def read_yolo(label_dir: str | Path, image_dir: str | Path, categories: Sequence[str] | str | Path) -> Iterator[Record]:
+def read_yolo(
+    label_dir: str | Path,
+    image_dir: str | Path,
+    categories: Sequence[str] | str | Path,
+    on_problem: Callable[[InputError], None] | None = None,
+) -> Iterator[Record]:
     """One record for each image, in the order of their names; size from the image, after its EXIF turn.
 
     categories: the names in the order of the classes, or a file: data set YAML with `names`, or a text file with one
     name a line. An image without a label file has no objects, as YOLO means it; label files without an
     image are counted in a warning. Raises InputError for an unknown class and for lines that are neither a box nor a
-    polygon.
+    polygon; on_problem takes the first of each file instead, which is passed over.
     """
     names = _read_names(Path(categories)) if isinstance(categories, (str, Path)) else tuple(categories)
     labels = Path(label_dir)
@@ -44,10 +49,11 @@ def read_yolo(label_dir: str | Path, image_dir: str | Path, categories: Sequence
     filenames = list_images(image_dir)
     _warn_of_labels_without_image(labels, filenames, image_dir)
     for filename in filenames:
-        height, width = image_size(Path(image_dir) / filename)
-        path = (labels / filename).with_suffix(".txt")
-        instances = tuple(_instances(path, names, height, width)) if path.is_file() else ()
-        yield Record(filename, height, width, instances)
+        with handed_to(on_problem):
+            height, width = image_size(Path(image_dir) / filename)
+            path = (labels / filename).with_suffix(".txt")
+            instances = tuple(_instances(path, names, height, width)) if path.is_file() else ()
+            yield Record(filename, height, width, instances)
 
 
 def _warn_of_labels_without_image(labels: Path, filenames: Sequence[str], image_dir: str | Path) -> None:

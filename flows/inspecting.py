@@ -1,0 +1,81 @@
+"""`groundhog check` and `groundhog stats`: what is wrong with an annotation file, and what is in it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import formats
+from flows.converting import call
+from flows.planning import label_map_beside
+from formats.checking import Checker
+from formats.label_map import read_label_map
+from formats.odvg import read_odvg_places
+from formats.problems import InputError
+from formats.record import Record
+from formats.statistics import Statistics, statistics_of
+
+_ODVG = ("odvg", "open-groundingdino")
+_COCO_KEY = re.compile(rb'\s*\{\s*"(info|images|annotations|licenses|categories)"')
+
+
+def check(source: str | Path, source_format: str | None = None, **given: Any) -> Iterator[InputError]:
+    """Every problem of an annotation file, in its order; the place of an ODVG problem is `file:line`.
+
+    A label map beside an ODVG file, `X_label_map.json`, is held against its names; image_dir, where given, against
+    the file names and sizes. given: as for flows.converting.convert.
+    """
+    source_format = source_format or guess_format(source)
+    image_dir = given.get("image_dir")
+    if source_format in _ODVG:
+        names = read_label_map(label_map_beside(source)) if label_map_beside(source).is_file() else None
+        checker = Checker(names, image_dir)
+        for _, place, entry in _told(read_odvg_places(source)):
+            yield from checker.problems(entry, place) if isinstance(entry, Record) else [entry.error]
+        return
+    checker = Checker(None, image_dir)
+    refused: list[InputError] = []
+    for index, record in enumerate(_told(_records(source, source_format, {**given, "on_problem": refused.append}))):
+        yield from _drained(refused)
+        yield from checker.problems(record, f"{source}: record {index} ({record.filename})")
+    yield from _drained(refused)
+
+
+def statistics(source: str | Path, source_format: str | None = None, **given: Any) -> Statistics:
+    """Counts over an annotation file; raises InputError at its first broken entry."""
+    return statistics_of(_told(_records(source, source_format or guess_format(source), given)))
+
+
+def guess_format(source: str | Path) -> str:
+    """voc for a folder with XML, coco for an object with COCO's keys, else odvg."""
+    path = Path(source)
+    if path.is_dir():
+        if next(path.rglob("*.xml"), None) is None:
+            raise InputError(path, "is a folder without XML", "want --format")
+        return "voc"
+    if not path.is_file():
+        raise InputError(path, "does not exist", "want an annotation file")
+    with open(path, "rb") as stream:
+        return "coco" if _COCO_KEY.match(stream.read(1000)) else "odvg"
+
+
+def _records(source: str | Path, source_format: str, given: dict[str, Any]) -> Iterator[Record]:
+    reader = formats.READERS[source_format]
+    known = inspect.signature(reader).parameters
+    asked = {name: value for name, value in given.items() if value is not None and name in known}
+    yield from call(source_format, reader, asked, source)
+
+
+def _drained(problems: list[InputError]) -> Iterator[InputError]:
+    yield from problems
+    problems.clear()
+
+
+def _told(records):
+    """The same, with a bar where a person looks on."""
+    return tqdm(records, unit=" records", disable=None, leave=False)

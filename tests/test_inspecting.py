@@ -1,0 +1,170 @@
+"""`groundhog check` finds what is planted, each with its line; `groundhog stats` counts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from flows.cli import main
+from flows.inspecting import check, guess_format
+from formats import Instance, Record, Region, write_coco, write_odvg, write_voc
+from formats.statistics import statistics_of, statistics_table
+
+GOOD = {"bbox": [1, 2, 30, 40], "label": 0, "category": "cat"}
+
+
+def line(*instances: dict, filename: str = "a.jpg", **more: object) -> str:
+    image = {"filename": filename, "height": 100, "width": 120}
+    return json.dumps({**image, "detection": {"instances": list(instances)}, **more})
+
+
+def caption(phrase: str, *spans: list[int], text: str = "a cat and a cat") -> str:
+    region = {"bbox": [[1, 2, 3, 4]], "phrase": phrase, **({"tokens_positive": list(spans)} if spans else {})}
+    return json.dumps(
+        {"filename": "a.jpg", "height": 100, "width": 120, "grounding": {"caption": text, "regions": [region]}}
+    )
+
+
+@pytest.fixture
+def problems(tmp_path: Path):
+    def found(*lines: str, **given: object) -> list[str]:
+        path = tmp_path / "x_od.json"
+        path.write_text("\n".join(lines) + "\n")
+        return [str(problem).removeprefix(str(path)) for problem in check(path, **given)]
+
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{", ":1: is not JSON"),
+        (line({**GOOD, "bbox": [1, 2, 3]}), ":1: instance 0: box [1, 2, 3] is not four numbers; want [x1, y1, x2, y2]"),
+        (line({**GOOD, "bbox": [1, 2, 1.5, 9]}), ":1: instance 0: box [1, 2, 1.5, 9] is thinner than a pixel; remove"),
+        (line({**GOOD, "bbox": [1, 2, 125, 9]}), ":1: instance 0: box [1, 2, 125, 9] leaves the image of 120x100 by 5"),
+        (line(GOOD, {**GOOD, "category": "dog"}), ":1: instance 1: label 0 is 'dog'; elsewhere it is 'cat'"),
+        (line(GOOD, GOOD), ":1: instance 1: the same box of 'cat' a second time; remove one"),
+        (
+            caption("a cat"),
+            ":1: region 0: 'a cat' is not once and in one place in the caption; want \"tokens_positive\"",
+        ),
+        (caption("a dog", [0, 5]), ":1: region 0: the phrase is 'a dog', its spans say 'a cat'; want the same words"),
+    ],
+)
+def test_every_problem_has_its_line_and_remedy(problems, text, problem) -> None:
+    found = problems(text)
+    assert [each[: len(problem)] for each in found[:1]] == [problem]
+    assert "; " in found[0]
+
+
+def test_what_is_right_has_no_problem(problems) -> None:
+    assert problems(line({**GOOD, "bbox": [-0.5, 0, 120.9, 100]}), caption("a cat", [10, 15])) == []
+
+
+def test_all_problems_are_found_not_the_first_alone(problems) -> None:
+    found = problems("{", "", line(GOOD), line({**GOOD, "bbox": [1, 1, 1, 1]}), "[]")
+    assert [each[:3] for each in found] == [":1:", ":4:", ":4:", ":5:"]
+    assert "a.jpg stands at" in found[1]
+
+
+def test_captions_may_share_an_image(problems) -> None:
+    assert problems(caption("a cat", [0, 5]), caption("a cat", [10, 15])) == []
+
+
+def test_the_label_map_beside_is_held_against_the_names(problems, tmp_path: Path) -> None:
+    (tmp_path / "x_label_map.json").write_text('{"1": "dog"}')
+    assert "label 0 is not in the label map" in problems(line(GOOD))[0]
+    (tmp_path / "x_label_map.json").write_text('{"0": "dog"}')
+    assert "label 0 is 'cat'; elsewhere it is 'dog'" in problems(line(GOOD))[0]
+
+
+def test_images_are_looked_for_and_measured(problems, tmp_path: Path) -> None:
+    Image.new("RGB", (100, 120)).save(tmp_path / "a.jpg")
+    text = line(GOOD), line(filename="b.jpg"), line(filename="../c.jpg")
+    turned, missing, outside = problems(*text, image_dir=tmp_path)
+    assert turned == ":1: says 120x100, its image is 100x120; want width x height of the image after its EXIF turn"
+    assert "does not exist" in missing
+    assert "leaves its folder" in outside
+
+
+def test_other_formats_are_checked_to_the_end(tmp_path: Path) -> None:
+    records = [Record(name, 100, 120, (Instance((1, 2, 30, 40), 0, "cat"),)) for name in ("a.jpg", "b.jpg", "c.jpg")]
+    write_coco(tmp_path / "coco.json", records, ("cat",))
+    content = json.loads((tmp_path / "coco.json").read_text())
+    content["annotations"][0]["bbox"] = [1, 2]
+    content["annotations"][1]["category_id"] = 5
+    content["annotations"][2]["bbox"] = [1, 2, 500, 4]
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    found = [str(each) for each in check(tmp_path / "coco.json")]
+    assert len(found) == 3
+    assert "annotation 0: bbox [1, 2] is not four numbers" in found[0]
+    assert "annotation 1: category_id 5" in found[1]
+    assert "record 2 (c.jpg): instance 0: box [1, 2, 501, 6] leaves the image" in found[2]
+
+    write_voc(tmp_path / "voc", records)
+    (tmp_path / "voc/a.xml").write_text("<")
+    (tmp_path / "voc/c.xml").write_text("<annotation/>")
+    assert [str(each).split("/")[-1][:6] for each in check(tmp_path / "voc")] == ["a.xml:", "c.xml:"]
+
+
+def test_formats_are_guessed(tmp_path: Path) -> None:
+    (tmp_path / "coco.json").write_text(' {\n "images": []}')
+    (tmp_path / "odvg.json").write_text('{"filename": "images"}')
+    assert [guess_format(tmp_path / name) for name in ("coco.json", "odvg.json")] == ["coco", "odvg"]
+
+
+def test_check_ends_with_1_when_there_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(line(GOOD) + "\n")
+    assert main(["check", str(path)]) == 0
+    assert capsys.readouterr().out == f"{path}: no problems\n"
+    path.write_text(line(GOOD, GOOD) + "\n")
+    assert main(["check", str(path)]) == 1
+    assert capsys.readouterr().out.splitlines()[1] == f"{path}: 1 problem"
+    assert main(["check", str(tmp_path / "none.json")]) == 2
+    assert main(["check", str(tmp_path)]) == 2
+
+
+# Statistics
+
+RECORDS = [
+    Record(
+        "a.jpg",
+        500,
+        500,
+        (Instance((0, 0, 10, 10), 0, "cat", 0.5), Instance((0, 0, 50, 50), 1, "dog", 1.0, ignore=True)),
+    ),
+    Record("b.jpg", 500, 500, ()),
+    Record("c.jpg", 500, 500),
+    Record(
+        "d.jpg", 500, 500, caption="A cat", regions=(Region(((0, 0, 200, 200), (0, 0, 5, 5)), ("A cat",), ((0, 5),)),)
+    ),
+]
+
+
+def test_statistics_count_records_boxes_and_names() -> None:
+    counted = statistics_of(RECORDS)
+    assert (counted.records, counted.captions, counted.unlabelled, counted.empty, counted.ignored) == (4, 1, 1, 1, 1)
+    assert counted.boxes == 4
+    assert counted.sizes == {"small": 2, "medium": 1, "large": 1}
+    assert counted.boxes_per_record == {2: 2, 0: 2}
+    assert counted.boxes_per_category == {"cat": 1, "dog": 1, "a cat": 2}
+    assert counted.scores == {10: 1, 19: 1}
+    table = statistics_table(counted, most=2)
+    assert "a cat          2          1" in table
+    assert table.endswith("… and 1 more")
+
+
+def test_statistics_of_nothing() -> None:
+    assert "0 captions" in statistics_table(statistics_of([]))
+
+
+def test_stats_print_a_table_and_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_odvg(tmp_path / "a.json", RECORDS)
+    assert main(["stats", str(tmp_path / "a.json"), "--out", str(tmp_path / "plots/a.png")]) == 0
+    assert "records     4: 1 captions, 1 unlabelled" in capsys.readouterr().out
+    with Image.open(tmp_path / "plots/a.png") as image:
+        assert image.size == (1200, 800)
