@@ -1,47 +1,64 @@
-"""The evaluation stage: a detector over labelled images, judged by COCO AP."""
+"""The evaluation stage: a detector over labelled images, judged.
+
+`evaluate` keeps everything in memory, for the rounds of the pipeline; `evaluate_benchmark` labels shard by shard like
+any other labelling, so that an interrupted run goes on.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flows.inference import BATCH_SIZE, Predictor
+import numpy as np
+
+from flows.benchmarks import (
+    Benchmark,
+    BenchmarkData,
+    CocoData,
+    Metric,
+    Truth,
+    only,
+    open_benchmark,
+    question_of,
+)
+from flows.inference import BATCH_SIZE, Predictor, infer, load_planned_detector, missing_shards
+from flows.measuring import SHOWN_SCORE, measure
+from flows.planning import Manifest, label_map_beside, plan, software_version
+from formats.candidates import read_candidates
 from formats.files import write_whole
+from formats.label_map import write_label_map
+from formats.odvg import record_to_line
 from formats.problems import InputError
-from formats.record import Record
+from formats.record import Box, Instance, Record, Region
 from formats.toml_config import read_config
-from grounding_model.data import GlyphData, OdvgData, open_dataset
+from grounding_model.data import open_dataset
+from grounding_model.prompt import Prompt
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from grounding_model.evaluate import CocoResult
 
-
-SHOWN_SCORE = 0.3  # a picture of all 300 boxes shows nothing
-
-
-@dataclass(frozen=True)
-class CocoData:
-    """Truth in a COCO annotation file."""
-
-    annotations: Path
-    image_root: Path
-    kind: Literal["coco"] = "coco"
-
-
-Truth = OdvgData | GlyphData | CocoData
+EVALUATION_NAME = "evaluation.json"
+SAMPLES_NAME = "samples.npz"
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """A measurement: `groundhog evaluate`. categories: None asks for all of the truth."""
+    """A measurement: `groundhog evaluate`.
 
-    truth: OdvgData | GlyphData | CocoData
+    metric: None takes what the truth is usually judged by. categories: None asks for all of the truth.
+    score_threshold: of generalized expressions alone. resamples: of the bootstrap interval; 0 leaves it out.
+    work_dir: candidates, JSON, CSV and plots go there; overwrite replaces what another evaluation left in it.
+    get: where the data come from and how they lie, told when they are not there. published: known numbers, told below
+    the table.
+    """
+
+    truth: BenchmarkData
+    metric: Metric | None = None
     weights: str = "glyph-tiny"
     text_encoder: Path | None = None
     categories: tuple[str, ...] | None = None
@@ -49,8 +66,14 @@ class EvaluateConfig:
     max_per_image: int = 300
     chunk_size: int | None = None
     batch_size: int = BATCH_SIZE
+    shard_size: int = 64
     device: str = "auto"
-    out: Path = Path("outputs/evaluation.json")
+    score_threshold: float = 0.7
+    resamples: int = 1000
+    work_dir: Path = Path("work_dirs/evaluation")
+    overwrite: bool = False
+    get: str = ""
+    published: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -74,7 +97,6 @@ def evaluate(
     """
     from grounding_model.detector import load_detector
     from grounding_model.evaluate import evaluate_coco
-    from grounding_model.prompt import Prompt
 
     detector = load_detector(detector) if isinstance(detector, str | Path) else detector
     known, images = _open(truth)
@@ -117,22 +139,172 @@ def evaluate(
 
 
 def evaluate_config(path: str | Path, overrides: Sequence[str] = (), show_dir: str | Path | None = None) -> str:
-    """`groundhog evaluate`: measures as a TOML file says, writes the JSON, gives the table."""
-    from grounding_model.detector import load_detector
-
+    """`groundhog evaluate`: measures as a TOML file says, writes what it found, gives the table."""
     config = read_config(path, EvaluateConfig, overrides)
-    result = evaluate(
-        config.truth,
-        load_detector(config.weights, config.text_encoder, config.device),
-        config.categories,
+    found = evaluate_benchmark(config, show_dir)
+    interval = "" if found.interval is None else "\n95 % interval of {}: {:.3f} … {:.3f}".format(*found.interval)
+    published = "".join(f"\npublished: {line}" for line in config.published)
+    return f"{found.table}{interval}{published}\nwritten to {config.work_dir}"
+
+
+class Evaluated(NamedTuple):
+    """numbers: as evaluation.json holds them. interval: name of the number, its ends."""
+
+    numbers: Mapping[str, Any]
+    table: str
+    interval: tuple[str, float, float] | None
+
+
+def evaluate_benchmark(
+    config: EvaluateConfig, show_dir: str | Path | None = None, detector: Predictor | None = None
+) -> Evaluated:
+    """Labels the benchmark's images shard by shard, going on where an earlier run stopped, and judges the candidates.
+
+    Writes evaluation.json and samples.npz into work_dir, and what write_report tells. show_dir: the worst images go
+    there. detector: None loads the weights, unless every shard is there.
+    Raises InputError for data that are missing, for an image that cannot be read (a truth with holes is none), and
+    for another evaluation in work_dir.
+    """
+    from flows.evaluation_report import show_worst, write_report
+    from grounding_model.metrics.bootstrap import interval_of, write_samples
+
+    config.work_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        benchmark = only(open_benchmark(config.truth, config.work_dir), config.categories)
+    except InputError as error:
+        if config.get and not error.remedy:
+            raise InputError(error.place, error.what, config.get) from None
+        raise
+    metric = config.metric or benchmark.metric
+    predictions = predict_benchmark(config, benchmark, metric, detector)
+    found = measure(benchmark, predictions, metric, config.score_threshold)
+    interval = None
+    if config.resamples:
+        interval = (found.headline, *interval_of(found.samples, resamples=config.resamples))
+    numbers = {
+        **found.numbers,
+        "metric": metric,
+        "headline": found.headline,
+        "interval": None if interval is None else list(interval[1:]),
+        "images": len({record.filename for record in benchmark.records}),
+        "records": len(benchmark.records),
+        "categories": list(benchmark.names),
+        "weights": config.weights,
+        "truth_sha256": _truth_digest(benchmark, metric),
+        "software": software_version(),
+    }
+    write_samples(config.work_dir / SAMPLES_NAME, found.samples)
+    write_report(config.work_dir, benchmark, predictions, found)
+    if show_dir is not None:
+        show_worst(Path(show_dir), benchmark, predictions, metric, config.score_threshold)
+    with write_whole(config.work_dir / EVALUATION_NAME) as file:
+        json.dump(numbers, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+    return Evaluated(numbers, found.table, interval)
+
+
+def predict_benchmark(
+    config: EvaluateConfig, benchmark: Benchmark, metric: Metric, detector: Predictor | None = None
+) -> list[Record]:
+    """The detector's records of a benchmark, from candidates in work_dir that are made where they are missing."""
+    questions = _write_questions(config.work_dir, benchmark, metric)
+    manifest = plan(
+        questions,
+        benchmark.image_root,
+        config.weights,
+        config.work_dir,
+        text_encoder=config.text_encoder,
+        score_floor=0.0,
         scale=config.scale,
         max_per_image=config.max_per_image,
         chunk_size=config.chunk_size,
-        batch_size=config.batch_size,
-        out=config.out,
-        show_dir=show_dir,
+        shard_size=config.shard_size,
+        overwrite=config.overwrite,
     )
-    return f"{result.table()}\nwritten to {config.out}"
+    if missing_shards(manifest):
+        asking = _Asking(detector or load_planned_detector(manifest, config.device), metric)
+        infer(manifest, asking, batch_size=config.batch_size)
+    _refuse_holes(manifest)
+    return list(_read_predictions(manifest, benchmark, metric))
+
+
+class _Asking:
+    """A detector that is asked as the metric wants: the pipeline's lines hold phrases, and phrases only."""
+
+    def __init__(self, detector: Predictor, metric: Metric) -> None:
+        self._detector = detector
+        self._metric = metric
+
+    def predict_each(self, images: Any, prompt: Any, **settings: Any) -> Iterator[Any]:
+        prompts = prompt if isinstance(prompt, Prompt) else [self._converted(each) for each in prompt]
+        return self._detector.predict_each(images, prompts, **settings)
+
+    def _converted(self, prompt: Prompt) -> Prompt:
+        if self._metric in ("expressions", "generalized_expressions"):
+            return Prompt.expression(prompt.text)
+        if self._metric == "described_objects":
+            return Prompt.categories(prompt.labels)
+        return prompt
+
+
+def _write_questions(work_dir: Path, benchmark: Benchmark, metric: Metric) -> Path:
+    """The ODVG file that is labelled: a line a record of the truth. The metric belongs to what was asked."""
+    common = bool(benchmark.names) and benchmark.asked is None
+    path = work_dir / ("questions_od.json" if common else "questions_vg.json")
+    asked: Sequence[tuple[str, ...] | None] = benchmark.asked or [None] * len(benchmark.records)
+    with write_whole(path) as file:
+        for record, names in zip(benchmark.records, asked, strict=True):
+            line = record_to_line(question_of(record, metric, names), placeholder=True)
+            file.write(json.dumps(line | {"metric": metric}, ensure_ascii=False) + "\n")
+    if common:
+        write_label_map(label_map_beside(path), dict(enumerate(benchmark.names)))
+    return path
+
+
+def _refuse_holes(manifest: Manifest) -> None:
+    """Raises InputError for the first image that could not be labelled; its shard is made again next time."""
+    for shard in manifest.shards:
+        path = manifest.shard_path(shard.index)
+        for problem in read_candidates(path).problems:
+            path.unlink()
+            raise InputError(problem.filename, problem.reason, "mend it, or take it out of the truth; run again")
+
+
+def _read_predictions(manifest: Manifest, benchmark: Benchmark, metric: Metric) -> Iterator[Record]:
+    """A record for each of the truth in which something was found."""
+    for shard in manifest.shards:
+        for found in read_candidates(manifest.shard_path(shard.index)).by_line():
+            truth = benchmark.records[found.line]
+            boxes = [(float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in found.box]
+            scores = [float(score) for score in found.score]
+            if truth.caption is None:
+                names = benchmark.names if benchmark.asked is None else benchmark.asked[found.line]
+                each = zip(boxes, found.region, scores)
+                instances = tuple(Instance(box, int(label), names[label], score) for box, label, score in each)
+                yield replace(truth, instances=instances)
+            else:
+                asked = question_of(truth, metric).regions or ()
+                yield replace(truth, regions=_regions(asked, boxes, found.region, scores))
+
+
+def _regions(
+    asked: Sequence[Region], boxes: Sequence[Box], places: np.ndarray, scores: Sequence[float]
+) -> tuple[Region, ...]:
+    """asked: the phrases. places: of each box, the index of its phrase."""
+    regions = []
+    for place, region in enumerate(asked):
+        own = [index for index, each in enumerate(places) if each == place]
+        found, sure = tuple(boxes[index] for index in own), tuple(scores[index] for index in own)
+        regions.append(replace(region, boxes=found, scores=sure))
+    return tuple(regions)
+
+
+def _truth_digest(benchmark: Benchmark, metric: Metric) -> str:
+    """What two runs must share to be compared: the same records, categories and metric."""
+    digest = hashlib.sha256(json.dumps([metric, *benchmark.names]).encode())
+    for record in benchmark.records:
+        digest.update(json.dumps(record_to_line(record), sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def _draw(picture: np.ndarray | Path, record: Record, target: Path) -> None:

@@ -1,15 +1,15 @@
-"""The confidence interval of an average precision, by drawing images anew.
-
-I images.
-"""
+"""The confidence interval of a number, by drawing images anew. I images, S draws of I images, N samples."""
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from formats.files import write_whole
 from formats.problems import InputError
 from formats.record import Record
 from grounding_model.metrics.coco import ALL_AREAS, judged
@@ -40,15 +40,77 @@ def bootstrap_interval(
     the same draws, which is far narrower than the difference of two intervals. Draws without a box to find are left
     out. Boxes are matched once, by pycocotools; a draw only weighs the matches. Raises InputError as evaluate_coco.
     """
-    draws = image_draws(len(truth), resamples, seed)
-    samples = resampled_ap(rankings(truth, predictions, categories), draws)
+    found = rankings(truth, predictions, categories)
+    known = None if baseline is None else rankings(truth, baseline, categories)
+    return interval_of(found, known, resamples=resamples, confidence=confidence, seed=seed)
+
+
+class Shares(NamedTuple):
+    """Samples of which a share is right: phrases, expressions."""
+
+    images: np.ndarray  # (N,) int64, the image that each is of
+    right: np.ndarray  # (N,) bool
+    image_count: int
+
+
+Samples = Sequence[Ranking] | Shares
+
+
+def interval_of(
+    found: Samples,
+    baseline: Samples | None = None,
+    *,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """As bootstrap_interval, of matches that are there already; baseline: those of other predictions of the images."""
+    draws = image_draws(_image_count(found), resamples, seed)
+    values = resampled(found, draws)
     if baseline is not None:
-        samples = samples - resampled_ap(rankings(truth, baseline, categories), draws)
-    samples = samples[np.isfinite(samples)]
-    if not len(samples):
-        raise InputError("truth", f"no box of {', '.join(categories)}", "want at least one labelled object to find")
-    low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2])
+        values = values - resampled(baseline, draws)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        raise InputError("truth", "no box of the categories", "want at least one labelled object to find")
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high))
+
+
+def resampled(samples: Samples, draws: np.ndarray) -> np.ndarray:
+    """(S, I) draws -> (S,): the AP or the share of each draw, NaN where there is nothing to find."""
+    if not isinstance(samples, Shares):
+        return resampled_ap(samples, draws)
+    weights = draws[:, samples.images]  # (S, N)
+    count = weights.sum(1)
+    return np.where(count > 0, (weights * samples.right).sum(1) / np.maximum(count, 1), np.nan)
+
+
+def _image_count(samples: Samples) -> int:
+    return samples.image_count if isinstance(samples, Shares) else len(samples[0].to_find)
+
+
+def write_samples(path: str | Path, samples: Samples) -> None:
+    """Matches as a NumPy archive, whole or not at all: what a comparison of two runs needs."""
+    tables: dict[str, np.ndarray] = {}
+    if isinstance(samples, Shares):
+        tables = {"images": samples.images, "right": samples.right, "image_count": np.array(samples.image_count)}
+    else:
+        for index, ranking in enumerate(samples):
+            tables |= {f"{index}/{name}": table for name, table in ranking._asdict().items()}
+    with write_whole(path, "wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **tables)
+
+
+def read_samples(path: str | Path) -> Samples:
+    """What write_samples wrote. Raises InputError when the file is none of its."""
+    try:
+        with np.load(path, allow_pickle=False) as tables:
+            if "image_count" in tables:
+                return Shares(tables["images"], tables["right"], int(tables["image_count"]))
+            count = len(tables.files) // len(Ranking._fields)
+            return [Ranking(*(tables[f"{index}/{name}"] for name in Ranking._fields)) for index in range(count)]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(path, f"cannot be read ({error})", "want the samples of an evaluation; run it again") from None
 
 
 def rankings(truth: Sequence[Record], predictions: Sequence[Record], categories: Sequence[str]) -> list[Ranking]:

@@ -154,7 +154,7 @@ def _coco(
             raise InputError(record.filename, "nobody has labelled it", "want detection records with instances")
         for place, instance in enumerate(record.instances or ()):
             if instance.category in labels:
-                annotation = {"id": len(annotations) + 1, "image_id": image_ids[record.filename]}
+                annotation: dict[str, Any] = {"id": len(annotations) + 1, "image_id": image_ids[record.filename]}
                 annotation |= _box_of(instance) | {"category_id": labels[instance.category]}
                 if areas is None:
                     annotation["score"] = score_of(instance, record.filename)

@@ -80,7 +80,7 @@ def rank_of_first_hit(found: Sequence[Box], wanted: Sequence[Box], iou: float) -
     return int(hits[0]) + 1 if len(hits) else None
 
 
-def with_sizes(boxes: Sequence[Box]) -> np.ndarray:
+def with_sizes(boxes: Sequence[Box] | np.ndarray) -> np.ndarray:
     """(n, 4) float64: x, y, width, height."""
     corners = np.asarray(boxes, dtype=np.float64)
     return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)

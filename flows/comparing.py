@@ -1,0 +1,100 @@
+"""Two evaluations of the same truth, beside one another: `groundhog evaluate compare A B`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flows.evaluation import EVALUATION_NAME, SAMPLES_NAME
+from formats.problems import InputError
+from grounding_model.metrics.bootstrap import Interval, interval_of, read_samples
+
+MOST_CATEGORIES = 10  # told of those that gained, and of those that lost
+
+
+class Comparison(NamedTuple):
+    """rows: name, number of A, number of B; None where a run has none. headline: the number that the interval is of.
+
+    gain: 95 % interval of B's headline less A's, on the same draws of images.
+    categories: name, AP of A, AP of B, by falling gain.
+    """
+
+    rows: list[tuple[str, float | None, float | None]]
+    headline: str
+    gain: Interval
+    categories: list[tuple[str, float, float]]
+
+    def table(self) -> str:
+        """Numbers, the interval, and the categories that changed most."""
+        lines = _aligned(self.rows)
+        told = "no difference is shown" if self.gain.low <= 0 <= self.gain.high else "a difference"
+        lines.append(
+            f"95 % interval of the gain in {self.headline}: {self.gain.low:+.3f} … {self.gain.high:+.3f} ({told})"
+        )
+        gained = [row for row in self.categories if row[2] > row[1]][:MOST_CATEGORIES]
+        lost = [row for row in reversed(self.categories) if row[2] < row[1]][:MOST_CATEGORIES]
+        for title, rows in (("gained most", gained), ("lost most", lost)):
+            lines += [f"\n{title}", *_aligned(rows)] if rows else []
+        return "\n".join(lines)
+
+
+def compare(first: str | Path, second: str | Path, resamples: int = 1000) -> Comparison:
+    """first, second: the work_dir of two evaluations, or their evaluation.json; the gain is the second's.
+
+    Raises InputError when one of them is none, or when they are not of the same truth, categories and metric.
+    """
+    folders = [_folder(first), _folder(second)]
+    one, other = (_read(folder) for folder in folders)
+    if one["truth_sha256"] != other["truth_sha256"]:
+        raise InputError(
+            f"{first}, {second}",
+            f"not of one truth ({one['metric']} of {one['records']} records, {other['metric']} of {other['records']})",
+            "want two evaluations of the same images, categories and metric",
+        )
+    before, after = (read_samples(folder / SAMPLES_NAME) for folder in folders)
+    names = [name for name, value in {**one, **other}.items() if _is_score(name, value)]
+    categories = [
+        (name, ap, other["per_category"][name])
+        for name, ap in one.get("per_category", {}).items()
+        if name in other.get("per_category", {})
+    ]
+    return Comparison(
+        rows=[(name, one.get(name), other.get(name)) for name in names],
+        headline=one["headline"],
+        gain=interval_of(after, before, resamples=resamples),
+        categories=sorted(categories, key=lambda row: row[1] - row[2]),
+    )
+
+
+def _folder(path: str | Path) -> Path:
+    return Path(path).parent if Path(path).name == EVALUATION_NAME else Path(path)
+
+
+def _read(folder: Path) -> Mapping[str, Any]:
+    path = folder / EVALUATION_NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not {"truth_sha256", "headline", "metric", "records"} <= content.keys():
+            raise ValueError("keys are missing")
+    except FileNotFoundError:
+        raise InputError(path, "does not exist", "want the work_dir of `groundhog evaluate CONFIG`") from None
+    except (ValueError, AttributeError, OSError) as error:
+        raise InputError(path, f"is no evaluation ({error})", "want what `groundhog evaluate CONFIG` wrote") from None
+    return content
+
+
+def _is_score(name: str, value: object) -> bool:
+    """Counts are numbers too, and the same for both."""
+    return isinstance(value, float) and name not in ("images", "records")
+
+
+def _aligned(rows: list[tuple[str, float | None, float | None]] | list[tuple[str, float, float]]) -> list[str]:
+    width = max(len(name) for name, _, _ in rows)
+    lines = []
+    for name, one, other in rows:
+        shown = ["    -" if value is None else f"{value:.3f}" for value in (one, other)]
+        gain = "" if one is None or other is None else f"  {other - one:+.3f}"
+        lines.append(f"{name:<{width}}  {shown[0]}  {shown[1]}{gain}")
+    return lines

@@ -1,0 +1,182 @@
+"""What a benchmark's metric says about predictions: numbers, categories, curves, samples for intervals, mistakes.
+
+T IoU thresholds, R recall steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flows.benchmarks import Benchmark, Metric
+from formats.problems import InputError
+from formats.record import Box, Instance, Record
+
+if TYPE_CHECKING:
+    from grounding_model.metrics.bootstrap import Samples
+
+SHOWN_SCORE = 0.3  # boxes below it are neither drawn nor counted as mistakes
+MATCH_IOU = 0.5
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """numbers: as JSON takes them. table: for people. headline: the name of the one number among them that the
+    samples are of. per_category: AP of each, {} for captions. precision_recall: (T, R), None for captions.
+    """
+
+    headline: str
+    numbers: Mapping[str, Any]
+    table: str
+    samples: Samples
+    per_category: Mapping[str, float]
+    precision_recall: np.ndarray | None = None
+
+
+def measure(
+    benchmark: Benchmark, predictions: Sequence[Record], metric: Metric, score_threshold: float = 0.7
+) -> Measurement:
+    """score_threshold: of generalized expressions alone. Raises InputError for a metric that does not fit the truth."""
+    captions = metric in ("phrases", "expressions", "generalized_expressions")
+    if captions == bool(benchmark.names):
+        raise InputError("metric", f"'{metric}' does not fit this truth", f"want '{benchmark.metric}'")
+    if captions:
+        return _measure_captions(benchmark.records, predictions, metric, score_threshold)
+    return _measure_boxes(benchmark, predictions, metric)
+
+
+def _measure_boxes(benchmark: Benchmark, predictions: Sequence[Record], metric: Metric) -> Measurement:
+    from grounding_model.evaluate import evaluate_coco, evaluate_described_objects, evaluate_lvis
+    from grounding_model.metrics.bootstrap import rankings
+    from grounding_model.metrics.lvis import lvis_rankings
+
+    truth, names, areas = benchmark.records, benchmark.names, benchmark.areas
+    if metric == "lvis":
+        if benchmark.federation is None:
+            raise InputError("metric", "'lvis' needs to know what was looked for in each image", "want kind = 'lvis'")
+        result = evaluate_lvis(truth, predictions, names, benchmark.federation, areas=areas)
+        samples = lvis_rankings(truth, predictions, names, benchmark.federation)
+        return Measurement(
+            "ap", result.as_dict(), result.table(), samples, result.per_category, result.precision_recall
+        )
+    if metric == "described_objects":
+        described = evaluate_described_objects(truth, predictions, names, benchmark.absence, areas)
+        box, numbers, table = described.full, described.as_dict(), described.table()
+    else:
+        box = evaluate_coco(truth, predictions, names, areas=areas)
+        numbers, table = box.as_dict(), box.table()
+    samples = rankings(truth, predictions, names)
+    return Measurement("ap", numbers, table, samples, box.per_category, box.precision_recall)
+
+
+def _measure_captions(
+    truth: Sequence[Record], predictions: Sequence[Record], metric: Metric, score_threshold: float
+) -> Measurement:
+    from grounding_model.evaluate import evaluate_generalized_expressions, expression_precision, recall_at
+    from grounding_model.metrics.coco import aligned
+    from grounding_model.metrics.expressions import expression_ranks, found_expressions
+    from grounding_model.metrics.phrases import phrase_ranks
+
+    if metric == "generalized_expressions":
+        result = evaluate_generalized_expressions(truth, predictions, score_threshold=score_threshold)
+        found = found_expressions(truth, predictions, score_threshold=score_threshold)
+        right = [[each.f1 >= 1] for each in found]
+        return Measurement("f1", result.as_dict(), result.table(), _shares(truth, right), {})
+    if metric == "phrases":
+        shares, ranks, name = recall_at(truth, predictions), phrase_ranks(truth, predictions), "recall"
+    else:
+        shares, ranks, name = (
+            expression_precision(truth, predictions),
+            expression_ranks(truth, predictions),
+            "precision",
+        )
+    numbers: dict[str, Any] = {f"{name}@{k}": value for k, value in shares.items()}
+    rows = list(numbers.items())
+    if metric == "phrases":
+        merged = recall_at(truth, predictions, merge_boxes=True)
+        numbers |= {f"merged_{name}@{k}": value for k, value in merged.items()}
+        rows += [(f"{name}@{k}, merged boxes", value) for k, value in merged.items()]
+    first = [[rank == 1 for rank in own] for own in ranks]
+    return Measurement(f"{name}@1", numbers, aligned(rows), _shares(truth, first), {})
+
+
+def _shares(truth: Sequence[Record], right: Sequence[Sequence[bool]]) -> Samples:
+    """right: of each record, whether each of its phrases was found. Captions of one image are drawn together."""
+    from grounding_model.metrics.bootstrap import Shares
+
+    places: dict[str, int] = {}
+    owners = [places.setdefault(record.filename, len(places)) for record in truth]
+    return Shares(
+        np.repeat(np.array(owners, dtype=np.int64), [len(own) for own in right]),
+        np.array([each for own in right for each in own], dtype=bool),
+        len(places),
+    )
+
+
+def mistakes_of(
+    truth: Sequence[Record], predictions: Sequence[Record], metric: Metric, score_threshold: float = SHOWN_SCORE
+) -> list[int]:
+    """How much is wrong with each record: boxes missed, invented or named wrongly; phrases not found at once."""
+    from grounding_model.metrics.expressions import found_expressions
+    from grounding_model.metrics.phrases import phrase_ranks
+
+    found = {(record.filename, record.caption): record for record in predictions}
+    if metric == "generalized_expressions":
+        outcomes = found_expressions(truth, predictions, score_threshold=score_threshold)
+        return [int(each.f1 < 1) for each in outcomes]
+    if metric in ("phrases", "expressions"):
+        return [sum(rank != 1 for rank in own) for own in phrase_ranks(truth, predictions)]
+    return [_mistakes(record, found.get((record.filename, None))) for record in truth]
+
+
+def _mistakes(truth: Record, found: Record | None) -> int:
+    pairs = match_boxes(truth, found)
+    return sum(true is None or guess is None or true.category != guess.category for true, guess in pairs)
+
+
+def match_boxes(truth: Record, found: Record | None) -> list[tuple[Instance | None, Instance | None]]:
+    """Every true and every found box once: pairs of the best overlap first, whatever their categories, then the rest.
+
+    Boxes below SHOWN_SCORE and what the truth ignores are left out.
+    """
+    true = [each for each in truth.instances or () if not each.ignore]
+    guesses = [each for each in (found.instances if found else None) or () if (each.score or 0.0) >= SHOWN_SCORE]
+    pairs: list[tuple[Instance | None, Instance | None]] = []
+    overlaps = _overlaps([each.box for each in true], [each.box for each in guesses])
+    # Of boxes that lie alike, the one that is named rightly is the match.
+    same = np.array([[one.category == other.category for other in guesses] for one in true]).reshape(overlaps.shape)
+    worth = np.where(overlaps >= MATCH_IOU, overlaps + same, -1.0)
+    while worth.size and worth.max() > 0:
+        row, column = np.unravel_index(worth.argmax(), worth.shape)
+        pairs.append((true[row], guesses[column]))
+        worth[row, :] = worth[:, column] = -1.0
+    matched = {id(one) for pair in pairs for one in pair}
+    pairs += [(each, None) for each in true if id(each) not in matched]
+    return pairs + [(None, each) for each in guesses if id(each) not in matched]
+
+
+def _overlaps(true: Sequence[Box], found: Sequence[Box]) -> np.ndarray:
+    """(n, 4), (m, 4) -> (n, m) IoU."""
+    one = np.asarray(true, dtype=np.float64).reshape(-1, 1, 4)
+    other = np.asarray(found, dtype=np.float64).reshape(1, -1, 4)
+    sides = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
+    common = np.clip(sides, 0, None).prod(-1)
+    union = (one[..., 2:] - one[..., :2]).prod(-1) + (other[..., 2:] - other[..., :2]).prod(-1) - common
+    return common / np.maximum(union, 1e-9)
+
+
+def confusion(truth: Sequence[Record], predictions: Sequence[Record], names: Sequence[str]) -> np.ndarray:
+    """(K + 1, K + 1) int64: row the true category, column the found one; the last of each is nothing."""
+    places = {name: place for place, name in enumerate(names)}
+    found = {record.filename: record for record in predictions}
+    table = np.zeros((len(names) + 1, len(names) + 1), dtype=np.int64)
+    for record in truth:
+        for true, guess in match_boxes(record, found.get(record.filename)):
+            row = places.get(true.category) if true else len(names)
+            column = places.get(guess.category) if guess else len(names)
+            if row is not None and column is not None:
+                table[row, column] += 1
+    return table
