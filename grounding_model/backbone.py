@@ -5,6 +5,8 @@ B batch, C channels, H W height and width.
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,17 +14,28 @@ from torch import Tensor, nn
 from grounding_model.config import SwinBackbone, TimmBackbone
 from grounding_model.swin import SwinTransformer
 
+# What makes timm read files or the network. A checkpoint's own configuration comes here too, and may be a stranger's.
+FETCHING_OPTIONS = frozenset(("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"))
+
 
 class TimmFeatures(nn.Module):
-    """Any timm network that offers features_only, its maps turned to channels first."""
+    """Any timm network that offers features_only, its maps turned to channels first.
+
+    Raises ValueError for a name or an option by which timm would fetch something.
+    """
 
     def __init__(self, config: TimmBackbone) -> None:
         super().__init__()
+        if ":" in config.name or "/" in config.name:
+            raise ValueError(f"backbone '{config.name}' is to be fetched; want the name of one of timm's own networks")
+        if fetching := sorted(FETCHING_OPTIONS.intersection(config.options)):
+            raise ValueError(f"backbone options {', '.join(fetching)} fetch weights; want options of the architecture")
         self.network = timm.create_model(
             config.name, pretrained=False, features_only=True, out_indices=config.out_indices, **config.options
         )
-        self.channels = tuple(self.network.feature_info.channels())
-        self.stride = max(self.network.feature_info.reduction())
+        info: Any = self.network.feature_info
+        self.channels = tuple(info.channels())
+        self.stride = max(info.reduction())
         # Transformers such as timm's Swin answer with channels last and say so in their name for the format.
         self.channels_last = str(getattr(self.network, "output_fmt", "NCHW")).endswith("NHWC")
 
@@ -45,6 +58,7 @@ class ConvNorm(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2)
         self.norm = nn.GroupNorm(32, out_channels)
         nn.init.xavier_uniform_(self.conv.weight)
+        assert self.conv.bias is not None
         nn.init.zeros_(self.conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:

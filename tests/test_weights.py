@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from formats.problems import InputError
+from grounding_model.backbone import build_backbone
 from grounding_model.config import SWIN_B, SWIN_L, SWIN_T, ModelConfig, SwinBackbone, TextEncoder, TimmBackbone
 from grounding_model.dimensions import Hints, config_of, hints_of_mmdet, python_literals
 from grounding_model.model import GroundingModel
@@ -249,6 +250,20 @@ def test_a_timm_backbone_with_batch_norm_goes_round(tmp_path: Path) -> None:
     read = load_checkpoint(tmp_path / "a.safetensors").model
     assert read.config == config
     assert read.backbone.network.bn1.num_batches_tracked == 3
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        TimmBackbone(name="hf-hub:owner/name"),
+        TimmBackbone(name="local-dir:/tmp"),
+        TimmBackbone(options={"pretrained_cfg": {"url": "http://127.0.0.1/x.pth"}}),
+        TimmBackbone(options={"checkpoint_path": "x.pth"}),
+    ],
+)
+def test_no_configuration_makes_timm_fetch(backbone: TimmBackbone) -> None:
+    with pytest.raises(ValueError, match="fetch"):
+        build_backbone(backbone)
 
 
 def test_a_damaged_file_of_ours_is_refused(tmp_path: Path) -> None:
