@@ -5,7 +5,8 @@ B batch, V image tokens of all levels in a row, L text tokens, C model width, K 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -113,7 +114,7 @@ class Encoder(nn.Module):
         -> image memory (B, V, C), text memory (B, L, C)."""
         tokens, references = image.tokens, encoder_references(image)
         text_positions = token_code(position_ids, text.shape[-1])
-        for layer in self.layers:
+        for layer in cast(Iterable[EncoderLayer], self.layers):
             tokens, text = layer.fusion(tokens, text, image.padding, token_mask)
             text = layer.text(text, text_positions, blocked=~attention)
             tokens = layer.image(tokens, image, references)

@@ -37,5 +37,5 @@ class BoxHead(nn.Sequential):
 
     def __init__(self, width: int) -> None:
         super().__init__(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4))
-        nn.init.zeros_(self[-1].weight)  # training starts from the references themselves
-        nn.init.zeros_(self[-1].bias)
+        for parameter in self[-1].parameters():  # training starts from the references themselves
+            nn.init.zeros_(parameter)

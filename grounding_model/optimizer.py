@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -97,10 +97,10 @@ class MovingAverage:
                 self.weights[name].copy_(value)
         torch._foreach_lerp_(averages, values, 1 - decay)
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "weights": self.weights}
 
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.steps = state["steps"]
         for name, value in state["weights"].items():
             self.weights[name].copy_(value)

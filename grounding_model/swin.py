@@ -8,6 +8,9 @@ B batch, H W height and width of the map, C channels, windows of S x S.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, Mlp
@@ -99,7 +102,7 @@ class SwinTransformer(nn.Module):
         pixels = F.pad(pixels, (0, -width % 4, 0, -height % 4))
         x = self.patch_norm(self.patch_embed(pixels).permute(0, 2, 3, 1))
         outputs = []
-        for index, stage in enumerate(self.stages):
+        for index, stage in enumerate(cast(Iterable[nn.ModuleList], self.stages)):
             for block in stage:
                 x = block(x)
             if index in self.out_stages:

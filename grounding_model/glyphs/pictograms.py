@@ -126,7 +126,7 @@ def placed_mask(character: str, size: float, degrees: float) -> np.ndarray:
         height, width = ink.shape
         scale = 1 / 1.5
     side = int(np.hypot(height, width) * scale) + 3
-    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, scale)
+    matrix: np.ndarray = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, scale)
     matrix[:, 2] += side / 2 - np.array([width / 2, height / 2])
     turned = cv2.warpAffine(ink, matrix, (side, side), flags=cv2.INTER_LINEAR).astype(np.float32) / 255
     seen = turned > 0.3
