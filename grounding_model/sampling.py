@@ -7,7 +7,6 @@ here that cannot happen, and two labels whose words are the same share one place
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,6 +15,7 @@ import numpy as np
 
 from formats.problems import InputError
 from formats.record import Record, Span
+from grounding_model import prompt
 
 
 class TrainingText(NamedTuple):
@@ -140,8 +140,8 @@ class CategorySampler:
 
 
 def clean_name(name: str) -> str:
-    """A category's name as training reads it: without bracketed remarks and underscores, in lower case."""
-    return re.sub(r"\(.*\)", "", name).replace("_", " ").replace("  ", " ").lower()
+    """A category's name as training reads it: as a prompt has it, in lower case."""
+    return prompt.clean_name(name).lower()
 
 
 def _one_of(choices: tuple[str, ...], rng: np.random.Generator) -> str:
