@@ -442,12 +442,30 @@ def _add_convert(commands) -> None:
     command.add_argument("source", metavar="SOURCE", help="annotation file, or folder of them")
     command.add_argument("out", metavar="OUT", help="file, or the folder to be made")
     _add_source(command)
+    command.add_argument(
+        "--without", metavar="FILE", action="append", default=[], help="leave out the images of this ODVG or COCO file"
+    )
+    command.add_argument(
+        "--label-map", metavar="FILE", help="labels by this map's names; names that it lacks get the next free labels"
+    )
+    command.add_argument("--sample", type=int, metavar="N", help="N images at random")
+    command.add_argument("--parts", metavar="A=0.8,B=0.2", help="a file each: OUT_A, OUT_B, images at random")
+    command.add_argument("--seed", type=int, default=0, metavar="S", help="decides --sample and --parts (default 0)")
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from flows.converting import convert
+    from flows.converting import Selection, convert
+    from formats.selection import parse_parts
 
-    print(convert(options.source_format, options.target_format, options.source, options.out, **_given_source(options)))
+    selection = Selection(
+        options.without,
+        options.label_map,
+        options.sample,
+        parse_parts(options.parts) if options.parts else None,
+        options.seed,
+    )
+    formats_and_paths = options.source_format, options.target_format, options.source, options.out
+    print(convert(*formats_and_paths, selection=selection, **_given_source(options)))
     return 0
 
 

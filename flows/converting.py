@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from tqdm import tqdm
 
 import formats
 from flows.planning import label_map_beside
+from formats.coco import load_coco
 from formats.label_map import read_label_map, write_label_map
 from formats.losses import describe_losses
 from formats.problems import InputError
 from formats.record import Record
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which records are converted, and under which labels.
+
+    without: annotation files whose images are left out. label_map: labels follow this map's names; names that it
+    lacks get the next free labels. sample: so many images at random. parts: name -> share, a file each. seed: decides
+    sample and parts.
+    """
+
+    without: Sequence[str | Path] = ()
+    label_map: str | Path | None = None
+    sample: int | None = None
+    parts: Mapping[str, float] | None = None
+    seed: int = 0
 
 
 def convert(
@@ -22,6 +45,7 @@ def convert(
     source: str | Path,
     out: str | Path,
     categories: Sequence[str] | None = None,
+    selection: Selection = Selection(),
     **given: Any,
 ) -> str:
     """Reads `source`, writes `out` (and, for odvg, the label map beside it); gives lines that say what was made.
@@ -30,13 +54,76 @@ def convert(
     for, by the names of their readers' and writers' parameters; None is not given.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    asked = {**given, **({"categories": categories} if categories is not None else {})}
     functions = formats.READERS[source_format], formats.WRITERS[target_format]
     check_known((source_format, target_format), functions, given)
-    records = call(f"convert {source_format}", formats.READERS[source_format], asked, source)
-    names = read_names(source_format, source, categories, given)
-    told = write(target_format, out, records, names, given)
-    return told
+    asked = {**given, **({"categories": categories} if categories is not None else {})}
+    names = dict(enumerate(read_names(source_format, source, categories, given)))
+    excluded = _images_of(selection.without)
+
+    merged, move = names, None
+    if selection.label_map is not None:
+        merged, (_, move) = formats.merge_label_maps([read_label_map(selection.label_map), names])
+
+    def chosen() -> Iterable[Record]:
+        stream = told(call(f"convert {source_format}", formats.READERS[source_format], asked, source))
+        if excluded:
+            stream = formats.without_images(stream, excluded)
+        if move is not None:
+            stream = (formats.relabelled(record, move, merged) for record in stream)
+        return formats.sample(stream, selection.sample, selection.seed) if selection.sample is not None else stream
+
+    if selection.parts is None:
+        return write(target_format, out, chosen(), _in_order(merged), given)
+    return "\n".join(
+        write(
+            target_format,
+            _part_path(out, part),
+            formats.only_part(chosen(), selection.parts, part, selection.seed),
+            _in_order(merged),
+            given,
+        )
+        for part in selection.parts
+    )
+
+
+def _part_path(out: str | Path, part: str) -> Path:
+    """X_od.json -> X_train_od.json, so that a label map finds its place; X -> X_train."""
+    path = Path(out)
+    kind = "_od" if path.stem.endswith("_od") else "_vg" if path.stem.endswith("_vg") else ""
+    return path.with_name(f"{path.stem.removesuffix(kind)}_{part}{kind}{path.suffix}")
+
+
+def _images_of(annotations: Sequence[str | Path]) -> set[str]:
+    """The image keys of annotation files, whichever format each has."""
+    keys: set[str] = set()
+    for path in annotations:
+        if guess_format(path) == "coco":  # also MDETR's, which share COCO's images
+            images = load_coco(path).images
+            keys.update(formats.image_key(str(image.get("file_name", ""))) for image in images.values())
+        else:
+            keys.update(formats.image_key(record.filename) for record in formats.read_odvg(path))
+    return keys
+
+
+_COCO_KEY = re.compile(rb'\s*\{\s*"(info|images|annotations|licenses|categories)"')
+
+
+def guess_format(source: str | Path) -> str:
+    """voc for a folder with XML, coco for an object with COCO's keys, else odvg."""
+    path = Path(source)
+    if path.is_dir():
+        if next(path.rglob("*.xml"), None) is None:
+            raise InputError(path, "is a folder without XML", "want --format")
+        return "voc"
+    if not path.is_file():
+        raise InputError(path, "does not exist", "want an annotation file")
+    with open(path, "rb") as stream:
+        return "coco" if _COCO_KEY.match(stream.read(1000)) else "odvg"
+
+
+def told(records: Iterable[Item]) -> Iterable[Item]:
+    """The same, with a bar where a person looks on."""
+    return tqdm(records, unit=" records", disable=None, leave=False)
 
 
 def write(target_format: str, out: str | Path, records: Iterable[Record], names: Sequence[str], given: Mapping) -> str:
@@ -56,6 +143,9 @@ def read_names(
 ) -> list[str]:
     """The category names in the order of the labels: the given ones, the source's, or those of its records."""
     if categories is not None:
+        told_by_source = source_format in formats.CATEGORIES
+        if told_by_source and "categories" not in inspect.signature(formats.READERS[source_format]).parameters:
+            raise InputError("--categories", f"{source_format} names its own", "leave it out, or want --label-map")
         return list(categories)
     if source_format in formats.CATEGORIES:
         return list(call(f"convert {source_format}", formats.CATEGORIES[source_format], given or {}, source))

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 import formats
-from flows.converting import call
+from flows.converting import call, guess_format, told
 from flows.planning import label_map_beside
 from formats.checking import Checker
 from formats.label_map import read_label_map
@@ -21,7 +18,6 @@ from formats.record import Record
 from formats.statistics import Statistics, statistics_of
 
 _ODVG = ("odvg", "open-groundingdino")
-_COCO_KEY = re.compile(rb'\s*\{\s*"(info|images|annotations|licenses|categories)"')
 
 
 def check(source: str | Path, source_format: str | None = None, **given: Any) -> Iterator[InputError]:
@@ -35,12 +31,12 @@ def check(source: str | Path, source_format: str | None = None, **given: Any) ->
     if source_format in _ODVG:
         names = read_label_map(label_map_beside(source)) if label_map_beside(source).is_file() else None
         checker = Checker(names, image_dir)
-        for _, place, entry in _told(read_odvg_places(source)):
+        for _, place, entry in told(read_odvg_places(source)):
             yield from checker.problems(entry, place) if isinstance(entry, Record) else [entry.error]
         return
     checker = Checker(None, image_dir)
     refused: list[InputError] = []
-    for index, record in enumerate(_told(_records(source, source_format, {**given, "on_problem": refused.append}))):
+    for index, record in enumerate(told(_records(source, source_format, {**given, "on_problem": refused.append}))):
         yield from _drained(refused)
         yield from checker.problems(record, f"{source}: record {index} ({record.filename})")
     yield from _drained(refused)
@@ -48,20 +44,7 @@ def check(source: str | Path, source_format: str | None = None, **given: Any) ->
 
 def statistics(source: str | Path, source_format: str | None = None, **given: Any) -> Statistics:
     """Counts over an annotation file; raises InputError at its first broken entry."""
-    return statistics_of(_told(_records(source, source_format or guess_format(source), given)))
-
-
-def guess_format(source: str | Path) -> str:
-    """voc for a folder with XML, coco for an object with COCO's keys, else odvg."""
-    path = Path(source)
-    if path.is_dir():
-        if next(path.rglob("*.xml"), None) is None:
-            raise InputError(path, "is a folder without XML", "want --format")
-        return "voc"
-    if not path.is_file():
-        raise InputError(path, "does not exist", "want an annotation file")
-    with open(path, "rb") as stream:
-        return "coco" if _COCO_KEY.match(stream.read(1000)) else "odvg"
+    return statistics_of(told(_records(source, source_format or guess_format(source), given)))
 
 
 def _records(source: str | Path, source_format: str, given: dict[str, Any]) -> Iterator[Record]:
@@ -74,8 +57,3 @@ def _records(source: str | Path, source_format: str, given: dict[str, Any]) -> I
 def _drained(problems: list[InputError]) -> Iterator[InputError]:
     yield from problems
     problems.clear()
-
-
-def _told(records):
-    """The same, with a bar where a person looks on."""
-    return tqdm(records, unit=" records", disable=None, leave=False)

@@ -23,8 +23,8 @@ from formats.dod import DodDetails, read_dod, read_dod_details
 from formats.files import sha256_of, write_whole, write_whole_folder
 from formats.flickr30k import read_flickr30k
 from formats.grit import read_grit
-from formats.images import IMAGE_SUFFIXES, image_size, list_images, safe_join
-from formats.label_map import read_label_map, write_label_map
+from formats.images import IMAGE_SUFFIXES, image_size, list_images, read_images, safe_join
+from formats.label_map import merge_label_maps, read_label_map, relabelled, write_label_map
 from formats.losses import Losses, describe_losses
 from formats.mdetr import read_mdetr
 from formats.odvg import (
@@ -41,6 +41,7 @@ from formats.plain_pickle import read_plain_pickle
 from formats.problems import InputError
 from formats.record import Box, Instance, Record, Region, Span
 from formats.refcoco import read_refcoco
+from formats.selection import image_key, only_part, part_of, sample, without_images
 from formats.toml_config import read_config
 from formats.voc import read_voc, read_voc_categories, write_voc
 from formats.yolo import read_yolo, write_yolo
@@ -63,6 +64,7 @@ READERS: dict[str, Callable[..., Iterator[Record]]] = {
     "coco-results": read_coco_results,
     "voc": read_voc,
     "yolo": read_yolo,
+    "images": read_images,
     "lvis": read_lvis,
     "objects365v1": read_objects365v1,
     "objects365v2": read_objects365v2,
@@ -131,8 +133,12 @@ __all__ = [
     "Span",
     "candidates_key",
     "describe_losses",
+    "image_key",
     "image_size",
     "list_images",
+    "merge_label_maps",
+    "only_part",
+    "part_of",
     "read_candidates",
     "read_categories_by_id",
     "read_cityscapes",
@@ -144,6 +150,7 @@ __all__ = [
     "read_dod_details",
     "read_flickr30k",
     "read_grit",
+    "read_images",
     "read_label_map",
     "read_lvis",
     "read_lvis_details",
@@ -164,8 +171,11 @@ __all__ = [
     "read_yolo",
     "record_from_line",
     "record_to_line",
+    "relabelled",
     "safe_join",
+    "sample",
     "sha256_of",
+    "without_images",
     "write_candidates",
     "write_coco",
     "write_coco_results",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from PIL import Image
 
-from formats.problems import InputError
+from formats.problems import InputError, handed_to
+from formats.record import Record
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 IMAGE_SUFFIXES |= {".ppm", ".pgm", ".pbm"}
@@ -46,6 +48,16 @@ def list_images(folder: str | Path) -> list[str]:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
         ]
     return sorted(found)
+
+
+def read_images(folder: str | Path, on_problem: Callable[[InputError], None] | None = None) -> Iterator[Record]:
+    """An unlabelled record for each image under `folder`, in the order of their names.
+
+    Raises InputError for an image whose header cannot be read; on_problem takes it instead, and it is passed over.
+    """
+    for filename in list_images(folder):
+        with handed_to(on_problem):
+            yield Record(filename, *image_size(Path(folder) / filename))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from formats.files import write_whole
 from formats.problems import InputError
+from formats.record import Record
 
 _REMEDY = 'want {"0": "cat", "1": "dog"}'
 
@@ -52,3 +54,42 @@ def _label(path: str | Path, key: str) -> int:
     if not (key.isascii() and key.isdecimal()):
         raise InputError(path, f"label {key!r} is not a whole number", _REMEDY)
     return int(key)
+
+
+def merge_label_maps(maps: Sequence[Mapping[int, str]]) -> tuple[dict[int, str], list[dict[int, int]]]:
+    """One map with every name once, and for each given map: its label -> the label in the one.
+
+    Names are the same when they differ by letter case or blanks at their ends alone, since the detector's text is in
+    lower case; the first spelling stays. The first map keeps its labels; new names get the next free ones.
+    """
+    merged: dict[int, str] = {}
+    labels: dict[str, int] = {}
+    moves: list[dict[int, int]] = []
+    for given in maps:
+        moves.append({})
+        for label, name in sorted(given.items()):
+            key = name.strip().casefold()
+            if key not in labels:
+                labels[key] = label if not moves[1:] else max(merged, default=-1) + 1
+                merged[labels[key]] = name
+            moves[-1][label] = labels[key]
+    return merged, moves
+
+
+def relabelled(record: Record, move: Mapping[int, int], names: Mapping[int, str]) -> Record:
+    """The record with each instance's label moved, and named as `names` names it.
+
+    Raises InputError for a label that `move` does not have.
+    """
+    if record.instances is None:
+        return record
+    for instance in record.instances:
+        if instance.label not in move:
+            raise InputError(
+                record.filename, f"label {instance.label} is not in its label map", "want all labels in it"
+            )
+    moved = tuple(
+        replace(instance, label=move[instance.label], category=names[move[instance.label]])
+        for instance in record.instances
+    )
+    return replace(record, instances=moved)

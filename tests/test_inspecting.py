@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from flows.cli import main
-from flows.inspecting import check, guess_format
+from flows.converting import guess_format
+from flows.inspecting import check
 from formats import Instance, Record, Region, write_coco, write_odvg, write_voc
 from formats.statistics import statistics_of, statistics_table
 
