@@ -43,6 +43,11 @@ class Policy:
         for name, value in thresholds.items():
             if not 0.0 <= value <= 1.0:
                 raise InputError(f"policy.{name}", f"{value} is outside 0..1", "want a fraction")
+        highest = max([self.score_threshold, *self.class_thresholds.values()])
+        if self.ignore_from is not None and self.ignore_from >= highest:
+            raise InputError("policy.ignore_from", f"{self.ignore_from} is no lower than {highest}", "want it lower")
+        if not self.min_size >= 0:
+            raise InputError("policy.min_size", f"{self.min_size}", "want pixels, 0 or more")
         if self.max_per_image < 1:
             raise InputError("policy.max_per_image", f"{self.max_per_image} is less than one", "want a positive number")
 

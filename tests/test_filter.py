@@ -171,3 +171,11 @@ def test_what_is_not_labelled_cannot_be_filtered(folder: Path) -> None:
 
 def test_versions_stand_beside_their_source() -> None:
     assert versioned(Path("data/cat_od.json"), 2) == Path("data/cat_od_v2.json")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"ignore_from": 0.3}, {"ignore_from": 0.6, "class_thresholds": {"dog": 0.5}}, {"min_size": -1.0}]
+)
+def test_settings_without_effect_are_refused(settings: dict) -> None:
+    with pytest.raises(InputError, match="policy"):
+        Policy(**settings)
