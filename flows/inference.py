@@ -164,7 +164,7 @@ def parse_line(line: SourceLine, source: str | Path) -> Record:
     place = f"{Path(source).name}:{line.number + 1}"
     try:
         entries = json.loads(line.text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(place, f"not JSON ({error})", "want one JSON object a line") from None
     if not isinstance(entries, dict):
         raise InputError(place, f"a JSON {type(entries).__name__}", "want one JSON object a line")

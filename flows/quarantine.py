@@ -64,6 +64,6 @@ def summary(problems: Sequence[ImageProblem], rest: str | Path | None = None) ->
 def _object(text: str) -> Mapping[str, Any]:
     try:
         entries = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter: brackets without end
         return {}
     return entries if isinstance(entries, dict) else {}

@@ -108,6 +108,8 @@ def infer(
         artifact = cast(UUID, create_progress_artifact(progress=0.0, description=described))
         for done, _ in enumerate(as_completed(list(futures)), start=1):
             update_progress_artifact(artifact, progress=100.0 * done / len(missing))
+        with _lenders_lock:
+            _lenders.clear()  # evaluation and training, which come next in this process, need the memory
     if failed := missing_shards(manifest):  # a task's state may reach the server late, its file is there or not
         raise RuntimeError(f"{len(failed)} of {len(manifest.shards)} shards failed; run again to go on")
     return [manifest.shard_path(shard.index) for shard in manifest.shards]

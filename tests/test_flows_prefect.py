@@ -86,6 +86,7 @@ def test_the_flow_labels_by_mapped_shards(
     result = deployments.self_train(deployments.SelfTrainParameters(config="x.toml"))
     assert result["labels"].endswith("x_od_v3.json")
     assert recorder.detector.seen == 15
+    assert not tasks._lenders  # the models of the labelling are gone before the training
 
 
 @pytest.mark.slow

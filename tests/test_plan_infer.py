@@ -121,12 +121,13 @@ def test_what_is_wrong_with_an_image_or_a_line_stays_its_own_problem(folder: Pat
         file.write(
             '{"filename": "../outside.png", "height": 3, "width": 4}\n{"height": 3, "width": 4}\n[1, 2]\nbroken\n'
         )
+        file.write("[" * 100_000 + "\n")
     manifest = plan_od(folder)
     detector = FakeDetector()
     infer(manifest, detector, progress=False)
     found = [read_candidates(manifest.shard_path(shard.index)) for shard in manifest.shards]
     problems = {problem.line: problem for shard in found for problem in shard.problems}
-    assert sorted(problems) == [1, 2, 3, 10, 11, 12, 13]
+    assert sorted(problems) == [1, 2, 3, 10, 11, 12, 13, 14]
     assert problems[10].filename == "../outside.png"
     assert not any(str(folder) in problem.reason for problem in problems.values())
     assert problems_of(manifest) == [problems[line] for line in sorted(problems)]
