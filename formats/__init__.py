@@ -19,12 +19,15 @@ from formats.coco_dialects import (
     read_odinw_categories,
     read_v3det,
 )
+from formats.cvat import read_cvat, read_cvat_categories, write_cvat
 from formats.dod import DodDetails, read_dod, read_dod_details
+from formats.fiftyone import read_fiftyone, read_fiftyone_categories, write_fiftyone
 from formats.files import sha256_of, write_whole, write_whole_folder
 from formats.flickr30k import read_flickr30k
 from formats.grit import read_grit
 from formats.images import IMAGE_SUFFIXES, image_size, list_images, read_images, safe_join
 from formats.label_map import merge_label_maps, read_label_map, relabelled, write_label_map
+from formats.labelstudio import read_labelstudio, write_labelstudio
 from formats.losses import Losses, describe_losses
 from formats.mdetr import read_mdetr
 from formats.odvg import (
@@ -65,6 +68,9 @@ READERS: dict[str, Callable[..., Iterator[Record]]] = {
     "voc": read_voc,
     "yolo": read_yolo,
     "images": read_images,
+    "labelstudio": read_labelstudio,
+    "cvat": read_cvat,
+    "fiftyone": read_fiftyone,
     "lvis": read_lvis,
     "objects365v1": read_objects365v1,
     "objects365v2": read_objects365v2,
@@ -92,6 +98,8 @@ CATEGORIES: dict[str, Callable[..., tuple[str, ...]]] = {
     "openimages": read_openimages_categories,
     "cityscapes": read_cityscapes_categories,
     "d3": read_categories_by_id,
+    "cvat": read_cvat_categories,
+    "fiftyone": read_fiftyone_categories,
 }
 
 # Each takes a path and records, and what else its signature says; it gives what the format has no place for.
@@ -102,6 +110,9 @@ WRITERS: dict[str, Callable[..., Losses]] = {
     "coco-results": write_coco_results,
     "voc": write_voc,
     "yolo": write_yolo,
+    "labelstudio": write_labelstudio,
+    "cvat": write_cvat,
+    "fiftyone": write_fiftyone,
 }
 
 _IN_CANDIDATES = (
@@ -146,12 +157,15 @@ __all__ = [
     "read_coco_categories",
     "read_coco_results",
     "read_config",
+    "read_cvat",
     "read_dod",
     "read_dod_details",
+    "read_fiftyone",
     "read_flickr30k",
     "read_grit",
     "read_images",
     "read_label_map",
+    "read_labelstudio",
     "read_lvis",
     "read_lvis_details",
     "read_mdetr",
@@ -179,7 +193,10 @@ __all__ = [
     "write_candidates",
     "write_coco",
     "write_coco_results",
+    "write_cvat",
+    "write_fiftyone",
     "write_label_map",
+    "write_labelstudio",
     "write_odvg",
     "write_open_groundingdino",
     "write_voc",

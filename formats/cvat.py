@@ -1,0 +1,137 @@
+"""CVAT for images 1.1: one XML file, a box as xtl, ytl, xbr, ybr in pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape, quoteattr
+
+from formats.files import write_whole
+from formats.losses import Losses, check_category, count_losses, refuse_caption
+from formats.problems import InputError
+from formats.record import Box, Instance, Record
+
+_WANT = "want CVAT for images 1.1"
+_OTHER_SHAPES = ("polyline", "points", "mask", "ellipse", "cuboid", "skeleton")
+
+
+def read_cvat(path: str | Path, categories: Sequence[str] | None = None) -> Iterator[Record]:
+    """One record for each image; polygons as the boxes round them.
+
+    categories: the names in the order of the labels; by default those that the file's meta lists, then others that
+    occur. Raises InputError for broken XML, missing attributes, unknown categories and shapes without a box.
+    """
+    try:
+        root = ElementTree.parse(path).getroot()
+    except (OSError, ElementTree.ParseError) as error:
+        raise InputError(path, f"is not XML ({error})", _WANT) from error
+    if root.tag != "annotations":
+        raise InputError(path, f"is <{root.tag}>", _WANT)
+    names = categories if categories is not None else _names(root)
+    labels = {name: label for label, name in enumerate(names)}
+    for index, image in enumerate(root.iterfind("image")):
+        yield _record(image, labels, f"{path}: image {index}")
+
+
+def read_cvat_categories(path: str | Path) -> tuple[str, ...]:
+    """The names of the labels: those of the file's meta, then others that occur."""
+    try:
+        return tuple(_names(ElementTree.parse(path).getroot()))
+    except (OSError, ElementTree.ParseError) as error:
+        raise InputError(path, f"is not XML ({error})", _WANT) from error
+
+
+def _names(root: ElementTree.Element) -> list[str]:
+    listed = [name.text or "" for name in root.iterfind("meta//labels/label/name")]
+    drawn = sorted({shape.get("label", "") for image in root.iterfind("image") for shape in image})
+    return [name for name in dict.fromkeys([*listed, *drawn]) if name]
+
+
+def _record(image: ElementTree.Element, labels: Mapping[str, int], place: str) -> Record:
+    instances: list[Instance] = []
+    for index, shape in enumerate(image):
+        where = f"{place}, shape {index}"
+        if shape.tag in _OTHER_SHAPES:
+            raise InputError(where, f"is a {shape.tag}", "want boxes or polygons")
+        if shape.tag not in ("box", "polygon"):
+            continue  # a tag of the whole image
+        name = _attribute(shape, "label", where)
+        if name not in labels:
+            raise InputError(where, f"{name!r} is no category", f"want one of {', '.join(labels)}")
+        box = _polygon_box(shape, where) if shape.tag == "polygon" else _box(shape, where)
+        try:
+            instances.append(Instance(box, labels[name], name))
+        except ValueError as error:
+            raise InputError(where, str(error)) from error
+    height, width = (_number(_attribute(image, side, place), place) for side in ("height", "width"))
+    try:
+        return Record(_attribute(image, "name", place), int(height), int(width), tuple(instances))
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(place, str(error)) from error
+
+
+def _box(shape: ElementTree.Element, place: str) -> Box:
+    if _number(shape.get("rotation", "0"), place) != 0:
+        raise InputError(place, "is turned", "want upright boxes")
+    x1, y1, x2, y2 = (_number(_attribute(shape, side, place), place) for side in ("xtl", "ytl", "xbr", "ybr"))
+    return x1, y1, x2, y2
+
+
+def _polygon_box(shape: ElementTree.Element, place: str) -> Box:
+    points = [point.split(",") for point in _attribute(shape, "points", place).split(";")]
+    if any(len(point) != 2 for point in points):
+        raise InputError(place, "has broken points", 'want points="x,y;x,y;..."')
+    xs, ys = ([_number(point[axis], place) for point in points] for axis in (0, 1))
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def _attribute(element: ElementTree.Element, name: str, place: str) -> str:
+    value = element.get(name)
+    if value is None:
+        raise InputError(place, f"<{element.tag}> has no {name}", _WANT)
+    return value
+
+
+def _number(text: str, place: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(place, f"{text!r} is no number", _WANT)
+    return number
+
+
+def write_cvat(path: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Losses:
+    """Writes detection records as CVAT's XML, whole or not at all, one at a time; gives what has no place there.
+
+    Ignored boxes are left out: a reviewer would take them for objects. Raises InputError for captions, and for labels
+    that `categories` does not have under the instance's name.
+    """
+    losses = Losses()
+    labels = "".join(f"<label><name>{escape(name)}</name></label>" for name in categories)
+    with write_whole(path) as stream:
+        stream.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n')
+        stream.write(f"<meta><task><labels>{labels}</labels></task></meta>\n")
+        for index, record in enumerate(records):
+            refuse_caption(record, "CVAT")
+            count_losses(losses, record)
+            name = quoteattr(record.filename)
+            stream.write(f'<image id="{index}" name={name} width="{record.width}" height="{record.height}">\n')
+            for instance in record.instances or ():
+                check_category(instance, categories, record.filename)
+                if not instance.ignore:
+                    stream.write(_box_element(instance))
+            stream.write("</image>\n")
+        stream.write("</annotations>\n")
+    return losses
+
+
+def _box_element(instance: Instance) -> str:
+    sides = " ".join(f'{side}="{value:.2f}"' for side, value in zip(("xtl", "ytl", "xbr", "ybr"), instance.box))
+    source = "manual" if instance.score is None else "auto"
+    return f'  <box label={quoteattr(instance.category)} source="{source}" occluded="0" {sides} z_order="0"></box>\n'

@@ -1,0 +1,107 @@
+"""FiftyOneImageDetectionDataset: labels.json, boxes as x, y, width, height in fractions of the image.
+
+{"classes": ["cat"], "labels": {"sub/a": [{"label": 0, "bounding_box": [...], "confidence": 0.5}], "b": null}}
+
+The images belong beside it as data/sub/a.jpg. null is an image that nobody has labelled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from formats.files import load_json, write_whole_folder
+from formats.images import image_size, list_images
+from formats.losses import Losses, check_category, refuse_caption
+from formats.problems import InputError
+from formats.record import Instance, Record
+
+_WANT = 'want FiftyOne\'s {"classes": [...], "labels": {...}}'
+
+
+def read_fiftyone(folder: str | Path, image_dir: str | Path | None = None) -> Iterator[Record]:
+    """One record for each image of `image_dir` (by default data/ in the folder) that labels.json names.
+
+    Raises InputError for labels of no image, unknown classes and broken boxes.
+    """
+    path = Path(folder) / "labels.json"
+    content = load_json(path, _WANT)
+    classes = _classes(content, path)
+    labels = content.get("labels")
+    if not isinstance(labels, dict):
+        raise InputError(path, "has no labels", _WANT)
+    root = Path(folder) / "data" if image_dir is None else Path(image_dir)
+    names = {PurePosixPath(name).with_suffix("").as_posix(): name for name in list_images(root)}
+    for key, entries in labels.items():
+        place = f"{path}: {key!r}"
+        if key not in names:
+            raise InputError(place, f"has no image in {root}", "want data/ with the images, or --images")
+        height, width = image_size(root / names[key])
+        if entries is not None and not isinstance(entries, list):
+            raise InputError(place, f"holds a JSON {type(entries).__name__}", "want a list of boxes or null")
+        instances = (
+            None if entries is None else tuple(_instance(each, classes, height, width, place) for each in entries)
+        )
+        yield Record(names[key], height, width, instances)
+
+
+def read_fiftyone_categories(folder: str | Path) -> tuple[str, ...]:
+    """The names of the labels."""
+    path = Path(folder) / "labels.json"
+    return _classes(load_json(path, _WANT), path)
+
+
+def _classes(content: Any, path: Path) -> tuple[str, ...]:
+    classes = content.get("classes") if isinstance(content, dict) else None
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise InputError(path, "has no classes", _WANT)
+    return tuple(classes)
+
+
+def _instance(entry: Any, classes: Sequence[str], height: int, width: int, place: str) -> Instance:
+    label = entry.get("label") if isinstance(entry, dict) else None
+    if not isinstance(label, int) or not 0 <= label < len(classes):
+        raise InputError(place, f"label {label!r} is unknown", f"want 0..{len(classes) - 1}")
+    attributes: Mapping = entry.get("attributes") or {}
+    try:
+        x, y, w, h = map(float, entry["bounding_box"])
+        box = (x * width, y * height, (x + w) * width, (y + h) * height)
+        weight, ignore = float(attributes.get("weight", 1.0)), bool(attributes.get("ignore", False))
+        return Instance(box, label, classes[label], entry.get("confidence"), weight, ignore)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise InputError(place, f"has a broken box ({error})", "want bounding_box: [x, y, width, height]") from error
+
+
+def write_fiftyone(folder: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Losses:
+    """Writes labels.json into a new folder, whole or not at all; ignore and weight become attributes.
+
+    Put the images, or a link to their folder, beside it as data/. Raises InputError for captions, for two images of
+    one stem, and for labels that `categories` does not have.
+    """
+    labels: dict[str, list[dict] | None] = {}
+    for record in records:
+        refuse_caption(record, "FiftyOne's detection data set")
+        key = PurePosixPath(record.filename).with_suffix("").as_posix()
+        if key in labels:
+            raise InputError(record.filename, "has the stem of another image", "want one image a stem")
+        for instance in record.instances or ():
+            check_category(instance, categories, record.filename)
+        labels[key] = None if record.instances is None else [_entry(each, record) for each in record.instances]
+    with write_whole_folder(folder) as root:
+        text = json.dumps({"classes": list(categories), "labels": labels}, ensure_ascii=False)
+        (root / "labels.json").write_text(text, encoding="utf-8")
+    return Losses()
+
+
+def _entry(instance: Instance, record: Record) -> dict[str, Any]:
+    x1, y1, x2, y2 = instance.box
+    sides = x1 / record.width, y1 / record.height, (x2 - x1) / record.width, (y2 - y1) / record.height
+    entry: dict[str, Any] = {"label": instance.label, "bounding_box": [round(side, 8) for side in sides]}
+    if instance.score is not None:
+        entry["confidence"] = instance.score
+    attributes: dict[str, Any] = {} if instance.weight == 1 else {"weight": instance.weight}
+    if instance.ignore:
+        attributes["ignore"] = True
+    return {**entry, "attributes": attributes} if attributes else entry

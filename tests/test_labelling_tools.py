@@ -1,0 +1,182 @@
+"""Label Studio, CVAT and FiftyOne: what goes out comes back, and what is broken is named."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from formats import (
+    CATEGORIES,
+    READERS,
+    WRITERS,
+    InputError,
+    Instance,
+    Record,
+    read_cvat,
+    read_fiftyone,
+    read_labelstudio,
+    read_odvg,
+    write_cvat,
+    write_fiftyone,
+    write_labelstudio,
+    write_odvg,
+)
+
+NAMES = ("cat", "dog & <co>")
+DRAWN = (Instance((0, 0, 33.33, 50), 0, "cat"), Instance((1.25, 2, 30.5, 40), 1, NAMES[1]))
+SCORED = (Instance((7, 9, 111, 77), 1, NAMES[1], 0.5),)
+RECORDS = [
+    Record("a&b.jpg", 100, 120, DRAWN),
+    Record("sub/b.png", 100, 120, SCORED),
+    Record("c.jpg", 100, 120, ()),
+]
+UNLABELLED = Record("d.jpg", 100, 120)
+
+
+def rounded(records, tmp_path):
+    """With 2 decimals, as ODVG has them: percents and fractions are no whole pixels."""
+    write_odvg(tmp_path / "rounded.json", records)
+    return list(read_odvg(tmp_path / "rounded.json"))
+
+
+def test_labelstudio_comes_back(tmp_path):
+    records = [*RECORDS, UNLABELLED]
+    assert write_labelstudio(tmp_path / "tasks.json", records) == {}
+    assert rounded(read_labelstudio(tmp_path / "tasks.json", NAMES), tmp_path) == records
+
+
+def test_labelstudio_boxes_are_percents_and_scored_ones_predictions(tmp_path):
+    write_labelstudio(tmp_path / "tasks.json", RECORDS)
+    drawn, scored, _ = json.loads((tmp_path / "tasks.json").read_text())
+    assert drawn["data"] == {"image": "/data/local-files/?d=a&b.jpg", "height": 100, "width": 120}
+    value = drawn["annotations"][0]["result"][0]["value"]
+    assert value == {"x": 0, "y": 0, "width": 27.775, "height": 50, "rotation": 0, "rectanglelabels": ["cat"]}
+    assert "predictions" not in drawn
+    assert scored["predictions"][0]["result"][0]["score"] == 0.5
+    assert "annotations" not in scored
+
+
+def test_what_a_person_drew_wins_over_predictions(tmp_path):
+    write_labelstudio(tmp_path / "tasks.json", [Record("a.jpg", 100, 120, DRAWN + SCORED)])
+    (task,) = json.loads((tmp_path / "tasks.json").read_text())
+    task["annotations"].append({"was_cancelled": True, "result": []})
+    (tmp_path / "tasks.json").write_text(json.dumps([task]))
+    (record,) = read_labelstudio(tmp_path / "tasks.json")
+    assert [instance.score for instance in record.instances] == [None, None]
+
+
+BOX = {"x": 1, "y": 2, "width": 3, "height": 4, "rotation": 0, "rectanglelabels": ["cat"]}
+ENTRY = {"type": "rectanglelabels", "original_width": 10, "original_height": 10, "value": BOX}
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({}, "task 0: has no image"),
+        ({"data": {"image": "a.jpg"}}, "task 0: does not tell its image's size"),
+        ({"annotations": [{}]}, "task 0: its annotations or predictions are broken"),
+        ({"annotations": 3}, "task 0: its annotations or predictions are broken"),
+        ({"predictions": [{"result": [{**ENTRY, "value": {**BOX, "rotation": 30}}]}]}, "a box of 'cat' is turned"),
+        ({"predictions": [{"result": [{**ENTRY, "value": {**BOX, "x": None}}]}]}, "a box of 'cat' is broken"),
+        ({"predictions": [{"result": [{**ENTRY, "value": {**BOX, "width": -3}}]}]}, "box .* turned round"),
+        ({"predictions": [{"result": [{**ENTRY, "value": {}}]}]}, "has no single label"),
+    ],
+)
+def test_labelstudio_errors_name_the_task(tmp_path, task, message):
+    data = {} if not task or "data" in task else {"data": {"image": "a.jpg"}}
+    (tmp_path / "tasks.json").write_text(json.dumps([{**data, **task}]))
+    with pytest.raises(InputError, match=message):
+        list(read_labelstudio(tmp_path / "tasks.json"))
+
+
+# CVAT
+
+
+def test_cvat_comes_back_but_for_scores(tmp_path):
+    assert write_cvat(tmp_path / "a.xml", RECORDS, NAMES) == {"scores": 1}
+    drawn = [*RECORDS[:1], Record("sub/b.png", 100, 120, (Instance((7, 9, 111, 77), 1, NAMES[1]),)), *RECORDS[2:]]
+    assert list(read_cvat(tmp_path / "a.xml")) == drawn
+    assert CATEGORIES["cvat"](tmp_path / "a.xml") == NAMES
+    assert 'source="auto"' in (tmp_path / "a.xml").read_text()
+
+
+def cvat(shapes: str) -> str:
+    return f'<annotations><image id="0" name="a.jpg" width="120" height="100">{shapes}</image></annotations>'
+
+
+def test_cvat_polygons_are_the_boxes_round_them(tmp_path):
+    (tmp_path / "a.xml").write_text(cvat('<polygon label="cat" points="1,2;30.5,4;5,60"/><tag label="day"/>'))
+    (record,) = read_cvat(tmp_path / "a.xml")
+    assert [instance.box for instance in record.instances] == [(1, 2, 30.5, 60)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<annotations>", "is not XML"),
+        ("<annotation/>", "is <annotation>; want CVAT for images 1.1"),
+        ("<annotations><image/></annotations>", "image 0: <image> has no height"),
+        (cvat('<box label="cat"/>'), "image 0, shape 0: <box> has no xtl"),
+        (cvat('<box label="cat" xtl="x" ytl="1" xbr="1" ybr="1"/>'), "shape 0: 'x' is no number"),
+        (cvat('<box label="cat" xtl="9" ytl="1" xbr="1" ybr="1"/>'), "shape 0: box .* turned round"),
+        (cvat('<box label="cat" rotation="9" xtl="1" ytl="1" xbr="1" ybr="1"/>'), "shape 0: is turned"),
+        (cvat('<polygon label="cat" points="1;2"/>'), "shape 0: has broken points"),
+        (cvat('<points label="cat" points="1,2"/>'), "shape 0: is a points; want boxes or polygons"),
+        (cvat("<box/>"), "shape 0: <box> has no label"),
+    ],
+)
+def test_cvat_errors_name_the_shape(tmp_path, text, message):
+    (tmp_path / "a.xml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        list(read_cvat(tmp_path / "a.xml"))
+
+
+# FiftyOne
+
+
+def test_fiftyone_comes_back_whole(tmp_path):
+    records = [*RECORDS, UNLABELLED, Record("e.jpg", 100, 120, (Instance((1, 2, 3, 4), 0, "cat", 0.5, 2.0, True),))]
+    assert write_fiftyone(tmp_path / "fo", records, NAMES) == {}
+    (tmp_path / "fo/data/sub").mkdir(parents=True)
+    for record in records:
+        Image.new("RGB", (120, 100)).save(tmp_path / "fo/data" / record.filename)
+    assert rounded(read_fiftyone(tmp_path / "fo"), tmp_path) == records
+    assert CATEGORIES["fiftyone"](tmp_path / "fo") == NAMES
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "has no classes"),
+        ({"classes": [1]}, "has no classes"),
+        ({"classes": ["cat"]}, "has no labels"),
+        ({"classes": ["cat"], "labels": {"z": []}}, "'z': has no image in"),
+        ({"classes": ["cat"], "labels": {"a": 3}}, "'a': holds a JSON int"),
+        ({"classes": ["cat"], "labels": {"a": [{"label": 1}]}}, r"'a': label 1 is unknown; want 0\.\.0"),
+        ({"classes": ["cat"], "labels": {"a": [{"label": 0}]}}, "'a': has a broken box"),
+        ({"classes": ["cat"], "labels": {"a": [{"label": 0, "bounding_box": [1, 2]}]}}, "'a': has a broken box"),
+    ],
+)
+def test_fiftyone_errors_name_the_image(tmp_path, content, message):
+    (tmp_path / "data").mkdir()
+    Image.new("RGB", (12, 10)).save(tmp_path / "data/a.jpg")
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=message):
+        list(read_fiftyone(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["labelstudio", "cvat", "fiftyone"])
+def test_captions_are_refused(tmp_path, name):
+    more = () if name == "labelstudio" else (NAMES,)
+    with pytest.raises(InputError, match="is a caption"):
+        WRITERS[name](tmp_path / "out", [Record("a.jpg", 1, 1, caption="a cat")], *more)
+    assert list(tmp_path.iterdir()) == []
+    assert name in READERS
+
+
+def test_ignored_boxes_do_not_reach_reviewers(tmp_path):
+    ignored = Record("a.jpg", 100, 120, (Instance((1, 2, 30, 40), 0, "cat", ignore=True),))
+    assert write_labelstudio(tmp_path / "a.json", [ignored]) == {"ignored boxes, left out": 1}
+    assert write_cvat(tmp_path / "a.xml", [ignored], NAMES) == {"ignored boxes, left out": 1}
+    assert next(read_cvat(tmp_path / "a.xml")).instances == ()
+    assert next(read_labelstudio(tmp_path / "a.json")).instances == ()
