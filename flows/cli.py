@@ -389,7 +389,8 @@ def _compare(runs: Sequence[str]) -> int:
 
     if len(runs) != 2:
         raise InputError("evaluate compare", f"{len(runs)} evaluations", "want two work_dirs: compare A B")
-    print(compare(*runs).table())
+    first, second = runs
+    print(compare(first, second).table())
     return 0
 
 
@@ -434,9 +435,8 @@ def _add_convert(commands) -> None:
         "turn annotations of one format into another",
         "groundhog convert voc odvg data/raccoon/annotations data/raccoon/raccoon_od.json",
     )
-    command.epilog += "\n\nfrom: {}\nto:   {}\nwhat each one needs: docs/formats.md".format(
-        ", ".join(formats.READERS), ", ".join(formats.WRITERS)
-    )
+    known = f"from: {', '.join(formats.READERS)}\nto:   {', '.join(formats.WRITERS)}"
+    command.epilog = f"{command.epilog}\n\n{known}\nwhat each one needs: docs/formats.md"
     command.add_argument("source_format", metavar="FROM", choices=tuple(formats.READERS))
     command.add_argument("target_format", metavar="TO", choices=tuple(formats.WRITERS))
     command.add_argument("source", metavar="SOURCE", help="annotation file, or folder of them")

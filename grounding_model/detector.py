@@ -313,7 +313,12 @@ def _nothing(columns: int) -> Detections:
 def _detections(
     logits: Tensor, boxes: Tensor, chunk: Chunk, image: LoadedImage, count: int, columns: int
 ) -> Detections:
-    """(Q, L) logits, (Q, 4) cx, cy, w, h in fractions of the content -> the best (query, label) pairs."""
+    """(Q, L) logits, (Q, 4) cx, cy, w, h in fractions of the content -> the best (query, label) pairs.
+
+    Raises InputError when the answer is not a number: such a model would find nothing anywhere and say nothing of it.
+    """
+    if logits.isnan().any() or not boxes.isfinite().all():
+        raise InputError("weights", "the model's answer is not a number", "want weights of a training that held")
     scores, labels = label_scores(logits, chunk.tokens, chunk.labels)
     best, place = scores.flatten().topk(min(count, scores.numel()))
     query, column = place // scores.shape[1], place % scores.shape[1]

@@ -209,11 +209,10 @@ def _in_their_names(model: GroundingModel) -> dict[str, Tensor]:
 
 def _their_config(config: ModelConfig, half: bool) -> MMGroundingDinoConfig | GroundingDinoConfig:
     precision = "float16" if half else "float32"
+    settings = _settings_of(config) | {"dtype": precision}
     if config.contrastive_bias:
-        kind, architecture = MMGroundingDinoConfig, "MMGroundingDinoForObjectDetection"
-    else:
-        kind, architecture = GroundingDinoConfig, "GroundingDinoForObjectDetection"
-    return kind(**_settings_of(config), architectures=[architecture], dtype=precision)
+        return MMGroundingDinoConfig(**settings, architectures=["MMGroundingDinoForObjectDetection"])
+    return GroundingDinoConfig(**settings, architectures=["GroundingDinoForObjectDetection"])
 
 
 def _check_expressible(config: ModelConfig, place: object) -> None:
@@ -236,6 +235,7 @@ def _check_expressible(config: ModelConfig, place: object) -> None:
 
 def _settings_of(config: ModelConfig) -> dict:
     backbone, text = config.backbone, config.text
+    assert isinstance(backbone, SwinBackbone)  # _check_expressible has seen to it
     return dict(
         backbone_config=dict(
             model_type="swin",

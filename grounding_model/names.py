@@ -92,7 +92,7 @@ class NameTable:
 
     def to_theirs(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Raises KeyError with the first of our names that this table has no row for."""
-        renamed = {}
+        renamed: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
             row = self._match_out(name)[0]
             names, theirs = self.theirs_of(name), row.change.to_theirs(tensor)

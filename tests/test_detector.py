@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from itertools import count, islice
 
 import numpy as np
@@ -380,3 +381,11 @@ def test_scores_are_the_best_mean_over_an_entitys_tokens(data):
                 if other == label
             ]
             assert scores[query, column].item() == pytest.approx(max(means), abs=1e-6)
+
+
+def test_a_model_that_answers_no_numbers_is_no_model_that_finds_nothing(reference_checkpoint) -> None:
+    broken = deepcopy(reference_checkpoint.model)
+    with torch.no_grad():
+        broken.decoder.norm.weight.fill_(torch.nan)
+    with pytest.raises(InputError, match="not a number"):
+        Detector(broken, reference_checkpoint.tokenizer).predict([A / "img0.png"], ["cat"], **SETTINGS)
