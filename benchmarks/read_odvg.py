@@ -1,0 +1,89 @@
+"""How fast ODVG lines are read and validated, and how much memory that takes: `python benchmarks/read_odvg.py [FILE]`.
+
+Without FILE it draws one with --lines lines of --boxes boxes (or captions of three phrases with --captions) into a
+temporary folder. Lines a second are those of processor time, so that other work on the machine does not count; peak
+memory is that of the reading process alone, against what it held before its first line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from formats.odvg import read_odvg
+
+
+def main() -> None:
+    """Draws the file where none is given, and measures in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", nargs="?", type=Path)
+    parser.add_argument("--lines", type=int, default=100_000, metavar="N")
+    parser.add_argument("--boxes", type=int, default=3, metavar="N", help="a line (default 3)")
+    parser.add_argument("--captions", action="store_true")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.here:
+        measure(options.file)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = options.file or Path(folder) / "drawn.jsonl"
+        if options.file is None:
+            draw(path, options.lines, options.boxes, options.captions)
+        subprocess.run([sys.executable, __file__, str(path), "--here"], check=True)
+
+
+def draw(path: Path, lines: int, boxes: int, captions: bool) -> None:
+    """Writes lines that are alike in length to real ones."""
+    chance = random.Random(0)
+    with open(path, "w", encoding="utf-8") as stream:
+        for index in range(lines):
+            image = {"filename": f"train2017/{index:012}.jpg", "height": 480, "width": 640}
+            stream.write(json.dumps({**image, **(_caption(chance) if captions else _boxes(chance, boxes))}) + "\n")
+
+
+def _box(chance: random.Random) -> list[float]:
+    x, y = chance.uniform(0, 500), chance.uniform(0, 400)
+    return [round(side, 2) for side in (x, y, x + chance.uniform(2, 140), y + chance.uniform(2, 80))]
+
+
+def _boxes(chance: random.Random, count: int) -> dict:
+    instances = [{"bbox": _box(chance), "label": 56, "category": "dining table"} for _ in range(count)]
+    return {"detection": {"instances": instances}}
+
+
+def _caption(chance: random.Random) -> dict:
+    caption = "A man with a hat stands beside a wooden table ."
+    spans = ([0, 5], [11, 16], [31, 45])
+    regions = [
+        {"bbox": [_box(chance)], "phrase": caption[start:end], "tokens_positive": [[start, end]]}
+        for start, end in spans
+    ]
+    return {"grounding": {"caption": caption, "regions": regions}}
+
+
+def measure(path: Path) -> None:
+    """Reads the file once and prints what it took."""
+    before = _peak_megabytes()
+    start = time.process_time()
+    lines = sum(1 for _ in read_odvg(path))
+    seconds = time.process_time() - start
+    size = path.stat().st_size / 2**20
+    print(f"{lines} lines, {size:.0f} MB: {lines / seconds:,.0f} lines a second of one core")
+    print(f"peak memory {_peak_megabytes():.0f} MB, {_peak_megabytes() - before:.1f} MB of it for reading")
+
+
+def _peak_megabytes() -> float:
+    """The most memory that this process has held (Linux gives KiB, macOS bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+if __name__ == "__main__":
+    main()
