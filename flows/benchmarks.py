@@ -5,15 +5,13 @@ One dataclass for each layout, by whose `kind` a configuration chooses.
 
 from __future__ import annotations
 
-import json
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from formats.problems import InputError
-from formats.record import Instance, Record, Region
+from formats.record import Record, Region
 from grounding_model.data import GlyphData, OdvgData
 
 if TYPE_CHECKING:
@@ -51,6 +49,42 @@ class VocData:
 
 
 @dataclass(frozen=True)
+class CityscapesData:
+    """Truth in a folder of instanceIds.png, gtFine/val; image_root is leftImg8bit/val."""
+
+    annotations: Path
+    image_root: Path
+    kind: Literal["cityscapes"] = "cityscapes"
+
+
+@dataclass(frozen=True)
+class Objects365Data:
+    """Truth in Objects365's file of version 1 or 2, whose misspelt names are put right."""
+
+    annotations: Path
+    image_root: Path
+    version: Literal[1, 2] = 1
+    kind: Literal["objects365"] = "objects365"
+
+
+@dataclass(frozen=True)
+class OdinwData:
+    """One data set of Object Detection in the Wild: the folder of a split, such as odinw/pothole/valid, or its JSON."""
+
+    split: Path
+    kind: Literal["odinw"] = "odinw"
+
+
+@dataclass(frozen=True)
+class OdinwSuite:
+    """Several of them, each judged by itself. sets: name -> its split, below root."""
+
+    root: Path
+    sets: Mapping[str, str]
+    kind: Literal["odinw_suite"] = "odinw_suite"
+
+
+@dataclass(frozen=True)
 class LvisData:
     """Truth in an LVIS v1 annotation file; images lie below image_root as train2017/… and val2017/…."""
 
@@ -82,6 +116,20 @@ class ExpressionData:
 
 
 @dataclass(frozen=True)
+class RefsData:
+    """Referring expressions as RefCOCO's family publishes them: instances.json and refs(unc).p, or grefs(unc).json.
+
+    split: train, val, test, testA or testB.
+    """
+
+    instances: Path
+    refs: Path
+    image_root: Path
+    split: str = "val"
+    kind: Literal["refs"] = "refs"
+
+
+@dataclass(frozen=True)
 class DescribedData:
     """D3: d3_json/d3_full_annotations.json, and the folder d3_pkl that tells which images are asked what."""
 
@@ -93,7 +141,19 @@ class DescribedData:
 
 Truth = OdvgData | GlyphData | CocoData
 BenchmarkData = (
-    OdvgData | GlyphData | CocoData | YoloData | VocData | LvisData | FlickrData | ExpressionData | DescribedData
+    OdvgData
+    | GlyphData
+    | CocoData
+    | YoloData
+    | VocData
+    | CityscapesData
+    | Objects365Data
+    | OdinwData
+    | LvisData
+    | FlickrData
+    | ExpressionData
+    | RefsData
+    | DescribedData
 )
 
 
@@ -156,8 +216,8 @@ def _read_coco(data: CocoData, work_dir: Path) -> Benchmark:
     from formats.coco import read_coco, read_coco_categories
 
     records = list(read_coco(data.annotations))
-    names = tuple(read_coco_categories(data.annotations))
-    return Benchmark(records, data.image_root, "coco", names, areas=_areas(_load(data.annotations)))
+    names = read_coco_categories(data.annotations)
+    return Benchmark(records, data.image_root, "coco", names, areas=_areas(records, data.annotations))
 
 
 def _read_yolo(data: YoloData, work_dir: Path) -> Benchmark:
@@ -175,115 +235,109 @@ def _read_voc(data: VocData, work_dir: Path) -> Benchmark:
     return Benchmark(records, data.image_root, "coco", read_voc_categories(data.annotations))
 
 
+def _read_cityscapes(data: CityscapesData, work_dir: Path) -> Benchmark:
+    from formats.cityscapes import read_cityscapes, read_cityscapes_categories
+
+    names = read_cityscapes_categories(data.annotations)
+    return Benchmark(list(read_cityscapes(data.annotations)), data.image_root, "coco", names)
+
+
+def _read_objects365(data: Objects365Data, work_dir: Path) -> Benchmark:
+    from formats import coco_dialects
+
+    if data.version == 1:
+        records = list(coco_dialects.read_objects365v1(data.annotations))
+        names = coco_dialects.read_categories_by_id(data.annotations)
+    else:
+        records = list(coco_dialects.read_objects365v2(data.annotations))
+        names = coco_dialects.read_objects365v2_categories(data.annotations)
+    return Benchmark(records, data.image_root, "coco", names)
+
+
+def _read_odinw(data: OdinwData, work_dir: Path) -> Benchmark:
+    from formats.coco_dialects import read_odinw, read_odinw_categories
+
+    image_root = data.split if data.split.is_dir() else data.split.parent
+    return Benchmark(list(read_odinw(data.split)), image_root, "coco", read_odinw_categories(data.split))
+
+
 def _read_lvis(data: LvisData, work_dir: Path) -> Benchmark:
+    from formats.coco_dialects import read_categories_by_id, read_lvis, read_lvis_details
     from grounding_model.metrics.lvis import Federation
 
-    content = _load(data.annotations)
-    names = {category["id"]: category["name"] for category in content["categories"]}
-    files = {image["id"]: _lvis_filename(image) for image in content["images"]}
-    found = _by_image(content)
-    records = [
-        Record(
-            files[image["id"]],
-            image["height"],
-            image["width"],
-            tuple(
-                Instance(_corners(each["bbox"]), 0, names[each["category_id"]]) for each in found.get(image["id"], ())
-            ),
-        )
-        for image in content["images"]
-    ]
+    records, names = list(read_lvis(data.annotations)), read_categories_by_id(data.annotations)
+    details = read_lvis_details(data.annotations)
 
-    def listed(key: str) -> dict[str, frozenset[str]]:
-        return {files[image["id"]]: frozenset(names[each] for each in image[key]) for image in content["images"]}
+    def named(labels: Mapping[str, frozenset[int]]) -> dict[str, frozenset[str]]:
+        return {filename: frozenset(names[label] for label in own) for filename, own in labels.items()}
 
-    federation = Federation(
-        listed("neg_category_ids"),
-        listed("not_exhaustive_category_ids"),
-        {category["name"]: category["frequency"] for category in content["categories"]},
-    )
-    areas = {files[image_id]: [each["area"] for each in own] for image_id, own in found.items()}
-    return Benchmark(records, data.image_root, "lvis", tuple(names.values()), areas=areas, federation=federation)
-
-
-def _lvis_filename(image: Mapping[str, Any]) -> str:
-    """LVIS v1 names an image by its address: …/val2017/000000397133.jpg; GLIP's minival by its file name."""
-    if "coco_url" in image:
-        return "/".join(image["coco_url"].split("/")[-2:])
-    return image["file_name"]
+    federation = Federation(named(details.absent), named(details.not_exhaustive), dict(zip(names, details.frequency)))
+    areas = _areas(records, data.annotations)
+    return Benchmark(records, data.image_root, "lvis", names, areas=areas, federation=federation)
 
 
 def _read_flickr(data: FlickrData, work_dir: Path) -> Benchmark:
-    content = _load(data.annotations)
-    found = _by_image(content)
-    records = []
-    for image in content["images"]:
-        own, spans = found.get(image["id"], []), image["tokens_positive_eval"]
-        places = {phrase: place for place, phrase in enumerate(sorted({each["phrase_ids"] for each in own}))}
-        if len(places) > len(spans):
-            raise InputError(
-                f"{data.annotations}: image {image['id']}", f"{len(places)} phrases with boxes, {len(spans)} with spans"
-            )
-        boxes: list[list] = [[] for _ in spans]
-        for each in own:
-            boxes[places[each["phrase_ids"]]].append(_corners(each["bbox"]))
-        records.append(_captioned(image, list(zip(boxes, spans))))
-    return Benchmark(records, data.image_root, "phrases")
+    from formats.mdetr import read_mdetr
+
+    return Benchmark(list(read_mdetr(data.annotations)), data.image_root, "phrases")
 
 
 def _read_expressions(data: ExpressionData, work_dir: Path) -> Benchmark:
-    content = _load(data.annotations)
-    found = _by_image(content)
-    images = [image for image in content["images"] if data.data_set in (None, image["dataset_name"])]
-    if not images:
-        known = sorted({image["dataset_name"] for image in content["images"]})
+    from formats.coco import load_coco
+    from formats.mdetr import read_mdetr
+
+    data_sets = [image.get("dataset_name") for image in load_coco(data.annotations).images.values()]
+    records = [
+        record
+        for record, data_set in zip(read_mdetr(data.annotations), data_sets, strict=True)
+        if data.data_set in (None, data_set)
+    ]
+    if not records:
+        known = sorted({str(each) for each in data_sets})
         raise InputError(data.annotations, f"holds no expression of '{data.data_set}'", f"want one of {known}")
-    records = []
-    for image in images:
-        boxes = [_corners(each["bbox"]) for each in found.get(image["id"], ()) if each["category_id"] != -1]
-        records.append(_captioned(image, [(boxes, [(0, len(image["caption"]))])] if boxes else []))
-    generalized = any(len(r.regions or ()) == 0 or len((r.regions or ())[0].boxes) != 1 for r in records)
-    return Benchmark(records, data.image_root, "generalized_expressions" if generalized else "expressions")
+    return _expressions(records, data.image_root)
 
 
-def _captioned(image: Mapping[str, Any], phrases: Sequence[tuple[Sequence, Sequence[Sequence[int]]]]) -> Record:
-    """phrases: the boxes and the spans of each."""
-    caption = image["caption"]
-    regions = tuple(
-        Region(
-            tuple(boxes),
-            tuple(caption[start:end] for start, end in spans),
-            tuple((start, end) for start, end in spans),
-        )
-        for boxes, spans in phrases
-    )
-    return Record(image["file_name"], image["height"], image["width"], caption=caption, regions=regions)
+def _read_refs(data: RefsData, work_dir: Path) -> Benchmark:
+    from formats.refcoco import read_refcoco
+
+    return _expressions(list(read_refcoco(data.instances, data.refs, data.split)), data.image_root)
+
+
+def _expressions(records: Sequence[Record], image_root: Path) -> Benchmark:
+    """Each caption is one expression, whatever words of it its boxes are said to belong to.
+
+    Where one means several things, or nothing, the metric is that of gRefCOCO.
+    """
+    whole = [replace(record, regions=_one_region(record)) for record in records]
+    generalized = any(sum(len(region.boxes) for region in record.regions or ()) != 1 for record in whole)
+    return Benchmark(whole, image_root, "generalized_expressions" if generalized else "expressions")
+
+
+def _one_region(record: Record) -> tuple[Region, ...]:
+    caption = record.caption or ""
+    boxes = tuple(box for region in record.regions or () for box in region.boxes)
+    return (Region(boxes, (caption,), ((0, len(caption)),)),) if boxes else ()
 
 
 def _read_described(data: DescribedData, work_dir: Path) -> Benchmark:
-    content = _load(data.annotations)
-    names = {category["id"]: category["name"] for category in content["categories"]}
-    found = _by_image(content)
-    groups, sentences = (_plain_pickle(data.scenarios / name) for name in ("groups.pkl", "sentences.pkl"))
-    asked: dict[int, list[int]] = {}
-    for group in groups.values():
-        for image_id in group["img_id"]:
-            asked.setdefault(image_id, []).extend(each for each in group["inner_sent_id"] if each in names)
-    records, questions = [], []
-    for image in content["images"]:
-        own = found.get(image["id"], [])
-        instances = tuple(Instance(_corners(each["bbox"]), 0, names[each["category_id"]]) for each in own)
-        records.append(Record(image["file_name"], image["height"], image["width"], instances))
-        questions.append(tuple(names[each] for each in dict.fromkeys(asked.get(image["id"], ()))))
-    absence = tuple(names[key] for key, sentence in sentences.items() if key in names and sentence["is_negative"])
+    from formats.coco_dialects import read_categories_by_id
+    from formats.dod import read_dod, read_dod_details
+
+    records, names = list(read_dod(data.annotations)), read_categories_by_id(data.annotations)
+    details = read_dod_details(data.scenarios)
+    asked = [
+        tuple(names[label] for label in details.asked.get(record.filename, ()) if label < len(names))
+        for record in records
+    ]
     return Benchmark(
         records,
         data.image_root,
         "described_objects",
-        tuple(names.values()),
-        areas=_areas(content),
-        asked=questions,
-        absence=absence,
+        names,
+        areas=_areas(records, data.annotations),
+        asked=asked,
+        absence=tuple(names[label] for label in sorted(details.absence) if label < len(names)),
     )
 
 
@@ -293,9 +347,13 @@ READERS: Mapping[str, Any] = {
     "coco": _read_coco,
     "yolo": _read_yolo,
     "voc": _read_voc,
+    "cityscapes": _read_cityscapes,
+    "objects365": _read_objects365,
+    "odinw": _read_odinw,
     "lvis": _read_lvis,
     "flickr30k": _read_flickr,
     "expressions": _read_expressions,
+    "refs": _read_refs,
     "described_objects": _read_described,
 }
 
@@ -311,64 +369,20 @@ def only(benchmark: Benchmark, categories: Sequence[str] | None) -> Benchmark:
     return benchmark._replace(names=tuple(categories))
 
 
-# The files
+def _areas(records: Sequence[Record], annotations: Path) -> dict[str, list[float]] | None:
+    """filename -> the areas of its annotations, which are those of masks; None where the file does not tell them all.
 
+    records: of this file, in its order.
+    """
+    from formats.coco import load_coco
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Dicts, lists, texts and numbers; a pickle that asks for anything else is refused before it runs."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-
-def _plain_pickle(path: Path) -> dict[Any, Any]:
-    if not path.is_file():
-        raise InputError(path, "does not exist", "want D3's folder d3_pkl")
-    try:
-        with open(path, "rb") as file:
-            return _unpickled(file)
-    except (pickle.UnpicklingError, EOFError, ValueError, AttributeError, IndexError) as error:
-        raise InputError(path, f"is no plain pickle ({error})", "want the file that D3 publishes") from None
-
-
-def _unpickled(file: IO[bytes]) -> dict[Any, Any]:
-    content = _PlainUnpickler(file).load()
-    if not isinstance(content, dict):
-        raise ValueError(f"it holds a {type(content).__name__}")
-    return content
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(path, f"is not JSON ({error})", "want an annotation file") from error
-    missing = [key for key in ("images", "annotations", "categories") if key not in content]
-    if missing:
-        raise InputError(path, f"has no {', '.join(missing)}", "want an annotation file with COCO's keys")
-    return content
-
-
-def _by_image(content: Mapping[str, Any]) -> dict[Any, list[dict[str, Any]]]:
-    """image id -> its annotations, in the order of the file."""
-    found: dict[Any, list[dict[str, Any]]] = {}
-    for entry in content["annotations"]:
-        found.setdefault(entry["image_id"], []).append(entry)
-    return found
-
-
-def _areas(content: Mapping[str, Any]) -> dict[str, list[float]] | None:
-    """filename -> the area of each of its annotations; None where the file does not tell them all."""
-    found = _by_image(content)
-    if not all("area" in entry for entry in content["annotations"]):
-        return None
-    files = {image["id"]: image["file_name"] for image in content["images"]}
-    return {files[image_id]: [entry["area"] for entry in own] for image_id, own in found.items()}
-
-
-def _corners(box: Sequence[float]) -> tuple[float, float, float, float]:
-    x, y, width, height = box
-    return float(x), float(y), float(x + width), float(y + height)
+    content = load_coco(annotations)
+    areas: dict[Any, list[float]] = {image_id: [] for image_id in content.images}
+    for entry in content.annotations or ():
+        if "area" not in entry:
+            return None
+        areas[entry["image_id"]].append(entry["area"])
+    return {record.filename: own for record, own in zip(records, areas.values(), strict=True)}
 
 
 def question_of(record: Record, metric: Metric, asked: Sequence[str] | None = None) -> Record:

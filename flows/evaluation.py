@@ -6,10 +6,11 @@ any other labelling, so that an interrupted run goes on.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +22,8 @@ from flows.benchmarks import (
     BenchmarkData,
     CocoData,
     Metric,
+    OdinwData,
+    OdinwSuite,
     Truth,
     only,
     open_benchmark,
@@ -29,14 +32,16 @@ from flows.benchmarks import (
 from flows.inference import BATCH_SIZE, Predictor, infer, load_planned_detector, missing_shards
 from flows.measuring import SHOWN_SCORE, measure
 from flows.planning import Manifest, label_map_beside, plan, software_version
-from formats.candidates import read_candidates
+from formats.candidates import ImageCandidates, read_candidates
 from formats.files import write_whole
 from formats.label_map import write_label_map
 from formats.odvg import record_to_line
 from formats.problems import InputError
-from formats.record import Box, Instance, Record, Region
+from formats.record import Instance, Record
 from formats.toml_config import read_config
 from grounding_model.data import open_dataset
+from grounding_model.detector import load_detector
+from grounding_model.metrics.coco import aligned
 from grounding_model.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -57,7 +62,7 @@ class EvaluateConfig:
     the table.
     """
 
-    truth: BenchmarkData
+    truth: BenchmarkData | OdinwSuite
     metric: Metric | None = None
     weights: str = "glyph-tiny"
     text_encoder: Path | None = None
@@ -95,7 +100,6 @@ def evaluate(
     Raises InputError for an image that cannot be read (a truth with holes is none) and for a category that the truth
     does not have.
     """
-    from grounding_model.detector import load_detector
     from grounding_model.evaluate import evaluate_coco
 
     detector = load_detector(detector) if isinstance(detector, str | Path) else detector
@@ -141,18 +145,44 @@ def evaluate(
 def evaluate_config(path: str | Path, overrides: Sequence[str] = (), show_dir: str | Path | None = None) -> str:
     """`groundhog evaluate`: measures as a TOML file says, writes what it found, gives the table."""
     config = read_config(path, EvaluateConfig, overrides)
-    found = evaluate_benchmark(config, show_dir)
-    interval = "" if found.interval is None else "\n95 % interval of {}: {:.3f} … {:.3f}".format(*found.interval)
+    if isinstance(config.truth, OdinwSuite):
+        table = _evaluate_suite(config, config.truth, show_dir)
+    else:
+        table = evaluate_benchmark(config, show_dir).table
     published = "".join(f"\npublished: {line}" for line in config.published)
-    return f"{found.table}{interval}{published}\nwritten to {config.work_dir}"
+    return f"{table}{published}\nwritten to {config.work_dir}"
+
+
+def _evaluate_suite(config: EvaluateConfig, suite: OdinwSuite, show_dir: str | Path | None) -> str:
+    """Each set by itself in work_dir/NAME, and the mean of their numbers; the table of it."""
+    detector = _Lazy(lambda: load_detector(config.weights, config.text_encoder, config.device))
+    scores = {}
+    for name, split in suite.sets.items():
+        own = replace(config, truth=OdinwData(suite.root / split), work_dir=config.work_dir / name)
+        shown = None if show_dir is None else Path(show_dir) / name
+        scores[name] = float(evaluate_benchmark(own, shown, detector).numbers["ap"])
+    mean = sum(scores.values()) / len(scores)
+    with write_whole(config.work_dir / EVALUATION_NAME) as file:
+        json.dump({"ap": mean, "sets": scores, "weights": config.weights, "metric": "coco"}, file, indent=2)
+        file.write("\n")
+    return aligned([*scores.items(), ("mean AP", mean)])
+
+
+class _Lazy:
+    """A detector that is loaded when it is asked for the first time."""
+
+    def __init__(self, load: Callable[[], Predictor]) -> None:
+        self._load = functools.cache(load)
+
+    def predict_each(self, *arguments: Any, **settings: Any) -> Iterator[Any]:
+        return self._load().predict_each(*arguments, **settings)
 
 
 class Evaluated(NamedTuple):
-    """numbers: as evaluation.json holds them. interval: name of the number, its ends."""
+    """numbers: as evaluation.json holds them. table: for people, with the interval."""
 
     numbers: Mapping[str, Any]
     table: str
-    interval: tuple[str, float, float] | None
 
 
 def evaluate_benchmark(
@@ -168,6 +198,8 @@ def evaluate_benchmark(
     from flows.evaluation_report import show_worst, write_report
     from grounding_model.metrics.bootstrap import interval_of, write_samples
 
+    if isinstance(config.truth, OdinwSuite):
+        raise InputError("truth", "several data sets", "want one of them; evaluate_config measures them all")
     config.work_dir.mkdir(parents=True, exist_ok=True)
     try:
         benchmark = only(open_benchmark(config.truth, config.work_dir), config.categories)
@@ -200,7 +232,8 @@ def evaluate_benchmark(
     with write_whole(config.work_dir / EVALUATION_NAME) as file:
         json.dump(numbers, file, indent=2, ensure_ascii=False)
         file.write("\n")
-    return Evaluated(numbers, found.table, interval)
+    told = "" if interval is None else "\n95 % interval of {}: {:.3f} … {:.3f}".format(*interval)
+    return Evaluated(numbers, found.table + told)
 
 
 def predict_benchmark(
@@ -271,32 +304,27 @@ def _refuse_holes(manifest: Manifest) -> None:
 
 
 def _read_predictions(manifest: Manifest, benchmark: Benchmark, metric: Metric) -> Iterator[Record]:
-    """A record for each of the truth in which something was found."""
+    """A record for each of the truth, in its order."""
     for shard in manifest.shards:
-        for found in read_candidates(manifest.shard_path(shard.index)).by_line():
-            truth = benchmark.records[found.line]
-            boxes = [(float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in found.box]
-            scores = [float(score) for score in found.score]
-            if truth.caption is None:
-                names = benchmark.names if benchmark.asked is None else benchmark.asked[found.line]
-                each = zip(boxes, found.region, scores)
-                instances = tuple(Instance(box, int(label), names[label], score) for box, label, score in each)
-                yield replace(truth, instances=instances)
-            else:
-                asked = question_of(truth, metric).regions or ()
-                yield replace(truth, regions=_regions(asked, boxes, found.region, scores))
+        candidates = read_candidates(manifest.shard_path(shard.index))
+        found = {each.line: each for each in candidates.by_line()}
+        for line in range(shard.first_line, shard.first_line + shard.lines):
+            names = benchmark.names if benchmark.asked is None else benchmark.asked[line]
+            yield _prediction(benchmark.records[line], found.get(line), names, metric)
 
 
-def _regions(
-    asked: Sequence[Region], boxes: Sequence[Box], places: np.ndarray, scores: Sequence[float]
-) -> tuple[Region, ...]:
-    """asked: the phrases. places: of each box, the index of its phrase."""
+def _prediction(truth: Record, found: ImageCandidates | None, names: Sequence[str], metric: Metric) -> Record:
+    """names: what the image was asked for. found: None where nothing was."""
+    rows = [] if found is None else list(zip(found.region.tolist(), found.box.tolist(), found.score.tolist()))
+    if truth.caption is None:
+        return replace(
+            truth, instances=tuple(Instance(tuple(box), label, names[label], score) for label, box, score in rows)
+        )
     regions = []
-    for place, region in enumerate(asked):
-        own = [index for index, each in enumerate(places) if each == place]
-        found, sure = tuple(boxes[index] for index in own), tuple(scores[index] for index in own)
-        regions.append(replace(region, boxes=found, scores=sure))
-    return tuple(regions)
+    for place, region in enumerate(question_of(truth, metric).regions or ()):
+        own = [(tuple(box), score) for label, box, score in rows if label == place]
+        regions.append(replace(region, boxes=tuple(box for box, _ in own), scores=tuple(score for _, score in own)))
+    return replace(truth, regions=tuple(regions))
 
 
 def _truth_digest(benchmark: Benchmark, metric: Metric) -> str:

@@ -26,13 +26,19 @@ def _shown(key: Any) -> str:
 
 
 def paired_captions(truth: Sequence[Record], predictions: Sequence[Record]) -> list[tuple[Record, tuple[Region, ...]]]:
-    """Each true record with the regions found for it, () where nothing was."""
+    """Each true record with the regions found for it, () where nothing was.
+
+    By filename and caption, in any order. Predictions in the order of the truth, one each, are paired as they stand:
+    so an image may have the same caption twice, as in RefCOCO, where it means another thing each time.
+    """
     for record in (*truth, *predictions):
         if record.caption is None:
             raise InputError(record.filename, "has no caption", "want captions with phrases")
-    keys = [(record.filename, record.caption) for record in truth]
-    found = {(record.filename, record.caption): record.regions or () for record in predictions}
-    check_pairing(keys, [(record.filename, record.caption) for record in predictions])
+    keys, found_keys = ([(record.filename, record.caption) for record in side] for side in (truth, predictions))
+    if keys == found_keys:
+        return [(record, found.regions or ()) for record, found in zip(truth, predictions)]
+    check_pairing(keys, found_keys)
+    found = {key: record.regions or () for key, record in zip(found_keys, predictions)}
     return [(record, found.get(key, ())) for record, key in zip(truth, keys)]
 
 
