@@ -15,7 +15,7 @@ import pytest
 from flows.bootstrapping import bootstrap_od, bootstrap_vg
 from flows.filtering import filter_candidates
 from flows.inference import infer, label_shard, missing_shards, problems_of
-from flows.planning import MAX_SHARDS, plan, read_lines, read_manifest
+from flows.planning import MAX_SHARDS, label_map_beside, plan, read_lines, read_manifest
 from formats.candidates import read_candidates
 from formats.problems import InputError
 from tests.pipeline_cases import FakeDetector, make_images, make_weights, plan_images
@@ -69,6 +69,23 @@ def test_the_label_map_beside_an_od_file_is_taken(folder: Path) -> None:
     (folder / "x_label_map.json").unlink()
     with pytest.raises(InputError, match="no label map and no captions"):
         plan_images(folder, folder / "x_od.json", None, folder / "other")
+
+
+@pytest.mark.parametrize(
+    ("annotations", "label_map"),
+    [
+        ("x_od.json", "x_label_map.json"),
+        ("x_od_v12.json", "x_label_map.json"),
+        ("photos_v2.json", "photos_v2_label_map.json"),
+    ],
+)
+def test_labels_of_any_version_have_one_label_map(annotations: str, label_map: str) -> None:
+    assert label_map_beside(Path("data", annotations)) == Path("data", label_map)
+
+
+def test_our_own_labels_can_be_planned_again(folder: Path) -> None:
+    (folder / "x_od.json").rename(folder / "x_od_v1.json")
+    assert plan_images(folder, folder / "x_od_v1.json", None, folder / "work").label_map == {"0": "cat", "1": "dog"}
 
 
 def test_another_plan_in_the_folder_is_refused_by_name(folder: Path) -> None:
