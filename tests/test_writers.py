@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from formats import (
+    READERS,
     WRITERS,
     InputError,
     Instance,
@@ -201,3 +203,10 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["x"]
     with pytest.raises(InputError, match="a: is there already; want a new folder"), write_whole_folder(tmp_path / "a"):
         pass
+
+
+def test_the_page_of_formats_names_every_format():
+    lines = (Path(__file__).parent.parent / "docs/formats.md").read_text(encoding="utf-8").splitlines()
+    told = {line.split("`")[1]: line.split("|")[2:4] for line in lines if line.startswith("| `")}
+    assert {name for name, (read, _) in told.items() if "yes" in read} == set(READERS)
+    assert {name for name, (_, written) in told.items() if "yes" in written} == set(WRITERS)
