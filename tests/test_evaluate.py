@@ -11,7 +11,15 @@ import pytest
 from formats.problems import InputError
 from formats.record import Instance, Record, Region
 from grounding_model.evaluate import bootstrap_interval, evaluate_coco, expression_precision, recall_at
-from grounding_model.metrics.bootstrap import rankings, resampled_ap
+from grounding_model.metrics.bootstrap import (
+    Shares,
+    interval_of,
+    rankings,
+    read_samples,
+    resampled,
+    resampled_ap,
+    write_samples,
+)
 from tests.paths import GOLDEN
 
 EVAL = GOLDEN / "eval"
@@ -232,6 +240,31 @@ def test_the_interval_of_a_gain_is_paired():
     assert 0 < low < high
     mirrored = bootstrap_interval(truth, worse, ["cat"], baseline=found, resamples=200)
     assert mirrored == pytest.approx((-high, -low))
+
+
+def test_samples_come_back_as_they_were_written(tmp_path):
+    truth, found = noisy_case(10, seed=3)
+    for samples in (
+        rankings(truth, found, ["cat", "dog"]),
+        Shares(np.array([0, 0, 2]), np.array([True, False, True]), 3),
+    ):
+        write_samples(tmp_path / "samples.npz", samples)
+        again = read_samples(tmp_path / "samples.npz")
+        images = 3 if isinstance(samples, Shares) else len(truth)
+        draws = np.random.default_rng(0).integers(0, 3, (4, images))
+        np.testing.assert_array_equal(resampled(again, draws), resampled(samples, draws))
+    (tmp_path / "samples.npz").write_bytes(b"no archive")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_samples(tmp_path / "samples.npz")
+
+
+def test_a_share_counts_every_phrase_as_often_as_its_image_is_drawn():
+    samples = Shares(np.array([0, 0, 2]), np.array([True, False, True]), 3)
+    assert resampled(samples, np.array([[1, 1, 1], [0, 1, 2], [2, 1, 0]])).tolist() == pytest.approx([2 / 3, 1, 1 / 2])
+    assert np.isnan(resampled(samples, np.array([[0, 3, 0]])))[0]
+    low, high = interval_of(samples, resamples=200)
+    assert low < 2 / 3 < high
+    assert interval_of(samples, samples, resamples=50) == (0, 0)
 
 
 def test_an_interval_of_nothing_is_refused():

@@ -26,6 +26,7 @@ from flows.benchmarks import (
     YoloData,
     open_benchmark,
 )
+from flows.cli import main
 from flows.comparing import compare
 from flows.evaluation import EvaluateConfig, evaluate_benchmark, evaluate_config
 from formats.problems import InputError
@@ -354,3 +355,16 @@ def test_records_without_a_prediction_are_kept():
 
     truth = [Record("a.jpg", 10, 10, (Instance((0.0, 0.0, 5.0, 5.0), 0, "cat"),))]
     assert mistakes_of(truth, [], "coco") == [1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["compare", "a"], "evaluate compare: 1 evaluations; want two work_dirs"),
+        (["compare", "a", "b"], "a/evaluation.json: does not exist"),
+        (["a.toml", "b.toml"], "evaluate: 1 more arguments after CONFIG; want one configuration"),
+    ],
+)
+def test_a_wrong_command_is_told(arguments, complaint, capsys):
+    assert main(["evaluate", *arguments]) == 2
+    assert complaint in capsys.readouterr().err
