@@ -65,6 +65,14 @@ def test_what_a_person_drew_wins_over_predictions(tmp_path):
     assert [instance.score for instance in record.instances] == [None, None]
 
 
+def test_the_last_annotation_counts(tmp_path):
+    write_labelstudio(tmp_path / "tasks.json", [Record("a.jpg", 100, 120, DRAWN)])
+    (task,) = json.loads((tmp_path / "tasks.json").read_text())
+    task["annotations"].append({"result": task["annotations"][0]["result"][:1]})
+    (tmp_path / "tasks.json").write_text(json.dumps([task]))
+    assert len(next(read_labelstudio(tmp_path / "tasks.json")).instances) == 1
+
+
 BOX = {"x": 1, "y": 2, "width": 3, "height": 4, "rotation": 0, "rectanglelabels": ["cat"]}
 ENTRY = {"type": "rectanglelabels", "original_width": 10, "original_height": 10, "value": BOX}
 

@@ -63,6 +63,13 @@ def test_a_sample_holds_whole_images_in_their_order(images: int, seed: int) -> N
     assert drawn == [record for record in records if record in drawn]
 
 
+def test_a_sample_does_not_depend_on_the_order_and_grows_by_images() -> None:
+    drawn = [{record.filename for record in sample(RECORDS[:200], images)} for images in (10, 11)]
+    assert drawn[0] < drawn[1]
+    assert {record.filename for record in sample(RECORDS[199::-1], 10)} == drawn[0]
+    assert {record.filename for record in sample(RECORDS[:200], 10, seed=1)} != drawn[0]
+
+
 def test_a_sample_needs_an_image() -> None:
     with pytest.raises(InputError, match="want at least one image"):
         sample(RECORDS, 0)

@@ -210,3 +210,8 @@ def test_the_page_of_formats_names_every_format():
     told = {line.split("`")[1]: line.split("|")[2:4] for line in lines if line.startswith("| `")}
     assert {name for name, (read, _) in told.items() if "yes" in read} == set(READERS)
     assert {name for name, (_, written) in told.items() if "yes" in written} == set(WRITERS)
+
+
+def test_yolo_leaves_ignored_boxes_out(tmp_path):
+    write_yolo(tmp_path / "yolo", [RICH], CATEGORIES)
+    assert (tmp_path / "yolo/labels/a.txt").read_text() == "0 0.07500000 0.15000000 0.05000000 0.10000000 0.50000000\n"
