@@ -122,7 +122,7 @@ def _json_values(path: str | Path) -> Iterator[tuple[int, Any]]:
 def _json_array(path: str | Path, content: bytes) -> list:
     try:
         return json.loads(content.decode("utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: brackets without end
         raise InputError(
             path, f"starts like a JSON array but is none ({error})", "want JSON Lines or one array"
         ) from error
@@ -137,9 +137,9 @@ def _json_lines(stream: Iterable[bytes]) -> Iterator[tuple[int, Any]]:
             number += 1
             yield line
 
-    # The standard decoder by name: jsonlines would else take whichever faster one happens to be installed,
+    # A decoder by name: jsonlines would else take whichever faster one happens to be installed,
     # and they differ in what they refuse.
-    reader = jsonlines.Reader(counted(), loads=json.loads)
+    reader = jsonlines.Reader(counted(), loads=_decoded)
     while True:
         try:
             value = reader.read(allow_none=True, skip_empty=True)
@@ -150,6 +150,13 @@ def _json_lines(stream: Iterable[bytes]) -> Iterator[tuple[int, Any]]:
             yield number, _NotJson(text, f"is not JSON ({error.__cause__})")
         else:
             yield number, value
+
+
+def _decoded(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError as error:  # brackets without end; jsonlines knows broken JSON as ValueError
+        raise ValueError(str(error)) from None
 
 
 def record_from_line(line: Mapping[str, Any], place: str) -> Record:
@@ -192,8 +199,9 @@ def _instance(entry: Any, place: str, index: int) -> Instance:
     score = _scores(entry.get("score"), place, where)
     if len(score) > 1:
         raise InputError(place, f"{where}{len(score)} scores for one box", "want one")
+    weight, ignore = _weight_and_ignore(entry, place, where)
     try:
-        return Instance(box, label, category, score[0] if score else None, *_weight_and_ignore(entry, place, where))
+        return Instance(box, label, category, score[0] if score else None, weight, ignore)
     except ValueError as error:
         raise _refused(place, where, error) from error
 
@@ -225,8 +233,9 @@ def _region(entry: Any, place: str, index: int) -> Region:
     scores = _scores(entry.get("score"), place, where)
     if boxes == (PLACEHOLDER_BOX,) and not scores:
         boxes = ()
+    weight, ignore = _weight_and_ignore(entry, place, where)
     try:
-        return Region(boxes, phrase, spans, scores, *_weight_and_ignore(entry, place, where))
+        return Region(boxes, phrase, spans, scores, weight, ignore)
     except ValueError as error:
         raise _refused(place, where, error) from error
 

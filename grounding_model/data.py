@@ -103,7 +103,7 @@ class OdvgDataset:
             raw = stream.readline()
         try:
             line = json.loads(raw)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(place, f"not JSON ({error})", "want one JSON object a line") from error
         return record_from_line(line, place)
 
@@ -158,7 +158,7 @@ def _line_offsets(path: Path) -> array:
 def _is_quarantined(line: bytes) -> bool:
     try:
         decoded = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(decoded, dict) and "quarantined" in decoded
 

@@ -190,6 +190,12 @@ def test_quarantined_and_blank_lines_are_no_items(tmp_path: Path) -> None:
     assert len(OdvgDataset(data)) == 2
 
 
+def test_a_line_of_brackets_without_end_is_no_record(tmp_path: Path) -> None:
+    (tmp_path / "od.jsonl").write_text('{"a":' * 100_000)
+    with pytest.raises(InputError, match="not JSON"):
+        OdvgDataset(OdvgData(tmp_path / "od.jsonl", tmp_path)).record(0)
+
+
 def test_files_without_lines_and_arrays_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "od.jsonl"
     for content, words in (("", "no line"), ('[{"filename": "a"}]', "array")):

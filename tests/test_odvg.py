@@ -250,7 +250,7 @@ def without(table: dict, key: str) -> dict:
         (detection({**GOOD, "score": 1.5}), "score 1.5 is outside 0..1"),
         (detection({**GOOD, "score": "high"}), 'score "high" is no number'),
         (detection({**GOOD, "score": [0.1, 0.2]}), "2 scores for one box"),
-        (detection({**GOOD, "weight": -1}), "weight -1 is no factor"),
+        (detection({**GOOD, "weight": -1}), r"json:3: instance 0: weight -1 is no factor; want a number >= 0$"),
         (detection({**GOOD, "ignore": "no"}), 'ignore is "no"; want true or false'),
         (detection([1, 2]), "instance 0: is a JSON list"),
         ({**IMAGE, "detection": {}}, "detection: 'instances' is missing"),
@@ -287,11 +287,18 @@ def test_errors_name_the_line_what_stands_there_and_the_remedy(tmp_path, line, m
     assert str(caught.value).startswith(f"{path}:3: ")
 
 
-@pytest.mark.parametrize("text", [b"{broken", b'{"filename": "\xff"}', b"a.jpg 3 4"])
+@pytest.mark.parametrize("text", [b"{broken", b'{"filename": "\xff"}', b"a.jpg 3 4", b'{"a":' * 100_000])
 def test_what_is_no_json_is_named(tmp_path, text):
     path = tmp_path / "a.json"
     path.write_bytes(json.dumps(IMAGE).encode() + b"\n" + text)
     with pytest.raises(InputError, match=r"a\.json:2: is not JSON"):
+        list(read_odvg(path))
+
+
+def test_an_array_of_brackets_without_end_is_named(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(b"[" * 100_000)
+    with pytest.raises(InputError, match="starts like a JSON array but is none"):
         list(read_odvg(path))
 
 
