@@ -26,7 +26,7 @@ def list_images(folder: str | Path) -> list[str]:
     """Every image under `folder`, as sorted paths relative to it with "/" between the parts.
 
     Told by suffix alone. Hidden files and folders are skipped; symbolic links to folders are followed, each real
-    folder once. Raises InputError when `folder` is no folder.
+    folder once. Raises InputError when `folder` is no folder, and for a folder below it that cannot be read.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -34,7 +34,7 @@ def list_images(folder: str | Path) -> list[str]:
         raise InputError(root, what, "want a folder of images")
     visited: set[str] = set()
     found: list[str] = []
-    for directory, subfolders, names in os.walk(root, followlinks=True):
+    for directory, subfolders, names in os.walk(root, onerror=_refuse_folder, followlinks=True):
         real = os.path.realpath(directory)
         if real in visited:  # a link in a circle
             subfolders.clear()
@@ -48,6 +48,12 @@ def list_images(folder: str | Path) -> list[str]:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
         ]
     return sorted(found)
+
+
+def _refuse_folder(error: OSError) -> None:
+    """Its images would be missing from everything that comes after, and nobody would know."""
+    what = f"cannot be listed ({error.strerror})"
+    raise InputError(error.filename, what, "want a folder that can be read") from error
 
 
 def read_images(folder: str | Path, on_problem: Callable[[InputError], None] | None = None) -> Iterator[Record]:

@@ -1,5 +1,8 @@
 """Image headers say what decoding would; file names stay in their folder."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -73,6 +76,21 @@ def test_linked_folders_are_followed_and_circles_end(tmp_path):
     (tmp_path / "root/link").symlink_to(tmp_path / "disk")
     (tmp_path / "root/circle").symlink_to(tmp_path / "root")
     assert list_images(tmp_path / "root") == ["link/a.jpg"]
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "a.jpg").touch()
+    scandir = os.scandir
+
+    def refusing(path):
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)  # root, who runs tests in containers, may read everything
+    with pytest.raises(InputError, match=r"locked: cannot be listed \(Permission denied\)"):
+        list_images(tmp_path)
 
 
 def test_a_missing_folder_is_named(tmp_path):
