@@ -318,7 +318,7 @@ def build_model(weights: Weights, place: object) -> GroundingModel:
 def _new_model(config: ModelConfig, place: object) -> GroundingModel:
     try:
         return GroundingModel(config)
-    except (ValueError, RuntimeError, AssertionError) as error:
+    except (ValueError, RuntimeError, AssertionError, TypeError) as error:  # the last: an option that timm lacks
         raise InputError(place, f"no model can have these dimensions ({error})") from None
 
 

@@ -20,7 +20,7 @@ from grounding_model.model import GroundingModel
 from grounding_model.names import MMDET_WITH_RESNET, MMDET_WITH_SWIN, PATCH_ORDER
 from grounding_model.safe_pickle import read_pickled_checkpoint
 from grounding_model.text_tokens import load_tokenizer, tokenizer_to_text
-from grounding_model.weights import checkpoint_hash, convert, inspect, load_checkpoint, save_checkpoint
+from grounding_model.weights import _new_model, checkpoint_hash, convert, inspect, load_checkpoint, save_checkpoint
 from tests.paths import GOLDEN
 
 CHECKPOINT, BERT = GOLDEN / "a" / "checkpoint.pth", GOLDEN / "a" / "bert"
@@ -264,6 +264,12 @@ def test_a_timm_backbone_with_batch_norm_goes_round(tmp_path: Path) -> None:
 def test_no_configuration_makes_timm_fetch(backbone: TimmBackbone) -> None:
     with pytest.raises(ValueError, match="fetch"):
         build_backbone(backbone)
+
+
+def test_an_option_that_timm_lacks_is_refused() -> None:
+    backbone = TimmBackbone(name="resnet10t", out_indices=(2, 3, 4), options={"stem_breadth": 32})
+    with pytest.raises(InputError, match=r"no model can have these dimensions.*stem_breadth"):
+        _new_model(replace(ModelConfig(), backbone=backbone), "here")
 
 
 def test_a_damaged_file_of_ours_is_refused(tmp_path: Path) -> None:
