@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from formats.files import sha256_of, write_whole
-from formats.problems import InputError
 from formats.toml_config import read_config
 from grounding_model.train_config import TrainConfig
 
@@ -60,9 +59,8 @@ def train_config(path: str | Path, overrides: Sequence[str] = (), resume: bool =
 
     Raises InputError when an interrupted run lies in the work_dir and resume was not asked for.
     """
-    from grounding_model.train import STATE_FILE
+    from grounding_model.train import check_resume
 
     config = read_config(path, TrainConfig, overrides)
-    if not resume and (config.work_dir / STATE_FILE).exists() and not (config.work_dir / DONE_NAME).exists():
-        raise InputError(config.work_dir, "an interrupted run lies here", "want --resume, or another --work-dir")
+    check_resume(config, resume)
     return train(config)

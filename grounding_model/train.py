@@ -124,6 +124,8 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
     log = _Log(config.work_dir / LOG_FILE, run.step, on_progress)
     meter = _Meter()
     loader = _loader(config, datasets, tokenizer, model.config, run.step, steps, device)
+    if _validation_is_due(config, run.step, steps) and run.step not in log.validated:  # killed while it measured
+        log.write({"step": run.step} | _validate(run, config, tokenizer, device))
     with tqdm(total=steps, initial=run.step, unit="step", disable=None, dynamic_ncols=True) as bar, _one_thread_cv2():
         for batch in loader:
             _set_training(model, frozen)
@@ -138,7 +140,7 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
                 bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
             if config.checkpoint_every and (run.step % config.checkpoint_every == 0 or run.step == steps):
                 run.save(config.work_dir / STATE_FILE, settings)
-            if config.validate_every and (run.step % config.validate_every == 0 or run.step == steps):
+            if _validation_is_due(config, run.step, steps):
                 log.write({"step": run.step} | _validate(run, config, tokenizer, device))
                 meter.restart_clock()
 
@@ -148,6 +150,18 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
     for problem, count in run.problems.most_common():
         print(f"passed over {count} times: {problem}", file=sys.stderr)
     return TrainResult(checkpoint, log.last, log.path, dict(run.problems))
+
+
+def check_resume(config: TrainConfig, resume: bool) -> None:
+    """What --resume means: go on with an interrupted run of config.work_dir, or start where there is none.
+
+    Raises InputError when an interrupted run lies there and nobody asked to go on with it.
+    """
+    started = (config.work_dir / STATE_FILE).exists()
+    if resume and not started:
+        print(f"{config.work_dir}: nothing to resume, a new run starts", file=sys.stderr)
+    elif started and not resume and not (config.work_dir / WEIGHTS_FILE).exists():
+        raise InputError(config.work_dir, "an interrupted run lies here", "want --resume, or another work_dir")
 
 
 def start_model(start: FromWeights | FromScratch) -> tuple[GroundingModel, PreTrainedTokenizerFast]:
@@ -348,8 +362,11 @@ class _Log:
         lines = path.read_text(encoding="utf-8").splitlines() if step and path.exists() else []
         kept = [line for line in lines if _is_up_to(line, step)]
         self.last: dict[str, float] = {}
-        for line in kept:
-            self.last |= json.loads(line)
+        self.validated: set[int] = set()  # steps whose validation was written
+        for numbers in map(json.loads, kept):
+            self.last |= numbers
+            if any(name.startswith("validation.") for name in numbers):
+                self.validated.add(numbers["step"])
         with write_whole(path) as stream:
             stream.writelines(line + "\n" for line in kept)
 
@@ -433,6 +450,11 @@ def _check_validation(validate: Sequence[OdvgData | GlyphData]) -> None:
             Prompt.categories(list(open_dataset(data).categories.values()))
         except InputError as error:
             raise InputError(f"validate.{index}", str(error), "want detection data with its categories") from error
+
+
+def _validation_is_due(config: TrainConfig, step: int, steps: int) -> bool:
+    """After this many steps of so many in all."""
+    return bool(config.validate_every and step) and (step % config.validate_every == 0 or step == steps)
 
 
 def _validate(
@@ -535,12 +557,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m grounding_model.train", description=main.__doc__)
     parser.add_argument("config", type=Path, help="TOML file, see configs/")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--resume", action="store_true", help="refuse to start when there is no state to resume from")
+    told = "go on with an interrupted run in the work_dir; start where there is none"
+    parser.add_argument("--resume", action="store_true", help=told)
     options = parser.parse_args(arguments)
     try:
         config = read_config(options.config, TrainConfig, options.overrides)
-        if options.resume and not (config.work_dir / STATE_FILE).exists():
-            raise InputError(config.work_dir, f"no {STATE_FILE} to resume from", "want the folder of an earlier run")
+        check_resume(config, options.resume)
         result = train(config)
     except InputError as error:
         print(error, file=sys.stderr)

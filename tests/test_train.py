@@ -278,6 +278,36 @@ def test_validation_measures_and_counts_what_it_passes_over(config: TrainConfig,
     assert [count for problem, count in result.problems.items() if problem.startswith("validation: ")] == [1]
 
 
+def test_a_run_killed_while_it_validates_is_measured_when_it_goes_on(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validate = config.datasets[:1]
+    config = replace(config, steps=2, validate=validate, validate_every=5, validate_scale=(48, 64))
+
+    def killed(*_: object) -> None:
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_validate", killed)
+        with pytest.raises(Interrupted):
+            train(config)
+    assert "validation.0.ap" in train(config).metrics
+    train(config, lambda line: pytest.fail("measured again"))
+
+
+def test_an_interrupted_run_goes_on_only_when_asked(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    training.check_resume(config, resume=False)
+    training.check_resume(config, resume=True)
+    assert "nothing to resume" in capsys.readouterr().err
+    config.work_dir.mkdir()
+    (config.work_dir / training.STATE_FILE).touch()
+    training.check_resume(config, resume=True)
+    with pytest.raises(InputError, match="an interrupted run lies here; want --resume"):
+        training.check_resume(config, resume=False)
+    (config.work_dir / training.WEIGHTS_FILE).touch()  # finished
+    training.check_resume(config, resume=False)
+
+
 def test_data_that_cannot_be_validated_on_are_refused_before_the_first_step(config: TrainConfig) -> None:
     with pytest.raises(InputError, match=r"validate\.0"):
         train(replace(config, validate=config.datasets[1:], validate_every=1))
