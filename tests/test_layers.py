@@ -46,6 +46,14 @@ def test_arrows_hold(path: Path) -> None:
         assert name not in ONLY_IMPORTER or package in ONLY_IMPORTER[name], f"{package} must not import {name}"
 
 
+def test_every_module_stands_on_the_page_of_the_house() -> None:
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    named = [path for path in FILES if path.name != "__init__.py"]
+    # Those of a package inside a package stand there as their folder.
+    words = {path: path.name if path.parent.parent == ROOT else f"{path.parent.name}/" for path in named}
+    assert [str(path.relative_to(ROOT)) for path, word in words.items() if f"`{word}`" not in page] == []
+
+
 @pytest.mark.parametrize(
     ("command", "forbidden"),
     [
