@@ -227,7 +227,7 @@ def _want_one_of(choices: typing.Iterable, given: object) -> str:
 
 
 def _annotation_text(annotation: Any) -> str:
-    return _SCALARS.get(annotation) or str(annotation)
+    return _SCALARS.get(annotation) or (annotation.__name__ if isinstance(annotation, type) else str(annotation))
 
 
 def _described(value: Any) -> str:

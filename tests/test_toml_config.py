@@ -139,6 +139,7 @@ def test_overrides_are_applied_in_order_and_make_tables(read):
         ("batch=1.5", "batch: is the float 1.5; want a whole number or"),
         ("optimizer.learning_rate=-1", "optimizer: learning_rate -1.0 is not positive"),
         ("stages.0.at=[1]", "override 'stages.0.at=.*'|stages: is a table; want a list"),
+        ("schedule=3", "schedule: is the int 3; want Step or Cosine$"),
         ("epochs", "override 'epochs' is not of the form key=value"),
         ("epochs.deep.er=1", "epochs is the int 5; want a table there"),
     ],
