@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from formats.files import read_text
 from formats.problems import InputError
 
 DESCRIPTION = """\
@@ -406,7 +407,8 @@ def _add_train(commands) -> None:
     command.add_argument("--weights", metavar="W", help="start from these, instead of the configuration's start")
     command.add_argument("--work-dir", metavar="D", help="instead of the configuration's")
     command.add_argument("--gpus", type=int, default=1, metavar="N", help="processes (only 1 for now)")
-    command.add_argument("--resume", action="store_true", help="go on with the run that lies in the work_dir")
+    told = "go on with an interrupted run in the work_dir; start where there is none"
+    command.add_argument("--resume", action="store_true", help=told)
     _add_overrides(command)
 
 
@@ -655,7 +657,8 @@ def _names(text: str) -> list[str]:
     """Names between commas, or the lines of a text file."""
     path = Path(text)
     if path.suffix == ".txt" and path.is_file():
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = read_text(path, "want it saved as UTF-8, a name a line").splitlines()
+        return [line.strip() for line in lines if line.strip()]
     return [name.strip() for name in text.split(",")]
 
 

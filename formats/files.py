@@ -85,6 +85,14 @@ def write_whole_folder(path: str | Path) -> Iterator[Path]:
     _sync_folder(target.parent)
 
 
+def read_text(path: str | Path, remedy: str) -> str:
+    """A text file's text. Raises InputError, which `remedy` ends, when it is not UTF-8."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(path, f"is not UTF-8 ({error})", remedy) from None
+
+
 def load_json(path: str | Path, remedy: str) -> Any:
     """A JSON file's value. Raises InputError, which `remedy` ends, when it is missing or not JSON."""
     try:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from formats.files import write_whole_folder
+from formats.files import read_text, write_whole_folder
 from formats.images import image_size, list_images, safe_join
 from formats.losses import Losses, check_category, count_losses, refuse_caption
 from formats.problems import InputError, handed_to
@@ -68,7 +68,7 @@ def _warn_of_labels_without_image(labels: Path, filenames: Sequence[str], image_
 
 
 def _instances(path: Path, names: Sequence[str], height: int, width: int) -> Iterator[Instance]:
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(read_text(path, "want lines of class cx cy w h").splitlines(), start=1):
         if not line.strip():
             continue
         place = f"{path}:{number}"
@@ -115,7 +115,7 @@ def _box_and_score(numbers: Sequence[float], place: str) -> tuple[Box, float | N
 def _read_names(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise InputError(path, "does not exist", "want the category names: a YAML with `names`, or one a line")
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path, "want it saved as UTF-8")
     if path.suffix.lower() not in (".yaml", ".yml"):
         return tuple(line.strip() for line in text.splitlines() if line.strip())
     import yaml  # only here: the names of most data sets come as a list

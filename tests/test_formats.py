@@ -291,6 +291,12 @@ def test_yolo_errors_name_the_line(yolo, line, message):
     assert "b.txt:2: " in str(caught.value)
 
 
+def test_yolo_files_that_are_not_utf8_are_named(yolo):
+    (yolo.root / "names.txt").write_bytes("größe".encode("latin-1"))
+    with pytest.raises(InputError, match=r"names\.txt: is not UTF-8"):
+        yolo("", yolo.root / "names.txt")
+
+
 def test_yolo_labels_without_an_image_are_counted(yolo, caplog):
     (yolo.root / "labels/lost.txt").touch()
     (yolo.root / "labels/classes.txt").write_text("cat\ndog\n")
