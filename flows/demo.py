@@ -30,10 +30,11 @@ from flows.self_training import (
     read_self_train,
     self_train,
 )
-from formats.files import write_whole
+from formats.files import load_json, write_whole
 from formats.problems import InputError
 from formats.record import Instance, Record
 from grounding_model.data import GlyphData
+from grounding_model.weights import checkpoint_hash
 
 CONFIG = Path(__file__).parent.parent / "configs" / "self_train_glyphs.toml"
 OUT_DIR = Path("outputs/demo")
@@ -70,7 +71,8 @@ def run_demo(
     """
     out_dir = Path(out_dir)
     config = demo_config(out_dir, seed, quick, weights, device)
-    _claim(out_dir, {"seed": seed, "quick": quick, "weights": config.start.source})
+    source = config.start.source
+    _claim(out_dir, {"seed": seed, "quick": quick, "weights": source, "weights_sha256": checkpoint_hash(source)})
     teller = Teller()
     teller.say(
         f"{_unlabelled(config).count} unlabelled scenes, {config.rounds} rounds of training; all files go to {out_dir}"
@@ -122,9 +124,10 @@ def _quick(config: SelfTrainConfig) -> SelfTrainConfig:
 def _claim(out_dir: Path, demo: Mapping[str, Any]) -> None:
     """Scenes of one seed under the labels of another would look like a result."""
     path = out_dir / DEMO_NAME
+    remedy = "remove the folder or name another --out-dir"
     if path.is_file():
-        if json.loads(path.read_text(encoding="utf-8")) != demo:
-            raise InputError(out_dir, "another demo lies there", "want another --out-dir, or that folder removed")
+        if load_json(path, remedy) != demo:
+            raise InputError(out_dir, "another demo lies there", remedy)
         return
     out_dir.mkdir(parents=True, exist_ok=True)
     with write_whole(path) as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,18 @@ def test_the_loop_goes_round_and_says_where_everything_is(
     assert "training" in capsys.readouterr().err
     with pytest.raises(InputError, match="another demo"):
         run_demo(out, seed=1, quick=True, weights=weights)
+
+
+def test_another_demo_in_the_folder_is_refused(weights: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.safetensors"
+    own.write_bytes(weights.read_bytes())
+    claim = {"seed": 0, "quick": True, "weights": str(own), "weights_sha256": "that of other weights under this name"}
+    (tmp_path / "demo.json").write_text(json.dumps(claim))
+    with pytest.raises(InputError, match="remove the folder or name another --out-dir"):
+        run_demo(tmp_path, quick=True, weights=own)
+    (tmp_path / "demo.json").write_text("{broken")
+    with pytest.raises(InputError, match=r"demo\.json: is not JSON .*remove the folder or name another"):
+        run_demo(tmp_path, quick=True, weights=own)
 
 
 def test_the_demo_is_the_configuration_of_the_deployment_with_more_test_scenes(tmp_path: Path) -> None:
