@@ -22,6 +22,7 @@ from flows.self_training import self_train as run_rounds
 from flows.server import prefect_server
 from formats.problems import InputError
 
+CONFIG_DIR = Path("configs")  # of the folder in which `groundhog up` runs
 CONFIGS = {"cat": "self_train_cat.toml", "flickr30k": "self_train_flickr30k.toml", "glyphs": "self_train_glyphs.toml"}
 
 
@@ -215,7 +216,7 @@ def deployments() -> list[RunnerDeployment]:
     made = [
         self_train.to_deployment(
             name,
-            parameters={"parameters": {"config": str(Path("configs") / config)}},
+            parameters={"parameters": {"config": str(CONFIG_DIR / config)}},
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
         for name, config in CONFIGS.items()
@@ -225,8 +226,21 @@ def deployments() -> list[RunnerDeployment]:
     return cast(list[RunnerDeployment], made)  # outside an event loop they are no coroutines
 
 
+def _check_configs() -> None:
+    """Raises InputError where the deployments would name files that are not there: wheels carry no configurations."""
+    missing = [config for config in CONFIGS.values() if not (CONFIG_DIR / config).is_file()]
+    if missing:
+        raise InputError(
+            CONFIG_DIR.resolve(), f"no {', '.join(missing)} there", "want `groundhog up` run from a clone's folder"
+        )
+
+
 def up(limit: int = 1) -> int:
-    """Serves all deployments until it is interrupted; with a server of its own where none answers."""
+    """Serves all deployments until it is interrupted; with a server of its own where none answers.
+
+    Raises InputError outside a clone, whose configurations the deployments name.
+    """
+    _check_configs()
     with prefect_server() as api:
         served = deployments()
         print(f"Prefect: {api.removesuffix('/api')}\nIn another terminal, from this folder:")

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 DEFAULT_API = "http://127.0.0.1:4200/api"
+LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 START_TIMEOUT = 120.0  # seconds; 9 to 15 were measured on two cores, the first start migrates a database
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -29,7 +30,9 @@ def api_url() -> str:
 def is_healthy(api: str) -> bool:
     """True when a Prefect server answers at this address."""
     try:
-        with urllib.request.urlopen(f"{api}/health", timeout=3) as response:
+        # A proxy, which the environment may name, does not reach this machine's own servers.
+        handlers = [urllib.request.ProxyHandler({})] if urlsplit(api).hostname in LOCAL_HOSTS else []
+        with urllib.request.build_opener(*handlers).open(f"{api}/health", timeout=3) as response:
             return response.status == 200
     except (urllib.error.URLError, OSError, ValueError):
         return False
@@ -49,7 +52,7 @@ def prefect_server(api: str | None = None) -> Iterator[str]:
         yield api
         return
     address = urlsplit(api)
-    if address.hostname not in {"127.0.0.1", "localhost", "::1"}:
+    if address.hostname not in LOCAL_HOSTS:
         raise RuntimeError(f"the Prefect server at {api} does not answer, and is not on this machine")
     process = _start(address.hostname, address.port or 4200)
     try:

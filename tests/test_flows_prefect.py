@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +24,7 @@ from flows.filtering import filter_candidates
 from flows.inference import missing_shards
 from flows.planning import plan
 from flows.server import is_healthy
+from formats.problems import InputError
 from tests.pipeline_cases import FakeDetector, make_images, make_weights
 from tests.test_self_train import Recorder, config  # noqa: F401 - the fixture
 
@@ -120,6 +123,30 @@ def test_a_failed_shard_fails_the_stage_and_leaves_the_others_done(
     with pytest.raises(RuntimeError, match="1 of 4 shards failed"):
         deployments.infer(parameters)
     assert missing_shards(manifest) == [2]
+
+
+def test_outside_a_clone_up_says_so_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(deployments, "prefect_server", lambda: pytest.fail("a server was started"))
+    with pytest.raises(InputError, match=r"configs.*want.*clone"):
+        deployments.up()
+
+
+def test_no_proxy_stands_before_a_server_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Healthy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with HTTPServer(("127.0.0.1", 0), Healthy) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        assert is_healthy(f"http://127.0.0.1:{server.server_port}/api")
 
 
 @pytest.mark.slow
