@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,9 @@ import pyarrow.parquet as pq
 
 from formats.files import write_whole
 from formats.problems import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _KEY = b"groundhog.key"
 _SIDES = ("x1", "y1", "x2", "y2")
@@ -34,7 +37,7 @@ _SCHEMA = pa.schema(
 
 
 class ImageProblem(NamedTuple):
-    """An image without candidates, and why. line: from 0, as in formats.odvg.LineProblem."""
+    """An image without candidates, and why. line: in the source file, from 0, blank lines counted."""
 
     line: int
     filename: str
@@ -55,7 +58,7 @@ class ImageCandidates(NamedTuple):
 class Candidates:
     """The candidates of one shard, as arrays, in the order of their lines. N boxes.
 
-    line      (N,) int64, the image's line in the source file, from 0
+    line      (N,) int64, the image's line in the source file, from 0, blank lines counted
     filename  (N,) object (str), the image's file name; equal names share one object
     region    (N,) int32, index of the category in the prompt, or of the region in the caption
     box       (N, 4) float32, x1, y1, x2, y2 in pixels of the stored image
@@ -108,6 +111,14 @@ class Candidates:
             yield ImageCandidates(
                 int(self.line[start]), self.filename[start], self.region[rows], self.box[rows], self.score[rows]
             )
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a box: line, filename, region, x1, y1, x2, y2, score; the problems are not in it."""
+        import pandas as pd  # only here: it takes a while to load
+
+        sides = {side: self.box[:, index] for index, side in enumerate(_SIDES)}
+        columns = {"line": self.line, "filename": self.filename, "region": self.region, **sides, "score": self.score}
+        return pd.DataFrame(columns)
 
 
 def _joined(parts: Sequence, dtype: type, empty: tuple[int, ...] = (0,)) -> np.ndarray:

@@ -61,6 +61,14 @@ def test_images_come_back_one_by_one_in_the_order_of_their_lines():
         np.testing.assert_array_equal(getattr(again, name), getattr(candidates, name))
 
 
+def test_a_frame_has_a_row_a_box():
+    candidates = make_candidates()
+    frame = candidates.to_frame()
+    assert list(frame.columns) == ["line", "filename", "region", "x1", "y1", "x2", "y2", "score"]
+    np.testing.assert_array_equal(frame[["x1", "y1", "x2", "y2"]].to_numpy(), candidates.box)
+    assert frame.groupby("filename").size().to_dict() == {f"größe/{line}.jpg": 7 for line in range(3)}
+
+
 def test_an_image_without_boxes_has_no_rows():
     candidates = Candidates.of_images([ImageCandidates(3, "a.jpg", [], [], [])])
     assert len(candidates) == 0
