@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -145,15 +145,31 @@ def _captions_beside(folder: Path, images: str | Path) -> Iterator[tuple[str, st
 
 
 def _captions_csv(path: Path) -> Iterator[tuple[str, str]]:
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        sample = file.readline()
-        file.seek(0)
-        delimiter = max(",;|\t", key=sample.count)
-        reader = csv.DictReader(file, delimiter=delimiter, skipinitialspace=True)
-        columns = [name.strip() for name in reader.fieldnames or ()]
-        reader.fieldnames = columns
-        filename, caption = _column(path, columns, FILENAME_COLUMNS), _column(path, columns, CAPTION_COLUMNS)
-        yield from _flatten((row[filename] or "", row[caption] or "") for row in reader)
+    import pandas as pd  # only here: it takes a while to load
+
+    with open(path, encoding="utf-8-sig") as file:
+        head = file.readline()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row with more fields than there are columns
+            table = pd.read_csv(
+                path,
+                sep=max(",;|\t", key=head.count),
+                dtype=str,
+                index_col=False,
+                keep_default_na=False,  # "null" and "NA" are captions like others
+                skipinitialspace=True,
+                encoding="utf-8-sig",
+            ).fillna("")  # rows that break off
+    except pd.errors.EmptyDataError:
+        table = pd.DataFrame()
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+        told = " ".join(str(error).split())
+        raise InputError(path, f"is not a table ({told})", "want captions with commas in quotes") from None
+    table.columns = table.columns.astype(str).str.strip()
+    columns = list(table.columns)
+    filename, caption = _column(path, columns, FILENAME_COLUMNS), _column(path, columns, CAPTION_COLUMNS)
+    yield from _flatten(zip(table[filename], table[caption]))
 
 
 def _column(path: Path, columns: Sequence[str], wanted: Sequence[str]) -> str:

@@ -125,6 +125,20 @@ def test_captions_that_are_no_text_are_refused(tmp_path: Path, text: str) -> Non
         list(read_captions(tmp_path / "a.json", tmp_path))
 
 
+def test_captions_stay_the_words_that_stand_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("image_name| comment_number| comment\na.jpg| 0| null\nb.jpg| 1| 007\nc.jpg| 2\n")
+    assert list(read_captions(path, tmp_path)) == [("a.jpg", "null"), ("b.jpg", "007"), ("c.jpg", "")]
+
+
+@pytest.mark.parametrize("rows", ["a.jpg,a cat, black", "a.jpg,a dog\nb.jpg,a cat, black", 'a.jpg,"a cat'])
+def test_a_comma_that_would_cut_a_caption_is_named(rows: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"image,caption\n{rows}\n")
+    with pytest.raises(InputError, match=r"a\.csv: is not a table .*in quotes"):
+        list(read_captions(path, tmp_path))
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".json"])
 def test_captions_in_another_encoding_are_refused(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"a{suffix}").write_bytes("image,caption\na.png,un café\n".encode("latin-1"))
