@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import json
 import os
 from collections import Counter
@@ -105,7 +106,10 @@ def _detect(images: Sequence[Found], prompt: Prompt, options: DetectOptions, pal
             with write_whole(options.out_dir / "preds" / image.prediction) as file:
                 json.dump(prediction, file, ensure_ascii=False)
         if options.save_vis:
-            _draw(image.path, outcome, options.out_dir / "vis" / image.picture, palette)
+            try:
+                _draw(image.path, outcome, options.out_dir / "vis" / image.picture, palette)
+            except InputError as error:
+                failures[str(image.path)] = str(error)
     return DetectResult(len(images) - len(failures), boxes, failures)
 
 
@@ -205,6 +209,7 @@ def _drawable(name: str) -> str:
 
 
 def _draw(path: Path, record: Record, target: Path, palette: str) -> None:
+    """Raises InputError for a picture that its format cannot hold, such as WebP of more than 16,383 pixels a side."""
     import numpy as np
     from PIL import Image
 
@@ -213,5 +218,13 @@ def _draw(path: Path, record: Record, target: Path, palette: str) -> None:
 
     picture = Image.fromarray(np.ascontiguousarray(draw_record(read_image(path), record, palette)))
     kind = Image.registered_extensions()[target.suffix.lower()]
+    encoded = io.BytesIO()  # first, so that a full disk is not taken for a fault of this picture
+    try:
+        picture.save(encoded, format=kind, quality=JPEG_QUALITY)
+    except (OSError, ValueError) as error:
+        size = f"{picture.width} x {picture.height}"
+        raise InputError(
+            target, f"{size} pixels cannot be saved as {kind} ({error})", "want it as PNG, or --no-save-vis"
+        ) from error
     with write_whole(target, "wb") as file:
-        picture.save(file, format=kind, quality=JPEG_QUALITY)
+        file.write(encoded.getbuffer())

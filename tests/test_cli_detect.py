@@ -154,6 +154,22 @@ def test_the_images_of_a_folder_are_drawn_and_written_below_the_output(tmp_path:
         assert row[label] == pytest.approx(score)
 
 
+def test_a_picture_that_cannot_be_saved_leaves_the_rest(tmp_path: Path, capsys, monkeypatch) -> None:
+    for name in ("a.webp", "b.png"):
+        save_picture(tmp_path / "in" / name)
+
+    def too_large(*_: object) -> None:
+        raise ValueError("encoding error 5: Image size exceeds WebP limit of 16383 pixels")
+
+    Image.init()  # or the plugin would put its own back
+    monkeypatch.setitem(Image.SAVE, "WEBP", too_large)
+    out = tmp_path / "out"
+    assert main(["detect", str(tmp_path / "in"), "--texts", "cat", "-c", *MODEL, "--out-dir", str(out)]) == 0
+    assert [path.name for path in (out / "vis").iterdir()] == ["b.png"]
+    assert sorted(path.name for path in (out / "preds").iterdir()) == ["a.json", "b.json"]
+    assert "cannot be saved as WEBP" in capsys.readouterr().err
+
+
 def test_nothing_is_labelled_for_a_palette_or_device_that_is_not_there(tmp_path: Path, capsys) -> None:
     picture = str(save_picture(tmp_path / "x.png"))
     for wrong, said in ((["--palette", "rainbow"], "'rainbow' is no colour"), (["--device", "abacus"], "abacus")):
