@@ -152,7 +152,7 @@ def _json_lines(stream: Iterable[bytes]) -> Iterator[tuple[int, Any]]:
             yield number, value
 
 
-def _decoded(text: str) -> Any:
+def _decoded(text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except RecursionError as error:  # brackets without end; jsonlines knows broken JSON as ValueError
