@@ -37,7 +37,7 @@ def test_the_loop_goes_round_and_says_where_everything_is(
     assert main(arguments) == 0
     told = capsys.readouterr()
     assert (out / "report.html").stat().st_size > 100_000
-    assert (out / "before_after.png").is_file()
+    assert (out / "before_after.jpg").is_file()
     for version in (1, 2, 3):
         records = list(read_odvg(out / "data" / f"glyphs_od_v{version}.json"))
         assert [record.filename for record in records] == [f"{index:06d}.png" for index in range(6)]
