@@ -14,6 +14,7 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -422,6 +423,9 @@ def _loader(
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    # A fork inherits what its parent wants done at exit. Prefect's hooks ask for threads that a fork does not have, so
+    # that a worker that has done all its work would end as one that failed.
+    getattr(threading, "_threading_atexits", []).clear()
 
 
 @contextmanager

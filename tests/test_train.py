@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,6 +106,16 @@ def weights_of(result: training.TrainResult) -> dict[str, torch.Tensor]:
 
 def losses_of(result: training.TrainResult) -> list[float]:
     return [json.loads(line)["loss"] for line in result.log.read_text().splitlines()]
+
+
+def test_workers_do_not_run_the_exit_hooks_of_their_parent(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hook() -> None:
+        raise AssertionError("for the parent's threads only, as Prefect's hooks are")
+
+    monkeypatch.setattr(threading, "_threading_atexits", [hook])
+    assert train(replace(config, workers=1)).checkpoint.exists()
 
 
 def test_resumed_equals_uninterrupted(config: TrainConfig, tmp_path: Path) -> None:
