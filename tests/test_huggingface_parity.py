@@ -41,17 +41,25 @@ CAPTION = "cat. a red dog. umbrella."
 ORIGINAL, MM = GroundingDinoForObjectDetection, MMGroundingDinoForObjectDetection
 
 
-def transformers_model(architecture: type) -> torch.nn.Module:
-    """A small transformers model whose weights are random but large enough that every part shows in the answer."""
+def transformers_model(architecture: type, levels: int = 4) -> torch.nn.Module:
+    """A small transformers model whose weights are random but large enough that every part shows in the answer.
+
+    levels: the last one is made from the last map of the backbone, the others are its last maps.
+    """
     config_type = {ORIGINAL: GroundingDinoConfig, MM: MMGroundingDinoConfig}[architecture]
     swin = SwinConfig(
-        embed_dim=16, depths=[2, 2, 2, 2], num_heads=[1, 2, 4, 8], window_size=WINDOW, out_indices=[2, 3, 4]
+        embed_dim=16,
+        depths=[2, 2, 2, 2],
+        num_heads=[1, 2, 4, 8],
+        window_size=WINDOW,
+        out_indices=list(range(6 - levels, 5)),
     )
     bert = BertConfig(vocab_size=381, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96)
     shared = architecture is ORIGINAL  # IDEA's models share the box head between the layers, MM's do not
     config = config_type(
         backbone_config=swin,
         text_config=bert,
+        num_feature_levels=levels,
         d_model=64,
         encoder_layers=2,
         decoder_layers=3,
@@ -142,6 +150,15 @@ def test_a_transformers_folder_answers_as_in_transformers(
     architecture = MM if json.loads((folder / "config.json").read_text())["model_type"].startswith("mm") else ORIGINAL
     theirs = architecture.from_pretrained(folder).eval()
     assert_equal_answers(load_checkpoint(folder, BERT), theirs, sizes, captions)
+
+
+def test_five_levels_answer_as_in_transformers(tmp_path: Path) -> None:
+    """As Swin-L has them: all four maps of the backbone and one more."""
+    transformers_model(MM, levels=5).save_pretrained(tmp_path)
+    theirs = MM.from_pretrained(tmp_path).eval()
+    ours = load_checkpoint(tmp_path, BERT)
+    assert ours.model.config.levels == 5
+    assert_equal_answers(ours, theirs)
 
 
 @pytest.mark.slow
