@@ -21,7 +21,7 @@ from formats.label_map import write_label_map
 from formats.odvg import write_odvg
 from formats.problems import InputError
 from formats.record import Instance, Record, Region, Span
-from grounding_model.glyphs.pictograms import COLOURS, HELD_OUT_PAIRS, NOUNS, PLURALS, pair_name
+from grounding_model.glyphs.pictograms import COLOURS, NOUNS, PLURALS, pair_name
 from grounding_model.glyphs.scenes import Scene, Thing, domain_named, draw, forbidden_pairs
 
 Task = Literal["od", "colours", "captions", "expressions"]
@@ -39,9 +39,8 @@ def categories_of(domain: str, task: str, pairs: str = "train") -> tuple[str, ..
     if task == "colours":
         held_out = forbidden_pairs(pairs)
         return tuple(pair_name(c, n) for n in NOUNS for c in COLOURS if (c, n) not in held_out)
-    if task in TASKS:
-        return ()
-    raise InputError("task", f"'{task}'", f"want one of {', '.join(TASKS)}")
+    _known(task)
+    return ()
 
 
 def draw_scene(
@@ -203,7 +202,3 @@ def write_scenes(
     if categories:
         write_label_map(folder / f"{name}_label_map.json", dict(enumerate(categories)))
     return annotations
-
-
-def holds_held_out_pair(things: Sequence[Thing]) -> bool:
-    return any((thing.colour, thing.noun) in HELD_OUT_PAIRS for thing in things)
