@@ -1,0 +1,190 @@
+"""`groundhog up`, `self-train`, and the stages by themselves: `bootstrap`, `infer`, `filter`."""
+
+from __future__ import annotations
+
+import argparse
+
+from flows.commands.shared import add_looking, add_model, add_overrides, command, names, tell
+from formats.problems import InputError
+
+
+def add(commands) -> None:
+    _add_up(commands)
+    _add_self_train(commands)
+    _add_bootstrap(commands)
+    _add_infer(commands)
+    _add_filter(commands)
+
+
+def _add_up(commands) -> None:
+    parser = command(
+        commands,
+        "up",
+        _up,
+        "start Prefect (or reuse a healthy server) and serve all deployments",
+        "groundhog up     # then, in another terminal: prefect deployment run self-train/glyphs --watch",
+    )
+    parser.add_argument("--limit", type=int, default=1, help="flow runs at once (default 1: they share the device)")
+
+
+def _up(options: argparse.Namespace) -> int:
+    from flows.deployments import up
+
+    return up(options.limit)
+
+
+def _add_self_train(commands) -> None:
+    parser = command(
+        commands,
+        "self-train",
+        _self_train,
+        "label, train and label again as a configuration says, without Prefect",
+        "groundhog self-train configs/self_train_glyphs.toml --set rounds=2",
+    )
+    parser.add_argument("config", metavar="CONFIG", help="a TOML file")
+    add_overrides(parser)
+
+
+def _self_train(options: argparse.Namespace) -> int:
+    from flows import quarantine
+    from flows.self_training import read_self_train, self_train
+
+    result = self_train(read_self_train(options.config, options.set), _print_event)
+    for done in result.rounds:
+        ap = "" if done.ap is None else f", AP {done.ap:.3f} of the model that made them"
+        print(f"v{done.round}: {done.labels} ({done.counts['kept']} boxes{ap})")
+    print(f"weights: {result.weights}\nsummary: {result.summary}")
+    tell(quarantine.summary(result.quarantined, result.rounds[-1].labels.with_suffix(".meta.json")))
+    return 0
+
+
+def _print_event(event) -> None:
+    if event["state"] != "progress":
+        details = ", ".join(
+            f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in (event.get("counts") or event.get("metrics") or event).items()
+            if key not in ("round", "stage", "state") and value is not None and not isinstance(value, dict)
+        )
+        print(f"round {event['round']}: {event['stage']} {event['state']}" + (f" ({details})" if details else ""))
+
+
+def _add_bootstrap(commands) -> None:
+    parser = command(
+        commands,
+        "bootstrap",
+        _bootstrap,
+        "make an ODVG file without boxes of a folder of images",
+        "groundhog bootstrap data/cat/images data/cat/cat_od.json --categories cat",
+    )
+    parser.add_argument("images", metavar="IMAGES", help="folder")
+    parser.add_argument("out", metavar="OUT", help="X_od.json, or X_vg.json with captions")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--categories", metavar="A,B,C", help="names to look for, or a text file with one name a line")
+    what.add_argument("--captions", metavar="FILE", help="CSV, JSON or a folder of .txt files")
+    parser.add_argument(
+        "--phrases", metavar="FILE", help="with --captions: JSON, caption -> phrases; otherwise noun phrases are found"
+    )
+
+
+def _bootstrap(options: argparse.Namespace) -> int:
+    from flows import quarantine
+    from flows.bootstrapping import bootstrap_od, bootstrap_vg
+
+    if options.phrases and not options.captions:
+        raise InputError("--phrases", "there are no captions to find them in", "want --captions too")
+    if options.captions:
+        made = bootstrap_vg(options.images, options.captions, options.out, options.phrases)
+    else:
+        made = bootstrap_od(options.images, names(options.categories), options.out)
+    print(f"{made.lines} lines: {made.annotations}" + (f", {made.label_map}" if made.label_map else ""))
+    tell(quarantine.summary(made.quarantined, made.annotations))
+    return 0
+
+
+def _add_infer(commands) -> None:
+    parser = command(
+        commands,
+        "infer",
+        _infer,
+        "label an ODVG file: every candidate box above a low floor, kept in WORK_DIR",
+        "groundhog infer data/cat/cat_od.json data/cat/images work_dirs/cat --label-map data/cat/cat_label_map.json",
+    )
+    parser.add_argument("source", metavar="SOURCE", help="X_od.json or X_vg.json")
+    parser.add_argument("image_root", metavar="IMAGES", help="folder that its filenames are relative to")
+    parser.add_argument("work_dir", metavar="WORK_DIR", help="manifest.json and candidates/ go there")
+    parser.add_argument(
+        "--label-map",
+        metavar="FILE",
+        help="its names are looked for (default: X_label_map.json beside X_od.json); else each line's caption",
+    )
+    add_model(parser)
+    add_looking(parser)
+    parser.add_argument("--score-floor", type=float, default=0.05, metavar="S", help="candidates above it are kept")
+    parser.add_argument("--shard-size", type=int, default=64, metavar="N", help="lines a shard (default 64)")
+    parser.add_argument("--overwrite", action="store_true", help="throw away another plan that lies in WORK_DIR")
+
+
+def _infer(options: argparse.Namespace) -> int:
+    from flows import quarantine
+    from flows.inference import infer, problems_of
+    from flows.planning import plan
+
+    manifest = plan(
+        options.source,
+        options.image_root,
+        options.weights,
+        options.work_dir,
+        label_map=options.label_map,
+        text_encoder=options.text_encoder,
+        score_floor=options.score_floor,
+        scale=options.scale,
+        max_per_image=options.max_per_img,
+        chunk_size=options.chunked_size,
+        shard_size=options.shard_size,
+        overwrite=options.overwrite,
+    )
+    infer(manifest, device=options.device, batch_size=options.batch_size)
+    print(f"{len(manifest.shards)} shards: {manifest.work_dir}; next: groundhog filter {manifest.work_dir}")
+    tell(quarantine.summary(problems_of(manifest), manifest.work_dir / "candidates"))
+    return 0
+
+
+def _add_filter(commands) -> None:
+    parser = command(
+        commands,
+        "filter",
+        _filter,
+        "turn the candidates of a WORK_DIR into labels; the model is not run again",
+        "groundhog filter work_dirs/cat --score-threshold 0.4 --class-threshold dog=0.5",
+    )
+    parser.add_argument("work_dir", metavar="WORK_DIR", help="of groundhog infer")
+    parser.add_argument("-o", "--out", metavar="FILE", help="default: X_od_v1.json beside X_od.json")
+    parser.add_argument("--score-threshold", type=float, metavar="S", help="a label scores more (default 0.3)")
+    parser.add_argument("--class-threshold", action="append", default=[], metavar="NAME=S", help="of one category")
+    parser.add_argument("--ignore-from", type=float, metavar="S", help="boxes from here to the threshold are ignored")
+    parser.add_argument("--nms-iou", type=float, metavar="IOU", help="overlap of duplicates (default 0.5)")
+    parser.add_argument("--min-size", type=float, metavar="PX", help="shorter side in pixels (default 1)")
+    parser.add_argument("--max-per-img", type=int, dest="max_per_image", metavar="N", help="default 300")
+
+
+def _filter(options: argparse.Namespace) -> int:
+    from flows import quarantine
+    from flows.filtering import Policy, filter_candidates
+
+    settings = ("score_threshold", "ignore_from", "nms_iou", "min_size", "max_per_image")
+    given = {name: getattr(options, name) for name in settings if getattr(options, name) is not None}
+    policy = Policy(class_thresholds=dict(map(_class_threshold, options.class_threshold)), **given)
+    result = filter_candidates(options.work_dir, policy, options.out)
+    dropped = ", ".join(f"{reason} {count}" for reason, count in result.counts["dropped"].items())
+    print(f"{result.counts['kept']} boxes in {result.counts['lines']} lines: {result.labels}")
+    print(f"dropped: {dropped or 'nothing'}; more in {result.meta}")
+    tell(quarantine.summary(result.quarantined, result.meta))
+    return 0
+
+
+def _class_threshold(text: str) -> tuple[str, float]:
+    name, _, value = text.rpartition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise InputError("--class-threshold", f"{text!r}", "want NAME=SCORE such as dog=0.5") from None
