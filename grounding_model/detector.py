@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from formats.problems import InputError
 from formats.record import Box, Instance, Record, Region
 from grounding_model.image import check_image, collate_images, read_image, resize_for_test
-from grounding_model.model import GroundingModel, TextFeatures
+from grounding_model.model import GroundingModel, ImageFeatures, TextFeatures
 from grounding_model.prompt import BuiltPrompt, Prompt
 from grounding_model.text_tokens import count_tokens, tokenize, tokens_of_spans
 
@@ -66,13 +66,53 @@ class ReadyPrompt(NamedTuple):
     chunks: list[Chunk]
 
 
-class LoadedImage(NamedTuple):
+@dataclass(frozen=True)
+class PredictSettings:
+    """How images are looked at: what predict and predict_each take by keyword.
+
+    score_threshold: lower scores are left out. max_per_image: best (query, label) pairs kept, over all chunks.
+    scale: short and long side that the image is made to fit; None: the model's own.
+    chunk_size: names a caption; longer prompts than the text encoder takes are split in any case, the image is
+    encoded once.
+    mixed_sizes: images of a batch are padded to the largest, as in the reference, where an image's numbers depend on
+    its padding. By default only images of one size share a batch, and each result is that of the image alone.
+    return_all_scores: every record is a ScoredRecord.
+
+    Raises InputError for a value that cannot work.
+    """
+
+    score_threshold: float = 0.3
+    max_per_image: int = 300
+    scale: tuple[int, int] | None = None
+    batch_size: int = 1
+    chunk_size: int | None = None
+    mixed_sizes: bool = False
+    return_all_scores: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.score_threshold <= 1:
+            raise InputError("score_threshold", str(self.score_threshold), "want 0..1")
+        if self.max_per_image < 1:
+            raise InputError("max_per_image", str(self.max_per_image), "want at least 1")
+        if self.scale is not None and (len(self.scale) != 2 or min(self.scale) < 1):
+            raise InputError("scale", str(self.scale), "want the short and the long side in pixels")
+        if self.batch_size < 1:
+            raise InputError("batch_size", str(self.batch_size), "want at least 1")
+
+
+class Picture(NamedTuple):
     """height, width: of the stored image in pixels. resized: (h, w, 3) uint8 RGB."""
 
-    filename: str
     height: int
     width: int
     resized: np.ndarray
+
+
+class LoadedImage(NamedTuple):
+    """One question: a prompt about a picture, which neighbours may share."""
+
+    filename: str
+    picture: Picture
     prompt: ReadyPrompt
 
 
@@ -128,81 +168,48 @@ class Detector:
         self.provenance = dict(provenance or {})
 
     def predict(
-        self,
-        images: Sequence[ImageSource],
-        prompt: PromptSource | Sequence[PromptSource],
-        *,
-        score_threshold: float = 0.3,
-        max_per_image: int = 300,
-        scale: tuple[int, int] | None = None,
-        batch_size: int = 1,
-        chunk_size: int | None = None,
-        mixed_sizes: bool = False,
-        return_all_scores: bool = False,
+        self, images: Sequence[ImageSource], prompt: PromptSource | Sequence[PromptSource], **settings: Any
     ) -> list[Record]:
-        """The records of all images, in their order; see predict_each. Raises InputError at the first bad one."""
+        """The records of all images, in their order; see predict_each. Raises InputError at the first bad one.
+
+        prompt: category names, a Prompt, or a list with one of them for each image. settings: as PredictSettings
+        tells them, such as score_threshold=0.3 and batch_size=4.
+        """
         images = [images] if isinstance(images, str | Path | np.ndarray) else list(images)
-        outcomes = self.predict_each(
-            images,
-            _prompts_of(prompt, len(images)),
-            score_threshold=score_threshold,
-            max_per_image=max_per_image,
-            scale=scale,
-            batch_size=batch_size,
-            chunk_size=chunk_size,
-            mixed_sizes=mixed_sizes,
-            return_all_scores=return_all_scores,
-        )
         records = []
-        for outcome in outcomes:
+        for outcome in self.predict_each(images, _prompts_of(prompt, len(images)), **settings):
             if isinstance(outcome, Failure):
                 raise outcome.error
             records.append(outcome)
         return records
 
     def predict_each(
-        self,
-        images: Iterable[ImageSource],
-        prompt: Prompt | Iterable[Prompt],
-        *,
-        score_threshold: float = 0.3,
-        max_per_image: int = 300,
-        scale: tuple[int, int] | None = None,
-        batch_size: int = 1,
-        chunk_size: int | None = None,
-        mixed_sizes: bool = False,
-        return_all_scores: bool = False,
+        self, images: Iterable[ImageSource], prompt: Prompt | Iterable[Prompt], **settings: Any
     ) -> Iterator[Record | Failure]:
         """One outcome an image, in order, while threads read the images ahead; memory holds a few batches.
 
-        images: paths, or (h, w, 3) uint8 RGB. prompt: one for all, or an iterable with one each.
+        images: paths, or (h, w, 3) uint8 RGB. prompt: one for all, or an iterable with one each. A path that stands
+        several times in a row, with other prompts, is read and runs through the backbone once.
+        settings: as PredictSettings tells them.
         A record's filename is the path as given, "image-0" for an array. Categories become instances whose label is
         the index in the prompt; phrases become a region each, in their order; an expression one region over the
         caller's text. Boxes are sorted by score.
-        score_threshold: lower scores are left out. max_per_image: best (query, label) pairs kept, over all chunks.
-        scale: short and long side that the image is made to fit; the model's own by default.
-        chunk_size: names a caption; longer prompts than the text encoder takes are split in any case, the image is
-        encoded once.
-        mixed_sizes: images of a batch are padded to the largest, as in the reference, where an image's numbers depend
-        on its padding. By default only images of one size share a batch, and each result is that of the image alone.
-        return_all_scores: every record is a ScoredRecord.
 
         Raises InputError for settings or a common prompt that cannot work, before the first image. A bad image or a
         bad prompt of one image is a Failure in its place, and the rest goes on.
         """
-        scale = scale or self.model.config.image_scale
-        _check_settings(score_threshold, max_per_image, scale, batch_size)
+        chosen = PredictSettings(**settings)
         pairs: Iterable[tuple[ImageSource, Callable[[], ReadyPrompt]]]
         if isinstance(prompt, Prompt):
-            ready = self._ready(prompt, chunk_size)
+            ready = self._ready(prompt, chosen.chunk_size)
             pairs = ((image, lambda: ready) for image in images)
         else:
             pairs = (
-                (image, partial(self._ready, each, chunk_size)) for image, each in zip(images, prompt, strict=True)
+                (image, partial(self._ready, each, chosen.chunk_size))
+                for image, each in zip(images, prompt, strict=True)
             )
-        loaded = _read_ahead(pairs, scale, ahead=READERS + batch_size)
-        label = _Labeller(self, max_per_image, score_threshold, mixed_sizes, return_all_scores)
-        return _in_batches(loaded, batch_size, label)
+        loaded = _read_ahead(pairs, chosen.scale or self.model.config.image_scale, ahead=READERS + chosen.batch_size)
+        return _in_batches(loaded, chosen.batch_size, _Labeller(self, chosen))
 
     def _ready(self, prompt: Prompt, chunk_size: int | None) -> ReadyPrompt:
         """Captions and token columns of a prompt; none for a caption without phrases.
@@ -224,29 +231,20 @@ class Detector:
 
 
 class _Labeller:
-    """Runs the model on loaded images; keeps the features of captions that come again."""
+    """Runs the model on loaded images; keeps the features of captions that come again and of the last picture."""
 
-    def __init__(
-        self,
-        detector: Detector,
-        max_per_image: int,
-        score_threshold: float,
-        mixed_sizes: bool,
-        return_all_scores: bool,
-    ) -> None:
+    def __init__(self, detector: Detector, settings: PredictSettings) -> None:
         self.detector = detector
-        self.max_per_image = max_per_image
-        self.score_threshold = score_threshold
-        self.mixed_sizes = mixed_sizes
-        self.return_all_scores = return_all_scores
+        self.settings = settings
         self.texts: dict[tuple[str, ...], TextFeatures] = {}
+        self.last: tuple[np.ndarray, ImageFeatures] | None = None  # pixels as the model saw them, and their features
 
     def __call__(self, images: Sequence[LoadedImage]) -> list[Record]:
-        if self.mixed_sizes:
+        if self.settings.mixed_sizes:
             return self._batch(images)
         by_size: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images):
-            by_size.setdefault(image.resized.shape, []).append(index)
+            by_size.setdefault(image.picture.resized.shape, []).append(index)
         records: dict[int, Record] = {}
         for indices in by_size.values():
             records |= zip(indices, self._batch([images[index] for index in indices]))
@@ -254,28 +252,42 @@ class _Labeller:
 
     @torch.inference_mode()
     def _batch(self, images: Sequence[LoadedImage]) -> list[Record]:
-        model, device = self.detector.model, self.detector.device
-        features = model.encode_image(collate_images([image.resized for image in images]).to(device))
+        features = self._encode_images([image.picture.resized for image in images])
         found: list[list[Detections]] = [[_nothing(self._columns(image))] for image in images]
         for chunks in zip_longest(*(image.prompt.chunks for image in images)):
             # An image whose prompt has no chunk left runs along with another's caption, and gets nothing from it.
             filler = next(chunk.caption for chunk in chunks if chunk)
             captions = tuple(chunk.caption if chunk else filler for chunk in chunks)
-            grounding = model.ground(features, self._encode_text(captions))
+            grounding = self.detector.model.ground(features, self._encode_text(captions))
             for index, (image, chunk) in enumerate(zip(images, chunks)):
                 if chunk:
                     logits, boxes = grounding.logits[-1, index], grounding.boxes[-1, index]
-                    count, columns = self.max_per_image, self._columns(image)
-                    found[index].append(_detections(logits, boxes, chunk, image, count, columns))
+                    count, columns = self.settings.max_per_image, self._columns(image)
+                    found[index].append(_detections(logits, boxes, chunk, image.picture, count, columns))
         return [self._record(image, parts) for image, parts in zip(images, found)]
+
+    def _encode_images(self, pictures: Sequence[np.ndarray]) -> ImageFeatures:
+        """Row i is that of picture i. Those that share one array run through the backbone once, and the last of all
+        is kept for the next batch, unless its padding belongs to this one.
+        """
+        known = {id(self.last[0]): self.last[1]} if self.last else {}
+        new = list({id(pixels): pixels for pixels in pictures if id(pixels) not in known}.values())
+        if new:
+            encoded = self.detector.model.encode_image(collate_images(new).to(self.detector.device))
+            known |= {id(pixels): encoded.one(place) for place, pixels in enumerate(new)}
+        if not self.settings.mixed_sizes:
+            self.last = pictures[-1], known[id(pictures[-1])]
+        if len(new) == len(pictures):
+            return encoded
+        return ImageFeatures.joined([known[id(pixels)] for pixels in pictures])
 
     def _columns(self, image: LoadedImage) -> int:
         """How many labels' scores each box keeps beside its own."""
-        return len(image.prompt.prompt.labels) if self.return_all_scores else 0
+        return len(image.prompt.prompt.labels) if self.settings.return_all_scores else 0
 
     def _record(self, image: LoadedImage, parts: Sequence[Detections]) -> Record:
-        found = _best(parts, self.max_per_image, self.score_threshold)
-        if not self.return_all_scores:
+        found = _best(parts, self.settings.max_per_image, self.settings.score_threshold)
+        if not self.settings.return_all_scores:
             return _record(image, found, Record)
         all_scores = found.all_scores
         if image.prompt.prompt.kind != "categories":  # their boxes stand region after region
@@ -310,9 +322,7 @@ def _nothing(columns: int) -> Detections:
     return Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), torch.zeros(0, columns))
 
 
-def _detections(
-    logits: Tensor, boxes: Tensor, chunk: Chunk, image: LoadedImage, count: int, columns: int
-) -> Detections:
+def _detections(logits: Tensor, boxes: Tensor, chunk: Chunk, picture: Picture, count: int, columns: int) -> Detections:
     """(Q, L) logits, (Q, 4) cx, cy, w, h in fractions of the content -> the best (query, label) pairs.
 
     Raises InputError when the answer is not a number: such a model would find nothing anywhere and say nothing of it.
@@ -325,14 +335,14 @@ def _detections(
     all_scores = scores.new_full((len(query), columns), torch.nan)
     if columns:
         all_scores[:, labels] = scores[query]
-    return Detections(_pixels(boxes.float()[query], image).cpu(), best.cpu(), labels[column].cpu(), all_scores.cpu())
+    return Detections(_pixels(boxes.float()[query], picture).cpu(), best.cpu(), labels[column].cpu(), all_scores.cpu())
 
 
-def _pixels(boxes: Tensor, image: LoadedImage) -> Tensor:
+def _pixels(boxes: Tensor, picture: Picture) -> Tensor:
     """(N, 4) cx, cy, w, h in fractions -> x1, y1, x2, y2 in pixels of the stored image, inside it."""
     centre, half = boxes[:, :2], boxes[:, 2:] / 2
     corners = torch.cat((centre - half, centre + half), dim=1).clamp(0, 1)
-    return corners * corners.new_tensor([image.width, image.height] * 2)
+    return corners * corners.new_tensor([picture.width, picture.height] * 2)
 
 
 def _best(parts: Sequence[Detections], count: int, score_threshold: float) -> Detections:
@@ -348,7 +358,7 @@ def _record(image: LoadedImage, found: Detections, make: Callable[..., Record]) 
     prompt = image.prompt.prompt
     boxes: list[Box] = [tuple(box) for box in found.boxes.tolist()]
     rows = list(zip(boxes, found.scores.tolist(), found.labels.tolist()))
-    size = (image.filename, image.height, image.width)
+    size = (image.filename, image.picture.height, image.picture.width)
     if prompt.kind == "categories":
         return make(*size, instances=tuple(Instance(box, n, prompt.labels[n], score) for box, score, n in rows))
     spans = prompt.spans if prompt.kind == "phrases" else (((0, len(prompt.text)),),)
@@ -393,12 +403,17 @@ def _label_waiting(
 def _read_ahead(
     pairs: Iterable[tuple[ImageSource, Callable[[], ReadyPrompt]]], scale: tuple[int, int], ahead: int
 ) -> Iterator[LoadedImage | Failure]:
-    """Images in order, at most `ahead` of them decoded and not yet taken."""
+    """Images in order, at most `ahead` of them decoded and not yet taken; a path that comes again at once is shared."""
     waiting: deque[Future[LoadedImage | Failure]] = deque()
+    last: str | None = None
     with ThreadPoolExecutor(READERS, thread_name_prefix="read-image") as readers:
         try:
             for index, (image, prompt) in enumerate(pairs):
-                waiting.append(readers.submit(_load, image, prompt, index, scale))
+                filename = f"image-{index}" if isinstance(image, np.ndarray) else str(image)
+                if isinstance(image, np.ndarray) or filename != last:  # the same array may hold other pixels by now
+                    picture = readers.submit(_read, image, filename, scale)  # before _load, which waits for it
+                last = filename
+                waiting.append(readers.submit(_load, filename, picture, prompt))
                 if len(waiting) >= ahead:
                     yield waiting.popleft().result()
             while waiting:
@@ -408,14 +423,15 @@ def _read_ahead(
                 future.cancel()
 
 
-def _load(
-    image: ImageSource, prompt: Callable[[], ReadyPrompt], index: int, scale: tuple[int, int]
-) -> LoadedImage | Failure:
-    filename = f"image-{index}" if isinstance(image, np.ndarray) else str(image)
+def _read(image: ImageSource, filename: str, scale: tuple[int, int]) -> Picture:
+    pixels = check_image(image, filename) if isinstance(image, np.ndarray) else read_image(image)
+    height, width = pixels.shape[:2]
+    return Picture(height, width, resize_for_test(pixels, scale))
+
+
+def _load(filename: str, picture: Future[Picture], prompt: Callable[[], ReadyPrompt]) -> LoadedImage | Failure:
     try:
-        pixels = check_image(image, filename) if isinstance(image, np.ndarray) else read_image(image)
-        height, width = pixels.shape[:2]
-        return LoadedImage(filename, height, width, resize_for_test(pixels, scale), prompt())
+        return LoadedImage(filename, picture.result(), prompt())
     except InputError as error:
         return Failure(filename, error)
 
@@ -437,14 +453,3 @@ def _prompts_of(prompt: PromptSource | Sequence[PromptSource], count: int) -> Pr
     if len(entries) != count:
         raise InputError("prompt", f"{len(entries)} prompts for {count} images", "want one for all, or one each")
     return [entry if isinstance(entry, Prompt) else Prompt.categories(entry) for entry in entries]
-
-
-def _check_settings(score_threshold: float, max_per_image: int, scale: tuple[int, int], batch_size: int) -> None:
-    if not 0 <= score_threshold <= 1:
-        raise InputError("score_threshold", str(score_threshold), "want 0..1")
-    if max_per_image < 1:
-        raise InputError("max_per_image", str(max_per_image), "want at least 1")
-    if len(scale) != 2 or min(scale) < 1:
-        raise InputError("scale", str(scale), "want the short and the long side in pixels")
-    if batch_size < 1:
-        raise InputError("batch_size", str(batch_size), "want at least 1")

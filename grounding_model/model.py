@@ -35,6 +35,31 @@ class ImageFeatures(NamedTuple):
     paddings: list[Tensor]  # K masks (B, h, w) bool, True beyond the content
     image: ImageTokens  # the same levels in a row
 
+    def one(self, place: int) -> ImageFeatures:
+        """The features of one image of the batch; they share its memory."""
+        row = slice(place, place + 1)
+        image = self.image._replace(
+            tokens=self.image.tokens[row],
+            positions=self.image.positions[row],
+            padding=None if self.image.padding is None else self.image.padding[row],
+            valid_ratios=self.image.valid_ratios[row],
+        )
+        return ImageFeatures([level[row] for level in self.levels], [mask[row] for mask in self.paddings], image)
+
+    @classmethod
+    def joined(cls, parts: Sequence[ImageFeatures]) -> ImageFeatures:
+        """A batch from images of one canvas; a part may stand in it several times, with a text each."""
+        images = [part.image for part in parts]
+        paddings = [image.padding for image in images if image.padding is not None]
+        image = images[0]._replace(
+            tokens=torch.cat([each.tokens for each in images]),
+            positions=torch.cat([each.positions for each in images]),
+            padding=torch.cat(paddings) if paddings else None,
+            valid_ratios=torch.cat([each.valid_ratios for each in images]),
+        )
+        levels = [torch.cat(maps) for maps in zip(*(part.levels for part in parts))]
+        return cls(levels, [torch.cat(masks) for masks in zip(*(part.paddings for part in parts))], image)
+
 
 class TextFeatures(NamedTuple):
     """A batch of captions, encoded once for any number of images."""

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from formats.problems import InputError
 from formats.record import Record
@@ -175,6 +176,36 @@ def test_results_of_an_image_are_the_same_alone_and_in_any_batch(alone, asked, b
     together = alone.detector.predict(images, prompts, batch_size=batch_size, chunk_size=chunk_size, **SETTINGS)
     for (name, prompt), record in zip(asked, together, strict=True):
         assert_same(alone(name, prompt, chunk_size), record)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_captions_of_one_image_share_its_features(batch_size, detector, tmp_path, monkeypatch):
+    """Two images, five captions each: the backbone sees either once, and every answer is that of the caption alone."""
+    paths = [tmp_path / name for name in ("a.png", "b.png")]
+    pixels = np.random.default_rng(7).integers(0, 256, (2, 60, 80, 3), dtype=np.uint8)
+    for path, image in zip(paths, pixels):
+        Image.fromarray(image).save(path)
+    texts = ["a cat", "two dogs and a remote", "a red hat", "a cat", "the man on the left"]
+    asked = [(path, Prompt.expression(text)) for path in paths for text in texts]
+    alone = [detector.predict([path], prompt, **SETTINGS)[0] for path, prompt in asked]
+    encoded = []
+    monkeypatch.setattr(detector.model, "encode_image", _counted(detector.model.encode_image, encoded))
+    images, prompts = zip(*asked)
+    together = list(detector.predict_each(images, prompts, batch_size=batch_size, **SETTINGS))
+    assert sum(encoded) == 2
+    if batch_size == 1:
+        assert together == alone  # to the last bit
+    for one, other in zip(together, alone):
+        assert one.regions[0].scores == pytest.approx(other.regions[0].scores, abs=1e-5)
+        np.testing.assert_allclose(one.regions[0].boxes[:5], other.regions[0].boxes[:5], atol=1e-2)
+
+
+def _counted(encode_image, counts):
+    def encode(images):
+        counts.append(len(images.pixels))
+        return encode_image(images)
+
+    return encode
 
 
 def test_prompts_longer_than_the_text_encoder_takes_are_split_and_the_image_is_encoded_once(detector, monkeypatch):
