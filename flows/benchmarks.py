@@ -12,21 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from formats.problems import InputError
 from formats.record import Record, Region
-from grounding_model.data import GlyphData, OdvgData
+from grounding_model.data import CocoData, GlyphData, OdvgData, TrainingData
 
 if TYPE_CHECKING:
     from grounding_model.metrics.lvis import Federation
 
 Metric = Literal["coco", "lvis", "phrases", "expressions", "generalized_expressions", "described_objects"]
-
-
-@dataclass(frozen=True)
-class CocoData:
-    """Truth in a COCO annotation file."""
-
-    annotations: Path
-    image_root: Path
-    kind: Literal["coco"] = "coco"
 
 
 @dataclass(frozen=True)
@@ -139,7 +130,7 @@ class DescribedData:
     kind: Literal["described_objects"] = "described_objects"
 
 
-Truth = OdvgData | GlyphData | CocoData
+Truth = TrainingData
 BenchmarkData = (
     OdvgData
     | GlyphData
@@ -217,7 +208,8 @@ def _read_coco(data: CocoData, work_dir: Path) -> Benchmark:
 
     records = list(read_coco(data.annotations))
     names = read_coco_categories(data.annotations)
-    return Benchmark(records, data.image_root, "coco", names, areas=_areas(records, data.annotations))
+    benchmark = Benchmark(records, data.image_root, "coco", names, areas=_areas(records, data.annotations))
+    return only(benchmark, data.categories)
 
 
 def _read_yolo(data: YoloData, work_dir: Path) -> Benchmark:

@@ -20,7 +20,6 @@ import numpy as np
 from flows.benchmarks import (
     Benchmark,
     BenchmarkData,
-    CocoData,
     Metric,
     OdinwData,
     OdinwSuite,
@@ -39,7 +38,7 @@ from formats.odvg import record_to_line
 from formats.problems import InputError
 from formats.record import Instance, Record
 from formats.toml_config import read_config
-from grounding_model.data import open_dataset
+from grounding_model.data import CocoData, open_dataset
 from grounding_model.detector import load_detector
 from grounding_model.metrics.coco import aligned
 from grounding_model.prompt import Prompt
@@ -354,7 +353,7 @@ def _open(truth: Truth) -> tuple[list[str], Iterator[tuple[np.ndarray | Path, Re
         from formats.coco import read_coco, read_coco_categories
         from formats.images import safe_join
 
-        names = list(read_coco_categories(truth.annotations))
+        names = list(truth.categories or read_coco_categories(truth.annotations))
         return names, (
             (safe_join(truth.image_root, record.filename), record) for record in read_coco(truth.annotations)
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from flows.bootstrapping import bootstrap_od, bootstrap_vg
-from flows.evaluation import CocoData, evaluate
+from flows.evaluation import evaluate
 from flows.filtering import FilterResult, Policy, filter_candidates, versioned
 from flows.inference import BATCH_SIZE, infer, load_planned_detector
 from flows.merging import merge
@@ -25,7 +25,7 @@ from formats.files import sha256_of, write_whole
 from formats.label_map import read_label_map, write_label_map
 from formats.problems import InputError
 from formats.toml_config import read_config
-from grounding_model.data import GlyphData, OdvgData
+from grounding_model.data import GlyphData, OdvgData, TrainingData
 from grounding_model.train_config import FromWeights, TrainConfig
 
 ROUNDS_NAME = "rounds.json"
@@ -96,7 +96,7 @@ class SelfTrainConfig:
     ratio: float = 1.0  # pretraining images for each pseudo-labelled one; 0 leaves the pretraining data out
     policy: Policy = field(default_factory=Policy)
     labelling: Labelling = field(default_factory=Labelling)
-    evaluation: OdvgData | GlyphData | CocoData | None = None  # labelled images that no round sees
+    evaluation: TrainingData | None = None  # labelled images that no round sees
     evaluated_categories: tuple[str, ...] | None = None  # None: all that the evaluation data know
 
     def __post_init__(self) -> None:
@@ -147,7 +147,7 @@ class SelfTrainResult(NamedTuple):
 
 
 def evaluate_weights(
-    truth: OdvgData | GlyphData | CocoData, manifest: Manifest, device: str, out: Path, **settings: Any
+    truth: TrainingData, manifest: Manifest, device: str, out: Path, **settings: Any
 ) -> dict[str, Any]:
     """The figures of a plan's model, or those in `out` when they are of the same weights, truth and settings."""
     asked = json.loads(json.dumps({"truth": repr(truth), "settings": settings}, default=str))

@@ -67,6 +67,24 @@ class GlyphData:
     kind: Literal["glyphs"] = "glyphs"
 
 
+@dataclass(frozen=True)
+class CocoData:
+    """A COCO annotation file and its images.
+
+    categories: the names to keep, in the order of their labels; None keeps the file's, in its order.
+    weight: as OdvgData has it.
+    """
+
+    annotations: Path
+    image_root: Path
+    categories: tuple[str, ...] | None = None
+    weight: float = 1.0
+    kind: Literal["coco"] = "coco"
+
+
+TrainingData = OdvgData | CocoData | GlyphData
+
+
 class LabelledImages(Protocol):
     """What a source of training images offers. categories: label -> name of its detection records."""
 

@@ -9,7 +9,7 @@ from typing import Literal
 from formats.problems import InputError
 from grounding_model.augment import AugmentConfig
 from grounding_model.config import VARIANTS, ModelConfig
-from grounding_model.data import GlyphData, OdvgData
+from grounding_model.data import TrainingData
 from grounding_model.losses import LossSettings
 from grounding_model.optimizer import OptimizerConfig
 from grounding_model.sampling import AbsentNames
@@ -55,17 +55,42 @@ class RegionWords:
     alone_until: int = 0  # the first so many steps train backbone, neck and text encoder by this loss only, fast
 
 
+# Settings that change the speed of a run or what is told of it, but not its result.
+WITHOUT_EFFECT = frozenset(
+    (
+        "work_dir",
+        "device",
+        "threads",
+        "workers",
+        "recompute",
+        "check_memory",
+        "log_every",
+        "tensorboard",
+        "checkpoint_every",
+        "validate",
+        "validate_every",
+        "validate_every_epochs",
+        "validate_scale",
+        "keep_best",
+        "get",
+    )
+)
+
+
 @dataclass(frozen=True)
 class TrainConfig:
-    """One run. What follows `threads` changes how fast it goes and what is told, not what comes out."""
+    """One run. What follows `device` changes how fast it goes and what is told, not what comes out."""
 
     work_dir: Path
-    datasets: tuple[OdvgData | GlyphData, ...] = ()  # at least one, by the time training begins
+    datasets: tuple[TrainingData, ...] = ()  # at least one, by the time training begins
     start: FromWeights | FromScratch = field(default_factory=FromWeights)
     seed: int = 0
     steps: int | None = None  # exactly one of steps and epochs is given
     epochs: float | None = None
-    batch_size: int = 4
+    batch_size: int = 4  # images a process and forward pass
+    accumulate: int = 1  # forward passes a step: one step learns from processes x accumulate x batch_size images
+    processes: int = 1  # that train together, one a device; torchrun starts them
+    group_by_aspect: bool = True  # upright images in one forward pass, flat ones in another: less padding
     frozen: tuple[str, ...] = ()  # parameters whose name begins with one of these stay as they are
     absent_names: AbsentNames = field(default_factory=AbsentNames)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -73,21 +98,29 @@ class TrainConfig:
     losses: LossSettings = field(default_factory=LossSettings)
     region_words: RegionWords = field(default_factory=RegionWords)
     moving_average: float = 0.0  # decay a step; the average is what is saved. 0 switches it off
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the forward pass; weights are float32
     half: bool = False  # store the final weights as float16, at half the size
     device: str = "auto"  # "auto" takes the GPU when there is one
     threads: int = 0  # of PyTorch in the training process; 0 leaves PyTorch's own choice
     workers: int = 1  # processes that prepare batches; 0 prepares them in the training process
+    recompute: bool = False  # forget activations and compute them again: much less memory, a quarter more time
+    check_memory: bool = True  # estimate the memory before the first step, and stop where it will not fit
     log_every: int = 20  # steps
+    tensorboard: bool = False  # write events to work_dir/tensorboard too
     checkpoint_every: int = 500  # steps between states to resume from; 0 keeps none
-    validate: tuple[OdvgData | GlyphData, ...] = ()  # AP of detection data during training
-    validate_every: int = 0  # steps; 0 validates never
+    validate: tuple[TrainingData, ...] = ()  # AP of detection data during training
+    validate_every: int = 0  # steps; with validate_every_epochs 0 too, never
+    validate_every_epochs: float | None = None  # in place of validate_every
     validate_scale: tuple[int, int] | None = None  # short and long side of the images then; None: the model's own
+    keep_best: bool = True  # the weights of the highest mean AP, as best.safetensors
+    get: str = ""  # where the data come from and how they lie, told when they are not there
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise InputError("steps", f"is {self.steps} and epochs is {self.epochs}", "want exactly one of them")
-        for name in ("steps", "epochs", "batch_size"):
+        if self.validate_every and self.validate_every_epochs is not None:
+            raise InputError("validate_every", "is given, and validate_every_epochs too", "want one of them")
+        for name in ("steps", "epochs", "batch_size", "accumulate", "processes", "validate_every_epochs"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise InputError(name, f"is {value}", "want more than 0")
@@ -100,3 +133,12 @@ class TrainConfig:
             raise InputError("region_words.weight", "is 0 while alone_until is not", "want a weight, or alone_until 0")
         if not 0 <= self.moving_average < 1:
             raise InputError("moving_average", f"is {self.moving_average}", "want 0 <= decay < 1")
+
+    @property
+    def total_batch_size(self) -> int:
+        """Images that one step learns from."""
+        return self.processes * self.accumulate * self.batch_size
+
+    @property
+    def validates(self) -> bool:
+        return bool(self.validate_every or self.validate_every_epochs)

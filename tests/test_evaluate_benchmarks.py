@@ -14,7 +14,6 @@ from PIL import Image
 
 from flows import evaluation
 from flows.benchmarks import (
-    CocoData,
     DescribedData,
     ExpressionData,
     FlickrData,
@@ -32,6 +31,7 @@ from flows.evaluation import EvaluateConfig, evaluate_benchmark, evaluate_config
 from formats.problems import InputError
 from formats.record import Instance, Record, Region
 from formats.toml_config import read_config
+from grounding_model.data import CocoData
 from tests.paths import GOLDEN
 
 CONFIGS = sorted((GOLDEN.parent.parent / "configs").glob("evaluate_*.toml"))

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 
 from flows import inference, training
-from flows.evaluation import CocoData
 from flows.filtering import Policy
 from flows.self_training import (
     CaptionedImages,
@@ -25,7 +24,7 @@ from flows.self_training import (
 )
 from formats.label_map import read_label_map
 from formats.problems import InputError
-from grounding_model.data import GlyphData
+from grounding_model.data import CocoData, GlyphData
 from grounding_model.train_config import FromWeights, TrainConfig
 from tests.pipeline_cases import FakeDetector, make_images, make_weights
 
