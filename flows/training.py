@@ -40,7 +40,7 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
 
 def training_key(config: TrainConfig) -> str:
     """SHA-256 of what decides the outcome of a training: the settings, the labels' bytes, the starting weights."""
-    from grounding_model.train import settings_with_effect
+    from grounding_model.training_state import settings_with_effect
 
     return hashlib.sha256(json.dumps(settings_with_effect(config), sort_keys=True).encode()).hexdigest()
 

@@ -20,6 +20,7 @@ from grounding_model.attention import (
 )
 from grounding_model.config import ModelConfig
 from grounding_model.positions import token_code
+from grounding_model.recompute import Recomputed
 
 
 class ImageTokens(NamedTuple):
@@ -93,6 +94,8 @@ class ImageLayer(nn.Module):
 
 
 class EncoderLayer(nn.Module):
+    """Image and text look at each other, then each at itself."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.fusion = ImageTextFusion(
@@ -101,8 +104,23 @@ class EncoderLayer(nn.Module):
         self.text = TextLayer(config)
         self.image = ImageLayer(config)
 
+    def forward(
+        self,
+        tokens: Tensor,
+        text: Tensor,
+        image: ImageTokens,
+        references: Tensor,
+        token_mask: Tensor,
+        text_positions: Tensor,
+        blocked: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """tokens (B, V, C), text (B, L, C) -> the same; the rest as Encoder and its parts take them."""
+        tokens, text = self.fusion(tokens, text, image.padding, token_mask)
+        text = self.text(text, text_positions, blocked=blocked)
+        return self.image(tokens, image, references), text
 
-class Encoder(nn.Module):
+
+class Encoder(Recomputed):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
@@ -115,7 +133,7 @@ class Encoder(nn.Module):
         tokens, references = image.tokens, encoder_references(image)
         text_positions = token_code(position_ids, text.shape[-1])
         for layer in cast(Iterable[EncoderLayer], self.layers):
-            tokens, text = layer.fusion(tokens, text, image.padding, token_mask)
-            text = layer.text(text, text_positions, blocked=~attention)
-            tokens = layer.image(tokens, image, references)
+            tokens, text = self.run_layer(
+                layer, tokens, text, image, references, token_mask, text_positions, ~attention
+            )
         return tokens, text

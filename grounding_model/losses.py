@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, distributed
+from torch import Tensor
 
 from grounding_model import boxes as box_maths
 from grounding_model.matcher import MatchingCosts, match_queries
+from grounding_model.processes import mean_over_processes
 from grounding_model.targets import Matching, PaddedTargets, Target, pad_targets
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def grounding_losses(
     """
     padded = pad_targets(targets)
     sets = _matched_sets(grounding, padded, settings)
-    divisors = mean_over_processes([len(queries.matching.queries) for queries in sets], padded.boxes.device)
+    divisors = loss_divisors([len(queries.matching.queries) for queries in sets], padded.boxes.device)
     losses: dict[str, Tensor] = {}
     for queries, divisor in zip(sets, divisors):
         losses |= _set_losses(queries, padded, grounding.token_mask, divisor, settings)
@@ -157,10 +158,6 @@ def finite_logits(logits: Tensor, token_mask: Tensor) -> Tensor:
     return logits.float().masked_fill(~token_mask[:, None], 0)
 
 
-def mean_over_processes(counts: Sequence[int], device: torch.device) -> Tensor:
-    """Counts of this process -> their means over all, at least one each; float eps as the reference adds."""
-    means = torch.tensor(counts, dtype=torch.float32, device=device)
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(means)
-        means /= distributed.get_world_size()
-    return means.clamp(min=1) + torch.finfo(torch.float32).eps
+def loss_divisors(counts: Sequence[int], device: torch.device) -> Tensor:
+    """Boxes of this process -> their means over all, at least one each; plus float eps, as the reference adds it."""
+    return mean_over_processes(counts, device).clamp(min=1) + torch.finfo(torch.float32).eps

@@ -19,13 +19,15 @@ class OptimizerConfig:
     """
 
     learning_rate: float = 1e-4
+    base_batch_size: int | None = None  # images a step that learning_rate is meant for; others scale it in proportion
     weight_decay: float = 1e-4
     decay_vectors: bool = True  # whether norms and biases decay too, as in the reference
     betas: tuple[float, float] = (0.9, 0.999)
     multipliers: dict[str, float] = field(default_factory=lambda: {"backbone": 0.1, "text_encoder.bert": 0.1})
     clip_norm: float = 0.1  # gradients are scaled down to this norm; 0 leaves them
     schedule: Literal["cosine", "step", "constant"] = "step"
-    warmup_steps: int = 0  # the rate grows from 0 in a straight line
+    warmup_steps: int = 0  # the rate grows in a straight line
+    warmup_from: float = 0.0  # from this fraction of it
     step_at: tuple[float, ...] = (0.67, 0.92)  # "step": fractions of the run after which the rate is divided by 10
     final_fraction: float = 0.0  # "cosine": what is left of the rate at the end
 
@@ -54,17 +56,25 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
     )
 
 
-def learning_rate_at(step: int, steps: int, config: OptimizerConfig) -> float:
-    """The base rate of a step, 0-based, in a run of so many steps: a pure function, so nothing needs to be stored."""
+def scaled_rate(config: OptimizerConfig, batch_size: int) -> float:
+    """The learning rate for so many images a step: in proportion (arXiv 1706.02677), where a base is given."""
+    return config.learning_rate * (batch_size / config.base_batch_size if config.base_batch_size else 1)
+
+
+def learning_rate_at(step: int, steps: int, config: OptimizerConfig, full_rate: float) -> float:
+    """The rate of a step, 0-based, in a run of so many steps: a pure function, so nothing needs to be stored.
+
+    full_rate: between warm-up and decay, as scaled_rate gives it. Parts with a multiplier get their share of it.
+    """
     if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
+        return full_rate * (config.warmup_from + (1 - config.warmup_from) * (step + 1) / config.warmup_steps)
     if config.schedule == "constant":
-        return config.learning_rate
+        return full_rate
     if config.schedule == "step":
-        return config.learning_rate * 0.1 ** sum(step >= fraction * steps for fraction in config.step_at)
+        return full_rate * 0.1 ** sum(step >= fraction * steps for fraction in config.step_at)
     done = (step - config.warmup_steps) / max(steps - config.warmup_steps, 1)
     cosine = 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-    return config.learning_rate * (config.final_fraction + (1 - config.final_fraction) * cosine)
+    return full_rate * (config.final_fraction + (1 - config.final_fraction) * cosine)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from grounding_model.losses import mean_over_processes
+from grounding_model.losses import loss_divisors
 from grounding_model.targets import PaddedTargets, Target, pad_targets
 
 POINTS_A_SIDE = 3  # a box is read at 3 x 3 points of every level
@@ -54,7 +54,7 @@ class RegionWordHead(nn.Module):
         named = padded.tokens.float()
         wanted = named / named.sum(-1, keepdim=True).clamp(min=1)
         by_box = -(log_shares.masked_fill(~padded.tokens, 0) * wanted).sum(-1) * padded.weights * padded.wanted
-        return by_box.sum() / mean_over_processes([int(padded.wanted.sum())], logits.device)[0]
+        return by_box.sum() / loss_divisors([int(padded.wanted.sum())], logits.device)[0]
 
 
 def pool_boxes(levels: Sequence[Tensor], canvas: tuple[int, int], padded: PaddedTargets) -> Tensor:

@@ -18,6 +18,7 @@ from timm.models.swin_transformer import PatchMerging, WindowAttention, window_p
 from torch import Tensor, nn
 
 from grounding_model.config import SwinBackbone
+from grounding_model.recompute import Recomputed
 
 
 def pad_to_multiple(x: Tensor, size: int) -> Tensor:
@@ -73,7 +74,7 @@ class SwinBlock(nn.Module):
         return x[:, :height, :width]
 
 
-class SwinTransformer(nn.Module):
+class SwinTransformer(Recomputed):
     """Pixels -> one normalised feature map for each of config.out_stages."""
 
     def __init__(self, config: SwinBackbone) -> None:
@@ -104,7 +105,7 @@ class SwinTransformer(nn.Module):
         outputs = []
         for index, stage in enumerate(cast(Iterable[nn.ModuleList], self.stages)):
             for block in stage:
-                x = block(x)
+                x = self.run_layer(block, x)
             if index in self.out_stages:
                 outputs.append(self.out_norms[str(index)](x).permute(0, 3, 1, 2).contiguous())
             if index < len(self.downsamples):

@@ -2,93 +2,80 @@
 
 What comes out is a function of the configuration and the data: everything random in the data hangs on (seed, position),
 everything random in the model on PyTorch's generator, whose state is saved with the rest.
+
+Several processes, one a device, take their parts of every batch; `groundhog train --gpus N` or torchrun starts them.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import math
 import os
-import shlex
-import subprocess
 import sys
 import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.errors import record
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from formats.files import sha256_of, write_whole
 from formats.problems import InputError
-from formats.record import Record
 from formats.toml_config import read_config
 from grounding_model.config import ModelConfig
-from grounding_model.data import (
-    Collate,
-    GlyphData,
-    LabelledImages,
-    MixedOrder,
-    OdvgData,
-    TrainingBatch,
-    TrainingSamples,
-    open_dataset,
-)
+from grounding_model.data import Collate, LabelledImages, MixedOrder, TrainingBatch, TrainingSamples, open_dataset
 from grounding_model.detector import Detector, choose_device
 from grounding_model.glyphs import glyph_tokenizer
 from grounding_model.image import ImageBatch
-from grounding_model.losses import grounding_losses
 from grounding_model.model import GroundingModel
-from grounding_model.optimizer import MovingAverage, build_optimizer, learning_rate_at, set_learning_rate
-from grounding_model.prompt import Prompt
-from grounding_model.region_words import RegionWordHead
-from grounding_model.targets import Target
-from grounding_model.text_tokens import TextBatch, load_tokenizer
-from grounding_model.train_config import FromScratch, FromWeights, TrainConfig
-from grounding_model.weights import checkpoint_hash, load_checkpoint, save_checkpoint
-
-if TYPE_CHECKING:
-    from grounding_model.evaluate import CocoResult
-
-STATE_FILE = "state.pt"
-LOG_FILE = "log.jsonl"
-WEIGHTS_FILE = "model.safetensors"
-
-# Settings that change the speed of a run or what is told of it, but not its result.
-_WITHOUT_EFFECT = (
-    "work_dir",
-    "device",
-    "threads",
-    "workers",
-    "log_every",
-    "checkpoint_every",
-    "validate",
-    "validate_every",
-    "validate_scale",
+from grounding_model.optimizer import learning_rate_at, scaled_rate, set_learning_rate
+from grounding_model.processes import (
+    Processes,
+    counted_together,
+    joined_processes,
+    mean_over_processes,
+    processes_of_environment,
 )
+from grounding_model.recompute import set_recompute
+from grounding_model.text_tokens import load_tokenizer
+from grounding_model.train_config import FromScratch, FromWeights, TrainConfig
+from grounding_model.training_log import Meter, TrainingLog
+from grounding_model.training_state import (
+    STATE_FILE,
+    TrainingState,
+    provenance,
+    settings_with_effect,
+    source_commit,
+)
+from grounding_model.validation import check_validation, validate
+from grounding_model.weights import load_checkpoint, save_checkpoint
+
+WEIGHTS_FILE = "model.safetensors"
+BEST_FILE = "best.safetensors"
+
+# float16: below this scale of the loss its gradients overflow whatever is done, so something else is wrong.
+LEAST_LOSS_SCALE = 2.0**-10
 
 
 class TrainResult(NamedTuple):
     """checkpoint: the final weights. log: JSON Lines, one object every log_every steps.
     metrics: the last logged numbers and, with validation, the last AP. problems: what was passed over, and how often.
+    best: the weights of the highest AP, None without validation.
     """
 
     checkpoint: Path
     metrics: dict[str, float]
     log: Path
     problems: dict[str, int]
+    best: Path | None
 
 
 class TrainingFailed(RuntimeError):
@@ -102,55 +89,121 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
     weights, bit for bit, as one that was not (on one machine, with the same versions and number of threads).
     Raises InputError for data or settings that cannot work, TrainingFailed when the loss is no longer finite.
     """
-    if not config.datasets:
-        raise InputError("datasets", "is empty", "want at least one")
-    if config.validate_every:
-        _check_validation(config.validate)
-    commit = _commit()  # of the code that trains, not of what lies there hours later
+    config = _of_these_processes(config)
+    check_data(config)
+    if config.validates:
+        check_validation(config.validate)
+    commit = source_commit()  # of the code that trains, not of what lies there hours later
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forked
     if config.threads:
         torch.set_num_threads(config.threads)
+    with joined_processes(config.device) as processes:
+        return _train(config, processes, commit, on_progress)
+
+
+def _train(
+    config: TrainConfig,
+    processes: Processes,
+    commit: str,
+    on_progress: Callable[[dict[str, Any]], None] | None,
+) -> TrainResult:
     device = choose_device(config.device)
     settings = settings_with_effect(config)
     torch.manual_seed(config.seed)
     model, tokenizer = start_model(config.start)
     # Channels last: convolutions take a fifth less time on a CPU, and less on a GPU in bfloat16.
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    set_recompute(model, config.recompute)
     frozen = freeze(model, config.frozen)
     datasets = [open_dataset(data) for data in config.datasets]
-    steps = _total_steps(config, datasets)
-    run = _Run(model, config, steps)
+    steps = total_steps(config, datasets)
+    validate_every = config.validate_every or _epochs_in_steps(config, datasets, config.validate_every_epochs)
+    run = TrainingState(model, config, processes)
+    if processes.count > 1:  # every process drops out and adds noise in its own way
+        torch.manual_seed(config.seed + processes.index)
     run.resume(config.work_dir / STATE_FILE, settings)
 
-    log = _Log(config.work_dir / LOG_FILE, run.step, on_progress)
-    meter = _Meter()
-    loader = _loader(config, datasets, tokenizer, model.config, run.step, steps, device)
-    if _validation_is_due(config, run.step, steps) and run.step not in log.validated:  # killed while it measured
-        log.write({"step": run.step} | _validate(run, config, tokenizer, device))
-    with tqdm(total=steps, initial=run.step, unit="step", disable=None, dynamic_ncols=True) as bar, _one_thread_cv2():
-        for batch in loader:
+    log = TrainingLog(config.work_dir, run.step, on_progress, processes.is_first, config.tensorboard)
+    meter = Meter(device, processes.count)
+    full_rate = scaled_rate(config.optimizer, config.total_batch_size)
+    batches = iter(_loader(config, datasets, tokenizer, model.config, run.step, steps, device, processes))
+
+    def validate_now() -> None:
+        """Measures the weights that would be saved now, and keeps them when none were better."""
+        detector = Detector(model, tokenizer, device)
+        with run.averaged():
+            numbers = validate(
+                detector, config.validate, config.validate_scale, config.batch_size, processes, run.problems
+            )
+            best = log.best_ap
+            log.write({"step": run.step} | numbers)
+            if config.keep_best and processes.is_first and log.best_ap > best:
+                told = provenance(steps, settings, commit) | {"step": str(run.step), "ap": str(log.best_ap)}
+                save_checkpoint(config.work_dir / BEST_FILE, model, tokenizer, told, half=config.half)
+
+    def is_due(every: int) -> bool:
+        return bool(every and run.step and (run.step % every == 0 or run.step == steps))
+
+    if is_due(validate_every) and run.step not in log.validated:  # killed while it measured
+        validate_now()
+    silent = None if processes.is_first else True  # None: shown on a terminal
+    with tqdm(total=steps, initial=run.step, unit="step", disable=silent, dynamic_ncols=True) as bar, _one_thread_cv2():
+        while run.step < steps:
             _set_training(model, frozen)
-            rate = learning_rate_at(run.step, steps, config.optimizer)
-            losses, norm = _step(run, batch, rate, device)
+            rate = learning_rate_at(run.step, steps, config.optimizer, full_rate)
+            micro_batches = list(islice(batches, config.accumulate))
+            losses, norm = _step(run, config, micro_batches, rate, device)
             run.step += 1
-            run.problems.update(batch.problems)
-            meter.add(losses, norm, len(batch.targets))
+            for batch in micro_batches:
+                run.problems.update(batch.problems)
+            meter.add(losses, norm, sum(len(batch.targets) for batch in micro_batches))
             bar.update()
             if run.step % config.log_every == 0 or run.step == steps:
                 line = log.write({"step": run.step, "learning_rate": rate} | meter.read())
                 bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
-            if config.checkpoint_every and (run.step % config.checkpoint_every == 0 or run.step == steps):
+            if is_due(config.checkpoint_every):
                 run.save(config.work_dir / STATE_FILE, settings)
-            if _validation_is_due(config, run.step, steps):
-                log.write({"step": run.step} | _validate(run, config, tokenizer, device))
+                log.draw()
+            if is_due(validate_every):
+                validate_now()
                 meter.restart_clock()
 
     checkpoint = config.work_dir / WEIGHTS_FILE
+    best = config.work_dir / BEST_FILE if log.validated and config.keep_best else None
     run.load_average()
-    save_checkpoint(checkpoint, model.eval(), tokenizer, _provenance(steps, settings, commit), half=config.half)
-    for problem, count in run.problems.most_common():
-        print(f"passed over {count} times: {problem}", file=sys.stderr)
-    return TrainResult(checkpoint, log.last, log.path, dict(run.problems))
+    problems = counted_together(run.problems)
+    if processes.is_first:
+        save_checkpoint(checkpoint, model.eval(), tokenizer, provenance(steps, settings, commit), half=config.half)
+        log.draw()
+        for problem, count in problems.most_common():
+            print(f"passed over {count} times: {problem}", file=sys.stderr)
+    return TrainResult(
+        checkpoint, log.last, log.path, dict(problems), best if log.validated and config.keep_best else None
+    )
+
+
+def _of_these_processes(config: TrainConfig) -> TrainConfig:
+    """The configuration with the number of processes that torchrun started, which may be on several machines.
+
+    Raises InputError where the configuration wants several and nobody started them.
+    """
+    count = processes_of_environment().count
+    if count == 1 and config.processes > 1:
+        remedy = f"want torchrun --nproc-per-node {config.processes} -m grounding_model.train CONFIG, or processes 1"
+        raise InputError("processes", f"is {config.processes}, and this is one", remedy)
+    return replace(config, processes=count)
+
+
+def check_data(config: TrainConfig) -> None:
+    """Raises InputError, with config.get as the remedy, where no data are named or a file of theirs is missing."""
+    if not config.datasets:
+        raise InputError("datasets", "is empty", "want at least one")
+    for data in (*config.datasets, *config.validate):
+        for name in ("annotations", "label_map", "image_root"):
+            path = getattr(data, name, None)
+            if path is not None and not path.exists():
+                kind = "folder" if name == "image_root" else "file"
+                raise InputError(path, f"no such {kind}", config.get or "want the data that the configuration names")
 
 
 def check_resume(config: TrainConfig, resume: bool) -> None:
@@ -202,189 +255,64 @@ def _set_training(model: nn.Module, frozen: Sequence[nn.Module]) -> None:
         module.eval()
 
 
-class _Run:
-    """What changes while training goes on, and so has to be saved."""
+def _step(
+    run: TrainingState, config: TrainConfig, batches: Sequence[TrainingBatch], rate: float, device: torch.device
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Forward and backward of every micro-batch, one step of the optimizer.
 
-    def __init__(self, model: GroundingModel, config: TrainConfig, steps: int) -> None:
-        self.model, self.config, self.steps = model, config, steps
-        self.region_words = _region_word_head(model) if config.region_words.weight else None
-        # Whatever is trained: the model, and the head that is not kept.
-        self.trained = nn.ModuleDict({"model": model})
-        if self.region_words is not None:
-            self.trained["region_words"] = self.region_words
-        self.optimizer = build_optimizer(self.trained, config.optimizer)
-        self.average = MovingAverage(model, config.moving_average) if config.moving_average else None
-        self.step = 0
-        self.problems: Counter[str] = Counter()
-
-    def save(self, path: Path, settings: Mapping[str, str]) -> None:
-        state = {
-            "settings": dict(settings),
-            "step": self.step,
-            "weights": self.trained.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": self.average.state_dict() if self.average else None,
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "problems": dict(self.problems),
-        }
-        with write_whole(path, "wb") as stream:
-            torch.save(state, stream)
-
-    def resume(self, path: Path, settings: Mapping[str, str]) -> None:
-        """Take up a saved state when there is one. Raises InputError when it belongs to other settings."""
-        if not path.exists():
-            return
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        saved = state["settings"]
-        other = sorted(name for name in settings.keys() | saved.keys() if settings.get(name) != saved.get(name))
-        if other:
-            names = ", ".join(other)
-            raise InputError(path, f"is of a run with another {names}", "want another work_dir, or the file removed")
-        self.step = state["step"]
-        self.trained.load_state_dict(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average:
-            self.average.load_state_dict(state["average"])
-        self.problems.update(state["problems"])
-        torch.set_rng_state(state["random"])
-        if state["random_cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["random_cuda"])
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """The moving average, where there is one, in place of the weights for a while."""
-        weights = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.load_average()
-        try:
-            yield
-        finally:
-            self.model.load_state_dict(weights)
-
-    def load_average(self) -> None:
-        """Put the moving average, where there is one, into the model."""
-        if self.average:
-            self.model.load_state_dict(self.average.weights)
-
-
-def _region_word_head(model: GroundingModel) -> RegionWordHead:
-    width = model.config.width
-    return RegionWordHead(width, width, width).to(model.level_embedding.device)
-
-
-def _step(run: _Run, batch: TrainingBatch, rate: float, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
-    """Forward, backward, one step of the optimizer. Returns the parts of the loss and the gradient's norm, detached."""
-    config = run.config
+    Returns the parts of the loss and the gradient's norm, detached.
+    """
     set_learning_rate(run.optimizer, rate)
-    targets = [target.to(device) for target in batch.targets]
-    try:
-        losses = _losses(run, _channels_last(batch.images.to(device)), batch.text.to(device), targets)
-    except FloatingPointError as error:
-        raise TrainingFailed(f"step {run.step}: {error}") from error
-    total = torch.stack(list(losses.values())).sum()
-    if not torch.isfinite(total):
-        broken = [name for name, value in losses.items() if not torch.isfinite(value)]
-        raise TrainingFailed(f"step {run.step}: not finite: {', '.join(broken)}; a lower learning rate may help")
     run.optimizer.zero_grad(set_to_none=True)
-    total.backward()
+    parts: dict[str, Tensor] = {}
+    for place, (batch, share) in enumerate(zip(batches, _shares(batches, device)), start=1):
+        with run.without_synchronisation(last=place == len(batches)):
+            losses = {name: share * value for name, value in _losses(run, config, batch, device).items()}
+            total = torch.stack(list(losses.values())).sum()
+            if not torch.isfinite(total):
+                broken = ", ".join(name for name, value in losses.items() if not torch.isfinite(value))
+                raise TrainingFailed(f"step {run.step}: not finite: {broken}; a lower learning rate may help")
+            run.scaler.scale(total).backward()
+        for name, value in losses.items():
+            parts[name] = parts.get(name, 0) + value.detach()
+    run.scaler.unscale_(run.optimizer)
     # A limit of infinity only measures.
-    norm = nn.utils.clip_grad_norm_(run.trained.parameters(), config.optimizer.clip_norm or math.inf)
-    if not torch.isfinite(norm):
-        raise TrainingFailed(f"step {run.step}: the gradient is not finite though the loss {total.item():.4g} is")
-    run.optimizer.step()
+    norm = nn.utils.clip_grad_norm_(run.objective.parameters(), config.optimizer.clip_norm or math.inf)
+    overflowed = run.scaler.is_enabled() and run.scaler.get_scale() >= LEAST_LOSS_SCALE  # the scaler passes it over
+    if not torch.isfinite(norm) and not overflowed:
+        loss = float(sum(parts.values()))
+        raise TrainingFailed(f"step {run.step}: the gradient is not finite though the loss {loss:.4g} is")
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
     if run.average:
         run.average.update(run.model)
-    return {name: value.detach() for name, value in losses.items()}, norm.detach()
+    return parts, norm.detach()
+
+
+def _losses(run: TrainingState, config: TrainConfig, batch: TrainingBatch, device: torch.device) -> dict[str, Tensor]:
+    targets = [target.to(device) for target in batch.targets]
+    words_alone = run.step < config.region_words.alone_until
+    try:
+        return run.parallel(_channels_last(batch.images.to(device)), batch.text.to(device), targets, words_alone)
+    except FloatingPointError as error:
+        raise TrainingFailed(f"step {run.step}: {error}") from error
+
+
+def _shares(batches: Sequence[TrainingBatch], device: torch.device) -> Tensor:
+    """(M,) how much each of M micro-batches counts, so that their sum is the loss of one batch that holds them all.
+
+    The losses of a micro-batch are divided by its own boxes (of all processes, at least one); that batch would divide
+    by all of them.
+    """
+    if len(batches) == 1:
+        return torch.ones(1, device=device)
+    boxes = [sum(int((~target.ignore).sum()) for target in batch.targets) for batch in batches]
+    means = mean_over_processes(boxes, device)
+    return means.clamp(min=1) / means.sum().clamp(min=1)
 
 
 def _channels_last(images: ImageBatch) -> ImageBatch:
     return images._replace(pixels=images.pixels.contiguous(memory_format=torch.channels_last))
-
-
-def _losses(run: _Run, images: ImageBatch, text: TextBatch, targets: Sequence[Target]) -> dict[str, Tensor]:
-    """The weighted parts of the loss. Raises FloatingPointError where an output is not finite."""
-    config = run.config
-    alone = run.step < config.region_words.alone_until
-    with torch.autocast(images.pixels.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-        if alone:
-            levels, words = run.model.encode_image(images).levels, run.model.encode_text(text).tokens
-        else:
-            grounding = run.model(images, text, targets)
-            levels, words = grounding.image_levels, grounding.text_tokens
-    losses = {} if alone else grounding_losses(grounding, targets, config.losses)
-    if run.region_words:
-        canvas = (images.pixels.shape[2], images.pixels.shape[3])
-        loss = run.region_words(levels, canvas, words.float(), text.token_mask, targets)
-        losses["region_words"] = config.region_words.weight * loss
-    return losses
-
-
-class _Meter:
-    """Means over the steps since it was last read."""
-
-    def __init__(self) -> None:
-        self._clear()
-        self._began = time.perf_counter()
-        self.restart_clock()
-
-    def _clear(self) -> None:
-        self._sums: dict[str, Tensor | float] = {}
-        self._steps = self._images = 0
-
-    def restart_clock(self) -> None:
-        """Leave the time until now out of the next images_per_second."""
-        self._since = time.perf_counter()
-
-    def add(self, losses: Mapping[str, Tensor], norm: Tensor, images: int) -> None:
-        for name, value in [*losses.items(), ("gradient_norm", norm)]:
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        self._steps += 1
-        self._images += images
-
-    def read(self) -> dict[str, float]:
-        means = {name: float(value) / self._steps for name, value in self._sums.items()}
-        now = time.perf_counter()
-        numbers = {
-            "loss": sum(value for name, value in means.items() if name != "gradient_norm"),
-            **means,
-            "images_per_second": self._images / max(now - self._since, 1e-9),
-            "seconds": now - self._began,
-        }
-        self._clear()
-        self.restart_clock()
-        return numbers
-
-
-class _Log:
-    """JSON Lines; what an interrupted run wrote after its last state is taken out when it is resumed."""
-
-    def __init__(self, path: Path, step: int, on_progress: Callable[[dict[str, Any]], None] | None) -> None:
-        self.path, self._on_progress = path, on_progress
-        lines = path.read_text(encoding="utf-8").splitlines() if step and path.exists() else []
-        kept = [line for line in lines if _is_up_to(line, step)]
-        self.last: dict[str, float] = {}
-        self.validated: set[int] = set()  # steps whose validation was written
-        for numbers in map(json.loads, kept):
-            self.last |= numbers
-            if any(name.startswith("validation.") for name in numbers):
-                self.validated.add(numbers["step"])
-        with write_whole(path) as stream:
-            stream.writelines(line + "\n" for line in kept)
-
-    def write(self, numbers: dict[str, Any]) -> dict[str, Any]:
-        with open(self.path, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(numbers) + "\n")
-        self.last |= numbers
-        if self._on_progress:
-            self._on_progress(numbers)
-        return numbers
-
-
-def _is_up_to(line: str, step: int) -> bool:
-    try:
-        return json.loads(line)["step"] <= step
-    except (ValueError, KeyError):  # a line that was cut off
-        return False
 
 
 def _loader(
@@ -395,6 +323,7 @@ def _loader(
     first_step: int,
     steps: int,
     device: torch.device,
+    processes: Processes,
 ) -> DataLoader:
     order = MixedOrder(
         [len(dataset) for dataset in datasets],
@@ -439,123 +368,22 @@ def _one_thread_cv2() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
-def _total_steps(config: TrainConfig, datasets: Sequence[LabelledImages]) -> int:
+def total_steps(config: TrainConfig, datasets: Sequence[LabelledImages]) -> int:
+    """Steps of the whole run, at least one."""
     if config.steps is not None:
         return config.steps
+    return _epochs_in_steps(config, datasets, config.epochs)
+
+
+def _epochs_in_steps(config: TrainConfig, datasets: Sequence[LabelledImages], epochs: float | None) -> int:
+    """0 for None, at least 1 otherwise."""
+    if epochs is None:
+        return 0
     images = sum(round(len(dataset) * data.weight) for dataset, data in zip(datasets, config.datasets))
-    assert config.epochs is not None  # exactly one of the two is given
-    return max(math.ceil(config.epochs * images / config.batch_size), 1)
+    return max(math.ceil(epochs * images / config.total_batch_size), 1)
 
 
-def _check_validation(validate: Sequence[OdvgData | GlyphData]) -> None:
-    """Raises InputError now, not at step validate_every, for data that no prompt of categories can ask about."""
-    for index, data in enumerate(validate):
-        try:
-            Prompt.categories(list(open_dataset(data).categories.values()))
-        except InputError as error:
-            raise InputError(f"validate.{index}", str(error), "want detection data with its categories") from error
-
-
-def _validation_is_due(config: TrainConfig, step: int, steps: int) -> bool:
-    """After this many steps of so many in all."""
-    return bool(config.validate_every and step) and (step % config.validate_every == 0 or step == steps)
-
-
-def _validate(
-    run: _Run, config: TrainConfig, tokenizer: PreTrainedTokenizerFast, device: torch.device
-) -> dict[str, float]:
-    """AP of the weights that would be saved now on each of config.validate, all its categories in the prompt."""
-    detector = Detector(run.model, tokenizer, device)
-    numbers: dict[str, float] = {}
-    with run.averaged():
-        for index, data in enumerate(config.validate):
-            result = _average_precision(detector, open_dataset(data), config, run.problems)
-            name = f"validation.{index}"
-            numbers |= {f"{name}.ap": result.ap, f"{name}.ap50": result.ap50}
-    return numbers
-
-
-def _average_precision(
-    detector: Detector, dataset: LabelledImages, config: TrainConfig, problems: Counter[str]
-) -> CocoResult:
-    """Images are read as they are needed; labels become places in the prompt. problems: is told what is passed over."""
-    from grounding_model.evaluate import evaluate_coco  # loads pycocotools, which training alone does not need
-
-    names = list(dataset.categories.values())
-    place = {label: index for index, label in enumerate(dataset.categories)}
-    truth: list[Record] = []
-
-    def images() -> Iterator[np.ndarray]:
-        for index in range(len(dataset)):
-            try:
-                image, record = dataset.load(index)
-            except InputError as error:
-                problems[f"validation: {error}"] += 1
-                continue
-            instances = tuple(replace(one, label=place[one.label]) for one in record.instances or ())
-            truth.append(replace(record, instances=instances))
-            yield image
-
-    outcomes = detector.predict_each(
-        images(),
-        Prompt.categories(names),
-        score_threshold=0.0,
-        max_per_image=100,
-        scale=config.validate_scale,
-        batch_size=config.batch_size,
-    )
-    found = [outcome for outcome in outcomes if isinstance(outcome, Record)]
-    predictions = [replace(one, filename=record.filename) for one, record in zip(found, truth, strict=True)]
-    return evaluate_coco(truth, predictions, names)
-
-
-def settings_with_effect(config: TrainConfig) -> dict[str, str]:
-    """Every setting that decides the result, and the content of the files it names, as text."""
-    settings = {
-        entry.name: repr(getattr(config, entry.name))
-        for entry in dataclasses.fields(config)
-        if entry.name not in _WITHOUT_EFFECT
-    }
-    for index, data in enumerate(config.datasets):
-        if isinstance(data, OdvgData):
-            settings[f"datasets.{index}.sha256"] = _sha256(data.annotations)
-    if isinstance(config.start, FromWeights):
-        settings["start.sha256"] = checkpoint_hash(config.start.source)
-    return settings
-
-
-def _sha256(path: Path) -> str:
-    if not path.is_file():
-        raise InputError(path, "no such file", "want a file of ODVG JSON Lines")
-    return sha256_of(path)
-
-
-def _provenance(steps: int, settings: Mapping[str, str], commit: str) -> dict[str, str]:
-    """Who made these weights and how."""
-    return {
-        "command": shlex.join(["python", *sys.argv]),
-        "commit": commit,
-        "torch": torch.__version__,
-        "total_steps": str(steps),
-        **settings,
-    }
-
-
-def _commit() -> str:
-    """The commit of this source tree, with -dirty where files differ from it; 'unknown' outside a checkout."""
-    here = Path(__file__)
-    try:
-        tracked = _git(here.parent, "ls-files", here.name)
-        return _git(here.parent, "describe", "--always", "--dirty", "--abbrev=40") if tracked else "unknown"
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    finished = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
-    return finished.stdout.strip()
-
-
+@record  # tells torchrun what went wrong first
 def main(arguments: Sequence[str] | None = None) -> int:
     """python -m grounding_model.train CONFIG [--set key=value ...]; 0 done, 1 failed on the way, 2 bad input."""
     parser = argparse.ArgumentParser(prog="python -m grounding_model.train", description=main.__doc__)
@@ -574,7 +402,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrainingFailed as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"weights: {result.checkpoint}\nlog: {result.log}")
+    if processes_of_environment().is_first:
+        print(f"weights: {result.checkpoint}\nlog: {result.log}")
     return 0
 
 

@@ -17,6 +17,7 @@ from formats.odvg import write_odvg
 from formats.problems import InputError
 from formats.record import Instance, Record, Region
 from formats.toml_config import read_config
+from grounding_model import objective, training_log, training_state
 from grounding_model import train as training
 from grounding_model.augment import AugmentConfig
 from grounding_model.config import Denoising, ModelConfig, TextEncoder, TimmBackbone
@@ -179,7 +180,7 @@ def test_a_loss_that_is_not_finite_ends_training_and_is_named(
     def broken(*_: object) -> dict[str, torch.Tensor]:
         return {"loss_cls": torch.tensor(1.0), "d0.loss_iou": torch.tensor(float("nan"))}
 
-    monkeypatch.setattr(training, "grounding_losses", broken)
+    monkeypatch.setattr(objective, "grounding_losses", broken)
     with pytest.raises(TrainingFailed, match=r"step 1: not finite: d0\.loss_iou;"):
         train(config)
     assert not (config.work_dir / training.WEIGHTS_FILE).exists()
@@ -251,13 +252,13 @@ def test_groups_have_their_rates() -> None:
 
 def test_the_rate_over_a_run() -> None:
     cosine = OptimizerConfig(learning_rate=1.0, schedule="cosine", warmup_steps=4, final_fraction=0.1)
-    rates = [learning_rate_at(step, 104, cosine) for step in range(105)]
+    rates = [learning_rate_at(step, 104, cosine, 1.0) for step in range(105)]
     np.testing.assert_allclose(rates[:5], [0.25, 0.5, 0.75, 1.0, 1.0])
     np.testing.assert_allclose([rates[54], rates[104]], [0.55, 0.1])
     assert rates[4:] == sorted(rates[4:], reverse=True)
     step = OptimizerConfig(learning_rate=1.0, schedule="step", step_at=(0.5, 0.75))
     np.testing.assert_allclose(
-        [learning_rate_at(at, 8, step) for at in (0, 3, 4, 5, 6, 7)], [1, 1, 0.1, 0.1, 0.01, 0.01]
+        [learning_rate_at(at, 8, step, 1.0) for at in (0, 3, 4, 5, 6, 7)], [1, 1, 0.1, 0.1, 0.01, 0.01]
     )
 
 
@@ -299,7 +300,7 @@ def test_a_run_killed_while_it_validates_is_measured_when_it_goes_on(
         raise Interrupted
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_validate", killed)
+        patch.setattr(training, "validate", killed)
         with pytest.raises(Interrupted):
             train(config)
     assert "validation.0.ap" in train(config).metrics
@@ -311,7 +312,7 @@ def test_an_interrupted_run_goes_on_only_when_asked(config: TrainConfig, capsys:
     training.check_resume(config, resume=True)
     assert "nothing to resume" in capsys.readouterr().err
     config.work_dir.mkdir()
-    (config.work_dir / training.STATE_FILE).touch()
+    (config.work_dir / training_state.STATE_FILE).touch()
     training.check_resume(config, resume=True)
     with pytest.raises(InputError, match="an interrupted run lies here; want --resume"):
         training.check_resume(config, resume=False)
@@ -322,4 +323,4 @@ def test_an_interrupted_run_goes_on_only_when_asked(config: TrainConfig, capsys:
 def test_data_that_cannot_be_validated_on_are_refused_before_the_first_step(config: TrainConfig) -> None:
     with pytest.raises(InputError, match=r"validate\.0"):
         train(replace(config, validate=config.datasets[1:], validate_every=1))
-    assert not (config.work_dir / training.LOG_FILE).exists()
+    assert not (config.work_dir / training_log.LOG_FILE).exists()
