@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flows.inference import find_phrase
-from flows.planning import label_map_beside
 from flows.quarantine import quarantined_line, reason_of
 from formats.candidates import ImageProblem
 from formats.files import write_whole
 from formats.images import image_size, list_images, safe_join
-from formats.label_map import write_label_map
+from formats.label_map import label_map_beside, write_label_map
 from formats.odvg import record_to_line
 from formats.problems import InputError
 from formats.record import Record, Region

@@ -13,9 +13,8 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 import formats
-from flows.planning import label_map_beside
 from formats.coco import load_coco
-from formats.label_map import read_label_map, write_label_map
+from formats.label_map import label_map_beside, read_label_map, write_label_map
 from formats.losses import describe_losses
 from formats.problems import InputError
 from formats.record import Record

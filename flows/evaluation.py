@@ -30,10 +30,10 @@ from flows.benchmarks import (
 )
 from flows.inference import BATCH_SIZE, Predictor, infer, load_planned_detector, missing_shards
 from flows.measuring import SHOWN_SCORE, measure
-from flows.planning import Manifest, label_map_beside, plan, software_version
+from flows.planning import Manifest, plan, software_version
 from formats.candidates import ImageCandidates, read_candidates
 from formats.files import write_whole
-from formats.label_map import write_label_map
+from formats.label_map import label_map_beside, write_label_map
 from formats.odvg import record_to_line
 from formats.problems import InputError
 from formats.record import Instance, Record

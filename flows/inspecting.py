@@ -9,9 +9,8 @@ from typing import Any
 
 import formats
 from flows.converting import call, guess_format, told
-from flows.planning import label_map_beside
 from formats.checking import Checker
-from formats.label_map import read_label_map
+from formats.label_map import label_map_beside, read_label_map
 from formats.odvg import read_odvg_places
 from formats.problems import InputError
 from formats.record import Record

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 
 from formats.candidates import candidates_key
 from formats.files import sha256_of, write_whole
-from formats.label_map import read_label_map
+from formats.label_map import label_map_beside, read_label_map, without_version
 from formats.problems import InputError
 
 MANIFEST_NAME = "manifest.json"
@@ -209,21 +208,10 @@ def software_version() -> str:
         return "groundhog (not installed)"
 
 
-def label_map_beside(annotations: str | Path) -> Path:
-    """X_od.json, and the labels X_od_v1.json that were made of it -> X_label_map.json."""
-    annotations = Path(annotations)
-    return annotations.with_name(f"{_without_version(annotations.stem).removesuffix('_od')}_label_map.json")
-
-
-def _without_version(stem: str) -> str:
-    """X_od_v1 -> X_od. A version of the user's own, as in photos_v2, stays."""
-    return re.sub(r"(?<=_od|_vg)_v\d+$", "", stem)
-
-
 def _label_map(source: Path) -> Path | None:
     """The map beside an X_od.json; None for captions. Raises InputError where there is neither."""
     beside = label_map_beside(source)
-    if _without_version(source.stem).endswith("_od") and beside.is_file():
+    if without_version(source.stem).endswith("_od") and beside.is_file():
         return beside
     if any('"caption"' in line.text for line in read_lines(source)):
         return None

@@ -18,11 +18,11 @@ from flows.evaluation import evaluate
 from flows.filtering import FilterResult, Policy, filter_candidates, versioned
 from flows.inference import BATCH_SIZE, infer, load_planned_detector
 from flows.merging import merge
-from flows.planning import Manifest, label_map_beside, plan
+from flows.planning import Manifest, plan
 from flows.training import train, training_key
 from formats.candidates import ImageProblem
 from formats.files import sha256_of, write_whole
-from formats.label_map import read_label_map, write_label_map
+from formats.label_map import label_map_beside, read_label_map, write_label_map
 from formats.problems import InputError
 from formats.toml_config import read_config
 from grounding_model.data import GlyphData, OdvgData, TrainingData

@@ -15,8 +15,9 @@ import pytest
 from flows.bootstrapping import bootstrap_od, bootstrap_vg
 from flows.filtering import filter_candidates
 from flows.inference import infer, label_shard, missing_shards, problems_of
-from flows.planning import MAX_SHARDS, label_map_beside, plan, read_lines, read_manifest
+from flows.planning import MAX_SHARDS, plan, read_lines, read_manifest
 from formats.candidates import read_candidates
+from formats.label_map import label_map_beside
 from formats.problems import InputError
 from tests.pipeline_cases import FakeDetector, make_images, make_weights, plan_images
 
