@@ -49,27 +49,24 @@ def measure(
 
 
 def _measure_boxes(benchmark: Benchmark, predictions: Sequence[Record], metric: Metric) -> Measurement:
-    from grounding_model.evaluate import evaluate_coco, evaluate_described_objects, evaluate_lvis
-    from grounding_model.metrics.bootstrap import rankings
-    from grounding_model.metrics.lvis import lvis_rankings
+    from grounding_model.metrics.bootstrap import rankings_of
+    from grounding_model.metrics.coco import judged, result_of
+    from grounding_model.metrics.described_objects import described
+    from grounding_model.metrics.lvis import judge_lvis
 
     truth, names, areas = benchmark.records, benchmark.names, benchmark.areas
     if metric == "lvis":
         if benchmark.federation is None:
             raise InputError("metric", "'lvis' needs to know what was looked for in each image", "want kind = 'lvis'")
-        result = evaluate_lvis(truth, predictions, names, benchmark.federation, areas=areas)
-        samples = lvis_rankings(truth, predictions, names, benchmark.federation)
+        found = predictions
+        federal, samples = judge_lvis(truth, found, names, benchmark.federation, areas=areas)
         return Measurement(
-            "ap", result.as_dict(), result.table(), samples, result.per_category, result.precision_recall
+            "ap", federal.as_dict(), federal.table(), samples, federal.per_category, federal.precision_recall
         )
-    if metric == "described_objects":
-        described = evaluate_described_objects(truth, predictions, names, benchmark.absence, areas)
-        box, numbers, table = described.full, described.as_dict(), described.table()
-    else:
-        box = evaluate_coco(truth, predictions, names, areas=areas)
-        numbers, table = box.as_dict(), box.table()
-    samples = rankings(truth, predictions, names)
-    return Measurement("ap", numbers, table, samples, box.per_category, box.precision_recall)
+    judge = judged(truth, predictions, names, areas=areas)
+    box = result_of(judge)
+    shown = described(box, benchmark.absence) if metric == "described_objects" else box
+    return Measurement("ap", shown.as_dict(), shown.table(), rankings_of(judge), box.per_category, box.precision_recall)
 
 
 def _measure_captions(

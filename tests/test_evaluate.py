@@ -14,12 +14,12 @@ from grounding_model.evaluate import bootstrap_interval, evaluate_coco, expressi
 from grounding_model.metrics.bootstrap import (
     Shares,
     interval_of,
-    rankings,
+    rankings_of,
     read_samples,
     resampled,
-    resampled_ap,
     write_samples,
 )
+from grounding_model.metrics.coco import judged, result_of
 from tests.paths import GOLDEN
 
 EVAL = GOLDEN / "eval"
@@ -216,7 +216,7 @@ def test_weighing_images_is_repeating_them(seed):
         [replace(one, filename=f"{one.filename}-{copy}") for one, count in zip(side, draw) for copy in range(count)]
         for side in (truth, found)
     ]
-    weighed = resampled_ap(rankings(truth, found, names), draw[None])
+    weighed = resampled(rankings_of(judged(truth, found, names)), [draw])
     assert weighed[0] == pytest.approx(evaluate_coco(*repeated, names).ap, abs=1e-12)
 
 
@@ -245,7 +245,7 @@ def test_the_interval_of_a_gain_is_paired():
 def test_samples_come_back_as_they_were_written(tmp_path):
     truth, found = noisy_case(10, seed=3)
     for samples in (
-        rankings(truth, found, ["cat", "dog"]),
+        rankings_of(judged(truth, found, ["cat", "dog"])),
         Shares(np.array([0, 0, 2]), np.array([True, False, True]), 3),
     ):
         write_samples(tmp_path / "samples.npz", samples)
@@ -370,3 +370,31 @@ def test_captions_that_cannot_be_judged_are_named():
         recall_at([picture("a", (box(0), "cat"))], [])
     with pytest.raises(InputError, match="has 2 regions"):
         expression_precision([caption(region, region)], [])
+
+
+def test_boxes_are_matched_once_for_the_numbers_and_their_interval(monkeypatch):
+    """The samples of a measurement are those of a matching of their own, and its AP is pycocotools'."""
+    from pycocotools.cocoeval import COCOeval
+
+    from flows.benchmarks import Benchmark
+    from flows.measuring import measure
+
+    truth, found = noisy_case(20, seed=4)
+    names = ("cat", "dog")
+    expected = evaluate_coco(truth, found, names)
+    interval = bootstrap_interval(truth, found, names, resamples=30)
+    matchings = []
+    monkeypatch.setattr(COCOeval, "evaluate", _counted(COCOeval.evaluate, matchings))
+    measured = measure(Benchmark(truth, EVAL, "coco", names), found, "coco")
+    assert len(matchings) == 1
+    assert measured.numbers["ap"] == expected.ap
+    assert resampled(measured.samples, [np.ones(20, dtype=np.int64)])[0] == pytest.approx(expected.ap, abs=1e-12)
+    assert interval_of(measured.samples, resamples=30) == interval
+
+
+def _counted(evaluate, calls):
+    def counted(self):
+        calls.append(self)
+        evaluate(self)
+
+    return counted

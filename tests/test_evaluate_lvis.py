@@ -12,7 +12,8 @@ import pytest
 from formats.problems import InputError
 from formats.record import Instance, Record
 from grounding_model.evaluate import Federation, evaluate_coco, evaluate_lvis
-from grounding_model.metrics.lvis import lvis_rankings
+from grounding_model.metrics.found_boxes import FoundBoxes
+from grounding_model.metrics.lvis import judge_lvis
 from tests.paths import GOLDEN
 
 EVAL = GOLDEN / "eval"
@@ -128,9 +129,9 @@ def test_order_of_records_does_not_matter(lvis):
 
 
 def test_rankings_for_the_interval_have_the_same_ap(lvis):
-    levels = [ranking.precision_at_recall() for ranking in lvis_rankings(*lvis[:4])]
-    expected = evaluate_lvis(*lvis[:4]).ap
-    assert np.mean([level.mean() for level in levels if level is not None]) == pytest.approx(expected)
+    expected, rankings = judge_lvis(*lvis[:4], areas=lvis[4])
+    levels = [ranking.precision_at_recall() for ranking in rankings]
+    assert np.mean([level.mean() for level in levels if level is not None]) == pytest.approx(expected.ap)
 
 
 def test_what_cannot_be_judged_is_named(lvis):
@@ -143,3 +144,27 @@ def test_what_cannot_be_judged_is_named(lvis):
         evaluate_lvis([replace(truth[0], instances=None)], [], names, federation)
     with pytest.raises(InputError, match="without score"):
         evaluate_lvis(truth, truth, names, federation)
+
+
+def test_arrays_say_the_same_as_records_in_any_order(lvis):
+    truth, predictions, names, federation, areas = lvis
+    images = {record.filename: place for place, record in enumerate(truth)}
+    parts = [FoundBoxes.of_records([each], images, {n: place for place, n in enumerate(names)}) for each in predictions]
+    found = FoundBoxes.joined(parts[::-1])
+    assert evaluate_lvis(truth, found, names, federation, areas=areas) == evaluate_lvis(*lvis[:4], areas=areas)
+
+
+def test_the_best_of_a_category_count_whatever_images_they_are_in():
+    """Three cats in three images, a wrong box above them; with the two best, the wrong box and one cat are left."""
+    cat = Instance((0.0, 0.0, 50.0, 50.0), 0, "cat")
+    truth = [Record(f"{index}", 100, 100, (cat,)) for index in range(3)]
+    wrong = replace(cat, box=(60.0, 60.0, 90.0, 90.0), score=0.9)
+    found = [
+        replace(record, instances=(*((wrong,) if index == 2 else ()), replace(cat, score=0.5 + index / 10)))
+        for index, record in enumerate(truth)
+    ]
+    federation = Federation({}, {}, {"cat": "r"})
+    boxes = FoundBoxes.of_records(found, {"0": 0, "1": 1, "2": 2}, {"cat": 0})
+    assert sorted(boxes.best(2).scores) == [0.7, 0.9]
+    assert evaluate_lvis(truth, found, ["cat"], federation, most_per_category=2).ap == pytest.approx(0.5 * 34 / 101)
+    assert evaluate_lvis(truth, found, ["cat"], federation).ap == pytest.approx(0.75, abs=0.01)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from pycocotools.cocoeval import COCOeval
 
 from formats.files import write_whole
 from formats.problems import InputError
@@ -40,8 +41,8 @@ def bootstrap_interval(
     the same draws, which is far narrower than the difference of two intervals. Draws without a box to find are left
     out. Boxes are matched once, by pycocotools; a draw only weighs the matches. Raises InputError as evaluate_coco.
     """
-    found = rankings(truth, predictions, categories)
-    known = None if baseline is None else rankings(truth, baseline, categories)
+    found = rankings_of(judged(truth, predictions, categories))
+    known = None if baseline is None else rankings_of(judged(truth, baseline, categories))
     return interval_of(found, known, resamples=resamples, confidence=confidence, seed=seed)
 
 
@@ -65,10 +66,9 @@ def interval_of(
     seed: int = 0,
 ) -> Interval:
     """As bootstrap_interval, of matches that are there already; baseline: those of other predictions of the images."""
-    draws = image_draws(_image_count(found), resamples, seed)
-    values = resampled(found, draws)
+    values = resampled(found, image_draws(_image_count(found), resamples, seed))
     if baseline is not None:
-        values = values - resampled(baseline, draws)
+        values = values - resampled(baseline, image_draws(_image_count(found), resamples, seed))
     values = values[np.isfinite(values)]
     if not len(values):
         raise InputError("truth", "no box of the categories", "want at least one labelled object to find")
@@ -76,13 +76,27 @@ def interval_of(
     return Interval(float(low), float(high))
 
 
-def resampled(samples: Samples, draws: np.ndarray) -> np.ndarray:
-    """(S, I) draws -> (S,): the AP or the share of each draw, NaN where there is nothing to find."""
-    if not isinstance(samples, Shares):
-        return resampled_ap(samples, draws)
-    weights = draws[:, samples.images]  # (S, N)
-    count = weights.sum(1)
-    return np.where(count > 0, (weights * samples.right).sum(1) / np.maximum(count, 1), np.nan)
+def resampled(samples: Samples, draws: Iterable[np.ndarray]) -> np.ndarray:
+    """S draws of (I,) -> (S,): the AP or the share of each draw, NaN where there is nothing to find.
+
+    One draw is looked at after the other: S x I numbers are never held at once.
+    """
+    if isinstance(samples, Shares):
+        return np.array([_share(samples, draw) for draw in draws])
+    return np.array([_mean_average_precision(samples, draw) for draw in draws])
+
+
+def _share(samples: Shares, draw: np.ndarray) -> float:
+    weights = draw[samples.images]  # (N,)
+    count = weights.sum()
+    return float(weights @ samples.right / count) if count else float("nan")
+
+
+def _mean_average_precision(ranked: Sequence[Ranking], draw: np.ndarray) -> float:
+    """The mean over the categories that the draw has boxes of; NaN where it has none at all."""
+    levels = [ranking.precision_at_recall(draw) for ranking in ranked]
+    values = [level.mean() for level in levels if level is not None]
+    return float(np.mean(values)) if values else float("nan")
 
 
 def _image_count(samples: Samples) -> int:
@@ -113,12 +127,11 @@ def read_samples(path: str | Path) -> Samples:
         raise InputError(path, f"cannot be read ({error})", "want the samples of an evaluation; run it again") from None
 
 
-def rankings(truth: Sequence[Record], predictions: Sequence[Record], categories: Sequence[str]) -> list[Ranking]:
-    """One for each category, from pycocotools' matches."""
-    judge = judged(truth, predictions, categories, (1, 10, 100))
-    images, areas = len(truth), len(judge.params.areaRng)
+def rankings_of(judge: COCOeval) -> list[Ranking]:
+    """One for each category, from the matches of metrics.coco.judged."""
+    images, areas = len(judge.params.imgIds), len(judge.params.areaRng)
     made = []
-    for place in range(len(categories)):
+    for place in range(len(judge.params.catIds)):
         start = (place * areas + judge.params.areaRngLbl.index(ALL_AREAS)) * images
         kept = enumerate(judge.evalImgs[start : start + images])
         matches = [_match(image, found) for image, found in kept if found is not None]
@@ -136,22 +149,9 @@ def _match(image: int, found: Mapping[str, Any]) -> Match:
     )
 
 
-def image_draws(images: int, resamples: int, seed: int) -> np.ndarray:
-    """(resamples, I) int64: how often each draw holds each image."""
+def image_draws(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """(I,) int64 each: how often a draw holds each image. Raises InputError where there is none to draw."""
     if images == 0:
         raise InputError("truth", "no images", "want at least one")
-    return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
-
-
-def resampled_ap(ranked: Sequence[Ranking], draws: np.ndarray) -> np.ndarray:
-    """(resamples,) AP of each draw, the mean over categories that it has boxes of; NaN where it has none at all."""
-    values = np.array([[_average_precision(ranking, draw) for ranking in ranked] for draw in draws])
-    defined = np.isfinite(values)
-    count = defined.sum(1)
-    return np.where(count > 0, np.where(defined, values, 0).sum(1) / np.maximum(count, 1), np.nan)
-
-
-def _average_precision(ranking: Ranking, draw: np.ndarray) -> float:
-    """NaN without a box to find."""
-    levels = ranking.precision_at_recall(draw)
-    return float("nan") if levels is None else float(levels.mean())
+    rng, chances = np.random.default_rng(seed), np.full(images, 1 / images)
+    return (rng.multinomial(images, chances) for _ in range(resamples))

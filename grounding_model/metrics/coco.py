@@ -17,6 +17,7 @@ from formats.record import Instance, Record
 from grounding_model.metrics.pairing import check_pairing
 
 ALL_AREAS = "all"
+MAX_DETECTIONS = (1, 10, 100)  # of a category in an image
 Areas = Mapping[str, Sequence[float]]  # filename -> area of each of its instances, in square pixels
 
 
@@ -78,7 +79,7 @@ def evaluate_coco(
     truth: Sequence[Record],
     predictions: Sequence[Record],
     categories: Sequence[str],
-    max_detections: Sequence[int] = (1, 10, 100),
+    max_detections: Sequence[int] = MAX_DETECTIONS,
     areas: Areas | None = None,
 ) -> CocoResult:
     """COCO's box metrics, judged by pycocotools; prints nothing.
@@ -93,7 +94,12 @@ def evaluate_coco(
     Raises InputError for predictions of unknown images or without scores, images given twice, images that nobody has
     labelled, names given twice, and a truth without a single box to find.
     """
-    judge = judged(truth, predictions, categories, max_detections, areas)
+    return result_of(judged(truth, predictions, categories, max_detections, areas))
+
+
+def result_of(judge: COCOeval) -> CocoResult:
+    """The numbers of what `judged` matched. Raises InputError for a truth without a single box to find."""
+    categories = [category["name"] for category in judge.cocoGt.dataset["categories"]]
     with contextlib.redirect_stdout(io.StringIO()):
         judge.accumulate()
     precision, recall = judge.eval["precision"], judge.eval["recall"]  # (T, R, K, areas, counts), (T, K, areas, counts)
@@ -111,7 +117,7 @@ def evaluate_coco(
         ap_small=sizes["small"],
         ap_medium=sizes["medium"],
         ap_large=sizes["large"],
-        ar={count: mean_of_defined(recall[:, :, 0, place]) or 0.0 for place, count in enumerate(max_detections)},
+        ar={count: mean_of_defined(recall[:, :, 0, place]) or 0.0 for place, count in enumerate(judge.params.maxDets)},
         per_category={name: value for name, value in by_category.items() if value is not None},
         precision_recall=every[:, :, (every > -1).all((0, 1))].mean(2),
     )
@@ -121,10 +127,13 @@ def judged(
     truth: Sequence[Record],
     predictions: Sequence[Record],
     categories: Sequence[str],
-    max_detections: Sequence[int],
+    max_detections: Sequence[int] = MAX_DETECTIONS,
     areas: Areas | None = None,
 ) -> COCOeval:
-    """pycocotools' evaluation after its matching."""
+    """pycocotools' evaluation after its matching, of which result_of and bootstrap.rankings_of tell more.
+
+    Arguments and errors as evaluate_coco's.
+    """
     if list(max_detections) != sorted(set(max_detections)) or not max_detections or max_detections[0] < 1:
         raise InputError("max_detections", f"{tuple(max_detections)}", "want rising positive numbers")
     labels = {name: place for place, name in enumerate(categories, start=1)}

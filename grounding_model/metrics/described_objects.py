@@ -56,7 +56,11 @@ def evaluate_described_objects(
     """
     if unknown := set(absence) - set(descriptions):
         raise InputError("absence", f"'{min(unknown)}' is no description", "want some of the descriptions")
-    full = evaluate_coco(truth, predictions, descriptions, areas=areas)
+    return described(evaluate_coco(truth, predictions, descriptions, areas=areas), absence)
+
+
+def described(full: CocoResult, absence: Collection[str]) -> DescribedObjectsResult:
+    """COCO's numbers of all descriptions, parted."""
     scores = full.per_category
     lengths = [length for length, _ in LENGTHS] + [LONGEST]
     return DescribedObjectsResult(

@@ -7,7 +7,7 @@ T IoU thresholds, R recall steps, D detections and G true boxes of one category 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,7 +16,8 @@ from pycocotools import mask
 
 from formats.problems import InputError
 from formats.record import Record
-from grounding_model.metrics.coco import Areas, aligned, score_of
+from grounding_model.metrics.coco import Areas, aligned
+from grounding_model.metrics.found_boxes import FoundBoxes
 from grounding_model.metrics.pairing import check_pairing
 from grounding_model.metrics.phrases import with_sizes
 from grounding_model.metrics.ranking import Match, Ranking
@@ -76,7 +77,7 @@ class LvisResult:
 
 def evaluate_lvis(
     truth: Sequence[Record],
-    predictions: Sequence[Record],
+    predictions: Sequence[Record] | FoundBoxes,
     categories: Sequence[str],
     federation: Federation,
     *,
@@ -87,23 +88,83 @@ def evaluate_lvis(
     """By default LVIS's fixed AP: the best 10,000 detections of a category in all images count, any number an image.
 
     most_per_category=None with most_per_image=300 is the older definition, which rewards a category for scores that
-    outbid other categories in the same image. Records, names and areas are matched as by evaluate_coco.
-    Raises InputError as evaluate_coco.
+    outbid other categories in the same image. Records, names and areas are matched as by evaluate_coco; FoundBoxes
+    say the same in far less memory. Raises InputError as evaluate_coco.
     """
+    return judge_lvis(
+        truth,
+        predictions,
+        categories,
+        federation,
+        most_per_category=most_per_category,
+        most_per_image=most_per_image,
+        areas=areas,
+    ).result
+
+
+class LvisJudgement(NamedTuple):
+    """rankings: one for each category, for a bootstrap interval."""
+
+    result: LvisResult
+    rankings: list[Ranking]
+
+
+def judge_lvis(
+    truth: Sequence[Record],
+    predictions: Sequence[Record] | FoundBoxes,
+    categories: Sequence[str],
+    federation: Federation,
+    *,
+    most_per_category: int | None = 10_000,
+    most_per_image: int | None = None,
+    areas: Areas | None = None,
+) -> LvisJudgement:
+    """The numbers of evaluate_lvis, and the matches that they come from."""
+    if not categories or len(set(categories)) < len(categories):
+        raise InputError("categories", f"{len(categories)} names", "want one name or more, each once")
+    images = {record.filename: place for place, record in enumerate(truth)}
+    if isinstance(predictions, FoundBoxes):
+        found = predictions
+    else:
+        check_pairing([record.filename for record in truth], [record.filename for record in predictions])
+        found = FoundBoxes.of_records(predictions, images, {name: place for place, name in enumerate(categories)})
+    if most_per_image is not None:
+        found = found.best_of_each_image(most_per_image)
+    true = _true_boxes(truth, images, areas or {})
+    absent, partly = (_places(images, known, categories) for known in (federation.absent, federation.partly))
     levels: dict[str, dict[str, np.ndarray]] = {size: {} for size in SIZES}
-    for name, size, ranking in _rankings(
-        truth, predictions, categories, federation, tuple(SIZES), most_per_category, most_per_image, areas
-    ):
-        precision = ranking.precision_at_recall()
-        if precision is not None:
-            levels[size][name] = precision
+    rankings = []
+    for name, own in zip(categories, found.by_label(len(categories))):
+        judged = own if most_per_category is None else own.best(most_per_category)
+        by_size = _rankings(true.get(name, {}), judged.by_image(), absent[name], partly[name], len(truth))
+        rankings.append(by_size["all"])
+        for size, ranking in by_size.items():
+            precision = ranking.precision_at_recall()
+            if precision is not None:
+                levels[size][name] = precision
+    return LvisJudgement(_result(levels, federation.frequency), rankings)
+
+
+def _places(
+    images: Mapping[str, int], known: Mapping[str, frozenset[str]], categories: Sequence[str]
+) -> dict[str, set[int]]:
+    """filename -> categories, turned into category -> places of images."""
+    places: dict[str, set[int]] = {name: set() for name in categories}
+    for filename, names in known.items():
+        for name in names & places.keys():
+            places[name].add(images[filename])
+    return places
+
+
+def _result(levels: Mapping[str, Mapping[str, np.ndarray]], frequency: Mapping[str, str]) -> LvisResult:
+    """levels: size -> category -> (T, R) precision."""
     every = levels["all"]
     if not every:
         raise InputError("truth", "no box of the categories", "want at least one labelled object to find")
     by_category = {name: float(level.mean()) for name, level in every.items()}
     mean_level = np.mean(list(every.values()), axis=0)  # (T, R)
     by_frequency = {
-        f"ap_{word}": _mean([ap for name, ap in by_category.items() if federation.frequency.get(name) == letter])
+        f"ap_{word}": _mean([ap for name, ap in by_category.items() if frequency.get(name) == letter])
         for letter, word in FREQUENCIES.items()
     }
     return LvisResult(
@@ -117,55 +178,35 @@ def evaluate_lvis(
     )
 
 
-def lvis_rankings(
-    truth: Sequence[Record],
-    predictions: Sequence[Record],
-    categories: Sequence[str],
-    federation: Federation,
-    most_per_category: int | None = 10_000,
-) -> list[Ranking]:
-    """One for each category, for a bootstrap interval."""
-    parts = _rankings(truth, predictions, categories, federation, ("all",), most_per_category, None, None)
-    return [ranking for _, _, ranking in parts]
-
-
 class _Boxes(NamedTuple):
-    """Of one category in one image. boxes: (n, 4) corners. areas: (n,). scores: (n,), zeros for true boxes."""
+    """Of one category in one image. boxes: (n, 4) corners. areas: (n,)."""
 
     boxes: np.ndarray
     areas: np.ndarray
-    scores: np.ndarray
 
 
 def _rankings(
-    truth: Sequence[Record],
-    predictions: Sequence[Record],
-    categories: Sequence[str],
-    federation: Federation,
-    sizes: Sequence[str],
-    most_per_category: int | None,
-    most_per_image: int | None,
-    areas: Areas | None,
-) -> Iterator[tuple[str, str, Ranking]]:
-    """(category, size, ranking), category after category."""
-    if not categories or len(set(categories)) < len(categories):
-        raise InputError("categories", f"{len(categories)} names", "want one name or more, each once")
-    check_pairing([record.filename for record in truth], [record.filename for record in predictions])
-    images = {record.filename: place for place, record in enumerate(truth)}
-    true = _true_boxes(truth, images, areas or {})
-    found = _found_boxes(predictions, images, most_per_image)
-    absent = {name: {images[key] for key, names in federation.absent.items() if name in names} for name in categories}
-    partly = {name: {images[key] for key, names in federation.partly.items() if name in names} for name in categories}
-    for name in categories:
-        known = true.get(name, {})
-        judged = _best(found.get(name, {}), most_per_category)
-        places = sorted(known.keys() | (judged.keys() & absent[name]))
-        for size in sizes:
-            matches = [
-                _match(place, judged.get(place, _NONE), known.get(place, _NONE), SIZES[size], place in partly[name])
-                for place in places
-            ]
-            yield name, size, Ranking.of(matches, len(truth), RECALL_STEPS)
+    true: Mapping[int, _Boxes],
+    found: Mapping[int, tuple[np.ndarray, np.ndarray]],
+    absent: Collection[int],
+    partly: Collection[int],
+    images: int,
+) -> dict[str, Ranking]:
+    """Of one category, size -> ranking. true: image -> boxes. found: image -> boxes and scores, best first.
+
+    absent, partly: the images that have none of it, and those of which only some of it is labelled.
+    """
+    matches: dict[str, list[Match]] = {size: [] for size in SIZES}
+    for place in sorted(true.keys() | (found.keys() & set(absent))):
+        boxes, scores = found.get(place, (_NONE.boxes, _NO_SCORES))
+        known = true.get(place, _NONE)
+        overlaps = np.zeros((len(boxes), len(known.boxes)))
+        if overlaps.size:
+            overlaps = np.asarray(mask.iou(with_sizes(boxes), with_sizes(known.boxes), [0] * len(known.boxes)))
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        for size, limits in SIZES.items():
+            matches[size].append(_match(place, scores, areas, known.areas, overlaps, limits, place in partly))
+    return {size: Ranking.of(own, images, RECALL_STEPS) for size, own in matches.items()}
 
 
 def _true_boxes(truth: Sequence[Record], images: Mapping[str, int], areas: Areas) -> dict[str, dict[int, _Boxes]]:
@@ -175,67 +216,44 @@ def _true_boxes(truth: Sequence[Record], images: Mapping[str, int], areas: Areas
         if record.instances is None:
             raise InputError(record.filename, "nobody has labelled it", "want detection records with instances")
         for index, instance in enumerate(record.instances):
-            area = areas[record.filename][index] if record.filename in areas else _area(instance.box)
+            x1, y1, x2, y2 = instance.box
+            area = areas[record.filename][index] if record.filename in areas else (x2 - x1) * (y2 - y1)
             rows.setdefault(instance.category, {}).setdefault(images[record.filename], []).append(
-                (*instance.box, area, 0.0)
+                (*instance.box, area)
             )
     return {name: {place: _boxes(own) for place, own in by_image.items()} for name, by_image in rows.items()}
-
-
-def _found_boxes(
-    predictions: Sequence[Record], images: Mapping[str, int], most_per_image: int | None
-) -> dict[str, dict[int, _Boxes]]:
-    """category -> image -> boxes, in the order of the images; the best most_per_image of each image."""
-    rows: dict[str, dict[int, list[tuple]]] = {}
-    for record in sorted(predictions, key=lambda record: images[record.filename]):
-        instances = record.instances or ()
-        ranked = sorted(instances, key=lambda instance: -score_of(instance, record.filename))
-        for instance in ranked[:most_per_image]:
-            rows.setdefault(instance.category, {}).setdefault(images[record.filename], []).append(
-                (*instance.box, _area(instance.box), instance.score)
-            )
-    return {name: {place: _boxes(own) for place, own in by_image.items()} for name, by_image in rows.items()}
-
-
-def _area(box: Sequence[float]) -> float:
-    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def _boxes(rows: Sequence[tuple]) -> _Boxes:
-    table = np.asarray(rows, dtype=np.float64).reshape(-1, 6)
-    return _Boxes(table[:, :4], table[:, 4], table[:, 5])
+    table = np.asarray(rows, dtype=np.float64).reshape(-1, 5)
+    return _Boxes(table[:, :4], table[:, 4])
 
 
-_NONE = _boxes([])
+_NONE, _NO_SCORES = _boxes([]), np.zeros(0)
 
 
-def _best(found: Mapping[int, _Boxes], count: int | None) -> dict[int, _Boxes]:
-    """The best detections of one category in all images; of equal scores those of earlier images."""
-    if count is None or sum(len(own.scores) for own in found.values()) <= count:
-        return dict(found)
-    scores = np.concatenate([own.scores for own in found.values()])
-    owners = np.repeat(list(found), [len(own.scores) for own in found.values()])
-    kept = owners[np.argsort(-scores, kind="stable")[:count]]
-    places, counts = np.unique(kept, return_counts=True)
-    # Those of an image stand best first: its share of the best is a prefix.
-    return {int(place): _Boxes(*(part[:most] for part in found[place])) for place, most in zip(places, counts)}
+def _match(
+    image: int,
+    scores: np.ndarray,
+    areas: np.ndarray,
+    true_areas: np.ndarray,
+    overlaps: np.ndarray,
+    sizes: tuple[float, float],
+    partly: bool,
+) -> Match:
+    """scores, areas: (D,) of the detections. true_areas: (G,). overlaps: (D, G) IoU.
 
-
-def _match(image: int, found: _Boxes, true: _Boxes, sizes: tuple[float, float], partly: bool) -> Match:
-    """Each detection, best first, takes the true box that it overlaps most and that nothing better has taken.
-
+    Each detection, best first, takes the true box that it overlaps most and that nothing better has taken.
     True boxes of another size are ignored, and taken only where no other is left. Detections without a true box are
     ignored when they are of another size, or of a category of which the image has more than is labelled.
     """
-    other_size = (true.areas < sizes[0]) | (true.areas > sizes[1])
-    matched = np.zeros((len(IOU_THRESHOLDS), len(found.scores)), dtype=bool)
+    other_size = (true_areas < sizes[0]) | (true_areas > sizes[1])
+    matched = np.zeros((len(IOU_THRESHOLDS), len(scores)), dtype=bool)
     ignored = np.zeros_like(matched)
-    if len(true.areas) and len(found.scores):
-        overlaps = mask.iou(with_sizes(found.boxes), with_sizes(true.boxes), [0] * len(true.boxes))  # (D, G)
-        _take(np.asarray(overlaps), other_size, matched, ignored)
-    unjudged = partly | (found.areas < sizes[0]) | (found.areas > sizes[1])
+    _take(overlaps, other_size, matched, ignored)
+    unjudged = partly | (areas < sizes[0]) | (areas > sizes[1])
     ignored |= ~matched & unjudged
-    return Match(image, found.scores, matched, ignored, int(np.count_nonzero(~other_size)))
+    return Match(image, scores, matched, ignored, int(np.count_nonzero(~other_size)))
 
 
 def _take(overlaps: np.ndarray, other_size: np.ndarray, matched: np.ndarray, ignored: np.ndarray) -> None:
@@ -245,7 +263,8 @@ def _take(overlaps: np.ndarray, other_size: np.ndarray, matched: np.ndarray, ign
     """
     free = np.ones((len(matched), len(other_size)), dtype=bool)
     rows = np.arange(len(matched))
-    for detection, overlap in enumerate(overlaps):
+    for detection in np.flatnonzero((overlaps >= IOU_THRESHOLDS[0]).any(1)):  # others can take nothing
+        overlap = overlaps[detection]
         enough = free & (overlap >= IOU_THRESHOLDS[:, None])  # (T, G)
         if not enough.any():
             continue

@@ -1,0 +1,79 @@
+"""What it saves that captions of one image share its features: `python benchmarks/captions_per_image.py`.
+
+Glyph scenes with several captions each are asked twice: image after image, so that neighbours share what the backbone
+made of their picture, and caption after caption, so that no two neighbours have a picture in common. The questions are
+the same, in one process, in turns; seconds are those of processor time. `--swin-t` takes the published architecture
+with random weights in place of glyph-tiny, which says nothing of answers but everything of time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from grounding_model.config import SWIN_T
+from grounding_model.detector import Detector, load_detector
+from grounding_model.glyphs import draw_scene
+from grounding_model.model import GroundingModel
+from grounding_model.prompt import Prompt
+
+Question = tuple[Path, Prompt]
+
+
+def main() -> None:
+    """Asks both ways in turns and prints the seconds of each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=40, metavar="N")
+    parser.add_argument("--captions", type=int, default=5, metavar="N", help="an image (default 5, as in Flickr30k)")
+    parser.add_argument("--batch-size", type=int, default=4, metavar="N")
+    parser.add_argument("--turns", type=int, default=2, metavar="N")
+    parser.add_argument("--scale", type=int, nargs=2, metavar=("SHORT", "LONG"), help="the model's own by default")
+    parser.add_argument("--swin-t", action="store_true", help="Swin-T with random weights")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    detector = load_detector(device="cpu")
+    if options.swin_t:
+        detector = Detector(GroundingModel(SWIN_T), detector.tokenizer)
+    with tempfile.TemporaryDirectory() as folder:
+        together = questions(Path(folder), options.images, options.captions)
+        apart = [question for start in range(options.captions) for question in together[start :: options.captions]]
+        seconds = {"image after image": 0.0, "caption after caption": 0.0}
+        for _ in range(options.turns):
+            for name, asked in zip(seconds, (together, apart)):
+                seconds[name] += ask(detector, asked, options.batch_size, options.scale) / options.turns
+    for name, value in seconds.items():
+        print(f"{name:<22} {value:7.2f} s, {1000 * value / len(together):6.1f} ms a caption")
+    print(f"shared features take {seconds['image after image'] / seconds['caption after caption']:.2f} of the time")
+
+
+def questions(folder: Path, images: int, captions: int) -> list[Question]:
+    """Scenes as files, and of each the captions of it and of the scenes after it."""
+    scenes = [draw_scene("source", 0, index, "captions") for index in range(images)]
+    asked = []
+    for index, (pixels, record) in enumerate(scenes):
+        path = folder / record.filename
+        Image.fromarray(pixels).save(path)
+        for place in range(captions):
+            caption = scenes[(index + place) % images][1]
+            spans = [region.spans for region in caption.regions or ()]
+            asked.append((path, Prompt.phrases(caption.caption or "", spans)))
+    return asked
+
+
+def ask(detector: Detector, asked: list[Question], batch_size: int, scale: list[int] | None) -> float:
+    """Seconds of processor time."""
+    images, prompts = zip(*asked)
+    start = time.process_time()
+    size = None if scale is None else (scale[0], scale[1])
+    for _ in detector.predict_each(images, prompts, batch_size=batch_size, scale=size):
+        pass
+    return time.process_time() - start
+
+
+if __name__ == "__main__":
+    main()
