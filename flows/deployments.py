@@ -84,6 +84,8 @@ class FilterParameters(Parameters):
     work_dir: str
     out: str | None = None
     policy: dict[str, Any] = {}
+    reviewed: str | None = None
+    provenance: dict[str, Any] | None = None
 
 
 class MergeParameters(Parameters):
@@ -169,7 +171,15 @@ def filter_candidates(parameters: FilterParameters) -> str:
     """Candidates become labels."""
     from flows.filtering import Policy
 
-    return str(tasks.filter_candidates(parameters.work_dir, Policy(**parameters.policy), parameters.out).labels)
+    return str(
+        tasks.filter_candidates(
+            parameters.work_dir,
+            Policy(**parameters.policy),
+            parameters.out,
+            reviewed=parameters.reviewed,
+            provenance=parameters.provenance,
+        ).labels
+    )
 
 
 @flow(name="merge")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +18,9 @@ import numpy as np
 from flows.inference import missing_shards, parse_line
 from flows.planning import Manifest, check_source, read_lines, read_manifest
 from flows.quarantine import requarantined_line
+from flows.reviewing import Key, corrections_for, reviewed_line
 from formats.candidates import ImageCandidates, ImageProblem, read_candidates
-from formats.files import write_whole
+from formats.files import sha256_of, write_whole
 from formats.odvg import record_to_line
 from formats.problems import InputError
 from formats.record import Instance, Record, Region
@@ -82,25 +83,34 @@ class FilterResult(NamedTuple):
 
 
 def filter_candidates(
-    manifest: Manifest | str | Path, policy: Policy = Policy(), out: str | Path | None = None
+    manifest: Manifest | str | Path,
+    policy: Policy = Policy(),
+    out: str | Path | None = None,
+    *,
+    reviewed: str | Path | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> FilterResult:
     """Writes the labels of a plan that is labelled whole, and the .meta.json beside them.
 
     out: default is `X_od_v1.json` beside the source `X_od.json`.
+    reviewed: lines that a person corrected, as flows.reviewing has them; they stand in place of the model's.
+    provenance: what else the .meta.json tells: which round of a loop this is, and what its model was trained on.
     Raises InputError while shards are missing, and for a threshold of a category that the plan does not know.
     """
     manifest = manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
     out = Path(out) if out is not None else versioned(manifest.source, 1)
     _check(manifest, policy, out)
     tally = _Tally()
+    corrections = corrections_for(reviewed, (provenance or {}).get("round"))
     out.parent.mkdir(parents=True, exist_ok=True)
     with write_whole(out) as file:
-        for line in _label_lines(manifest, policy, tally):
+        for line in _label_lines(manifest, policy, corrections, tally):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     counts = tally.counts()
     meta = out.with_suffix(".meta.json")
     with write_whole(meta) as file:
-        json.dump(_meta(manifest, policy, out, counts, tally.quarantined), file, indent=2, ensure_ascii=False)
+        told = _meta(manifest, policy, out, counts, tally.quarantined) | dict(provenance or {})
+        json.dump(told, file, indent=2, ensure_ascii=False)
         file.write("\n")
     return FilterResult(out, meta, counts, tuple(tally.quarantined))
 
@@ -179,6 +189,8 @@ class _Tally:
     ignored: int = 0
     empty: int = 0  # lines that were looked at and have no label
     dropped: Counter[str] = field(default_factory=Counter)  # by reason
+    reviewed: int = 0  # lines that a person corrected; their candidates are dropped for this reason
+    reviewed_boxes: int = 0
     quarantined: list[ImageProblem] = field(default_factory=list)
 
     def counts(self, names: int = 1000) -> dict[str, Any]:
@@ -190,12 +202,16 @@ class _Tally:
             "candidates": self.candidates,
             "kept": self.kept.total(),
             "ignored": self.ignored,
+            "reviewed": self.reviewed,
+            "reviewed_boxes": self.reviewed_boxes,
             "dropped": {reason: count for reason, count in sorted(self.dropped.items()) if count},
             "kept_by_name": dict(sorted(self.kept.items(), key=lambda item: (-item[1], item[0]))[:names]),
         }
 
 
-def _label_lines(manifest: Manifest, policy: Policy, tally: _Tally) -> Iterator[dict[str, Any]]:
+def _label_lines(
+    manifest: Manifest, policy: Policy, corrections: Mapping[Key, Record], tally: _Tally
+) -> Iterator[dict[str, Any]]:
     """The lines of the label file, one an input line, a shard in memory at a time."""
     for shard in manifest.shards:
         found = read_candidates(manifest.shard_path(shard.index))
@@ -207,8 +223,22 @@ def _label_lines(manifest: Manifest, policy: Policy, tally: _Tally) -> Iterator[
                 tally.quarantined.append(problems[line.number])
                 yield requarantined_line(problems[line.number].reason, line.text)
             else:
+                record = parse_line(line, manifest.source)
                 candidates = _candidates(by_line.get(line.number))
-                yield record_to_line(_label(manifest, policy, parse_line(line, manifest.source), candidates, tally))
+                if (corrected := corrections.get((record.filename, record.caption))) is None:
+                    yield record_to_line(_label(manifest, policy, record, candidates, tally))
+                else:
+                    _count_corrected(corrected, candidates, tally)
+                    yield reviewed_line(corrected)
+
+
+def _count_corrected(record: Record, candidates: Sequence[Candidate], tally: _Tally) -> None:
+    boxes = len(record.instances or ()) + sum(len(region.boxes) for region in record.regions or ())
+    tally.reviewed += 1
+    tally.reviewed_boxes += boxes
+    tally.empty += not boxes
+    tally.candidates += len(candidates)
+    tally.dropped["reviewed"] += len(candidates)
 
 
 def _candidates(image: ImageCandidates | None) -> list[Candidate]:
@@ -284,6 +314,7 @@ def _meta(
     categories = None if manifest.label_map is None else list(manifest.label_map.values())
     return {
         "labels": out.name,
+        "labels_sha256": sha256_of(out),
         "source": Path(manifest.source).name,
         "source_sha256": manifest.source_sha256,
         "weights": Path(manifest.weights).name,
