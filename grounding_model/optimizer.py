@@ -28,7 +28,8 @@ class OptimizerConfig:
     schedule: Literal["cosine", "step", "constant"] = "step"
     warmup_steps: int = 0  # the rate grows in a straight line
     warmup_from: float = 0.0  # from this fraction of it
-    step_at: tuple[float, ...] = (0.67, 0.92)  # "step": fractions of the run after which the rate is divided by 10
+    step_at: tuple[float, ...] = (0.67, 0.92)  # "step": fractions of the run after which the rate falls
+    step_factor: float = 0.1  # "step": to this fraction of it
     final_fraction: float = 0.0  # "cosine": what is left of the rate at the end
 
 
@@ -71,7 +72,7 @@ def learning_rate_at(step: int, steps: int, config: OptimizerConfig, full_rate: 
     if config.schedule == "constant":
         return full_rate
     if config.schedule == "step":
-        return full_rate * 0.1 ** sum(step >= fraction * steps for fraction in config.step_at)
+        return full_rate * config.step_factor ** sum(step >= fraction * steps for fraction in config.step_at)
     done = (step - config.warmup_steps) / max(steps - config.warmup_steps, 1)
     cosine = 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
     return full_rate * (config.final_fraction + (1 - config.final_fraction) * cosine)
