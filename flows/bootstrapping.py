@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from flows.inference import find_phrase
 from flows.quarantine import quarantined_line, reason_of
 from formats.candidates import ImageProblem
 from formats.files import write_whole
 from formats.images import image_size, list_images, safe_join
 from formats.label_map import label_map_beside, write_label_map
 from formats.odvg import record_to_line
+from formats.phrases import find_phrase
 from formats.problems import InputError
 from formats.record import Record, Region
+from formats.storage import as_path
 
 Captions = str | Path | Mapping[str, str | Sequence[str]]
 Phrases = str | Path | Mapping[str, Sequence[str]]
@@ -48,8 +49,8 @@ def bootstrap_od(
     """
     names = _check_categories(categories)
     filenames = _list(images)
-    out = _beside(images, "od") if out is None else Path(out)
-    label_map = label_map_beside(out) if label_map is None else Path(label_map)
+    out = _beside(images, "od") if out is None else as_path(out)
+    label_map = label_map_beside(out) if label_map is None else as_path(label_map)
     lines, quarantined = _write(out, images, ((filename, None) for filename in filenames))
     write_label_map(label_map, dict(enumerate(names)))
     return Bootstrapped(out, label_map, lines, quarantined)
@@ -76,7 +77,7 @@ def bootstrap_vg(
     given = {} if phrases is None else read_phrases(phrases)
     if untold := next((caption for _, caption in pairs if caption and caption not in given), None):
         placeholder_regions(untold)  # a missing tagger is said once, before anything is written
-    out = _beside(images, "vg") if out is None else Path(out)
+    out = _beside(images, "vg") if out is None else as_path(out)
     lines, quarantined = _write(out, images, pairs, lambda caption: placeholder_regions(caption, given.get(caption)))
     return Bootstrapped(out, None, lines, quarantined)
 
@@ -97,7 +98,7 @@ def read_phrases(phrases: Phrases) -> Mapping[str, Sequence[str]]:
     if isinstance(phrases, Mapping):
         return phrases
     try:
-        entries = json.loads(Path(phrases).read_text(encoding="utf-8"))
+        entries = json.loads(as_path(phrases).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(phrases, error.strerror or "cannot be read", PHRASES_WANTED) from None
     except ValueError as error:
@@ -115,7 +116,7 @@ def read_captions(captions: Captions, images: str | Path) -> Iterator[tuple[str,
     if isinstance(captions, Mapping):
         yield from _flatten(captions.items())
         return
-    path = Path(captions)
+    path = as_path(captions)
     try:
         yield from _captions_of_files(path, images)
     except UnicodeDecodeError as error:
@@ -137,7 +138,7 @@ def _captions_of_files(path: Path, images: str | Path) -> Iterator[tuple[str, st
 
 def _captions_beside(folder: Path, images: str | Path) -> Iterator[tuple[str, str]]:
     for filename in _list(images):
-        text = folder / Path(filename).with_suffix(".txt")
+        text = folder / PurePosixPath(filename).with_suffix(".txt").as_posix()
         if text.is_file():
             lines = text.read_text(encoding="utf-8-sig").splitlines()
             yield from _flatten([(filename, [line for line in lines if line.strip()])])
@@ -146,13 +147,13 @@ def _captions_beside(folder: Path, images: str | Path) -> Iterator[tuple[str, st
 def _captions_csv(path: Path) -> Iterator[tuple[str, str]]:
     import pandas as pd  # only here: it takes a while to load
 
-    with open(path, encoding="utf-8-sig") as file:
+    with path.open(encoding="utf-8-sig") as file:
         head = file.readline()
     try:
-        with warnings.catch_warnings():
+        with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # a row with more fields than there are columns
             table = pd.read_csv(
-                path,
+                file,
                 sep=max(",;|\t", key=head.count),
                 dtype=str,
                 index_col=False,
@@ -229,7 +230,7 @@ def _list(images: str | Path) -> list[str]:
 
 
 def _beside(images: str | Path, kind: str) -> Path:
-    folder = Path(images)
+    folder = as_path(images)
     return folder.with_name(f"{folder.name}_{kind}.json")
 
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from formats.files import write_whole
 from formats.problems import InputError
+from formats.storage import as_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -184,7 +185,8 @@ def candidates_key(path: str | Path) -> str | None:
 def _read_table(path: str | Path) -> pa.Table:
     remedy = "delete it and run infer again"
     try:
-        table = pq.ParquetFile(path, page_checksum_verification=True).read()
+        with as_path(path).open("rb") as stream:
+            table = pq.ParquetFile(stream, page_checksum_verification=True).read()
     except FileNotFoundError:
         raise InputError(path, "does not exist", "run infer first") from None
     except (OSError, pa.ArrowException) as error:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from formats.claims import hold
 from formats.problems import InputError
+from formats.storage import as_path, is_address
+
+# What no other attempt can mend while the disk is as it is: full, over its quota, read-only, file too large for it.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 
 
 @contextmanager
@@ -22,27 +31,83 @@ def write_whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
     The content goes to a hidden temporary name in the same folder, is forced to disk and then renamed over `path`
     in one step; a reader sees the old file or the new one, never half of it. When the block raises, the temporary
     file is removed and `path` is as it was. Folders on the way are made; a symbolic link keeps pointing where it did.
+    An address (formats.storage) gets the whole file by one upload when the block has ended well.
 
-    mode: "w" for UTF-8 text with "\\n" line ends, "wb" for bytes.
+    mode: "w" for UTF-8 text with "\n" line ends, "wb" for bytes.
+    Raises OSError that names `path` where there is no room or nothing may be written.
     """
     if mode not in ("w", "wb"):
         raise ValueError(f"mode {mode!r}; want 'w' or 'wb'")
+    path = as_path(path)
+    with _named(path), _uploaded(path, mode) if is_address(path) else _renamed(path, mode) as stream:
+        yield stream
+
+
+@contextmanager
+def _renamed(path: Path, mode: str) -> Iterator[IO]:
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile: its files are readable by their owner only, and the rename would keep it so.
-    temporary = target.parent / f".{uuid.uuid4().hex}.tmp"
-    encoding, newline = (None, None) if mode == "wb" else ("utf-8", "\n")
+    temporary = _temporary(target)
     try:
-        with open(temporary, mode.replace("w", "x"), encoding=encoding, newline=newline) as stream:
+        with open(temporary, mode.replace("w", "x"), **_ENCODING[mode]) as stream:
+            hold(stream.fileno())
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, target)
+            os.replace(temporary, target)
     except BaseException:
         with suppress(FileNotFoundError):
             temporary.unlink()
         raise
     _sync_folder(target.parent)
+
+
+@contextmanager
+def _uploaded(path: Path, mode: str) -> Iterator[IO]:
+    """Object stores show an upload only when it is complete: no second name and no move are needed."""
+    with tempfile.NamedTemporaryFile(mode, **_ENCODING[mode]) as stream:
+        yield stream
+        stream.flush()
+        path.parent.mkdir(parents=True, exist_ok=True)  # memory:// has folders; stores that have none do nothing
+        path.fs.put_file(stream.name, path.path)  # type: ignore[attr-defined]  # of UPath
+
+
+_ENCODING: dict[str, dict[str, Any]] = {"w": {"encoding": "utf-8", "newline": "\n"}, "wb": {}}
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """A write to an open file fails without saying which file it was."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def _temporary(target: Path) -> Path:
+    return target.parent / f".{target.name[:100]}.{uuid.uuid4().hex}.tmp"
+
+
+def remove_leftovers(folder: str | Path, name: str = "") -> None:
+    """Removes what killed writers left below a folder: temporary files of `name` (of any) that no process holds."""
+    if is_address(folder):
+        return
+    for leftover in Path(folder).rglob(f".{glob.escape(name)}*.tmp"):
+        if not _TEMPORARY.fullmatch(leftover.name):
+            continue
+        with suppress(OSError):
+            descriptor = os.open(leftover, os.O_RDONLY)
+            try:
+                if hold(descriptor):
+                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            finally:
+                os.close(descriptor)
+
+
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{32}\.tmp")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -58,7 +123,7 @@ def _sync_folder(folder: Path) -> None:
 
 def sha256_of(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as stream:
+    with as_path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -74,21 +139,27 @@ def write_whole_folder(path: str | Path) -> Iterator[Path]:
     if target.exists():
         raise InputError(path, "is there already", "want a new folder, or remove it first")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f".{uuid.uuid4().hex}.tmp"
+    temporary = _temporary(target)
     temporary.mkdir()
+    descriptor = os.open(temporary, os.O_RDONLY) if os.name == "posix" else None
     try:
+        if descriptor is not None:
+            hold(descriptor)
         yield temporary
         os.replace(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
     _sync_folder(target.parent)
 
 
 def read_text(path: str | Path, remedy: str) -> str:
     """A text file's text. Raises InputError, which `remedy` ends, when it is not UTF-8."""
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        return as_path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(path, f"is not UTF-8 ({error})", remedy) from None
 
@@ -96,7 +167,7 @@ def read_text(path: str | Path, remedy: str) -> str:
 def load_json(path: str | Path, remedy: str) -> Any:
     """A JSON file's value. Raises InputError, which `remedy` ends, when it is missing or not JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        return json.loads(as_path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(path, "does not exist", remedy) from None
     except IsADirectoryError:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from formats.problems import InputError, handed_to
 from formats.record import Record
+from formats.storage import as_path, is_address
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 IMAGE_SUFFIXES |= {".ppm", ".pgm", ".pbm"}
@@ -28,7 +29,9 @@ def list_images(folder: str | Path) -> list[str]:
     Told by suffix alone. Hidden files and folders are skipped; symbolic links to folders are followed, each real
     folder once. Raises InputError when `folder` is no folder, and for a folder below it that cannot be read.
     """
-    root = Path(folder)
+    root = as_path(folder)
+    if is_address(root):
+        return _list_address(root)
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise InputError(root, what, "want a folder of images")
@@ -50,6 +53,20 @@ def list_images(folder: str | Path) -> list[str]:
     return sorted(found)
 
 
+def _list_address(root: Path) -> list[str]:
+    """The same of a folder that lies elsewhere; a store has no links."""
+    below = root.path.rstrip("/") + "/"  # type: ignore[attr-defined]  # of UPath
+    names = [found.removeprefix(below) for found in root.fs.find(root.path)]  # type: ignore[attr-defined]
+    if not names:
+        raise InputError(root, "does not exist", "want a folder of images")
+    return sorted(
+        name
+        for name in names
+        if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in PurePosixPath(name).parts)
+    )
+
+
 def _refuse_folder(error: OSError) -> None:
     """Its images would be missing from everything that comes after, and nobody would know."""
     what = f"cannot be listed ({error.strerror})"
@@ -63,7 +80,7 @@ def read_images(folder: str | Path, on_problem: Callable[[InputError], None] | N
     """
     for filename in list_images(folder):
         with handed_to(on_problem):
-            yield Record(filename, *image_size(Path(folder) / filename))
+            yield Record(filename, *image_size(as_path(folder) / filename))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -71,13 +88,13 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
     Raises InputError when the file is missing, empty or no image.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise InputError(path, "is not a file" if path.exists() else "does not exist", "want an image file")
     if path.stat().st_size == 0:
         raise InputError(path, "is empty (0 bytes)", "want an image file")
     try:
-        with Image.open(path) as image:
+        with path.open("rb") as stream, Image.open(stream) as image:
             width, height = image.size
             if _turns_on_load(image):
                 return height, width
@@ -111,6 +128,8 @@ def safe_join(root: str | Path, filename: str) -> Path:
         )
     if PurePosixPath(name).is_absolute() or windows.drive or windows.root:
         raise InputError(root, f"file name {name!r} is absolute", "want a path relative to the image folder")
+    if "://" in name:  # below an address it would be another one
+        raise InputError(root, f"file name {name!r} is an address", "want a path relative to the image folder")
     if ".." in windows.parts:  # Windows rules split at both kinds of slash
         raise InputError(root, f"file name {name!r} leaves its folder by '..'", "want a path inside the image folder")
-    return Path(root) / name
+    return as_path(root) / name

@@ -11,6 +11,7 @@ from pathlib import Path
 from formats.files import write_whole
 from formats.problems import InputError
 from formats.record import Record
+from formats.storage import as_path
 
 _REMEDY = 'want {"0": "cat", "1": "dog"}'
 
@@ -21,7 +22,7 @@ def read_label_map(path: str | Path) -> dict[int, str]:
     Raises InputError when the file is missing or no such map, or names a label twice.
     """
     try:
-        pairs = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_Pairs)
+        pairs = json.loads(as_path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_Pairs)
     except FileNotFoundError:
         raise InputError(path, "does not exist", "want a label map such as " + _REMEDY.removeprefix("want ")) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import tomllib
 import types
 import typing
@@ -17,7 +18,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, Union
 
+from formats.files import write_whole
 from formats.problems import InputError
+from formats.storage import as_path
 
 Config = TypeVar("Config")
 
@@ -130,7 +133,7 @@ def _scalar(annotation: type, value: Any, place: _Place) -> Any:
     wanted: tuple[type, ...] = {float: (int, float), Path: (str,)}.get(annotation, (annotation,))
     if type(value) not in wanted:  # exact: bool is a kind of int in Python, not in a configuration
         raise place.error(f"is {_described(value)}", f"want {_SCALARS[annotation]}")
-    return annotation(value)
+    return as_path(value) if annotation is Path else annotation(value)
 
 
 def _literal(choices: tuple, value: Any, place: _Place) -> Any:
@@ -238,3 +241,30 @@ def _described(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"the text {value!r}" if isinstance(value, str) else f"the {type(value).__name__} {value}"
+
+
+# Writing
+
+
+def write_config(path: str | Path, config: Any) -> None:
+    """The settings of a dataclass as TOML, one a line, so that read_config gives an equal one. None is left out."""
+    with write_whole(path) as stream:
+        for key, value in _table_of(config).items():
+            stream.write(f"{key} = {_toml(value)}\n")
+
+
+def _table_of(config: Any) -> dict[str, Any]:
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.init}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _toml(value: Any) -> str:
+    if dataclasses.is_dataclass(value):
+        value = _table_of(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, bool | int | float):
+        return str(value).lower()
+    return json.dumps(str(value))  # TOML's basic strings have JSON's escapes

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from formats.problems import InputError
+from formats.storage import as_path
 
 # Mean and standard deviation of ImageNet in RGB 0..255: what every released backbone was trained with.
 MEAN = (123.675, 116.28, 103.53)
@@ -41,7 +42,7 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises InputError, naming the file, when it is missing, is no image or cannot be decoded whole.
     """
     try:
-        with Image.open(path) as image:
+        with as_path(path).open("rb") as stream, Image.open(stream) as image:
             return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
     except FileNotFoundError as error:
         raise InputError(path, "no such file", "want an image file") from error

@@ -1,0 +1,82 @@
+"""Who works in a folder: one process at a time, told by a lock that ends with its process however that ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from formats.problems import InputError
+from formats.storage import is_address
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is claimed there
+    fcntl = None  # type: ignore[assignment]
+
+LOCK_NAME = ".lock"
+_held: set[int] = set()  # descriptors of claims, which a forked child must not keep alive
+
+
+def hold(descriptor: int) -> bool:
+    """Locks an open file for this process until it is closed; False where another process holds it.
+
+    A file system without locks holds nothing and says True.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems have none
+        return True
+    return True
+
+
+@contextmanager
+def claim(folder: str | Path) -> Iterator[None]:
+    """This process alone works in `folder` while the block runs; the folder is made.
+
+    The lock is the kernel's, on the file .lock, which stays and means nothing by itself. An address is not claimed:
+    object stores have no locks, and what is written there is whole and carries its key.
+    Raises InputError, naming the process that is at work there, and where the folder cannot be written.
+    """
+    if is_address(folder):
+        yield
+        return
+    lock = Path(folder) / LOCK_NAME
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:  # no fault of the command: the run fails, and goes on when there is room
+            raise
+        raise InputError(folder, f"cannot be written ({error.strerror})", "want a folder to write into") from error
+    try:
+        if not hold(descriptor):
+            owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            raise InputError(
+                folder, f"process {owner} is at work here", "want it ended, or another folder"
+            )
+        _held.add(descriptor)
+        with suppress(OSError):  # of a full disk, which the first file will tell
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        _held.discard(descriptor)
+        os.close(descriptor)
+
+
+def _let_go() -> None:
+    """A worker that loads data may outlive its killed parent by seconds; the claim is not its."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
