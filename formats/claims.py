@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
+import re
+import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +21,7 @@ except ImportError:  # Windows: nothing is claimed there
     fcntl = None  # type: ignore[assignment]
 
 LOCK_NAME = ".lock"
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{32}\.tmp")
 _held: set[int] = set()  # descriptors of claims, which a forked child must not keep alive
 
 
@@ -36,9 +41,30 @@ def hold(descriptor: int) -> bool:
     return True
 
 
+def temporary_beside(target: Path) -> Path:
+    """A hidden name that nobody else has, for what is going to be renamed to `target`; its writer holds it."""
+    return target.parent / f".{target.name[:100]}.{uuid.uuid4().hex}.tmp"
+
+
+def remove_leftovers(folder: str | Path, name: str = "") -> None:
+    """Removes what killed writers left below a folder: temporary files of `name` (of any) that no process holds."""
+    if is_address(folder):
+        return
+    for leftover in Path(folder).rglob(f".{glob.escape(name)}*.tmp"):
+        if not _TEMPORARY.fullmatch(leftover.name):
+            continue
+        with suppress(OSError):
+            descriptor = os.open(leftover, os.O_RDONLY)
+            try:
+                if hold(descriptor):
+                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            finally:
+                os.close(descriptor)
+
+
 @contextmanager
 def claim(folder: str | Path) -> Iterator[None]:
-    """This process alone works in `folder` while the block runs; the folder is made.
+    """This process alone works in `folder` while the block runs; the folder is made, and rid of killed ones' leftovers.
 
     The lock is the kernel's, on the file .lock, which stays and means nothing by itself. An address is not claimed:
     object stores have no locks, and what is written there is whole and carries its key.
@@ -58,13 +84,12 @@ def claim(folder: str | Path) -> Iterator[None]:
     try:
         if not hold(descriptor):
             owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-            raise InputError(
-                folder, f"process {owner} is at work here", "want it ended, or another folder"
-            )
+            raise InputError(folder, f"process {owner} is at work here", "want it ended, or another folder")
         _held.add(descriptor)
         with suppress(OSError):  # of a full disk, which the first file will tell
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        remove_leftovers(folder)
         yield
     finally:
         _held.discard(descriptor)

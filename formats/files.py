@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import errno
-import glob
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from formats.claims import hold
+from formats.claims import hold, temporary_beside
 from formats.problems import InputError
 from formats.storage import as_path, is_address
 
@@ -48,7 +45,7 @@ def _renamed(path: Path, mode: str) -> Iterator[IO]:
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile: its files are readable by their owner only, and the rename would keep it so.
-    temporary = _temporary(target)
+    temporary = temporary_beside(target)
     try:
         with open(temporary, mode.replace("w", "x"), **_ENCODING[mode]) as stream:
             hold(stream.fileno())
@@ -87,29 +84,6 @@ def _named(path: Path) -> Iterator[None]:
         raise
 
 
-def _temporary(target: Path) -> Path:
-    return target.parent / f".{target.name[:100]}.{uuid.uuid4().hex}.tmp"
-
-
-def remove_leftovers(folder: str | Path, name: str = "") -> None:
-    """Removes what killed writers left below a folder: temporary files of `name` (of any) that no process holds."""
-    if is_address(folder):
-        return
-    for leftover in Path(folder).rglob(f".{glob.escape(name)}*.tmp"):
-        if not _TEMPORARY.fullmatch(leftover.name):
-            continue
-        with suppress(OSError):
-            descriptor = os.open(leftover, os.O_RDONLY)
-            try:
-                if hold(descriptor):
-                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-            finally:
-                os.close(descriptor)
-
-
-_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{32}\.tmp")
-
-
 def _sync_folder(folder: Path) -> None:
     """Forces the rename itself to disk, where the system can open a folder at all."""
     if os.name != "posix":
@@ -139,7 +113,7 @@ def write_whole_folder(path: str | Path) -> Iterator[Path]:
     if target.exists():
         raise InputError(path, "is there already", "want a new folder, or remove it first")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(target)
+    temporary = temporary_beside(target)
     temporary.mkdir()
     descriptor = os.open(temporary, os.O_RDONLY) if os.name == "posix" else None
     try:

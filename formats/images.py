@@ -128,7 +128,7 @@ def safe_join(root: str | Path, filename: str) -> Path:
         )
     if PurePosixPath(name).is_absolute() or windows.drive or windows.root:
         raise InputError(root, f"file name {name!r} is absolute", "want a path relative to the image folder")
-    if "://" in name:  # below an address it would be another one
+    if "://" in name or ("::" in name and is_address(root)):  # fsspec would take it for another address
         raise InputError(root, f"file name {name!r} is an address", "want a path relative to the image folder")
     if ".." in windows.parts:  # Windows rules split at both kinds of slash
         raise InputError(root, f"file name {name!r} leaves its folder by '..'", "want a path inside the image folder")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from formats.claims import LOCK_NAME, claim
-from formats.files import load_json, remove_leftovers, sha256_of, write_whole, write_whole_folder
+from formats.claims import LOCK_NAME, claim, remove_leftovers
+from formats.files import load_json, sha256_of, write_whole, write_whole_folder
 from formats.images import image_size, list_images, safe_join
 from formats.label_map import read_label_map, write_label_map
 from formats.problems import InputError
@@ -85,14 +85,14 @@ def test_a_name_cannot_lead_out_of_an_address(memory: str, name: str) -> None:
         safe_join(memory, name)
 
 
-@pytest.mark.parametrize("name", ["s3://other/a.png", "memory://other/a.png", "zip://a.png::file:///b.zip"])
+@pytest.mark.parametrize("name", ["s3://other/a.png", "memory://other/a.png", "zip://a.png::file:///b.zip", "a://b"])
 def test_an_address_in_a_data_file_is_no_name(memory: str, tmp_path: Path, name: str) -> None:
     for root in (memory, tmp_path):
         with pytest.raises(InputError, match="is an address"):
             safe_join(root, name)
 
 
-@pytest.mark.parametrize("name", ["ab::c.png", "~/a.png", "a?b#c.png", "$HOME/a b.png"])
+@pytest.mark.parametrize("name", ["~/a.png", "a?b#c.png", "$HOME/a b.png"])
 def test_odd_names_stay_below_an_address(memory: str, name: str) -> None:
     assert absolute(safe_join(memory, name)) == f"{memory}/{name}"
 
