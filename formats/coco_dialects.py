@@ -44,6 +44,8 @@ _OBJECTS365_V2_NAMES = {
 
 # LVIS
 
+_FREQUENCIES = ("r", "c", "f")
+
 
 class LvisDetails(NamedTuple):
     """What LVIS knows beyond boxes, and a Record has no field for; the metric needs it.
@@ -58,23 +60,48 @@ class LvisDetails(NamedTuple):
     not_exhaustive: dict[str, frozenset[int]]
 
 
-def read_lvis(ann_file: str | Path) -> Iterator[Record]:
+def read_lvis(ann_file: str | Path, frequencies: str | None = None) -> Iterator[Record]:
     """The records of LVIS v1 (or v0.5); file names as "train2017/000000391895.jpg".
 
-    Frequencies and what is not exhaustively labelled come from read_lvis_details.
+    frequencies: "f,c" keeps frequent and common categories alone, so that rare ones can be learned from nothing
+    (the reference's lvis2ovd.py); every image stays. None keeps all.
+    What is not exhaustively labelled comes from read_lvis_details.
     """
-    yield from coco_records(_by_category_id(load_coco(ann_file)), _lvis_filename)
+    yield from coco_records(_of_frequencies(_by_category_id(load_coco(ann_file)), frequencies), _lvis_filename)
+
+
+def read_lvis_categories(ann_file: str | Path, frequencies: str | None = None) -> tuple[str, ...]:
+    """The names of the labels that read_lvis gives."""
+    return _names(_of_frequencies(_by_category_id(load_coco(ann_file)), frequencies))
+
+
+def _of_frequencies(content: CocoContent, frequencies: str | None) -> CocoContent:
+    if frequencies is None:
+        return content
+    wanted = frequencies.split(",")
+    if not set(wanted) <= set(_FREQUENCIES):
+        raise InputError("frequencies", repr(frequencies), "want some of r, c and f, such as f,c")
+    kept = [each for each in content.categories if _frequency(content, each) in wanted]
+    left_out = set(content.categories) - set(kept)
+    categories = {each: (label, content.categories[each][1]) for label, each in enumerate(kept)}
+    annotations = content.annotations
+    if annotations is not None:
+        annotations = [entry for entry in annotations if entry.get("category_id") not in left_out]
+    return content._replace(categories=categories, annotations=annotations)
+
+
+def _frequency(content: CocoContent, category_id: Any) -> str:
+    place = f"{content.path}: category {category_id!r}"
+    frequency = needed(content.category_entries[category_id], "frequency", place)
+    if frequency not in _FREQUENCIES:
+        raise InputError(place, f"frequency is {frequency!r}", "want r, c or f")
+    return frequency
 
 
 def read_lvis_details(ann_file: str | Path) -> LvisDetails:
     """Frequencies of the categories, and what each image's labelling leaves open."""
     content = _by_category_id(load_coco(ann_file))
-    frequency: list[str] = []
-    for category_id in content.categories:
-        place = f"{ann_file}: category {category_id!r}"
-        frequency.append(needed(content.category_entries[category_id], "frequency", place))
-        if frequency[-1] not in ("r", "c", "f"):
-            raise InputError(place, f"frequency is {frequency[-1]!r}", "want r, c or f")
+    frequency = tuple(_frequency(content, category_id) for category_id in content.categories)
     absent: dict[str, frozenset[int]] = {}
     not_exhaustive: dict[str, frozenset[int]] = {}
     for image_id, image in content.images.items():
@@ -82,7 +109,7 @@ def read_lvis_details(ann_file: str | Path) -> LvisDetails:
         filename = _lvis_filename(image, place)
         absent[filename] = _labels(image, "neg_category_ids", content, place)
         not_exhaustive[filename] = _labels(image, "not_exhaustive_category_ids", content, place)
-    return LvisDetails(tuple(frequency), absent, not_exhaustive)
+    return LvisDetails(frequency, absent, not_exhaustive)
 
 
 def _labels(image: Mapping, key: str, content: CocoContent, place: str) -> frozenset[int]:
@@ -196,7 +223,7 @@ def read_coco_by_category_id(ann_file: str | Path) -> Iterator[Record]:
 
 
 def read_categories_by_id(ann_file: str | Path) -> tuple[str, ...]:
-    """The names of the labels of LVIS, Objects365 v1, V3Det and D3."""
+    """The names of the labels of Objects365 v1, V3Det, D3 and the whole of LVIS."""
     return _names(_by_category_id(load_coco(ann_file)))
 
 

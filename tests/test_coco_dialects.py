@@ -14,6 +14,7 @@ from formats import (
     read_categories_by_id,
     read_coco,
     read_lvis,
+    read_lvis_categories,
     read_lvis_details,
     read_objects365v1,
     read_objects365v2,
@@ -63,6 +64,17 @@ def test_lvis_labels_follow_the_ids_and_names_come_from_the_address(write):
         Record("train2017/000000391895.jpg", 360, 640, (Instance((1, 2, 4, 6), 1, "zebra"),))
     ]
     assert read_categories_by_id(path) == ("bat_(animal)", "zebra")
+
+
+def test_lvis_of_some_frequencies_keeps_every_image_and_their_boxes_alone(write):
+    path = write({**LVIS, "annotations": [box(391895, 7), box(391895, 2, (5, 6, 7, 8))]})
+    (whole,), (frequent,), (rare,) = (list(read_lvis(path, each)) for each in (None, "f,c", "r"))
+    assert [(each.category, each.label) for each in frequent.instances] == [("zebra", 0)]
+    assert {each.box for each in frequent.instances + rare.instances} == {each.box for each in whole.instances}
+    names = read_lvis_categories(path, "f,c") + read_lvis_categories(path, "r")
+    assert sorted(names) == sorted(read_lvis_categories(path))
+    with pytest.raises(InputError, match=r"frequencies: 'x'; want some of r, c and f"):
+        list(read_lvis(path, "x"))
 
 
 def test_lvis_details_are_kept_beside_the_records(write):

@@ -65,6 +65,9 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--categories", metavar="A,B,C", help="names in the order of labels, or a file with them")
     parser.add_argument("--truth", metavar="FILE", help="coco-results: the COCO file whose ids it uses")
     parser.add_argument("--classes", metavar="FILE", help="openimages: class-descriptions-boxable.csv")
+    parser.add_argument(
+        "--frequencies", metavar="F,C", help="lvis: only categories that are f(requent), c(ommon) or r(are)"
+    )
     parser.add_argument("--refs", metavar="FILE", help="refcoco: refs(unc).p, or grefs(unc).json")
     parser.add_argument("--split", metavar="S", help="refcoco: train, val, testA …; flickr30k: a file with image IDs")
 
@@ -76,6 +79,7 @@ def _given_source(options: argparse.Namespace) -> dict:
         "categories": names(options.categories) if options.categories else None,
         "truth": options.truth,
         "classes": options.classes,
+        "frequencies": options.frequencies,
         "refs": options.refs,
         "split": options.split,
     }
