@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -26,9 +25,10 @@ from formats.candidates import (
     write_candidates,
 )
 from formats.images import safe_join
-from formats.odvg import record_from_line
+from formats.odvg_lines import record_from_line
+from formats.phrases import find_phrase
 from formats.problems import InputError
-from formats.record import Record, Span
+from formats.record import Record
 
 if TYPE_CHECKING:
     from grounding_model.prompt import Prompt
@@ -178,14 +178,6 @@ def category_prompt(label_map: Mapping[str, str]) -> Prompt:
     from grounding_model.prompt import Prompt
 
     return Prompt.categories(list(label_map.values()))
-
-
-def find_phrase(caption: str, phrase: str) -> Span:
-    """Where a phrase first stands in a caption as whole words, in any case. Raises InputError when it does not."""
-    found = re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", caption, re.IGNORECASE)
-    if not found:
-        raise InputError(caption, f"the phrase {phrase!r} does not stand in this caption", "want words of the caption")
-    return found.span()
 
 
 def _images(manifest: Manifest, lines: Sequence[SourceLine], problems: list[ImageProblem]) -> Iterator[Image]:

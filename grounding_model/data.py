@@ -1,51 +1,63 @@
-"""Labelled images become training batches, in an order that is a pure function of seed and position.
-
-G boxes of one image, E entities of its caption, B images of a batch, L tokens of the longest caption
-"""
+"""Where training and validation find labelled images: ODVG files, COCO files, and the glyph world."""
 
 from __future__ import annotations
 
 import json
+import logging
+import re
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset, Sampler
-from transformers import PreTrainedTokenizerFast
+from tqdm import tqdm
 
+from formats.coco import CocoContent, coco_records, load_coco
 from formats.images import safe_join
-from formats.label_map import read_label_map
+from formats.label_map import label_map_beside, read_label_map
 from formats.odvg import record_from_line
 from formats.problems import InputError
-from formats.record import Box, Record
-from grounding_model.augment import AugmentConfig, augment
+from formats.record import Box, Instance, Record
 from grounding_model.glyphs import categories_of, draw_scene
-from grounding_model.image import ImageBatch, collate_images, read_image
-from grounding_model.sampling import AbsentNames, CategorySampler, TrainingText, caption_text
-from grounding_model.targets import Target
-from grounding_model.text_tokens import CaptionTooLong, TextBatch, count_tokens, tokenize, tokens_of_spans
+from grounding_model.image import read_image
 
-# So many neighbours are tried in place of an image that cannot be used; more in a row means that nothing is right.
-MAX_REPLACEMENTS = 100
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class OdvgData:
     """An ODVG file and its images.
 
-    label_map: beside a detection file; None collects the categories from the lines themselves.
+    label_map: of a detection file; None takes X_label_map.json beside X_od.json, or else the lines' own categories.
     weight: passes over the file in one epoch; 0.5 takes another half each time.
+    oversample: the share of images under which a category is rare; None: no image comes more often. See Oversampled.
     """
 
     annotations: Path
     image_root: Path
     label_map: Path | None = None
     weight: float = 1.0
+    oversample: float | None = None
     kind: Literal["odvg"] = "odvg"
+
+
+@dataclass(frozen=True)
+class CocoData:
+    """A COCO annotation file and its images. An image without annotations is one in which nothing is to be found.
+
+    categories: the names to keep, in the order of their labels; None keeps the file's, in its order, without the
+    groups that Roboflow writes among them. weight, oversample: as OdvgData has them.
+    """
+
+    annotations: Path
+    image_root: Path
+    categories: tuple[str, ...] | None = None
+    weight: float = 1.0
+    oversample: float | None = None
+    kind: Literal["coco"] = "coco"
 
 
 @dataclass(frozen=True)
@@ -67,28 +79,17 @@ class GlyphData:
     kind: Literal["glyphs"] = "glyphs"
 
 
-@dataclass(frozen=True)
-class CocoData:
-    """A COCO annotation file and its images.
-
-    categories: the names to keep, in the order of their labels; None keeps the file's, in its order.
-    weight: as OdvgData has it.
-    """
-
-    annotations: Path
-    image_root: Path
-    categories: tuple[str, ...] | None = None
-    weight: float = 1.0
-    kind: Literal["coco"] = "coco"
-
-
 TrainingData = OdvgData | CocoData | GlyphData
 
 
 class LabelledImages(Protocol):
-    """What a source of training images offers. categories: label -> name of its detection records."""
+    """What a source of images offers.
+
+    categories: label -> name of its detection records. portrait: (N,) bool, which of its N images are taller than wide.
+    """
 
     categories: Mapping[int, str]
+    portrait: np.ndarray
 
     def __len__(self) -> int: ...
 
@@ -97,16 +98,33 @@ class LabelledImages(Protocol):
         ...
 
 
+def open_dataset(data: TrainingData) -> LabelledImages:
+    """Every image once, in the order of the file. Raises InputError for a file that cannot be read."""
+    if isinstance(data, OdvgData):
+        return OdvgDataset(data)
+    return CocoDataset(data) if isinstance(data, CocoData) else GlyphDataset(data)
+
+
+def open_for_training(data: TrainingData) -> LabelledImages:
+    """open_dataset, with the images of rare categories as often as data.oversample says."""
+    dataset = open_dataset(data)
+    if isinstance(data, GlyphData) or data.oversample is None:
+        return dataset
+    assert isinstance(dataset, OdvgDataset | CocoDataset)  # which know the labels of every image
+    return Oversampled(dataset, repeats(dataset.labels(), data.oversample))
+
+
 class OdvgDataset:
-    """The lines of an ODVG file, read on demand; in memory are eight bytes a line."""
+    """The lines of an ODVG file, read on demand; in memory are nine bytes a line."""
 
     def __init__(self, data: OdvgData) -> None:
         self._data = data
-        self._offsets = _line_offsets(data.annotations)
+        self._offsets, self.portrait = _lines_of(data.annotations)
         if not len(self._offsets):
             raise InputError(data.annotations, "holds no line to train on", "want ODVG JSON Lines")
-        if data.label_map is not None:
-            self.categories: Mapping[int, str] = read_label_map(data.label_map)
+        beside = label_map_beside(data.annotations)
+        if data.label_map is not None or beside.is_file():
+            self.categories: Mapping[int, str] = read_label_map(data.label_map or beside)
         else:
             self.categories = self._categories_of_lines()
 
@@ -115,15 +133,9 @@ class OdvgDataset:
 
     def record(self, index: int) -> Record:
         """Raises InputError, naming the line, when it is no record."""
-        place = f"{self._data.annotations}: byte {self._offsets[index]}"
         with open(self._data.annotations, "rb") as stream:
             stream.seek(self._offsets[index])
-            raw = stream.readline()
-        try:
-            line = json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            raise InputError(place, f"not JSON ({error})", "want one JSON object a line") from error
-        return record_from_line(line, place)
+            return self._record_of(stream.readline(), index)
 
     def load(self, index: int) -> tuple[np.ndarray, Record]:
         record = self.record(index)
@@ -132,20 +144,38 @@ class OdvgDataset:
         unknown = {instance.label for instance in record.instances or ()} - set(self.categories)
         if unknown:
             raise InputError(record.filename, f"label {min(unknown)} is not in the map", "want the map of this file")
-        image = read_image(safe_join(self._data.image_root, record.filename))
-        if image.shape[:2] != (record.height, record.width):
-            found, said = f"{image.shape[1]}x{image.shape[0]}", f"{record.width}x{record.height}"
-            raise InputError(record.filename, f"the image is {found}, its line says {said}", "want the same size")
-        return image, record
+        return _image_of(record, self._data.image_root), record
+
+    def labels(self) -> Iterator[set[int]]:
+        """The labels of every image. Empty for a line that is no record: it is counted when training comes to it."""
+        for instances in self._instances():
+            yield {instance.label for instance in instances}
+
+    def _record_of(self, raw: bytes, index: int) -> Record:
+        place = f"{self._data.annotations}: byte {self._offsets[index]}"
+        try:
+            line = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise InputError(place, f"not JSON ({error})", "want one JSON object a line") from error
+        return record_from_line(line, place)
+
+    def _instances(self) -> Iterator[tuple[Instance, ...]]:
+        """The instances of every line, () where it has none or is no record."""
+        with open(self._data.annotations, "rb") as stream:
+            told = f"categories of {self._data.annotations.name}"
+            for index, offset in enumerate(tqdm(self._offsets, told, disable=None, delay=2, unit="line")):
+                stream.seek(offset)
+                raw = stream.readline()
+                try:
+                    record = self._record_of(raw, index) if b'"detection"' in raw else None
+                except InputError:
+                    record = None
+                yield () if record is None else record.instances or ()
 
     def _categories_of_lines(self) -> dict[int, str]:
         categories: dict[int, str] = {}
-        for index in range(len(self)):
-            try:
-                record = self.record(index)
-            except InputError:
-                continue  # counted when training comes to it
-            for instance in record.instances or ():
+        for instances in self._instances():
+            for instance in instances:
                 categories[instance.label] = instance.category
         return dict(sorted(categories.items()))
 
@@ -157,20 +187,44 @@ def _is_labelled(record: Record) -> bool:
     return record.regions is not None and (not record.regions or any(region.boxes for region in record.regions))
 
 
-def _line_offsets(path: Path) -> array:
-    """Where every line starts that is neither blank nor marked as quarantined."""
-    offsets, position = array("q"), 0
+def _image_of(record: Record, image_root: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB. Raises InputError where it is not there, or of another size than its record says."""
+    image = read_image(safe_join(image_root, record.filename))
+    if image.shape[:2] != (record.height, record.width):
+        found, said = f"{image.shape[1]}x{image.shape[0]}", f"{record.width}x{record.height}"
+        raise InputError(record.filename, f"the image is {found}, its line says {said}", "want the same size")
+    return image
+
+
+_HEIGHT, _WIDTH = re.compile(rb'"height"\s*:\s*(\d+)'), re.compile(rb'"width"\s*:\s*(\d+)')
+
+
+def _lines_of(path: Path) -> tuple[array, np.ndarray]:
+    """Where every line starts that is neither blank nor marked as quarantined, and (N,) bool, which are portraits.
+
+    No line is decoded, so a file of millions of lines opens as fast as it is read.
+    """
+    offsets, portrait, position = array("q"), bytearray(), 0
     try:
-        with open(path, "rb") as stream:
+        with open(path, "rb") as stream, _bytes_bar(path) as bar:
             for line in stream:
                 if not offsets and line.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
                     raise InputError(path, "is one JSON array", "want JSON Lines: groundhog convert writes them")
                 if not line.isspace() and not (b'"quarantined"' in line and _is_quarantined(line)):
                     offsets.append(position)
+                    height, width = _HEIGHT.search(line), _WIDTH.search(line)
+                    portrait.append(bool(height and width and int(height[1]) > int(width[1])))
                 position += len(line)
+                bar.update(len(line))
     except OSError as error:
         raise InputError(path, error.strerror or str(error), "want a file of ODVG JSON Lines") from error
-    return offsets
+    return offsets, np.frombuffer(portrait, dtype=bool)
+
+
+def _bytes_bar(path: Path) -> tqdm:
+    """Shown on a terminal, when it takes more than two seconds."""
+    told = f"opening {path.name}"
+    return tqdm(total=path.stat().st_size, desc=told, disable=None, delay=2, unit="B", unit_scale=True)
 
 
 def _is_quarantined(line: bytes) -> bool:
@@ -181,12 +235,103 @@ def _is_quarantined(line: bytes) -> bool:
     return isinstance(decoded, dict) and "quarantined" in decoded
 
 
+class CocoDataset:
+    """The images of a COCO file, which is read whole and kept in arrays: its boxes take 21 bytes each.
+
+    Annotations that cannot be used are passed over, and told.
+    """
+
+    def __init__(self, data: CocoData) -> None:
+        content = load_coco(data.annotations)
+        if content.annotations is None:
+            raise InputError(data.annotations, 'has no "annotations"', "want a file with the boxes to learn")
+        self._data = data
+        self.categories: Mapping[int, str] = dict(enumerate(_names_kept(content, data)))
+        self._read(content)
+        if not len(self):
+            raise InputError(data.annotations, "holds no image", 'want some in "images"')
+        self.portrait = self._sizes[:, 0] > self._sizes[:, 1]
+
+    def _read(self, content: CocoContent) -> None:
+        label_of = {name: label for label, name in self.categories.items()}
+        names, sizes, boxes, labels, ignore, ends = [], array("i"), array("d"), array("i"), bytearray(), array("q", [0])
+        problems: list[InputError] = []
+        for record in coco_records(content, on_problem=problems.append):
+            names.append(record.filename.encode())
+            sizes.extend((record.height, record.width))
+            for instance in record.instances or ():
+                if instance.category in label_of:
+                    boxes.extend(instance.box)
+                    labels.append(label_of[instance.category])
+                    ignore.append(instance.ignore)
+            ends.append(len(labels))
+        if problems:
+            log.warning("%s: %d entries are passed over; the first: %s", content.path, len(problems), problems[0])
+        # Arrays, not lists: workers that are forked would copy every object that they touch.
+        self._names = np.array(names, dtype=bytes)
+        self._sizes = np.array(sizes).reshape(-1, 2)
+        self._boxes, self._labels = np.array(boxes, dtype=np.float32).reshape(-1, 4), np.array(labels)
+        self._ignore, self._ends = np.frombuffer(ignore, dtype=bool), np.array(ends)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def record(self, index: int) -> Record:
+        """Boxes in the precision of training, float32."""
+        own = slice(self._ends[index], self._ends[index + 1])
+        instances = tuple(
+            Instance(_box(box), label, self.categories[label], ignore=ignore)
+            for box, label, ignore in zip(
+                self._boxes[own].tolist(), self._labels[own].tolist(), self._ignore[own].tolist()
+            )
+        )
+        height, width = self._sizes[index].tolist()
+        return Record(self._names[index].decode(), height, width, instances)
+
+    def load(self, index: int) -> tuple[np.ndarray, Record]:
+        record = self.record(index)
+        return _image_of(record, self._data.image_root), record
+
+    def labels(self) -> Iterator[set[int]]:
+        """The labels of every image."""
+        for start, end in zip(self._ends, self._ends[1:]):
+            yield set(self._labels[start:end].tolist())
+
+
+def _box(corners: Sequence[float]) -> Box:
+    x1, y1, x2, y2 = corners
+    return x1, y1, x2, y2
+
+
+def _names_kept(content: CocoContent, data: CocoData) -> tuple[str, ...]:
+    """Each name once, in the order of the labels."""
+    names = [name for _, name in content.categories.values()]
+    if data.categories is None:
+        return tuple(dict.fromkeys(name for name in names if name not in _groups(content)))
+    for name in data.categories:
+        if name not in names:
+            close = get_close_matches(name, names, n=1)
+            remedy = f"did you mean {close[0]!r}?" if close else f"want some of {', '.join(names)}"
+            raise InputError("categories", f"{data.annotations} has no {name!r}", remedy)
+    return tuple(dict.fromkeys(data.categories))
+
+
+def _groups(content: CocoContent) -> set[str]:
+    """Categories that nothing bears, and that others have as their supercategory: Roboflow writes one."""
+    used = {entry.get("category_id") for entry in content.annotations or ()}
+    entries = content.category_entries.values()
+    borne = {entry["name"] for entry in entries if entry["id"] in used}
+    above = {entry.get("supercategory") for entry in entries if entry.get("supercategory") != entry["name"]}
+    return {entry["name"] for entry in entries} & above - borne
+
+
 class GlyphDataset:
     """Scenes of the glyph world; the same (domain, seed, index) is the same scene on every machine."""
 
     def __init__(self, data: GlyphData) -> None:
         self._data = data
         self.categories: Mapping[int, str] = dict(enumerate(categories_of(data.domain, data.task, data.pairs)))
+        self.portrait = np.zeros(data.count, dtype=bool)  # scenes are squares
         self._kept = [self._drawn(index) for index in range(data.count)] if data.keep else None
 
     def __len__(self) -> int:
@@ -200,261 +345,36 @@ class GlyphDataset:
         return draw_scene(data.domain, data.seed, index, data.task, data.pairs, data.hardness)
 
 
-def open_dataset(data: OdvgData | GlyphData) -> LabelledImages:
-    return OdvgDataset(data) if isinstance(data, OdvgData) else GlyphDataset(data)
+class Oversampled:
+    """A data set whose image i comes times[i] times; times: (N,) whole numbers."""
 
-
-class Draw(NamedTuple):
-    """One place of the training order. position: 0, 1, … over the whole run, the seed of everything random there."""
-
-    position: int
-    dataset: int
-    item: int
-
-
-class MixedOrder(Sampler[list[Draw]]):
-    """Batches of a weighted mixture, shuffled anew each epoch; the same for a seed wherever it is entered.
-
-    An epoch holds weight x length items of every data set. Weights that are no whole numbers take up in the next epoch
-    where they ended in this one, so every item has its turn. Batches run on over the end of an epoch.
-    """
-
-    def __init__(
-        self,
-        lengths: Sequence[int],
-        weights: Sequence[float],
-        batch_size: int,
-        steps: int,
-        seed: int,
-        first_step: int = 0,
-    ) -> None:
-        self._lengths, self._batch_size, self._seed = tuple(lengths), batch_size, seed
-        self._quotas = tuple(round(length * weight) for length, weight in zip(lengths, weights))
-        self._steps, self._first_step = steps, first_step
-        if sum(self._quotas) == 0:
-            raise InputError("datasets", "the weights leave no image in an epoch", "want larger weights")
-
-    @property
-    def epoch_length(self) -> int:
-        return sum(self._quotas)
+    def __init__(self, dataset: LabelledImages, times: np.ndarray) -> None:
+        self._dataset = dataset
+        self._items = np.repeat(np.arange(len(dataset)), times)
+        self.categories, self.portrait = dataset.categories, dataset.portrait[self._items]
 
     def __len__(self) -> int:
-        return self._steps - self._first_step
+        return len(self._items)
 
-    def __iter__(self) -> Iterator[list[Draw]]:
-        epoch, order = -1, np.empty(0)
-        for step in range(self._first_step, self._steps):
-            draws = []
-            for position in range(step * self._batch_size, (step + 1) * self._batch_size):
-                if position // self.epoch_length != epoch:
-                    epoch = position // self.epoch_length
-                    order = self._order_of(epoch)
-                dataset, item = order[position % self.epoch_length]
-                draws.append(Draw(position, int(dataset), int(item)))
-            yield draws
-
-    def _order_of(self, epoch: int) -> np.ndarray:
-        """(epoch_length, 2) int64: data set and item."""
-        parts = []
-        for dataset, quota in enumerate(self._quotas):
-            items = self._items(dataset, epoch * quota, (epoch + 1) * quota)
-            parts.append(np.stack([np.full(quota, dataset), items], axis=1))
-        order = np.concatenate(parts)
-        np.random.default_rng([self._seed, epoch]).shuffle(order)
-        return order
-
-    def _items(self, dataset: int, start: int, stop: int) -> np.ndarray:
-        """Items start..stop of an endless row of permutations of one data set."""
-        length = self._lengths[dataset]
-        if start == stop:
-            return np.empty(0, dtype=np.int64)
-        rounds = range(start // length, (stop - 1) // length + 1)
-        row = np.concatenate(
-            [np.random.default_rng([self._seed, dataset, number, 1]).permutation(length) for number in rounds]
-        )
-        return row[start - rounds.start * length : stop - rounds.start * length]
+    def load(self, index: int) -> tuple[np.ndarray, Record]:
+        return self._dataset.load(int(self._items[index]))
 
 
-class Sample(NamedTuple):
-    """One augmented image and what is asked of it.
+def repeats(labels: Iterable[set[int]], threshold: float) -> np.ndarray:
+    """The labels of N images -> (N,) int64, how often each should come: once, more often where a label is rare.
 
-    image: (H, W, 3) uint8 RGB. caption: its text.
-    boxes: (G, 4) float32 x1, y1, x2, y2 in pixels of the image. tokens: columns of the caption's tokens a box.
-    entities: (G,) entity of each box. names: the words of every entity. weights, ignore: (G,).
-    problems: what was passed over to get here.
+    A label of a share f of all images asks for max(1, sqrt(threshold / f)); an image does as the rarest of its labels
+    asks (LVIS, arXiv 1908.03195, appendix B), rounded up, as mmengine's ClassBalancedDataset does. The paper draws
+    between the two nearest whole numbers.
     """
-
-    image: np.ndarray
-    caption: str
-    boxes: np.ndarray
-    tokens: list[list[int]]
-    entities: np.ndarray
-    names: list[str]
-    weights: np.ndarray
-    ignore: np.ndarray
-    problems: list[str]
-
-
-class TrainingBatch(NamedTuple):
-    """names: words of every entity, an image each; Target.labels points into them."""
-
-    images: ImageBatch
-    text: TextBatch
-    targets: list[Target]
-    names: list[list[str]]
-    problems: list[str]
-
-
-class TrainingSamples(Dataset[Sample]):
-    """Draw -> Sample. What cannot be read is replaced by its next neighbour and reported, so batches stay full."""
-
-    def __init__(
-        self,
-        datasets: Sequence[LabelledImages],
-        settings: AugmentConfig,
-        tokenizer: PreTrainedTokenizerFast,
-        max_tokens: int,
-        seed: int,
-        absent: AbsentNames | None = None,
-    ) -> None:
-        self._datasets, self._settings, self._tokenizer = tuple(datasets), settings, tokenizer
-        self._max_tokens, self._seed = max_tokens, seed
-        self._samplers = [
-            CategorySampler(
-                dataset.categories, lambda text: count_tokens(text, tokenizer), max_tokens, absent or AbsentNames()
-            )
-            for dataset in datasets
-        ]
-
-    def __getitem__(self, draw: Draw) -> Sample:
-        dataset = self._datasets[draw.dataset]
-        problems: list[str] = []
-        for offset in range(min(len(dataset), MAX_REPLACEMENTS)):
-            try:
-                image, record = dataset.load((draw.item + offset) % len(dataset))
-            except InputError as error:
-                problems.append(str(error))
-                continue
-            rng = np.random.default_rng([self._seed, draw.position, 2])
-            return self._sample(image, record, self._samplers[draw.dataset], rng, problems)
-        raise InputError(f"data set {draw.dataset}", f"{len(problems)} images in a row are unusable", problems[0])
-
-    def _sample(
-        self,
-        image: np.ndarray,
-        record: Record,
-        sampler: CategorySampler,
-        rng: np.random.Generator,
-        problems: list[str],
-    ) -> Sample:
-        labelled = usable_boxes(record)
-        record_boxes = np.array([box.box for box in labelled], dtype=np.float32).reshape(-1, 4)
-        if record.caption is None:
-            text = sampler.draw(tuple(box.group for box in labelled), rng)
-            entities = np.array(text.box_entities, dtype=np.int64)
-        else:
-            text = caption_text(record)
-            entities = np.array([box.group for box in labelled], dtype=np.int64)
-        view = augment(image, record_boxes, text.caption, self._settings, rng)
-        tokens, cut = self._entity_tokens(text)
-        if cut:
-            problems = [*problems, f"{record.filename}: {cut} phrases stand beyond token {self._max_tokens}"]
-        entities = entities[view.kept]
-        named = np.array([entity >= 0 and bool(tokens[entity]) for entity in entities], dtype=bool)
-        kept = [labelled[index] for index in view.kept[named]]
-        return Sample(
-            image=view.image,
-            caption=text.caption,
-            boxes=view.boxes[named],
-            tokens=[tokens[entity] for entity in entities[named]],
-            entities=entities[named],
-            names=[" ".join(text.caption[start:end] for start, end in spans) for spans in text.spans],
-            weights=np.array([box.weight for box in kept], dtype=np.float32),
-            ignore=np.array([box.ignore for box in kept], dtype=bool),
-            problems=problems,
-        )
-
-    def _entity_tokens(self, text: TrainingText) -> tuple[list[list[int]], int]:
-        """Token columns of every entity, [] for those that the text encoder cannot see, and how many these are."""
-        try:
-            return tokens_of_spans(text.caption, text.spans, self._tokenizer, self._max_tokens), 0
-        except CaptionTooLong:
-            return self._tokens_one_by_one(text)
-
-    def _tokens_one_by_one(self, text: TrainingText) -> tuple[list[list[int]], int]:
-        tokens, cut = [], 0
-        for spans in text.spans:
-            try:
-                tokens += tokens_of_spans(text.caption, [spans], self._tokenizer, self._max_tokens)
-            except CaptionTooLong:
-                tokens.append([])
-                cut += 1
-        return tokens, cut
-
-
-class LabelledBox(NamedTuple):
-    """One box of a record. group: label of a detection, index of the region of a caption."""
-
-    box: Box
-    group: int
-    weight: float
-    ignore: bool
-
-
-def usable_boxes(record: Record) -> list[LabelledBox]:
-    """The boxes to train on, cut at the image's edge.
-
-    Boxes outside the image or with a side under one pixel are left out, as the reference does.
-    """
-    boxes = [LabelledBox(one.box, one.label, one.weight, one.ignore) for one in record.instances or ()]
-    for index, region in enumerate(record.regions or ()):
-        boxes += [LabelledBox(box, index, region.weight, region.ignore) for box in region.boxes]
-    return [
-        box._replace(box=_cut(box.box, record.height, record.width))
-        for box in boxes
-        if _is_usable(box.box, record.height, record.width)
-    ]
-
-
-def _is_usable(box: Box, height: int, width: int) -> bool:
-    x1, y1, x2, y2 = box
-    return x2 - x1 >= 1 and y2 - y1 >= 1 and min(x2, width) > max(x1, 0) and min(y2, height) > max(y1, 0)
-
-
-def _cut(box: Box, height: int, width: int) -> Box:
-    x1, y1, x2, y2 = box
-    return max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
-
-
-class Collate:
-    """Samples -> TrainingBatch; an object, so that worker processes can be given it."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> None:
-        self._tokenizer, self._max_tokens = tokenizer, max_tokens
-
-    def __call__(self, samples: Sequence[Sample]) -> TrainingBatch:
-        text = tokenize([sample.caption for sample in samples], self._tokenizer, self._max_tokens)
-        return TrainingBatch(
-            images=collate_images([sample.image for sample in samples]),
-            text=text,
-            targets=[_target(sample, text.input_ids.shape[1]) for sample in samples],
-            names=[sample.names for sample in samples],
-            problems=[problem for sample in samples for problem in sample.problems],
-        )
-
-
-def _target(sample: Sample, columns: int) -> Target:
-    height, width = sample.image.shape[:2]
-    tokens = torch.zeros(len(sample.tokens), columns, dtype=torch.bool)
-    for row, standing in zip(tokens, sample.tokens):
-        row[standing] = True
-    x1, y1, x2, y2 = torch.from_numpy(sample.boxes).unbind(1)
-    scale = torch.tensor([width, height, width, height], dtype=torch.float32)
-    return Target(
-        boxes=torch.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], dim=1) / scale,
-        tokens=tokens,
-        labels=torch.from_numpy(sample.entities),
-        weights=torch.from_numpy(sample.weights),
-        ignore=torch.from_numpy(sample.ignore),
-        size=(height, width),
-    )
+    images, standing = array("q"), array("q")
+    count = 0
+    for own in labels:
+        images.extend([count] * len(own))
+        standing.extend(own)
+        count += 1
+    factors = np.ones(count)
+    if standing:
+        _, kinds, uses = np.unique(np.array(standing), return_inverse=True, return_counts=True)
+        np.maximum.at(factors, np.array(images), np.sqrt(threshold / (uses / count))[kinds])
+    return np.ceil(factors).astype(np.int64)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from formats import (
@@ -12,6 +12,7 @@ from formats import (
     LineProblem,
     Record,
     Region,
+    odvg_lines,
     read_odvg,
     read_odvg_entries,
     record_from_line,
@@ -338,3 +339,56 @@ def test_a_missing_file_is_named(tmp_path):
         list(read_odvg(tmp_path / "none.json"))
     with pytest.raises(InputError, match="is not a file"):
         list(read_odvg(tmp_path))
+
+
+# The plainest entries are read in fewer steps; nobody can tell by the outcome.
+
+_values = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 300),
+    st.sampled_from([0.5, 1.0, -0.0, 1e400, float("nan"), 10**400]),
+    st.sampled_from(["a cat", "", "\ud800"]),
+)
+_corners = st.one_of(st.floats(0, 100), st.integers(0, 100), _values)
+_some_box = st.lists(_corners, min_size=3, max_size=5) | st.lists(st.floats(0, 9), min_size=4, max_size=4).map(sorted)
+_some_spans = st.lists(st.lists(st.integers(-1, 4), min_size=2, max_size=2), max_size=2)
+_changes = {
+    "bbox": _some_box | st.lists(_some_box, max_size=2) | st.just([0, 0, 1, 1]) | _values,
+    "label": _values,
+    "category": _values,
+    "phrase": st.lists(_values, max_size=2) | _values,
+    "tokens_positive": _some_spans | st.lists(_values, max_size=2) | _values,
+    "score": st.floats(-1, 2) | _values,
+    "weight": _values,
+    "ignore": _values,
+    "lable": _values,
+}
+_PLAIN_ENTRIES = (
+    {"bbox": [0.5, 1, 2.5, 3], "label": 3, "category": "cat"},
+    {"bbox": [[0.5, 1, 2.5, 3]], "phrase": "a cat", "tokens_positive": [[0, 5]]},
+)
+
+
+@settings(max_examples=300)
+@given(entry=st.sampled_from(_PLAIN_ENTRIES), key=st.sampled_from(sorted(_changes)), data=st.data())
+def test_the_short_way_reads_what_the_careful_way_reads(entry, key, data):
+    entry = {**entry, key: data.draw(_changes[key])}
+    line = detection(entry) if "label" in entry and "phrase" not in entry else grounding("a cat sat", entry)
+    outcomes = []
+    for careful in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            if careful:
+                patch.setattr(odvg_lines, "_plain_instance", lambda entry: None)
+                patch.setattr(odvg_lines, "_plain_region", lambda entry: None)
+            try:
+                outcomes.append(repr(record_from_line(line, "here")))
+            except InputError as error:
+                outcomes.append(str(error))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_json_that_the_faster_decoder_refuses_is_still_read(tmp_path):
+    line = {**detection({"bbox": [1, 2, 3, 4], "label": 0, "category": "cat"}), "filename": "\udcff.jpg", "more": 1e999}
+    (tmp_path / "a.json").write_text(json.dumps(line))
+    assert next(read_odvg(tmp_path / "a.json")).filename == "\udcff.jpg"

@@ -1,0 +1,295 @@
+"""One line of ODVG: the JSON object of an image, and the Record that it describes.
+
+The commonest lines are read in the fewest steps; whatever differs goes to functions that look at one thing after the
+other and say what is wrong. Instances and regions number from 0 in messages.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from formats.phrases import with_spans_found
+from formats.problems import InputError
+from formats.record import PLACEHOLDER_BOX, Box, Instance, Record, Region, Span, checked_instance, checked_region
+
+QUARANTINED = "quarantined"  # the key of a line that stands for an image which could not be labelled
+
+_LINE_KEYS = frozenset({"filename", "height", "width", "detection", "grounding", QUARANTINED})
+_DETECTION_KEYS = frozenset({"instances"})
+_GROUNDING_KEYS = frozenset({"caption", "regions"})
+_INSTANCE_KEYS = frozenset({"bbox", "label", "category", "score", "weight", "ignore"})
+_REGION_KEYS = frozenset({"bbox", "phrase", "tokens_positive", "score", "weight", "ignore"})
+
+_WANT_BOX = "want [x1, y1, x2, y2]"
+
+
+def record_from_line(line: Mapping[str, Any], place: str) -> Record:
+    """The record that a line's JSON object describes. Raises InputError at `place` when it describes none."""
+    _check_keys(line, _LINE_KEYS, place, "")
+    instances = caption = regions = None
+    if line.get("detection") is not None:
+        instances = _instances(_table(line["detection"], place, "detection"), place)
+    if line.get("grounding") is not None:
+        caption, regions = _grounding(_table(line["grounding"], place, "grounding"), place)
+    filename = _needed(line, "filename", place, "")
+    if not isinstance(filename, str):
+        raise InputError(place, f"filename {filename!r} is no text", "want a path relative to the image folder")
+    height = _whole(_needed(line, "height", place, ""), place, "height")
+    width = _whole(_needed(line, "width", place, ""), place, "width")
+    try:
+        return Record(filename, height, width, instances, caption, regions)
+    except ValueError as error:
+        raise _refused(place, "", error) from error
+
+
+def _instances(detection: Mapping, place: str) -> tuple[Instance, ...]:
+    _check_keys(detection, _DETECTION_KEYS, place, "detection: ")
+    entries = _needed(detection, "instances", place, "detection: ")
+    if not isinstance(entries, list):
+        raise InputError(place, "detection: instances is no list", "want [] or a list of instances")
+    return tuple([_plain_instance(entry) or _instance(entry, place, index) for index, entry in enumerate(entries)])
+
+
+# Nearly every entry is in the plainest form and right: this is seen in a fifth of the time that it takes to say what
+# is wrong. Whatever is not so goes to the functions that look at one thing after the other.
+
+
+def _plain_instance(entry: Any) -> Instance | None:
+    """The instance of box, label, category and perhaps a score, all as they should be; None for anything else."""
+    try:
+        x1, y1, x2, y2 = box = _plain_box(entry["bbox"])
+        label, category, score = entry["label"], entry["category"], entry.get("score")
+        if (
+            type(label) is int
+            and type(category) is str
+            and -_INFINITY < x1 <= x2 < _INFINITY
+            and -_INFINITY < y1 <= y2 < _INFINITY
+            and (len(entry) == 3 if score is None else len(entry) == 4 and type(score) is float and 0 <= score <= 1)
+        ):
+            return checked_instance(box, label, category, score)
+    except (TypeError, KeyError, ValueError):
+        pass
+    return None
+
+
+def _plain_region(entry: Any) -> Region | None:
+    """The region of boxes, one phrase and one span, all as they should be; None for anything else."""
+    try:
+        ((start, end),) = entry["tokens_positive"]
+        phrase, given = entry["phrase"], entry["bbox"]
+        boxes = [_plain_box(box) for box in given] if type(given[0]) is list else [_plain_box(given)]
+        if (
+            len(entry) == 3
+            and type(phrase) is str
+            and type(start) is type(end) is int
+            and 0 <= start < end
+            and all(
+                [-_INFINITY < x1 <= x2 < _INFINITY and -_INFINITY < y1 <= y2 < _INFINITY for x1, y1, x2, y2 in boxes]
+            )
+            and boxes != [PLACEHOLDER_BOX]
+        ):
+            return checked_region(tuple(boxes), (phrase,), ((start, end),), ())
+    except (TypeError, KeyError, ValueError, IndexError):
+        pass
+    return None
+
+
+def _plain_box(value: Any) -> Box:
+    """Raises ValueError or TypeError unless the value is four numbers."""
+    x1, y1, x2, y2 = value
+    if type(x1) is type(y1) is type(x2) is type(y2) is float:
+        return x1, y1, x2, y2
+    return _box(value, "", "")
+
+
+_INFINITY = math.inf
+
+
+def _instance(entry: Any, place: str, index: int) -> Instance:
+    where = f"instance {index}: "
+    if not isinstance(entry, dict):
+        raise InputError(place, f"{where}is a JSON {type(entry).__name__}", "want an object")
+    _check_keys(entry, _INSTANCE_KEYS, place, where)
+    box = _box(_needed(entry, "bbox", place, where), place, where)
+    label = _whole(_needed(entry, "label", place, where), place, f"{where}label")
+    category = _needed(entry, "category", place, where)
+    if not isinstance(category, str):
+        raise InputError(place, f"{where}category {category!r} is no text", "want the category's name")
+    score = _scores(entry.get("score"), place, where)
+    if len(score) > 1:
+        raise InputError(place, f"{where}{len(score)} scores for one box", "want one")
+    weight, ignore = _weight_and_ignore(entry, place, where)
+    try:
+        return Instance(box, label, category, score[0] if score else None, weight, ignore)
+    except ValueError as error:
+        raise _refused(place, where, error) from error
+
+
+def _grounding(grounding: Mapping, place: str) -> tuple[str, tuple[Region, ...] | None]:
+    _check_keys(grounding, _GROUNDING_KEYS, place, "grounding: ")
+    caption = _needed(grounding, "caption", place, "grounding: ")
+    if not isinstance(caption, str):
+        raise InputError(place, f"grounding: caption {caption!r} is no text", "want the caption")
+    entries = grounding.get("regions")
+    if entries is None:  # a caption whose phrases nobody has looked for
+        return caption, None
+    if not isinstance(entries, list):
+        raise InputError(place, "grounding: regions is no list", "want [] or a list of regions")
+    regions = [_plain_region(entry) or _region(entry, place, index) for index, entry in enumerate(entries)]
+    if any(not region.spans for region in regions):
+        regions = with_spans_found(caption, regions)
+    return caption, tuple(regions)
+
+
+def _region(entry: Any, place: str, index: int) -> Region:
+    where = f"region {index}: "
+    if not isinstance(entry, dict):
+        raise InputError(place, f"{where}is a JSON {type(entry).__name__}", "want an object")
+    _check_keys(entry, _REGION_KEYS, place, where)
+    boxes = _boxes(_needed(entry, "bbox", place, where), place, where)
+    phrase = _phrase(_needed(entry, "phrase", place, where), place, where)
+    spans = _spans(entry.get("tokens_positive"), place, where)
+    scores = _scores(entry.get("score"), place, where)
+    if boxes == (PLACEHOLDER_BOX,) and not scores:
+        boxes = ()
+    weight, ignore = _weight_and_ignore(entry, place, where)
+    try:
+        return Region(boxes, phrase, spans, scores, weight, ignore)
+    except ValueError as error:
+        raise _refused(place, where, error) from error
+
+
+# Values
+
+
+def _box(value: Any, place: str, where: str) -> Box:
+    try:
+        x1, y1, x2, y2 = value
+        if {type(x1), type(y1), type(x2), type(y2)} <= _NUMBERS:
+            return float(x1), float(y1), float(x2), float(y2)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise InputError(place, f"{where}box {text_of(value)} is not four numbers", _WANT_BOX)
+
+
+_NUMBERS = {int, float}
+_LARGEST = sys.float_info.max  # whole numbers of JSON have no end, floats do
+
+
+def _boxes(value: Any, place: str, where: str) -> tuple[Box, ...]:
+    if isinstance(value, list) and (not value or isinstance(value[0], list)):
+        return tuple([_box(box, place, where) for box in value])
+    return (_box(value, place, where),)
+
+
+def _phrase(value: Any, place: str, where: str) -> tuple[str, ...]:
+    texts = value if isinstance(value, list) else [value]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise InputError(place, f"{where}phrase {text_of(value)} is no text", "want a text or a list of texts")
+    return tuple(texts)
+
+
+def _spans(value: Any, place: str, where: str) -> tuple[Span, ...]:
+    if value is None:
+        return ()
+    pairs = value if isinstance(value, list) else [value]
+    for pair in pairs:
+        if not isinstance(pair, list) or len(pair) != 2 or any(type(end) is not int for end in pair):
+            raise InputError(
+                place,
+                f"{where}tokens_positive {text_of(value)} is no list of spans",
+                "want [[start, end], ...] in characters of the caption",
+            )
+    return tuple([(start, end) for start, end in pairs])
+
+
+def _scores(value: Any, place: str, where: str) -> tuple[float, ...]:
+    """One number, a flat list, or the list in a list that mmdet's DumpODVGResults writes."""
+    if value is None:
+        return ()
+    numbers = value if isinstance(value, list) else [value]
+    if len(numbers) == 1 and isinstance(numbers[0], list):
+        numbers = numbers[0]
+    if any(type(number) not in _NUMBERS or abs(number) > _LARGEST for number in numbers):
+        raise InputError(place, f"{where}score {text_of(value)} is no number", "want a number in 0..1 for each box")
+    return tuple([float(number) for number in numbers])
+
+
+def _weight_and_ignore(entry: Mapping, place: str, where: str) -> tuple[float, bool]:
+    weight, ignore = entry.get("weight", 1.0), entry.get("ignore", False)
+    if type(weight) not in _NUMBERS or not 0 <= weight <= _LARGEST:
+        raise InputError(place, f"{where}weight {text_of(weight)} is no factor", "want a number >= 0")
+    if ignore not in (False, True):
+        raise InputError(place, f"{where}ignore is {text_of(ignore)}", "want true or false")
+    return float(weight), bool(ignore)
+
+
+def _whole(value: Any, place: str, name: str) -> int:
+    if type(value) is int:
+        return value
+    if type(value) is float and value.is_integer():  # tables turned into JSON often write 512.0
+        return int(value)
+    raise InputError(place, f"{name} {text_of(value)} is not a whole number", "want a whole number")
+
+
+def _table(value: Any, place: str, name: str) -> Mapping:
+    if not isinstance(value, dict):
+        raise InputError(place, f"{name} is a JSON {type(value).__name__}", "want an object")
+    return value
+
+
+def _needed(table: Mapping, key: str, place: str, where: str) -> Any:
+    try:
+        return table[key]
+    except KeyError:
+        raise InputError(place, f"{where}{key!r} is missing", f"want {_EXAMPLES[key]}") from None
+
+
+_EXAMPLES = {
+    "filename": '"filename": "a.jpg", relative to the image folder',
+    "height": '"height" and "width" in pixels; `groundhog convert` takes them from the images',
+    "width": '"height" and "width" in pixels; `groundhog convert` takes them from the images',
+    "instances": '"instances": [...], empty where nothing was found',
+    "caption": '"caption": "..."',
+    "bbox": '"bbox": [x1, y1, x2, y2]',
+    "label": '"label": the number of the category in the label map',
+    "category": '"category": the name of the label in the label map',
+    "phrase": '"phrase": the words of the caption that name the boxes',
+}
+
+
+def _refused(place: str, where: str, error: ValueError) -> InputError:
+    """A record's own refusal, `what; remedy`, with its place."""
+    what, _, remedy = str(error).partition("; ")
+    return InputError(place, where + what, remedy)
+
+
+def text_of(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+# Misspelt keys: an unknown key is somebody's extra and passes, unless it looks like a known one that is not there.
+
+
+def _check_keys(table: Mapping, known: frozenset[str], place: str, where: str) -> None:
+    if known.issuperset(table):
+        return
+    misspelt = _misspelt(frozenset(table), known)
+    if misspelt:
+        raise InputError(place, f"{where}unknown key {misspelt[0]!r}", f"did you mean {misspelt[1]!r}?")
+
+
+@lru_cache(maxsize=1024)
+def _misspelt(given: frozenset[str], known: frozenset[str]) -> tuple[str, str] | None:
+    absent = sorted(known - given)
+    for key in sorted(given - known):
+        close = difflib.get_close_matches(key, absent, n=1, cutoff=0.8)
+        if close:
+            return key, close[0]
+    return None

@@ -1,0 +1,64 @@
+"""Where phrases stand in their caption: whole words, letter case apart."""
+
+from __future__ import annotations
+
+import re
+from itertools import chain
+
+from formats.problems import InputError
+from formats.record import Region, Span
+
+
+def occurrences(caption: str, phrase: str) -> list[Span]:
+    """Where `phrase` stands in the caption as whole words, in any case: "container" is not in "containers"."""
+    if not phrase:
+        return []
+    # Not \b: a phrase may begin or end with a sign, as "c++ sign" does.
+    pattern = re.compile(rf"(?<!\w){re.escape(phrase)}(?!\w)", re.IGNORECASE)
+    return [match.span() for match in pattern.finditer(caption)]
+
+
+def find_phrase(caption: str, phrase: str) -> Span:
+    """Where a phrase first stands in a caption. Raises InputError when it does not."""
+    places = occurrences(caption, phrase)
+    if not places:
+        raise InputError(caption, f"the phrase {phrase!r} does not stand in this caption", "want words of the caption")
+    return places[0]
+
+
+def with_spans_found(caption: str, regions: list[Region]) -> list[Region]:
+    """Regions without spans, given those of their phrase in the caption where that is certain.
+
+    Whole words, letter case apart. A phrase that stands there once has that span. One that stands there as often as
+    regions name it is taken in reading order. Otherwise the region stays without spans.
+    """
+    # Keyed by the phrase in one case, since that is how it is looked for.
+    asked = [tuple(text.strip().lower() for text in region.phrase) for region in regions if not region.spans]
+    places_of = {text: occurrences(caption, text) for text in chain.from_iterable(asked)}
+    counts = {text: sum(text in phrase for phrase in asked) for text in places_of}
+    taken = dict.fromkeys(places_of, 0)
+    found: list[Region] = []
+    for region in regions:
+        if region.spans:
+            found.append(region)
+            continue
+        spans: list[Span] = []
+        for text in (text.strip().lower() for text in region.phrase):
+            places = places_of[text]
+            if len(places) == 1:
+                spans.append(places[0])
+            elif places and len(places) == counts[text]:
+                spans.append(places[taken[text]])
+                taken[text] += 1
+        complete = len(spans) == len(region.phrase)
+        found.append(
+            Region(
+                region.boxes,
+                region.phrase,
+                tuple(spans) if complete else (),
+                region.scores,
+                region.weight,
+                region.ignore,
+            )
+        )
+    return found
