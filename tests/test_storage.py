@@ -85,7 +85,7 @@ def test_a_name_cannot_lead_out_of_an_address(memory: str, name: str) -> None:
         safe_join(memory, name)
 
 
-@pytest.mark.parametrize("name", ["s3://other/a.png", "memory://other/a.png", "zip://a.png::file:///b.zip", "a://b"])
+@pytest.mark.parametrize("name", ["s3://other/a.png", "memory://other/a.png", "zip://a.png::file:///b.zip"])
 def test_an_address_in_a_data_file_is_no_name(memory: str, tmp_path: Path, name: str) -> None:
     for root in (memory, tmp_path):
         with pytest.raises(InputError, match="is an address"):
