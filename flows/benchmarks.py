@@ -21,6 +21,23 @@ Metric = Literal["coco", "lvis", "phrases", "expressions", "generalized_expressi
 
 
 @dataclass(frozen=True)
+class PublishedData:
+    """Truth as it is published, beside its images.
+
+    kind             annotations                                  image_root
+    voc              Annotations, a folder of XML files           JPEGImages
+    cityscapes       gtFine/val, with *_instanceIds.png           leftImg8bit/val
+    objects365v1/v2  the JSON file; misspelt names are put right  the folder that its file names are below
+    lvis             the JSON file of LVIS v1                     the folder of train2017 and val2017
+    flickr30k        MDETR's final_flickr_separateGT_*.json       flickr30k_images
+    """
+
+    kind: Literal["voc", "cityscapes", "objects365v1", "objects365v2", "lvis", "flickr30k"]
+    annotations: Path
+    image_root: Path
+
+
+@dataclass(frozen=True)
 class YoloData:
     """Truth in a folder of YOLO text files. categories: their names: "coco", names.txt or a label map (.json)."""
 
@@ -28,34 +45,6 @@ class YoloData:
     image_root: Path
     categories: str
     kind: Literal["yolo"] = "yolo"
-
-
-@dataclass(frozen=True)
-class VocData:
-    """Truth in a folder of Pascal VOC XML files."""
-
-    annotations: Path
-    image_root: Path
-    kind: Literal["voc"] = "voc"
-
-
-@dataclass(frozen=True)
-class CityscapesData:
-    """Truth in a folder of instanceIds.png, gtFine/val; image_root is leftImg8bit/val."""
-
-    annotations: Path
-    image_root: Path
-    kind: Literal["cityscapes"] = "cityscapes"
-
-
-@dataclass(frozen=True)
-class Objects365Data:
-    """Truth in Objects365's file of version 1 or 2, whose misspelt names are put right."""
-
-    annotations: Path
-    image_root: Path
-    version: Literal[1, 2] = 1
-    kind: Literal["objects365"] = "objects365"
 
 
 @dataclass(frozen=True)
@@ -73,24 +62,6 @@ class OdinwSuite:
     root: Path
     sets: Mapping[str, str]
     kind: Literal["odinw_suite"] = "odinw_suite"
-
-
-@dataclass(frozen=True)
-class LvisData:
-    """Truth in an LVIS v1 annotation file; images lie below image_root as train2017/… and val2017/…."""
-
-    annotations: Path
-    image_root: Path
-    kind: Literal["lvis"] = "lvis"
-
-
-@dataclass(frozen=True)
-class FlickrData:
-    """Captions and phrases of Flickr30k Entities, in MDETR's final_flickr_separateGT_*.json."""
-
-    annotations: Path
-    image_root: Path
-    kind: Literal["flickr30k"] = "flickr30k"
 
 
 @dataclass(frozen=True)
@@ -130,22 +101,7 @@ class DescribedData:
     kind: Literal["described_objects"] = "described_objects"
 
 
-Truth = TrainingData
-BenchmarkData = (
-    OdvgData
-    | GlyphData
-    | CocoData
-    | YoloData
-    | VocData
-    | CityscapesData
-    | Objects365Data
-    | OdinwData
-    | LvisData
-    | FlickrData
-    | ExpressionData
-    | RefsData
-    | DescribedData
-)
+BenchmarkData = TrainingData | PublishedData | YoloData | OdinwData | ExpressionData | RefsData | DescribedData
 
 
 class Benchmark(NamedTuple):
@@ -220,30 +176,32 @@ def _read_yolo(data: YoloData, work_dir: Path) -> Benchmark:
     return Benchmark(list(read_yolo(data.labels, data.image_root, names)), data.image_root, "coco", names)
 
 
-def _read_voc(data: VocData, work_dir: Path) -> Benchmark:
+def _read_voc(data: PublishedData, work_dir: Path) -> Benchmark:
     from formats.voc import read_voc, read_voc_categories
 
     records = list(read_voc(data.annotations, image_dir=data.image_root))
     return Benchmark(records, data.image_root, "coco", read_voc_categories(data.annotations))
 
 
-def _read_cityscapes(data: CityscapesData, work_dir: Path) -> Benchmark:
+def _read_cityscapes(data: PublishedData, work_dir: Path) -> Benchmark:
     from formats.cityscapes import read_cityscapes, read_cityscapes_categories
 
     names = read_cityscapes_categories(data.annotations)
     return Benchmark(list(read_cityscapes(data.annotations)), data.image_root, "coco", names)
 
 
-def _read_objects365(data: Objects365Data, work_dir: Path) -> Benchmark:
-    from formats import coco_dialects
+def _read_objects365v1(data: PublishedData, work_dir: Path) -> Benchmark:
+    from formats.coco_dialects import read_categories_by_id, read_objects365v1
 
-    if data.version == 1:
-        records = list(coco_dialects.read_objects365v1(data.annotations))
-        names = coco_dialects.read_categories_by_id(data.annotations)
-    else:
-        records = list(coco_dialects.read_objects365v2(data.annotations))
-        names = coco_dialects.read_objects365v2_categories(data.annotations)
-    return Benchmark(records, data.image_root, "coco", names)
+    records = list(read_objects365v1(data.annotations))
+    return Benchmark(records, data.image_root, "coco", read_categories_by_id(data.annotations))
+
+
+def _read_objects365v2(data: PublishedData, work_dir: Path) -> Benchmark:
+    from formats.coco_dialects import read_objects365v2, read_objects365v2_categories
+
+    records = list(read_objects365v2(data.annotations))
+    return Benchmark(records, data.image_root, "coco", read_objects365v2_categories(data.annotations))
 
 
 def _read_odinw(data: OdinwData, work_dir: Path) -> Benchmark:
@@ -253,7 +211,7 @@ def _read_odinw(data: OdinwData, work_dir: Path) -> Benchmark:
     return Benchmark(list(read_odinw(data.split)), image_root, "coco", read_odinw_categories(data.split))
 
 
-def _read_lvis(data: LvisData, work_dir: Path) -> Benchmark:
+def _read_lvis(data: PublishedData, work_dir: Path) -> Benchmark:
     from formats.coco_dialects import read_categories_by_id, read_lvis, read_lvis_details
     from grounding_model.metrics.lvis import Federation
 
@@ -268,7 +226,7 @@ def _read_lvis(data: LvisData, work_dir: Path) -> Benchmark:
     return Benchmark(records, data.image_root, "lvis", names, areas=areas, federation=federation)
 
 
-def _read_flickr(data: FlickrData, work_dir: Path) -> Benchmark:
+def _read_flickr(data: PublishedData, work_dir: Path) -> Benchmark:
     from formats.mdetr import read_mdetr
 
     return Benchmark(list(read_mdetr(data.annotations)), data.image_root, "phrases")
@@ -340,7 +298,8 @@ READERS: Mapping[str, Any] = {
     "yolo": _read_yolo,
     "voc": _read_voc,
     "cityscapes": _read_cityscapes,
-    "objects365": _read_objects365,
+    "objects365v1": _read_objects365v1,
+    "objects365v2": _read_objects365v2,
     "odinw": _read_odinw,
     "lvis": _read_lvis,
     "flickr30k": _read_flickr,
@@ -375,19 +334,3 @@ def _areas(records: Sequence[Record], annotations: Path) -> dict[str, list[float
             return None
         areas[entry["image_id"]].append(entry["area"])
     return {record.filename: own for record, own in zip(records, areas.values(), strict=True)}
-
-
-def question_of(record: Record, metric: Metric, asked: Sequence[str] | None = None) -> Record:
-    """What the detector is told of a record: no boxes, and of a caption the phrases to look for."""
-    if asked is not None:
-        caption, spans = "", []
-        for name in asked:
-            spans.append((len(caption), len(caption) + len(name)))
-            caption += f"{name}. "
-        regions = tuple(Region((), (name,), (span,)) for name, span in zip(asked, spans))
-        return Record(record.filename, record.height, record.width, caption=caption, regions=regions)
-    if record.caption is None:
-        return replace(record, instances=None)
-    if metric in ("expressions", "generalized_expressions"):
-        return replace(record, regions=(Region((), (record.caption,), ((0, len(record.caption)),)),))
-    return replace(record, regions=tuple(replace(each, boxes=(), scores=()) for each in record.regions or ()))

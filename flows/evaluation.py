@@ -1,7 +1,7 @@
 """The evaluation stage: a detector over labelled images, judged.
 
-`evaluate` keeps everything in memory, for the rounds of the pipeline; `evaluate_benchmark` labels shard by shard like
-any other labelling, so that an interrupted run goes on.
+`evaluate` asks a detector that is there, for rounds of the pipeline and notebooks; `evaluate_benchmark` labels shard by
+shard like any other labelling, so that an interrupted run goes on. flows.benchmarks reads the truth for both.
 """
 
 from __future__ import annotations
@@ -9,36 +9,32 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
+from flows.asking import Answers, Asking, write_questions
 from flows.benchmarks import (
     Benchmark,
     BenchmarkData,
     Metric,
     OdinwData,
     OdinwSuite,
-    Truth,
     only,
     open_benchmark,
-    question_of,
 )
 from flows.inference import BATCH_SIZE, Predictor, infer, load_planned_detector, missing_shards
 from flows.measuring import SHOWN_SCORE, measure
-from flows.planning import Manifest, plan, software_version
-from formats.candidates import ImageCandidates, read_candidates
+from flows.planning import plan, software_version
 from formats.files import write_whole
-from formats.label_map import label_map_beside, write_label_map
+from formats.images import safe_join
 from formats.odvg import record_to_line
 from formats.problems import InputError
-from formats.record import Instance, Record
+from formats.record import Record
 from formats.toml_config import read_config
-from grounding_model.data import CocoData, open_dataset
+from grounding_model.data import TrainingData
 from grounding_model.detector import load_detector
 from grounding_model.metrics.coco import aligned
 from grounding_model.prompt import Prompt
@@ -81,7 +77,7 @@ class EvaluateConfig:
 
 
 def evaluate(
-    truth: Truth,
+    truth: TrainingData,
     detector: Predictor | str | Path,
     categories: Sequence[str] | None = None,
     *,
@@ -95,50 +91,47 @@ def evaluate(
     """COCO AP of a detector that is asked for `categories` (None: all of the truth) on every labelled image.
 
     detector: or the weights of one.
-    out: where the numbers are written as JSON. show_dir: where predictions are drawn.
-    Raises InputError for an image that cannot be read (a truth with holes is none) and for a category that the truth
-    does not have.
+    out: where the numbers are written as JSON. show_dir: where the worst images are drawn.
+    Raises InputError for an image that cannot be read or has another size than its record (a truth with holes is
+    none), for captions, and for a category that the truth does not have.
     """
+    from flows.evaluation_report import show_worst
     from grounding_model.evaluate import evaluate_coco
 
     detector = load_detector(detector) if isinstance(detector, str | Path) else detector
-    known, images = _open(truth)
-    names = list(known) if categories is None else list(categories)
-    if unknown := [name for name in names if name not in known]:
-        raise InputError("categories", f"the truth has no {', '.join(unknown)}", f"want some of {', '.join(known)}")
-    truths: list[Record] = []
-    drawn: deque[np.ndarray | Path] = deque()  # pictures that are read ahead of their predictions
-
-    def pictures() -> Iterator[np.ndarray | Path]:
-        for index, (picture, record) in enumerate(images):
-            truths.append(replace(record, filename=f"image-{index}"))
-            if show_dir is not None:
-                drawn.append(picture)
-            yield picture
-
-    outcomes = detector.predict_each(
-        pictures(),
-        Prompt.categories(names),
-        score_threshold=0.0,
-        max_per_image=max_per_image,
-        scale=scale,
-        batch_size=batch_size,
-        chunk_size=chunk_size,
-        mixed_sizes=False,
-    )
-    predictions = []
-    for index, outcome in enumerate(outcomes):
-        if not isinstance(outcome, Record):
-            raise outcome.error
-        predictions.append(replace(outcome, filename=f"image-{index}"))
+    with TemporaryDirectory(prefix="groundhog-") as folder:
+        benchmark = only(open_benchmark(truth, Path(folder)), categories)
+        if not benchmark.names:
+            raise InputError("truth", "captions", "want labelled objects; `groundhog evaluate` measures captions")
+        outcomes = detector.predict_each(
+            [safe_join(benchmark.image_root, record.filename) for record in benchmark.records],
+            Prompt.categories(benchmark.names),
+            score_threshold=0.0,
+            max_per_image=max_per_image,
+            scale=scale,
+            batch_size=batch_size,
+            chunk_size=chunk_size,
+            mixed_sizes=False,
+        )
+        predictions = [_found(record, outcome) for record, outcome in zip(benchmark.records, outcomes, strict=True)]
+        result = evaluate_coco(benchmark.records, predictions, benchmark.names, areas=benchmark.areas)
         if show_dir is not None:
-            _draw(drawn.popleft(), outcome, Path(show_dir) / f"image-{index:05d}.jpg")
-    result = evaluate_coco(truths, predictions, names)
+            show_worst(Path(show_dir), benchmark, predictions, "coco", SHOWN_SCORE)
     if out is not None:
         with write_whole(out) as file:
-            json.dump(result.as_dict() | {"images": len(truths), "categories": names}, file, indent=2)
+            told = {"images": len(benchmark.records), "categories": list(benchmark.names)}
+            json.dump(result.as_dict() | told, file, indent=2)
             file.write("\n")
     return result
+
+
+def _found(truth: Record, outcome: Any) -> Record:
+    if not isinstance(outcome, Record):
+        raise outcome.error
+    if (outcome.height, outcome.width) != (truth.height, truth.width):
+        found, said = (f"{each.width}x{each.height}" for each in (outcome, truth))
+        raise InputError(truth.filename, f"the image is {found}, its record says {said}", "want the same size")
+    return replace(outcome, filename=truth.filename)
 
 
 def evaluate_config(path: str | Path, overrides: Sequence[str] = (), show_dir: str | Path | None = None) -> str:
@@ -207,7 +200,9 @@ def evaluate_benchmark(
             raise InputError(error.place, error.what, config.get) from None
         raise
     metric = config.metric or benchmark.metric
-    predictions = predict_benchmark(config, benchmark, metric, detector)
+    answers = predict_benchmark(config, benchmark, metric, detector)
+    # LVIS's are judged as arrays; the judges of the others want all records at once.
+    predictions: Sequence[Record] = answers if metric == "lvis" else list(answers)
     found = measure(benchmark, predictions, metric, config.score_threshold)
     interval = None
     if config.resamples:
@@ -237,9 +232,9 @@ def evaluate_benchmark(
 
 def predict_benchmark(
     config: EvaluateConfig, benchmark: Benchmark, metric: Metric, detector: Predictor | None = None
-) -> list[Record]:
-    """The detector's records of a benchmark, from candidates in work_dir that are made where they are missing."""
-    questions = _write_questions(config.work_dir, benchmark, metric)
+) -> Answers:
+    """What the detector says to a benchmark, from candidates in work_dir that are made where they are missing."""
+    questions = write_questions(config.work_dir, benchmark, metric)
     manifest = plan(
         questions,
         benchmark.image_root,
@@ -254,76 +249,9 @@ def predict_benchmark(
         overwrite=config.overwrite,
     )
     if missing_shards(manifest):
-        asking = _Asking(detector or load_planned_detector(manifest, config.device), metric)
+        asking = Asking(detector or load_planned_detector(manifest, config.device), metric)
         infer(manifest, asking, batch_size=config.batch_size)
-    _refuse_holes(manifest)
-    return list(_read_predictions(manifest, benchmark, metric))
-
-
-class _Asking:
-    """A detector that is asked as the metric wants: the pipeline's lines hold phrases, and phrases only."""
-
-    def __init__(self, detector: Predictor, metric: Metric) -> None:
-        self._detector = detector
-        self._metric = metric
-
-    def predict_each(self, images: Any, prompt: Any, **settings: Any) -> Iterator[Any]:
-        prompts = prompt if isinstance(prompt, Prompt) else [self._converted(each) for each in prompt]
-        return self._detector.predict_each(images, prompts, **settings)
-
-    def _converted(self, prompt: Prompt) -> Prompt:
-        if self._metric in ("expressions", "generalized_expressions"):
-            return Prompt.expression(prompt.text)
-        if self._metric == "described_objects":
-            return Prompt.categories(prompt.labels)
-        return prompt
-
-
-def _write_questions(work_dir: Path, benchmark: Benchmark, metric: Metric) -> Path:
-    """The ODVG file that is labelled: a line a record of the truth. The metric belongs to what was asked."""
-    common = bool(benchmark.names) and benchmark.asked is None
-    path = work_dir / ("questions_od.json" if common else "questions_vg.json")
-    asked: Sequence[tuple[str, ...] | None] = benchmark.asked or [None] * len(benchmark.records)
-    with write_whole(path) as file:
-        for record, names in zip(benchmark.records, asked, strict=True):
-            line = record_to_line(question_of(record, metric, names), placeholder=True)
-            file.write(json.dumps(line | {"metric": metric}, ensure_ascii=False) + "\n")
-    if common:
-        write_label_map(label_map_beside(path), dict(enumerate(benchmark.names)))
-    return path
-
-
-def _refuse_holes(manifest: Manifest) -> None:
-    """Raises InputError for the first image that could not be labelled; its shard is made again next time."""
-    for shard in manifest.shards:
-        path = manifest.shard_path(shard.index)
-        for problem in read_candidates(path).problems:
-            path.unlink()
-            raise InputError(problem.filename, problem.reason, "mend it, or take it out of the truth; run again")
-
-
-def _read_predictions(manifest: Manifest, benchmark: Benchmark, metric: Metric) -> Iterator[Record]:
-    """A record for each of the truth, in its order."""
-    for shard in manifest.shards:
-        candidates = read_candidates(manifest.shard_path(shard.index))
-        found = {each.line: each for each in candidates.by_line()}
-        for line in range(shard.first_line, shard.first_line + shard.lines):
-            names = benchmark.names if benchmark.asked is None else benchmark.asked[line]
-            yield _prediction(benchmark.records[line], found.get(line), names, metric)
-
-
-def _prediction(truth: Record, found: ImageCandidates | None, names: Sequence[str], metric: Metric) -> Record:
-    """names: what the image was asked for. found: None where nothing was."""
-    rows = [] if found is None else list(zip(found.region.tolist(), found.box.tolist(), found.score.tolist()))
-    if truth.caption is None:
-        return replace(
-            truth, instances=tuple(Instance(tuple(box), label, names[label], score) for label, box, score in rows)
-        )
-    regions = []
-    for place, region in enumerate(question_of(truth, metric).regions or ()):
-        own = [(tuple(box), score) for label, box, score in rows if label == place]
-        regions.append(replace(region, boxes=tuple(box for box, _ in own), scores=tuple(score for _, score in own)))
-    return replace(truth, regions=tuple(regions))
+    return Answers(manifest, benchmark, metric)
 
 
 def _truth_digest(benchmark: Benchmark, metric: Metric) -> str:
@@ -332,30 +260,3 @@ def _truth_digest(benchmark: Benchmark, metric: Metric) -> str:
     for record in benchmark.records:
         digest.update(json.dumps(record_to_line(record), sort_keys=True).encode())
     return digest.hexdigest()
-
-
-def _draw(picture: np.ndarray | Path, record: Record, target: Path) -> None:
-    """The boxes worth showing, on their picture."""
-    from PIL import Image
-
-    from browse.draw import draw_record
-    from grounding_model.image import read_image
-
-    shown = tuple(instance for instance in record.instances or () if (instance.score or 0.0) >= SHOWN_SCORE)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    pixels = read_image(picture) if isinstance(picture, Path) else picture
-    Image.fromarray(draw_record(pixels, replace(record, instances=shown))).save(target)
-
-
-def _open(truth: Truth) -> tuple[list[str], Iterator[tuple[np.ndarray | Path, Record]]]:
-    """Category names, and every image with its record."""
-    if isinstance(truth, CocoData):
-        from formats.coco import read_coco, read_coco_categories
-        from formats.images import safe_join
-
-        names = list(truth.categories or read_coco_categories(truth.annotations))
-        return names, (
-            (safe_join(truth.image_root, record.filename), record) for record in read_coco(truth.annotations)
-        )
-    dataset = open_dataset(truth)
-    return list(dataset.categories.values()), (dataset.load(index) for index in range(len(dataset)))

@@ -92,21 +92,16 @@ def show_worst(
 
     least = score_threshold if metric == "generalized_expressions" else SHOWN_SCORE
     wrong = mistakes_of(benchmark.records, predictions, metric, score_threshold)
-    found = {(record.filename, record.caption): record for record in predictions}
     order = sorted(range(len(wrong)), key=lambda place: (-wrong[place], place))[:MOST_PICTURES]
     folder.mkdir(parents=True, exist_ok=True)
     for rank, place in enumerate(order):
         record = benchmark.records[place]
-        guess = found.get((record.filename, record.caption), _nothing_found(record))
+        guess = predictions[place]
         pixels = read_image(safe_join(benchmark.image_root, record.filename))
         picture = side_by_side(draw_record(pixels, record), draw_record(pixels, worth_showing(guess, metric, least)))
         stem = re.sub(r"[^\w.-]+", "_", Path(record.filename).stem)
         Image.fromarray(picture).save(folder / f"{rank:03d}_{wrong[place]}_wrong_{stem}.jpg", quality=90)
     return len(order)
-
-
-def _nothing_found(truth: Record) -> Record:
-    return replace(truth, instances=()) if truth.caption is None else replace(truth, regions=())
 
 
 def worth_showing(record: Record, metric: Metric, least: float) -> Record:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flows.asking import Answers
 from flows.benchmarks import Benchmark, Metric
 from formats.problems import InputError
 from formats.record import Box, Instance, Record
@@ -58,7 +59,7 @@ def _measure_boxes(benchmark: Benchmark, predictions: Sequence[Record], metric: 
     if metric == "lvis":
         if benchmark.federation is None:
             raise InputError("metric", "'lvis' needs to know what was looked for in each image", "want kind = 'lvis'")
-        found = predictions
+        found = predictions.found_boxes() if isinstance(predictions, Answers) else predictions
         federal, samples = judge_lvis(truth, found, names, benchmark.federation, areas=areas)
         return Measurement(
             "ap", federal.as_dict(), federal.table(), samples, federal.per_category, federal.precision_recall
@@ -116,36 +117,38 @@ def _shares(truth: Sequence[Record], right: Sequence[Sequence[bool]]) -> Samples
 def mistakes_of(
     truth: Sequence[Record], predictions: Sequence[Record], metric: Metric, score_threshold: float = SHOWN_SCORE
 ) -> list[int]:
-    """How much is wrong with each record: boxes missed, invented or named wrongly; phrases not found at once."""
+    """How much is wrong with each record: boxes missed, invented or named wrongly; phrases not found at once.
+
+    predictions: one for each record of the truth, in its order.
+    """
     from grounding_model.metrics.expressions import found_expressions
     from grounding_model.metrics.phrases import phrase_ranks
 
-    found = {(record.filename, record.caption): record for record in predictions}
     if metric == "generalized_expressions":
         outcomes = found_expressions(truth, predictions, score_threshold=score_threshold)
         return [int(each.f1 < 1) for each in outcomes]
     if metric in ("phrases", "expressions"):
         return [sum(rank != 1 for rank in own) for own in phrase_ranks(truth, predictions)]
-    return [_mistakes(record, found.get((record.filename, None))) for record in truth]
+    return [_mistakes(record, found) for record, found in zip(truth, predictions, strict=True)]
 
 
-def _mistakes(truth: Record, found: Record | None) -> int:
+def _mistakes(truth: Record, found: Record) -> int:
     pairs = match_boxes(truth, found)
     return sum(true is None or guess is None or true.category != guess.category for true, guess in pairs)
 
 
-def match_boxes(truth: Record, found: Record | None) -> list[tuple[Instance | None, Instance | None]]:
+def match_boxes(truth: Record, found: Record) -> list[tuple[Instance | None, Instance | None]]:
     """Every true and every found box once: pairs of the best overlap first, whatever their categories, then the rest.
 
     Boxes below SHOWN_SCORE and what the truth ignores are left out.
     """
     true = [each for each in truth.instances or () if not each.ignore]
-    guesses = [each for each in (found.instances if found else None) or () if (each.score or 0.0) >= SHOWN_SCORE]
+    guesses = [each for each in found.instances or () if (each.score or 0.0) >= SHOWN_SCORE]
     pairs: list[tuple[Instance | None, Instance | None]] = []
-    overlaps = _overlaps([each.box for each in true], [each.box for each in guesses])
+    ious = overlaps([each.box for each in true], [each.box for each in guesses])
     # Of boxes that lie alike, the one that is named rightly is the match.
-    same = np.array([[one.category == other.category for other in guesses] for one in true]).reshape(overlaps.shape)
-    worth = np.where(overlaps >= MATCH_IOU, overlaps + same, -1.0)
+    same = np.array([[one.category == other.category for other in guesses] for one in true]).reshape(ious.shape)
+    worth = np.where(ious >= MATCH_IOU, ious + same, -1.0)
     while worth.size and worth.max() > 0:
         row, column = np.unravel_index(worth.argmax(), worth.shape)
         pairs.append((true[row], guesses[column]))
@@ -155,7 +158,7 @@ def match_boxes(truth: Record, found: Record | None) -> list[tuple[Instance | No
     return pairs + [(None, each) for each in guesses if id(each) not in matched]
 
 
-def _overlaps(true: Sequence[Box], found: Sequence[Box]) -> np.ndarray:
+def overlaps(true: Sequence[Box], found: Sequence[Box]) -> np.ndarray:
     """(n, 4), (m, 4) -> (n, m) IoU."""
     one = np.asarray(true, dtype=np.float64).reshape(-1, 1, 4)
     other = np.asarray(found, dtype=np.float64).reshape(1, -1, 4)
@@ -166,12 +169,14 @@ def _overlaps(true: Sequence[Box], found: Sequence[Box]) -> np.ndarray:
 
 
 def confusion(truth: Sequence[Record], predictions: Sequence[Record], names: Sequence[str]) -> np.ndarray:
-    """(K + 1, K + 1) int64: row the true category, column the found one; the last of each is nothing."""
+    """(K + 1, K + 1) int64: row the true category, column the found one; the last of each is nothing.
+
+    predictions: one for each record of the truth, in its order.
+    """
     places = {name: place for place, name in enumerate(names)}
-    found = {record.filename: record for record in predictions}
     table = np.zeros((len(names) + 1, len(names) + 1), dtype=np.int64)
-    for record in truth:
-        for true, guess in match_boxes(record, found.get(record.filename)):
+    for record, found in zip(truth, predictions, strict=True):
+        for true, guess in match_boxes(record, found):
             row = places.get(true.category) if true else len(names)
             column = places.get(guess.category) if guess else len(names)
             if row is not None and column is not None:

@@ -19,7 +19,7 @@ from grounding_model.metrics.bootstrap import (
     resampled,
     write_samples,
 )
-from grounding_model.metrics.coco import judged, result_of
+from grounding_model.metrics.coco import judged
 from tests.paths import GOLDEN
 
 EVAL = GOLDEN / "eval"

@@ -1,0 +1,131 @@
+"""What a detector is asked about a benchmark, and its answers, which lie in shards on the disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flows.benchmarks import Benchmark, Metric
+from flows.inference import Predictor
+from flows.planning import Manifest
+from formats.candidates import Candidates, ImageCandidates, read_candidates
+from formats.files import write_whole
+from formats.label_map import label_map_beside, write_label_map
+from formats.odvg import record_to_line
+from formats.problems import InputError
+from formats.record import Instance, Record, Region
+from grounding_model.prompt import Prompt
+
+if TYPE_CHECKING:
+    from grounding_model.metrics.found_boxes import FoundBoxes
+
+EXPRESSIONS: tuple[Metric, ...] = ("expressions", "generalized_expressions")
+
+
+def question_of(record: Record, metric: Metric, asked: Sequence[str] | None = None) -> Record:
+    """What the detector is told of a record: no boxes, and of a caption the phrases to look for."""
+    if asked is not None:
+        caption, spans = "", []
+        for name in asked:
+            spans.append((len(caption), len(caption) + len(name)))
+            caption += f"{name}. "
+        regions = tuple(Region((), (name,), (span,)) for name, span in zip(asked, spans))
+        return Record(record.filename, record.height, record.width, caption=caption, regions=regions)
+    if record.caption is None:
+        return replace(record, instances=None)
+    if metric in EXPRESSIONS:
+        return replace(record, regions=(Region((), (record.caption,), ((0, len(record.caption)),)),))
+    return replace(record, regions=tuple(replace(each, boxes=(), scores=()) for each in record.regions or ()))
+
+
+def write_questions(work_dir: Path, benchmark: Benchmark, metric: Metric) -> Path:
+    """The ODVG file that is labelled: a line a record of the truth. The metric belongs to what was asked."""
+    common = bool(benchmark.names) and benchmark.asked is None
+    path = work_dir / ("questions_od.json" if common else "questions_vg.json")
+    asked: Sequence[tuple[str, ...] | None] = benchmark.asked or [None] * len(benchmark.records)
+    with write_whole(path) as file:
+        for record, names in zip(benchmark.records, asked, strict=True):
+            line = record_to_line(question_of(record, metric, names), placeholder=True)
+            file.write(json.dumps(line | {"metric": metric}, ensure_ascii=False) + "\n")
+    if common:
+        write_label_map(label_map_beside(path), dict(enumerate(benchmark.names)))
+    return path
+
+
+class Asking:
+    """A detector that is asked as the metric wants: the pipeline's lines hold phrases, and phrases only."""
+
+    def __init__(self, detector: Predictor, metric: Metric) -> None:
+        self._detector = detector
+        self._metric = metric
+
+    def predict_each(self, images: Any, prompt: Any, **settings: Any) -> Iterator[Any]:
+        prompts = prompt if isinstance(prompt, Prompt) else [self._converted(each) for each in prompt]
+        return self._detector.predict_each(images, prompts, **settings)
+
+    def _converted(self, prompt: Prompt) -> Prompt:
+        if self._metric in EXPRESSIONS:
+            return Prompt.expression(prompt.text)
+        if self._metric == "described_objects":
+            return Prompt.categories(prompt.labels)
+        return prompt
+
+
+class Answers(Sequence[Record]):
+    """A record for each of the truth, in its order. One shard is in memory at a time, and read when it is wanted."""
+
+    def __init__(self, manifest: Manifest, benchmark: Benchmark, metric: Metric) -> None:
+        """Raises InputError for the first image that could not be labelled; its shard is made again next time."""
+        for shard in manifest.shards:
+            path = manifest.shard_path(shard.index)
+            for problem in read_candidates(path).problems:
+                path.unlink()
+                raise InputError(problem.filename, problem.reason, "mend it, or take it out of the truth; run again")
+        self._manifest = manifest
+        self._benchmark = benchmark
+        self._metric = metric
+        self._open: tuple[int, dict[int, ImageCandidates]] | None = None  # index of a shard, its images by line
+
+    def __len__(self) -> int:
+        return len(self._benchmark.records)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[each] for each in range(len(self))[place]]
+        line = range(len(self))[place]
+        shard = next(each for each in self._manifest.shards if line < each.first_line + each.lines)
+        if self._open is None or self._open[0] != shard.index:
+            self._open = shard.index, {each.line: each for each in self._shard(shard.index).by_line()}
+        names = self._benchmark.names if self._benchmark.asked is None else self._benchmark.asked[line]
+        return _answer(self._benchmark.records[line], self._open[1].get(line), names, self._metric)
+
+    def found_boxes(self) -> FoundBoxes:
+        """The same as arrays, of a benchmark of which every image was asked for the same names."""
+        from grounding_model.metrics.found_boxes import FoundBoxes
+
+        shards = (self._shard(shard.index) for shard in self._manifest.shards)
+        return FoundBoxes.joined(
+            [FoundBoxes(own.line.astype(np.int32), own.region, own.box, own.score) for own in shards]
+        )
+
+    def _shard(self, index: int) -> Candidates:
+        return read_candidates(self._manifest.shard_path(index))
+
+
+def _answer(truth: Record, found: ImageCandidates | None, names: Sequence[str], metric: Metric) -> Record:
+    """names: what the image was asked for. found: None where nothing was."""
+    rows = [] if found is None else list(zip(found.region.tolist(), found.box.tolist(), found.score.tolist()))
+    if truth.caption is None:
+        return replace(
+            truth, instances=tuple(Instance(tuple(box), label, names[label], score) for label, box, score in rows)
+        )
+    regions = []
+    for place, region in enumerate(question_of(truth, metric).regions or ()):
+        own = [(tuple(box), score) for label, box, score in rows if label == place]
+        regions.append(replace(region, boxes=tuple(box for box, _ in own), scores=tuple(score for _, score in own)))
+    return replace(truth, regions=tuple(regions))
