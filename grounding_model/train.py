@@ -31,10 +31,11 @@ from transformers import PreTrainedTokenizerFast
 from formats.problems import InputError
 from formats.toml_config import read_config
 from grounding_model.config import ModelConfig
-from grounding_model.data import Collate, LabelledImages, MixedOrder, TrainingBatch, TrainingSamples, open_dataset
+from grounding_model.data import LabelledImages, open_for_training
 from grounding_model.detector import Detector, choose_device
 from grounding_model.glyphs import glyph_tokenizer
 from grounding_model.image import ImageBatch
+from grounding_model.mixed_order import MixedOrder
 from grounding_model.model import GroundingModel
 from grounding_model.optimizer import learning_rate_at, scaled_rate, set_learning_rate
 from grounding_model.processes import (
@@ -45,6 +46,7 @@ from grounding_model.processes import (
     processes_of_environment,
 )
 from grounding_model.recompute import set_recompute
+from grounding_model.samples import Collate, TrainingBatch, TrainingSamples
 from grounding_model.text_tokens import load_tokenizer
 from grounding_model.train_config import FromScratch, FromWeights, TrainConfig
 from grounding_model.training_log import Meter, TrainingLog
@@ -115,7 +117,7 @@ def _train(
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     set_recompute(model, config.recompute)
     frozen = freeze(model, config.frozen)
-    datasets = [open_dataset(data) for data in config.datasets]
+    datasets = [open_for_training(data) for data in config.datasets]
     steps = total_steps(config, datasets)
     validate_every = config.validate_every or _epochs_in_steps(config, datasets, config.validate_every_epochs)
     run = TrainingState(model, config, processes)

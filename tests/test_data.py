@@ -15,7 +15,9 @@ from formats.odvg import read_odvg, write_odvg
 from formats.problems import InputError
 from formats.record import Instance, Record, Region
 from grounding_model.augment import AugmentConfig
-from grounding_model.data import Collate, Draw, MixedOrder, OdvgData, OdvgDataset, TrainingSamples, usable_boxes
+from grounding_model.data import OdvgData, OdvgDataset
+from grounding_model.mixed_order import Draw, MixedOrder
+from grounding_model.samples import Collate, TrainingSamples, usable_boxes
 from grounding_model.text_tokens import load_tokenizer
 from tests.paths import GOLDEN
 
