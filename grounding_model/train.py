@@ -92,6 +92,7 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
     Raises InputError for data or settings that cannot work, TrainingFailed when the loss is no longer finite.
     """
     config = _of_these_processes(config)
+    config = config.with_folder()
     check_data(config)
     if config.validates:
         check_validation(config.validate)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from formats.problems import InputError
 from grounding_model.augment import AugmentConfig
+from grounding_model.coco_folder import CocoFolder
 from grounding_model.config import VARIANTS, ModelConfig
 from grounding_model.data import TrainingData
 from grounding_model.losses import LossSettings
@@ -83,6 +84,7 @@ class TrainConfig:
 
     work_dir: Path
     datasets: tuple[TrainingData, ...] = ()  # at least one, by the time training begins
+    data: CocoFolder | None = None  # a folder of one's own, in place of datasets and validate
     start: FromWeights | FromScratch = field(default_factory=FromWeights)
     seed: int = 0
     steps: int | None = None  # exactly one of steps and epochs is given
@@ -133,6 +135,17 @@ class TrainConfig:
             raise InputError("region_words.weight", "is 0 while alone_until is not", "want a weight, or alone_until 0")
         if not 0 <= self.moving_average < 1:
             raise InputError("moving_average", f"is {self.moving_average}", "want 0 <= decay < 1")
+
+    def with_folder(self) -> TrainConfig:
+        """The same with the folder `data`, where one is given, as the data set and the one to validate on.
+
+        Raises InputError where it is not laid out as it should be, or other data are named too.
+        """
+        if self.data is None:
+            return self
+        if self.datasets or self.validate:
+            raise InputError("data", "is given, and datasets or validate too", "want one of them")
+        return replace(self, data=None, datasets=(self.data.train(),), validate=(self.data.validation(),))
 
     @property
     def total_batch_size(self) -> int:
