@@ -35,11 +35,11 @@ from formats.odvg import (
     LineProblem,
     read_odvg,
     read_odvg_entries,
-    record_from_line,
     record_to_line,
     write_odvg,
     write_open_groundingdino,
 )
+from formats.odvg_lines import record_from_line
 from formats.openimages import read_openimages, read_openimages_categories
 from formats.plain_pickle import read_plain_pickle
 from formats.problems import InputError
