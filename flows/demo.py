@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flows.filtering import suppress_duplicates
+from flows.policies.suppression import suppress_duplicates
 from flows.planning import read_manifest
 from flows.report import Comparison, comparison_sheet, write_report
 from flows.self_training import (

@@ -17,6 +17,10 @@ import numpy as np
 
 from flows.inference import missing_shards, parse_line
 from flows.planning import Manifest, check_source, read_lines, read_manifest
+from flows.policies.apply import Candidate, Label, apply_policy, merge_views
+from flows.policies.calibration import calibrate, judge, precision_threshold
+from flows.policies.policy import Mixture, Policy, Quantile, TargetPrecision
+from flows.policies.thresholds import mixture_threshold, quantile_threshold
 from flows.quarantine import requarantined_line
 from flows.reviewing import Key, corrections_for, reviewed_line
 from formats.candidates import ImageCandidates, ImageProblem, read_candidates
@@ -25,51 +29,7 @@ from formats.odvg import record_to_line
 from formats.problems import InputError
 from formats.record import Instance, Record, Region
 
-
-@dataclass(frozen=True)
-class Policy:
-    """Which candidates become labels."""
-
-    score_threshold: float = 0.3  # a label scores more than this
-    class_thresholds: dict[str, float] = field(default_factory=dict)  # by category name, instead of the one above
-    ignore_from: float | None = None  # boxes between this and the threshold are written with `ignore`; None: no band
-    nms_iou: float = 0.5  # of two boxes of one category that overlap more, the better scored stays
-    min_size: float = 1.0  # pixels of the shorter side; training would drop smaller boxes anyway
-    max_per_image: int = 300
-
-    def __post_init__(self) -> None:
-        thresholds = {"score_threshold": self.score_threshold, "nms_iou": self.nms_iou, **self.class_thresholds}
-        if self.ignore_from is not None:
-            thresholds["ignore_from"] = self.ignore_from
-        for name, value in thresholds.items():
-            if not 0.0 <= value <= 1.0:
-                raise InputError(f"policy.{name}", f"{value} is outside 0..1", "want a fraction")
-        highest = max([self.score_threshold, *self.class_thresholds.values()])
-        if self.ignore_from is not None and self.ignore_from >= highest:
-            raise InputError("policy.ignore_from", f"{self.ignore_from} is no lower than {highest}", "want it lower")
-        if not self.min_size >= 0:
-            raise InputError("policy.min_size", f"{self.min_size}", "want pixels, 0 or more")
-        if self.max_per_image < 1:
-            raise InputError("policy.max_per_image", f"{self.max_per_image} is less than one", "want a positive number")
-
-    def threshold(self, category: str) -> float:
-        """The score that a label of this category has to exceed."""
-        return self.class_thresholds.get(category, self.score_threshold)
-
-
-class Candidate(NamedTuple):
-    """One box of one image. region: index of its category in the prompt, or of its phrase. box: pixels."""
-
-    region: int
-    box: tuple[float, float, float, float]
-    score: float
-
-
-class Label(NamedTuple):
-    """A candidate that stays. ignore: it fell into the ignore band."""
-
-    candidate: Candidate
-    ignore: bool
+DEFAULT_POLICY = Policy()
 
 
 class FilterResult(NamedTuple):
@@ -84,32 +44,39 @@ class FilterResult(NamedTuple):
 
 def filter_candidates(
     manifest: Manifest | str | Path,
-    policy: Policy = Policy(),
+    policy: Policy = DEFAULT_POLICY,
     out: str | Path | None = None,
     *,
+    views: Sequence[Manifest | str | Path] = (),
     reviewed: str | Path | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> FilterResult:
     """Writes the labels of a plan that is labelled whole, and the .meta.json beside them.
 
     out: default is `X_od_v1.json` beside the source `X_od.json`.
+    views: more plans of the same images, model and prompt, at another scale or mirrored; their boxes are merged with
+    the plan's own.
     reviewed: lines that a person corrected, as flows.reviewing has them; they stand in place of the model's.
     provenance: what else the .meta.json tells: which round of a loop this is, and what its model was trained on.
-    Raises InputError while shards are missing, and for a threshold of a category that the plan does not know.
+    Raises InputError while shards are missing, for a view that is none of this plan, and for a category that the plan
+    does not know.
     """
-    manifest = manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
+    manifest, *others = (each if isinstance(each, Manifest) else read_manifest(each) for each in (manifest, *views))
     out = Path(out) if out is not None else versioned(manifest.source, 1)
-    _check(manifest, policy, out)
+    _check(manifest, others, policy, out)
+    looks = (manifest, *others)
     tally = _Tally()
     corrections = corrections_for(reviewed, (provenance or {}).get("round"))
+    found = _thresholds(looks, policy, reviewed)
+    settled = replace(policy, class_thresholds={**found, **policy.class_thresholds}, adaptive=None)
     out.parent.mkdir(parents=True, exist_ok=True)
     with write_whole(out) as file:
-        for line in _label_lines(manifest, policy, corrections, tally):
+        for line in _label_lines(looks, settled, corrections, tally):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     counts = tally.counts()
     meta = out.with_suffix(".meta.json")
     with write_whole(meta) as file:
-        told = _meta(manifest, policy, out, counts, tally.quarantined) | dict(provenance or {})
+        told = _meta(looks, policy, found, out, counts, tally.quarantined) | dict(provenance or {})
         json.dump(told, file, indent=2, ensure_ascii=False)
         file.write("\n")
     return FilterResult(out, meta, counts, tuple(tally.quarantined))
@@ -119,64 +86,6 @@ def versioned(source: str | Path, version: int) -> Path:
     """X_od.json, 1 -> X_od_v1.json beside it."""
     source = Path(source)
     return source.with_name(f"{source.stem}_v{version}{source.suffix}")
-
-
-def apply_policy(
-    candidates: Sequence[Candidate], names: Sequence[str], policy: Policy, reasons: Counter[str]
-) -> list[Label]:
-    """The labels among one image's candidates, best first. names: of each candidate's region, its category or phrase.
-
-    Every candidate that goes adds one to its reason: "score", "small", "duplicate" or "over the limit".
-    """
-    ranked = sorted(candidates, key=lambda candidate: -candidate.score)
-    staying = []
-    for candidate in ranked:
-        if reason := too_weak(candidate, names, policy) or too_small(candidate, policy):
-            reasons[reason] += 1
-        else:
-            staying.append(candidate)
-    unique = suppress_duplicates(
-        np.array([candidate.box for candidate in staying], dtype=np.float64).reshape(-1, 4),
-        np.array([candidate.region for candidate in staying], dtype=np.int64),
-        policy.nms_iou,
-    )
-    reasons["duplicate"] += len(staying) - int(unique.sum())
-    kept = [candidate for candidate, stays in zip(staying, unique) if stays]
-    reasons["over the limit"] += max(0, len(kept) - policy.max_per_image)
-    return [
-        Label(candidate, candidate.score <= policy.threshold(names[candidate.region]))
-        for candidate in kept[: policy.max_per_image]
-    ]
-
-
-def too_weak(candidate: Candidate, names: Sequence[str], policy: Policy) -> str | None:
-    """ "score" where the candidate is below its threshold, and below the ignore band if there is one."""
-    threshold = policy.threshold(names[candidate.region])
-    if policy.ignore_from is not None:
-        threshold = min(threshold, policy.ignore_from)
-    return "score" if candidate.score <= threshold else None
-
-
-def too_small(candidate: Candidate, policy: Policy) -> str | None:
-    """ "small" where a side is shorter than min_size."""
-    x1, y1, x2, y2 = candidate.box
-    return "small" if min(x2 - x1, y2 - y1) < policy.min_size else None
-
-
-def suppress_duplicates(boxes: np.ndarray, labels: np.ndarray, iou: float) -> np.ndarray:
-    """Greedy NMS, class by class: (N, 4) pixels and (N,) labels, best first -> (N,) True for the boxes that stay."""
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    stays = np.ones(len(boxes), dtype=bool)
-    for best in range(len(boxes)):
-        if not stays[best]:
-            continue
-        corner, far = np.maximum(boxes[best, :2], boxes[:, :2]), np.minimum(boxes[best, 2:], boxes[:, 2:])
-        overlap = np.prod(np.clip(far - corner, 0.0, None), axis=1)
-        union = areas[best] + areas - overlap
-        duplicates = (overlap > iou * union) & (labels == labels[best])
-        duplicates[: best + 1] = False
-        stays &= ~duplicates
-    return stays
 
 
 @dataclass
@@ -209,36 +118,55 @@ class _Tally:
         }
 
 
-def _label_lines(
-    manifest: Manifest, policy: Policy, corrections: Mapping[Key, Record], tally: _Tally
-) -> Iterator[dict[str, Any]]:
-    """The lines of the label file, one an input line, a shard in memory at a time."""
+class _Line(NamedTuple):
+    """A line that could be read. looks: its candidates in each view. problem: why it has none."""
+
+    text: str
+    record: Record | None
+    looks: list[list[Candidate]]
+    problem: ImageProblem | None
+
+
+def _lines(looks: Sequence[Manifest]) -> Iterator[_Line]:
+    """Every line with its candidates, a shard of each view in memory at a time."""
+    manifest = looks[0]
     for shard in manifest.shards:
-        found = read_candidates(manifest.shard_path(shard.index))
-        by_line = {image.line: image for image in found.by_line()}
-        problems = {problem.line: problem for problem in found.problems}
+        shards = [read_candidates(look.shard_path(shard.index)) for look in looks]
+        by_line = [{image.line: image for image in found.by_line()} for found in shards]
+        problems = {problem.line: problem for found in reversed(shards) for problem in found.problems}
         for line in read_lines(manifest.source, shard):
-            tally.lines += 1
             if line.number in problems:
-                tally.quarantined.append(problems[line.number])
-                yield requarantined_line(problems[line.number].reason, line.text)
+                yield _Line(line.text, None, [], problems[line.number])
             else:
                 record = parse_line(line, manifest.source)
-                candidates = _candidates(by_line.get(line.number))
-                if (corrected := corrections.get((record.filename, record.caption))) is None:
-                    yield record_to_line(_label(manifest, policy, record, candidates, tally))
-                else:
-                    _count_corrected(corrected, candidates, tally)
-                    yield reviewed_line(corrected)
+                yield _Line(line.text, record, [_candidates(found.get(line.number)) for found in by_line], None)
 
 
-def _count_corrected(record: Record, candidates: Sequence[Candidate], tally: _Tally) -> None:
+def _label_lines(
+    looks: Sequence[Manifest], policy: Policy, corrections: Mapping[Key, Record], tally: _Tally
+) -> Iterator[dict[str, Any]]:
+    """The lines of the label file, one an input line."""
+    for line in _lines(looks):
+        tally.lines += 1
+        if line.problem is not None:
+            tally.quarantined.append(line.problem)
+            yield requarantined_line(line.problem.reason, line.text)
+            continue
+        assert line.record is not None
+        tally.candidates += sum(map(len, line.looks))
+        if (corrected := corrections.get((line.record.filename, line.record.caption))) is None:
+            yield record_to_line(_label(looks[0], policy, line.record, line.looks, tally))
+        else:
+            _count_corrected(corrected, sum(map(len, line.looks)), tally)
+            yield reviewed_line(corrected)
+
+
+def _count_corrected(record: Record, candidates: int, tally: _Tally) -> None:
     boxes = len(record.instances or ()) + sum(len(region.boxes) for region in record.regions or ())
     tally.reviewed += 1
     tally.reviewed_boxes += boxes
     tally.empty += not boxes
-    tally.candidates += len(candidates)
-    tally.dropped["reviewed"] += len(candidates)
+    tally.dropped["reviewed"] += candidates
 
 
 def _candidates(image: ImageCandidates | None) -> list[Candidate]:
@@ -248,11 +176,10 @@ def _candidates(image: ImageCandidates | None) -> list[Candidate]:
 
 
 def _label(
-    manifest: Manifest, policy: Policy, record: Record, candidates: Sequence[Candidate], tally: _Tally
+    manifest: Manifest, policy: Policy, record: Record, looks: Sequence[Sequence[Candidate]], tally: _Tally
 ) -> Record:
     names = _names(manifest, record)
-    labels = apply_policy(candidates, names, policy, tally.dropped)
-    tally.candidates += len(candidates)
+    labels = apply_policy(merge_views(looks, names, policy, tally.dropped), names, policy, tally.dropped)
     tally.ignored += sum(label.ignore for label in labels)
     tally.empty += not labels
     tally.kept.update(names[label.candidate.region] for label in labels if not label.ignore)
@@ -265,6 +192,7 @@ def _label(
             keys[label.candidate.region],
             names[label.candidate.region],
             score=label.candidate.score,
+            weight=label.weight,
             ignore=label.ignore,
         )
         for label in labels
@@ -277,11 +205,12 @@ def _regions(record: Record, labels: Sequence[Label]) -> tuple[Region, ...]:
     found = []
     for index, region in enumerate(record.regions or ()):
         for ignore in (False, True):
-            mine = [label.candidate for label in labels if label.candidate.region == index and label.ignore is ignore]
+            mine = [label for label in labels if label.candidate.region == index and label.ignore is ignore]
             if mine:
-                boxes = tuple(candidate.box for candidate in mine)
-                scores = tuple(candidate.score for candidate in mine)
-                found.append(replace(region, boxes=boxes, scores=scores, ignore=ignore))
+                boxes = tuple(label.candidate.box for label in mine)
+                scores = tuple(label.candidate.score for label in mine)
+                weight = sum(label.weight for label in mine) / len(mine)  # a region has one for all its boxes
+                found.append(replace(region, boxes=boxes, scores=scores, weight=weight, ignore=ignore))
     return tuple(found)
 
 
@@ -292,25 +221,123 @@ def _names(manifest: Manifest, record: Record) -> list[str]:
     return [" ".join(region.phrase) for region in record.regions or ()]
 
 
-def _check(manifest: Manifest, policy: Policy, out: Path) -> None:
-    check_source(manifest)
-    if missing := missing_shards(manifest):
-        raise InputError(
-            manifest.work_dir, f"{len(missing)} of {len(manifest.shards)} shards are not labelled", "run infer again"
+# Thresholds that follow from the candidates
+
+
+class _Scores(NamedTuple):
+    """Of one category, over all images: what is left of its candidates when nothing goes for its score."""
+
+    all: np.ndarray  # (N,)
+    judged: np.ndarray  # (K,) of those in reviewed images
+    right: np.ndarray  # (K,) bool
+
+
+def _thresholds(looks: Sequence[Manifest], policy: Policy, reviewed: str | Path | None) -> dict[str, float]:
+    """Category -> threshold that the policy finds from its candidates; without those that keep the global one."""
+    if policy.adaptive is None:
+        return {}
+    images, scores = _scores(looks, policy, reviewed)
+    found = {
+        name: _threshold(policy.adaptive, name, images, own)
+        for name, own in scores.items()
+        if name not in policy.class_thresholds
+    }
+    return {name: threshold for name, threshold in sorted(found.items()) if threshold is not None}
+
+
+def _threshold(adaptive: Quantile | Mixture | TargetPrecision, name: str, images: int, scores: _Scores) -> float | None:
+    if isinstance(adaptive, Quantile):
+        expected = adaptive.of_class.get(name, adaptive.boxes_per_image)
+        return quantile_threshold(scores.all, expected * images)
+    if isinstance(adaptive, Mixture):
+        return mixture_threshold(scores.all, adaptive)
+    if len(scores.judged) < adaptive.least:
+        return None
+    return precision_threshold(scores.all, calibrate(scores.judged, scores.right), adaptive.precision)
+
+
+def _scores(looks: Sequence[Manifest], policy: Policy, reviewed: str | Path | None) -> tuple[int, dict[str, _Scores]]:
+    """The number of images that were looked at, and the scores of every category or phrase."""
+    adaptive = policy.adaptive
+    truth: dict[Key, Record] = {}
+    iou = 0.5
+    if isinstance(adaptive, TargetPrecision):
+        truth, iou = corrections_for(adaptive.reviewed or reviewed), adaptive.iou
+        if not truth:
+            raise InputError("policy.adaptive", "nobody has reviewed labels of this source", "want a file of them")
+    everything = replace(
+        policy, score_threshold=0.0, class_thresholds={}, adaptive=None, confident_from=None, ignore_from=None
+    )
+    images, seen = 0, Counter[str]()
+    every: dict[str, list[float]] = {}
+    judged: dict[str, list[tuple[float, bool]]] = {}
+    for line in _lines(looks):
+        if line.record is None:
+            continue
+        images += 1
+        names = _names(looks[0], line.record)
+        labels = apply_policy(merge_views(line.looks, names, policy, seen), names, everything, seen)
+        corrected = truth.get((line.record.filename, line.record.caption))
+        for region, name in enumerate(names):
+            mine = [label.candidate for label in labels if label.candidate.region == region]
+            every.setdefault(name, []).extend(each.score for each in mine)
+            if corrected is not None:
+                boxes = np.array([each.box for each in mine], dtype=np.float64).reshape(-1, 4)
+                right = judge(boxes, _true_boxes(corrected, name), iou)
+                judged.setdefault(name, []).extend(zip((each.score for each in mine), right.tolist()))
+    return images, {
+        name: _Scores(
+            np.array(scores),
+            np.array([score for score, _ in judged.get(name, ())]),
+            np.array([right for _, right in judged.get(name, ())], dtype=bool),
         )
+        for name, scores in every.items()
+        if name not in policy.distractors
+    }
+
+
+def _true_boxes(record: Record, name: str) -> np.ndarray:
+    """(M, 4): what a person left of a category, or of a phrase."""
+    boxes = [each.box for each in record.instances or () if each.category == name]
+    boxes += [box for region in record.regions or () if " ".join(region.phrase) == name for box in region.boxes]
+    return np.array(boxes, dtype=np.float64).reshape(-1, 4)
+
+
+def _check(manifest: Manifest, views: Sequence[Manifest], policy: Policy, out: Path) -> None:
+    check_source(manifest)
+    for plan in (manifest, *views):
+        if missing := missing_shards(plan):
+            raise InputError(
+                plan.work_dir, f"{len(missing)} of {len(plan.shards)} shards are not labelled", "run infer again"
+            )
+    for view in views:
+        for name in ("source_sha256", "weights_sha256", "label_map", "shards"):
+            if getattr(view, name) != getattr(manifest, name):
+                raise InputError(view.work_dir, f"another {name} than the plan has", "want views of the same plan")
     if out.resolve() == Path(manifest.source):
         raise InputError(out, "would overwrite the source of the labels", "want another file")
     if manifest.label_map is not None:
         known = sorted(manifest.label_map.values())
-        for name in policy.class_thresholds:
-            if name not in known:
-                raise InputError("policy.class_thresholds", f"no category {name!r}", f"want one of {known}")
+        for setting in ("class_thresholds", "distractors"):
+            for name in getattr(policy, setting):
+                if name not in known:
+                    raise InputError(
+                        f"policy.{setting}", f"no category {name!r} was asked for", f"want some of {known}"
+                    )
+        if not set(known) - set(policy.distractors):
+            raise InputError("policy.distractors", "are all categories that were asked for", "want one to keep")
 
 
 def _meta(
-    manifest: Manifest, policy: Policy, out: Path, counts: dict[str, Any], quarantined: Sequence[ImageProblem]
+    looks: Sequence[Manifest],
+    policy: Policy,
+    thresholds: Mapping[str, float],
+    out: Path,
+    counts: dict[str, Any],
+    quarantined: Sequence[ImageProblem],
 ) -> dict[str, Any]:
     """Who made these labels and how. No date and no folder of this machine: equal runs write equal files."""
+    manifest = looks[0]
     categories = None if manifest.label_map is None else list(manifest.label_map.values())
     return {
         "labels": out.name,
@@ -325,7 +352,9 @@ def _meta(
         "max_per_image": manifest.max_per_image,
         "chunk_size": manifest.chunk_size,
         "plan": manifest.key,
-        "policy": asdict(policy),
+        "views": [view.key for view in looks[1:]],
+        "policy": _as_json(policy),
+        "thresholds_found": dict(thresholds),
         "counts": counts,
         "quarantined": [
             {"line": problem.line + 1, "filename": problem.filename, "reason": problem.reason}
@@ -333,3 +362,11 @@ def _meta(
         ],
         "software": manifest.software,
     }
+
+
+def _as_json(policy: Policy) -> dict[str, Any]:
+    """The policy's settings; of a file of reviewed labels its name."""
+    told = asdict(policy)
+    if isinstance(policy.adaptive, TargetPrecision) and policy.adaptive.reviewed is not None:
+        told["adaptive"]["reviewed"] = policy.adaptive.reviewed.name
+    return told

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from flows.bootstrapping import bootstrap_od, bootstrap_vg
-from flows.filtering import Candidate, Policy, apply_policy, filter_candidates, suppress_duplicates, versioned
+from flows.filtering import filter_candidates, versioned
 from flows.inference import infer
+from flows.policies import Policy
+from flows.policies.apply import Candidate, apply_policy
+from flows.policies.suppression import suppress_duplicates
 from formats.odvg import read_odvg, record_to_line
 from formats.problems import InputError
 from formats.record import Instance, Record, Region
@@ -74,13 +77,13 @@ def test_the_reference_dump_is_reproduced(kind: str) -> None:
         labels = apply_policy([Candidate(*row) for row in rows], names, policy, Counter())
         height, width = image["ori_shape"]
         if kind == "od":
-            instances = tuple(Instance(c.box, c.region, names[c.region], c.score) for c, _ in labels)
+            instances = tuple(Instance(c.box, c.region, names[c.region], c.score) for c, *_ in labels)
             mine = record_to_line(Record("x", height, width, instances=instances))["detection"]["instances"]
             for instance in mine:
                 instance["score"] = round(instance["score"], 2)
             assert mine == expected["detection"]["instances"]
         else:
-            found = {number: [c for c, _ in labels if c.region == number] for number in range(len(names))}
+            found = {number: [c for c, *_ in labels if c.region == number] for number in range(len(names))}
             for number, region in enumerate(expected["grounding"]["regions"]):
                 boxes = tuple(candidate.box for candidate in found[number])
                 entry = record_to_line(

@@ -1,0 +1,140 @@
+"""Every setting of a policy, and the checks that refuse one without effect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from formats.problems import InputError
+
+
+@dataclass(frozen=True)
+class Quantile:
+    """A threshold a category, at which it gets as many boxes as are expected (LabelMatch, arXiv 2206.06608).
+
+    boxes_per_image: how many objects of a category an image holds on average; of_class: by category name, instead.
+    """
+
+    boxes_per_image: float
+    of_class: dict[str, float] = field(default_factory=dict)
+    kind: Literal["quantile"] = "quantile"
+
+    def __post_init__(self) -> None:
+        for name, value in {"boxes_per_image": self.boxes_per_image, **self.of_class}.items():
+            if not value > 0:
+                raise InputError(f"policy.adaptive.{name}", f"{value}", "want objects an image, more than 0")
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A threshold a category, where the upper of two normal distributions of its scores begins to prevail
+    (Consistent-Teacher, arXiv 2209.01589).
+
+    share: of that distribution in the density at the threshold. least: so many candidates, else score_threshold.
+    """
+
+    share: float = 0.5
+    least: int = 30
+    kind: Literal["mixture"] = "mixture"
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.share < 1.0:
+            raise InputError("policy.adaptive.share", f"{self.share}", "want a fraction between 0 and 1")
+        if self.least < 2:
+            raise InputError("policy.adaptive.least", f"{self.least}", "want some tens of candidates, 2 at the least")
+
+
+@dataclass(frozen=True)
+class TargetPrecision:
+    """The lowest threshold a category at which this share of the labels is expected to be right.
+
+    What scores mean is learnt from reviewed images, by isotonic regression (arXiv 2405.20459). reviewed: ODVG file of
+    images of this source that a person has gone through; None: the corrections that the filter is given.
+    least: so many candidates of a category in those images, else score_threshold.
+    """
+
+    reviewed: Path | None = None
+    precision: float = 0.9
+    iou: float = 0.5  # with a reviewed box of the category, from which a candidate is right
+    least: int = 30
+    kind: Literal["precision"] = "precision"
+
+    def __post_init__(self) -> None:
+        for name in ("precision", "iou"):
+            if not 0.0 < getattr(self, name) <= 1.0:
+                raise InputError(f"policy.adaptive.{name}", f"{getattr(self, name)}", "want a fraction above 0")
+        if self.least < 1:
+            raise InputError("policy.adaptive.least", f"{self.least}", "want 1 or more")
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """Several views of an image merged by weighted boxes fusion (arXiv 1910.13302), see consensus.py."""
+
+    iou: float = 0.55  # with the fused box, from which another view's box means the same object
+    least_share: float = 0.0  # of the views that have to have found an object
+    kind: Literal["consensus"] = "consensus"
+
+    def __post_init__(self) -> None:
+        for name in ("iou", "least_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise InputError(
+                    f"policy.consensus.{name}", f"{getattr(self, name)} is outside 0..1", "want a fraction"
+                )
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Which candidates become labels. The order of the steps: apply.py."""
+
+    score_threshold: float = 0.3  # a label scores more than this
+    class_thresholds: dict[str, float] = field(default_factory=dict)  # by category name, instead of the one above
+    adaptive: Quantile | Mixture | TargetPrecision | None = None  # finds thresholds of the categories not named there
+    confident_from: float | None = None  # an image without a label scoring this is left without labels (OWL-ST)
+    ignore_from: float | None = None  # boxes between this and the threshold are written with `ignore`; None: no band
+    soft_weights: bool = False  # a label's score is the weight of its loss
+    nms_iou: float = 0.5  # of two boxes of one category that overlap more, the better scored stays
+    cross_class_iou: float | None = None  # the same of two categories; None: both stay
+    distractors: tuple[str, ...] = ()  # categories that were asked for to be rejected
+    distractor_iou: float = 0.5  # a box goes that a better one of a distractor overlaps more
+    consensus: Consensus = field(default_factory=Consensus)  # matters where there are several views
+    min_size: float = 1.0  # pixels of the shorter side; training would drop smaller boxes anyway
+    max_per_image: int = 300
+
+    def __post_init__(self) -> None:
+        fractions = {
+            "score_threshold": self.score_threshold,
+            "nms_iou": self.nms_iou,
+            "distractor_iou": self.distractor_iou,
+            **self.class_thresholds,
+        }
+        for name in ("ignore_from", "confident_from", "cross_class_iou"):
+            if (value := getattr(self, name)) is not None:
+                fractions[name] = value
+        for name, value in fractions.items():
+            if not 0.0 <= value <= 1.0:
+                raise InputError(f"policy.{name}", f"{value} is outside 0..1", "want a fraction")
+        self._check_order()
+        if both := sorted(set(self.distractors) & set(self.class_thresholds)):
+            raise InputError("policy.distractors", f"{', '.join(both)} has a threshold too", "want a category or not")
+        if not self.min_size >= 0:
+            raise InputError("policy.min_size", f"{self.min_size}", "want pixels, 0 or more")
+        if self.max_per_image < 1:
+            raise InputError("policy.max_per_image", f"{self.max_per_image} is less than one", "want a positive number")
+
+    def _check_order(self) -> None:
+        """The band lies below a threshold, and what makes an image trusted lies above one."""
+        thresholds = [self.score_threshold, *self.class_thresholds.values()]
+        if self.ignore_from is not None and self.adaptive is None and self.ignore_from >= max(thresholds):
+            raise InputError(
+                "policy.ignore_from", f"{self.ignore_from} is no lower than {max(thresholds)}", "want it lower"
+            )
+        if self.confident_from is not None and self.adaptive is None and self.confident_from <= min(thresholds):
+            raise InputError(
+                "policy.confident_from", f"{self.confident_from} is no higher than {min(thresholds)}", "want it higher"
+            )
+
+    def threshold(self, category: str) -> float:
+        """The score that a label of this category has to exceed."""
+        return self.class_thresholds.get(category, self.score_threshold)

@@ -1,0 +1,61 @@
+"""A threshold from the scores of one category's candidates, duplicates suppressed. N scores, any order."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flows.policies.policy import Mixture
+
+_STEPS = 200  # of expectation and maximisation; tens suffice
+_LEAST_DEVIATION = 0.01  # of a component: equal scores must not make a spike of infinite density
+
+
+def quantile_threshold(scores: np.ndarray, expected: float) -> float:
+    """The threshold that the `expected` best scores exceed, 0 where there are not so many.
+
+    It lies halfway between the last score that stays and the first that goes.
+    """
+    count = round(expected)
+    ranked = np.sort(scores)[::-1]
+    if count >= len(ranked):
+        return 0.0
+    return float((ranked[count - 1] + ranked[count]) / 2) if count else float(ranked[0])
+
+
+def mixture_threshold(scores: np.ndarray, settings: Mixture) -> float | None:
+    """The lowest score at which the upper of two normal distributions makes `settings.share` of the density.
+
+    None where the candidates are fewer than `settings.least` or do not part in two. Fitted as Consistent-Teacher
+    (arXiv 2209.01589, section 3.3) does, from the lowest and the highest score; its threshold is the likeliest score of
+    the upper distribution, which with a share of the density instead can be set.
+    """
+    if len(scores) < settings.least or np.ptp(scores) < 4 * _LEAST_DEVIATION:
+        return None
+    weights, means, deviations = _fit_two_normals(scores)
+    if means[1] - means[0] < max(deviations):
+        return None
+    between = np.linspace(means[0], means[1], 1001)
+    upper = _densities(between, weights, means, deviations)
+    share = upper[1] / upper.sum(0)
+    return float(between[np.argmax(share >= settings.share)]) if share[-1] >= settings.share else None
+
+
+def _fit_two_normals(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(N,) -> weights, means and standard deviations, (2,) each, by expectation and maximisation; lower one first."""
+    weights, means = np.array([0.5, 0.5]), np.array([scores.min(), scores.max()], dtype=np.float64)
+    deviations = np.full(2, max(scores.std(), _LEAST_DEVIATION))
+    for _ in range(_STEPS):
+        densities = _densities(scores, weights, means, deviations)
+        shares = densities / densities.sum(0)  # (2, N)
+        mass = shares.sum(1)
+        weights, means = mass / len(scores), shares @ scores / mass
+        variances = (shares * (scores - means[:, None]) ** 2).sum(1) / mass
+        deviations = np.maximum(np.sqrt(variances), _LEAST_DEVIATION)
+    order = np.argsort(means)
+    return weights[order], means[order], deviations[order]
+
+
+def _densities(scores: np.ndarray, weights: np.ndarray, means: np.ndarray, deviations: np.ndarray) -> np.ndarray:
+    """(N,) -> (2, N), each component's part of the density; never quite 0, so that shares are defined."""
+    distance = (scores - means[:, None]) / deviations[:, None]
+    return weights[:, None] * np.exp(-0.5 * distance**2) / deviations[:, None] + 1e-300

@@ -1,0 +1,222 @@
+"""Policies: each technique against its definition, brute force or a case with a known answer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from flows.policies import Consensus, Mixture, Policy, Quantile, TargetPrecision
+from flows.policies.agreement import image_agreement
+from flows.policies.apply import Candidate, apply_policy, merge_views
+from flows.policies.calibration import calibrate, judge, precision_threshold
+from flows.policies.consensus import Boxes, fuse_views
+from flows.policies.suppression import pairwise_iou, suppress_duplicates, won_by_distractor
+from flows.policies.thresholds import mixture_threshold, quantile_threshold
+from formats.problems import InputError
+
+NAMES = ["cat", "dog", "plate"]
+
+
+def boxes_of(*rows: tuple[int, tuple[float, float, float, float], float]) -> Boxes:
+    return Boxes(
+        np.array([row[0] for row in rows], dtype=np.int64),
+        np.array([row[1] for row in rows], dtype=np.float64).reshape(-1, 4),
+        np.array([row[2] for row in rows], dtype=np.float64),
+    )
+
+
+def random_candidates(seed: int, count: int = 40) -> list[Candidate]:
+    random = np.random.default_rng(seed)
+    corners = np.sort(random.uniform(0, 60, (count, 2, 2)), axis=1).reshape(-1, 4)
+    scores = random.uniform(0, 1, count)
+    return [
+        Candidate(int(random.integers(3)), (x1, y1, x2, y2), float(score))
+        for (x1, y1, x2, y2), score in zip(corners, scores)
+    ]
+
+
+def test_a_box_won_by_a_distractor_goes_and_the_distractor_is_never_a_label() -> None:
+    candidates = [
+        Candidate(2, (0, 0, 10, 10), 0.9),  # a plate
+        Candidate(0, (0, 0, 10, 9), 0.8),  # that looks like a cat
+        Candidate(0, (30, 0, 40, 10), 0.7),  # a cat
+        Candidate(2, (30, 0, 40, 9), 0.6),  # that looks like a plate
+    ]
+    reasons: Counter[str] = Counter()
+    labels = apply_policy(candidates, NAMES, Policy(distractors=("plate",)), reasons)
+    assert [label.candidate.score for label in labels] == [0.7]
+    assert +reasons == {"of a distractor": 2, "distractor": 1}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rejection_by_distractors_agrees_with_brute_force(seed: int) -> None:
+    ranked = sorted(random_candidates(seed), key=lambda each: -each.score)
+    boxes = np.array([each.box for each in ranked])
+    distractor = np.array([each.region == 2 for each in ranked])
+    expected = [
+        not distractor[row]
+        and any(distractor[other] and pairwise_iou(boxes[[row]], boxes[[other]])[0, 0] > 0.3 for other in range(row))
+        for row in range(len(ranked))
+    ]
+    assert won_by_distractor(boxes, distractor, 0.3).tolist() == expected
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_look_gives_the_same_whether_scores_or_duplicates_go_first(seed: int) -> None:
+    candidates = random_candidates(seed)
+    policy = Policy(score_threshold=0.4, distractors=("plate",), distractor_iou=0.3, nms_iou=0.3, cross_class_iou=0.4)
+    quick = apply_policy(candidates, NAMES, policy, Counter())
+    everything = Policy(score_threshold=0.0, distractors=("plate",), distractor_iou=0.3, nms_iou=0.3)
+    slow = [label for label in apply_policy(candidates, NAMES, everything, Counter()) if label.candidate.score > 0.4]
+    boxes = np.array([label.candidate.box for label in slow]).reshape(-1, 4)
+    stays = suppress_duplicates(boxes, np.zeros(len(slow)), 0.4)
+    assert [label.candidate for label in quick] == [label.candidate for label, kept in zip(slow, stays) if kept]
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_every_candidate_is_a_label_or_counted(views: int) -> None:
+    looks = [random_candidates(seed) for seed in range(views)]
+    policy = Policy(
+        ignore_from=0.1,
+        distractors=("plate",),
+        cross_class_iou=0.5,
+        min_size=5,
+        max_per_image=8,
+        consensus=Consensus(least_share=0.5),
+    )
+    reasons: Counter[str] = Counter()
+    labels = apply_policy(merge_views(looks, NAMES, policy, reasons), NAMES, policy, reasons)
+    assert len(labels) + sum(reasons.values()) == 40 * views
+    assert all(NAMES[label.candidate.region] != "plate" for label in labels)
+
+
+def test_of_two_categories_on_one_object_the_better_stays_when_asked() -> None:
+    candidates = [Candidate(0, (0, 0, 10, 10), 0.8), Candidate(1, (0, 0, 10, 9), 0.9)]
+    assert len(apply_policy(candidates, NAMES, Policy(), Counter())) == 2
+    labels = apply_policy(candidates, NAMES, Policy(cross_class_iou=0.7), reasons := Counter())
+    assert [label.candidate.region for label in labels] == [1]
+    assert reasons["other category"] == 1
+
+
+def test_an_image_without_a_confident_box_teaches_nothing_and_denies_nothing() -> None:
+    candidates = [Candidate(0, (0, 0, 10, 10), 0.4), Candidate(0, (30, 0, 40, 10), 0.35)]
+    policy = Policy(score_threshold=0.1, confident_from=0.5)
+    assert [label.ignore for label in apply_policy(candidates, NAMES, policy, Counter())] == [True, True]
+    candidates.append(Candidate(1, (0, 30, 10, 40), 0.5))
+    assert [label.ignore for label in apply_policy(candidates, NAMES, policy, Counter())] == [False, False, False]
+
+
+def test_a_score_may_be_the_weight_of_its_loss() -> None:
+    candidates = [Candidate(0, (0, 0, 10, 10), 0.4)]
+    assert apply_policy(candidates, NAMES, Policy(), Counter())[0].weight == 1.0
+    assert apply_policy(candidates, NAMES, Policy(soft_weights=True), Counter())[0].weight == 0.4
+
+
+def test_views_that_agree_are_one_view() -> None:
+    look = boxes_of((0, (0, 0, 10, 10), 0.9), (1, (0, 0, 10, 10), 0.5), (0, (40, 0, 50, 10), 0.3))
+    fused = fuse_views([look, look, look], 0.55)
+    assert fused.share.tolist() == [1.0, 1.0, 1.0]
+    for mine, theirs in zip(fused.boxes, look):
+        np.testing.assert_allclose(mine, theirs)
+
+
+def test_fused_boxes_are_the_weighted_mean_and_absent_views_count_as_nothing() -> None:
+    first = boxes_of((0, (0, 0, 10, 10), 0.9), (0, (40, 0, 50, 10), 0.6))
+    second = boxes_of((0, (2, 0, 12, 10), 0.3))
+    fused = fuse_views([first, second], 0.55)
+    np.testing.assert_allclose(fused.boxes.box, [[0.5, 0, 10.5, 10], [40, 0, 50, 10]])
+    np.testing.assert_allclose(fused.boxes.score, [0.6, 0.3])
+    assert fused.share.tolist() == [1.0, 0.5]
+    assert [len(part) for part in fuse_views([boxes_of(), boxes_of()], 0.5).boxes] == [0, 0, 0]
+
+
+def test_the_order_of_views_does_not_matter() -> None:
+    looks = [
+        boxes_of(*sorted(((c.region, c.box, c.score) for c in random_candidates(s)), key=lambda r: -r[2]))
+        for s in range(3)
+    ]
+    forward, backward = fuse_views(looks, 0.5), fuse_views(looks[::-1], 0.5)
+    np.testing.assert_allclose(forward.boxes.score, backward.boxes.score)
+    np.testing.assert_allclose(forward.boxes.box, backward.boxes.box)
+
+
+def test_a_quantile_gives_as_many_boxes_as_are_expected() -> None:
+    scores = np.random.default_rng(0).uniform(0, 1, 500)
+    assert (scores > quantile_threshold(scores, 120.0)).sum() == 120
+    assert quantile_threshold(scores, 600.0) == 0.0
+    assert (scores > quantile_threshold(scores, 0.2)).sum() == 0
+
+
+def test_a_mixture_is_parted_where_its_two_halves_are_as_likely() -> None:
+    random = np.random.default_rng(1)
+    scores = np.clip(np.concatenate([random.normal(0.2, 0.05, 600), random.normal(0.7, 0.1, 300)]), 0, 1)
+    # 600 / 0.05 exp(-d²/2) of the lower equals 300 / 0.1 exp(-e²/2) of the upper at 0.381.
+    assert mixture_threshold(scores, Mixture()) == pytest.approx(0.381, abs=0.02)
+    assert mixture_threshold(scores, Mixture(share=0.95)) > mixture_threshold(scores, Mixture())
+    assert mixture_threshold(scores[:20], Mixture()) is None
+    assert mixture_threshold(np.full(100, 0.4), Mixture()) is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_calibration_is_the_rising_fit_of_least_squares(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    scores = random.integers(0, 6, 30) / 5
+    right = random.uniform(0, 1, 30) < scores
+    fitted = calibrate(scores, right)(scores)
+    best, levels = np.inf, np.unique(scores)
+    assert all(a <= b for a, b in pairwise(fitted[np.argsort(scores)]))
+    # Every rising step function is constant on runs of levels: try all ways to cut them.
+    for cuts in range(2 ** (len(levels) - 1)):
+        run = np.cumsum([0] + [cuts >> place & 1 for place in range(len(levels) - 1)])[np.searchsorted(levels, scores)]
+        means = np.bincount(run, weights=right) / np.bincount(run)
+        if (np.diff(means) >= 0).all():
+            best = min(best, ((means[run] - right) ** 2).sum())
+    assert ((fitted - right) ** 2).sum() == pytest.approx(best)
+
+
+def test_a_precision_is_asked_for_in_place_of_a_score() -> None:
+    random = np.random.default_rng(2)
+    scores = random.uniform(0, 1, 4000)
+    right = random.uniform(0, 1, 4000) < scores  # a score is its probability: above t they are right (1 + t) / 2
+    threshold = precision_threshold(scores, calibrate(scores, right), 0.9)
+    assert threshold == pytest.approx(0.8, abs=0.05)
+    assert right[scores > threshold].mean() == pytest.approx(0.9, abs=0.02)
+    assert precision_threshold(scores, calibrate(scores, np.zeros(4000, dtype=bool)), 0.5) == 1.0
+
+
+def test_a_true_box_is_found_once() -> None:
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60]], dtype=np.float64)
+    assert judge(boxes, boxes[:1], 0.5).tolist() == [True, False, False]
+    assert judge(boxes, np.zeros((0, 4)), 0.5).tolist() == [False, False, False]
+
+
+def test_agreement_is_one_for_equals_nothing_for_strangers_and_symmetric() -> None:
+    boxes = np.array([[0, 0, 10, 10], [40, 0, 50, 10]], dtype=np.float64)
+    labels = np.array([0, 1])
+    assert image_agreement(boxes, labels, boxes, labels) == 1.0
+    assert image_agreement(boxes, labels, boxes, labels[::-1]) == 0.0
+    assert image_agreement(boxes[:0], labels[:0], boxes[:0], labels[:0]) == 1.0
+    assert image_agreement(boxes[:0], labels[:0], boxes, labels) == 0.0
+    assert image_agreement(boxes, labels, boxes[:1], labels[:1]) == pytest.approx(2 / 3)
+    assert image_agreement(boxes[:1], labels[:1], boxes, labels) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [
+        (Policy, {"confident_from": 0.2}),
+        (Policy, {"cross_class_iou": 1.5}),
+        (Policy, {"distractors": ("dog",), "class_thresholds": {"dog": 0.5}}),
+        (Quantile, {"boxes_per_image": 0.0}),
+        (Mixture, {"share": 1.0}),
+        (Mixture, {"least": 1}),
+        (TargetPrecision, {"precision": 0.0}),
+        (Consensus, {"iou": 2.0}),
+    ],
+)
+def test_settings_without_effect_are_refused(make: type, settings: dict) -> None:
+    with pytest.raises(InputError, match="policy"):
+        make(**settings)
