@@ -6,13 +6,12 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from prefect import flow, serve
 from prefect.artifacts import create_markdown_artifact
 from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.states import Failed, State
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict
 
 from flows import tasks
@@ -20,14 +19,12 @@ from flows.inference import BATCH_SIZE
 from flows.self_training import Event, SelfTrainConfig, read_self_train
 from flows.self_training import self_train as run_rounds
 from flows.server import prefect_server
+from flows.workers import Workers
 from formats.problems import InputError
 
 CONFIG_DIR = Path("configs")  # of the folder in which `groundhog up` runs
 CONFIGS = {"cat": "self_train_cat.toml", "flickr30k": "self_train_flickr30k.toml", "glyphs": "self_train_glyphs.toml"}
 
-
-# A thread for each device that labels; the tasks themselves hold the models.
-DEVICE_THREADS: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=tasks.MAX_DEVICES)
 
 
 class Parameters(BaseModel):
@@ -71,10 +68,12 @@ class PlanParameters(Parameters):
 
 
 class InferParameters(Parameters):
-    """work_dir: of plan."""
+    """work_dir: of plan. runner, devices, address: as flows.workers.Workers has them."""
 
     work_dir: str
-    device: str = "auto"
+    runner: Literal["threads", "ray"] = "threads"
+    devices: tuple[str, ...] = ()
+    address: str | None = None
     batch_size: int = BATCH_SIZE
 
 
@@ -104,7 +103,7 @@ class ConfigParameters(Parameters):
     overrides: list[str] = []
 
 
-@flow(name="self-train", task_runner=DEVICE_THREADS)
+@flow(name="self-train")
 def self_train(parameters: SelfTrainParameters) -> dict[str, str] | State:
     """Label, train, label again: the rounds of a configuration. Gives the last labels and weights."""
     try:
@@ -159,10 +158,11 @@ def plan(parameters: PlanParameters) -> str:
     return str(tasks.plan(**parameters.model_dump(exclude_none=True)).work_dir)
 
 
-@flow(name="infer", task_runner=DEVICE_THREADS)
+@flow(name="infer")
 def infer(parameters: InferParameters) -> str:
     """Labels the shards of a plan that are missing; gives the work_dir."""
-    tasks.infer(parameters.work_dir, device=parameters.device, batch_size=parameters.batch_size)
+    workers = Workers(parameters.runner, parameters.devices, parameters.address)
+    tasks.infer(parameters.work_dir, workers=workers, batch_size=parameters.batch_size)
     return parameters.work_dir
 
 

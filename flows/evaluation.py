@@ -25,9 +25,10 @@ from flows.benchmarks import (
     only,
     open_benchmark,
 )
-from flows.inference import BATCH_SIZE, Predictor, infer, load_planned_detector, missing_shards
+from flows.inference import BATCH_SIZE, infer, missing_shards
 from flows.measuring import SHOWN_SCORE, measure
 from flows.planning import plan, software_version
+from flows.workers import Predictor, load_planned_detector
 from formats.files import write_whole
 from formats.images import safe_join
 from formats.odvg import record_to_line

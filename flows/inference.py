@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from flows.planning import Manifest, SourceLine, check_source, read_lines, read_manifest
 from flows.quarantine import filename_in, reason_of
+from flows.workers import ONE_EACH, HeldDetectors, Predictor, Workers, devices_of
 from formats.candidates import (
     Candidates,
     ImageCandidates,
@@ -24,6 +27,8 @@ from formats.candidates import (
     read_candidates,
     write_candidates,
 )
+from formats.claims import claim
+from formats.files import NO_ROOM
 from formats.images import safe_join
 from formats.odvg_lines import record_from_line
 from formats.phrases import find_phrase
@@ -35,16 +40,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+CHECKING = 8  # threads that read finished shards
 BATCH_SIZE = 4  # images the detector sees at once; results do not depend on it
-
-
-class Predictor(Protocol):
-    """What labelling asks of a detector; grounding_model.Detector has it."""
-
-    @property
-    def predict_each(self) -> Callable[..., Iterator[Any]]:
-        """(images, prompt, **settings): in order, a record an image, or a failure with its `error`."""
-        ...
 
 
 class Image(NamedTuple):
@@ -61,48 +58,108 @@ def infer(
     manifest: Manifest | str | Path,
     detector: Predictor | None = None,
     *,
-    device: str = "auto",
+    workers: Workers = ONE_EACH,
     batch_size: int = BATCH_SIZE,
     progress: bool = True,
 ) -> list[Path]:
     """Labels every shard that is missing; gives the files of all shards.
 
-    detector: None loads the plan's own. Shards that are complete are not looked at again.
-    Raises InputError when the source is no longer what was planned, or the plan's settings or prompt cannot work;
-    RuntimeError at the end when a shard failed; the others are done and stay so.
+    detector: None loads the plan's own on each device of `workers`. Shards that are complete are not looked at again.
+    Raises InputError when the source is no longer what was planned, the plan's settings or prompt cannot work, another
+    process labels this plan or Ray is asked for; OSError when there is no room for the candidates; RuntimeError at the
+    end when a shard failed; the others are done and stay so.
     """
-    from tqdm import tqdm
-
+    if workers.runner != "threads":
+        raise InputError("workers.runner", "Ray works inside a Prefect flow", "want the deployment infer/stage")
     manifest = manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
-    missing = missing_shards(manifest)
-    if not missing:
-        return [manifest.shard_path(shard.index) for shard in manifest.shards]
-    check_source(manifest)
-    detector = detector or load_planned_detector(manifest, device)
-    failures: dict[int, Exception] = {}
-    total = sum(shard.lines for shard in manifest.shards)
-    done = total - sum(manifest.shards[index].lines for index in missing)
-    with tqdm(total=total, initial=done, unit="image", desc="label", disable=None if progress else True) as bar:
-        for index in missing:
-            try:
-                label_shard(manifest, index, detector, batch_size=batch_size, on_images=bar.update)
-            except InputError:  # of the plan itself: every other shard would say the same
-                raise
-            except Exception as error:
-                logger.exception("shard %d failed", index)
-                failures[index] = error
-    if failures:
-        index, first = next(iter(failures.items()))
-        raise RuntimeError(
-            f"{len(failures)} of {len(manifest.shards)} shards failed, first {index}: {first}; run again to go on"
-        ) from first
+    with claim(manifest.work_dir):
+        missing = missing_shards(manifest)
+        if missing:
+            check_source(manifest)
+            if detector is None:
+                lender = HeldDetectors(devices_of(workers.devices))
+            else:
+                lender = HeldDetectors(["the detector's own"], lambda manifest, device: detector)
+            _label(manifest, missing, lender, batch_size, progress)
     return [manifest.shard_path(shard.index) for shard in manifest.shards]
 
 
-def missing_shards(manifest: Manifest) -> list[int]:
-    """The shards that are not there, are broken, or belong to another plan."""
-    key = manifest.key
-    return [shard.index for shard in manifest.shards if candidates_key(manifest.shard_path(shard.index)) != key]
+def _label(manifest: Manifest, missing: list[int], lender: HeldDetectors, batch_size: int, progress: bool) -> None:
+    """Labels the missing shards by as many threads as the lender has detectors."""
+    from tqdm import tqdm
+
+    total = sum(shard.lines for shard in manifest.shards)
+    done = total - sum(manifest.shards[index].lines for index in missing)
+    failures: dict[int, Exception] = {}
+    stopping = threading.Event()
+    with tqdm(total=total, initial=done, unit="image", desc="label", disable=None if progress else True) as bar:
+
+        def tell(images: int) -> None:
+            if stopping.is_set():
+                raise _Stopped
+            bar.update(images)
+
+        def label(index: int) -> None:
+            with lender.lend(manifest) as detector:
+                failures.update(label_shards(manifest, [index], detector, batch_size=batch_size, on_images=tell))
+
+        with ThreadPoolExecutor(len(lender.devices), thread_name_prefix="label") as threads:
+            try:
+                for labelled in [threads.submit(label, index) for index in missing]:
+                    labelled.result()
+            except BaseException:
+                stopping.set()  # the others end at their next image
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
+    raise_failures(manifest, failures)
+
+
+class _Stopped(Exception):
+    """Another shard showed that none can be labelled, or a person interrupted."""
+
+
+def label_shards(
+    manifest: Manifest,
+    indices: Sequence[int],
+    detector: Predictor,
+    *,
+    batch_size: int = BATCH_SIZE,
+    on_images: Callable[[int], object] = lambda count: None,
+) -> dict[int, Exception]:
+    """Labels one shard after another; gives those that failed, and why.
+
+    Raises what every other shard would say too: InputError of the plan itself, OSError of a full disk.
+    """
+    failures: dict[int, Exception] = {}
+    for index in indices:
+        try:
+            label_shard(manifest, index, detector, batch_size=batch_size, on_images=on_images)
+        except (InputError, _Stopped):
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                raise
+            logger.exception("shard %d failed", index)
+            failures[index] = error
+    return failures
+
+
+def raise_failures(manifest: Manifest, failures: Mapping[int, Exception]) -> None:
+    """Raises RuntimeError where a shard failed, naming the first."""
+    if failures:
+        index = min(failures)
+        raise RuntimeError(
+            f"{len(failures)} of {len(manifest.shards)} shards failed, first {index}: {failures[index]}; "
+            "run again to go on"
+        ) from failures[index]
+
+
+def missing_shards(manifest: Manifest, among: Sequence[int] | None = None) -> list[int]:
+    """The shards (of those `among`) that are not there, are broken, or belong to another plan."""
+    indices = range(len(manifest.shards)) if among is None else among
+    key, paths = manifest.key, map(manifest.shard_path, indices)
+    with ThreadPoolExecutor(CHECKING) as readers:  # every page is read: many answers at once from a disk or a store
+        return [index for index, found in zip(indices, readers.map(candidates_key, paths)) if found != key]
 
 
 def problems_of(manifest: Manifest | str | Path) -> list[ImageProblem]:
@@ -111,16 +168,6 @@ def problems_of(manifest: Manifest | str | Path) -> list[ImageProblem]:
     return [
         problem for shard in manifest.shards for problem in read_candidates(manifest.shard_path(shard.index)).problems
     ]
-
-
-def load_planned_detector(manifest: Manifest, device: str = "auto") -> Predictor:
-    """The detector that the plan names. Raises InputError when its weights are no longer those of the plan."""
-    from grounding_model.detector import load_detector
-    from grounding_model.weights import checkpoint_hash
-
-    if checkpoint_hash(manifest.weights) != manifest.weights_sha256:
-        raise InputError(manifest.weights, "the weights have changed since the plan was made", "plan again")
-    return load_detector(manifest.weights, manifest.text_encoder, device)
 
 
 def label_shard(
@@ -154,7 +201,6 @@ def label_shard(
     if failures and not labelled:
         raise failures[0]
     path = manifest.shard_path(index)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_candidates(path, Candidates.of_images(labelled, problems), manifest.key)
     return path
 
@@ -188,7 +234,7 @@ def _images(manifest: Manifest, lines: Sequence[SourceLine], problems: list[Imag
             record = parse_line(line, manifest.source)
             filename = record.filename
             path = safe_join(manifest.image_root, filename)
-            if not path.is_file():
+            if isinstance(path, Path) and not path.is_file():  # of a store, the reading itself tells
                 raise InputError(path, "no such image")
             prompt, regions = _prompt(manifest, record)
         except InputError as error:

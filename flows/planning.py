@@ -19,9 +19,10 @@ from formats.candidates import candidates_key
 from formats.files import sha256_of, write_whole
 from formats.label_map import label_map_beside, read_label_map, without_version
 from formats.problems import InputError
+from formats.storage import absolute, as_path, is_address
 
 MANIFEST_NAME = "manifest.json"
-MAX_SHARDS = 200  # a scheduler keeps an eye on a few hundred tasks, not on a million
+MAX_SHARDS = 20_000  # files that a folder and its listing bear well; a scheduler sees them in groups
 
 # Entries that say where things lie, not what they are: moving a folder does not make another plan.
 _PLACES = ("source", "weights", "text_encoder")
@@ -112,29 +113,30 @@ def plan(
     source: ODVG file. image_root: folder that its filenames are relative to. work_dir: work_dirs/X of X_od.json.
     label_map: its categories are the prompt; None takes the X_label_map.json that lies beside an X_od.json. A source
     with captions has none: every line's caption is its prompt.
-    shard_size: lines a shard, more where there would be more than 200 shards.
+    shard_size: lines a shard, more where there would be more than 20,000 shards.
+    source, image_root, work_dir and label_map may be addresses (formats.storage); weights lie on every machine.
     Raises InputError when another plan lies in work_dir (overwrite=True replaces it and its candidates), and when the
     lines have neither a label map nor captions.
     """
     from grounding_model.prompt import Prompt
     from grounding_model.weights import checkpoint_hash
 
-    source, image_root = Path(source), Path(image_root)
-    work_dir = Path("work_dirs", source.stem.removesuffix("_od")) if work_dir is None else Path(work_dir)
+    source, image_root = as_path(source), as_path(image_root)
+    work_dir = Path("work_dirs", source.stem.removesuffix("_od")) if work_dir is None else as_path(work_dir)
     _check_settings(score_floor, scale, max_per_image, shard_size)
     if not source.is_file():
         raise InputError(source, "no such file", "want an ODVG file as bootstrap writes it")
-    if not image_root.is_dir():
+    if not is_address(image_root) and not image_root.is_dir():  # a store has no folders, images alone
         raise InputError(image_root, "no such folder", "want the folder that the filenames are relative to")
-    label_map = _label_map(source) if label_map is None else Path(label_map)
+    label_map = _label_map(source) if label_map is None else as_path(label_map)
     names = None if label_map is None else {str(label): name for label, name in read_label_map(label_map).items()}
     if names is not None:
         Prompt.categories(list(names.values()))  # a name that no prompt can hold is said now, not once an image
     digest, shards = _cut(source, shard_size)
     manifest = Manifest(
-        source=str(source.resolve()),
+        source=absolute(source),
         source_sha256=digest,
-        image_root=str(image_root.resolve()),
+        image_root=absolute(image_root),
         weights=_place(weights),
         weights_sha256=checkpoint_hash(weights),
         text_encoder=None if text_encoder is None else _place(text_encoder),
@@ -155,7 +157,6 @@ def plan(
 
 def write_manifest(manifest: Manifest) -> None:
     """Writes the plan to its place, whole or not at all."""
-    manifest.work_dir.mkdir(parents=True, exist_ok=True)
     with write_whole(manifest.path) as file:
         json.dump({"key": manifest.key, **manifest.entries()}, file, indent=2, ensure_ascii=False)
         file.write("\n")
@@ -163,7 +164,7 @@ def write_manifest(manifest: Manifest) -> None:
 
 def read_manifest(path: str | Path) -> Manifest:
     """The plan in a manifest.json, or in the folder that holds one. Raises InputError when it is none."""
-    path = Path(path)
+    path = as_path(path)
     path = path / MANIFEST_NAME if path.is_dir() else path
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
@@ -182,7 +183,7 @@ def read_manifest(path: str | Path) -> Manifest:
 
 def check_source(manifest: Manifest) -> None:
     """Raises InputError when the source is not the file that was planned: its shards would be other lines."""
-    if not Path(manifest.source).is_file():
+    if not as_path(manifest.source).is_file():
         raise InputError(manifest.source, "no such file", "want the file that was planned there")
     if sha256_of(manifest.source) != manifest.source_sha256:
         raise InputError(manifest.source, "has changed since the plan was made", "plan again: `groundhog infer`")
@@ -190,7 +191,7 @@ def check_source(manifest: Manifest) -> None:
 
 def read_lines(source: str | Path, shard: Shard | None = None) -> Iterator[SourceLine]:
     """The lines of a file, or of one shard of it. Blank lines are passed over, the numbers count them."""
-    with open(source, "rb") as file:
+    with as_path(source).open("rb") as file:
         file.seek(shard.offset if shard else 0)
         first = shard.first_line if shard else 0
         for number, raw in enumerate(file, start=first):
@@ -223,7 +224,7 @@ def _cut(source: Path, shard_size: int) -> tuple[str, tuple[Shard, ...]]:
     digest = hashlib.sha256()
     offsets = []  # of every shard_size-th line: bounded memory
     lines = offset = 0
-    with open(source, "rb") as file:
+    with source.open("rb") as file:
         for raw in file:
             if lines % shard_size == 0:
                 offsets.append(offset)

@@ -16,10 +16,11 @@ from typing import Any, Literal, NamedTuple
 from flows.bootstrapping import bootstrap_od, bootstrap_vg
 from flows.evaluation import evaluate
 from flows.filtering import FilterResult, Policy, filter_candidates, versioned
-from flows.inference import BATCH_SIZE, infer, load_planned_detector
+from flows.inference import BATCH_SIZE, infer
 from flows.merging import merge
 from flows.planning import Manifest, plan
 from flows.training import train, training_key
+from flows.workers import Workers, load_planned_detector
 from formats.candidates import ImageProblem
 from formats.files import sha256_of, write_whole
 from formats.label_map import label_map_beside, read_label_map, write_label_map
@@ -79,6 +80,7 @@ class Labelling:
     chunk_size: int | None = None
     shard_size: int = 64
     batch_size: int = BATCH_SIZE
+    workers: Workers = field(default_factory=Workers)  # on train.device where they name no devices
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,8 @@ def self_train(
         folder = work_dir / f"round-{number}"
         manifest = _plan_round(config, stages, source, weights, folder, number)
         tell("infer", "started", shards=len(manifest.shards))
-        stages.infer(manifest, device=config.train.device, batch_size=config.labelling.batch_size)
+        workers = config.labelling.workers.on(config.train.device)
+        stages.infer(manifest, workers=workers, batch_size=config.labelling.batch_size)
         labels = stages.filter_candidates(manifest, config.policy, versioned(source.annotations, number))
         tell("filter", "finished", counts=labels.counts)
         metrics = _evaluate_round(config, stages, manifest, folder)

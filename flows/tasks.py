@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
-from queue import Queue
 from typing import Any, cast
 from uuid import UUID
 
@@ -14,11 +14,15 @@ from prefect import task, unmapped
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows import bootstrapping, filtering, inference, merging, planning, self_training, training
-from flows.inference import Predictor, load_planned_detector, missing_shards
+from flows.inference import missing_shards
 from flows.planning import Manifest, check_source, read_manifest
+from flows.workers import ONE_EACH, HeldDetectors, Workers, devices_of
+from formats.claims import claim
 from formats.problems import InputError
+from formats.storage import absolute
 
 
 def _shell(function: Callable[..., Any], name: str) -> Any:
@@ -34,85 +38,105 @@ train = _shell(training.train, "train")
 evaluate = _shell(self_training.evaluate_weights, "evaluate")
 
 
-MAX_DEVICES = 16  # threads that label; those beyond the devices wait for one
+MAX_TASKS = 240  # of a stage: Prefect bears a few hundred; many numbers of workers divide it
 
-
-_Model = tuple[str, str | None]  # hashes of the weights and of the text encoder
-
-
-class HeldDetectors:
-    """The model of the current plan on each device, loaded once and lent to one worker at a time."""
-
-    def __init__(self, devices: list[str]) -> None:
-        self._free: Queue[str] = Queue()
-        for device in devices:
-            self._free.put(device)
-        self._lock = threading.Lock()
-        self._held: dict[str, tuple[_Model, Predictor]] = {}  # by device
-
-    @contextmanager
-    def lend(self, manifest: Manifest) -> Iterator[Predictor]:
-        """A detector that nobody else uses meanwhile."""
-        device = self._free.get()
-        try:
-            with self._lock:  # two models at once would need the memory of both while they are read
-                wanted = (manifest.weights_sha256, manifest.text_encoder_sha256)
-                if device not in self._held or self._held[device][0] != wanted:
-                    self._held.pop(device, None)  # the old one goes before the new one comes
-                    self._held[device] = wanted, load_planned_detector(manifest, device)
-            yield self._held[device][1]
-        finally:
-            self._free.put(device)
-
-
-_lenders: dict[str, HeldDetectors] = {}
+_lenders: dict[tuple[str, ...], HeldDetectors] = {}
 _lenders_lock = threading.Lock()
 
 
-def devices_of(device: str) -> list[str]:
-    """'auto' is every GPU of the machine, or its CPU; anything else is one device."""
-    from grounding_model.detector import choose_device
-
-    found: list[str] = []
-    while device == "auto" and len(found) < MAX_DEVICES:
-        try:
-            found.append(str(choose_device(f"cuda:{len(found)}")))
-        except InputError:
-            break
-    return found or [str(choose_device(device))]
-
-
-@task(name="label_shard", task_run_name="label_shard {index}", cache_policy=NO_CACHE, retries=1)
-def label_shard(index: int, manifest_path: str, device: str, batch_size: int) -> str:
-    """One shard by a model that this worker holds; gives the file's path."""
-    with _lenders_lock:
-        lender = _lenders.setdefault(device, HeldDetectors(devices_of(device)))
-    manifest = read_manifest(manifest_path)
-    with lender.lend(manifest) as detector:
-        return str(inference.label_shard(manifest, index, detector, batch_size=batch_size))
-
-
-def infer(
-    manifest: Manifest | str | Path, *, device: str = "auto", batch_size: int = inference.BATCH_SIZE
-) -> list[Path]:
-    """Maps label_shard over the shards that are missing, with a progress artifact; call it inside a flow.
+@task(name="label_shards", task_run_name="label_shards {group}", cache_policy=NO_CACHE, retries=1)
+def label_shards(
+    group: str, indices: Sequence[int], manifest_path: str, devices: tuple[str, ...], batch_size: int
+) -> int:
+    """A group of shards, those that are missing, by a model that this process holds; gives how many it labelled.
 
     Raises RuntimeError at the end when a shard failed; the others are done and stay so.
     """
+    with _lenders_lock:
+        if devices not in _lenders:
+            _lenders[devices] = HeldDetectors(devices_of(devices))
+        lender = _lenders[devices]
+    manifest = read_manifest(manifest_path)
+    # A task that is tried again, after its worker was killed too, goes on behind its last whole shard.
+    missing = inference.missing_shards(manifest, indices)
+    with lender.lend(manifest) as detector:
+        failures = inference.label_shards(manifest, missing, detector, batch_size=batch_size)
+    inference.raise_failures(manifest, failures)
+    return len(missing)
+
+
+def infer(
+    manifest: Manifest | str | Path, *, workers: Workers = ONE_EACH, batch_size: int = inference.BATCH_SIZE
+) -> list[Path]:
+    """Maps label_shards over groups of the shards that are missing, with a progress artifact; call it inside a flow.
+
+    Raises as flows.inference.infer.
+    """
     manifest = manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
-    missing = missing_shards(manifest)
-    if missing:
-        check_source(manifest)
-        futures = label_shard.map(missing, unmapped(str(manifest.path)), unmapped(device), unmapped(batch_size))
-        described = f"{len(missing)} shards of {manifest.work_dir}"
-        artifact = cast(UUID, create_progress_artifact(progress=0.0, description=described))
-        for done, _ in enumerate(as_completed(list(futures)), start=1):
-            update_progress_artifact(artifact, progress=100.0 * done / len(missing))
-        with _lenders_lock:
-            _lenders.clear()  # evaluation and training, which come next in this process, need the memory
-    if failed := missing_shards(manifest):  # a task's state may reach the server late, its file is there or not
+    with claim(manifest.work_dir):
+        missing = missing_shards(manifest)
+        if missing:
+            check_source(manifest)
+            _map(manifest, missing, workers, batch_size)
+        failed = missing_shards(manifest)  # a task's state may reach the server late, its file is there or not
+    if failed:
         raise RuntimeError(f"{len(failed)} of {len(manifest.shards)} shards failed; run again to go on")
     return [manifest.shard_path(shard.index) for shard in manifest.shards]
+
+
+def _map(manifest: Manifest, missing: Sequence[int], workers: Workers, batch_size: int) -> None:
+    described = f"{len(missing)} shards of {manifest.work_dir}"
+    artifact = cast(UUID, create_progress_artifact(progress=0.0, description=described))
+    grouped = groups(missing, MAX_TASKS)
+    names = [f"{group[0]}-{group[-1]}" for group in grouped]
+    # On Ray a worker sees its own GPU alone, whatever its number on the machine.
+    devices = tuple(devices_of(workers.devices)) if workers.runner == "threads" else ("auto",)
+    with task_runner(workers, len(devices)) as runner:
+        futures = runner.map(
+            cast(Any, label_shards),  # a task that is no coroutine
+            {
+                "group": names,
+                "indices": grouped,
+                "manifest_path": unmapped(absolute(manifest.path)),
+                "devices": unmapped(devices),
+                "batch_size": unmapped(batch_size),
+            },
+        )
+        for done, _ in enumerate(as_completed(list(futures)), start=1):
+            update_progress_artifact(artifact, progress=100.0 * done / len(grouped))
+    with _lenders_lock:
+        _lenders.clear()  # evaluation and training, which come next in this process, need the memory
+
+
+def groups(indices: Sequence[int], most: int) -> list[list[int]]:
+    """The indices in their order, in at most `most` parts whose lengths differ by one at most."""
+    parts = min(most, len(indices))
+    bounds = [len(indices) * part // parts for part in range(parts + 1)] if parts else []
+    return [list(indices[start:end]) for start, end in pairwise(bounds)]
+
+
+@contextmanager
+def task_runner(workers: Workers, devices: int) -> Iterator[TaskRunner[Any]]:
+    """What maps tasks while the block runs: a thread a device, or Ray.
+
+    Raises InputError where Ray is asked for and not installed.
+    """
+    if workers.runner == "threads":
+        threads: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=devices)
+        with threads:
+            yield threads
+        return
+    try:
+        import ray
+        from prefect_ray import RayTaskRunner
+        from prefect_ray.context import remote_options
+    except ImportError as error:
+        raise InputError("workers.runner", f"Ray is not installed ({error})", "want groundhog[ray]") from error
+    with RayTaskRunner(address=workers.address) as cluster:
+        needs = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
+        # max_calls: with GPUs Ray's own default is one, and the model would be loaded for every task.
+        with remote_options(max_calls=0, **needs):
+            yield cluster
 
 
 STAGES = self_training.Stages(

@@ -42,7 +42,7 @@ def read_label_map(path: str | Path) -> dict[int, str]:
 
 def label_map_beside(annotations: str | Path) -> Path:
     """X_od.json, and the labels X_od_v1.json that were made of it -> X_label_map.json."""
-    annotations = Path(annotations)
+    annotations = as_path(annotations)
     return annotations.with_name(f"{without_version(annotations.stem).removesuffix('_od')}_label_map.json")
 
 

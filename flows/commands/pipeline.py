@@ -119,6 +119,9 @@ def _add_infer(commands) -> None:
     )
     add_model(parser)
     add_looking(parser)
+    parser.add_argument(
+        "--devices", metavar="A,B", help="a model on each: cuda:0,cuda:1 (cpu,cpu: two); auto is every GPU"
+    )
     parser.add_argument("--score-floor", type=float, default=0.05, metavar="S", help="candidates above it are kept")
     parser.add_argument("--shard-size", type=int, default=64, metavar="N", help="lines a shard (default 64)")
     parser.add_argument("--overwrite", action="store_true", help="throw away another plan that lies in WORK_DIR")
@@ -128,6 +131,7 @@ def _infer(options: argparse.Namespace) -> int:
     from flows import quarantine
     from flows.inference import infer, problems_of
     from flows.planning import plan
+    from flows.workers import Workers
 
     manifest = plan(
         options.source,
@@ -143,7 +147,8 @@ def _infer(options: argparse.Namespace) -> int:
         shard_size=options.shard_size,
         overwrite=options.overwrite,
     )
-    infer(manifest, device=options.device, batch_size=options.batch_size)
+    devices = tuple(options.devices.split(",")) if options.devices else (options.device,)
+    infer(manifest, workers=Workers(devices=devices), batch_size=options.batch_size)
     print(f"{len(manifest.shards)} shards: {manifest.work_dir}; next: groundhog filter {manifest.work_dir}")
     tell(quarantine.summary(problems_of(manifest), manifest.work_dir / "candidates"))
     return 0
