@@ -123,11 +123,20 @@ class Benchmark(NamedTuple):
 
 
 def open_benchmark(data: BenchmarkData, work_dir: Path) -> Benchmark:
-    """work_dir: scenes of the glyph world are drawn there. Raises InputError for what is missing or broken."""
+    """Records of one image stand together, so that it is looked at once for all its captions.
+
+    work_dir: scenes of the glyph world are drawn there. Raises InputError for what is missing or broken.
+    """
     for path in (value for value in vars(data).values() if isinstance(value, Path)):
         if not path.exists():
             raise InputError(path, "does not exist")
-    return READERS[data.kind](data, work_dir)
+    benchmark = READERS[data.kind](data, work_dir)
+    if benchmark.names:
+        return benchmark
+    places: dict[str, int] = {}
+    for record in benchmark.records:
+        places.setdefault(record.filename, len(places))
+    return benchmark._replace(records=sorted(benchmark.records, key=lambda record: places[record.filename]))
 
 
 def _read_glyphs(data: GlyphData, work_dir: Path) -> Benchmark:

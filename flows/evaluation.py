@@ -27,8 +27,8 @@ from flows.benchmarks import (
 )
 from flows.inference import BATCH_SIZE, infer, missing_shards
 from flows.measuring import SHOWN_SCORE, measure
-from flows.planning import plan, software_version
-from flows.workers import Predictor, load_planned_detector
+from flows.planning import Manifest, plan, software_version
+from flows.workers import Predictor
 from formats.files import write_whole
 from formats.images import safe_join
 from formats.odvg import record_to_line
@@ -148,7 +148,7 @@ def evaluate_config(path: str | Path, overrides: Sequence[str] = (), show_dir: s
 
 def _evaluate_suite(config: EvaluateConfig, suite: OdinwSuite, show_dir: str | Path | None) -> str:
     """Each set by itself in work_dir/NAME, and the mean of their numbers; the table of it."""
-    detector = _Lazy(lambda: load_detector(config.weights, config.text_encoder, config.device))
+    detector = _lazy_detector(config)
     scores = {}
     for name, split in suite.sets.items():
         own = replace(config, truth=OdinwData(suite.root / split), work_dir=config.work_dir / name)
@@ -169,6 +169,10 @@ class _Lazy:
 
     def predict_each(self, *arguments: Any, **settings: Any) -> Iterator[Any]:
         return self._load().predict_each(*arguments, **settings)
+
+
+def _lazy_detector(config: EvaluateConfig) -> Predictor:
+    return _Lazy(lambda: load_detector(config.weights, config.text_encoder, config.device))
 
 
 class Evaluated(NamedTuple):
@@ -235,9 +239,16 @@ def predict_benchmark(
     config: EvaluateConfig, benchmark: Benchmark, metric: Metric, detector: Predictor | None = None
 ) -> Answers:
     """What the detector says to a benchmark, from candidates in work_dir that are made where they are missing."""
-    questions = write_questions(config.work_dir, benchmark, metric)
-    manifest = plan(
-        questions,
+    manifest = plan_benchmark(config, benchmark, metric)
+    if missing_shards(manifest):
+        infer(manifest, Asking(detector or _lazy_detector(config), metric), batch_size=config.batch_size)
+    return Answers(manifest, benchmark, metric)
+
+
+def plan_benchmark(config: EvaluateConfig, benchmark: Benchmark, metric: Metric) -> Manifest:
+    """The questions and the manifest of their labelling, in work_dir."""
+    return plan(
+        write_questions(config.work_dir, benchmark, metric),
         benchmark.image_root,
         config.weights,
         config.work_dir,
@@ -249,10 +260,6 @@ def predict_benchmark(
         shard_size=config.shard_size,
         overwrite=config.overwrite,
     )
-    if missing_shards(manifest):
-        asking = Asking(detector or load_planned_detector(manifest, config.device), metric)
-        infer(manifest, asking, batch_size=config.batch_size)
-    return Answers(manifest, benchmark, metric)
 
 
 def _truth_digest(benchmark: Benchmark, metric: Metric) -> str:
