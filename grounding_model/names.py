@@ -288,6 +288,38 @@ MMDET_WITH_SWIN = NameTable([*MMDET_SWIN, *MMDET_TRANSFORMER], MMDET_IGNORED)
 MMDET_WITH_RESNET = NameTable([*MMDET_RESNET, *MMDET_TRANSFORMER], MMDET_IGNORED)
 
 
+# --- Microsoft's Swin Transformer, as it classifies ImageNet: a backbone alone, without our prefix.
+
+IMAGENET_SWIN = NameTable(
+    [
+        *_rows(
+            """
+            patch_embed.proj        patch_embed
+            patch_embed.norm        patch_norm
+            layers.{i}.downsample   downsamples.{i}
+            """
+        ),
+        *_rows(
+            """
+            norm1                               norm1
+            attn.relative_position_bias_table   attention.relative_position_bias_table
+            attn.qkv                            attention.qkv
+            attn.proj                           attention.proj
+            norm2                               norm2
+            mlp.fc1                             mlp.fc1
+            mlp.fc2                             mlp.fc2
+            """,
+            "layers.{i}.blocks.{j}.",
+            "stages.{i}.{j}.",
+        ),
+    ],
+    (
+        Ignored(r"\.(relative_position_index|attn_mask)$", "follows from the window"),
+        Ignored(r"^(norm|head)\.", "of the classifier"),
+    ),
+)
+
+
 # --- transformers: MMGroundingDinoForObjectDetection and GroundingDinoForObjectDetection
 
 HUGGING_FACE_SWIN = [

@@ -38,6 +38,7 @@ from grounding_model.image import ImageBatch
 from grounding_model.mixed_order import MixedOrder
 from grounding_model.model import GroundingModel
 from grounding_model.optimizer import learning_rate_at, scaled_rate, set_learning_rate
+from grounding_model.pretrained_parts import load_parts
 from grounding_model.processes import (
     Processes,
     counted_together,
@@ -233,7 +234,9 @@ def start_model(start: FromWeights | FromScratch) -> tuple[GroundingModel, PreTr
     architecture = start.model_config()
     # The vocabulary decides how many rows the word embedding has.
     text = replace(architecture.text, vocab_size=len(tokenizer))
-    return GroundingModel(replace(architecture, text=text)), tokenizer
+    model = GroundingModel(replace(architecture, text=text))
+    load_parts(model, start.backbone, start.text_encoder)
+    return model, tokenizer
 
 
 def freeze(model: nn.Module, prefixes: Sequence[str]) -> list[nn.Module]:

@@ -27,15 +27,18 @@ class FromWeights:
 
 @dataclass(frozen=True)
 class FromScratch:
-    """Random weights.
+    """Random weights, but for the parts that are given.
 
     tokenizer: "glyphs" for the words of the glyph world, or a folder with BERT's vocabulary.
+    backbone, text_encoder: trained parts, as grounding_model.pretrained_parts takes them.
     variant: a name of grounding_model.config.VARIANTS; architecture: every dimension by itself, in its place.
     """
 
     tokenizer: str
     variant: str | None = None
     architecture: ModelConfig | None = None
+    backbone: Path | None = None
+    text_encoder: str | None = None
     kind: Literal["scratch"] = "scratch"
 
     def __post_init__(self) -> None:
