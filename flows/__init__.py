@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from flows.inference import infer
     from flows.merging import merge
     from flows.planning import plan
-    from flows.self_training import SelfTrainConfig, self_train
+    from flows.self_train_config import SelfTrainConfig
+    from flows.self_training import self_train
     from flows.training import train
 
 _MODULE_OF = {
@@ -28,7 +29,7 @@ _MODULE_OF = {
     "merge": "merging",
     "train": "training",
     "evaluate": "evaluation",
-    "SelfTrainConfig": "self_training",
+    "SelfTrainConfig": "self_train_config",
     "self_train": "self_training",
 }
 

@@ -20,15 +20,9 @@ import numpy as np
 from flows.policies.suppression import suppress_duplicates
 from flows.planning import read_manifest
 from flows.report import Comparison, comparison_sheet, write_report
-from flows.self_training import (
-    Event,
-    GlyphScenes,
-    RoundResult,
-    SelfTrainConfig,
-    evaluate_weights,
-    read_self_train,
-    self_train,
-)
+from flows.rounds import RoundResult
+from flows.self_train_config import GlyphScenes, SelfTrainConfig, read_self_train
+from flows.self_training import Event, evaluate_weights, self_train
 from formats.files import load_json, write_whole
 from formats.problems import InputError
 from formats.record import Instance, Record

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict
 
 from flows import tasks
 from flows.inference import BATCH_SIZE
-from flows.self_training import Event, SelfTrainConfig, read_self_train
+from flows.self_train_config import SelfTrainConfig, read_self_train
+from flows.self_training import Event
 from flows.self_training import self_train as run_rounds
 from flows.server import prefect_server
 from flows.workers import Workers
@@ -78,11 +79,12 @@ class InferParameters(Parameters):
 
 
 class FilterParameters(Parameters):
-    """work_dir: of infer. policy: as flows.Policy has it."""
+    """work_dir: of infer; views: others of the same images. policy: as flows.Policy has it."""
 
     work_dir: str
     out: str | None = None
     policy: dict[str, Any] = {}
+    views: list[str] = []
     reviewed: str | None = None
     provenance: dict[str, Any] | None = None
 
@@ -176,6 +178,7 @@ def filter_candidates(parameters: FilterParameters) -> str:
             parameters.work_dir,
             Policy(**parameters.policy),
             parameters.out,
+            views=parameters.views,
             reviewed=parameters.reviewed,
             provenance=parameters.provenance,
         ).labels

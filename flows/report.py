@@ -22,7 +22,7 @@ from browse.draw import draw_record
 from browse.sheet import contact_sheet
 from flows.filtering import versioned
 from flows.planning import MANIFEST_NAME, Manifest, read_manifest
-from flows.self_training import ROUNDS_NAME
+from flows.rounds import ROUNDS_NAME
 from formats.candidates import read_candidates
 from formats.files import write_whole
 from formats.images import safe_join

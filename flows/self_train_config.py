@@ -10,6 +10,7 @@ from flows.benchmarks import BenchmarkData
 from flows.filtering import Policy
 from flows.gate import Gate
 from flows.inference import BATCH_SIZE
+from flows.workers import Workers
 from formats.problems import InputError
 from formats.toml_config import read_config
 from grounding_model.train_config import FromWeights, TrainConfig
@@ -66,6 +67,7 @@ class Labelling:
     chunk_size: int | None = None
     shard_size: int = 64
     batch_size: int = BATCH_SIZE
+    workers: Workers = field(default_factory=Workers)  # on train.device where they name no devices
 
 
 @dataclass(frozen=True)

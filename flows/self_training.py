@@ -1,171 +1,101 @@
-"""The loop: label, filter, mix, train, and again with the better model. Plain functions, no scheduler.
+"""The loop: label, filter, judge, mix, train, and again with the better model. Plain functions, no scheduler.
 
-Files decide what is done: shards carry the key of their plan, a training its key, an evaluation the weights it judged.
-An interrupted run is run again and goes on.
+Files decide what is done: shards carry the key of their plan, a training its key, an evaluation the weights it judged,
+and the gate's verdict follows from them. An interrupted run is run again and goes on.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+from flows.benchmarks import BenchmarkData
 from flows.bootstrapping import bootstrap_od, bootstrap_vg
-from flows.evaluation import evaluate
-from flows.filtering import FilterResult, Policy, filter_candidates, versioned
-from flows.inference import BATCH_SIZE, infer
+from flows.evaluation import EVALUATION_NAME, SAMPLES_NAME, EvaluateConfig, evaluate_benchmark
+from flows.filtering import FilterResult, filter_candidates, versioned
+from flows.gate import Verdict, judge, label_drift
+from flows.inference import infer
 from flows.merging import merge
 from flows.planning import Manifest, plan
+from flows.preparing import prepare
+from flows.report import REPORT_NAME, write_report
+from flows.reviewing import is_approved, reviewed_path
+from flows.rounds import RoundResult, State, Story, keep_labels, round_folder, write_story
+from flows.self_train_config import SelfTrainConfig, read_self_train
 from flows.training import train, training_key
-from flows.workers import Workers, load_planned_detector
 from formats.candidates import ImageProblem
 from formats.files import sha256_of, write_whole
-from formats.label_map import label_map_beside, read_label_map, write_label_map
-from formats.problems import InputError
-from formats.toml_config import read_config
-from grounding_model.data import GlyphData, OdvgData, TrainingData
-from grounding_model.train_config import FromWeights, TrainConfig
+from grounding_model.data import OdvgData
+from grounding_model.train_config import FromWeights
 
-ROUNDS_NAME = "rounds.json"
 Event = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class ImageFolder:
-    """Images and the categories to look for. annotations: bootstrapped there when it is not there.
-
-    label_map: beside the annotations when None. how_to_get: what to tell somebody who has not got the images.
-    """
-
-    images: Path
-    annotations: Path
-    categories: tuple[str, ...]
-    label_map: Path | None = None
-    how_to_get: str = "want a folder of images"
-    kind: Literal["images"] = "images"
-
-
-@dataclass(frozen=True)
-class CaptionedImages:
-    """Images with captions, in any form that bootstrap_vg takes. annotations: bootstrapped when it is not there."""
-
-    images: Path
-    captions: Path
-    annotations: Path
-    how_to_get: str = "want a folder of images and their captions"
-    kind: Literal["captions"] = "captions"
-
-
-@dataclass(frozen=True)
-class GlyphScenes:
-    """Unlabelled scenes of the glyph world, drawn into the work_dir: needs nothing."""
-
-    domain: str = "cats"
-    count: int = 144
-    seed: int = 0
-    categories: tuple[str, ...] = ("cat",)
-    kind: Literal["glyphs"] = "glyphs"
-
-
-@dataclass(frozen=True)
-class Labelling:
-    """How images are looked at; see flows.plan."""
-
-    score_floor: float = 0.05
-    scale: tuple[int, int] | None = None  # the model's own
-    max_per_image: int = 300
-    chunk_size: int | None = None
-    shard_size: int = 64
-    batch_size: int = BATCH_SIZE
-    workers: Workers = field(default_factory=Workers)  # on train.device where they name no devices
-
-
-@dataclass(frozen=True)
-class SelfTrainConfig:
-    """A run of the loop.
-
-    train: how a round trains. Its work_dir holds all rounds, its start is the first round's model, its datasets are
-    the pretraining data that are mixed in, if any.
-    """
-
-    name: str
-    data: ImageFolder | CaptionedImages | GlyphScenes
-    train: TrainConfig
-    rounds: int = 1  # trainings; labels are made once more than that
-    ratio: float = 1.0  # pretraining images for each pseudo-labelled one; 0 leaves the pretraining data out
-    policy: Policy = field(default_factory=Policy)
-    labelling: Labelling = field(default_factory=Labelling)
-    evaluation: TrainingData | None = None  # labelled images that no round sees
-    evaluated_categories: tuple[str, ...] | None = None  # None: all that the evaluation data know
-
-    def __post_init__(self) -> None:
-        if self.rounds < 0:
-            raise InputError("rounds", f"{self.rounds} is negative", "want 0 to label only, or more")
-        if not isinstance(self.train.start, FromWeights):
-            raise InputError("train.start", "random weights cannot label", 'want kind = "weights"')
-
-    @property
-    def start(self) -> FromWeights:
-        """The first round's model."""
-        assert isinstance(self.train.start, FromWeights)
-        return self.train.start
-
-
-class Source(NamedTuple):
-    """What is labelled. label_map: None for captions."""
-
-    annotations: Path
-    images: Path
-    label_map: Path | None
-
-
-class RoundResult(NamedTuple):
-    """round: from 1. labels: the _vN file. weights: what made them. ap: of these weights, None without evaluation data.
-
-    counts: what the filter counted. metrics: what the evaluation found.
-    """
-
-    round: int
-    labels: Path
-    weights: str
-    ap: float | None
-    counts: dict[str, Any]
-    metrics: dict[str, Any]
-
-
 class SelfTrainResult(NamedTuple):
-    """rounds: one more than trainings. weights: the last checkpoint. summary: rounds.json, what a report reads.
+    """rounds: all that were labelled. best: of them; what to use, weights and labels. state: "finished", "stopped" by
+    the gate, or "waiting" for a person. reason: why, in words. summary: rounds.json, what a report reads.
 
     quarantined: the lines that the last round could not label.
     """
 
     rounds: tuple[RoundResult, ...]
-    weights: str
+    best: RoundResult
+    state: State
+    reason: str
     summary: Path
     quarantined: tuple[ImageProblem, ...]
 
+    @property
+    def weights(self) -> str:
+        """The best round's."""
+        return self.best.weights
+
 
 def evaluate_weights(
-    truth: TrainingData, manifest: Manifest, device: str, out: Path, **settings: Any
+    truth: BenchmarkData, manifest: Manifest, device: str, out: Path, **settings: Any
 ) -> dict[str, Any]:
-    """The figures of a plan's model, or those in `out` when they are of the same weights, truth and settings."""
+    """The figures of a plan's model, or those in `out` when they are of the same weights, truth and settings.
+
+    The matches behind them lie in the folder that is named as `out`. settings: as EvaluateConfig has them.
+    """
     asked = json.loads(json.dumps({"truth": repr(truth), "settings": settings}, default=str))
     asked["weights_sha256"] = manifest.weights_sha256
-    asked["truth_sha256"] = None if isinstance(truth, GlyphData) else sha256_of(truth.annotations)
+    asked["truth_sha256"] = [sha256_of(file) for file in _files_of(truth)]
+    folder = samples_path(out).parent
     try:
         told = json.loads(out.read_text(encoding="utf-8"))
-        if told["asked"] == asked:
+        if told["asked"] == asked and samples_path(out).is_file():
             return told["metrics"]
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    metrics = evaluate(truth, load_planned_detector(manifest, device), **settings).as_dict()
+    config = EvaluateConfig(
+        truth,
+        weights=manifest.weights,
+        text_encoder=None if manifest.text_encoder is None else Path(manifest.text_encoder),
+        device=device,
+        work_dir=folder,
+        overwrite=True,
+        **settings,
+    )
+    metrics = {name: value for name, value in evaluate_benchmark(config).numbers.items() if name != "weights"}
     with write_whole(out) as file:
         json.dump({"metrics": metrics, "asked": asked}, file, indent=2)
         file.write("\n")
     return metrics
+
+
+def samples_path(evaluation: Path) -> Path:
+    """round-1/evaluation.json -> the matches behind it, which intervals are drawn from."""
+    return evaluation.with_suffix("") / SAMPLES_NAME
+
+
+def _files_of(truth: BenchmarkData) -> list[Path]:
+    return [value for value in vars(truth).values() if isinstance(value, Path) and value.is_file()]
 
 
 class Stages(NamedTuple):
@@ -179,151 +109,179 @@ class Stages(NamedTuple):
     merge: Callable[..., Any] = merge
     train: Callable[..., Path] = train
     evaluate: Callable[..., dict[str, Any]] = evaluate_weights
+    report: Callable[..., Path] = write_report
 
 
 PLAIN_STAGES = Stages()
-
-
-def read_self_train(path: str | Path, overrides: tuple[str, ...] = ()) -> SelfTrainConfig:
-    """The configuration in a TOML file. Raises InputError for whatever is wrong in it."""
-    return read_config(path, SelfTrainConfig, overrides)
 
 
 def self_train(
     config: SelfTrainConfig | str | Path,
     on_event: Callable[[Event], None] = lambda event: None,
     stages: Stages = PLAIN_STAGES,
+    wait_for_person: Callable[[Path, int], bool] = lambda work_dir, number: False,
 ) -> SelfTrainResult:
-    """Labels, trains and labels again, `rounds` times; gives every round's labels and figures.
+    """Labels, trains and labels again, `rounds` times, as long as the gate lets it; gives every round's figures.
 
     config: or the TOML file that holds one.
     on_event is told {"round", "stage", "state": "started" | "finished", …}. Run again, it goes on where it stopped.
+    wait_for_person: called with the work_dir and a round's number where config.review asks for one; True says that
+    approve_round was called meanwhile. Otherwise the loop ends as "waiting", to be run again after the approval.
     """
     config = config if isinstance(config, SelfTrainConfig) else read_self_train(config)
-    work_dir = config.train.work_dir
-    source = prepare(config, stages)
-    weights = config.start.source
-    rounds: list[RoundResult] = []
-    for number in range(1, config.rounds + 2):
-        tell = partial(_tell, on_event, number)
-        folder = work_dir / f"round-{number}"
-        manifest = _plan_round(config, stages, source, weights, folder, number)
-        tell("infer", "started", shards=len(manifest.shards))
-        workers = config.labelling.workers.on(config.train.device)
-        stages.infer(manifest, workers=workers, batch_size=config.labelling.batch_size)
-        labels = stages.filter_candidates(manifest, config.policy, versioned(source.annotations, number))
-        tell("filter", "finished", counts=labels.counts)
-        metrics = _evaluate_round(config, stages, manifest, folder)
-        rounds.append(RoundResult(number, labels.labels, weights, metrics.get("ap"), labels.counts, metrics))
-        _write_summary(config, rounds)
-        tell("evaluate", "finished", metrics=metrics)
-        if number <= config.rounds:
-            tell("train", "started")
-            weights = str(_train_round(config, stages, source, labels, weights, folder, tell))
-            tell("train", "finished", weights=weights)
-    return SelfTrainResult(tuple(rounds), weights, work_dir / ROUNDS_NAME, labels.quarantined)
+    return _Loop(config, on_event, stages, wait_for_person).run()
 
 
-def prepare(config: SelfTrainConfig, stages: Stages = PLAIN_STAGES) -> Source:
-    """The images to label, bootstrapped where that has not been done. Raises InputError when they are not there."""
-    data, truth = config.data, config.evaluation
-    if not isinstance(data, GlyphScenes) and not data.images.is_dir():
-        raise InputError(data.images, "no such folder", data.how_to_get)
-    if truth is not None and not isinstance(truth, GlyphData) and not truth.annotations.is_file():
-        raise InputError(truth.annotations, "no such file", getattr(data, "how_to_get", "want labelled images"))
-    if isinstance(data, GlyphScenes):
-        return _draw_glyphs(data, config.train.work_dir / "data", stages)
-    if isinstance(data, CaptionedImages):
-        if not data.annotations.exists():
-            stages.bootstrap_vg(data.images, data.captions, data.annotations)
-        return Source(data.annotations, data.images, None)
-    label_map = data.label_map or label_map_beside(data.annotations)
-    if not data.annotations.exists():
-        stages.bootstrap_od(data.images, data.categories, data.annotations, label_map)
-    elif not label_map.exists():  # the annotations may be somebody's own: they are never written over
-        write_label_map(label_map, dict(enumerate(data.categories)))
-    names, wanted = sorted(read_label_map(label_map).values()), sorted(name.strip() for name in data.categories)
-    if names != wanted:
-        raise InputError(label_map, f"has {', '.join(names)}", f"want data.categories: {', '.join(wanted)}")
-    return Source(data.annotations, data.images, label_map)
+class _Loop:
+    """One run: what it has, and the rounds that are done."""
 
+    def __init__(
+        self,
+        config: SelfTrainConfig,
+        on_event: Callable[[Event], None],
+        stages: Stages,
+        wait_for_person: Callable[[Path, int], bool],
+    ) -> None:
+        self._config, self._stages, self._wait, self._on_event = config, stages, wait_for_person, on_event
+        self._work_dir = config.train.work_dir
+        self._source = prepare(config, stages.bootstrap_od, stages.bootstrap_vg)
+        self._rounds: list[RoundResult] = []
+        self._labels: FilterResult  # of the last round
 
-def _draw_glyphs(data: GlyphScenes, folder: Path, stages: Stages) -> Source:
-    """Writes the scenes once; their truth lies apart, under truth/, and no stage reads it."""
-    from grounding_model.glyphs import write_scenes
+    def run(self) -> SelfTrainResult:
+        weights, trained_on = self._config.start.source, None
+        for number in range(1, self._config.rounds + 2):
+            done = self._label_round(number, weights, trained_on)
+            if number > self._config.rounds:
+                return self._end("finished", "; ".join(done.verdict.reasons))
+            if not done.holds:
+                reasons = "; ".join(done.verdict.reasons)
+                return self._end("stopped", f"the gate stops after round {number}: {reasons}")
+            if self._config.waits_after(number) and not done.approved:
+                remedy = f"groundhog rounds approve {self._work_dir} --round {number}"
+                self._write("waiting", f"for a person to look at {done.labels}; then: {remedy}")
+                self._tell(number, "review", "started")
+                if not self._wait(self._work_dir, number):
+                    return self._end("waiting", f"for a person to look at {done.labels}; then: {remedy}")
+                done = self._label_round(number, weights, trained_on)  # with what he has corrected
+            self._tell(number, "train", "started")
+            weights, trained_on = str(self._train(done, weights)), self._labels
+            self._tell(number, "train", "finished", weights=weights)
+        raise AssertionError("a loop has a last round")
 
-    source = Source(folder / "glyphs_od.json", folder / "truth" / "images", folder / "glyphs_label_map.json")
-    told, asked = folder / "scenes.json", json.loads(json.dumps(asdict(data)))
-    if told.exists() and json.loads(told.read_text(encoding="utf-8")) != asked:
-        raise InputError(told, "other scenes were drawn there", "want another train.work_dir, or that folder removed")
-    if not source.annotations.exists():
-        with write_whole(told) as file:
-            json.dump(asked, file)
-        write_scenes(folder / "truth", data.domain, data.count, data.seed)
-        stages.bootstrap_od(source.images, data.categories, source.annotations, source.label_map)
-    return source
+    def _label_round(self, number: int, weights: str, trained_on: FilterResult | None) -> RoundResult:
+        """Labels and judges; what is there already is not done again."""
+        config, folder = self._config, round_folder(self._work_dir, number)
+        manifest = self._plan(weights, folder, number)
+        self._tell(number, "infer", "started", shards=len(manifest.shards))
+        self._stages.infer(manifest, device=config.train.device, batch_size=config.labelling.batch_size)
+        self._labels = self._stages.filter_candidates(
+            manifest,
+            config.policy,
+            versioned(self._source.annotations, number),
+            reviewed=reviewed_path(self._source.annotations),
+            provenance=self._provenance(number, folder, trained_on),
+        )
+        keep_labels(self._labels.labels, folder)
+        self._tell(number, "filter", "finished", counts=self._labels.counts)
+        metrics = self._evaluate(manifest, folder)
+        self._tell(number, "evaluate", "finished", metrics=metrics)
+        done = RoundResult(
+            number,
+            self._labels.labels,
+            weights,
+            metrics.get("ap"),
+            self._labels.counts,
+            metrics,
+            Verdict(passed=True),
+            is_approved(manifest, asdict(config.policy)),
+        )
+        done = done._replace(verdict=self._judge(done))
+        self._rounds[number - 1 :] = [done]
+        self._write("running", "")
+        self._tell(number, "gate", "finished", story=self._story("running", ""))
+        return done
 
+    def _plan(self, weights: str, folder: Path, number: int) -> Manifest:
+        settings = self._config.labelling
+        return self._stages.plan(
+            self._source.annotations,
+            self._source.images,
+            weights,
+            folder,
+            label_map=self._source.label_map,
+            text_encoder=self._config.start.text_encoder if number == 1 else None,  # our checkpoints carry theirs
+            score_floor=settings.score_floor,
+            scale=settings.scale,
+            max_per_image=settings.max_per_image,
+            chunk_size=settings.chunk_size,
+            shard_size=settings.shard_size,
+            overwrite=number > 1,  # later rounds follow from the first: when its labels changed, theirs do
+        )
 
-def _plan_round(
-    config: SelfTrainConfig, stages: Stages, source: Source, weights: str, folder: Path, number: int
-) -> Manifest:
-    settings = config.labelling
-    return stages.plan(
-        source.annotations,
-        source.images,
-        weights,
-        folder,
-        label_map=source.label_map,
-        text_encoder=config.start.text_encoder if number == 1 else None,  # our checkpoints carry theirs
-        score_floor=settings.score_floor,
-        scale=settings.scale,
-        max_per_image=settings.max_per_image,
-        chunk_size=settings.chunk_size,
-        shard_size=settings.shard_size,
-        overwrite=number > 1,  # later rounds follow from the first: when its labels changed, theirs do
-    )
+    def _provenance(self, number: int, folder: Path, trained_on: FilterResult | None) -> dict[str, Any]:
+        """Where the round lies, seen from its labels, and the labels that its model was trained on."""
+        parent = None
+        if trained_on is not None:
+            parent = {"labels": trained_on.labels.name, "labels_sha256": sha256_of(trained_on.labels)}
+        return {
+            "round": number,
+            "folder": Path(os.path.relpath(folder, self._source.annotations.parent)).as_posix(),
+            "trained_on": parent,
+        }
 
+    def _evaluate(self, manifest: Manifest, folder: Path) -> dict[str, Any]:
+        config = self._config
+        if config.evaluation is None:
+            return {}
+        return self._stages.evaluate(
+            config.evaluation,
+            manifest,
+            config.train.device,
+            folder / EVALUATION_NAME,
+            categories=config.evaluated_categories,
+            scale=config.labelling.scale,
+            chunk_size=config.labelling.chunk_size,
+            batch_size=config.labelling.batch_size,
+        )
 
-def _evaluate_round(config: SelfTrainConfig, stages: Stages, manifest: Manifest, folder: Path) -> dict[str, Any]:
-    if config.evaluation is None:
-        return {}
-    return stages.evaluate(
-        config.evaluation,
-        manifest,
-        config.train.device,
-        folder / "evaluation.json",
-        categories=config.evaluated_categories,
-        scale=config.labelling.scale,
-        chunk_size=config.labelling.chunk_size,
-        batch_size=config.labelling.batch_size,
-    )
+    def _judge(self, done: RoundResult) -> Verdict:
+        if done.round == 1:
+            return Verdict(passed=True)
+        earlier = self._rounds[: done.round - 1]
+        found, best = (
+            each.evaluation(samples_path(round_folder(self._work_dir, each.round) / EVALUATION_NAME))
+            for each in (done, Story("", "running", "", {}, tuple(earlier)).best)
+        )
+        return judge(self._config.gate, label_drift(earlier[-1].labels, done.labels), found, best)
 
+    def _train(self, done: RoundResult, weights: str) -> Path:
+        """The checkpoint of a round: its labels mixed with the pretraining data, from the round's own model."""
+        config, folder = self._config, round_folder(self._work_dir, done.round)
+        pseudo = OdvgData(done.labels, self._source.images, self._source.label_map)
+        datasets = self._stages.merge(pseudo, config.train.datasets, config.ratio, folder / "merge.json")
+        text_encoder = config.start.text_encoder if weights == config.start.source else None
+        settings = replace(config.train, datasets=tuple(datasets), start=FromWeights(weights, text_encoder))
+        # An interrupted training belongs to its labels and settings: others train in a folder of their own.
+        settings = replace(settings, work_dir=folder / f"train-{training_key(settings)[:8]}")
+        tell = partial(self._tell, done.round, "train", "progress")
+        return self._stages.train(settings, lambda progress: tell(**progress))
 
-def _train_round(
-    config: SelfTrainConfig,
-    stages: Stages,
-    source: Source,
-    labels: FilterResult,
-    weights: str,
-    folder: Path,
-    tell: Callable[..., None],
-) -> Path:
-    """The checkpoint of this round: its labels mixed with the pretraining data, from the round's own model."""
-    pseudo = OdvgData(labels.labels, source.images, source.label_map)
-    datasets = stages.merge(pseudo, config.train.datasets, config.ratio, folder / "merge.json")
-    text_encoder = config.start.text_encoder if weights == config.start.source else None
-    start = FromWeights(weights, text_encoder)
-    settings = replace(config.train, datasets=tuple(datasets), start=start)
-    # An interrupted training belongs to its labels and settings: others train in a folder of their own.
-    settings = replace(settings, work_dir=folder / f"train-{training_key(settings)[:8]}")
-    return stages.train(settings, lambda progress: tell("train", "progress", **progress))
+    def _story(self, state: State, reason: str) -> Story:
+        return Story(self._config.name, state, reason, asdict(self._config.policy), tuple(self._rounds))
 
+    def _write(self, state: State, reason: str) -> Path:
+        """rounds.json and the report; the round's folder keeps the report as it stood then."""
+        path = write_story(self._work_dir, self._story(state, reason))
+        for folder in (round_folder(self._work_dir, len(self._rounds)), self._work_dir):
+            self._stages.report(self._work_dir, folder / REPORT_NAME)
+        return path
 
-def _write_summary(config: SelfTrainConfig, rounds: list[RoundResult]) -> None:
-    with write_whole(config.train.work_dir / ROUNDS_NAME) as file:
-        json.dump({"name": config.name, "rounds": [result._asdict() for result in rounds]}, file, indent=2, default=str)
-        file.write("\n")
+    def _end(self, state: State, reason: str) -> SelfTrainResult:
+        summary = self._write(state, reason)
+        best = self._story(state, reason).best
+        self._tell(self._rounds[-1].round, "loop", state, reason=reason)
+        return SelfTrainResult(tuple(self._rounds), best, state, reason, summary, self._labels.quarantined)
 
-
-def _tell(on_event: Callable[[Event], None], number: int, stage: str, state: str, **details: Any) -> None:
-    on_event({"round": number, "stage": stage, "state": state} | details)
+    def _tell(self, number: int, stage: str, state: str, **details: Any) -> None:
+        self._on_event({"round": number, "stage": stage, "state": state} | details)

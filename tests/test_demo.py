@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from flows.demo import CONFIG, demo_config, main, mistakes, run_demo
-from flows.self_training import read_self_train
+from flows.self_train_config import read_self_train
 from formats.odvg import read_odvg
 from formats.problems import InputError
 from formats.record import Instance, Record

@@ -11,17 +11,9 @@ import pytest
 
 from flows import inference, training
 from flows.filtering import Policy
-from flows.self_training import (
-    CaptionedImages,
-    GlyphScenes,
-    ImageFolder,
-    SelfTrainConfig,
-    Stages,
-    evaluate_weights,
-    prepare,
-    read_self_train,
-    self_train,
-)
+from flows.preparing import prepare
+from flows.self_train_config import CaptionedImages, GlyphScenes, ImageFolder, SelfTrainConfig, read_self_train
+from flows.self_training import Stages, evaluate_weights, self_train
 from formats.label_map import read_label_map
 from formats.problems import InputError
 from grounding_model.data import CocoData, GlyphData
@@ -38,7 +30,12 @@ class Recorder:
         self.detector, self.trained, self.datasets = FakeDetector(), 0, []
 
     def stages(self) -> Stages:
-        return Stages(infer=self.infer, train=self.train, evaluate=lambda *arguments, **settings: {"ap": 0.5})
+        return Stages(
+            infer=self.infer,
+            train=self.train,
+            evaluate=lambda *arguments, **settings: {"ap": 0.5},
+            report=lambda run_dir, out: out,
+        )
 
     def infer(self, manifest, **settings):
         return inference.infer(manifest, self.detector, progress=False)
@@ -176,7 +173,7 @@ def test_a_training_is_done_once_for_the_same_labels(
         checkpoint = run.work_dir / "model.safetensors"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.write_bytes(b"trained")
-        return SimpleNamespace(checkpoint=checkpoint, metrics={"loss": 1.0}, problems={})
+        return SimpleNamespace(checkpoint=checkpoint, metrics={"loss": 1.0}, problems={}, best=None)
 
     monkeypatch.setattr("grounding_model.train.train", fake_train)
     first = training.train(config.train)
@@ -192,21 +189,25 @@ def test_a_training_is_done_once_for_the_same_labels(
 def test_an_evaluation_is_done_once_for_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def fake_evaluate(truth, detector, **settings):
-        calls.append(truth)
-        return SimpleNamespace(as_dict=lambda: {"ap": 0.5, "per_category": {"cat": 0.5}})
+    def fake_evaluate(config):
+        calls.append(config)
+        config.work_dir.mkdir(exist_ok=True)
+        (config.work_dir / "samples.npz").write_bytes(b"")
+        return SimpleNamespace(numbers={"ap": 0.5, "headline": "ap", "weights": config.weights})
 
-    monkeypatch.setattr("flows.self_training.evaluate", fake_evaluate)
-    monkeypatch.setattr("flows.self_training.load_planned_detector", lambda manifest, device: None)
-    manifest = SimpleNamespace(weights_sha256="a")
-    for _ in range(2):
-        metrics = evaluate_weights(GlyphData(count=2), manifest, "cpu", tmp_path / "e.json", categories=("cat",))
-        assert metrics["ap"] == 0.5
+    monkeypatch.setattr("flows.self_training.evaluate_benchmark", fake_evaluate)
+    manifest = SimpleNamespace(weights="a", weights_sha256="a", text_encoder=None)
+
+    def ask(manifest: SimpleNamespace) -> dict:
+        return evaluate_weights(GlyphData(count=2), manifest, "cpu", tmp_path / "e.json", categories=("cat",))
+
+    assert [ask(manifest) for _ in range(2)] == [{"ap": 0.5, "headline": "ap"}] * 2
     assert len(calls) == 1
-    evaluate_weights(
-        GlyphData(count=2), SimpleNamespace(weights_sha256="b"), "cpu", tmp_path / "e.json", categories=("cat",)
-    )
+    ask(SimpleNamespace(weights="b", weights_sha256="b", text_encoder=None))
     assert len(calls) == 2
+    (tmp_path / "e" / "samples.npz").unlink()  # the gate could not draw an interval
+    ask(SimpleNamespace(weights="b", weights_sha256="b", text_encoder=None))
+    assert len(calls) == 3
 
 
 @pytest.mark.parametrize("name", ["glyphs", "cat", "flickr30k"])

@@ -47,7 +47,8 @@ def _add_self_train(commands) -> None:
 
 def _self_train(options: argparse.Namespace) -> int:
     from flows import quarantine
-    from flows.self_training import read_self_train, self_train
+    from flows.self_train_config import read_self_train
+    from flows.self_training import self_train
 
     result = self_train(read_self_train(options.config, options.set), _print_event)
     for done in result.rounds:
