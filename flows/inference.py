@@ -18,6 +18,7 @@ import numpy as np
 
 from flows.planning import Manifest, SourceLine, check_source, read_lines, read_manifest
 from flows.quarantine import filename_in, reason_of
+from flows.views import Mirrored
 from flows.workers import ONE_EACH, HeldDetectors, Predictor, Workers, devices_of
 from formats.candidates import (
     Candidates,
@@ -291,7 +292,7 @@ def _outcomes(
 def _predict(
     detector: Predictor, manifest: Manifest, images: Sequence[Image], batch_size: int
 ) -> Iterator[Record | Exception]:
-    outcomes = detector.predict_each(
+    outcomes = (Mirrored(detector) if manifest.mirrored else detector).predict_each(
         [image.path for image in images],
         [image.prompt for image in images] if manifest.label_map is None else category_prompt(manifest.label_map),
         score_threshold=manifest.score_floor,

@@ -51,7 +51,8 @@ class Manifest:
 
     image_root: folder that filenames are relative to. score_floor: candidates at or below it are not kept.
     scale: short and long side in pixels that images are resized to; None: the model's own. chunk_size: categories a
-    prompt, None lets the detector decide. software: which Groundhog made the plan.
+    prompt, None lets the detector decide. software: which Groundhog made the plan. mirrored: images are looked at in a
+    mirror, boxes lie in the image itself.
     """
 
     source: str
@@ -69,11 +70,14 @@ class Manifest:
     shards: tuple[Shard, ...]
     software: str
     work_dir: Path
+    mirrored: bool = False
 
     def entries(self) -> dict[str, Any]:
         """What manifest.json says, without the key."""
         entries = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "work_dir"}
         scale = None if self.scale is None else list(self.scale)
+        if not self.mirrored:  # plans that were made before there were mirrors keep their keys
+            del entries["mirrored"]
         return entries | {"scale": scale, "shards": [asdict(shard) for shard in self.shards]}
 
     @property
@@ -106,6 +110,7 @@ def plan(
     max_per_image: int = 300,
     chunk_size: int | None = None,
     shard_size: int = 64,
+    mirrored: bool = False,
     overwrite: bool = False,
 ) -> Manifest:
     """Writes work_dir/manifest.json, or finds the same plan there.
@@ -113,7 +118,7 @@ def plan(
     source: ODVG file. image_root: folder that its filenames are relative to. work_dir: work_dirs/X of X_od.json.
     label_map: its categories are the prompt; None takes the X_label_map.json that lies beside an X_od.json. A source
     with captions has none: every line's caption is its prompt.
-    shard_size: lines a shard, more where there would be more than 20,000 shards.
+    shard_size: lines a shard, more where there would be more than 20,000 shards. mirrored: look at mirror images.
     source, image_root, work_dir and label_map may be addresses (formats.storage); weights lie on every machine.
     Raises InputError when another plan lies in work_dir (overwrite=True replaces it and its candidates), and when the
     lines have neither a label map nor captions.
@@ -149,6 +154,7 @@ def plan(
         shards=shards,
         software=software_version(),
         work_dir=work_dir,
+        mirrored=mirrored,
     )
     _refuse_other_plan(manifest, overwrite)
     write_manifest(manifest)
@@ -251,8 +257,10 @@ def _refuse_other_plan(manifest: Manifest, overwrite: bool) -> None:
     if old.key == manifest.key:
         return
     before, after = old.entries(), manifest.entries()
-    differing = [name for name in after if name not in _PLACES and before[name] != after[name]]
-    said = "; ".join(f"{name}: {_brief(before[name])} there, {_brief(after[name])} asked for" for name in differing)
+    differing = [name for name in after | before if name not in _PLACES and before.get(name) != after.get(name)]
+    said = "; ".join(
+        f"{name}: {_brief(before.get(name))} there, {_brief(after.get(name))} asked for" for name in differing
+    )
     raise InputError(manifest.path, f"another plan lies here ({said})", "take another work_dir, or overwrite=True")
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from flows.policies import Consensus, Mixture, Policy, Quantile, TargetPrecision
 from flows.policies.agreement import image_agreement
@@ -15,7 +17,11 @@ from flows.policies.calibration import calibrate, judge, precision_threshold
 from flows.policies.consensus import Boxes, fuse_views
 from flows.policies.suppression import pairwise_iou, suppress_duplicates, won_by_distractor
 from flows.policies.thresholds import mixture_threshold, quantile_threshold
+from flows.views import Mirrored, turned_back
 from formats.problems import InputError
+from formats.record import Instance, Record
+from grounding_model.prompt import Prompt
+from tests.pipeline_cases import Failure
 
 NAMES = ["cat", "dog", "plate"]
 
@@ -220,3 +226,27 @@ def test_agreement_is_one_for_equals_nothing_for_strangers_and_symmetric() -> No
 def test_settings_without_effect_are_refused(make: type, settings: dict) -> None:
     with pytest.raises(InputError, match="policy"):
         make(**settings)
+
+
+class LeftFinder:
+    """Finds one object: the left half of the picture it is shown, (H, W, 3) or a path to be refused."""
+
+    def predict_each(self, images, prompt, **settings):
+        for image in images:
+            if isinstance(image, Path):
+                yield Failure(str(image), InputError(image, "is no image"))
+            else:
+                height, width = image.shape[:2]
+                assert image[0, 0, 0] == 255, "the bright side is on the right of the stored image"
+                yield Record("x", height, width, instances=(Instance((0, 0, width / 4, height), 0, "cat", 0.9),))
+
+
+def test_a_mirrored_look_answers_in_pixels_of_the_stored_image(tmp_path: Path) -> None:
+    picture = np.zeros((20, 40, 3), np.uint8)
+    picture[:, 20:] = 255
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    images = [tmp_path / "a.png", tmp_path / "missing.png"]
+    found, failed = Mirrored(LeftFinder()).predict_each(images, Prompt.categories(["cat"]))
+    assert [each.box for each in found.instances] == [(30, 0, 40, 20)]
+    assert "is no image" in str(failed.error)
+    assert turned_back(turned_back(found)) == found
