@@ -15,6 +15,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+# Pixels; a box that a crop has left no wider is not trained on, as the reference's FilterAnnotations decides.
+MIN_SIDE = 1e-2
+
 
 @dataclass(frozen=True)
 class RandomCrop:
@@ -83,6 +86,8 @@ def augment(
         image, boxes, kept = random_crop(image, boxes, crop.min_size, crop.max_size, rng)
     if settings.short_sides:
         image, boxes = resize(image, boxes, _one_of(settings.short_sides, rng), settings.max_long_side or math.inf)
+    seen = (boxes[:, 2:] - boxes[:, :2] > MIN_SIDE).all(axis=1)
+    boxes, kept = boxes[seen], kept[seen]
     if rng.random() < settings.flip and not says_left_or_right(caption):
         image, boxes = flip(image, boxes)
     if settings.photometric is not None:

@@ -266,7 +266,7 @@ class CocoDataset:
                     ignore.append(instance.ignore)
             ends.append(len(labels))
         if problems:
-            log.warning("%s: %d entries are passed over; the first: %s", content.path, len(problems), problems[0])
+            log.warning("%d entries are passed over, of which one is %s", len(problems), problems[0])
         # Arrays, not lists: workers that are forked would copy every object that they touch.
         self._names = np.array(names, dtype=bytes)
         self._sizes = np.array(sizes).reshape(-1, 2)

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from formats.problems import InputError
-from formats.record import Box, Record
+from formats.record import Box, Record, Span
 from grounding_model.augment import AugmentConfig, augment
 from grounding_model.data import LabelledImages
 from grounding_model.image import ImageBatch, collate_images
@@ -26,6 +26,10 @@ from grounding_model.text_tokens import CaptionTooLong, TextBatch, count_tokens,
 # So many neighbours are tried in place of an image that cannot be used; more in a row means that nothing is right.
 MAX_REPLACEMENTS = 100
 
+# What is told of boxes that are not trained on, once a box.
+UNUSABLE_BOX = "a box outside its image, or with a side under one pixel"
+UNNAMED_BOX = "a box whose category or phrase no word stands for in the first {} tokens of its caption"
+
 
 class Sample(NamedTuple):
     """One augmented image and what is asked of it.
@@ -33,7 +37,7 @@ class Sample(NamedTuple):
     image: (H, W, 3) uint8 RGB. caption: its text.
     boxes: (G, 4) float32 x1, y1, x2, y2 in pixels of the image. tokens: columns of the caption's tokens a box.
     entities: (G,) entity of each box. names: the words of every entity. weights, ignore: (G,).
-    problems: what was passed over to get here.
+    problems: what was passed over to get here, each time it was; what is of one kind reads the same.
     """
 
     image: np.ndarray
@@ -100,6 +104,7 @@ class TrainingSamples(Dataset[Sample]):
         problems: list[str],
     ) -> Sample:
         labelled = usable_boxes(record)
+        problems = [*problems, *[UNUSABLE_BOX] * (number_of_boxes(record) - len(labelled))]
         record_boxes = np.array([box.box for box in labelled], dtype=np.float32).reshape(-1, 4)
         if record.caption is None:
             text = sampler.draw(tuple(box.group for box in labelled), rng)
@@ -108,11 +113,10 @@ class TrainingSamples(Dataset[Sample]):
             text = caption_text(record)
             entities = np.array([box.group for box in labelled], dtype=np.int64)
         view = augment(image, record_boxes, text.caption, self._settings, rng)
-        tokens, cut = self._entity_tokens(text)
-        if cut:
-            problems = [*problems, f"{record.filename}: {cut} phrases stand beyond token {self._max_tokens}"]
+        tokens = self._entity_tokens(text)
         entities = entities[view.kept]
         named = np.array([entity >= 0 and bool(tokens[entity]) for entity in entities], dtype=bool)
+        problems += [UNNAMED_BOX.format(self._max_tokens)] * int((~named).sum())
         kept = [labelled[index] for index in view.kept[named]]
         return Sample(
             image=view.image,
@@ -126,22 +130,19 @@ class TrainingSamples(Dataset[Sample]):
             problems=problems,
         )
 
-    def _entity_tokens(self, text: TrainingText) -> tuple[list[list[int]], int]:
-        """Token columns of every entity, [] for those that the text encoder cannot see, and how many these are."""
+    def _entity_tokens(self, text: TrainingText) -> list[list[int]]:
+        """Token columns of every entity, [] for those that the text encoder cannot see."""
         try:
-            return tokens_of_spans(text.caption, text.spans, self._tokenizer, self._max_tokens), 0
+            return tokens_of_spans(text.caption, text.spans, self._tokenizer, self._max_tokens)
         except CaptionTooLong:
-            return self._tokens_one_by_one(text)
+            return [self._tokens_of(text.caption, spans) for spans in text.spans]
 
-    def _tokens_one_by_one(self, text: TrainingText) -> tuple[list[list[int]], int]:
-        tokens, cut = [], 0
-        for spans in text.spans:
-            try:
-                tokens += tokens_of_spans(text.caption, [spans], self._tokenizer, self._max_tokens)
-            except CaptionTooLong:
-                tokens.append([])
-                cut += 1
-        return tokens, cut
+    def _tokens_of(self, caption: str, spans: tuple[Span, ...]) -> list[int]:
+        try:
+            (tokens,) = tokens_of_spans(caption, [spans], self._tokenizer, self._max_tokens)
+        except CaptionTooLong:
+            return []
+        return tokens
 
 
 class LabelledBox(NamedTuple):
@@ -166,6 +167,10 @@ def usable_boxes(record: Record) -> list[LabelledBox]:
         for box in boxes
         if _is_usable(box.box, record.height, record.width)
     ]
+
+
+def number_of_boxes(record: Record) -> int:
+    return len(record.instances or ()) + sum(len(region.boxes) for region in record.regions or ())
 
 
 def _is_usable(box: Box, height: int, width: int) -> bool:

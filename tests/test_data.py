@@ -1,195 +1,238 @@
-"""Records become batches: the reference's boxes, an order that can be entered anywhere, nothing lost in silence."""
+"""Sources of labelled images: what they hold, what they cost, and what they say of files that are wrong."""
 
 from __future__ import annotations
 
 import json
+import logging
+import math
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from formats.odvg import read_odvg, write_odvg
+from formats.coco import read_coco, write_coco
+from formats.odvg import write_odvg
 from formats.problems import InputError
 from formats.record import Instance, Record, Region
-from grounding_model.augment import AugmentConfig
-from grounding_model.data import OdvgData, OdvgDataset
-from grounding_model.mixed_order import Draw, MixedOrder
-from grounding_model.samples import Collate, TrainingSamples, usable_boxes
-from grounding_model.text_tokens import load_tokenizer
-from tests.paths import GOLDEN
+from grounding_model.data import (
+    CocoData,
+    CocoDataset,
+    GlyphData,
+    LabelledImages,
+    OdvgData,
+    OdvgDataset,
+    open_dataset,
+    open_for_training,
+    repeats,
+)
+from tests.grey_images import write_images
 
-PLAIN = AugmentConfig(flip=0.0, short_sides=())
-TOKENIZER = load_tokenizer(GOLDEN / "a" / "bert")
-
-
-@pytest.mark.parametrize(("name", "case"), [("od.jsonl", "od_testFalse"), ("vg.jsonl", "vg_testFalse")])
-def test_boxes_are_those_of_the_reference(name: str, case: str) -> None:
-    """Up to the cut at the image's edge, which the reference makes later, when it resizes."""
-    reference = json.loads((GOLDEN / "data" / "loader_results.json").read_text())[case]
-    for record, expected in zip(read_odvg(GOLDEN / "data" / name), reference, strict=True):
-        ours = [(box.group, *box.box) for box in usable_boxes(record)]
-        theirs = [
-            (one["bbox_label"], *np.clip(one["bbox"], 0, [record.width, record.height] * 2))
-            for one in expected["instances"]
-        ]
-        assert ours == theirs
-
-
-# The order
-
-
-@pytest.mark.parametrize("first_step", [0, 1, 7, 23, 39])
-def test_the_order_is_the_same_wherever_it_is_entered(first_step: int) -> None:
-    def order(step: int) -> list[list[Draw]]:
-        return list(MixedOrder([10, 7], [1.0, 0.5], batch_size=3, steps=40, seed=5, first_step=step))
-
-    assert order(first_step) == order(0)[first_step:]
+CAT, DOG, HAT = (
+    Instance((10, 10, 30, 20), 0, "cat"),
+    Instance((0.25, 0, 60, 39.5), 1, "dog"),
+    Instance((1, 1, 3, 3), 2, "hat"),
+)
+RECORDS = [
+    Record("upright.png", 60, 40, (CAT,)),
+    Record("flat.png", 40, 60, (DOG, CAT, Instance((5, 5, 9, 9), 2, "hat", ignore=True))),
+    Record("folder/empty.png", 40, 40, ()),
+]
+NAMES = ["cat", "dog", "hat"]
 
 
-def test_every_item_comes_once_an_epoch_and_epochs_differ() -> None:
-    order = MixedOrder([10, 6], [1.0, 1.0], batch_size=4, steps=8, seed=0)
-    draws = [(draw.dataset, draw.item) for batch in order for draw in batch]
-    assert set(Counter(draws[:16]).values()) == {1}
-    assert sorted(draws[:16]) == sorted(draws[16:])
-    assert draws[:16] != draws[16:]
+@pytest.fixture
+def odvg(tmp_path: Path) -> OdvgData:
+    write_images(tmp_path, RECORDS)
+    write_odvg(tmp_path / "od.jsonl", RECORDS)
+    return OdvgData(tmp_path / "od.jsonl", tmp_path)
 
 
-def test_a_weight_is_passes_an_epoch() -> None:
-    order = MixedOrder([10, 10], [2.0, 0.5], batch_size=25, steps=2, seed=0)
-    first, second = (Counter((draw.dataset, draw.item) for draw in batch) for batch in order)
-    assert [first[0, item] for item in range(10)] == [2] * 10
-    assert [first[1, item] + second[1, item] for item in range(10)] == [1] * 10
+@pytest.fixture
+def coco(tmp_path: Path) -> CocoData:
+    write_images(tmp_path, RECORDS)
+    write_coco(tmp_path / "coco.json", RECORDS, NAMES)
+    return CocoData(tmp_path / "coco.json", tmp_path)
 
 
-def test_positions_count_on() -> None:
-    order = MixedOrder([5], [1.0], batch_size=3, steps=4, seed=0)
-    assert [draw.position for batch in order for draw in batch] == list(range(12))
+def records_of(dataset: LabelledImages) -> list[Record]:
+    return [dataset.load(index)[1] for index in range(len(dataset))]
 
 
-# Samples
+@pytest.mark.parametrize("source", ["odvg", "coco"])
+def test_a_source_gives_what_its_file_says(source: str, request: pytest.FixtureRequest) -> None:
+    dataset = open_dataset(request.getfixturevalue(source))
+    assert records_of(dataset) == RECORDS
+    assert dict(dataset.categories) == dict(enumerate(NAMES))
+    assert dataset.portrait.tolist() == [True, False, False]
+    assert [dataset.load(index)[0].shape for index in range(3)] == [(60, 40, 3), (40, 60, 3), (40, 40, 3)]
 
 
-def write_data(folder: Path, records: list[Record]) -> OdvgData:
-    for record in records:
-        pixels = np.full((record.height, record.width, 3), 128, np.uint8)
-        Image.fromarray(pixels).save(folder / record.filename)
-    write_odvg(folder / "od.jsonl", records)
-    return OdvgData(folder / "od.jsonl", folder)
+@pytest.mark.parametrize("source", ["odvg", "coco"])
+def test_an_image_is_of_the_size_that_its_exif_turn_gives(source: str, request: pytest.FixtureRequest) -> None:
+    data = request.getfixturevalue(source)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter turn: stored as 60 x 40, seen as 40 x 60
+    Image.new("RGB", (60, 40)).save(data.image_root / "upright.png", exif=turned)
+    assert open_dataset(data).load(0)[0].shape == (60, 40, 3)
+    Image.new("RGB", (60, 40)).save(data.image_root / "upright.png")
+    with pytest.raises(InputError, match="the image is 60x40, its line says 40x60"):
+        open_dataset(data).load(0)
 
 
-def cats(count: int) -> list[Record]:
-    return [
-        Record(f"{index}.png", 40, 60, (Instance((10, 10, 30, 20), 0, "cat"), Instance((0, 0, 60, 40), 3, "dog")))
-        for index in range(count)
+def test_glyph_scenes_are_no_portraits() -> None:
+    dataset = open_dataset(GlyphData(count=3))
+    assert dataset.portrait.tolist() == [False] * 3
+    assert dataset.load(0)[0].shape[0] == dataset.load(0)[0].shape[1]
+
+
+# COCO
+
+
+def test_a_coco_file_is_what_its_reader_reads(coco: CocoData) -> None:
+    dataset = CocoDataset(coco)
+    assert [dataset.record(index) for index in range(len(dataset))] == list(read_coco(coco.annotations))
+
+
+def test_only_the_categories_that_are_asked_for_and_in_that_order(coco: CocoData) -> None:
+    dataset = open_dataset(CocoData(coco.annotations, coco.image_root, ("dog", "cat")))
+    assert dict(dataset.categories) == {0: "dog", 1: "cat"}
+    # An image that holds nothing else stays, as one where nothing is to be found.
+    assert [[(each.label, each.category) for each in record.instances or ()] for record in records_of(dataset)] == [
+        [(1, "cat")],
+        [(0, "dog"), (1, "cat")],
+        [],
     ]
 
 
-def samples_of(data: OdvgData, settings: AugmentConfig = PLAIN, max_tokens: int = 256) -> TrainingSamples:
-    return TrainingSamples([OdvgDataset(data)], settings, TOKENIZER, max_tokens, seed=0)
+def test_a_category_that_the_file_does_not_have_is_refused_with_a_suggestion(coco: CocoData) -> None:
+    with pytest.raises(InputError, match="did you mean 'cat'"):
+        open_dataset(CocoData(coco.annotations, coco.image_root, ("cats",)))
 
 
-def test_a_batch_holds_what_the_records_say(tmp_path: Path) -> None:
-    samples = samples_of(write_data(tmp_path, cats(2)))
-    batch = Collate(TOKENIZER, 256)([samples[Draw(index, 0, index)] for index in range(2)])
-    assert batch.images.pixels.shape == (2, 3, 40, 60)
-    for image, target in enumerate(batch.targets):
-        torch.testing.assert_close(target.boxes[0], torch.tensor([20 / 60, 15 / 40, 20 / 60, 10 / 40]))
-        torch.testing.assert_close(target.boxes[1], torch.tensor([0.5, 0.5, 1.0, 1.0]))
-        assert [batch.names[image][label] for label in target.labels] == ["cat", "dog"]
-        words = [
-            TOKENIZER.decode(batch.text.input_ids[image][row]).replace(" ", "").replace("##", "")
-            for row in target.tokens
-        ]
-        assert words == ["cat", "dog"]
-        assert target.size == (40, 60)
-    assert batch.problems == []
+def rewritten(coco: CocoData, **entries: object) -> CocoData:
+    content = json.loads(coco.annotations.read_text())
+    coco.annotations.write_text(json.dumps({key: value for key, value in {**content, **entries}.items() if value}))
+    return coco
 
 
-def test_weight_and_ignore_are_kept(tmp_path: Path) -> None:
-    instances = (Instance((1, 1, 9, 9), 0, "cat", 0.4, weight=0.5), Instance((5, 5, 9, 9), 0, "cat", ignore=True))
-    samples = samples_of(write_data(tmp_path, [Record("a.png", 10, 10, instances)]))
-    (target,) = Collate(TOKENIZER, 256)([samples[Draw(0, 0, 0)]]).targets
-    assert target.weights.tolist() == [0.5, 1.0]
-    assert target.ignore.tolist() == [False, True]
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"annotations": None}, 'has no "annotations"'), ({"images": None}, "'images' is missing")],
+)
+def test_a_coco_file_without_labels_or_images_is_refused(coco: CocoData, changes: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        open_dataset(rewritten(coco, **changes))
 
 
-def test_a_caption_names_its_regions(tmp_path: Path) -> None:
-    regions = (
-        Region(((1, 1, 9, 9), (2, 2, 8, 8)), ("two men",), ((0, 7),)),
-        Region(((90, 90, 95, 95),), ("near",), ((8, 12),)),
-        Region(((3, 3, 9, 9),), ("a horse",), ((13, 20),)),
-    )
-    record = Record("a.png", 50, 60, caption="Two men near a Horse", regions=regions)
-    sample = samples_of(write_data(tmp_path, [record]))[Draw(0, 0, 0)]
-    assert [sample.names[entity] for entity in sample.entities] == ["two men", "two men", "a horse"]
+def test_annotations_that_are_broken_are_passed_over_and_told(coco: CocoData, caplog: pytest.LogCaptureFixture) -> None:
+    content = json.loads(coco.annotations.read_text())
+    content["annotations"][0]["bbox"] = [1, 2, -3, 4]
+    content["annotations"][1]["image_id"] = 77
+    coco.annotations.write_text(json.dumps(content))
+    with caplog.at_level(logging.WARNING):
+        assert [len(record.instances or ()) for record in records_of(open_dataset(coco))] == [0, 2, 0]
+    assert len(caplog.messages) == 1
+    assert "2 entries are passed over" in caplog.messages[0]
+    assert "coco.json: annotation" in caplog.messages[0]
 
 
-def test_a_phrase_beyond_the_tokens_is_left_out_and_told(tmp_path: Path) -> None:
-    caption = "a cat " + "and so on " * 20 + "a horse"
-    regions = (
-        Region(((1, 1, 9, 9),), ("a cat",), ((0, 5),)),
-        Region(((3, 3, 9, 9),), ("a horse",), ((len(caption) - 7, len(caption)),)),
-    )
-    record = Record("a.png", 50, 60, caption=caption, regions=regions)
-    sample = samples_of(write_data(tmp_path, [record]), max_tokens=32)[Draw(0, 0, 0)]
-    assert [sample.names[entity] for entity in sample.entities] == ["a cat"]
-    assert "a.png" in sample.problems[0]
+def test_the_group_that_roboflow_writes_among_the_categories_is_none(coco: CocoData) -> None:
+    group = {"id": 0, "name": "animals", "supercategory": "none"}
+    named = [{"id": index + 1, "name": name, "supercategory": "animals"} for index, name in enumerate(NAMES)]
+    assert list(open_dataset(rewritten(coco, categories=[group, *named])).categories.values()) == NAMES
+    # COCO's person is its own supercategory, and stays where nobody is to be seen.
+    named[2] |= {"name": "person", "supercategory": "person"}
+    records = json.loads(coco.annotations.read_text())["annotations"]
+    without = [record for record in records if record["category_id"] != 3]
+    kept = open_dataset(rewritten(coco, categories=named, annotations=without)).categories
+    assert list(kept.values()) == ["cat", "dog", "person"]
 
 
-def test_a_sample_is_a_function_of_seed_and_position(tmp_path: Path) -> None:
-    data = write_data(tmp_path, cats(3))
-    settings = AugmentConfig(short_sides=(30, 40, 50))
-    first, second = samples_of(data, settings), samples_of(data, settings)
-    second[Draw(9, 0, 1)]  # what was drawn before does not matter
-    np.testing.assert_array_equal(first[Draw(4, 0, 2)].boxes, second[Draw(4, 0, 2)].boxes)
-    assert first[Draw(4, 0, 2)].caption == second[Draw(4, 0, 2)].caption
-    assert len({first[Draw(position, 0, 2)].image.shape for position in range(20)}) > 1
+def test_two_ids_of_one_name_are_one_category(coco: CocoData) -> None:
+    entries = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 3, "name": "cat"}]
+    dataset = open_dataset(rewritten(coco, categories=entries))
+    assert dict(dataset.categories) == {0: "cat", 1: "dog"}
+    assert [each.label for each in records_of(dataset)[1].instances or ()] == [1, 0, 0]
 
 
-# What is wrong with files
+def test_a_coco_file_costs_bytes_not_objects(coco: CocoData) -> None:
+    boxes = [CAT] * 1000
+    write_coco(coco.annotations, [Record(f"{index}.png", 40, 60, boxes[:100]) for index in range(10)], NAMES)
+    held = [value for value in vars(CocoDataset(coco)).values() if isinstance(value, np.ndarray)]
+    assert sum(array.nbytes for array in held) < 25 * 1000
 
 
-def test_bad_images_and_lines_are_replaced_and_told(tmp_path: Path) -> None:
-    data = write_data(tmp_path, cats(5))
-    (tmp_path / "0.png").write_bytes(b"no image")
-    (tmp_path / "1.png").unlink()
-    lines = data.annotations.read_text().splitlines()
-    lines[2] = lines[2][:-5]
-    lines[3] = lines[3].replace('"width": 60', '"width": 61')
-    data.annotations.write_text("\n".join(lines))
-    sample = samples_of(data)[Draw(0, 0, 0)]
-    assert sample.image.shape == (40, 60, 3)
-    for problem, name in zip(sample.problems, ["0.png", "1.png", "od.jsonl", "3.png"], strict=True):
-        assert name in problem
+# Categories that are rare
 
 
-def test_when_nothing_can_be_used_training_ends(tmp_path: Path) -> None:
-    data = write_data(tmp_path, cats(2))
-    for name in ("0.png", "1.png"):
-        (tmp_path / name).unlink()
-    with pytest.raises(InputError, match="2 images in a row"):
-        samples_of(data)[Draw(0, 0, 0)]
+def test_rare_categories_come_as_often_as_the_paper_says_rounded_up() -> None:
+    """LVIS, appendix B, image by image and category by category."""
+    rng = np.random.default_rng(0)
+    labels = [set(np.flatnonzero(rng.random(30) < 0.3 / np.arange(1, 31)).tolist()) for _ in range(300)]
+    threshold = 0.05
+    images_with = Counter(label for own in labels for label in own)
+    expected = [
+        math.ceil(max([1.0, *(math.sqrt(threshold / (images_with[label] / 300)) for label in own)])) for own in labels
+    ]
+    assert repeats(labels, threshold).tolist() == expected
+    assert set(expected) > {1, 2}
 
 
-def test_unlabelled_lines_are_not_taken_for_empty_images(tmp_path: Path) -> None:
-    unlabelled = Record("0.png", 40, 60)
-    phrases = Record("1.png", 40, 60, caption="a cat", regions=(Region((), ("a cat",), ((0, 5),)),))
-    nothing_there = Record("2.png", 40, 60, ())
-    data = write_data(tmp_path, [unlabelled, phrases, nothing_there, *cats(5)[3:]])
-    write_odvg(data.annotations, [unlabelled, phrases, nothing_there, *cats(5)[3:]], placeholder=True)
-    sample = samples_of(data)[Draw(0, 0, 0)]
-    assert len(sample.problems) == 2
-    assert len(sample.boxes) == 0
+def test_nothing_is_rare_where_nothing_is_labelled() -> None:
+    assert repeats([set(), set()], 0.1).tolist() == [1, 1]
 
 
-def test_quarantined_and_blank_lines_are_no_items(tmp_path: Path) -> None:
-    data = write_data(tmp_path, cats(2))
-    with open(data.annotations, "a") as stream:
+@pytest.mark.parametrize("source", ["odvg", "coco"])
+def test_images_of_rare_categories_come_more_often_in_training_alone(
+    source: str, request: pytest.FixtureRequest
+) -> None:
+    found = request.getfixturevalue(source)
+    data = type(found)(found.annotations, found.image_root, oversample=1.0)
+    dataset = open_for_training(data)
+    # One image in three has a dog: ceil(sqrt(3)). Two in three have a cat: ceil(sqrt(1.5)).
+    assert [record.filename for record in records_of(dataset)] == ["upright.png"] * 2 + ["flat.png"] * 2 + [
+        "folder/empty.png"
+    ]
+    assert dataset.portrait.tolist() == [True, True, False, False, False]
+    assert dict(dataset.categories) == dict(enumerate(NAMES))
+    assert len(open_dataset(data)) == 3
+
+
+# ODVG
+
+
+def test_the_label_map_beside_the_file_is_taken(tmp_path: Path) -> None:
+    write_odvg(tmp_path / "photos_od.json", RECORDS)
+    (tmp_path / "photos_label_map.json").write_text('{"0": "cat", "1": "dog", "2": "hat", "3": "never seen"}')
+    assert len(open_dataset(OdvgData(tmp_path / "photos_od.json", tmp_path)).categories) == 4
+    (tmp_path / "photos_label_map.json").unlink()
+    assert len(open_dataset(OdvgData(tmp_path / "photos_od.json", tmp_path)).categories) == 3
+
+
+def test_sizes_are_read_from_lines_as_they_come(tmp_path: Path) -> None:
+    lines = [
+        '{"filename": "a.jpg", "height": 10, "width": 9, "detection": {"instances": []}}',
+        '{"width":9,"height":9,"filename":"b.jpg","detection":{"instances":[]}}',
+        '{"filename": "\\"height\\": 99", "width" : 8, "height" : 7, "grounding": {"caption": "", "regions": []}}',
+        "no JSON at all",
+    ]
+    (tmp_path / "od.jsonl").write_text("\n".join(lines))
+    assert OdvgDataset(OdvgData(tmp_path / "od.jsonl", tmp_path)).portrait.tolist() == [True, False, False, False]
+
+
+def test_captions_have_no_categories(tmp_path: Path) -> None:
+    regions = (Region(((1, 1, 5, 5),), ("a cat",), ((0, 5),)),)
+    write_odvg(tmp_path / "vg.jsonl", [Record("a.png", 9, 9, caption="a cat", regions=regions)])
+    assert open_dataset(OdvgData(tmp_path / "vg.jsonl", tmp_path)).categories == {}
+
+
+def test_quarantined_and_blank_lines_are_no_items(odvg: OdvgData) -> None:
+    with open(odvg.annotations, "a") as stream:
         stream.write('\n{"filename": "x.png", "quarantined": "truncated"}\n  \n')
-    assert len(OdvgDataset(data)) == 2
+    dataset = OdvgDataset(odvg)
+    assert len(dataset) == len(dataset.portrait) == 3
 
 
 def test_a_line_of_brackets_without_end_is_no_record(tmp_path: Path) -> None:
@@ -208,12 +251,9 @@ def test_files_without_lines_and_arrays_are_refused(tmp_path: Path) -> None:
         OdvgDataset(OdvgData(tmp_path / "missing.jsonl", tmp_path))
 
 
-def test_a_huge_file_costs_its_offsets_only(tmp_path: Path) -> None:
-    data = write_data(tmp_path, cats(1))
-    label_map = tmp_path / "map.json"
-    label_map.write_text('{"0": "cat", "3": "dog"}')
-    data.annotations.write_text(data.annotations.read_text() * 2000)
-    dataset = OdvgDataset(OdvgData(data.annotations, tmp_path, label_map))
-    assert len(dataset) == 2000
-    assert dataset._offsets.itemsize * len(dataset) == 16_000
-    assert dataset.record(1999) == cats(1)[0]
+def test_a_huge_file_costs_nine_bytes_a_line(odvg: OdvgData) -> None:
+    odvg.annotations.write_text(odvg.annotations.read_text() * 1000)
+    dataset = OdvgDataset(odvg)
+    assert len(dataset) == 3000
+    assert dataset._offsets.itemsize * len(dataset) + dataset.portrait.nbytes == 27_000
+    assert dataset.record(2998) == RECORDS[1]
