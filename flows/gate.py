@@ -116,9 +116,8 @@ def judge(gate: Gate, drift: Drift | None, found: Evaluation | None, best: Evalu
             confidence=gate.confidence,
         )
         if interval.high < 0:
-            name = found.headline.upper() if found.headline == "ap" else found.headline
             reasons.append(
-                f"{name} fell from {best.value:.3f} in round {over} to {found.value:.3f} "
+                f"{found.headline} fell from {best.value:.3f} (v{over}) to {found.value:.3f} "
                 f"({100 * gate.confidence:g} % interval of the change {interval.low:+.3f} … {interval.high:+.3f})"
             )
     passed = not reasons or not gate.enabled

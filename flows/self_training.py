@@ -174,7 +174,8 @@ class _Loop:
         config, folder = self._config, round_folder(self._work_dir, number)
         manifest = self._plan(weights, folder, number)
         self._tell(number, "infer", "started", shards=len(manifest.shards))
-        self._stages.infer(manifest, device=config.train.device, batch_size=config.labelling.batch_size)
+        workers = config.labelling.workers.on(config.train.device)
+        self._stages.infer(manifest, workers=workers, batch_size=config.labelling.batch_size)
         self._labels = self._stages.filter_candidates(
             manifest,
             config.policy,
