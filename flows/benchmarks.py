@@ -101,7 +101,20 @@ class DescribedData:
     kind: Literal["described_objects"] = "described_objects"
 
 
-BenchmarkData = TrainingData | PublishedData | YoloData | OdinwData | ExpressionData | RefsData | DescribedData
+@dataclass(frozen=True)
+class GlyphQuestionData:
+    """Scenes of the glyph world with questions in the manner of gRefCOCO, D3 or LVIS, drawn when they are needed."""
+
+    family: Literal["generalized_expressions", "described_objects", "lvis"]
+    domain: str = "source"
+    count: int = 100
+    seed: int = 900
+    kind: Literal["glyph_questions"] = "glyph_questions"
+
+
+BenchmarkData = (
+    GlyphQuestionData | TrainingData | PublishedData | YoloData | OdinwData | ExpressionData | RefsData | DescribedData
+)
 
 
 class Benchmark(NamedTuple):
@@ -151,6 +164,24 @@ def _read_glyphs(data: GlyphData, work_dir: Path) -> Benchmark:
     found = OdvgData(annotations, folder / "images", label_map if annotations.stem.endswith("_od") else None)
     benchmark = _read_odvg(found, work_dir)
     return benchmark._replace(metric="expressions") if data.task == "expressions" else benchmark
+
+
+def _read_glyph_questions(data: GlyphQuestionData, work_dir: Path) -> Benchmark:
+    from grounding_model.glyphs.questions import write_questions
+    from grounding_model.metrics.lvis import Federation
+
+    folder = work_dir / "scenes"
+    found = write_questions(folder, data.family, data.domain, data.count, data.seed)
+    federation = Federation(found.absent, found.partly, found.frequency) if data.family == "lvis" else None
+    return Benchmark(
+        found.records,
+        folder,
+        data.family,
+        found.names,
+        federation=federation,
+        asked=list(found.asked) or None,
+        absence=found.absence,
+    )
 
 
 def _read_odvg(data: OdvgData, work_dir: Path) -> Benchmark:
@@ -303,6 +334,7 @@ def _read_described(data: DescribedData, work_dir: Path) -> Benchmark:
 READERS: Mapping[str, Any] = {
     "odvg": _read_odvg,
     "glyphs": _read_glyphs,
+    "glyph_questions": _read_glyph_questions,
     "coco": _read_coco,
     "yolo": _read_yolo,
     "voc": _read_voc,

@@ -107,20 +107,20 @@ def _caption(things: Sequence[Thing], rng: np.random.Generator) -> tuple[str, tu
         members = groups[name]
         if place:
             text += " and " if place == len(names) - 1 and place > 1 else str(rng.choice(JOINTS))
-        phrase = article(name) if len(members) == 1 else NUMBERS[len(members)] + _plural(name)
-        regions.append(_region([thing.box for thing in members], phrase, (len(text), len(text) + len(phrase))))
+        phrase = article(name) if len(members) == 1 else NUMBERS[len(members)] + plural(name)
+        regions.append(region_of([thing.box for thing in members], phrase, (len(text), len(text) + len(phrase))))
         text += phrase
     if not names:
         text += "nothing"
     return text + ".", tuple(regions)
 
 
-def _plural(name: str) -> str:
+def plural(name: str) -> str:
     colour, _, noun = name.rpartition(" ")
     return f"{colour} {PLURALS[noun]}".strip()
 
 
-def _region(boxes: Sequence[tuple[float, float, float, float]], phrase: str, span: Span) -> Region:
+def region_of(boxes: Sequence[tuple[float, float, float, float]], phrase: str, span: Span) -> Region:
     return Region(boxes=tuple(boxes), phrase=(phrase,), spans=(span,))
 
 
@@ -134,7 +134,7 @@ def _expression(things: Sequence[Thing], rng: np.random.Generator) -> tuple[str,
         descriptions = _descriptions(things[index], things)
         if descriptions:
             words = str(rng.choice(descriptions))
-            return words, (_region([things[index].box], words, (0, len(words))),)
+            return words, (region_of([things[index].box], words, (0, len(words))),)
     return "nothing", ()
 
 
@@ -169,6 +169,12 @@ def _area(thing: Thing) -> float:
     return (x2 - x1) * (y2 - y1)
 
 
+def write_picture(path: Path, image: np.ndarray) -> None:
+    """(H, W, 3) uint8 RGB as a PNG file."""
+    with write_whole(path, "wb") as file:
+        Image.fromarray(image).save(file, format="PNG")
+
+
 def write_scenes(
     folder: str | Path,
     domain: str,
@@ -191,8 +197,7 @@ def write_scenes(
     records = []
     for index in range(count):
         image, record = draw_scene(domain, seed, index, task, pairs, hardness)
-        with write_whole(images / record.filename, "wb") as file:
-            Image.fromarray(image).save(file, format="PNG")
+        write_picture(images / record.filename, image)
         records.append(record)
     if not labelled:
         return None

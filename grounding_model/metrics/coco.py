@@ -18,6 +18,7 @@ from grounding_model.metrics.pairing import check_pairing
 
 ALL_AREAS = "all"
 MAX_DETECTIONS = (1, 10, 100)  # of a category in an image
+MOST_IN_TABLE = 100  # categories
 Areas = Mapping[str, Sequence[float]]  # filename -> area of each of its instances, in square pixels
 
 
@@ -55,7 +56,7 @@ class CocoResult:
         }
 
     def table(self) -> str:
-        """A line a number, for people; a size that the truth does not have shows as -."""
+        """A line a number, for people; a size that the truth does not have shows as -. Many categories are left out."""
         rows: list[tuple[str, float | None]] = [
             ("AP", self.ap),
             ("AP50", self.ap50),
@@ -64,8 +65,9 @@ class CocoResult:
             ("AP medium", self.ap_medium),
             ("AP large", self.ap_large),
             *((f"AR@{count}", recall) for count, recall in self.ar.items()),
-            *((f"AP {name}", value) for name, value in self.per_category.items()),
         ]
+        if len(self.per_category) <= MOST_IN_TABLE:
+            rows += [(f"AP {name}", value) for name, value in self.per_category.items()]
         return aligned(rows)
 
 
