@@ -1,18 +1,22 @@
 """COCO detection JSON: {"images": [...], "annotations": [...], "categories": [...]}, boxes as x, y, width, height.
 
 label is the position of the category in the file's list, from 0, whatever its id. iscrowd, and an "ignore" where a tool
-writes one, becomes ignore.
+writes one, becomes ignore. Files are read an item at a time: what stays in memory is the images' entries and, as bytes,
+the annotations' without their outlines.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from sys import intern
 from typing import Any, NamedTuple
 
-from formats.files import load_json, write_whole
-from formats.losses import Losses, check_category, count_losses, refuse_caption
+from formats.files import write_whole
+from formats.json_stream import JsonItem, PackedItems, stream_json
+from formats.losses import Losses, check_category, count_losses, count_unread, refuse_caption
 from formats.problems import InputError, handed_to
 from formats.record import Box, Instance, Record
 
@@ -20,47 +24,84 @@ _WANT_RESULTS = 'want a COCO results file: [{"image_id": 1, "category_id": 1, "b
 _DECIMALS = 4  # of a written box; hides the noise that x2 - x1 leaves, keeps what any tool can see
 
 
+# What is read of the entries; dialects read more.
+_IMAGE_KEYS = frozenset({"id", "file_name", "height", "width"})
+_ANNOTATION_KEYS = frozenset({"id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore", "score"})
+_CATEGORY_KEYS = frozenset({"id", "name"})
+_OUTLINES = ("segmentation", "keypoints")  # most of a file's size
+_OF_NO_USE = frozenset({"license", "flickr_url", "date_captured"})  # of an image
+
+
 class CocoContent(NamedTuple):
     """A COCO file with its entries found by their ids.
 
-    images, category_entries: id -> entry. categories: id -> (label, name). annotations: None where the file has no
-    such key.
+    images, category_entries: id -> entry. categories: id -> (label, name). annotations: in file order, without
+    outlines; None where the file has no such key. images_left_out, categories_left_out: ids whose annotations are
+    passed over.
     """
 
     path: str | Path
     images: dict[Any, dict]
     categories: dict[Any, tuple[int, str]]
-    annotations: list[dict] | None
+    annotations: PackedItems | None
     category_entries: dict[Any, dict]
+    images_left_out: Collection[Any] = frozenset()
+    categories_left_out: Collection[Any] = frozenset()
 
 
-def read_coco(ann_file: str | Path, on_problem: Callable[[InputError], None] | None = None) -> Iterator[Record]:
+def read_coco(
+    ann_file: str | Path,
+    on_problem: Callable[[InputError], None] | None = None,
+    losses: Losses | None = None,
+) -> Iterator[Record]:
     """One record for each image, in file order; an image without annotations has instances ().
 
     A file without the key "annotations" (a test set's) gives instances None. Annotations keep the order of the file,
     and a "score" where they have one. Raises InputError for ids that nothing has, ids given twice, and broken boxes;
-    on_problem takes those of single entries instead, which are passed over.
+    on_problem takes those of single entries instead, which are passed over. losses: takes what a record has no field
+    for, such as outlines.
     """
-    yield from coco_records(load_coco(ann_file), on_problem=on_problem)
+    yield from coco_records(load_coco(ann_file, losses), on_problem=on_problem)
 
 
 def read_coco_categories(path: str | Path) -> tuple[str, ...]:
     """The category names in file order: the name of each label that read_coco gives."""
-    content = _load(path)
-    return tuple(name for _, name in _categories(content, path).values())
+    return tuple(name for _, name in load_coco(path, annotated=False).categories.values())
 
 
-def load_coco(path: str | Path) -> CocoContent:
-    """The whole file. Raises InputError where it is no COCO file or gives an id twice."""
-    content = _load(path)
-    annotations = _entries(content, "annotations", path) if "annotations" in content else None
-    return CocoContent(
-        path,
-        _by_id(content, "images", path),
-        _categories(content, path),
-        annotations,
-        _by_id(content, "categories", path),
-    )
+def load_coco(
+    path: str | Path, losses: Losses | None = None, also_read: Collection[str] = (), annotated: bool = True
+) -> CocoContent:
+    """The whole file. Raises InputError where it is no COCO file or gives an id twice.
+
+    also_read: keys of images and annotations that are read beside COCO's own, and so not counted in `losses`.
+    annotated: False passes over the annotations.
+    """
+    tables: dict[str, dict[Any, dict]] = {}
+    annotations: PackedItems | None = None
+    read = {"images": _IMAGE_KEYS.union(also_read), "categories": _CATEGORY_KEYS}
+    annotation_keys = _ANNOTATION_KEYS.union(also_read)
+    for key, position, entry in _items(path, dict):
+        if key not in ("images", "annotations", "categories"):
+            continue
+        if position is None and isinstance(entry, list):
+            tables[key], annotations = {}, PackedItems() if key == "annotations" else annotations
+        elif position is None or not isinstance(entry, dict):
+            raise InputError(path, f"{key!r} is no list of objects", "want a COCO annotation file")
+        elif key != "annotations":
+            count_unread(losses, entry, read[key], key)
+            _add_by_id(tables[key], entry, f"{path}: {key} {position}")
+        elif annotated and annotations is not None:
+            count_unread(losses, entry, annotation_keys, key)
+            annotations.append(_without_outlines(entry))
+    images, category_entries = (needed(tables, key, str(path)) for key in ("images", "categories"))
+    return CocoContent(path, images, _categories(category_entries, path), annotations, category_entries)
+
+
+def _without_outlines(entry: dict) -> dict:
+    for key in _OUTLINES:
+        entry.pop(key, None)
+    return entry
 
 
 def _file_name(image: Mapping, place: str) -> str:
@@ -73,19 +114,44 @@ def coco_records(
     on_problem: Callable[[InputError], None] | None = None,
 ) -> Iterator[Record]:
     """The records of a loaded file. filename_of: the file name that an image's entry at a place gives."""
-    instances: dict[Any, list[Instance]] = {image_id: [] for image_id in content.images}
+    found = annotations_by_image(content, on_problem)
+    for image_id, image in content.images.items():
+        instances = None if content.annotations is None else _instances(content, found.get(image_id, ()), on_problem)
+        place = f"{content.path}: image {image_id!r}"
+        with handed_to(on_problem):
+            yield _record(filename_of(image, place), *size_of(image, place), instances, place)
+
+
+def annotations_by_image(
+    content: CocoContent, on_problem: Callable[[InputError], None] | None = None
+) -> Mapping[Any, Sequence[int]]:
+    """image id -> where its annotations stand in content.annotations, without those that are left out.
+
+    Raises InputError for an annotation of no image; on_problem takes it instead.
+    """
+    found: dict[Any, array] = {}
     for index, entry in enumerate(content.annotations or ()):
         place = f"{content.path}: annotation {index}"
         with handed_to(on_problem):
             image_id = _needed_id(entry, "image_id", place)
-            if image_id not in instances:
+            if image_id in content.images_left_out:
+                continue
+            if image_id not in content.images:
                 raise InputError(place, f"image_id {image_id!r} is no image's id", 'want one of "images"')
-            instances[image_id].append(_instance(entry, content.categories, place))
-    for image_id, image in content.images.items():
-        place = f"{content.path}: image {image_id!r}"
-        found = None if content.annotations is None else tuple(instances[image_id])
+            found.setdefault(image_id, array("L")).append(index)
+    return found
+
+
+def _instances(
+    content: CocoContent, indices: Iterable[int], on_problem: Callable[[InputError], None] | None
+) -> tuple[Instance, ...]:
+    instances: list[Instance] = []
+    for index in indices:
+        entry, place = content.annotations[index], f"{content.path}: annotation {index}"  # type: ignore[index]
         with handed_to(on_problem):
-            yield _record(filename_of(image, place), *size_of(image, place), found, place)
+            if _needed_id(entry, "category_id", place) not in content.categories_left_out:
+                instances.append(_instance(entry, content.categories, place))
+    return tuple(instances)
 
 
 def _record(filename: str, height: int, width: int, found: tuple[Instance, ...] | None, place: str) -> Record:
@@ -111,11 +177,12 @@ def read_coco_results(path: str | Path, truth: str | Path) -> Iterator[Record]:
     An image without predictions has instances (). Raises InputError for ids that `truth` does not have.
     """
     content = load_coco(truth)
-    entries = _load(path, list)
-    if not all(isinstance(entry, dict) for entry in entries):
-        raise InputError(path, "holds more than objects", _WANT_RESULTS)
-    for index, entry in enumerate(entries):
+    entries = PackedItems()
+    for index, entry in enumerate(item.value for item in _items(path, list) if item.position is not None):
+        if not isinstance(entry, dict):
+            raise InputError(path, "holds more than objects", _WANT_RESULTS)
         needed(entry, "score", f"{path}: annotation {index}")
+        entries.append(_without_outlines(entry))
     yield from coco_records(content._replace(path=path, annotations=entries))
 
 
@@ -238,40 +305,31 @@ def _annotation(instance: Instance) -> dict[str, Any]:
 # The file
 
 
-def _load(path: str | Path, kind: type = dict) -> Any:
+def _items(path: str | Path, kind: type) -> Iterator[JsonItem]:
+    """What stands in a file that is an object (kind: dict) or an array (list)."""
     want = "want a COCO annotation file" if kind is dict else _WANT_RESULTS
-    content = load_json(path, want)
-    if not isinstance(content, kind):
+    items = stream_json(path, want)
+    top = next(items).value
+    if not isinstance(top, kind):
         remedy = 'want {"images": [...], "annotations": [...], ...}' if kind is dict else want
-        raise InputError(path, f"holds a JSON {type(content).__name__}", remedy)
-    return content
+        raise InputError(path, f"holds a JSON {type(top).__name__}", remedy)
+    yield from items
 
 
-def _categories(content: dict, path: str | Path) -> dict[Any, tuple[int, str]]:
+def _add_by_id(table: dict[Any, dict], entry: dict, place: str) -> None:
+    entry_id = _needed_id(entry, "id", place)
+    if entry_id in table:
+        raise InputError(place, f"id {entry_id!r} is given twice", "want every id once")
+    # One text for a key of all entries: each comes with its own.
+    table[entry_id] = {intern(key): value for key, value in entry.items() if key not in _OF_NO_USE}
+
+
+def _categories(entries: Mapping[Any, dict], path: str | Path) -> dict[Any, tuple[int, str]]:
     """category id -> (label, name)."""
-    by_id = _by_id(content, "categories", path)
     return {
-        category_id: (label, needed(category, "name", f"{path}: category {category_id!r}"))
-        for label, (category_id, category) in enumerate(by_id.items())
+        category_id: (label, needed(entry, "name", f"{path}: category {category_id!r}"))
+        for label, (category_id, entry) in enumerate(entries.items())
     }
-
-
-def _by_id(content: dict, key: str, path: str | Path) -> dict[Any, dict]:
-    by_id: dict[Any, dict] = {}
-    for index, entry in enumerate(_entries(content, key, path)):
-        place = f"{path}: {key} {index}"
-        entry_id = _needed_id(entry, "id", place)
-        if entry_id in by_id:
-            raise InputError(place, f"id {entry_id!r} is given twice", "want every id once")
-        by_id[entry_id] = entry
-    return by_id
-
-
-def _entries(content: dict, key: str, path: str | Path) -> list[dict]:
-    entries = needed(content, key, str(path))
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise InputError(path, f"{key!r} is no list of objects", "want a COCO annotation file")
-    return entries
 
 
 def needed(table: Mapping, key: str, place: str) -> Any:

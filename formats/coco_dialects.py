@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from formats.coco import CocoContent, coco_records, load_coco, needed
+from formats.losses import Losses
 from formats.problems import InputError
 from formats.record import Record
 
@@ -60,19 +61,20 @@ class LvisDetails(NamedTuple):
     not_exhaustive: dict[str, frozenset[int]]
 
 
-def read_lvis(ann_file: str | Path, frequencies: str | None = None) -> Iterator[Record]:
+def read_lvis(ann_file: str | Path, frequencies: str | None = None, losses: Losses | None = None) -> Iterator[Record]:
     """The records of LVIS v1 (or v0.5); file names as "train2017/000000391895.jpg".
 
     frequencies: "f,c" keeps frequent and common categories alone, so that rare ones can be learned from nothing
     (the reference's lvis2ovd.py); every image stays. None keeps all.
-    What is not exhaustively labelled comes from read_lvis_details.
+    What is not exhaustively labelled comes from read_lvis_details; losses counts it.
     """
-    yield from coco_records(_of_frequencies(_by_category_id(load_coco(ann_file)), frequencies), _lvis_filename)
+    content = _of_frequencies(_by_category_id(load_coco(ann_file, losses, ("coco_url",))), frequencies)
+    yield from coco_records(content, _lvis_filename)
 
 
 def read_lvis_categories(ann_file: str | Path, frequencies: str | None = None) -> tuple[str, ...]:
     """The names of the labels that read_lvis gives."""
-    return _names(_of_frequencies(_by_category_id(load_coco(ann_file)), frequencies))
+    return _names(_of_frequencies(_by_category_id(load_coco(ann_file, annotated=False)), frequencies))
 
 
 def _of_frequencies(content: CocoContent, frequencies: str | None) -> CocoContent:
@@ -84,10 +86,7 @@ def _of_frequencies(content: CocoContent, frequencies: str | None) -> CocoConten
     kept = [each for each in content.categories if _frequency(content, each) in wanted]
     left_out = set(content.categories) - set(kept)
     categories = {each: (label, content.categories[each][1]) for label, each in enumerate(kept)}
-    annotations = content.annotations
-    if annotations is not None:
-        annotations = [entry for entry in annotations if entry.get("category_id") not in left_out]
-    return content._replace(categories=categories, annotations=annotations)
+    return content._replace(categories=categories, categories_left_out=left_out)
 
 
 def _frequency(content: CocoContent, category_id: Any) -> str:
@@ -100,7 +99,7 @@ def _frequency(content: CocoContent, category_id: Any) -> str:
 
 def read_lvis_details(ann_file: str | Path) -> LvisDetails:
     """Frequencies of the categories, and what each image's labelling leaves open."""
-    content = _by_category_id(load_coco(ann_file))
+    content = _by_category_id(load_coco(ann_file, annotated=False))
     frequency = tuple(_frequency(content, category_id) for category_id in content.categories)
     absent: dict[str, frozenset[int]] = {}
     not_exhaustive: dict[str, frozenset[int]] = {}
@@ -130,27 +129,28 @@ def _lvis_filename(image: Mapping, place: str) -> str:
 # Objects365
 
 
-def read_objects365v1(ann_file: str | Path) -> Iterator[Record]:
+def read_objects365v1(ann_file: str | Path, losses: Losses | None = None) -> Iterator[Record]:
     """The records of Objects365 v1, without the three images that its archives lack."""
-    yield from coco_records(_without_images(_by_category_id(load_coco(ann_file)), _MISSING_IN_OBJECTS365_V1))
+    content = _by_category_id(load_coco(ann_file, losses))
+    yield from coco_records(_without_images(content, _MISSING_IN_OBJECTS365_V1))
 
 
-def read_objects365v2(ann_file: str | Path) -> Iterator[Record]:
+def read_objects365v2(ann_file: str | Path, losses: Losses | None = None) -> Iterator[Record]:
     """The records of Objects365 v2, names put right, file names as "patch8/objects365_v1_00420917.jpg".
 
     The three images that its archives lack are left out.
     """
-    content = _without_images(_objects365v2(ann_file), _MISSING_IN_OBJECTS365_V2)
+    content = _without_images(_objects365v2(load_coco(ann_file, losses)), _MISSING_IN_OBJECTS365_V2)
     yield from coco_records(content, _objects365v2_filename)
 
 
 def read_objects365v2_categories(ann_file: str | Path) -> tuple[str, ...]:
     """The names of the labels, put right."""
-    return _names(_objects365v2(ann_file))
+    return _names(_objects365v2(load_coco(ann_file, annotated=False)))
 
 
-def _objects365v2(ann_file: str | Path) -> CocoContent:
-    content = _by_category_id(load_coco(ann_file))
+def _objects365v2(content: CocoContent) -> CocoContent:
+    content = _by_category_id(content)
     fixed = {
         category_id: (label, _OBJECTS365_V2_NAMES.get(name, name))
         for category_id, (label, name) in content.categories.items()
@@ -167,18 +167,15 @@ def _without_images(content: CocoContent, missing: Collection[int]) -> CocoConte
     if len(kept) == len(content.images):
         return content
     _log.warning("%s: %d images that the archives lack are left out", content.path, len(content.images) - len(kept))
-    annotations = content.annotations
-    if annotations is not None:
-        annotations = [entry for entry in annotations if entry.get("image_id") not in missing]
-    return content._replace(images=kept, annotations=annotations)
+    return content._replace(images=kept, images_left_out=missing)
 
 
 # V3Det
 
 
-def read_v3det(ann_file: str | Path) -> Iterator[Record]:
+def read_v3det(ann_file: str | Path, losses: Losses | None = None) -> Iterator[Record]:
     """The records of V3Det; file names as "images/a00000066/0_380_….jpg"."""
-    yield from read_coco_by_category_id(ann_file)
+    yield from read_coco_by_category_id(ann_file, losses)
 
 
 # ODinW
@@ -186,12 +183,12 @@ def read_v3det(ann_file: str | Path) -> Iterator[Record]:
 _ODINW_FILES = ("annotations_without_background.json", "_annotations.coco.json")
 
 
-def read_odinw(split: str | Path) -> Iterator[Record]:
+def read_odinw(split: str | Path, losses: Losses | None = None) -> Iterator[Record]:
     """The records of one split of one data set of ODinW: a folder such as odinw/pothole/valid, or its JSON.
 
     The category 0 that Roboflow puts before the data set's own is left out where nothing bears it.
     """
-    yield from coco_records(_odinw(split))
+    yield from coco_records(_odinw(split, losses))
 
 
 def read_odinw_categories(split: str | Path) -> tuple[str, ...]:
@@ -199,16 +196,16 @@ def read_odinw_categories(split: str | Path) -> tuple[str, ...]:
     return _names(_odinw(split))
 
 
-def _odinw(split: str | Path) -> CocoContent:
+def _odinw(split: str | Path, losses: Losses | None = None) -> CocoContent:
     path = Path(split)
     if path.is_dir():
         files = [path / name for name in _ODINW_FILES if (path / name).is_file()]
         if not files:
             raise InputError(path, "holds no annotations of ODinW", f"want {' or '.join(_ODINW_FILES)} in it")
         path = files[0]
-    content = _by_category_id(load_coco(path))
-    used = {entry.get("category_id") for entry in content.annotations or ()}
-    if 0 in content.categories and 0 not in used and len(content.categories) > 1:
+    content = _by_category_id(load_coco(path, losses))
+    used = any(entry.get("category_id") == 0 for entry in content.annotations or ())
+    if 0 in content.categories and not used and len(content.categories) > 1:
         names = [(category_id, name) for category_id, (_, name) in content.categories.items() if category_id != 0]
         content = content._replace(categories={each: (label, name) for label, (each, name) in enumerate(names)})
     return content
@@ -217,14 +214,14 @@ def _odinw(split: str | Path) -> CocoContent:
 # Shared
 
 
-def read_coco_by_category_id(ann_file: str | Path) -> Iterator[Record]:
+def read_coco_by_category_id(ann_file: str | Path, losses: Losses | None = None) -> Iterator[Record]:
     """As read_coco, with labels in the order of the category ids."""
-    yield from coco_records(_by_category_id(load_coco(ann_file)))
+    yield from coco_records(_by_category_id(load_coco(ann_file, losses)))
 
 
 def read_categories_by_id(ann_file: str | Path) -> tuple[str, ...]:
     """The names of the labels of Objects365 v1, V3Det, D3 and the whole of LVIS."""
-    return _names(_by_category_id(load_coco(ann_file)))
+    return _names(_by_category_id(load_coco(ann_file, annotated=False)))
 
 
 def _by_category_id(content: CocoContent) -> CocoContent:

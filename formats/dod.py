@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from formats.coco import needed
 from formats.coco_dialects import read_coco_by_category_id
+from formats.losses import Losses
 from formats.plain_pickle import read_plain_pickle
 from formats.problems import InputError
 from formats.record import Record
@@ -28,9 +29,9 @@ class DodDetails(NamedTuple):
     absence: frozenset[int]
 
 
-def read_dod(ann_file: str | Path) -> Iterator[Record]:
+def read_dod(ann_file: str | Path, losses: Losses | None = None) -> Iterator[Record]:
     """The records of D3's JSON: the label is the description's id less one, the category its words."""
-    yield from read_coco_by_category_id(ann_file)
+    yield from read_coco_by_category_id(ann_file, losses)
 
 
 def read_dod_details(pickles: str | Path) -> DodDetails:

@@ -1,14 +1,18 @@
-"""What a format has no place for: counted by the writer that leaves it out, told by whoever asked for the writing."""
+"""What gets lost on the way, counted and told: by a reader what a record has no field for, by a writer what its format
+has no place for.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from formats.problems import InputError
 from formats.record import Instance, Record
 
-# What was left out -> how often; a writer gives it back when the file is there.
+# What was left out -> how often. A writer gives it back when the file is there; a reader adds to the one that it is
+# given, and is done with that when its records are at their end.
 Losses = Counter[str]
 
 
@@ -27,6 +31,15 @@ def count_losses(losses: Losses, record: Record, holds: Collection[str] = ()) ->
             losses["weights"] += 1
         if instance.ignore and "ignore" not in holds:
             losses["ignored boxes, left out"] += 1
+
+
+def count_unread(losses: Losses | None, entry: Mapping[str, Any], read: Collection[str], of: str) -> None:
+    """Adds the keys of an entry that its reader does not read: `segmentation of annotations`.
+
+    None, 0, "" and empty containers say nothing.
+    """
+    if losses is not None and not (isinstance(read, frozenset) and read.issuperset(entry)):
+        losses.update(f"{key} of {of}" for key, value in entry.items() if value and key not in read)
 
 
 def refuse_caption(record: Record, format_name: str) -> None:

@@ -10,38 +10,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from formats.coco import box_of, load_coco, needed, size_of
+from formats.coco import annotations_by_image, box_of, load_coco, needed, size_of
+from formats.losses import Losses
 from formats.problems import InputError
 from formats.record import Box, Record, Region, Span
 
 _NOTHING = -1
+_READ = ("caption", "tokens_positive", "tokens_positive_eval", "phrase_ids")
 
 
-def read_mdetr(ann_file: str | Path) -> Iterator[Record]:
+def read_mdetr(ann_file: str | Path, losses: Losses | None = None) -> Iterator[Record]:
     """One record for each caption, in file order; boxes of the same spans make one region.
 
     Spans that one blank parts are joined: they name the same tokens. The reference (mmdet 3.3.0, goldg2odvg.py) makes
     one region of all boxes whose phrases read the same, with the first one's spans; here "a man" and a later "a man"
-    stay apart. Crowds make regions of their own, which are ignored; boxes that name no words are left out. A caption
-    without boxes has regions (). Raises
-    InputError for spans that leave the caption and for annotations of no image.
+    stay apart. Crowds make regions of their own, which are ignored; boxes that name no words are left out, and counted
+    in `losses`. A caption without boxes has regions (). Raises InputError for spans that leave the caption and for
+    annotations of no image.
     """
-    content = load_coco(ann_file)
-    by_image: dict[Any, list[tuple[str, dict]]] = {image_id: [] for image_id in content.images}
-    for index, entry in enumerate(content.annotations or ()):
-        place = f"{ann_file}: annotation {index}"
-        image_id = needed(entry, "image_id", place)
-        if not isinstance(image_id, (int, str)) or image_id not in by_image:
-            raise InputError(place, f"image_id {image_id!r} is no image's id", 'want one of "images"')
-        by_image[image_id].append((place, entry))
+    content = load_coco(ann_file, losses, _READ)
+    found = annotations_by_image(content)
     for image_id, image in content.images.items():
         place = f"{ann_file}: image {image_id!r}"
         caption = needed(image, "caption", place)
         if not isinstance(caption, str):
             raise InputError(place, f"caption {caption!r} is no text", "want the caption")
-        regions = None if content.annotations is None else _regions(caption, image, by_image[image_id])
+        regions = None
+        if content.annotations is not None:
+            entries = [
+                (f"{ann_file}: annotation {index}", content.annotations[index]) for index in found.get(image_id, ())
+            ]
+            regions = _regions(caption, image, entries, losses)
         try:
             yield Record(needed(image, "file_name", place), *size_of(image, place), caption=caption, regions=regions)
         except (TypeError, ValueError) as error:
@@ -50,7 +50,9 @@ def read_mdetr(ann_file: str | Path) -> Iterator[Record]:
             raise InputError(place, str(error)) from error
 
 
-def _regions(caption: str, image: Mapping, annotations: list[tuple[str, dict]]) -> tuple[Region, ...]:
+def _regions(
+    caption: str, image: Mapping, annotations: list[tuple[str, dict]], losses: Losses | None
+) -> tuple[Region, ...]:
     boxes: dict[tuple[tuple[Span, ...], bool], list[Box]] = {}
     phrases = _numbered_phrases(caption, image, annotations)
     for spans in phrases.values():
@@ -60,6 +62,10 @@ def _regions(caption: str, image: Mapping, annotations: list[tuple[str, dict]]) 
         found = boxes.setdefault((spans, bool(entry.get("iscrowd"))), [])
         if entry.get("category_id") != _NOTHING:
             found.append(box_of(needed(entry, "bbox", place), place))
+    if losses is not None:
+        losses["boxes that name no words, left out"] += sum(
+            len(found) for (spans, _), found in boxes.items() if not spans
+        )
     return tuple(
         Region(tuple(found), tuple(caption[start:end] for start, end in spans), spans, ignore=crowd)
         for (spans, crowd), found in boxes.items()

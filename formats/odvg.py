@@ -24,6 +24,7 @@ import jsonlines
 import orjson
 
 from formats.files import write_whole
+from formats.json_stream import stream_json
 from formats.losses import Losses, count_losses
 from formats.odvg_lines import QUARANTINED, record_from_line, text_of
 from formats.problems import InputError
@@ -100,20 +101,11 @@ def _json_values(path: str | Path) -> Iterator[tuple[int, Any]]:
     with open(path, "rb") as stream:
         first = next((line for line in stream if line.strip()), b"")
         if first.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
-            stream.seek(0)
-            yield from enumerate(_json_array(path, stream.read()), start=1)
+            items = stream_json(path, "want JSON Lines or one array")
+            yield from ((item.position + 1, item.value) for item in items if item.position is not None)
             return
         stream.seek(0)
         yield from _json_lines(stream)
-
-
-def _json_array(path: str | Path, content: bytes) -> list:
-    try:
-        return json.loads(content.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:  # the latter: brackets without end
-        raise InputError(
-            path, f"starts like a JSON array but is none ({error})", "want JSON Lines or one array"
-        ) from error
 
 
 def _json_lines(stream: Iterable[bytes]) -> Iterator[tuple[int, Any]]:

@@ -12,29 +12,35 @@ from typing import Any
 
 from formats.coco import CocoContent, box_of, load_coco, needed, size_of
 from formats.files import load_json
+from formats.losses import Losses, count_unread
 from formats.plain_pickle import read_plain_pickle
 from formats.problems import InputError
 from formats.record import Box, Record, Region
 
 _NO_TARGET = -1
+_READ = frozenset({"image_id", "ann_id", "sentences", "split", "ref_id", "sent_ids", "file_name"})
 
 
-def read_refcoco(instances: str | Path, refs: str | Path, split: str | None = None) -> Iterator[Record]:
+def read_refcoco(
+    instances: str | Path, refs: str | Path, split: str | None = None, losses: Losses | None = None
+) -> Iterator[Record]:
     """One record for each sentence, in the order of the refs: the sentence is the caption, and its one phrase.
 
     refs: the pickle of RefCOCO's family, which may hold plain containers only, or gRefCOCO's JSON. split: train, val,
-    test, testA or testB; by default all. A sentence that a ref gives twice is read once. A sentence without target
-    has a region without boxes. Raises InputError for refs whose objects or images `instances` does not have.
+    test, testA or testB; by default all. A sentence that a ref gives twice is read once; losses counts these, and what
+    else the refs say. A sentence without target has a region without boxes. Raises InputError for refs whose objects
+    or images `instances` does not have.
     """
     content = load_coco(instances)
-    annotations = {entry.get("id"): entry for entry in content.annotations or ()}
+    boxes = _boxes_by_id(content)
     entries = _load_refs(refs)
     splits = sorted({str(ref.get("split")) for ref in entries})
     if split is not None and split not in splits:
         raise InputError(refs, f"has no split {split!r}", f"want one of {', '.join(splits)}")
     for index, ref in enumerate(entries):
         if split is None or ref.get("split") == split:
-            yield from _records(ref, content, annotations, f"{refs}: ref {index}")
+            count_unread(losses, ref, _READ, "refs")
+            yield from _records(ref, content, boxes, f"{refs}: ref {index}", losses)
 
 
 def _load_refs(path: str | Path) -> list[dict]:
@@ -45,27 +51,39 @@ def _load_refs(path: str | Path) -> list[dict]:
     return entries
 
 
-def _records(ref: Mapping, content: CocoContent, annotations: Mapping[Any, dict], place: str) -> Iterator[Record]:
+def _boxes_by_id(content: CocoContent) -> dict[Any, int]:
+    """annotation id -> where it stands in content.annotations."""
+    given = ((entry.get("id"), index) for index, entry in enumerate(content.annotations or ()))
+    return {each: index for each, index in given if isinstance(each, (int, str))}
+
+
+def _records(
+    ref: Mapping, content: CocoContent, annotations: Mapping[Any, int], place: str, losses: Losses | None
+) -> Iterator[Record]:
     image_id = needed(ref, "image_id", place)
     image = content.images.get(image_id) if isinstance(image_id, (int, str)) else None
     if image is None:
         raise InputError(place, f"image_id {image_id!r} is no image of {content.path}", "want one of its images")
-    boxes = tuple(_boxes(ref, annotations, content.path, place))
-    for sentence in dict.fromkeys(_sentences(ref, place)):
+    boxes = tuple(_boxes(ref, annotations, content, place))
+    sentences = list(_sentences(ref, place))
+    if losses is not None:
+        losses["sentences that a ref gives twice, read once"] += len(sentences) - len(set(sentences))
+    for sentence in dict.fromkeys(sentences):
         region = Region(boxes, (sentence,), ((0, len(sentence)),))
         filename = needed(image, "file_name", f"{content.path}: image {image_id!r}")
         yield Record(filename, *size_of(image, place), caption=sentence, regions=(region,))
 
 
-def _boxes(ref: Mapping, annotations: Mapping[Any, dict], instances: str | Path, place: str) -> Iterator[Box]:
+def _boxes(ref: Mapping, annotations: Mapping[Any, int], content: CocoContent, place: str) -> Iterator[Box]:
     given = needed(ref, "ann_id", place)
     for annotation_id in given if isinstance(given, list) else [given]:
         if annotation_id == _NO_TARGET:
             continue
         if not isinstance(annotation_id, (int, str)) or annotation_id not in annotations:
-            raise InputError(place, f"ann_id {annotation_id!r} is no annotation of {instances}", "want one of them")
-        where = f"{instances}: annotation id {annotation_id!r}"
-        yield box_of(needed(annotations[annotation_id], "bbox", where), where)
+            raise InputError(place, f"ann_id {annotation_id!r} is no annotation of {content.path}", "want one of them")
+        entry = content.annotations[annotations[annotation_id]]  # type: ignore[index]  # it has what it has given
+        where = f"{content.path}: annotation id {annotation_id!r}"
+        yield box_of(needed(entry, "bbox", where), where)
 
 
 def _sentences(ref: Mapping, place: str) -> Iterator[str]:
