@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flows.policies.suppression import suppress_duplicates
 from flows.planning import read_manifest
+from flows.policies.suppression import suppress_duplicates
 from flows.report import Comparison, comparison_sheet, write_report
 from flows.rounds import RoundResult
 from flows.self_train_config import GlyphScenes, SelfTrainConfig, read_self_train
 from flows.self_training import Event, evaluate_weights, self_train
+from flows.telling import in_words
 from formats.files import load_json, write_whole
 from formats.problems import InputError
 from formats.record import Instance, Record
@@ -244,19 +245,9 @@ class Teller:
         print(f"[{minutes}:{seconds:02d}] {words}", file=sys.stderr, flush=True)
 
     def on_event(self, event: Event) -> None:
-        number, stage, state = event["round"], event["stage"], event["state"]
-        if (stage, state) == ("infer", "started"):
-            self.say(f"round {number - 1}: labelling")
-        elif (stage, state) == ("filter", "finished"):
-            counts = event["counts"]
-            dropped = sum(counts["dropped"].values())
-            self.say(f"labels v{number}: {counts['kept']} boxes kept, {dropped} dropped; measuring the model ...")
-        elif (stage, state) == ("evaluate", "finished"):
-            self.say(f"round {number - 1}: AP {event['metrics']['ap']:.3f} on the test scenes")
-        elif (stage, state) == ("train", "started"):
-            self.say(f"training on labels v{number}, mixed with source scenes")
-        elif (stage, state) == ("train", "progress") and not sys.stderr.isatty():  # a terminal has a progress bar
-            self.say(f"  step {event.get('step')}, loss {event.get('loss', float('nan')):.2f}")
+        bar = event["state"] == "progress" and sys.stderr.isatty()  # a terminal has a progress bar
+        if not bar and (words := in_words(event)):
+            self.say(words)
 
 
 def table(result: DemoResult) -> str:

@@ -156,13 +156,13 @@ class _Loop:
                 return self._end("finished", "; ".join(done.verdict.reasons))
             if not done.holds:
                 reasons = "; ".join(done.verdict.reasons)
-                return self._end("stopped", f"the gate stops after round {number}: {reasons}")
+                return self._end("stopped", f"the gate lets no round follow v{number}: {reasons}")
             if self._config.waits_after(number) and not done.approved:
-                remedy = f"groundhog rounds approve {self._work_dir} --round {number}"
-                self._write("waiting", f"for a person to look at {done.labels}; then: {remedy}")
-                self._tell(number, "review", "started")
+                asked = f"look at {done.labels}, then: groundhog rounds approve {self._work_dir} --round {number}"
+                self._write("waiting", asked)
+                self._tell(number, "review", "started", remedy=asked)
                 if not self._wait(self._work_dir, number):
-                    return self._end("waiting", f"for a person to look at {done.labels}; then: {remedy}")
+                    return self._end("waiting", asked)
                 done = self._label_round(number, weights, trained_on)  # with what he has corrected
             self._tell(number, "train", "started")
             weights, trained_on = str(self._train(done, weights)), self._labels

@@ -47,26 +47,23 @@ def _add_self_train(commands) -> None:
 
 def _self_train(options: argparse.Namespace) -> int:
     from flows import quarantine
+    from flows.report import REPORT_NAME
+    from flows.rounds import status
     from flows.self_train_config import read_self_train
     from flows.self_training import self_train
 
     result = self_train(read_self_train(options.config, options.set), _print_event)
-    for done in result.rounds:
-        ap = "" if done.ap is None else f", AP {done.ap:.3f} of the model that made them"
-        print(f"v{done.round}: {done.labels} ({done.counts['kept']} boxes{ap})")
-    print(f"weights: {result.weights}\nsummary: {result.summary}")
+    print(status(result.summary.parent))
+    print(f"report:  {result.summary.with_name(REPORT_NAME)}")
     tell(quarantine.summary(result.quarantined, result.rounds[-1].labels.with_suffix(".meta.json")))
     return 0
 
 
 def _print_event(event) -> None:
-    if event["state"] != "progress":
-        details = ", ".join(
-            f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}"
-            for key, value in (event.get("counts") or event.get("metrics") or event).items()
-            if key not in ("round", "stage", "state") and value is not None and not isinstance(value, dict)
-        )
-        print(f"round {event['round']}: {event['stage']} {event['state']}" + (f" ({details})" if details else ""))
+    from flows.telling import in_words
+
+    if event["state"] != "progress" and event["stage"] != "loop" and (words := in_words(event)):
+        print(words, flush=True)
 
 
 def _add_bootstrap(commands) -> None:
