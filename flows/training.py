@@ -22,6 +22,8 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
     """
     from grounding_model import train as training
 
+    config = config.with_folder()
+    training.check_data(config)  # says where they come from, before their bytes are read for the key
     done = config.work_dir / DONE_NAME
     key = training_key(config)
     if (checkpoint := _finished(done, key)) is not None:
