@@ -1,0 +1,129 @@
+"""What `groundhog quality` shows: a table, and two plots of the same pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flows.quality import Piece, QualityConfig
+from formats.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TABLE_NAME, CURVES_NAME, BARS_NAME = "quality.md", "precision_recall.png", "retrained.png"
+NOTHING = "–"
+
+
+def write_quality_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
+    """Writes table and plots into the work_dir; gives the table."""
+    told = table(config, pieces)
+    with write_whole(config.train.work_dir / TABLE_NAME) as file:
+        file.write(told + "\n")
+    _save(config.train.work_dir / CURVES_NAME, _curves(config, pieces))
+    _save(config.train.work_dir / BARS_NAME, _bars(config, pieces))
+    return told
+
+
+def table(config: QualityConfig, pieces: Sequence[Piece]) -> str:
+    """A line a variant: its first labels, and AP after its last round; mean ± standard deviation over the seeds."""
+    columns = "variant rounds seeds precision recall AP-of-labels AP-target gain over-baseline AP-source lost".split()
+    lines = [f"| {' | '.join(columns)} |".replace("-", " "), "|:--" + "|--:" * (len(columns) - 1) + "|"]
+    by_variant = _by_variant(pieces)
+    base = {piece.seed: piece.target[-1] for piece in by_variant.get(config.baseline, ())}
+    for name, own in by_variant.items():
+        over = [piece.target[-1] - base[piece.seed] for piece in own if piece.seed in base and name != config.baseline]
+        cells = [
+            name,
+            str(config.variants[name].rounds),
+            str(len(own)),
+            *(
+                _told([getattr(piece.labels[0], part) for piece in own if piece.labels])
+                for part in ("precision", "recall", "ap")
+            ),
+            _told([piece.target[-1] for piece in own]),
+            _told([piece.target[-1] - piece.target[0] for piece in own], "+.3f"),
+            _told(over, "+.3f"),
+            _told([piece.source[-1] for piece in own if piece.source]),
+            _told([piece.source[0] - piece.source[-1] for piece in own if piece.source], "+.3f"),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _told(values: Sequence[float], form: str = ".3f") -> str:
+    """0.412 ± 0.013; no spread of a single value."""
+    if not values:
+        return NOTHING
+    mean = f"{fmean(values):{form}}"
+    return f"{mean} ± {stdev(values):.3f}" if len(values) > 1 else mean
+
+
+def _by_variant(pieces: Sequence[Piece]) -> Mapping[str, list[Piece]]:
+    by_variant: dict[str, list[Piece]] = {}
+    for piece in pieces:
+        by_variant.setdefault(piece.variant, []).append(piece)
+    return by_variant
+
+
+def _curves(config: QualityConfig, pieces: Sequence[Piece]) -> Figure:
+    """Precision against recall of the first labels, mean over the seeds; a dot where the policy cuts."""
+    figure, (axes,) = _figure(7, 5, 1)
+    drawn: dict[tuple[float, ...], str] = {}  # policies that only cut elsewhere share a curve
+    for name, own in _by_variant(pieces).items():
+        labelled = [piece.labels[0] for piece in own if piece.labels]
+        if not labelled:
+            continue
+        curve = np.mean([quality.curve for quality in labelled], axis=0)
+        colour = drawn.setdefault(tuple(curve), f"C{len(drawn)}")
+        recall, precision = (fmean(getattr(quality, part) for quality in labelled) for part in ("recall", "precision"))
+        axes.plot(np.linspace(0, 1, len(curve)), curve, color=colour, linewidth=1.2)
+        axes.plot(recall, precision, "o", color=colour)
+        axes.annotate(name, (recall, precision), textcoords="offset points", xytext=(6, 4), fontsize=8)
+    axes.set(
+        xlabel="recall",
+        ylabel="precision",
+        title=f"{config.name}: first labels at IoU 0.5",
+        xlim=(0, 1),
+        ylim=(0, 1.02),
+    )
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def _bars(config: QualityConfig, pieces: Sequence[Piece]) -> Figure:
+    """AP of the retrained model on the target, and on the source where it was measured; a dot a seed."""
+    parts: list[tuple[str, Callable[[Piece], Sequence[float]]]] = [("target", lambda piece: piece.target)]
+    if any(piece.source for piece in pieces):
+        parts.append(("source, all categories", lambda piece: piece.source))
+    figure, all_axes = _figure(11, 0.4 * len(_by_variant(pieces)) + 1.6, len(parts))
+    for axes, (title, figures_of) in zip(all_axes, parts):
+        names = list(_by_variant(pieces))[::-1]
+        for place, name in enumerate(names):
+            after = [figures_of(piece)[-1] for piece in _by_variant(pieces)[name]]
+            axes.barh(place, fmean(after), color="C0", alpha=0.6)
+            axes.plot(after, [place] * len(after), "o", color="black", markersize=3)
+        before = fmean(figures_of(piece)[0] for piece in pieces)
+        axes.axvline(before, color="C3", linestyle="--", linewidth=1, label="round 0")
+        axes.set(title=f"AP after retraining: {title}", xlim=(max(0.0, before - 0.15), None))
+        axes.set_yticks(range(len(names)), [f"{name} ({config.variants[name].rounds})" for name in names])
+        axes.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def _figure(width: float, height: float, columns: int) -> tuple[Figure, list[Axes]]:
+    """Without pyplot: no global state, no window. width, height: inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, [figure.add_subplot(1, columns, place + 1) for place in range(columns)]
+
+
+def _save(path: Path, figure: Figure) -> None:
+    with write_whole(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=110)
