@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -76,6 +78,39 @@ def test_crops_keep_to_their_sizes_and_say_which_boxes_stay() -> None:
         assert (view.boxes >= 0).all()
         assert (view.boxes <= [width, height, width, height]).all()
         assert set(view.kept) < {0, 1, 2}
+
+
+def test_views_of_a_photo_are_those_of_the_reference() -> None:
+    """Eleven scales, or a crop of 384 to 600 pixels first for half of the images; the long side ends at 1333."""
+    settings = AugmentConfig(crop=RandomCrop()).fitted_to((800, 1333))
+    assert settings.short_sides == (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+    image, boxes = np.zeros((480, 640, 3), np.uint8), np.array([[0, 0, 640, 480]], dtype=np.float32)
+    views = [augment(image, boxes, "", settings, np.random.default_rng(seed)) for seed in range(120)]
+    shapes = {view.image.shape[:2] for view in views}
+    whole = {(side, round(side * 4 / 3)) for side in settings.short_sides}
+    assert whole <= shapes
+    assert 0.4 < sum(view.image.shape[:2] in whole for view in views) / len(views) < 0.6
+    assert {min(shape) for shape in shapes - whole} <= set(settings.short_sides)
+    for view in views:
+        assert max(view.image.shape) <= 1333
+        height, width = view.image.shape[:2]
+        np.testing.assert_allclose(view.boxes, [[0, 0, width, height]], atol=1e-3)  # cut at the edge of the window
+
+
+@pytest.mark.parametrize("height", range(331, 361, 7))
+def test_sizes_are_rounded_as_mmdets_resize_does(height: int) -> None:
+    """Up from a half; when it looks for objects the reference cuts the fraction off instead."""
+    scale = min(480 / height, 1333 / 500)
+    resized = resize(np.zeros((height, 500, 3), np.uint8), np.zeros((0, 4), np.float32), 480, 1333)[0]
+    assert resized.shape[:2] == (math.floor(height * scale + 0.5), math.floor(500 * scale + 0.5))
+
+
+def test_what_a_crop_leaves_of_a_box_may_be_too_little() -> None:
+    """The reference drops boxes that are no wider or higher than a hundredth of a pixel in the end."""
+    image = np.zeros((100, 100, 3), np.uint8)
+    boxes = np.array([[10, 10, 10.009, 50], [10, 10, 10.02, 50], [10, 10, 50, 10.009]], dtype=np.float32)
+    for settings, kept in ((AugmentConfig(short_sides=()), [1]), (AugmentConfig(short_sides=(200,)), [0, 1, 2])):
+        assert augment(image, boxes, "", settings, np.random.default_rng(0)).kept.tolist() == kept
 
 
 def test_looks_change_and_nothing_else_does() -> None:
