@@ -28,6 +28,7 @@ from formats.files import sha256_of, write_whole
 from formats.odvg import record_to_line
 from formats.problems import InputError
 from formats.record import Instance, Record, Region
+from formats.storage import absolute, as_path
 
 DEFAULT_POLICY = Policy()
 
@@ -62,14 +63,13 @@ def filter_candidates(
     does not know.
     """
     manifest, *others = (each if isinstance(each, Manifest) else read_manifest(each) for each in (manifest, *views))
-    out = Path(out) if out is not None else versioned(manifest.source, 1)
+    out = as_path(out) if out is not None else versioned(manifest.source, 1)
     _check(manifest, others, policy, out)
     looks = (manifest, *others)
     tally = _Tally()
     corrections = corrections_for(reviewed, (provenance or {}).get("round"))
     found = _thresholds(looks, policy, reviewed)
     settled = replace(policy, class_thresholds={**found, **policy.class_thresholds}, adaptive=None)
-    out.parent.mkdir(parents=True, exist_ok=True)
     with write_whole(out) as file:
         for line in _label_lines(looks, settled, corrections, tally):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -84,7 +84,7 @@ def filter_candidates(
 
 def versioned(source: str | Path, version: int) -> Path:
     """X_od.json, 1 -> X_od_v1.json beside it."""
-    source = Path(source)
+    source = as_path(source)
     return source.with_name(f"{source.stem}_v{version}{source.suffix}")
 
 
@@ -314,7 +314,7 @@ def _check(manifest: Manifest, views: Sequence[Manifest], policy: Policy, out: P
         for name in ("source_sha256", "weights_sha256", "label_map", "shards"):
             if getattr(view, name) != getattr(manifest, name):
                 raise InputError(view.work_dir, f"another {name} than the plan has", "want views of the same plan")
-    if out.resolve() == Path(manifest.source):
+    if absolute(out) == manifest.source:
         raise InputError(out, "would overwrite the source of the labels", "want another file")
     if manifest.label_map is not None:
         known = sorted(manifest.label_map.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -19,7 +18,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from flows import bootstrapping, filtering, inference, merging, planning, self_training, training
 from flows.inference import missing_shards
 from flows.planning import Manifest, check_source, read_manifest
-from flows.workers import ONE_EACH, HeldDetectors, Workers, devices_of
+from flows.workers import ONE_EACH, Workers, devices_of, held_detectors, let_go
 from formats.claims import claim
 from formats.problems import InputError
 from formats.storage import absolute
@@ -40,9 +39,6 @@ evaluate = _shell(self_training.evaluate_weights, "evaluate")
 
 MAX_TASKS = 240  # of a stage: Prefect bears a few hundred; many numbers of workers divide it
 
-_lenders: dict[tuple[str, ...], HeldDetectors] = {}
-_lenders_lock = threading.Lock()
-
 
 @task(name="label_shards", task_run_name="label_shards {group}", cache_policy=NO_CACHE, retries=1)
 def label_shards(
@@ -52,10 +48,8 @@ def label_shards(
 
     Raises RuntimeError at the end when a shard failed; the others are done and stay so.
     """
-    with _lenders_lock:
-        if devices not in _lenders:
-            _lenders[devices] = HeldDetectors(devices_of(devices))
-        lender = _lenders[devices]
+    # Not a dict of this module: Ray is sent this function with a copy of all that it names here.
+    lender = held_detectors(devices)
     manifest = read_manifest(manifest_path)
     # A task that is tried again, after its worker was killed too, goes on behind its last whole shard.
     missing = inference.missing_shards(manifest, indices)
@@ -104,8 +98,7 @@ def _map(manifest: Manifest, missing: Sequence[int], workers: Workers, batch_siz
         )
         for done, _ in enumerate(as_completed(list(futures)), start=1):
             update_progress_artifact(artifact, progress=100.0 * done / len(grouped))
-    with _lenders_lock:
-        _lenders.clear()  # evaluation and training, which come next in this process, need the memory
+    let_go()  # evaluation and training, which come next in this process, need the memory
 
 
 def groups(indices: Sequence[int], most: int) -> list[list[int]]:

@@ -122,3 +122,21 @@ class HeldDetectors:
             yield self._held[place][1]
         finally:
             self._free.put(place)
+
+
+_lenders: dict[tuple[str, ...], HeldDetectors] = {}
+_lenders_lock = threading.Lock()
+
+
+def held_detectors(devices: Sequence[str]) -> HeldDetectors:
+    """Those of this process on these devices: what one task has loaded the next one finds."""
+    with _lenders_lock:
+        if tuple(devices) not in _lenders:
+            _lenders[tuple(devices)] = HeldDetectors(devices_of(devices))
+        return _lenders[tuple(devices)]
+
+
+def let_go() -> None:
+    """Frees the memory of all models that this process holds."""
+    with _lenders_lock:
+        _lenders.clear()

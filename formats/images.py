@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from formats.problems import InputError, handed_to
 from formats.record import Record
@@ -101,6 +101,10 @@ def image_size(path: str | Path) -> tuple[int, int]:
             # The base class's getexif: the PNG reader's own would decode the whole picture in search of
             # metadata behind the pixels.
             sideways = Image.Image.getexif(image).get(_ORIENTATION_TAG) in _SIDEWAYS
+    except UnidentifiedImageError as error:  # its own words name the open file, which is another thing everywhere
+        raise InputError(
+            path, "cannot be read as an image (no known format)", "want a JPEG, PNG or other image file"
+        ) from error
     except _BROKEN_IMAGE as error:
         raise InputError(
             path, f"cannot be read as an image ({error})", "want a JPEG, PNG or other image file"

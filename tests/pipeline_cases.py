@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
@@ -46,7 +47,7 @@ class FakeDetector:
     def _record(self, path: Path, prompt: Prompt) -> Record:
         height, width = image_size(path)
         try:
-            Image.open(path).load()
+            Image.open(io.BytesIO(path.read_bytes())).load()
         except OSError as error:
             raise InputError(path, f"cannot be decoded ({error})", "want a whole image") from error
         random = np.random.default_rng(list(hashlib.sha256(path.read_bytes()).digest()[:8]))

@@ -19,11 +19,12 @@ import pytest
 from prefect.testing.utilities import prefect_test_harness
 from pydantic import ValidationError
 
-from flows import deployments, tasks
+from flows import deployments, tasks, workers
 from flows.filtering import filter_candidates
 from flows.inference import missing_shards
 from flows.planning import plan
 from flows.server import is_healthy
+from flows.workers import HeldDetectors
 from formats.problems import InputError
 from tests.pipeline_cases import FakeDetector, make_images, make_weights
 from tests.test_self_train import Recorder, config  # noqa: F401 - the fixture
@@ -51,12 +52,9 @@ def test_what_a_stage_takes_its_deployment_takes(stage) -> None:
     assert {renamed.get(name, name) for name in signature(stage).parameters} == set(taken)
 
 
-def test_one_model_is_loaded_for_all_shards_of_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_model_is_loaded_for_all_shards_of_a_plan() -> None:
     loaded = []
-    monkeypatch.setattr(
-        tasks, "load_planned_detector", lambda manifest, device: loaded.append(device) or FakeDetector()
-    )
-    lender = tasks.HeldDetectors(["cpu"])
+    lender = HeldDetectors(["cpu"], lambda manifest, device: loaded.append(device) or FakeDetector())
     manifest = SimpleNamespace(weights_sha256="a", text_encoder_sha256=None)
     for _ in range(3):
         with lender.lend(manifest):
@@ -66,6 +64,20 @@ def test_one_model_is_loaded_for_all_shards_of_a_plan(tmp_path: Path, monkeypatc
         with lender.lend(SimpleNamespace(weights_sha256=other[0], text_encoder_sha256=other[1])):
             pass
     assert loaded == ["cpu"] * 3
+
+
+def hold(monkeypatch: pytest.MonkeyPatch, detector: FakeDetector) -> None:
+    """The detector that stands for every model."""
+    made = lambda devices: HeldDetectors(devices, lambda manifest, device: detector)  # noqa: E731
+    monkeypatch.setattr(workers, "HeldDetectors", made)
+
+
+@pytest.mark.parametrize(("count", "most"), [(0, 4), (3, 4), (4, 4), (5, 4), (20_000, tasks.MAX_TASKS)])
+def test_shards_are_grouped_so_that_prefect_sees_few_tasks(count: int, most: int) -> None:
+    groups = tasks.groups(range(count), most)
+    assert [index for group in groups for index in group] == list(range(count))
+    assert len(groups) == min(count, most)
+    assert not groups or max(map(len, groups)) - min(map(len, groups)) <= 1
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +93,7 @@ def test_the_flow_labels_by_mapped_shards(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recorder = Recorder()
-    monkeypatch.setattr(tasks, "load_planned_detector", lambda manifest, device: recorder.detector)
+    hold(monkeypatch, recorder.detector)
     stages = recorder.stages()._replace(infer=tasks.infer, plan=tasks.plan, filter_candidates=tasks.filter_candidates)
     monkeypatch.setattr(tasks, "STAGES", stages)
     labelling = replace(config.labelling, shard_size=2)
@@ -89,7 +101,7 @@ def test_the_flow_labels_by_mapped_shards(
     result = deployments.self_train(deployments.SelfTrainParameters(config="x.toml"))
     assert result["labels"].endswith("x_od_v3.json")
     assert recorder.detector.seen == 15
-    assert not tasks._lenders  # the models of the labelling are gone before the training
+    assert not workers._lenders  # the models of the labelling are gone before the training
 
 
 @pytest.mark.slow
@@ -109,7 +121,7 @@ def test_a_failed_shard_fails_the_stage_and_leaves_the_others_done(
                 raise RuntimeError("out of memory")
             return super().predict_each(images, prompt, **settings)
 
-    monkeypatch.setattr(tasks, "load_planned_detector", lambda manifest, device: Stumbling())
+    hold(monkeypatch, Stumbling())
     manifest = plan(
         tmp_path / "x_od.json",
         tmp_path / "images",
@@ -119,7 +131,13 @@ def test_a_failed_shard_fails_the_stage_and_leaves_the_others_done(
         shard_size=1,
     )
     parameters = deployments.InferParameters(work_dir=str(tmp_path / "work"))
-    monkeypatch.setattr(tasks.label_shard, "retries", 0)
+    monkeypatch.setattr(tasks.label_shards, "retries", 0)
+    with pytest.raises(RuntimeError, match="1 of 4 shards failed"):
+        deployments.infer(parameters)
+    assert missing_shards(manifest) == [2]
+    monkeypatch.setattr(tasks, "MAX_TASKS", 1)  # a group goes on behind a shard that failed
+    for path in manifest.work_dir.glob("candidates/*"):
+        path.unlink()
     with pytest.raises(RuntimeError, match="1 of 4 shards failed"):
         deployments.infer(parameters)
     assert missing_shards(manifest) == [2]

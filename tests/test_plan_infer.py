@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import uuid
 from pathlib import Path
 
 import pytest
 
+from flows import inference, planning
 from flows.bootstrapping import bootstrap_od, bootstrap_vg
 from flows.filtering import filter_candidates
 from flows.inference import infer, label_shard, missing_shards, problems_of
-from flows.planning import MAX_SHARDS, plan, read_lines, read_manifest
+from flows.planning import Manifest, plan, read_lines, read_manifest
+from flows.workers import HeldDetectors, Workers, devices_of
 from formats.candidates import read_candidates
+from formats.claims import claim
+from formats.files import write_whole
 from formats.label_map import label_map_beside
 from formats.problems import InputError
+from formats.storage import as_path
 from tests.pipeline_cases import FakeDetector, make_images, make_weights, plan_images
 
 ROOT = Path(__file__).parent.parent
@@ -45,13 +53,14 @@ def test_shards_hold_every_line_once(folder: Path) -> None:
     assert read_manifest(manifest.path) == manifest
 
 
-def test_there_are_never_more_than_the_scheduler_can_watch(folder: Path) -> None:
+def test_there_are_never_more_than_a_folder_bears(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "MAX_SHARDS", 200)
     with open(folder / "x_od.json", "a") as file:
         file.writelines(
             json.dumps({"filename": f"{index}.png", "height": 1, "width": 1}) + "\n" for index in range(999)
         )
     manifest = plan_od(folder, shard_size=2)
-    assert len(manifest.shards) <= MAX_SHARDS
+    assert len(manifest.shards) == 169  # of six lines, since of four there would be 253
     by_shard = [line for shard in manifest.shards for line in read_lines(manifest.source, shard)]
     assert by_shard == list(read_lines(manifest.source))
 
@@ -239,3 +248,93 @@ def test_killed_labelling_goes_on_and_ends_in_equal_bytes(folder: Path) -> None:
     never_killed = filter_candidates(undisturbed, out=folder / "b" / "x_od_v1.json")
     assert after_kill.labels.read_bytes() == never_killed.labels.read_bytes()
     assert after_kill.meta.read_bytes() == never_killed.meta.read_bytes()
+
+
+def test_several_devices_label_at_once_and_write_what_one_writes(folder: Path) -> None:
+    detectors, together = [], threading.Barrier(2, timeout=30)
+
+    class Slow(FakeDetector):
+        def predict_each(self, images, prompt, **settings):
+            if not self.seen:
+                together.wait()  # both have a shard before either goes on
+            return super().predict_each(images, prompt, **settings)
+
+    def load(manifest: Manifest, device: str) -> FakeDetector:
+        detectors.append(Slow())
+        return detectors[-1]
+
+    one, two = plan_od(folder, "one", 2), plan_od(folder, "two", 2)
+    infer(one, FakeDetector(), progress=False)
+    inference._label(two, missing_shards(two), HeldDetectors(["cpu", "cpu"], load), 4, progress=False)
+    assert len(detectors) == 2
+    assert sum(detector.seen for detector in detectors) == 10
+    assert all(
+        one.shard_path(shard.index).read_bytes() == two.shard_path(shard.index).read_bytes() for shard in one.shards
+    )
+
+
+def test_ray_outside_a_flow_says_where_it_works(folder: Path) -> None:
+    with pytest.raises(InputError, match="inside a Prefect flow"):
+        infer(plan_od(folder), workers=Workers("ray"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"runner": "ray", "devices": ("cpu",)}, "Ray itself gives"),
+        ({"address": "head:6379"}, "threads have no address"),
+        ({"runner": "dask"}, 'want "threads" or "ray"'),
+    ],
+)
+def test_workers_of_two_kinds_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Workers(**settings)
+
+
+def test_workers_without_devices_take_the_one_that_is_named() -> None:
+    assert Workers().on("cuda:1").devices == ("cuda:1",)
+    assert Workers(devices=("cpu", "cpu")).on("cuda:1").devices == ("cpu", "cpu")
+    assert Workers("ray").on("cuda:1").devices == ()
+    assert devices_of(("cpu", "cpu")) == ["cpu", "cpu"]
+
+
+def test_a_full_disk_ends_the_run_at_the_first_shard(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = FakeDetector()
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "shard")
+
+    monkeypatch.setattr(inference, "write_candidates", full)
+    with pytest.raises(OSError, match="No space left"):
+        infer(plan_od(folder), detector, progress=False)
+    assert detector.seen == 4
+
+
+def test_a_second_labelling_of_the_same_plan_is_refused(folder: Path) -> None:
+    manifest = plan_od(folder)
+    with claim(manifest.work_dir), pytest.raises(InputError, match=f"process {os.getpid()} is at work here"):
+        infer(manifest, FakeDetector(), progress=False)
+
+
+def test_from_images_to_labels_at_an_address(folder: Path) -> None:
+    (folder / "images" / "broken.png").write_bytes(b"no image")
+    root = f"memory://{uuid.uuid4().hex}"
+    for path in (folder / "images").iterdir():
+        with write_whole(f"{root}/images/{path.name}", "wb") as stream:
+            stream.write(path.read_bytes())
+    labels = []
+    for place in (str(folder), root):
+        made = bootstrap_od(f"{place}/images", ["cat", "dog"], f"{place}/y_od.json")
+        manifest = plan(
+            made.annotations, f"{place}/images", folder / "weights.safetensors", f"{place}/work", shard_size=4
+        )
+        assert read_manifest(f"{place}/work") == manifest
+        detector = FakeDetector()
+        infer(manifest, detector, progress=False)
+        infer(manifest, detector, progress=False)
+        assert detector.seen == 10
+        labels.append(filter_candidates(manifest))
+    here, there = labels
+    assert there.counts == here.counts
+    assert str(there.labels) == f"{root}/y_od_v1.json"
+    assert as_path(there.labels).read_bytes() == here.labels.read_bytes()
