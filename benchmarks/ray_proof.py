@@ -1,18 +1,19 @@
 """Labelling on a Ray cluster of two workers, one of which is killed: equal files, the model loaded once a worker.
 
-    python benchmarks/ray_proof.py /tmp/ray_proof
+    python benchmarks/ray_proof.py /tmp/ray_proof [--images 96]
 
-Draws scenes of the glyph world, labels them in this process by one thread, then through Prefect on a Ray cluster of
-this machine with two cores, of which a worker is killed with -9 while it is at a shard. Prints what each run did and
-ends with exit code 1 where the files differ, a worker loaded the model twice, or a whole shard was done again.
+Draws scenes of the glyph world and labels them in this process by one thread, then through Prefect on a Ray cluster of
+this machine with two cores, then so again with a worker killed by -9 while it is at a shard. Shards are grouped by
+three, as thousands of them would be. Prints what each run did and ends with exit code 1 where files differ, a worker
+loaded the model twice, or a shard that was whole was done again.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -22,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-IMAGES, SHARD_SIZE, CORES = 96, 8, 2
+SHARD_SIZE, CORES, TASKS = 8, 2, 4
 LOG = "GROUNDHOG_PROOF_LOG"
 
 
@@ -52,14 +53,14 @@ def watch() -> None:
     detector.load_detector, inference.label_shard = load_and_log, label_and_log
 
 
-def prepare(folder: Path) -> Path:
+def prepare(folder: Path, images: int) -> Path:
     """The unlabelled scenes, bootstrapped; gives X_od.json."""
     from flows.bootstrapping import bootstrap_od
     from grounding_model.glyphs import write_scenes
 
     source = folder / "glyphs_od.json"
     if not source.exists():
-        write_scenes(folder / "truth", "cats", IMAGES, seed=5)
+        write_scenes(folder / "truth", "cats", images, seed=5)
         bootstrap_od(folder / "truth" / "images", ["cat"], source)
     return source
 
@@ -80,10 +81,12 @@ def label_on_ray(source: Path, work_dir: Path, kill: bool) -> None:
     """Through Prefect on a Ray cluster; with `kill`, one worker is killed at its second shard."""
     import ray
 
+    from flows import tasks
     from flows.deployments import InferParameters, infer
     from flows.filtering import filter_candidates
     from flows.planning import plan
 
+    tasks.MAX_TASKS = TASKS
     events = Path(os.environ[LOG])
     manifest = plan(source, source.parent / "truth" / "images", "glyph-tiny", work_dir, shard_size=SHARD_SIZE)
     with cluster():
@@ -153,18 +156,18 @@ def judge(folder: Path, name: str, plain: Path) -> list[str]:
     return wrong
 
 
-def main(folder: Path, kinds: tuple[str, ...] = ("ray", "ray-killed")) -> int:
+def main(folder: Path, images: int) -> int:
     """Gives the exit code."""
     from flows.server import prefect_server
 
     folder.mkdir(parents=True, exist_ok=True)
-    source = prepare(folder)
+    source = prepare(folder, images)
     start = time.monotonic()
     label_here(source, folder / "threads")
     print(f"threads: {time.monotonic() - start:.0f} s")
     wrong = []
     with prefect_server():
-        for name in kinds:
+        for name in ("ray", "ray-killed"):
             os.environ[LOG] = str(folder / f"{name}.log")
             start = time.monotonic()
             label_on_ray(source, folder / name, kill=name == "ray-killed")
@@ -175,6 +178,8 @@ def main(folder: Path, kinds: tuple[str, ...] = ("ray", "ray-killed")) -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    sys.exit(main(Path(sys.argv[1]).resolve()))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--images", type=int, default=96)
+    options = parser.parse_args()
+    sys.exit(main(options.folder.resolve(), options.images))
