@@ -63,8 +63,12 @@ def convert(
     if selection.label_map is not None:
         merged, (_, move) = formats.merge_label_maps([read_label_map(selection.label_map), names])
 
+    losses = formats.Losses()
+
     def chosen() -> Iterable[Record]:
-        stream = told(call(f"convert {source_format}", formats.READERS[source_format], asked, source))
+        losses.clear()  # with parts, the source is read once for each
+        reader = formats.READERS[source_format]
+        stream = told(call(f"convert {source_format}", reader, {**asked, "losses": losses}, source))
         if excluded:
             stream = formats.without_images(stream, excluded)
         if move is not None:
@@ -72,17 +76,20 @@ def convert(
         return formats.sample(stream, selection.sample, selection.seed) if selection.sample is not None else stream
 
     if selection.parts is None:
-        return write(target_format, out, chosen(), _in_order(merged), given)
-    return "\n".join(
-        write(
-            target_format,
-            _part_path(out, part),
-            formats.only_part(chosen(), selection.parts, part, selection.seed),
-            _in_order(merged),
-            given,
-        )
-        for part in selection.parts
-    )
+        told_of = [write(target_format, out, chosen(), _in_order(merged), given)]
+    else:
+        told_of = [
+            write(
+                target_format,
+                _part_path(out, part),
+                formats.only_part(chosen(), selection.parts, part, selection.seed),
+                _in_order(merged),
+                given,
+            )
+            for part in selection.parts
+        ]
+    lost = formats.describe_losses(losses)
+    return "\n".join([*told_of, *([f"{source}: a record has no place for:\n{lost}"] if lost else [])])
 
 
 def _part_path(out: str | Path, part: str) -> Path:
@@ -134,7 +141,8 @@ def write(target_format: str, out: str | Path, records: Iterable[Record], names:
     if target_format in ("odvg", "open-groundingdino") and not told.endswith("captions"):
         write_label_map(label_map_beside(out), dict(enumerate(names)))
         told += f" in {label_map_beside(out)}"
-    return f"{told}\n{target_format} has no place for: {describe_losses(losses)}" if losses else told
+    lost = describe_losses(losses)
+    return f"{told}\n{target_format} has no place for:\n{lost}" if lost else told
 
 
 def read_names(

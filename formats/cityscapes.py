@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from formats.losses import Losses
 from formats.problems import InputError
 from formats.record import Instance, Record
 
@@ -26,11 +27,11 @@ _CLASSES = {
 _SUFFIX = "_gtFine_instanceIds.png"
 
 
-def read_cityscapes(gt_dir: str | Path) -> Iterator[Record]:
+def read_cityscapes(gt_dir: str | Path, losses: Losses | None = None) -> Iterator[Record]:
     """One record for each instanceIds.png under `gt_dir` (gtFine/val), in the order of their names.
 
-    File names are "CITY/NAME_leftImg8bit.png", relative to leftImg8bit/val. Groups are ignored. Raises InputError
-    when there is no such file or one that is no map of 16-bit numbers.
+    File names are "CITY/NAME_leftImg8bit.png", relative to leftImg8bit/val. Groups are ignored; losses counts
+    the masks. Raises InputError when there is no such file or one that is no map of 16-bit numbers.
     """
     root = Path(gt_dir)
     paths = sorted(root.rglob(f"*{_SUFFIX}"))
@@ -41,7 +42,10 @@ def read_cityscapes(gt_dir: str | Path) -> Iterator[Record]:
         numbers = _read_numbers(path)
         height, width = numbers.shape
         filename = (path.relative_to(root).parent / name).as_posix()
-        yield Record(filename, height, width, tuple(_instances(numbers)))
+        instances = tuple(_instances(numbers))
+        if losses is not None:
+            losses["masks, now the boxes round them"] += len(instances)
+        yield Record(filename, height, width, instances)
 
 
 def read_cityscapes_categories(gt_dir: str | Path) -> tuple[str, ...]:

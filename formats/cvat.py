@@ -17,11 +17,14 @@ _WANT = "want CVAT for images 1.1"
 _OTHER_SHAPES = ("polyline", "points", "mask", "ellipse", "cuboid", "skeleton")
 
 
-def read_cvat(path: str | Path, categories: Sequence[str] | None = None) -> Iterator[Record]:
+def read_cvat(
+    path: str | Path, categories: Sequence[str] | None = None, losses: Losses | None = None
+) -> Iterator[Record]:
     """One record for each image; polygons as the boxes round them.
 
     categories: the names in the order of the labels; by default those that the file's meta lists, then others that
-    occur. Raises InputError for broken XML, missing attributes, unknown categories and shapes without a box.
+    occur. losses: takes polygons, tags of whole images, attributes and what is said of occlusion and groups. Raises
+    InputError for broken XML, missing attributes, unknown categories and shapes without a box.
     """
     try:
         root = ElementTree.parse(path).getroot()
@@ -32,7 +35,19 @@ def read_cvat(path: str | Path, categories: Sequence[str] | None = None) -> Iter
     names = categories if categories is not None else _names(root)
     labels = {name: label for label, name in enumerate(names)}
     for index, image in enumerate(root.iterfind("image")):
+        if losses is not None:
+            _count_unread(image, losses)
         yield _record(image, labels, f"{path}: image {index}")
+
+
+def _count_unread(image: ElementTree.Element, losses: Losses) -> None:
+    for shape in image:
+        if shape.tag == "polygon":
+            losses["polygons, now the boxes round them"] += 1
+        elif shape.tag == "tag":
+            losses["tags of whole images"] += 1
+        losses["attributes of shapes"] += len(shape)
+        losses.update(f"{key} of shapes" for key in ("occluded", "group_id") if shape.get(key, "0") != "0")
 
 
 def read_cvat_categories(path: str | Path) -> tuple[str, ...]:

@@ -14,17 +14,22 @@ from typing import Any
 
 from formats.files import load_json, write_whole_folder
 from formats.images import image_size, list_images
-from formats.losses import Losses, check_category, refuse_caption
+from formats.losses import Losses, check_category, count_unread, refuse_caption
 from formats.problems import InputError
 from formats.record import Instance, Record
 
+_READ = frozenset({"label", "bounding_box", "confidence", "attributes"})
+_ATTRIBUTES = frozenset({"weight", "ignore"})
 _WANT = 'want FiftyOne\'s {"classes": [...], "labels": {...}}'
 
 
-def read_fiftyone(folder: str | Path, image_dir: str | Path | None = None) -> Iterator[Record]:
+def read_fiftyone(
+    folder: str | Path, image_dir: str | Path | None = None, losses: Losses | None = None
+) -> Iterator[Record]:
     """One record for each image of `image_dir` (by default data/ in the folder) that labels.json names.
 
-    Raises InputError for labels of no image, unknown classes and broken boxes.
+    losses: takes attributes other than weight and ignore. Raises InputError for labels of no image, unknown classes
+    and broken boxes.
     """
     path = Path(folder) / "labels.json"
     content = load_json(path, _WANT)
@@ -44,6 +49,9 @@ def read_fiftyone(folder: str | Path, image_dir: str | Path | None = None) -> It
         instances = (
             None if entries is None else tuple(_instance(each, classes, height, width, place) for each in entries)
         )
+        for entry in entries or ():
+            count_unread(losses, entry, _READ, "boxes")
+            count_unread(losses, entry.get("attributes") or {}, _ATTRIBUTES, "boxes' attributes")
         yield Record(names[key], height, width, instances)
 
 

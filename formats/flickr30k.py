@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+from formats.losses import Losses
 from formats.problems import InputError
 from formats.record import Box, Record, Region, Span
 from formats.voc import size_in, voc_box, voc_root, voc_text
@@ -21,12 +22,13 @@ _PHRASE = re.compile(r"\[/EN#(?P<entity>\d+)(?:/[^\s\]]+)+ (?P<words>[^\]]*)\]")
 _NOT_VISUAL = "0"
 
 
-def read_flickr30k(root: str | Path, split: str | Path | None = None) -> Iterator[Record]:
+def read_flickr30k(root: str | Path, split: str | Path | None = None, losses: Losses | None = None) -> Iterator[Record]:
     """One record for each caption, image by image; the file name is ID.jpg.
 
     root: the folder that has Sentences/ and Annotations/. split: a text file with one image ID a line; by default
-    all. A phrase without a box stays a region with none. Raises InputError for broken markup, XML that is none, and
-    IDs without files.
+    all. A phrase without a box stays a region with none; losses counts the phrases of nothing to be seen, which are no
+    regions, and the numbers that tie the captions of an image together. Raises InputError for broken markup, XML
+    that is none, and IDs without files.
     """
     sentences, annotations = (_folder(Path(root), name) for name in ("Sentences", "Annotations"))
     for image_id in _image_ids(sentences, split):
@@ -34,6 +36,9 @@ def read_flickr30k(root: str | Path, split: str | Path | None = None) -> Iterato
         path = sentences / f"{image_id}.txt"
         for number, line in enumerate(_read_lines(path), start=1):
             caption, phrases = _parse(line, f"{path}:{number}")
+            if losses is not None:
+                losses["phrases of nothing to be seen"] += len(_PHRASE.findall(line)) - len(phrases)
+                losses["numbers of entities"] += len(phrases)
             regions = tuple(
                 Region(boxes.get(entity, ()), (caption[slice(*span)],), (span,)) for entity, span in phrases
             )

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from formats.coco import needed, size_of
-from formats.files import load_json
+from formats.json_stream import stream_json
+from formats.losses import Losses, count_unread
 from formats.problems import InputError
 from formats.record import Box, Record, Region, Span
 
+_READ = frozenset({"key", "caption", "height", "width", "ref_exps"})
 _WANT = "want a list of GRIT's samples, or a folder of such files"
 
 
-def read_grit(source: str | Path) -> Iterator[Record]:
+def read_grit(source: str | Path, losses: Losses | None = None) -> Iterator[Record]:
     """One record for each sample of a JSON file, or of all JSON files of a folder in the order of their names.
 
     File names are "images/00000/000000012.jpg", as the reference lays them out (mmdet 3.3.0, grit2odvg.py). The
@@ -30,16 +32,23 @@ def read_grit(source: str | Path) -> Iterator[Record]:
     if not files:
         raise InputError(path, "holds no JSON file", _WANT)
     for file in files:
-        samples = load_json(file, _WANT)
-        if not isinstance(samples, list):
-            raise InputError(file, f"holds a JSON {type(samples).__name__}", _WANT)
-        for index, sample in enumerate(samples):
-            yield _record(sample, f"{file}: sample {index}")
+        for sample, place in _samples(file):
+            if not isinstance(sample, dict):
+                raise InputError(place, f"is a JSON {type(sample).__name__}", "want an object")
+            count_unread(losses, sample, _READ, "samples")
+            yield _record(sample, place)
 
 
-def _record(sample: Any, place: str) -> Record:
-    if not isinstance(sample, dict):
-        raise InputError(place, f"is a JSON {type(sample).__name__}", "want an object")
+def _samples(file: Path) -> Iterator[tuple[Any, str]]:
+    """(sample, place) of each sample of a file."""
+    items = stream_json(file, _WANT)
+    top = next(items).value
+    if not isinstance(top, list):
+        raise InputError(file, f"holds a JSON {type(top).__name__}", _WANT)
+    yield from ((item.value, f"{file}: sample {item.position}") for item in items)
+
+
+def _record(sample: Mapping, place: str) -> Record:
     key, caption = (needed(sample, name, place) for name in ("key", "caption"))
     if not isinstance(key, str) or not key or not isinstance(caption, str):
         raise InputError(place, f"key {key!r} or caption {caption!r} is no text", "want texts")

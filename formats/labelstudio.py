@@ -18,20 +18,24 @@ from formats.record import Instance, Record
 
 _LOCAL_FILES = "/data/local-files/?d="  # Label Studio's address of a file below its local storage
 _WANT = "want a JSON list of Label Studio's tasks"
+_BOX = "rectanglelabels"
 _DECIMALS = 6  # of a percent: a thousandth of a pixel
 
 
-def read_labelstudio(path: str | Path, categories: Sequence[str] | None = None) -> Iterator[Record]:
+def read_labelstudio(
+    path: str | Path, categories: Sequence[str] | None = None, losses: Losses | None = None
+) -> Iterator[Record]:
     """One record for each task; the last annotation that was not cancelled, else the first prediction.
 
     A task with neither is unlabelled. categories: the names in the order of the labels; by default all that occur,
-    sorted. Raises InputError for turned boxes, unknown categories, and tasks that do not tell the image's size.
+    sorted. losses: takes what else a task holds: other shapes, choices, and answers beside the one. Raises InputError
+    for turned boxes, unknown categories, and tasks that do not tell the image's size.
     """
     tasks = load_json(path, _WANT)
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise InputError(path, "is no list of tasks", _WANT)
     places = [f"{path}: task {index}" for index in range(len(tasks))]
-    results = [_result(task, place) for task, place in zip(tasks, places)]
+    results = [_result(task, place, losses) for task, place in zip(tasks, places)]
     names = categories if categories is not None else sorted(set(_names(results, places)))
     labels = {name: label for label, name in enumerate(names)}
     for task, place, result in zip(tasks, places, results):
@@ -43,12 +47,17 @@ def _names(results: Sequence[list[dict] | None], places: Sequence[str]) -> Itera
         yield from (_name(entry, place) for entry in result or ())
 
 
-def _result(task: Mapping, place: str) -> list[dict] | None:
+def _result(task: Mapping, place: str, losses: Losses | None) -> list[dict] | None:
     """The rectangles that count; None where nobody has labelled the task."""
     try:
         done = [each for each in task.get("annotations") or [] if not each.get("was_cancelled")]
-        source = done[-1] if done else next(iter(task.get("predictions") or []), None)
-        return None if source is None else [each for each in source["result"] if each["type"] == "rectanglelabels"]
+        answers = [*(task.get("predictions") or [])[::-1], *done]
+        if not answers:
+            return None
+        if losses is not None:
+            losses["annotations and predictions beside the one"] += len(answers) - 1
+            losses.update(f"results of type {each['type']}" for each in answers[-1]["result"] if each["type"] != _BOX)
+        return [each for each in answers[-1]["result"] if each["type"] == _BOX]
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(place, f"its annotations or predictions are broken ({error!r})", _WANT) from error
 

@@ -61,5 +61,5 @@ def check_category(instance: Instance, categories: Sequence[str], place: str) ->
 
 
 def describe_losses(losses: Losses) -> str:
-    """ "3 scores, 1 weights", "" where everything found its place."""
-    return ", ".join(f"{count} {what}" for what, count in sorted(losses.items()))
+    """A line for each kind, `  3 scores`; "" where everything found its place."""
+    return "\n".join(f"  {count} {what}" for what, count in sorted(losses.items()) if count)

@@ -12,23 +12,30 @@ from itertools import groupby
 from pathlib import Path
 
 from formats.images import image_size, safe_join
+from formats.losses import Losses
 from formats.problems import InputError
 from formats.record import Instance, Record
 
+_FLAGS = ("IsOccluded", "IsTruncated", "IsDepiction", "IsInside")
 _NEEDED = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
 
 
-def read_openimages(boxes: str | Path, classes: str | Path, image_dir: str | Path) -> Iterator[Record]:
+def read_openimages(
+    boxes: str | Path, classes: str | Path, image_dir: str | Path, losses: Losses | None = None
+) -> Iterator[Record]:
     """One record for each image that the CSV names, as ImageID.jpg; sizes from the images.
 
     classes: class-descriptions-boxable.csv, whose order gives the labels. Groups of objects are ignored; occluded,
-    truncated, depicted and inner objects are kept (the reference, openimages2odvg.py, drops all five kinds). The
-    lines of an image have to stand together, as published. Raises InputError for unknown classes and broken numbers.
+    truncated, depicted and inner objects are kept (the reference, openimages2odvg.py, drops all five kinds), and
+    losses counts them. The lines of an image have to stand together, as published. Raises InputError for unknown
+    classes and broken numbers.
     """
     labels = {code: (label, name) for label, (code, name) in enumerate(_read_classes(classes))}
     seen: set[str] = set()
     for image_id, group in groupby(_lines(boxes), key=lambda numbered: numbered[1]["ImageID"]):
         lines = list(group)
+        if losses is not None:
+            losses.update(flag for _, line in lines for flag in _FLAGS if line.get(flag) == "1")
         filename = f"{image_id}.jpg"
         if image_id in seen:
             place = f"{boxes}:{lines[0][0]}"

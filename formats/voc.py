@@ -18,18 +18,22 @@ from formats.losses import Losses, count_losses, refuse_caption
 from formats.problems import InputError, handed_to
 from formats.record import Box, Instance, Record
 
+_NOTHING_SAID = ("", "0", "Unspecified")  # of truncated, occluded, pose
+
 
 def read_voc(
     ann_dir: str | Path,
     categories: Sequence[str] | None = None,
     image_dir: str | Path | None = None,
     on_problem: Callable[[InputError], None] | None = None,
+    losses: Losses | None = None,
 ) -> Iterator[Record]:
     """One record for each XML file under `ann_dir`, in the order of their names; difficult objects have ignore set.
 
     categories: the names in the order of the labels; by default all that occur, sorted. image_dir: where sizes are
     looked up when a file gives none. Raises InputError for broken XML, a missing field, or a name that `categories`
-    does not have; on_problem takes the first of each file instead, which is passed over.
+    does not have; on_problem takes the first of each file instead, which is passed over. losses: takes what a record
+    has no field for, such as truncated.
     """
     paths = _paths(ann_dir)
     told_below = None if on_problem is None else lambda error: None
@@ -37,7 +41,7 @@ def read_voc(
     labels = {name: label for label, name in enumerate(names)}
     for path in paths:
         with handed_to(on_problem):
-            yield _record(path, labels, image_dir)
+            yield _record(path, labels, image_dir, losses)
 
 
 def read_voc_categories(ann_dir: str | Path) -> tuple[str, ...]:
@@ -73,14 +77,24 @@ def voc_root(path: Path) -> ElementTree.Element:
         raise InputError(path, f"is not XML ({error})", "want a VOC annotation") from error
 
 
-def _record(path: Path, labels: dict[str, int], image_dir: str | Path | None) -> Record:
+def _record(path: Path, labels: dict[str, int], image_dir: str | Path | None, losses: Losses | None) -> Record:
     root = voc_root(path)
+    if losses is not None:
+        _count_unread(root, losses)
     filename = voc_text(root, "filename", path)
     instances = tuple(
         _instance(entry, labels, f"{path}: object {index}") for index, entry in enumerate(root.iterfind("object"))
     )
     height, width = _size(root, path, filename, image_dir)
     return Record(filename, height, width, instances)
+
+
+def _count_unread(root: ElementTree.Element, losses: Losses) -> None:
+    for entry in root.iterfind("object"):
+        for field in entry:
+            said = len(field) or (field.text or "").strip() not in _NOTHING_SAID
+            if said and field.tag not in ("name", "difficult", "bndbox"):
+                losses[f"{field.tag} of objects"] += 1
 
 
 def _size(root: ElementTree.Element, path: Path, filename: str, image_dir: str | Path | None) -> tuple[int, int]:

@@ -32,13 +32,14 @@ def read_yolo(
     image_dir: str | Path,
     categories: Sequence[str] | str | Path,
     on_problem: Callable[[InputError], None] | None = None,
+    losses: Losses | None = None,
 ) -> Iterator[Record]:
     """One record for each image, in the order of their names; size from the image, after its EXIF turn.
 
     categories: the names in the order of the classes, or a file: data set YAML with `names`, or a text file with one
     name a line. An image without a label file has no objects, as YOLO means it; label files without an
     image are counted in a warning. Raises InputError for an unknown class and for lines that are neither a box nor a
-    polygon; on_problem takes the first of each file instead, which is passed over.
+    polygon; on_problem takes the first of each file instead, which is passed over. losses: takes the polygons.
     """
     names = _read_names(Path(categories)) if isinstance(categories, (str, Path)) else tuple(categories)
     labels = Path(label_dir)
@@ -52,7 +53,7 @@ def read_yolo(
         with handed_to(on_problem):
             height, width = image_size(Path(image_dir) / filename)
             path = (labels / filename).with_suffix(".txt")
-            instances = tuple(_instances(path, names, height, width)) if path.is_file() else ()
+            instances = tuple(_instances(path, names, height, width, losses)) if path.is_file() else ()
             yield Record(filename, height, width, instances)
 
 
@@ -67,7 +68,7 @@ def _warn_of_labels_without_image(labels: Path, filenames: Sequence[str], image_
         _log.warning("%s: %d label files have no image in %s, the first is %s", labels, len(alone), image_dir, alone[0])
 
 
-def _instances(path: Path, names: Sequence[str], height: int, width: int) -> Iterator[Instance]:
+def _instances(path: Path, names: Sequence[str], height: int, width: int, losses: Losses | None) -> Iterator[Instance]:
     for number, line in enumerate(read_text(path, "want lines of class cx cy w h").splitlines(), start=1):
         if not line.strip():
             continue
@@ -76,6 +77,8 @@ def _instances(path: Path, names: Sequence[str], height: int, width: int) -> Ite
         if not label.is_integer() or not 0 <= label < len(names):
             raise InputError(place, f"class {label:g} is unknown", f"want 0..{len(names) - 1}")
         (x1, y1, x2, y2), score = _box_and_score(numbers, place)
+        if losses is not None and len(numbers) > 5:
+            losses["polygons, now the boxes round them"] += 1
         try:
             box = (x1 * width, y1 * height, x2 * width, y2 * height)
             yield Instance(box, int(label), names[int(label)], score)

@@ -158,7 +158,7 @@ def test_odvg_counts_phrases_that_it_leaves_out(tmp_path):
 def test_what_has_no_place_is_told(tmp_path, name, told):
     categories = (CATEGORIES,) if name in ("coco", "yolo") else ()
     losses = WRITERS[name](tmp_path / "out", [RICH, Record("b.jpg", 10, 10)], *categories)
-    assert describe_losses(losses) == told
+    assert ", ".join(line.strip() for line in describe_losses(losses).splitlines()) == told
 
 
 def test_boxes_beyond_the_image_are_clipped_and_counted(tmp_path):
