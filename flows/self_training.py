@@ -29,6 +29,7 @@ from flows.rounds import RoundResult, State, Story, keep_labels, round_folder, w
 from flows.self_train_config import SelfTrainConfig, read_self_train
 from flows.training import train, training_key
 from formats.candidates import ImageProblem
+from formats.claims import claim
 from formats.files import sha256_of, write_whole
 from grounding_model.data import OdvgData
 from grounding_model.train_config import FromWeights
@@ -127,9 +128,14 @@ def self_train(
     on_event is told {"round", "stage", "state": "started" | "finished", …}. Run again, it goes on where it stopped.
     wait_for_person: called with the work_dir and a round's number where config.review asks for one; True says that
     approve_round was called meanwhile. Otherwise the loop ends as "waiting", to be run again after the approval.
+    Raises InputError while another process works in the work_dir or writes labels of the same images.
     """
     config = config if isinstance(config, SelfTrainConfig) else read_self_train(config)
-    return _Loop(config, on_event, stages, wait_for_person).run()
+    with claim(config.train.work_dir):
+        loop = _Loop(config, on_event, stages, wait_for_person)
+        labels = loop.source.annotations
+        with claim(labels.parent, labels.stem):
+            return loop.run()
 
 
 class _Loop:
@@ -144,7 +150,7 @@ class _Loop:
     ) -> None:
         self._config, self._stages, self._wait, self._on_event = config, stages, wait_for_person, on_event
         self._work_dir = config.train.work_dir
-        self._source = prepare(config, stages.bootstrap_od, stages.bootstrap_vg)
+        self.source = prepare(config, stages.bootstrap_od, stages.bootstrap_vg)
         self._rounds: list[RoundResult] = []
         self._labels: FilterResult  # of the last round
 
@@ -179,8 +185,8 @@ class _Loop:
         self._labels = self._stages.filter_candidates(
             manifest,
             config.policy,
-            versioned(self._source.annotations, number),
-            reviewed=reviewed_path(self._source.annotations),
+            versioned(self.source.annotations, number),
+            reviewed=reviewed_path(self.source.annotations),
             provenance=self._provenance(number, folder, trained_on),
         )
         keep_labels(self._labels.labels, folder)
@@ -206,11 +212,11 @@ class _Loop:
     def _plan(self, weights: str, folder: Path, number: int) -> Manifest:
         settings = self._config.labelling
         return self._stages.plan(
-            self._source.annotations,
-            self._source.images,
+            self.source.annotations,
+            self.source.images,
             weights,
             folder,
-            label_map=self._source.label_map,
+            label_map=self.source.label_map,
             text_encoder=self._config.start.text_encoder if number == 1 else None,  # our checkpoints carry theirs
             score_floor=settings.score_floor,
             scale=settings.scale,
@@ -227,7 +233,7 @@ class _Loop:
             parent = {"labels": trained_on.labels.name, "labels_sha256": sha256_of(trained_on.labels)}
         return {
             "round": number,
-            "folder": Path(os.path.relpath(folder, self._source.annotations.parent)).as_posix(),
+            "folder": Path(os.path.relpath(folder, self.source.annotations.parent)).as_posix(),
             "trained_on": parent,
         }
 
@@ -259,7 +265,7 @@ class _Loop:
     def _train(self, done: RoundResult, weights: str) -> Path:
         """The checkpoint of a round: its labels mixed with the pretraining data, from the round's own model."""
         config, folder = self._config, round_folder(self._work_dir, done.round)
-        pseudo = OdvgData(done.labels, self._source.images, self._source.label_map)
+        pseudo = OdvgData(done.labels, self.source.images, self.source.label_map)
         datasets = self._stages.merge(pseudo, config.train.datasets, config.ratio, folder / "merge.json")
         text_encoder = config.start.text_encoder if weights == config.start.source else None
         settings = replace(config.train, datasets=tuple(datasets), start=FromWeights(weights, text_encoder))

@@ -20,7 +20,6 @@ try:
 except ImportError:  # Windows: nothing is claimed there
     fcntl = None  # type: ignore[assignment]
 
-LOCK_NAME = ".lock"
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{32}\.tmp")
 _held: set[int] = set()  # descriptors of claims, which a forked child must not keep alive
 
@@ -47,10 +46,14 @@ def temporary_beside(target: Path) -> Path:
 
 
 def remove_leftovers(folder: str | Path, name: str = "") -> None:
-    """Removes what killed writers left below a folder: temporary files of `name` (of any) that no process holds."""
+    """Removes what killed writers left: temporary files that no process holds.
+
+    name: those of names that begin so, in the folder itself; "" for all below it.
+    """
     if is_address(folder):
         return
-    for leftover in Path(folder).rglob(f".{glob.escape(name)}*.tmp"):
+    pattern = f".{glob.escape(name)}*.tmp"
+    for leftover in Path(folder).glob(pattern) if name else Path(folder).rglob(pattern):
         if not _TEMPORARY.fullmatch(leftover.name):
             continue
         with suppress(OSError):
@@ -63,17 +66,18 @@ def remove_leftovers(folder: str | Path, name: str = "") -> None:
 
 
 @contextmanager
-def claim(folder: str | Path) -> Iterator[None]:
+def claim(folder: str | Path, name: str = "") -> Iterator[None]:
     """This process alone works in `folder` while the block runs; the folder is made, and rid of killed ones' leftovers.
 
-    The lock is the kernel's, on the file .lock, which stays and means nothing by itself. An address is not claimed:
-    object stores have no locks, and what is written there is whole and carries its key.
+    name: claims of a folder that others work in too what begins so, "x_od" for x_od.json and x_od_v1.json.
+    The lock is the kernel's, on the file .lock or .NAME.lock, which stays and means nothing by itself. An address is
+    not claimed: object stores have no locks, and what is written there is whole and carries its key.
     Raises InputError, naming the process that is at work there, and where the folder cannot be written.
     """
     if is_address(folder):
         yield
         return
-    lock = Path(folder) / LOCK_NAME
+    lock = Path(folder) / (f".{name}.lock" if name else ".lock")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
@@ -89,7 +93,7 @@ def claim(folder: str | Path) -> Iterator[None]:
         with suppress(OSError):  # of a full disk, which the first file will tell
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        remove_leftovers(folder)
+        remove_leftovers(folder, name)
         yield
     finally:
         _held.discard(descriptor)

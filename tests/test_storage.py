@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from formats.claims import LOCK_NAME, claim, remove_leftovers
+from formats.claims import claim, remove_leftovers
 from formats.files import load_json, sha256_of, write_whole, write_whole_folder
 from formats.images import image_size, list_images, safe_join
 from formats.label_map import read_label_map, write_label_map
@@ -117,7 +117,7 @@ def test_a_second_process_is_refused_and_a_killed_one_leaves_no_claim(tmp_path: 
     first.kill()
     first.communicate()
     with claim(tmp_path / "work"):
-        assert (tmp_path / "work" / LOCK_NAME).read_text() == f"{os.getpid()}\n"
+        assert (tmp_path / "work" / ".lock").read_text() == f"{os.getpid()}\n"
     with claim(tmp_path / "work"):
         pass
 
@@ -171,9 +171,12 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -
     ]
 
 
-def test_leftovers_of_one_name_alone(tmp_path: Path) -> None:
+def test_files_of_one_name_can_be_claimed_alone(tmp_path: Path) -> None:
     mine, other = (tmp_path / f".{name}.{uuid.uuid4().hex}.tmp" for name in ("x_od_v1.json", "y_od_v1.json"))
     mine.write_text("")
+    with claim(tmp_path, "x_od"):
+        assert not mine.exists()
     other.write_text("")
-    remove_leftovers(tmp_path, "x_od_v1.")
-    assert [path.name for path in tmp_path.iterdir()] == [other.name]
+    with claim(tmp_path, "x_od"), claim(tmp_path, "y"), pytest.raises(InputError), claim(tmp_path, "x_od"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".x_od.lock", ".y.lock"]
