@@ -10,14 +10,12 @@ from pathlib import Path
 from flows.planning import read_lines
 from formats.files import write_whole
 from formats.problems import InputError
-from grounding_model.data import GlyphData, OdvgData
-
-Data = OdvgData | GlyphData
+from grounding_model.data import CocoData, GlyphData, OdvgData, TrainingData, open_dataset
 
 
 def merge(
-    pseudo: OdvgData, pretraining: Sequence[Data] = (), ratio: float = 1.0, out: str | Path | None = None
-) -> tuple[Data, ...]:
+    pseudo: OdvgData, pretraining: Sequence[TrainingData] = (), ratio: float = 1.0, out: str | Path | None = None
+) -> tuple[TrainingData, ...]:
     """The data sets of a training: the pseudo-labels, and pretraining data weighted against them.
 
     ratio: pretraining images for each pseudo-labelled one in an epoch; 0 leaves the pretraining data out. Among
@@ -29,7 +27,7 @@ def merge(
     images = count_images(pseudo)
     if not images:
         raise InputError(pseudo.annotations, "not one line to train on", "want labels")
-    mixture: tuple[Data, ...] = (pseudo,)
+    mixture: tuple[TrainingData, ...] = (pseudo,)
     if ratio and pretraining:
         offered = sum(data.weight * count_images(data) for data in pretraining)
         if not offered:
@@ -44,10 +42,12 @@ def merge(
     return mixture
 
 
-def count_images(data: Data) -> int:
+def count_images(data: TrainingData) -> int:
     """Images that training can draw from: lines that are not quarantined, or the scenes that are asked for."""
     if isinstance(data, GlyphData):
         return data.count
+    if isinstance(data, CocoData):
+        return len(open_dataset(data))
     if not data.annotations.is_file():
         raise InputError(data.annotations, "no such file", "want an ODVG file")
     return sum('"quarantined"' not in line.text for line in read_lines(data.annotations))

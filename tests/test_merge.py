@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from flows.merging import merge
+from flows.merging import count_images, merge
+from formats.coco import write_coco
 from formats.problems import InputError
-from grounding_model.data import GlyphData, OdvgData
+from formats.record import Record
+from grounding_model.data import CocoData, GlyphData, OdvgData
 
 
 def write_lines(path: Path, count: int) -> OdvgData:
@@ -51,3 +53,9 @@ def test_what_cannot_be_mixed_is_refused(tmp_path: Path) -> None:
         merge(write_lines(tmp_path / "pseudo.json", 1), [], -1)
     with pytest.raises(InputError, match="not one line"):
         merge(write_lines(tmp_path / "empty.json", 0))
+
+
+def test_images_of_a_coco_file_are_counted_one_by_one(tmp_path: Path) -> None:
+    records = [Record(f"{index}.png", 9, 9, ()) for index in range(7)]
+    write_coco(tmp_path / "coco.json", records, ["cat"])
+    assert count_images(CocoData(tmp_path / "coco.json", tmp_path)) == 7
