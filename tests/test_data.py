@@ -150,6 +150,11 @@ def test_the_group_that_roboflow_writes_among_the_categories_is_none(coco: CocoD
     assert list(kept.values()) == ["cat", "dog", "person"]
 
 
+def test_a_category_that_has_boxes_is_no_group_though_others_stand_below_it(coco: CocoData) -> None:
+    named = [{"id": index + 1, "name": name, "supercategory": "cat"} for index, name in enumerate(NAMES)]
+    assert list(open_dataset(rewritten(coco, categories=named)).categories.values()) == NAMES
+
+
 def test_two_ids_of_one_name_are_one_category(coco: CocoData) -> None:
     entries = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 3, "name": "cat"}]
     dataset = open_dataset(rewritten(coco, categories=entries))
