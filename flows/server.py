@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,10 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+from grounding_model.child import end_with_parent
+
 DEFAULT_API = "http://127.0.0.1:4200/api"
 LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 START_TIMEOUT = 120.0  # seconds; 9 to 15 were measured on two cores, the first start migrates a database
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def api_url() -> str:
@@ -71,12 +70,7 @@ def _start(host: str, port: int) -> subprocess.Popen:
     command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
     command += ["--host", host, "--port", str(port), "--timeout-keep-alive", "5", "--log-level", "warning"]
     environment = os.environ | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT__SERVER_FINAL": "1"}
-    return subprocess.Popen(command, env=environment, preexec_fn=_die_with_parent if sys.platform == "linux" else None)
-
-
-def _die_with_parent() -> None:
-    """Between fork and exec: ask Linux to send SIGTERM when the parent is gone, killed or not."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    return subprocess.Popen(command, env=environment, preexec_fn=end_with_parent)
 
 
 def _wait(process: subprocess.Popen, api: str) -> None:

@@ -20,6 +20,7 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
 
     Finished is a run whose `done.json` tells of the same settings, the same labels and the same starting weights.
     """
+    from flows.launching import train_in_processes
     from grounding_model import train as training
 
     config = config.with_folder()
@@ -28,11 +29,13 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
     key = training_key(config)
     if (checkpoint := _finished(done, key)) is not None:
         return checkpoint
-    result = training.train(config, on_progress)
+    run = train_in_processes if config.processes > 1 else training.train
+    result = run(config, on_progress)
     with write_whole(done) as file:
         json.dump(
             {"key": key, "checkpoint": result.checkpoint.name, "sha256": sha256_of(result.checkpoint)}
-            | {"metrics": result.metrics, "problems": result.problems},
+            | {"metrics": result.metrics, "problems": result.problems}
+            | {"best": result.best.name if result.best else None},
             file,
             indent=2,
         )

@@ -9,6 +9,7 @@ Several processes, one a device, take their parts of every batch; `groundhog tra
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import sys
@@ -23,13 +24,13 @@ from typing import Any, NamedTuple
 import cv2
 import torch
 from torch import Tensor, nn
-from torch.distributed.elastic.multiprocessing.errors import record
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from formats.problems import InputError
 from formats.toml_config import read_config
+from grounding_model.child import end_with_parent
 from grounding_model.config import ModelConfig
 from grounding_model.data import LabelledImages, open_for_training
 from grounding_model.detector import Detector, choose_device
@@ -338,6 +339,10 @@ def _loader(
         steps,
         config.seed,
         first_step,
+        process=processes.index,
+        processes=processes.count,
+        accumulate=config.accumulate,
+        portrait=[dataset.portrait for dataset in datasets] if config.group_by_aspect else None,
     )
     augment = config.augment.fitted_to(architecture.image_scale)
     max_tokens = architecture.max_text_tokens
@@ -389,7 +394,6 @@ def _epochs_in_steps(config: TrainConfig, datasets: Sequence[LabelledImages], ep
     return max(math.ceil(epochs * images / config.total_batch_size), 1)
 
 
-@record  # tells torchrun what went wrong first
 def main(arguments: Sequence[str] | None = None) -> int:
     """python -m grounding_model.train CONFIG [--set key=value ...]; 0 done, 1 failed on the way, 2 bad input."""
     parser = argparse.ArgumentParser(prog="python -m grounding_model.train", description=main.__doc__)
@@ -397,20 +401,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     told = "go on with an interrupted run in the work_dir; start where there is none"
     parser.add_argument("--resume", action="store_true", help=told)
+    parser.add_argument("--report", action="store_true", help="progress, result and error as lines of JSON")
     options = parser.parse_args(arguments)
+    if processes_of_environment().count > 1:
+        end_with_parent()  # torchrun's workers would outlive it
+    tell = _report if options.report else None
     try:
         config = read_config(options.config, TrainConfig, options.overrides)
         check_resume(config, options.resume)
-        result = train(config)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except TrainingFailed as error:
-        print(error, file=sys.stderr)
-        return 1
+        result = train(config, tell and (lambda numbers: tell("progress", numbers)))
+    except Exception as error:
+        bad_input = isinstance(error, InputError)
+        if tell:
+            text = vars(error) if bad_input else str(error)
+            tell("error", text, kind=type(error).__name__, process=processes_of_environment().index)
+        elif bad_input or isinstance(error, TrainingFailed):
+            print(error, file=sys.stderr)
+        else:
+            raise
+        return 2 if bad_input else 1
     if processes_of_environment().is_first:
-        print(f"weights: {result.checkpoint}\nlog: {result.log}")
+        if tell:
+            tell("result", result._asdict())
+        else:
+            print(f"weights: {result.checkpoint}\nlog: {result.log}")
     return 0
+
+
+def _report(name: str, value: Any, **more: Any) -> None:
+    print(json.dumps({name: value} | more, default=str), flush=True)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,11 @@ from torch import nn
 
 from formats.odvg import write_odvg
 from formats.problems import InputError
-from formats.record import Instance, Record, Region
+from formats.record import Instance, Record
 from formats.toml_config import read_config
 from grounding_model import objective, training_log, training_state
 from grounding_model import train as training
 from grounding_model.augment import AugmentConfig
-from grounding_model.config import Denoising, ModelConfig, TextEncoder, TimmBackbone
 from grounding_model.data import OdvgData
 from grounding_model.optimizer import (
     MovingAverage,
@@ -34,40 +33,12 @@ from grounding_model.train import TrainingFailed, train
 from grounding_model.train_config import FromScratch, FromWeights, RegionWords, TrainConfig
 from grounding_model.weights import load_checkpoint
 from tests.paths import GOLDEN
-
-MICRO = ModelConfig(
-    backbone=TimmBackbone(name="resnet10t", out_indices=(3, 4)),
-    text=TextEncoder(width=16, layers=1, heads=2, feedforward=16),
-    width=32,
-    levels=2,
-    queries=6,
-    encoder_layers=1,
-    decoder_layers=2,
-    heads=2,
-    feedforward=32,
-    text_feedforward=32,
-    fusion_width=32,
-    denoising=Denoising(queries=4),
-)
+from tests.training_data import MICRO, write_rectangles
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[OdvgData, OdvgData]:
-    """Coloured rectangles: a detection file and one of captions."""
-    folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    detections, captions = [], []
-    for index in range(5):
-        name = f"{index}.png"
-        image = rng.integers(0, 60, (48, 64, 3), dtype=np.uint8)
-        image[10:30, 20:50, index % 3] = 255
-        Image.fromarray(image).save(folder / name)
-        box = (20.0, 10.0, 50.0, 30.0)
-        detections.append(Record(name, 48, 64, (Instance(box, index % 3, ("red", "green", "blue")[index % 3]),)))
-        captions.append(Record(name, 48, 64, caption="a box", regions=(Region((box,), ("a box",), ((0, 5),)),)))
-    write_odvg(folder / "od.jsonl", detections)
-    write_odvg(folder / "vg.jsonl", captions)
-    return OdvgData(folder / "od.jsonl", folder), OdvgData(folder / "vg.jsonl", folder)
+    return write_rectangles(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from flows.commands.shared import add_overrides, command, quoted
-from formats.problems import InputError
 
 
 def add(commands) -> None:
@@ -19,7 +18,7 @@ def add(commands) -> None:
     parser.add_argument("config", metavar="CONFIG", help="a TOML file")
     parser.add_argument("--weights", metavar="W", help="start from these, instead of the configuration's start")
     parser.add_argument("--work-dir", metavar="D", help="instead of the configuration's")
-    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="processes (only 1 for now)")
+    parser.add_argument("--gpus", type=int, metavar="N", help="train in N processes, one a GPU")
     told = "go on with an interrupted run in the work_dir; start where there is none"
     parser.add_argument("--resume", action="store_true", help=told)
     add_overrides(parser)
@@ -28,10 +27,9 @@ def add(commands) -> None:
 def _train(options: argparse.Namespace) -> int:
     from flows.training import train_config
 
-    if options.gpus != 1:
-        raise InputError("--gpus", f"{options.gpus}", "want 1: training on several GPUs is not there yet")
     overrides = list(options.set)
     overrides += [f"work_dir={quoted(options.work_dir)}"] if options.work_dir else []
+    overrides += [f"processes={options.gpus}"] if options.gpus else []
     overrides += [f'start={{kind="weights", source={quoted(options.weights)}}}'] if options.weights else []
     print(f"weights: {train_config(options.config, overrides, options.resume)}")
     return 0

@@ -1,0 +1,150 @@
+"""One step of several processes or micro-batches is the step of one batch that holds all their images."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from flows import launching
+from flows.launching import train_in_processes
+from formats.problems import InputError
+from formats.toml_config import read_config, write_config
+from grounding_model.augment import AugmentConfig
+from grounding_model.data import OdvgData
+from grounding_model.optimizer import OptimizerConfig
+from grounding_model.train import TrainingFailed, TrainResult, train
+from grounding_model.train_config import FromScratch, TrainConfig
+from grounding_model.weights import load_checkpoint
+from tests.paths import GOLDEN
+from tests.training_data import DETERMINED, write_rectangles
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> OdvgData:
+    return write_rectangles(tmp_path_factory.mktemp("data"), count=8)[0]
+
+
+@pytest.fixture
+def config(data: OdvgData, tmp_path: Path) -> TrainConfig:
+    return TrainConfig(
+        work_dir=tmp_path / "whole",
+        datasets=(data,),
+        start=FromScratch(tokenizer=str(GOLDEN / "a" / "bert"), architecture=DETERMINED),
+        steps=3,
+        batch_size=4,
+        augment=AugmentConfig(short_sides=(), flip=0.0),
+        optimizer=OptimizerConfig(learning_rate=1e-4, clip_norm=1.0),
+        moving_average=0.5,
+        workers=0,
+        log_every=1,
+        checkpoint_every=1,
+        device="cpu",
+    )
+
+
+def weights_of(result: TrainResult) -> dict[str, torch.Tensor]:
+    return load_checkpoint(result.checkpoint).model.state_dict()
+
+
+def numbers_of(result: TrainResult) -> list[dict[str, float]]:
+    """The parts of the loss and the gradient's norm of every step."""
+    told = [json.loads(line) for line in result.log.read_text().splitlines()]
+    return [{name: value for name, value in line.items() if "loss" in name or "norm" in name} for line in told]
+
+
+def assert_equal(one: TrainResult, other: TrainResult) -> None:
+    for step, (expected, found) in enumerate(zip(numbers_of(one), numbers_of(other), strict=True)):
+        assert found == pytest.approx(expected, rel=1e-3 if step else 1e-5, abs=1e-6)
+    expected, found = weights_of(one), weights_of(other)
+    difference = torch.cat([(found[name] - value).abs().flatten() for name, value in expected.items()])
+    # AdamW divides by a gradient's own size: where that is next to nothing, a rounding error turns a step round.
+    assert (difference > 1e-6).float().mean() < 0.02
+    assert difference.max() < 3 * 2 * 1e-4
+
+
+def test_micro_batches_add_up_to_one_batch(config: TrainConfig, tmp_path: Path) -> None:
+    divided = replace(config, work_dir=tmp_path / "divided", batch_size=1, accumulate=4)
+    assert_equal(train(config), train(divided))
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_with_the_doubled_batch(config: TrainConfig, tmp_path: Path) -> None:
+    lines: list[dict] = []
+    together = replace(config, work_dir=tmp_path / "together", batch_size=1, accumulate=2, processes=2)
+    assert_equal(train(config), train_in_processes(together, lines.append))
+    assert [line["step"] for line in lines] == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_killed_processes_go_on_as_if_nothing_had_been(config: TrainConfig, tmp_path: Path) -> None:
+    whole = train_in_processes(replace(config, processes=2, batch_size=2, steps=4))
+    config = replace(config, work_dir=tmp_path / "killed", processes=2, batch_size=2, steps=4)
+    write_config(tmp_path / "config.toml", config)
+    code = f"""
+from flows import launching
+from flows.launching import train_in_processes
+from formats.toml_config import read_config
+from grounding_model.train_config import TrainConfig
+train_in_processes(read_config({str(tmp_path / "config.toml")!r}, TrainConfig))
+"""
+    process = subprocess.Popen([sys.executable, "-c", code])
+    log = config.work_dir / "log.jsonl"
+    while not (log.exists() and len(log.read_text().splitlines()) >= 2):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_until_gone(config.work_dir)
+    assert_same_bits(whole, train_in_processes(config))
+
+
+def wait_until_gone(work_dir: Path) -> None:
+    """Until no process names the work_dir in its command line: none outlives its parent."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK)]
+        if not any(str(work_dir).encode() in command for command in commands):
+            return
+        time.sleep(0.2)
+    pytest.fail("processes outlive the one that started them")
+
+
+def assert_same_bits(one: TrainResult, other: TrainResult) -> None:
+    expected, found = weights_of(one), weights_of(other)
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+
+
+@pytest.mark.slow
+def test_what_went_wrong_in_a_process_is_told_by_the_one_that_started_it(config: TrainConfig) -> None:
+    with pytest.raises(TrainingFailed, match=r"process \d: TrainingFailed: step \d: .*not finite"):
+        train_in_processes(replace(config, processes=2, optimizer=OptimizerConfig(learning_rate=1e30)))
+
+
+def test_bad_input_of_a_process_is_bad_input(tmp_path: Path) -> None:
+    bad = tmp_path / "config.toml"
+    bad.write_text("steps = 1\nwork_dir = 'x'\n")
+    command = [sys.executable, "-m", "grounding_model.train", str(bad), "--report"]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process,
+        pytest.raises(InputError, match="datasets: is empty; want at least one"),
+    ):
+        launching._follow(process, None)
+
+
+def test_several_processes_that_nobody_started_are_refused(config: TrainConfig) -> None:
+    with pytest.raises(InputError, match=r"processes: is 2, and this is one; want torchrun --nproc-per-node 2"):
+        train(replace(config, processes=2))
+
+
+def test_a_written_configuration_is_read_back(config: TrainConfig, tmp_path: Path) -> None:
+    write_config(tmp_path / "config.toml", config)
+    assert read_config(tmp_path / "config.toml", TrainConfig) == config
