@@ -21,9 +21,7 @@ from formats.problems import InputError
 from formats.record import Instance, Region
 from formats.toml_config import read_config
 from grounding_model.data import CocoData
-from tests.paths import GOLDEN
 
-CONFIGS = sorted((GOLDEN.parent.parent / "configs").glob("evaluate_*.toml"))
 CAT, DOG = [10, 20, 40, 30], [60, 50, 30, 40]  # x, y, width, height in an image of 120 x 100 pixels
 
 
@@ -336,7 +334,7 @@ def test_several_sets_are_measured_one_by_one(tmp_path, images, monkeypatch):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_is_read(path):
     config = read_config(path, EvaluateConfig)
-    assert config.truth.kind == "glyphs" or config.get
+    assert config.truth.kind.startswith("glyph") or config.get
     assert config.work_dir.name == path.stem
 
 
