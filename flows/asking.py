@@ -89,6 +89,7 @@ class Answers(Sequence[Record]):
         self._manifest = manifest
         self._benchmark = benchmark
         self._metric = metric
+        self._labels = {name: label for label, name in enumerate(benchmark.names)}
         self._open: tuple[int, dict[int, ImageCandidates]] | None = None  # index of a shard, its images by line
 
     def __len__(self) -> int:
@@ -101,8 +102,9 @@ class Answers(Sequence[Record]):
         shard = next(each for each in self._manifest.shards if line < each.first_line + each.lines)
         if self._open is None or self._open[0] != shard.index:
             self._open = shard.index, {each.line: each for each in self._shard(shard.index).by_line()}
+        truth, found = self._benchmark.records[line], self._open[1].get(line)
         names = self._benchmark.names if self._benchmark.asked is None else self._benchmark.asked[line]
-        return _answer(self._benchmark.records[line], self._open[1].get(line), names, self._metric)
+        return _answer(truth, found, [(self._labels[name], name) for name in names], self._metric)
 
     def found_boxes(self) -> FoundBoxes:
         """The same as arrays, of a benchmark of which every image was asked for the same names."""
@@ -117,15 +119,14 @@ class Answers(Sequence[Record]):
         return read_candidates(self._manifest.shard_path(index))
 
 
-def _answer(truth: Record, found: ImageCandidates | None, names: Sequence[str], metric: Metric) -> Record:
-    """names: what the image was asked for. found: None where nothing was."""
+def _answer(truth: Record, found: ImageCandidates | None, asked: Sequence[tuple[int, str]], metric: Metric) -> Record:
+    """asked: label and name of what the image was asked for. found: None where nothing was."""
     rows = [] if found is None else list(zip(found.region.tolist(), found.box.tolist(), found.score.tolist()))
     if truth.caption is None:
-        return replace(
-            truth, instances=tuple(Instance(tuple(box), label, names[label], score) for label, box, score in rows)
-        )
+        named = ((tuple(box), asked[place], score) for place, box, score in rows)
+        return replace(truth, instances=tuple(Instance(box, label, name, score) for box, (label, name), score in named))
     regions = []
     for place, region in enumerate(question_of(truth, metric).regions or ()):
-        own = [(tuple(box), score) for label, box, score in rows if label == place]
+        own = [(tuple(box), score) for asked_place, box, score in rows if asked_place == place]
         regions.append(replace(region, boxes=tuple(box for box, _ in own), scores=tuple(score for _, score in own)))
     return replace(truth, regions=tuple(regions))

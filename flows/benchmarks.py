@@ -134,6 +134,13 @@ class Benchmark(NamedTuple):
     asked: list[tuple[str, ...]] | None = None
     absence: tuple[str, ...] = ()
 
+    def judged(self, record: Record) -> frozenset[str]:
+        """The names that this record of the truth is judged on: of a federated truth those that were looked for."""
+        if self.federation is None:
+            return frozenset(self.names)
+        here = frozenset(each.category for each in record.instances or ())
+        return here | self.federation.absent.get(record.filename, frozenset())
+
 
 def open_benchmark(data: BenchmarkData, work_dir: Path) -> Benchmark:
     """Records of one image stand together, so that it is looked at once for all its captions.

@@ -198,12 +198,7 @@ def evaluate_benchmark(
     if isinstance(config.truth, OdinwSuite):
         raise InputError("truth", "several data sets", "want one of them; evaluate_config measures them all")
     config.work_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        benchmark = only(open_benchmark(config.truth, config.work_dir), config.categories)
-    except InputError as error:
-        if config.get and not error.remedy:
-            raise InputError(error.place, error.what, config.get) from None
-        raise
+    benchmark = _open(config, config.truth)
     metric = config.metric or benchmark.metric
     answers = predict_benchmark(config, benchmark, metric, detector)
     # LVIS's are judged as arrays; the judges of the others want all records at once.
@@ -233,6 +228,20 @@ def evaluate_benchmark(
         file.write("\n")
     told = "" if interval is None else "\n95 % interval of {}: {:.3f} … {:.3f}".format(*interval)
     return Evaluated(numbers, found.table + told)
+
+
+def _open(config: EvaluateConfig, truth: BenchmarkData) -> Benchmark:
+    """Raises InputError for data that are missing, and tells where they come from."""
+    try:
+        benchmark = only(open_benchmark(truth, config.work_dir), config.categories)
+        for record in benchmark.records[:1]:  # where this is missing, the others are
+            if not (path := safe_join(benchmark.image_root, record.filename)).is_file():
+                raise InputError(path, "no such image")
+    except InputError as error:
+        if config.get and not error.remedy:
+            raise InputError(error.place, error.what, config.get.strip()) from None
+        raise
+    return benchmark
 
 
 def predict_benchmark(

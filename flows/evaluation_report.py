@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,6 +78,8 @@ def plot_confusion(path: Path, table: np.ndarray, names: Sequence[str]) -> Path:
     axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8)
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.set(xlabel=f"found (score of {SHOWN_SCORE} or more)", ylabel="true")
+    if len(kept) < len(names):
+        axes.set_title(f"the {len(kept)} of {len(names)} categories with most mistakes", fontsize=9)
     return _save(figure, path)
 
 
@@ -91,6 +94,8 @@ def show_worst(
     from grounding_model.image import read_image
 
     least = score_threshold if metric == "generalized_expressions" else SHOWN_SCORE
+    if benchmark.names:
+        predictions = _Judged(benchmark, predictions)
     wrong = mistakes_of(benchmark.records, predictions, metric, score_threshold)
     order = sorted(range(len(wrong)), key=lambda place: (-wrong[place], place))[:MOST_PICTURES]
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,6 +107,22 @@ def show_worst(
         stem = re.sub(r"[^\w.-]+", "_", Path(record.filename).stem)
         Image.fromarray(picture).save(folder / f"{rank:03d}_{wrong[place]}_wrong_{stem}.jpg", quality=90)
     return len(order)
+
+
+class _Judged(Sequence[Record]):
+    """Predictions without what nobody looked for in their image, made when they are wanted."""
+
+    def __init__(self, benchmark: Benchmark, predictions: Sequence[Record]) -> None:
+        self._benchmark = benchmark
+        self._predictions = predictions
+
+    def __len__(self) -> int:
+        return len(self._predictions)
+
+    def __getitem__(self, place: Any) -> Any:
+        found = self._predictions[place]
+        names = self._benchmark.judged(self._benchmark.records[place])
+        return replace(found, instances=tuple(each for each in found.instances or () if each.category in names))
 
 
 def worth_showing(record: Record, metric: Metric, least: float) -> Record:
