@@ -47,7 +47,7 @@ def bootstrap_od(
     Sizes come from the file headers, EXIF turn applied. An image that cannot be read stays as a quarantined line.
     Raises InputError when the folder is missing or holds no image, and for an empty or repeated category.
     """
-    names = _check_categories(categories)
+    names = check_categories(categories)
     filenames = _list(images)
     out = _beside(images, "od") if out is None else as_path(out)
     label_map = label_map_beside(out) if label_map is None else as_path(label_map)
@@ -212,7 +212,8 @@ def _flatten(entries: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
         yield from ((filename.strip(), caption.strip()) for caption in captions)
 
 
-def _check_categories(categories: Sequence[str]) -> list[str]:
+def check_categories(categories: Sequence[str]) -> list[str]:
+    """The names without blanks round them. Raises InputError for an empty or repeated one."""
     names = categories.split(",") if isinstance(categories, str) else list(categories)
     names = [name.strip() for name in names]
     if not names or not all(names):

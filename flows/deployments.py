@@ -16,16 +16,13 @@ from pydantic import BaseModel, ConfigDict
 
 from flows import tasks
 from flows.inference import BATCH_SIZE
+from flows.initializing import CONFIG_DIR, PREFIX
 from flows.self_train_config import SelfTrainConfig, read_self_train
 from flows.self_training import Event
 from flows.self_training import self_train as run_rounds
 from flows.server import prefect_server
 from flows.workers import Workers
 from formats.problems import InputError
-
-CONFIG_DIR = Path("configs")  # of the folder in which `groundhog up` runs
-CONFIGS = {"cat": "self_train_cat.toml", "flickr30k": "self_train_flickr30k.toml", "glyphs": "self_train_glyphs.toml"}
-
 
 
 class Parameters(BaseModel):
@@ -225,39 +222,37 @@ def evaluate(parameters: ConfigParameters) -> str:
 
 
 def deployments() -> list[RunnerDeployment]:
-    """Everything that is served: self-train/cat, self-train/flickr30k, self-train/glyphs, and each stage alone."""
+    """Everything that is served: self-train/NAME for each configuration, and each stage alone."""
     made = [
         self_train.to_deployment(
             name,
-            parameters={"parameters": {"config": str(CONFIG_DIR / config)}},
+            parameters={"parameters": {"config": str(config)}},
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
-        for name, config in CONFIGS.items()
+        for name, config in configs().items()
     ]
     stages = (bootstrap, plan, infer, filter_candidates, merge, train, evaluate)
     made += [stage.to_deployment("stage", entrypoint_type=EntrypointType.MODULE_PATH) for stage in stages]
     return cast(list[RunnerDeployment], made)  # outside an event loop they are no coroutines
 
 
-def _check_configs() -> None:
-    """Raises InputError where the deployments would name files that are not there: wheels carry no configurations."""
-    missing = [config for config in CONFIGS.values() if not (CONFIG_DIR / config).is_file()]
-    if missing:
-        raise InputError(
-            CONFIG_DIR.resolve(), f"no {', '.join(missing)} there", "want `groundhog up` run from a clone's folder"
-        )
+def configs() -> dict[str, Path]:
+    """Name of a deployment of self-train -> its configuration: every configs/self_train_NAME.toml of this folder."""
+    return {path.stem.removeprefix(PREFIX): path for path in sorted(CONFIG_DIR.glob(f"{PREFIX}*.toml"))}
 
 
 def up(limit: int = 1) -> int:
     """Serves all deployments until it is interrupted; with a server of its own where none answers.
 
-    Raises InputError outside a clone, whose configurations the deployments name.
+    Raises InputError in a folder without configurations.
     """
-    _check_configs()
+    if not configs():
+        remedy = "want `groundhog up` run from a clone's folder, or `groundhog init` run here first"
+        raise InputError(CONFIG_DIR.resolve(), f"no {PREFIX}*.toml there", remedy)
     with prefect_server() as api:
         served = deployments()
         print(f"Prefect: {api.removesuffix('/api')}\nIn another terminal, from this folder:")
-        for deployment in served[: len(CONFIGS)]:
+        for deployment in served[: len(configs())]:
             print(f"  prefect deployment run {deployment.flow_name}/{deployment.name} --watch")
         sys.stdout.flush()
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -41,7 +41,7 @@ def prepare(
         return _draw_glyphs(data, config.train.work_dir / "data", bootstrap_od, bootstrap_vg)
     if isinstance(data, CaptionedImages):
         if not data.annotations.exists():
-            bootstrap_vg(data.images, data.captions, data.annotations)
+            bootstrap_vg(data.images, data.captions, data.annotations, data.phrases)
         return Source(data.annotations, data.images, None)
     label_map = data.label_map or label_map_beside(data.annotations)
     if not data.annotations.exists():

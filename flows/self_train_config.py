@@ -33,11 +33,15 @@ class ImageFolder:
 
 @dataclass(frozen=True)
 class CaptionedImages:
-    """Images with captions, in any form that bootstrap_vg takes. annotations: bootstrapped when it is not there."""
+    """Images with captions, in any form that bootstrap_vg takes. annotations: bootstrapped when it is not there.
+
+    phrases: a JSON file, caption -> phrases to look for, in place of NLTK's noun phrases.
+    """
 
     images: Path
     captions: Path
     annotations: Path
+    phrases: Path | None = None
     how_to_get: str = "want a folder of images and their captions"
     kind: Literal["captions"] = "captions"
 

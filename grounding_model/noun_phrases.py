@@ -108,5 +108,6 @@ def _tagger() -> PerceptronTagger:
         raise InputError(
             "noun phrases",
             f"NLTK's {TAGGER_DATA} is not on this machine (looked in NLTK_DATA and ~/nltk_data)",
-            f"run `python -m nltk.downloader {TAGGER_DATA}`, or say which phrases are meant (--tokens-positive)",
+            f"run `python -m nltk.downloader {TAGGER_DATA}`, or give the phrases yourself (detect: --tokens-positive, "
+            "bootstrap: --phrases, self-train: data.phrases)",
         ) from error

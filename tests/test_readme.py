@@ -46,11 +46,11 @@ def test_make_has_the_targets_and_there_are_no_other_commands() -> None:
 
 
 def test_deployments_exist() -> None:
-    from flows.deployments import CONFIGS
+    from flows.deployments import configs
 
     for command in COMMANDS:
         if command[:3] == ["prefect", "deployment", "run"]:
-            assert command[3].removeprefix("self-train/") in CONFIGS
+            assert command[3].removeprefix("self-train/") in configs()
 
 
 def test_links_lead_somewhere() -> None:

@@ -150,15 +150,11 @@ def test_captions_go_through_the_loop(config: SelfTrainConfig, tmp_path: Path) -
     captions = {f"image-{index:03d}.png": "a cat" for index in range(5)}
     (tmp_path / "captions.json").write_text(json.dumps(captions))
 
-    def bootstrap(images, captions, out):
-        from flows.bootstrapping import bootstrap_vg
-
-        return bootstrap_vg(images, captions, out, {"a cat": ["a cat"]})
-
-    data = CaptionedImages(tmp_path / "images", tmp_path / "captions.json", tmp_path / "x_vg.json")
-    recorder = Recorder()
-    stages = recorder.stages()._replace(bootstrap_vg=bootstrap)
-    result = self_train(replace(config, data=data, rounds=1), stages=stages)
+    (tmp_path / "phrases.json").write_text('{"a cat": ["a cat"]}')
+    data = CaptionedImages(
+        tmp_path / "images", tmp_path / "captions.json", tmp_path / "x_vg.json", tmp_path / "phrases.json"
+    )
+    result = self_train(replace(config, data=data, rounds=1), stages=Recorder().stages())
     assert result.rounds[1].labels == tmp_path / "x_vg_v2.json"
     assert result.rounds[1].counts["kept"] > 0
 
