@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from formats.candidates import candidates_key
 from formats.files import sha256_of, write_whole
-from formats.label_map import label_map_beside, read_label_map, without_version
+from formats.label_map import label_map_beside, read_label_map, without_version, write_label_map
 from formats.problems import InputError
 from formats.storage import absolute, as_path, is_address
 
@@ -205,6 +205,21 @@ def read_lines(source: str | Path, shard: Shard | None = None) -> Iterator[Sourc
                 return
             if text := raw.decode("utf-8-sig", errors="replace").strip():
                 yield SourceLine(number, text)
+
+
+def asked_label_map(label_map: Path, distractors: Sequence[str], folder: Path) -> Path:
+    """A label map that asks for distractors too, behind the categories of the given one; that one without any.
+
+    Raises InputError for a distractor that is a category.
+    """
+    if not distractors:
+        return label_map
+    names = read_label_map(label_map)
+    if both := sorted(set(names.values()) & set(distractors)):
+        raise InputError("policy.distractors", f"{', '.join(both)} is a category", "want what is not looked for")
+    asked = folder / "asked_label_map.json"
+    write_label_map(asked, {**names, **dict(enumerate(distractors, start=max(names) + 1))})
+    return asked
 
 
 def software_version() -> str:

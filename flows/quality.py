@@ -19,10 +19,11 @@ from flows.evaluation import evaluate
 from flows.filtering import filter_candidates
 from flows.inference import BATCH_SIZE, infer, missing_shards
 from flows.merging import merge
-from flows.planning import Manifest, plan
+from flows.planning import Manifest, asked_label_map, plan
 from flows.policies.calibration import judge
 from flows.policies.policy import Policy
-from flows.training import train
+from flows.training import between, train
+from flows.views import View
 from formats.files import write_whole
 from formats.label_map import write_label_map
 from formats.odvg import read_odvg, write_odvg
@@ -33,14 +34,6 @@ from grounding_model.train_config import FromWeights, TrainConfig
 
 DONE_NAME = "done.json"
 RIGHT_IOU = 0.5  # with a true box, from which a label counts as right
-
-
-@dataclass(frozen=True)
-class View:
-    """How images are looked at. scale: short and long side in pixels, None: the model's own."""
-
-    scale: tuple[int, int] | None = None
-    mirrored: bool = False
 
 
 @dataclass(frozen=True)
@@ -206,7 +199,7 @@ class _Work:
                 labels, quality = self._label(variant, weights, folder)
                 qualities.append(quality)
             trained = self._train(labels, weights, folder)
-            weights = _interpolated(start, trained, variant.student)
+            weights = str(between(start, trained, variant.student))
             figures.append(self._figures(weights))
         target, source = zip(*figures)
         return Piece(name, self.seed, tuple(qualities), target, tuple(ap for ap in source if ap is not None))
@@ -231,8 +224,7 @@ class _Work:
         assert isinstance(start, FromWeights)
         look = json.dumps([checkpoint_hash(weights), asdict(view), list(distractors)])
         folder = self.folder / "candidates" / hashlib.sha256(look.encode()).hexdigest()[:12]
-        label_map = folder / "asked_label_map.json"
-        write_label_map(label_map, dict(enumerate([*config.categories, *distractors])))
+        label_map = asked_label_map(self.source.label_map, distractors, folder)
         manifest = plan(
             self.source.annotations,
             self.source.images,
@@ -306,18 +298,6 @@ def _prepare(config: QualityConfig, seed: int, folder: Path) -> _Source:
     write_odvg(source.truth, [_only(record, config.categories) for record in records])
     write_odvg(source.annotations, [replace(record, instances=None) for record in records])
     return source
-
-
-def _interpolated(start: FromWeights, trained: Path, student: float) -> str:
-    """The weights between the first round's model and what training made, beside these; themselves for 1."""
-    from grounding_model.interpolation import write_interpolation
-
-    if student == 1.0:
-        return str(trained)
-    between = trained.with_name(f"interpolated-{student:g}.safetensors")
-    if not between.is_file():
-        write_interpolation(start.source, trained, between, student)
-    return str(between)
 
 
 def _only(record: Record, categories: Sequence[str]) -> Record:

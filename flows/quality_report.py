@@ -31,29 +31,34 @@ def write_quality_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
 
 
 def table(config: QualityConfig, pieces: Sequence[Piece]) -> str:
-    """A line a variant: its first labels, and AP after its last round; mean ± standard deviation over the seeds."""
-    columns = "variant rounds seeds precision recall AP-of-labels AP-target gain over-baseline AP-source lost".split()
+    """A line a round of a variant: its labels, and AP of the model after it; mean ± standard deviation over the seeds.
+
+    The gain is over the model before the first round; "over baseline" compares with the baseline's last round.
+    """
+    columns = "variant seeds precision recall AP-of-labels AP-target gain over-baseline AP-source lost".split()
     lines = [f"| {' | '.join(columns)} |".replace("-", " "), "|:--" + "|--:" * (len(columns) - 1) + "|"]
     by_variant = _by_variant(pieces)
     base = {piece.seed: piece.target[-1] for piece in by_variant.get(config.baseline, ())}
     for name, own in by_variant.items():
-        over = [piece.target[-1] - base[piece.seed] for piece in own if piece.seed in base and name != config.baseline]
-        cells = [
-            name,
-            str(config.variants[name].rounds),
-            str(len(own)),
-            *(
-                _told([getattr(piece.labels[0], part) for piece in own if piece.labels])
-                for part in ("precision", "recall", "ap")
-            ),
-            _told([piece.target[-1] for piece in own]),
-            _told([piece.target[-1] - piece.target[0] for piece in own], "+.3f"),
-            _told(over, "+.3f"),
-            _told([piece.source[-1] for piece in own if piece.source]),
-            _told([piece.source[0] - piece.source[-1] for piece in own if piece.source], "+.3f"),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
+        for number in range(1, config.variants[name].rounds + 1):
+            labels = [piece.labels[number - 1] for piece in own if piece.labels]
+            over = [piece.target[number] - base[piece.seed] for piece in own if piece.seed in base]
+            cells = [
+                _round_name(config, name, number),
+                str(len(own)),
+                *(_told([getattr(each, part) for each in labels]) for part in ("precision", "recall", "ap")),
+                _told([piece.target[number] for piece in own]),
+                _told([piece.target[number] - piece.target[0] for piece in own], "+.3f"),
+                _told([] if name == config.baseline else over, "+.3f"),
+                _told([piece.source[number] for piece in own if piece.source]),
+                _told([piece.source[0] - piece.source[number] for piece in own if piece.source], "+.3f"),
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _round_name(config: QualityConfig, variant: str, number: int) -> str:
+    return variant if config.variants[variant].rounds == 1 else f"{variant}, round {number}"
 
 
 def _told(values: Sequence[float], form: str = ".3f") -> str:
@@ -101,17 +106,21 @@ def _bars(config: QualityConfig, pieces: Sequence[Piece]) -> Figure:
     parts: list[tuple[str, Callable[[Piece], Sequence[float]]]] = [("target", lambda piece: piece.target)]
     if any(piece.source for piece in pieces):
         parts.append(("source, all categories", lambda piece: piece.source))
-    figure, all_axes = _figure(11, 0.4 * len(_by_variant(pieces)) + 1.6, len(parts))
+    rows = [
+        (_round_name(config, name, number), number, own)
+        for name, own in _by_variant(pieces).items()
+        for number in range(1, config.variants[name].rounds + 1)
+    ][::-1]
+    figure, all_axes = _figure(11, 0.35 * len(rows) + 1.6, len(parts))
     for axes, (title, figures_of) in zip(all_axes, parts):
-        names = list(_by_variant(pieces))[::-1]
-        for place, name in enumerate(names):
-            after = [figures_of(piece)[-1] for piece in _by_variant(pieces)[name]]
+        for place, (_, number, own) in enumerate(rows):
+            after = [figures_of(piece)[number] for piece in own]
             axes.barh(place, fmean(after), color="C0", alpha=0.6)
             axes.plot(after, [place] * len(after), "o", color="black", markersize=3)
         before = fmean(figures_of(piece)[0] for piece in pieces)
-        axes.axvline(before, color="C3", linestyle="--", linewidth=1, label="round 0")
+        axes.axvline(before, color="C3", linestyle="--", linewidth=1, label="before")
         axes.set(title=f"AP after retraining: {title}", xlim=(max(0.0, before - 0.15), None))
-        axes.set_yticks(range(len(names)), [f"{name} ({config.variants[name].rounds})" for name in names])
+        axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
         axes.legend(fontsize=8, loc="lower right")
     return figure
 

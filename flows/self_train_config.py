@@ -10,6 +10,7 @@ from flows.benchmarks import BenchmarkData
 from flows.filtering import Policy
 from flows.gate import Gate
 from flows.inference import BATCH_SIZE
+from flows.views import View
 from flows.workers import Workers
 from formats.problems import InputError
 from formats.toml_config import read_config
@@ -71,6 +72,7 @@ class Labelling:
     chunk_size: int | None = None
     shard_size: int = 64
     batch_size: int = BATCH_SIZE
+    views: tuple[View, ...] = ()  # more looks at every image, whose boxes are merged; each costs a labelling
     workers: Workers = field(default_factory=Workers)  # on train.device where they name no devices
 
 
@@ -87,6 +89,7 @@ class SelfTrainConfig:
     train: TrainConfig
     rounds: int = 1  # trainings; labels are made once more than that
     ratio: float = 1.0  # pretraining images for each pseudo-labelled one; 0 leaves the pretraining data out
+    student: float = 1.0  # weight of a trained model in the mean with the first round's (WiSE-FT); 1 takes it as it is
     policy: Policy = field(default_factory=Policy)
     labelling: Labelling = field(default_factory=Labelling)
     evaluation: BenchmarkData | None = None  # labelled images or captions that no round sees
@@ -97,6 +100,8 @@ class SelfTrainConfig:
     def __post_init__(self) -> None:
         if self.rounds < 0:
             raise InputError("rounds", f"{self.rounds} is negative", "want 0 to label only, or more")
+        if not 0.0 < self.student <= 1.0:
+            raise InputError("student", f"{self.student}", "want a fraction above 0")
         if not isinstance(self.train.start, FromWeights):
             raise InputError("train.start", "random weights cannot label", 'want kind = "weights"')
 

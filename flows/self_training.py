@@ -21,13 +21,14 @@ from flows.filtering import FilterResult, filter_candidates, versioned
 from flows.gate import Verdict, judge, label_drift
 from flows.inference import infer
 from flows.merging import merge
-from flows.planning import Manifest, plan
+from flows.planning import Manifest, asked_label_map, plan
 from flows.preparing import prepare
 from flows.report import REPORT_NAME, write_report
 from flows.reviewing import is_approved, reviewed_path
 from flows.rounds import RoundResult, State, Story, keep_labels, round_folder, write_story
 from flows.self_train_config import SelfTrainConfig, read_self_train
-from flows.training import train, training_key
+from flows.training import between, train, training_key
+from flows.views import View
 from formats.candidates import ImageProblem
 from formats.claims import claim
 from formats.files import sha256_of, write_whole
@@ -178,14 +179,20 @@ class _Loop:
     def _label_round(self, number: int, weights: str, trained_on: FilterResult | None) -> RoundResult:
         """Labels and judges; what is there already is not done again."""
         config, folder = self._config, round_folder(self._work_dir, number)
-        manifest = self._plan(weights, folder, number)
+        own = View(config.labelling.scale)
+        manifest, *views = (
+            self._plan(weights, folder / f"view-{place}" if place else folder, number, view)
+            for place, view in enumerate((own, *config.labelling.views))
+        )
         self._tell(number, "infer", "started", shards=len(manifest.shards))
         workers = config.labelling.workers.on(config.train.device)
-        self._stages.infer(manifest, workers=workers, batch_size=config.labelling.batch_size)
+        for look in (manifest, *views):
+            self._stages.infer(look, workers=workers, batch_size=config.labelling.batch_size)
         self._labels = self._stages.filter_candidates(
             manifest,
             config.policy,
             versioned(self.source.annotations, number),
+            views=views,
             reviewed=reviewed_path(self.source.annotations),
             provenance=self._provenance(number, folder, trained_on),
         )
@@ -209,20 +216,22 @@ class _Loop:
         self._tell(number, "gate", "finished", story=self._story("running", ""))
         return done
 
-    def _plan(self, weights: str, folder: Path, number: int) -> Manifest:
-        settings = self._config.labelling
+    def _plan(self, weights: str, folder: Path, number: int, view: View) -> Manifest:
+        settings, distractors = self._config.labelling, self._config.policy.distractors
+        label_map = self.source.label_map
         return self._stages.plan(
             self.source.annotations,
             self.source.images,
             weights,
             folder,
-            label_map=self.source.label_map,
+            label_map=label_map and asked_label_map(label_map, distractors, folder),
             text_encoder=self._config.start.text_encoder if number == 1 else None,  # our checkpoints carry theirs
             score_floor=settings.score_floor,
-            scale=settings.scale,
+            scale=view.scale,
             max_per_image=settings.max_per_image,
             chunk_size=settings.chunk_size,
             shard_size=settings.shard_size,
+            mirrored=view.mirrored,
             overwrite=number > 1,  # later rounds follow from the first: when its labels changed, theirs do
         )
 
@@ -272,7 +281,8 @@ class _Loop:
         # An interrupted training belongs to its labels and settings: others train in a folder of their own.
         settings = replace(settings, work_dir=folder / f"train-{training_key(settings)[:8]}")
         tell = partial(self._tell, done.round, "train", "progress")
-        return self._stages.train(settings, lambda progress: tell(**progress))
+        trained = self._stages.train(settings, lambda progress: tell(**progress))
+        return between(config.start, trained, config.student)
 
     def _story(self, state: State, reason: str) -> Story:
         return Story(self._config.name, state, reason, asdict(self._config.policy), tuple(self._rounds))

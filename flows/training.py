@@ -10,7 +10,7 @@ from typing import Any
 
 from formats.files import sha256_of, write_whole
 from formats.toml_config import read_config
-from grounding_model.train_config import TrainConfig
+from grounding_model.train_config import FromWeights, TrainConfig
 
 DONE_NAME = "done.json"
 
@@ -41,6 +41,20 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
         )
         file.write("\n")
     return result.checkpoint
+
+
+def between(start: FromWeights, trained: Path, student: float) -> Path:
+    """The weights between a loop's first model and a trained one, beside these; for a student of 1, these themselves.
+
+    student: weight of the trained ones (WiSE-FT, arXiv 2109.01903): less forgets less of what the first model knew.
+    """
+    from grounding_model.interpolation import write_interpolation
+
+    if student == 1.0:
+        return trained
+    weights = trained.with_name(f"between-{student:g}.safetensors")
+    write_interpolation(start.source, trained, weights, student, start.text_encoder)
+    return weights
 
 
 def training_key(config: TrainConfig) -> str:

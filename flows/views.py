@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     import numpy as np
 
     from grounding_model.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class View:
+    """How images are looked at. scale: short and long side in pixels, None: the model's own."""
+
+    scale: tuple[int, int] | None = None
+    mirrored: bool = False
 
 
 class Mirrored:
