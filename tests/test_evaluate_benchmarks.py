@@ -19,7 +19,6 @@ from flows.comparing import compare
 from flows.evaluation import EvaluateConfig, evaluate_benchmark, evaluate_config
 from formats.problems import InputError
 from formats.record import Instance, Region
-from formats.toml_config import read_config
 from grounding_model.data import CocoData
 
 CAT, DOG = [10, 20, 40, 30], [60, 50, 30, 40]  # x, y, width, height in an image of 120 x 100 pixels
@@ -329,13 +328,6 @@ def test_several_sets_are_measured_one_by_one(tmp_path, images, monkeypatch):
     )
     assert "mean AP  1.000" in evaluate_config(tmp_path / "suite.toml")
     assert json.loads((tmp_path / "work" / "evaluation.json").read_text())["sets"] == {"first": 1, "second": 1}
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_configuration_is_read(path):
-    config = read_config(path, EvaluateConfig)
-    assert config.truth.kind.startswith("glyph") or config.get
-    assert config.work_dir.name == path.stem
 
 
 @pytest.mark.parametrize(
