@@ -5,6 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import pickle
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +20,7 @@ from flows import evaluation
 from flows.benchmarks import DescribedData, ExpressionData, OdinwData, PublishedData, RefsData, YoloData, open_benchmark
 from flows.cli import main
 from flows.comparing import compare
-from flows.evaluation import EvaluateConfig, evaluate_benchmark, evaluate_config
+from flows.evaluation import EvaluateConfig, evaluate, evaluate_benchmark, evaluate_config
 from formats.problems import InputError
 from formats.record import Instance, Region
 from grounding_model.data import CocoData
@@ -240,6 +244,58 @@ def test_a_blind_detector_scores_nothing_and_the_csv_says_of_what(tmp_path, imag
     ]
     worst = sorted(path.name for path in (tmp_path / "show").iterdir())
     assert worst == ["000_4_wrong_a.jpg", "001_2_wrong_b.jpg"]
+
+
+def test_the_references_gref_numbers_are_a_setting(tmp_path, images):
+    """Two cats are meant and found: right; for the reference the second is one too many. Nothing is labelled anew."""
+    truth = expressions(tmp_path, images)
+    content = json.loads(truth.annotations.read_text())
+    content["annotations"].append(annotation(3, 0, 1, DOG))
+    write(truth.annotations, content)
+    config, oracle = setting(tmp_path, lambda *_: truth)
+    assert evaluate_benchmark(config, detector=oracle).numbers["f1"] == 1
+    first = evaluate_benchmark(replace(config, first_box_alone=True), detector=oracle).numbers
+    assert (first["f1"], oracle.calls) == (0.5, 2)
+    with pytest.raises(InputError, match="first_box_alone: means nothing to 'expressions'"):
+        evaluate_benchmark(replace(config, metric="expressions", first_box_alone=True), detector=oracle)
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_is_killed_goes_on_and_says_the_same(tmp_path):
+    """kill -9 in the labelling: the second run keeps the shards, and evaluation.json is the same to the last byte."""
+    (tmp_path / "scenes.toml").write_text('shard_size = 4\nresamples = 20\n[truth]\nkind = "glyphs"\ncount = 40\n')
+    command = [sys.executable, "-m", "flows.cli", "evaluate", str(tmp_path / "scenes.toml"), "--set"]
+    killed = subprocess.Popen([*command, f"work_dir={tmp_path}/killed"])
+    candidates = tmp_path / "killed" / "candidates"
+    end = time.monotonic() + 120
+    while len(list(candidates.glob("*.parquet"))) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "evaluation.json").exists()
+    done = {path: path.stat().st_mtime_ns for path in candidates.glob("*.parquet")}
+    assert 2 <= len(done) < 10
+    for name in ("killed", "whole"):
+        subprocess.run([*command, f"work_dir={tmp_path}/{name}"], check=True, capture_output=True)
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    files = [(tmp_path / name / "evaluation.json").read_bytes() for name in ("killed", "whole")]
+    assert files[0] == files[1]
+
+
+def test_a_notebook_measures_what_the_command_measures(tmp_path, images):
+    """The areas of masks count for both; an image of another size than its record is none of the truth."""
+    config, oracle = setting(tmp_path, coco)
+    oracle.shift = 4.0
+    told = evaluate_benchmark(config, detector=oracle).numbers
+    found = evaluate(config.truth, oracle, out=tmp_path / "numbers.json", show_dir=tmp_path / "show")
+    assert found.as_dict() == {key: told[key] for key in found.as_dict()}
+    assert found.ap_medium is None
+    assert len(list((tmp_path / "show").iterdir())) == 2
+    with pytest.raises(InputError, match="captions; want labelled objects"):
+        evaluate(flickr(tmp_path, images), oracle)
+    oracle.records["a.jpg", None] = replace(oracle.records["a.jpg", None], height=99)
+    with pytest.raises(InputError, match=r"a\.jpg: the image is 120x99, its record says 120x100"):
+        evaluate(config.truth, oracle)
 
 
 def test_an_interrupted_evaluation_goes_on(tmp_path, images):
