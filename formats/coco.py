@@ -8,6 +8,7 @@ the annotations' without their outlines.
 from __future__ import annotations
 
 import json
+import math
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from formats.files import write_whole
 from formats.json_stream import JsonItem, PackedItems, stream_json
 from formats.losses import Losses, check_category, count_losses, count_unread, refuse_caption
 from formats.problems import InputError, handed_to
-from formats.record import Box, Instance, Record
+from formats.record import Box, Instance, Record, Region
 
 _WANT_RESULTS = 'want a COCO results file: [{"image_id": 1, "category_id": 1, "bbox": [...], "score": 0.5}]'
 _DECIMALS = 4  # of a written box; hides the noise that x2 - x1 leaves, keeps what any tool can see
@@ -104,13 +105,14 @@ def _without_outlines(entry: dict) -> dict:
     return entry
 
 
-def _file_name(image: Mapping, place: str) -> str:
-    return needed(image, "file_name", place)
+def file_name_of(image: Mapping, place: str) -> str:
+    """The file name of an image's entry. Raises InputError where it is no text."""
+    return _text(image, "file_name", place)
 
 
 def coco_records(
     content: CocoContent,
-    filename_of: Callable[[Mapping, str], str] = _file_name,
+    filename_of: Callable[[Mapping, str], str] = file_name_of,
     on_problem: Callable[[InputError], None] | None = None,
 ) -> Iterator[Record]:
     """The records of a loaded file. filename_of: the file name that an image's entry at a place gives."""
@@ -119,7 +121,7 @@ def coco_records(
         instances = None if content.annotations is None else _instances(content, found.get(image_id, ()), on_problem)
         place = f"{content.path}: image {image_id!r}"
         with handed_to(on_problem):
-            yield _record(filename_of(image, place), *size_of(image, place), instances, place)
+            yield record_of(image, place, filename_of(image, place), instances)
 
 
 def annotations_by_image(
@@ -154,10 +156,19 @@ def _instances(
     return tuple(instances)
 
 
-def _record(filename: str, height: int, width: int, found: tuple[Instance, ...] | None, place: str) -> Record:
+def record_of(
+    image: Mapping,
+    place: str,
+    filename: str,
+    instances: tuple[Instance, ...] | None = None,
+    caption: str | None = None,
+    regions: tuple[Region, ...] | None = None,
+) -> Record:
+    """The record of an image's entry, which tells its size. Raises InputError at `place` where it is none."""
+    height, width = size_of(image, place)
     try:
-        return Record(filename, height, width, found)
-    except (TypeError, ValueError) as error:
+        return Record(filename, height, width, instances, caption, regions)
+    except ValueError as error:
         raise InputError(place, str(error)) from error
 
 
@@ -165,7 +176,7 @@ def size_of(image: Mapping, place: str) -> tuple[int, int]:
     """(height, width) in pixels of an image's entry."""
     try:
         return int(needed(image, "height", place)), int(needed(image, "width", place))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(place, f"size {image['width']!r} x {image['height']!r} is no size", "want pixels") from error
@@ -276,8 +287,10 @@ def _ignored(entry: Mapping) -> bool:
 def box_of(value: Any, place: str) -> Box:
     try:
         x, y, width, height = map(float, value)
-    except (TypeError, ValueError):
-        raise InputError(place, f"bbox {value} is not four numbers", "want [x, y, width, height]") from None
+        if not math.isfinite(x + y + width + height):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(place, f"bbox {value} is not four finite numbers", "want [x, y, width, height]") from None
     if width < 0 or height < 0:
         raise InputError(place, f"bbox {value} has a negative side", "want [x, y, width, height]")
     return x, y, x + width, y + height
@@ -327,7 +340,7 @@ def _add_by_id(table: dict[Any, dict], entry: dict, place: str) -> None:
 def _categories(entries: Mapping[Any, dict], path: str | Path) -> dict[Any, tuple[int, str]]:
     """category id -> (label, name)."""
     return {
-        category_id: (label, needed(entry, "name", f"{path}: category {category_id!r}"))
+        category_id: (label, _text(entry, "name", f"{path}: category {category_id!r}"))
         for label, (category_id, entry) in enumerate(entries.items())
     }
 
@@ -337,6 +350,13 @@ def needed(table: Mapping, key: str, place: str) -> Any:
     if key not in table:
         raise InputError(place, f"{key!r} is missing", "want it as COCO has it")
     return table[key]
+
+
+def _text(table: Mapping, key: str, place: str) -> str:
+    value = needed(table, key, place)
+    if not isinstance(value, str):
+        raise InputError(place, f"{key} is {value!r}", "want a text")
+    return value
 
 
 def _needed_id(table: Mapping, key: str, place: str) -> Any:

@@ -12,6 +12,7 @@ from formats.files import write_whole
 from formats.losses import Losses, check_category, count_losses, refuse_caption
 from formats.problems import InputError
 from formats.record import Box, Instance, Record
+from formats.voc import xml_root
 
 _WANT = "want CVAT for images 1.1"
 _OTHER_SHAPES = ("polyline", "points", "mask", "ellipse", "cuboid", "skeleton")
@@ -26,10 +27,7 @@ def read_cvat(
     occur. losses: takes polygons, tags of whole images, attributes and what is said of occlusion and groups. Raises
     InputError for broken XML, missing attributes, unknown categories and shapes without a box.
     """
-    try:
-        root = ElementTree.parse(path).getroot()
-    except (OSError, ElementTree.ParseError) as error:
-        raise InputError(path, f"is not XML ({error})", _WANT) from error
+    root = xml_root(path, _WANT)
     if root.tag != "annotations":
         raise InputError(path, f"is <{root.tag}>", _WANT)
     names = categories if categories is not None else _names(root)
@@ -52,10 +50,7 @@ def _count_unread(image: ElementTree.Element, losses: Losses) -> None:
 
 def read_cvat_categories(path: str | Path) -> tuple[str, ...]:
     """The names of the labels: those of the file's meta, then others that occur."""
-    try:
-        return tuple(_names(ElementTree.parse(path).getroot()))
-    except (OSError, ElementTree.ParseError) as error:
-        raise InputError(path, f"is not XML ({error})", _WANT) from error
+    return tuple(_names(xml_root(path, _WANT)))
 
 
 def _names(root: ElementTree.Element) -> list[str]:

@@ -78,7 +78,7 @@ def _instance(entry: Any, classes: Sequence[str], height: int, width: int, place
         box = (x * width, y * height, (x + w) * width, (y + h) * height)
         weight, ignore = float(attributes.get("weight", 1.0)), bool(attributes.get("ignore", False))
         return Instance(box, label, classes[label], entry.get("confidence"), weight, ignore)
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError, AttributeError) as error:
         raise InputError(place, f"has a broken box ({error})", "want bounding_box: [x, y, width, height]") from error
 
 

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 from formats.losses import Losses
 from formats.problems import InputError
 from formats.record import Box, Record, Region, Span
-from formats.voc import size_in, voc_box, voc_root, voc_text
+from formats.voc import size_in, voc_box, voc_text, xml_root
 
 _PHRASE = re.compile(r"\[/EN#(?P<entity>\d+)(?:/[^\s\]]+)+ (?P<words>[^\]]*)\]")
 _NOT_VISUAL = "0"
@@ -85,7 +85,7 @@ def _parse(line: str, place: str) -> tuple[str, list[tuple[str, Span]]]:
 
 def _boxes(path: Path) -> tuple[dict[str, tuple[Box, ...]], int, int]:
     """entity -> boxes; height and width of the image."""
-    root = voc_root(path)
+    root = xml_root(path)
     boxes: dict[str, list[Box]] = {}
     for index, entry in enumerate(root.iterfind("object")):
         if entry.find("bndbox") is None:

@@ -58,7 +58,7 @@ def _record(sample: Mapping, place: str) -> Record:
         return Record(f"images/{key[:5]}/{key}.jpg", height, width, caption=caption, regions=regions)
     except InputError:
         raise
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # the latter: a size beyond all floats
         raise InputError(place, str(error)) from error
 
 
@@ -81,7 +81,7 @@ def _expression(value: Any, place: str) -> tuple[Span, Box, float]:
     want = "want [start, end, x1, y1, x2, y2, score]"
     try:
         start, end, x1, y1, x2, y2, score = map(float, value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(place, f"{value!r} is not seven numbers", want) from None
     if not all(map(math.isfinite, (start, end))) or not (start.is_integer() and end.is_integer()):
         raise InputError(place, f"span {start:g} to {end:g} is not whole", want)

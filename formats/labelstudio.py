@@ -99,7 +99,7 @@ def _instance(entry: Mapping, labels: Mapping[str, int], height: int, width: int
         return Instance(
             (x * width, y * height, (x + w) * width, (y + h) * height), labels[name], name, entry.get("score")
         )
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise InputError(
             place, f"a box of {name!r} is broken ({error})", "want x, y, width, height in percent"
         ) from error

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from formats.coco import annotations_by_image, box_of, load_coco, needed, size_of
+from formats.coco import annotations_by_image, box_of, file_name_of, load_coco, needed, record_of
 from formats.losses import Losses
 from formats.problems import InputError
 from formats.record import Box, Record, Region, Span
@@ -42,12 +42,7 @@ def read_mdetr(ann_file: str | Path, losses: Losses | None = None) -> Iterator[R
                 (f"{ann_file}: annotation {index}", content.annotations[index]) for index in found.get(image_id, ())
             ]
             regions = _regions(caption, image, entries, losses)
-        try:
-            yield Record(needed(image, "file_name", place), *size_of(image, place), caption=caption, regions=regions)
-        except (TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(place, str(error)) from error
+        yield record_of(image, place, file_name_of(image, place), caption=caption, regions=regions)
 
 
 def _regions(

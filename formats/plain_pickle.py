@@ -5,14 +5,22 @@ A pickle names functions that its reader calls; here every name is refused, so t
 
 from __future__ import annotations
 
+import io
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from formats.problems import InputError
 
 
-class _PlainUnpickler(pickle.Unpickler):
+# The reader in Python, not the one in C: that makes room for as many objects as a pickle of ten bytes says it has.
+class _PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]
+    dispatch: ClassVar[dict] = {
+        opcode: load
+        for opcode, load in pickle._Unpickler.dispatch.items()  # type: ignore[attr-defined]
+        if opcode != pickle.BYTEARRAY8[0]  # here the Python reader makes room, too; the published files have none
+    }
+
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
@@ -23,8 +31,8 @@ def read_plain_pickle(path: str | Path) -> Any:
     Texts that Python 2 wrote are read as UTF-8. Raises InputError for anything else, without having run it.
     """
     try:
-        with open(path, "rb") as stream:
-            return _PlainUnpickler(stream, encoding="utf-8").load()
+        # From memory, where a text that says it is longer than the file ends with the file.
+        return _PlainUnpickler(io.BytesIO(Path(path).read_bytes()), encoding="utf-8").load()
     except FileNotFoundError:
         raise InputError(path, "does not exist", "want a pickle of plain containers") from None
     except Exception as error:  # a broken pickle raises nearly anything

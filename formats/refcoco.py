@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from formats.coco import CocoContent, box_of, load_coco, needed, size_of
+from formats.coco import CocoContent, box_of, file_name_of, load_coco, needed, record_of
 from formats.files import load_json
 from formats.losses import Losses, count_unread
 from formats.plain_pickle import read_plain_pickle
@@ -70,8 +70,8 @@ def _records(
         losses["sentences that a ref gives twice, read once"] += len(sentences) - len(set(sentences))
     for sentence in dict.fromkeys(sentences):
         region = Region(boxes, (sentence,), ((0, len(sentence)),))
-        filename = needed(image, "file_name", f"{content.path}: image {image_id!r}")
-        yield Record(filename, *size_of(image, place), caption=sentence, regions=(region,))
+        filename = file_name_of(image, f"{content.path}: image {image_id!r}")
+        yield record_of(image, place, filename, caption=sentence, regions=(region,))
 
 
 def _boxes(ref: Mapping, annotations: Mapping[Any, int], content: CocoContent, place: str) -> Iterator[Box]:

@@ -65,20 +65,20 @@ def _names_in(paths: Sequence[Path], on_problem: Callable[[InputError], None] | 
     names: set[str] = set()
     for path in paths:
         with handed_to(on_problem):
-            names.update(voc_text(entry, "name", path) for entry in voc_root(path).iterfind("object"))
+            names.update(voc_text(entry, "name", path) for entry in xml_root(path).iterfind("object"))
     return sorted(names)
 
 
-def voc_root(path: Path) -> ElementTree.Element:
-    """The root of a VOC file. Raises InputError where it is none."""
+def xml_root(path: str | Path, remedy: str = "want a VOC annotation") -> ElementTree.Element:
+    """The root of an XML file. Raises InputError, which `remedy` ends, where it is none."""
     try:
         return ElementTree.parse(path).getroot()
-    except (OSError, ElementTree.ParseError) as error:
-        raise InputError(path, f"is not XML ({error})", "want a VOC annotation") from error
+    except (OSError, ElementTree.ParseError, LookupError, ValueError) as error:  # the last two: strange encodings
+        raise InputError(path, f"is not XML ({error})", remedy) from error
 
 
 def _record(path: Path, labels: dict[str, int], image_dir: str | Path | None, losses: Losses | None) -> Record:
-    root = voc_root(path)
+    root = xml_root(path)
     if losses is not None:
         _count_unread(root, losses)
     filename = voc_text(root, "filename", path)

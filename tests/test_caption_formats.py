@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import tracemalloc
+from contextlib import suppress
 
 import pytest
 
@@ -338,6 +340,16 @@ def test_what_is_no_pickle(tmp_path, content):
         read_plain_pickle(tmp_path / "a.p")
     with pytest.raises(InputError, match="does not exist"):
         read_plain_pickle(tmp_path / "none.p")
+
+
+@pytest.mark.parametrize("content", [b"\x80\x02Kar\xf0\xff\xff\xff.", b"\x80\x05\x96" + b"\xff" * 5 + b"\0\0\0."])
+def test_a_short_pickle_cannot_ask_for_much_memory(tmp_path, content):
+    (tmp_path / "a.p").write_bytes(content)
+    tracemalloc.start()
+    with suppress(InputError):
+        read_plain_pickle(tmp_path / "a.p")
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("name", ["mdetr", "grit"])
