@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
+from flows.commands import filter
 from flows.commands.shared import add_looking, add_model, add_overrides, command, names, tell
 from formats.problems import InputError
 
@@ -13,7 +15,7 @@ def add(commands) -> None:
     _add_self_train(commands)
     _add_bootstrap(commands)
     _add_infer(commands)
-    _add_filter(commands)
+    filter.add(commands)
 
 
 def _add_up(commands) -> None:
@@ -122,27 +124,35 @@ def _add_infer(commands) -> None:
     )
     parser.add_argument("--score-floor", type=float, default=0.05, metavar="S", help="candidates above it are kept")
     parser.add_argument("--shard-size", type=int, default=64, metavar="N", help="lines a shard (default 64)")
+    parser.add_argument("--distractors", metavar="A,B", help="asked for too, for groundhog filter to reject")
+    parser.add_argument("--mirrored", action="store_true", help="look at mirror images: a view for groundhog filter")
     parser.add_argument("--overwrite", action="store_true", help="throw away another plan that lies in WORK_DIR")
 
 
 def _infer(options: argparse.Namespace) -> int:
     from flows import quarantine
     from flows.inference import infer, problems_of
-    from flows.planning import plan
+    from flows.planning import asked_label_map, plan
     from flows.workers import Workers
+    from formats.label_map import label_map_beside
 
+    label_map = options.label_map
+    if options.distractors:
+        known = Path(label_map or label_map_beside(options.source))
+        label_map = asked_label_map(known, names(options.distractors), Path(options.work_dir))
     manifest = plan(
         options.source,
         options.image_root,
         options.weights,
         options.work_dir,
-        label_map=options.label_map,
+        label_map=label_map,
         text_encoder=options.text_encoder,
         score_floor=options.score_floor,
         scale=options.scale,
         max_per_image=options.max_per_img,
         chunk_size=options.chunked_size,
         shard_size=options.shard_size,
+        mirrored=options.mirrored,
         overwrite=options.overwrite,
     )
     devices = tuple(options.devices.split(",")) if options.devices else (options.device,)
@@ -150,44 +160,3 @@ def _infer(options: argparse.Namespace) -> int:
     print(f"{len(manifest.shards)} shards: {manifest.work_dir}; next: groundhog filter {manifest.work_dir}")
     tell(quarantine.summary(problems_of(manifest), manifest.work_dir / "candidates"))
     return 0
-
-
-def _add_filter(commands) -> None:
-    parser = command(
-        commands,
-        "filter",
-        _filter,
-        "turn the candidates of a WORK_DIR into labels; the model is not run again",
-        "groundhog filter work_dirs/cat --score-threshold 0.4 --class-threshold dog=0.5",
-    )
-    parser.add_argument("work_dir", metavar="WORK_DIR", help="of groundhog infer")
-    parser.add_argument("-o", "--out", metavar="FILE", help="default: X_od_v1.json beside X_od.json")
-    parser.add_argument("--score-threshold", type=float, metavar="S", help="a label scores more (default 0.3)")
-    parser.add_argument("--class-threshold", action="append", default=[], metavar="NAME=S", help="of one category")
-    parser.add_argument("--ignore-from", type=float, metavar="S", help="boxes from here to the threshold are ignored")
-    parser.add_argument("--nms-iou", type=float, metavar="IOU", help="overlap of duplicates (default 0.5)")
-    parser.add_argument("--min-size", type=float, metavar="PX", help="shorter side in pixels (default 1)")
-    parser.add_argument("--max-per-img", type=int, dest="max_per_image", metavar="N", help="default 300")
-
-
-def _filter(options: argparse.Namespace) -> int:
-    from flows import quarantine
-    from flows.filtering import Policy, filter_candidates
-
-    settings = ("score_threshold", "ignore_from", "nms_iou", "min_size", "max_per_image")
-    given = {name: getattr(options, name) for name in settings if getattr(options, name) is not None}
-    policy = Policy(class_thresholds=dict(map(_class_threshold, options.class_threshold)), **given)
-    result = filter_candidates(options.work_dir, policy, options.out)
-    dropped = ", ".join(f"{reason} {count}" for reason, count in result.counts["dropped"].items())
-    print(f"{result.counts['kept']} boxes in {result.counts['lines']} lines: {result.labels}")
-    print(f"dropped: {dropped or 'nothing'}; more in {result.meta}")
-    tell(quarantine.summary(result.quarantined, result.meta))
-    return 0
-
-
-def _class_threshold(text: str) -> tuple[str, float]:
-    name, _, value = text.rpartition("=")
-    try:
-        return name, float(value)
-    except ValueError:
-        raise InputError("--class-threshold", f"{text!r}", "want NAME=SCORE such as dog=0.5") from None
