@@ -11,6 +11,8 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from tqdm import tqdm
+
 from formats.problems import InputError
 
 _CHUNK = 1 << 20  # characters
@@ -36,8 +38,8 @@ def stream_json(path: str | Path, remedy: str) -> Iterator[JsonItem]:
     Raises InputError, which `remedy` ends, where the file is missing or not JSON; what came before has been given.
     """
     try:
-        with open(path, encoding="utf-8-sig") as stream:
-            yield from _Scanner(stream).items()
+        with open(path, encoding="utf-8-sig") as stream, _bar(path) as bar:
+            yield from _Scanner(stream, bar).items()
     except FileNotFoundError:
         raise InputError(path, "does not exist", remedy) from None
     except IsADirectoryError:
@@ -48,11 +50,18 @@ def stream_json(path: str | Path, remedy: str) -> Iterator[JsonItem]:
         raise InputError(path, f"is not JSON ({error})", remedy) from error
 
 
+def _bar(path: str | Path) -> tqdm:
+    """How much of a file that takes more than a moment is read, where a person looks on."""
+    size = Path(path).stat().st_size
+    return tqdm(desc=Path(path).name, total=size, unit="B", unit_scale=True, disable=None, leave=False, delay=2)
+
+
 class _Scanner:
     """Text that is read on as far as the next value needs it."""
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: IO[str], bar: tqdm) -> None:
         self._stream = stream
+        self._bar = bar
         self._decoder = json.JSONDecoder()
         self._text = ""
         self._at = 0  # of the next character in the text
@@ -138,6 +147,7 @@ class _Scanner:
         """Puts what follows behind the text that is not done with; False, and no change, at the end of the file."""
         # As much again as there is: a value that goes over many chunks is tried a few times, not at every chunk.
         more = self._stream.read(max(_CHUNK, len(self._text) - self._at))
+        self._bar.update(len(more))  # characters; what is not ASCII makes the bar end early
         if more:
             self._before += self._at
             self._text, self._at = self._text[self._at :] + more, 0
