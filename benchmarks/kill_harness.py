@@ -238,7 +238,11 @@ class Harness:
         self.failures: list[str] = []
 
     def undisturbed(self) -> float:
-        """The run that others are compared with, made twice; gives its seconds."""
+        """The run that others are compared with, made twice unless it is there; gives its seconds."""
+        told = self.reference.with_name("seconds.json")
+        if told.exists():
+            shutil.rmtree(self.work_dir, ignore_errors=True)
+            return json.loads(told.read_text())
         for old in (self.work_dir, self.reference):
             shutil.rmtree(old, ignore_errors=True)
         for again in (False, True):
@@ -249,6 +253,8 @@ class Harness:
                 self.check("undisturbed, a second time", done.seen)
             else:
                 self.work_dir.rename(self.reference)
+        with write_whole(told) as file:
+            json.dump(done.seconds, file)
         return done.seconds
 
     def check(self, name: str, seen: set[tuple[int, float]]) -> None:
