@@ -64,8 +64,9 @@ def _follow(process: subprocess.Popen, on_progress: Callable[[dict[str, Any]], N
         raise _raised(failure)
     if result is None:
         raise TrainingFailed(f"the training processes ended with exit code {code} and no word")
-    paths = ("checkpoint", "log", "best")
-    return TrainResult(**{name: Path(value) if name in paths and value else value for name, value in result.items()})
+    best = Path(result["best"]) if result["best"] else None
+    checkpoint, log = Path(result["checkpoint"]), Path(result["log"])
+    return TrainResult(checkpoint, result["metrics"], log, result["problems"], best)
 
 
 def _raised(failure: Mapping[str, Any]) -> Exception:

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -405,24 +406,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if processes_of_environment().count > 1:
         end_with_parent()  # torchrun's workers would outlive it
-    tell = _report if options.report else None
     try:
         config = read_config(options.config, TrainConfig, options.overrides)
         check_resume(config, options.resume)
-        result = train(config, tell and (lambda numbers: tell("progress", numbers)))
+        result = train(config, partial(_report, "progress") if options.report else None)
     except Exception as error:
         bad_input = isinstance(error, InputError)
-        if tell:
+        if options.report:
             text = vars(error) if bad_input else str(error)
-            tell("error", text, kind=type(error).__name__, process=processes_of_environment().index)
+            _report("error", text, kind=type(error).__name__, process=processes_of_environment().index)
         elif bad_input or isinstance(error, TrainingFailed):
             print(error, file=sys.stderr)
         else:
             raise
         return 2 if bad_input else 1
     if processes_of_environment().is_first:
-        if tell:
-            tell("result", result._asdict())
+        if options.report:
+            _report("result", result._asdict())
         else:
             print(f"weights: {result.checkpoint}\nlog: {result.log}")
     return 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import importlib
 import json
 import threading
 from dataclasses import replace
@@ -20,20 +22,24 @@ from formats.toml_config import read_config
 from grounding_model import objective, training_log, training_state
 from grounding_model import train as training
 from grounding_model.augment import AugmentConfig
-from grounding_model.data import OdvgData
+from grounding_model.data import OdvgData, open_for_training
 from grounding_model.optimizer import (
     MovingAverage,
     OptimizerConfig,
     build_optimizer,
     learning_rate_at,
     multiplier_of,
+    scaled_rate,
     set_learning_rate,
 )
+from grounding_model.processes import Processes
+from grounding_model.recompute import set_recompute
+from grounding_model.swin import SwinTransformer
 from grounding_model.train import TrainingFailed, train
 from grounding_model.train_config import FromScratch, FromWeights, RegionWords, TrainConfig
 from grounding_model.weights import load_checkpoint
 from tests.paths import GOLDEN
-from tests.training_data import MICRO, write_rectangles
+from tests.training_data import DETERMINED, MICRO, write_rectangles
 
 
 @pytest.fixture(scope="module")
@@ -295,3 +301,144 @@ def test_data_that_cannot_be_validated_on_are_refused_before_the_first_step(conf
     with pytest.raises(InputError, match=r"validate\.0"):
         train(replace(config, validate=config.datasets[1:], validate_every=1))
     assert not (config.work_dir / training_log.LOG_FILE).exists()
+
+
+# What costs less, or is told besides
+
+
+def gradients_of(model: nn.Module, config: TrainConfig) -> dict[str, torch.Tensor]:
+    """Of one batch of the configuration's data, dropout included."""
+    datasets = [open_for_training(data) for data in config.datasets]
+    tokenizer = training.start_model(config.start)[1]
+    processes = Processes()
+    loader = training._loader(config, datasets, tokenizer, model.config, 0, 1, torch.device("cpu"), processes)
+    run = training_state.TrainingState(model, config, processes)
+    torch.manual_seed(1)
+    training._step(run, config, list(loader), 0.0, torch.device("cpu"))
+    return {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+
+
+@pytest.mark.parametrize("backbone", [DETERMINED.backbone, MICRO.backbone], ids=["swin", "timm"])
+def test_recomputed_activations_give_the_same_gradients(config: TrainConfig, backbone: object) -> None:
+    architecture = replace(MICRO, backbone=backbone, levels=4, width=64, fusion_width=64)
+    config = replace(config, start=replace(config.start, architecture=architecture), region_words=RegionWords())
+    torch.manual_seed(0)
+    model, _ = training.start_model(config.start)
+    model.train()
+    twin = copy.deepcopy(model)
+    set_recompute(twin, True)
+    kept, recomputed = gradients_of(model, config), gradients_of(twin, config)
+    assert kept.keys() == recomputed.keys()
+    for name, value in kept.items():
+        torch.testing.assert_close(recomputed[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_recomputing_keeps_less(config: TrainConfig) -> None:
+    """Bytes that the forward pass of a Swin keeps for the backward pass."""
+
+    def kept(on: bool) -> int:
+        set_recompute(swin, on)
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+            swin(torch.randn(1, 3, 96, 96))
+        return sum(sizes)
+
+    swin = SwinTransformer(replace(DETERMINED.backbone, depths=(2, 2, 6, 2)))
+    assert kept(True) < kept(False) / 3
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_learns_the_same(config: TrainConfig, tmp_path: Path, precision: str) -> None:
+    # Later steps part ways: a query that another box is matched with jumps.
+    config = replace(config, start=replace(config.start, architecture=DETERMINED), batch_size=4, steps=3)
+    full = train(config)
+    half = train(replace(config, precision=precision, work_dir=tmp_path / precision))
+    assert losses_of(half) == pytest.approx(losses_of(full), rel=0.1)
+    assert losses_of(half) != losses_of(full)
+    assert weights_of(half)["level_embedding"].dtype == torch.float32
+
+
+def test_a_gradient_that_overflows_float16_costs_one_step_and_not_the_run(config: TrainConfig) -> None:
+    """The scale of the loss starts high and falls until the gradients fit."""
+    config = replace(config, precision="float16", steps=4)
+    model, _ = training.start_model(config.start)
+    run = training_state.TrainingState(model, config, Processes())
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    datasets = [open_for_training(data) for data in config.datasets]
+    tokenizer = training.start_model(config.start)[1]
+    before = model.level_embedding.detach().clone()
+    for batch in training._loader(config, datasets, tokenizer, model.config, 1, 3, torch.device("cpu"), Processes()):
+        run.step += 1
+        training._step(run, config, [batch], 1e-3, torch.device("cpu"))
+    assert run.scaler.get_scale() < 2.0**40
+    assert torch.equal(model.level_embedding, before)
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    training._step(run, config, [batch], 1e-3, torch.device("cpu"))
+    assert not torch.equal(model.level_embedding, before)
+
+
+def test_the_best_weights_are_kept(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = iter([0.2, 0.6, 0.4])
+    monkeypatch.setattr(training, "validate", lambda *_: {training_log.MEAN_AP: next(found)})
+    result = train(replace(config, validate=config.datasets[:1], validate_every=2))
+    assert result.best == config.work_dir / training.BEST_FILE
+    best = load_checkpoint(result.best)
+    assert (best.provenance["step"], best.provenance["ap"]) == ("4", "0.6")
+    assert not torch.equal(best.model.level_embedding, weights_of(result)["level_embedding"])
+
+
+def test_the_best_is_remembered_by_a_resumed_run(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {2: 0.6, 4: 0.4, 6: 0.5}
+    monkeypatch.setattr(
+        training, "validate", lambda *_: {training_log.MEAN_AP: found[training_log_step(config.work_dir)]}
+    )
+    config = replace(config, validate=config.datasets[:1], validate_every=2)
+    with pytest.raises(Interrupted):
+        train(config, interrupt_at(5))
+    result = train(config)
+    assert load_checkpoint(result.best).provenance["step"] == "2"
+
+
+def training_log_step(work_dir: Path) -> int:
+    return json.loads((work_dir / training_log.LOG_FILE).read_text().splitlines()[-1])["step"]
+
+
+def test_validation_may_be_asked_for_in_epochs(config: TrainConfig) -> None:
+    """Ten images, two a step: an epoch has five steps."""
+    config = replace(config, steps=10, validate=config.datasets[:1], validate_every_epochs=0.4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "validate", lambda *_: {training_log.MEAN_AP: 0.0})
+        result = train(config)
+    lines = [json.loads(line) for line in result.log.read_text().splitlines()]
+    assert [line["step"] for line in lines if training_log.MEAN_AP in line] == [2, 4, 6, 8, 10]
+
+
+def test_curves_and_events_are_written(config: TrainConfig) -> None:
+    train(replace(config, tensorboard=True))
+    picture = Image.open(config.work_dir / training_log.CURVES_FILE)
+    assert picture.width > picture.height > 200
+    accumulator = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(config.work_dir / training_log.TENSORBOARD_FOLDER)).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_memory_stays_where_it_is(config: TrainConfig) -> None:
+    """After the first steps, which load libraries and fill caches."""
+    result = train(replace(config, steps=60, checkpoint_every=0))
+    held = [json.loads(line)["memory_gib"] for line in result.log.read_text().splitlines()]
+    assert held[0] > 0
+    assert max(held[30:]) - held[29] < 0.02
+
+
+def test_the_rate_follows_the_batch() -> None:
+    config = OptimizerConfig(learning_rate=4e-4, base_batch_size=128, warmup_steps=10, warmup_from=0.1)
+    assert scaled_rate(config, 32) == pytest.approx(1e-4)
+    assert scaled_rate(replace(config, base_batch_size=None), 32) == pytest.approx(4e-4)
+    rates = [learning_rate_at(step, 100, config, 1.0) for step in (0, 4, 9, 10)]
+    np.testing.assert_allclose(rates, [0.19, 0.55, 1.0, 1.0])
+
+
+def test_missing_data_are_told_with_where_to_get_them(config: TrainConfig) -> None:
+    absent = replace(config.datasets[0], annotations=Path("data/none.json"))
+    with pytest.raises(InputError, match=r"data/none\.json: no such file; want it from the moon"):
+        train(replace(config, datasets=(absent,), get="want it from the moon"))
