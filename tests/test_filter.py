@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 from flows.bootstrapping import bootstrap_od, bootstrap_vg
 from flows.filtering import filter_candidates, versioned
 from flows.inference import infer
-from flows.policies import Policy
+from flows.planning import asked_label_map, plan, read_manifest
+from flows.policies import Mixture, Policy, Quantile, TargetPrecision
 from flows.policies.apply import Candidate, apply_policy
 from flows.policies.suppression import suppress_duplicates
 from formats.odvg import read_odvg, record_to_line
@@ -182,3 +184,93 @@ def test_versions_stand_beside_their_source() -> None:
 def test_settings_without_effect_are_refused(settings: dict) -> None:
     with pytest.raises(InputError, match="policy"):
         Policy(**settings)
+
+
+@pytest.fixture
+def labelled(folder: Path) -> Path:
+    """Asked for a cat, and for a plate to reject; another look through a mirror lies beside."""
+    (folder / "images" / "image-002.png").unlink()
+    made = bootstrap_od(folder / "images", ["cat"], folder / "x_od.json")
+    asked = asked_label_map(made.label_map, ["plate"], folder)
+    for name, mirrored in (("work", False), ("mirror", True)):
+        manifest = plan(
+            made.annotations,
+            folder / "images",
+            folder / "weights.safetensors",
+            folder / name,
+            label_map=asked,
+            mirrored=mirrored,
+        )
+        infer(manifest, Mirrorable(), progress=False)
+    return folder
+
+
+class Mirrorable(FakeDetector):
+    """Sees files only: shown an array, it answers as if nothing was there."""
+
+    def predict_each(self, images, prompt, **settings):
+        for image in images:
+            if isinstance(image, Path):
+                yield from super().predict_each([image], prompt, **settings)
+            else:
+                yield Record("array", *image.shape[:2], instances=(Instance((0, 0, 10, 30), 0, "cat", 0.8),))
+
+
+def test_a_distractor_is_asked_for_and_never_written(labelled: Path) -> None:
+    result = filter_candidates(labelled / "work", Policy(0.1, distractors=("plate",), nms_iou=0.9, distractor_iou=0.2))
+    boxes = [each for record in read_odvg(result.labels) for each in record.instances]
+    assert {(each.category, each.label) for each in boxes} == {("cat", 0)}
+    assert result.counts["dropped"]["distractor"] > 0
+    assert result.counts["candidates"] == len(boxes) + sum(result.counts["dropped"].values())
+    with pytest.raises(InputError, match="'dog' was asked"):
+        filter_candidates(labelled / "work", Policy(distractors=("dog",)))
+    with pytest.raises(InputError, match="one to keep"):
+        filter_candidates(labelled / "work", Policy(distractors=("plate", "cat")))
+    with pytest.raises(InputError, match="is a category"):
+        asked_label_map(labelled / "x_label_map.json", ["cat"], labelled)
+
+
+def test_another_view_adds_its_boxes_and_another_plan_is_none(labelled: Path) -> None:
+    result = filter_candidates(labelled / "work", Policy(0.35), labelled / "out.json", views=[labelled / "mirror"])
+    for record in read_odvg(result.labels):
+        # What the mirror alone has found lies on the right, and counts half; a box of both would score more.
+        assert any(each.box == (30, 0, 40, 30) and each.score == pytest.approx(0.4) for each in record.instances)
+    meta = json.loads(result.meta.read_text())
+    assert meta["views"] == [read_manifest(labelled / "mirror").key]
+    assert meta["counts"]["candidates"] == meta["counts"]["kept"] + sum(meta["counts"]["dropped"].values())
+    (labelled / "weights.safetensors").write_bytes(b"others")
+    other = plan(
+        labelled / "x_od.json", labelled / "images", labelled / "weights.safetensors", labelled / "other", shard_size=4
+    )
+    infer(other, FakeDetector(), progress=False)
+    with pytest.raises(InputError, match="views of the same plan"):
+        filter_candidates(labelled / "work", Policy(), labelled / "out.json", views=[other])
+
+
+def test_thresholds_follow_from_the_candidates(labelled: Path) -> None:
+    policy = Policy(adaptive=Quantile(2.0), nms_iou=1.0)
+    result = filter_candidates(labelled / "work", policy, labelled / "out.json")
+    assert result.counts["kept_by_name"] == {"cat": 10, "plate": 10}  # of five images
+    found = json.loads(result.meta.read_text())["thresholds_found"]
+    fixed = Policy(class_thresholds=found, nms_iou=1.0)
+    again = filter_candidates(labelled / "work", fixed, labelled / "again.json")
+    assert again.labels.read_bytes() == result.labels.read_bytes()
+    few = filter_candidates(labelled / "work", Policy(adaptive=Mixture(least=1000)), labelled / "few.json")
+    plain = filter_candidates(labelled / "work", Policy(), labelled / "plain.json")
+    assert few.labels.read_bytes() == plain.labels.read_bytes()
+
+
+def test_a_precision_is_reached_on_reviewed_images(labelled: Path) -> None:
+    with pytest.raises(InputError, match="nobody has reviewed"):
+        filter_candidates(labelled / "work", Policy(adaptive=TargetPrecision()), labelled / "out.json")
+    every = filter_candidates(labelled / "work", Policy(0.0, nms_iou=1.0), labelled / "every.json")
+    reviewed = labelled / "reviewed.json"
+    with open(reviewed, "w") as file:
+        for record in read_odvg(every.labels):  # a person keeps what scores more than a half
+            right = tuple(each for each in record.instances if each.score > 0.5)
+            file.write(json.dumps(record_to_line(replace(record, instances=right)) | {"reviewed": True}) + "\n")
+    adaptive = TargetPrecision(reviewed=reviewed, precision=1.0, iou=0.99, least=5)
+    result = filter_candidates(labelled / "work", Policy(adaptive=adaptive, nms_iou=1.0), labelled / "out.json")
+    scores = [each.score for record in read_odvg(result.labels) for each in record.instances]
+    everything = [each.score for record in read_odvg(every.labels) for each in record.instances]
+    assert sorted(scores) == sorted(score for score in everything if score > 0.5)

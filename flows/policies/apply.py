@@ -83,8 +83,8 @@ def merge_views(
     found = fused.share >= policy.consensus.least_share - 1e-9
     reasons["lonely"] += len(found) - int(found.sum())
     return [
-        Candidate(int(label), (x1, y1, x2, y2), float(score))
-        for label, (x1, y1, x2, y2), score, stays in zip(*fused.boxes, found)
+        Candidate(label, (x1, y1, x2, y2), score)
+        for label, (x1, y1, x2, y2), score, stays in zip(*(part.tolist() for part in fused.boxes), found)
         if stays
     ]
 
