@@ -9,11 +9,11 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from flows.commands import data, detect, evaluate, init, pipeline, quality, rounds, train, weights
+from flows.commands import data, detect, evaluate, forgetting, init, pipeline, quality, rounds, train, weights
 from formats.problems import InputError
 
 # In the order of `groundhog --help`.
-FAMILIES = (init, pipeline, rounds, detect, evaluate, train, quality, data, weights)
+FAMILIES = (init, pipeline, rounds, detect, evaluate, train, forgetting, quality, data, weights)
 
 DESCRIPTION = """\
 Turns a folder of unlabelled images into a labelled data set and a better detector, round after round.
