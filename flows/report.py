@@ -6,9 +6,7 @@ so that it can be written for a run that is not finished, or long over.
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +18,11 @@ import numpy as np
 
 from browse.draw import draw_record
 from browse.sheet import contact_sheet
+from flows import pages
 from flows.filtering import versioned
+from flows.gate import changed_lines
 from flows.planning import MANIFEST_NAME, Manifest, read_manifest
-from flows.rounds import ROUNDS_NAME
+from flows.rounds import ROUNDS_NAME, Story, name_of, read_story, story_rows
 from formats.candidates import read_candidates
 from formats.files import write_whole
 from formats.images import safe_join
@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 REPORT_NAME = "report.html"
 LABEL_PICTURES = 12  # of each round's labels
 QUARANTINE_ROWS = 100
-SHEET_QUALITY = 82  # JPEG; a report stays under some megabytes
+COUNT_ROWS = 12  # categories or phrases whose number of boxes changed most
+CHANGED_PICTURES = 8
+MOST_CHANGED = 400  # changed images that the pictures are chosen among
+BOX_CHANGES = ("gained", "lost", "moved", "same")
 SCORE_BINS = np.linspace(0.0, 1.0, 51)
 
 
@@ -75,11 +78,15 @@ def write_report(
     Raises InputError where no round has been planned.
     """
     run_dir = Path(run_dir)
-    rounds = read_rounds(run_dir)
+    story = read_story(run_dir) if (run_dir / ROUNDS_NAME).is_file() else None
+    rounds = read_rounds(run_dir, story)
     names = {"evaluation": "labelled test images"} | dict(curve_names or {})
     sections = [
+        _outcome(story),
         _overview(rounds, names),
         _curves(rounds, names),
+        _drift(story),
+        _changed(rounds),
         _counts(rounds),
         _scores(rounds),
         *(_comparisons(shown, heading) for heading, shown in (comparisons or {}).items()),
@@ -92,20 +99,22 @@ def write_report(
     heading = title or f"Groundhog: {_name_of(run_dir)}"
     out.parent.mkdir(parents=True, exist_ok=True)
     with write_whole(out) as file:
-        file.write(
-            PAGE.format(title=html.escape(heading), body=body, software=html.escape(rounds[0].manifest.software))
-        )
+        file.write(pages.page(heading, body, rounds[0].manifest.software))
     return out
 
 
-def read_rounds(run_dir: Path) -> list[RoundOnDisk]:
-    """Every round that has a plan, as far as it got. Raises InputError when there is none."""
+def read_rounds(run_dir: Path, story: Story | None = None) -> list[RoundOnDisk]:
+    """Every round that has a plan, as far as it got. Raises InputError when there is none.
+
+    story: of the loop; rounds that it does not tell of are left from an earlier run, unless one is under way.
+    """
     folders = {int(path.parent.name.removeprefix("round-")): path.parent for path in _round_manifests(run_dir)}
     if not folders and (run_dir / MANIFEST_NAME).is_file():
         folders = {1: run_dir}
     if not folders:
         raise InputError(run_dir, f"no {MANIFEST_NAME} there or in round-1", "want the work_dir of a run")
-    return [_read_round(number, folder) for number, folder in sorted(folders.items())]
+    last = max(folders) if story is None else len(story.rounds) + (story.state == "running")
+    return [_read_round(number, folder) for number, folder in sorted(folders.items()) if number <= last]
 
 
 def _round_manifests(run_dir: Path) -> list[Path]:
@@ -122,9 +131,13 @@ def _read_round(number: int, folder: Path) -> RoundOnDisk:
     for path in sorted(folder.glob("evaluation*.json")):
         told = _json(path)
         metrics = told.get("metrics", told)
-        if isinstance(metrics, dict) and isinstance(metrics.get("ap"), int | float):
+        if isinstance(metrics, dict) and isinstance(metrics.get(_headline(metrics)), int | float):
             entry.evaluations[path.stem] = metrics
     return entry
+
+
+def _headline(metrics: Mapping[str, Any]) -> str:
+    return metrics.get("headline", "ap")
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -143,47 +156,122 @@ def _name_of(run_dir: Path) -> str:
 # The sections, in the order of the page; "" where there is nothing to say
 
 
+def _outcome(story: Story | None) -> str:
+    """How it ended, and what to use."""
+    if story is None:
+        return ""
+    best = story.best
+    model = "the model as it came" if best.round == 1 else f"the model trained on v{best.round - 1}"
+    use = f"Best: labels v{best.round}, <code>{html.escape(str(best.labels))}</code>, and {model}, "
+    use += f"<code>{html.escape(best.weights)}</code>."
+    state = {"finished": "All rounds are done.", "running": "The loop is at work."}.get(story.state, "")
+    if story.state == "waiting":
+        state = f"The loop waits for a person: {story.reason}."
+    if story.state == "stopped":
+        state = f"The loop stopped: {story.reason}."
+    rejected = [(each.round, reason) for each in story.rounds for reason in each.verdict.reasons]
+    if story.state == "finished" and rejected:
+        state += " " + " ".join(f"v{number}: {reason}." for number, reason in rejected)
+    head, *rows = story_rows(story)
+    return pages.section(
+        "Outcome", pages.paragraph(html.escape(state)) + pages.paragraph(use) + pages.table(head, rows, numbers=False)
+    )
+
+
 def _overview(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
     stems = _evaluation_stems(rounds)
-    head = ["Round", "Labels", "Boxes kept", "Images without", "Quarantined"]
-    head += [f"{_curve_name(stem, names)}: {metric}" for stem in stems for metric in ("AP", "AP50")]
+    columns = [(stem, metric) for stem in stems for metric in _shown_metrics(rounds, stem)]
+    head = ["Labels", "Made by", "Boxes kept", "Images without", "Quarantined"]
+    head += [f"{_curve_name(stem, names)}: {name_of(metric)}" for stem, metric in columns]
     rows = []
     for entry in rounds:
         counts = entry.meta.get("counts", {})
-        row = [str(entry.number - 1), f"v{entry.number}" if entry.labels else "not yet"]
-        row += [_number(counts.get(key)) for key in ("kept", "lines_without_labels", "quarantined")]
-        row += [_fraction(entry.evaluations.get(stem, {}).get(key)) for stem in stems for key in ("ap", "ap50")]
+        made_by = "the model as it came" if entry.number == 1 else f"trained on v{entry.number - 1}"
+        row = [f"v{entry.number}" if entry.labels else "not yet", made_by]
+        row += [pages.number(counts.get(key)) for key in ("kept", "lines_without_labels", "quarantined")]
+        row += [pages.fraction(entry.evaluations.get(stem, {}).get(metric)) for stem, metric in columns]
         rows.append(row)
-    told = "Round 0 is the model as it came; round N has been trained on the labels of the round before."
-    return _section("Rounds", _paragraph(told) + _table(head, rows))
+    return pages.section("Rounds", pages.table(head, rows))
+
+
+def _shown_metrics(rounds: Sequence[RoundOnDisk], stem: str) -> list[str]:
+    metrics = next(entry.evaluations[stem] for entry in rounds if stem in entry.evaluations)
+    return [name for name in dict.fromkeys((_headline(metrics), "ap50", "recall@5")) if name in metrics]
 
 
 def _curves(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
-    from matplotlib.ticker import MaxNLocator
-
     stems = _evaluation_stems(rounds)
     if not stems:
         return ""
-    figure = _figure(6.4, 3.2)
+    curves = {
+        f"{name_of(_headline(next(e.evaluations[stem] for e in rounds if stem in e.evaluations)))}, "
+        f"{_curve_name(stem, names)}": {e.number: e.evaluations[stem] for e in rounds if stem in e.evaluations}
+        for stem in stems
+    }
+    told = pages.paragraph("Bars are 95 % intervals over draws of the test images.")
+    return pages.section("Held-out figures", told + pages.plot(plot_rounds(curves), "figures of each round's model"))
+
+
+def plot_rounds(curves: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Figure:
+    """The headline number of every round with its interval. curves: title -> number of the labels -> metrics."""
+    figure = pages.figure(6.4, 3.2)
     axes = figure.subplots()
-    for place, stem in enumerate(stems):
-        points = [(e.number - 1, e.evaluations[stem]["ap"]) for e in rounds if stem in e.evaluations]
-        axes.plot(*zip(*points), marker="o", label=_curve_name(stem, names))
-        for x, y in points:
-            axes.annotate(
-                f"{y:.3f}",
-                (x, y),
-                textcoords="offset points",
-                xytext=(0, -14 if place % 2 else 7),
-                ha="center",
-                fontsize=8,
-            )
-    axes.set(xlabel="round", ylabel="COCO AP", ylim=(0, 1))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.margins(x=0.1)
+    numbers = sorted({number for points in curves.values() for number in points})
+    for place, (title, points) in enumerate(curves.items()):
+        values = [metrics[_headline(metrics)] for metrics in points.values()]
+        axes.plot(list(points), values, marker="o", label=title)
+        for x, (y, metrics) in zip(points, zip(values, points.values())):
+            if metrics.get("interval"):
+                axes.vlines(x, *metrics["interval"], color=f"C{place}", alpha=0.4, linewidth=5)
+            offset = (9, -10 if place % 2 else 4)
+            axes.annotate(f"{y:.3f}", (x, y), textcoords="offset points", xytext=offset, fontsize=8)
+    axes.set_xticks(numbers, [f"v{number}" for number in numbers])
+    axes.set(xlabel="labels, by the model that made them", ylim=(0, 1))
+    axes.margins(x=0.15)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="best", fontsize=8)
-    return _section("AP a round", _plot(figure, "COCO AP of each round's model"))
+    return figure
+
+
+def _drift(story: Story | None) -> str:
+    """What changed in the labels from round to round."""
+    told = [] if story is None else [each for each in story.rounds if each.verdict.drift is not None]
+    if not told:
+        return ""
+    head = ["", *(f"v{each.round - 1} to v{each.round}" for each in told)]
+    drifts = [each.verdict.drift for each in told if each.verdict.drift is not None]
+    rows = [["images whose labels changed", *(f"{drift.changed_share:.0%}" for drift in drifts)]]
+    rows += [[f"boxes {name}", *(f"{getattr(drift, name):,}" for drift in drifts)] for name in BOX_CHANGES]
+    names = sorted({name for drift in drifts for name in drift.counts})
+    changes = {name: [drift.counts.get(name, (0, 0)) for drift in drifts] for name in names}
+    most = sorted(names, key=lambda name: -sum(abs(after - before) for before, after in changes[name]))[:COUNT_ROWS]
+    rows += [[f"{name}: boxes", *(f"{before:,} to {after:,}" for before, after in changes[name])] for name in most]
+    return pages.section("Drift of the labels", pages.table(head, rows))
+
+
+def _changed(rounds: Sequence[RoundOnDisk]) -> str:
+    """Images whose labels changed in the last round, spread over the file: as they were, and as they are."""
+    labelled = [entry for entry in rounds if entry.labels is not None]
+    if len(labelled) < 2:
+        return ""
+    before, after = labelled[-2:]
+    assert before.labels is not None
+    assert after.labels is not None
+    pairs = list(islice(changed_lines(before.labels, after.labels), MOST_CHANGED))
+    shown = pairs[:: max(1, len(pairs) // CHANGED_PICTURES)][:CHANGED_PICTURES]
+    tiles, titles = [], []
+    for pair in shown:
+        drawn = list(_drawn(pair, Path(after.manifest.image_root)))
+        if len(drawn) == 2:
+            tiles += drawn
+            titles += [f"v{before.number}", f"v{after.number}"]
+    if not tiles:
+        return ""
+    sheet = contact_sheet(tiles, columns=4, cell=(320, 320), titles=titles)
+    told = pages.paragraph("Each image twice: its boxes in the round before, and in this one.")
+    return pages.section(
+        f"Changed labels, v{before.number} to v{after.number}", told + pages.picture(sheet, "labels that changed")
+    )
 
 
 def _counts(rounds: Sequence[RoundOnDisk]) -> str:
@@ -192,14 +280,16 @@ def _counts(rounds: Sequence[RoundOnDisk]) -> str:
     if not told:
         return ""
     head = ["", *(f"v{entry.number}" for entry in told)]
-    rows = [["images", *(_number(entry.meta["counts"].get("lines")) for entry in told)]]
-    rows.append(["candidates above the floor", *(_number(entry.meta["counts"].get("candidates")) for entry in told)])
+    rows = [["images", *(pages.number(entry.meta["counts"].get("lines")) for entry in told)]]
+    rows.append(
+        ["candidates above the floor", *(pages.number(entry.meta["counts"].get("candidates")) for entry in told)]
+    )
     for reason in reasons:
-        rows.append([f"dropped: {reason}", *(_number(e.meta["counts"]["dropped"].get(reason, 0)) for e in told)])
-    rows.append(["kept", *(_number(entry.meta["counts"].get("kept")) for entry in told)])
-    rows.append(["of these in the ignore band", *(_number(entry.meta["counts"].get("ignored")) for entry in told)])
+        rows.append([f"dropped: {reason}", *(pages.number(e.meta["counts"]["dropped"].get(reason, 0)) for e in told)])
+    rows.append(["kept", *(pages.number(entry.meta["counts"].get("kept")) for entry in told)])
+    rows.append(["of these in the ignore band", *(pages.number(entry.meta["counts"].get("ignored")) for entry in told)])
     by_name = _kept_by_name(told)
-    return _section("What became of the candidates", _table(head, rows) + by_name)
+    return pages.section("What became of the candidates", pages.table(head, rows) + by_name)
 
 
 def _kept_by_name(told: Sequence[RoundOnDisk], most: int = 30) -> str:
@@ -212,16 +302,18 @@ def _kept_by_name(told: Sequence[RoundOnDisk], most: int = 30) -> str:
         return ""
     shown = sorted(totals, key=lambda name: (-totals[name], name))[:most]
     counts = [entry.meta["counts"].get("kept_by_name", {}) for entry in told]
-    rows = [[name, *(_number(count.get(name, 0)) for count in counts)] for name in shown]
-    rest = _paragraph(f"{len(totals) - most} more names are in the .meta.json files.") if len(totals) > most else ""
-    return "<h3>Kept, by name</h3>" + _table(["", *(f"v{entry.number}" for entry in told)], rows) + rest
+    rows = [[name, *(pages.number(count.get(name, 0)) for count in counts)] for name in shown]
+    rest = (
+        pages.paragraph(f"{len(totals) - most} more names are in the .meta.json files.") if len(totals) > most else ""
+    )
+    return "<h3>Kept, by name</h3>" + pages.table(["", *(f"v{entry.number}" for entry in told)], rows) + rest
 
 
 def _scores(rounds: Sequence[RoundOnDisk]) -> str:
     counted = [(entry, counts) for entry in rounds if (counts := _score_counts(entry.manifest)).any()]
     if not counted:
         return ""
-    figure = _figure(3.4 * min(3, len(counted)) + 0.4, 2.5)
+    figure = pages.figure(3.4 * min(3, len(counted)) + 0.4, 2.5)
     panels = figure.subplots(1, len(counted), squeeze=False, sharey=True)[0]
     for axes, (entry, counts) in zip(panels, counted):
         axes.bar(SCORE_BINS[:-1], counts, width=np.diff(SCORE_BINS), align="edge", color="#5b8def")
@@ -231,8 +323,8 @@ def _scores(rounds: Sequence[RoundOnDisk]) -> str:
             axes.legend(frameon=False, fontsize=8)
         axes.set(title=f"v{entry.number}", xlabel="score", xlim=(0, 1), yscale="log")
     panels[0].set_ylabel("candidates (log)")
-    told = _paragraph("Every box above the floor is kept; moving the threshold does not run the model again.")
-    return _section("Scores of the candidates", told + _plot(figure, "Histogram of candidate scores"))
+    told = pages.paragraph("Every box above the floor is kept; moving the threshold does not run the model again.")
+    return pages.section("Scores of the candidates", told + pages.plot(figure, "Histogram of candidate scores"))
 
 
 def _score_counts(manifest: Manifest) -> np.ndarray:
@@ -249,7 +341,11 @@ def _score_counts(manifest: Manifest) -> np.ndarray:
 
 
 def _comparisons(comparisons: Sequence[Comparison], title: str) -> str:
-    return _section(title, _picture(comparison_sheet(comparisons), "truth beside predictions")) if comparisons else ""
+    return (
+        pages.section(title, pages.picture(comparison_sheet(comparisons), "truth beside predictions"))
+        if comparisons
+        else ""
+    )
 
 
 def comparison_sheet(comparisons: Sequence[Comparison], columns: int = 4) -> np.ndarray:
@@ -278,8 +374,8 @@ def _label_sheet(entry: RoundOnDisk) -> str:
     if not tiles:
         return ""
     sheet = contact_sheet(tiles, columns=4, cell=(320, 320))
-    told = _paragraph(f"{len(tiles)} of {total} images of <code>{html.escape(entry.labels.name)}</code>.")
-    return _section(f"Labels v{entry.number}", told + _picture(sheet, f"labels v{entry.number}"))
+    told = pages.paragraph(f"{len(tiles)} of {total} images of <code>{html.escape(entry.labels.name)}</code>.")
+    return pages.section(f"Labels v{entry.number}", told + pages.picture(sheet, f"labels v{entry.number}"))
 
 
 def _drawn(records: Iterable[Record], image_root: Path) -> Iterable[np.ndarray]:
@@ -302,11 +398,13 @@ def _quarantined(rounds: Sequence[RoundOnDisk]) -> str:
         return ""
     problems = last.meta.get("quarantined", [])
     if not problems:
-        return _section("Quarantined", _paragraph("Nothing: every line and every image could be used."))
+        return pages.section("Quarantined", pages.paragraph("Nothing: every line and every image could be used."))
     rows = [[str(p.get("line", "")), str(p.get("filename") or "?"), str(p.get("reason"))] for p in problems]
     rest = f" The first {QUARANTINE_ROWS} are:" if len(rows) > QUARANTINE_ROWS else ""
-    told = _paragraph(f"{len(rows)} lines or images could not be used and were set aside.{rest}")
-    return _section("Quarantined", told + _table(["Line", "File", "Reason"], rows[:QUARANTINE_ROWS], numbers=False))
+    told = pages.paragraph(f"{len(rows)} lines or images could not be used and were set aside.{rest}")
+    return pages.section(
+        "Quarantined", told + pages.table(["Line", "File", "Reason"], rows[:QUARANTINE_ROWS], numbers=False)
+    )
 
 
 def _settings(rounds: Sequence[RoundOnDisk]) -> str:
@@ -334,7 +432,7 @@ def _settings(rounds: Sequence[RoundOnDisk]) -> str:
         values = [told.get(key, "") for told in columns]
         rows.append([key, *([values[0]] if len(set(values)) == 1 else values)])
     head = ["Setting", *(f"v{entry.number}" for entry in rounds)]
-    return _section("Settings and provenance", _table(head, rows, numbers=False, spread=True))
+    return pages.section("Settings and provenance", pages.table(head, rows, numbers=False, spread=True))
 
 
 def _prompt(manifest: Manifest, most: int = 40) -> str:
@@ -344,108 +442,9 @@ def _prompt(manifest: Manifest, most: int = 40) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-# Words, numbers and pictures as HTML
-
-
 def _evaluation_stems(rounds: Sequence[RoundOnDisk]) -> list[str]:
     return sorted({stem for entry in rounds for stem in entry.evaluations})
 
 
 def _curve_name(stem: str, names: Mapping[str, str]) -> str:
     return names.get(stem, stem.removeprefix("evaluation-").replace("-", " "))
-
-
-def _number(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else "–"
-
-
-def _fraction(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, int | float) else "–"
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{html.escape(title)}</h2>{content}</section>"
-
-
-def _paragraph(content: str) -> str:
-    """content: HTML already."""
-    return f"<p>{content}</p>"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True, spread: bool = False) -> str:
-    """numbers: all columns but the first stand to the right. spread: a row's single value goes over all columns."""
-    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    lines = []
-    for first, *rest in rows:
-        over = f' colspan="{len(head) - 1}"' if spread and len(rest) == 1 else ""
-        cells = "".join(f"<td{over}>{html.escape(cell)}</td>" for cell in rest)
-        lines.append(f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>')
-    kind = "numbers" if numbers else "words"
-    table = f'<table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
-    return f'<div class="wide">{table}</div>'
-
-
-def _figure(width: float, height: float) -> Figure:
-    """A matplotlib figure without pyplot: no global state, no window. width, height: inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _plot(figure: Figure, told: str) -> str:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=150)
-    return _inline(stream.getvalue(), "png", told, "plot")
-
-
-def _picture(picture: np.ndarray, told: str) -> str:
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, format="JPEG", quality=SHEET_QUALITY)
-    return _inline(stream.getvalue(), "jpeg", told, "sheet")
-
-
-def _inline(content: bytes, kind: str, told: str, role: str) -> str:
-    encoded = base64.b64encode(content).decode("ascii")
-    return f'<img class="{role}" alt="{html.escape(told)}" src="data:image/{kind};base64,{encoded}">'
-
-
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light; --ink: #1f2328; --faint: #656d76; --line: #d8dee4; }}
-body {{ margin: 2.5rem auto; max-width: 70rem; padding: 0 1.5rem; color: var(--ink); background: #fff;
-        font: 15px/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }}
-h1 {{ font-size: 1.7rem; margin: 0 0 .2rem; }}
-h2 {{ font-size: 1.15rem; margin: 2.4rem 0 .6rem; border-bottom: 1px solid var(--line); padding-bottom: .3rem; }}
-h3 {{ font-size: 1rem; margin: 1.2rem 0 .4rem; }}
-p, footer {{ color: var(--faint); margin: .3rem 0 .8rem; max-width: 46rem; }}
-code {{ font: .92em ui-monospace, "DejaVu Sans Mono", monospace; color: var(--ink); }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }}
-thead th {{ color: var(--faint); font-weight: 600; }}
-tbody th {{ font-weight: 500; }}
-.numbers td, .numbers thead th:not(:first-child) {{ text-align: right; padding: .3rem .9rem; }}
-.words td {{ overflow-wrap: anywhere; }}
-img.plot {{ max-width: 100%; height: auto; max-height: 24rem; }}
-img.sheet {{ width: 100%; height: auto; }}
-footer {{ margin-top: 3rem; font-size: .85rem; }}
-@media print {{ section {{ break-inside: avoid; }} }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}
-<footer>Written by {software}.</footer>
-</body>
-</html>
-"""

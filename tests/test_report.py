@@ -12,9 +12,11 @@ import pytest
 
 from flows.bootstrapping import bootstrap_od
 from flows.filtering import Policy, filter_candidates, versioned
+from flows.gate import Verdict, label_drift
 from flows.inference import infer
 from flows.planning import plan
 from flows.report import Comparison, comparison_sheet, read_rounds, write_report
+from flows.rounds import RoundResult, Story, read_story, write_story
 from formats.problems import InputError
 from formats.record import Instance, Record
 from tests.pipeline_cases import FakeDetector, make_images, make_weights
@@ -55,10 +57,17 @@ def run_dir(tmp_path: Path) -> Path:
     for number in (1, 2):
         manifest = plan(source, tmp_path / "images", tmp_path / "weights.safetensors", run / f"round-{number}")
         infer(manifest, FakeDetector(), progress=False)
-        filter_candidates(manifest, Policy(score_threshold=0.5), versioned(source, number))
+        filter_candidates(manifest, Policy(score_threshold=0.5 + 0.2 * (number - 1)), versioned(source, number))
     (run / "round-1" / "evaluation.json").write_text(json.dumps({"metrics": {"ap": 0.4321, "ap50": 0.6}, "asked": {}}))
     (run / "round-1" / "evaluation-source.json").write_text(json.dumps({"metrics": {"ap": 0.7, "ap50": 0.9}}))
-    (run / "rounds.json").write_text(json.dumps({"name": "cats & dogs", "rounds": []}))
+    rounds = []
+    for number in (1, 2):
+        labels = versioned(source, number)
+        drift = label_drift(versioned(source, 1), labels) if number == 2 else None
+        counts = json.loads(labels.with_suffix(".meta.json").read_text())["counts"]
+        verdict = Verdict(number == 1, ("AP fell <deep>",) if number == 2 else (), drift=drift)
+        rounds.append(RoundResult(number, labels, f"model-{number}", None, counts, {}, verdict))
+    write_story(run, Story("cats & dogs", "stopped", "AP fell <deep>", {}, tuple(rounds)))
     return run
 
 
@@ -66,7 +75,16 @@ def test_the_report_tells_the_whole_run(run_dir: Path) -> None:
     page = Page(write_report(run_dir, curve_names={"evaluation-source": "what it knew"}).read_text())
     assert page.open == []
     assert page.headings[0] == "Groundhog: cats & dogs"
-    for heading in ("AP a round", "Scores of the candidates", "Labels v1", "Labels v2", "Quarantined"):
+    for heading in (
+        "Outcome",
+        "Held-out figures",
+        "Drift of the labels",
+        "Changed labels, v1 to v2",
+        "Scores of the candidates",
+        "Labels v1",
+        "Labels v2",
+        "Quarantined",
+    ):
         assert heading in page.headings
     for told in ("0.432", "what it knew", "image-002.png", "dropped: score", "policy: score_threshold"):
         assert told in page.text
@@ -79,6 +97,7 @@ def test_nothing_in_it_comes_from_elsewhere_and_names_are_no_markup(run_dir: Pat
     assert not re.search(r"https?://|<script|<link|@import|url\(", page.text)
     assert "<b>dog</b>" not in page.text
     assert "&lt;b&gt;dog&lt;/b&gt;" in page.text
+    assert "AP fell &lt;deep&gt;" in page.text
 
 
 def test_the_counts_are_those_of_the_labels(run_dir: Path) -> None:
@@ -98,13 +117,23 @@ def test_an_unfinished_run_has_a_report_too(run_dir: Path) -> None:
         path.unlink()
     page = Page(write_report(run_dir).read_text())
     assert "not yet" in page.text
-    assert "AP a round" not in page.headings
+    assert "Held-out figures" not in page.headings
 
 
 def test_labels_of_another_plan_are_not_shown_as_this_run_s(run_dir: Path) -> None:
     meta = run_dir.parent / "x_od_v2.meta.json"
     meta.write_text(json.dumps(json.loads(meta.read_text()) | {"plan": "another"}))
     assert [entry.labels is not None for entry in read_rounds(run_dir)] == [True, False]
+
+
+def test_rounds_of_an_earlier_run_are_not_shown(run_dir: Path) -> None:
+    story = read_story(run_dir)
+    write_story(run_dir, Story(story.name, "stopped", "", {}, story.rounds[:1]))
+    page = Page(write_report(run_dir).read_text())
+    assert "Labels v1" in page.headings
+    assert "Labels v2" not in page.headings
+    write_story(run_dir, Story(story.name, "running", "", {}, story.rounds[:1]))  # the second is under way
+    assert "Labels v2" in Page(write_report(run_dir).read_text()).headings
 
 
 def test_one_labelling_without_rounds_has_a_report(run_dir: Path) -> None:
