@@ -1,4 +1,4 @@
-"""Label maps: {"0": "cat", "1": "dog"}, the category name of each label."""
+"""Label maps, {"0": "cat", "1": "dog"}: the category name of each label; and lists of names."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from formats.files import write_whole
+from formats.files import read_text, write_whole
 from formats.problems import InputError
 from formats.record import Record
 from formats.storage import as_path
@@ -106,3 +107,34 @@ def relabelled(record: Record, move: Mapping[int, int], names: Mapping[int, str]
         for instance in record.instances
     )
     return replace(record, instances=moved)
+
+
+def read_category_names(path: str | Path) -> tuple[str, ...]:
+    """The names in the order of the labels: of a YAML with `names`, as YOLO has it, or of a text file, one a line.
+
+    Raises InputError when the file is missing or has no names.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "does not exist", "want the category names: a YAML with `names`, or one a line")
+    text = read_text(path, "want it saved as UTF-8")
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return tuple(line.strip() for line in text.splitlines() if line.strip())
+    import yaml  # only here: the names of most data sets come as a list
+
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(path, f"is not YAML ({' '.join(str(error).split())})", "want `names:`") from error
+    return _names_of(content.get("names") if isinstance(content, dict) else None, path)
+
+
+def _names_of(names: Any, path: Path) -> tuple[str, ...]:
+    """The YAML's `names`: a list, or a table from class number to name."""
+    if isinstance(names, dict):
+        if sorted(names) != list(range(len(names))):
+            raise InputError(path, f"names has the classes {sorted(names)}", f"want 0..{len(names) - 1}")
+        names = [names[label] for label in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise InputError(path, "has no names", "want `names:` with the categories in order")
+    return tuple(str(name) for name in names)

@@ -12,10 +12,10 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from formats.files import read_text, write_whole_folder
 from formats.images import image_size, list_images, safe_join
+from formats.label_map import read_category_names
 from formats.losses import Losses, check_category, count_losses, refuse_caption
 from formats.problems import InputError, handed_to
 from formats.record import Box, Instance, Record
@@ -41,7 +41,7 @@ def read_yolo(
     image are counted in a warning. Raises InputError for an unknown class and for lines that are neither a box nor a
     polygon; on_problem takes the first of each file instead, which is passed over. losses: takes the polygons.
     """
-    names = _read_names(Path(categories)) if isinstance(categories, (str, Path)) else tuple(categories)
+    names = read_category_names(categories) if isinstance(categories, (str, Path)) else tuple(categories)
     labels = Path(label_dir)
     if not labels.is_dir():
         raise InputError(
@@ -113,32 +113,6 @@ def _box_and_score(numbers: Sequence[float], place: str) -> tuple[Box, float | N
         f"{len(numbers)} numbers after the class",
         "want cx cy w h, cx cy w h score, or the x y of 3 or more points",
     )
-
-
-def _read_names(path: Path) -> tuple[str, ...]:
-    if not path.is_file():
-        raise InputError(path, "does not exist", "want the category names: a YAML with `names`, or one a line")
-    text = read_text(path, "want it saved as UTF-8")
-    if path.suffix.lower() not in (".yaml", ".yml"):
-        return tuple(line.strip() for line in text.splitlines() if line.strip())
-    import yaml  # only here: the names of most data sets come as a list
-
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(path, f"is not YAML ({' '.join(str(error).split())})", "want `names:`") from error
-    return _names_of(content.get("names") if isinstance(content, dict) else None, path)
-
-
-def _names_of(names: Any, path: Path) -> tuple[str, ...]:
-    """The YAML's `names`: a list, or a table from class number to name."""
-    if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise InputError(path, f"names has the classes {sorted(names)}", f"want 0..{len(names) - 1}")
-        names = [names[label] for label in range(len(names))]
-    if not isinstance(names, list) or not names:
-        raise InputError(path, "has no names", "want `names:` with the categories in order")
-    return tuple(str(name) for name in names)
 
 
 # Writing

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from formats.files import read_text
+from formats.label_map import read_category_names
 
 
 def command(commands, name: str, run: Callable, told: str, example: str) -> argparse.ArgumentParser:
@@ -61,11 +61,9 @@ def _scale(text: str) -> tuple[int, int]:
 
 
 def names(text: str) -> list[str]:
-    """Names between commas, or the lines of a text file."""
-    path = Path(text)
-    if path.suffix == ".txt" and path.is_file():
-        lines = read_text(path, "want it saved as UTF-8, a name a line").splitlines()
-        return [line.strip() for line in lines if line.strip()]
+    """Names between commas, or those of a file: a text with a name a line, or YOLO's YAML."""
+    if Path(text).suffix in (".txt", ".yaml", ".yml") and Path(text).is_file():
+        return list(read_category_names(text))
     return [name.strip() for name in text.split(",")]
 
 
