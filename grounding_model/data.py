@@ -192,7 +192,9 @@ def _image_of(record: Record, image_root: Path) -> np.ndarray:
     image = read_image(safe_join(image_root, record.filename))
     if image.shape[:2] != (record.height, record.width):
         found, said = f"{image.shape[1]}x{image.shape[0]}", f"{record.width}x{record.height}"
-        raise InputError(record.filename, f"the image is {found}, its line says {said}", "want the same size")
+        raise InputError(
+            record.filename, f"the image is {found}, its labels say {said}", "want its size after any EXIF turn"
+        )
     return image
 
 

@@ -77,7 +77,7 @@ def test_an_image_is_of_the_size_that_its_exif_turn_gives(source: str, request: 
     Image.new("RGB", (60, 40)).save(data.image_root / "upright.png", exif=turned)
     assert open_dataset(data).load(0)[0].shape == (60, 40, 3)
     Image.new("RGB", (60, 40)).save(data.image_root / "upright.png")
-    with pytest.raises(InputError, match="the image is 60x40, its line says 40x60"):
+    with pytest.raises(InputError, match="the image is 60x40, its labels say 40x60"):
         open_dataset(data).load(0)
 
 
