@@ -314,6 +314,14 @@ def test_the_data_of_a_training_are_what_its_commands_write(name: str, converted
         assert record.instances or record.regions
 
 
+def test_the_page_tells_the_same_commands() -> None:
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    told = {tuple(shlex.split(line)[1:]) for line in page.splitlines() if line.startswith("groundhog convert ")}
+    assert told == {tuple(command) for command in conversions() if "data/raccoon/annotations" not in command}
+    rows = re.findall(r"^\| `((?:pretrain|finetune)_[^`]+)`", page, re.MULTILINE)
+    assert set(rows) == set(REFERENCE)
+
+
 def test_the_split_of_lvis_leaves_the_rare_ones_out(converted: Path) -> None:
     labels = converted / "data/coco/annotations"
     base = (labels / "lvis_v1_train_norare_label_map.json").read_text()
