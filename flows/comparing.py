@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from flows.evaluation import EVALUATION_NAME, SAMPLES_NAME
 from formats.problems import InputError
-from grounding_model.metrics.bootstrap import Interval, interval_of, read_samples
+from grounding_model.metrics.bootstrap import Interval, drawn, interval_within, read_samples
 
 MOST_CATEGORIES = 10  # told of those that gained, and of those that lost
 
@@ -43,17 +45,19 @@ class Comparison(NamedTuple):
 def compare(first: str | Path, second: str | Path, resamples: int = 1000) -> Comparison:
     """first, second: the work_dir of two evaluations, or their evaluation.json; the gain is the second's.
 
-    Raises InputError when one of them is none, or when they are not of the same truth, categories and metric.
+    Of two evaluations of several sets it tells each set and their mean. Raises InputError when one of them is none, or
+    when they are not of the same truth, categories and metric.
     """
-    folders = [_folder(first), _folder(second)]
+    folders = _folder(first), _folder(second)
     one, other = (_read(folder) for folder in folders)
-    if one["truth_sha256"] != other["truth_sha256"]:
+    if "sets" in one and one["sets"].keys() == other.get("sets", {}).keys():
+        return _compare_sets(folders, one, other, resamples)
+    if one.get("truth_sha256") != other.get("truth_sha256") or "sets" in one:
         raise InputError(
             f"{first}, {second}",
-            f"not of one truth ({one['metric']} of {one['records']} records, {other['metric']} of {other['records']})",
+            f"not of one truth ({_described(one)}, {_described(other)})",
             "want two evaluations of the same images, categories and metric",
         )
-    before, after = (read_samples(folder / SAMPLES_NAME) for folder in folders)
     names = [name for name, value in {**one, **other}.items() if _is_score(name, value)]
     categories = [
         (name, ap, other["per_category"][name])
@@ -63,9 +67,39 @@ def compare(first: str | Path, second: str | Path, resamples: int = 1000) -> Com
     return Comparison(
         rows=[(name, one.get(name), other.get(name)) for name in names],
         headline=one["headline"],
-        gain=interval_of(after, before, resamples=resamples),
+        gain=interval_within(_gains(folders, resamples)),
         categories=sorted(categories, key=lambda row: row[1] - row[2]),
     )
+
+
+def _compare_sets(
+    folders: tuple[Path, Path], one: Mapping[str, Any], other: Mapping[str, Any], resamples: int
+) -> Comparison:
+    """The images of each set are drawn by themselves: the sets themselves are no choice of chance."""
+    for name in one["sets"]:
+        compared = [_read(folder / name) for folder in folders]
+        if compared[0].get("truth_sha256") != compared[1].get("truth_sha256"):
+            raise InputError(f"{folders[0]}, {folders[1]}", f"{name} is not of one truth", "want the same images")
+    gains = [_gains((folders[0] / name, folders[1] / name), resamples) for name in one["sets"]]
+    rows = [(name, value, other["sets"][name]) for name, value in one["sets"].items()]
+    return Comparison(
+        rows=[*rows, ("mean ap", one["ap"], other["ap"])],
+        headline="mean ap",
+        gain=interval_within(np.mean(gains, axis=0)),
+        categories=[],
+    )
+
+
+def _gains(folders: tuple[Path, Path], resamples: int) -> np.ndarray:
+    """(resamples,) of the same draws of images."""
+    before, after = (read_samples(folder / SAMPLES_NAME) for folder in folders)
+    return drawn(after, before, resamples=resamples)
+
+
+def _described(evaluation: Mapping[str, Any]) -> str:
+    if "sets" in evaluation:
+        return f"{len(evaluation['sets'])} sets"
+    return f"{evaluation['metric']} of {evaluation['records']} records"
 
 
 def _folder(path: str | Path) -> Path:
@@ -76,7 +110,9 @@ def _read(folder: Path) -> Mapping[str, Any]:
     path = folder / EVALUATION_NAME
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if not {"truth_sha256", "headline", "metric", "records"} <= content.keys():
+        if not (
+            {"truth_sha256", "headline", "metric", "records"} <= content.keys() or {"sets", "ap"} <= content.keys()
+        ):
             raise ValueError("keys are missing")
     except FileNotFoundError:
         raise InputError(path, "does not exist", "want the work_dir of `groundhog evaluate CONFIG`") from None

@@ -384,6 +384,14 @@ def test_several_sets_are_measured_one_by_one(tmp_path, images, monkeypatch):
     )
     assert "mean AP  1.000" in evaluate_config(tmp_path / "suite.toml")
     assert json.loads((tmp_path / "work" / "evaluation.json").read_text())["sets"] == {"first": 1, "second": 1}
+    oracle.shift = 8.0
+    evaluate_config(tmp_path / "suite.toml", [f"work_dir={tmp_path}/other"])
+    result = compare(tmp_path / "other", tmp_path / "work")
+    assert [name for name, _, _ in result.rows] == ["first", "second", "mean ap"]
+    assert 0 < result.gain.low <= result.gain.high
+    assert "gain in mean ap" in result.table()
+    with pytest.raises(InputError, match="not of one truth \\(2 sets, coco of 2 records\\)"):
+        compare(tmp_path / "work", tmp_path / "work" / "first")
 
 
 @pytest.mark.parametrize(

@@ -66,9 +66,19 @@ def interval_of(
     seed: int = 0,
 ) -> Interval:
     """As bootstrap_interval, of matches that are there already; baseline: those of other predictions of the images."""
+    return interval_within(drawn(found, baseline, resamples=resamples, seed=seed), confidence)
+
+
+def drawn(found: Samples, baseline: Samples | None = None, *, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+    """(resamples,) the number of each draw, less the baseline's of the same; NaN where there is nothing to find."""
     values = resampled(found, image_draws(_image_count(found), resamples, seed))
-    if baseline is not None:
-        values = values - resampled(baseline, image_draws(_image_count(found), resamples, seed))
+    if baseline is None:
+        return values
+    return values - resampled(baseline, image_draws(_image_count(found), resamples, seed))
+
+
+def interval_within(values: np.ndarray, confidence: float = 0.95) -> Interval:
+    """The middle part of the draws. Raises InputError where there was nothing to find in any of them."""
     values = values[np.isfinite(values)]
     if not len(values):
         raise InputError("truth", "no box of the categories", "want at least one labelled object to find")
