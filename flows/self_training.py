@@ -280,7 +280,7 @@ class _Loop:
         settings = replace(config.train, datasets=tuple(datasets), start=FromWeights(weights, text_encoder))
         # An interrupted training belongs to its labels and settings: others train in a folder of their own.
         settings = replace(settings, work_dir=folder / f"train-{training_key(settings)[:8]}")
-        tell = partial(self._tell, done.round, "train", "progress")
+        tell = partial(self._tell, done.round, "train", "progress", steps=settings.steps)
         trained = self._stages.train(settings, lambda progress: tell(**progress))
         return between(config.start, trained, config.student)
 
