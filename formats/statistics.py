@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from formats.record import Box, Record
 
 _SMALL, _MEDIUM = 32**2, 96**2  # pixels; COCO's sizes
 _SCORE_BINS = 20
+_NAME_WIDTH = 30  # characters, beside a bar
 
 
 @dataclass
@@ -109,17 +111,24 @@ def draw_statistics(statistics: Statistics, path: str | Path, most: int = 20) ->
     figure = Figure(figsize=(12, 8), layout="constrained")
     ((names, counts), (sides, scores)) = figure.subplots(2, 2)
     ranked = statistics.boxes_per_category.most_common(most)[::-1]
-    names.barh([name for name, _ in ranked], [count for _, count in ranked])
+    names.barh(range(len(ranked)), [count for _, count in ranked])  # by number: shortened names may be equal
+    names.set_yticks(range(len(ranked)), [textwrap.shorten(name, _NAME_WIDTH, placeholder="…") for name, _ in ranked])
     names.set(title="most frequent", xlabel="boxes")
     counts.bar(list(statistics.boxes_per_record), list(statistics.boxes_per_record.values()))
-    counts.set(title="boxes a record", xlabel="boxes", ylabel="records")
-    ordered = sorted(statistics.sides)
-    sides.bar([f"{2**side}–{2 ** (side + 1)}" for side in ordered], [statistics.sides[side] for side in ordered])
-    sides.set(title="square root of the area", xlabel="pixels", ylabel="boxes")
+    counts.xaxis.get_major_locator().set_params(integer=True)
+    most_boxes = max(statistics.boxes_per_record, default=0)
+    counts.set(title="boxes a record", xlabel="boxes", ylabel="records", xlim=(-0.7, most_boxes + 0.7))
+    ordered = range(min(statistics.sides, default=0), max(statistics.sides, default=0) + 1)
+    sides.bar([side + 0.5 for side in ordered], [statistics.sides[side] for side in ordered])
+    edges = [*ordered, ordered.stop]
+    sides.set_xticks(edges, [f"{2**side}" for side in edges])
+    sides.set(title="square root of the boxes' area", xlabel="pixels", ylabel="boxes")
     bins = range(_SCORE_BINS)
-    scores.bar(
-        [(each + 0.5) / _SCORE_BINS for each in bins], [statistics.scores[each] for each in bins], 0.9 / _SCORE_BINS
-    )
-    scores.set(title="scores", xlabel="score", ylabel="boxes", xlim=(0, 1))
+    if statistics.scores:
+        middles = [(each + 0.5) / _SCORE_BINS for each in bins]
+        scores.bar(middles, [statistics.scores[each] for each in bins], 0.9 / _SCORE_BINS)
+        scores.set(title="scores", xlabel="score", ylabel="boxes", xlim=(0, 1))
+    else:
+        scores.set_axis_off()
     with write_whole(path, "wb") as stream:
         figure.savefig(stream, format="png", dpi=100)
