@@ -2,7 +2,8 @@
 
     python benchmarks/kill_harness.py /tmp/kills --points 100 --seed 0
     python benchmarks/kill_harness.py /tmp/kills --points 0 --prefect 8      # the server or the flow, through Prefect
-    python benchmarks/kill_harness.py /tmp/kills --points 0 --disks          # full and read-only, needs root (tmpfs)
+    python benchmarks/kill_harness.py /tmp/kills --points 0 --disks 5        # full and read-only ones, needs root
+    python benchmarks/kill_harness.py /tmp/kills --points 0 --second         # another loop on the same work_dir
 
 A run is the whole loop on a few scenes of the glyph world: label, filter, evaluate, train, and again. It is killed with
 -9 at random moments (the loop itself, or a process that loads its batches), and at random writes, just before or just
@@ -21,11 +22,13 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,21 +45,22 @@ from grounding_model.train_config import TrainConfig
 
 CLOCK = frozenset({"seconds", "images_per_second", "memory_gib"})  # figures of the machine, not of the run
 UNCOMPARED = frozenset({".lock", ".glyphs_od.lock", "curves.png"})  # the last is a picture of figures of the clock too
+SERVER = "http://127.0.0.1:42871/api"
 LATEST = 20  # seconds after which no process of a killed run may be left
 
 
-def small_run(work_dir: Path) -> SelfTrainConfig:
-    """Two labellings in three shards, a training of four steps with a state after each, two evaluations."""
+def small_run(work_dir: Path, evaluate: bool) -> SelfTrainConfig:
+    """Two labellings in three shards, a training of three steps with a state after each; evaluations if asked for."""
     return SelfTrainConfig(
         name="kills",
-        data=GlyphScenes(count=9),
+        data=GlyphScenes(count=6),
         policy=Policy(score_threshold=0.5),
-        labelling=Labelling(shard_size=3),
-        evaluation=GlyphData(domain="cats", count=4, seed=1000),
+        labelling=Labelling(shard_size=2),
+        evaluation=GlyphData(domain="cats", count=2, seed=1000) if evaluate else None,
         gate=Gate(enabled=False, resamples=50),
         train=TrainConfig(
             work_dir,
-            steps=4,
+            steps=3,
             batch_size=2,
             checkpoint_every=1,
             log_every=1,
@@ -74,13 +78,26 @@ def short_report(run_dir: Path, out: Path) -> Path:
     return out
 
 
-def run_loop(work_dir: Path) -> None:
-    self_train(small_run(work_dir), stages=PLAIN_STAGES._replace(report=short_report))
+def run_loop(work_dir: Path, evaluate: bool) -> None:
+    self_train(small_run(work_dir, evaluate), stages=PLAIN_STAGES._replace(report=short_report))
+
+
+def run_flow(work_dir: Path) -> None:
+    """The same as a Prefect flow, with a server of its own."""
+    from flows import deployments, tasks
+    from flows.server import prefect_server
+
+    tasks.STAGES = tasks.STAGES._replace(report=short_report)
+    deployments.read_self_train = lambda path, overrides: small_run(work_dir, evaluate=False)
+    os.environ |= {"PREFECT_HOME": f"{work_dir}-prefect", "PREFECT_API_URL": SERVER}
+    with prefect_server(SERVER):
+        deployments.self_train(deployments.SelfTrainParameters(config="small"))
 
 
 class Plan(NamedTuple):
-    """A kill. after: seconds, where a moment is meant. victim: "loop" or "loader". write: the so manyth write of the
-    run, counted from 1, where one is meant; before: it gets its name, or after."""
+    """A kill. after: seconds, where a moment is meant. victim: "loop", "loader" or "server". write: the so manyth write
+    of the run, counted from 1, where one is meant; before: it gets its name, or after.
+    """
 
     after: float | None
     victim: str = "loop"
@@ -164,12 +181,19 @@ def attempt(body: Callable[[], None], log: Path, plan: Plan | None) -> Attempt:
         seen |= {(one.pid, one.create_time()) for one in children if one.is_running()}
         passed = time.monotonic() - start
         if not hit and plan is not None and plan.after is not None and passed >= plan.after:
-            loaders = [one.pid for one in children] if plan.victim == "loader" else [child]
-            if loaders:
-                os.kill(loaders[0], signal.SIGKILL)
+            for victim in victims(plan.victim, process, children)[:1]:
+                victim.kill()
                 hit = True
         time.sleep(0.01)
     return Attempt(hit or code == -signal.SIGKILL, code, time.monotonic() - start, seen)
+
+
+def victims(kind: str, loop: psutil.Process, children: list[psutil.Process]) -> list[psutil.Process]:
+    if kind == "loop":
+        return [loop]
+    with suppress(psutil.NoSuchProcess):
+        return [one for one in children if ("uvicorn" in one.cmdline()) == (kind == "server")]
+    return []
 
 
 def still_there(seen: set[tuple[int, float]]) -> list[int]:
@@ -230,11 +254,12 @@ def without_clock(value: Any) -> Any:
 class Harness:
     """The place where runs are made, one after another, and what they are compared with."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, evaluate: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.work_dir, self.reference, self.log = folder / "run", folder / "undisturbed", folder / "log.txt"
         self.random = random.Random(seed)
-        self.body = lambda: run_loop(self.work_dir)
+        self.body = lambda: run_loop(self.work_dir, evaluate)
+        self.victims = {"loop": 0.48, "loader": 0.12, "write": 0.4}
         self.failures: list[str] = []
 
     def undisturbed(self) -> float:
@@ -269,9 +294,10 @@ class Harness:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def plan(self, seconds: float) -> Plan:
-        if self.random.random() < 0.4:
+        kinds, shares = zip(*self.victims.items())
+        (victim,) = self.random.choices(kinds, shares)
+        if victim == "write":
             return Plan(None, write=self.random.randint(1, 12), before=self.random.random() < 0.5)
-        victim = "loader" if self.random.random() < 0.2 else "loop"
         return Plan(self.random.uniform(0.0, seconds), victim)
 
     def kill(self, points: int, limit: float) -> int:
@@ -300,18 +326,89 @@ class Harness:
         print(f"{kinds.total()} kills in {number} runs ({told}), {time.monotonic() - start:.0f} s")
         return kinds.total()
 
+    def disks(self, sizes: int) -> None:
+        """The work_dir on a disk of its own, which is full somewhere, then read-only, then has room; needs root."""
+        self.undisturbed()
+        whole = sum(path.stat().st_size for path in self.reference.rglob("*") if path.is_file())
+        for _ in range(sizes):
+            size = int(whole * 10 ** self.random.uniform(-3.5, 0.0))  # most files are small
+            with disk(self.work_dir, size):
+                full = self.refused("No space left on device")
+                remount(self.work_dir, f"size={4 * whole}")
+                self.finish(f"full at {size / 1e6:.1f} of {whole / 1e6:.1f} MB", full)
+        with disk(self.work_dir, 4 * whole):
+            seen = attempt(self.body, self.log, Plan(None, write=5)).seen
+            remount(self.work_dir, "ro")
+            seen |= self.refused("cannot be written (Read-only file system); want a folder to write into")
+            remount(self.work_dir, "rw")
+            self.finish("read-only", seen)
+
+    def second(self) -> None:
+        """Another loop is started on the work_dir while one is at work."""
+        self.undisturbed()
+        first = fork(self.body, self.log)
+        while not (self.work_dir / ".lock").exists() or not (self.work_dir / ".lock").read_text():
+            time.sleep(0.05)
+        self.refused(f"process {first} is at work here")
+        os.waitpid(first, 0)
+        self.check("a second loop was refused", set())
+
+    def refused(self, words: str) -> set[tuple[int, float]]:
+        """A start that has to fail with these words; gives the processes that were seen."""
+        before = self.log.stat().st_size
+        done = attempt(self.body, self.log, None)
+        with self.log.open("rb") as file:
+            file.seek(before)
+            last = file.read().decode().strip().splitlines()[-1]
+        if not done.code or words not in last:
+            self.failures.append(f"want a failure with {words!r}; exit code {done.code}, {last!r}")
+        print(f"refused: {last}", flush=True)
+        return done.seen
+
+    def finish(self, name: str, seen: set[tuple[int, float]]) -> None:
+        done = attempt(self.body, self.log, None)
+        if done.code:
+            self.failures.append(f"{name}: the run did not go on, exit code {done.code}; {self.log}")
+        self.check(name, seen | done.seen)
+
+
+@contextmanager
+def disk(place: Path, size: int) -> Iterator[None]:
+    place.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+def remount(place: Path, option: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{option}", place], check=True)
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--points", type=int, default=100, help="kills of the plain loop")
+    parser.add_argument("--evaluate", action="store_true", help="with evaluations, which take half of such a run")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--disks", type=int, default=0, help="so many full disks, and a read-only one")
+    parser.add_argument("--second", action="store_true", help="a second loop on the same work_dir")
+    parser.add_argument("--prefect", type=int, default=0, help="kills of the loop or the server, as a Prefect flow")
     parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which no other run begins")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    harness = Harness(options.folder.resolve(), options.seed)
+    harness = Harness(options.folder.resolve(), options.seed, options.evaluate)
     if options.points:
         harness.kill(options.points, options.limit)
+    if options.disks:
+        harness.disks(options.disks)
+    if options.second:
+        harness.second()
+    if options.prefect:
+        harness.body = lambda: run_flow(harness.work_dir)
+        harness.victims = {"loop": 0.5, "server": 0.5}
+        harness.kill(options.prefect, options.limit)
     print("\n".join(harness.failures) or "no failure")
     return 1 if harness.failures else 0
 

@@ -78,10 +78,19 @@ def _named(path: Path) -> Iterator[None]:
     """A write to an open file fails without saying which file it was."""
     try:
         yield
-    except OSError as error:
-        if error.errno in NO_ROOM and error.filename is None:
-            raise OSError(error.errno, error.strerror, str(path)) from error
+    except Exception as error:
+        if (found := _no_room(error)) is not None:
+            raise OSError(found.errno, found.strerror, str(path)) from error
         raise
+
+
+def _no_room(error: BaseException | None) -> OSError | None:
+    """The full disk behind an error: torch.save, for one, tells of a failed write in words of its own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """A file is there whole or not at all; label maps."""
 
+import errno
 import hashlib
 import os
 import stat
@@ -50,6 +51,22 @@ def test_a_file_is_as_readable_as_any_other(tmp_path):
         pass
     modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "whole")}
     assert len(modes) == 1
+
+
+def test_a_full_disk_is_named_even_where_a_library_tells_of_it_in_its_own_words(tmp_path):
+    path = tmp_path / "a.pt"
+
+    def save():
+        with write_whole(path, "wb"):
+            try:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            except OSError:
+                raise RuntimeError("unexpected pos")  # noqa: B904 - as torch.save does
+
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        save()
+    assert caught.value.filename == str(path)
+    assert not os.listdir(tmp_path)
 
 
 def test_modes_that_read_or_append_are_refused(tmp_path):
