@@ -64,9 +64,14 @@ def _follow(process: subprocess.Popen, on_progress: Callable[[dict[str, Any]], N
         raise _raised(failure)
     if result is None:
         raise TrainingFailed(f"the training processes ended with exit code {code} and no word")
-    best = Path(result["best"]) if result["best"] else None
-    checkpoint, log = Path(result["checkpoint"]), Path(result["log"])
-    return TrainResult(checkpoint, result["metrics"], log, result["problems"], best)
+    return TrainResult(
+        Path(result["checkpoint"]),
+        result["metrics"],
+        Path(result["log"]),
+        result["problems"],
+        Path(result["best"]) if result["best"] else None,
+        result["best_ap"],
+    )
 
 
 def _raised(failure: Mapping[str, Any]) -> Exception:

@@ -35,7 +35,7 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
         json.dump(
             {"key": key, "checkpoint": result.checkpoint.name, "sha256": sha256_of(result.checkpoint)}
             | {"metrics": result.metrics, "problems": result.problems}
-            | {"best": result.best.name if result.best else None},
+            | {"best": result.best.name if result.best else None, "best_ap": result.best_ap},
             file,
             indent=2,
         )
@@ -83,3 +83,15 @@ def train_config(path: str | Path, overrides: Sequence[str] = (), resume: bool =
     config = read_config(path, TrainConfig, overrides)
     check_resume(config, resume)
     return train(config)
+
+
+def describe_training(checkpoint: Path) -> str:
+    """What a finished run left and reached, a line each, for the terminal. checkpoint: as `train` gave it."""
+    from grounding_model.training_log import CURVES_FILE, MEAN_AP
+
+    done = json.loads(checkpoint.with_name(DONE_NAME).read_text(encoding="utf-8"))
+    last, best = done["metrics"], done["best"]
+    lines = [f"weights: {checkpoint}" + (f", AP {last[MEAN_AP]:.3f}" if MEAN_AP in last else "")]
+    if best:
+        lines.append(f"best:    {checkpoint.with_name(best)}, AP {done['best_ap']:.3f}")
+    return "\n".join([*lines, f"curves:  {checkpoint.with_name(CURVES_FILE)}"])

@@ -37,6 +37,7 @@ from grounding_model.data import LabelledImages, open_for_training
 from grounding_model.detector import Detector, choose_device
 from grounding_model.glyphs import glyph_tokenizer
 from grounding_model.image import ImageBatch
+from grounding_model.memory import check_memory, estimate_run
 from grounding_model.mixed_order import MixedOrder
 from grounding_model.model import GroundingModel
 from grounding_model.optimizer import learning_rate_at, scaled_rate, set_learning_rate
@@ -73,7 +74,7 @@ LEAST_LOSS_SCALE = 2.0**-10
 class TrainResult(NamedTuple):
     """checkpoint: the final weights. log: JSON Lines, one object every log_every steps.
     metrics: the last logged numbers and, with validation, the last AP. problems: what was passed over, and how often.
-    best: the weights of the highest AP, None without validation.
+    best: the weights of the highest AP, and that AP; None without validation, or where nobody wants them.
     """
 
     checkpoint: Path
@@ -81,6 +82,7 @@ class TrainResult(NamedTuple):
     log: Path
     problems: dict[str, int]
     best: Path | None
+    best_ap: float | None
 
 
 class TrainingFailed(RuntimeError):
@@ -117,6 +119,8 @@ def _train(
     settings = settings_with_effect(config)
     torch.manual_seed(config.seed)
     model, tokenizer = start_model(config.start)
+    if config.check_memory:
+        check_memory(estimate_run(config, model), device)
     # Channels last: convolutions take a fifth less time on a CPU, and less on a GPU in bfloat16.
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     set_recompute(model, config.recompute)
@@ -175,7 +179,6 @@ def _train(
                 meter.restart_clock()
 
     checkpoint = config.work_dir / WEIGHTS_FILE
-    best = config.work_dir / BEST_FILE if log.validated and config.keep_best else None
     run.load_average()
     problems = counted_together(run.problems)
     if processes.is_first:
@@ -183,9 +186,9 @@ def _train(
         log.draw()
         for problem, count in problems.most_common():
             print(f"passed over {count} times: {problem}", file=sys.stderr)
-    return TrainResult(
-        checkpoint, log.last, log.path, dict(problems), best if log.validated and config.keep_best else None
-    )
+    has_best = bool(log.validated) and config.keep_best
+    best, best_ap = (config.work_dir / BEST_FILE, log.best_ap) if has_best else (None, None)
+    return TrainResult(checkpoint, log.last, log.path, dict(problems), best, best_ap)
 
 
 def _of_these_processes(config: TrainConfig) -> TrainConfig:

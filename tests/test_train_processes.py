@@ -47,6 +47,7 @@ def config(data: OdvgData, tmp_path: Path) -> TrainConfig:
         workers=0,
         log_every=1,
         checkpoint_every=1,
+        check_memory=False,
         device="cpu",
     )
 

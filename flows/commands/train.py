@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from flows.commands.shared import add_overrides, command, quoted
+from formats.toml_config import read_config
 
 
 def add(commands) -> None:
@@ -21,15 +22,22 @@ def add(commands) -> None:
     parser.add_argument("--gpus", type=int, metavar="N", help="train in N processes, one a GPU")
     told = "go on with an interrupted run in the work_dir; start where there is none"
     parser.add_argument("--resume", action="store_true", help=told)
+    parser.add_argument("--dry-run", action="store_true", help="say how much memory a step needs, and stop")
     add_overrides(parser)
 
 
 def _train(options: argparse.Namespace) -> int:
-    from flows.training import train_config
+    from flows.training import describe_training, train_config
 
     overrides = list(options.set)
     overrides += [f"work_dir={quoted(options.work_dir)}"] if options.work_dir else []
     overrides += [f"processes={options.gpus}"] if options.gpus else []
     overrides += [f'start={{kind="weights", source={quoted(options.weights)}}}'] if options.weights else []
-    print(f"weights: {train_config(options.config, overrides, options.resume)}")
+    if options.dry_run:
+        from grounding_model.memory import describe_memory
+        from grounding_model.train_config import TrainConfig
+
+        print(describe_memory(read_config(options.config, TrainConfig, overrides)))
+    else:
+        print(describe_training(train_config(options.config, overrides, options.resume)))
     return 0
