@@ -30,7 +30,8 @@ class Comparison(NamedTuple):
 
     def table(self) -> str:
         """Numbers, the interval, and the categories that changed most."""
-        lines = _aligned(self.rows)
+        width = max(len(name) for name, _, _ in self.rows)
+        lines = [f"{'':<{width}}  {'A':>5}  {'B':>5}  {'gain':>6}", *_aligned(self.rows)]
         told = "no difference is shown" if self.gain.low <= 0 <= self.gain.high else "a difference"
         lines.append(
             f"95 % interval of the gain in {self.headline}: {self.gain.low:+.3f} … {self.gain.high:+.3f} ({told})"
