@@ -290,7 +290,7 @@ def box_of(value: Any, place: str) -> Box:
         if not math.isfinite(x + y + width + height):
             raise ValueError
     except (TypeError, ValueError, OverflowError):
-        raise InputError(place, f"bbox {value} is not four finite numbers", "want [x, y, width, height]") from None
+        raise InputError(place, f"bbox {value} is not four numbers", "want [x, y, width, height]") from None
     if width < 0 or height < 0:
         raise InputError(place, f"bbox {value} has a negative side", "want [x, y, width, height]")
     return x, y, x + width, y + height

@@ -77,7 +77,7 @@ def test_coco_without_annotations_is_unlabelled(coco):
             r"category_id 1 is .*; want one of \[90, 5\]",
         ),
         ({"annotations": [{**COCO["annotations"][0], "bbox": [1, 2, -3, 4]}]}, "annotation 0: bbox .* negative side"),
-        ({"annotations": [{**COCO["annotations"][0], "bbox": [1, 2]}]}, "annotation 0: bbox .* not four finite numbers"),
+        ({"annotations": [{**COCO["annotations"][0], "bbox": [1, 2]}]}, "annotation 0: bbox .* not four numbers"),
         ({"annotations": [{"image_id": 7, "category_id": 5}]}, "annotation 0: 'bbox' is missing"),
         ({"images": [COCO["images"][0], COCO["images"][0]]}, "images 1: id 7 is given twice"),
         ({"categories": [{"id": 5, "name": "a"}, {"id": 5, "name": "b"}]}, "categories 1: id 5 is given twice"),
