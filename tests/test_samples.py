@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from formats.coco import write_coco
 from formats.odvg import read_odvg, write_odvg
 from formats.problems import InputError
 from formats.record import Instance, Record, Region
 from grounding_model.augment import AugmentConfig
-from grounding_model.data import OdvgData, OdvgDataset
+from grounding_model.data import CocoData, CocoDataset, OdvgData, OdvgDataset
 from grounding_model.mixed_order import Draw
 from grounding_model.samples import UNNAMED_BOX, UNUSABLE_BOX, Collate, TrainingSamples, usable_boxes
 from grounding_model.text_tokens import load_tokenizer
@@ -70,6 +71,24 @@ def test_a_batch_holds_what_the_records_say(tmp_path: Path) -> None:
         assert words == ["cat", "dog"]
         assert target.size == (40, 60)
     assert batch.problems == []
+
+
+def test_the_same_labels_in_either_format_are_the_same_samples(tmp_path: Path) -> None:
+    """So what is said of training on ODVG files is true of COCO files."""
+    records = [
+        Record(
+            "0.png", 40, 60, (Instance((10, 10, 30, 20), 0, "cat"), Instance((0, 0, 60, 40), 1, "dog", ignore=True))
+        ),
+        Record("1.png", 60, 40, ()),
+    ]
+    data = write_data(tmp_path, records)
+    write_coco(tmp_path / "coco.json", records, ["cat", "dog"])
+    settings = AugmentConfig(short_sides=(30, 40))
+    datasets = OdvgDataset(data), CocoDataset(CocoData(tmp_path / "coco.json", tmp_path, ("cat", "dog")))
+    first, second = (TrainingSamples([dataset], settings, TOKENIZER, 256, seed=0) for dataset in datasets)
+    for position in range(8):
+        for one, other in zip(first[Draw(position, 0, position % 2)], second[Draw(position, 0, position % 2)]):
+            np.testing.assert_equal(one, other)
 
 
 def test_weight_and_ignore_are_kept(tmp_path: Path) -> None:
