@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,14 +44,15 @@ def question_of(record: Record, metric: Metric, asked: Sequence[str] | None = No
 
 
 def write_questions(work_dir: Path, benchmark: Benchmark, metric: Metric) -> Path:
-    """The ODVG file that is labelled: a line a record of the truth. The metric belongs to what was asked."""
+    """The ODVG file that is labelled: a line a record of the truth. Metric and prompts belong to what was asked."""
     common = bool(benchmark.names) and benchmark.asked is None
     path = work_dir / ("questions_od.json" if common else "questions_vg.json")
     asked: Sequence[tuple[str, ...] | None] = benchmark.asked or [None] * len(benchmark.records)
+    told = {"prompts": benchmark.prompts} if benchmark.prompts else {}
     with write_whole(path) as file:
         for record, names in zip(benchmark.records, asked, strict=True):
             line = record_to_line(question_of(record, metric, names), placeholder=True)
-            file.write(json.dumps(line | {"metric": metric}, ensure_ascii=False) + "\n")
+            file.write(json.dumps(line | {"metric": metric} | told, ensure_ascii=False) + "\n")
     if common:
         write_label_map(label_map_beside(path), dict(enumerate(benchmark.names)))
     return path
@@ -60,13 +61,24 @@ def write_questions(work_dir: Path, benchmark: Benchmark, metric: Metric) -> Pat
 class Asking:
     """A detector that is asked as the metric wants: the pipeline's lines hold phrases, and phrases only."""
 
-    def __init__(self, detector: Predictor, metric: Metric) -> None:
+    def __init__(
+        self, detector: Predictor, metric: Metric, prompts: Mapping[str, Mapping[str, str]] | None = None
+    ) -> None:
+        """prompts: as Benchmark has them."""
         self._detector = detector
         self._metric = metric
+        self._prompts = prompts or {}
 
     def predict_each(self, images: Any, prompt: Any, **settings: Any) -> Iterator[Any]:
-        prompts = prompt if isinstance(prompt, Prompt) else [self._converted(each) for each in prompt]
+        if isinstance(prompt, Prompt):
+            prompts: Any = self._in_other_words(prompt)
+        else:
+            prompts = [self._converted(each) for each in prompt]
         return self._detector.predict_each(images, prompts, **settings)
+
+    def _in_other_words(self, prompt: Prompt) -> Prompt:
+        own = {name: parts for name, parts in self._prompts.items() if name in prompt.labels}
+        return Prompt.categories(prompt.labels, enhance=own) if own else prompt
 
     def _converted(self, prompt: Prompt) -> Prompt:
         if self._metric in EXPRESSIONS:

@@ -6,7 +6,7 @@ One dataclass for each layout, by whose `kind` a configuration chooses.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -49,18 +49,23 @@ class YoloData:
 
 @dataclass(frozen=True)
 class OdinwData:
-    """One data set of Object Detection in the Wild: the folder of a split, such as odinw/pothole/valid, or its JSON."""
+    """One data set of Object Detection in the Wild: the folder of a split, such as odinw/pothole/valid, or its JSON.
+
+    prompts: category -> prefix, name and suffix of its words in the prompt, as Prompt.categories enhances them.
+    """
 
     split: Path
+    prompts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     kind: Literal["odinw"] = "odinw"
 
 
 @dataclass(frozen=True)
 class OdinwSuite:
-    """Several of them, each judged by itself. sets: name -> its split, below root."""
+    """Several of them, each judged by itself. sets: name -> its split, below root. prompts: name -> as OdinwData's."""
 
     root: Path
     sets: Mapping[str, str]
+    prompts: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
     kind: Literal["odinw_suite"] = "odinw_suite"
 
 
@@ -122,7 +127,7 @@ class Benchmark(NamedTuple):
 
     names: categories or descriptions that are looked for, () for captions. areas: as evaluate_coco takes them.
     federation: LVIS's. asked: of each record, which names (None: all of them). absence: descriptions of what is
-    lacking.
+    lacking. prompts: other words for some names, as Prompt.categories enhances them.
     """
 
     records: list[Record]
@@ -133,6 +138,7 @@ class Benchmark(NamedTuple):
     federation: Federation | None = None
     asked: list[tuple[str, ...]] | None = None
     absence: tuple[str, ...] = ()
+    prompts: Mapping[str, Mapping[str, str]] = {}
 
     def judged(self, record: Record) -> frozenset[str]:
         """The names that this record of the truth is judged on: of a federated truth those that were looked for."""
@@ -255,7 +261,10 @@ def _read_odinw(data: OdinwData, work_dir: Path) -> Benchmark:
     from formats.coco_dialects import read_odinw, read_odinw_categories
 
     image_root = data.split if data.split.is_dir() else data.split.parent
-    return Benchmark(list(read_odinw(data.split)), image_root, "coco", read_odinw_categories(data.split))
+    names = read_odinw_categories(data.split)
+    if unknown := [name for name in data.prompts if name not in names]:
+        raise InputError("prompts", f"{data.split} has no {', '.join(unknown)}", f"want some of {', '.join(names)}")
+    return Benchmark(list(read_odinw(data.split)), image_root, "coco", names, prompts=data.prompts)
 
 
 def _read_lvis(data: PublishedData, work_dir: Path) -> Benchmark:

@@ -151,10 +151,13 @@ def evaluate_config(path: str | Path, overrides: Sequence[str] = (), show_dir: s
 
 def _evaluate_suite(config: EvaluateConfig, suite: OdinwSuite, show_dir: str | Path | None) -> str:
     """Each set by itself in work_dir/NAME, and the mean of their numbers; the table of it."""
+    if unknown := set(suite.prompts) - set(suite.sets):
+        raise InputError("truth.prompts", f"no set is called {', '.join(sorted(unknown))}", "want names of truth.sets")
     detector = _lazy_detector(config)
     scores = {}
     for name, split in suite.sets.items():
-        own = replace(config, truth=OdinwData(suite.root / split), work_dir=config.work_dir / name)
+        truth = OdinwData(suite.root / split, suite.prompts.get(name, {}))
+        own = replace(config, truth=truth, work_dir=config.work_dir / name)
         shown = None if show_dir is None else Path(show_dir) / name
         scores[name] = float(evaluate_benchmark(own, shown, detector).numbers["ap"])
     mean = sum(scores.values()) / len(scores)
@@ -263,7 +266,8 @@ def predict_benchmark(
     """What the detector says to a benchmark, from candidates in work_dir that are made where they are missing."""
     manifest = plan_benchmark(config, benchmark, metric)
     if missing_shards(manifest):
-        infer(manifest, Asking(detector or _lazy_detector(config), metric), batch_size=config.batch_size)
+        asking = Asking(detector or _lazy_detector(config), metric, benchmark.prompts)
+        infer(manifest, asking, batch_size=config.batch_size)
     return Answers(manifest, benchmark, metric)
 
 

@@ -39,7 +39,7 @@ COMMANDS = {
     "self_train": ["groundhog self-train configs/{}.toml", "prefect deployment run self-train/"],
     "glyph_tiny": ["make glyph-tiny"],
 }
-FREE_TABLES = {"sets", "multipliers", "options", "variants"}  # their keys are the user's
+FREE_TABLES = {"sets", "prompts", "multipliers", "options", "variants"}  # their keys are the user's
 
 
 def type_of(path: Path) -> Any:
