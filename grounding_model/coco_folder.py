@@ -7,6 +7,7 @@ import mmap
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,9 @@ _LAYOUT = """want for example
   {root}/annotations/train.json, {root}/annotations/val.json, and the images in {root}/train and {root}/val
 or what Roboflow exports as COCO ({root}/train/_annotations.coco.json, {root}/valid/…), or COCO's own folders, or
 data.{split}_annotations and data.{split}_images set"""
+
+# An image folder is one in which one of so many images lies; some may be missing.
+_EXAMPLES = 100
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,13 @@ class CocoFolder:
             raise InputError(self.root, "no such folder", "want data.root = the folder of your data set")
         files = [annotations] if annotations else list(_annotation_files(split))
         found = self._first(files, split, lambda file: (self.root / file).is_file())
-        example = _first_image(self.root / found)
+        named = _first_images(self.root / found)
         folders = [images] if images else _image_folders(split, found)
         folder = self._first(
-            folders, split, lambda folder: (self.root / folder / example).is_file(), f" ({found} names {example!r})"
+            folders,
+            split,
+            lambda folder: any((self.root / folder / name).is_file() for name in named),
+            f" ({found} names {named[0]!r})",
         )
         return CocoData(self.root / found, self.root / folder, self.categories)
 
@@ -82,14 +89,14 @@ def _image_folders(split: str, annotations: Path) -> list[Path]:
     return list(dict.fromkeys([*named, Path("images"), Path(), annotations.parent]))
 
 
-def _first_image(annotations: Path) -> str:
-    """The first file name in a COCO file, which is not decoded for it: it may be of half a gigabyte."""
-    name = b""
+def _first_images(annotations: Path) -> list[str]:
+    """The first file names in a COCO file, which is not decoded for them: it may be of half a gigabyte."""
+    names: list[str] = []
     with open(annotations, "rb") as stream:
         if annotations.stat().st_size:  # an empty file cannot be mapped
             with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                found = re.search(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', content)
-                name = found[1] if found else b""
-    if not name:
+                found = islice(re.finditer(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', content), _EXAMPLES)
+                names = [json.loads(one[1]) for one in found]
+    if not names:
         raise InputError(annotations, "names no image", 'want COCO\'s {"images": [{"file_name": ...}], ...}')
-    return json.loads(name)
+    return names

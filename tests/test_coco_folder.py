@@ -60,6 +60,13 @@ def test_names_of_images_may_hold_their_folder(tmp_path: Path) -> None:
     assert open_dataset(CocoFolder(tmp_path).train()).load(0)[1].filename == "train/1-é.png"
 
 
+def test_the_images_are_found_though_the_first_is_missing(tmp_path: Path) -> None:
+    records = [Record(f"{index}.png", 9, 9, ()) for index in range(3)]
+    write_images(tmp_path / "images", records[1:])
+    write_coco(tmp_path / "train.json", records, ["cat"])
+    assert CocoFolder(tmp_path).train().image_root == tmp_path / "images"
+
+
 def test_other_names_can_be_given(tmp_path: Path) -> None:
     write_split(tmp_path, "labels/mine.json", "photos/first", "a")
     folder = CocoFolder(tmp_path, train_annotations=Path("labels/mine.json"), train_images=Path("photos/first"))
