@@ -27,7 +27,7 @@ from flows.benchmarks import (
 )
 from flows.inference import BATCH_SIZE, infer, missing_shards
 from flows.measuring import SHOWN_SCORE, measure
-from flows.planning import Manifest, plan, software_version
+from flows.planning import MANIFEST_NAME, Manifest, plan, software_version
 from flows.workers import Predictor
 from formats.files import write_whole
 from formats.images import safe_join
@@ -249,21 +249,21 @@ def _as_the_reference(benchmark: Benchmark, metric: Metric) -> Benchmark:
 def _open(config: EvaluateConfig, truth: BenchmarkData) -> Benchmark:
     """Raises InputError for data that are missing, and tells where they come from."""
     try:
-        benchmark = only(open_benchmark(truth, config.work_dir), config.categories)
-        for record in benchmark.records[:1]:  # where this is missing, the others are
-            if not (path := safe_join(benchmark.image_root, record.filename)).is_file():
-                raise InputError(path, "no such image")
+        return only(open_benchmark(truth, config.work_dir), config.categories)
     except InputError as error:
         if config.get and not error.remedy:
             raise InputError(error.place, error.what, config.get.strip()) from None
         raise
-    return benchmark
 
 
 def predict_benchmark(
     config: EvaluateConfig, benchmark: Benchmark, metric: Metric, detector: Predictor | None = None
 ) -> Answers:
     """What the detector says to a benchmark, from candidates in work_dir that are made where they are missing."""
+    if not (config.work_dir / MANIFEST_NAME).exists():
+        for record in benchmark.records[:1]:  # where this is missing, the others are
+            if not (path := safe_join(benchmark.image_root, record.filename)).is_file():
+                raise InputError(path, "no such image", config.get.strip())
     manifest = plan_benchmark(config, benchmark, metric)
     if missing_shards(manifest):
         asking = Asking(detector or _lazy_detector(config), metric, benchmark.prompts)
