@@ -84,12 +84,13 @@ def run_loop(work_dir: Path, evaluate: bool) -> None:
 
 def run_flow(work_dir: Path) -> None:
     """The same as a Prefect flow, with a server of its own."""
+    # Prefect reads its settings when it is imported.
+    os.environ |= {"PREFECT_HOME": f"{work_dir}-prefect", "PREFECT_API_URL": SERVER}
     from flows import deployments, tasks
     from flows.server import prefect_server
 
     tasks.STAGES = tasks.STAGES._replace(report=short_report)
     deployments.read_self_train = lambda path, overrides: small_run(work_dir, evaluate=False)
-    os.environ |= {"PREFECT_HOME": f"{work_dir}-prefect", "PREFECT_API_URL": SERVER}
     with prefect_server(SERVER):
         deployments.self_train(deployments.SelfTrainParameters(config="small"))
 
@@ -398,6 +399,7 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which no other run begins")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
+    sys.argv[1:] = []  # a checkpoint tells the command that made it
     harness = Harness(options.folder.resolve(), options.seed, options.evaluate)
     if options.points:
         harness.kill(options.points, options.limit)
