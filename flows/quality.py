@@ -107,7 +107,7 @@ class LabelQuality(NamedTuple):
 
 class Piece(NamedTuple):
     """A variant with a seed, done. labels: of every round, () where there are none. target, source: AP of the model
-    before the first and after every round."""
+    before the first and after every round; () where nothing was trained, or no source is given."""
 
     variant: str
     seed: int
@@ -146,6 +146,18 @@ def measure_quality(
                 _write_piece(config, piece)
                 tell(f"{name}, seed {seed}: AP {piece.target[0]:.3f} -> {piece.target[-1]:.3f}")
     return list(done_pieces(config))
+
+
+def measure_labels(config: QualityConfig, seeds: Sequence[int] = ()) -> list[Piece]:
+    """The first labels of every variant that has a policy, without any training: pieces without figures.
+
+    Cheap enough to choose a policy by; what a model gains from the labels is another question.
+    """
+    pieces = []
+    for seed in seeds or config.seeds:
+        work = _Work(config, seed)
+        pieces += [work.labels(name) for name, variant in config.variants.items() if variant.labels == "policy"]
+    return sorted(pieces, key=lambda piece: list(config.variants).index(piece.variant))
 
 
 def done_pieces(config: QualityConfig) -> Iterator[Piece]:
@@ -203,6 +215,14 @@ class _Work:
             figures.append(self._figures(weights))
         target, source = zip(*figures)
         return Piece(name, self.seed, tuple(qualities), target, tuple(ap for ap in source if ap is not None))
+
+    def labels(self, name: str) -> Piece:
+        """The labels that the first round of a variant would be trained on."""
+        start = self.config.train.start
+        assert isinstance(start, FromWeights)
+        folder = piece_folder(self.config, name, self.seed) / "round-1"
+        _, found = self._label(self.config.variants[name], start.source, folder)
+        return Piece(name, self.seed, (found,), (), ())
 
     def _label(self, variant: Variant, weights: str, folder: Path) -> tuple[Path, LabelQuality]:
         """Labels as the variant's policy has them, and how good they are."""

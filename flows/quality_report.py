@@ -16,17 +16,33 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TABLE_NAME, CURVES_NAME, BARS_NAME = "quality.md", "precision_recall.png", "retrained.png"
+TABLE_NAME, LABELS_NAME = "quality.md", "labels.md"
+CURVES_NAME, BARS_NAME = "precision_recall.png", "retrained.png"
 NOTHING = "–"
 
 
 def write_quality_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
-    """Writes table and plots into the work_dir; gives the table."""
+    """Writes table and plots of pieces that were trained into the work_dir; gives the table."""
     told = table(config, pieces)
     with write_whole(config.train.work_dir / TABLE_NAME) as file:
         file.write(told + "\n")
     _save(config.train.work_dir / CURVES_NAME, _curves(config, pieces))
-    _save(config.train.work_dir / BARS_NAME, _bars(config, pieces))
+    if pieces:
+        _save(config.train.work_dir / BARS_NAME, _bars(config, pieces))
+    return told
+
+
+def write_labels_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
+    """The same of labels alone."""
+    lines = ["| variant | seeds | boxes | precision | recall | AP of labels |", "|:--" + "|--:" * 5 + "|"]
+    for name, own in _by_variant(pieces).items():
+        cells = [_told([getattr(piece.labels[0], part) for piece in own]) for part in ("precision", "recall", "ap")]
+        boxes = _told([piece.labels[0].boxes for piece in own], ".0f")
+        lines.append("| " + " | ".join([name, str(len(own)), boxes, *cells]) + " |")
+    told = "\n".join(lines)
+    with write_whole(config.train.work_dir / LABELS_NAME) as file:
+        file.write(told + "\n")
+    _save(config.train.work_dir / CURVES_NAME, _curves(config, pieces))
     return told
 
 
@@ -66,7 +82,7 @@ def _told(values: Sequence[float], form: str = ".3f") -> str:
     if not values:
         return NOTHING
     mean = f"{fmean(values):{form}}"
-    return f"{mean} ± {stdev(values):.3f}" if len(values) > 1 else mean
+    return f"{mean} ± {stdev(values):{form.removeprefix('+')}}" if len(values) > 1 else mean
 
 
 def _by_variant(pieces: Sequence[Piece]) -> Mapping[str, list[Piece]]:

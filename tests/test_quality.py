@@ -129,6 +129,8 @@ def test_a_small_ablation_from_images_to_table(tmp_path: Path, capsys: pytest.Ca
     assert {each["category"] for line in lines for each in line["detection"]["instances"]} <= {"cat"}
     assert main(command) == 0
     assert "AP" not in capsys.readouterr().err
+    assert main([*command, "--labels-only"]) == 0
+    assert [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()[2:4]] == ["| threshold", "| band"]
 
 
 def test_what_two_rounds_disagree_about_is_reviewed_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,17 +25,21 @@ def _add_quality(commands) -> None:
     parser.add_argument("config", metavar="CONFIG", help="a TOML file")
     parser.add_argument("--variants", metavar="A,B", help="only these are done now (default: all that are missing)")
     parser.add_argument("--seeds", metavar="N,M", help="only these are done now")
+    parser.add_argument("--labels-only", action="store_true", help="judge the first labels; nothing is trained")
     add_overrides(parser)
 
 
 def _quality(options: argparse.Namespace) -> int:
-    from flows.quality import QualityConfig, measure_quality
-    from flows.quality_report import write_quality_report
+    from flows.quality import QualityConfig, measure_labels, measure_quality
+    from flows.quality_report import write_labels_report, write_quality_report
     from formats.toml_config import read_config
 
     config = read_config(options.config, QualityConfig, options.set)
     variants = names(options.variants) if options.variants else ()
     seeds = [_seed(text) for text in names(options.seeds)] if options.seeds else ()
+    if options.labels_only:
+        print(f"{write_labels_report(config, measure_labels(config, seeds))}\nwritten to {config.train.work_dir}")
+        return 0
     pieces = measure_quality(config, variants, seeds, lambda line: print(line, file=sys.stderr, flush=True))
     print(f"{write_quality_report(config, pieces)}\nwritten to {config.train.work_dir}")
     return 0
