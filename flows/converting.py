@@ -70,7 +70,7 @@ def convert(
         reader = formats.READERS[source_format]
         stream = told(call(f"convert {source_format}", reader, {**asked, "losses": losses}, source))
         if excluded:
-            stream = formats.without_images(stream, excluded)
+            stream = formats.without_images(stream, excluded, losses)
         if move is not None:
             stream = (formats.relabelled(record, move, merged) for record in stream)
         return formats.sample(stream, selection.sample, selection.seed) if selection.sample is not None else stream
@@ -89,7 +89,7 @@ def convert(
             for part in selection.parts
         ]
     lost = formats.describe_losses(losses)
-    return "\n".join([*told_of, *([f"{source}: a record has no place for:\n{lost}"] if lost else [])])
+    return "\n".join([*told_of, *([f"{source}: left out in reading:\n{lost}"] if lost else [])])
 
 
 def _part_path(out: str | Path, part: str) -> Path:
@@ -134,15 +134,26 @@ def told(records: Iterable[Item]) -> Iterable[Item]:
 
 def write(target_format: str, out: str | Path, records: Iterable[Record], names: Sequence[str], given: Mapping) -> str:
     """Writes the records; gives lines that say where, and what the format had no place for."""
-    first, records = _first_of(records)
-    place = f"convert to {target_format}"
-    losses = call(place, formats.WRITERS[target_format], {**given, "categories": names}, out, records)
+    writer, used = formats.WRITERS[target_format], set[int]()
+    first, records = _first_of(_noting_labels(records, used))
+    losses = call(f"convert to {target_format}", writer, {**given, "categories": names}, out, records)
+    if target_format in _WITHOUT_CATEGORIES and len(used) < len(names):
+        losses["categories that no box bears"] += len(names) - len(used)
     told = f"{out}: captions" if first is not None and first.caption is not None else f"{out}: {len(names)} categories"
     if target_format in ("odvg", "open-groundingdino") and not told.endswith("captions"):
         write_label_map(label_map_beside(out), dict(enumerate(names)))
         told += f" in {label_map_beside(out)}"
     lost = describe_losses(losses)
     return f"{told}\n{target_format} has no place for:\n{lost}" if lost else told
+
+
+_WITHOUT_CATEGORIES = ("voc", "labelstudio")  # their categories are those of their boxes
+
+
+def _noting_labels(records: Iterable[Record], used: set[int]) -> Iterator[Record]:
+    for record in records:
+        used.update(instance.label for instance in record.instances or ())
+        yield record
 
 
 def read_names(

@@ -1,11 +1,13 @@
-"""GRIT (Kosmos-2's grounded captions): JSON lists of {"key", "caption", "height", "width", "ref_exps"}.
+"""GRIT (Kosmos-2's grounded captions): lists of {"key", "caption", "height", "width", "ref_exps"}.
 
 A referring expression is [start, end, x1, y1, x2, y2, score]: characters of the caption, fractions of the image.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,36 +18,83 @@ from formats.losses import Losses, count_unread
 from formats.problems import InputError
 from formats.record import Box, Record, Region, Span
 
-_READ = frozenset({"key", "caption", "height", "width", "ref_exps"})
+_READ = frozenset({"key", "caption", "height", "width", "ref_exps", "status"})
+_FETCHED = "success"
+_PATTERNS = ("*.json", "*.parquet", "*.tar")
 _WANT = "want a list of GRIT's samples, or a folder of such files"
 
 
 def read_grit(source: str | Path, losses: Losses | None = None) -> Iterator[Record]:
-    """One record for each sample of a JSON file, or of all JSON files of a folder in the order of their names.
+    """One record for each sample of a file, or of all files of a folder in the order of their names.
+
+    A file is a JSON list, or what img2dataset makes of GRIT's published table: a shard's Parquet file or its tar.
+    Where a folder has several kinds, one is read: JSON before Parquet before tar. Rows whose image could not be fetched
+    are left out, and counted in `losses`.
 
     File names are "images/00000/000000012.jpg", as the reference lays them out (mmdet 3.3.0, grit2odvg.py). The
     expressions' scores are kept; boxes of the same span make one region. The reference also drops captions with
     foreign signs, with emoji and of 240 tokens or more, by what the tokenizer says; here every sample is read.
     """
     path = Path(source)
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
-    if not files:
-        raise InputError(path, "holds no JSON file", _WANT)
+    kinds = [_shards(path, pattern) for pattern in _PATTERNS] if path.is_dir() else [[path]]
+    files = next((files for files in kinds if files), None)
+    if files is None:
+        raise InputError(path, f"holds none of {', '.join(_PATTERNS)}", _WANT)
     for file in files:
         for sample, place in _samples(file):
             if not isinstance(sample, dict):
                 raise InputError(place, f"is a JSON {type(sample).__name__}", "want an object")
+            if sample.get("status", _FETCHED) != _FETCHED:
+                if losses is not None:
+                    losses["samples whose image could not be fetched"] += 1
+                continue
             count_unread(losses, sample, _READ, "samples")
             yield _record(sample, place)
 
 
+def _shards(folder: Path, pattern: str) -> list[Path]:
+    return sorted(path for path in folder.glob(pattern) if not path.name.endswith("_stats.json"))  # img2dataset's
+
+
 def _samples(file: Path) -> Iterator[tuple[Any, str]]:
     """(sample, place) of each sample of a file."""
+    if file.suffix == ".parquet":
+        yield from _parquet_samples(file)
+        return
+    if file.suffix == ".tar":
+        yield from _tar_samples(file)
+        return
     items = stream_json(file, _WANT)
     top = next(items).value
     if not isinstance(top, list):
         raise InputError(file, f"holds a JSON {type(top).__name__}", _WANT)
     yield from ((item.value, f"{file}: sample {item.position}") for item in items)
+
+
+def _parquet_samples(file: Path) -> Iterator[tuple[Any, str]]:
+    import pyarrow  # only here: `import formats` stays light
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(file) as table:
+            rows = (row for batch in table.iter_batches(1000) for row in batch.to_pylist())
+            yield from ((row, f"{file}: row {index}") for index, row in enumerate(rows))
+    except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
+        raise InputError(file, f"is not Parquet ({error})", _WANT) from error
+
+
+def _tar_samples(file: Path) -> Iterator[tuple[Any, str]]:
+    """Each image's .json beside it."""
+    try:
+        with tarfile.open(file) as shard:
+            for member in shard:
+                if member.isfile() and member.name.endswith(".json"):
+                    stream = shard.extractfile(member)
+                    yield json.loads(stream.read() if stream else b""), f"{file}: {member.name}"
+    except (OSError, EOFError, tarfile.TarError, ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(file, f"cannot be read ({error})", _WANT) from error
 
 
 def _record(sample: Mapping, place: str) -> Record:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import accumulate
 
+from formats.losses import Losses
 from formats.problems import InputError
 from formats.record import Record
 
@@ -79,13 +80,19 @@ def image_key(filename: str) -> str:
     return match["id"] if match else filename
 
 
-def without_images(records: Iterable[Record], excluded: Collection[str]) -> Iterator[Record]:
-    """The records whose image_key is not in `excluded`, a set of image keys.
+def without_images(
+    records: Iterable[Record], excluded: Collection[str], losses: Losses | None = None
+) -> Iterator[Record]:
+    """The records whose image_key is not in `excluded`, a set of image keys; losses counts the others.
 
     So the reference (mmdet 3.3.0, remove_cocotrain2017_from_refcoco.py) keeps the validation images of RefCOCO,
     RefCOCO+, RefCOCOg and gRefCOCO, which are COCO train2014's, out of COCO train2017.
     """
-    return (record for record in records if image_key(record.filename) not in excluded)
+    for record in records:
+        if image_key(record.filename) not in excluded:
+            yield record
+        elif losses is not None:
+            losses["records of images that --without names, left out"] += 1
 
 
 def _draw(filename: str, seed: int) -> float:

@@ -1,16 +1,21 @@
 """GoldG and MDETR's files, GRIT, Flickr30k Entities, RefCOCO and its kin: samples made as their files are."""
 
+import io
 import json
 import os
 import pickle
+import tarfile
 import tracemalloc
 from contextlib import suppress
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from formats import (
     READERS,
     InputError,
+    Losses,
     Record,
     Region,
     read_flickr30k,
@@ -150,6 +155,29 @@ def test_grit_boxes_are_fractions_and_scores_are_kept(write, tmp_path):
     assert list(read_grit(write([GRIT]))) == [expected]
     write([{**GRIT, "key": "000010000"}], "0.json")
     assert [record.filename for record in read_grit(tmp_path)] == ["images/00001/000010000.jpg", expected.filename]
+
+
+def test_grit_is_read_as_img2dataset_leaves_it(write, tmp_path):
+    expected = list(read_grit(write([GRIT])))
+    lost = {**GRIT, "key": "000000013", "status": "failed_to_download", "height": None, "width": None}
+    rows = [{**GRIT, "status": "success", "noun_chunks": None}, {**lost, "noun_chunks": None}]
+    for kind in ("parquet", "tar"):
+        (tmp_path / kind).mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "parquet/00000.parquet")
+    with tarfile.open(tmp_path / "tar/00000.tar", "w") as shard:
+        for name, content in (("000000012.jpg", b"pixels"), ("000000012.json", json.dumps(rows[0]).encode())):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            shard.addfile(member, io.BytesIO(content))
+    (tmp_path / "parquet/00000_stats.json").write_text("{}")
+    losses = Losses()
+    assert list(read_grit(tmp_path / "parquet", losses)) == expected
+    assert losses == {"samples whose image could not be fetched": 1}
+    assert list(read_grit(tmp_path / "tar")) == expected
+    for path in (tmp_path / "parquet/00000.parquet", tmp_path / "tar/00000.tar"):
+        path.write_bytes(path.read_bytes()[:700])
+        with pytest.raises(InputError, match=path.name):
+            list(read_grit(path))
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,11 @@ from formats import (
     relabelled,
     sample,
     without_images,
+    write_coco,
     write_odvg,
 )
 from formats.selection import parse_parts
+from tests.format_samples import SAMPLES
 
 PARTS = {"train": 0.75, "val": 0.25}
 RECORDS = [Record(f"{index // 2}.jpg", 10, 10, caption=f"caption {index}") for index in range(2000)]
@@ -154,6 +156,40 @@ def test_convert_leaves_out_the_images_of_mdetr_files(source: Path) -> None:
     kept = [record.filename for record in read_odvg(out)]
     assert len(kept) == 39
     assert f"{2:012}.jpg" not in kept
+
+
+def test_the_reference_keeps_refcocos_validation_images_out_of_coco_so(tmp_path: Path, capsys) -> None:
+    """remove_cocotrain2017_from_refcoco.py takes ids out by "original_id"; the same images go by their names."""
+    train = [Record(f"{image_id:012}.jpg", 10, 10, (Instance((1, 1, 5, 5), 0, "cat"),)) for image_id in range(1, 9)]
+    write_coco(tmp_path / "instances_train2017.json", train, ("cat",))
+    without: list[object] = []
+    for name, ids in (("refcoco", [2, 3]), ("refcoco+", [3]), ("refcocog", [5, 99]), ("grefcoco", [7])):
+        images = [
+            {"id": index, "original_id": each, "file_name": f"COCO_train2014_{each:012}.jpg", "height": 10, "width": 10}
+            for index, each in enumerate(ids)
+        ]
+        content = {"info": {}, "licenses": [], "images": images, "annotations": [], "categories": []}
+        path = tmp_path / f"finetune_{name}_val.json"
+        path.write_text(json.dumps(content))
+        without += ["--without", path]
+    out = tmp_path / "norefval.json"
+    assert convert("coco", "coco", tmp_path / "instances_train2017.json", out, *without) == 0
+    assert [record.filename for record in read_coco(out)] == [f"{each:012}.jpg" for each in (1, 4, 6, 8)]
+    assert "4 records of images that --without names, left out" in capsys.readouterr().out
+
+
+def test_what_is_lost_is_told_a_line_a_kind(tmp_path: Path, capsys) -> None:
+    source, _ = SAMPLES["coco"](tmp_path)
+    assert convert("coco", "voc", source, tmp_path / "voc") == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "voc has no place for:",
+        "  1 categories that no box bears",
+        f"{source}: left out in reading:",
+        "  1 date_captured of images",
+        "  1 license of images",
+        "  1 segmentation of annotations",
+        "  1 supercategory of categories",
+    ]
 
 
 def test_convert_makes_an_unlabelled_coco_file_of_a_folder(tmp_path: Path) -> None:
