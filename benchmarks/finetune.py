@@ -22,7 +22,7 @@ from formats.files import write_whole
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 BASE = "glyph-tiny"
-HELD_OUT = Task(CONFIGS / "evaluate_glyphs.toml", ("truth.count=300",))
+HELD_OUT = Task(CONFIGS / "evaluate_glyphs.toml", ("truth.count=150",))
 
 
 def glyphs(seed: int, out: Path) -> ForgettingCurve:

@@ -164,7 +164,12 @@ class _Line:
         # Named by what is measured, so that candidates of an evaluation that was interrupted are found again.
         work_dir = self._out_dir / "evaluations" / f"{task.name}-{key[:16]}"
         with self._weights(alpha) as weights:
-            places = [f"weights={json.dumps(weights)}", f"work_dir={json.dumps(str(work_dir))}", "overwrite=true"]
+            places = [
+                f"weights={json.dumps(weights)}",
+                f"work_dir={json.dumps(str(work_dir))}",
+                "overwrite=true",
+                "resamples=0",
+            ]
             if self._text_encoder is not None:
                 places.append(f"text_encoder={json.dumps(str(self._text_encoder))}")
             evaluate_config(task.config, (*task.overrides, *places))
