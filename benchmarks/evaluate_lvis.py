@@ -42,11 +42,15 @@ def main() -> None:
         subprocess.run([sys.executable, __file__, "--here", folder], check=True)
 
 
+def truth_of(folder: Path) -> PublishedData:
+    """What `draw` drew."""
+    return PublishedData("lvis", folder / "lvis.json", folder)
+
+
 def configuration(folder: Path) -> EvaluateConfig:
     """Without an interval, as configs/evaluate_lvis_val.toml."""
-    truth = PublishedData("lvis", folder / "lvis.json", folder)
     weights = str(folder / "model.safetensors")
-    return EvaluateConfig(truth, weights=weights, work_dir=folder / "work", resamples=0, shard_size=64)
+    return EvaluateConfig(truth_of(folder), weights=weights, work_dir=folder / "work", resamples=0, shard_size=64)
 
 
 def draw(folder: Path, images: int, categories: int, detections: int) -> None:
@@ -79,7 +83,7 @@ def draw(folder: Path, images: int, categories: int, detections: int) -> None:
     (folder / "model.safetensors").write_bytes(b"none")
     config = configuration(folder)
     config.work_dir.mkdir()
-    benchmark = open_benchmark(config.truth, config.work_dir)
+    benchmark = open_benchmark(truth_of(folder), config.work_dir)
     manifest = plan_benchmark(config, benchmark, "lvis")
     manifest.shard_path(0).parent.mkdir(parents=True, exist_ok=True)
     places = {name: place for place, name in enumerate(benchmark.names)}
