@@ -15,10 +15,11 @@ from prefect.states import Failed, State
 from pydantic import BaseModel, ConfigDict
 
 from flows import tasks
+from flows.artifacts import Storyteller
 from flows.inference import BATCH_SIZE
 from flows.initializing import CONFIG_DIR, PREFIX
+from flows.pausing import wait_in_flow
 from flows.self_train_config import SelfTrainConfig, read_self_train
-from flows.self_training import Event
 from flows.self_training import self_train as run_rounds
 from flows.server import prefect_server
 from flows.workers import Workers
@@ -104,7 +105,7 @@ class ConfigParameters(Parameters):
 
 @flow(name="self-train")
 def self_train(parameters: SelfTrainParameters) -> dict[str, str] | State:
-    """Label, train, label again: the rounds of a configuration. Gives the last labels and weights."""
+    """Label, train, label again: the rounds of a configuration. Gives the best labels and weights."""
     try:
         return _self_train(read_self_train(parameters.config, tuple(parameters.overrides)))
     except InputError as error:
@@ -113,32 +114,8 @@ def self_train(parameters: SelfTrainParameters) -> dict[str, str] | State:
 
 
 def _self_train(config: SelfTrainConfig) -> dict[str, str]:
-    rows: list[str] = []
-
-    def tell(event: Event) -> None:
-        if event["stage"] == "evaluate" and event["state"] == "finished":
-            rows.append(round_row(event))
-            create_markdown_artifact("\n".join([*ROUND_HEAD, *rows]), key="self-train-rounds", description=config.name)
-        elif event["stage"] == "filter":
-            counts[event["round"]] = event["counts"]
-
-    counts: dict[int, dict[str, Any]] = {}
-
-    def round_row(event: Event) -> str:
-        kept = counts[event["round"]]
-        dropped = ", ".join(f"{reason} {number}" for reason, number in kept["dropped"].items())
-        ap = event["metrics"].get("ap")
-        found = f"{kept['kept']} | {kept['quarantined']} | {dropped}"
-        return f"| v{event['round']} | {kept['lines']} | {found} | {'' if ap is None else f'{ap:.3f}'} |"
-
-    result = run_rounds(config, tell, tasks.STAGES)
-    return {"labels": str(result.rounds[-1].labels), "weights": result.weights, "summary": str(result.summary)}
-
-
-ROUND_HEAD = (
-    "| labels | lines | boxes | quarantined | dropped | AP of the model that made them |",
-    "|---|---|---|---|---|---|",
-)
+    result = run_rounds(config, Storyteller(config.name), tasks.STAGES, wait_in_flow)
+    return {"labels": str(result.best.labels), "weights": result.weights, "summary": str(result.summary)}
 
 
 @flow(name="bootstrap")

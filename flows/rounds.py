@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,12 +122,12 @@ def _verdict(told: Mapping[str, Any]) -> Verdict:
     return Verdict(**fields)
 
 
-def keep_labels(labels: Path, folder: Path) -> None:
-    """A second name for the labels and their .meta.json in the round's folder; a copy where the disk has no links.
+def keep(files: Iterable[Path], folder: Path) -> None:
+    """A second name for each file in the round's folder; a copy where the disk has no links.
 
     What is written over the first name later leaves the second as it is.
     """
-    for file in (labels, labels.with_suffix(".meta.json")):
+    for file in files:
         target = folder / file.name
         if is_address(file) or is_address(target):
             with write_whole(target, "wb") as copy, file.open("rb") as original:
@@ -187,11 +187,23 @@ def drift_of(drift: Drift | None) -> str:
     return f"{drift.changed_share:.0%} of images, {drift.gained} gained, {drift.lost} lost, {drift.moved} moved"
 
 
-def gate_of(done: RoundResult) -> str:
-    """The gate's word on a round."""
+def boxes_of(done: RoundResult) -> int:
+    """All boxes that count, a person's too."""
+    return done.counts["kept"] + done.counts.get("reviewed_boxes", 0)
+
+
+def gate_word(done: RoundResult) -> str:
+    """What became of a round at the gate."""
     if done.round == 1:
         return "first"
-    word = "approved" if done.approved else "passed" if done.verdict.passed else "stopped"
+    return "approved" if done.approved else "passed" if done.verdict.passed else "stopped"
+
+
+def gate_of(done: RoundResult) -> str:
+    """The same with the numbers it follows from."""
+    if done.round == 1:
+        return "first"
+    word = gate_word(done)
     if done.verdict.interval is None:
         return f"{word} (drift alone)"
     gain, (low, high) = done.verdict.gain, done.verdict.interval
@@ -203,12 +215,11 @@ def story_rows(story: Story) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [("round", "labels", "boxes", "held-out figure", "drift of the labels", "gate")]
     for done in story.rounds:
         best = "*" if done.round == story.best.round else ""
-        boxes = str(done.counts["kept"] + done.counts.get("reviewed_boxes", 0))
         rows.append(
             (
                 f"{done.round}{best}",
                 done.labels.name,
-                boxes,
+                str(boxes_of(done)),
                 figure_of(done.metrics),
                 drift_of(done.verdict.drift),
                 gate_of(done),

@@ -23,9 +23,9 @@ from flows.inference import infer
 from flows.merging import merge
 from flows.planning import Manifest, asked_label_map, plan
 from flows.preparing import prepare
-from flows.report import REPORT_NAME, write_report
+from flows.report import write_report
 from flows.reviewing import is_approved, reviewed_path
-from flows.rounds import RoundResult, State, Story, keep_labels, round_folder, write_story
+from flows.rounds import RoundResult, State, Story, keep, round_folder, write_story
 from flows.self_train_config import SelfTrainConfig, read_self_train
 from flows.training import between, train, training_key
 from flows.views import View
@@ -166,11 +166,12 @@ class _Loop:
                 return self._end("stopped", f"the gate lets no round follow v{number}: {reasons}")
             if self._config.waits_after(number) and not done.approved:
                 asked = f"look at {done.labels}, then: groundhog rounds approve {self._work_dir} --round {number}"
-                self._write("waiting", asked)
+                summary = self._write("waiting", asked)
                 self._tell(number, "review", "started", remedy=asked)
                 if not self._wait(self._work_dir, number):
-                    return self._end("waiting", asked)
+                    return self._result("waiting", asked, summary)
                 done = self._label_round(number, weights, trained_on)  # with what he has corrected
+            self._write("running", "")
             self._tell(number, "train", "started")
             weights, trained_on = str(self._train(done, weights)), self._labels
             self._tell(number, "train", "finished", weights=weights)
@@ -196,7 +197,7 @@ class _Loop:
             reviewed=reviewed_path(self.source.annotations),
             provenance=self._provenance(number, folder, trained_on),
         )
-        keep_labels(self._labels.labels, folder)
+        keep((self._labels.labels, self._labels.meta), folder)
         self._tell(number, "filter", "finished", counts=self._labels.counts)
         metrics = self._evaluate(manifest, folder)
         self._tell(number, "evaluate", "finished", metrics=metrics)
@@ -212,7 +213,7 @@ class _Loop:
         )
         done = done._replace(verdict=self._judge(done))
         self._rounds[number - 1 :] = [done]
-        self._write("running", "")
+        write_story(self._work_dir, self._story("running", ""))
         self._tell(number, "gate", "finished", story=self._story("running", ""))
         return done
 
@@ -290,12 +291,14 @@ class _Loop:
     def _write(self, state: State, reason: str) -> Path:
         """rounds.json and the report; the round's folder keeps the report as it stood then."""
         path = write_story(self._work_dir, self._story(state, reason))
-        for folder in (round_folder(self._work_dir, len(self._rounds)), self._work_dir):
-            self._stages.report(self._work_dir, folder / REPORT_NAME)
+        report = self._stages.report(self._work_dir)
+        keep([report], round_folder(self._work_dir, len(self._rounds)))
         return path
 
     def _end(self, state: State, reason: str) -> SelfTrainResult:
-        summary = self._write(state, reason)
+        return self._result(state, reason, self._write(state, reason))
+
+    def _result(self, state: State, reason: str, summary: Path) -> SelfTrainResult:
         best = self._story(state, reason).best
         self._tell(self._rounds[-1].round, "loop", state, reason=reason)
         return SelfTrainResult(tuple(self._rounds), best, state, reason, summary, self._labels.quarantined)

@@ -16,6 +16,7 @@ from prefect.futures import as_completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows import bootstrapping, filtering, inference, merging, planning, self_training, training
+from flows.artifacts import artifact_key, named_by_round
 from flows.inference import missing_shards
 from flows.planning import Manifest, check_source, read_manifest
 from flows.workers import ONE_EACH, Workers, devices_of, held_detectors, let_go
@@ -25,7 +26,7 @@ from formats.storage import absolute
 
 
 def _shell(function: Callable[..., Any], name: str) -> Any:
-    return task(name=name, task_run_name=name, cache_policy=NO_CACHE)(function)
+    return task(name=name, task_run_name=named_by_round(name), cache_policy=NO_CACHE)(function)
 
 
 bootstrap_od = _shell(bootstrapping.bootstrap_od, "bootstrap_od")
@@ -79,8 +80,9 @@ def infer(
 
 
 def _map(manifest: Manifest, missing: Sequence[int], workers: Workers, batch_size: int) -> None:
-    described = f"{len(missing)} shards of {manifest.work_dir}"
-    artifact = cast(UUID, create_progress_artifact(progress=0.0, description=described))
+    described = f"Labelling {len(missing)} shards for {manifest.work_dir.name}"
+    key = artifact_key("labelling", manifest.work_dir.name)
+    artifact = cast(UUID, create_progress_artifact(progress=0.0, key=key, description=described))
     grouped = groups(missing, MAX_TASKS)
     names = [f"{group[0]}-{group[-1]}" for group in grouped]
     # On Ray a worker sees its own GPU alone, whatever its number on the machine.

@@ -34,8 +34,12 @@ class Recorder:
             infer=self.infer,
             train=self.train,
             evaluate=lambda *arguments, **settings: {"ap": 0.5},
-            report=lambda run_dir, out: out,
+            report=self.report,
         )
+
+    def report(self, run_dir):
+        (run_dir / "report.html").write_text("")
+        return run_dir / "report.html"
 
     def infer(self, manifest, **settings):
         return inference.infer(manifest, self.detector, progress=False)
@@ -169,7 +173,7 @@ def test_a_training_is_done_once_for_the_same_labels(
         checkpoint = run.work_dir / "model.safetensors"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.write_bytes(b"trained")
-        return SimpleNamespace(checkpoint=checkpoint, metrics={"loss": 1.0}, problems={}, best=None)
+        return SimpleNamespace(checkpoint=checkpoint, metrics={"loss": 1.0}, problems={}, best=None, best_ap=None)
 
     monkeypatch.setattr("grounding_model.train.train", fake_train)
     first = training.train(config.train)

@@ -52,10 +52,12 @@ def _add_approve(verbs) -> None:
 
 
 def _approve(options: argparse.Namespace) -> int:
+    from flows.pausing import resume_waiting
     from flows.rounds import approve_round
 
     number = approve_round(options.work_dir, options.round, options.reviewed)
-    print(f"round {number} is approved; a flow that waits goes on by itself, else run `groundhog self-train` again")
+    resumed = resume_waiting(options.work_dir, number)
+    print(f"round {number} is approved; {resumed or 'run `groundhog self-train` again to go on'}")
     return 0
 
 
