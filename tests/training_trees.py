@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -126,10 +128,19 @@ def _write_captions(data: Path) -> None:
         mdetr_file(annotations / f"finetune_{name}_train.json", [photo])
     mdetr_file(annotations / "final_refexp_val.json", ["COCO_train2014_000000000009.jpg"], dataset_name="refcoco")
     _write_grefs(data / "coco/grefs", photo)
+    _write_grit(data)
+
+
+def _write_grit(data: Path) -> None:
+    """As img2dataset leaves it, and the image unpacked."""
     sample = {"key": "000000000", "caption": CAPTION, "width": WIDTH, "height": HEIGHT}
-    expression = [2, 9, 0.2, 0.2, 0.5, 0.6, 0.9]
-    write_json(data / "grit_processed/annotations/00000.json", [{**sample, "ref_exps": [expression]}])
+    text = json.dumps(sample | {"ref_exps": [[2, 9, 0.2, 0.2, 0.5, 0.6, 0.9]], "status": "success"}).encode()
     grey(data / "grit_processed/images/00000/000000000.jpg")
+    (data / "grit_raw").mkdir()
+    with tarfile.open(data / "grit_raw/00000.tar", "w") as archive:
+        member = tarfile.TarInfo("000000000.json")
+        member.size = len(text)
+        archive.addfile(member, io.BytesIO(text))
 
 
 def mdetr_file(path: Path, files: Sequence[str], **more: object) -> None:
