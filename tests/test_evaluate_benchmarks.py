@@ -267,7 +267,7 @@ def test_an_evaluation_that_is_killed_goes_on_and_says_the_same(tmp_path):
     command = [sys.executable, "-m", "flows.cli", "evaluate", str(tmp_path / "scenes.toml"), "--set"]
     killed = subprocess.Popen([*command, f"work_dir={tmp_path}/killed"])
     candidates = tmp_path / "killed" / "candidates"
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while len(list(candidates.glob("*.parquet"))) < 2 and time.monotonic() < end:
         time.sleep(0.01)
     killed.kill()

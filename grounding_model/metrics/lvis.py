@@ -218,9 +218,7 @@ def _true_boxes(truth: Sequence[Record], images: Mapping[str, int], areas: Areas
         for index, instance in enumerate(record.instances):
             x1, y1, x2, y2 = instance.box
             area = areas[record.filename][index] if record.filename in areas else (x2 - x1) * (y2 - y1)
-            rows.setdefault(instance.category, {}).setdefault(images[record.filename], []).append(
-                (*instance.box, area)
-            )
+            rows.setdefault(instance.category, {}).setdefault(images[record.filename], []).append((*instance.box, area))
     return {name: {place: _boxes(own) for place, own in by_image.items()} for name, by_image in rows.items()}
 
 
