@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,7 +106,7 @@ def estimate_memory(
 
 def estimate_run(config: TrainConfig, model: GroundingModel) -> MemoryEstimate:
     """The largest batch that a run can meet: every image of the largest size, the longest captions, 100 boxes each."""
-    return estimate_memory(
+    estimate = estimate_memory(
         model,
         config.batch_size,
         largest_canvas(config.augment, model.config.image_scale, config.group_by_aspect or config.batch_size == 1),
@@ -115,6 +115,8 @@ def estimate_run(config: TrainConfig, model: GroundingModel) -> MemoryEstimate:
         recompute=config.recompute,
         moving_average=bool(config.moving_average),
     )
+    # DistributedDataParallel adds gradients up in buckets, a second copy of them.
+    return replace(estimate, gradients=2 * estimate.gradients) if config.processes > 1 else estimate
 
 
 def largest_canvas(augment: AugmentConfig, image_scale: tuple[int, int], one_aspect: bool) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from grounding_model.memory import (
     check_memory,
     describe_memory,
     estimate_memory,
+    estimate_run,
     largest_canvas,
     left_to_control_group,
 )
@@ -113,6 +114,15 @@ def test_frozen_parts_need_neither_gradients_nor_moments(two_images: MemoryEstim
     assert estimate.gradients == two_images.gradients - frozen
     assert estimate.optimizer == two_images.optimizer - 2 * frozen
     assert estimate.activations < two_images.activations
+
+
+def test_a_run_is_judged_by_its_largest_batch(model: GroundingModel, two_images: MemoryEstimate) -> None:
+    augment = AugmentConfig(short_sides=(64, 96), max_long_side=128)
+    config = TrainConfig(Path("unused"), steps=1, batch_size=2, augment=augment, processes=2)
+    estimate = estimate_run(config, model)
+    assert (estimate.batch_size, estimate.image_size) == (2, (96, 128))
+    assert estimate.activations > two_images.activations  # of longer captions and more boxes
+    assert estimate.gradients == 2 * two_images.gradients  # several processes add them up in buckets
 
 
 @pytest.mark.parametrize(
