@@ -82,18 +82,18 @@ def _caption(chance: random.Random) -> dict:
 
 def measure(path: Path) -> None:
     """Reads the file once and prints what it took."""
-    before = _peak_megabytes()
+    before = peak_megabytes()
     start = time.process_time()
     lines = sum(1 for _ in read_odvg(path))
     seconds = time.process_time() - start
     size = path.stat().st_size / 2**20
     print(
         f"{lines} lines, {size:.0f} MB, {lines / seconds:,.0f} lines a second of one core, "
-        f"peak memory {_peak_megabytes():.0f} MB, {_peak_megabytes() - before:.1f} MB of it for reading"
+        f"peak memory {peak_megabytes():.0f} MB, {peak_megabytes() - before:.1f} MB of it for reading"
     )
 
 
-def _peak_megabytes() -> float:
+def peak_megabytes() -> float:
     """The most memory that this process has held (Linux gives KiB, macOS bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
