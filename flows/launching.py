@@ -14,6 +14,7 @@ from typing import Any
 from formats.problems import InputError
 from formats.toml_config import write_config
 from grounding_model.child import end_with_parent
+from grounding_model.processes import check_devices
 from grounding_model.train import TrainingFailed, TrainResult
 from grounding_model.train_config import TrainConfig
 
@@ -26,7 +27,7 @@ def train_in_processes(config: TrainConfig, on_progress: Callable[[dict[str, Any
 
     Raises what the first failed process raised: InputError or TrainingFailed, with the process named.
     """
-    _check_devices(config)
+    check_devices(config.processes, config.device)
     config.work_dir.mkdir(parents=True, exist_ok=True)
     path = config.work_dir / CONFIG_FILE
     write_config(path, config)
@@ -79,15 +80,6 @@ def _raised(failure: Mapping[str, Any]) -> Exception:
     if failure["kind"] == "InputError":
         return InputError(**failure["error"])
     return TrainingFailed(f"{place}: {failure['kind']}: {failure['error']}")
-
-
-def _check_devices(config: TrainConfig) -> None:
-    import torch
-
-    devices = torch.cuda.device_count()
-    if config.device != "cpu" and devices and config.processes > devices:
-        remedy = f"want {devices}, and accumulate = {-(-config.processes // devices)} for the same batch a step"
-        raise InputError("processes", f"is {config.processes}, and there are {devices} GPUs", remedy)
 
 
 def _end(process: subprocess.Popen) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from formats.problems import InputError
+
 # Longer than the first process alone may take to write a state to a slow disk while the others wait for it.
 PATIENCE = timedelta(hours=2)
 
@@ -56,6 +58,14 @@ def joined_processes(device: str) -> Iterator[Processes]:
         yield processes
     finally:
         distributed.destroy_process_group()
+
+
+def check_devices(processes: int, device: str) -> None:
+    """Raises InputError where so many processes of this machine would have to share GPUs."""
+    gpus = torch.cuda.device_count()
+    if device != "cpu" and gpus and processes > gpus:
+        remedy = f"want {gpus}, with accumulate {-(-processes // gpus)} times as large for as many images a step"
+        raise InputError("processes", f"is {processes}, and there are {gpus} GPUs", remedy)
 
 
 def are_joined() -> bool:

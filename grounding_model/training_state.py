@@ -126,12 +126,14 @@ def settings_with_effect(config: TrainConfig) -> dict[str, str]:
             settings[f"datasets.{index}.sha256"] = _sha256(annotations)
     if isinstance(config.start, FromWeights):
         settings["start.sha256"] = checkpoint_hash(config.start.source)
+    elif config.start.backbone is not None:
+        settings["start.backbone.sha256"] = _sha256(config.start.backbone)
     return settings
 
 
 def _sha256(path: Path) -> str:
     if not path.is_file():
-        raise InputError(path, "no such file", "want a file of ODVG JSON Lines")
+        raise InputError(path, "no such file", "want the file that the configuration names")
     return sha256_of(path)
 
 

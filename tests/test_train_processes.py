@@ -21,6 +21,7 @@ from formats.toml_config import read_config, write_config
 from grounding_model.augment import AugmentConfig
 from grounding_model.data import OdvgData
 from grounding_model.optimizer import OptimizerConfig
+from grounding_model.processes import check_devices
 from grounding_model.train import TrainingFailed, TrainResult, train
 from grounding_model.train_config import FromScratch, TrainConfig
 from grounding_model.weights import load_checkpoint
@@ -144,6 +145,14 @@ def test_bad_input_of_a_process_is_bad_input(tmp_path: Path) -> None:
 def test_several_processes_that_nobody_started_are_refused(config: TrainConfig) -> None:
     with pytest.raises(InputError, match=r"processes: is 2, and this is one; want torchrun --nproc-per-node 2"):
         train(replace(config, processes=2))
+
+
+def test_processes_do_not_share_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_devices(2, "auto")
+    check_devices(8, "cpu")
+    with pytest.raises(InputError, match=r"processes: is 8, and there are 2 GPUs; want 2, with accumulate 4 times"):
+        check_devices(8, "auto")
 
 
 def test_a_written_configuration_is_read_back(config: TrainConfig, tmp_path: Path) -> None:
