@@ -129,6 +129,7 @@ def test_convert_writes_labels_that_read_back(tmp_path: Path) -> None:
 def test_a_folder_may_be_called_anything(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
     monkeypatch.setattr("flows.training.train", taken.append)
+    monkeypatch.setattr("flows.training.describe_training", str)
     config = Path(__file__).parent.parent / "configs" / "glyph_tiny.toml"
     assert main(["train", str(config), "--work-dir", folder, "--weights", folder]) == 0
     assert (str(taken[0].work_dir), taken[0].start.source) == (folder, folder)
