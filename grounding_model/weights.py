@@ -108,7 +108,21 @@ def save_checkpoint(
         "provenance": json.dumps(dict(provenance), ensure_ascii=False),
     }
     with write_whole(path, "wb") as file:
-        file.write(safetensors_bytes(tensors, metadata))
+        for part in _in_fixed_order(safetensors_bytes(tensors, metadata)):
+            file.write(part)
+
+
+def _in_fixed_order(file: bytes) -> tuple[bytes, memoryview]:
+    """A safetensors file in two parts; the library's own metadata stand in another order in every process.
+
+    Equal models are equal files: what labels and plans are told by is the hash of the file.
+    """
+    length = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # as the format wants the tensors aligned
+    return len(text).to_bytes(8, "little") + text, memoryview(file)[8 + length :]
 
 
 def checkpoint_hash(source: str | Path) -> str:

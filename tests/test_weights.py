@@ -316,3 +316,12 @@ def test_inspect_says_what_a_file_is_and_lacks(tmp_path: Path) -> None:
     assert "whole: nothing is missing" in summary
     rest = {key: tensor for key, tensor in FILE.tensors.items() if key != "memory_trans_fc.bias"}
     assert "memory_trans_fc.bias is missing" in inspect(saved(tmp_path / "a.pth", rest))
+
+
+def test_the_order_of_a_file_does_not_change_from_process_to_process(tmp_path: Path, reference_checkpoint) -> None:
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, reference_checkpoint.model, reference_checkpoint.tokenizer, {"made by": "a test"})
+    written = path.read_bytes()
+    header = json.loads(written[8 : 8 + int.from_bytes(written[:8], "little")])
+    assert list(header["__metadata__"]) == sorted(header["__metadata__"])  # the library's own order is random
+    assert int.from_bytes(written[:8], "little") % 8 == 0
