@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -16,7 +17,8 @@ from grounding_model.child import end_with_parent
 
 DEFAULT_API = "http://127.0.0.1:4200/api"
 LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
-START_TIMEOUT = 120.0  # seconds; 9 to 15 were measured on two cores, the first start migrates a database
+PAUSE = 2.0  # seconds between one start and the next
+START_TIMEOUT = 300.0  # seconds; 9 to 15 were measured on two idle cores, the first start migrates a database
 
 
 def api_url() -> str:
@@ -41,7 +43,8 @@ def is_healthy(api: str) -> bool:
 def prefect_server(api: str | None = None) -> Iterator[str]:
     """Gives the address of a healthy server, and makes it this process's own.
 
-    One of ours ends with the block, and with this process however that ends (on Linux).
+    One of ours ends with the block, and with this process however that ends (on Linux); where it is killed itself,
+    another takes its place, with the same database.
     Raises RuntimeError when none can be started, with the last lines that it said.
     """
     os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -53,16 +56,46 @@ def prefect_server(api: str | None = None) -> Iterator[str]:
     address = urlsplit(api)
     if address.hostname not in LOCAL_HOSTS:
         raise RuntimeError(f"the Prefect server at {api} does not answer, and is not on this machine")
-    process = _start(address.hostname, address.port or 4200)
+    server = _Server(address.hostname, address.port or 4200)
     try:
-        _wait(process, api)
+        _wait(server.process, api)
+        server.keep()
         yield api
     finally:
-        process.terminate()
+        server.end()
+
+
+class _Server:
+    """A server of ours. process: the present one."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._address = host, port
+        self._lock, self._ending = threading.Lock(), False
+        self.process = _start(host, port)
+
+    def keep(self) -> None:
+        """From now on starts another where this one ends."""
+        threading.Thread(target=self._keep, name="keep-server", daemon=True).start()
+
+    def _keep(self) -> None:
+        while True:
+            code = self.process.wait()
+            with self._lock:
+                if self._ending:
+                    return
+                print(f"the Prefect server ended with exit code {code}; starting another", file=sys.stderr, flush=True)
+                self.process = _start(*self._address)
+            time.sleep(PAUSE)
+
+    def end(self) -> None:
+        """Ends it for good."""
+        with self._lock:
+            self._ending = True
+            self.process.terminate()
         try:
-            process.wait(10)
+            self.process.wait(10)
         except subprocess.TimeoutExpired:
-            process.kill()
+            self.process.kill()
 
 
 def _start(host: str, port: int) -> subprocess.Popen:

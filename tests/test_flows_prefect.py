@@ -8,13 +8,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from prefect.testing.utilities import prefect_test_harness
 from pydantic import ValidationError
@@ -180,9 +181,26 @@ def test_a_server_of_ours_dies_with_us_however_we_end(tmp_path: Path) -> None:
     assert owner.stdout is not None
     assert owner.stdout.readline().strip() == "up"
     assert is_healthy(api)
+    (server,) = psutil.Process(owner.pid).children()
+    second = subprocess.Popen(
+        [sys.executable, "-c", program, api], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert second.stdout is not None
+    assert second.stdout.readline().strip() == "up"
+    assert psutil.Process(second.pid).children() == []  # it talks to the server that is there
+    second.kill()
+    second.wait()
+    assert is_healthy(api)
+    server.kill()
+    server.wait()
+    wait_until(lambda: is_healthy(api), "no server took the place of the killed one", seconds=120)
     owner.send_signal(signal.SIGKILL)
     owner.wait()
-    deadline = time.monotonic() + 20
-    while is_healthy(api):
-        assert time.monotonic() < deadline, "the server outlived its owner"
+    wait_until(lambda: not is_healthy(api), "the server outlived its owner", seconds=20)
+
+
+def wait_until(holds: Callable[[], bool], otherwise: str, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, otherwise
         time.sleep(0.2)
