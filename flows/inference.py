@@ -294,7 +294,10 @@ def _predict(
 ) -> Iterator[Record | Exception]:
     outcomes = (Mirrored(detector) if manifest.mirrored else detector).predict_each(
         [image.path for image in images],
-        [image.prompt for image in images] if manifest.label_map is None else category_prompt(manifest.label_map),
+        # Without a label map every image that is looked at has a prompt of its own.
+        [image.prompt for image in images if image.prompt is not None]
+        if manifest.label_map is None
+        else category_prompt(manifest.label_map),
         score_threshold=manifest.score_floor,
         max_per_image=manifest.max_per_image,
         scale=manifest.scale,
