@@ -54,7 +54,6 @@ WRONG_INPUTS = [
     ("self-train loop.toml", "no-photos: no such folder; ask the librarian"),
     ("train none.toml", "none.toml: does not exist; want"),
     ("train loop.toml", "loop.toml: name: is no setting; want"),
-    ("train loop.toml --gpus two", "argument --gpus: invalid int value"),
     ("evaluate none.toml", "none.toml: does not exist; want"),
     ("convert voc odvg none out.json", "none: "),
     ("convert coco odvg none.json out.json", "none.json: "),
