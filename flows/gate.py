@@ -38,6 +38,7 @@ class Gate:
     resamples: int = 1000  # draws of test images
     max_changed_images: float = 0.9  # share of images whose labels differ from the round before
     max_count_ratio: float = 3.0  # boxes of a category against the round before, either way; also of all boxes
+    min_boxes_per_image: float = 0.01  # labels with fewer teach a model that there is nothing to find
     min_count: int = 20  # fewer images, or fewer boxes of a category in both rounds, are not judged
 
     def __post_init__(self) -> None:
@@ -98,14 +99,21 @@ class Evaluation:
     samples: Path
 
 
-def judge(gate: Gate, drift: Drift | None, found: Evaluation | None, best: Evaluation | None) -> Verdict:
-    """drift: against the round before; None for the first. found, best: of this round and the best before it.
+def judge(
+    gate: Gate,
+    counts: Mapping[str, int],
+    drift: Drift | None = None,
+    found: Evaluation | None = None,
+    best: Evaluation | None = None,
+) -> Verdict:
+    """counts: of the round's labels: "lines", "kept", "reviewed_boxes". drift: against the round before; None for the
+    first. found, best: of this round and the best before it.
 
     Raises InputError when the samples of an evaluation are not there.
     """
     from grounding_model.metrics.bootstrap import interval_of, read_samples
 
-    reasons = [] if drift is None else list(drifted(gate, drift))
+    reasons = [*too_few(gate, counts), *(() if drift is None else drifted(gate, drift))]
     over = gain = interval = None
     if found is not None and best is not None:
         over, gain = best.number, found.value - best.value
@@ -122,6 +130,16 @@ def judge(gate: Gate, drift: Drift | None, found: Evaluation | None, best: Evalu
             )
     passed = not reasons or not gate.enabled
     return Verdict(passed, tuple(reasons), over, gain, interval and (interval.low, interval.high), drift)
+
+
+def too_few(gate: Gate, counts: Mapping[str, int]) -> Iterator[str]:
+    """What is wrong with labels that hold next to nothing."""
+    boxes, lines = counts["kept"] + counts.get("reviewed_boxes", 0), counts["lines"]
+    if boxes < gate.min_boxes_per_image * lines:
+        yield (
+            f"{boxes} boxes in {lines} images are hardly any (gate.min_boxes_per_image): the model does not know what "
+            "it is asked for; want other weights, or a lower policy.score_threshold"
+        )
 
 
 def drifted(gate: Gate, drift: Drift) -> Iterator[str]:

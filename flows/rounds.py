@@ -194,16 +194,18 @@ def boxes_of(done: RoundResult) -> int:
 
 def gate_word(done: RoundResult) -> str:
     """What became of a round at the gate."""
-    if done.round == 1:
-        return "first"
-    return "approved" if done.approved else "passed" if done.verdict.passed else "stopped"
+    if done.approved:
+        return "approved"
+    if not done.verdict.passed:
+        return "stopped"
+    return "first" if done.round == 1 else "passed"
 
 
 def gate_of(done: RoundResult) -> str:
     """The same with the numbers it follows from."""
-    if done.round == 1:
-        return "first"
     word = gate_word(done)
+    if done.round == 1:
+        return word
     if done.verdict.interval is None:
         return f"{word} (drift alone)"
     gain, (low, high) = done.verdict.gain, done.verdict.interval

@@ -264,13 +264,13 @@ class _Loop:
 
     def _judge(self, done: RoundResult) -> Verdict:
         if done.round == 1:
-            return Verdict(passed=True)
+            return judge(self._config.gate, done.counts)
         earlier = self._rounds[: done.round - 1]
         found, best = (
             each.evaluation(samples_path(round_folder(self._work_dir, each.round) / EVALUATION_NAME))
             for each in (done, Story("", "running", "", {}, tuple(earlier)).best)
         )
-        return judge(self._config.gate, label_drift(earlier[-1].labels, done.labels), found, best)
+        return judge(self._config.gate, done.counts, label_drift(earlier[-1].labels, done.labels), found, best)
 
     def _train(self, done: RoundResult, weights: str) -> Path:
         """The checkpoint of a round: its labels mixed with the pretraining data, from the round's own model."""

@@ -96,7 +96,7 @@ def test_a_fall_within_the_interval_is_no_fall(tmp_path: Path) -> None:
     write_samples(tmp_path / "after.npz", Shares(np.arange(IMAGES), right, IMAGES))
     before = Evaluation(1, "recall@1", 0.5, tmp_path / "before.npz")
     after = Evaluation(2, "recall@1", 0.495, tmp_path / "after.npz")
-    verdict = judge(Gate(), None, after, before)
+    verdict = judge(Gate(), {"kept": 90, "lines": 100}, None, after, before)
     assert verdict.passed
     assert verdict.gain == pytest.approx(-0.005)
     assert verdict.interval is not None
@@ -131,6 +131,16 @@ def test_drift_counts_what_came_went_and_moved(tmp_path: Path) -> None:
 def test_bounds_of_drift(drift: Drift, told: str | None) -> None:
     reasons = " ".join(drifted(Gate(), drift))
     assert told in reasons if told else not reasons
+
+
+def test_labels_with_hardly_a_box_are_not_trained_on(config: SelfTrainConfig) -> None:  # noqa: F811
+    recorder = Recorder()
+    strict = replace(config, policy=replace(config.policy, score_threshold=1.0))
+    result = self_train(strict, stages=recorder.stages())
+    assert (result.state, recorder.trained, result.best.round) == ("stopped", 0, 1)
+    assert "0 boxes in 5 images are hardly any" in result.reason
+    approve_round(config.train.work_dir)
+    assert self_train(strict, stages=recorder.stages()).rounds[0].approved
 
 
 def test_a_category_that_vanished_has_no_finite_ratio() -> None:
