@@ -22,12 +22,12 @@ from flows.policies.calibration import calibrate, judge, precision_threshold
 from flows.policies.policy import Mixture, Policy, Quantile, TargetPrecision
 from flows.policies.thresholds import mixture_threshold, quantile_threshold
 from flows.quarantine import requarantined_line
-from flows.reviewing import Key, corrections_for, reviewed_line
 from formats.candidates import ImageCandidates, ImageProblem, read_candidates
 from formats.files import sha256_of, write_whole
 from formats.odvg import record_to_line
 from formats.problems import InputError
 from formats.record import Instance, Record, Region
+from formats.reviewed import Key, corrections_for, reviewed_line
 from formats.storage import absolute, as_path
 
 DEFAULT_POLICY = Policy()
@@ -57,7 +57,7 @@ def filter_candidates(
     out: default is `X_od_v1.json` beside the source `X_od.json`.
     views: more plans of the same images, model and prompt, at another scale or mirrored; their boxes are merged with
     the plan's own.
-    reviewed: lines that a person corrected, as flows.reviewing has them; they stand in place of the model's.
+    reviewed: lines that a person corrected, as formats.reviewed has them; they stand in place of the model's.
     provenance: what else the .meta.json tells: which round of a loop this is, and what its model was trained on.
     Raises InputError while shards are missing, for a view that is none of this plan, and for a category that the plan
     does not know.

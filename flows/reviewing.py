@@ -1,57 +1,30 @@
-"""What a person says of labels: corrected lines that win over the model's, and the approval that lets a loop go on.
+"""What a person says of a round: corrected lines (formats.reviewed), and the approval that lets a loop go on.
 
-Corrections lie beside their source, `X_od_reviewed.json` beside `X_od.json`: ODVG lines with `"reviewed": true` and the
-first round that they hold for, `"since_round": 2`. Filtering puts them in place of the model's lines, so that a run
-that goes on makes the same labels again. Boxes of a person carry no score and have weight 1.
+Filtering puts corrected lines in place of the model's, so that a run that goes on makes the same labels again.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from flows.inference import parse_line
 from flows.planning import Manifest, read_lines, read_manifest
 from formats.files import load_json, write_whole
-from formats.odvg import record_to_line
 from formats.problems import InputError
-from formats.record import Record
+from formats.reviewed import (
+    Correction,
+    key_of,
+    marked,
+    read_corrections,
+    reviewed_path,
+    reviewed_text,
+    write_corrections,
+)
 
 APPROVAL_NAME = "approval.json"
-Key = tuple[str, str | None]  # file name and caption: what tells one line of a source from another
-
-
-class Correction(NamedTuple):
-    """A line as a person left it. place: file and line number. since: the first round that it holds for."""
-
-    record: Record
-    place: str
-    since: int
-
-
-def reviewed_path(source: str | Path) -> Path:
-    """X_od.json -> X_od_reviewed.json beside it."""
-    source = Path(source)
-    return source.with_name(f"{source.stem}_reviewed{source.suffix}")
-
-
-def corrections_for(path: str | Path | None, number: int | None = None) -> dict[Key, Record]:
-    """The corrected lines that hold for a round (None: for all), by file name and caption; a later one wins.
-
-    path: a file of reviewed lines; None, or one that is not there: nothing was corrected.
-    """
-    if path is None or not Path(path).is_file():
-        return {}
-    known = sorted(_marked(list(_read_corrections(path))), key=lambda correction: correction.since)
-    return {_key(each.record): each.record for each in known if number is None or each.since <= number}
-
-
-def reviewed_line(record: Record) -> dict[str, Any]:
-    """The line of a corrected record, among labels or among corrections."""
-    return record_to_line(record) | {"reviewed": True}
 
 
 def add_corrections(manifest: Manifest, file: str | Path, number: int) -> int:
@@ -60,18 +33,16 @@ def add_corrections(manifest: Manifest, file: str | Path, number: int) -> int:
     file: ODVG lines; those with `"reviewed": true`, or all where no line has it.
     Raises InputError for a line that is none of the source's, and for a label that its label map does not have.
     """
-    given = _marked(list(_read_corrections(file)))
+    given = marked(list(read_corrections(file)))
     if not given:
         raise InputError(file, "holds no line", "want ODVG lines that a person has corrected")
     _check(manifest, given)
     path = reviewed_path(manifest.source)
-    known = {(_key(each.record), each.since): each for each in (_read_corrections(path) if path.is_file() else ())}
-    known |= {(_key(each.record), number): each._replace(since=number) for each in given}
-    with write_whole(path) as stream:
-        for (_, since), each in sorted(
-            known.items(), key=lambda item: (item[0][1], item[0][0][0], item[0][0][1] or "")
-        ):
-            stream.write(json.dumps(reviewed_line(each.record) | {"since_round": since}, ensure_ascii=False) + "\n")
+    before = marked(list(read_corrections(path))) if path.is_file() else []
+    known = {(key_of(each.record), max(1, each.since)): each for each in before}
+    known |= {(key_of(each.record), number): each for each in given}
+    lines = sorted(known.items(), key=lambda item: (item[0][1], item[0][0][0], item[0][0][1] or ""))
+    write_corrections(path, (reviewed_text(each.record, since) for (_, since), each in lines))
     return len(given)
 
 
@@ -97,43 +68,13 @@ def _approved(manifest: Manifest, policy: Mapping[str, Any]) -> dict[str, Any]:
     return {"plan": manifest.key, "policy": json.loads(json.dumps(policy))}
 
 
-def _key(record: Record) -> Key:
-    return record.filename, record.caption
-
-
-def _read_corrections(path: str | Path) -> Iterator[Correction]:
-    """Every line; since is 0 where the line is not marked as reviewed, and 1 where it names no round."""
-    for line in read_lines(path):
-        place = f"{path}:{line.number + 1}"
-        record = _by_person(parse_line(line, path))
-        entries = json.loads(line.text)
-        since = entries.get("since_round", 1)
-        if type(since) is not int or since < 1:
-            raise InputError(place, f"since_round is {since!r}", "want the number of a round, from 1")
-        yield Correction(record, place, since if entries.get("reviewed") is True else 0)
-
-
-def _marked(corrections: list[Correction]) -> list[Correction]:
-    return [each for each in corrections if each.since] or corrections
-
-
-def _by_person(record: Record) -> Record:
-    """The record without what a model said: its scores, and the weights that follow from them."""
-    instances, regions = record.instances, record.regions
-    return replace(
-        record,
-        instances=instances and tuple(replace(each, score=None, weight=1.0) for each in instances),
-        regions=regions and tuple(replace(each, scores=(), weight=1.0) for each in regions),
-    )
-
-
 def _check(manifest: Manifest, given: list[Correction]) -> None:
-    missing = {_key(each.record): each.place for each in given}
+    missing = {key_of(each.record): each.place for each in given}
     for line in read_lines(manifest.source):
         if not missing:
             break
         if '"quarantined"' not in line.text:
-            missing.pop(_key(parse_line(line, manifest.source)), None)
+            missing.pop(key_of(parse_line(line, manifest.source)), None)
     for (filename, caption), place in missing.items():
         told = repr(filename) if caption is None else f"{filename!r} with the caption {caption!r}"
         raise InputError(place, f"{told} is no line of {Path(manifest.source).name}", "want lines of these labels")

@@ -24,7 +24,7 @@ from flows.merging import merge
 from flows.planning import Manifest, asked_label_map, plan
 from flows.preparing import prepare
 from flows.report import write_report
-from flows.reviewing import is_approved, reviewed_path
+from flows.reviewing import is_approved
 from flows.rounds import RoundResult, State, Story, keep, round_folder, write_story
 from flows.self_train_config import SelfTrainConfig, read_self_train
 from flows.training import between, train, training_key
@@ -32,6 +32,7 @@ from flows.views import View
 from formats.candidates import ImageProblem
 from formats.claims import claim
 from formats.files import sha256_of, write_whole
+from formats.reviewed import reviewed_path
 from grounding_model.data import OdvgData
 from grounding_model.train_config import FromWeights
 

@@ -1,0 +1,123 @@
+"""What a person says of labels: lines that win over the model's.
+
+They lie beside their source, `X_od_reviewed.json` beside `X_od.json`: ODVG lines with `"reviewed": true` and the first
+round that they hold for, `"since_round": 2` (1 where nothing is said). One line a file name, caption and first round.
+Boxes of a person carry no score and have weight 1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from formats.files import write_whole
+from formats.label_map import without_version
+from formats.odvg import record_to_line
+from formats.odvg_lines import QUARANTINED, record_from_line
+from formats.problems import InputError
+from formats.record import Record
+from formats.storage import as_path
+
+Key = tuple[str, str | None]  # file name and caption: what tells one line of a source from another
+
+
+class Correction(NamedTuple):
+    """A line as a person left it.
+
+    place: file and line number. since: the first round that it holds for, 0 where the line is not marked as reviewed.
+    text: the line as it stands in the file, without its end.
+    """
+
+    record: Record
+    place: str
+    since: int
+    text: str
+
+
+def reviewed_path(source: str | Path) -> Path:
+    """X_od.json, and the labels X_od_v1.json that were made of it -> X_od_reviewed.json beside it."""
+    source = Path(source)
+    return source.with_name(f"{without_version(source.stem)}_reviewed{source.suffix}")
+
+
+def key_of(record: Record) -> Key:
+    """What tells this line of a source from the others."""
+    return record.filename, record.caption
+
+
+def reviewed_line(record: Record) -> dict[str, Any]:
+    """The line of a corrected record, among labels or among corrections."""
+    return record_to_line(record) | {"reviewed": True}
+
+
+def reviewed_text(record: Record, since: int) -> str:
+    """The line of a file of corrections, without its end."""
+    return json.dumps(reviewed_line(by_person(record)) | {"since_round": since}, ensure_ascii=False)
+
+
+def read_corrections(path: str | Path) -> Iterator[Correction]:
+    """Every line of a file, marked as reviewed or not, without its scores and weights.
+
+    Raises InputError for a line that is no record or was quarantined, and for one that names no round from 1.
+    """
+    with as_path(path).open("rb") as stream:
+        for number, raw in enumerate(stream, start=1):
+            if raw.strip():
+                yield _correction(raw.strip().removeprefix(b"\xef\xbb\xbf"), f"{path}:{number}")
+
+
+def write_corrections(path: str | Path, texts: Iterable[str]) -> None:
+    """Writes lines as reviewed_text makes them, whole or not at all."""
+    with write_whole(path) as stream:
+        stream.writelines(f"{text}\n" for text in texts)
+
+
+def marked(corrections: list[Correction]) -> list[Correction]:
+    """Those with `"reviewed": true`, or all where no line has it."""
+    return [each for each in corrections if each.since] or corrections
+
+
+def corrections_for(path: str | Path | None, number: int | None = None) -> dict[Key, Record]:
+    """The corrected lines that hold for a round (None: for all), by file name and caption; a later one wins.
+
+    path: a file of reviewed lines; None, or one that is not there: nothing was corrected.
+    """
+    if path is None or not Path(path).is_file():
+        return {}
+    return holding(marked(list(read_corrections(path))), number)
+
+
+def holding(corrections: Iterable[Correction], number: int | None = None) -> dict[Key, Record]:
+    """Of corrections those that hold for a round, as corrections_for gives them."""
+    known = sorted(corrections, key=lambda correction: correction.since)
+    return {key_of(each.record): each.record for each in known if number is None or each.since <= number}
+
+
+def by_person(record: Record) -> Record:
+    """The record without what a model said: its scores, and the weights that follow from them."""
+    instances, regions = record.instances, record.regions
+    return replace(
+        record,
+        instances=instances and tuple(replace(each, score=None, weight=1.0) for each in instances),
+        regions=regions and tuple(replace(each, scores=(), weight=1.0) for each in regions),
+    )
+
+
+def _correction(raw: bytes, place: str) -> Correction:
+    try:
+        text = raw.decode("utf-8")
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(place, f"not JSON ({error})", "want one JSON object a line") from None
+    if not isinstance(entries, Mapping):
+        raise InputError(place, f"a JSON {type(entries).__name__}", "want one JSON object a line")
+    if QUARANTINED in entries:
+        raise InputError(place, str(entries[QUARANTINED]))
+    record = by_person(record_from_line(entries, place))
+    since = entries.get("since_round", 1)
+    if type(since) is not int or since < 1:
+        raise InputError(place, f"since_round is {since!r}", "want the number of a round, from 1")
+    return Correction(record, place, since if entries.get("reviewed") is True else 0, text)
