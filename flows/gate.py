@@ -125,7 +125,7 @@ def judge(
         )
         if interval.high < 0:
             reasons.append(
-                f"{found.headline} fell from {best.value:.3f} (v{over}) to {found.value:.3f} "
+                f"the held-out {found.headline} fell from {best.value:.3f} (v{over}) to {found.value:.3f} "
                 f"({100 * gate.confidence:g} % interval of the change {interval.low:+.3f} … {interval.high:+.3f})"
             )
     passed = not reasons or not gate.enabled

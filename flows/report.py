@@ -268,7 +268,9 @@ def _changed(rounds: Sequence[RoundOnDisk]) -> str:
     if not tiles:
         return ""
     sheet = contact_sheet(tiles, columns=4, cell=(320, 320), titles=titles)
-    told = pages.paragraph("Each image twice: its boxes in the round before, and in this one.")
+    told = pages.paragraph(
+        "Each image twice: its boxes in the round before, and in this one. Dashed ones are ignored in training."
+    )
     return pages.section(
         f"Changed labels, v{before.number} to v{after.number}", told + pages.picture(sheet, "labels that changed")
     )
@@ -287,7 +289,9 @@ def _counts(rounds: Sequence[RoundOnDisk]) -> str:
     for reason in reasons:
         rows.append([f"dropped: {reason}", *(pages.number(e.meta["counts"]["dropped"].get(reason, 0)) for e in told)])
     rows.append(["kept", *(pages.number(entry.meta["counts"].get("kept")) for entry in told)])
-    rows.append(["of these in the ignore band", *(pages.number(entry.meta["counts"].get("ignored")) for entry in told)])
+    rows.append(
+        ["ignored, between the thresholds", *(pages.number(entry.meta["counts"].get("ignored")) for entry in told)]
+    )
     by_name = _kept_by_name(told)
     return pages.section("What became of the candidates", pages.table(head, rows) + by_name)
 

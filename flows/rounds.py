@@ -176,8 +176,8 @@ def figure_of(metrics: Mapping[str, Any]) -> str:
 
 
 def name_of(headline: str) -> str:
-    """ "ap" as people write it; other names as they are."""
-    return headline.upper() if headline in ("ap", "f1") else headline
+    """ "ap" and "ap50" as people write them; other names as they are."""
+    return headline.upper() if headline in ("ap", "ap50", "f1") else headline
 
 
 def drift_of(drift: Drift | None) -> str:
@@ -213,20 +213,12 @@ def gate_of(done: RoundResult) -> str:
 
 
 def story_rows(story: Story) -> list[tuple[str, ...]]:
-    """The head and a row a round: round, labels, boxes, figure, drift, gate."""
-    rows: list[tuple[str, ...]] = [("round", "labels", "boxes", "held-out figure", "drift of the labels", "gate")]
+    """The head and a row a round: labels (the best with a star), boxes, figure, drift, gate."""
+    rows: list[tuple[str, ...]] = [("labels", "boxes", "held-out figure", "drift of the labels", "gate")]
     for done in story.rounds:
-        best = "*" if done.round == story.best.round else ""
-        rows.append(
-            (
-                f"{done.round}{best}",
-                done.labels.name,
-                str(boxes_of(done)),
-                figure_of(done.metrics),
-                drift_of(done.verdict.drift),
-                gate_of(done),
-            )
-        )
+        star = "*" if done.round == story.best.round else ""
+        drift = drift_of(done.verdict.drift)
+        rows.append((f"v{done.round}{star}", str(boxes_of(done)), figure_of(done.metrics), drift, gate_of(done)))
     return rows
 
 
@@ -234,7 +226,7 @@ def status(work_dir: str | Path) -> str:
     """`groundhog rounds status`: a table of rounds, what the loop does now, and where things lie."""
     story = read_story(work_dir)
     lines = [aligned_rows(story_rows(story)), "* the best round: these labels and the weights that made them"]
-    lines += [f"round {each.round}: {reason}" for each in story.rounds for reason in each.verdict.reasons]
+    lines += [f"v{each.round}: {reason}" for each in story.rounds for reason in each.verdict.reasons]
     lines.append(f"{story.state}: {story.reason}" if story.reason else story.state)
     lines += [f"labels:  {story.best.labels}", f"weights: {story.best.weights}"]
     return "\n".join(lines)
