@@ -71,8 +71,9 @@ def small_run(work_dir: Path, evaluate: bool) -> SelfTrainConfig:
     )
 
 
-def short_report(run_dir: Path, out: Path) -> Path:
+def short_report(run_dir: Path) -> Path:
     """In place of the pictures, which would be most of such a run."""
+    out = run_dir / "report.html"
     with write_whole(out) as file:
         file.write(f"{run_dir}\n")
     return out
