@@ -224,7 +224,7 @@ def plot_forgetting(path: Path, curves: Sequence[ForgettingCurve], title: str = 
         base.kept - mean.most_lost, color="grey", linestyle=":", label=f"{mean.most_lost:g} below the base model"
     )
     for point in mean.points:
-        axes.annotate(f"{point.alpha:g}", (point.kept, point.target), textcoords="offset points", xytext=(8, -12))
+        axes.annotate(f"alpha {point.alpha:g}", (point.kept, point.target), textcoords="offset points", xytext=(8, 6))
     axes.set(xlabel=f"held out: {', '.join(mean.held_out)}", ylabel=f"target: {mean.target}", title=title)
     axes.margins(0.12)
     axes.grid(alpha=0.3)

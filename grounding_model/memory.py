@@ -46,6 +46,8 @@ GIB = 2**30
 class MemoryEstimate:
     """Bytes on one device. image_size: height, width of the canvas.
 
+    gradients: counted throughout; a step of one forward pass (accumulate 1) has none while activations are at their most,
+    and takes up to so much less.
     activations: the most that forward and backward pass hold at any moment beside gradients, for the whole batch.
     """
 
