@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from formats.label_map import write_label_map
 from formats.odvg import write_odvg
 from formats.problems import InputError
 from formats.record import Instance, Record
@@ -443,3 +444,20 @@ def test_missing_data_are_told_with_where_to_get_them(config: TrainConfig) -> No
     absent = replace(config.datasets[0], annotations=Path("data/none.json"))
     with pytest.raises(InputError, match=r"data/none\.json: no such file; want it from the moon"):
         train(replace(config, datasets=(absent,), get="want it from the moon"))
+
+
+@pytest.mark.parametrize("counts", [(500, 1), (500, 0), (0, 0)], ids=["crowded", "crowded and empty", "empty"])
+def test_images_with_hundreds_of_boxes_or_none_are_learnt_from(
+    config: TrainConfig, tmp_path: Path, counts: tuple[int, ...]
+) -> None:
+    records = []
+    for index, count in enumerate(counts):
+        Image.fromarray(np.full((48, 64, 3), 90, np.uint8)).save(tmp_path / f"{index}.png")
+        boxes = [Instance((x % 60, x % 40, x % 60 + 4, x % 40 + 8), x % 3, "abc"[x % 3]) for x in range(count)]
+        records.append(Record(f"{index}.png", 48, 64, tuple(boxes)))
+    write_odvg(tmp_path / "od.jsonl", records)
+    write_label_map(tmp_path / "map.json", dict(enumerate("abc")))
+    data = OdvgData(tmp_path / "od.jsonl", tmp_path, tmp_path / "map.json")
+    result = train(replace(config, datasets=(data,), steps=3))
+    assert np.isfinite(losses_of(result)).all()
+    assert result.problems == {}
