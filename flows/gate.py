@@ -57,7 +57,7 @@ class Drift:
 
     images: that both rounds labelled. changed: of these, with a box gained, lost or moved. same, moved: boxes that met
     their old selves (IoU of at least MATCH_IOU; moved below MOVED_IOU). counts: category or phrase -> boxes before and
-    after. Ignored boxes count nowhere.
+    after. of_captions: these are phrases, each too rare to be judged by itself. Ignored boxes count nowhere.
     """
 
     images: int = 0
@@ -67,6 +67,7 @@ class Drift:
     gained: int = 0
     lost: int = 0
     counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    of_captions: bool = False
 
     @property
     def changed_share(self) -> float:
@@ -150,7 +151,7 @@ def drifted(gate: Gate, drift: Drift) -> Iterator[str]:
             "(gate.max_changed_images)"
         )
     totals = tuple(sum(pair[place] for pair in drift.counts.values()) for place in (0, 1))
-    judged = {"all": totals} | ({} if len(drift.counts) == 1 else dict(drift.counts))
+    judged = {"all": totals} | ({} if len(drift.counts) == 1 or drift.of_captions else dict(drift.counts))
     for name, (before, after) in judged.items():
         if max(before, after) >= gate.min_count and count_ratio(before, after) > gate.max_count_ratio:
             yield (
@@ -171,8 +172,10 @@ def label_drift(before: str | Path, after: str | Path) -> Drift:
     """
     totals: Counter[str] = Counter()
     counts: dict[str, tuple[int, int]] = {}
+    of_captions = False
     for old, new in _pairs(before, after):
         totals["images"] += 1
+        of_captions = of_captions or old.caption is not None
         old_boxes, new_boxes = _boxes(old), _boxes(new)
         found: Counter[str] = Counter()
         for name in old_boxes.keys() | new_boxes.keys():
@@ -182,7 +185,7 @@ def label_drift(before: str | Path, after: str | Path) -> Drift:
             found.update(_matched(mine, other))
         totals.update(found)
         totals["changed"] += bool(found["moved"] + found["gained"] + found["lost"])
-    return Drift(**totals, counts=dict(sorted(counts.items())))
+    return Drift(**totals, counts=dict(sorted(counts.items())), of_captions=of_captions)
 
 
 def changed_lines(before: str | Path, after: str | Path) -> Iterator[tuple[Record, Record]]:

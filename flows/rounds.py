@@ -70,10 +70,11 @@ class Story:
 
     @property
     def best(self) -> RoundResult:
-        """Of the rounds that hold, the first with the highest figure; without evaluation data, the last."""
-        held = [each for each in self.rounds if each.holds] or list(self.rounds[:1])
-        judged = [(each.figure, -each.round, each) for each in held if each.figure is not None]
-        return max(judged)[-1] if judged else held[-1]
+        """The first round with the highest figure; without evaluation data, the last that holds."""
+        judged = [(each.figure, -each.round, each) for each in self.rounds if each.figure is not None]
+        if judged:
+            return max(judged)[-1]
+        return [self.rounds[0], *(each for each in self.rounds if each.holds)][-1]
 
 
 def round_folder(work_dir: Path, number: int) -> Path:

@@ -125,6 +125,7 @@ def test_drift_counts_what_came_went_and_moved(tmp_path: Path) -> None:
         (Drift(images=100, changed=5, counts={"cat": (50, 200)}), "boxes of all went from 50 to 200"),
         (Drift(images=100, changed=5, counts={"cat": (300, 300), "dog": (40, 5)}), "boxes of dog went from 40 to 5"),
         (Drift(images=100, changed=5, counts={"cat": (300, 300), "dog": (12, 0)}), None),  # too few to judge
+        (Drift(images=100, changed=5, counts={"a cat": (300, 300), "cats": (31, 9)}, of_captions=True), None),
         (Drift(images=5, changed=5, counts={"cat": (3, 9)}), None),
     ],
 )
