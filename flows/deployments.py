@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+import time
 import warnings
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -24,6 +27,25 @@ from flows.self_training import self_train as run_rounds
 from flows.server import prefect_server
 from flows.workers import Workers
 from formats.problems import InputError
+
+
+UP_PROCESS = "GROUNDHOG_UP"  # the process of `groundhog up`, told to the runs that it starts
+
+
+def _end_with_up(flow: Any, run: Any, state: Any) -> None:
+    """A run of `groundhog up` ends with it, however that ends: nobody works on unseen, and what is done stays done."""
+    if os.environ.get(UP_PROCESS) == str(os.getppid()):
+        threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+
+
+def _follow(parent: int) -> None:
+    # Not PR_SET_PDEATHSIG: Linux sends that when the thread ends that started us.
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+ENDS_WITH_UP = [_end_with_up]
 
 
 class Parameters(BaseModel):
@@ -103,7 +125,7 @@ class ConfigParameters(Parameters):
     overrides: list[str] = []
 
 
-@flow(name="self-train")
+@flow(name="self-train", on_running=ENDS_WITH_UP)
 def self_train(parameters: SelfTrainParameters) -> dict[str, str] | State:
     """Label, train, label again: the rounds of a configuration. Gives the best labels and weights."""
     try:
@@ -118,7 +140,7 @@ def _self_train(config: SelfTrainConfig) -> dict[str, str]:
     return {"labels": str(result.best.labels), "weights": result.weights, "summary": str(result.summary)}
 
 
-@flow(name="bootstrap")
+@flow(name="bootstrap", on_running=ENDS_WITH_UP)
 def bootstrap(parameters: BootstrapParameters) -> str:
     """Images with categories or captions become an ODVG file; gives its path."""
     if parameters.captions is not None:
@@ -128,13 +150,13 @@ def bootstrap(parameters: BootstrapParameters) -> str:
     return str(made.annotations)
 
 
-@flow(name="plan")
+@flow(name="plan", on_running=ENDS_WITH_UP)
 def plan(parameters: PlanParameters) -> str:
     """An ODVG file is cut into shards for one model; gives the work_dir."""
     return str(tasks.plan(**parameters.model_dump(exclude_none=True)).work_dir)
 
 
-@flow(name="infer")
+@flow(name="infer", on_running=ENDS_WITH_UP)
 def infer(parameters: InferParameters) -> str:
     """Labels the shards of a plan that are missing; gives the work_dir."""
     workers = Workers(parameters.runner, parameters.devices, parameters.address)
@@ -142,7 +164,7 @@ def infer(parameters: InferParameters) -> str:
     return parameters.work_dir
 
 
-@flow(name="filter")
+@flow(name="filter", on_running=ENDS_WITH_UP)
 def filter_candidates(parameters: FilterParameters) -> str:
     """Candidates become labels."""
     from flows.filtering import Policy
@@ -159,7 +181,7 @@ def filter_candidates(parameters: FilterParameters) -> str:
     )
 
 
-@flow(name="merge")
+@flow(name="merge", on_running=ENDS_WITH_UP)
 def merge(parameters: MergeParameters) -> str:
     """Pseudo-labels with pretraining data; gives the file that records the mixture."""
     from grounding_model.data import GlyphData, OdvgData
@@ -179,7 +201,7 @@ def merge(parameters: MergeParameters) -> str:
 PATHS = ("annotations", "image_root", "label_map")
 
 
-@flow(name="train")
+@flow(name="train", on_running=ENDS_WITH_UP)
 def train(parameters: ConfigParameters) -> str:
     """One training; gives the checkpoint."""
     from formats.toml_config import read_config
@@ -188,7 +210,7 @@ def train(parameters: ConfigParameters) -> str:
     return str(tasks.train(read_config(parameters.config, TrainConfig, parameters.overrides)))
 
 
-@flow(name="evaluate")
+@flow(name="evaluate", on_running=ENDS_WITH_UP)
 def evaluate(parameters: ConfigParameters) -> str:
     """One evaluation; gives its table."""
     from flows.evaluation import evaluate_config
@@ -233,6 +255,7 @@ def up(limit: int = 1) -> int:
             print(f"  prefect deployment run {deployment.flow_name}/{deployment.name} --watch")
         sys.stdout.flush()
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        os.environ[UP_PROCESS] = str(os.getpid())
         # Prefect's own handler of SIGTERM stops its runner by a coroutine that nobody awaits any more.
         warnings.filterwarnings("ignore", r"coroutine 'Runner\.astop' was never awaited", RuntimeWarning)
         serve(*served, limit=limit, pause_on_shutdown=False)

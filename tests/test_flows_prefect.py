@@ -204,3 +204,20 @@ def wait_until(holds: Callable[[], bool], otherwise: str, seconds: float) -> Non
     while not holds():
         assert time.monotonic() < deadline, otherwise
         time.sleep(0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="parents are not followed there")
+def test_a_run_ends_with_the_up_that_started_it() -> None:
+    run = "import time; from flows.deployments import _end_with_up; _end_with_up(None, None, None)\n"
+    run += "print('running', flush=True); time.sleep(600)"
+    up = "import os, subprocess, sys; from flows.deployments import UP_PROCESS\n"
+    up += "os.environ[UP_PROCESS] = str(os.getpid())\n"
+    up += "child = subprocess.Popen([sys.executable, '-c', sys.argv[1]]); print(child.pid, flush=True); child.wait()"
+    parent = subprocess.Popen([sys.executable, "-c", up, run], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    assert parent.stdout.readline() == "running\n"
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "an orphan", seconds=20)
