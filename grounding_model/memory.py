@@ -46,8 +46,8 @@ GIB = 2**30
 class MemoryEstimate:
     """Bytes on one device. image_size: height, width of the canvas.
 
-    gradients: counted throughout; a step of one forward pass (accumulate 1) has none while activations are at their most,
-    and takes up to so much less.
+    gradients: counted throughout; a step of one forward pass (accumulate 1) has none while activations are at their
+    most, and takes up to so much less.
     activations: the most that forward and backward pass hold at any moment beside gradients, for the whole batch.
     """
 
@@ -216,9 +216,14 @@ def describe_memory(config: TrainConfig) -> str:
         model = GroundingModel(_architecture(config))
     freeze(model, config.frozen)
     estimate, device = estimate_run(config, model), choose_device(config.device)
-    free = free_memory(device)
-    told = "unknown" if free is None else f"{free / GIB:8.2f} GiB, enough for batch_size {estimate.largest_batch(free)}"
-    return f"{estimate.table()}\nfree on {device!s:<3}  {told}"
+    return f"{estimate.table()}\nfree on {device!s:<3}  {_enough(estimate, free_memory(device))}"
+
+
+def _enough(estimate: MemoryEstimate, free: int | None) -> str:
+    if free is None:
+        return "unknown"
+    fitting = estimate.largest_batch(free)
+    return f"{free / GIB:8.2f} GiB, " + (f"enough for batch_size {fitting}" if fitting else "too little for one image")
 
 
 def _architecture(config: TrainConfig) -> ModelConfig:

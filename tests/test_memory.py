@@ -185,13 +185,15 @@ def test_the_limit_of_a_container_counts(files: dict[str, str], left: int | None
     assert left_to_control_group(tmp_path) == left
 
 
-def test_a_dry_run_tells_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "free_memory", lambda device: 100 * GIB)
-    lines = describe_memory(read_config(ROOT / "configs" / "finetune_glyphs.toml", TrainConfig, ["device=cpu"])).split(
-        "\n"
-    )
-    assert lines[0] == "16 images of 320 x 160 pixels, float32"
-    assert [line.split()[0] for line in lines[1:]] == [
-        *"weights gradients optimizer average activations total free".split()
-    ]
-    assert "enough for batch_size" in lines[-1]
+@pytest.mark.parametrize(("free", "told"), [(100 * GIB, "enough for batch_size"), (1, "too little for one image")])
+def test_a_dry_run_tells_the_parts(
+    free: int, told: str, two_images: MemoryEstimate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda device: free)
+    monkeypatch.setattr(memory, "estimate_run", lambda config, model: two_images)
+    config = read_config(ROOT / "configs" / "finetune_glyphs.toml", TrainConfig, ["device=cpu"])
+    lines = describe_memory(config).splitlines()
+    assert lines[0] == "2 images of 128 x 96 pixels, float32"
+    parts = "weights gradients optimizer average activations total free"
+    assert [line.split()[0] for line in lines[1:]] == parts.split()
+    assert told in lines[-1]
