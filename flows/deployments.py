@@ -28,7 +28,6 @@ from flows.server import prefect_server
 from flows.workers import Workers
 from formats.problems import InputError
 
-
 UP_PROCESS = "GROUNDHOG_UP"  # the process of `groundhog up`, told to the runs that it starts
 
 
@@ -45,7 +44,7 @@ def _follow(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-ENDS_WITH_UP = [_end_with_up]
+ENDS_WITH_UP: list[Any] = [_end_with_up]  # hooks of a flow
 
 
 class Parameters(BaseModel):
