@@ -24,6 +24,8 @@ ONLY_IMPORTER = {
     "timm": {"grounding_model"},
     "transformers": {"grounding_model"},
     "prefect": {"flows"},
+    "prefect_ray": {"flows"},
+    "ray": {"flows"},
 }
 FILES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
 
