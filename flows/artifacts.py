@@ -79,12 +79,15 @@ def artifact_key(*words: str) -> str:
 
 
 def named_by_round(stage: str) -> Callable[[], str]:
-    """For task_run_name: "train v2" where a parameter of the task lies in the folder round-2, else the stage alone."""
+    """For task_run_name: "train v2" where a parameter of the task lies in the folder round-2, else the stage alone.
+
+    The weights of a round lie in the folder of the one before, so the highest number is its own.
+    """
 
     def name() -> str:
         places = " ".join(map(str, task_run.get_parameters().values()))
-        found = re.search(r"\bround-(\d+)\b", places)
-        return f"{stage} v{found[1]}" if found else stage
+        numbers = [int(number) for number in re.findall(r"\bround-(\d+)\b", places)]
+        return f"{stage} v{max(numbers)}" if numbers else stage
 
     return name
 
