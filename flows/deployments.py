@@ -84,6 +84,7 @@ class PlanParameters(Parameters):
     max_per_image: int | None = None
     chunk_size: int | None = None
     shard_size: int | None = None
+    mirrored: bool = False
     overwrite: bool = False
 
 
