@@ -75,7 +75,7 @@ def run_demo(
     result = self_train(config, teller.on_event)
     source_ap = tuple(_source_ap(config, done, quick, teller) for done in result.rounds)
     teller.say("drawing the report")
-    comparisons = _comparisons(config, result.rounds[0].weights, result.weights)
+    comparisons = _comparisons(config, result.rounds[0].weights, result.rounds[-1].weights)
     report = write_report(
         out_dir,
         title="Groundhog demo: cats that nobody labelled",
