@@ -93,26 +93,28 @@ def _by_variant(pieces: Sequence[Piece]) -> Mapping[str, list[Piece]]:
 
 
 def _curves(config: QualityConfig, pieces: Sequence[Piece]) -> Figure:
-    """Precision against recall of the first labels, mean over the seeds; a dot where the policy cuts."""
+    """Precision against recall of the first labels, mean over the seeds; a dot where the policy cuts.
+
+    A curve ends at the recall that every seed reaches.
+    """
     figure, (axes,) = _figure(7, 5, 1)
-    drawn: dict[tuple[float, ...], str] = {}  # policies that only cut elsewhere share a curve
+    colours: dict[tuple[float, ...], str] = {}  # policies that only cut elsewhere share a curve
+    dots: dict[tuple[float, float], list[str]] = {}  # and those that only mark boxes share a dot
     for name, own in _by_variant(pieces).items():
         labelled = [piece.labels[0] for piece in own if piece.labels]
         if not labelled:
             continue
-        curve = np.mean([quality.curve for quality in labelled], axis=0)
-        colour = drawn.setdefault(tuple(curve), f"C{len(drawn)}")
-        recall, precision = (fmean(getattr(quality, part) for quality in labelled) for part in ("recall", "precision"))
+        each = np.array([quality.curve for quality in labelled])
+        curve = np.where((each > 0).all(axis=0), each.mean(axis=0), np.nan)
+        colour = colours.setdefault(tuple(each.mean(axis=0)), f"C{len(colours)}")
         axes.plot(np.linspace(0, 1, len(curve)), curve, color=colour, linewidth=1.2)
-        axes.plot(recall, precision, "o", color=colour)
-        axes.annotate(name, (recall, precision), textcoords="offset points", xytext=(6, 4), fontsize=8)
-    axes.set(
-        xlabel="recall",
-        ylabel="precision",
-        title=f"{config.name}: first labels at IoU 0.5",
-        xlim=(0, 1),
-        ylim=(0, 1.02),
-    )
+        dot = (fmean(quality.recall for quality in labelled), fmean(quality.precision for quality in labelled))
+        axes.plot(*dot, "o", color=colour)
+        dots.setdefault(dot, []).append(name)
+    for dot, names in dots.items():
+        axes.annotate(", ".join(names), dot, textcoords="offset points", xytext=(6, 4), fontsize=8)
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0.3, 1.02), ylim=(0.3, 1.02))
+    axes.set_title(f"{config.name}: first labels at IoU 0.5")
     axes.grid(alpha=0.3)
     return figure
 
