@@ -49,16 +49,17 @@ def write_labels_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
 def table(config: QualityConfig, pieces: Sequence[Piece]) -> str:
     """A line a round of a variant: its labels, and AP of the model after it; mean ± standard deviation over the seeds.
 
-    The gain is over the model before the first round; "over baseline" compares with the baseline's last round.
+    The gain is over the model before the first round; "over baseline" compares with the baseline after as many rounds,
+    or after its last where it has fewer.
     """
     columns = "variant seeds precision recall AP-of-labels AP-target gain over-baseline AP-source lost".split()
     lines = [f"| {' | '.join(columns)} |".replace("-", " "), "|:--" + "|--:" * (len(columns) - 1) + "|"]
     by_variant = _by_variant(pieces)
-    base = {piece.seed: piece.target[-1] for piece in by_variant.get(config.baseline, ())}
+    base = {piece.seed: piece.target[1:] for piece in by_variant.get(config.baseline, ())}
     for name, own in by_variant.items():
         for number in range(1, config.variants[name].rounds + 1):
             labels = [piece.labels[number - 1] for piece in own if piece.labels]
-            over = [piece.target[number] - base[piece.seed] for piece in own if piece.seed in base]
+            over = [piece.target[number] - base[piece.seed][:number][-1] for piece in own if piece.seed in base]
             cells = [
                 _round_name(config, name, number),
                 str(len(own)),
