@@ -40,7 +40,7 @@ from grounding_model.train import TrainingFailed, train
 from grounding_model.train_config import FromScratch, FromWeights, RegionWords, TrainConfig
 from grounding_model.weights import load_checkpoint
 from tests.paths import GOLDEN
-from tests.training_data import DETERMINED, MICRO, write_rectangles
+from tests.training_data import DETERMINED, MICRO, weights_of, write_rectangles
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +78,6 @@ def interrupt_at(step: int):
             raise Interrupted
 
     return on_progress
-
-
-def weights_of(result: training.TrainResult) -> dict[str, torch.Tensor]:
-    return load_checkpoint(result.checkpoint).model.state_dict()
 
 
 def losses_of(result: training.TrainResult) -> list[float]:

@@ -24,9 +24,8 @@ from grounding_model.optimizer import OptimizerConfig
 from grounding_model.processes import check_devices
 from grounding_model.train import TrainingFailed, TrainResult, train
 from grounding_model.train_config import FromScratch, TrainConfig
-from grounding_model.weights import load_checkpoint
 from tests.paths import GOLDEN
-from tests.training_data import DETERMINED, write_rectangles
+from tests.training_data import DETERMINED, weights_of, write_rectangles
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +50,6 @@ def config(data: OdvgData, tmp_path: Path) -> TrainConfig:
         check_memory=False,
         device="cpu",
     )
-
-
-def weights_of(result: TrainResult) -> dict[str, torch.Tensor]:
-    return load_checkpoint(result.checkpoint).model.state_dict()
 
 
 def numbers_of(result: TrainResult) -> list[dict[str, float]]:

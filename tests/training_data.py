@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from formats.odvg import write_odvg
 from formats.record import Instance, Record, Region
 from grounding_model.config import Denoising, ModelConfig, SwinBackbone, TextEncoder, TimmBackbone
 from grounding_model.data import OdvgData
+from grounding_model.train import TrainResult
+from grounding_model.weights import load_checkpoint
 
 MICRO = ModelConfig(
     backbone=TimmBackbone(name="resnet10t", out_indices=(3, 4)),
@@ -60,3 +63,8 @@ def write_rectangles(folder: Path, count: int = 5) -> tuple[OdvgData, OdvgData]:
     write_odvg(folder / "od.jsonl", detections)
     write_odvg(folder / "vg.jsonl", captions)
     return OdvgData(folder / "od.jsonl", folder), OdvgData(folder / "vg.jsonl", folder)
+
+
+def weights_of(result: TrainResult) -> dict[str, torch.Tensor]:
+    """The final weights of a run, by name."""
+    return load_checkpoint(result.checkpoint).model.state_dict()
