@@ -201,7 +201,7 @@ def test_a_file_may_be_one_json_array(tmp_path, indent):
     path.write_text("\n" + json.dumps([IMAGE, detection()], indent=indent))
     assert [record.instances for record in read_odvg(path)] == [None, ()]
     path.write_text("[" + json.dumps(IMAGE))
-    with pytest.raises(InputError, match="is not JSON .Expecting ','"):
+    with pytest.raises(InputError, match=r"is not JSON .Expecting ','"):
         list(read_odvg(path))
 
 
@@ -299,7 +299,7 @@ def test_what_is_no_json_is_named(tmp_path, text):
 def test_an_array_of_brackets_without_end_is_named(tmp_path):
     path = tmp_path / "a.json"
     path.write_bytes(b"[" * 100_000)
-    with pytest.raises(InputError, match="is not JSON .maximum recursion depth"):
+    with pytest.raises(InputError, match=r"is not JSON .maximum recursion depth"):
         list(read_odvg(path))
 
 
