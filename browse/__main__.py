@@ -1,5 +1,7 @@
 """`python -m browse DATA_ROOT ANN_FILE IMG_PREFIX …`, the same as `groundhog browse`: look at labels.
 
+`… browse serve …` reviews them in the browser (browse.serve).
+
 A line or picture that cannot be drawn is counted and named at the end; it never ends the run.
 """
 
@@ -14,13 +16,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
 from browse.draw import draw_record
+from browse.pictures import read_picture
+from browse.places import add_places, read_places
 from formats.files import write_whole
 from formats.images import safe_join
-from formats.label_map import read_label_map
 from formats.odvg import LineProblem, read_odvg
 from formats.problems import InputError
 from formats.record import Record
@@ -49,7 +52,12 @@ class Tally:
 
 def main(argv: Sequence[str] | None = None, program: str = "groundhog browse") -> int:
     """Exit code: 0 when something was drawn or there was nothing to draw, 1 when nothing could be, 2 for bad input."""
-    options = build_parser(program).parse_args(argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["serve"]:  # a data root of that name is ./serve
+        from browse.serve import main as serve
+
+        return serve(arguments[1:], f"{program} serve")
+    options = build_parser(program).parse_args(arguments)
     try:
         tally = browse(options)
     except InputError as error:
@@ -64,16 +72,11 @@ def main(argv: Sequence[str] | None = None, program: str = "groundhog browse") -
 def build_parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         program,
-        description="Draw the labels of an ODVG file on their pictures.",
+        description=f"Draw the labels of an ODVG file on its pictures; `{program} serve` reviews them in the browser.",
         epilog=f"example:\n  {program} data/cat cat_train_od_v1.json images -m cat_label_map.json -o seen --not-show",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("data_root", metavar="DATA_ROOT", type=Path, help="the folder that holds the data set")
-    parser.add_argument("ann_file", metavar="ANN_FILE", help="labels, relative to DATA_ROOT")
-    parser.add_argument("img_prefix", metavar="IMG_PREFIX", help="folder of the pictures, relative to DATA_ROOT")
-    parser.add_argument(
-        "-m", "--label-map-file", metavar="LABEL_MAP", help="names of the labels, relative to DATA_ROOT or not"
-    )
+    add_places(parser)
     parser.add_argument("-o", "--output-dir", metavar="DIR", type=Path, help="write the drawn pictures there")
     parser.add_argument("--not-show", action="store_true", help="open no window")
     parser.add_argument("-n", "--number", metavar="N", type=int, help="stop after so many pictures")
@@ -91,7 +94,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
 
 def browse(options: argparse.Namespace) -> Tally:
     """Draws what the options ask for. Raises InputError when nothing can be done at all."""
-    annotations, images, label_map = _places(options)
+    annotations, images, label_map = read_places(options)
     if not options.not_show:
         _check_display()
     elif options.output_dir is None:
@@ -105,7 +108,7 @@ def browse(options: argparse.Namespace) -> Tally:
         if options.number is not None and tally.drawn >= options.number:
             break
         try:
-            drawn = draw_record(_read(images, record.filename), record, options.palette)
+            drawn = draw_record(read_picture(safe_join(images, record.filename)), record, options.palette)
             if options.output_dir is not None:
                 _write(drawn, _target(options.output_dir, record.filename, taken))
         except (InputError, OSError) as error:
@@ -121,20 +124,6 @@ def browse(options: argparse.Namespace) -> Tally:
     if show is not None:
         _close_windows()
     return tally
-
-
-def _places(options: argparse.Namespace) -> tuple[Path, Path, Mapping[int, str] | None]:
-    """Annotation file, image folder, label map. Raises InputError for the one that is not there."""
-    annotations = options.data_root / options.ann_file
-    images = options.data_root / options.img_prefix
-    if not annotations.is_file():
-        raise InputError(annotations, "no such file", "want an ODVG file; ANN_FILE is relative to DATA_ROOT")
-    if not images.is_dir():
-        raise InputError(images, "no such folder", "want the pictures; IMG_PREFIX is relative to DATA_ROOT")
-    if options.label_map_file is None:
-        return annotations, images, None
-    inside = options.data_root / options.label_map_file
-    return annotations, images, read_label_map(inside if inside.is_file() else options.label_map_file)
 
 
 def _records(
@@ -174,12 +163,6 @@ def _without_weak_boxes(record: Record, least: float) -> Record:
         boxes, scores = tuple(region.boxes[i] for i in kept), tuple(region.scores[i] for i in kept if region.scores)
         regions.append(replace(region, boxes=boxes, scores=scores))
     return replace(record, regions=None if record.regions is None else tuple(regions))
-
-
-def _read(images: Path, filename: str) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, EXIF turn applied. Raises InputError or OSError when it is no whole picture."""
-    with Image.open(safe_join(images, filename)) as image:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def _target(folder: Path, filename: str, taken: set[Path]) -> Path:

@@ -153,7 +153,7 @@ def write_odvg(path: str | Path, records: Iterable[Record], placeholder: bool = 
     are left out, since mmdet's loader cannot read an empty list of boxes.
     """
     losses = Losses()
-    with write_whole(path, "wb") as stream, jsonlines.Writer(stream, dumps=_line_bytes) as writer:
+    with write_whole(path, "wb") as stream, jsonlines.Writer(stream, dumps=line_bytes) as writer:
         for record in records:
             writer.write(record_to_line(record, placeholder))
             if record.regions and not placeholder:
@@ -214,7 +214,8 @@ def _rounded_score(score: float) -> float:
     return float(f"{score:.6g}")
 
 
-def _line_bytes(line: dict[str, Any]) -> bytes:
+def line_bytes(line: dict[str, Any]) -> bytes:
+    """A line's JSON in UTF-8, without its end."""
     try:
         return _ENCODER.encode(line).encode("utf-8")
     except UnicodeEncodeError:  # a file name that is not UTF-8 on disk can only be written escaped
@@ -227,7 +228,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 def write_open_groundingdino(path: str | Path, records: Iterable[Record]) -> Losses:
     """Writes Open-GroundingDino's dialect: one box a region, no spans; gives what it has no place for."""
     losses = Losses()
-    with write_whole(path, "wb") as stream, jsonlines.Writer(stream, dumps=_line_bytes) as writer:
+    with write_whole(path, "wb") as stream, jsonlines.Writer(stream, dumps=line_bytes) as writer:
         for record in records:
             writer.write(_open_line(record, losses))
     return +losses  # without the zeros

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from formats.files import write_whole
 from formats.label_map import without_version
-from formats.odvg import record_to_line
+from formats.odvg import line_bytes, record_to_line
 from formats.odvg_lines import QUARANTINED, record_from_line
 from formats.problems import InputError
 from formats.record import Record
@@ -55,7 +55,7 @@ def reviewed_line(record: Record) -> dict[str, Any]:
 
 def reviewed_text(record: Record, since: int) -> str:
     """The line of a file of corrections, without its end."""
-    return json.dumps(reviewed_line(by_person(record)) | {"since_round": since}, ensure_ascii=False)
+    return line_bytes(reviewed_line(by_person(record)) | {"since_round": since}).decode("utf-8")
 
 
 def read_corrections(path: str | Path) -> Iterator[Correction]:
@@ -66,7 +66,7 @@ def read_corrections(path: str | Path) -> Iterator[Correction]:
     with as_path(path).open("rb") as stream:
         for number, raw in enumerate(stream, start=1):
             if raw.strip():
-                yield _correction(raw.strip().removeprefix(b"\xef\xbb\xbf"), f"{path}:{number}")
+                yield parse_correction(raw.strip().removeprefix(b"\xef\xbb\xbf"), f"{path}:{number}")
 
 
 def write_corrections(path: str | Path, texts: Iterable[str]) -> None:
@@ -87,13 +87,14 @@ def corrections_for(path: str | Path | None, number: int | None = None) -> dict[
     """
     if path is None or not Path(path).is_file():
         return {}
-    return holding(marked(list(read_corrections(path))), number)
+    held = holding(marked(list(read_corrections(path))), number)
+    return {key: each.record for key, each in held.items()}
 
 
-def holding(corrections: Iterable[Correction], number: int | None = None) -> dict[Key, Record]:
-    """Of corrections those that hold for a round, as corrections_for gives them."""
+def holding(corrections: Iterable[Correction], number: int | None = None) -> dict[Key, Correction]:
+    """Of corrections those that hold for a round (None: for all); a later one wins."""
     known = sorted(corrections, key=lambda correction: correction.since)
-    return {key_of(each.record): each.record for each in known if number is None or each.since <= number}
+    return {key_of(each.record): each for each in known if number is None or each.since <= number}
 
 
 def by_person(record: Record) -> Record:
@@ -106,7 +107,8 @@ def by_person(record: Record) -> Record:
     )
 
 
-def _correction(raw: bytes, place: str) -> Correction:
+def parse_correction(raw: bytes, place: str) -> Correction:
+    """The correction that one line holds; errors as read_corrections has them."""
     try:
         text = raw.decode("utf-8")
         entries = json.loads(text)
