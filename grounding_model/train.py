@@ -411,7 +411,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         end_with_parent()  # torchrun's workers would outlive it
     try:
         config = read_config(options.config, TrainConfig, options.overrides)
-        check_resume(config, options.resume)
+        if not options.report:  # a program has asked its user already
+            check_resume(config, options.resume)
         result = train(config, partial(_report, "progress") if options.report else None)
     except Exception as error:
         bad_input = isinstance(error, InputError)

@@ -37,8 +37,8 @@ class TrainingState:
         self.objective = Objective(model, config.losses, config.region_words.weight, AUTOCAST[config.precision])
         self.parallel: nn.Module = self.objective
         if processes.count > 1:
-            # Denoising has nothing to embed where a batch has no box, and words alone leave the transformer out.
-            self.parallel = DistributedDataParallel(self.objective, find_unused_parameters=True)
+            leaves_out = config.region_words.alone_until > 0  # the transformer, at first
+            self.parallel = DistributedDataParallel(self.objective, find_unused_parameters=leaves_out)
         self.optimizer = build_optimizer(self.objective, config.optimizer)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
         self.average = MovingAverage(model, config.moving_average) if config.moving_average else None
