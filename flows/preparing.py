@@ -68,7 +68,8 @@ def _draw_glyphs(
         source = Source(folder / "glyphs_vg.json", images, None)
     else:
         source = Source(folder / "glyphs_od.json", images, folder / "glyphs_label_map.json")
-    if not source.annotations.exists():
+    # The label map is written last: without it the run was cut off in between.
+    if not (source.annotations.exists() and (source.label_map is None or source.label_map.exists())):
         with write_whole(told) as file:
             json.dump(asked, file)
         truth = write_scenes(folder / "truth", data.domain, data.count, data.seed, data.task)
