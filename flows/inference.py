@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -101,13 +101,21 @@ def _label(manifest: Manifest, missing: list[int], lender: HeldDetectors, batch_
             bar.update(images)
 
         def label(index: int) -> None:
-            with lender.lend(manifest) as detector:
-                failures.update(label_shards(manifest, [index], detector, batch_size=batch_size, on_images=tell))
+            if stopping.is_set():
+                return
+            try:
+                with lender.lend(manifest) as detector:
+                    failures.update(label_shards(manifest, [index], detector, batch_size=batch_size, on_images=tell))
+            except _Stopped:
+                return
+            except BaseException:
+                stopping.set()  # at once: this thread takes up its next shard before the one below hears of the error
+                raise
 
         with ThreadPoolExecutor(len(lender.devices), thread_name_prefix="label") as threads:
             try:
-                for labelled in [threads.submit(label, index) for index in missing]:
-                    labelled.result()
+                for labelling in as_completed([threads.submit(label, index) for index in missing]):
+                    labelling.result()
             except BaseException:
                 stopping.set()  # the others end at their next image
                 threads.shutdown(wait=False, cancel_futures=True)
