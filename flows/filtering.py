@@ -265,9 +265,7 @@ def _scores(looks: Sequence[Manifest], policy: Policy, reviewed: str | Path | No
         truth, iou = corrections_for(adaptive.reviewed or reviewed), adaptive.iou
         if not truth:
             raise InputError("policy.adaptive", "nobody has reviewed labels of this source", "want a file of them")
-    everything = replace(
-        policy, score_threshold=0.0, class_thresholds={}, adaptive=None, confident_from=None, ignore_from=None
-    )
+    everything = policy.without_thresholds()
     images, seen = 0, Counter[str]()
     every: dict[str, list[float]] = {}
     judged: dict[str, list[tuple[float, bool]]] = {}

@@ -229,9 +229,7 @@ class _Work:
         policy, config = variant.policy, self.config
         looks = [self._candidates(view, policy.distractors, weights) for view in variant.views]
         made = filter_candidates(looks[0], policy, folder / "labels_od.json", views=looks[1:])
-        unsorted = replace(
-            policy, score_threshold=0.0, class_thresholds={}, adaptive=None, confident_from=None, ignore_from=None
-        )
+        unsorted = policy.without_thresholds()
         everything = filter_candidates(looks[0], unsorted, folder / "everything_od.json", views=looks[1:])
         return made.labels, label_quality(made.labels, everything.labels, self.source.truth, config.categories)
 

@@ -115,6 +115,25 @@ def test_an_image_without_a_confident_box_teaches_nothing_and_denies_nothing() -
     assert [label.ignore for label in apply_policy(candidates, NAMES, policy, Counter())] == [False, False, False]
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"score_threshold": 0.95},
+        {"class_thresholds": dict.fromkeys(NAMES, 0.95)},
+        {"adaptive": Mixture()},
+        {"confident_from": 0.99},
+        {"ignore_from": 0.2},
+    ],
+)
+def test_without_thresholds_no_box_goes_or_is_ignored_for_its_score(settings: dict) -> None:
+    kept = Policy(min_size=5.0, **settings).without_thresholds()
+    assert kept == Policy(min_size=5.0, score_threshold=0.0)
+    labels = apply_policy(random_candidates(0), NAMES, kept, reasons := Counter())
+    assert reasons["score"] == 0
+    assert reasons["small"] > 0
+    assert not any(label.ignore for label in labels)
+
+
 def test_a_score_may_be_the_weight_of_its_loss() -> None:
     candidates = [Candidate(0, (0, 0, 10, 10), 0.4)]
     assert apply_policy(candidates, NAMES, Policy(), Counter())[0].weight == 1.0

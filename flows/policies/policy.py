@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -138,3 +138,9 @@ class Policy:
     def threshold(self, category: str) -> float:
         """The score that a label of this category has to exceed."""
         return self.class_thresholds.get(category, self.score_threshold)
+
+    def without_thresholds(self) -> Policy:
+        """The same, but what scores low is kept too: every candidate that the other steps leave becomes a label."""
+        return replace(
+            self, score_threshold=0.0, class_thresholds={}, adaptive=None, confident_from=None, ignore_from=None
+        )
