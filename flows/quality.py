@@ -91,6 +91,12 @@ class QualityConfig:
         if not self.seeds:
             raise InputError("seeds", "is empty", "want one seed or more")
 
+    @property
+    def start(self) -> FromWeights:
+        """The model that makes the first labels."""
+        assert isinstance(self.train.start, FromWeights)
+        return self.train.start
+
 
 class LabelQuality(NamedTuple):
     """Of the labels of one round. precision, recall: of the boxes that are not ignored, at IoU 0.5. ap: COCO's.
@@ -200,8 +206,7 @@ class _Work:
 
     def piece(self, name: str) -> Piece:
         """Labels, trains and evaluates as a variant says, round after round."""
-        variant, start = self.config.variants[name], self.config.train.start
-        assert isinstance(start, FromWeights)
+        variant, start = self.config.variants[name], self.config.start
         weights = start.source
         qualities, figures = [], [self._figures(weights, start.text_encoder)]
         for number in range(1, variant.rounds + 1):
@@ -218,10 +223,8 @@ class _Work:
 
     def labels(self, name: str) -> Piece:
         """The labels that the first round of a variant would be trained on."""
-        start = self.config.train.start
-        assert isinstance(start, FromWeights)
         folder = piece_folder(self.config, name, self.seed) / "round-1"
-        _, found = self._label(self.config.variants[name], start.source, folder)
+        _, found = self._label(self.config.variants[name], self.config.start.source, folder)
         return Piece(name, self.seed, (found,), (), ())
 
     def _label(self, variant: Variant, weights: str, folder: Path) -> tuple[Path, LabelQuality]:
@@ -238,8 +241,7 @@ class _Work:
         from grounding_model.detector import load_detector
         from grounding_model.weights import checkpoint_hash
 
-        config, start = self.config, self.config.train.start
-        assert isinstance(start, FromWeights)
+        config, start = self.config, self.config.start
         look = json.dumps([checkpoint_hash(weights), asdict(view), list(distractors)])
         folder = self.folder / "candidates" / hashlib.sha256(look.encode()).hexdigest()[:12]
         label_map = asked_label_map(self.source.label_map, distractors, folder)
@@ -261,8 +263,7 @@ class _Work:
         return manifest
 
     def _train(self, labels: Path | None, weights: str, folder: Path) -> Path:
-        config, start = self.config, self.config.train.start
-        assert isinstance(start, FromWeights)
+        config, start = self.config, self.config.start
         if labels is None:
             datasets: Sequence[TrainingData] = config.train.datasets
         else:
