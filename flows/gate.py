@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from flows.boxes import pairwise_iou
 from flows.inference import parse_line
-from flows.measuring import MATCH_IOU, overlaps
+from flows.measuring import MATCH_IOU
 from flows.planning import read_lines
 from formats.problems import InputError
 from formats.record import Box, Record
@@ -224,7 +225,7 @@ def _boxes(record: Record) -> dict[str, list[Box]]:
 
 def _matched(before: Sequence[Box], after: Sequence[Box]) -> Counter[str]:
     """How many boxes are the same, moved, gained and lost: pairs of the best overlap first."""
-    ious = overlaps(before, after)
+    ious = pairwise_iou(before, after)
     met: list[float] = []
     while ious.size and ious.max() >= MATCH_IOU:
         row, column = np.unravel_index(ious.argmax(), ious.shape)

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flows.boxes import pairwise_iou
 from flows.inference import parse_line
-from flows.measuring import overlaps
 from flows.planning import Manifest, read_lines, read_manifest
 from formats.candidates import read_candidates
 from formats.files import load_json, sha256_of
@@ -155,7 +155,7 @@ def _trace(link: Link, image: str, index: int, wanted: LabelledBox | None) -> La
         link.box = boxes[index]
     else:
         alike = [each for each in boxes if each.name == wanted.name]
-        ious = overlaps([wanted.box], [each.box for each in alike])
+        ious = pairwise_iou([wanted.box], [each.box for each in alike])
         if ious.size and ious.max() > 0:
             link.box = alike[int(ious.argmax())]._replace(overlap=float(ious.max()))
     if link.box is not None and not link.reviewed:

@@ -13,8 +13,9 @@ import numpy as np
 
 from flows.asking import Answers
 from flows.benchmarks import Benchmark, Metric
+from flows.boxes import pairwise_iou
 from formats.problems import InputError
-from formats.record import Box, Instance, Record
+from formats.record import Instance, Record
 
 if TYPE_CHECKING:
     from grounding_model.metrics.bootstrap import Samples
@@ -145,7 +146,7 @@ def match_boxes(truth: Record, found: Record) -> list[tuple[Instance | None, Ins
     true = [each for each in truth.instances or () if not each.ignore]
     guesses = [each for each in found.instances or () if (each.score or 0.0) >= SHOWN_SCORE]
     pairs: list[tuple[Instance | None, Instance | None]] = []
-    ious = overlaps([each.box for each in true], [each.box for each in guesses])
+    ious = pairwise_iou([each.box for each in true], [each.box for each in guesses])
     # Of boxes that lie alike, the one that is named rightly is the match.
     same = np.array([[one.category == other.category for other in guesses] for one in true]).reshape(ious.shape)
     worth = np.where(ious >= MATCH_IOU, ious + same, -1.0)
@@ -156,16 +157,6 @@ def match_boxes(truth: Record, found: Record) -> list[tuple[Instance | None, Ins
     matched = {id(one) for pair in pairs for one in pair}
     pairs += [(each, None) for each in true if id(each) not in matched]
     return pairs + [(None, each) for each in guesses if id(each) not in matched]
-
-
-def overlaps(true: Sequence[Box], found: Sequence[Box]) -> np.ndarray:
-    """(n, 4), (m, 4) -> (n, m) IoU."""
-    one = np.asarray(true, dtype=np.float64).reshape(-1, 1, 4)
-    other = np.asarray(found, dtype=np.float64).reshape(1, -1, 4)
-    sides = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
-    common = np.clip(sides, 0, None).prod(-1)
-    union = (one[..., 2:] - one[..., :2]).prod(-1) + (other[..., 2:] - other[..., :2]).prod(-1) - common
-    return common / np.maximum(union, 1e-9)
 
 
 def confusion(truth: Sequence[Record], predictions: Sequence[Record], names: Sequence[str]) -> np.ndarray:

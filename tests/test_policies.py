@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flows.boxes import pairwise_iou
 from flows.policies import Consensus, Mixture, Policy, Quantile, TargetPrecision
 from flows.policies.agreement import image_agreement
 from flows.policies.apply import Candidate, apply_policy, merge_views
 from flows.policies.calibration import calibrate, judge, precision_threshold
 from flows.policies.consensus import Boxes, fuse_views
-from flows.policies.suppression import pairwise_iou, suppress_duplicates, won_by_distractor
+from flows.policies.suppression import suppress_duplicates, won_by_distractor
 from flows.policies.thresholds import mixture_threshold, quantile_threshold
 from flows.views import Mirrored, turned_back
 from formats.problems import InputError
@@ -210,6 +211,22 @@ def test_a_precision_is_asked_for_in_place_of_a_score() -> None:
     assert threshold == pytest.approx(0.8, abs=0.05)
     assert right[scores > threshold].mean() == pytest.approx(0.9, abs=0.02)
     assert precision_threshold(scores, calibrate(scores, np.zeros(4000, dtype=bool)), 0.5) == 1.0
+
+
+def test_overlaps_are_those_of_counted_pixels_and_empty_boxes_overlap_nothing() -> None:
+    corners = np.sort(np.random.default_rng(0).integers(0, 20, (12, 2, 2)), axis=1).reshape(-1, 4)
+    corners[0] = (3, 3, 3, 9)  # a line
+    corners[1] = (5, 5, 5, 5)  # a point
+    inked = np.zeros((12, 20, 20), dtype=bool)
+    for pixels, (x1, y1, x2, y2) in zip(inked, corners):
+        pixels[y1:y2, x1:x2] = True
+    both, either = inked[:, None] & inked, inked[:, None] | inked
+    expected = both.sum((2, 3)) / np.maximum(either.sum((2, 3)), 1)
+    boxes = [(float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in corners]
+    assert pairwise_iou(boxes, corners.astype(np.float64)) == pytest.approx(expected)
+    assert (pairwise_iou(boxes[:2], boxes) == 0.0).all()
+    assert pairwise_iou([], boxes).shape == (0, 12)
+    assert pairwise_iou(boxes, []).shape == (12, 0)
 
 
 def test_a_true_box_is_found_once() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from flows.boxes import pairwise_iou
 from flows.policies.calibration import judge
-from flows.policies.suppression import pairwise_iou
 
 
 def image_agreement(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flows.policies.suppression import pairwise_iou
+from flows.boxes import pairwise_iou
 
 
 class Calibration(NamedTuple):

@@ -7,19 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-
-def pairwise_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(N, 4), (M, 4) -> (N, M); 0 where both boxes are empty."""
-    corner = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    far = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    overlap = np.prod(np.clip(far - corner, 0.0, None), axis=2)
-    union = areas(boxes)[:, None] + areas(others)[None, :] - overlap
-    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
-
-
-def areas(boxes: np.ndarray) -> np.ndarray:
-    """(N, 4) -> (N,) square pixels."""
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+from flows.boxes import pairwise_iou
 
 
 def suppress_duplicates(boxes: np.ndarray, labels: np.ndarray, iou: float) -> np.ndarray:
