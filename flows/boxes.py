@@ -1,4 +1,4 @@
-"""How far boxes overlap."""
+"""The boxes of a record by what they show, and how far boxes overlap."""
 
 from __future__ import annotations
 
@@ -6,7 +6,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from formats.record import Box
+from formats.record import Box, Record
+
+
+def boxes_by_name(record: Record, with_ignored: bool = False) -> dict[str, list[Box]]:
+    """Category or phrase -> its boxes, in the record's order. with_ignored: those too that are to be ignored.
+
+    A phrase that stands in the record without a box has an empty list.
+    """
+    found: dict[str, list[Box]] = {}
+    for instance in record.instances or ():
+        if with_ignored or not instance.ignore:
+            found.setdefault(instance.category, []).append(instance.box)
+    for region in record.regions or ():
+        if with_ignored or not region.ignore:
+            found.setdefault(" ".join(region.phrase), []).extend(region.boxes)
+    return found
 
 
 def pairwise_iou(boxes: Sequence[Box] | np.ndarray, others: Sequence[Box] | np.ndarray) -> np.ndarray:

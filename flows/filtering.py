@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flows.boxes import boxes_by_name
 from flows.inference import missing_shards, parse_line
 from flows.planning import Manifest, check_source, read_lines, read_manifest
 from flows.policies.apply import Candidate, Label, apply_policy, merge_views
@@ -276,12 +277,12 @@ def _scores(looks: Sequence[Manifest], policy: Policy, reviewed: str | Path | No
         names = _names(looks[0], line.record)
         labels = apply_policy(merge_views(line.looks, names, policy, seen), names, everything, seen)
         corrected = truth.get((line.record.filename, line.record.caption))
+        true = {} if corrected is None else boxes_by_name(corrected, with_ignored=True)
         for region, name in enumerate(names):
             mine = [label.candidate for label in labels if label.candidate.region == region]
             every.setdefault(name, []).extend(each.score for each in mine)
             if corrected is not None:
-                boxes = np.array([each.box for each in mine], dtype=np.float64).reshape(-1, 4)
-                right = judge(boxes, _true_boxes(corrected, name), iou)
+                right = judge([each.box for each in mine], true.get(name, ()), iou)
                 judged.setdefault(name, []).extend(zip((each.score for each in mine), right.tolist()))
     return images, {
         name: _Scores(
@@ -292,13 +293,6 @@ def _scores(looks: Sequence[Manifest], policy: Policy, reviewed: str | Path | No
         for name, scores in every.items()
         if name not in policy.distractors
     }
-
-
-def _true_boxes(record: Record, name: str) -> np.ndarray:
-    """(M, 4): what a person left of a category, or of a phrase."""
-    boxes = [each.box for each in record.instances or () if each.category == name]
-    boxes += [box for region in record.regions or () if " ".join(region.phrase) == name for box in region.boxes]
-    return np.array(boxes, dtype=np.float64).reshape(-1, 4)
 
 
 def _check(manifest: Manifest, views: Sequence[Manifest], policy: Policy, out: Path) -> None:

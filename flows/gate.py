@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.boxes import pairwise_iou
+from flows.boxes import boxes_by_name, pairwise_iou
 from flows.inference import parse_line
 from flows.measuring import MATCH_IOU
 from flows.planning import read_lines
@@ -177,7 +177,7 @@ def label_drift(before: str | Path, after: str | Path) -> Drift:
     for old, new in _pairs(before, after):
         totals["images"] += 1
         of_captions = of_captions or old.caption is not None
-        old_boxes, new_boxes = _boxes(old), _boxes(new)
+        old_boxes, new_boxes = boxes_by_name(old), boxes_by_name(new)
         found: Counter[str] = Counter()
         for name in old_boxes.keys() | new_boxes.keys():
             mine, other = old_boxes.get(name, []), new_boxes.get(name, [])
@@ -192,7 +192,7 @@ def label_drift(before: str | Path, after: str | Path) -> Drift:
 def changed_lines(before: str | Path, after: str | Path) -> Iterator[tuple[Record, Record]]:
     """The lines of label_drift that changed, as they were and as they are."""
     for old, new in _pairs(before, after):
-        old_boxes, new_boxes = _boxes(old), _boxes(new)
+        old_boxes, new_boxes = boxes_by_name(old), boxes_by_name(new)
         names = old_boxes.keys() | new_boxes.keys()
         if any(_matched(old_boxes.get(n, []), new_boxes.get(n, [])).keys() - {"same"} for n in names):
             yield old, new
@@ -209,18 +209,6 @@ def _pairs(before: str | Path, after: str | Path) -> Iterator[tuple[Record, Reco
             place = f"{after}:{new.number + 1}"
             raise InputError(place, f"is of {records[1].filename}, not {records[0].filename}", "want the same source")
         yield records
-
-
-def _boxes(record: Record) -> dict[str, list[Box]]:
-    """Category or phrase -> its boxes, without those that are ignored."""
-    found: dict[str, list[Box]] = {}
-    for instance in record.instances or ():
-        if not instance.ignore:
-            found.setdefault(instance.category, []).append(instance.box)
-    for region in record.regions or ():
-        if not region.ignore:
-            found.setdefault(" ".join(region.phrase), []).extend(region.boxes)
-    return found
 
 
 def _matched(before: Sequence[Box], after: Sequence[Box]) -> Counter[str]:

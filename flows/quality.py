@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
+from flows.boxes import boxes_by_name
 from flows.evaluation import evaluate
 from flows.filtering import filter_candidates
 from flows.inference import BATCH_SIZE, infer, missing_shards
@@ -182,8 +181,9 @@ def label_quality(labels: Path, everything: Path, truth: Path, categories: Seque
     made = [_without_ignored(record) for record in read_odvg(labels)]
     right = boxes = 0
     for record, mine in zip(true, made, strict=True):
+        objects_of, boxes_of = boxes_by_name(record, with_ignored=True), boxes_by_name(mine)
         for name in categories:
-            found = judge(_boxes(mine, name), _boxes(record, name), RIGHT_IOU)
+            found = judge(boxes_of.get(name, ()), objects_of.get(name, ()), RIGHT_IOU)
             right, boxes = right + int(found.sum()), boxes + len(found)
     objects = sum(len(record.instances or ()) for record in true)
     curve = evaluate_coco(true, list(read_odvg(everything)), categories).precision_recall[0]
@@ -332,12 +332,6 @@ def _only(record: Record, categories: Sequence[str]) -> Record:
 
 def _without_ignored(record: Record) -> Record:
     return replace(record, instances=tuple(each for each in record.instances or () if not each.ignore))
-
-
-def _boxes(record: Record, category: str) -> np.ndarray:
-    """(N, 4), in the record's order."""
-    found = [each.box for each in record.instances or () if each.category == category]
-    return np.array(found, dtype=np.float64).reshape(-1, 4)
 
 
 # What is done

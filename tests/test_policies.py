@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.boxes import pairwise_iou
+from flows.boxes import boxes_by_name, pairwise_iou
 from flows.policies import Consensus, Mixture, Policy, Quantile, TargetPrecision
 from flows.policies.agreement import image_agreement
 from flows.policies.apply import Candidate, apply_policy, merge_views
@@ -20,7 +20,7 @@ from flows.policies.suppression import suppress_duplicates, won_by_distractor
 from flows.policies.thresholds import mixture_threshold, quantile_threshold
 from flows.views import Mirrored, turned_back
 from formats.problems import InputError
-from formats.record import Instance, Record
+from formats.record import Instance, Record, Region
 from grounding_model.prompt import Prompt
 from tests.pipeline_cases import Failure
 
@@ -236,14 +236,31 @@ def test_a_true_box_is_found_once() -> None:
 
 
 def test_agreement_is_one_for_equals_nothing_for_strangers_and_symmetric() -> None:
-    boxes = np.array([[0, 0, 10, 10], [40, 0, 50, 10]], dtype=np.float64)
-    labels = np.array([0, 1])
-    assert image_agreement(boxes, labels, boxes, labels) == 1.0
-    assert image_agreement(boxes, labels, boxes, labels[::-1]) == 0.0
-    assert image_agreement(boxes[:0], labels[:0], boxes[:0], labels[:0]) == 1.0
-    assert image_agreement(boxes[:0], labels[:0], boxes, labels) == 0.0
-    assert image_agreement(boxes, labels, boxes[:1], labels[:1]) == pytest.approx(2 / 3)
-    assert image_agreement(boxes[:1], labels[:1], boxes, labels) == pytest.approx(2 / 3)
+    cat, dog = (0.0, 0.0, 10.0, 10.0), (40.0, 0.0, 50.0, 10.0)
+    boxes = {"cat": [cat], "dog": [dog]}
+    assert image_agreement(boxes, boxes) == 1.0
+    assert image_agreement(boxes, {"cat": [dog], "dog": [cat]}) == 0.0
+    assert image_agreement({}, {}) == 1.0
+    assert image_agreement({}, boxes) == 0.0
+    assert image_agreement(boxes, {"cat": [cat], "dog": []}) == pytest.approx(2 / 3)
+    assert image_agreement({"cat": [cat]}, boxes) == pytest.approx(2 / 3)
+
+
+def test_boxes_stand_under_their_category_or_phrase_and_ignored_ones_only_where_asked_for() -> None:
+    first, second, third = ((float(x), 0.0, x + 5.0, 5.0) for x in (0, 10, 20))
+    instances = (Instance(first, 0, "cat"), Instance(second, 1, "dog", ignore=True), Instance(third, 0, "cat"))
+    pets = Record("a.png", 9, 99, instances)
+    assert boxes_by_name(pets) == {"cat": [first, third]}
+    assert boxes_by_name(pets, with_ignored=True) == {"cat": [first, third], "dog": [second]}
+    regions = (
+        Region((first,), ("a red", "cat")),
+        Region((second,), ("a red", "cat"), ignore=True),
+        Region((), ("a dog",)),
+    )
+    told = Record("a.png", 9, 99, caption="a red and furry cat, a dog", regions=regions)
+    assert boxes_by_name(told) == {"a red cat": [first], "a dog": []}
+    assert boxes_by_name(told, with_ignored=True) == {"a red cat": [first, second], "a dog": []}
+    assert boxes_by_name(Record("a.png", 9, 99)) == {}
 
 
 @pytest.mark.parametrize(
