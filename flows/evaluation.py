@@ -10,7 +10,8 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,7 +29,7 @@ from flows.benchmarks import (
 from flows.inference import BATCH_SIZE, infer, missing_shards
 from flows.measuring import SHOWN_SCORE, measure
 from flows.planning import MANIFEST_NAME, Manifest, plan, software_version
-from flows.workers import Predictor
+from flows.workers import HeldDetectors, Lender, Predictor, Workers, devices_of, lender_of
 from formats.files import write_whole
 from formats.images import safe_join
 from formats.odvg import record_to_line
@@ -55,6 +56,7 @@ class EvaluateConfig:
     score_threshold, first_box_alone: of generalized expressions alone; the latter judges an expression by the first box
     that it means, as mmdet 3.3.0 does and the published numbers of gRefCOCO want.
     resamples: of the bootstrap interval; 0 leaves it out.
+    workers: threads, a device each; by default every GPU of the machine, or its CPU.
     work_dir: candidates, JSON, CSV and plots go there; overwrite replaces what another evaluation left in it.
     get: where the data come from and how they lie, told when they are not there. published: known numbers, told below
     the table.
@@ -70,7 +72,7 @@ class EvaluateConfig:
     chunk_size: int | None = None
     batch_size: int = BATCH_SIZE
     shard_size: int = 64
-    device: str = "auto"
+    workers: Workers = field(default_factory=Workers)
     score_threshold: float = 0.7
     first_box_alone: bool = False
     resamples: int = 1000
@@ -78,6 +80,10 @@ class EvaluateConfig:
     overwrite: bool = False
     get: str = ""
     published: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.workers.runner != "threads":
+            raise InputError("workers.runner", f"'{self.workers.runner}' cannot evaluate", 'want "threads"')
 
 
 def evaluate(
@@ -153,13 +159,13 @@ def _evaluate_suite(config: EvaluateConfig, suite: OdinwSuite, show_dir: str | P
     """Each set by itself in work_dir/NAME, and the mean of their numbers; the table of it."""
     if unknown := set(suite.prompts) - set(suite.sets):
         raise InputError("truth.prompts", f"no set is called {', '.join(sorted(unknown))}", "want names of truth.sets")
-    detector = _lazy_detector(config)
+    detectors = _detectors(config)
     scores = {}
     for name, split in suite.sets.items():
         truth = OdinwData(suite.root / split, suite.prompts.get(name, {}))
         own = replace(config, truth=truth, work_dir=config.work_dir / name)
         shown = None if show_dir is None else Path(show_dir) / name
-        scores[name] = float(evaluate_benchmark(own, shown, detector).numbers["ap"])
+        scores[name] = float(_evaluated(own, shown, detectors).numbers["ap"])
     mean = sum(scores.values()) / len(scores)
     with write_whole(config.work_dir / EVALUATION_NAME) as file:
         json.dump({"ap": mean, "sets": scores, "weights": config.weights, "metric": "coco"}, file, indent=2)
@@ -167,18 +173,22 @@ def _evaluate_suite(config: EvaluateConfig, suite: OdinwSuite, show_dir: str | P
     return aligned([*scores.items(), ("mean AP", mean)])
 
 
-class _Lazy:
-    """A detector that is loaded when it is asked for the first time."""
-
-    def __init__(self, load: Callable[[], Predictor]) -> None:
-        self._load = functools.cache(load)
-
-    def predict_each(self, *arguments: Any, **settings: Any) -> Iterator[Any]:
-        return self._load().predict_each(*arguments, **settings)
+def _detectors(config: EvaluateConfig) -> Callable[[], Lender]:
+    """Looks for the devices at the first call: where every shard is there, nothing has to run."""
+    return functools.cache(lambda: HeldDetectors(devices_of(config.workers.devices)))
 
 
-def _lazy_detector(config: EvaluateConfig) -> Predictor:
-    return _Lazy(lambda: load_detector(config.weights, config.text_encoder, config.device))
+class _Asked:
+    """Lent detectors, asked as the metric wants."""
+
+    def __init__(self, lender: Lender, metric: Metric, prompts: Mapping[str, Mapping[str, str]]) -> None:
+        self.devices = lender.devices
+        self._lender, self._metric, self._prompts = lender, metric, prompts
+
+    @contextmanager
+    def lend(self, manifest: Manifest) -> Iterator[Predictor]:
+        with self._lender.lend(manifest) as detector:
+            yield Asking(detector, self._metric, self._prompts)
 
 
 class Evaluated(NamedTuple):
@@ -194,10 +204,14 @@ def evaluate_benchmark(
     """Labels the benchmark's images shard by shard, going on where an earlier run stopped, and judges the candidates.
 
     Writes evaluation.json and samples.npz into work_dir, and what write_report tells. show_dir: the worst images go
-    there. detector: None loads the weights, unless every shard is there.
+    there. detector: instead of the configuration's weights on its workers.
     Raises InputError for data that are missing, for an image that cannot be read (a truth with holes is none), and
     for another evaluation in work_dir.
     """
+    return _evaluated(config, show_dir, _detectors(config) if detector is None else lambda: lender_of(detector))
+
+
+def _evaluated(config: EvaluateConfig, show_dir: str | Path | None, detectors: Callable[[], Lender]) -> Evaluated:
     from flows.evaluation_report import show_worst, write_report
     from grounding_model.metrics.bootstrap import interval_of, write_samples
 
@@ -208,7 +222,7 @@ def evaluate_benchmark(
     metric = config.metric or benchmark.metric
     if config.first_box_alone:
         benchmark = _as_the_reference(benchmark, metric)
-    answers = predict_benchmark(config, benchmark, metric, detector)
+    answers = predict_benchmark(config, benchmark, metric, detectors)
     # LVIS's are judged as arrays; the judges of the others want all records at once.
     predictions: Sequence[Record] = answers if metric == "lvis" else list(answers)
     found = measure(benchmark, predictions, metric, config.score_threshold)
@@ -257,17 +271,17 @@ def _open(config: EvaluateConfig, truth: BenchmarkData) -> Benchmark:
 
 
 def predict_benchmark(
-    config: EvaluateConfig, benchmark: Benchmark, metric: Metric, detector: Predictor | None = None
+    config: EvaluateConfig, benchmark: Benchmark, metric: Metric, detectors: Callable[[], Lender]
 ) -> Answers:
-    """What the detector says to a benchmark, from candidates in work_dir that are made where they are missing."""
+    """What is found in a benchmark, from candidates in work_dir that `detectors` make where they are missing."""
     if not (config.work_dir / MANIFEST_NAME).exists():
         for record in benchmark.records[:1]:  # where this is missing, the others are
             if not (path := safe_join(benchmark.image_root, record.filename)).is_file():
                 raise InputError(path, "no such image", config.get.strip())
     manifest = plan_benchmark(config, benchmark, metric)
     if missing_shards(manifest):
-        asking = Asking(detector or _lazy_detector(config), metric, benchmark.prompts)
-        infer(manifest, asking, batch_size=config.batch_size)
+        asked = _Asked(detectors(), metric, benchmark.prompts)
+        infer(manifest, lender=asked, batch_size=config.batch_size)
     return Answers(manifest, benchmark, metric)
 
 

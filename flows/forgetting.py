@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from flows.evaluation import EVALUATION_NAME, EvaluateConfig, evaluate_config
+from flows.workers import Workers
 from formats.files import load_json, sha256_of, write_whole
 from formats.problems import InputError
 from formats.toml_config import read_config
@@ -199,7 +200,7 @@ class _Line:
         model = [self.ends["base_sha256"]] if alpha < 1 else []
         model += [self.ends["tuned_sha256"]] if alpha > 0 else []
         deciding = replace(
-            config, weights="", text_encoder=None, work_dir=Path(), overwrite=True, device="", resamples=0
+            config, weights="", text_encoder=None, work_dir=Path(), overwrite=True, workers=Workers(), resamples=0
         )
         paths = [value for value in vars(config.truth).values() if isinstance(value, Path) and value.is_file()]
         parts = [model, alpha, repr(deciding), [sha256_of(path) for path in paths]]

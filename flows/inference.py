@@ -19,7 +19,7 @@ import numpy as np
 from flows.planning import Manifest, SourceLine, check_source, read_lines, read_manifest
 from flows.quarantine import filename_in, reason_of
 from flows.views import Mirrored
-from flows.workers import ONE_EACH, HeldDetectors, Predictor, Workers, devices_of
+from flows.workers import ONE_EACH, HeldDetectors, Lender, Predictor, Workers, devices_of, lender_of
 from formats.candidates import (
     Candidates,
     ImageCandidates,
@@ -60,12 +60,14 @@ def infer(
     detector: Predictor | None = None,
     *,
     workers: Workers = ONE_EACH,
+    lender: Lender | None = None,
     batch_size: int = BATCH_SIZE,
     progress: bool = True,
 ) -> list[Path]:
     """Labels every shard that is missing; gives the files of all shards.
 
-    detector: None loads the plan's own on each device of `workers`. Shards that are complete are not looked at again.
+    detector: None loads the plan's own on each device of `workers`. lender: who has detectors already, instead of both.
+    Shards that are complete are not looked at again.
     Raises InputError when the source is no longer what was planned, the plan's settings or prompt cannot work, another
     process labels this plan or Ray is asked for; OSError when there is no room for the candidates; RuntimeError at the
     end when a shard failed; the others are done and stay so.
@@ -77,15 +79,13 @@ def infer(
         missing = missing_shards(manifest)
         if missing:
             check_source(manifest)
-            if detector is None:
-                lender = HeldDetectors(devices_of(workers.devices))
-            else:
-                lender = HeldDetectors(["the detector's own"], lambda manifest, device: detector)
+            if lender is None:
+                lender = HeldDetectors(devices_of(workers.devices)) if detector is None else lender_of(detector)
             _label(manifest, missing, lender, batch_size, progress)
     return [manifest.shard_path(shard.index) for shard in manifest.shards]
 
 
-def _label(manifest: Manifest, missing: list[int], lender: HeldDetectors, batch_size: int, progress: bool) -> None:
+def _label(manifest: Manifest, missing: list[int], lender: Lender, batch_size: int, progress: bool) -> None:
     """Labels the missing shards by as many threads as the lender has detectors."""
     from tqdm import tqdm
 

@@ -29,6 +29,7 @@ from flows.rounds import RoundResult, State, Story, keep, round_folder, write_st
 from flows.self_train_config import SelfTrainConfig, read_self_train
 from flows.training import between, train, training_key
 from flows.views import View
+from flows.workers import Workers
 from formats.candidates import ImageProblem
 from formats.claims import claim
 from formats.files import sha256_of, write_whole
@@ -80,7 +81,7 @@ def evaluate_weights(
         truth,
         weights=manifest.weights,
         text_encoder=None if manifest.text_encoder is None else Path(manifest.text_encoder),
-        device=device,
+        workers=Workers().on(device),
         work_dir=folder,
         overwrite=True,
         **settings,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from queue import Queue
 from typing import Any, Literal, Protocol
@@ -21,6 +21,16 @@ class Predictor(Protocol):
     @property
     def predict_each(self) -> Callable[..., Iterator[Any]]:
         """(images, prompt, **settings): in order, a record an image, or a failure with its `error`."""
+        ...
+
+
+class Lender(Protocol):
+    """What labelling asks of whoever has the detectors; HeldDetectors has it. devices: one for each detector."""
+
+    devices: tuple[str, ...]
+
+    def lend(self, manifest: Manifest) -> AbstractContextManager[Predictor]:
+        """A detector that nobody else uses meanwhile."""
         ...
 
 
@@ -122,6 +132,11 @@ class HeldDetectors:
             yield self._held[place][1]
         finally:
             self._free.put(place)
+
+
+def lender_of(detector: Predictor) -> HeldDetectors:
+    """Lends a detector that is there already."""
+    return HeldDetectors(["the detector's own"], lambda manifest, device: detector)
 
 
 _lenders: dict[tuple[str, ...], HeldDetectors] = {}

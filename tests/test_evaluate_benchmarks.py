@@ -8,6 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +17,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows import evaluation
 from flows.benchmarks import DescribedData, ExpressionData, OdinwData, PublishedData, RefsData, YoloData, open_benchmark
 from flows.cli import main
 from flows.comparing import compare
 from flows.evaluation import EvaluateConfig, evaluate, evaluate_benchmark, evaluate_config
+from flows.workers import Workers
 from formats.problems import InputError
 from formats.record import Instance, Region
+from grounding_model import detector
 from grounding_model.data import CocoData
 
 CAT, DOG = [10, 20, 40, 30], [60, 50, 30, 40]  # x, y, width, height in an image of 120 x 100 pixels
@@ -309,6 +311,52 @@ def test_an_interrupted_evaluation_goes_on(tmp_path, images):
     assert oracle.calls == 3
 
 
+@pytest.mark.parametrize("layout", [coco, described], ids=lambda layout: layout.__name__)
+def test_several_devices_leave_what_one_leaves(tmp_path, images, monkeypatch, layout):
+    """Each device has a detector of its own, and both are at work at once."""
+    config, oracle = setting(tmp_path, layout)
+    together, loaded = threading.Barrier(2, timeout=30), []
+
+    def load(weights, text_encoder, device):
+        loaded.append((device, Together(together, open_benchmark(config.truth, tmp_path))))
+        return loaded[-1][1]
+
+    monkeypatch.setattr(detector, "load_detector", load)
+    one = evaluate_benchmark(config, detector=oracle)
+    two = replace(config, work_dir=tmp_path / "two", workers=Workers(devices=("cpu", "cpu")))
+    assert evaluate_benchmark(two).numbers == one.numbers
+    assert [device for device, _ in loaded] == ["cpu", "cpu"]
+    assert sum(own.calls for _, own in loaded) == oracle.calls
+    left = [
+        {path.name: path.read_bytes() for path in folder.rglob("*") if path.suffix in (".json", ".parquet")}
+        for folder in (config.work_dir, two.work_dir)
+    ]
+    for files in left:
+        files.pop("manifest.json")  # names its folder
+    assert left[0] == left[1]
+    evaluate_benchmark(two)
+    assert len(loaded) == 2  # where every shard is there nothing is loaded
+
+
+class Together(Oracle):
+    """Its first answer waits until another one is asked too."""
+
+    def __init__(self, together: threading.Barrier, benchmark) -> None:
+        super().__init__(benchmark)
+        self.together = together
+
+    def answer(self, name, prompt):
+        if self.calls == 1:
+            self.together.wait()
+        return super().answer(name, prompt)
+
+
+def test_ray_cannot_evaluate(tmp_path):
+    (tmp_path / "ray.toml").write_text('[truth]\nkind = "glyphs"\n[workers]\nrunner = "ray"\n')
+    with pytest.raises(InputError, match=r"ray\.toml: workers\.runner: 'ray' cannot evaluate; want \"threads\""):
+        evaluate_config(tmp_path / "ray.toml")
+
+
 def test_areas_of_masks_decide_the_size(tmp_path, images):
     """The boxes have 1200 square pixels, medium; their masks half of it, small."""
     config, oracle = setting(tmp_path, coco)
@@ -376,14 +424,17 @@ def test_several_sets_are_measured_one_by_one(tmp_path, images, monkeypatch):
     write(images / "annotations_without_background.json", COCO)
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     oracle = Oracle(open_benchmark(OdinwData(images), tmp_path))
-    monkeypatch.setattr(evaluation, "load_detector", lambda *arguments: oracle)
+    loads = []
+    monkeypatch.setattr(detector, "load_detector", lambda *arguments: loads.append(arguments) or oracle)
     (tmp_path / "suite.toml").write_text(
         f'weights = "{tmp_path}/model.safetensors"\nwork_dir = "{tmp_path}/work"\nresamples = 0\n'
+        'workers.devices = ["cpu"]\n'
         f'[truth]\nkind = "odinw_suite"\nroot = "{tmp_path}"\n'
         '[truth.sets]\nfirst = "images"\nsecond = "images/annotations_without_background.json"\n'
     )
     assert "mean AP  1.000" in evaluate_config(tmp_path / "suite.toml")
     assert json.loads((tmp_path / "work" / "evaluation.json").read_text())["sets"] == {"first": 1, "second": 1}
+    assert len(loads) == 1
     oracle.shift = 8.0
     evaluate_config(tmp_path / "suite.toml", [f"work_dir={tmp_path}/other"])
     result = compare(tmp_path / "other", tmp_path / "work")

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from flows import evaluation, evaluation_report
+from flows import evaluation_report
 from flows.cli import main
 from flows.evaluation import EvaluateConfig, evaluate_config
 from formats.record import Instance, Record, Region
 from formats.toml_config import read_config
+from grounding_model import detector
 from grounding_model.glyphs import SIDE
 from tests.benchmark_trees import TREES, Placed
 from tests.paths import GOLDEN
@@ -57,6 +58,7 @@ def overrides(config: Path, root: Path) -> list[str]:
     weights = root / "model.safetensors"
     weights.write_bytes(b"none")
     moved = [f"weights={json.dumps(str(weights))}", f"work_dir={json.dumps(str(root / 'work'))}", "resamples=10"]
+    moved.append("workers.devices=['cpu']")  # one: the order of the questions is looked at
     paths = [(key, value) for key, value in table["truth"].items() if str(value).startswith("data/")]
     return moved + [f"truth.{key}={json.dumps(str(root / value))}" for key, value in paths]
 
@@ -66,7 +68,7 @@ def test_a_published_layout_is_measured(config, tmp_path, monkeypatch):
     placed: Placed = {}
     TREES[config.stem](tmp_path / "data", placed)
     oracle = Oracle(placed)
-    monkeypatch.setattr(evaluation, "load_detector", lambda *arguments: oracle)
+    monkeypatch.setattr(detector, "load_detector", lambda *arguments: oracle)
     monkeypatch.setattr(evaluation_report, "write_report", lambda *arguments: [])  # plots of 35 sets take half a minute
     told = evaluate_config(config, overrides(config, tmp_path))
     written = json.loads((tmp_path / "work/evaluation.json").read_text())
