@@ -153,10 +153,7 @@ def _tensorboard(folder: Path, step: int) -> Any:
 
 def draw_curves(log: Path, out: Path) -> None:
     """Loss and its parts of the last layer, learning rate and AP over the steps of a log, as one picture."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # without pyplot: no window system, and a notebook keeps its backend
 
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
 
@@ -171,7 +168,8 @@ def draw_curves(log: Path, out: Path) -> None:
         "AP": sorted({name for line in lines for name in line if name.startswith("validation.")}),
     }
     panels = {title: drawn for title, names in panels.items() if (drawn := [n for n in names if curve(n)[0]])}
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.2), squeeze=False)
+    figure = Figure(figsize=(4.2 * len(panels), 3.2))
+    axes = figure.subplots(1, len(panels), squeeze=False)
     for axis, (title, names) in zip(axes[0], panels.items()):
         for name in names:
             steps, values = curve(name)
@@ -188,4 +186,3 @@ def draw_curves(log: Path, out: Path) -> None:
     figure.tight_layout()
     with write_whole(out, "wb") as stream:
         figure.savefig(stream, format="png", dpi=110)
-    pyplot.close(figure)

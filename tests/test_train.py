@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -418,6 +420,19 @@ def test_curves_and_events_are_written(config: TrainConfig) -> None:
     accumulator = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
     events = accumulator.EventAccumulator(str(config.work_dir / training_log.TENSORBOARD_FOLDER)).Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_curves_are_drawn_without_touching_what_a_notebook_draws_with(tmp_path: Path) -> None:
+    log = tmp_path / training_log.LOG_FILE
+    log.write_text('{"step": 1, "loss": 2.0, "validation.ap": 0.5}\n{"step": 2, "loss": 1.0}\n')
+    drawn = (
+        "import sys; from pathlib import Path; from grounding_model.training_log import draw_curves;"
+        f"draw_curves(Path({str(log)!r}), Path({str(tmp_path / 'curves.png')!r}));"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    told = subprocess.run([sys.executable, "-c", drawn], capture_output=True, text=True, timeout=300)
+    assert told.returncode == 0, told.stderr
+    assert (tmp_path / "curves.png").is_file()
 
 
 def test_memory_stays_where_it_is(config: TrainConfig) -> None:
