@@ -48,13 +48,18 @@ class LineProblem:
 # Reading
 
 
-def read_odvg(path: str | Path, on_problem: Callable[[LineProblem], None] | None = None) -> Iterator[Record]:
+def read_odvg(
+    path: str | Path,
+    on_problem: Callable[[LineProblem], None] | None = None,
+    losses: Losses | None = None,
+) -> Iterator[Record]:
     """The records of an ODVG file in its order, one at a time.
 
     A broken line raises InputError, or is handed to `on_problem` and passed over. Lines with the key "quarantined"
-    are passed over: whoever wrote them has counted them. Raises InputError when there is no such file.
+    are passed over: whoever wrote them has counted them. losses: takes keys that no record has a field for.
+    Raises InputError when there is no such file.
     """
-    for _, _, entry in read_odvg_places(path):
+    for _, _, entry in read_odvg_places(path, losses):
         if isinstance(entry, Record):
             yield entry
         elif on_problem is None:
@@ -69,8 +74,11 @@ def read_odvg_entries(path: str | Path) -> Iterator[tuple[int, Record | LineProb
         yield line, entry
 
 
-def read_odvg_places(path: str | Path) -> Iterator[tuple[int, str, Record | LineProblem]]:
-    """(line, place, record or problem), as read_odvg_entries; place: `file:number`, as messages name it."""
+def read_odvg_places(path: str | Path, losses: Losses | None = None) -> Iterator[tuple[int, str, Record | LineProblem]]:
+    """(line, place, record or problem), as read_odvg_entries; place: `file:number`, as messages name it.
+
+    losses: as read_odvg's.
+    """
     for line, (number, value) in enumerate(_json_values(path)):
         place = f"{path}:{number}"
         if isinstance(value, _NotJson):
@@ -81,7 +89,7 @@ def read_odvg_places(path: str | Path) -> Iterator[tuple[int, str, Record | Line
             yield line, place, LineProblem(line, None, text_of(value), error)
         elif QUARANTINED not in value:
             try:
-                yield line, place, record_from_line(value, place)
+                yield line, place, record_from_line(value, place, losses)
             except InputError as error:
                 filename = value.get("filename")
                 known = filename if isinstance(filename, str) else None

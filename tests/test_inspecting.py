@@ -129,6 +129,29 @@ def test_check_ends_with_1_when_there_is_a_problem(tmp_path: Path, capsys: pytes
     assert main(["check", str(tmp_path)]) == 2
 
 
+def test_what_is_not_read_is_a_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(line({**GOOD, "area": 12.5}, coco_url="http://x", license=0) + "\n")
+    assert main(["check", str(path)]) == 0
+    hint = "not read, since a record has no field for it:\n  1 area of instances\n  1 coco_url of lines\n"
+    assert capsys.readouterr().out == f"{path}: no problems\n{hint}"
+    path.write_text(line({**GOOD, "categry": "cat"}) + "\n" + line({**GOOD, "scores": 0.5}) + "\n")
+    assert main(["check", str(path)]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        f"{path}:2: instance 0: unknown key 'scores'; did you mean 'score'?",
+        f"{path}: 1 problem",
+        "not read, since a record has no field for it:",
+        "  1 categry of instances",
+    ]
+    record = Record("a.jpg", 100, 120, (Instance((1, 2, 30, 40), 0, "cat"),))
+    write_coco(tmp_path / "coco.json", [record], ("cat",))
+    content = json.loads((tmp_path / "coco.json").read_text())
+    content["annotations"][0]["keypoints"] = [1, 2, 3]
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    assert main(["check", str(tmp_path / "coco.json")]) == 0
+    assert "  1 keypoints of annotations" in capsys.readouterr().out
+
+
 # Statistics
 
 RECORDS = [

@@ -10,6 +10,7 @@ from formats import (
     InputError,
     Instance,
     LineProblem,
+    Losses,
     Record,
     Region,
     odvg_lines,
@@ -286,6 +287,30 @@ def test_errors_name_the_line_what_stands_there_and_the_remedy(tmp_path, line, m
     with pytest.raises(InputError, match=message) as caught:
         list(read_odvg(path))
     assert str(caught.value).startswith(f"{path}:3: ")
+
+
+def test_keys_without_a_field_are_counted_at_every_level(tmp_path):
+    """The same records as without them; what says nothing (null, 0, an empty list) is not told."""
+    extra = {"id": 7, "segmentation": [], "iscrowd": 0}
+    boxes = {
+        **IMAGE,
+        "license": 3,
+        "detection": {"instances": [GOOD, {**GOOD, **extra}, {**GOOD, **extra}], "by": "me"},
+    }
+    words = {**IMAGE, "grounding": {"caption": "a cat", "regions": [{**REGION, **extra}], "language": "en"}}
+    plain = [detection(GOOD, GOOD, GOOD), grounding("a cat", REGION)]
+    for name, lines in (("extra.json", [boxes, words]), ("plain.json", plain)):
+        (tmp_path / name).write_text("\n".join(map(json.dumps, lines)))
+    losses = Losses()
+    records = list(read_odvg(tmp_path / "extra.json", losses=losses))
+    assert records == list(read_odvg(tmp_path / "plain.json"))
+    assert losses == {
+        "license of lines": 1,
+        "by of detection": 1,
+        "id of instances": 2,
+        "language of grounding": 1,
+        "id of regions": 1,
+    }
 
 
 @pytest.mark.parametrize("text", [b"{broken", b'{"filename": "\xff"}', b"a.jpg 3 4", b'{"a":' * 100_000])

@@ -98,12 +98,15 @@ def _add_check(commands) -> None:
 
 def _check(options: argparse.Namespace) -> int:
     from flows.inspecting import check
+    from formats.losses import Losses, describe_losses
 
-    problems = 0
-    for problem in check(options.source, options.format, **_given_source(options)):
+    problems, losses = 0, Losses()
+    for problem in check(options.source, options.format, losses=losses, **_given_source(options)):
         print(problem)
         problems += 1
     print(f"{options.source}: {problems or 'no'} problem{'' if problems == 1 else 's'}")
+    if unread := describe_losses(losses):
+        print(f"not read, since a record has no field for it:\n{unread}")
     return 1 if problems else 0
 
 
