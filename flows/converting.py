@@ -147,7 +147,7 @@ def write(target_format: str, out: str | Path, records: Iterable[Record], names:
     return f"{told}\n{target_format} has no place for:\n{lost}" if lost else told
 
 
-_WITHOUT_CATEGORIES = ("voc", "labelstudio")  # their categories are those of their boxes
+_WITHOUT_CATEGORIES = ("labelstudio",)  # their categories are those of their boxes
 
 
 def _noting_labels(records: Iterable[Record], used: set[int]) -> Iterator[Record]:

@@ -2,6 +2,9 @@
 
 VOC counts pixels from 1 and both corners of a box belong to it, so xmin..xmax becomes xmin - 1 .. xmax with an
 exclusive end: the same pixels. Tools that write VOC files but count from 0 give xmin 0, which stays 0.
+
+VOC knows 20 names. labelmap.txt beside Annotations/ declares others, a line `name:color:parts:actions` each, as CVAT
+and datumaro write it and want it; color, parts and actions may be empty.
 """
 
 from __future__ import annotations
@@ -14,10 +17,12 @@ from xml.etree import ElementTree
 
 from formats.files import write_whole_folder
 from formats.images import image_size, safe_join
-from formats.losses import Losses, count_losses, refuse_caption
+from formats.losses import Losses, check_category, count_losses, refuse_caption
 from formats.problems import InputError, handed_to
 from formats.record import Box, Instance, Record
 
+LABEL_MAP_NAME = "labelmap.txt"
+_BACKGROUND = "background"  # of segmentations; CVAT and datumaro declare it beside the names of objects
 _NOTHING_SAID = ("", "0", "Unspecified")  # of truncated, occluded, pose
 
 
@@ -30,14 +35,14 @@ def read_voc(
 ) -> Iterator[Record]:
     """One record for each XML file under `ann_dir`, in the order of their names; difficult objects have ignore set.
 
-    categories: the names in the order of the labels; by default all that occur, sorted. image_dir: where sizes are
-    looked up when a file gives none. Raises InputError for broken XML, a missing field, or a name that `categories`
+    categories: the names in the order of the labels; by default read_voc_categories. image_dir: where sizes are looked
+    up when a file gives none. Raises InputError for broken XML, a missing field, or a name that `categories`
     does not have; on_problem takes the first of each file instead, which is passed over. losses: takes what a record
     has no field for, such as truncated.
     """
     paths = _paths(ann_dir)
     told_below = None if on_problem is None else lambda error: None
-    names = list(categories) if categories is not None else _names_in(paths, told_below)
+    names = list(categories) if categories is not None else _names_in(ann_dir, paths, told_below)
     labels = {name: label for label, name in enumerate(names)}
     for path in paths:
         with handed_to(on_problem):
@@ -45,8 +50,8 @@ def read_voc(
 
 
 def read_voc_categories(ann_dir: str | Path) -> tuple[str, ...]:
-    """All names that occur, sorted: the order of read_voc's labels."""
-    return tuple(_names_in(_paths(ann_dir)))
+    """The names of labelmap.txt, where it lies in the folder or beside it, then all others that occur, sorted."""
+    return tuple(_names_in(ann_dir, _paths(ann_dir)))
 
 
 def _paths(ann_dir: str | Path) -> list[Path]:
@@ -61,12 +66,24 @@ def _paths(ann_dir: str | Path) -> list[Path]:
     return paths
 
 
-def _names_in(paths: Sequence[Path], on_problem: Callable[[InputError], None] | None = None) -> list[str]:
+def _names_in(
+    ann_dir: str | Path, paths: Sequence[Path], on_problem: Callable[[InputError], None] | None = None
+) -> list[str]:
     names: set[str] = set()
     for path in paths:
         with handed_to(on_problem):
             names.update(voc_text(entry, "name", path) for entry in xml_root(path).iterfind("object"))
-    return sorted(names)
+    declared = [name for name in _declared_names(Path(ann_dir)) if name != _BACKGROUND or name in names]
+    return declared + sorted(names.difference(declared))
+
+
+def _declared_names(ann_dir: Path) -> list[str]:
+    for path in (ann_dir / LABEL_MAP_NAME, ann_dir.parent / LABEL_MAP_NAME):
+        if path.is_file():
+            lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
+            names = (line.split(":")[0].strip() for line in lines if not line.startswith("#"))
+            return list(dict.fromkeys(name for name in names if name))
+    return []
 
 
 def xml_root(path: str | Path, remedy: str = "want a VOC annotation") -> ElementTree.Element:
@@ -159,35 +176,56 @@ def _number(element: ElementTree.Element, tag: str, place: object, default: floa
 # Writing
 
 
-def write_voc(folder: str | Path, records: Iterable[Record]) -> Losses:
-    """Writes one XML file a record into a new folder, whole or not at all; gives what VOC has no place for.
+def write_voc(folder: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Losses:
+    """Writes Annotations/, ImageSets/Main/default.txt and labelmap.txt into a new folder, whole or not at all.
 
-    `sub/a.jpg` becomes `sub/a.xml`. ignore becomes difficult. Boxes keep 2 decimals and are clipped at the image's
-    left and top edge, beyond which VOC cannot count. Raises InputError for captions, for two images of one stem, and
-    where the folder is there already.
+    Gives what VOC has no place for. The images belong beside them as JPEGImages/. `sub/a.jpg` becomes
+    `Annotations/sub/a.xml`. ignore becomes difficult. Boxes keep 2 decimals and are clipped at the image's left and top
+    edge, beyond which VOC cannot count. Raises InputError for captions, for two images of one stem, for labels that are
+    not in `categories`, and where the folder is there already.
     """
     losses = Losses()
     with write_whole_folder(folder) as root:
-        for record in records:
-            refuse_caption(record, "VOC")
-            count_losses(losses, record, ("ignore",))
-            path = safe_join(root, record.filename).with_suffix(".xml")
-            if path.exists():
-                raise InputError(record.filename, "has the stem of another image", "want one image a stem, as VOC does")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            tree = ElementTree.ElementTree(_annotation_element(record, losses))
-            ElementTree.indent(tree)
-            tree.write(path, encoding="utf-8")
+        annotations, images = root / "Annotations", root / "ImageSets" / "Main" / "default.txt"
+        for made in (annotations, images.parent):
+            made.mkdir(parents=True)
+        with open(images, "w", encoding="utf-8") as stems:
+            for record in records:
+                path = _write_annotation(annotations, record, categories, losses)
+                stems.write(path.relative_to(annotations).with_suffix("").as_posix() + "\n")
+        (root / LABEL_MAP_NAME).write_text(_label_map(categories, losses), encoding="utf-8")
     return losses
 
 
-def _annotation_element(record: Record, losses: Losses) -> ElementTree.Element:
+def _write_annotation(folder: Path, record: Record, categories: Sequence[str], losses: Losses) -> Path:
+    refuse_caption(record, "VOC")
+    count_losses(losses, record, ("ignore",))
+    path = safe_join(folder, record.filename).with_suffix(".xml")
+    if path.exists():
+        raise InputError(record.filename, "has the stem of another image", "want one image a stem, as VOC does")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tree = ElementTree.ElementTree(_annotation_element(record, categories, losses))
+    ElementTree.indent(tree)
+    tree.write(path, encoding="utf-8")
+    return path
+
+
+def _label_map(categories: Sequence[str], losses: Losses) -> str:
+    """A name that its readers would take for another one is left out and counted."""
+    writable = [name for name in categories if ":" not in name and name == name.strip() and name[:1] not in ("", "#")]
+    if len(writable) < len(categories):
+        losses["names that labelmap.txt cannot hold"] += len(categories) - len(writable)
+    return "".join(f"{name}:::\n" for name in writable)
+
+
+def _annotation_element(record: Record, categories: Sequence[str], losses: Losses) -> ElementTree.Element:
     root = ElementTree.Element("annotation")
     ElementTree.SubElement(root, "filename").text = record.filename
     size = ElementTree.SubElement(root, "size")
     for side, pixels in (("width", record.width), ("height", record.height), ("depth", 3)):
         ElementTree.SubElement(size, side).text = str(pixels)
     for instance in record.instances or ():
+        check_category(instance, categories, record.filename)
         if min(instance.box[:2]) < 0:
             losses["boxes beyond the left or top edge, clipped"] += 1
         root.append(_object_element(instance))

@@ -105,9 +105,9 @@ def test_other_formats_are_checked_to_the_end(tmp_path: Path) -> None:
     assert "annotation 1: category_id 5" in found[1]
     assert "record 2 (c.jpg): instance 0: box [1, 2, 501, 6] leaves the image" in found[2]
 
-    write_voc(tmp_path / "voc", records)
-    (tmp_path / "voc/a.xml").write_text("<")
-    (tmp_path / "voc/c.xml").write_text("<annotation/>")
+    write_voc(tmp_path / "voc", records, ("cat",))
+    (tmp_path / "voc/Annotations/a.xml").write_text("<")
+    (tmp_path / "voc/Annotations/c.xml").write_text("<annotation/>")
     assert [str(each).split("/")[-1][:6] for each in check(tmp_path / "voc")] == ["a.xml:", "c.xml:"]
 
 

@@ -27,6 +27,7 @@ from formats import (
     write_whole_folder,
     write_yolo,
 )
+from formats.voc import read_voc_categories
 
 CATEGORIES = ("cat", "dog")
 PLAIN = [
@@ -43,7 +44,7 @@ RICH = Record(
     ),
 )
 EMPTY = Record("a.jpg", 1, 1, ())
-MORE = {"voc": (), "yolo": (CATEGORIES,)}  # what a writer needs beside path and records
+MORE = {"voc": (CATEGORIES,), "yolo": (CATEGORIES,)}  # what a writer needs beside path and records
 CAPTION = Record("a.jpg", 100, 200, caption="a cat", regions=(Region(((1, 2, 3, 4),), ("a cat",), ((0, 5),)),))
 
 
@@ -56,8 +57,32 @@ def images(tmp_path):
 
 
 def test_voc_comes_back(tmp_path):
-    assert write_voc(tmp_path / "voc", PLAIN) == {}
+    assert write_voc(tmp_path / "voc", PLAIN, CATEGORIES) == {}
     assert list(read_voc(tmp_path / "voc", CATEGORIES)) == PLAIN
+    assert list(read_voc(tmp_path / "voc/Annotations")) == PLAIN  # the names of labelmap.txt
+
+
+def test_voc_lies_as_the_devkit_does_and_declares_its_names(tmp_path):
+    """CVAT and datumaro refuse names that labelmap.txt does not declare, and look for images by ImageSets/Main."""
+    record = Record("sub/a.b.jpg", 10, 20, (Instance((1, 2, 3, 4), 1, "dog"),))
+    losses = write_voc(tmp_path / "voc", [record, EMPTY], ("zebra", "dog", "a: b", "# c", " d"))
+    assert losses == {"names that labelmap.txt cannot hold": 3}
+    lying = [path.relative_to(tmp_path / "voc").as_posix() for path in sorted((tmp_path / "voc").rglob("*.*"))]
+    names = ["Annotations/a.xml", "Annotations/sub/a.b.xml", "ImageSets/Main/default.txt", "labelmap.txt"]
+    assert lying == names
+    assert (tmp_path / "voc/ImageSets/Main/default.txt").read_text() == "sub/a.b\na\n"
+    assert (tmp_path / "voc/labelmap.txt").read_text() == "zebra:::\ndog:::\n"
+    assert read_voc_categories(tmp_path / "voc") == ("zebra", "dog")
+
+
+def test_a_label_map_orders_the_names_and_need_not_have_them_all(tmp_path):
+    animals = [Instance((1, 2, 3, 4), label, name) for label, name in enumerate(("ant", "bee", "cat"))]
+    write_voc(tmp_path / "voc", [Record("a.jpg", 10, 20, tuple(animals))], ("ant", "bee", "cat"))
+    (tmp_path / "voc/labelmap.txt").write_text(
+        "# name:color:parts:actions\nbackground:0,0,0::\n\ncat:1,2,3:ear,tail:\n"
+    )
+    assert read_voc_categories(tmp_path / "voc") == ("cat", "ant", "bee")
+    assert [each.label for each in next(read_voc(tmp_path / "voc")).instances] == [1, 2, 0]
 
 
 def test_yolo_comes_back(tmp_path, images):
@@ -156,14 +181,14 @@ def test_odvg_counts_phrases_that_it_leaves_out(tmp_path):
     ],
 )
 def test_what_has_no_place_is_told(tmp_path, name, told):
-    categories = (CATEGORIES,) if name in ("coco", "yolo") else ()
+    categories = (CATEGORIES,) if name in ("coco", "voc", "yolo") else ()
     losses = WRITERS[name](tmp_path / "out", [RICH, Record("b.jpg", 10, 10)], *categories)
     assert ", ".join(line.strip() for line in describe_losses(losses).splitlines()) == told
 
 
 def test_boxes_beyond_the_image_are_clipped_and_counted(tmp_path):
     record = Record("a.jpg", 100, 200, (Instance((-5, 10, 210, 20), 0, "cat"),))
-    assert write_voc(tmp_path / "voc", [record]) == {"boxes beyond the left or top edge, clipped": 1}
+    assert write_voc(tmp_path / "voc", [record], CATEGORIES) == {"boxes beyond the left or top edge, clipped": 1}
     assert next(read_voc(tmp_path / "voc")).instances[0].box == (0, 10, 210, 20)
     assert write_yolo(tmp_path / "yolo", [record], CATEGORIES) == {"boxes beyond the image, clipped": 1}
     assert (tmp_path / "yolo/labels/a.txt").read_text() == "0 0.50000000 0.15000000 1.00000000 0.10000000\n"
@@ -172,7 +197,7 @@ def test_boxes_beyond_the_image_are_clipped_and_counted(tmp_path):
 @pytest.mark.parametrize("name", ["coco", "voc", "yolo", "coco-results"])
 def test_captions_are_refused_where_there_are_categories_alone(tmp_path, name):
     write_coco(tmp_path / "truth.json", PLAIN, CATEGORIES)
-    more = {"voc": (), "coco-results": (tmp_path / "truth.json",)}.get(name, (CATEGORIES,))
+    more = {"coco-results": (tmp_path / "truth.json",)}.get(name, (CATEGORIES,))
     with pytest.raises(InputError, match=r"a\.jpg: is a caption .*has no captions"):
         WRITERS[name](tmp_path / "out", [CAPTION], *more)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["truth.json"]
@@ -181,9 +206,7 @@ def test_captions_are_refused_where_there_are_categories_alone(tmp_path, name):
 @pytest.mark.parametrize("name", ["voc", "yolo"])
 def test_two_images_of_one_stem_are_refused(tmp_path, name):
     with pytest.raises(InputError, match=r"a\.png: has the stem of another image"):
-        WRITERS[name](
-            tmp_path / "out", [Record("a.jpg", 1, 1, ()), Record("a.png", 1, 1, ())], *[()] * (name == "yolo")
-        )
+        WRITERS[name](tmp_path / "out", [EMPTY, replace(EMPTY, filename="a.png")], *MORE[name])
     assert list(tmp_path.iterdir()) == []
 
 
