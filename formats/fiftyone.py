@@ -2,7 +2,8 @@
 
 {"classes": ["cat"], "labels": {"sub/a": [{"label": 0, "bounding_box": [...], "confidence": 0.5}], "b": null}}
 
-The images belong beside it as data/sub/a.jpg. null is an image that nobody has labelled.
+The images belong beside it as data/sub/a.jpg. null is an image that nobody has labelled. FiftyOne's own exports may have
+null for the classes too; then each box has its name as its label.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def read_fiftyone(
     path = Path(folder) / "labels.json"
     content = load_json(path, _WANT)
     classes = _classes(content, path)
+    known = {name: place for place, name in enumerate(classes)}
     labels = content.get("labels")
     if not isinstance(labels, dict):
         raise InputError(path, "has no labels", _WANT)
@@ -47,7 +49,9 @@ def read_fiftyone(
         if entries is not None and not isinstance(entries, list):
             raise InputError(place, f"holds a JSON {type(entries).__name__}", "want a list of boxes or null")
         instances = (
-            None if entries is None else tuple(_instance(each, classes, height, width, place) for each in entries)
+            None
+            if entries is None
+            else tuple(_instance(each, classes, known, height, width, place) for each in entries)
         )
         for entry in entries or ():
             count_unread(losses, entry, _READ, "boxes")
@@ -56,22 +60,36 @@ def read_fiftyone(
 
 
 def read_fiftyone_categories(folder: str | Path) -> tuple[str, ...]:
-    """The names of the labels."""
+    """The classes; where the file lists none, the names of its boxes, sorted."""
     path = Path(folder) / "labels.json"
     return _classes(load_json(path, _WANT), path)
 
 
 def _classes(content: Any, path: Path) -> tuple[str, ...]:
-    classes = content.get("classes") if isinstance(content, dict) else None
+    content = content if isinstance(content, dict) else {}
+    classes = content.get("classes")
+    if classes is None and isinstance(content.get("labels"), dict):
+        classes = sorted(_names_in(content["labels"]))
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise InputError(path, "has no classes", _WANT)
     return tuple(classes)
 
 
-def _instance(entry: Any, classes: Sequence[str], height: int, width: int, place: str) -> Instance:
+def _names_in(labels: Mapping[str, Any]) -> set[str]:
+    boxes = (each for entries in labels.values() if isinstance(entries, list) for each in entries)
+    names = (each.get("label") for each in boxes if isinstance(each, dict))
+    return {name for name in names if isinstance(name, str)}
+
+
+def _instance(
+    entry: Any, classes: Sequence[str], known: Mapping[str, int], height: int, width: int, place: str
+) -> Instance:
+    """known: class -> its place."""
     label = entry.get("label") if isinstance(entry, dict) else None
+    if isinstance(label, str):
+        label = known.get(label, label)
     if not isinstance(label, int) or not 0 <= label < len(classes):
-        raise InputError(place, f"label {label!r} is unknown", f"want 0..{len(classes) - 1}")
+        raise InputError(place, f"label {label!r} is unknown", f"want 0..{len(classes) - 1}, or a class by name")
     attributes: Mapping = entry.get("attributes") or {}
     try:
         x, y, w, h = map(float, entry["bounding_box"])

@@ -173,6 +173,25 @@ def test_fiftyone_errors_name_the_image(tmp_path, content, message):
         list(read_fiftyone(tmp_path))
 
 
+def test_fiftyone_reads_boxes_that_bear_their_names(tmp_path):
+    """As FiftyOne exports a data set that has no list of classes."""
+    box = {"bounding_box": [0.1, 0.2, 0.3, 0.4]}
+    content = {"classes": None, "labels": {"a": [{"label": "dog"} | box, {"label": "cat"} | box], "b": None}}
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    (tmp_path / "data").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (10, 10)).save(tmp_path / "data" / name)
+    assert CATEGORIES["fiftyone"](tmp_path) == ("cat", "dog")
+    labelled, unlabelled = read_fiftyone(tmp_path)
+    assert [(each.label, each.category) for each in labelled.instances] == [(1, "dog"), (0, "cat")]
+    assert unlabelled.instances is None
+    (tmp_path / "labels.json").write_text(json.dumps(content | {"classes": ["cat", "cow", "dog"]}))
+    assert [each.label for each in next(read_fiftyone(tmp_path)).instances] == [2, 0]
+    (tmp_path / "labels.json").write_text(json.dumps(content | {"classes": ["cat"]}))
+    with pytest.raises(InputError, match=r"'a': label 'dog' is unknown; want 0\.\.0, or a class by name"):
+        list(read_fiftyone(tmp_path))
+
+
 @pytest.mark.parametrize("name", ["labelstudio", "cvat", "fiftyone"])
 def test_captions_are_refused(tmp_path, name):
     more = () if name == "labelstudio" else (NAMES,)
