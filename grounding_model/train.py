@@ -61,7 +61,7 @@ from grounding_model.training_state import (
     settings_with_effect,
     source_commit,
 )
-from grounding_model.validation import check_validation, validate
+from grounding_model.validation import open_for_validation, validate
 from grounding_model.weights import load_checkpoint, save_checkpoint
 
 WEIGHTS_FILE = "model.safetensors"
@@ -99,18 +99,18 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
     config = _of_these_processes(config)
     config = config.with_folder()
     check_data(config)
-    if config.validates:
-        check_validation(config.validate)
+    held_out = open_for_validation(config.validate) if config.validates else []
     commit = source_commit()  # of the code that trains, not of what lies there hours later
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forked
     if config.threads:
         torch.set_num_threads(config.threads)
     with joined_processes(config.device) as processes:
-        return _train(config, processes, commit, on_progress)
+        return _train(config, held_out, processes, commit, on_progress)
 
 
 def _train(
     config: TrainConfig,
+    held_out: Sequence[LabelledImages],
     processes: Processes,
     commit: str,
     on_progress: Callable[[dict[str, Any]], None] | None,
@@ -142,9 +142,7 @@ def _train(
         """Measures the weights that would be saved now, and keeps them when none were better."""
         detector = Detector(model, tokenizer, device)
         with run.averaged():
-            numbers = validate(
-                detector, config.validate, config.validate_scale, config.batch_size, processes, run.problems
-            )
+            numbers = validate(detector, held_out, config.validate_scale, config.batch_size, processes, run.problems)
             best = log.best_ap
             log.write({"step": run.step} | numbers)
             if config.keep_best and processes.is_first and log.best_ap > best:

@@ -21,18 +21,25 @@ if TYPE_CHECKING:
     from grounding_model.evaluate import CocoResult
 
 
-def check_validation(validate: Sequence[TrainingData]) -> None:
-    """Raises InputError now, not hours later, for data that no prompt of categories can ask about."""
-    for index, data in enumerate(validate):
+def open_for_validation(data: Sequence[TrainingData]) -> list[LabelledImages]:
+    """The data sets, every image once. Raises InputError for one that no prompt of categories can ask about.
+
+    Before the first step, so that a run does not end hours later.
+    """
+    datasets = []
+    for index, each in enumerate(data):
         try:
-            Prompt.categories(list(open_dataset(data).categories.values()))
+            dataset = open_dataset(each)
+            Prompt.categories(list(dataset.categories.values()))
         except InputError as error:
             raise InputError(f"validate.{index}", str(error), "want detection data with its categories") from error
+        datasets.append(dataset)
+    return datasets
 
 
 def validate(
     detector: Detector,
-    datasets: Sequence[TrainingData],
+    datasets: Sequence[LabelledImages],
     scale: tuple[int, int] | None,
     batch_size: int,
     processes: Processes,
@@ -43,8 +50,8 @@ def validate(
     scale: short and long side of the images in pixels; None: the model's own. problems: told what is passed over.
     """
     numbers: dict[str, float] = {}
-    for index, data in enumerate(datasets):
-        result = _average_precision(detector, open_dataset(data), scale, batch_size, processes, problems)
+    for index, dataset in enumerate(datasets):
+        result = _average_precision(detector, dataset, scale, batch_size, processes, problems)
         numbers |= {f"validation.{index}.ap": result.ap, f"validation.{index}.ap50": result.ap50}
     means = [value for name, value in numbers.items() if name.endswith(".ap")]
     return numbers | {MEAN_AP: float(np.mean(means))}

@@ -22,10 +22,10 @@ from formats.odvg import write_odvg
 from formats.problems import InputError
 from formats.record import Instance, Record
 from formats.toml_config import read_config
-from grounding_model import objective, training_log, training_state
+from grounding_model import objective, training_log, training_state, validation
 from grounding_model import train as training
 from grounding_model.augment import AugmentConfig
-from grounding_model.data import OdvgData, open_for_training
+from grounding_model.data import OdvgData, TrainingData, open_dataset, open_for_training
 from grounding_model.optimizer import (
     MovingAverage,
     OptimizerConfig,
@@ -265,6 +265,16 @@ def test_validation_measures_and_counts_what_it_passes_over(config: TrainConfig,
     result = train(replace(config, steps=2, validate=validate, validate_every=2, validate_scale=(48, 64)))
     assert 0 <= result.metrics["validation.0.ap"] <= result.metrics["validation.0.ap50"] <= 1
     assert [count for problem, count in result.problems.items() if problem.startswith("validation: ")] == [1]
+
+
+def test_validation_data_are_opened_once(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[TrainingData] = []
+    monkeypatch.setattr(validation, "open_dataset", lambda data: [opened.append(data), open_dataset(data)][1])
+    validate = config.datasets[:1]
+    result = train(replace(config, validate=validate, validate_every=2, validate_scale=(48, 64)))
+    lines = [json.loads(line) for line in result.log.read_text().splitlines()]
+    assert [line["step"] for line in lines if training_log.MEAN_AP in line] == [2, 4, 6]
+    assert opened == list(validate)
 
 
 def test_a_run_killed_while_it_validates_is_measured_when_it_goes_on(
