@@ -2,8 +2,8 @@
 
 {"classes": ["cat"], "labels": {"sub/a": [{"label": 0, "bounding_box": [...], "confidence": 0.5}], "b": null}}
 
-The images belong beside it as data/sub/a.jpg. null is an image that nobody has labelled. FiftyOne's own exports may have
-null for the classes too; then each box has its name as its label.
+The images belong beside it as data/sub/a.jpg. null is an image that nobody has labelled. FiftyOne's own exports
+may have null for the classes too; then each box has its name as its label.
 """
 
 from __future__ import annotations
