@@ -22,13 +22,14 @@ import torch
 from grounding_model.config import VARIANTS
 from grounding_model.image import ImageBatch
 from grounding_model.losses import LossSettings
-from grounding_model.memory import GIB, MOST_BOXES, MemoryEstimate, Precision, estimate_memory
+from grounding_model.memory import GIB, MOST_BOXES, MemoryEstimate, estimate_memory
 from grounding_model.model import GroundingModel
 from grounding_model.objective import Objective
 from grounding_model.optimizer import OptimizerConfig, build_optimizer
 from grounding_model.recompute import set_recompute
 from grounding_model.targets import Target
 from grounding_model.text_tokens import TextBatch
+from grounding_model.train_config import Precision
 from grounding_model.training_state import AUTOCAST
 
 CASES = (

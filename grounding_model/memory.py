@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,11 +33,10 @@ from grounding_model.model import GroundingModel
 from grounding_model.recompute import set_recompute
 from grounding_model.targets import Matching
 from grounding_model.text_tokens import TextBatch
-from grounding_model.train_config import FromWeights, TrainConfig
+from grounding_model.train_config import FromWeights, Precision, TrainConfig
 from grounding_model.training_state import AUTOCAST
 from grounding_model.weights import locate, read_weights
 
-Precision = Literal["float32", "bfloat16", "float16"]
 MOST_BOXES = 100  # an image, in the batch that a run is judged by
 GIB = 2**30
 

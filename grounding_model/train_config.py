@@ -15,6 +15,8 @@ from grounding_model.losses import LossSettings
 from grounding_model.optimizer import OptimizerConfig
 from grounding_model.sampling import AbsentNames
 
+Precision = Literal["float32", "bfloat16", "float16"]
+
 
 @dataclass(frozen=True)
 class FromWeights:
@@ -103,7 +105,7 @@ class TrainConfig:
     losses: LossSettings = field(default_factory=LossSettings)
     region_words: RegionWords = field(default_factory=RegionWords)
     moving_average: float = 0.0  # decay a step; the average is what is saved. 0 switches it off
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the forward pass; weights are float32
+    precision: Precision = "float32"  # of the forward pass; weights are float32
     half: bool = False  # store the final weights as float16, at half the size
     device: str = "auto"  # "auto" takes the GPU when there is one
     threads: int = 0  # of PyTorch in the training process; 0 leaves PyTorch's own choice
