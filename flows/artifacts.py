@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -78,18 +78,26 @@ def artifact_key(*words: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
 
 
-def named_by_round(stage: str) -> Callable[[], str]:
-    """For task_run_name: "train v2" where a parameter of the task lies in the folder round-2, else the stage alone.
+def version_of(*places: object) -> str:
+    """ "v2" where a place lies in the folder round-2, else "".
 
     The weights of a round lie in the folder of the one before, so the highest number is its own.
     """
+    numbers = [int(number) for number in re.findall(r"\bround-(\d+)\b", " ".join(map(str, places)))]
+    return f"v{max(numbers)}" if numbers else ""
 
-    def name() -> str:
-        places = " ".join(map(str, task_run.get_parameters().values()))
-        numbers = [int(number) for number in re.findall(r"\bround-(\d+)\b", places)]
-        return f"{stage} v{max(numbers)}" if numbers else stage
 
-    return name
+def named_by_round(stage: str) -> Callable[[], str]:
+    """For task_run_name: "train v2" where a parameter of the task lies in the folder round-2, else the stage alone."""
+    return lambda: f"{stage} {version_of(*task_run.get_parameters().values())}".rstrip()
+
+
+def name_of_group(work_dir: str | Path, indices: Sequence[int]) -> str:
+    """Of shards that are labelled together: "label v2, shards 4-6"; at a further look "label v2, view 1, shard 4"."""
+    shards = f"shards {indices[0]}-{indices[-1]}" if len(indices) > 1 else f"shard {indices[0]}"
+    view = re.sub(r"^view-(?=\d+$)", "view ", Path(work_dir).name)
+    words = (version_of(work_dir), view if view.startswith("view ") else "", shards)
+    return f"label {', '.join(filter(None, words))}"
 
 
 def asset_key(place: str | Path) -> str:

@@ -59,6 +59,11 @@ class SelfTrainParameters(Parameters):
     config: str
     overrides: list[str] = []
 
+    @property
+    def title(self) -> str:
+        """As its deployment is called: glyphs, of configs/self_train_glyphs.toml."""
+        return Path(self.config).stem.removeprefix(PREFIX)
+
 
 class BootstrapParameters(Parameters):
     """categories or captions: one of them. phrases: a JSON file, caption -> phrases to look for."""
@@ -124,8 +129,13 @@ class ConfigParameters(Parameters):
     config: str
     overrides: list[str] = []
 
+    @property
+    def title(self) -> str:
+        """coco, of configs/evaluate_coco.toml."""
+        return Path(self.config).stem.removeprefix("evaluate_")
 
-@flow(name="self-train", on_running=ENDS_WITH_UP)
+
+@flow(name="self-train", flow_run_name="self-train {parameters.title}", on_running=ENDS_WITH_UP)
 def self_train(parameters: SelfTrainParameters) -> dict[str, str] | State:
     """Label, train, label again: the rounds of a configuration. Gives the best labels and weights."""
     try:
@@ -140,7 +150,7 @@ def _self_train(config: SelfTrainConfig) -> dict[str, str]:
     return {"labels": str(result.best.labels), "weights": result.weights, "summary": str(result.summary)}
 
 
-@flow(name="bootstrap", on_running=ENDS_WITH_UP)
+@flow(name="bootstrap", flow_run_name="bootstrap {parameters.images}", on_running=ENDS_WITH_UP)
 def bootstrap(parameters: BootstrapParameters) -> str:
     """Images with categories or captions become an ODVG file; gives its path."""
     if parameters.captions is not None:
@@ -150,13 +160,13 @@ def bootstrap(parameters: BootstrapParameters) -> str:
     return str(made.annotations)
 
 
-@flow(name="plan", on_running=ENDS_WITH_UP)
+@flow(name="plan", flow_run_name="plan {parameters.source}", on_running=ENDS_WITH_UP)
 def plan(parameters: PlanParameters) -> str:
     """An ODVG file is cut into shards for one model; gives the work_dir."""
     return str(tasks.plan(**parameters.model_dump(exclude_none=True)).work_dir)
 
 
-@flow(name="infer", on_running=ENDS_WITH_UP)
+@flow(name="infer", flow_run_name="infer {parameters.work_dir}", on_running=ENDS_WITH_UP)
 def infer(parameters: InferParameters) -> str:
     """Labels the shards of a plan that are missing; gives the work_dir."""
     workers = Workers(parameters.runner, parameters.devices, parameters.address)
@@ -164,7 +174,7 @@ def infer(parameters: InferParameters) -> str:
     return parameters.work_dir
 
 
-@flow(name="filter", on_running=ENDS_WITH_UP)
+@flow(name="filter", flow_run_name="filter {parameters.work_dir}", on_running=ENDS_WITH_UP)
 def filter_candidates(parameters: FilterParameters) -> str:
     """Candidates become labels."""
     from flows.filtering import Policy
@@ -181,7 +191,7 @@ def filter_candidates(parameters: FilterParameters) -> str:
     )
 
 
-@flow(name="merge", on_running=ENDS_WITH_UP)
+@flow(name="merge", flow_run_name="merge {parameters.out}", on_running=ENDS_WITH_UP)
 def merge(parameters: MergeParameters) -> str:
     """Pseudo-labels with pretraining data; gives the file that records the mixture."""
     from grounding_model.data import GlyphData, OdvgData
@@ -201,7 +211,7 @@ def merge(parameters: MergeParameters) -> str:
 PATHS = ("annotations", "image_root", "label_map")
 
 
-@flow(name="train", on_running=ENDS_WITH_UP)
+@flow(name="train", flow_run_name="train {parameters.title}", on_running=ENDS_WITH_UP)
 def train(parameters: ConfigParameters) -> str:
     """One training; gives the checkpoint."""
     from formats.toml_config import read_config
@@ -210,7 +220,7 @@ def train(parameters: ConfigParameters) -> str:
     return str(tasks.train(read_config(parameters.config, TrainConfig, parameters.overrides)))
 
 
-@flow(name="evaluate", on_running=ENDS_WITH_UP)
+@flow(name="evaluate", flow_run_name="evaluate {parameters.title}", on_running=ENDS_WITH_UP)
 def evaluate(parameters: ConfigParameters) -> str:
     """One evaluation; gives its table."""
     from flows.evaluation import evaluate_config

@@ -16,7 +16,7 @@ from prefect.futures import as_completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows import bootstrapping, filtering, inference, merging, planning, self_training, training
-from flows.artifacts import artifact_key, named_by_round
+from flows.artifacts import artifact_key, name_of_group, named_by_round
 from flows.inference import missing_shards
 from flows.planning import Manifest, check_source, read_manifest
 from flows.workers import ONE_EACH, Workers, devices_of, held_detectors, let_go
@@ -41,9 +41,9 @@ evaluate = _shell(self_training.evaluate_weights, "evaluate")
 MAX_TASKS = 240  # of a stage: Prefect bears a few hundred; many numbers of workers divide it
 
 
-@task(name="label_shards", task_run_name="label_shards {group}", cache_policy=NO_CACHE, retries=1)
+@task(name="label_shards", task_run_name="{title}", cache_policy=NO_CACHE, retries=1)
 def label_shards(
-    group: str, indices: Sequence[int], manifest_path: str, devices: tuple[str, ...], batch_size: int
+    title: str, indices: Sequence[int], manifest_path: str, devices: tuple[str, ...], batch_size: int
 ) -> int:
     """A group of shards, those that are missing, by a model that this process holds; gives how many it labelled.
 
@@ -84,14 +84,13 @@ def _map(manifest: Manifest, missing: Sequence[int], workers: Workers, batch_siz
     key = artifact_key("labelling", manifest.work_dir.name)
     artifact = cast(UUID, create_progress_artifact(progress=0.0, key=key, description=described))
     grouped = groups(missing, MAX_TASKS)
-    names = [f"{group[0]}-{group[-1]}" for group in grouped]
     # On Ray a worker sees its own GPU alone, whatever its number on the machine.
     devices = tuple(devices_of(workers.devices)) if workers.runner == "threads" else ("auto",)
     with task_runner(workers, len(devices)) as runner:
         futures = runner.map(
             cast(Any, label_shards),  # a task that is no coroutine
             {
-                "group": names,
+                "title": [name_of_group(manifest.work_dir, group) for group in grouped],
                 "indices": grouped,
                 "manifest_path": unmapped(absolute(manifest.path)),
                 "devices": unmapped(devices),

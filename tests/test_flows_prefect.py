@@ -17,10 +17,12 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
 from pydantic import ValidationError
 
 from flows import deployments, tasks, workers
+from flows.artifacts import name_of_group
 from flows.filtering import filter_candidates
 from flows.inference import missing_shards
 from flows.planning import plan
@@ -81,6 +83,39 @@ def test_shards_are_grouped_so_that_prefect_sees_few_tasks(count: int, most: int
     assert not groups or max(map(len, groups)) - min(map(len, groups)) <= 1
 
 
+@pytest.mark.parametrize(
+    ("flow", "parameters", "name"),
+    [
+        (
+            deployments.self_train,
+            deployments.SelfTrainParameters(config="configs/self_train_cat.toml"),
+            "self-train cat",
+        ),
+        (deployments.bootstrap, deployments.BootstrapParameters(images="data/cat/images"), "bootstrap data/cat/images"),
+        (deployments.plan, deployments.PlanParameters(source="x_od.json", image_root="images"), "plan x_od.json"),
+        (deployments.infer, deployments.InferParameters(work_dir="work_dirs/cat"), "infer work_dirs/cat"),
+        (deployments.filter_candidates, deployments.FilterParameters(work_dir="work_dirs/cat"), "filter work_dirs/cat"),
+        (deployments.merge, deployments.MergeParameters(pseudo={}, out="mixed.json"), "merge mixed.json"),
+        (deployments.train, deployments.ConfigParameters(config="configs/finetune_cat.toml"), "train finetune_cat"),
+        (deployments.evaluate, deployments.ConfigParameters(config="configs/evaluate_coco.toml"), "evaluate coco"),
+    ],
+)
+def test_a_flow_run_is_named_by_what_it_works_on(flow, parameters: deployments.Parameters, name: str) -> None:
+    assert flow.flow_run_name.format(parameters=parameters) == name
+
+
+@pytest.mark.parametrize(
+    ("work_dir", "indices", "name"),
+    [
+        ("work_dirs/cat", [4], "label shard 4"),
+        ("work_dirs/x/round-2", [4, 5, 6], "label v2, shards 4-6"),
+        ("work_dirs/x/round-12/view-1", [0, 3], "label v12, view 1, shards 0-3"),
+    ],
+)
+def test_a_group_of_shards_is_named_by_its_round_and_range(work_dir: str, indices: list[int], name: str) -> None:
+    assert name_of_group(work_dir, indices) == name
+
+
 @pytest.fixture(scope="module")
 def harness() -> Iterator[None]:
     with prefect_test_harness(server_startup_timeout=120):
@@ -99,10 +134,19 @@ def test_the_flow_labels_by_mapped_shards(
     monkeypatch.setattr(tasks, "STAGES", stages)
     labelling = replace(config.labelling, shard_size=2)
     monkeypatch.setattr(deployments, "read_self_train", lambda path, overrides: replace(config, labelling=labelling))
-    result = deployments.self_train(deployments.SelfTrainParameters(config="x.toml"))
+    result = deployments.self_train(deployments.SelfTrainParameters(config="configs/self_train_x.toml"))
     assert result["labels"].endswith("x_od_v3.json")
     assert recorder.detector.seen == 15
     assert not workers._lenders  # the models of the labelling are gone before the training
+    with get_client(sync_client=True) as client:
+        assert [run.name for run in client.read_flow_runs()] == ["self-train x"]
+        labelled = {
+            f"label v{number}, {shards}" for number in (1, 2, 3) for shards in ("shard 0", "shard 1", "shard 2")
+        }
+        others = {f"{stage} v{number}" for number in (1, 2, 3) for stage in ("plan", "filter_candidates")}
+        # The server hears of task runs by events, in its own time.
+        told = lambda: {run.name for run in client.read_task_runs()}  # noqa: E731
+        wait_until(lambda: told() >= labelled | others, "task runs without a name that can be read", seconds=60)
 
 
 @pytest.mark.slow
