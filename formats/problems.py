@@ -16,6 +16,10 @@ class InputError(ValueError):
         self.place, self.what, self.remedy = str(place), what, remedy
         super().__init__(f"{place}: {what}" + (f"; {remedy}" if remedy else ""))
 
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
+        """For other processes: an exception is pickled by its one message otherwise, which makes no InputError."""
+        return type(self), (self.place, self.what, self.remedy)
+
 
 @contextmanager
 def handed_to(on_problem: Callable[[InputError], None] | None) -> Iterator[None]:

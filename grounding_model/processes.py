@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -17,6 +17,8 @@ from formats.problems import InputError
 
 # Longer than the first process alone may take to write a state to a slow disk while the others wait for it.
 PATIENCE = timedelta(hours=2)
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,26 @@ def gathered(value: Any) -> list[Any]:
     values: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(values, value)
     return values
+
+
+def done_by_first(work: Callable[[], Value]) -> Value:
+    """What the first process finds, on every process; all have to call it, and the others wait.
+
+    What it raises, all of them raise.
+    """
+    if not are_joined():
+        return work()
+    outcome: list[Any] = [None, None]
+    if distributed.get_rank() == 0:
+        try:
+            outcome[0] = work()
+        except Exception as error:
+            outcome[1] = error
+    distributed.broadcast_object_list(outcome)
+    value, problem = outcome
+    if problem is not None:
+        raise problem
+    return value
 
 
 def counted_together(counts: Mapping[str, int]) -> Counter[str]:

@@ -45,6 +45,7 @@ from grounding_model.pretrained_parts import load_parts
 from grounding_model.processes import (
     Processes,
     counted_together,
+    done_by_first,
     joined_processes,
     mean_over_processes,
     processes_of_environment,
@@ -116,7 +117,7 @@ def _train(
     on_progress: Callable[[dict[str, Any]], None] | None,
 ) -> TrainResult:
     device = choose_device(config.device)
-    settings = settings_with_effect(config)
+    settings = done_by_first(lambda: settings_with_effect(config))  # whole data sets are read for their hashes
     torch.manual_seed(config.seed)
     model, tokenizer = start_model(config.start)
     if config.check_memory:

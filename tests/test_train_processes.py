@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed
 
 from flows import launching
 from flows.launching import train_in_processes
@@ -21,7 +22,7 @@ from formats.toml_config import read_config, write_config
 from grounding_model.augment import AugmentConfig
 from grounding_model.data import OdvgData
 from grounding_model.optimizer import OptimizerConfig
-from grounding_model.processes import check_devices
+from grounding_model.processes import check_devices, done_by_first
 from grounding_model.train import TrainingFailed, TrainResult, train
 from grounding_model.train_config import FromScratch, TrainConfig
 from tests.paths import GOLDEN
@@ -79,6 +80,27 @@ def test_two_processes_equal_one_with_the_doubled_batch(config: TrainConfig, tmp
     together = replace(config, work_dir=tmp_path / "together", batch_size=1, accumulate=2, processes=2)
     assert_equal(train(config), train_in_processes(together, lines.append))
     assert [line["step"] for line in lines] == [1, 2, 3]
+
+
+def ask_first(rank: int, folder: Path) -> None:
+    """One of two processes: what the first one finds, and what it cannot read, into a file of its own."""
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+
+    def missing() -> None:
+        raise InputError(f"{rank}.json", "no such file", "want it")
+
+    found = done_by_first(lambda: {"found by": rank})
+    with pytest.raises(InputError) as told:
+        done_by_first(missing)
+    (folder / str(rank)).write_text(f"{found} {told.value}")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_what_the_first_process_finds_or_raises_all_of_them_do(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(ask_first, (tmp_path,), nprocs=2)
+    expected = "{'found by': 0} 0.json: no such file; want it"
+    assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == [expected, expected]
 
 
 @pytest.mark.slow
