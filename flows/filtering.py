@@ -24,7 +24,7 @@ from flows.policies.policy import Mixture, Policy, Quantile, TargetPrecision
 from flows.policies.thresholds import mixture_threshold, quantile_threshold
 from flows.quarantine import requarantined_line
 from formats.candidates import ImageCandidates, ImageProblem, read_candidates
-from formats.files import sha256_of, write_whole
+from formats.files import sha256_of, write_json, write_whole
 from formats.odvg import record_to_line
 from formats.problems import InputError
 from formats.record import Instance, Record, Region
@@ -68,18 +68,18 @@ def filter_candidates(
     _check(manifest, others, policy, out)
     looks = (manifest, *others)
     tally = _Tally()
-    corrections = corrections_for(reviewed, (provenance or {}).get("round"))
-    found = _thresholds(looks, policy, reviewed)
+    number = (provenance or {}).get("round")
+    corrections = corrections_for(reviewed, number)
+    truth = _truth(policy, corrections, number)
+    found = _thresholds(looks, policy, truth)
     settled = replace(policy, class_thresholds={**found, **policy.class_thresholds}, adaptive=None)
     with write_whole(out) as file:
         for line in _label_lines(looks, settled, corrections, tally):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     counts = tally.counts()
     meta = out.with_suffix(".meta.json")
-    with write_whole(meta) as file:
-        told = _meta(looks, policy, found, out, counts, tally.quarantined) | dict(provenance or {})
-        json.dump(told, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+    told = _meta(looks, policy, found, out, counts, tally.quarantined) | dict(provenance or {})
+    write_json(meta, told, ensure_ascii=False)
     return FilterResult(out, meta, counts, tuple(tally.quarantined))
 
 
@@ -233,11 +233,27 @@ class _Scores(NamedTuple):
     right: np.ndarray  # (K,) bool
 
 
-def _thresholds(looks: Sequence[Manifest], policy: Policy, reviewed: str | Path | None) -> dict[str, float]:
+def _truth(policy: Policy, corrections: Mapping[Key, Record], number: int | None) -> Mapping[Key, Record]:
+    """The reviewed lines that a target precision is learnt from: its own file's, else the corrections.
+
+    A correction is true of its image whenever it was made. Yet a round takes those that hold for it alone: its labels,
+    and the training on them, stay what they were when a later round is corrected.
+    """
+    if not isinstance(policy.adaptive, TargetPrecision):
+        return {}
+    own = policy.adaptive.reviewed
+    truth = corrections if own is None else corrections_for(own, number)
+    if not truth:
+        until = "" if number is None else f" up to round {number}"
+        raise InputError("policy.adaptive", f"nobody has reviewed labels of this source{until}", "want a file of them")
+    return truth
+
+
+def _thresholds(looks: Sequence[Manifest], policy: Policy, truth: Mapping[Key, Record]) -> dict[str, float]:
     """Category -> threshold that the policy finds from its candidates; without those that keep the global one."""
     if policy.adaptive is None:
         return {}
-    images, scores = _scores(looks, policy, reviewed)
+    images, scores = _scores(looks, policy, truth)
     found = {
         name: _threshold(policy.adaptive, name, images, own)
         for name, own in scores.items()
@@ -257,15 +273,9 @@ def _threshold(adaptive: Quantile | Mixture | TargetPrecision, name: str, images
     return precision_threshold(scores.all, calibrate(scores.judged, scores.right), adaptive.precision)
 
 
-def _scores(looks: Sequence[Manifest], policy: Policy, reviewed: str | Path | None) -> tuple[int, dict[str, _Scores]]:
+def _scores(looks: Sequence[Manifest], policy: Policy, truth: Mapping[Key, Record]) -> tuple[int, dict[str, _Scores]]:
     """The number of images that were looked at, and the scores of every category or phrase."""
-    adaptive = policy.adaptive
-    truth: dict[Key, Record] = {}
-    iou = 0.5
-    if isinstance(adaptive, TargetPrecision):
-        truth, iou = corrections_for(adaptive.reviewed or reviewed), adaptive.iou
-        if not truth:
-            raise InputError("policy.adaptive", "nobody has reviewed labels of this source", "want a file of them")
+    iou = policy.adaptive.iou if isinstance(policy.adaptive, TargetPrecision) else 0.5
     everything = policy.without_thresholds()
     images, seen = 0, Counter[str]()
     every: dict[str, list[float]] = {}

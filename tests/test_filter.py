@@ -274,3 +274,31 @@ def test_a_precision_is_reached_on_reviewed_images(labelled: Path) -> None:
     scores = [each.score for record in read_odvg(result.labels) for each in record.instances]
     everything = [each.score for record in read_odvg(every.labels) for each in record.instances]
     assert sorted(scores) == sorted(score for score in everything if score > 0.5)
+
+
+def test_thresholds_of_a_round_follow_from_the_corrections_that_hold_for_it(labelled: Path) -> None:
+    every = filter_candidates(labelled / "work", Policy(0.0, nms_iou=1.0), labelled / "every.json")
+    reviewed = labelled / "reviewed.json"
+    with open(reviewed, "w") as file:  # in round 2 a person kept nothing, in round 1 what scores more than a half
+        for record in read_odvg(every.labels):
+            right = tuple(each for each in record.instances if each.score > 0.5)
+            for since, kept in ((2, ()), (1, right)):
+                marks = {"reviewed": True, "since_round": since}
+                file.write(json.dumps(record_to_line(replace(record, instances=kept)) | marks) + "\n")
+
+    def found(adaptive: TargetPrecision, corrections: Path | None, number: int) -> dict[str, float]:
+        policy = Policy(adaptive=adaptive, nms_iou=1.0)
+        provenance = {"round": number}
+        out = labelled / f"round-{number}.json"
+        result = filter_candidates(labelled / "work", policy, out, reviewed=corrections, provenance=provenance)
+        return json.loads(result.meta.read_text())["thresholds_found"]
+
+    settings = {"precision": 1.0, "iou": 0.99, "least": 5}
+    for adaptive, corrections in (
+        (TargetPrecision(**settings), reviewed),
+        (TargetPrecision(reviewed=reviewed, **settings), None),
+    ):
+        first, second = (found(adaptive, corrections, number) for number in (1, 2))
+        assert set(first) == {"cat", "plate"}
+        assert all(threshold < 0.6 for threshold in first.values())
+        assert all(threshold >= 0.9 for threshold in second.values())
