@@ -94,9 +94,15 @@ def measure(path: Path) -> None:
 
 
 def peak_megabytes() -> float:
-    """The most memory that this process has held (Linux gives KiB, macOS bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    """The most memory that this process has held.
+
+    Linux says in getrusage what the parent held too, where a process was started from it, but not in /proc.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+    except FileNotFoundError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS gives bytes
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 2**10
 
 
 if __name__ == "__main__":

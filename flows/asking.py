@@ -119,13 +119,21 @@ class Answers(Sequence[Record]):
         return _answer(truth, found, [(self._labels[name], name) for name in names], self._metric)
 
     def found_boxes(self) -> FoundBoxes:
-        """The same as arrays, of a benchmark of which every image was asked for the same names."""
+        """The same as arrays."""
         from grounding_model.metrics.found_boxes import FoundBoxes
 
         shards = (self._shard(shard.index) for shard in self._manifest.shards)
         return FoundBoxes.joined(
-            [FoundBoxes(own.line.astype(np.int32), own.region, own.box, own.score) for own in shards]
+            [FoundBoxes(own.line.astype(np.int32), self._labels_of(own), own.box, own.score) for own in shards]
         )
+
+    def _labels_of(self, found: Candidates) -> np.ndarray:
+        """(N,) int32: places in the benchmark's names, of places in what each image was asked for."""
+        asked = self._benchmark.asked
+        if asked is None:
+            return found.region
+        places = zip(found.line.tolist(), found.region.tolist(), strict=True)
+        return np.array([self._labels[asked[line][place]] for line, place in places], dtype=np.int32)
 
     def _shard(self, index: int) -> Candidates:
         return read_candidates(self._manifest.shard_path(index))

@@ -223,8 +223,8 @@ def _evaluated(config: EvaluateConfig, show_dir: str | Path | None, detectors: C
     if config.first_box_alone:
         benchmark = _as_the_reference(benchmark, metric)
     answers = predict_benchmark(config, benchmark, metric, detectors)
-    # LVIS's are judged as arrays; the judges of the others want all records at once.
-    predictions: Sequence[Record] = answers if metric == "lvis" else list(answers)
+    # Boxes of categories are judged as arrays; the judges of captions want all records at once.
+    predictions: Sequence[Record] = answers if benchmark.names else list(answers)
     found = measure(benchmark, predictions, metric, config.score_threshold)
     interval = None
     if config.resamples:

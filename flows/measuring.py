@@ -51,24 +51,22 @@ def measure(
 
 
 def _measure_boxes(benchmark: Benchmark, predictions: Sequence[Record], metric: Metric) -> Measurement:
-    from grounding_model.metrics.bootstrap import rankings_of
-    from grounding_model.metrics.coco import judged, result_of
+    from grounding_model.metrics.coco import judge_coco
     from grounding_model.metrics.described_objects import described
     from grounding_model.metrics.lvis import judge_lvis
 
     truth, names, areas = benchmark.records, benchmark.names, benchmark.areas
+    found = predictions.found_boxes() if isinstance(predictions, Answers) else predictions
     if metric == "lvis":
         if benchmark.federation is None:
             raise InputError("metric", "'lvis' needs to know what was looked for in each image", "want kind = 'lvis'")
-        found = predictions.found_boxes() if isinstance(predictions, Answers) else predictions
         federal, samples = judge_lvis(truth, found, names, benchmark.federation, areas=areas)
         return Measurement(
             "ap", federal.as_dict(), federal.table(), samples, federal.per_category, federal.precision_recall
         )
-    judge = judged(truth, predictions, names, areas=areas)
-    box = result_of(judge)
+    box, rankings = judge_coco(truth, found, names, areas=areas)
     shown = described(box, benchmark.absence) if metric == "described_objects" else box
-    return Measurement("ap", shown.as_dict(), shown.table(), rankings_of(judge), box.per_category, box.precision_recall)
+    return Measurement("ap", shown.as_dict(), shown.table(), rankings, box.per_category, box.precision_recall)
 
 
 def _measure_captions(

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from formats.problems import InputError
 from formats.record import Instance, Record, Region
@@ -14,12 +16,12 @@ from grounding_model.evaluate import bootstrap_interval, evaluate_coco, expressi
 from grounding_model.metrics.bootstrap import (
     Shares,
     interval_of,
-    rankings_of,
     read_samples,
     resampled,
     write_samples,
 )
-from grounding_model.metrics.coco import judged
+from grounding_model.metrics.coco import judge_coco
+from grounding_model.metrics.found_boxes import FoundBoxes
 from tests.paths import GOLDEN
 
 EVAL = GOLDEN / "eval"
@@ -98,6 +100,62 @@ def test_coco_numbers_are_the_references(coco, counts, capsys):
     } | {f"{name}_precision": value for name, value in result.per_category.items()}
     assert {f"coco/{name}": round(value, 3) for name, value in numbers.items()} == expected
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 1000])
+def test_category_by_category_is_what_pycocotools_says_of_all_at_once(monkeypatch, at_once):
+    """To the last bit, however many images are looked at at once, from records and from arrays."""
+    monkeypatch.setattr("grounding_model.metrics.coco.IMAGES_AT_ONCE", at_once)
+    truth, found = noisy_case(20, seed=6)
+    found = [replace(one, instances=tuple(replace(e, score=round(e.score, 1)) for e in one.instances)) for one in found]
+    names = ("bird", "dog", "cat")  # of birds there is nothing
+    ours, rankings = judge_coco(truth, found, names, (1, 2, 3))
+    whole = all_at_once(truth, found, names, (1, 2, 3))
+    precision, recall = whole.eval["precision"][..., -1], whole.eval["recall"][:, :, 0]
+    assert ours.ap == np.mean(precision[..., 0][precision[..., 0] > -1])
+    assert ours.ap_large == np.mean(precision[..., 3][precision[..., 3] > -1])
+    assert ours.ar == {count: np.mean(recall[:, 1:, place]) for place, count in enumerate((1, 2, 3))}
+    np.testing.assert_array_equal(ours.precision_recall, precision[:, :, 1:, 0].mean(2))
+    assert [len(each.images) for each in rankings] == [
+        sum(len(each["dtScores"]) for each in whole.evalImgs[place * 80 : place * 80 + 20] if each)
+        for place in range(3)
+    ]
+    places = {record.filename: place for place, record in enumerate(truth)}
+    arrays = FoundBoxes.of_records(found, places, {name: place for place, name in enumerate(names)})
+    assert judge_coco(truth, arrays, names, (1, 2, 3)).result == ours
+
+
+def all_at_once(truth, found, names, max_detections) -> COCOeval:
+    """The oracle: every category and image in one evaluation of pycocotools."""
+    sides = []
+    for records in (truth, found):
+        annotations = [
+            {
+                "id": number,
+                "image_id": place,
+                "category_id": names.index(each.category),
+                "bbox": [each.box[0], each.box[1], each.box[2] - each.box[0], each.box[3] - each.box[1]],
+                "area": (each.box[2] - each.box[0]) * (each.box[3] - each.box[1]),
+                "iscrowd": int(each.ignore),
+                "score": each.score,
+            }
+            for number, (place, each) in enumerate(
+                ((place, each) for place, record in enumerate(records) for each in record.instances), start=1
+            )
+        ]
+        side = COCO()
+        side.dataset = {
+            "images": [{"id": place} for place in range(len(truth))],
+            "annotations": annotations,
+            "categories": [{"id": place} for place in range(len(names))],
+        }
+        side.createIndex()
+        sides.append(side)
+    judge = COCOeval(*sides, "bbox")
+    judge.params.maxDets = list(max_detections)
+    judge.evaluate()
+    judge.accumulate()
+    return judge
 
 
 def test_order_of_records_and_labels_do_not_matter(coco):
@@ -216,7 +274,7 @@ def test_weighing_images_is_repeating_them(seed):
         [replace(one, filename=f"{one.filename}-{copy}") for one, count in zip(side, draw) for copy in range(count)]
         for side in (truth, found)
     ]
-    weighed = resampled(rankings_of(judged(truth, found, names)), [draw])
+    weighed = resampled(judge_coco(truth, found, names).rankings, [draw])
     assert weighed[0] == pytest.approx(evaluate_coco(*repeated, names).ap, abs=1e-12)
 
 
@@ -245,7 +303,7 @@ def test_the_interval_of_a_gain_is_paired():
 def test_samples_come_back_as_they_were_written(tmp_path):
     truth, found = noisy_case(10, seed=3)
     for samples in (
-        rankings_of(judged(truth, found, ["cat", "dog"])),
+        judge_coco(truth, found, ["cat", "dog"]).rankings,
         Shares(np.array([0, 0, 2]), np.array([True, False, True]), 3),
     ):
         write_samples(tmp_path / "samples.npz", samples)
@@ -374,8 +432,6 @@ def test_captions_that_cannot_be_judged_are_named():
 
 def test_boxes_are_matched_once_for_the_numbers_and_their_interval(monkeypatch):
     """The samples of a measurement are those of a matching of their own, and its AP is pycocotools'."""
-    from pycocotools.cocoeval import COCOeval
-
     from flows.benchmarks import Benchmark
     from flows.measuring import measure
 
@@ -386,7 +442,7 @@ def test_boxes_are_matched_once_for_the_numbers_and_their_interval(monkeypatch):
     matchings = []
     monkeypatch.setattr(COCOeval, "evaluate", _counted(COCOeval.evaluate, matchings))
     measured = measure(Benchmark(truth, EVAL, "coco", names), found, "coco")
-    assert len(matchings) == 1
+    assert len(matchings) == len(names)
     assert measured.numbers["ap"] == expected.ap
     assert resampled(measured.samples, [np.ones(20, dtype=np.int64)])[0] == pytest.approx(expected.ap, abs=1e-12)
     assert interval_of(measured.samples, resamples=30) == interval

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from pycocotools.cocoeval import COCOeval
 
 from formats.files import write_whole
 from formats.problems import InputError
 from formats.record import Record
-from grounding_model.metrics.coco import ALL_AREAS, judged
-from grounding_model.metrics.ranking import Match, Ranking
+from grounding_model.metrics.coco import judge_coco
+from grounding_model.metrics.ranking import Ranking
 
 
 class Interval(NamedTuple):
@@ -41,8 +40,8 @@ def bootstrap_interval(
     the same draws, which is far narrower than the difference of two intervals. Draws without a box to find are left
     out. Boxes are matched once, by pycocotools; a draw only weighs the matches. Raises InputError as evaluate_coco.
     """
-    found = rankings_of(judged(truth, predictions, categories))
-    known = None if baseline is None else rankings_of(judged(truth, baseline, categories))
+    found = judge_coco(truth, predictions, categories).rankings
+    known = None if baseline is None else judge_coco(truth, baseline, categories).rankings
     return interval_of(found, known, resamples=resamples, confidence=confidence, seed=seed)
 
 
@@ -135,28 +134,6 @@ def read_samples(path: str | Path) -> Samples:
             return [Ranking(*(tables[f"{index}/{name}"] for name in Ranking._fields)) for index in range(count)]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(path, f"cannot be read ({error})", "want the samples of an evaluation; run it again") from None
-
-
-def rankings_of(judge: COCOeval) -> list[Ranking]:
-    """One for each category, from the matches of metrics.coco.judged."""
-    images, areas = len(judge.params.imgIds), len(judge.params.areaRng)
-    made = []
-    for place in range(len(judge.params.catIds)):
-        start = (place * areas + judge.params.areaRngLbl.index(ALL_AREAS)) * images
-        kept = enumerate(judge.evalImgs[start : start + images])
-        matches = [_match(image, found) for image, found in kept if found is not None]
-        made.append(Ranking.of(matches, images, judge.params.recThrs))
-    return made
-
-
-def _match(image: int, found: Mapping[str, Any]) -> Match:
-    return Match(
-        image,
-        np.asarray(found["dtScores"], dtype=np.float64),
-        np.asarray(found["dtMatches"]) > 0,
-        np.asarray(found["dtIgnore"]) != 0,
-        int(np.count_nonzero(np.asarray(found["gtIgnore"]) == 0)),
-    )
 
 
 def image_draws(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:

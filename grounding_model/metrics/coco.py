@@ -1,25 +1,32 @@
-"""COCO's average precision, judged by pycocotools. T IoU thresholds, R recall steps, K categories."""
+"""COCO's average precision, judged by pycocotools.
+
+T IoU thresholds, R recall steps, K categories, A ranges of areas, M numbers of detections.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from formats.problems import InputError
-from formats.record import Instance, Record
-from grounding_model.metrics.pairing import check_pairing
+from formats.record import Record
+from grounding_model.metrics.found_boxes import FoundBoxes, found_boxes
+from grounding_model.metrics.phrases import with_sizes
+from grounding_model.metrics.ranking import Match, Ranking
+from grounding_model.metrics.true_boxes import Areas, TrueBoxes
 
 ALL_AREAS = "all"
+AREAS = (ALL_AREAS, "small", "medium", "large")  # in pycocotools' order
 MAX_DETECTIONS = (1, 10, 100)  # of a category in an image
 MOST_IN_TABLE = 100  # categories
-Areas = Mapping[str, Sequence[float]]  # filename -> area of each of its instances, in square pixels
+IMAGES_AT_ONCE = 1000  # of a category, as pycocotools' dictionaries
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ def aligned(rows: Sequence[tuple[str, float | None]]) -> str:
 
 def evaluate_coco(
     truth: Sequence[Record],
-    predictions: Sequence[Record],
+    predictions: Sequence[Record] | FoundBoxes,
     categories: Sequence[str],
     max_detections: Sequence[int] = MAX_DETECTIONS,
     areas: Areas | None = None,
@@ -87,113 +94,153 @@ def evaluate_coco(
     """COCO's box metrics, judged by pycocotools; prints nothing.
 
     Records are matched by filename and boxes by the name of their category; other categories than `categories` are
-    left out on both sides. An image without a prediction record counts as one where nothing was found. Instances with
-    ignore=True are COCO's crowds. max_detections: the best so many of a category in an image count, rising; AP is that
-    of the last. (mmdet's logs use (100, 300, 1000) and mix them: mAP of 100, mAP_50 and the rest of 1000.)
+    left out on both sides. An image without a prediction record counts as one where nothing was found. FoundBoxes say
+    the same in far less memory. Instances with ignore=True are COCO's crowds. max_detections: the best so many of a
+    category in an image count, rising; AP is that of the last. (mmdet's logs use (100, 300, 1000) and mix them: mAP of
+    100, mAP_50 and the rest of 1000.)
     areas: COCO's own files give the area of an object's mask, and published AP by size goes by it; None takes the
     area of its box.
 
     Raises InputError for predictions of unknown images or without scores, images given twice, images that nobody has
     labelled, names given twice, and a truth without a single box to find.
     """
-    return result_of(judged(truth, predictions, categories, max_detections, areas))
+    return judge_coco(truth, predictions, categories, max_detections, areas).result
 
 
-def result_of(judge: COCOeval) -> CocoResult:
-    """The numbers of what `judged` matched. Raises InputError for a truth without a single box to find."""
-    categories = [category["name"] for category in judge.cocoGt.dataset["categories"]]
-    with contextlib.redirect_stdout(io.StringIO()):
-        judge.accumulate()
-    precision, recall = judge.eval["precision"], judge.eval["recall"]  # (T, R, K, areas, counts), (T, K, areas, counts)
-    sizes = {size: mean_of_defined(precision[:, :, :, place, -1]) for place, size in enumerate(judge.params.areaRngLbl)}
-    every = precision[:, :, :, judge.params.areaRngLbl.index(ALL_AREAS), -1]
-    ap = mean_of_defined(every)
-    if ap is None:
-        raise InputError("truth", f"no box of {', '.join(categories)}", "want at least one labelled object to find")
-    thresholds = np.round(judge.params.iouThrs, 2)
-    by_category = {name: mean_of_defined(every[:, :, place]) for place, name in enumerate(categories)}
-    return CocoResult(
-        ap=ap,
-        ap50=float(mean_of_defined(every[thresholds == 0.5]) or 0.0),
-        ap75=float(mean_of_defined(every[thresholds == 0.75]) or 0.0),
-        ap_small=sizes["small"],
-        ap_medium=sizes["medium"],
-        ap_large=sizes["large"],
-        ar={count: mean_of_defined(recall[:, :, 0, place]) or 0.0 for place, count in enumerate(judge.params.maxDets)},
-        per_category={name: value for name, value in by_category.items() if value is not None},
-        precision_recall=every[:, :, (every > -1).all((0, 1))].mean(2),
-    )
+class CocoJudgement(NamedTuple):
+    """rankings: one for each category, for a bootstrap interval."""
+
+    result: CocoResult
+    rankings: list[Ranking]
 
 
-def judged(
+def judge_coco(
     truth: Sequence[Record],
-    predictions: Sequence[Record],
+    predictions: Sequence[Record] | FoundBoxes,
     categories: Sequence[str],
     max_detections: Sequence[int] = MAX_DETECTIONS,
     areas: Areas | None = None,
-) -> COCOeval:
-    """pycocotools' evaluation after its matching, of which result_of and bootstrap.rankings_of tell more.
+) -> CocoJudgement:
+    """The numbers of evaluate_coco, and the matches that they come from. Arguments and errors as evaluate_coco's.
 
-    Arguments and errors as evaluate_coco's.
+    Categories are judged one after the other, as pycocotools does it too where it has all of them: the numbers are the
+    same to the last bit, and at no time is more than a part of one category held in pycocotools' dictionaries.
     """
     if list(max_detections) != sorted(set(max_detections)) or not max_detections or max_detections[0] < 1:
         raise InputError("max_detections", f"{tuple(max_detections)}", "want rising positive numbers")
-    labels = {name: place for place, name in enumerate(categories, start=1)}
+    labels = {name: place for place, name in enumerate(categories)}
     if not categories or len(labels) < len(categories):
         raise InputError("categories", f"[{', '.join(categories)}]", "want one name or more, each once")
-    image_ids = {record.filename: place for place, record in enumerate(truth, start=1)}
-    check_pairing([record.filename for record in truth], [record.filename for record in predictions])
+    found = found_boxes(truth, predictions, labels)
+    true = TrueBoxes.of_records(truth, labels, areas)
+    pairs = zip(true.by_label(len(labels)), found.by_label(len(labels)), strict=True)
     with contextlib.redirect_stdout(io.StringIO()):
-        judge = COCOeval(_coco(truth, image_ids, labels, areas or {}), _coco(predictions, image_ids, labels), "bbox")
-        judge.params.imgIds = list(image_ids.values())  # else a truth without images or boxes would have none
-        judge.params.catIds = list(labels.values())
-        judge.params.maxDets = list(max_detections)
-        judge.evaluate()
-    return judge
+        judged = [_judge_category(own, own_found, max_detections, len(truth)) for own, own_found in pairs]
+    return CocoJudgement(_result(judged, categories, max_detections), [each.ranking for each in judged])
 
 
-def _coco(
-    records: Sequence[Record], image_ids: Mapping[str, int], labels: Mapping[str, int], areas: Areas | None = None
-) -> COCO:
-    """The records as pycocotools wants them; areas: None for predictions.
+class _Judged(NamedTuple):
+    """Of one category; -1 where there is nothing to find."""
 
-    Ids count from 1: pycocotools reads a match with id 0 as none.
-    """
-    annotations: list[dict[str, Any]] = []
-    for record in records:
-        if record.instances is None and areas is not None:
-            raise InputError(record.filename, "nobody has labelled it", "want detection records with instances")
-        for place, instance in enumerate(record.instances or ()):
-            if instance.category in labels:
-                annotation: dict[str, Any] = {"id": len(annotations) + 1, "image_id": image_ids[record.filename]}
-                annotation |= _box_of(instance) | {"category_id": labels[instance.category]}
-                if areas is None:
-                    annotation["score"] = score_of(instance, record.filename)
-                else:
-                    annotation["iscrowd"] = int(instance.ignore)
-                    if record.filename in areas:
-                        annotation["area"] = areas[record.filename][place]
-                annotations.append(annotation)
+    precision: np.ndarray  # (T, R, A), of the most detections
+    recall: np.ndarray  # (T, M), of all areas
+    ranking: Ranking
+
+
+def _judge_category(true: TrueBoxes, found: FoundBoxes, max_detections: Sequence[int], images: int) -> _Judged:
+    """found: image after image. images: how many the truth has."""
+    found = found.best_of_each_image(max_detections[-1])  # more would be left out by pycocotools
+    places = np.union1d(true.images, found.images)  # of other images there is nothing to say
+    matches: list[list[dict[str, np.ndarray]]] = [[] for _ in AREAS]
+    for start in range(0, len(places), IMAGES_AT_ONCE):
+        block = places[start : start + IMAGES_AT_ONCE].tolist()
+        part = _evaluation(block, max_detections)
+        part.cocoGt = _coco(block, _true_entries(true.between(block[0], block[-1])))
+        part.cocoDt = _coco(block, _found_entries(found.between(block[0], block[-1])))
+        part.evaluate()
+        for area, own in enumerate(matches):
+            own += map(_kept, part.evalImgs[area * len(block) : (area + 1) * len(block)])
+    whole = _evaluation(places.tolist(), max_detections)
+    whole.evalImgs = [each for own in matches for each in own]
+    whole._paramsEval = whole.params  # as evaluate() leaves them for accumulate()
+    whole.accumulate()
+    every = AREAS.index(ALL_AREAS)
+    ranking = Ranking.of(
+        [_match(place, own) for place, own in zip(places.tolist(), matches[every])], images, whole.params.recThrs
+    )
+    return _Judged(whole.eval["precision"][:, :, 0, :, -1], whole.eval["recall"][:, 0, every], ranking)
+
+
+def _evaluation(images: Sequence[int], max_detections: Sequence[int]) -> COCOeval:
+    evaluation = COCOeval(iouType="bbox")
+    evaluation.params.imgIds, evaluation.params.catIds = list(images), [1]
+    evaluation.params.maxDets = list(max_detections)
+    return evaluation
+
+
+def _true_entries(true: TrueBoxes) -> Iterator[dict[str, Any]]:
+    rows = zip(_entries(true), true.areas.tolist(), true.ignored.tolist(), strict=True)
+    return (entry | {"area": area, "iscrowd": int(ignored)} for entry, area, ignored in rows)
+
+
+def _found_entries(found: FoundBoxes) -> Iterator[dict[str, Any]]:
+    return (entry | {"score": score} for entry, score in zip(_entries(found), found.scores.tolist(), strict=True))
+
+
+def _entries(boxes: TrueBoxes | FoundBoxes) -> Iterator[dict[str, Any]]:
+    """Annotations of the one category that is judged. Ids count from 1: pycocotools reads a match with id 0 as none."""
+    rows = zip(boxes.images.tolist(), with_sizes(boxes.boxes).tolist(), strict=True)
+    for number, (image, box) in enumerate(rows, start=1):
+        yield {"id": number, "image_id": image, "category_id": 1, "bbox": box, "area": box[2] * box[3]}
+
+
+def _coco(images: Sequence[int], annotations: Iterable[Mapping[str, Any]]) -> COCO:
     coco = COCO()
     coco.dataset = {
-        "images": [{"id": place, "file_name": name} for name, place in image_ids.items()],
-        "annotations": annotations,
-        "categories": [{"id": label, "name": name} for name, label in labels.items()],
+        "images": [{"id": place} for place in images],
+        "annotations": list(annotations),
+        "categories": [{"id": 1}],
     }
     coco.createIndex()
     return coco
 
 
-def _box_of(instance: Instance) -> dict[str, Any]:
-    x1, y1, x2, y2 = instance.box
-    return {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
+def _kept(found: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Of what pycocotools says of an image, what its accumulate() asks for, as small as it goes."""
+    return {
+        "dtScores": np.asarray(found["dtScores"], dtype=np.float64),
+        "dtMatches": np.asarray(found["dtMatches"]) > 0,
+        "dtIgnore": np.asarray(found["dtIgnore"]) != 0,
+        "gtIgnore": np.asarray(found["gtIgnore"]) != 0,
+    }
 
 
-def score_of(instance: Instance, filename: str) -> float:
-    """Raises InputError where a prediction has none."""
-    if instance.score is None:
-        raise InputError(filename, f"a predicted {instance.category} without score", "want a score for every box")
-    return instance.score
+def _match(image: int, found: Mapping[str, np.ndarray]) -> Match:
+    to_find = int(np.count_nonzero(~found["gtIgnore"]))
+    return Match(image, found["dtScores"], found["dtMatches"], found["dtIgnore"], to_find)
+
+
+def _result(judged: Sequence[_Judged], categories: Sequence[str], max_detections: Sequence[int]) -> CocoResult:
+    """Raises InputError for a truth without a single box to find."""
+    precision = np.stack([each.precision for each in judged], axis=2)  # (T, R, K, A)
+    recall = np.stack([each.recall for each in judged], axis=1)  # (T, K, M)
+    sizes = {size: mean_of_defined(precision[..., place]) for place, size in enumerate(AREAS)}
+    every = precision[..., AREAS.index(ALL_AREAS)]
+    ap = mean_of_defined(every)
+    if ap is None:
+        raise InputError("truth", f"no box of {', '.join(categories)}", "want at least one labelled object to find")
+    by_category = {name: mean_of_defined(every[:, :, place]) for place, name in enumerate(categories)}
+    return CocoResult(
+        ap=ap,
+        ap50=float(mean_of_defined(every[0]) or 0.0),
+        ap75=float(mean_of_defined(every[5]) or 0.0),
+        ap_small=sizes["small"],
+        ap_medium=sizes["medium"],
+        ap_large=sizes["large"],
+        ar={count: mean_of_defined(recall[..., place]) or 0.0 for place, count in enumerate(max_detections)},
+        per_category={name: value for name, value in by_category.items() if value is not None},
+        precision_recall=every[:, :, (every > -1).all((0, 1))].mean(2),
+    )
 
 
 def mean_of_defined(values: np.ndarray) -> float | None:

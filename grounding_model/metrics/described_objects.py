@@ -8,7 +8,8 @@ from typing import Any
 
 from formats.problems import InputError
 from formats.record import Record
-from grounding_model.metrics.coco import Areas, CocoResult, aligned, evaluate_coco
+from grounding_model.metrics.coco import CocoResult, aligned, evaluate_coco
+from grounding_model.metrics.true_boxes import Areas
 
 # Number of words up to which a description belongs to a length group; the last has no end.
 LENGTHS = (("short", 3), ("middle", 6), ("long", 9))

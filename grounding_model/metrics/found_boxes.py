@@ -6,12 +6,14 @@ N boxes found.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
-from formats.record import Record
-from grounding_model.metrics.coco import score_of
+from formats.problems import InputError
+from formats.record import Instance, Record
+from grounding_model.metrics.pairing import check_pairing
 
 
 class FoundBoxes(NamedTuple):
@@ -30,13 +32,13 @@ class FoundBoxes(NamedTuple):
 
         Raises InputError for a box without score.
         """
-        rows = [
-            (images[record.filename], labels[each.category], *each.box, score_of(each, record.filename))
+        rows = (
+            (images[record.filename], labels[each.category], *each.box, _score_of(each, record.filename))
             for record in predictions
             for each in record.instances or ()
             if each.category in labels
-        ]
-        table = np.asarray(rows, dtype=np.float64).reshape(-1, 7)
+        )
+        table = np.fromiter(chain.from_iterable(rows), np.float64).reshape(-1, 7)
         return cls(table[:, 0].astype(np.int32), table[:, 1].astype(np.int32), table[:, 2:6], table[:, 6])
 
     @classmethod
@@ -54,10 +56,8 @@ class FoundBoxes(NamedTuple):
 
     def by_label(self, labels: int) -> Iterator[FoundBoxes]:
         """Of each of so many categories its boxes, image after image, those of an image best first."""
-        order = np.lexsort((-self.scores, self.images, self.labels))
-        ends = np.searchsorted(self.labels[order], np.arange(labels), side="right")
-        for start, end in zip([0, *ends[:-1]], ends):
-            yield self._rows(order[start:end])
+        for rows in rows_of_labels(np.lexsort((-self.scores, self.images, self.labels)), self.labels, labels):
+            yield self._rows(rows)
 
     def best(self, count: int) -> FoundBoxes:
         """The best boxes, in the order that they stand in; of equal scores those that stand first."""
@@ -67,12 +67,47 @@ class FoundBoxes(NamedTuple):
 
     def by_image(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         """Place of an image -> its (n, 4) boxes and (n,) scores, float64. The boxes stand image after image."""
-        starts = np.flatnonzero(np.diff(self.images, prepend=-1))
         boxes, scores = self.boxes.astype(np.float64), self.scores.astype(np.float64)
-        return {
-            int(self.images[start]): (boxes[start:end], scores[start:end])
-            for start, end in zip(starts, [*starts[1:], len(self.images)])
-        }
+        return {place: (boxes[rows], scores[rows]) for place, rows in by_image(self.images)}
 
-    def _rows(self, places: np.ndarray) -> FoundBoxes:
-        return FoundBoxes(*(column[places] for column in self))
+    def between(self, first: int, last: int) -> FoundBoxes:
+        """Those in the images of these places, both included, where the boxes stand image after image."""
+        return self._rows(slice(*np.searchsorted(self.images, [first, last + 1])))
+
+    def _rows(self, rows: np.ndarray | slice) -> FoundBoxes:
+        return FoundBoxes(*(column[rows] for column in self))
+
+
+def found_boxes(
+    truth: Sequence[Record], predictions: Sequence[Record] | FoundBoxes, labels: Mapping[str, int]
+) -> FoundBoxes:
+    """labels: category -> place; others are left out. Arrays are taken as they are.
+
+    Raises InputError for images given twice, predictions of unknown images and boxes without score.
+    """
+    known = [record.filename for record in truth]
+    if isinstance(predictions, FoundBoxes):
+        check_pairing(known, ())
+        return predictions
+    check_pairing(known, [record.filename for record in predictions])
+    return FoundBoxes.of_records(predictions, {name: place for place, name in enumerate(known)}, labels)
+
+
+def _score_of(instance: Instance, filename: str) -> float:
+    if instance.score is None:
+        raise InputError(filename, f"a predicted {instance.category} without score", "want a score for every box")
+    return instance.score
+
+
+def rows_of_labels(order: np.ndarray, labels: np.ndarray, count: int) -> Iterator[np.ndarray]:
+    """order: (N,) rows that bring the (N,) labels into their order. Of each label 0 … count - 1 its rows."""
+    ends = np.searchsorted(labels[order], np.arange(count), side="right")
+    for start, end in zip([0, *ends[:-1]], ends):
+        yield order[start:end]
+
+
+def by_image(images: np.ndarray) -> Iterator[tuple[int, slice]]:
+    """(N,) rising places -> each that is there, with its rows."""
+    starts = np.flatnonzero(np.diff(images, prepend=-1))
+    for start, end in zip(starts, [*starts[1:], len(images)]):
+        yield int(images[start]), slice(start, end)

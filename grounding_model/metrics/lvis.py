@@ -16,11 +16,11 @@ from pycocotools import mask
 
 from formats.problems import InputError
 from formats.record import Record
-from grounding_model.metrics.coco import Areas, aligned
-from grounding_model.metrics.found_boxes import FoundBoxes
-from grounding_model.metrics.pairing import check_pairing
+from grounding_model.metrics.coco import aligned
+from grounding_model.metrics.found_boxes import FoundBoxes, found_boxes
 from grounding_model.metrics.phrases import with_sizes
 from grounding_model.metrics.ranking import Match, Ranking
+from grounding_model.metrics.true_boxes import Areas, TrueBoxes
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_STEPS = np.linspace(0.0, 1.0, 101)
@@ -123,20 +123,17 @@ def judge_lvis(
     if not categories or len(set(categories)) < len(categories):
         raise InputError("categories", f"{len(categories)} names", "want one name or more, each once")
     images = {record.filename: place for place, record in enumerate(truth)}
-    if isinstance(predictions, FoundBoxes):
-        found = predictions
-    else:
-        check_pairing([record.filename for record in truth], [record.filename for record in predictions])
-        found = FoundBoxes.of_records(predictions, images, {name: place for place, name in enumerate(categories)})
+    labels = {name: place for place, name in enumerate(categories)}
+    found = found_boxes(truth, predictions, labels)
     if most_per_image is not None:
         found = found.best_of_each_image(most_per_image)
-    true = _true_boxes(truth, images, areas or {})
+    true = TrueBoxes.of_records(truth, labels, areas).by_label(len(labels))
     absent, partly = (_places(images, known, categories) for known in (federation.absent, federation.partly))
     levels: dict[str, dict[str, np.ndarray]] = {size: {} for size in SIZES}
     rankings = []
-    for name, own in zip(categories, found.by_label(len(categories))):
+    for name, own_true, own in zip(categories, true, found.by_label(len(labels)), strict=True):
         judged = own if most_per_category is None else own.best(most_per_category)
-        by_size = _rankings(true.get(name, {}), judged.by_image(), absent[name], partly[name], len(truth))
+        by_size = _rankings(own_true.by_image(), judged.by_image(), absent[name], partly[name], len(truth))
         rankings.append(by_size["all"])
         for size, ranking in by_size.items():
             precision = ranking.precision_at_recall()
@@ -178,15 +175,8 @@ def _result(levels: Mapping[str, Mapping[str, np.ndarray]], frequency: Mapping[s
     )
 
 
-class _Boxes(NamedTuple):
-    """Of one category in one image. boxes: (n, 4) corners. areas: (n,)."""
-
-    boxes: np.ndarray
-    areas: np.ndarray
-
-
 def _rankings(
-    true: Mapping[int, _Boxes],
+    true: Mapping[int, TrueBoxes],
     found: Mapping[int, tuple[np.ndarray, np.ndarray]],
     absent: Collection[int],
     partly: Collection[int],
@@ -198,7 +188,7 @@ def _rankings(
     """
     matches: dict[str, list[Match]] = {size: [] for size in SIZES}
     for place in sorted(true.keys() | (found.keys() & set(absent))):
-        boxes, scores = found.get(place, (_NONE.boxes, _NO_SCORES))
+        boxes, scores = found.get(place, _NOTHING)
         known = true.get(place, _NONE)
         overlaps = np.zeros((len(boxes), len(known.boxes)))
         if overlaps.size:
@@ -209,25 +199,8 @@ def _rankings(
     return {size: Ranking.of(own, images, RECALL_STEPS) for size, own in matches.items()}
 
 
-def _true_boxes(truth: Sequence[Record], images: Mapping[str, int], areas: Areas) -> dict[str, dict[int, _Boxes]]:
-    """category -> image -> boxes."""
-    rows: dict[str, dict[int, list[tuple]]] = {}
-    for record in truth:
-        if record.instances is None:
-            raise InputError(record.filename, "nobody has labelled it", "want detection records with instances")
-        for index, instance in enumerate(record.instances):
-            x1, y1, x2, y2 = instance.box
-            area = areas[record.filename][index] if record.filename in areas else (x2 - x1) * (y2 - y1)
-            rows.setdefault(instance.category, {}).setdefault(images[record.filename], []).append((*instance.box, area))
-    return {name: {place: _boxes(own) for place, own in by_image.items()} for name, by_image in rows.items()}
-
-
-def _boxes(rows: Sequence[tuple]) -> _Boxes:
-    table = np.asarray(rows, dtype=np.float64).reshape(-1, 5)
-    return _Boxes(table[:, :4], table[:, 4])
-
-
-_NONE, _NO_SCORES = _boxes([]), np.zeros(0)
+_NONE = TrueBoxes.of_records((), {})
+_NOTHING = np.zeros((0, 4)), np.zeros(0)  # boxes, scores
 
 
 def _match(

@@ -1,59 +1,67 @@
-"""Time and memory of judging LVIS val: `python benchmarks/evaluate_lvis.py`.
+"""Time and memory of judging a large benchmark: `python benchmarks/evaluate_large.py [--metric coco]`.
 
-Draws a truth of the size of LVIS v1 val (19,809 images, 1,203 categories, about 12 boxes an image) and the candidates
-of a detector that found 300 boxes in each image, as shards of a labelling that is done. Then `evaluate_benchmark` reads
-and judges them in a process of its own, which prints its seconds of processor time and its peak memory.
+Draws a truth of the size of LVIS v1 val (19,809 images, 1,203 categories) or of COCO val2017 (5,000 and 80), about 12
+boxes an image, and the candidates of a detector that found 300 boxes in each image, as shards of a labelling that is
+done. Then `evaluate_benchmark` reads and judges them in a process of its own, which prints its seconds of processor
+time and its peak memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from read_odvg import peak_megabytes
 
 from flows.benchmarks import PublishedData, open_benchmark
 from flows.evaluation import EvaluateConfig, evaluate_benchmark, plan_benchmark
 from formats.candidates import Candidates, ImageCandidates, write_candidates
+from grounding_model.data import CocoData
 
+SIZES = {"lvis": (19_809, 1203), "coco": (5_000, 80)}  # images, categories
 SIDE = 640.0
 
 
 def main() -> None:
     """Draws everything into a temporary folder and measures in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=19_809, metavar="N")
-    parser.add_argument("--categories", type=int, default=1203, metavar="N")
+    parser.add_argument("--metric", choices=SIZES, default="lvis")
+    parser.add_argument("--images", type=int, metavar="N")
+    parser.add_argument("--categories", type=int, metavar="N")
     parser.add_argument("--detections", type=int, default=300, metavar="N", help="an image (default 300)")
     parser.add_argument("--here", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.here:
-        measure(options.here)
+        measure(options.here, options.metric)
         return
+    images, categories = SIZES[options.metric]
     with tempfile.TemporaryDirectory() as folder:
-        draw(Path(folder), options.images, options.categories, options.detections)
-        subprocess.run([sys.executable, __file__, "--here", folder], check=True)
+        drawn = options.images or images, options.categories or categories, options.detections
+        draw(Path(folder), options.metric, *drawn)
+        subprocess.run([sys.executable, __file__, "--metric", options.metric, "--here", folder], check=True)
 
 
-def truth_of(folder: Path) -> PublishedData:
+def truth_of(folder: Path, metric: str) -> PublishedData | CocoData:
     """What `draw` drew."""
-    return PublishedData("lvis", folder / "lvis.json", folder)
+    path = folder / "truth.json"
+    return PublishedData("lvis", path, folder) if metric == "lvis" else CocoData(path, folder)
 
 
-def configuration(folder: Path) -> EvaluateConfig:
+def configuration(folder: Path, metric: str) -> EvaluateConfig:
     """Without an interval, as configs/evaluate_lvis_val.toml."""
     weights = str(folder / "model.safetensors")
-    return EvaluateConfig(truth_of(folder), weights=weights, work_dir=folder / "work", resamples=0, shard_size=64)
+    truth = truth_of(folder, metric)
+    return EvaluateConfig(truth, weights=weights, work_dir=folder / "work", resamples=0, shard_size=64)
 
 
-def draw(folder: Path, images: int, categories: int, detections: int) -> None:
+def draw(folder: Path, metric: Literal["lvis", "coco"], images: int, categories: int, detections: int) -> None:
     """The annotation file, the plan and its shards."""
     rng = np.random.default_rng(0)
     chances = 1 / np.arange(1, categories + 1)
@@ -74,17 +82,18 @@ def draw(folder: Path, images: int, categories: int, detections: int) -> None:
                 "id": image,
                 "width": int(SIDE),
                 "height": int(SIDE),
+                "file_name": f"{image:012}.jpg",
                 "coco_url": f"http://images.cocodataset.org/val2017/{image:012}.jpg",
                 "neg_category_ids": (absent + 1).tolist(),
                 "not_exhaustive_category_ids": (labels[:1] + 1).tolist(),
             }
         )
-    (folder / "lvis.json").write_text(json.dumps(content))
+    (folder / "truth.json").write_text(json.dumps(content))
     (folder / "model.safetensors").write_bytes(b"none")
-    config = configuration(folder)
+    config = configuration(folder, metric)
     config.work_dir.mkdir()
-    benchmark = open_benchmark(truth_of(folder), config.work_dir)
-    manifest = plan_benchmark(config, benchmark, "lvis")
+    benchmark = open_benchmark(truth_of(folder, metric), config.work_dir)
+    manifest = plan_benchmark(config, benchmark, metric)
     manifest.shard_path(0).parent.mkdir(parents=True, exist_ok=True)
     places = {name: place for place, name in enumerate(benchmark.names)}
     for shard in manifest.shards:
@@ -110,26 +119,22 @@ def found(
     labels = rng.integers(0, categories, count)
     labels[: len(near)] = [true[place][1] if rng.random() < 0.8 else label for place, label in zip(near, labels)]
     where = boxes(rng, count)
-    where[: len(near)] = np.array([true[place][0] for place in near]) + rng.normal(0, 12, (len(near), 4))
+    moved = np.array([true[place][0] for place in near]) + rng.normal(0, 12, (len(near), 4))
+    where[: len(near)] = np.sort(moved.reshape(-1, 2, 2), axis=1).reshape(-1, 4)  # a small one may be turned round
     scores = np.sort(rng.beta(0.5, 4, count))[::-1]
     return ImageCandidates(line, filename, labels, where, scores)
 
 
-def measure(folder: Path) -> None:
+def measure(folder: Path, metric: str) -> None:
     """Judges what lies in the folder, and prints what that took."""
     start, before = time.process_time(), peak_megabytes()
-    result = evaluate_benchmark(configuration(folder))
+    result = evaluate_benchmark(configuration(folder, metric))
     seconds = time.process_time() - start
     peak = peak_megabytes()
-    size = (folder / "lvis.json").stat().st_size / 2**20
+    size = (folder / "truth.json").stat().st_size / 2**20
     print(result.table)
     print(f"{result.numbers['images']} images, annotation file of {size:.0f} MB")
     print(f"{seconds:.0f} s of processor time, peak memory {peak:.0f} MB, {before:.0f} MB of it before the first step")
-
-
-def peak_megabytes() -> float:
-    """The most memory that this process has held, where the system tells it in KiB (Linux)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 if __name__ == "__main__":
