@@ -1,6 +1,9 @@
 """Open Images: a CSV of boxes, a line each, in fractions of the image; class names in a second CSV.
 
 ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside
+
+A box has the one name that the file gives it. The challenge's evaluation counts a dog as a mammal and an animal too, by
+bbox_labels_hierarchy.json, and looks in an image only for names that somebody verified there; neither is done here.
 """
 
 from __future__ import annotations
