@@ -50,7 +50,8 @@ class TargetPrecision:
     """The lowest threshold a category at which this share of the labels is expected to be right.
 
     What scores mean is learnt from reviewed images, by isotonic regression (arXiv 2405.20459). reviewed: ODVG file of
-    images of this source that a person has gone through; None: the corrections that the filter is given.
+    images of this source that a person has gone through; None: the corrections that the filter is given. In a round of
+    a loop the lines count that hold for it.
     least: so many candidates of a category in those images, else score_threshold.
     """
 
