@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -111,7 +112,7 @@ class Answers(Sequence[Record]):
         if isinstance(place, slice):
             return [self[each] for each in range(len(self))[place]]
         line = range(len(self))[place]
-        shard = next(each for each in self._manifest.shards if line < each.first_line + each.lines)
+        shard = self._manifest.shards[bisect_right(self._manifest.shards, line, key=lambda each: each.first_line) - 1]
         if self._open is None or self._open[0] != shard.index:
             self._open = shard.index, {each.line: each for each in self._shard(shard.index).by_line()}
         truth, found = self._benchmark.records[line], self._open[1].get(line)
