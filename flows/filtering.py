@@ -24,7 +24,7 @@ from flows.policies.policy import Mixture, Policy, Quantile, TargetPrecision
 from flows.policies.thresholds import mixture_threshold, quantile_threshold
 from flows.quarantine import requarantined_line
 from formats.candidates import ImageCandidates, ImageProblem, read_candidates
-from formats.files import sha256_of, write_whole
+from formats.files import sha256_of, write_json, write_whole
 from formats.odvg import record_to_line
 from formats.problems import InputError
 from formats.record import Instance, Record, Region
@@ -78,10 +78,8 @@ def filter_candidates(
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     counts = tally.counts()
     meta = out.with_suffix(".meta.json")
-    with write_whole(meta) as file:
-        told = _meta(looks, policy, found, out, counts, tally.quarantined) | dict(provenance or {})
-        json.dump(told, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+    told = _meta(looks, policy, found, out, counts, tally.quarantined) | dict(provenance or {})
+    write_json(meta, told, ensure_ascii=False)
     return FilterResult(out, meta, counts, tuple(tally.quarantined))
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from flows.evaluation import EVALUATION_NAME, EvaluateConfig, evaluate_config
 from flows.workers import Workers
-from formats.files import load_json, sha256_of, write_whole
+from formats.files import load_json, sha256_of, write_json, write_whole
 from formats.problems import InputError
 from formats.toml_config import read_config
 from grounding_model.interpolation import write_interpolation
@@ -140,9 +140,7 @@ def measure_forgetting(
         first, *others = (line.measured(task, alpha) for task in (target, *held_out))
         points.append(Point(alpha, first, tuple(others)))
     curve = ForgettingCurve(target.name, tuple(task.name for task in held_out), tuple(points), most_lost)
-    with write_whole(out_dir / RESULT_NAME) as file:
-        json.dump(curve.as_dict() | line.ends, file, indent=2)
-        file.write("\n")
+    write_json(out_dir / RESULT_NAME, curve.as_dict() | line.ends)
     plot_forgetting(out_dir / PLOT_NAME, [curve])
     return curve
 
@@ -177,9 +175,7 @@ class _Line:
         numbers = load_json(work_dir / EVALUATION_NAME, "measure again")
         headline = numbers.get("headline", "ap")
         told = {"task": task.name, "alpha": alpha, "headline": headline, "value": numbers[headline]}
-        with write_whole(kept) as file:
-            json.dump(told | self.ends | {"evaluation": str(work_dir)}, file, indent=2)
-            file.write("\n")
+        write_json(kept, told | self.ends | {"evaluation": str(work_dir)})
         return float(numbers[headline])
 
     @contextmanager

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from flows.planning import read_lines
-from formats.files import write_whole
+from formats.files import write_json
 from formats.problems import InputError
 from grounding_model.data import CocoData, GlyphData, OdvgData, TrainingData, open_dataset
 
@@ -35,10 +34,8 @@ def merge(
         share = ratio * pseudo.weight * images / offered
         mixture += tuple(replace(data, weight=data.weight * share) for data in pretraining)
     if out is not None:
-        with write_whole(out) as file:
-            record = {"ratio": ratio, "datasets": [asdict(data) | {"images": count_images(data)} for data in mixture]}
-            json.dump(record, file, indent=2, default=str)
-            file.write("\n")
+        told = [asdict(data) | {"images": count_images(data)} for data in mixture]
+        write_json(out, {"ratio": ratio, "datasets": told}, default=str)
     return mixture
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from formats.candidates import candidates_key
-from formats.files import sha256_of, write_whole
+from formats.files import sha256_of, write_json
 from formats.label_map import label_map_beside, read_label_map, without_version, write_label_map
 from formats.problems import InputError
 from formats.storage import absolute, as_path, is_address
@@ -163,9 +163,7 @@ def plan(
 
 def write_manifest(manifest: Manifest) -> None:
     """Writes the plan to its place, whole or not at all."""
-    with write_whole(manifest.path) as file:
-        json.dump({"key": manifest.key, **manifest.entries()}, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+    write_json(manifest.path, {"key": manifest.key, **manifest.entries()}, ensure_ascii=False)
 
 
 def read_manifest(path: str | Path) -> Manifest:

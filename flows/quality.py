@@ -23,7 +23,7 @@ from flows.policies.calibration import judge
 from flows.policies.policy import Policy
 from flows.training import between, train
 from flows.views import View
-from formats.files import write_whole
+from formats.files import write_json
 from formats.label_map import write_label_map
 from formats.odvg import read_odvg, write_odvg
 from formats.problems import InputError
@@ -354,9 +354,8 @@ def _asked(config: QualityConfig, variant: str) -> Any:
 
 def _write_piece(config: QualityConfig, piece: Piece) -> None:
     told = piece._asdict() | {"labels": [quality._asdict() for quality in piece.labels]}
-    with write_whole(piece_folder(config, piece.variant, piece.seed) / DONE_NAME) as file:
-        json.dump({"asked": _asked(config, piece.variant), "piece": told}, file, indent=1)
-        file.write("\n")
+    done = piece_folder(config, piece.variant, piece.seed) / DONE_NAME
+    write_json(done, {"asked": _asked(config, piece.variant), "piece": told}, indent=1)
 
 
 def _read_piece(config: QualityConfig, variant: str, seed: int) -> Piece | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from flows.inference import parse_line
 from flows.planning import Manifest, read_lines, read_manifest
-from formats.files import load_json, write_whole
+from formats.files import load_json, write_json
 from formats.problems import InputError
 from formats.reviewed import (
     Correction,
@@ -50,9 +50,7 @@ def approve(manifest: Manifest | str | Path, policy: Mapping[str, Any]) -> Path:
     """Writes that a person agrees to go on after the round of this plan; another plan or policy asks again."""
     manifest = manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
     path = manifest.work_dir / APPROVAL_NAME
-    with write_whole(path) as stream:
-        json.dump(_approved(manifest, policy), stream, indent=2)
-        stream.write("\n")
+    write_json(path, _approved(manifest, policy))
     return path
 
 

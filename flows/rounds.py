@@ -6,7 +6,6 @@ WORK_DIR/round-1/ manifest.json, candidates/, the labels, evaluation.json, merge
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ from flows.gate import Drift, Evaluation, Verdict, as_told
 from flows.planning import read_manifest
 from flows.reviewing import add_corrections, approve
 from formats.claims import temporary_beside
-from formats.files import load_json, write_whole
+from formats.files import load_json, write_json, write_whole
 from formats.problems import InputError
 from formats.storage import is_address
 
@@ -93,9 +92,7 @@ def write_story(work_dir: Path, story: Story) -> Path:
         "policy": story.policy,
         "rounds": rounds,
     }
-    with write_whole(path) as file:
-        json.dump(told, file, indent=2, default=str)
-        file.write("\n")
+    write_json(path, told, default=str)
     return path
 
 

@@ -32,7 +32,7 @@ from flows.views import View
 from flows.workers import Workers
 from formats.candidates import ImageProblem
 from formats.claims import claim
-from formats.files import sha256_of, write_whole
+from formats.files import sha256_of, write_json
 from formats.reviewed import reviewed_path
 from grounding_model.data import OdvgData
 from grounding_model.train_config import FromWeights
@@ -87,9 +87,7 @@ def evaluate_weights(
         **settings,
     )
     metrics = {name: value for name, value in evaluate_benchmark(config).numbers.items() if name != "weights"}
-    with write_whole(out) as file:
-        json.dump({"metrics": metrics, "asked": asked}, file, indent=2)
-        file.write("\n")
+    write_json(out, {"metrics": metrics, "asked": asked})
     return metrics
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from formats.files import sha256_of, write_whole
+from formats.files import sha256_of, write_json
 from formats.toml_config import read_config
 from grounding_model.train_config import FromWeights, TrainConfig
 
@@ -31,15 +31,16 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
         return checkpoint
     run = train_in_processes if config.processes > 1 else training.train
     result = run(config, on_progress)
-    with write_whole(done) as file:
-        json.dump(
-            {"key": key, "checkpoint": result.checkpoint.name, "sha256": sha256_of(result.checkpoint)}
-            | {"metrics": result.metrics, "problems": result.problems}
-            | {"best": result.best.name if result.best else None, "best_ap": result.best_ap},
-            file,
-            indent=2,
-        )
-        file.write("\n")
+    told = {
+        "key": key,
+        "checkpoint": result.checkpoint.name,
+        "sha256": sha256_of(result.checkpoint),
+        "metrics": result.metrics,
+        "problems": result.problems,
+        "best": result.best.name if result.best else None,
+        "best_ap": result.best_ap,
+    }
+    write_json(done, told)
     return result.checkpoint
 
 

@@ -104,6 +104,16 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def write_json(path: str | Path, value: Any, **layout: Any) -> None:
+    """A value as JSON for people too, two spaces a level, and a line end; whole or not at all.
+
+    layout: what else json.dump takes.
+    """
+    with write_whole(path) as stream:
+        json.dump(value, stream, **{"indent": 2} | layout)
+        stream.write("\n")
+
+
 def sha256_of(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with as_path(path).open("rb") as stream:

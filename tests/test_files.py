@@ -8,6 +8,7 @@ import stat
 import pytest
 
 from formats import InputError, read_label_map, sha256_of, write_label_map, write_whole
+from formats.files import write_json
 from tests.paths import GOLDEN
 
 
@@ -72,6 +73,19 @@ def test_a_full_disk_is_named_even_where_a_library_tells_of_it_in_its_own_words(
 def test_modes_that_read_or_append_are_refused(tmp_path):
     with pytest.raises(ValueError, match="mode 'a'"), write_whole(tmp_path / "a", "a"):
         pass
+
+
+def test_json_is_laid_out_for_people_and_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"name": "Kätzchen", "boxes": [1]})
+    assert path.read_text() == '{\n  "name": "K\\u00e4tzchen",\n  "boxes": [\n    1\n  ]\n}\n'
+    write_json(path, {"name": "Kätzchen"}, indent=None, ensure_ascii=False)
+    assert path.read_text(encoding="utf-8") == '{"name": "Kätzchen"}\n'
+    with pytest.raises(TypeError):
+        write_json(path, {"name": path})
+    assert path.read_text(encoding="utf-8") == '{"name": "Kätzchen"}\n'
+    write_json(path, path, default=str)
+    assert os.listdir(tmp_path) == ["a.json"]
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path):
