@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,19 +61,13 @@ def test_every_module_stands_on_the_page_of_the_house() -> None:
         ("import formats, formats.odvg, formats.candidates", ("torch", "prefect", "transformers")),
         ("import browse, browse.draw", ("torch", "prefect", "transformers", "timm")),
         ("import flows, grounding_model", ("torch", "prefect", "transformers", "timm", "nltk", "pyarrow")),
-        ("from flows.cli import build_parser; build_parser().format_help()", ("torch", "prefect", "transformers")),
+        (  # help comes at once
+            "from flows.cli import build_parser; build_parser().format_help()",
+            ("torch", "prefect", "transformers", "timm", "numpy", "cv2", "matplotlib", "pyarrow", "nltk", "ray"),
+        ),
     ],
 )
 def test_importing_loads_nothing_heavy(command: str, forbidden: tuple[str, ...]) -> None:
     program = f"import sys; {command}; print([name for name in {forbidden} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_help_comes_at_once() -> None:
-    def seconds() -> float:
-        start = time.monotonic()
-        subprocess.run([sys.executable, "-m", "flows.cli", "--help"], cwd=ROOT, capture_output=True, check=True)
-        return time.monotonic() - start
-
-    assert min(seconds() for _ in range(3)) < 1.5
