@@ -6,6 +6,7 @@ of their own; a piece is done when its done.json tells of the same settings, so 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -144,12 +145,13 @@ def measure_quality(
         if unknown := [each for each in given if each not in known]:
             raise InputError(place, f"there is no {unknown[0]}", f"want some of {', '.join(map(str, known))}")
     for seed in seeds or config.seeds:
-        for name in variants or config.variants:
-            if _read_piece(config, name, seed) is None:
-                tell(f"{name}, seed {seed} …")
-                piece = _Work(config, seed).piece(name)
-                _write_piece(config, piece)
-                tell(f"{name}, seed {seed}: AP {piece.target[0]:.3f} -> {piece.target[-1]:.3f}")
+        if missing := [name for name in variants or config.variants if _read_piece(config, name, seed) is None]:
+            work = _Work(config, seed)
+        for name in missing:
+            tell(f"{name}, seed {seed} …")
+            piece = work.piece(name)
+            _write_piece(config, piece)
+            tell(f"{name}, seed {seed}: AP {piece.target[0]:.3f} -> {piece.target[-1]:.3f}")
     return list(done_pieces(config))
 
 
@@ -208,7 +210,7 @@ class _Work:
         """Labels, trains and evaluates as a variant says, round after round."""
         variant, start = self.config.variants[name], self.config.start
         weights = start.source
-        qualities, figures = [], [self._figures(weights, start.text_encoder)]
+        qualities, figures = [], [self._before]
         for number in range(1, variant.rounds + 1):
             folder = piece_folder(self.config, name, self.seed) / f"round-{number}"
             labels = self.source.truth if variant.labels == "truth" else None
@@ -220,6 +222,11 @@ class _Work:
             figures.append(self._figures(weights))
         target, source = zip(*figures)
         return Piece(name, self.seed, tuple(qualities), target, tuple(ap for ap in source if ap is not None))
+
+    @functools.cached_property
+    def _before(self) -> tuple[float, float | None]:
+        """What every variant begins with."""
+        return self._figures(self.config.start.source, self.config.start.text_encoder)
 
     def labels(self, name: str) -> Piece:
         """The labels that the first round of a variant would be trained on."""
