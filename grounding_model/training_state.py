@@ -26,6 +26,7 @@ from grounding_model.weights import checkpoint_hash
 
 STATE_FILE = "state.pt"
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+GIT_ATTEMPTS = 3
 
 
 class TrainingState:
@@ -159,5 +160,10 @@ def source_commit() -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    finished = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+    """What git says. One that was killed has said nothing of the checkout, so it is asked again."""
+    for _ in range(GIT_ATTEMPTS):
+        finished = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True)
+        if finished.returncode >= 0:
+            break
+    finished.check_returncode()
     return finished.stdout.strip()

@@ -482,3 +482,17 @@ def test_images_with_hundreds_of_boxes_or_none_are_learnt_from(
     result = train(replace(config, datasets=(data,), steps=3))
     assert np.isfinite(losses_of(result)).all()
     assert result.problems == {}
+
+
+def test_a_git_that_was_killed_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Met by benchmarks/kill_harness.py: the weights said that nobody knew their commit."""
+    answers = [(-9, ""), (0, "training_state.py"), (-9, ""), (0, "c0ffee-dirty")]
+
+    def run(command: list[str], **settings: object) -> subprocess.CompletedProcess[str]:
+        code, said = answers.pop(0)
+        return subprocess.CompletedProcess(command, code, said, "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert training_state.source_commit() == "c0ffee-dirty"
+    answers[:] = [(128, "")]
+    assert training_state.source_commit() == "unknown"
