@@ -110,6 +110,7 @@ def test_the_committed_ablation_reads_and_asks_for_every_other_noun() -> None:
 @pytest.mark.slow
 def test_a_small_ablation_from_images_to_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = (
+        "seeds=[1]",
         "data.count=3",
         "target.count=4",
         "source.count=3",
