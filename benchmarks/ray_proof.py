@@ -118,10 +118,12 @@ def cluster() -> Iterator[None]:
     """A Ray of this machine with so many cores, whose workers are watched."""
     import ray
 
-    environment = {LOG: os.environ[LOG], "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    handed = {name: os.environ[name] for name in (LOG, "OMP_NUM_THREADS")}
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path)} | handed
     # Ray makes its workers 15 nicer than itself: on a loaded machine they got so little of a core that nothing ended.
     os.environ.setdefault("RAY_worker_niceness", "0")
     ray.init(
+        address="local",  # not one that somebody else has started on this machine
         num_cpus=CORES,
         include_dashboard=False,
         runtime_env={"worker_process_setup_hook": watch, "env_vars": environment},
@@ -163,6 +165,7 @@ def main(folder: Path, images: int) -> int:
 
     folder.mkdir(parents=True, exist_ok=True)
     os.environ[LOG] = str(folder / "events.log")
+    os.environ["OMP_NUM_THREADS"] = "1"  # sums of one thread and of two differ in their last bits; torch comes later
     source = prepare(folder, images)
     plain, undisturbed, disturbed = (folder / name for name in ("thread", "ray", "ray-killed"))
     with told("thread"):

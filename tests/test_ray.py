@@ -1,4 +1,4 @@
-"""The same stage code on a Ray of two workers (extra groundhog[ray]; skipped without it)."""
+"""The same stage code on a Ray of two workers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ ROOT = Path(__file__).parent.parent
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_ray_writes_what_one_thread_writes_though_a_worker_is_killed(tmp_path: Path) -> None:
-    pytest.importorskip("prefect_ray")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
