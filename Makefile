@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 READY := $(VENV)/.ready
+# A core a process; a model of the tests takes a gigabyte or two.
+PYTEST := $(VENV)/bin/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint check glyph-tiny clean
@@ -29,7 +31,7 @@ demo: $(READY)
 	$(VENV)/bin/groundhog demo
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest
+	$(PYTEST)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
@@ -37,7 +39,7 @@ lint: $(READY)
 	$(VENV)/bin/mypy
 
 check: lint
-	$(VENV)/bin/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 # Where it lands the package finds it as "glyph-tiny".
 glyph-tiny: $(READY)

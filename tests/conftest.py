@@ -1,8 +1,13 @@
 """What several test files share."""
 
+import os
+
 import pytest
 
 from tests.paths import GOLDEN
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: they share the cores, and torch comes later
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
