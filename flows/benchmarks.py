@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from formats.problems import InputError
+from formats.problems import InputError, want_one_of
 from formats.record import Record, Region
 from grounding_model.data import CocoData, GlyphData, OdvgData, TrainingData
 
@@ -263,7 +263,7 @@ def _read_odinw(data: OdinwData, work_dir: Path) -> Benchmark:
     image_root = data.split if data.split.is_dir() else data.split.parent
     names = read_odinw_categories(data.split)
     if unknown := [name for name in data.prompts if name not in names]:
-        raise InputError("prompts", f"{data.split} has no {', '.join(unknown)}", f"want some of {', '.join(names)}")
+        raise InputError("prompts", f"{data.split} has no {unknown[0]}", want_one_of(names, unknown[0]))
     return Benchmark(list(read_odinw(data.split)), image_root, "coco", names, prompts=data.prompts)
 
 
@@ -300,7 +300,9 @@ def _read_expressions(data: ExpressionData, work_dir: Path) -> Benchmark:
     ]
     if not records:
         known = sorted({str(each) for each in data_sets})
-        raise InputError(data.annotations, f"holds no expression of '{data.data_set}'", f"want one of {known}")
+        raise InputError(
+            data.annotations, f"holds no expression of '{data.data_set}'", want_one_of(known, data.data_set)
+        )
     return _expressions(records, data.image_root)
 
 
@@ -371,9 +373,7 @@ def only(benchmark: Benchmark, categories: Sequence[str] | None) -> Benchmark:
     if categories is None:
         return benchmark
     if unknown := [name for name in categories if name not in benchmark.names]:
-        raise InputError(
-            "categories", f"the truth has no {', '.join(unknown)}", f"want some of {', '.join(benchmark.names)}"
-        )
+        raise InputError("categories", f"the truth has no {unknown[0]}", want_one_of(benchmark.names, unknown[0]))
     return benchmark._replace(names=tuple(categories))
 
 

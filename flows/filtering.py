@@ -26,7 +26,7 @@ from flows.quarantine import requarantined_line
 from formats.candidates import ImageCandidates, ImageProblem, read_candidates
 from formats.files import sha256_of, write_json, write_whole
 from formats.odvg import record_to_line
-from formats.problems import InputError
+from formats.problems import InputError, want_one_of
 from formats.record import Instance, Record, Region
 from formats.reviewed import Key, corrections_for, reviewed_line
 from formats.storage import absolute, as_path
@@ -323,9 +323,8 @@ def _check(manifest: Manifest, views: Sequence[Manifest], policy: Policy, out: P
         for setting in ("class_thresholds", "distractors"):
             for name in getattr(policy, setting):
                 if name not in known:
-                    raise InputError(
-                        f"policy.{setting}", f"no category {name!r} was asked for", f"want some of {known}"
-                    )
+                    place, what = f"policy.{setting}", f"no category {name!r} was asked for"
+                    raise InputError(place, what, want_one_of(known, name))
         if not set(known) - set(policy.distractors):
             raise InputError("policy.distractors", "are all categories that were asked for", "want one to keep")
 

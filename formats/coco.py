@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from formats.files import write_whole
 from formats.json_stream import JsonItem, PackedItems, stream_json
 from formats.losses import Losses, check_category, count_losses, count_unread, refuse_caption
-from formats.problems import InputError, handed_to
+from formats.problems import InputError, handed_to, want_one_of
 from formats.record import Box, Instance, Record, Region
 
 _WANT_RESULTS = 'want a COCO results file: [{"image_id": 1, "category_id": 1, "bbox": [...], "score": 0.5}]'
@@ -225,9 +225,8 @@ def _result(instance: Instance, image_id: Any, category_ids: Mapping[str, Any], 
     if instance.score is None:
         raise InputError(place, f"the box {instance.box} has no score", "want a model's predictions, or write coco")
     if instance.category not in category_ids:
-        raise InputError(
-            place, f"{instance.category!r} is no category of the truth", f"want one of {list(category_ids)}"
-        )
+        remedy = want_one_of(category_ids, instance.category)
+        raise InputError(place, f"{instance.category!r} is no category of the truth", remedy)
     return {
         "image_id": image_id,
         "category_id": category_ids[instance.category],

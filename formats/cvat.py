@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from formats.files import write_whole
 from formats.losses import Losses, check_category, count_losses, refuse_caption
-from formats.problems import InputError
+from formats.problems import InputError, want_one_of
 from formats.record import Box, Instance, Record
 from formats.voc import xml_root
 
@@ -69,7 +69,7 @@ def _record(image: ElementTree.Element, labels: Mapping[str, int], place: str) -
             continue  # a tag of the whole image
         name = _attribute(shape, "label", where)
         if name not in labels:
-            raise InputError(where, f"{name!r} is no category", f"want one of {', '.join(labels)}")
+            raise InputError(where, f"{name!r} is no category", want_one_of(labels, name))
         box = _polygon_box(shape, where) if shape.tag == "polygon" else _box(shape, where)
         try:
             instances.append(Instance(box, labels[name], name))

@@ -13,7 +13,7 @@ from typing import Any
 
 from formats.files import load_json, write_whole
 from formats.losses import Losses, count_losses, refuse_caption
-from formats.problems import InputError
+from formats.problems import InputError, want_one_of
 from formats.record import Instance, Record
 
 _LOCAL_FILES = "/data/local-files/?d="  # Label Studio's address of a file below its local storage
@@ -91,7 +91,7 @@ def _record(task: Mapping, result: list[dict] | None, labels: Mapping[str, int],
 def _instance(entry: Mapping, labels: Mapping[str, int], height: int, width: int, place: str) -> Instance:
     name, value = _name(entry, place), entry["value"]
     if name not in labels:
-        raise InputError(place, f"{name!r} is no category", f"want one of {', '.join(labels)}")
+        raise InputError(place, f"{name!r} is no category", want_one_of(labels, name))
     if value.get("rotation") or entry.get("image_rotation"):
         raise InputError(place, f"a box of {name!r} is turned", "want upright boxes")
     try:

@@ -6,7 +6,6 @@ other and say what is wrong. Instances and regions number from 0 in messages.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 
 from formats.losses import Losses, count_unread
 from formats.phrases import with_spans_found
-from formats.problems import InputError
+from formats.problems import InputError, did_you_mean
 from formats.record import PLACEHOLDER_BOX, Box, Instance, Record, Region, Span, checked_instance, checked_region
 
 QUARANTINED = "quarantined"  # the key of a line that stands for an image which could not be labelled
@@ -288,15 +287,16 @@ def _check_keys(table: Mapping, known: frozenset[str], place: str, where: str, l
         return
     misspelt = _misspelt(frozenset(table), known)
     if misspelt:
-        raise InputError(place, f"{where}unknown key {misspelt[0]!r}", f"did you mean {misspelt[1]!r}?")
+        key, remedy = misspelt
+        raise InputError(place, f"{where}unknown key {key!r}", remedy)
     count_unread(losses, table, known, of)
 
 
 @lru_cache(maxsize=1024)
 def _misspelt(given: frozenset[str], known: frozenset[str]) -> tuple[str, str] | None:
+    """The first key that looks like a known one that is not there, and the remedy."""
     absent = sorted(known - given)
     for key in sorted(given - known):
-        close = difflib.get_close_matches(key, absent, n=1, cutoff=0.8)
-        if close:
-            return key, close[0]
+        if remedy := did_you_mean(absent, key, similarity=0.8):
+            return key, remedy
     return None

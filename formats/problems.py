@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import difflib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -19,6 +20,24 @@ class InputError(ValueError):
     def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
         """For other processes: an exception is pickled by its one message otherwise, which makes no InputError."""
         return type(self), (self.place, self.what, self.remedy)
+
+
+def did_you_mean(known: Iterable[object], given: object, similarity: float = 0.6) -> str:
+    """The remedy for a word that is not known: the known one that it looks like, whatever its case; else "".
+
+    similarity: 0..1, the least that counts, as difflib measures it. What is no text looks like nothing.
+    """
+    if not isinstance(given, str):
+        return ""
+    by_lower_case = {str(each).lower(): str(each) for each in known}
+    close = difflib.get_close_matches(given.lower(), by_lower_case, n=1, cutoff=similarity)
+    return f"did you mean {by_lower_case[close[0]]!r}?" if close else ""
+
+
+def want_one_of(known: Iterable[object], given: object) -> str:
+    """The remedy for a word that is not known: the one that it looks like, or all that are known."""
+    words = [str(each) for each in known]
+    return did_you_mean(words, given) or f"want one of {', '.join(words)}"
 
 
 @contextmanager

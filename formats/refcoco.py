@@ -14,7 +14,7 @@ from formats.coco import CocoContent, box_of, file_name_of, load_coco, needed, r
 from formats.files import load_json
 from formats.losses import Losses, count_unread
 from formats.plain_pickle import read_plain_pickle
-from formats.problems import InputError
+from formats.problems import InputError, want_one_of
 from formats.record import Box, Record, Region
 
 _NO_TARGET = -1
@@ -36,7 +36,7 @@ def read_refcoco(
     entries = _load_refs(refs)
     splits = sorted({str(ref.get("split")) for ref in entries})
     if split is not None and split not in splits:
-        raise InputError(refs, f"has no split {split!r}", f"want one of {', '.join(splits)}")
+        raise InputError(refs, f"has no split {split!r}", want_one_of(splits, split))
     for index, ref in enumerate(entries):
         if split is None or ref.get("split") == split:
             count_unread(losses, ref, _READ, "refs")

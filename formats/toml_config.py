@@ -8,7 +8,6 @@ Mapping[str, X], dataclasses, and unions of dataclasses told apart by their fiel
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import tomllib
 import types
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, Union
 
 from formats.files import write_whole
-from formats.problems import InputError
+from formats.problems import InputError, want_one_of
 from formats.storage import as_path
 
 Config = TypeVar("Config")
@@ -140,7 +139,7 @@ def _literal(choices: tuple, value: Any, place: _Place) -> Any:
     for choice in choices:
         if type(choice) is type(value) and choice == value:
             return choice
-    raise place.error(f"is {_described(value)}", _want_one_of(choices, value))
+    raise place.error(f"is {_described(value)}", want_one_of(choices, value))
 
 
 def _union(members: tuple, value: Any, place: _Place) -> Any:
@@ -167,9 +166,9 @@ def _of_kind(members: Sequence[Any], table: dict, place: _Place) -> Any:
     if len(by_kind) < len(members):
         raise TypeError(f'{place.key}: {members} need a field `kind: Literal["..."]` each to be told apart')
     if "kind" not in table:
-        raise place.at("kind").error("is missing", _want_one_of(by_kind, None))
+        raise place.at("kind").error("is missing", want_one_of(by_kind, None))
     if table["kind"] not in by_kind:
-        raise place.at("kind").error(f"is {_described(table['kind'])}", _want_one_of(by_kind, table["kind"]))
+        raise place.at("kind").error(f"is {_described(table['kind'])}", want_one_of(by_kind, table["kind"]))
     return by_kind[table["kind"]]
 
 
@@ -199,7 +198,7 @@ def _dataclass_value(config_type: Any, table: Any, place: _Place) -> Any:
     fields = {field.name: field for field in dataclasses.fields(config_type) if field.init}
     for key in table:
         if key not in fields:
-            raise place.at(key).error("is no setting", _want_one_of(fields, key))
+            raise place.at(key).error("is no setting", want_one_of(fields, key))
     missing = [name for name, field in fields.items() if name not in table and not _has_default(field)]
     if missing:
         raise place.at(missing[0]).error("is missing", "want it set; it has no default")
@@ -221,12 +220,6 @@ def _has_default(field: dataclasses.Field) -> bool:
 
 
 # Wording
-
-
-def _want_one_of(choices: typing.Iterable, given: object) -> str:
-    texts = [str(choice) for choice in choices]
-    close = difflib.get_close_matches(given, texts, n=1) if isinstance(given, str) else []
-    return f"did you mean {close[0]!r}?" if close else "want one of " + ", ".join(texts)
 
 
 def _annotation_text(annotation: Any) -> str:

@@ -9,7 +9,6 @@ and datumaro write it and want it; color, parts and actions may be empty.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from xml.etree import ElementTree
 from formats.files import write_whole_folder
 from formats.images import image_size, safe_join
 from formats.losses import Losses, check_category, count_losses, refuse_caption
-from formats.problems import InputError, handed_to
+from formats.problems import InputError, handed_to, want_one_of
 from formats.record import Box, Instance, Record
 
 LABEL_MAP_NAME = "labelmap.txt"
@@ -134,9 +133,7 @@ def _has_size(root: ElementTree.Element, path: Path) -> bool:
 def _instance(entry: ElementTree.Element, labels: dict[str, int], place: str) -> Instance:
     name = voc_text(entry, "name", place)
     if name not in labels:
-        close = difflib.get_close_matches(name, labels, n=1)
-        remedy = f"did you mean {close[0]!r}?" if close else "want one of " + ", ".join(labels)
-        raise InputError(place, f"{name!r} is no category", remedy)
+        raise InputError(place, f"{name!r} is no category", want_one_of(labels, name))
     ignore = _number(entry, "difficult", place, default=0.0) != 0
     try:
         return Instance(voc_box(entry, place), labels[name], name, ignore=ignore)

@@ -7,11 +7,10 @@ categories/NAME.txt holds one data set, a name a line; categories/odinw.json the
 from __future__ import annotations
 
 import json
-from difflib import get_close_matches
 from pathlib import Path
 
 from formats.label_map import read_label_map
-from formats.problems import InputError
+from formats.problems import InputError, want_one_of
 
 FOLDER = Path(__file__).parent / "categories"
 ALIASES = {
@@ -42,10 +41,7 @@ def read_category_list(name: str) -> tuple[str, ...]:
     key = name.strip().lower()
     key = ALIASES.get(key, key)
     if key not in known:
-        close = get_close_matches(key, known, n=1)
-        hint = f"did you mean '{known[close[0]]}'? " if close else ""
-        remedy = f"{hint}want one of {', '.join(known.values())}"
-        raise InputError(f"$: {name.strip()}", "no data set of this name", remedy)
+        raise InputError(f"$: {name.strip()}", "no data set of this name", want_one_of(known.values(), key))
     if known[key] in (odinw := _odinw()):
         return tuple(odinw[known[key]])
     return tuple((FOLDER / f"{key}.txt").read_text(encoding="utf-8").splitlines())

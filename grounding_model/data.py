@@ -8,7 +8,6 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -19,7 +18,7 @@ from formats.coco import CocoContent, coco_records, load_coco
 from formats.images import safe_join
 from formats.label_map import label_map_beside, read_label_map
 from formats.odvg import record_from_line
-from formats.problems import InputError
+from formats.problems import InputError, want_one_of
 from formats.record import Box, Instance, Record
 from grounding_model.glyphs import categories_of, draw_scene
 from grounding_model.image import read_image
@@ -312,9 +311,7 @@ def _names_kept(content: CocoContent, data: CocoData) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for name in names if name not in _groups(content)))
     for name in data.categories:
         if name not in names:
-            close = get_close_matches(name, names, n=1)
-            remedy = f"did you mean {close[0]!r}?" if close else f"want some of {', '.join(names)}"
-            raise InputError("categories", f"{data.annotations} has no {name!r}", remedy)
+            raise InputError("categories", f"{data.annotations} has no {name!r}", want_one_of(names, name))
     return tuple(dict.fromkeys(data.categories))
 
 

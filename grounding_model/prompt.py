@@ -11,10 +11,9 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple
 
-from formats.problems import InputError
+from formats.problems import InputError, want_one_of
 from formats.record import Span
 from grounding_model.category_lists import read_category_list
 
@@ -278,8 +277,7 @@ def _check_enhancements(
 
 def _check_known(place: str, word: str, known: Sequence[str]) -> None:
     if word not in known:
-        close = get_close_matches(word, known, n=1)
-        raise InputError(place, f"'{word}' is unknown", f"did you mean '{close[0]}'?" if close else f"want {known}")
+        raise InputError(place, f"'{word}' is unknown", want_one_of(known, word))
 
 
 def _check_text(place: str, text: str) -> None:

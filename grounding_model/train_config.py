@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from formats.problems import InputError
+from formats.problems import InputError, want_one_of
 from grounding_model.augment import AugmentConfig
 from grounding_model.coco_folder import CocoFolder
 from grounding_model.config import VARIANTS, ModelConfig
@@ -47,7 +47,7 @@ class FromScratch:
         if (self.variant is None) == (self.architecture is None):
             raise InputError("start", "needs one of variant and architecture", "want variant = 'swin-t', for example")
         if self.variant is not None and self.variant not in VARIANTS:
-            raise InputError("start.variant", f"'{self.variant}'", f"want one of {', '.join(VARIANTS)}")
+            raise InputError("start.variant", f"'{self.variant}'", want_one_of(VARIANTS, self.variant))
 
     def model_config(self) -> ModelConfig:
         return self.architecture or VARIANTS[self.variant or ""]

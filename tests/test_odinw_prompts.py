@@ -65,7 +65,7 @@ def test_other_words_are_another_evaluation(split, tmp_path):
 
 
 def test_words_for_a_category_or_a_set_that_is_not_there_are_refused(split, tmp_path):
-    with pytest.raises(InputError, match=r"prompts: .*valid has no hole; want some of pothole, crack"):
+    with pytest.raises(InputError, match=r"prompts: .*valid has no hole; did you mean 'pothole'"):
         evaluate_benchmark(config(split, tmp_path / "work", prompts={"hole": {"name": "holes"}}), detector=Recorder())
     (tmp_path / "suite.toml").write_text(
         f'work_dir = "{tmp_path}/suite"\n[truth]\nkind = "odinw_suite"\nroot = "{tmp_path}"\n'

@@ -19,7 +19,7 @@ from PIL import Image
 from formats.files import write_whole
 from formats.label_map import write_label_map
 from formats.odvg import write_odvg
-from formats.problems import InputError
+from formats.problems import InputError, want_one_of
 from formats.record import Instance, Record, Region, Span
 from grounding_model.glyphs.pictograms import COLOURS, NOUNS, PLURALS, pair_name
 from grounding_model.glyphs.scenes import Scene, Thing, domain_named, draw, forbidden_pairs
@@ -63,7 +63,7 @@ def draw_scene(
 
 def _known(task: str) -> Task:
     if task not in TASKS:
-        raise InputError("task", f"'{task}'", f"want one of {', '.join(TASKS)}")
+        raise InputError("task", f"'{task}'", want_one_of(TASKS, task))
     return task
 
 

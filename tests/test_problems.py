@@ -1,0 +1,27 @@
+"""What an error proposes for a word that is not known."""
+
+from __future__ import annotations
+
+import pytest
+
+from formats.problems import did_you_mean, want_one_of
+
+
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [
+        ("cats", "did you mean 'cat'?"),
+        ("UMBRELA", "did you mean 'Umbrella'?"),
+        ("zebra", "want one of cat, Umbrella"),
+        ("", "want one of cat, Umbrella"),
+        (None, "want one of cat, Umbrella"),
+        (7, "want one of cat, Umbrella"),
+    ],
+)
+def test_a_word_that_looks_like_a_known_one_is_answered_with_that_one_and_any_other_with_all(given, remedy):
+    assert want_one_of(("cat", "Umbrella"), given) == remedy
+
+
+def test_how_alike_words_must_be_is_the_askers_choice():
+    assert did_you_mean(["score"], "cores", similarity=0.6) == "did you mean 'score'?"
+    assert did_you_mean(["score"], "cores", similarity=0.9) == ""
