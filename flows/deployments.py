@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from prefect import flow, serve
 from prefect.artifacts import create_markdown_artifact
 from prefect.deployments.runner import EntrypointType, RunnerDeployment
-from prefect.states import Failed, State
+from prefect.states import Failed
 from pydantic import BaseModel, ConfigDict
 
 from flows import tasks
@@ -22,7 +24,7 @@ from flows.artifacts import Storyteller
 from flows.inference import BATCH_SIZE
 from flows.initializing import CONFIG_DIR, PREFIX
 from flows.pausing import wait_in_flow
-from flows.self_train_config import SelfTrainConfig, read_self_train
+from flows.self_train_config import read_self_train
 from flows.self_training import self_train as run_rounds
 from flows.server import prefect_server
 from flows.workers import Workers
@@ -135,22 +137,32 @@ class ConfigParameters(Parameters):
         return Path(self.config).stem.removeprefix("evaluate_")
 
 
-@flow(name="self-train", flow_run_name="self-train {parameters.title}", on_running=ENDS_WITH_UP)
-def self_train(parameters: SelfTrainParameters) -> dict[str, str] | State:
+def _flow(name: str, titled: str) -> Callable[[Callable[..., Any]], Any]:
+    """A flow of one set of parameters that ends with `groundhog up`. titled: of the parameters, for the run's name."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        @functools.wraps(function)
+        def told(parameters: Parameters) -> Any:
+            try:
+                return function(parameters)
+            except InputError as error:
+                # `prefect deployment run --watch` shows a state's name and nothing else of it.
+                return Failed(name=f"Failed: {error}", message=str(error), data=error)
+
+        return flow(name=name, flow_run_name=f"{name} {{parameters.{titled}}}", on_running=ENDS_WITH_UP)(told)
+
+    return decorate
+
+
+@_flow("self-train", titled="title")
+def self_train(parameters: SelfTrainParameters) -> dict[str, str]:
     """Label, train, label again: the rounds of a configuration. Gives the best labels and weights."""
-    try:
-        return _self_train(read_self_train(parameters.config, tuple(parameters.overrides)))
-    except InputError as error:
-        # `prefect deployment run --watch` shows a state's name and nothing else of it.
-        return Failed(name=f"Failed: {error}", message=str(error))
-
-
-def _self_train(config: SelfTrainConfig) -> dict[str, str]:
+    config = read_self_train(parameters.config, tuple(parameters.overrides))
     result = run_rounds(config, Storyteller(config.name), tasks.STAGES, wait_in_flow)
     return {"labels": str(result.best.labels), "weights": result.weights, "summary": str(result.summary)}
 
 
-@flow(name="bootstrap", flow_run_name="bootstrap {parameters.images}", on_running=ENDS_WITH_UP)
+@_flow("bootstrap", titled="images")
 def bootstrap(parameters: BootstrapParameters) -> str:
     """Images with categories or captions become an ODVG file; gives its path."""
     if parameters.captions is not None:
@@ -160,13 +172,13 @@ def bootstrap(parameters: BootstrapParameters) -> str:
     return str(made.annotations)
 
 
-@flow(name="plan", flow_run_name="plan {parameters.source}", on_running=ENDS_WITH_UP)
+@_flow("plan", titled="source")
 def plan(parameters: PlanParameters) -> str:
     """An ODVG file is cut into shards for one model; gives the work_dir."""
     return str(tasks.plan(**parameters.model_dump(exclude_none=True)).work_dir)
 
 
-@flow(name="infer", flow_run_name="infer {parameters.work_dir}", on_running=ENDS_WITH_UP)
+@_flow("infer", titled="work_dir")
 def infer(parameters: InferParameters) -> str:
     """Labels the shards of a plan that are missing; gives the work_dir."""
     workers = Workers(parameters.runner, parameters.devices, parameters.address)
@@ -174,7 +186,7 @@ def infer(parameters: InferParameters) -> str:
     return parameters.work_dir
 
 
-@flow(name="filter", flow_run_name="filter {parameters.work_dir}", on_running=ENDS_WITH_UP)
+@_flow("filter", titled="work_dir")
 def filter_candidates(parameters: FilterParameters) -> str:
     """Candidates become labels."""
     from flows.filtering import Policy
@@ -191,7 +203,7 @@ def filter_candidates(parameters: FilterParameters) -> str:
     )
 
 
-@flow(name="merge", flow_run_name="merge {parameters.out}", on_running=ENDS_WITH_UP)
+@_flow("merge", titled="out")
 def merge(parameters: MergeParameters) -> str:
     """Pseudo-labels with pretraining data; gives the file that records the mixture."""
     from grounding_model.data import GlyphData, OdvgData
@@ -211,7 +223,7 @@ def merge(parameters: MergeParameters) -> str:
 PATHS = ("annotations", "image_root", "label_map")
 
 
-@flow(name="train", flow_run_name="train {parameters.title}", on_running=ENDS_WITH_UP)
+@_flow("train", titled="title")
 def train(parameters: ConfigParameters) -> str:
     """One training; gives the checkpoint."""
     from formats.toml_config import read_config
@@ -220,7 +232,7 @@ def train(parameters: ConfigParameters) -> str:
     return str(tasks.train(read_config(parameters.config, TrainConfig, parameters.overrides)))
 
 
-@flow(name="evaluate", flow_run_name="evaluate {parameters.title}", on_running=ENDS_WITH_UP)
+@_flow("evaluate", titled="title")
 def evaluate(parameters: ConfigParameters) -> str:
     """One evaluation; gives its table."""
     from flows.evaluation import evaluate_config

@@ -188,6 +188,20 @@ def test_a_failed_shard_fails_the_stage_and_leaves_the_others_done(
     assert missing_shards(manifest) == [2]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flow", "parameters"),
+    [
+        (deployments.infer, deployments.InferParameters(work_dir="nowhere")),
+        (deployments.train, deployments.ConfigParameters(config="nowhere")),
+    ],
+)
+def test_bad_input_is_told_by_the_state_and_to_the_caller(harness: None, flow, parameters) -> None:
+    with pytest.raises(InputError, match="nowhere"):
+        flow(parameters)
+    assert flow(parameters, return_state=True).name.startswith("Failed: nowhere: ")
+
+
 def test_outside_a_clone_up_says_so_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(deployments, "prefect_server", lambda: pytest.fail("a server was started"))
