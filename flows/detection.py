@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import io
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.fetching import fetch, is_url
-from formats.files import write_whole
+from formats.files import write_json, write_whole
 from formats.images import IMAGE_SUFFIXES, list_images
 from formats.problems import InputError
 from formats.record import Record
@@ -103,8 +102,8 @@ def _detect(images: Sequence[Found], prompt: Prompt, options: DetectOptions, pal
         if options.save_pred:
             if options.all_scores:
                 prediction["categories"] = list(prompt.labels)
-            with write_whole(options.out_dir / "preds" / image.prediction) as file:
-                json.dump(prediction, file, ensure_ascii=False)
+            path = options.out_dir / "preds" / image.prediction
+            write_json(path, prediction, indent=None, ensure_ascii=False)
         if options.save_vis:
             try:
                 _draw(image.path, outcome, options.out_dir / "vis" / image.picture, palette)

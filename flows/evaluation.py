@@ -30,7 +30,7 @@ from flows.inference import BATCH_SIZE, infer, missing_shards
 from flows.measuring import SHOWN_SCORE, measure
 from flows.planning import MANIFEST_NAME, Manifest, plan, software_version
 from flows.workers import HeldDetectors, Lender, Predictor, Workers, devices_of, lender_of
-from formats.files import write_whole
+from formats.files import write_json
 from formats.images import safe_join
 from formats.odvg import record_to_line
 from formats.problems import InputError
@@ -128,10 +128,8 @@ def evaluate(
         if show_dir is not None:
             show_worst(Path(show_dir), benchmark, predictions, "coco", SHOWN_SCORE)
     if out is not None:
-        with write_whole(out) as file:
-            told = {"images": len(benchmark.records), "categories": list(benchmark.names)}
-            json.dump(result.as_dict() | told, file, indent=2)
-            file.write("\n")
+        told = {"images": len(benchmark.records), "categories": list(benchmark.names)}
+        write_json(out, result.as_dict() | told)
     return result
 
 
@@ -167,9 +165,8 @@ def _evaluate_suite(config: EvaluateConfig, suite: OdinwSuite, show_dir: str | P
         shown = None if show_dir is None else Path(show_dir) / name
         scores[name] = float(_evaluated(own, shown, detectors).numbers["ap"])
     mean = sum(scores.values()) / len(scores)
-    with write_whole(config.work_dir / EVALUATION_NAME) as file:
-        json.dump({"ap": mean, "sets": scores, "weights": config.weights, "metric": "coco"}, file, indent=2)
-        file.write("\n")
+    told = {"ap": mean, "sets": scores, "weights": config.weights, "metric": "coco"}
+    write_json(config.work_dir / EVALUATION_NAME, told)
     return aligned([*scores.items(), ("mean AP", mean)])
 
 
@@ -245,9 +242,7 @@ def _evaluated(config: EvaluateConfig, show_dir: str | Path | None, detectors: C
     write_report(config.work_dir, benchmark, predictions, found)
     if show_dir is not None:
         show_worst(Path(show_dir), benchmark, predictions, metric, config.score_threshold)
-    with write_whole(config.work_dir / EVALUATION_NAME) as file:
-        json.dump(numbers, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+    write_json(config.work_dir / EVALUATION_NAME, numbers, ensure_ascii=False)
     told = "" if interval is None else "\n95 % interval of {}: {:.3f} … {:.3f}".format(*interval)
     return Evaluated(numbers, found.table + told)
 

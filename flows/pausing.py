@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from flows.planning import read_manifest
 from flows.reviewing import is_approved
 from flows.rounds import approve_round, read_story, round_folder
-from formats.files import load_json, write_whole
+from formats.files import load_json, write_json
 
 WAITING_NAME = "waiting.json"  # in the round's folder: which flow run waits
 PATIENCE = 30 * 24 * 3600  # seconds; then the flow run fails, and the next one waits again
@@ -21,8 +20,7 @@ def wait_in_flow(work_dir: Path, number: int) -> bool:
     from prefect.runtime import flow_run
 
     folder = round_folder(work_dir, number)
-    with write_whole(folder / WAITING_NAME) as file:
-        json.dump({"flow_run": str(flow_run.get_id())}, file)
+    write_json(folder / WAITING_NAME, {"flow_run": str(flow_run.get_id())})
     pause_flow_run(timeout=PATIENCE, poll_interval=POLL_SECONDS, key=f"review-v{number}")
     (folder / WAITING_NAME).unlink(missing_ok=True)
     if not is_approved(read_manifest(folder), read_story(work_dir).policy):

@@ -7,7 +7,6 @@ the annotations' without their outlines.
 
 from __future__ import annotations
 
-import json
 import math
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from sys import intern
 from typing import Any, NamedTuple
 
-from formats.files import write_whole
+from formats.files import write_json
 from formats.json_stream import JsonItem, PackedItems, stream_json
 from formats.losses import Losses, check_category, count_losses, count_unread, refuse_caption
 from formats.problems import InputError, handed_to, want_one_of
@@ -216,8 +215,7 @@ def write_coco_results(path: str | Path, records: Iterable[Record], truth: str |
         for instance in record.instances or ():
             if not instance.ignore:
                 results.append(_result(instance, image_ids[record.filename], category_ids, record.filename))
-    with write_whole(path) as stream:
-        json.dump(results, stream)
+    write_json(path, results, indent=None)
     return losses
 
 
@@ -262,8 +260,7 @@ def write_coco(path: str | Path, records: Iterable[Record], categories: Sequence
     else:
         losses.clear()  # a file without annotations says that nobody has looked
     content["categories"] = [{"id": label + 1, "name": name} for label, name in enumerate(categories)]
-    with write_whole(path) as stream:
-        json.dump(content, stream, ensure_ascii=False)
+    write_json(path, content, indent=None, ensure_ascii=False)
     return losses
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from formats.files import read_text, write_whole
+from formats.files import read_text, write_json
 from formats.problems import InputError
 from formats.record import Record
 from formats.storage import as_path
@@ -54,9 +54,8 @@ def without_version(stem: str) -> str:
 
 def write_label_map(path: str | Path, mapping: Mapping[int, str]) -> None:
     """Writes label -> category name, whole, in the order of the labels."""
-    text = json.dumps({str(label): mapping[label] for label in sorted(mapping)}, ensure_ascii=False)
-    with write_whole(path) as stream:
-        stream.write(text + "\n")
+    names = {str(label): mapping[label] for label in sorted(mapping)}
+    write_json(path, names, indent=None, ensure_ascii=False)
 
 
 class _Pairs(list):
