@@ -6,7 +6,6 @@ Files stay the truth; nothing here is read by a stage.
 from __future__ import annotations
 
 import base64
-import io
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -23,6 +22,9 @@ from flows.report import plot_rounds
 from flows.rounds import RoundResult, Story, boxes_of, figure_of, gate_word, name_of
 from flows.self_training import Event
 from flows.telling import in_words
+from formats.figures import png_of
+
+ARTIFACT_DPI = 80  # pixels an inch: Prefect's server keeps the plot as text
 
 
 class Storyteller:
@@ -154,6 +156,4 @@ def _plot(story: Story) -> str:
     if not points:
         return ""
     headline = name_of(next(iter(points.values()))["headline"])
-    stream = io.BytesIO()
-    plot_rounds({headline: points}).savefig(stream, format="png", dpi=80)
-    return base64.b64encode(stream.getvalue()).decode("ascii")
+    return base64.b64encode(png_of(plot_rounds({headline: points}), ARTIFACT_DPI)).decode("ascii")

@@ -14,6 +14,7 @@ import numpy as np
 
 from flows.benchmarks import Benchmark, Metric
 from flows.measuring import SHOWN_SCORE, Measurement, confusion, mistakes_of
+from formats.figures import new_figure, write_figure
 from formats.files import write_whole
 from formats.images import safe_join
 from formats.record import Record, Region
@@ -52,14 +53,16 @@ def write_categories(path: Path, benchmark: Benchmark, per_category: Mapping[str
 
 def plot_precision_recall(path: Path, levels: np.ndarray) -> Path:
     """levels: (T, R), mean over the categories, at IoU 0.5, 0.55 … 0.95."""
-    figure, axes = _figure(5.0, 4.2)
+    figure = new_figure(5.0, 4.2)
+    axes = figure.add_subplot()
     recall = np.linspace(0, 1, levels.shape[1])
     for row, iou in ((0, "0.50"), (5, "0.75"), (8, "0.90")):
         axes.plot(recall, levels[row], label=f"IoU {iou}: AP {levels[row].mean():.3f}")
     axes.plot(recall, levels.mean(0), color="black", linewidth=2, label=f"mean: AP {levels.mean():.3f}")
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(frameon=False)
-    return _save(figure, path)
+    write_figure(path, figure)
+    return path
 
 
 def plot_confusion(path: Path, table: np.ndarray, names: Sequence[str]) -> Path:
@@ -69,7 +72,8 @@ def plot_confusion(path: Path, table: np.ndarray, names: Sequence[str]) -> Path:
     table = table[np.ix_([*kept, len(names)], [*kept, len(names)])]
     labels = [names[place] for place in kept] + ["nothing"]
     side = 2.5 + 0.32 * len(labels)
-    figure, axes = _figure(side, side)
+    figure = new_figure(side, side)
+    axes = figure.add_subplot()
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in zip(*np.nonzero(table)):
@@ -80,7 +84,8 @@ def plot_confusion(path: Path, table: np.ndarray, names: Sequence[str]) -> Path:
     axes.set(xlabel=f"found (score of {SHOWN_SCORE} or more)", ylabel="true")
     if len(kept) < len(names):
         axes.set_title(f"the {len(kept)} of {len(names)} categories with most mistakes", fontsize=9)
-    return _save(figure, path)
+    write_figure(path, figure)
+    return path
 
 
 def show_worst(
@@ -138,17 +143,3 @@ def _best_boxes(region: Region, one: bool, least: float) -> Region:
     ranked = sorted(zip(region.scores, region.boxes), key=lambda pair: -pair[0])
     kept = ranked[:1] if one else [pair for pair in ranked if pair[0] >= least]
     return replace(region, boxes=tuple(box for _, box in kept), scores=tuple(score for score, _ in kept))
-
-
-def _figure(width: float, height: float):
-    """Without pyplot: no window system, no state of the process."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _save(figure, path: Path) -> Path:
-    with write_whole(path, "wb") as file:
-        figure.savefig(file, format="png", dpi=120)
-    return path

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flows.quality import Piece, QualityConfig
+from formats.figures import new_figure, write_figure
 from formats.files import write_whole
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TABLE_NAME, LABELS_NAME = "quality.md", "labels.md"
@@ -26,9 +25,9 @@ def write_quality_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
     told = table(config, pieces)
     with write_whole(config.train.work_dir / TABLE_NAME) as file:
         file.write(told + "\n")
-    _save(config.train.work_dir / CURVES_NAME, _curves(config, pieces))
+    write_figure(config.train.work_dir / CURVES_NAME, _curves(config, pieces))
     if pieces:
-        _save(config.train.work_dir / BARS_NAME, _bars(config, pieces))
+        write_figure(config.train.work_dir / BARS_NAME, _bars(config, pieces))
     return told
 
 
@@ -42,7 +41,7 @@ def write_labels_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
     told = "\n".join(lines)
     with write_whole(config.train.work_dir / LABELS_NAME) as file:
         file.write(told + "\n")
-    _save(config.train.work_dir / CURVES_NAME, _curves(config, pieces))
+    write_figure(config.train.work_dir / CURVES_NAME, _curves(config, pieces))
     return told
 
 
@@ -98,7 +97,8 @@ def _curves(config: QualityConfig, pieces: Sequence[Piece]) -> Figure:
 
     A curve ends at the recall that every seed reaches.
     """
-    figure, (axes,) = _figure(7, 5, 1)
+    figure = new_figure(7, 5)
+    axes = figure.add_subplot()
     colours: dict[tuple[float, ...], str] = {}  # policies that only cut elsewhere share a curve
     dots: dict[tuple[float, float], list[str]] = {}  # and those that only mark boxes share a dot
     for name, own in _by_variant(pieces).items():
@@ -130,8 +130,9 @@ def _bars(config: QualityConfig, pieces: Sequence[Piece]) -> Figure:
         for name, own in _by_variant(pieces).items()
         for number in range(1, config.variants[name].rounds + 1)
     ][::-1]
-    figure, all_axes = _figure(11, 0.35 * len(rows) + 1.6, len(parts))
-    for axes, (title, figures_of) in zip(all_axes, parts):
+    figure = new_figure(11, 0.35 * len(rows) + 1.6)
+    panels = figure.subplots(1, len(parts), squeeze=False)[0]
+    for axes, (title, figures_of) in zip(panels, parts):
         for place, (_, number, own) in enumerate(rows):
             after = [figures_of(piece)[number] for piece in own]
             axes.barh(place, fmean(after), color="C0", alpha=0.6)
@@ -142,16 +143,3 @@ def _bars(config: QualityConfig, pieces: Sequence[Piece]) -> Figure:
         axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
         axes.legend(fontsize=8, loc="lower right")
     return figure
-
-
-def _figure(width: float, height: float, columns: int) -> tuple[Figure, list[Axes]]:
-    """Without pyplot: no global state, no window. width, height: inches."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, [figure.add_subplot(1, columns, place + 1) for place in range(columns)]
-
-
-def _save(path: Path, figure: Figure) -> None:
-    with write_whole(path, "wb") as file:
-        figure.savefig(file, format="png", dpi=110)

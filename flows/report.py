@@ -24,6 +24,7 @@ from flows.gate import changed_lines
 from flows.planning import MANIFEST_NAME, Manifest, read_manifest
 from flows.rounds import ROUNDS_NAME, Story, name_of, read_story, story_rows
 from formats.candidates import read_candidates
+from formats.figures import new_figure
 from formats.files import write_whole
 from formats.images import safe_join
 from formats.odvg import read_odvg
@@ -214,7 +215,7 @@ def _curves(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
 
 def plot_rounds(curves: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Figure:
     """The headline number of every round with its interval. curves: title -> number of the labels -> metrics."""
-    figure = pages.figure(6.4, 3.2)
+    figure = new_figure(6.4, 3.2)
     axes = figure.subplots()
     numbers = sorted({number for points in curves.values() for number in points})
     for place, (title, points) in enumerate(curves.items()):
@@ -317,7 +318,7 @@ def _scores(rounds: Sequence[RoundOnDisk]) -> str:
     counted = [(entry, counts) for entry in rounds if (counts := _score_counts(entry.manifest)).any()]
     if not counted:
         return ""
-    figure = pages.figure(3.4 * min(3, len(counted)) + 0.4, 2.5)
+    figure = new_figure(3.4 * min(3, len(counted)) + 0.4, 2.5)
     panels = figure.subplots(1, len(counted), squeeze=False, sharey=True)[0]
     for axes, (entry, counts) in zip(panels, counted):
         axes.bar(SCORE_BINS[:-1], counts, width=np.diff(SCORE_BINS), align="edge", color="#5b8def")

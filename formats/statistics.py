@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from formats.files import write_whole
+from formats.figures import new_figure, write_figure
 from formats.record import Box, Record
 
 _SMALL, _MEDIUM = 32**2, 96**2  # pixels; COCO's sizes
@@ -106,9 +106,7 @@ def statistics_table(statistics: Statistics, most: int = 20) -> str:
 
 def draw_statistics(statistics: Statistics, path: str | Path, most: int = 20) -> None:
     """Draws the counts as a PNG: frequent categories, boxes a record, sizes, and scores where there are some."""
-    from matplotlib.figure import Figure  # only here: `import formats` stays light
-
-    figure = Figure(figsize=(12, 8), layout="constrained")
+    figure = new_figure(12, 8)
     ((names, counts), (sides, scores)) = figure.subplots(2, 2)
     ranked = statistics.boxes_per_category.most_common(most)[::-1]
     names.barh(range(len(ranked)), [count for _, count in ranked])  # by number: shortened names may be equal
@@ -130,5 +128,4 @@ def draw_statistics(statistics: Statistics, path: str | Path, most: int = 20) ->
         scores.set(title="scores", xlabel="score", ylabel="boxes", xlim=(0, 1))
     else:
         scores.set_axis_off()
-    with write_whole(path, "wb") as stream:
-        figure.savefig(stream, format="png", dpi=100)
+    write_figure(path, figure)

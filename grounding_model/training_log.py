@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from formats.figures import new_figure, write_figure
 from formats.files import write_whole
 from formats.problems import InputError
 from grounding_model.processes import mean_over_processes
@@ -153,8 +154,6 @@ def _tensorboard(folder: Path, step: int) -> Any:
 
 def draw_curves(log: Path, out: Path) -> None:
     """Loss and its parts of the last layer, learning rate and AP over the steps of a log, as one picture."""
-    from matplotlib.figure import Figure  # without pyplot: no window system, and a notebook keeps its backend
-
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
 
     def curve(name: str) -> tuple[list[int], list[float]]:
@@ -168,7 +167,7 @@ def draw_curves(log: Path, out: Path) -> None:
         "AP": sorted({name for line in lines for name in line if name.startswith("validation.")}),
     }
     panels = {title: drawn for title, names in panels.items() if (drawn := [n for n in names if curve(n)[0]])}
-    figure = Figure(figsize=(4.2 * len(panels), 3.2))
+    figure = new_figure(4.2 * len(panels), 3.2)
     axes = figure.subplots(1, len(panels), squeeze=False)
     for axis, (title, names) in zip(axes[0], panels.items()):
         for name in names:
@@ -183,6 +182,4 @@ def draw_curves(log: Path, out: Path) -> None:
             axis.set_ylim(bottom=0)
         if len(names) > 1:
             axis.legend(fontsize="small")
-    figure.tight_layout()
-    with write_whole(out, "wb") as stream:
-        figure.savefig(stream, format="png", dpi=110)
+    write_figure(out, figure)
