@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from formats.files import sha256_of
 from formats.problems import InputError, want_one_of
 from formats.record import Record, Region
 from grounding_model.data import CocoData, GlyphData, OdvgData, TrainingData
@@ -148,12 +149,22 @@ class Benchmark(NamedTuple):
         return here | self.federation.absent.get(record.filename, frozenset())
 
 
+def paths_of(data: BenchmarkData | OdinwSuite) -> list[Path]:
+    """The files and folders that the settings of a data set name, whether they are there or not."""
+    return [value for value in vars(data).values() if isinstance(value, Path)]
+
+
+def file_hashes(data: BenchmarkData | OdinwSuite) -> list[str]:
+    """The SHA-256 of every file that the settings of a data set name, in their order; folders are not looked into."""
+    return [sha256_of(path) for path in paths_of(data) if path.is_file()]
+
+
 def open_benchmark(data: BenchmarkData, work_dir: Path) -> Benchmark:
     """Records of one image stand together, so that it is looked at once for all its captions.
 
     work_dir: scenes of the glyph world are drawn there. Raises InputError for what is missing or broken.
     """
-    for path in (value for value in vars(data).values() if isinstance(value, Path)):
+    for path in paths_of(data):
         if not path.exists():
             raise InputError(path, "does not exist")
     benchmark = READERS[data.kind](data, work_dir)

@@ -15,9 +15,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from flows.benchmarks import file_hashes
 from flows.evaluation import EVALUATION_NAME, EvaluateConfig, evaluate_config
 from flows.workers import Workers
-from formats.files import load_json, sha256_of, write_json, write_whole
+from formats.figures import new_figure, write_figure
+from formats.files import load_json, write_json
 from formats.problems import InputError
 from formats.toml_config import read_config
 from grounding_model.interpolation import write_interpolation
@@ -198,18 +200,15 @@ class _Line:
         deciding = replace(
             config, weights="", text_encoder=None, work_dir=Path(), overwrite=True, workers=Workers(), resamples=0
         )
-        paths = [value for value in vars(config.truth).values() if isinstance(value, Path) and value.is_file()]
-        parts = [model, alpha, repr(deciding), [sha256_of(path) for path in paths]]
+        parts = [model, alpha, repr(deciding), file_hashes(config.truth)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def plot_forgetting(path: Path, curves: Sequence[ForgettingCurve], title: str = "") -> Path:
     """The target against what is kept, a point an alpha. Of several runs each thinly, and their mean with labels."""
-    from matplotlib.figure import Figure  # without pyplot: no window system, no state of the process
-
     mean = mean_curve(curves)
     base = mean.points[0]
-    figure = Figure(figsize=(6.0, 4.4), layout="constrained")
+    figure = new_figure(6.0, 4.4)
     axes = figure.add_subplot()
     for curve in curves if len(curves) > 1 else ():
         axes.plot([p.kept for p in curve.points], [p.target for p in curve.points], color="#9db4cc", linewidth=1)
@@ -226,8 +225,7 @@ def plot_forgetting(path: Path, curves: Sequence[ForgettingCurve], title: str = 
     axes.margins(0.12)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="best")
-    with write_whole(path, "wb") as file:
-        figure.savefig(file, format="png", dpi=120)
+    write_figure(path, figure)
     return path
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flows import bootstrapping
+from flows.benchmarks import paths_of
 from flows.self_train_config import CaptionedImages, GlyphScenes, SelfTrainConfig
-from formats.files import write_whole
+from formats.files import load_json, write_json, write_whole
 from formats.label_map import label_map_beside, read_label_map, write_label_map
 from formats.odvg import read_odvg
 from formats.problems import InputError
@@ -34,7 +35,7 @@ def prepare(
     data, truth = config.data, config.evaluation
     if not isinstance(data, GlyphScenes) and not data.images.is_dir():
         raise InputError(data.images, "no such folder", data.how_to_get)
-    for path in () if truth is None else (value for value in vars(truth).values() if isinstance(value, Path)):
+    for path in () if truth is None else paths_of(truth):
         if not path.exists():
             raise InputError(path, "no such file", getattr(data, "how_to_get", "want labelled images"))
     if isinstance(data, GlyphScenes):
@@ -61,8 +62,9 @@ def _draw_glyphs(
     from grounding_model.glyphs import write_scenes
 
     told, asked = folder / "scenes.json", json.loads(json.dumps(asdict(data)))
-    if told.exists() and json.loads(told.read_text(encoding="utf-8")) != asked:
-        raise InputError(told, "other scenes were drawn there", "want another train.work_dir, or that folder removed")
+    remedy = "want another train.work_dir, or that folder removed"
+    if told.exists() and load_json(told, remedy) != asked:
+        raise InputError(told, "other scenes were drawn there", remedy)
     captions, images = folder / "captions.csv", folder / "truth" / "images"
     if data.task == "captions":
         source = Source(folder / "glyphs_vg.json", images, None)
@@ -70,8 +72,7 @@ def _draw_glyphs(
         source = Source(folder / "glyphs_od.json", images, folder / "glyphs_label_map.json")
     # The label map is written last: without it the run was cut off in between.
     if not (source.annotations.exists() and (source.label_map is None or source.label_map.exists())):
-        with write_whole(told) as file:
-            json.dump(asked, file)
+        write_json(told, asked)
         truth = write_scenes(folder / "truth", data.domain, data.count, data.seed, data.task)
         if source.label_map is not None:
             bootstrap_od(images, data.categories, source.annotations, source.label_map)

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flows.benchmarks import BenchmarkData
+from flows.benchmarks import BenchmarkData, file_hashes
 from flows.bootstrapping import bootstrap_od, bootstrap_vg
 from flows.evaluation import EVALUATION_NAME, SAMPLES_NAME, EvaluateConfig, evaluate_benchmark
 from flows.filtering import FilterResult, filter_candidates, versioned
@@ -69,7 +69,7 @@ def evaluate_weights(
     """
     asked = json.loads(json.dumps({"truth": repr(truth), "settings": settings}, default=str))
     asked["weights_sha256"] = manifest.weights_sha256
-    asked["truth_sha256"] = [sha256_of(file) for file in _files_of(truth)]
+    asked["truth_sha256"] = file_hashes(truth)
     folder = samples_path(out).parent
     try:
         told = json.loads(out.read_text(encoding="utf-8"))
@@ -94,10 +94,6 @@ def evaluate_weights(
 def samples_path(evaluation: Path) -> Path:
     """round-1/evaluation.json -> the matches behind it, which intervals are drawn from."""
     return evaluation.with_suffix("") / SAMPLES_NAME
-
-
-def _files_of(truth: BenchmarkData) -> list[Path]:
-    return [value for value in vars(truth).values() if isinstance(value, Path) and value.is_file()]
 
 
 class Stages(NamedTuple):
