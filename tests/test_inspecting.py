@@ -12,6 +12,7 @@ from flows.cli import main
 from flows.converting import guess_format
 from flows.inspecting import check
 from formats import Instance, Record, Region, write_coco, write_odvg, write_voc
+from formats.figures import DPI
 from formats.statistics import statistics_of, statistics_table
 
 GOOD = {"bbox": [1, 2, 30, 40], "label": 0, "category": "cat"}
@@ -191,4 +192,4 @@ def test_stats_print_a_table_and_draw(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["stats", str(tmp_path / "a.json"), "--out", str(tmp_path / "plots/a.png")]) == 0
     assert "records     4: 1 captions, 1 unlabelled" in capsys.readouterr().out
     with Image.open(tmp_path / "plots/a.png") as image:
-        assert image.size == (1200, 800)
+        assert image.size == (12 * DPI, 8 * DPI)
