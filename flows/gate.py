@@ -20,6 +20,7 @@ from flows.boxes import boxes_by_name, pairwise_iou
 from flows.inference import parse_line
 from flows.measuring import MATCH_IOU
 from flows.planning import read_lines
+from formats.odvg_lines import is_quarantined
 from formats.problems import InputError
 from formats.record import Box, Record
 
@@ -202,7 +203,7 @@ def _pairs(before: str | Path, after: str | Path) -> Iterator[tuple[Record, Reco
     for old, new in zip_longest(read_lines(before), read_lines(after)):
         if old is None or new is None:
             raise InputError(after, f"has not as many lines as {before}", "want labels of the same source")
-        if '"quarantined"' in old.text or '"quarantined"' in new.text:
+        if is_quarantined(old.text) or is_quarantined(new.text):
             continue
         records = parse_line(old, before), parse_line(new, after)
         if (records[0].filename, records[0].caption) != (records[1].filename, records[1].caption):

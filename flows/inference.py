@@ -6,7 +6,6 @@ that is killed at any moment loses at most the shards it was at work on, and goi
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ from formats.candidates import (
 from formats.claims import claim
 from formats.files import NO_ROOM
 from formats.images import safe_join
-from formats.odvg_lines import record_from_line
+from formats.odvg_lines import object_of_line, record_from_line
 from formats.phrases import find_phrase
 from formats.problems import InputError
 from formats.record import Record
@@ -217,15 +216,7 @@ def label_shard(
 def parse_line(line: SourceLine, source: str | Path) -> Record:
     """The record of a line. Raises InputError when it is none, or was quarantined before."""
     place = f"{Path(source).name}:{line.number + 1}"
-    try:
-        entries = json.loads(line.text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(place, f"not JSON ({error})", "want one JSON object a line") from None
-    if not isinstance(entries, dict):
-        raise InputError(place, f"a JSON {type(entries).__name__}", "want one JSON object a line")
-    if "quarantined" in entries:
-        raise InputError(place, str(entries["quarantined"]))
-    return record_from_line(entries, place)
+    return record_from_line(object_of_line(line.text, place), place)
 
 
 def category_prompt(label_map: Mapping[str, str]) -> Prompt:

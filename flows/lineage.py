@@ -21,6 +21,7 @@ from flows.inference import parse_line
 from flows.planning import Manifest, read_lines, read_manifest
 from formats.candidates import read_candidates
 from formats.files import load_json, sha256_of
+from formats.odvg_lines import QUARANTINED
 from formats.problems import InputError
 from formats.record import Box, Record
 
@@ -167,7 +168,7 @@ def _line(labels: Path, image: str) -> tuple[int, Record, bool] | None:
     """The line of an image, its record, and whether a person corrected it."""
     for line in read_lines(labels):
         entries = json.loads(line.text)
-        if entries.get("filename") == image and "quarantined" not in entries:
+        if entries.get("filename") == image and QUARANTINED not in entries:
             return line.number, parse_line(line, labels), entries.get("reviewed") is True
     return None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flows.planning import read_lines
 from formats.files import write_json
+from formats.odvg_lines import is_quarantined
 from formats.problems import InputError
 from grounding_model.data import CocoData, GlyphData, OdvgData, TrainingData, open_dataset
 
@@ -47,4 +48,4 @@ def count_images(data: TrainingData) -> int:
         return len(open_dataset(data))
     if not data.annotations.is_file():
         raise InputError(data.annotations, "no such file", "want an ODVG file")
-    return sum('"quarantined"' not in line.text for line in read_lines(data.annotations))
+    return sum(not is_quarantined(line.text) for line in read_lines(data.annotations))

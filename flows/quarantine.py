@@ -1,8 +1,8 @@
 """What cannot be used is set aside under its reason: one line in the labels, one row in the candidates, one at the end.
 
-A quarantined line is {"filename", "height", "width", "quarantined": reason}, and
-"grounding" and no region where it has a caption.
-What is not known is null. Our readers pass over it; a reader that does not know the key finds the fields it expects.
+A quarantined line is {"filename", "height", "width", "quarantined": reason}, and where it has a caption "grounding"
+without a region. What is not known is null. Our readers pass over it; a reader that does not know the key finds the
+fields it expects.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from formats.candidates import ImageProblem
+from formats.odvg_lines import QUARANTINED
 from formats.problems import InputError
 
 NAMED = 20  # so many are named at the end of a run; a file has all
@@ -31,7 +32,7 @@ def quarantined_line(
     line: dict[str, Any] = {"filename": filename, "height": height, "width": width}
     if caption is not None:
         line["grounding"] = {"caption": caption, "regions": []}
-    return line | {"quarantined": reason}
+    return line | {QUARANTINED: reason}
 
 
 def requarantined_line(reason: str, text: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 from flows.inference import parse_line
 from flows.planning import Manifest, read_lines, read_manifest
 from formats.files import load_json, write_json
+from formats.odvg_lines import is_quarantined
 from formats.problems import InputError
 from formats.reviewed import (
     Correction,
@@ -71,7 +72,7 @@ def _check(manifest: Manifest, given: list[Correction]) -> None:
     for line in read_lines(manifest.source):
         if not missing:
             break
-        if '"quarantined"' not in line.text:
+        if not is_quarantined(line.text):
             missing.pop(key_of(parse_line(line, manifest.source)), None)
     for (filename, caption), place in missing.items():
         told = repr(filename) if caption is None else f"{filename!r} with the caption {caption!r}"

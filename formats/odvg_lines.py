@@ -19,6 +19,7 @@ from formats.problems import InputError, did_you_mean
 from formats.record import PLACEHOLDER_BOX, Box, Instance, Record, Region, Span, checked_instance, checked_region
 
 QUARANTINED = "quarantined"  # the key of a line that stands for an image which could not be labelled
+_QUARANTINED_KEY = f'"{QUARANTINED}"'
 
 _LINE_KEYS = frozenset({"filename", "height", "width", "detection", "grounding", QUARANTINED})
 _DETECTION_KEYS = frozenset({"instances"})
@@ -27,6 +28,31 @@ _INSTANCE_KEYS = frozenset({"bbox", "label", "category", "score", "weight", "ign
 _REGION_KEYS = frozenset({"bbox", "phrase", "tokens_positive", "score", "weight", "ignore"})
 
 _WANT_BOX = "want [x1, y1, x2, y2]"
+
+
+def is_quarantined(line: str | bytes) -> bool:
+    """Whether a line stands for an image which could not be labelled; one that is no JSON says nothing of the kind."""
+    # Most lines need not be parsed to know.
+    if not (_QUARANTINED_KEY in line if isinstance(line, str) else _QUARANTINED_KEY.encode() in line):
+        return False
+    try:
+        entries = json.loads(line)
+    except (ValueError, RecursionError):  # the latter: brackets without end
+        return False
+    return isinstance(entries, dict) and QUARANTINED in entries
+
+
+def object_of_line(text: str, place: str) -> dict[str, Any]:
+    """The JSON object of a line. Raises InputError for what is none, and for a quarantined line, with its reason."""
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(place, f"is not JSON ({error})", "want one JSON object a line") from None
+    if not isinstance(entries, dict):
+        raise InputError(place, f"holds a JSON {type(entries).__name__}", "want one JSON object a line")
+    if QUARANTINED in entries:
+        raise InputError(place, str(entries[QUARANTINED]))
+    return entries
 
 
 def record_from_line(line: Mapping[str, Any], place: str, losses: Losses | None = None) -> Record:

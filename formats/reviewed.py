@@ -7,8 +7,7 @@ Boxes of a person carry no score and have weight 1.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 from formats.files import write_whole
 from formats.label_map import without_version
 from formats.odvg import line_bytes, record_to_line
-from formats.odvg_lines import QUARANTINED, record_from_line
+from formats.odvg_lines import object_of_line, record_from_line
 from formats.problems import InputError
 from formats.record import Record
 from formats.storage import as_path
@@ -111,13 +110,9 @@ def parse_correction(raw: bytes, place: str) -> Correction:
     """The correction that one line holds; errors as read_corrections has them."""
     try:
         text = raw.decode("utf-8")
-        entries = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(place, f"not JSON ({error})", "want one JSON object a line") from None
-    if not isinstance(entries, Mapping):
-        raise InputError(place, f"a JSON {type(entries).__name__}", "want one JSON object a line")
-    if QUARANTINED in entries:
-        raise InputError(place, str(entries[QUARANTINED]))
+    except UnicodeDecodeError as error:
+        raise InputError(place, f"is not UTF-8 ({error})", "want it saved as UTF-8") from None
+    entries = object_of_line(text, place)
     record = by_person(record_from_line(entries, place))
     since = entries.get("since_round", 1)
     if type(since) is not int or since < 1:

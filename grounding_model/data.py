@@ -17,7 +17,7 @@ from tqdm import tqdm
 from formats.coco import CocoContent, coco_records, load_coco
 from formats.images import safe_join
 from formats.label_map import label_map_beside, read_label_map
-from formats.odvg import record_from_line
+from formats.odvg_lines import is_quarantined, record_from_line
 from formats.problems import InputError, want_one_of
 from formats.record import Box, Instance, Record
 from grounding_model.glyphs import categories_of, draw_scene
@@ -211,7 +211,7 @@ def _lines_of(path: Path) -> tuple[array, np.ndarray]:
             for line in stream:
                 if not offsets and line.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
                     raise InputError(path, "is one JSON array", "want JSON Lines: groundhog convert writes them")
-                if not line.isspace() and not (b'"quarantined"' in line and _is_quarantined(line)):
+                if not line.isspace() and not is_quarantined(line):
                     offsets.append(position)
                     height, width = _HEIGHT.search(line), _WIDTH.search(line)
                     portrait.append(bool(height and width and int(height[1]) > int(width[1])))
@@ -226,14 +226,6 @@ def _bytes_bar(path: Path) -> tqdm:
     """Shown on a terminal, when it takes more than two seconds."""
     told = f"opening {path.name}"
     return tqdm(total=path.stat().st_size, desc=told, disable=None, delay=2, unit="B", unit_scale=True)
-
-
-def _is_quarantined(line: bytes) -> bool:
-    try:
-        decoded = json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(decoded, dict) and "quarantined" in decoded
 
 
 class CocoDataset:

@@ -117,7 +117,7 @@ def test_labels_keep_order_and_number_of_lines_and_say_who_made_them(folder: Pat
     assert len(lines) == 7
     assert lines[2]["quarantined"]
     assert {"filename", "height", "width"} <= lines[6].keys()
-    assert lines[6]["quarantined"].startswith("not JSON")
+    assert lines[6]["quarantined"].startswith("is not JSON")
     assert [problem.line for problem in result.quarantined] == [2, 6]
     meta = json.loads(result.meta.read_text())
     counts = meta["counts"]

@@ -13,6 +13,7 @@ from flows.inference import infer
 from flows.quarantine import NAMED, requarantined_line, summary
 from formats.candidates import ImageProblem
 from formats.odvg import read_odvg
+from formats.odvg_lines import is_quarantined
 from tests.pipeline_cases import FakeDetector, make_images, make_weights, plan_images
 
 
@@ -81,3 +82,17 @@ def test_the_end_of_a_run_names_some_and_counts_all() -> None:
     assert told.splitlines()[-1] == "  and 3 more: x.meta.json"
     assert len(told.splitlines()) == NAMED + 2
     assert "no filename" in summary([ImageProblem(0, "", "why")])
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('{"filename": "a.png", "quarantined": "is empty"}', True),
+        ('{"filename": "a.png", "height": 3, "width": 4}', False),
+        ('{"filename": "a.png", "detection": {"instances": [{"category": "quarantined"}]}}', False),  # a name alone
+        ('["quarantined"]', False),
+        ('{"quarantined": ', False),
+    ],
+)
+def test_the_key_alone_makes_a_line_quarantined(line: str, expected: bool) -> None:
+    assert is_quarantined(line) is is_quarantined(line.encode()) is expected
