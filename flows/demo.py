@@ -7,7 +7,6 @@ the other categories each round forgets, pictures of what changed, and the repor
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flows.measuring import mistakes_of
 from flows.planning import read_manifest
 from flows.policies.suppression import suppress_duplicates
 from flows.report import Comparison, comparison_sheet, write_report
@@ -24,9 +24,9 @@ from flows.rounds import RoundResult
 from flows.self_train_config import GlyphScenes, SelfTrainConfig, read_self_train
 from flows.self_training import Event, evaluate_weights, self_train
 from flows.telling import in_words
-from formats.files import load_json, write_whole
+from formats.files import load_json, write_json, write_whole
 from formats.problems import InputError
-from formats.record import Instance, Record
+from formats.record import Record
 from grounding_model.data import GlyphData
 from grounding_model.weights import checkpoint_hash
 
@@ -39,7 +39,6 @@ SOURCE_SCENES = GlyphData(domain="source", count=150, seed=2000)  # of every cat
 COMPARED = 60  # test scenes among which the pictures are chosen
 SHOWN = 8
 SHOWN_SCORE = 0.35  # labels have to be surer; a picture shows what else the model takes for a cat
-MATCH_IOU = 0.5
 
 
 class DemoResult(NamedTuple):
@@ -125,9 +124,7 @@ def _claim(out_dir: Path, demo: Mapping[str, Any]) -> None:
         if load_json(path, remedy) != demo:
             raise InputError(out_dir, "another demo lies there", remedy)
         return
-    out_dir.mkdir(parents=True, exist_ok=True)
-    with write_whole(path) as file:
-        json.dump(demo, file)
+    write_json(path, demo)
 
 
 def _unlabelled(config: SelfTrainConfig) -> GlyphScenes:
@@ -183,12 +180,11 @@ def _comparisons(config: SelfTrainConfig, first: str, last: str) -> dict[str, li
         Comparison(image, truth, {"before": before, "after": after})
         for image, truth, before, after in zip(images, truths, *found)
     ]
-    worst = sorted(all_scenes, key=lambda scene: -mistakes(scene.truth, scene.predictions["after"]))
+    wrong = mistakes_of(truths, [scene.predictions["after"] for scene in all_scenes], "coco")
+    worst = sorted((place for place, count in enumerate(wrong) if count), key=lambda place: -wrong[place])[:SHOWN]
     return {
         "Test scenes: truth, before the first and after the last round": all_scenes[:SHOWN],
-        "The worst after the last round": [
-            scene for scene in worst[:SHOWN] if mistakes(scene.truth, scene.predictions["after"])
-        ],
+        "The worst after the last round": [all_scenes[place] for place in worst],
     }
 
 
@@ -199,27 +195,6 @@ def _without_duplicates(record: Record, iou: float) -> Record:
     labels = np.array([instance.label for instance in ranked], dtype=np.int64)
     stays = suppress_duplicates(boxes, labels, iou)
     return replace(record, instances=tuple(instance for instance, kept in zip(ranked, stays) if kept))
-
-
-def mistakes(truth: Record, prediction: Record) -> int:
-    """Objects that were missed and boxes that are none: greedy matching, best score first, IoU of at least 0.5."""
-    missed = list(truth.instances or ())
-    wrong = 0
-    for found in sorted(prediction.instances or (), key=lambda instance: -(instance.score or 0.0)):
-        kin = [true for true in missed if true.category == found.category and _iou(true, found) >= MATCH_IOU]
-        if kin:
-            missed.remove(max(kin, key=lambda true: _iou(true, found)))
-        else:
-            wrong += 1
-    return len(missed) + wrong
-
-
-def _iou(one: Instance, other: Instance) -> float:
-    a, b = one.box, other.box
-    across, down = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    common = max(0.0, across) * max(0.0, down)
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common
-    return common / union if union > 0 else 0.0
 
 
 def _save_picture(path: Path, comparisons: Sequence[Comparison]) -> None:

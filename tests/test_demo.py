@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows.demo import CONFIG, demo_config, main, mistakes, run_demo
+from flows.demo import CONFIG, demo_config, main, run_demo
 from flows.self_train_config import read_self_train
 from formats.odvg import read_odvg
 from formats.problems import InputError
-from formats.record import Instance, Record
 from grounding_model.train import start_model
 from grounding_model.train_config import FromScratch
 from grounding_model.weights import save_checkpoint
@@ -74,21 +73,3 @@ def test_the_demo_is_the_configuration_of_the_deployment_with_more_test_scenes(t
     assert demo.data.count == 144
     assert (demo.data.seed, demo.train.seed) == (3, 3)
     assert demo.evaluation.seed != demo.data.seed  # tests on scenes that are not labelled
-
-
-def scene(*boxes: tuple[float, float, float, float]) -> Record:
-    return Record("a.png", 100, 100, tuple(Instance(box, 0, "cat", 0.5) for box in boxes))
-
-
-@pytest.mark.parametrize(
-    ("truth", "found", "expected"),
-    [
-        (scene(), scene(), 0),
-        (scene((0, 0, 10, 10)), scene(), 1),
-        (scene((0, 0, 10, 10)), scene((0, 0, 10, 9)), 0),
-        (scene((0, 0, 10, 10)), scene((0, 0, 10, 10), (0, 0, 10, 10)), 1),
-        (scene((0, 0, 10, 10)), scene((50, 50, 60, 60)), 2),
-    ],
-)
-def test_mistakes_are_what_was_missed_and_what_is_none(truth: Record, found: Record, expected: int) -> None:
-    assert mistakes(truth, found) == expected
