@@ -5,14 +5,12 @@ A reader refuses what is no record at all; here is what reads well and is wrong 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from formats.images import image_size, safe_join
 from formats.problems import InputError
 from formats.record import Box, Instance, Record, Region
-
-OnProblem = Callable[[InputError], None]
 
 _OUTSIDE = 1.0  # pixels that a box may leave the image by: rounding, and tools that count from 1
 _LEAST_SIDE = 1.0  # pixels; training passes over what is thinner, as the reference does
