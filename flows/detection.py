@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.fetching import fetch, is_url
+from flows.planning import MAX_PER_IMAGE
 from formats.files import write_json, write_whole
 from formats.images import IMAGE_SUFFIXES, list_images
 from formats.problems import InputError
@@ -34,7 +35,7 @@ class DetectOptions:
     weights: str
     text_encoder: str | None = None
     score_threshold: float = 0.3
-    max_per_image: int = 300
+    max_per_image: int = MAX_PER_IMAGE
     scale: tuple[int, int] | None = None  # the model's own
     chunk_size: int | None = None
     batch_size: int = 1

@@ -28,7 +28,7 @@ from flows.benchmarks import (
 )
 from flows.inference import BATCH_SIZE, infer, missing_shards
 from flows.measuring import SHOWN_SCORE, measure
-from flows.planning import MANIFEST_NAME, Manifest, plan, software_version
+from flows.planning import MANIFEST_NAME, MAX_PER_IMAGE, SHARD_SIZE, Manifest, plan, software_version
 from flows.workers import HeldDetectors, Lender, Predictor, Workers, devices_of, lender_of
 from formats.files import write_json
 from formats.images import safe_join
@@ -68,10 +68,10 @@ class EvaluateConfig:
     text_encoder: Path | None = None
     categories: tuple[str, ...] | None = None
     scale: tuple[int, int] | None = None  # the model's own
-    max_per_image: int = 300
+    max_per_image: int = MAX_PER_IMAGE
     chunk_size: int | None = None
     batch_size: int = BATCH_SIZE
-    shard_size: int = 64
+    shard_size: int = SHARD_SIZE
     workers: Workers = field(default_factory=Workers)
     score_threshold: float = 0.7
     first_box_alone: bool = False
@@ -92,7 +92,7 @@ def evaluate(
     categories: Sequence[str] | None = None,
     *,
     scale: tuple[int, int] | None = None,
-    max_per_image: int = 300,
+    max_per_image: int = MAX_PER_IMAGE,
     chunk_size: int | None = None,
     batch_size: int = BATCH_SIZE,
     out: str | Path | None = None,

@@ -15,13 +15,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from formats.candidates import candidates_key
 from formats.files import sha256_of, write_json
 from formats.label_map import label_map_beside, read_label_map, without_version, write_label_map
 from formats.problems import InputError
 from formats.storage import absolute, as_path, is_address
 
 MANIFEST_NAME = "manifest.json"
+SCORE_FLOOR = 0.05  # 0..1; candidates above it are kept, so that a threshold is chosen without the model
+MAX_PER_IMAGE = 300  # boxes, as the reference keeps
+SHARD_SIZE = 64  # lines; a run that is killed loses the shards that it was at work on
 MAX_SHARDS = 20_000  # files that a folder and its listing bear well; a scheduler sees them in groups
 
 # Entries that say where things lie, not what they are: moving a folder does not make another plan.
@@ -105,11 +107,11 @@ def plan(
     *,
     label_map: str | Path | None = None,
     text_encoder: str | Path | None = None,
-    score_floor: float = 0.05,
+    score_floor: float = SCORE_FLOOR,
     scale: tuple[int, int] | None = None,
-    max_per_image: int = 300,
+    max_per_image: int = MAX_PER_IMAGE,
     chunk_size: int | None = None,
-    shard_size: int = 64,
+    shard_size: int = SHARD_SIZE,
     mirrored: bool = False,
     overwrite: bool = False,
 ) -> Manifest:
@@ -262,6 +264,8 @@ def _refuse_other_plan(manifest: Manifest, overwrite: bool) -> None:
     if not manifest.path.exists():
         return
     if overwrite:
+        from formats.candidates import candidates_key  # only here: help reads our defaults, and this loads pyarrow
+
         for shard in sorted((manifest.work_dir / "candidates").glob("shard-*.parquet")):
             if candidates_key(shard) != manifest.key:
                 shard.unlink()
@@ -279,7 +283,7 @@ def _refuse_other_plan(manifest: Manifest, overwrite: bool) -> None:
 
 def _check_settings(score_floor: float, scale: tuple[int, int] | None, max_per_image: int, shard_size: int) -> None:
     if not 0.0 <= score_floor < 1.0:
-        raise InputError("score_floor", f"{score_floor} is outside 0..1", "want 0.05 or so")
+        raise InputError("score_floor", f"{score_floor} is outside 0..1", f"want {SCORE_FLOOR:g} or so")
     if scale is not None and (len(scale) != 2 or not 0 < scale[0] <= scale[1]):
         raise InputError("scale", f"{scale} is not a short and a long side", "want two pixel numbers such as 800, 1333")
     for name, value in (("max_per_image", max_per_image), ("shard_size", shard_size)):

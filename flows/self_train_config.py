@@ -10,6 +10,7 @@ from flows.benchmarks import BenchmarkData
 from flows.filtering import Policy
 from flows.gate import Gate
 from flows.inference import BATCH_SIZE
+from flows.planning import MAX_PER_IMAGE, SCORE_FLOOR, SHARD_SIZE
 from flows.views import View
 from flows.workers import Workers
 from formats.problems import InputError
@@ -66,11 +67,11 @@ class GlyphScenes:
 class Labelling:
     """How images are looked at; see flows.plan."""
 
-    score_floor: float = 0.05
+    score_floor: float = SCORE_FLOOR
     scale: tuple[int, int] | None = None  # the model's own
-    max_per_image: int = 300
+    max_per_image: int = MAX_PER_IMAGE
     chunk_size: int | None = None
-    shard_size: int = 64
+    shard_size: int = SHARD_SIZE
     batch_size: int = BATCH_SIZE
     views: tuple[View, ...] = ()  # more looks at every image, whose boxes are merged; each costs a labelling
     workers: Workers = field(default_factory=Workers)  # on train.device where they name no devices

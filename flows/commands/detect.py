@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from flows.commands.shared import add_looking, add_model, command
+from flows.detection import DetectOptions
 
 
 def add(commands) -> None:
@@ -33,19 +34,30 @@ def add(commands) -> None:
     )
     add_model(parser)
     add_looking(parser)
-    parser.add_argument("--pred-score-thr", type=float, default=0.3, metavar="S", help="least score (default 0.3)")
     parser.add_argument(
-        "--palette", default="category", metavar="P", help="category (default), random, or one colour: red, #ff8800"
+        "--pred-score-thr",
+        type=float,
+        default=DetectOptions.score_threshold,
+        metavar="S",
+        help="least score (default %(default)s)",
+    )
+    parser.add_argument(
+        "--palette",
+        default=DetectOptions.palette,
+        metavar="P",
+        help="%(default)s (default), random, or one colour: red, #ff8800",
     )
     parser.add_argument("--fetch", action="store_true", help="download images that are given as addresses")
     parser.add_argument("--all-scores", action="store_true", help="write each box's scores of everything looked for")
-    parser.add_argument("--out-dir", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs")
+    parser.add_argument(
+        "--out-dir", type=Path, default=DetectOptions.out_dir, metavar="DIR", help="default: %(default)s"
+    )
     parser.add_argument("--no-save-vis", action="store_true", help="draw no pictures")
     parser.add_argument("--no-save-pred", action="store_true", help="write no JSON")
 
 
 def _detect(options: argparse.Namespace) -> int:
-    from flows.detection import DetectOptions, detect
+    from flows.detection import detect
     from grounding_model.prompt import Prompt
 
     prompt = Prompt.parse(options.texts, options.custom_entities, options.tokens_positive)

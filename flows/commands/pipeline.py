@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flows.commands import filter
 from flows.commands.shared import add_looking, add_model, add_overrides, command, names, tell
+from flows.planning import SCORE_FLOOR, SHARD_SIZE
 from formats.problems import InputError
 
 
@@ -122,8 +123,12 @@ def _add_infer(commands) -> None:
     parser.add_argument(
         "--devices", metavar="A,B", help="a model on each: cuda:0,cuda:1 (cpu,cpu: two); auto is every GPU"
     )
-    parser.add_argument("--score-floor", type=float, default=0.05, metavar="S", help="candidates above it are kept")
-    parser.add_argument("--shard-size", type=int, default=64, metavar="N", help="lines a shard (default 64)")
+    parser.add_argument(
+        "--score-floor", type=float, default=SCORE_FLOOR, metavar="S", help="candidates above it are kept"
+    )
+    parser.add_argument(
+        "--shard-size", type=int, default=SHARD_SIZE, metavar="N", help="lines a shard (default %(default)s)"
+    )
     parser.add_argument("--distractors", metavar="A,B", help="asked for too, for groundhog filter to reject")
     parser.add_argument("--mirrored", action="store_true", help="look at mirror images: a view for groundhog filter")
     parser.add_argument("--overwrite", action="store_true", help="throw away another plan that lies in WORK_DIR")

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from flows.planning import MAX_PER_IMAGE
 from formats.label_map import read_category_names
 
 
@@ -37,7 +38,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def add_looking(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", type=_scale, metavar="SHORT,LONG", help="resize to fit (default: the model's own)")
-    parser.add_argument("--max-per-img", type=int, default=300, metavar="N", help="boxes an image (default 300)")
+    parser.add_argument(
+        "--max-per-img", type=int, default=MAX_PER_IMAGE, metavar="N", help="boxes an image (default %(default)s)"
+    )
     parser.add_argument("--chunked-size", type=int, metavar="N", help="categories a prompt, for long lists")
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at once (default 1)")
 
