@@ -51,10 +51,12 @@ def convert(
 
     categories: names in the order of the labels; by default those of the source. given: what else the formats ask
     for, by the names of their readers' and writers' parameters; None is not given.
+    Raises InputError for what neither format asks for, for what one of them lacks, and for data that cannot be read or
+    written.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    functions = formats.READERS[source_format], formats.WRITERS[target_format]
-    check_known((source_format, target_format), functions, given)
+    reader, writer = formats.READERS[source_format], formats.WRITERS[target_format]
+    check_known((source_format, target_format), (reader, writer), given)
     asked = {**given, **({"categories": categories} if categories is not None else {})}
     names = dict(enumerate(read_names(source_format, source, categories, given)))
     excluded = _images_of(selection.without)
@@ -65,31 +67,23 @@ def convert(
 
     losses = formats.Losses()
 
-    def chosen() -> Iterable[Record]:
+    def chosen(part: str | None) -> Iterable[Record]:
         losses.clear()  # with parts, the source is read once for each
-        reader = formats.READERS[source_format]
         stream = told(call(f"convert {source_format}", reader, {**asked, "losses": losses}, source))
         if excluded:
             stream = formats.without_images(stream, excluded, losses)
         if move is not None:
             stream = (formats.relabelled(record, move, merged) for record in stream)
-        return formats.sample(stream, selection.sample, selection.seed) if selection.sample is not None else stream
+        if selection.sample is not None:
+            stream = formats.sample(stream, selection.sample, selection.seed)
+        return stream if part is None else formats.only_part(stream, parts, part, selection.seed)
 
-    if selection.parts is None:
-        told_of = [write(target_format, out, chosen(), _in_order(merged), given)]
-    else:
-        told_of = [
-            write(
-                target_format,
-                _part_path(out, part),
-                formats.only_part(chosen(), selection.parts, part, selection.seed),
-                _in_order(merged),
-                given,
-            )
-            for part in selection.parts
-        ]
-    lost = formats.describe_losses(losses)
-    return "\n".join([*told_of, *([f"{source}: left out in reading:\n{lost}"] if lost else [])])
+    parts = selection.parts or {}
+    places: dict[str | None, str | Path] = {part: _part_path(out, part) for part in parts} or {None: out}
+    lines = [write(target_format, place, chosen(part), _in_order(merged), given) for part, place in places.items()]
+    if lost := formats.describe_losses(losses):
+        lines.append(f"{source}: left out in reading:\n{lost}")
+    return "\n".join(lines)
 
 
 def _part_path(out: str | Path, part: str) -> Path:
