@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from flows.quarantine import quarantined_line, reason_of
 from formats.candidates import ImageProblem
-from formats.files import write_whole
+from formats.files import load_json, write_whole
 from formats.images import image_size, list_images, safe_join
 from formats.label_map import label_map_beside, write_label_map
 from formats.odvg import record_to_line
@@ -97,12 +97,7 @@ def read_phrases(phrases: Phrases) -> Mapping[str, Sequence[str]]:
     """Caption -> its phrases. Raises InputError for a file that is not JSON of this form."""
     if isinstance(phrases, Mapping):
         return phrases
-    try:
-        entries = json.loads(as_path(phrases).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(phrases, error.strerror or "cannot be read", PHRASES_WANTED) from None
-    except ValueError as error:
-        raise InputError(phrases, f"not JSON ({error})", PHRASES_WANTED) from None
+    entries = load_json(phrases, PHRASES_WANTED)
     if not isinstance(entries, dict):
         raise InputError(phrases, "not a mapping", PHRASES_WANTED)
     for caption, listed in entries.items():

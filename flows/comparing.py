@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,9 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flows.evaluation import EVALUATION_NAME, SAMPLES_NAME
+from formats.files import load_json
 from formats.problems import InputError
 from grounding_model.metrics.bootstrap import Interval, drawn, interval_within, read_samples
 
+# What evaluation.json tells at the least, of one truth or of several sets.
+ONE_TRUTH, SEVERAL_SETS = {"truth_sha256", "headline", "metric", "records"}, {"sets", "ap"}
 MOST_CATEGORIES = 10  # told of those that gained, and of those that lost
 
 
@@ -109,16 +111,11 @@ def _folder(path: str | Path) -> Path:
 
 def _read(folder: Path) -> Mapping[str, Any]:
     path = folder / EVALUATION_NAME
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not (
-            {"truth_sha256", "headline", "metric", "records"} <= content.keys() or {"sets", "ap"} <= content.keys()
-        ):
-            raise ValueError("keys are missing")
-    except FileNotFoundError:
-        raise InputError(path, "does not exist", "want the work_dir of `groundhog evaluate CONFIG`") from None
-    except (ValueError, AttributeError, OSError) as error:
-        raise InputError(path, f"is no evaluation ({error})", "want what `groundhog evaluate CONFIG` wrote") from None
+    remedy = "want the work_dir of `groundhog evaluate CONFIG`"
+    content = load_json(path, remedy)
+    keys = content.keys() if isinstance(content, dict) else set()
+    if not (keys >= ONE_TRUTH or keys >= SEVERAL_SETS):
+        raise InputError(path, "is no evaluation", remedy)
     return content
 
 
