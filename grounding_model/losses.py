@@ -35,6 +35,8 @@ class LossSettings:
     focal_gamma: float = 2.0
     matching: MatchingCosts = field(default_factory=MatchingCosts)
     ignore_iou: float = 0.5  # an unmatched query that overlaps an ignored box this much is not a negative
+    duplicate_weight: float = 1.0  # factor on the negatives of a decoder query that finds an object again
+    duplicate_iou: float = 0.7  # an unmatched query that overlaps a box to be found this much finds it again
     iou_aware: bool = False  # positive tokens aim at the predicted box's IoU, see varifocal_loss
     varifocal_alpha: float = 0.75  # factor on negative tokens there
     encoder_repeats: int = 1  # queries a box is matched with among the encoder's proposals
@@ -56,6 +58,10 @@ def grounding_losses(
     Ignored boxes are matched with nothing, and an unmatched query is taken out of the classification loss where its
     best overlap with an ignored box reaches ignore_iou and exceeds that with any box to be found.
 
+    A detection transformer answers each object once because a second answer is punished, and focal weights punish
+    softly: where k queries look alike their scores settle far above 1/k. duplicate_weight makes that dearer. (Distinct
+    queries as what one-to-one matching needs: DDQ, arXiv 2303.12776, which removes the others before the decoder.)
+
     Raises FloatingPointError where the cost of a match is not finite; see match_queries.
     """
     padded = pad_targets(targets)
@@ -75,12 +81,14 @@ class _QuerySet:
     logits: Tensor  # (B, Q, L)
     boxes: Tensor  # (B, Q, 4)
     matching: Matching
+    one_to_one: bool = False  # an object is to be found by one query alone
 
 
 def _matched_sets(grounding: Grounding, padded: PaddedTargets, settings: LossSettings) -> list[_QuerySet]:
     def matched(prefix: str, logits: Tensor, boxes: Tensor, repeats: int) -> _QuerySet:
         matching = match_queries(logits, boxes, padded, grounding.token_mask, settings.matching, repeats)
-        return _QuerySet(prefix, logits, boxes, matching)
+        one_to_one = prefix != "enc_" and repeats == 1
+        return _QuerySet(prefix, logits, boxes, matching, one_to_one)
 
     last = len(grounding.logits) - 1
     sets = []
@@ -107,7 +115,7 @@ def _set_losses(
 
     named = torch.zeros_like(queries.logits, dtype=torch.float32)  # (B, Q, L)
     named[images, rows] = padded.tokens[images, columns].float()
-    row_weights = (~near_ignored(boxes.detach(), padded, settings.ignore_iou)).float()  # (B, Q)
+    row_weights = _negative_weights(boxes.detach(), padded, queries.one_to_one, settings)
     row_weights[images, rows] = weights
     logits = finite_logits(queries.logits, token_mask)
     if settings.iou_aware:
@@ -124,16 +132,20 @@ def _set_losses(
     }
 
 
-def near_ignored(boxes: Tensor, padded: PaddedTargets, least_iou: float) -> Tensor:
-    """(B, Q, 4) cx, cy, w, h -> (B, Q) bool: the best overlap is with an ignored box and reaches least_iou."""
-    if not padded.ignored.any():
-        return boxes.new_zeros(boxes.shape[:2], dtype=torch.bool)
+def _negative_weights(boxes: Tensor, padded: PaddedTargets, one_to_one: bool, settings: LossSettings) -> Tensor:
+    """(B, Q, 4) cx, cy, w, h -> (B, Q): what a query's classification loss weighs if it is matched with nothing."""
+    weights = boxes.new_ones(boxes.shape[:2])
+    dearer = one_to_one and settings.duplicate_weight != 1 and bool(padded.wanted.any())
+    if not dearer and not padded.ignored.any():
+        return weights
     iou = box_maths.pairwise_iou(
         box_maths.cxcywh_to_xyxy(boxes) * padded.scale, box_maths.cxcywh_to_xyxy(padded.boxes) * padded.scale
     )
     ignored = (iou * padded.ignored[:, None]).amax(-1)
     wanted = (iou * padded.wanted[:, None]).amax(-1)
-    return (ignored >= least_iou) & (ignored > wanted)
+    if dearer:
+        weights = weights.masked_fill(wanted >= settings.duplicate_iou, settings.duplicate_weight)
+    return weights.masked_fill((ignored >= settings.ignore_iou) & (ignored > wanted), 0)
 
 
 def focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:

@@ -183,6 +183,38 @@ def test_ignored_boxes_count_for_nothing_else() -> None:
     assert_same(grounding_losses(grounding, [target]), grounding_losses(grounding, [more]))
 
 
+def test_a_second_answer_costs_as_many_times_more() -> None:
+    second, elsewhere = [0.31, 0.5, 0.2, 0.2], ELSEWHERE
+
+    def gradients(settings: LossSettings) -> Tensor:
+        logits = torch.zeros(1, 1, 3, LENGTH, requires_grad=True)
+        boxes = torch.tensor([[[WANTED, second, elsewhere]]])
+        grounding = grounding_of(logits, boxes, torch.ones(1, LENGTH, dtype=torch.bool))
+        grounding_losses(grounding, [make_target([WANTED])], settings)["loss_cls"].backward()
+        return logits.grad[0, 0]
+
+    plain, dear = gradients(LossSettings()), gradients(LossSettings(duplicate_weight=4.0))
+    torch.testing.assert_close(dear, plain * torch.tensor([[1.0], [4.0], [1.0]]))
+    farther = gradients(LossSettings(duplicate_weight=4.0, duplicate_iou=0.95))
+    torch.testing.assert_close(farther, plain)
+
+
+@pytest.mark.parametrize(("repeats", "layers"), [(1, {"loss_cls", "d0.loss_cls"}), (2, {"loss_cls"})])
+def test_second_answers_are_dearer_only_where_one_is_to_answer(repeats: int, layers: set[str]) -> None:
+    grounding, targets = random_grounding(1), random_targets((2,))
+    settings = LossSettings(auxiliary_repeats=repeats, duplicate_iou=0.0)
+    plain = grounding_losses(grounding, targets, settings)
+    dear = grounding_losses(grounding, targets, replace(settings, duplicate_weight=4.0))
+    assert {name for name in plain if not torch.isclose(plain[name], dear[name])} == layers
+
+
+def test_without_boxes_nothing_is_a_second_answer() -> None:
+    grounding, targets = random_grounding(2), random_targets((0, 0))
+    assert_same(
+        grounding_losses(grounding, targets), grounding_losses(grounding, targets, LossSettings(duplicate_weight=4.0))
+    )
+
+
 def test_focal_loss_follows_its_definition() -> None:
     logits, targets = torch.tensor([-2.0, 0.3, 1.5]), torch.tensor([1.0, 0.0, 1.0])
     for logit, target, loss in zip(logits, targets, focal_loss(logits, targets, 0.25, 2.0)):
