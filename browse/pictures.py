@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from formats.files import write_whole
+
 JPEG_QUALITY = 88
 
 
@@ -20,15 +22,26 @@ def read_picture(path: Path) -> np.ndarray:
         return np.asarray(_upright(image))
 
 
-def reduced_jpeg(path: Path, longest: int) -> bytes:
-    """A JPEG file of the upright picture, its longer side at most `longest` pixels. Raises OSError as read_picture."""
+def reduced_picture(path: Path, longest: int) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of the upright picture, its longer side at most `longest` pixels. Raises OSError likewise."""
     with Image.open(path) as image:
         image.draft("RGB", (longest, longest))  # a JPEG decodes at a half, a quarter or an eighth in less time
         picture = _upright(image)
     picture.thumbnail((longest, longest))
+    return np.asarray(picture)
+
+
+def jpeg_of(picture: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
+    """(H, W, 3) uint8 RGB -> the content of a JPEG file. quality: 1..95."""
     file = io.BytesIO()
-    picture.save(file, format="JPEG", quality=JPEG_QUALITY)
+    Image.fromarray(picture).save(file, format="JPEG", quality=quality)
     return file.getvalue()
+
+
+def write_jpeg(path: Path, picture: np.ndarray) -> None:
+    """Writes (H, W, 3) uint8 RGB as a JPEG file, whole or not at all. Raises OSError where nothing may be written."""
+    with write_whole(path, "wb") as file:
+        file.write(jpeg_of(picture))
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from browse.pictures import reduced_jpeg
+from browse.pictures import jpeg_of, reduced_picture
 from browse.places import add_places, read_places
 from browse.review import Review, StaleRevision
 from formats.claims import claim
@@ -222,7 +222,7 @@ class ReviewHandler(BaseHTTPRequestHandler):
     def _picture(self, number: int, longest: int) -> bytes:
         filename = self.server.review.records[number].filename
         try:
-            return reduced_jpeg(safe_join(self.server.images, filename), longest)
+            return jpeg_of(reduced_picture(safe_join(self.server.images, filename), longest))
         except Exception as error:  # decoders raise what they please on a stranger's bytes
             raise _Refused(HTTPStatus.NOT_FOUND, f"{filename}: {error}") from error
 

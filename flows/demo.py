@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from browse.pictures import write_jpeg
 from flows.measuring import mistakes_of
 from flows.planning import read_manifest
 from flows.policies.suppression import suppress_duplicates
@@ -24,7 +25,7 @@ from flows.rounds import RoundResult
 from flows.self_train_config import GlyphScenes, SelfTrainConfig, read_self_train
 from flows.self_training import Event, evaluate_weights, self_train
 from flows.telling import in_words
-from formats.files import load_json, write_json, write_whole
+from formats.files import load_json, write_json
 from formats.problems import InputError
 from formats.record import Record
 from grounding_model.data import GlyphData
@@ -81,7 +82,7 @@ def run_demo(
         comparisons=comparisons,
         curve_names={"evaluation": "cat, labelled test scenes", "evaluation-source": "all categories, source scenes"},
     )
-    _save_picture(out_dir / PICTURE_NAME, next(iter(comparisons.values())))
+    write_jpeg(out_dir / PICTURE_NAME, comparison_sheet(next(iter(comparisons.values()))[-4:]))
     return DemoResult(result.rounds, source_ap, report, result.weights)
 
 
@@ -195,13 +196,6 @@ def _without_duplicates(record: Record, iou: float) -> Record:
     labels = np.array([instance.label for instance in ranked], dtype=np.int64)
     stays = suppress_duplicates(boxes, labels, iou)
     return replace(record, instances=tuple(instance for instance, kept in zip(ranked, stays) if kept))
-
-
-def _save_picture(path: Path, comparisons: Sequence[Comparison]) -> None:
-    from PIL import Image
-
-    with write_whole(path, "wb") as file:
-        Image.fromarray(comparison_sheet(comparisons[-4:])).save(file, format="JPEG", quality=88)
 
 
 # What is told

@@ -92,9 +92,8 @@ def show_worst(
     folder: Path, benchmark: Benchmark, predictions: Sequence[Record], metric: Metric, score_threshold: float
 ) -> int:
     """Pictures with truth left and prediction right, those with most mistakes first; gives how many were drawn."""
-    from PIL import Image
-
     from browse.draw import draw_record
+    from browse.pictures import write_jpeg
     from browse.sheet import side_by_side
     from grounding_model.image import read_image
 
@@ -103,14 +102,13 @@ def show_worst(
         predictions = _Judged(benchmark, predictions)
     wrong = mistakes_of(benchmark.records, predictions, metric, score_threshold)
     order = sorted(range(len(wrong)), key=lambda place: (-wrong[place], place))[:MOST_PICTURES]
-    folder.mkdir(parents=True, exist_ok=True)
     for rank, place in enumerate(order):
         record = benchmark.records[place]
         guess = predictions[place]
         pixels = read_image(safe_join(benchmark.image_root, record.filename))
         picture = side_by_side(draw_record(pixels, record), draw_record(pixels, worth_showing(guess, metric, least)))
         stem = re.sub(r"[^\w.-]+", "_", Path(record.filename).stem)
-        Image.fromarray(picture).save(folder / f"{rank:03d}_{wrong[place]}_wrong_{stem}.jpg", quality=90)
+        write_jpeg(folder / f"{rank:03d}_{wrong[place]}_wrong_{stem}.jpg", picture)
     return len(order)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from browse.pictures import jpeg_of
 from formats.figures import png_of
 
 if TYPE_CHECKING:
@@ -25,14 +25,17 @@ def page(title: str, body: str, software: str) -> str:
 
 
 def number(value: object) -> str:
+    """With separators of thousands; a dash for what is no whole number."""
     return f"{value:,}" if isinstance(value, int) else "–"
 
 
 def fraction(value: object) -> str:
+    """Three decimals; a dash for what is no number."""
     return f"{value:.3f}" if isinstance(value, int | float) else "–"
 
 
 def section(title: str, content: str) -> str:
+    """content: HTML already."""
     return f"<section><h2>{html.escape(title)}</h2>{content}</section>"
 
 
@@ -55,18 +58,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = Tr
 
 
 def plot(figure: Figure, told: str) -> str:
+    """A figure as an HTML image. told: what stands for it where it cannot be seen."""
     return inline(png_of(figure, PLOT_DPI), "png", told, "plot")
 
 
 def picture(picture: np.ndarray, told: str) -> str:
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, format="JPEG", quality=SHEET_QUALITY)
-    return inline(stream.getvalue(), "jpeg", told, "sheet")
+    """Pixels as an HTML image. picture: (H, W, 3) uint8 RGB. told: what stands for it where it cannot be seen."""
+    return inline(jpeg_of(picture, SHEET_QUALITY), "jpeg", told, "sheet")
 
 
 def inline(content: bytes, kind: str, told: str, role: str) -> str:
+    """An HTML image that carries its own file. kind: "png" or "jpeg". role: its class in the page's style."""
     encoded = base64.b64encode(content).decode("ascii")
     return f'<img class="{role}" alt="{html.escape(told)}" src="data:image/{kind};base64,{encoded}">'
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from browse.draw import draw_record
+from browse.pictures import reduced_picture
 from browse.sheet import contact_sheet
 from flows import pages
 from flows.filtering import versioned
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REPORT_NAME = "report.html"
+DRAWN_SIDE = 640  # pixels at most; a sheet shows half of it
 LABEL_PICTURES = 12  # of each round's labels
 QUARANTINE_ROWS = 100
 COUNT_ROWS = 12  # categories or phrases whose number of boxes changed most
@@ -384,15 +386,10 @@ def _label_sheet(entry: RoundOnDisk) -> str:
 
 
 def _drawn(records: Iterable[Record], image_root: Path) -> Iterable[np.ndarray]:
-    from PIL import Image, ImageOps
-
     for record in records:
         try:
-            with Image.open(safe_join(image_root, record.filename)) as file:
-                file.draft("RGB", (640, 640))
-                image = ImageOps.exif_transpose(file).convert("RGB")
-            image.thumbnail((640, 640))
-            yield draw_record(np.asarray(image), record)
+            image = reduced_picture(safe_join(image_root, record.filename), DRAWN_SIDE)
+            yield draw_record(image, record)
         except (OSError, InputError):  # it has moved since it was labelled
             continue
 
