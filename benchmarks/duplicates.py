@@ -1,25 +1,31 @@
-"""What it costs a model to find the same object twice, on scenes of the glyph world that nobody labelled.
+"""What it costs a model to find the same object twice.
 
     python benchmarks/duplicates.py glyph-tiny work_dirs/…/model.safetensors [--seed 1000] [--scenes 150]
+    python benchmarks/duplicates.py --config configs/evaluate_raccoon.toml work_dirs/…/model.safetensors
 
-prints a Markdown table, a model a row: COCO AP of "cat" as the model answers, and after greedy NMS at an IoU of 0.7. A
-detection transformer is trained to answer once and judged without NMS; where the two differ much, it forgot to.
+prints a Markdown table, a model a row: COCO AP as the model answers, and after greedy NMS at an IoU of 0.7; of "cat" on
+scenes of the glyph world, or on the labelled objects of an evaluation's configuration. A detection transformer is
+trained to answer once and judged without NMS; where the two differ much, it forgot to.
 """
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from flows.benchmarks import Benchmark, OdinwSuite, open_benchmark
+from flows.evaluation import EvaluateConfig
 from flows.policies.suppression import suppress_duplicates
 from formats.record import Record
+from formats.toml_config import read_config
 from grounding_model import load_detector
+from grounding_model.data import GlyphData
 from grounding_model.evaluate import CocoResult, evaluate_coco
-from grounding_model.glyphs import categories_of, draw_scene
 
-DOMAIN = "cats"
 IOU = 0.7
 BATCH = 8
 FLOOR = 0.01
@@ -33,9 +39,10 @@ def without_duplicates(record: Record) -> Record:
     return replace(record, instances=tuple(instance for instance, stay in zip(ranked, stays) if stay))
 
 
-def measured(weights: str, images: list[np.ndarray], truth: list[Record]) -> tuple[CocoResult, CocoResult]:
+def measured(weights: str, benchmark: Benchmark) -> tuple[CocoResult, CocoResult]:
     """As the model answers, and without duplicates."""
-    names = categories_of(DOMAIN, "od")
+    truth, names = list(benchmark.records), benchmark.names
+    images = [Path(benchmark.image_root) / record.filename for record in truth]
     answers = load_detector(weights).predict(images, list(names), score_threshold=FLOOR, batch_size=BATCH)
     found = [replace(answer, filename=record.filename) for answer, record in zip(answers, truth)]
     return evaluate_coco(truth, found, names), evaluate_coco(truth, [without_duplicates(each) for each in found], names)
@@ -44,15 +51,23 @@ def measured(weights: str, images: list[np.ndarray], truth: list[Record]) -> tup
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", nargs="+")
+    parser.add_argument("--config", type=Path, help="a TOML file of groundhog evaluate, whose truth is taken")
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--scenes", type=int, default=150)
     options = parser.parse_args()
-    drawn = [draw_scene(DOMAIN, options.seed, index) for index in range(options.scenes)]
-    images, truth = [image for image, _ in drawn], [record for _, record in drawn]
-    print("| model | AP | AP50 | AP without duplicates | AP50 |\n|:--|--:|--:|--:|--:|")
-    for weights in options.weights:
-        plain, single = measured(weights, images, truth)
-        print(f"| {weights} | {plain.ap:.3f} | {plain.ap50:.3f} | {single.ap:.3f} | {single.ap50:.3f} |", flush=True)
+    truth = GlyphData("cats", count=options.scenes, seed=options.seed)
+    if options.config is not None:
+        truth = read_config(options.config, EvaluateConfig).truth
+        if isinstance(truth, OdinwSuite):
+            parser.error(f"{options.config}: several sets; want a configuration of one")
+    with TemporaryDirectory(prefix="groundhog-") as folder:
+        benchmark = open_benchmark(truth, Path(folder))
+        print("| model | AP | AP50 | AP without duplicates | AP50 |\n|:--|--:|--:|--:|--:|")
+        for weights in options.weights:
+            plain, single = measured(weights, benchmark)
+            print(
+                f"| {weights} | {plain.ap:.3f} | {plain.ap50:.3f} | {single.ap:.3f} | {single.ap50:.3f} |", flush=True
+            )
 
 
 if __name__ == "__main__":
