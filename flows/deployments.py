@@ -21,9 +21,9 @@ from pydantic import BaseModel, ConfigDict
 
 from flows import tasks
 from flows.artifacts import Storyteller
-from flows.inference import BATCH_SIZE
 from flows.initializing import CONFIG_DIR, PREFIX
 from flows.pausing import wait_in_flow
+from flows.planning import BATCH_SIZE
 from flows.self_train_config import read_self_train
 from flows.self_training import self_train as run_rounds
 from flows.server import prefect_server

@@ -26,9 +26,9 @@ from flows.benchmarks import (
     only,
     open_benchmark,
 )
-from flows.inference import BATCH_SIZE, infer, missing_shards
+from flows.inference import infer, missing_shards
 from flows.measuring import SHOWN_SCORE, measure
-from flows.planning import MANIFEST_NAME, MAX_PER_IMAGE, SHARD_SIZE, Manifest, plan, software_version
+from flows.planning import BATCH_SIZE, MANIFEST_NAME, MAX_PER_IMAGE, SHARD_SIZE, Manifest, plan, software_version
 from flows.workers import HeldDetectors, Lender, Predictor, Workers, devices_of, lender_of
 from formats.files import write_json
 from formats.images import safe_join

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from flows.planning import Manifest, SourceLine, check_source, read_lines, read_manifest
+from flows.planning import BATCH_SIZE, Manifest, SourceLine, check_source, read_lines, read_manifest
 from flows.quarantine import filename_in, reason_of
 from flows.views import Mirrored
 from flows.workers import ONE_EACH, HeldDetectors, Lender, Predictor, Workers, devices_of, lender_of
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHECKING = 8  # threads that read finished shards
-BATCH_SIZE = 4  # images the detector sees at once; results do not depend on it
 
 
 class Image(NamedTuple):

@@ -23,6 +23,7 @@ from formats.storage import absolute, as_path, is_address
 MANIFEST_NAME = "manifest.json"
 SCORE_FLOOR = 0.05  # 0..1; candidates above it are kept, so that a threshold is chosen without the model
 MAX_PER_IMAGE = 300  # boxes, as the reference keeps
+BATCH_SIZE = 4  # images the detector sees at once; results depend on it in their last bits alone
 SHARD_SIZE = 64  # lines; a run that is killed loses the shards that it was at work on
 MAX_SHARDS = 20_000  # files that a folder and its listing bear well; a scheduler sees them in groups
 

@@ -17,9 +17,9 @@ from typing import Any, Literal, NamedTuple
 from flows.boxes import boxes_by_name
 from flows.evaluation import evaluate
 from flows.filtering import filter_candidates
-from flows.inference import BATCH_SIZE, infer, missing_shards
+from flows.inference import infer, missing_shards
 from flows.merging import merge
-from flows.planning import Manifest, asked_label_map, plan
+from flows.planning import BATCH_SIZE, Manifest, asked_label_map, plan
 from flows.policies.calibration import judge
 from flows.policies.policy import Policy
 from flows.training import between, train

@@ -9,8 +9,7 @@ from typing import Literal
 from flows.benchmarks import BenchmarkData
 from flows.filtering import Policy
 from flows.gate import Gate
-from flows.inference import BATCH_SIZE
-from flows.planning import MAX_PER_IMAGE, SCORE_FLOOR, SHARD_SIZE
+from flows.planning import BATCH_SIZE, MAX_PER_IMAGE, SCORE_FLOOR, SHARD_SIZE
 from flows.views import View
 from flows.workers import Workers
 from formats.problems import InputError

@@ -18,7 +18,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from flows import bootstrapping, filtering, inference, merging, planning, self_training, training
 from flows.artifacts import artifact_key, name_of_group, named_by_round
 from flows.inference import missing_shards
-from flows.planning import Manifest, check_source, read_manifest
+from flows.planning import BATCH_SIZE, Manifest, check_source, read_manifest
 from flows.workers import ONE_EACH, Workers, devices_of, held_detectors, let_go
 from formats.claims import claim
 from formats.problems import InputError
@@ -60,9 +60,7 @@ def label_shards(
     return len(missing)
 
 
-def infer(
-    manifest: Manifest | str | Path, *, workers: Workers = ONE_EACH, batch_size: int = inference.BATCH_SIZE
-) -> list[Path]:
+def infer(manifest: Manifest | str | Path, *, workers: Workers = ONE_EACH, batch_size: int = BATCH_SIZE) -> list[Path]:
     """Maps label_shards over groups of the shards that are missing, with a progress artifact; call it inside a flow.
 
     Raises as flows.inference.infer.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flows.commands import filter
 from flows.commands.shared import add_looking, add_model, add_overrides, command, names, tell
-from flows.planning import SCORE_FLOOR, SHARD_SIZE
+from flows.planning import BATCH_SIZE, SCORE_FLOOR, SHARD_SIZE
 from formats.problems import InputError
 
 
@@ -120,6 +120,7 @@ def _add_infer(commands) -> None:
     )
     add_model(parser)
     add_looking(parser)
+    parser.set_defaults(batch_size=BATCH_SIZE)
     parser.add_argument(
         "--devices", metavar="A,B", help="a model on each: cuda:0,cuda:1 (cpu,cpu: two); auto is every GPU"
     )

@@ -42,7 +42,7 @@ def add_looking(parser: argparse.ArgumentParser) -> None:
         "--max-per-img", type=int, default=MAX_PER_IMAGE, metavar="N", help="boxes an image (default %(default)s)"
     )
     parser.add_argument("--chunked-size", type=int, metavar="N", help="categories a prompt, for long lists")
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at once (default 1)")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at once (default %(default)s)")
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
