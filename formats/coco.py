@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from formats.files import write_json
 from formats.json_stream import JsonItem, PackedItems, stream_json
 from formats.losses import Losses, check_category, count_losses, count_unread, refuse_caption
-from formats.problems import InputError, handed_to, want_one_of
+from formats.problems import InputError, handed_to, refused, want_one_of
 from formats.record import Box, Instance, Record, Region
 
 _WANT_RESULTS = 'want a COCO results file: [{"image_id": 1, "category_id": 1, "bbox": [...], "score": 0.5}]'
@@ -168,7 +168,7 @@ def record_of(
     try:
         return Record(filename, height, width, instances, caption, regions)
     except ValueError as error:
-        raise InputError(place, str(error)) from error
+        raise refused(place, error) from error
 
 
 def size_of(image: Mapping, place: str) -> tuple[int, int]:
@@ -273,7 +273,7 @@ def _instance(entry: Mapping, categories: Mapping[Any, tuple[int, str]], place: 
     try:
         return Instance(box, label, name, entry.get("score"), ignore=_ignored(entry))
     except (TypeError, ValueError) as error:
-        raise InputError(place, str(error)) from error
+        raise refused(place, error) from error
 
 
 def _ignored(entry: Mapping) -> bool:

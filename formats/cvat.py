@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from formats.files import write_whole
 from formats.losses import Losses, check_category, count_losses, refuse_caption
-from formats.problems import InputError, want_one_of
+from formats.problems import InputError, refused, want_one_of
 from formats.record import Box, Instance, Record
 from formats.voc import xml_root
 
@@ -74,14 +74,14 @@ def _record(image: ElementTree.Element, labels: Mapping[str, int], place: str) -
         try:
             instances.append(Instance(box, labels[name], name))
         except ValueError as error:
-            raise InputError(where, str(error)) from error
+            raise refused(where, error) from error
     height, width = (_number(_attribute(image, side, place), place) for side in ("height", "width"))
     try:
         return Record(_attribute(image, "name", place), int(height), int(width), tuple(instances))
     except ValueError as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(place, str(error)) from error
+        raise refused(place, error) from error
 
 
 def _box(shape: ElementTree.Element, place: str) -> Box:

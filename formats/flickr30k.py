@@ -14,7 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from formats.losses import Losses
-from formats.problems import InputError
+from formats.problems import InputError, refused
 from formats.record import Box, Record, Region, Span
 from formats.voc import size_in, voc_box, voc_text, xml_root
 
@@ -45,7 +45,7 @@ def read_flickr30k(root: str | Path, split: str | Path | None = None, losses: Lo
             try:
                 yield Record(f"{image_id}.jpg", height, width, caption=caption, regions=regions)
             except ValueError as error:
-                raise InputError(f"{path}:{number}", str(error)) from error
+                raise refused(f"{path}:{number}", error) from error
 
 
 def _folder(root: Path, name: str) -> Path:

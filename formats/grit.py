@@ -15,7 +15,7 @@ from typing import Any
 from formats.coco import needed, size_of
 from formats.json_stream import stream_json
 from formats.losses import Losses, count_unread
-from formats.problems import InputError
+from formats.problems import InputError, refused
 from formats.record import Box, Record, Region, Span
 
 _READ = frozenset({"key", "caption", "height", "width", "ref_exps", "status"})
@@ -108,7 +108,7 @@ def _record(sample: Mapping, place: str) -> Record:
     except InputError:
         raise
     except (ValueError, OverflowError) as error:  # the latter: a size beyond all floats
-        raise InputError(place, str(error)) from error
+        raise refused(place, error) from error
 
 
 def _regions(sample: Mapping, caption: str, height: int, width: int, place: str) -> tuple[Region, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from formats.files import load_json, write_whole
 from formats.losses import Losses, count_losses, refuse_caption
-from formats.problems import InputError, want_one_of
+from formats.problems import InputError, refused, want_one_of
 from formats.record import Instance, Record
 
 _LOCAL_FILES = "/data/local-files/?d="  # Label Studio's address of a file below its local storage
@@ -85,7 +85,7 @@ def _record(task: Mapping, result: list[dict] | None, labels: Mapping[str, int],
     try:
         return Record(filename, height, width, instances)
     except ValueError as error:
-        raise InputError(place, str(error)) from error
+        raise refused(place, error) from error
 
 
 def _instance(entry: Mapping, labels: Mapping[str, int], height: int, width: int, place: str) -> Instance:

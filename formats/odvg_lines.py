@@ -15,7 +15,7 @@ from typing import Any
 
 from formats.losses import Losses, count_unread
 from formats.phrases import with_spans_found
-from formats.problems import InputError, did_you_mean
+from formats.problems import InputError, did_you_mean, refused
 from formats.record import PLACEHOLDER_BOX, Box, Instance, Record, Region, Span, checked_instance, checked_region
 
 QUARANTINED = "quarantined"  # the key of a line that stands for an image which could not be labelled
@@ -74,7 +74,7 @@ def record_from_line(line: Mapping[str, Any], place: str, losses: Losses | None 
     try:
         return Record(filename, height, width, instances, caption, regions)
     except ValueError as error:
-        raise _refused(place, "", error) from error
+        raise refused(place, error) from error
 
 
 def _instances(detection: Mapping, place: str, losses: Losses | None) -> tuple[Instance, ...]:
@@ -159,7 +159,7 @@ def _instance(entry: Any, place: str, index: int, losses: Losses | None) -> Inst
     try:
         return Instance(box, label, category, score[0] if score else None, weight, ignore)
     except ValueError as error:
-        raise _refused(place, where, error) from error
+        raise refused(place, error, where) from error
 
 
 def _grounding(grounding: Mapping, place: str, losses: Losses | None) -> tuple[str, tuple[Region, ...] | None]:
@@ -193,7 +193,7 @@ def _region(entry: Any, place: str, index: int, losses: Losses | None) -> Region
     try:
         return Region(boxes, phrase, spans, scores, weight, ignore)
     except ValueError as error:
-        raise _refused(place, where, error) from error
+        raise refused(place, error, where) from error
 
 
 # Values
@@ -293,12 +293,6 @@ _EXAMPLES = {
     "category": '"category": the name of the label in the label map',
     "phrase": '"phrase": the words of the caption that name the boxes',
 }
-
-
-def _refused(place: str, where: str, error: ValueError) -> InputError:
-    """A record's own refusal, `what; remedy`, with its place."""
-    what, _, remedy = str(error).partition("; ")
-    return InputError(place, where + what, remedy)
 
 
 def text_of(value: Any) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from formats.images import image_size, safe_join
 from formats.losses import Losses
-from formats.problems import InputError
+from formats.problems import InputError, refused
 from formats.record import Instance, Record
 
 _FLAGS = ("IsOccluded", "IsTruncated", "IsDepiction", "IsInside")
@@ -102,4 +102,4 @@ def _instance(
         box = (x1 * width, y1 * height, x2 * width, y2 * height)
         return Instance(box, label, name, ignore=line.get("IsGroupOf") == "1")
     except ValueError as error:
-        raise InputError(place, str(error)) from error
+        raise refused(place, error) from error

@@ -40,6 +40,15 @@ def want_one_of(known: Iterable[object], given: object) -> str:
     return did_you_mean(words, given) or f"want one of {', '.join(words)}"
 
 
+def refused(place: object, error: Exception, where: str = "") -> InputError:
+    """A value's own refusal, `what; remedy`, as formats.record has it, with its place.
+
+    where: what of the place it is, put before the words.
+    """
+    what, _, remedy = str(error).partition("; ")
+    return InputError(place, where + what, remedy)
+
+
 @contextmanager
 def handed_to(on_problem: Callable[[InputError], None] | None) -> Iterator[None]:
     """Hands an InputError of the block to `on_problem`; without one it goes on its way."""

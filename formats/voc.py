@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 from formats.files import write_whole_folder
 from formats.images import image_size, safe_join
 from formats.losses import Losses, check_category, count_losses, refuse_caption
-from formats.problems import InputError, handed_to, want_one_of
+from formats.problems import InputError, handed_to, refused, want_one_of
 from formats.record import Box, Instance, Record
 
 LABEL_MAP_NAME = "labelmap.txt"
@@ -140,7 +140,7 @@ def _instance(entry: ElementTree.Element, labels: dict[str, int], place: str) ->
     except InputError:
         raise
     except ValueError as error:
-        raise InputError(place, str(error)) from error
+        raise refused(place, error) from error
 
 
 def voc_box(entry: ElementTree.Element, place: str) -> Box:

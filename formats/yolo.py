@@ -17,7 +17,7 @@ from formats.files import read_text, write_whole_folder
 from formats.images import image_size, list_images, safe_join
 from formats.label_map import read_category_names
 from formats.losses import Losses, check_category, count_losses, refuse_caption
-from formats.problems import InputError, handed_to
+from formats.problems import InputError, handed_to, refused
 from formats.record import Box, Instance, Record
 
 _log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def _instances(path: Path, names: Sequence[str], height: int, width: int, losses
             box = (x1 * width, y1 * height, x2 * width, y2 * height)
             yield Instance(box, int(label), names[int(label)], score)
         except ValueError as error:
-            raise InputError(place, str(error)) from error
+            raise refused(place, error) from error
 
 
 def _numbers(line: str, place: str) -> list[float]:

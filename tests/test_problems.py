@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from formats.problems import did_you_mean, want_one_of
+from formats.problems import did_you_mean, refused, want_one_of
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,9 @@ def test_a_word_that_looks_like_a_known_one_is_answered_with_that_one_and_any_ot
 def test_how_alike_words_must_be_is_the_askers_choice():
     assert did_you_mean(["score"], "cores", similarity=0.6) == "did you mean 'score'?"
     assert did_you_mean(["score"], "cores", similarity=0.9) == ""
+
+
+def test_a_values_own_refusal_keeps_its_words_and_gets_a_place():
+    error = refused("a.json:3", ValueError("score 2 is outside 0..1; want a fraction; or none"), "instance 0: ")
+    assert (error.what, error.remedy) == ("instance 0: score 2 is outside 0..1", "want a fraction; or none")
+    assert str(error) == "a.json:3: instance 0: score 2 is outside 0..1; want a fraction; or none"
