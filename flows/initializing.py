@@ -127,6 +127,12 @@ rounds = 2  # trainings; labels are made once more than that
 [policy]
 score_threshold = 0.5  # a label scores more; look at v1 and move it, the model is not run again
 ignore_from = 0.25  # what lies between says neither yes nor no
+# What made the best labels where the truth was known, docs/label_quality.md: names of what yours are mistaken for, and
+# more looks at each image. Scores fall with each, and the two thresholds have to follow.
+# distractors = ["…"]
+
+# [labelling]
+# views = [{{mirrored = true}}]
 
 # Labelled images that no round sees, to know whether a round gained; without them drift of the labels alone is judged.
 # [evaluation]
