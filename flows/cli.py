@@ -15,6 +15,9 @@ from formats.problems import InputError
 # In the order of `groundhog --help`.
 FAMILIES = (init, pipeline, rounds, detect, evaluate, train, forgetting, quality, data, weights)
 
+# A place was named that cannot be what it is named for. Any other OSError, such as a full disk, is a run that failed.
+WRONG_PLACES = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+
 DESCRIPTION = """\
 Turns a folder of unlabelled images into a labelled data set and a better detector, round after round.
 
@@ -42,6 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()  # the reader of our output went away
         return 1
     except (RuntimeError, OSError) as error:
+        if isinstance(error, WRONG_PLACES) and error.filename is not None:
+            place = error.filename2 or error.filename
+            print(f"groundhog: {place}: {error.strerror}; want a place that you may read and write", file=sys.stderr)
+            return 2
         print(f"groundhog: failed: {error}", file=sys.stderr)
         return 1
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from flows.commands.shared import command, names, tell
 from formats.problems import InputError
+from formats.storage import as_path
 
 # Flags that are settings of a Policy under the same name; None leaves its default.
 SETTINGS = (
@@ -71,6 +72,8 @@ def _filter(options: argparse.Namespace) -> int:
         distractors=tuple(names(options.distractors)) if options.distractors else (),
         **given,
     )
+    if options.reviewed and not as_path(options.reviewed).is_file():
+        raise InputError(options.reviewed, "no such file", "want the lines that a person corrected")
     result = filter_candidates(options.work_dir, policy, options.out, views=options.view, reviewed=options.reviewed)
     dropped = ", ".join(f"{reason} {count}" for reason, count in result.counts["dropped"].items())
     print(f"{result.counts['kept']} boxes in {result.counts['lines']} lines: {result.labels}")
