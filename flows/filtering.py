@@ -17,7 +17,7 @@ import numpy as np
 
 from flows.boxes import boxes_by_name
 from flows.inference import missing_shards, parse_line
-from flows.planning import Manifest, check_source, read_lines, read_manifest
+from flows.planning import Manifest, as_manifest, check_source, read_lines
 from flows.policies.apply import Candidate, Label, apply_policy, merge_views
 from flows.policies.calibration import calibrate, judge, precision_threshold
 from flows.policies.policy import Mixture, Policy, Quantile, TargetPrecision
@@ -63,7 +63,7 @@ def filter_candidates(
     Raises InputError while shards are missing, for a view that is none of this plan, and for a category that the plan
     does not know.
     """
-    manifest, *others = (each if isinstance(each, Manifest) else read_manifest(each) for each in (manifest, *views))
+    manifest, *others = map(as_manifest, (manifest, *views))
     out = as_path(out) if out is not None else versioned(manifest.source, 1)
     _check(manifest, others, policy, out)
     looks = (manifest, *others)

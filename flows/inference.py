@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from flows.planning import BATCH_SIZE, Manifest, SourceLine, check_source, read_lines, read_manifest
+from flows.planning import BATCH_SIZE, Manifest, SourceLine, as_manifest, check_source, read_lines
 from flows.quarantine import filename_in, reason_of
 from flows.views import Mirrored
 from flows.workers import ONE_EACH, HeldDetectors, Lender, Predictor, Workers, devices_of, lender_of
@@ -72,7 +72,7 @@ def infer(
     """
     if workers.runner != "threads":
         raise InputError("workers.runner", "Ray works inside a Prefect flow", "want the deployment infer/stage")
-    manifest = manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
+    manifest = as_manifest(manifest)
     with claim(manifest.work_dir):
         missing = missing_shards(manifest)
         if missing:
@@ -171,7 +171,7 @@ def missing_shards(manifest: Manifest, among: Sequence[int] | None = None) -> li
 
 def problems_of(manifest: Manifest | str | Path) -> list[ImageProblem]:
     """The lines and images of a plan that could not be labelled, in the order of their lines."""
-    manifest = manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
+    manifest = as_manifest(manifest)
     return [
         problem for shard in manifest.shards for problem in read_candidates(manifest.shard_path(shard.index)).problems
     ]
@@ -191,7 +191,7 @@ def label_shard(
     dealt with. An error that is no fault of the input is raised when not one image of the shard comes through, and
     InputError when the plan's settings or prompt cannot work.
     """
-    manifest = manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
+    manifest = as_manifest(manifest)
     labelled: list[ImageCandidates] = []
     problems: list[ImageProblem] = []
     lines = list(read_lines(manifest.source, manifest.shards[index]))

@@ -188,6 +188,11 @@ def read_manifest(path: str | Path) -> Manifest:
     return manifest
 
 
+def as_manifest(plan: Manifest | str | Path) -> Manifest:
+    """A plan that is given as itself, or by where it lies. Raises InputError as read_manifest."""
+    return plan if isinstance(plan, Manifest) else read_manifest(plan)
+
+
 def check_source(manifest: Manifest) -> None:
     """Raises InputError when the source is not the file that was planned: its shards would be other lines."""
     if not as_path(manifest.source).is_file():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.inference import parse_line
-from flows.planning import Manifest, read_lines, read_manifest
+from flows.planning import Manifest, as_manifest, read_lines
 from formats.files import load_json, write_json
 from formats.odvg_lines import is_quarantined
 from formats.problems import InputError
@@ -49,7 +49,7 @@ def add_corrections(manifest: Manifest, file: str | Path, number: int) -> int:
 
 def approve(manifest: Manifest | str | Path, policy: Mapping[str, Any]) -> Path:
     """Writes that a person agrees to go on after the round of this plan; another plan or policy asks again."""
-    manifest = manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
+    manifest = as_manifest(manifest)
     path = manifest.work_dir / APPROVAL_NAME
     write_json(path, _approved(manifest, policy))
     return path

@@ -18,7 +18,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from flows import bootstrapping, filtering, inference, merging, planning, self_training, training
 from flows.artifacts import artifact_key, name_of_group, named_by_round
 from flows.inference import missing_shards
-from flows.planning import BATCH_SIZE, Manifest, check_source, read_manifest
+from flows.planning import BATCH_SIZE, Manifest, as_manifest, check_source, read_manifest
 from flows.workers import ONE_EACH, Workers, devices_of, held_detectors, let_go
 from formats.claims import claim
 from formats.problems import InputError
@@ -65,7 +65,7 @@ def infer(manifest: Manifest | str | Path, *, workers: Workers = ONE_EACH, batch
 
     Raises as flows.inference.infer.
     """
-    manifest = manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
+    manifest = as_manifest(manifest)
     with claim(manifest.work_dir):
         missing = missing_shards(manifest)
         if missing:
