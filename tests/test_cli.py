@@ -58,6 +58,7 @@ WRONG_INPUTS = [
     ("train none.toml", "none.toml: does not exist; want"),
     ("train loop.toml", "loop.toml: name: is no setting; want"),
     ("evaluate none.toml", "none.toml: does not exist; want"),
+    ("check x_od.json --images none", "none: no such folder; want"),
     ("convert voc odvg none out.json", "none: "),
     ("convert coco odvg none.json out.json", "none.json: "),
     ("convert yolo odvg images out.json", "convert yolo: images or categories are not given; want"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flows.commands.shared import command, names
 from formats.problems import InputError
+from formats.storage import as_path
 
 
 def add(commands) -> None:
@@ -74,6 +75,8 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
 
 def _given_source(options: argparse.Namespace) -> dict:
     """What the readers and writers of formats ask for, by their own names."""
+    if options.images and not as_path(options.images).is_dir():
+        raise InputError(options.images, "no such folder", "want the folder of the images")
     return {
         "image_dir": options.images,
         "categories": names(options.categories) if options.categories else None,
