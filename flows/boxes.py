@@ -1,4 +1,4 @@
-"""The boxes of a record by what they show, and how far boxes overlap."""
+"""The boxes of a record by what they show, how far boxes overlap, and which of them belong together."""
 
 from __future__ import annotations
 
@@ -32,3 +32,14 @@ def pairwise_iou(boxes: Sequence[Box] | np.ndarray, others: Sequence[Box] | np.n
     overlap = np.clip(sides, 0.0, None).prod(axis=-1)
     union = (one[..., 2:] - one[..., :2]).prod(axis=-1) + (other[..., 2:] - other[..., :2]).prod(axis=-1) - overlap
     return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+
+
+def best_pairs(worth: np.ndarray, least: float) -> list[tuple[int, int]]:
+    """(N, M) numbers above 0 -> pairs of row and column, best first, each row and column once, none below `least`."""
+    left = worth.copy()
+    pairs: list[tuple[int, int]] = []
+    while left.size and left.max() >= least:
+        row, column = divmod(int(left.argmax()), left.shape[1])
+        pairs.append((row, column))
+        left[row, :] = left[:, column] = -1.0
+    return pairs

@@ -13,7 +13,7 @@ import numpy as np
 
 from flows.asking import Answers
 from flows.benchmarks import Benchmark, Metric
-from flows.boxes import pairwise_iou
+from flows.boxes import best_pairs, pairwise_iou
 from formats.problems import InputError
 from formats.record import Instance, Record
 
@@ -143,18 +143,15 @@ def match_boxes(truth: Record, found: Record) -> list[tuple[Instance | None, Ins
     """
     true = [each for each in truth.instances or () if not each.ignore]
     guesses = [each for each in found.instances or () if (each.score or 0.0) >= SHOWN_SCORE]
-    pairs: list[tuple[Instance | None, Instance | None]] = []
     ious = pairwise_iou([each.box for each in true], [each.box for each in guesses])
     # Of boxes that lie alike, the one that is named rightly is the match.
     same = np.array([[one.category == other.category for other in guesses] for one in true]).reshape(ious.shape)
-    worth = np.where(ious >= MATCH_IOU, ious + same, -1.0)
-    while worth.size and worth.max() > 0:
-        row, column = np.unravel_index(worth.argmax(), worth.shape)
-        pairs.append((true[row], guesses[column]))
-        worth[row, :] = worth[:, column] = -1.0
-    matched = {id(one) for pair in pairs for one in pair}
-    pairs += [(each, None) for each in true if id(each) not in matched]
-    return pairs + [(None, each) for each in guesses if id(each) not in matched]
+    worth = np.where(ious >= MATCH_IOU, ious + same, 0.0)
+    matched = best_pairs(worth, MATCH_IOU)
+    rows, columns = {row for row, _ in matched}, {column for _, column in matched}
+    pairs: list[tuple[Instance | None, Instance | None]] = [(true[row], guesses[column]) for row, column in matched]
+    pairs += [(each, None) for row, each in enumerate(true) if row not in rows]
+    return pairs + [(None, each) for column, each in enumerate(guesses) if column not in columns]
 
 
 def confusion(truth: Sequence[Record], predictions: Sequence[Record], names: Sequence[str]) -> np.ndarray:
