@@ -221,7 +221,7 @@ def plot_forgetting(path: Path, curves: Sequence[ForgettingCurve], title: str = 
     )
     for point in mean.points:
         axes.annotate(f"alpha {point.alpha:g}", (point.kept, point.target), textcoords="offset points", xytext=(8, 6))
-    axes.set(xlabel=f"held out: {', '.join(mean.held_out)}", ylabel=f"target: {mean.target}", title=title)
+    axes.set(xlabel=f"held out, AP: {', '.join(mean.held_out)}", ylabel=f"target, AP: {mean.target}", title=title)
     axes.margins(0.12)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="best")

@@ -14,9 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from flows.boxes import boxes_by_name, pairwise_iou
+from flows.boxes import best_pairs, boxes_by_name, pairwise_iou
 from flows.inference import parse_line
 from flows.measuring import MATCH_IOU
 from flows.planning import read_lines
@@ -215,12 +213,8 @@ def _pairs(before: str | Path, after: str | Path) -> Iterator[tuple[Record, Reco
 def _matched(before: Sequence[Box], after: Sequence[Box]) -> Counter[str]:
     """How many boxes are the same, moved, gained and lost: pairs of the best overlap first."""
     ious = pairwise_iou(before, after)
-    met: list[float] = []
-    while ious.size and ious.max() >= MATCH_IOU:
-        row, column = np.unravel_index(ious.argmax(), ious.shape)
-        met.append(float(ious[row, column]))
-        ious[row, :] = ious[:, column] = -1.0
-    moved = sum(iou < MOVED_IOU for iou in met)
+    met = [ious[pair] for pair in best_pairs(ious, MATCH_IOU)]
+    moved = sum(bool(iou < MOVED_IOU) for iou in met)
     found = {
         "same": len(met) - moved,
         "moved": moved,

@@ -27,7 +27,7 @@ def write_quality_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
         file.write(told + "\n")
     write_figure(config.train.work_dir / CURVES_NAME, _curves(config, pieces))
     if pieces:
-        write_figure(config.train.work_dir / BARS_NAME, _bars(config, pieces))
+        write_figure(config.train.work_dir / BARS_NAME, _ladder(config, pieces))
     return told
 
 
@@ -120,8 +120,8 @@ def _curves(config: QualityConfig, pieces: Sequence[Piece]) -> Figure:
     return figure
 
 
-def _bars(config: QualityConfig, pieces: Sequence[Piece]) -> Figure:
-    """AP of the retrained model on the target, and on the source where it was measured; a dot a seed."""
+def _ladder(config: QualityConfig, pieces: Sequence[Piece]) -> Figure:
+    """AP of the retrained model on the target, and on the source where it was measured; a dot is a seed."""
     parts: list[tuple[str, Callable[[Piece], Sequence[float]]]] = [("target", lambda piece: piece.target)]
     if any(piece.source for piece in pieces):
         parts.append(("source, all categories", lambda piece: piece.source))
@@ -135,11 +135,14 @@ def _bars(config: QualityConfig, pieces: Sequence[Piece]) -> Figure:
     for axes, (title, figures_of) in zip(panels, parts):
         for place, (_, number, own) in enumerate(rows):
             after = [figures_of(piece)[number] for piece in own]
-            axes.barh(place, fmean(after), color="C0", alpha=0.6)
-            axes.plot(after, [place] * len(after), "o", color="black", markersize=3)
+            # No bars: these would have to begin at 0, where all of them look alike.
+            axes.plot(after, [place] * len(after), "o", color="C0", alpha=0.7, markersize=5)
+            axes.plot(fmean(after), place, "|", color="black", markersize=13, markeredgewidth=2)
         before = fmean(figures_of(piece)[0] for piece in pieces)
         axes.axvline(before, color="C3", linestyle="--", linewidth=1, label="before")
-        axes.set(title=f"AP after retraining: {title}", xlim=(max(0.0, before - 0.15), None))
+        axes.set(title=title, xlabel="COCO AP after retraining")
         axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
-        axes.legend(fontsize=8, loc="lower right")
+        axes.grid(alpha=0.3)
+        axes.locator_params(axis="x", nbins=6)
+        axes.legend(fontsize=8, loc="best")
     return figure

@@ -3,11 +3,16 @@
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.paths import GOLDEN
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: they share the cores, and torch comes later
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What a property is worth does not hang on how busy the machine is.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
