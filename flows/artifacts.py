@@ -89,17 +89,22 @@ def version_of(*places: object) -> str:
     return f"v{max(numbers)}" if numbers else ""
 
 
+def look_of(*places: object) -> str:
+    """Which look at the images a place belongs to: "v2", at a further look of that round "v2, view 1", else ""."""
+    views = (re.fullmatch(r"view-(\d+)", Path(place).name) for place in places if isinstance(place, str | Path))
+    view = next((f"view {found[1]}" for found in views if found), "")
+    return ", ".join(filter(None, (version_of(*places), view)))
+
+
 def named_by_round(stage: str) -> Callable[[], str]:
-    """For task_run_name: "train v2" where a parameter of the task lies in the folder round-2, else the stage alone."""
-    return lambda: f"{stage} {version_of(*task_run.get_parameters().values())}".rstrip()
+    """For task_run_name: "train v2", "plan v2, view 1" by the folders in a task's parameters, else the stage alone."""
+    return lambda: f"{stage} {look_of(*task_run.get_parameters().values())}".rstrip()
 
 
 def name_of_group(work_dir: str | Path, indices: Sequence[int]) -> str:
     """Of shards that are labelled together: "label v2, shards 4-6"; at a further look "label v2, view 1, shard 4"."""
     shards = f"shards {indices[0]}-{indices[-1]}" if len(indices) > 1 else f"shard {indices[0]}"
-    view = re.sub(r"^view-(?=\d+$)", "view ", Path(work_dir).name)
-    words = (version_of(work_dir), view if view.startswith("view ") else "", shards)
-    return f"label {', '.join(filter(None, words))}"
+    return f"label {', '.join(filter(None, (look_of(work_dir), shards)))}"
 
 
 def asset_key(place: str | Path) -> str:

@@ -16,7 +16,7 @@ from prefect.futures import as_completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows import bootstrapping, filtering, inference, merging, planning, self_training, training
-from flows.artifacts import artifact_key, name_of_group, named_by_round
+from flows.artifacts import artifact_key, look_of, name_of_group, named_by_round
 from flows.inference import missing_shards
 from flows.planning import BATCH_SIZE, Manifest, as_manifest, check_source, read_manifest
 from flows.workers import ONE_EACH, Workers, devices_of, held_detectors, let_go
@@ -78,8 +78,9 @@ def infer(manifest: Manifest | str | Path, *, workers: Workers = ONE_EACH, batch
 
 
 def _map(manifest: Manifest, missing: Sequence[int], workers: Workers, batch_size: int) -> None:
-    described = f"Labelling {len(missing)} shards for {manifest.work_dir.name}"
-    key = artifact_key("labelling", manifest.work_dir.name)
+    look = look_of(manifest.work_dir) or manifest.work_dir.name
+    described = f"Labelling {look}: {len(missing)} of {len(manifest.shards)} shards"
+    key = artifact_key("labelling", look)
     artifact = cast(UUID, create_progress_artifact(progress=0.0, key=key, description=described))
     grouped = groups(missing, MAX_TASKS)
     # On Ray a worker sees its own GPU alone, whatever its number on the machine.

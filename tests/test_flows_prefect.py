@@ -22,7 +22,7 @@ from prefect.testing.utilities import prefect_test_harness
 from pydantic import ValidationError
 
 from flows import deployments, tasks, workers
-from flows.artifacts import name_of_group
+from flows.artifacts import look_of, name_of_group
 from flows.filtering import filter_candidates
 from flows.inference import missing_shards
 from flows.planning import plan
@@ -114,6 +114,20 @@ def test_a_flow_run_is_named_by_what_it_works_on(flow, parameters: deployments.P
 )
 def test_a_group_of_shards_is_named_by_its_round_and_range(work_dir: str, indices: list[int], name: str) -> None:
     assert name_of_group(work_dir, indices) == name
+
+
+@pytest.mark.parametrize(
+    ("places", "look"),
+    [
+        ((), ""),
+        (("data/cats_od.json", 3, None), ""),
+        (("work_dirs/x/round-2/model.safetensors", Path("work_dirs/x/round-3")), "v3"),
+        (("work_dirs/x/round-1/model.safetensors", "work_dirs/x/round-2/view-1"), "v2, view 1"),
+        (("work_dirs/x/view-finder",), ""),
+    ],
+)
+def test_a_look_is_named_by_its_round_and_view(places: tuple[object, ...], look: str) -> None:
+    assert look_of(*places) == look
 
 
 @pytest.fixture(scope="module")
