@@ -99,6 +99,8 @@ def browse(options: argparse.Namespace) -> Tally:
         _check_display()
     elif options.output_dir is None:
         raise InputError("--not-show", "without -o nothing would come of it", "want -o DIR")
+    if options.output_dir is not None and options.output_dir.is_file():
+        raise InputError(options.output_dir, "is a file", "want a folder for the pictures")
     tally = Tally()
     records = _records(annotations, label_map, options, tally)
     show = None if options.not_show else _window(options.show_interval)

@@ -76,9 +76,13 @@ def _refuse_folder(error: OSError) -> None:
 def read_images(folder: str | Path, on_problem: Callable[[InputError], None] | None = None) -> Iterator[Record]:
     """An unlabelled record for each image under `folder`, in the order of their names.
 
-    Raises InputError for an image whose header cannot be read; on_problem takes it instead, and it is passed over.
+    Raises InputError for a folder without images, and for an image whose header cannot be read; on_problem takes that
+    instead, and it is passed over.
     """
-    for filename in list_images(folder):
+    filenames = list_images(folder)
+    if not filenames:
+        raise InputError(folder, "no images there", "want a folder of .jpg, .png or other images")
+    for filename in filenames:
         with handed_to(on_problem):
             yield Record(filename, *image_size(as_path(folder) / filename))
 

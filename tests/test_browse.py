@@ -180,6 +180,12 @@ def test_nothing_drawn_at_all_is_a_failure(data: Path) -> None:
     assert run(data, "-o", str(data / "seen"), "--not-show") == 1
 
 
+def test_a_file_in_place_of_the_folder_is_told_once(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "seen").write_text("a note")
+    assert run(data, "-o", str(data / "seen"), "--not-show") == 2
+    assert "is a file" in capsys.readouterr().err
+
+
 def test_number_and_shuffle(data: Path) -> None:
     assert run(data, "-o", str(data / "first"), "--not-show", "-n", "2") == 0
     assert len(list((data / "first").rglob("*.*"))) == 2

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from formats import InputError, image_size, list_images, safe_join
+from formats import InputError, image_size, list_images, read_images, safe_join
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
@@ -96,6 +96,12 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(InputError, match="nowhere: does not exist"):
         list_images(tmp_path / "nowhere")
+
+
+def test_a_folder_without_images_is_not_read_as_a_data_set_without_lines(tmp_path):
+    (tmp_path / "notes.txt").write_text("nothing to see")
+    with pytest.raises(InputError, match="no images there"):
+        list(read_images(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a/b.jpg", "./a.jpg", "..a.jpg", "a..b/c.jpg", "größe 1.jpg"])
