@@ -5,12 +5,14 @@ One dataclass for each layout, by whose `kind` a configuration chooses.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from formats.files import sha256_of
+from formats.images import IMAGE_SUFFIXES
 from formats.problems import InputError, want_one_of
 from formats.record import Record, Region
 from grounding_model.data import CocoData, GlyphData, OdvgData, TrainingData
@@ -155,8 +157,20 @@ def paths_of(data: BenchmarkData | OdinwSuite) -> list[Path]:
 
 
 def file_hashes(data: BenchmarkData | OdinwSuite) -> list[str]:
-    """The SHA-256 of every file that the settings of a data set name, in their order; folders are not looked into."""
-    return [sha256_of(path) for path in paths_of(data) if path.is_file()]
+    """The SHA-256 of each file and folder of annotations that the settings of a data set name, in their order.
+
+    Of pictures in such a folder name and size count. `image_root` is not looked into: it may be large and far away.
+    """
+    paths = (value for name, value in vars(data).items() if isinstance(value, Path) and name != "image_root")
+    return [_folder_hash(path) if path.is_dir() else sha256_of(path) for path in paths if path.exists()]
+
+
+def _folder_hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = str(path.stat().st_size) if path.suffix.lower() in IMAGE_SUFFIXES else sha256_of(path)
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+    return digest.hexdigest()
 
 
 def open_benchmark(data: BenchmarkData, work_dir: Path) -> Benchmark:

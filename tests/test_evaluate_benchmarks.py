@@ -17,7 +17,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.benchmarks import DescribedData, ExpressionData, OdinwData, PublishedData, RefsData, YoloData, open_benchmark
+from flows.benchmarks import (
+    DescribedData,
+    ExpressionData,
+    OdinwData,
+    PublishedData,
+    RefsData,
+    YoloData,
+    file_hashes,
+    open_benchmark,
+)
 from flows.cli import main
 from flows.comparing import compare
 from flows.evaluation import EvaluateConfig, evaluate, evaluate_benchmark, evaluate_config
@@ -456,3 +465,18 @@ def test_several_sets_are_measured_one_by_one(tmp_path, images, monkeypatch):
 def test_a_wrong_command_is_told(arguments, complaint, capsys):
     assert main(["evaluate", *arguments]) == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_a_truth_is_another_when_a_file_in_its_folder_has_changed(tmp_path: Path) -> None:
+    (tmp_path / "labels" / "deep").mkdir(parents=True)
+    (tmp_path / "images").mkdir()
+    truth = YoloData(tmp_path / "labels", tmp_path / "images", "coco")
+    (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.2")
+    seen = [file_hashes(truth)]
+    (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.3")
+    seen.append(file_hashes(truth))
+    (tmp_path / "labels" / "a.txt").rename(tmp_path / "labels" / "deep" / "a.txt")
+    seen.append(file_hashes(truth))
+    (tmp_path / "images" / "a.jpg").write_bytes(b"a picture")  # images are not looked into
+    assert file_hashes(truth) == seen[-1]
+    assert len({tuple(each) for each in seen}) == 3
