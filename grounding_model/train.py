@@ -103,10 +103,23 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
     held_out = open_for_validation(config.validate) if config.validates else []
     commit = source_commit()  # of the code that trains, not of what lies there hours later
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forked
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    with joined_processes(config.device) as processes:
+    with _threads(config.threads), joined_processes(config.device) as processes:
         return _train(config, held_out, processes, commit, on_progress)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """PyTorch's number of threads while the block runs; 0 leaves it as it is.
+
+    What this process does afterwards must not hang on whether it has trained: by another number of threads sums have
+    other last bits.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _train(

@@ -119,6 +119,18 @@ def test_a_finished_run_is_not_done_again(config: TrainConfig) -> None:
     assert torch.equal(*(weights_of(result)["level_embedding"] for result in (first, again)))
 
 
+def test_threads_are_of_the_training_alone(config: TrainConfig) -> None:
+    """A loop that goes on behind a training labels as one that has just trained, to the last bit."""
+    before, during = torch.get_num_threads(), []
+    torch.set_num_threads(3)
+    try:
+        train(replace(config, steps=1, threads=2), lambda line: during.append(torch.get_num_threads()))
+        assert set(during) == {2}
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_state_of_other_settings_is_refused(config: TrainConfig) -> None:
     train(replace(config, steps=1))
     with pytest.raises(InputError, match="another batch_size, steps"):
