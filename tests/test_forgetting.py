@@ -91,6 +91,7 @@ def tasks(tmp_path: Path) -> list[Path]:
     return paths
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_kept_and_the_rest_is_measured(
     tuned: Path, tasks: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -380,6 +380,7 @@ def test_half_precision_learns_the_same(config: TrainConfig, tmp_path: Path, pre
     assert weights_of(half)["level_embedding"].dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_a_gradient_that_overflows_float16_costs_one_step_and_not_the_run(config: TrainConfig) -> None:
     """The scale of the loss starts high and falls until the gradients fit."""
     config = replace(config, precision="float16", steps=4)
@@ -425,6 +426,7 @@ def training_log_step(work_dir: Path) -> int:
     return json.loads((work_dir / training_log.LOG_FILE).read_text().splitlines()[-1])["step"]
 
 
+@pytest.mark.slow
 def test_validation_may_be_asked_for_in_epochs(config: TrainConfig) -> None:
     """Ten images, two a step: an epoch has five steps."""
     config = replace(config, steps=10, validate=config.datasets[:1], validate_every_epochs=0.4)

@@ -148,6 +148,7 @@ def test_what_went_wrong_in_a_process_is_told_by_the_one_that_started_it(config:
         train_in_processes(replace(config, processes=2, optimizer=OptimizerConfig(learning_rate=1e30)))
 
 
+@pytest.mark.slow
 def test_bad_input_of_a_process_is_bad_input(tmp_path: Path) -> None:
     bad = tmp_path / "config.toml"
     bad.write_text("steps = 1\nwork_dir = 'x'\n")
