@@ -445,7 +445,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(name: str, value: Any, **more: Any) -> None:
-    print(json.dumps({name: value} | more, default=str), flush=True)
+    line = json.dumps({name: value} | more, default=str) + "\n"
+    # One write, which a pipe keeps whole: print writes the end of the line by itself, and processes share the pipe.
+    os.write(sys.stdout.fileno(), line.encode())
 
 
 if __name__ == "__main__":

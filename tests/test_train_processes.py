@@ -28,6 +28,8 @@ from grounding_model.train_config import FromScratch, TrainConfig
 from tests.paths import GOLDEN
 from tests.training_data import DETERMINED, weights_of, write_rectangles
 
+ROOT = Path(__file__).parent.parent
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> OdvgData:
@@ -140,6 +142,30 @@ def wait_until_gone(work_dir: Path) -> None:
 def assert_same_bits(one: TrainResult, other: TrainResult) -> None:
     expected, found = weights_of(one), weights_of(other)
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+
+
+def test_reports_of_processes_that_share_a_pipe_do_not_mix(tmp_path: Path) -> None:
+    program = """
+import sys, time
+from pathlib import Path
+from grounding_model.train import _report
+Path(sys.argv[1]).touch()
+while len(list(Path(sys.argv[1]).parent.iterdir())) < 2:  # both at once
+    time.sleep(0.001)
+for number in range(5000):
+    _report("progress", number, word="x" * 300)
+"""
+    reading, writing = os.pipe()
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
+    both = [
+        subprocess.Popen([sys.executable, "-c", program, str(tmp_path / name)], stdout=writing, env=environment)
+        for name in "ab"
+    ]
+    os.close(writing)
+    with open(reading, encoding="utf-8") as lines:
+        told = [json.loads(line)["progress"] for line in lines]
+    assert [process.wait() for process in both] == [0, 0]
+    assert sorted(told) == sorted([*range(5000), *range(5000)])
 
 
 @pytest.mark.slow
