@@ -17,12 +17,11 @@ from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
 
-import numpy as np
-
 from flows.benchmarks import Benchmark, OdinwSuite, open_benchmark
 from flows.boxes import pairwise_iou
 from flows.evaluation import EvaluateConfig
-from flows.policies.suppression import suppress_duplicates
+from flows.policies.suppression import without_duplicates
+from formats.images import safe_join
 from formats.record import Record
 from formats.toml_config import read_config
 from grounding_model import load_detector
@@ -32,14 +31,6 @@ from grounding_model.evaluate import CocoResult, evaluate_coco
 IOU = 0.7
 BATCH = 8
 FLOOR = 0.01
-
-
-def without_duplicates(record: Record) -> Record:
-    """Of the boxes of one object, the best scored."""
-    ranked = sorted(record.instances or (), key=lambda instance: -(instance.score or 0.0))
-    boxes = np.array([instance.box for instance in ranked], dtype=np.float64).reshape(-1, 4)
-    stays = suppress_duplicates(boxes, np.array([instance.label for instance in ranked]), IOU)
-    return replace(record, instances=tuple(instance for instance, stay in zip(ranked, stays) if stay))
 
 
 def further_answers(record: Record) -> int:
@@ -56,10 +47,10 @@ def further_answers(record: Record) -> int:
 def measured(weights: str, benchmark: Benchmark) -> tuple[CocoResult, CocoResult, float]:
     """As the model answers, and without duplicates; how many further answers an image has, on the average."""
     truth, names = list(benchmark.records), benchmark.names
-    images = [Path(benchmark.image_root) / record.filename for record in truth]
+    images = [safe_join(benchmark.image_root, record.filename) for record in truth]
     answers = load_detector(weights).predict(images, list(names), score_threshold=FLOOR, batch_size=BATCH)
     found = [replace(answer, filename=record.filename) for answer, record in zip(answers, truth)]
-    single = [without_duplicates(record) for record in found]
+    single = [without_duplicates(record, IOU) for record in found]
     further = fmean(map(further_answers, found))
     return evaluate_coco(truth, found, names), evaluate_coco(truth, single, names), further
 

@@ -14,12 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from browse.pictures import write_jpeg
 from flows.measuring import mistakes_of
 from flows.planning import read_manifest
-from flows.policies.suppression import suppress_duplicates
+from flows.policies.suppression import without_duplicates
 from flows.report import Comparison, comparison_sheet, write_report
 from flows.rounds import RoundResult
 from flows.self_train_config import GlyphScenes, SelfTrainConfig, read_self_train
@@ -27,7 +25,6 @@ from flows.self_training import Event, evaluate_weights, self_train
 from flows.telling import in_words
 from formats.files import load_json, write_json
 from formats.problems import InputError
-from formats.record import Record
 from grounding_model.data import GlyphData
 from grounding_model.weights import checkpoint_hash
 
@@ -176,7 +173,7 @@ def _comparisons(config: SelfTrainConfig, first: str, last: str) -> dict[str, li
             score_threshold=SHOWN_SCORE,
             batch_size=config.labelling.batch_size,
         )
-        found.append([_without_duplicates(record, config.policy.nms_iou) for record in records])
+        found.append([without_duplicates(record, config.policy.nms_iou) for record in records])
     all_scenes = [
         Comparison(image, truth, {"before": before, "after": after})
         for image, truth, before, after in zip(images, truths, *found)
@@ -187,15 +184,6 @@ def _comparisons(config: SelfTrainConfig, first: str, last: str) -> dict[str, li
         "Test scenes: truth, before the first and after the last round": all_scenes[:SHOWN],
         "The worst after the last round": [all_scenes[place] for place in worst],
     }
-
-
-def _without_duplicates(record: Record, iou: float) -> Record:
-    """As the labels are filtered: of boxes that overlap more, the best."""
-    ranked = sorted(record.instances or (), key=lambda instance: -(instance.score or 0.0))
-    boxes = np.array([instance.box for instance in ranked], dtype=np.float64).reshape(-1, 4)
-    labels = np.array([instance.label for instance in ranked], dtype=np.int64)
-    stays = suppress_duplicates(boxes, labels, iou)
-    return replace(record, instances=tuple(instance for instance, kept in zip(ranked, stays) if kept))
 
 
 # What is told

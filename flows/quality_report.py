@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TABLE_NAME, LABELS_NAME = "quality.md", "labels.md"
-CURVES_NAME, BARS_NAME = "precision_recall.png", "retrained.png"
+CURVES_NAME, LADDER_NAME = "precision_recall.png", "retrained.png"
 NOTHING = "–"
 
 
@@ -27,7 +27,7 @@ def write_quality_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
         file.write(told + "\n")
     write_figure(config.train.work_dir / CURVES_NAME, _curves(config, pieces))
     if pieces:
-        write_figure(config.train.work_dir / BARS_NAME, _ladder(config, pieces))
+        write_figure(config.train.work_dir / LADDER_NAME, _ladder(config, pieces))
     return told
 
 

@@ -165,7 +165,7 @@ PROMPTS = [
 ]
 
 
-@settings(deadline=None, max_examples=12, derandomize=True)
+@settings(max_examples=12, derandomize=True)
 @given(
     st.lists(st.tuples(st.sampled_from(sorted(POOL)), st.sampled_from(PROMPTS)), min_size=2, max_size=6),
     st.integers(2, 6),
@@ -389,7 +389,7 @@ def test_an_unknown_device_is_refused():
         load_detector(A / "checkpoint.pth", A / "bert", device="abacus")
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.data())
 def test_scores_are_the_best_mean_over_an_entitys_tokens(data):
     queries, length = 3, 7

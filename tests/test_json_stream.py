@@ -32,7 +32,7 @@ def rebuilt(path):
     return whole
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(value=_values, chunk=st.integers(1, 9), indent=st.sampled_from([None, 1]))
 def test_any_value_in_chunks_of_any_size(tmp_path_factory, value, chunk, indent):
     path = tmp_path_factory.getbasetemp() / "any.json"
@@ -42,7 +42,7 @@ def test_any_value_in_chunks_of_any_size(tmp_path_factory, value, chunk, indent)
         assert rebuilt(path) == value
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.text('[]{},:"01 \\ntrue', max_size=12), chunk=st.integers(1, 5))
 def test_what_json_refuses_is_refused(tmp_path_factory, text, chunk):
     path = tmp_path_factory.getbasetemp() / "some.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from formats.problems import InputError
@@ -87,7 +87,6 @@ def test_synonyms_share_a_label():
     assert Prompt.categories([("cat", "kitten"), "dog"]).labels == ("cat", "dog")
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=30), st.integers(8, 20))
 def test_chunks_keep_every_name_and_the_budget(lengths, budget):
     names = [" ".join([f"w{index}"] * length) for index, length in enumerate(lengths)]
@@ -98,7 +97,6 @@ def test_chunks_keep_every_name_and_the_budget(lengths, budget):
     assert [label for chunk in chunks for label in chunk.labels] == list(range(len(names)))
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["red", "cat", "mat", "end."]), min_size=1, max_size=60), st.data())
 def test_long_captions_are_cut_between_phrases(words, data):
     caption = " ".join(words)

@@ -5,9 +5,12 @@ N boxes (N, 4) float64, x1, y1, x2, y2 in pixels, best first.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from flows.boxes import pairwise_iou
+from formats.record import Record
 
 
 def suppress_duplicates(boxes: np.ndarray, labels: np.ndarray, iou: float) -> np.ndarray:
@@ -23,6 +26,14 @@ def suppress_duplicates(boxes: np.ndarray, labels: np.ndarray, iou: float) -> np
         duplicates[: best + 1] = False
         stays &= ~duplicates
     return stays
+
+
+def without_duplicates(record: Record, iou: float) -> Record:
+    """A record's instances, best first, after greedy NMS; a box without a score comes last."""
+    ranked = sorted(record.instances or (), key=lambda instance: -(instance.score or 0.0))
+    boxes = np.array([instance.box for instance in ranked], dtype=np.float64).reshape(-1, 4)
+    stays = suppress_duplicates(boxes, np.array([instance.label for instance in ranked], dtype=np.int64), iou)
+    return replace(record, instances=tuple(instance for instance, kept in zip(ranked, stays) if kept))
 
 
 def won_by_distractor(boxes: np.ndarray, distractor: np.ndarray, iou: float) -> np.ndarray:
