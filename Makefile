@@ -45,7 +45,7 @@ check: lint
 glyph-tiny: $(READY)
 	$(VENV)/bin/groundhog train configs/glyph_tiny.toml --resume
 	$(VENV)/bin/groundhog train configs/glyph_tiny_nouns.toml --resume
-	cp work_dirs/glyph_tiny_nouns/model.safetensors grounding_model/glyph-tiny.safetensors
+	cp work_dirs/glyph_tiny_nouns/model.safetensors grounding_model/checkpoints/glyph-tiny.safetensors
 
 clean:
 	rm -rf $(VENV) build *.egg-info

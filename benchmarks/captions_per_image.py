@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from grounding_model.config import SWIN_T
 from grounding_model.detector import Detector, load_detector
 from grounding_model.glyphs import draw_scene
-from grounding_model.model import GroundingModel
-from grounding_model.prompt import Prompt
+from grounding_model.inputs.prompt import Prompt
+from grounding_model.model.config import SWIN_T
+from grounding_model.model.grounding import GroundingModel
 
 Question = tuple[Path, Prompt]
 

@@ -17,16 +17,16 @@ from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
 
-from flows.benchmarks import Benchmark, OdinwSuite, open_benchmark
-from flows.boxes import pairwise_iou
-from flows.evaluation import EvaluateConfig
-from flows.policies.suppression import without_duplicates
+from flows.evaluation.benchmarks import Benchmark, OdinwSuite, open_benchmark
+from flows.evaluation.evaluate import EvaluateConfig
+from flows.policies.nms import without_duplicates
+from formats.boxes import pairwise_iou
 from formats.images import safe_join
+from formats.io.toml_config import read_config
 from formats.record import Record
-from formats.toml_config import read_config
 from grounding_model import load_detector
-from grounding_model.data import GlyphData
-from grounding_model.evaluate import CocoResult, evaluate_coco
+from grounding_model.data.sources import GlyphData
+from grounding_model.metrics.coco import CocoResult, evaluate_coco
 
 IOU = 0.7
 BATCH = 8
@@ -66,7 +66,7 @@ def main() -> None:
     if options.config is not None:
         truth = read_config(options.config, EvaluateConfig).truth
         if isinstance(truth, OdinwSuite):
-            parser.error(f"{options.config}: several sets; want a configuration of one")
+            parser.error(f"{options.config}: several sets; expected a configuration of one")
     with TemporaryDirectory(prefix="groundhog-") as folder:
         benchmark = open_benchmark(truth, Path(folder))
         print("| model | AP | AP50 | AP without duplicates | AP50 | further answers |\n|:--|--:|--:|--:|--:|--:|")

@@ -20,10 +20,10 @@ from typing import Any, Literal
 import numpy as np
 from read_odvg import peak_megabytes
 
-from flows.benchmarks import PublishedData, open_benchmark
-from flows.evaluation import EvaluateConfig, evaluate_benchmark, plan_benchmark
+from flows.evaluation.benchmarks import PublishedData, open_benchmark
+from flows.evaluation.evaluate import EvaluateConfig, evaluate_benchmark, plan_benchmark
 from formats.candidates import Candidates, ImageCandidates, write_candidates
-from grounding_model.data import CocoData
+from grounding_model.data.sources import CocoData
 
 SIZES = {"lvis": (19_809, 1203), "coco": (5_000, 80)}  # images, categories
 SIDE = 640.0

@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from flows.forgetting import ForgettingCurve, Point, Task, mean_curve, measure_forgetting, plot_forgetting
-from flows.training import train_config
-from formats.files import write_whole
+from flows.evaluation.forgetting import ForgettingCurve, Point, Task, mean_curve, measure_forgetting, plot_forgetting
+from flows.training.train import train_config
+from formats.io.files import write_whole
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 BASE = "glyph-tiny"

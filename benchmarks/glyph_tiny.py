@@ -25,8 +25,10 @@ import numpy as np
 
 from formats.record import Instance, Record
 from grounding_model import Detector, Prompt, load_detector
-from grounding_model.evaluate import evaluate_coco, expression_precision, recall_at
 from grounding_model.glyphs import COLOURS, HELD_OUT_PAIRS, NOUNS, categories_of, draw_scene
+from grounding_model.metrics.coco import evaluate_coco
+from grounding_model.metrics.expressions import expression_precision
+from grounding_model.metrics.phrases import recall_at
 
 SEED = 9000  # the scenes of training have seeds of one digit
 BATCH = 16

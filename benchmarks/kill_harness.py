@@ -34,14 +34,14 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from flows.filtering import Policy
-from flows.gate import Gate
-from flows.self_train_config import GlyphScenes, Labelling, SelfTrainConfig
-from flows.self_training import PLAIN_STAGES, self_train
-from formats.files import write_whole
-from grounding_model.child import end_with_parent
-from grounding_model.data import GlyphData
-from grounding_model.train_config import TrainConfig
+from flows.policies.policy import Policy
+from flows.self_training.config import GlyphScenes, Labelling, SelfTrainConfig
+from flows.self_training.gate import Gate
+from flows.self_training.loop import PLAIN_STAGES, self_train
+from formats.io.child_process import end_with_parent
+from formats.io.files import write_whole
+from grounding_model.data.sources import GlyphData
+from grounding_model.training.config import TrainConfig
 
 CLOCK = frozenset({"seconds", "images_per_second", "memory_gib"})  # figures of the machine, not of the run
 UNCOMPARED = frozenset({".lock", ".glyphs_od.lock", "curves.png"})  # the last is a picture of figures of the clock too
@@ -87,8 +87,8 @@ def run_flow(work_dir: Path) -> None:
     """The same as a Prefect flow, with a server of its own."""
     # Prefect reads its settings when it is imported.
     os.environ |= {"PREFECT_HOME": f"{work_dir}-prefect", "PREFECT_API_URL": SERVER}
-    from flows import deployments, tasks
-    from flows.server import prefect_server
+    from flows.orchestration import deployments, tasks
+    from flows.orchestration.server import prefect_server
 
     tasks.STAGES = tasks.STAGES._replace(report=short_report)
     deployments.read_self_train = lambda path, overrides: small_run(work_dir, evaluate=False)
@@ -341,7 +341,7 @@ class Harness:
         with disk(self.work_dir, 4 * whole):
             seen = attempt(self.body, self.log, Plan(None, write=5)).seen
             remount(self.work_dir, "ro")
-            seen |= self.refused("cannot be written (Read-only file system); want a folder to write into")
+            seen |= self.refused("cannot be written (Read-only file system); expected a folder to write into")
             remount(self.work_dir, "rw")
             self.finish("read-only", seen)
 
@@ -363,7 +363,7 @@ class Harness:
             file.seek(before)
             last = file.read().decode().strip().splitlines()[-1]
         if not done.code or words not in last:
-            self.failures.append(f"want a failure with {words!r}; exit code {done.code}, {last!r}")
+            self.failures.append(f"expected a failure with {words!r}; exit code {done.code}, {last!r}")
         print(f"refused: {last}", flush=True)
         return done.seen
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from flows.filtering import filter_candidates
-from flows.inference import missing_shards
-from flows.planning import MAX_SHARDS, plan, read_manifest
+from flows.labelling.filter import filter_candidates
+from flows.labelling.infer import missing_shards
+from flows.labelling.plan import MAX_SHARDS, plan, read_manifest
 from formats.candidates import Candidates, ImageCandidates, write_candidates
-from formats.files import write_whole
+from formats.io.files import write_whole
 
 LINES, IMAGES, BOXES, CATEGORIES = 1_000_000, 5_000, 30, 20
 

@@ -36,7 +36,7 @@ def log(**event: Any) -> None:
 
 def watch() -> None:
     """In this process: logs each model that is loaded and each shard that is taken up, and may be killed at one."""
-    from flows import inference
+    from flows.labelling import infer as inference
     from grounding_model import detector
 
     load, label = detector.load_detector, inference.label_shard
@@ -72,7 +72,7 @@ def armed(work_dir: Path) -> Path:
 
 def prepare(folder: Path, images: int) -> Path:
     """The unlabelled scenes, bootstrapped; gives X_od.json."""
-    from flows.bootstrapping import bootstrap_od
+    from flows.labelling.bootstrap import bootstrap_od
     from grounding_model.glyphs import write_scenes
 
     source = folder / "glyphs_od.json"
@@ -84,7 +84,7 @@ def prepare(folder: Path, images: int) -> Path:
 
 def plan_run(source: Path, work_dir: Path, images: int) -> Any:
     """The manifest of a run, whose shards make full groups."""
-    from flows.planning import plan
+    from flows.labelling.plan import plan
 
     shard_size = -(-images // (GROUPS * GROUP_SIZE))
     return plan(source, source.parent / "truth" / "images", "glyph-tiny", work_dir, shard_size=shard_size)
@@ -92,9 +92,9 @@ def plan_run(source: Path, work_dir: Path, images: int) -> Any:
 
 def label_here(source: Path, work_dir: Path, images: int) -> None:
     """By one thread, without Prefect."""
-    from flows.filtering import filter_candidates
-    from flows.inference import infer
-    from flows.workers import Workers
+    from flows.labelling.detector_pool import Workers
+    from flows.labelling.filter import filter_candidates
+    from flows.labelling.infer import infer
 
     manifest = plan_run(source, work_dir, images)
     infer(manifest, workers=Workers(devices=("cpu",)))
@@ -103,9 +103,9 @@ def label_here(source: Path, work_dir: Path, images: int) -> None:
 
 def label_on_ray(source: Path, work_dir: Path, images: int) -> None:
     """Through Prefect, on the Ray cluster that this process is connected to."""
-    from flows import tasks
-    from flows.deployments import InferParameters, infer
-    from flows.filtering import filter_candidates
+    from flows.labelling.filter import filter_candidates
+    from flows.orchestration import tasks
+    from flows.orchestration.deployments import InferParameters, infer
 
     tasks.MAX_TASKS = GROUPS
     manifest = plan_run(source, work_dir, images)
@@ -161,7 +161,7 @@ def judge(run: Path, plain: Path) -> list[str]:
 
 def main(folder: Path, images: int) -> int:
     """Gives the exit code."""
-    from flows.server import prefect_server
+    from flows.orchestration.server import prefect_server
 
     folder.mkdir(parents=True, exist_ok=True)
     os.environ[LOG] = str(folder / "events.log")

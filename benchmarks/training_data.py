@@ -28,11 +28,11 @@ from torch.utils.data import DataLoader
 from formats.label_map import write_label_map
 from formats.odvg import write_odvg
 from formats.record import Instance, Record
-from grounding_model.augment import AugmentConfig, RandomCrop
-from grounding_model.data import LabelledImages, OdvgData, OdvgDataset, open_for_training
+from grounding_model.data.augment import AugmentConfig, RandomCrop
+from grounding_model.data.sampler import MixedOrder
+from grounding_model.data.samples import Collate, TrainingBatch, TrainingSamples
+from grounding_model.data.sources import LabelledImages, OdvgData, OdvgDataset, open_for_training
 from grounding_model.glyphs import draw_scene, glyph_tokenizer
-from grounding_model.mixed_order import MixedOrder
-from grounding_model.samples import Collate, TrainingBatch, TrainingSamples
 
 BATCH_SIZE = 4
 IMAGES = 64  # different ones

@@ -1,4 +1,4 @@
-"""How far the memory that grounding_model.memory estimates lies from what training steps really take.
+"""How far the memory that grounding_model.training.memory estimates lies from what training steps really take.
 
     python benchmarks/training_memory.py [--device cuda] [--cases glyph-tiny,16,160,160 swin-t,1,480,640 …]
 
@@ -19,18 +19,18 @@ from pathlib import Path
 
 import torch
 
-from grounding_model.config import VARIANTS
-from grounding_model.image import ImageBatch
-from grounding_model.losses import LossSettings
-from grounding_model.memory import GIB, MOST_BOXES, MemoryEstimate, estimate_memory
-from grounding_model.model import GroundingModel
-from grounding_model.objective import Objective
-from grounding_model.optimizer import OptimizerConfig, build_optimizer
-from grounding_model.recompute import set_recompute
-from grounding_model.targets import Target
-from grounding_model.text_tokens import TextBatch
-from grounding_model.train_config import Precision
-from grounding_model.training_state import AUTOCAST
+from grounding_model.inputs.image import ImageBatch
+from grounding_model.inputs.tokens import TextBatch
+from grounding_model.model.activation_checkpointing import set_recompute
+from grounding_model.model.config import VARIANTS
+from grounding_model.model.grounding import GroundingModel
+from grounding_model.model.targets import Target
+from grounding_model.training.config import Precision
+from grounding_model.training.losses import LossSettings
+from grounding_model.training.memory import GIB, MOST_BOXES, MemoryEstimate, estimate_memory
+from grounding_model.training.objective import Objective
+from grounding_model.training.optimizer import OptimizerConfig, build_optimizer
+from grounding_model.training.state import AUTOCAST
 
 CASES = (
     "glyph-tiny,16,160,160",

@@ -19,13 +19,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from browse.arguments import add_places, read_places
 from browse.draw import draw_record
 from browse.pictures import read_picture
-from browse.places import add_places, read_places
-from formats.files import write_whole
 from formats.images import safe_join
+from formats.io.errors import InputError
+from formats.io.files import write_whole
 from formats.odvg import LineProblem, read_odvg
-from formats.problems import InputError
 from formats.record import Record
 
 NAMED_PROBLEMS = 20  # so many are named at the end; the rest is counted
@@ -98,9 +98,9 @@ def browse(options: argparse.Namespace) -> Tally:
     if not options.not_show:
         _check_display()
     elif options.output_dir is None:
-        raise InputError("--not-show", "without -o nothing would come of it", "want -o DIR")
+        raise InputError("--not-show", "without -o nothing would come of it", "expected -o DIR")
     if options.output_dir is not None and options.output_dir.is_file():
-        raise InputError(options.output_dir, "is a file", "want a folder for the pictures")
+        raise InputError(options.output_dir, "is a file", "expected a folder for the pictures")
     tally = Tally()
     records = _records(annotations, label_map, options, tally)
     show = None if options.not_show else _window(options.show_interval)
@@ -190,7 +190,7 @@ def _check_display() -> None:
     """Raises InputError where no window can open: OpenCV would abort the process."""
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise InputError(
-            "display", "there is none to open a window on", "want -o DIR --not-show, which writes pictures"
+            "display", "there is none to open a window on", "expected -o DIR --not-show, which writes pictures"
         )
 
 

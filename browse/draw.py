@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from formats.problems import InputError
+from formats.io.errors import InputError
 from formats.record import PLACEHOLDER_BOX, Box, Record, Region
 
 Colour = tuple[int, int, int]
@@ -103,7 +103,9 @@ def _box_colours(palette: str, record: Record) -> Callable[[int, int], Colour]:
     try:
         one = ImageColor.getrgb(palette)[:3]
     except ValueError as error:
-        raise InputError("palette", repr(palette), 'want "category", "random" or a colour such as "#ff8800"') from error
+        raise InputError(
+            "palette", repr(palette), 'expected "category", "random" or a colour such as "#ff8800"'
+        ) from error
     return lambda _label, _box: (one[0], one[1], one[2])
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from formats.files import write_whole
+from formats.io.files import write_whole
 
 JPEG_QUALITY = 88
 

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from browse.arguments import add_places, read_places
 from browse.pictures import jpeg_of, reduced_picture
-from browse.places import add_places, read_places
-from browse.review import Review, StaleRevision
-from formats.claims import claim
+from browse.review_session import Review, StaleRevision
 from formats.images import safe_join
-from formats.problems import InputError
+from formats.io.errors import InputError
+from formats.io.locks import claim
 
 LONGEST_SIDE = {"images": 1600, "thumbnails": 160}  # pixels
 LARGEST_BODY = 8 << 20  # bytes: a change to one image is a hundredth of it
@@ -102,7 +102,7 @@ def _listening(options: argparse.Namespace, review: Review, images: Path) -> Rev
         return ReviewServer(review, images, options.host, options.port)
     except (OSError, OverflowError) as error:
         what = f"cannot listen on {options.host}:{options.port} ({error})"
-        raise InputError("--port", what, "want another; 0 takes one that is free") from error
+        raise InputError("--port", what, "expected another; 0 takes one that is free") from error
 
 
 def _told(review: Review) -> str:
@@ -206,7 +206,7 @@ class ReviewHandler(BaseHTTPRequestHandler):
             case _:
                 raise _Refused(HTTPStatus.NOT_FOUND, "there is nothing to change at this address")
         if not isinstance(revision, str):
-            raise _Refused(HTTPStatus.BAD_REQUEST, "want the revision that the line was read with")
+            raise _Refused(HTTPStatus.BAD_REQUEST, "expected the revision that the line was read with")
         review = self.server.review
         if change.get("reviewed") is False:
             self._send_json(HTTPStatus.OK, review.withdraw(number, revision))
@@ -232,18 +232,18 @@ class ReviewHandler(BaseHTTPRequestHandler):
         A form of another site cannot say so without asking first.
         """
         if self.headers.get_content_type() != "application/json":
-            raise _Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "want Content-Type: application/json")
+            raise _Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "expected Content-Type: application/json")
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal():
-            raise _Refused(HTTPStatus.LENGTH_REQUIRED, "want Content-Length")
+            raise _Refused(HTTPStatus.LENGTH_REQUIRED, "expected Content-Length")
         if int(length) > LARGEST_BODY:
-            raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"want at most {LARGEST_BODY} bytes")
+            raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"expected at most {LARGEST_BODY} bytes")
         try:
             change = json.loads(self.rfile.read(int(length)))
         except (ValueError, RecursionError) as error:
             raise _Refused(HTTPStatus.BAD_REQUEST, f"is not JSON ({error})") from error
         if not isinstance(change, dict):
-            raise _Refused(HTTPStatus.BAD_REQUEST, "want a JSON object")
+            raise _Refused(HTTPStatus.BAD_REQUEST, "expected a JSON object")
         return change
 
     def _send_error(self, status: HTTPStatus, message: str) -> None:

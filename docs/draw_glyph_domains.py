@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from browse.contact_sheet import contact_sheet
 from browse.draw import draw_record
-from browse.sheet import contact_sheet
-from formats.files import write_whole
+from formats.io.files import write_whole
 from grounding_model.glyphs import DOMAINS, draw_scene
 
 TARGET = Path(__file__).parent / "images" / "glyph-domains.png"

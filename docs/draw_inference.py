@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from flows.cli import main
+from flows.cli.command import main
 
 DOCS = Path(__file__).parent.resolve()
 

@@ -9,28 +9,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flows.bootstrapping import bootstrap_od, bootstrap_vg
-    from flows.evaluation import evaluate
-    from flows.filtering import Policy, filter_candidates
-    from flows.inference import infer
-    from flows.merging import merge
-    from flows.planning import plan
-    from flows.self_train_config import SelfTrainConfig
-    from flows.self_training import self_train
-    from flows.training import train
+    from flows.evaluation.evaluate import evaluate
+    from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg
+    from flows.labelling.filter import filter_candidates
+    from flows.labelling.infer import infer
+    from flows.labelling.plan import plan
+    from flows.policies.policy import Policy
+    from flows.self_training.config import SelfTrainConfig
+    from flows.self_training.loop import self_train
+    from flows.training.mixture import merge
+    from flows.training.train import train
 
 _MODULE_OF = {
-    "bootstrap_od": "bootstrapping",
-    "bootstrap_vg": "bootstrapping",
-    "plan": "planning",
-    "infer": "inference",
-    "Policy": "filtering",
-    "filter_candidates": "filtering",
-    "merge": "merging",
-    "train": "training",
-    "evaluate": "evaluation",
-    "SelfTrainConfig": "self_train_config",
-    "self_train": "self_training",
+    "bootstrap_od": "labelling.bootstrap",
+    "bootstrap_vg": "labelling.bootstrap",
+    "plan": "labelling.plan",
+    "infer": "labelling.infer",
+    "Policy": "labelling.filter",
+    "filter_candidates": "labelling.filter",
+    "merge": "training.mixture",
+    "train": "training.train",
+    "evaluate": "evaluation.evaluate",
+    "SelfTrainConfig": "self_training.config",
+    "self_train": "self_training.loop",
 }
 
 __all__ = [

@@ -23,13 +23,15 @@ from formats.coco_dialects import (
 from formats.cvat import read_cvat, read_cvat_categories, write_cvat
 from formats.dod import DodDetails, read_dod, read_dod_details
 from formats.fiftyone import read_fiftyone, read_fiftyone_categories, write_fiftyone
-from formats.files import sha256_of, write_whole, write_whole_folder
 from formats.flickr30k import read_flickr30k
 from formats.grit import read_grit
 from formats.images import IMAGE_SUFFIXES, image_size, list_images, read_images, safe_join
+from formats.io.errors import InputError
+from formats.io.files import sha256_of, write_whole, write_whole_folder
+from formats.io.plain_pickle import read_plain_pickle
+from formats.io.toml_config import read_config
 from formats.label_map import merge_label_maps, read_label_map, relabelled, write_label_map
 from formats.labelstudio import read_labelstudio, write_labelstudio
-from formats.losses import Losses, describe_losses
 from formats.mdetr import read_mdetr
 from formats.odvg import (
     LineProblem,
@@ -40,13 +42,11 @@ from formats.odvg import (
     write_open_groundingdino,
 )
 from formats.odvg_lines import record_from_line
+from formats.omissions import Losses, describe_losses
 from formats.openimages import read_openimages, read_openimages_categories
-from formats.plain_pickle import read_plain_pickle
-from formats.problems import InputError
 from formats.record import Box, Instance, Record, Region, Span
 from formats.refcoco import read_refcoco
 from formats.selection import image_key, only_part, part_of, sample, without_images
-from formats.toml_config import read_config
 from formats.voc import read_voc, read_voc_categories, write_voc
 from formats.yolo import read_yolo, write_yolo
 

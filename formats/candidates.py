@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from formats.files import write_whole
-from formats.problems import InputError
-from formats.storage import as_path
+from formats.io.errors import InputError
+from formats.io.files import write_whole
+from formats.io.storage import as_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,9 +78,9 @@ class Candidates:
         shapes = {"line": (len(self),), "filename": (len(self),), "region": (len(self),), "score": (len(self),)}
         for name, shape in {**shapes, "box": (len(self), 4)}.items():
             if getattr(self, name).shape != shape:
-                raise ValueError(f"{name} has shape {getattr(self, name).shape}; want {shape}")
+                raise ValueError(f"{name} has shape {getattr(self, name).shape}; expected {shape}")
         if len(self) and (np.diff(self.line) < 0).any():
-            raise ValueError("lines go back; want them in ascending order")
+            raise ValueError("lines go back; expected them in ascending order")
 
     def __len__(self) -> int:
         """How many boxes."""
@@ -192,7 +192,7 @@ def _read_table(path: str | Path) -> pa.Table:
     except (OSError, pa.ArrowException) as error:
         raise InputError(path, f"cannot be read as Parquet ({error})", remedy) from error
     if table.schema.names != _SCHEMA.names:
-        raise InputError(path, f"has the columns {table.schema.names}", f"want {_SCHEMA.names}; {remedy}")
+        raise InputError(path, f"has the columns {table.schema.names}", f"expected {_SCHEMA.names}; {remedy}")
     return table
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from formats.losses import Losses
-from formats.problems import InputError
+from formats.io.errors import InputError
+from formats.omissions import Losses
 from formats.record import Instance, Record
 
 # Class number -> name, of the classes with objects that are evaluated (cityscapesScripts, labels.py).
@@ -36,7 +36,7 @@ def read_cityscapes(gt_dir: str | Path, losses: Losses | None = None) -> Iterato
     root = Path(gt_dir)
     paths = sorted(root.rglob(f"*{_SUFFIX}"))
     if not paths:
-        raise InputError(root, f"holds no *{_SUFFIX}", "want gtFine/train or gtFine/val")
+        raise InputError(root, f"holds no *{_SUFFIX}", "expected gtFine/train or gtFine/val")
     for path in paths:
         name = path.name.removesuffix(_SUFFIX) + "_leftImg8bit.png"
         numbers = _read_numbers(path)
@@ -62,9 +62,9 @@ def _read_numbers(path: Path):
         with Image.open(path) as image:
             numbers = np.asarray(image).astype(np.int64)
     except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(path, f"cannot be read as an image ({error})", "want the published PNG") from error
+        raise InputError(path, f"cannot be read as an image ({error})", "expected the published PNG") from error
     if numbers.ndim != 2:
-        raise InputError(path, f"has {numbers.shape[-1]} channels", "want instanceIds, one 16-bit number a pixel")
+        raise InputError(path, f"has {numbers.shape[-1]} channels", "expected instanceIds, one 16-bit number a pixel")
     return numbers
 
 

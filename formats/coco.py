@@ -14,13 +14,13 @@ from pathlib import Path
 from sys import intern
 from typing import Any, NamedTuple
 
-from formats.files import write_json
-from formats.json_stream import JsonItem, PackedItems, stream_json
-from formats.losses import Losses, check_category, count_losses, count_unread, refuse_caption
-from formats.problems import InputError, handed_to, refused, want_one_of
+from formats.io.errors import InputError, handed_to, refused, want_one_of
+from formats.io.files import write_json
+from formats.io.json_stream import JsonItem, PackedItems, stream_json
+from formats.omissions import Losses, check_category, count_losses, count_unread, refuse_caption
 from formats.record import Box, Instance, Record, Region
 
-_WANT_RESULTS = 'want a COCO results file: [{"image_id": 1, "category_id": 1, "bbox": [...], "score": 0.5}]'
+_WANT_RESULTS = 'expected a COCO results file: [{"image_id": 1, "category_id": 1, "bbox": [...], "score": 0.5}]'
 _DECIMALS = 4  # of a written box; hides the noise that x2 - x1 leaves, keeps what any tool can see
 
 
@@ -87,7 +87,7 @@ def load_coco(
         if position is None and isinstance(entry, list):
             tables[key], annotations = {}, PackedItems() if key == "annotations" else annotations
         elif position is None or not isinstance(entry, dict):
-            raise InputError(path, f"{key!r} is no list of objects", "want a COCO annotation file")
+            raise InputError(path, f"{key!r} is no list of objects", "expected a COCO annotation file")
         elif key != "annotations":
             count_unread(losses, entry, read[key], key)
             _add_by_id(tables[key], entry, f"{path}: {key} {position}")
@@ -138,7 +138,7 @@ def annotations_by_image(
             if image_id in content.images_left_out:
                 continue
             if image_id not in content.images:
-                raise InputError(place, f"image_id {image_id!r} is no image's id", 'want one of "images"')
+                raise InputError(place, f"image_id {image_id!r} is no image's id", 'expected one of "images"')
             found.setdefault(image_id, array("L")).append(index)
     return found
 
@@ -178,7 +178,9 @@ def size_of(image: Mapping, place: str) -> tuple[int, int]:
     except (TypeError, ValueError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(place, f"size {image['width']!r} x {image['height']!r} is no size", "want pixels") from error
+        raise InputError(
+            place, f"size {image['width']!r} x {image['height']!r} is no size", "expected pixels"
+        ) from error
 
 
 def read_coco_results(path: str | Path, truth: str | Path) -> Iterator[Record]:
@@ -211,7 +213,9 @@ def write_coco_results(path: str | Path, records: Iterable[Record], truth: str |
         refuse_caption(record, "a results file")
         count_losses(losses, record, ("score",))
         if record.filename not in image_ids:
-            raise InputError(record.filename, f"is no image of {truth}", "want predictions for the images of the truth")
+            raise InputError(
+                record.filename, f"is no image of {truth}", "expected predictions for the images of the truth"
+            )
         for instance in record.instances or ():
             if not instance.ignore:
                 results.append(_result(instance, image_ids[record.filename], category_ids, record.filename))
@@ -221,7 +225,7 @@ def write_coco_results(path: str | Path, records: Iterable[Record], truth: str |
 
 def _result(instance: Instance, image_id: Any, category_ids: Mapping[str, Any], place: str) -> dict[str, Any]:
     if instance.score is None:
-        raise InputError(place, f"the box {instance.box} has no score", "want a model's predictions, or write coco")
+        raise InputError(place, f"the box {instance.box} has no score", "expected a model's predictions, or write coco")
     if instance.category not in category_ids:
         remedy = want_one_of(category_ids, instance.category)
         raise InputError(place, f"{instance.category!r} is no category of the truth", remedy)
@@ -267,7 +271,9 @@ def write_coco(path: str | Path, records: Iterable[Record], categories: Sequence
 def _instance(entry: Mapping, categories: Mapping[Any, tuple[int, str]], place: str) -> Instance:
     category_id = _needed_id(entry, "category_id", place)
     if category_id not in categories:
-        raise InputError(place, f"category_id {category_id!r} is no category's id", f"want one of {list(categories)}")
+        raise InputError(
+            place, f"category_id {category_id!r} is no category's id", f"expected one of {list(categories)}"
+        )
     label, name = categories[category_id]
     box = box_of(needed(entry, "bbox", place), place)
     try:
@@ -286,9 +292,9 @@ def box_of(value: Any, place: str) -> Box:
         if not math.isfinite(x + y + width + height):
             raise ValueError
     except (TypeError, ValueError, OverflowError):
-        raise InputError(place, f"bbox {value} is not four numbers", "want [x, y, width, height]") from None
+        raise InputError(place, f"bbox {value} is not four numbers", "expected [x, y, width, height]") from None
     if width < 0 or height < 0:
-        raise InputError(place, f"bbox {value} has a negative side", "want [x, y, width, height]")
+        raise InputError(place, f"bbox {value} has a negative side", "expected [x, y, width, height]")
     return x, y, x + width, y + height
 
 
@@ -316,11 +322,11 @@ def _annotation(instance: Instance) -> dict[str, Any]:
 
 def _items(path: str | Path, kind: type) -> Iterator[JsonItem]:
     """What stands in a file that is an object (kind: dict) or an array (list)."""
-    want = "want a COCO annotation file" if kind is dict else _WANT_RESULTS
+    want = "expected a COCO annotation file" if kind is dict else _WANT_RESULTS
     items = stream_json(path, want)
     top = next(items).value
     if not isinstance(top, kind):
-        remedy = 'want {"images": [...], "annotations": [...], ...}' if kind is dict else want
+        remedy = 'expected {"images": [...], "annotations": [...], ...}' if kind is dict else want
         raise InputError(path, f"holds a JSON {type(top).__name__}", remedy)
     yield from items
 
@@ -328,7 +334,7 @@ def _items(path: str | Path, kind: type) -> Iterator[JsonItem]:
 def _add_by_id(table: dict[Any, dict], entry: dict, place: str) -> None:
     entry_id = _needed_id(entry, "id", place)
     if entry_id in table:
-        raise InputError(place, f"id {entry_id!r} is given twice", "want every id once")
+        raise InputError(place, f"id {entry_id!r} is given twice", "expected every id once")
     # One text for a key of all entries: each comes with its own.
     table[entry_id] = {intern(key): value for key, value in entry.items() if key not in _OF_NO_USE}
 
@@ -344,19 +350,19 @@ def _categories(entries: Mapping[Any, dict], path: str | Path) -> dict[Any, tupl
 def needed(table: Mapping, key: str, place: str) -> Any:
     """table[key]; raises InputError at `place` when it is not there."""
     if key not in table:
-        raise InputError(place, f"{key!r} is missing", "want it as COCO has it")
+        raise InputError(place, f"{key!r} is missing", "expected it as COCO has it")
     return table[key]
 
 
 def _text(table: Mapping, key: str, place: str) -> str:
     value = needed(table, key, place)
     if not isinstance(value, str):
-        raise InputError(place, f"{key} is {value!r}", "want a text")
+        raise InputError(place, f"{key} is {value!r}", "expected a text")
     return value
 
 
 def _needed_id(table: Mapping, key: str, place: str) -> Any:
     value = needed(table, key, place)
     if not isinstance(value, (int, float, str)):
-        raise InputError(place, f"{key} is {value!r}", "want a number or a text")
+        raise InputError(place, f"{key} is {value!r}", "expected a number or a text")
     return value

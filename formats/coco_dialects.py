@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from formats.coco import CocoContent, coco_records, load_coco, needed
-from formats.losses import Losses
-from formats.problems import InputError
+from formats.io.errors import InputError
+from formats.omissions import Losses
 from formats.record import Record
 
 _log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def _of_frequencies(content: CocoContent, frequencies: str | None) -> CocoConten
         return content
     wanted = frequencies.split(",")
     if not set(wanted) <= set(_FREQUENCIES):
-        raise InputError("frequencies", repr(frequencies), "want some of r, c and f, such as f,c")
+        raise InputError("frequencies", repr(frequencies), "expected some of r, c and f, such as f,c")
     kept = [each for each in content.categories if _frequency(content, each) in wanted]
     left_out = set(content.categories) - set(kept)
     categories = {each: (label, content.categories[each][1]) for label, each in enumerate(kept)}
@@ -93,7 +93,7 @@ def _frequency(content: CocoContent, category_id: Any) -> str:
     place = f"{content.path}: category {category_id!r}"
     frequency = needed(content.category_entries[category_id], "frequency", place)
     if frequency not in _FREQUENCIES:
-        raise InputError(place, f"frequency is {frequency!r}", "want r, c or f")
+        raise InputError(place, f"frequency is {frequency!r}", "expected r, c or f")
     return frequency
 
 
@@ -114,7 +114,7 @@ def read_lvis_details(ann_file: str | Path) -> LvisDetails:
 def _labels(image: Mapping, key: str, content: CocoContent, place: str) -> frozenset[int]:
     ids = needed(image, key, place)
     if not isinstance(ids, list) or not all(type(each) is int and each in content.categories for each in ids):
-        raise InputError(place, f"{key} {ids!r} names what is no category's id", "want a list of category ids")
+        raise InputError(place, f"{key} {ids!r} names what is no category's id", "expected a list of category ids")
     return frozenset(content.categories[each][0] for each in ids)
 
 
@@ -201,7 +201,7 @@ def _odinw(split: str | Path, losses: Losses | None = None) -> CocoContent:
     if path.is_dir():
         files = [path / name for name in _ODINW_FILES if (path / name).is_file()]
         if not files:
-            raise InputError(path, "holds no annotations of ODinW", f"want {' or '.join(_ODINW_FILES)} in it")
+            raise InputError(path, "holds no annotations of ODinW", f"expected {' or '.join(_ODINW_FILES)} in it")
         path = files[0]
     content = _by_category_id(load_coco(path, losses))
     used = any(entry.get("category_id") == 0 for entry in content.annotations or ())
@@ -229,7 +229,7 @@ def _by_category_id(content: CocoContent) -> CocoContent:
     try:
         ordered = sorted(content.categories.items())
     except TypeError:
-        raise InputError(content.path, "category ids are of several kinds", "want whole numbers") from None
+        raise InputError(content.path, "category ids are of several kinds", "expected whole numbers") from None
     categories: dict[Any, tuple[int, str]] = {
         category_id: (label, name) for label, (category_id, (_, name)) in enumerate(ordered)
     }

@@ -8,13 +8,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape, quoteattr
 
-from formats.files import write_whole
-from formats.losses import Losses, check_category, count_losses, refuse_caption
-from formats.problems import InputError, refused, want_one_of
+from formats.io.errors import InputError, refused, want_one_of
+from formats.io.files import write_whole
+from formats.omissions import Losses, check_category, count_losses, refuse_caption
 from formats.record import Box, Instance, Record
 from formats.voc import xml_root
 
-_WANT = "want CVAT for images 1.1"
+_WANT = "expected CVAT for images 1.1"
 _OTHER_SHAPES = ("polyline", "points", "mask", "ellipse", "cuboid", "skeleton")
 
 
@@ -64,7 +64,7 @@ def _record(image: ElementTree.Element, labels: Mapping[str, int], place: str) -
     for index, shape in enumerate(image):
         where = f"{place}, shape {index}"
         if shape.tag in _OTHER_SHAPES:
-            raise InputError(where, f"is a {shape.tag}", "want boxes or polygons")
+            raise InputError(where, f"is a {shape.tag}", "expected boxes or polygons")
         if shape.tag not in ("box", "polygon"):
             continue  # a tag of the whole image
         name = _attribute(shape, "label", where)
@@ -86,7 +86,7 @@ def _record(image: ElementTree.Element, labels: Mapping[str, int], place: str) -
 
 def _box(shape: ElementTree.Element, place: str) -> Box:
     if _number(shape.get("rotation", "0"), place) != 0:
-        raise InputError(place, "is turned", "want upright boxes")
+        raise InputError(place, "is turned", "expected upright boxes")
     x1, y1, x2, y2 = (_number(_attribute(shape, side, place), place) for side in ("xtl", "ytl", "xbr", "ybr"))
     return x1, y1, x2, y2
 
@@ -94,7 +94,7 @@ def _box(shape: ElementTree.Element, place: str) -> Box:
 def _polygon_box(shape: ElementTree.Element, place: str) -> Box:
     points = [point.split(",") for point in _attribute(shape, "points", place).split(";")]
     if any(len(point) != 2 for point in points):
-        raise InputError(place, "has broken points", 'want points="x,y;x,y;..."')
+        raise InputError(place, "has broken points", 'expected points="x,y;x,y;..."')
     xs, ys = ([_number(point[axis], place) for point in points] for axis in (0, 1))
     return min(xs), min(ys), max(xs), max(ys)
 

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from formats.coco import needed
 from formats.coco_dialects import read_coco_by_category_id
-from formats.losses import Losses
-from formats.plain_pickle import read_plain_pickle
-from formats.problems import InputError
+from formats.io.errors import InputError
+from formats.io.plain_pickle import read_plain_pickle
+from formats.omissions import Losses
 from formats.record import Record
 
 
@@ -42,7 +42,7 @@ def read_dod_details(pickles: str | Path) -> DodDetails:
         place = f"{Path(pickles) / 'images.pkl'}: image {image_id!r}"
         group_id = needed(image, "group_id", place)
         if group_id not in groups:
-            raise InputError(place, f"group_id {group_id!r} is no group", "want one of groups.pkl")
+            raise InputError(place, f"group_id {group_id!r} is no group", "expected one of groups.pkl")
         ids = needed(groups[group_id], "inner_sent_id", f"{Path(pickles) / 'groups.pkl'}: group {group_id!r}")
         asked[needed(image, "file_name", place)] = tuple(sorted(each - 1 for each in ids))
     absence = frozenset(each - 1 for each, sentence in sentences.items() if sentence.get("is_negative"))
@@ -52,5 +52,5 @@ def read_dod_details(pickles: str | Path) -> DodDetails:
 def _load(path: Path) -> Mapping[Any, dict]:
     content = read_plain_pickle(path)
     if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
-        raise InputError(path, "is no table of entries by their ids", "want the published file")
+        raise InputError(path, "is no table of entries by their ids", "expected the published file")
     return content

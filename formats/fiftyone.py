@@ -13,15 +13,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from formats.files import load_json, write_whole_folder
 from formats.images import image_size, list_images
-from formats.losses import Losses, check_category, count_unread, refuse_caption
-from formats.problems import InputError
+from formats.io.errors import InputError
+from formats.io.files import load_json, write_whole_folder
+from formats.omissions import Losses, check_category, count_unread, refuse_caption
 from formats.record import Instance, Record
 
 _READ = frozenset({"label", "bounding_box", "confidence", "attributes"})
 _ATTRIBUTES = frozenset({"weight", "ignore"})
-_WANT = 'want FiftyOne\'s {"classes": [...], "labels": {...}}'
+_WANT = 'expected FiftyOne\'s {"classes": [...], "labels": {...}}'
 
 
 def read_fiftyone(
@@ -44,10 +44,10 @@ def read_fiftyone(
     for key, entries in labels.items():
         place = f"{path}: {key!r}"
         if key not in names:
-            raise InputError(place, f"has no image in {root}", "want data/ with the images, or --images")
+            raise InputError(place, f"has no image in {root}", "expected data/ with the images, or --images")
         height, width = image_size(root / names[key])
         if entries is not None and not isinstance(entries, list):
-            raise InputError(place, f"holds a JSON {type(entries).__name__}", "want a list of boxes or null")
+            raise InputError(place, f"holds a JSON {type(entries).__name__}", "expected a list of boxes or null")
         instances = (
             None
             if entries is None
@@ -89,7 +89,7 @@ def _instance(
     if isinstance(label, str):
         label = known.get(label, label)
     if not isinstance(label, int) or not 0 <= label < len(classes):
-        raise InputError(place, f"label {label!r} is unknown", f"want 0..{len(classes) - 1}, or a class by name")
+        raise InputError(place, f"label {label!r} is unknown", f"expected 0..{len(classes) - 1}, or a class by name")
     attributes: Mapping = entry.get("attributes") or {}
     try:
         x, y, w, h = map(float, entry["bounding_box"])
@@ -97,7 +97,9 @@ def _instance(
         weight, ignore = float(attributes.get("weight", 1.0)), bool(attributes.get("ignore", False))
         return Instance(box, label, classes[label], entry.get("confidence"), weight, ignore)
     except (TypeError, KeyError, ValueError, OverflowError, AttributeError) as error:
-        raise InputError(place, f"has a broken box ({error})", "want bounding_box: [x, y, width, height]") from error
+        raise InputError(
+            place, f"has a broken box ({error})", "expected bounding_box: [x, y, width, height]"
+        ) from error
 
 
 def write_fiftyone(folder: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Losses:
@@ -111,7 +113,7 @@ def write_fiftyone(folder: str | Path, records: Iterable[Record], categories: Se
         refuse_caption(record, "FiftyOne's detection data set")
         key = PurePosixPath(record.filename).with_suffix("").as_posix()
         if key in labels:
-            raise InputError(record.filename, "has the stem of another image", "want one image a stem")
+            raise InputError(record.filename, "has the stem of another image", "expected one image a stem")
         for instance in record.instances or ():
             check_category(instance, categories, record.filename)
         labels[key] = None if record.instances is None else [_entry(each, record) for each in record.instances]

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from formats.losses import Losses
-from formats.problems import InputError, refused
+from formats.io.errors import InputError, refused
+from formats.omissions import Losses
 from formats.record import Box, Record, Region, Span
 from formats.voc import size_in, voc_box, voc_text, xml_root
 
@@ -50,7 +50,9 @@ def read_flickr30k(root: str | Path, split: str | Path | None = None, losses: Lo
 
 def _folder(root: Path, name: str) -> Path:
     if not (root / name).is_dir():
-        raise InputError(root / name, "does not exist", "want the folder of Flickr30k Entities: Sentences, Annotations")
+        raise InputError(
+            root / name, "does not exist", "expected the folder of Flickr30k Entities: Sentences, Annotations"
+        )
     return root / name
 
 
@@ -64,7 +66,7 @@ def _read_lines(path: Path) -> list[str]:
     try:
         return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(path, f"cannot be read ({error})", "want a text file of Flickr30k Entities") from error
+        raise InputError(path, f"cannot be read ({error})", "expected a text file of Flickr30k Entities") from error
 
 
 def _parse(line: str, place: str) -> tuple[str, list[tuple[str, Span]]]:
@@ -79,7 +81,7 @@ def _parse(line: str, place: str) -> tuple[str, list[tuple[str, Span]]]:
         done = match.end()
     caption += line[done:]
     if "/EN#" in caption:
-        raise InputError(place, "has broken markup", "want [/EN#number/type words]")
+        raise InputError(place, "has broken markup", "expected [/EN#number/type words]")
     return caption, phrases
 
 

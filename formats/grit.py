@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from formats.coco import needed, size_of
-from formats.json_stream import stream_json
-from formats.losses import Losses, count_unread
-from formats.problems import InputError, refused
+from formats.io.errors import InputError, refused
+from formats.io.json_stream import stream_json
+from formats.omissions import Losses, count_unread
 from formats.record import Box, Record, Region, Span
 
 _READ = frozenset({"key", "caption", "height", "width", "ref_exps", "status"})
 _FETCHED = "success"
 _PATTERNS = ("*.json", "*.parquet", "*.tar")
-_WANT = "want a list of GRIT's samples, or a folder of such files"
+_WANT = "expected a list of GRIT's samples, or a folder of such files"
 
 
 def read_grit(source: str | Path, losses: Losses | None = None) -> Iterator[Record]:
@@ -43,7 +43,7 @@ def read_grit(source: str | Path, losses: Losses | None = None) -> Iterator[Reco
     for file in files:
         for sample, place in _samples(file):
             if not isinstance(sample, dict):
-                raise InputError(place, f"is a JSON {type(sample).__name__}", "want an object")
+                raise InputError(place, f"is a JSON {type(sample).__name__}", "expected an object")
             if sample.get("status", _FETCHED) != _FETCHED:
                 if losses is not None:
                     losses["samples whose image could not be fetched"] += 1
@@ -100,7 +100,7 @@ def _tar_samples(file: Path) -> Iterator[tuple[Any, str]]:
 def _record(sample: Mapping, place: str) -> Record:
     key, caption = (needed(sample, name, place) for name in ("key", "caption"))
     if not isinstance(key, str) or not key or not isinstance(caption, str):
-        raise InputError(place, f"key {key!r} or caption {caption!r} is no text", "want texts")
+        raise InputError(place, f"key {key!r} or caption {caption!r} is no text", "expected texts")
     height, width = size_of(sample, place)
     try:
         regions = _regions(sample, caption, height, width, place)
@@ -115,7 +115,7 @@ def _regions(sample: Mapping, caption: str, height: int, width: int, place: str)
     found: dict[Span, list[tuple[Box, float]]] = {}
     expressions = needed(sample, "ref_exps", place)
     if not isinstance(expressions, list):
-        raise InputError(place, f"ref_exps {expressions!r} is no list", "want a list of expressions")
+        raise InputError(place, f"ref_exps {expressions!r} is no list", "expected a list of expressions")
     for index, expression in enumerate(expressions):
         span, box, score = _expression(expression, f"{place}, ref_exps {index}")
         x1, y1, x2, y2 = box
@@ -127,7 +127,7 @@ def _regions(sample: Mapping, caption: str, height: int, width: int, place: str)
 
 
 def _expression(value: Any, place: str) -> tuple[Span, Box, float]:
-    want = "want [start, end, x1, y1, x2, y2, score]"
+    want = "expected [start, end, x1, y1, x2, y2, score]"
     try:
         start, end, x1, y1, x2, y2, score = map(float, value)
     except (TypeError, ValueError, OverflowError):

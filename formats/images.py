@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from PIL import Image, UnidentifiedImageError
 
-from formats.problems import InputError, handed_to
+from formats.io.errors import InputError, handed_to
+from formats.io.storage import as_path, is_address
 from formats.record import Record
-from formats.storage import as_path, is_address
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 IMAGE_SUFFIXES |= {".ppm", ".pgm", ".pbm"}
@@ -34,7 +34,7 @@ def list_images(folder: str | Path) -> list[str]:
         return _list_address(root)
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
-        raise InputError(root, what, "want a folder of images")
+        raise InputError(root, what, "expected a folder of images")
     visited: set[str] = set()
     found: list[str] = []
     for directory, subfolders, names in os.walk(root, onerror=_refuse_folder, followlinks=True):
@@ -58,7 +58,7 @@ def _list_address(root: Path) -> list[str]:
     below = root.path.rstrip("/") + "/"  # type: ignore[attr-defined]  # of UPath
     names = [found.removeprefix(below) for found in root.fs.find(root.path)]  # type: ignore[attr-defined]
     if not names:
-        raise InputError(root, "does not exist", "want a folder of images")
+        raise InputError(root, "does not exist", "expected a folder of images")
     return sorted(
         name
         for name in names
@@ -70,7 +70,7 @@ def _list_address(root: Path) -> list[str]:
 def _refuse_folder(error: OSError) -> None:
     """Its images would be missing from everything that comes after, and nobody would know."""
     what = f"cannot be listed ({error.strerror})"
-    raise InputError(error.filename, what, "want a folder that can be read") from error
+    raise InputError(error.filename, what, "expected a folder that can be read") from error
 
 
 def read_images(folder: str | Path, on_problem: Callable[[InputError], None] | None = None) -> Iterator[Record]:
@@ -81,7 +81,7 @@ def read_images(folder: str | Path, on_problem: Callable[[InputError], None] | N
     """
     filenames = list_images(folder)
     if not filenames:
-        raise InputError(folder, "no images there", "want a folder of .jpg, .png or other images")
+        raise InputError(folder, "no images there", "expected a folder of .jpg, .png or other images")
     for filename in filenames:
         with handed_to(on_problem):
             yield Record(filename, *image_size(as_path(folder) / filename))
@@ -94,9 +94,9 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """
     path = as_path(path)
     if not path.is_file():
-        raise InputError(path, "is not a file" if path.exists() else "does not exist", "want an image file")
+        raise InputError(path, "is not a file" if path.exists() else "does not exist", "expected an image file")
     if path.stat().st_size == 0:
-        raise InputError(path, "is empty (0 bytes)", "want an image file")
+        raise InputError(path, "is empty (0 bytes)", "expected an image file")
     try:
         with path.open("rb") as stream, Image.open(stream) as image:
             width, height = image.size
@@ -107,11 +107,11 @@ def image_size(path: str | Path) -> tuple[int, int]:
             sideways = Image.Image.getexif(image).get(_ORIENTATION_TAG) in _SIDEWAYS
     except UnidentifiedImageError as error:  # its own words name the open file, which is another thing everywhere
         raise InputError(
-            path, "cannot be read as an image (no known format)", "want a JPEG, PNG or other image file"
+            path, "cannot be read as an image (no known format)", "expected a JPEG, PNG or other image file"
         ) from error
     except _BROKEN_IMAGE as error:
         raise InputError(
-            path, f"cannot be read as an image ({error})", "want a JPEG, PNG or other image file"
+            path, f"cannot be read as an image ({error})", "expected a JPEG, PNG or other image file"
         ) from error
     return (width, height) if sideways else (height, width)
 
@@ -132,12 +132,14 @@ def safe_join(root: str | Path, filename: str) -> Path:
     windows = PureWindowsPath(name)
     if not name.strip() or "\0" in name:
         raise InputError(
-            root, f"file name {name!r} is empty or holds a NUL", "want a path relative to the image folder"
+            root, f"file name {name!r} is empty or holds a NUL", "expected a path relative to the image folder"
         )
     if PurePosixPath(name).is_absolute() or windows.drive or windows.root:
-        raise InputError(root, f"file name {name!r} is absolute", "want a path relative to the image folder")
+        raise InputError(root, f"file name {name!r} is absolute", "expected a path relative to the image folder")
     if "://" in name or ("::" in name and is_address(root)):  # fsspec would take it for another address
-        raise InputError(root, f"file name {name!r} is an address", "want a path relative to the image folder")
+        raise InputError(root, f"file name {name!r} is an address", "expected a path relative to the image folder")
     if ".." in windows.parts:  # Windows rules split at both kinds of slash
-        raise InputError(root, f"file name {name!r} leaves its folder by '..'", "want a path inside the image folder")
+        raise InputError(
+            root, f"file name {name!r} leaves its folder by '..'", "expected a path inside the image folder"
+        )
     return as_path(root) / name

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from formats.files import read_text, write_json
-from formats.problems import InputError
+from formats.io.errors import InputError
+from formats.io.files import read_text, write_json
+from formats.io.storage import as_path
 from formats.record import Record
-from formats.storage import as_path
 
-_REMEDY = 'want {"0": "cat", "1": "dog"}'
+_REMEDY = 'expected {"0": "cat", "1": "dog"}'
 
 
 def read_label_map(path: str | Path) -> dict[int, str]:
@@ -25,7 +25,9 @@ def read_label_map(path: str | Path) -> dict[int, str]:
     try:
         pairs = json.loads(as_path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_Pairs)
     except FileNotFoundError:
-        raise InputError(path, "does not exist", "want a label map such as " + _REMEDY.removeprefix("want ")) from None
+        raise InputError(
+            path, "does not exist", "expected a label map such as " + _REMEDY.removeprefix("expected ")
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(path, f"is not JSON ({error})", _REMEDY) from error
     if not isinstance(pairs, _Pairs):
@@ -34,9 +36,9 @@ def read_label_map(path: str | Path) -> dict[int, str]:
     for key, name in pairs:
         label = _label(path, key)
         if label in names:
-            raise InputError(path, f"label {key} stands there twice", "want every label once")
+            raise InputError(path, f"label {key} stands there twice", "expected every label once")
         if not isinstance(name, str) or not name.strip():
-            raise InputError(path, f"label {key} has the name {name!r}", "want a non-empty text")
+            raise InputError(path, f"label {key} has the name {name!r}", "expected a non-empty text")
         names[label] = name
     return dict(sorted(names.items()))
 
@@ -99,7 +101,7 @@ def relabelled(record: Record, move: Mapping[int, int], names: Mapping[int, str]
     for instance in record.instances:
         if instance.label not in move:
             raise InputError(
-                record.filename, f"label {instance.label} is not in its label map", "want all labels in it"
+                record.filename, f"label {instance.label} is not in its label map", "expected all labels in it"
             )
     moved = tuple(
         replace(instance, label=move[instance.label], category=names[move[instance.label]])
@@ -115,8 +117,8 @@ def read_category_names(path: str | Path) -> tuple[str, ...]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(path, "does not exist", "want the category names: a YAML with `names`, or one a line")
-    text = read_text(path, "want it saved as UTF-8")
+        raise InputError(path, "does not exist", "expected the category names: a YAML with `names`, or one a line")
+    text = read_text(path, "expected it saved as UTF-8")
     if path.suffix.lower() not in (".yaml", ".yml"):
         return tuple(line.strip() for line in text.splitlines() if line.strip())
     import yaml  # only here: the names of most data sets come as a list
@@ -124,7 +126,7 @@ def read_category_names(path: str | Path) -> tuple[str, ...]:
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InputError(path, f"is not YAML ({' '.join(str(error).split())})", "want `names:`") from error
+        raise InputError(path, f"is not YAML ({' '.join(str(error).split())})", "expected `names:`") from error
     return _names_of(content.get("names") if isinstance(content, dict) else None, path)
 
 
@@ -132,8 +134,8 @@ def _names_of(names: Any, path: Path) -> tuple[str, ...]:
     """The YAML's `names`: a list, or a table from class number to name."""
     if isinstance(names, dict):
         if sorted(names) != list(range(len(names))):
-            raise InputError(path, f"names has the classes {sorted(names)}", f"want 0..{len(names) - 1}")
+            raise InputError(path, f"names has the classes {sorted(names)}", f"expected 0..{len(names) - 1}")
         names = [names[label] for label in range(len(names))]
     if not isinstance(names, list) or not names:
-        raise InputError(path, "has no names", "want `names:` with the categories in order")
+        raise InputError(path, "has no names", "expected `names:` with the categories in order")
     return tuple(str(name) for name in names)

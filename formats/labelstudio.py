@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from formats.files import load_json, write_whole
-from formats.losses import Losses, count_losses, refuse_caption
-from formats.problems import InputError, refused, want_one_of
+from formats.io.errors import InputError, refused, want_one_of
+from formats.io.files import load_json, write_whole
+from formats.omissions import Losses, count_losses, refuse_caption
 from formats.record import Instance, Record
 
 _LOCAL_FILES = "/data/local-files/?d="  # Label Studio's address of a file below its local storage
-_WANT = "want a JSON list of Label Studio's tasks"
+_WANT = "expected a JSON list of Label Studio's tasks"
 _BOX = "rectanglelabels"
 _DECIMALS = 6  # of a percent: a thousandth of a pixel
 
@@ -67,19 +67,19 @@ def _name(entry: Mapping, place: str) -> str:
         (name,) = entry["value"]["rectanglelabels"]
         return str(name)
     except (TypeError, KeyError, ValueError) as error:
-        raise InputError(place, f"a rectangle has no single label ({error!r})", "want one label a box") from error
+        raise InputError(place, f"a rectangle has no single label ({error!r})", "expected one label a box") from error
 
 
 def _record(task: Mapping, result: list[dict] | None, labels: Mapping[str, int], place: str) -> Record:
     data = task.get("data")
     address = data.get("image") if isinstance(data, dict) else None
     if not isinstance(data, dict) or not isinstance(address, str):
-        raise InputError(place, "has no image", 'want "data": {"image": "..."}')
+        raise InputError(place, "has no image", 'expected "data": {"image": "..."}')
     first = result[0] if result else {}
     height = first.get("original_height", data.get("height"))
     width = first.get("original_width", data.get("width"))
     if not isinstance(height, int) or not isinstance(width, int):
-        raise InputError(place, "does not tell its image's size", 'want a box, or "height" and "width" in its data')
+        raise InputError(place, "does not tell its image's size", 'expected a box, or "height" and "width" in its data')
     filename = address.partition("?d=")[2] or address.lstrip("/")
     instances = None if result is None else tuple(_instance(each, labels, height, width, place) for each in result)
     try:
@@ -93,7 +93,7 @@ def _instance(entry: Mapping, labels: Mapping[str, int], height: int, width: int
     if name not in labels:
         raise InputError(place, f"{name!r} is no category", want_one_of(labels, name))
     if value.get("rotation") or entry.get("image_rotation"):
-        raise InputError(place, f"a box of {name!r} is turned", "want upright boxes")
+        raise InputError(place, f"a box of {name!r} is turned", "expected upright boxes")
     try:
         x, y, w, h = (float(value[side]) / 100 for side in ("x", "y", "width", "height"))
         return Instance(
@@ -101,7 +101,7 @@ def _instance(entry: Mapping, labels: Mapping[str, int], height: int, width: int
         )
     except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise InputError(
-            place, f"a box of {name!r} is broken ({error})", "want x, y, width, height in percent"
+            place, f"a box of {name!r} is broken ({error})", "expected x, y, width, height in percent"
         ) from error
 
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from formats.coco import annotations_by_image, box_of, file_name_of, load_coco, needed, record_of
-from formats.losses import Losses
-from formats.problems import InputError
+from formats.io.errors import InputError
+from formats.omissions import Losses
 from formats.record import Box, Record, Region, Span
 
 _NOTHING = -1
@@ -35,7 +35,7 @@ def read_mdetr(ann_file: str | Path, losses: Losses | None = None) -> Iterator[R
         place = f"{ann_file}: image {image_id!r}"
         caption = needed(image, "caption", place)
         if not isinstance(caption, str):
-            raise InputError(place, f"caption {caption!r} is no text", "want the caption")
+            raise InputError(place, f"caption {caption!r} is no text", "expected the caption")
         regions = None
         if content.annotations is not None:
             entries = [
@@ -79,11 +79,13 @@ def _numbered_phrases(caption: str, image: Mapping, annotations: list[tuple[str,
     for place, entry in annotations:
         phrase_id = needed(entry, "phrase_ids", place)
         if type(phrase_id) is not int:
-            raise InputError(place, f"phrase_ids {phrase_id!r} is no number", "want the number of a phrase")
+            raise InputError(place, f"phrase_ids {phrase_id!r} is no number", "expected the number of a phrase")
         ids.add(phrase_id)
     place, phrases = annotations[0][0], image["tokens_positive_eval"]
     if not isinstance(phrases, list) or len(ids) > len(phrases):
-        raise InputError(place, f"the caption has {len(ids)} phrase ids for {phrases!r}", "want a phrase for each id")
+        raise InputError(
+            place, f"the caption has {len(ids)} phrase ids for {phrases!r}", "expected a phrase for each id"
+        )
     return {
         phrase_id: _spans(caption, {"tokens_positive": spans}, place) for phrase_id, spans in zip(sorted(ids), phrases)
     }
@@ -100,10 +102,12 @@ def _spans(caption: str, entry: Mapping, place: str) -> tuple[Span, ...]:
     except (TypeError, ValueError):
         pairs, whole = [], False
     if not whole:
-        raise InputError(place, f"tokens_positive {given!r} is no list of spans", "want [[start, end], ...]")
+        raise InputError(place, f"tokens_positive {given!r} is no list of spans", "expected [[start, end], ...]")
     if any(not 0 <= start < end <= len(caption) for start, end in pairs):
         raise InputError(
-            place, f"tokens_positive {given!r} leaves the caption of {len(caption)} characters", "want spans inside it"
+            place,
+            f"tokens_positive {given!r} leaves the caption of {len(caption)} characters",
+            "expected spans inside it",
         )
     joined = [pairs[0]]
     for start, end in pairs[1:]:

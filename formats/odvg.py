@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 import jsonlines
 import orjson
 
-from formats.files import write_whole
-from formats.json_stream import stream_json
-from formats.losses import Losses, count_losses
+from formats.io.errors import InputError
+from formats.io.files import write_whole
+from formats.io.json_stream import stream_json
 from formats.odvg_lines import QUARANTINED, record_from_line, text_of
-from formats.problems import InputError
+from formats.omissions import Losses, count_losses
 from formats.record import PLACEHOLDER_BOX, Box, Instance, Record, Region
 
 
@@ -82,10 +82,10 @@ def read_odvg_places(path: str | Path, losses: Losses | None = None) -> Iterator
     for line, (number, value) in enumerate(_json_values(path)):
         place = f"{path}:{number}"
         if isinstance(value, _NotJson):
-            error = InputError(place, value.what, "want one JSON object a line")
+            error = InputError(place, value.what, "expected one JSON object a line")
             yield line, place, LineProblem(line, None, value.text, error)
         elif not isinstance(value, dict):
-            error = InputError(place, f"holds a JSON {type(value).__name__}", "want an object a line")
+            error = InputError(place, f"holds a JSON {type(value).__name__}", "expected an object a line")
             yield line, place, LineProblem(line, None, text_of(value), error)
         elif QUARANTINED not in value:
             try:
@@ -105,11 +105,11 @@ def _json_values(path: str | Path) -> Iterator[tuple[int, Any]]:
     """(number from 1, JSON value or _NotJson) of each non-empty line, or of each item of a file that is one array."""
     if not Path(path).is_file():
         what = "is not a file" if Path(path).exists() else "does not exist"
-        raise InputError(path, what, "want an ODVG file (JSON Lines)")
+        raise InputError(path, what, "expected an ODVG file (JSON Lines)")
     with open(path, "rb") as stream:
         first = next((line for line in stream if line.strip()), b"")
         if first.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
-            items = stream_json(path, "want JSON Lines or one array")
+            items = stream_json(path, "expected JSON Lines or one array")
             yield from ((item.position + 1, item.value) for item in items if item.position is not None)
             return
         stream.seek(0)

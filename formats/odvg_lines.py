@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from formats.losses import Losses, count_unread
+from formats.io.errors import InputError, did_you_mean, refused
+from formats.omissions import Losses, count_unread
 from formats.phrases import with_spans_found
-from formats.problems import InputError, did_you_mean, refused
 from formats.record import PLACEHOLDER_BOX, Box, Instance, Record, Region, Span, checked_instance, checked_region
 
 QUARANTINED = "quarantined"  # the key of a line that stands for an image which could not be labelled
@@ -27,7 +27,7 @@ _GROUNDING_KEYS = frozenset({"caption", "regions"})
 _INSTANCE_KEYS = frozenset({"bbox", "label", "category", "score", "weight", "ignore"})
 _REGION_KEYS = frozenset({"bbox", "phrase", "tokens_positive", "score", "weight", "ignore"})
 
-_WANT_BOX = "want [x1, y1, x2, y2]"
+_WANT_BOX = "expected [x1, y1, x2, y2]"
 
 
 def is_quarantined(line: str | bytes) -> bool:
@@ -47,9 +47,9 @@ def object_of_line(text: str, place: str) -> dict[str, Any]:
     try:
         entries = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(place, f"is not JSON ({error})", "want one JSON object a line") from None
+        raise InputError(place, f"is not JSON ({error})", "expected one JSON object a line") from None
     if not isinstance(entries, dict):
-        raise InputError(place, f"holds a JSON {type(entries).__name__}", "want one JSON object a line")
+        raise InputError(place, f"holds a JSON {type(entries).__name__}", "expected one JSON object a line")
     if QUARANTINED in entries:
         raise InputError(place, str(entries[QUARANTINED]))
     return entries
@@ -68,7 +68,7 @@ def record_from_line(line: Mapping[str, Any], place: str, losses: Losses | None 
         caption, regions = _grounding(_table(line["grounding"], place, "grounding"), place, losses)
     filename = _needed(line, "filename", place, "")
     if not isinstance(filename, str):
-        raise InputError(place, f"filename {filename!r} is no text", "want a path relative to the image folder")
+        raise InputError(place, f"filename {filename!r} is no text", "expected a path relative to the image folder")
     height = _whole(_needed(line, "height", place, ""), place, "height")
     width = _whole(_needed(line, "width", place, ""), place, "width")
     try:
@@ -81,7 +81,7 @@ def _instances(detection: Mapping, place: str, losses: Losses | None) -> tuple[I
     _check_keys(detection, _DETECTION_KEYS, place, "detection: ", losses, "detection")
     entries = _needed(detection, "instances", place, "detection: ")
     if not isinstance(entries, list):
-        raise InputError(place, "detection: instances is no list", "want [] or a list of instances")
+        raise InputError(place, "detection: instances is no list", "expected [] or a list of instances")
     return tuple(
         [_plain_instance(entry) or _instance(entry, place, index, losses) for index, entry in enumerate(entries)]
     )
@@ -145,16 +145,16 @@ _INFINITY = math.inf
 def _instance(entry: Any, place: str, index: int, losses: Losses | None) -> Instance:
     where = f"instance {index}: "
     if not isinstance(entry, dict):
-        raise InputError(place, f"{where}is a JSON {type(entry).__name__}", "want an object")
+        raise InputError(place, f"{where}is a JSON {type(entry).__name__}", "expected an object")
     _check_keys(entry, _INSTANCE_KEYS, place, where, losses, "instances")
     box = _box(_needed(entry, "bbox", place, where), place, where)
     label = _whole(_needed(entry, "label", place, where), place, f"{where}label")
     category = _needed(entry, "category", place, where)
     if not isinstance(category, str):
-        raise InputError(place, f"{where}category {category!r} is no text", "want the category's name")
+        raise InputError(place, f"{where}category {category!r} is no text", "expected the category's name")
     score = _scores(entry.get("score"), place, where)
     if len(score) > 1:
-        raise InputError(place, f"{where}{len(score)} scores for one box", "want one")
+        raise InputError(place, f"{where}{len(score)} scores for one box", "expected one")
     weight, ignore = _weight_and_ignore(entry, place, where)
     try:
         return Instance(box, label, category, score[0] if score else None, weight, ignore)
@@ -166,12 +166,12 @@ def _grounding(grounding: Mapping, place: str, losses: Losses | None) -> tuple[s
     _check_keys(grounding, _GROUNDING_KEYS, place, "grounding: ", losses, "grounding")
     caption = _needed(grounding, "caption", place, "grounding: ")
     if not isinstance(caption, str):
-        raise InputError(place, f"grounding: caption {caption!r} is no text", "want the caption")
+        raise InputError(place, f"grounding: caption {caption!r} is no text", "expected the caption")
     entries = grounding.get("regions")
     if entries is None:  # a caption whose phrases nobody has looked for
         return caption, None
     if not isinstance(entries, list):
-        raise InputError(place, "grounding: regions is no list", "want [] or a list of regions")
+        raise InputError(place, "grounding: regions is no list", "expected [] or a list of regions")
     regions = [_plain_region(entry) or _region(entry, place, index, losses) for index, entry in enumerate(entries)]
     if any(not region.spans for region in regions):
         regions = with_spans_found(caption, regions)
@@ -181,7 +181,7 @@ def _grounding(grounding: Mapping, place: str, losses: Losses | None) -> tuple[s
 def _region(entry: Any, place: str, index: int, losses: Losses | None) -> Region:
     where = f"region {index}: "
     if not isinstance(entry, dict):
-        raise InputError(place, f"{where}is a JSON {type(entry).__name__}", "want an object")
+        raise InputError(place, f"{where}is a JSON {type(entry).__name__}", "expected an object")
     _check_keys(entry, _REGION_KEYS, place, where, losses, "regions")
     boxes = _boxes(_needed(entry, "bbox", place, where), place, where)
     phrase = _phrase(_needed(entry, "phrase", place, where), place, where)
@@ -222,7 +222,7 @@ def _boxes(value: Any, place: str, where: str) -> tuple[Box, ...]:
 def _phrase(value: Any, place: str, where: str) -> tuple[str, ...]:
     texts = value if isinstance(value, list) else [value]
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise InputError(place, f"{where}phrase {text_of(value)} is no text", "want a text or a list of texts")
+        raise InputError(place, f"{where}phrase {text_of(value)} is no text", "expected a text or a list of texts")
     return tuple(texts)
 
 
@@ -235,7 +235,7 @@ def _spans(value: Any, place: str, where: str) -> tuple[Span, ...]:
             raise InputError(
                 place,
                 f"{where}tokens_positive {text_of(value)} is no list of spans",
-                "want [[start, end], ...] in characters of the caption",
+                "expected [[start, end], ...] in characters of the caption",
             )
     return tuple([(start, end) for start, end in pairs])
 
@@ -248,16 +248,16 @@ def _scores(value: Any, place: str, where: str) -> tuple[float, ...]:
     if len(numbers) == 1 and isinstance(numbers[0], list):
         numbers = numbers[0]
     if any(type(number) not in _NUMBERS or abs(number) > _LARGEST for number in numbers):
-        raise InputError(place, f"{where}score {text_of(value)} is no number", "want a number in 0..1 for each box")
+        raise InputError(place, f"{where}score {text_of(value)} is no number", "expected a number in 0..1 for each box")
     return tuple([float(number) for number in numbers])
 
 
 def _weight_and_ignore(entry: Mapping, place: str, where: str) -> tuple[float, bool]:
     weight, ignore = entry.get("weight", 1.0), entry.get("ignore", False)
     if type(weight) not in _NUMBERS or not 0 <= weight <= _LARGEST:
-        raise InputError(place, f"{where}weight {text_of(weight)} is no factor", "want a number >= 0")
+        raise InputError(place, f"{where}weight {text_of(weight)} is no factor", "expected a number >= 0")
     if ignore not in (False, True):
-        raise InputError(place, f"{where}ignore is {text_of(ignore)}", "want true or false")
+        raise InputError(place, f"{where}ignore is {text_of(ignore)}", "expected true or false")
     return float(weight), bool(ignore)
 
 
@@ -266,12 +266,12 @@ def _whole(value: Any, place: str, name: str) -> int:
         return value
     if type(value) is float and value.is_integer():  # tables turned into JSON often write 512.0
         return int(value)
-    raise InputError(place, f"{name} {text_of(value)} is not a whole number", "want a whole number")
+    raise InputError(place, f"{name} {text_of(value)} is not a whole number", "expected a whole number")
 
 
 def _table(value: Any, place: str, name: str) -> Mapping:
     if not isinstance(value, dict):
-        raise InputError(place, f"{name} is a JSON {type(value).__name__}", "want an object")
+        raise InputError(place, f"{name} is a JSON {type(value).__name__}", "expected an object")
     return value
 
 
@@ -279,7 +279,7 @@ def _needed(table: Mapping, key: str, place: str, where: str) -> Any:
     try:
         return table[key]
     except KeyError:
-        raise InputError(place, f"{where}{key!r} is missing", f"want {_EXAMPLES[key]}") from None
+        raise InputError(place, f"{where}{key!r} is missing", f"expected {_EXAMPLES[key]}") from None
 
 
 _EXAMPLES = {

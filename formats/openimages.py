@@ -15,8 +15,8 @@ from itertools import groupby
 from pathlib import Path
 
 from formats.images import image_size, safe_join
-from formats.losses import Losses
-from formats.problems import InputError, refused
+from formats.io.errors import InputError, refused
+from formats.omissions import Losses
 from formats.record import Instance, Record
 
 _FLAGS = ("IsOccluded", "IsTruncated", "IsDepiction", "IsInside")
@@ -42,7 +42,7 @@ def read_openimages(
         filename = f"{image_id}.jpg"
         if image_id in seen:
             place = f"{boxes}:{lines[0][0]}"
-            raise InputError(place, f"{image_id} comes a second time", "want its lines together; sort them")
+            raise InputError(place, f"{image_id} comes a second time", "expected its lines together; sort them")
         seen.add(image_id)
         height, width = image_size(safe_join(image_dir, filename))
         instances = tuple(_instance(line, labels, height, width, f"{boxes}:{number}") for number, line in lines)
@@ -56,23 +56,23 @@ def read_openimages_categories(boxes: str | Path, classes: str | Path) -> tuple[
 
 def _read_classes(path: str | Path) -> list[tuple[str, str]]:
     """(code, name) of each class."""
-    rows = list(_rows(path, "want class-descriptions-boxable.csv"))
+    rows = list(_rows(path, "expected class-descriptions-boxable.csv"))
     if any(len(row) < 2 for _, row in rows):
-        raise InputError(path, "has a line without a name", "want code,name")
+        raise InputError(path, "has a line without a name", "expected code,name")
     codes = [(row[0], row[1]) for _, row in rows]
     return codes[1:] if codes and codes[0] == ("LabelName", "DisplayName") else codes  # v7 has a header
 
 
 def _lines(path: str | Path) -> Iterator[tuple[int, dict[str, str]]]:
     """(number, fields by their names) of each line."""
-    rows = _rows(path, "want Open Images' CSV of boxes")
+    rows = _rows(path, "expected Open Images' CSV of boxes")
     _, header = next(rows, (1, []))
     missing = [name for name in _NEEDED if name not in header]
     if missing:
-        raise InputError(f"{path}:1", f"the header lacks {', '.join(missing)}", f"want {','.join(_NEEDED)},...")
+        raise InputError(f"{path}:1", f"the header lacks {', '.join(missing)}", f"expected {','.join(_NEEDED)},...")
     for number, row in rows:
         if len(row) != len(header):
-            raise InputError(f"{path}:{number}", f"has {len(row)} fields", f"want {len(header)}, as the header")
+            raise InputError(f"{path}:{number}", f"has {len(row)} fields", f"expected {len(header)}, as the header")
         yield number, dict(zip(header, row))
 
 
@@ -90,14 +90,14 @@ def _instance(
     line: Mapping[str, str], labels: Mapping[str, tuple[int, str]], height: int, width: int, place: str
 ) -> Instance:
     if line["LabelName"] not in labels:
-        raise InputError(place, f"class {line['LabelName']!r} is unknown", "want one of the classes' file")
+        raise InputError(place, f"class {line['LabelName']!r} is unknown", "expected one of the classes' file")
     label, name = labels[line["LabelName"]]
     try:
         x1, x2, y1, y2 = (float(line[side]) for side in ("XMin", "XMax", "YMin", "YMax"))
     except ValueError:
         x1 = x2 = y1 = y2 = math.nan
     if not all(0 <= side <= 1 for side in (x1, x2, y1, y2)):
-        raise InputError(place, "XMin, XMax, YMin, YMax are no fractions of the image", "want numbers in 0..1")
+        raise InputError(place, "XMin, XMax, YMin, YMax are no fractions of the image", "expected numbers in 0..1")
     try:
         box = (x1 * width, y1 * height, x2 * width, y2 * height)
         return Instance(box, label, name, ignore=line.get("IsGroupOf") == "1")

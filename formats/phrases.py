@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from itertools import chain
 
-from formats.problems import InputError
+from formats.io.errors import InputError
 from formats.record import Region, Span
 
 
@@ -22,7 +22,9 @@ def find_phrase(caption: str, phrase: str) -> Span:
     """Where a phrase first stands in a caption. Raises InputError when it does not."""
     places = occurrences(caption, phrase)
     if not places:
-        raise InputError(caption, f"the phrase {phrase!r} does not stand in this caption", "want words of the caption")
+        raise InputError(
+            caption, f"the phrase {phrase!r} does not stand in this caption", "expected words of the caption"
+        )
     return places[0]
 
 

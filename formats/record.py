@@ -27,8 +27,8 @@ def check_box(box: Box) -> None:
     if len(box) == 4 and -_INFINITY < box[0] <= box[2] < _INFINITY and -_INFINITY < box[1] <= box[3] < _INFINITY:
         return
     if len(box) != 4 or not all(math.isfinite(value) for value in box):
-        raise ValueError(f"box {box} is not four finite numbers; want (x1, y1, x2, y2)")
-    raise ValueError(f"box {box} is turned round; want x1 <= x2 and y1 <= y2")
+        raise ValueError(f"box {box} is not four finite numbers; expected (x1, y1, x2, y2)")
+    raise ValueError(f"box {box} is turned round; expected x1 <= x2 and y1 <= y2")
 
 
 def check_score(score: float | None) -> None:
@@ -78,10 +78,10 @@ class Region:
         for score in self.scores:
             check_score(score)
         if self.scores and len(self.scores) != len(self.boxes):
-            raise ValueError(f"{len(self.scores)} scores for {len(self.boxes)} boxes; want one each or none")
+            raise ValueError(f"{len(self.scores)} scores for {len(self.boxes)} boxes; expected one each or none")
         for start, end in self.spans:
             if not 0 <= start < end:
-                raise ValueError(f"span [{start}, {end}] is empty; want 0 <= start < end")
+                raise ValueError(f"span [{start}, {end}] is empty; expected 0 <= start < end")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Record:
         if self.height <= 0 or self.width <= 0:
             raise ValueError(f"{self.filename}: size {self.width}x{self.height} is not positive")
         if self.instances is not None and self.caption is not None:
-            raise ValueError(f"{self.filename}: both detection and grounding; want one of them")
+            raise ValueError(f"{self.filename}: both detection and grounding; expected one of them")
         if self.caption is None and self.regions is not None:
             raise ValueError(f"{self.filename}: regions without a caption")
         for region in self.regions or ():

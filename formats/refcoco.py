@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from formats.coco import CocoContent, box_of, file_name_of, load_coco, needed, record_of
-from formats.files import load_json
-from formats.losses import Losses, count_unread
-from formats.plain_pickle import read_plain_pickle
-from formats.problems import InputError, want_one_of
+from formats.io.errors import InputError, want_one_of
+from formats.io.files import load_json
+from formats.io.plain_pickle import read_plain_pickle
+from formats.omissions import Losses, count_unread
 from formats.record import Box, Record, Region
 
 _NO_TARGET = -1
@@ -44,7 +44,7 @@ def read_refcoco(
 
 
 def _load_refs(path: str | Path) -> list[dict]:
-    want = "want refs(unc).p, refs(umd).p or grefs(unc).json"
+    want = "expected refs(unc).p, refs(umd).p or grefs(unc).json"
     entries = load_json(path, want) if Path(path).suffix == ".json" else read_plain_pickle(path)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(path, "is no list of refs", want)
@@ -63,7 +63,7 @@ def _records(
     image_id = needed(ref, "image_id", place)
     image = content.images.get(image_id) if isinstance(image_id, (int, str)) else None
     if image is None:
-        raise InputError(place, f"image_id {image_id!r} is no image of {content.path}", "want one of its images")
+        raise InputError(place, f"image_id {image_id!r} is no image of {content.path}", "expected one of its images")
     boxes = tuple(_boxes(ref, annotations, content, place))
     sentences = list(_sentences(ref, place))
     if losses is not None:
@@ -80,7 +80,9 @@ def _boxes(ref: Mapping, annotations: Mapping[Any, int], content: CocoContent, p
         if annotation_id == _NO_TARGET:
             continue
         if not isinstance(annotation_id, (int, str)) or annotation_id not in annotations:
-            raise InputError(place, f"ann_id {annotation_id!r} is no annotation of {content.path}", "want one of them")
+            raise InputError(
+                place, f"ann_id {annotation_id!r} is no annotation of {content.path}", "expected one of them"
+            )
         entry = content.annotations[annotations[annotation_id]]  # type: ignore[index]  # it has what it has given
         where = f"{content.path}: annotation id {annotation_id!r}"
         yield box_of(needed(entry, "bbox", where), where)
@@ -91,5 +93,5 @@ def _sentences(ref: Mapping, place: str) -> Iterator[str]:
     for entry in sentences if isinstance(sentences, (list, tuple)) else [sentences]:
         sentence = entry.get("sent") if isinstance(entry, dict) else None
         if not isinstance(sentence, str) or not sentence:
-            raise InputError(place, f"sentence {entry!r} has no words", 'want {"sent": "the words"}')
+            raise InputError(place, f"sentence {entry!r} has no words", 'expected {"sent": "the words"}')
         yield sentence

@@ -12,13 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from formats.files import write_whole
+from formats.io.errors import InputError
+from formats.io.files import write_whole
+from formats.io.storage import as_path
 from formats.label_map import without_version
 from formats.odvg import line_bytes, record_to_line
 from formats.odvg_lines import object_of_line, record_from_line
-from formats.problems import InputError
 from formats.record import Record
-from formats.storage import as_path
 
 Key = tuple[str, str | None]  # file name and caption: what tells one line of a source from another
 
@@ -111,10 +111,10 @@ def parse_correction(raw: bytes, place: str) -> Correction:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(place, f"is not UTF-8 ({error})", "want it saved as UTF-8") from None
+        raise InputError(place, f"is not UTF-8 ({error})", "expected it saved as UTF-8") from None
     entries = object_of_line(text, place)
     record = by_person(record_from_line(entries, place))
     since = entries.get("since_round", 1)
     if type(since) is not int or since < 1:
-        raise InputError(place, f"since_round is {since!r}", "want the number of a round, from 1")
+        raise InputError(place, f"since_round is {since!r}", "expected the number of a round, from 1")
     return Correction(record, place, since if entries.get("reviewed") is True else 0, text)

@@ -12,8 +12,8 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import accumulate
 
-from formats.losses import Losses
-from formats.problems import InputError
+from formats.io.errors import InputError
+from formats.omissions import Losses
 from formats.record import Record
 
 # COCO's ids: 000000581857.jpg of 2017, COCO_train2014_000000581857.jpg of 2014; the same picture.
@@ -22,7 +22,7 @@ _COCO_NAME = re.compile(r"(?:^|/)(?:COCO_(?:train|val|test)\d{4}_)?(?P<id>\d{12}
 
 def parse_parts(text: str) -> dict[str, float]:
     """ "train=0.8,val=0.2" -> shares that sum to 1. Raises InputError for anything else."""
-    want = "want shares that sum to 1, such as train=0.8,val=0.2"
+    want = "expected shares that sum to 1, such as train=0.8,val=0.2"
     parts: dict[str, float] = {}
     for item in text.split(","):
         name, _, share = item.partition("=")
@@ -55,7 +55,7 @@ def sample(records: Iterable[Record], images: int, seed: int = 0) -> list[Record
     Memory grows with the sample, not with the data set.
     """
     if images < 1:
-        raise InputError("sample", f"{images}", "want at least one image")
+        raise InputError("sample", f"{images}", "expected at least one image")
     chosen: dict[str, list[tuple[int, Record]]] = {}
     worst: list[tuple[float, str]] = []  # a heap of the chosen, the largest draw first
     for index, record in enumerate(records):

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from formats.figures import new_figure, write_figure
+from formats.io.plots import new_figure, write_figure
 from formats.record import Box, Record
 
 _SMALL, _MEDIUM = 32**2, 96**2  # pixels; COCO's sizes

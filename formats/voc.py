@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from formats.files import write_whole_folder
 from formats.images import image_size, safe_join
-from formats.losses import Losses, check_category, count_losses, refuse_caption
-from formats.problems import InputError, handed_to, refused, want_one_of
+from formats.io.errors import InputError, handed_to, refused, want_one_of
+from formats.io.files import write_whole_folder
+from formats.omissions import Losses, check_category, count_losses, refuse_caption
 from formats.record import Box, Instance, Record
 
 LABEL_MAP_NAME = "labelmap.txt"
@@ -57,11 +57,11 @@ def _paths(ann_dir: str | Path) -> list[Path]:
     folder = Path(ann_dir)
     if not folder.is_dir():
         raise InputError(
-            folder, "is not a folder" if folder.exists() else "does not exist", "want a folder of VOC XML files"
+            folder, "is not a folder" if folder.exists() else "does not exist", "expected a folder of VOC XML files"
         )
     paths = sorted(folder.rglob("*.xml"))
     if not paths:
-        raise InputError(folder, "holds no XML file", "want a folder of VOC XML files")
+        raise InputError(folder, "holds no XML file", "expected a folder of VOC XML files")
     return paths
 
 
@@ -85,7 +85,7 @@ def _declared_names(ann_dir: Path) -> list[str]:
     return []
 
 
-def xml_root(path: str | Path, remedy: str = "want a VOC annotation") -> ElementTree.Element:
+def xml_root(path: str | Path, remedy: str = "expected a VOC annotation") -> ElementTree.Element:
     """The root of an XML file. Raises InputError, which `remedy` ends, where it is none."""
     try:
         return ElementTree.parse(path).getroot()
@@ -122,7 +122,7 @@ def _size(root: ElementTree.Element, path: Path, filename: str, image_dir: str |
 def size_in(root: ElementTree.Element, path: Path) -> tuple[int, int]:
     """(height, width) of <size>. Raises InputError where it gives none; some labelling tools write 0."""
     if not _has_size(root, path):
-        raise InputError(path, "gives no image size", "want <size>, or the image folder to look it up in")
+        raise InputError(path, "gives no image size", "expected <size>, or the image folder to look it up in")
     return int(_number(root, "size/height", path)), int(_number(root, "size/width", path))
 
 
@@ -153,7 +153,7 @@ def voc_text(element: ElementTree.Element, tag: str, place: object) -> str:
     """The text of a tag, without blanks at its ends. Raises InputError where there is none."""
     text = (element.findtext(tag) or "").strip()
     if not text:
-        raise InputError(place, f"<{tag}> is missing or empty", "want it as VOC has it")
+        raise InputError(place, f"<{tag}> is missing or empty", "expected it as VOC has it")
     return text
 
 
@@ -166,7 +166,7 @@ def _number(element: ElementTree.Element, tag: str, place: object, default: floa
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(place, f"<{tag}> is {text!r}", "want a number")
+        raise InputError(place, f"<{tag}> is {text!r}", "expected a number")
     return number
 
 
@@ -199,7 +199,7 @@ def _write_annotation(folder: Path, record: Record, categories: Sequence[str], l
     count_losses(losses, record, ("ignore",))
     path = safe_join(folder, record.filename).with_suffix(".xml")
     if path.exists():
-        raise InputError(record.filename, "has the stem of another image", "want one image a stem, as VOC does")
+        raise InputError(record.filename, "has the stem of another image", "expected one image a stem, as VOC does")
     path.parent.mkdir(parents=True, exist_ok=True)
     tree = ElementTree.ElementTree(_annotation_element(record, categories, losses))
     ElementTree.indent(tree)

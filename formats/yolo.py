@@ -13,11 +13,11 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from formats.files import read_text, write_whole_folder
 from formats.images import image_size, list_images, safe_join
+from formats.io.errors import InputError, handed_to, refused
+from formats.io.files import read_text, write_whole_folder
 from formats.label_map import read_category_names
-from formats.losses import Losses, check_category, count_losses, refuse_caption
-from formats.problems import InputError, handed_to, refused
+from formats.omissions import Losses, check_category, count_losses, refuse_caption
 from formats.record import Box, Instance, Record
 
 _log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def read_yolo(
     labels = Path(label_dir)
     if not labels.is_dir():
         raise InputError(
-            labels, "is not a folder" if labels.exists() else "does not exist", "want the folder of labels"
+            labels, "is not a folder" if labels.exists() else "does not exist", "expected the folder of labels"
         )
     filenames = list_images(image_dir)
     _warn_of_labels_without_image(labels, filenames, image_dir)
@@ -69,13 +69,13 @@ def _warn_of_labels_without_image(labels: Path, filenames: Sequence[str], image_
 
 
 def _instances(path: Path, names: Sequence[str], height: int, width: int, losses: Losses | None) -> Iterator[Instance]:
-    for number, line in enumerate(read_text(path, "want lines of class cx cy w h").splitlines(), start=1):
+    for number, line in enumerate(read_text(path, "expected lines of class cx cy w h").splitlines(), start=1):
         if not line.strip():
             continue
         place = f"{path}:{number}"
         label, *numbers = _numbers(line, place)
         if not label.is_integer() or not 0 <= label < len(names):
-            raise InputError(place, f"class {label:g} is unknown", f"want 0..{len(names) - 1}")
+            raise InputError(place, f"class {label:g} is unknown", f"expected 0..{len(names) - 1}")
         (x1, y1, x2, y2), score = _box_and_score(numbers, place)
         if losses is not None and len(numbers) > 5:
             losses["polygons, now the boxes round them"] += 1
@@ -90,9 +90,9 @@ def _numbers(line: str, place: str) -> list[float]:
     try:
         numbers = [float(text) for text in line.split()]
     except ValueError:
-        raise InputError(place, f"{line.strip()!r} is not all numbers", "want class cx cy w h") from None
+        raise InputError(place, f"{line.strip()!r} is not all numbers", "expected class cx cy w h") from None
     if not all(map(math.isfinite, numbers)):
-        raise InputError(place, f"{line.strip()!r} is not all finite", "want class cx cy w h")
+        raise InputError(place, f"{line.strip()!r} is not all finite", "expected class cx cy w h")
     return numbers
 
 
@@ -100,7 +100,7 @@ def _box_and_score(numbers: Sequence[float], place: str) -> tuple[Box, float | N
     """The box in fractions of the image, and the score where there is one."""
     if any(not -_SLACK <= number <= 1 + _SLACK for number in numbers):
         raise InputError(
-            place, f"{max(numbers, key=abs):g} is no fraction of the image", "want numbers in 0..1, not pixels"
+            place, f"{max(numbers, key=abs):g} is no fraction of the image", "expected numbers in 0..1, not pixels"
         )
     if len(numbers) in (4, 5):
         cx, cy, w, h = numbers[:4]
@@ -111,7 +111,7 @@ def _box_and_score(numbers: Sequence[float], place: str) -> tuple[Box, float | N
     raise InputError(
         place,
         f"{len(numbers)} numbers after the class",
-        "want cx cy w h, cx cy w h score, or the x y of 3 or more points",
+        "expected cx cy w h, cx cy w h score, or the x y of 3 or more points",
     )
 
 
@@ -133,7 +133,7 @@ def write_yolo(folder: str | Path, records: Iterable[Record], categories: Sequen
             count_losses(losses, record, ("score",))
             path = safe_join(root / "labels", record.filename).with_suffix(".txt")
             if path.exists():
-                raise InputError(record.filename, "has the stem of another image", "want one image a stem")
+                raise InputError(record.filename, "has the stem of another image", "expected one image a stem")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(_lines(record, categories, losses)), encoding="utf-8")
         (root / "labels").mkdir(exist_ok=True)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from grounding_model.detector import Detector, load_detector
-    from grounding_model.prompt import Prompt
+    from grounding_model.inputs.prompt import Prompt
 
 __all__ = ["Detector", "Prompt", "load_detector"]
 
-_HOMES = {"Detector": "detector", "Prompt": "prompt", "load_detector": "detector"}
+_HOMES = {"Detector": "detector", "Prompt": "inputs.prompt", "load_detector": "detector"}
 
 
 def __getattr__(name: str) -> Any:

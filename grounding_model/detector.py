@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from formats.problems import InputError
+from formats.io.errors import InputError
 from formats.record import Box, Instance, Record, Region
-from grounding_model.image import check_image, collate_images, read_image, resize_for_test
-from grounding_model.model import GroundingModel, ImageFeatures, TextFeatures
-from grounding_model.prompt import BuiltPrompt, Prompt
-from grounding_model.text_tokens import count_tokens, tokenize, tokens_of_spans
+from grounding_model.inputs.image import check_image, collate_images, read_image, resize_for_test
+from grounding_model.inputs.prompt import BuiltPrompt, Prompt
+from grounding_model.inputs.tokens import count_tokens, tokenize, tokens_of_spans
+from grounding_model.model.grounding import GroundingModel, ImageFeatures, TextFeatures
 
 ImageSource = str | Path | np.ndarray
 PromptSource = Prompt | Sequence[str | tuple[str, ...]]
@@ -91,13 +91,13 @@ class PredictSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.score_threshold <= 1:
-            raise InputError("score_threshold", str(self.score_threshold), "want 0..1")
+            raise InputError("score_threshold", str(self.score_threshold), "expected 0..1")
         if self.max_per_image < 1:
-            raise InputError("max_per_image", str(self.max_per_image), "want at least 1")
+            raise InputError("max_per_image", str(self.max_per_image), "expected at least 1")
         if self.scale is not None and (len(self.scale) != 2 or min(self.scale) < 1):
-            raise InputError("scale", str(self.scale), "want the short and the long side in pixels")
+            raise InputError("scale", str(self.scale), "expected the short and the long side in pixels")
         if self.batch_size < 1:
-            raise InputError("batch_size", str(self.batch_size), "want at least 1")
+            raise InputError("batch_size", str(self.batch_size), "expected at least 1")
 
 
 class Picture(NamedTuple):
@@ -132,7 +132,7 @@ def load_detector(
 
     Raises InputError when the weights cannot be read or the device is not there.
     """
-    from grounding_model.weights import load_checkpoint
+    from grounding_model.checkpoints.weights import load_checkpoint
 
     chosen = choose_device(device)
     checkpoint = load_checkpoint(weights, text_encoder)
@@ -148,7 +148,7 @@ def choose_device(name: str = "auto") -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         first_line = str(error).splitlines()[0]
-        raise InputError("device", f"'{name}' cannot be used ({first_line})", "want auto, cpu or cuda") from error
+        raise InputError("device", f"'{name}' cannot be used ({first_line})", "expected auto, cpu or cuda") from error
     return device
 
 
@@ -226,7 +226,7 @@ class Detector:
         for label, found in zip(part.labels, columns):
             if not found:
                 name = prompt.labels[label]
-                raise InputError(f"prompt '{name}'", "the tokenizer knows no token in it", "want letters or digits")
+                raise InputError(f"prompt '{name}'", "the tokenizer knows no token in it", "expected letters or digits")
         return Chunk(part.caption, columns, part.labels)
 
 
@@ -328,7 +328,7 @@ def _detections(logits: Tensor, boxes: Tensor, chunk: Chunk, picture: Picture, c
     Raises InputError when the answer is not a number: such a model would find nothing anywhere and say nothing of it.
     """
     if logits.isnan().any() or not boxes.isfinite().all():
-        raise InputError("weights", "the model's answer is not a number", "want weights of a training that held")
+        raise InputError("weights", "the model's answer is not a number", "expected weights of a training that held")
     scores, labels = label_scores(logits, chunk.tokens, chunk.labels)
     best, place = scores.flatten().topk(min(count, scores.numel()))
     query, column = place // scores.shape[1], place % scores.shape[1]
@@ -445,11 +445,11 @@ def _prompts_of(prompt: PromptSource | Sequence[PromptSource], count: int) -> Pr
         return prompt
     if isinstance(prompt, str):
         raise InputError(
-            "prompt", f"the text '{prompt}'", "want a list of names, or a Prompt that says what the text is"
+            "prompt", f"the text '{prompt}'", "expected a list of names, or a Prompt that says what the text is"
         )
     entries: list[Any] = list(prompt)  # names and synonyms, or prompts and lists of names
     if not entries or not all(isinstance(entry, Prompt | list) for entry in entries):
         return Prompt.categories(entries)
     if len(entries) != count:
-        raise InputError("prompt", f"{len(entries)} prompts for {count} images", "want one for all, or one each")
+        raise InputError("prompt", f"{len(entries)} prompts for {count} images", "expected one for all, or one each")
     return [entry if isinstance(entry, Prompt) else Prompt.categories(entry) for entry in entries]

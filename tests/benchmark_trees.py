@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from grounding_model.category_lists import read_category_list
 from grounding_model.glyphs import SIDE, draw_scene
+from grounding_model.inputs.category_lists import read_category_list
 
 A, B, C = (10, 20, 40, 30), (80, 60, 50, 60), (30, 90, 60, 40)  # x, y, width, height
 SCENES = (((0, A), (1, B)), ((0, C),))  # (place of the name, box) of each image

@@ -18,7 +18,7 @@ settings.load_profile("any machine")
 @pytest.fixture(scope="session")
 def reference_checkpoint():
     """The reference's small random model, loaded as any user does it: .model, .tokenizer, .provenance."""
-    from grounding_model.weights import load_checkpoint
+    from grounding_model.checkpoints.weights import load_checkpoint
 
     return load_checkpoint(GOLDEN / "a" / "checkpoint.pth", text_encoder=GOLDEN / "a" / "bert")
 

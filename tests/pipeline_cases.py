@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from flows.planning import Manifest, plan
+from flows.labelling.plan import Manifest, plan
 from formats.images import image_size
-from formats.problems import InputError
+from formats.io.errors import InputError
 from formats.record import Instance, Record, Region
-from grounding_model.prompt import Prompt
+from grounding_model.inputs.prompt import Prompt
 
 
 class Failure(NamedTuple):
@@ -49,7 +49,7 @@ class FakeDetector:
         try:
             Image.open(io.BytesIO(path.read_bytes())).load()
         except OSError as error:
-            raise InputError(path, f"cannot be decoded ({error})", "want a whole image") from error
+            raise InputError(path, f"cannot be decoded ({error})", "expected a whole image") from error
         random = np.random.default_rng(list(hashlib.sha256(path.read_bytes()).digest()[:8]))
         found = []
         for label, name in enumerate(prompt.labels):

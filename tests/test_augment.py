@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from grounding_model.augment import AugmentConfig, Photometric, RandomCrop, augment, change_looks, flip, resize
+from grounding_model.data.augment import AugmentConfig, Photometric, RandomCrop, augment, change_looks, flip, resize
 
 SEEDS = range(20)
 

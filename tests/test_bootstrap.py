@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flows.bootstrapping import bootstrap_od, bootstrap_vg, read_captions
+from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg, read_captions
+from formats.io.errors import InputError
 from formats.label_map import read_label_map
 from formats.odvg import read_odvg
-from formats.problems import InputError
 from tests.pipeline_cases import make_images
 
 
@@ -121,7 +121,7 @@ def test_a_caption_of_a_file_outside_the_folder_is_quarantined(tmp_path: Path) -
 @pytest.mark.parametrize("text", ['[{"filename": "a.png", "caption": null}]', '{"a.png": 3}', '{"a.png": ["a", 1]}'])
 def test_captions_that_are_no_text_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(InputError, match="want a text or a list of texts"):
+    with pytest.raises(InputError, match="expected a text or a list of texts"):
         list(read_captions(tmp_path / "a.json", tmp_path))
 
 
@@ -175,5 +175,5 @@ def test_phrases_come_from_a_file_too(tmp_path: Path) -> None:
 def test_phrases_of_another_form_are_refused(tmp_path: Path, text: str) -> None:
     names = make_images(tmp_path / "images", 1)
     (tmp_path / "phrases.json").write_text(text)
-    with pytest.raises(InputError, match="want a JSON file such as"):
+    with pytest.raises(InputError, match="expected a JSON file such as"):
         bootstrap_vg(tmp_path / "images", {names[0]: "a cat"}, tmp_path / "x_vg.json", tmp_path / "phrases.json")

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from browse.__main__ import main
+from browse.contact_sheet import contact_sheet, side_by_side
 from browse.draw import IGNORE_COLOUR, colour_of, draw_record, ink_on
-from browse.sheet import contact_sheet, side_by_side
+from formats.io.errors import InputError
 from formats.label_map import write_label_map
 from formats.odvg import write_odvg
-from formats.problems import InputError
 from formats.record import PLACEHOLDER_BOX, Instance, Record, Region
 
 

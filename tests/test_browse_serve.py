@@ -18,16 +18,16 @@ import pytest
 from PIL import Image
 
 from browse.__main__ import main
-from browse.order import in_order
-from browse.review import Review
+from browse.review_order import in_order
+from browse.review_session import Review
 from browse.serve import LARGEST_BODY, ReviewServer
-from flows.bootstrapping import bootstrap_od
-from flows.filtering import filter_candidates
-from flows.inference import infer
-from flows.reviewing import add_corrections
+from flows.labelling.bootstrap import bootstrap_od
+from flows.labelling.filter import filter_candidates
+from flows.labelling.infer import infer
+from flows.self_training.review import add_corrections
+from formats.io.errors import InputError
 from formats.label_map import write_label_map
 from formats.odvg import read_odvg, write_odvg
-from formats.problems import InputError
 from formats.record import Instance, Record, Region
 from formats.reviewed import corrections_for, read_corrections, reviewed_path, reviewed_text, write_corrections
 from tests.chromium import chromium_page, find_chromium
@@ -193,7 +193,7 @@ def test_phrases_of_a_caption_get_boxes_and_marked_words_become_phrases(data: Pa
         ([{"box": [1, 2, "20", 25], "of": 0}], "not four finite numbers"),
         ([{"box": [1, 2, True, 25], "of": 0}], "not four finite numbers"),
         ([{"box": [1, 2, 20, 25], "of": 7}], "no category 7"),
-        ([{"box": [1, 2, 20, 25], "of": "cat"}], "want a whole number"),
+        ([{"box": [1, 2, 20, 25], "of": "cat"}], "expected a whole number"),
         ([{"box": [1, 2, 20, 25], "of": 0, "ignore": 1}], "true or false"),
         (["box"], "is no object"),
         (None, "boxes is no list"),
@@ -336,7 +336,7 @@ def test_uncertain_images_come_first(data: Path) -> None:
         (["x_od_v2.json", "none"], "no such folder"),
         (["x_od_v2.json", "images", "-o", "{data}/x_od_v2.json"], "is the label file itself"),
         (["x_od_v2.json", "images", "-o", "{data}/other.json"], 'not marked "reviewed"'),
-        (["bare_od.json", "images"], "want -m LABEL_MAP"),
+        (["bare_od.json", "images"], "expected -m LABEL_MAP"),
         (["x_od_v2.json", "images", "--port", "99999"], "--port"),
         (["x_od_v2.json", "images", "--order", "newest"], "--order"),
     ],

@@ -265,7 +265,7 @@ def test_flickr30k_errors_name_the_file(entities, name, text, message):
 
 
 def test_flickr30k_without_its_folders(tmp_path):
-    with pytest.raises(InputError, match="Sentences: does not exist; want the folder of Flickr30k Entities"):
+    with pytest.raises(InputError, match="Sentences: does not exist; expected the folder of Flickr30k Entities"):
         list(read_flickr30k(tmp_path))
 
 
@@ -328,7 +328,7 @@ def test_refcoco_errors_name_the_ref(write, change, message):
 
 
 def test_refcoco_names_the_splits_there_are(write):
-    with pytest.raises(InputError, match="has no split 'tset'; want one of train, val"):
+    with pytest.raises(InputError, match="has no split 'tset'; expected one of train, val"):
         list(read_refcoco(write(INSTANCES), write([REF, {**REF, "split": "val"}], "refs.p"), "tset"))
 
 

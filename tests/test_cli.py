@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from flows import detection
-from flows.bootstrapping import bootstrap_od
-from flows.cli import build_parser, main
+from flows.cli.command import build_parser, main
+from flows.detection import detect as detection
+from flows.labelling.bootstrap import bootstrap_od
 from formats.record import Instance, Record, Region
 from tests.pipeline_cases import make_images
 
@@ -103,7 +103,7 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flows.bootstrapping.bootstrap_od", interrupted)
+    monkeypatch.setattr("flows.labelling.bootstrap.bootstrap_od", interrupted)
     assert main(["bootstrap", "a", "b_od.json", "--categories", "cat"]) == 130
 
 
@@ -131,8 +131,8 @@ def test_convert_writes_labels_that_read_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", ["2024", "true", "[a]", 'a "b"', "a\\b"])
 def test_a_folder_may_be_called_anything(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
-    monkeypatch.setattr("flows.training.train", taken.append)
-    monkeypatch.setattr("flows.training.describe_training", str)
+    monkeypatch.setattr("flows.training.train.train", taken.append)
+    monkeypatch.setattr("flows.training.train.describe_training", str)
     config = Path(__file__).parent.parent / "configs" / "glyph_tiny.toml"
     assert main(["train", str(config), "--work-dir", folder, "--weights", folder]) == 0
     assert (str(taken[0].work_dir), taken[0].start.source) == (folder, folder)

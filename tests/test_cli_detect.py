@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from flows.cli import main
-from flows.detection import Found, find_images
-from flows.fetching import fetch
-from formats.problems import InputError
-from grounding_model.prompt import clean_name
+from flows.cli.command import main
+from flows.detection.detect import Found, find_images
+from flows.detection.download import fetch
+from formats.io.errors import InputError
+from grounding_model.inputs.prompt import clean_name
 from tests.paths import GOLDEN
 from tests.pipeline_cases import make_images
 
@@ -62,7 +62,7 @@ def tagged(monkeypatch: pytest.MonkeyPatch) -> None:
         "There is two cat and a remote in the picture.": [(13, 16), (21, 29), (33, 44)],
         "two men are standing near a black horse with a red hat": [(4, 7), (26, 39), (45, 54)],
     }
-    monkeypatch.setattr("grounding_model.noun_phrases.noun_phrases", spans.__getitem__)
+    monkeypatch.setattr("grounding_model.inputs.noun_phrases.noun_phrases", spans.__getitem__)
 
 
 @pytest.mark.usefixtures("tagged")
@@ -232,5 +232,5 @@ def test_what_cannot_be_fetched_is_named_and_leaves_nothing(served: tuple[Path, 
 )
 def test_a_fetched_file_stays_in_its_folder(path: str, name: str, tmp_path: Path, monkeypatch) -> None:
     save_picture(tmp_path / "source.png")
-    monkeypatch.setattr("flows.fetching.urlopen", lambda *_, **__: (tmp_path / "source.png").open("rb"))
+    monkeypatch.setattr("flows.detection.download.urlopen", lambda *_, **__: (tmp_path / "source.png").open("rb"))
     assert fetch(f"http://example.org{path}", tmp_path / "in") == tmp_path / "in" / name

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from flows.cli import main
-from grounding_model.safe_pickle import read_pickled_checkpoint
+from flows.cli.command import main
+from grounding_model.checkpoints.safe_pickle import read_pickled_checkpoint
 from tests.paths import GOLDEN
 
 CHECKPOINT, BERT = GOLDEN / "a" / "checkpoint.pth", GOLDEN / "a" / "bert"

@@ -73,7 +73,7 @@ def test_lvis_of_some_frequencies_keeps_every_image_and_their_boxes_alone(write)
     assert {each.box for each in frequent.instances + rare.instances} == {each.box for each in whole.instances}
     names = read_lvis_categories(path, "f,c") + read_lvis_categories(path, "r")
     assert sorted(names) == sorted(read_lvis_categories(path))
-    with pytest.raises(InputError, match=r"frequencies: 'x'; want some of r, c and f"):
+    with pytest.raises(InputError, match=r"frequencies: 'x'; expected some of r, c and f"):
         list(read_lvis(path, "x"))
 
 
@@ -96,7 +96,7 @@ def test_lvis_of_2014_names_its_files(write):
         ({"images": [{**LVIS["images"][0], "neg_category_ids": 3}]}, "neg_category_ids 3 names"),
         ({"images": [{"id": 1, "height": 1, "width": 1}]}, "image 1: 'file_name' is missing"),
         ({"categories": [{"id": 7, "name": "a"}]}, "category 7: 'frequency' is missing"),
-        ({"categories": [{"id": 7, "name": "a", "frequency": "x"}]}, "frequency is 'x'; want r, c or f"),
+        ({"categories": [{"id": 7, "name": "a", "frequency": "x"}]}, "frequency is 'x'; expected r, c or f"),
         ({"categories": [{"id": 7, "name": "a"}, {"id": "b", "name": "b"}]}, "category ids are of several kinds"),
     ],
 )
@@ -164,7 +164,7 @@ def test_odinw_is_found_in_its_folder_without_the_category_that_nothing_bears(wr
 
 
 def test_odinw_without_annotations_says_what_it_wants(tmp_path):
-    with pytest.raises(InputError, match="holds no annotations of ODinW; want annotations_without_background"):
+    with pytest.raises(InputError, match="holds no annotations of ODinW; expected annotations_without_background"):
         list(read_odinw(tmp_path))
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from formats.coco import write_coco
-from formats.problems import InputError
+from formats.io.errors import InputError
+from formats.io.toml_config import read_config
 from formats.record import Instance, Record
-from formats.toml_config import read_config
-from grounding_model.coco_folder import CocoFolder
-from grounding_model.data import open_dataset
-from grounding_model.train_config import TrainConfig
+from grounding_model.data.coco_folder import CocoFolder
+from grounding_model.data.sources import open_dataset
+from grounding_model.training.config import TrainConfig
 from tests.grey_images import write_images
 from tests.paths import GOLDEN
 
@@ -106,5 +106,5 @@ def test_the_configuration_trains_and_validates_on_the_folder(tmp_path: Path) ->
 def test_a_folder_stands_in_place_of_other_data(tmp_path: Path) -> None:
     write_layout(tmp_path, "ours")
     folder = CocoFolder(tmp_path)
-    with pytest.raises(InputError, match="want one of them"):
+    with pytest.raises(InputError, match="expected one of them"):
         TrainConfig(tmp_path, data=folder, datasets=(folder.train(),), steps=1).with_folder()

@@ -12,18 +12,18 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from flows.cli import build_parser, main
-from flows.evaluation import EvaluateConfig
-from flows.quality import QualityConfig
-from flows.self_train_config import SelfTrainConfig
+from flows.cli.command import build_parser, main
+from flows.evaluation.evaluate import EvaluateConfig
+from flows.quality.ablation import QualityConfig
+from flows.self_training.config import SelfTrainConfig
 from formats.coco_dialects import read_lvis_categories
+from formats.io.errors import InputError
+from formats.io.toml_config import read_config
 from formats.label_map import label_map_beside
-from formats.problems import InputError
-from formats.toml_config import read_config
-from grounding_model.augment import RandomCrop
-from grounding_model.category_lists import read_category_list
-from grounding_model.data import CocoData, OdvgData, open_dataset
-from grounding_model.train_config import FromScratch, FromWeights, TrainConfig
+from grounding_model.data.augment import RandomCrop
+from grounding_model.data.sources import CocoData, OdvgData, open_dataset
+from grounding_model.inputs.category_lists import read_category_list
+from grounding_model.training.config import FromScratch, FromWeights, TrainConfig
 from tests.training_trees import write_published_data
 
 ROOT = Path(__file__).parent.parent

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from formats.coco import read_coco, write_coco
+from formats.io.errors import InputError
 from formats.odvg import write_odvg
-from formats.problems import InputError
 from formats.record import Instance, Record, Region
-from grounding_model.data import (
+from grounding_model.data.sources import (
     CocoData,
     CocoDataset,
     GlyphData,

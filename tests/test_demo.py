@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows.demo import CONFIG, demo_config, main, run_demo
-from flows.self_train_config import read_self_train
+from flows.self_training.config import read_self_train
+from flows.self_training.demo import CONFIG, demo_config, main, run_demo
+from formats.io.errors import InputError
 from formats.odvg import read_odvg
-from formats.problems import InputError
-from grounding_model.train import start_model
-from grounding_model.train_config import FromScratch
-from grounding_model.weights import save_checkpoint
+from grounding_model.checkpoints.checkpoint import save_checkpoint
+from grounding_model.training.config import FromScratch
+from grounding_model.training.loop import start_model
 
 
 @pytest.fixture(scope="module")

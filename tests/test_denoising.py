@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from grounding_model.boxes import cxcywh_to_xyxy
-from grounding_model.config import Denoising
-from grounding_model.denoising import ContrastiveDenoising, DenoisingQueries, attention_block
-from grounding_model.safe_pickle import read_pickled_checkpoint
-from grounding_model.targets import Target
+from grounding_model.checkpoints.safe_pickle import read_pickled_checkpoint
+from grounding_model.model.boxes import cxcywh_to_xyxy
+from grounding_model.model.config import Denoising
+from grounding_model.model.denoising import ContrastiveDenoising, DenoisingQueries, attention_block
+from grounding_model.model.targets import Target
 from tests.paths import GOLDEN
 from tests.training_cases import CASES, golden_numbers, golden_targets, make_target, random_target
 

@@ -64,7 +64,7 @@ def test_openimages_sizes_come_from_the_images(openimages):
         ([ROW.replace("0.25", "nan")], "are no fractions"),
         ([ROW.replace("0.75", "150")], "are no fractions"),
         ([ROW.replace("0.25", "0.9")], r"boxes\.csv:2: box .* turned round"),
-        ([ROW, "a,b"], r"boxes\.csv:3: has 2 fields; want 13"),
+        ([ROW, "a,b"], r"boxes\.csv:3: has 2 fields; expected 13"),
         ([ROW, ROW.replace("a,", "b,", 1), ROW], r"boxes\.csv:4: a comes a second time"),
         ([ROW.replace("a,", "../a,", 1)], "leaves its folder"),
         ([ROW.replace("a,", "z,", 1)], r"z\.jpg: does not exist"),

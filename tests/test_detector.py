@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from formats.problems import InputError
+from formats.io.errors import InputError
 from formats.record import Record
-from grounding_model.category_lists import read_category_list
 from grounding_model.detector import READERS, Detector, Failure, label_scores, load_detector
-from grounding_model.image import read_image
-from grounding_model.prompt import Prompt
+from grounding_model.inputs.category_lists import read_category_list
+from grounding_model.inputs.image import read_image
+from grounding_model.inputs.prompt import Prompt
 from tests.paths import GOLDEN
 
 A = GOLDEN / "a"
@@ -369,7 +369,7 @@ def test_images_of_extreme_shape_are_labelled(shape, detector):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"prompt": "cat"}, "want a list of names"),
+        ({"prompt": "cat"}, "expected a list of names"),
         ({"prompt": []}, "empty"),
         ({"prompt": [["cat"], ["dog"]]}, "2 prompts for 1 images"),
         ({"score_threshold": 1.5}, "score_threshold"),

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import build_parser
-from grounding_model.weights import EMBEDDED
+from flows.cli.command import build_parser
+from grounding_model.checkpoints.weights import EMBEDDED
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "inference.md").read_text(encoding="utf-8")

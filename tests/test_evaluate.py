@@ -10,18 +10,20 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from formats.problems import InputError
+from formats.io.errors import InputError
 from formats.record import Instance, Record, Region
-from grounding_model.evaluate import bootstrap_interval, evaluate_coco, expression_precision, recall_at
 from grounding_model.metrics.bootstrap import (
     Shares,
+    bootstrap_interval,
     interval_of,
     read_samples,
     resampled,
     write_samples,
 )
-from grounding_model.metrics.coco import judge_coco
+from grounding_model.metrics.coco import evaluate_coco, judge_coco
+from grounding_model.metrics.expressions import expression_precision
 from grounding_model.metrics.found_boxes import FoundBoxes
+from grounding_model.metrics.phrases import recall_at
 from tests.paths import GOLDEN
 
 EVAL = GOLDEN / "eval"
@@ -221,7 +223,7 @@ def test_the_table_and_the_dictionary_say_the_same(coco):
         ("aa", "a", ["cat"], "truth: a is there twice"),
         ("a", "aa", ["cat"], "predictions: a is there twice"),
         ("a", "a", ["dog"], "no box of dog"),
-        ("a", "a", [], "want one name or more"),
+        ("a", "a", [], "expected one name or more"),
         ("a", "a", ["cat", "cat"], "each once"),
         ("", "", ["cat"], "no box of cat"),
     ],
@@ -432,8 +434,8 @@ def test_captions_that_cannot_be_judged_are_named():
 
 def test_boxes_are_matched_once_for_the_numbers_and_their_interval(monkeypatch):
     """The samples of a measurement are those of a matching of their own, and its AP is pycocotools'."""
-    from flows.benchmarks import Benchmark
-    from flows.measuring import measure
+    from flows.evaluation.benchmarks import Benchmark
+    from flows.evaluation.scoring import measure
 
     truth, found = noisy_case(20, seed=4)
     names = ("cat", "dog")

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.benchmarks import (
+from flows.cli.command import main
+from flows.evaluation.benchmarks import (
     DescribedData,
     ExpressionData,
     OdinwData,
@@ -27,14 +28,13 @@ from flows.benchmarks import (
     file_hashes,
     open_benchmark,
 )
-from flows.cli import main
-from flows.comparing import compare
-from flows.evaluation import EvaluateConfig, evaluate, evaluate_benchmark, evaluate_config
-from flows.workers import Workers
-from formats.problems import InputError
+from flows.evaluation.compare import compare
+from flows.evaluation.evaluate import EvaluateConfig, evaluate, evaluate_benchmark, evaluate_config
+from flows.labelling.detector_pool import Workers
+from formats.io.errors import InputError
 from formats.record import Instance, Region
 from grounding_model import detector
-from grounding_model.data import CocoData
+from grounding_model.data.sources import CocoData
 
 CAT, DOG = [10, 20, 40, 30], [60, 50, 30, 40]  # x, y, width, height in an image of 120 x 100 pixels
 
@@ -302,7 +302,7 @@ def test_a_notebook_measures_what_the_command_measures(tmp_path, images):
     assert found.as_dict() == {key: told[key] for key in found.as_dict()}
     assert found.ap_medium is None
     assert len(list((tmp_path / "show").iterdir())) == 2
-    with pytest.raises(InputError, match="captions; want labelled objects"):
+    with pytest.raises(InputError, match="captions; expected labelled objects"):
         evaluate(flickr(tmp_path, images), oracle)
     oracle.records["a.jpg", None] = replace(oracle.records["a.jpg", None], height=99)
     with pytest.raises(InputError, match=r"a\.jpg: the image is 120x99, its record says 120x100"):
@@ -362,7 +362,7 @@ class Together(Oracle):
 
 def test_ray_cannot_evaluate(tmp_path):
     (tmp_path / "ray.toml").write_text('[truth]\nkind = "glyphs"\n[workers]\nrunner = "ray"\n')
-    with pytest.raises(InputError, match=r"ray\.toml: workers\.runner: 'ray' cannot evaluate; want \"threads\""):
+    with pytest.raises(InputError, match=r"ray\.toml: workers\.runner: 'ray' cannot evaluate; expected \"threads\""):
         evaluate_config(tmp_path / "ray.toml")
 
 
@@ -392,7 +392,7 @@ def test_missing_data_say_where_they_come_from(tmp_path, images):
 
 def test_a_metric_that_does_not_fit_is_refused(tmp_path, images):
     config, oracle = setting(tmp_path, coco, metric="phrases")
-    with pytest.raises(InputError, match="does not fit this truth; want 'coco'"):
+    with pytest.raises(InputError, match="does not fit this truth; expected 'coco'"):
         evaluate_benchmark(config, detector=oracle)
 
 
@@ -457,9 +457,9 @@ def test_several_sets_are_measured_one_by_one(tmp_path, images, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["compare", "a"], "evaluate compare: 1 evaluations; want two work_dirs"),
+        (["compare", "a"], "evaluate compare: 1 evaluations; expected two work_dirs"),
         (["compare", "a", "b"], "a/evaluation.json: does not exist"),
-        (["a.toml", "b.toml"], "evaluate: 1 more arguments after CONFIG; want one configuration"),
+        (["a.toml", "b.toml"], "evaluate: 1 more arguments after CONFIG; expected one configuration"),
     ],
 )
 def test_a_wrong_command_is_told(arguments, complaint, capsys):

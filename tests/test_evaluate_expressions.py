@@ -7,11 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from formats.problems import InputError
+from formats.io.errors import InputError
 from formats.record import Instance, Record, Region
-from grounding_model.evaluate import evaluate_described_objects, evaluate_generalized_expressions
-from grounding_model.metrics.described_objects import length_of
-from grounding_model.metrics.expressions import truth_as_the_reference
+from grounding_model.metrics.described_objects import evaluate_described_objects, length_of
+from grounding_model.metrics.expressions import evaluate_generalized_expressions, truth_as_the_reference
 from tests.paths import GOLDEN
 
 EVAL = GOLDEN / "eval"

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from flows import evaluation_report
-from flows.cli import main
-from flows.evaluation import EvaluateConfig, evaluate_config
+from flows.cli.command import main
+from flows.evaluation import report as evaluation_report
+from flows.evaluation.evaluate import EvaluateConfig, evaluate_config
+from formats.io.toml_config import read_config
 from formats.record import Instance, Record, Region
-from formats.toml_config import read_config
 from grounding_model import detector
 from grounding_model.glyphs import SIDE
 from tests.benchmark_trees import TREES, Placed
@@ -105,7 +105,7 @@ def test_annotations_without_their_images_say_what_is_wanted(tmp_path, monkeypat
     arguments = ["evaluate", str(ROOT / "configs/evaluate_coco.toml"), *("--set", "work_dir=work")]
     assert main(arguments) == 2
     told = capsys.readouterr().err
-    assert "000000000139.jpg: no such image; want COCO 2017" in told
+    assert "000000000139.jpg: no such image; expected COCO 2017" in told
 
 
 @pytest.mark.parametrize("config", [path for path in CONFIGS if "glyphs" in path.stem], ids=lambda path: path.stem)

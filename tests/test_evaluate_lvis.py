@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from formats.problems import InputError
+from formats.io.errors import InputError
 from formats.record import Instance, Record
-from grounding_model.evaluate import Federation, evaluate_coco, evaluate_lvis
+from grounding_model.metrics.coco import evaluate_coco
 from grounding_model.metrics.found_boxes import FoundBoxes
-from grounding_model.metrics.lvis import judge_lvis
+from grounding_model.metrics.lvis import Federation, evaluate_lvis, judge_lvis
 from tests.paths import GOLDEN
 
 EVAL = GOLDEN / "eval"

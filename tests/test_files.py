@@ -8,7 +8,7 @@ import stat
 import pytest
 
 from formats import InputError, read_label_map, sha256_of, write_label_map, write_whole
-from formats.files import write_json
+from formats.io.files import write_json
 from tests.paths import GOLDEN
 
 

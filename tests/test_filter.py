@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.bootstrapping import bootstrap_od, bootstrap_vg
-from flows.filtering import filter_candidates, versioned
-from flows.inference import infer
-from flows.planning import asked_label_map, plan, read_manifest
+from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg
+from flows.labelling.filter import filter_candidates, versioned
+from flows.labelling.infer import infer
+from flows.labelling.plan import asked_label_map, plan, read_manifest
 from flows.policies import Mixture, Policy, Quantile, TargetPrecision
 from flows.policies.apply import Candidate, apply_policy
-from flows.policies.suppression import suppress_duplicates
+from flows.policies.nms import suppress_duplicates
+from formats.io.errors import InputError
 from formats.odvg import read_odvg, record_to_line
-from formats.problems import InputError
 from formats.record import Instance, Record, Region
 from tests.paths import GOLDEN
 from tests.pipeline_cases import FakeDetector, make_images, make_weights, plan_images

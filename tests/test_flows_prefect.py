@@ -21,14 +21,15 @@ from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
 from pydantic import ValidationError
 
-from flows import deployments, tasks, workers
-from flows.artifacts import look_of, name_of_group
-from flows.filtering import filter_candidates
-from flows.inference import missing_shards
-from flows.planning import plan
-from flows.server import is_healthy
-from flows.workers import HeldDetectors
-from formats.problems import InputError
+from flows.labelling import detector_pool as workers
+from flows.labelling.detector_pool import HeldDetectors
+from flows.labelling.filter import filter_candidates
+from flows.labelling.infer import missing_shards
+from flows.labelling.plan import plan
+from flows.orchestration import deployments, tasks
+from flows.orchestration.artifacts import look_of, name_of_group
+from flows.orchestration.server import is_healthy
+from formats.io.errors import InputError
 from tests.pipeline_cases import FakeDetector, make_images, make_weights
 from tests.test_self_train import Recorder, config  # noqa: F401 - the fixture
 
@@ -244,7 +245,7 @@ def test_no_proxy_stands_before_a_server_of_this_machine(monkeypatch: pytest.Mon
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG")
 def test_a_server_of_ours_dies_with_us_however_we_end(tmp_path: Path) -> None:
     api = "http://127.0.0.1:42917/api"
-    program = "import sys, time\nfrom flows.server import prefect_server\n"
+    program = "import sys, time\nfrom flows.orchestration.server import prefect_server\n"
     program += "with prefect_server(sys.argv[1]):\n    print('up', flush=True)\n    time.sleep(600)"
     environment = os.environ | {"PREFECT_HOME": str(tmp_path)}
     owner = subprocess.Popen(
@@ -281,9 +282,9 @@ def wait_until(holds: Callable[[], bool], otherwise: str, seconds: float) -> Non
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="parents are not followed there")
 def test_a_run_ends_with_the_up_that_started_it() -> None:
-    run = "import time; from flows.deployments import _end_with_up; _end_with_up(None, None, None)\n"
+    run = "import time; from flows.orchestration.deployments import _end_with_up; _end_with_up(None, None, None)\n"
     run += "print('running', flush=True); time.sleep(600)"
-    up = "import os, subprocess, sys; from flows.deployments import UP_PROCESS\n"
+    up = "import os, subprocess, sys; from flows.orchestration.deployments import UP_PROCESS\n"
     up += "os.environ[UP_PROCESS] = str(os.getpid())\n"
     up += "child = subprocess.Popen([sys.executable, '-c', sys.argv[1]]); print(child.pid, flush=True); child.wait()"
     parent = subprocess.Popen([sys.executable, "-c", up, run], cwd=ROOT, stdout=subprocess.PIPE, text=True)

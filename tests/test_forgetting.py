@@ -9,12 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from flows import forgetting
-from flows.cli import main
-from flows.forgetting import ForgettingCurve, Point, Task, curve_from_dict, mean_curve, measure_forgetting
-from formats.problems import InputError
-from grounding_model.model import GroundingModel
-from grounding_model.weights import load_checkpoint, save_checkpoint
+from flows.cli.command import main
+from flows.evaluation import forgetting
+from flows.evaluation.forgetting import ForgettingCurve, Point, Task, curve_from_dict, mean_curve, measure_forgetting
+from formats.io.errors import InputError
+from grounding_model.checkpoints.checkpoint import save_checkpoint
+from grounding_model.checkpoints.weights import load_checkpoint
+from grounding_model.model.grounding import GroundingModel
 
 SCENES = """
 [truth]
@@ -122,10 +123,10 @@ def test_the_command_prints_the_table(
     assert main([*given, "--alphas", "0,1", "--out", str(tmp_path / "out")]) == 0
     assert "recommended: alpha" in capsys.readouterr().out
     assert main([*given, "--alphas", "0,2"]) == 2
-    assert "alphas: 2; want 0" in capsys.readouterr().err
+    assert "alphas: 2; expected 0" in capsys.readouterr().err
     assert main([*given, "--alphas", "half"]) == 2
 
 
 def test_without_a_held_out_task_nothing_can_be_said(tuned: Path, tasks: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="want at least one that was not tuned for"):
+    with pytest.raises(InputError, match="expected at least one that was not tuned for"):
         measure_forgetting("glyph-tiny", tuned, Task(tasks[0]), [], tmp_path / "out")

@@ -74,7 +74,7 @@ def test_coco_without_annotations_is_unlabelled(coco):
         ({"annotations": [{**COCO["annotations"][0], "image_id": 8}]}, "annotation 0: image_id 8 is no image's id"),
         (
             {"annotations": [{**COCO["annotations"][0], "category_id": 1}]},
-            r"category_id 1 is .*; want one of \[90, 5\]",
+            r"category_id 1 is .*; expected one of \[90, 5\]",
         ),
         ({"annotations": [{**COCO["annotations"][0], "bbox": [1, 2, -3, 4]}]}, "annotation 0: bbox .* negative side"),
         ({"annotations": [{**COCO["annotations"][0], "bbox": [1, 2]}]}, "annotation 0: bbox .* not four numbers"),
@@ -185,7 +185,7 @@ def test_voc_labels_follow_the_given_categories(tmp_path):
 
 def test_voc_size_is_looked_up_when_the_file_has_none(tmp_path):
     voc_file(tmp_path / "a.xml", size=(0, 0))
-    with pytest.raises(InputError, match=r"a\.xml: gives no image size; want <size>, or the image folder"):
+    with pytest.raises(InputError, match=r"a\.xml: gives no image size; expected <size>, or the image folder"):
         list(read_voc(tmp_path))
     Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg")
     assert list(read_voc(tmp_path, image_dir=tmp_path)) == [Record("a.jpg", 20, 30, ())]
@@ -197,7 +197,7 @@ def test_voc_size_is_looked_up_when_the_file_has_none(tmp_path):
 @pytest.mark.parametrize(
     ("objects", "message"),
     [
-        (voc_object(x1="left"), "object 0: <bndbox/xmin> is 'left'; want a number"),
+        (voc_object(x1="left"), "object 0: <bndbox/xmin> is 'left'; expected a number"),
         (voc_object(x1="nan"), "object 0: <bndbox/xmin> is 'nan'"),
         (voc_object(x1=50, x2=20), "object 0: box .* turned round"),
         (voc_object(name=""), "<name> is missing or empty"),
@@ -275,11 +275,11 @@ def test_yolo_names_that_are_none(yolo, text):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("2 0.5 0.5 0.5 0.5", r"class 2 is unknown; want 0\.\.1"),
+        ("2 0.5 0.5 0.5 0.5", r"class 2 is unknown; expected 0\.\.1"),
         ("0.5 0.5 0.5 0.5 0.5", "class 0.5 is unknown"),
         ("cat 0.5 0.5 0.5 0.5", "is not all numbers"),
         ("0 nan 0.5 0.5 0.5", "is not all finite"),
-        ("0 100 50 20 20", "100 is no fraction of the image; want numbers in 0..1, not pixels"),
+        ("0 100 50 20 20", "100 is no fraction of the image; expected numbers in 0..1, not pixels"),
         ("0 0.5 0.5 0.5", "3 numbers after the class"),
         ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "7 numbers after the class"),
         ("0", "0 numbers after the class"),

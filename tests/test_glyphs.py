@@ -16,9 +16,9 @@ import pytest
 from matplotlib.ft2font import FT2Font
 from PIL import Image
 
+from formats.io.errors import InputError
 from formats.label_map import read_label_map
 from formats.odvg import read_odvg
-from formats.problems import InputError
 from formats.record import Record
 from grounding_model.glyphs import (
     COLOURS,

@@ -28,11 +28,12 @@ from transformers import (
     SwinConfig,
 )
 
-from formats.problems import InputError
-from grounding_model.image import ImageBatch
-from grounding_model.model import padding_mask
-from grounding_model.text_tokens import SEPARATORS, tokenize
-from grounding_model.weights import Checkpoint, convert, inspect, load_checkpoint
+from formats.io.errors import InputError
+from grounding_model.checkpoints.checkpoint import Checkpoint
+from grounding_model.checkpoints.weights import convert, inspect, load_checkpoint
+from grounding_model.inputs.image import ImageBatch
+from grounding_model.inputs.tokens import SEPARATORS, tokenize
+from grounding_model.model.grounding import padding_mask
 from tests.paths import GOLDEN
 
 BERT = GOLDEN / "a" / "bert"

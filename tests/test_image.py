@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from formats.problems import InputError
-from grounding_model.image import MEAN, STD, collate_images, read_image, resize_for_test, size_for_test
+from formats.io.errors import InputError
+from grounding_model.inputs.image import MEAN, STD, collate_images, read_image, resize_for_test, size_for_test
 from tests.paths import GOLDEN
 
 SIZES = json.loads((GOLDEN / "resize_sizes.json").read_text())

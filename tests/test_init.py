@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import main
-from flows.deployments import configs
-from flows.initializing import init
-from flows.self_train_config import CaptionedImages, ImageFolder, read_self_train
-from formats.problems import InputError
+from flows.cli.command import main
+from flows.orchestration.deployments import configs
+from flows.self_training.config import CaptionedImages, ImageFolder, read_self_train
+from flows.self_training.init import init
+from formats.io.errors import InputError
 from tests.pipeline_cases import make_images
 
 
@@ -47,7 +47,7 @@ def test_captions_and_published_weights(folder: Path) -> None:
     [
         ("a/b", {"categories": ["cat"]}, "letters, digits"),
         ("zoo", {"categories": ["cat", "cat"]}, "twice"),
-        ("zoo", {}, "want one of the two"),
+        ("zoo", {}, "expected one of the two"),
         ("zoo", {"captions": "none.csv"}, "no such file"),
         ("zoo", {"categories": ["cat"], "weights": "none.pth"}, "no such file"),
     ],

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flows.cli import main
-from flows.converting import guess_format
-from flows.inspecting import check
+from flows.cli.command import main
 from formats import Instance, Record, Region, write_coco, write_odvg, write_voc
-from formats.figures import DPI
+from formats.convert import guess_format
+from formats.inspect import check
+from formats.io.plots import DPI
 from formats.statistics import statistics_of, statistics_table
 
 GOOD = {"bbox": [1, 2, 30, 40], "label": 0, "category": "cat"}
@@ -44,16 +44,22 @@ def problems(tmp_path: Path):
     ("text", "problem"),
     [
         ("{", ":1: is not JSON"),
-        (line({**GOOD, "bbox": [1, 2, 3]}), ":1: instance 0: box [1, 2, 3] is not four numbers; want [x1, y1, x2, y2]"),
+        (
+            line({**GOOD, "bbox": [1, 2, 3]}),
+            ":1: instance 0: box [1, 2, 3] is not four numbers; expected [x1, y1, x2, y2]",
+        ),
         (line({**GOOD, "bbox": [1, 2, 1.5, 9]}), ":1: instance 0: box [1, 2, 1.5, 9] is thinner than a pixel; remove"),
         (line({**GOOD, "bbox": [1, 2, 125, 9]}), ":1: instance 0: box [1, 2, 125, 9] leaves the image of 120x100 by 5"),
         (line(GOOD, {**GOOD, "category": "dog"}), ":1: instance 1: label 0 is 'dog'; elsewhere it is 'cat'"),
         (line(GOOD, GOOD), ":1: instance 1: the same box of 'cat' a second time; remove one"),
         (
             caption("a cat"),
-            ":1: region 0: 'a cat' is not once and in one place in the caption; want \"tokens_positive\"",
+            ":1: region 0: 'a cat' is not once and in one place in the caption; expected \"tokens_positive\"",
         ),
-        (caption("a dog", [0, 5]), ":1: region 0: the phrase is 'a dog', its spans say 'a cat'; want the same words"),
+        (
+            caption("a dog", [0, 5]),
+            ":1: region 0: the phrase is 'a dog', its spans say 'a cat'; expected the same words",
+        ),
     ],
 )
 def test_every_problem_has_its_line_and_remedy(problems, text, problem) -> None:
@@ -87,7 +93,7 @@ def test_images_are_looked_for_and_measured(problems, tmp_path: Path) -> None:
     Image.new("RGB", (100, 120)).save(tmp_path / "a.jpg")
     text = line(GOOD), line(filename="b.jpg"), line(filename="../c.jpg")
     turned, missing, outside = problems(*text, image_dir=tmp_path)
-    assert turned == ":1: says 120x100, its image is 100x120; want width x height of the image after its EXIF turn"
+    assert turned == ":1: says 120x100, its image is 100x120; expected width x height of the image after its EXIF turn"
     assert "does not exist" in missing
     assert "leaves its folder" in outside
 

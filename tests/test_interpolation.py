@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from flows.cli import main
-from formats.files import sha256_of
-from formats.problems import InputError
-from grounding_model.interpolation import interpolate, interpolate_weights, write_interpolation
-from grounding_model.model import GroundingModel
-from grounding_model.text_tokens import tokenizer_from_text, tokenizer_to_text
-from grounding_model.weights import Checkpoint, load_checkpoint, save_checkpoint
+from flows.cli.command import main
+from formats.io.errors import InputError
+from formats.io.files import sha256_of
+from grounding_model.checkpoints.checkpoint import Checkpoint, save_checkpoint
+from grounding_model.checkpoints.interpolation import interpolate, interpolate_weights, write_interpolation
+from grounding_model.checkpoints.weights import load_checkpoint
+from grounding_model.inputs.tokens import tokenizer_from_text, tokenizer_to_text
+from grounding_model.model.grounding import GroundingModel
 
 
 def weights(**changed: Tensor) -> dict[str, Tensor]:
@@ -75,7 +76,7 @@ def test_counters_and_tables_are_those_of_the_tuned_model() -> None:
         (weights(), {"a": torch.ones(3, 4)}, 0.5, "fine-tuned weights: counter is missing"),
         ({"a": torch.ones(3, 4)}, weights(), 0.5, "base weights: counter is missing"),
         (weights(), weights(a=torch.ones(4, 3)), 0.5, r"a \(3, 4\) and \(4, 3\) is of two shapes"),
-        (weights(), weights(), 1.5, "alpha: is 1.5; want 0"),
+        (weights(), weights(), 1.5, "alpha: is 1.5; expected 0"),
     ],
 )
 def test_models_without_a_line_between_them_are_refused_by_name(base, tuned, alpha: float, said: str) -> None:
@@ -110,7 +111,7 @@ def test_another_vocabulary_of_the_same_size_is_refused(base: Checkpoint, tmp_pa
 
 
 def test_only_our_own_kind_of_file_is_written(tuned: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="want a name ending in"):
+    with pytest.raises(InputError, match="expected a name ending in"):
         write_interpolation("glyph-tiny", tuned, tmp_path / "model.pth", 0.5)
 
 
@@ -119,4 +120,4 @@ def test_the_command_writes_a_checkpoint(tuned: Path, tmp_path: Path, capsys: py
     assert main(["weights", "interpolate", "glyph-tiny", str(tuned), str(out), "--alpha", "0.25"]) == 0
     assert load_checkpoint(out).provenance["alpha"] == "0.25"
     assert main(["weights", "interpolate", "glyph-tiny", str(tuned)]) == 2
-    assert "want BASE TUNED OUT" in capsys.readouterr().err
+    assert "expected BASE TUNED OUT" in capsys.readouterr().err

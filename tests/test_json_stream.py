@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formats import InputError, json_stream
-from formats.json_stream import PackedItems, stream_json
+from formats import InputError
+from formats.io import json_stream
+from formats.io.json_stream import PackedItems, stream_json
 
 _values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="utf-8")),
@@ -20,7 +21,7 @@ _values = st.recursive(
 
 def rebuilt(path):
     """The whole value, of its steps."""
-    items = stream_json(path, "want JSON")
+    items = stream_json(path, "expected JSON")
     whole = next(items).value
     for key, position, value in items:
         if isinstance(whole, list):
@@ -61,14 +62,14 @@ def test_what_json_refuses_is_refused(tmp_path_factory, text, chunk):
 def test_an_error_names_its_character(tmp_path):
     path = tmp_path / "a.json"
     path.write_text('{"a": [1, 2 3]}')
-    with pytest.raises(InputError, match=r"a\.json: is not JSON \(Expecting ',': character 12\); want JSON"):
-        list(stream_json(path, "want JSON"))
+    with pytest.raises(InputError, match=r"a\.json: is not JSON \(Expecting ',': character 12\); expected JSON"):
+        list(stream_json(path, "expected JSON"))
 
 
 def test_items_come_before_the_end_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(json_stream, "_CHUNK", 8)
     (tmp_path / "a.json").write_text("[1, 2, 3, 4, 5, 6, nonsense")
-    items = stream_json(tmp_path / "a.json", "want JSON")
+    items = stream_json(tmp_path / "a.json", "expected JSON")
     assert [next(items).value for _ in range(3)] == [[], 1, 2]
 
 

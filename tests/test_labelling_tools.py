@@ -122,14 +122,14 @@ def test_cvat_polygons_are_the_boxes_round_them(tmp_path):
     ("text", "message"),
     [
         ("<annotations>", "is not XML"),
-        ("<annotation/>", "is <annotation>; want CVAT for images 1.1"),
+        ("<annotation/>", "is <annotation>; expected CVAT for images 1.1"),
         ("<annotations><image/></annotations>", "image 0: <image> has no height"),
         (cvat('<box label="cat"/>'), "image 0, shape 0: <box> has no xtl"),
         (cvat('<box label="cat" xtl="x" ytl="1" xbr="1" ybr="1"/>'), "shape 0: 'x' is no number"),
         (cvat('<box label="cat" xtl="9" ytl="1" xbr="1" ybr="1"/>'), "shape 0: box .* turned round"),
         (cvat('<box label="cat" rotation="9" xtl="1" ytl="1" xbr="1" ybr="1"/>'), "shape 0: is turned"),
         (cvat('<polygon label="cat" points="1;2"/>'), "shape 0: has broken points"),
-        (cvat('<points label="cat" points="1,2"/>'), "shape 0: is a points; want boxes or polygons"),
+        (cvat('<points label="cat" points="1,2"/>'), "shape 0: is a points; expected boxes or polygons"),
         (cvat("<box/>"), "shape 0: <box> has no label"),
     ],
 )
@@ -160,7 +160,7 @@ def test_fiftyone_comes_back_whole(tmp_path):
         ({"classes": ["cat"]}, "has no labels"),
         ({"classes": ["cat"], "labels": {"z": []}}, "'z': has no image in"),
         ({"classes": ["cat"], "labels": {"a": 3}}, "'a': holds a JSON int"),
-        ({"classes": ["cat"], "labels": {"a": [{"label": 1}]}}, r"'a': label 1 is unknown; want 0\.\.0"),
+        ({"classes": ["cat"], "labels": {"a": [{"label": 1}]}}, r"'a': label 1 is unknown; expected 0\.\.0"),
         ({"classes": ["cat"], "labels": {"a": [{"label": 0}]}}, "'a': has a broken box"),
         ({"classes": ["cat"], "labels": {"a": [{"label": 0, "bounding_box": [1, 2]}]}}, "'a': has a broken box"),
     ],
@@ -188,7 +188,7 @@ def test_fiftyone_reads_boxes_that_bear_their_names(tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps(content | {"classes": ["cat", "cow", "dog"]}))
     assert [each.label for each in next(read_fiftyone(tmp_path)).instances] == [2, 0]
     (tmp_path / "labels.json").write_text(json.dumps(content | {"classes": ["cat"]}))
-    with pytest.raises(InputError, match=r"'a': label 'dog' is unknown; want 0\.\.0, or a class by name"):
+    with pytest.raises(InputError, match=r"'a': label 'dog' is unknown; expected 0\.\.0, or a class by name"):
         list(read_fiftyone(tmp_path))
 
 

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, multiprocessing
 
-from grounding_model.denoising import DenoisingQueries
-from grounding_model.losses import LossSettings, focal_loss, grounding_losses, varifocal_loss
-from grounding_model.model import DenoisingGrounding, Grounding
-from grounding_model.region_words import RegionWordHead, pool_boxes
-from grounding_model.targets import Matching, Target, pad_targets
+from grounding_model.model.denoising import DenoisingQueries
+from grounding_model.model.grounding import DenoisingGrounding, Grounding
+from grounding_model.model.targets import Matching, Target, pad_targets
+from grounding_model.training.losses import LossSettings, focal_loss, grounding_losses, varifocal_loss
+from grounding_model.training.region_words import RegionWordHead, pool_boxes
 from tests.training_cases import (
     CASES,
     golden_cases,

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from grounding_model.matcher import MatchingCosts, match_queries
-from grounding_model.targets import Matching, Target, pad_targets
+from grounding_model.model.targets import Matching, Target, pad_targets
+from grounding_model.training.matcher import MatchingCosts, match_queries
 from tests.training_cases import CASES, golden_numbers, golden_targets, make_target, random_boxes, random_target
 
 ALL_TOKENS = torch.ones(1, 6, dtype=torch.bool)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flows.measuring import mistakes_of
+from flows.evaluation.scoring import mistakes_of
 from formats.record import Instance, Record
 
 

@@ -9,13 +9,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from formats.problems import InputError
-from formats.toml_config import read_config
-from grounding_model import memory
-from grounding_model.augment import AugmentConfig
-from grounding_model.config import GLYPH_TINY
-from grounding_model.losses import grounding_losses
-from grounding_model.memory import (
+from formats.io.errors import InputError
+from formats.io.toml_config import read_config
+from grounding_model.data.augment import AugmentConfig
+from grounding_model.model.config import GLYPH_TINY
+from grounding_model.model.grounding import GroundingModel
+from grounding_model.training import memory
+from grounding_model.training.config import TrainConfig
+from grounding_model.training.losses import grounding_losses
+from grounding_model.training.memory import (
     GIB,
     MemoryEstimate,
     check_memory,
@@ -25,8 +27,6 @@ from grounding_model.memory import (
     largest_canvas,
     left_to_control_group,
 )
-from grounding_model.model import GroundingModel
-from grounding_model.train_config import TrainConfig
 from tests.training_cases import random_target
 
 ROOT = Path(__file__).parent.parent
@@ -145,7 +145,7 @@ def test_a_batch_that_does_not_fit_is_refused_with_what_would(monkeypatch: pytes
     with pytest.raises(InputError) as refused:
         check_memory(a_gib_each(8), CPU)
     assert str(refused.value) == (
-        "batch_size: a step with 8 images of 1333 x 800 pixels needs about 12.0 GiB, 7.0 GiB are free on cpu; want "
+        "batch_size: a step with 8 images of 1333 x 800 pixels needs about 12.0 GiB, 7.0 GiB are free on cpu; expected "
         "batch_size 3 (with accumulate 3 a step learns from as many images) or recompute = true or "
         'precision = "bfloat16" or smaller augment.short_sides and augment.max_long_side'
     )

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from flows.merging import count_images, merge
+from flows.training.mixture import count_images, merge
 from formats.coco import write_coco
-from formats.problems import InputError
+from formats.io.errors import InputError
 from formats.record import Record
-from grounding_model.data import CocoData, GlyphData, OdvgData
+from grounding_model.data.sources import CocoData, GlyphData, OdvgData
 
 
 def write_lines(path: Path, count: int) -> OdvgData:

@@ -8,8 +8,8 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from formats.problems import InputError
-from grounding_model.mixed_order import Draw, MixedOrder, grouped
+from formats.io.errors import InputError
+from grounding_model.data.sampler import Draw, MixedOrder, grouped
 
 LENGTHS, WEIGHTS = [10, 7], [1.0, 0.5]
 PORTRAIT = [np.arange(10) % 3 == 0, np.arange(7) < 5]

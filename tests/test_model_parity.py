@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from grounding_model.encoder import ImageTokens
-from grounding_model.image import ImageBatch, collate_images, read_image, resize_for_test
-from grounding_model.positions import box_code, pixel_code, token_code
-from grounding_model.query_selection import proposal_boxes
-from grounding_model.swin import SwinTransformer, shifted_window_mask
-from grounding_model.text_tokens import tokenize
+from grounding_model.inputs.image import ImageBatch, collate_images, read_image, resize_for_test
+from grounding_model.inputs.tokens import tokenize
+from grounding_model.model.encoder import ImageTokens
+from grounding_model.model.positions import box_code, pixel_code, token_code
+from grounding_model.model.query_selection import proposal_boxes
+from grounding_model.model.swin import SwinTransformer, shifted_window_mask
 from tests.paths import GOLDEN
 
 A = GOLDEN / "a"
@@ -171,7 +171,7 @@ def test_shifted_windows_part_what_the_roll_brought_together():
 
 
 def test_swin_stage_channels_follow_the_configuration():
-    from grounding_model.config import SWIN_L
+    from grounding_model.model.config import SWIN_L
 
     with torch.device("meta"):
         swin = SwinTransformer(SWIN_L.backbone)

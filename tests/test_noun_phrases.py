@@ -7,9 +7,9 @@ import json
 import nltk
 import pytest
 
-from formats.problems import InputError
-from grounding_model import noun_phrases as module
-from grounding_model.noun_phrases import noun_phrases, spans_of_tags
+from formats.io.errors import InputError
+from grounding_model.inputs import noun_phrases as module
+from grounding_model.inputs.noun_phrases import noun_phrases, spans_of_tags
 from tests.paths import GOLDEN
 
 CASES = json.loads((GOLDEN / "noun_phrases.json").read_text())

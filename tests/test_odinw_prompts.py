@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.benchmarks import OdinwData
-from flows.evaluation import EvaluateConfig, evaluate_benchmark, evaluate_config
-from formats.problems import InputError
+from flows.evaluation.benchmarks import OdinwData
+from flows.evaluation.evaluate import EvaluateConfig, evaluate_benchmark, evaluate_config
+from formats.io.errors import InputError
 from formats.record import Instance, Record
 
 BOX = [10, 20, 40, 30]

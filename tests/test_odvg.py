@@ -231,14 +231,14 @@ def without(table: dict, key: str) -> dict:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (detection(GOOD, {**GOOD, "bbox": [40, 10, 30, 90]}), r"instance 1: box \(40.*turned round; want x1 <= x2"),
-        (detection({**GOOD, "bbox": [1, 2, 3]}), r"instance 0: box \[1, 2, 3\] is not four numbers; want \[x1, y1"),
+        (detection(GOOD, {**GOOD, "bbox": [40, 10, 30, 90]}), r"instance 1: box \(40.*turned round; expected x1 <= x2"),
+        (detection({**GOOD, "bbox": [1, 2, 3]}), r"instance 0: box \[1, 2, 3\] is not four numbers; expected \[x1, y1"),
         (detection({**GOOD, "bbox": [1, 2, 3, "4"]}), r'instance 0: box \[1, 2, 3, "4"\] is not four numbers'),
         (detection({**GOOD, "bbox": [1, 2, 3, True]}), "is not four numbers"),
         (detection({**GOOD, "bbox": [1, 2, 3, float("nan")]}), "four finite numbers"),
         (detection({**GOOD, "bbox": [1, 2, 3, 10**400]}), "is not four numbers"),
         (detection({**GOOD, "bbox": None}), "box null is not four numbers"),
-        (detection(without(GOOD, "bbox")), "instance 0: 'bbox' is missing; want \"bbox\""),
+        (detection(without(GOOD, "bbox")), "instance 0: 'bbox' is missing; expected \"bbox\""),
         (detection(without(GOOD, "label")), "instance 0: 'label' is missing"),
         (detection(without(GOOD, "category")), "instance 0: 'category' is missing"),
         (
@@ -252,8 +252,8 @@ def without(table: dict, key: str) -> dict:
         (detection({**GOOD, "score": 1.5}), "score 1.5 is outside 0..1"),
         (detection({**GOOD, "score": "high"}), 'score "high" is no number'),
         (detection({**GOOD, "score": [0.1, 0.2]}), "2 scores for one box"),
-        (detection({**GOOD, "weight": -1}), r"json:3: instance 0: weight -1 is no factor; want a number >= 0$"),
-        (detection({**GOOD, "ignore": "no"}), 'ignore is "no"; want true or false'),
+        (detection({**GOOD, "weight": -1}), r"json:3: instance 0: weight -1 is no factor; expected a number >= 0$"),
+        (detection({**GOOD, "ignore": "no"}), 'ignore is "no"; expected true or false'),
         (detection([1, 2]), "instance 0: is a JSON list"),
         ({**IMAGE, "detection": {}}, "detection: 'instances' is missing"),
         ({**IMAGE, "detection": []}, "detection is a JSON list"),
@@ -277,7 +277,7 @@ def without(table: dict, key: str) -> dict:
         (grounding("a cat", {**REGION, "phrase": []}), r"phrase \[\] is no text"),
         (grounding("a cat", {**REGION, "score": [0.1, 0.2]}), "2 scores for 1 boxes"),
         (grounding("a cat", REGION, {**REGION, "bbox": [[1, 2, 3, 4], [9, 2, 3, 4]]}), "region 1: box .* turned round"),
-        ([1], "holds a JSON list; want an object"),
+        ([1], "holds a JSON list; expected an object"),
         (None, "holds a JSON NoneType"),
     ],
 )

@@ -13,10 +13,10 @@ import pytest
 from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
 
-from flows import pausing
-from flows.rounds import approve_round
-from flows.self_train_config import SelfTrainConfig
-from flows.self_training import SelfTrainResult, self_train
+from flows.orchestration import pause as pausing
+from flows.self_training.config import SelfTrainConfig
+from flows.self_training.loop import SelfTrainResult, self_train
+from flows.self_training.state import approve_round
 from tests.test_self_train import Recorder, config  # noqa: F401 - the fixture
 
 

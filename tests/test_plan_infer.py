@@ -15,18 +15,19 @@ from pathlib import Path
 
 import pytest
 
-from flows import inference, planning
-from flows.bootstrapping import bootstrap_od, bootstrap_vg
-from flows.filtering import filter_candidates
-from flows.inference import infer, label_shard, missing_shards, problems_of
-from flows.planning import Manifest, plan, read_lines, read_manifest
-from flows.workers import HeldDetectors, Workers, devices_of
+from flows.labelling import infer as inference
+from flows.labelling import plan as planning
+from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg
+from flows.labelling.detector_pool import HeldDetectors, Workers, devices_of
+from flows.labelling.filter import filter_candidates
+from flows.labelling.infer import infer, label_shard, missing_shards, problems_of
+from flows.labelling.plan import Manifest, plan, read_lines, read_manifest
 from formats.candidates import read_candidates
-from formats.claims import claim
-from formats.files import write_whole
+from formats.io.errors import InputError
+from formats.io.files import write_whole
+from formats.io.locks import claim
+from formats.io.storage import as_path
 from formats.label_map import label_map_beside
-from formats.problems import InputError
-from formats.storage import as_path
 from tests.pipeline_cases import FakeDetector, make_images, make_weights, plan_images
 
 ROOT = Path(__file__).parent.parent
@@ -187,7 +188,7 @@ def test_a_source_that_changed_after_its_plan_is_refused(folder: Path) -> None:
 def test_settings_that_cannot_work_are_no_problem_of_the_images(folder: Path) -> None:
     class Refusing:
         def predict_each(self, images, prompt, **settings):
-            raise InputError("chunk_size", "0", "want at least 1")
+            raise InputError("chunk_size", "0", "expected at least 1")
 
     with pytest.raises(InputError, match="chunk_size"):
         infer(plan_od(folder), Refusing(), progress=False)
@@ -215,7 +216,7 @@ def test_captions_are_labelled_phrase_by_phrase(tmp_path: Path) -> None:
 
 SLOW_LABELLING = """
 import sys, time
-from flows.inference import infer
+from flows.labelling.infer import infer
 from tests.pipeline_cases import FakeDetector
 
 class Slow(FakeDetector):
@@ -283,7 +284,7 @@ def test_ray_outside_a_flow_says_where_it_works(folder: Path) -> None:
     [
         ({"runner": "ray", "devices": ("cpu",)}, "Ray itself gives"),
         ({"address": "head:6379"}, "threads have no address"),
-        ({"runner": "dask"}, 'want "threads" or "ray"'),
+        ({"runner": "dask"}, 'expected "threads" or "ray"'),
     ],
 )
 def test_workers_of_two_kinds_are_refused(settings: dict, message: str) -> None:

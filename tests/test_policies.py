@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.boxes import boxes_by_name, pairwise_iou
+from flows.labelling.mirrored import Mirrored, turned_back
 from flows.policies import Consensus, Mixture, Policy, Quantile, TargetPrecision
 from flows.policies.agreement import image_agreement
 from flows.policies.apply import Candidate, apply_policy, merge_views
+from flows.policies.box_fusion import Boxes, fuse_views
 from flows.policies.calibration import calibrate, judge, precision_threshold
-from flows.policies.consensus import Boxes, fuse_views
-from flows.policies.suppression import suppress_duplicates, won_by_distractor
+from flows.policies.nms import suppress_duplicates, won_by_distractor
 from flows.policies.thresholds import mixture_threshold, quantile_threshold
-from flows.views import Mirrored, turned_back
-from formats.problems import InputError
+from formats.boxes import boxes_by_name, pairwise_iou
+from formats.io.errors import InputError
 from formats.record import Instance, Record, Region
-from grounding_model.prompt import Prompt
+from grounding_model.inputs.prompt import Prompt
 from tests.pipeline_cases import Failure
 
 NAMES = ["cat", "dog", "plate"]

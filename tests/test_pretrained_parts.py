@@ -9,11 +9,11 @@ import torch
 from timm.models.swin_transformer import SwinTransformer as TimmSwin
 from transformers import BertConfig, BertForMaskedLM
 
-from formats.problems import InputError
-from grounding_model.backbone import build_backbone
-from grounding_model.config import SwinBackbone, TextEncoder, TimmBackbone
-from grounding_model.pretrained_parts import load_backbone, load_bert
-from grounding_model.text_encoder import BertEncoder
+from formats.io.errors import InputError
+from grounding_model.checkpoints.pretrained_parts import load_backbone, load_bert
+from grounding_model.model.backbone import build_backbone
+from grounding_model.model.config import SwinBackbone, TextEncoder, TimmBackbone
+from grounding_model.model.text_encoder import BertEncoder
 
 SWIN = SwinBackbone(embed_dim=8, depths=(2, 1, 1, 1), heads=(1, 2, 2, 4), window=2, out_stages=(0, 1, 2, 3))
 
@@ -54,9 +54,9 @@ def test_the_swin_of_imagenet_gives_the_maps_of_the_classifier(classifier, tmp_p
 
 def test_another_variant_a_missing_file_and_another_network_are_refused(classifier, tmp_path):
     path = saved(classifier, tmp_path / "swin.pth")
-    with pytest.raises(InputError, match=r"missing or of another shape; want the model's own variant"):
+    with pytest.raises(InputError, match=r"missing or of another shape; expected the model's own variant"):
         load_backbone(build_backbone(SwinBackbone(embed_dim=16, depths=(2, 1, 1, 1), heads=SWIN.heads, window=2)), path)
-    with pytest.raises(InputError, match=r"none.pth: no such file; want the Swin of ImageNet from https://"):
+    with pytest.raises(InputError, match=r"none.pth: no such file; expected the Swin of ImageNet from https://"):
         load_backbone(build_backbone(SWIN), tmp_path / "none.pth")
     with pytest.raises(InputError, match=r"start.backbone: is given for a network of timm"):
         load_backbone(build_backbone(TimmBackbone(name="resnet18", out_indices=(3, 4))), path)
@@ -90,5 +90,5 @@ def test_bert_comes_without_the_head_that_it_was_trained_with(folder):
 def test_a_bert_of_another_size_or_none_is_refused(folder, tmp_path):
     with pytest.raises(InputError, match=r"missing or of another shape"):
         load_bert(BertEncoder(TextEncoder(vocab_size=50, width=16, layers=1, heads=2), width=4).bert, str(folder))
-    with pytest.raises(InputError, match=r"no BERT there .*; want a folder with config.json and model.safetensors"):
+    with pytest.raises(InputError, match=r"no BERT there .*; expected a folder with config.json and model.safetensors"):
         load_bert(BertEncoder(TEXT, width=4).bert, str(tmp_path / "nothing"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from formats.problems import did_you_mean, refused, want_one_of
+from formats.io.errors import did_you_mean, refused, want_one_of
 
 
 @pytest.mark.parametrize(
@@ -12,10 +12,10 @@ from formats.problems import did_you_mean, refused, want_one_of
     [
         ("cats", "did you mean 'cat'?"),
         ("UMBRELA", "did you mean 'Umbrella'?"),
-        ("zebra", "want one of cat, Umbrella"),
-        ("", "want one of cat, Umbrella"),
-        (None, "want one of cat, Umbrella"),
-        (7, "want one of cat, Umbrella"),
+        ("zebra", "expected one of cat, Umbrella"),
+        ("", "expected one of cat, Umbrella"),
+        (None, "expected one of cat, Umbrella"),
+        (7, "expected one of cat, Umbrella"),
     ],
 )
 def test_a_word_that_looks_like_a_known_one_is_answered_with_that_one_and_any_other_with_all(given, remedy):
@@ -28,6 +28,6 @@ def test_how_alike_words_must_be_is_the_askers_choice():
 
 
 def test_a_values_own_refusal_keeps_its_words_and_gets_a_place():
-    error = refused("a.json:3", ValueError("score 2 is outside 0..1; want a fraction; or none"), "instance 0: ")
-    assert (error.what, error.remedy) == ("instance 0: score 2 is outside 0..1", "want a fraction; or none")
-    assert str(error) == "a.json:3: instance 0: score 2 is outside 0..1; want a fraction; or none"
+    error = refused("a.json:3", ValueError("score 2 is outside 0..1; expected a fraction; or none"), "instance 0: ")
+    assert (error.what, error.remedy) == ("instance 0: score 2 is outside 0..1", "expected a fraction; or none")
+    assert str(error) == "a.json:3: instance 0: score 2 is outside 0..1; expected a fraction; or none"

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formats.problems import InputError
-from grounding_model.category_lists import category_lists
-from grounding_model.prompt import Prompt, clean_name
-from grounding_model.text_tokens import count_tokens, load_tokenizer, tokens_of_spans
+from formats.io.errors import InputError
+from grounding_model.inputs.category_lists import category_lists
+from grounding_model.inputs.prompt import Prompt, clean_name
+from grounding_model.inputs.tokens import count_tokens, load_tokenizer, tokens_of_spans
 from tests.paths import GOLDEN
 
 REFERENCE = json.loads((GOLDEN / "text" / "prompts.json").read_text())
@@ -165,7 +165,7 @@ def test_a_caption_without_phrases_is_a_prompt_that_asks_nothing():
     ("make", "message"),
     [
         (lambda: Prompt.categories([]), "empty"),
-        (lambda: Prompt.categories("cat"), r"want a list of names"),
+        (lambda: Prompt.categories("cat"), r"expected a list of names"),
         (lambda: Prompt.categories(["cat", " "]), "category 1"),
         (lambda: Prompt.categories(["(only)"]), "names nothing"),
         (lambda: Prompt.categories(["cat", "dog", "cat"]), "'cat' is there twice"),
@@ -173,7 +173,7 @@ def test_a_caption_without_phrases_is_a_prompt_that_asks_nothing():
         (lambda: Prompt.categories(["cat", 3]), "category 1: 3 is a int"),
         (lambda: Prompt.categories(["cat"], {"cta": {"prefix": "a "}}), "did you mean 'cat'"),
         (lambda: Prompt.categories(["cat"], {"cat": {"prefx": "a "}}), "did you mean 'prefix'"),
-        (lambda: Prompt.categories(["cat"], {"cat": {"name": " "}}), "want a text"),
+        (lambda: Prompt.categories(["cat"], {"cat": {"name": " "}}), "expected a text"),
         (lambda: Prompt.parse("Cat. red Apple .  . dog", True), "category 2"),
         (lambda: Prompt.parse(" . ", True), "empty"),
         (lambda: Prompt.parse("$: cooc"), "did you mean 'coco'"),

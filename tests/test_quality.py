@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows import quality
-from flows.agreement import rank_by_agreement, write_ranking
-from flows.cli import main
-from flows.quality import LabelQuality, Piece, QualityConfig, Variant, label_quality, measure_quality
-from flows.quality_report import table, write_quality_report
+from flows.cli.command import main
+from flows.quality import ablation as quality
+from flows.quality.ablation import LabelQuality, Piece, QualityConfig, Variant, label_quality, measure_quality
+from flows.quality.agreement import rank_by_agreement, write_ranking
+from flows.quality.report import table, write_quality_report
+from formats.io.errors import InputError
+from formats.io.toml_config import read_config
 from formats.odvg import write_odvg
-from formats.problems import InputError
 from formats.record import Instance, Record
-from formats.toml_config import read_config
-from grounding_model.data import GlyphData
-from grounding_model.train_config import TrainConfig
+from grounding_model.data.sources import GlyphData
+from grounding_model.training.config import TrainConfig
 
 CONFIG = Path(__file__).parent.parent / "configs" / "quality_glyphs.toml"
 LABELS = LabelQuality(0.9, 0.8, 0.6, 120, tuple(np.linspace(1, 0.5, 101)))

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from flows.bootstrapping import bootstrap_od, bootstrap_vg
-from flows.filtering import Policy, filter_candidates
-from flows.inference import infer
-from flows.quarantine import NAMED, requarantined_line, summary
+from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg
+from flows.labelling.filter import filter_candidates
+from flows.labelling.infer import infer
+from flows.policies.policy import Policy
 from formats.candidates import ImageProblem
 from formats.odvg import read_odvg
 from formats.odvg_lines import is_quarantined
+from formats.quarantine import NAMED, requarantined_line, summary
 from tests.pipeline_cases import FakeDetector, make_images, make_weights, plan_images
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.converting import call
 from formats import CATEGORIES, READERS, InputError, Losses
+from formats.convert import call
 from tests.format_samples import SAMPLES
 
 _COCO_LOSSES = {"segmentation of annotations": 1, "license of images": 1, "date_captured of images": 1}

@@ -24,8 +24,8 @@ def groundhog_commands() -> list[list[str]]:
 @pytest.mark.parametrize("arguments", groundhog_commands(), ids=" ".join)
 def test_a_command_takes_these_arguments(arguments: list[str]) -> None:
     from browse.__main__ import build_parser as browse_parser
-    from flows.cli import build_parser
-    from flows.demo import build_parser as demo_parser
+    from flows.cli.command import build_parser
+    from flows.self_training.demo import build_parser as demo_parser
 
     if arguments[0] in ("browse", "demo"):
         parser = browse_parser("groundhog browse") if arguments[0] == "browse" else demo_parser()
@@ -46,7 +46,7 @@ def test_make_has_the_targets_and_there_are_no_other_commands() -> None:
 
 
 def test_deployments_exist() -> None:
-    from flows.deployments import configs
+    from flows.orchestration.deployments import configs
 
     for command in COMMANDS:
         if command[:3] == ["prefect", "deployment", "run"]:
@@ -62,7 +62,7 @@ def test_links_lead_somewhere() -> None:
 def test_the_stages_and_the_python_run_in_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from flows.cli import main
+    from flows.cli.command import main
 
     monkeypatch.chdir(tmp_path)
     ran = [arguments[0] for arguments in groundhog_commands() if arguments[0] in QUICK and main(arguments) == 0]

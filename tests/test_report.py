@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.bootstrapping import bootstrap_od
-from flows.filtering import Policy, filter_candidates, versioned
-from flows.gate import Verdict, label_drift
-from flows.inference import infer
-from flows.planning import plan
-from flows.report import Comparison, comparison_sheet, read_rounds, write_report
-from flows.rounds import RoundResult, Story, read_story, write_story
-from formats.problems import InputError
+from flows.labelling.bootstrap import bootstrap_od
+from flows.labelling.filter import filter_candidates, versioned
+from flows.labelling.infer import infer
+from flows.labelling.plan import plan
+from flows.policies.policy import Policy
+from flows.self_training.gate import Verdict, label_drift
+from flows.self_training.report import Comparison, comparison_sheet, read_rounds, write_report
+from flows.self_training.state import RoundResult, Story, read_story, write_story
+from formats.io.errors import InputError
 from formats.record import Instance, Record
 from tests.pipeline_cases import FakeDetector, make_images, make_weights
 

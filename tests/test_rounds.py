@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.cli import main
-from flows.gate import Drift, Evaluation, Gate, count_ratio, drifted, judge, label_drift
-from flows.lineage import lineage
-from flows.rounds import approve_round, read_story, status
-from flows.self_train_config import SelfTrainConfig
-from flows.self_training import Stages, self_train
+from flows.cli.command import main
+from flows.self_training.config import SelfTrainConfig
+from flows.self_training.gate import Drift, Evaluation, Gate, count_ratio, drifted, judge, label_drift
+from flows.self_training.lineage import lineage
+from flows.self_training.loop import Stages, self_train
+from flows.self_training.state import approve_round, read_story, status
+from formats.io.errors import InputError
 from formats.odvg import read_odvg, write_odvg
-from formats.problems import InputError
 from formats.record import Instance, Record
 from grounding_model.metrics.bootstrap import Shares, write_samples
 from tests.test_self_train import Recorder, config  # noqa: F401 - the fixture

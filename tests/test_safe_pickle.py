@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from formats.problems import InputError
-from grounding_model.safe_pickle import read_pickled_checkpoint
+from formats.io.errors import InputError
+from grounding_model.checkpoints.safe_pickle import read_pickled_checkpoint
 from tests.paths import GOLDEN
 
 CHECKPOINT = GOLDEN / "a" / "checkpoint.pth"  # written by mmengine: HistoryBuffer and numpy stand in its message_hub

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from formats.coco import write_coco
+from formats.io.errors import InputError
 from formats.odvg import read_odvg, write_odvg
-from formats.problems import InputError
 from formats.record import Instance, Record, Region
-from grounding_model.augment import AugmentConfig
-from grounding_model.data import CocoData, CocoDataset, OdvgData, OdvgDataset
-from grounding_model.mixed_order import Draw
-from grounding_model.samples import UNNAMED_BOX, UNUSABLE_BOX, Collate, TrainingSamples, usable_boxes
-from grounding_model.text_tokens import load_tokenizer
+from grounding_model.data.augment import AugmentConfig
+from grounding_model.data.sampler import Draw
+from grounding_model.data.samples import UNNAMED_BOX, UNUSABLE_BOX, Collate, TrainingSamples, usable_boxes
+from grounding_model.data.sources import CocoData, CocoDataset, OdvgData, OdvgDataset
+from grounding_model.inputs.tokens import load_tokenizer
 from tests.grey_images import write_images
 from tests.paths import GOLDEN
 

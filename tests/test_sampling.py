@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from formats.record import Record, Region
-from grounding_model.sampling import AbsentNames, CategorySampler, TrainingText, caption_text, clean_name
-from grounding_model.text_tokens import count_tokens, load_tokenizer
+from grounding_model.data.captions import AbsentNames, CategorySampler, TrainingText, caption_text, clean_name
+from grounding_model.inputs.tokens import count_tokens, load_tokenizer
 from tests.paths import GOLDEN
 
 REFERENCE = json.loads((GOLDEN / "text" / "random_sampling_negpos.json").read_text())

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from flows.cli import main
+from flows.cli.command import main
 from formats import (
     InputError,
     Instance,
@@ -51,7 +51,7 @@ def test_a_part_depends_on_the_name_and_the_seed_alone() -> None:
 
 @pytest.mark.parametrize("text", ["train", "train=x", "train=0.8,val=0.3", "train=1.5,val=-0.5", "=1"])
 def test_shares_that_are_none(text: str) -> None:
-    with pytest.raises(InputError, match="want shares that sum to 1"):
+    with pytest.raises(InputError, match="expected shares that sum to 1"):
         parse_parts(text)
     assert parse_parts("a=0.1, b=0.9") == {"a": 0.1, "b": 0.9}
 
@@ -73,7 +73,7 @@ def test_a_sample_does_not_depend_on_the_order_and_grows_by_images() -> None:
 
 
 def test_a_sample_needs_an_image() -> None:
-    with pytest.raises(InputError, match="want at least one image"):
+    with pytest.raises(InputError, match="expected at least one image"):
         sample(RECORDS, 0)
 
 

@@ -9,15 +9,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows import inference, training
-from flows.filtering import Policy
-from flows.preparing import prepare
-from flows.self_train_config import CaptionedImages, GlyphScenes, ImageFolder, SelfTrainConfig, read_self_train
-from flows.self_training import Stages, evaluate_weights, self_train
+from flows.labelling import infer as inference
+from flows.policies.policy import Policy
+from flows.self_training.config import CaptionedImages, GlyphScenes, ImageFolder, SelfTrainConfig, read_self_train
+from flows.self_training.loop import Stages, evaluate_weights, self_train
+from flows.self_training.source import prepare
+from flows.training import train as training
+from formats.io.errors import InputError
 from formats.label_map import read_label_map
-from formats.problems import InputError
-from grounding_model.data import CocoData, GlyphData
-from grounding_model.train_config import FromWeights, TrainConfig
+from grounding_model.data.sources import CocoData, GlyphData
+from grounding_model.training.config import FromWeights, TrainConfig
 from tests.pipeline_cases import FakeDetector, make_images, make_weights
 
 ROOT = Path(__file__).parent.parent
@@ -121,7 +122,7 @@ def test_annotations_that_are_there_are_never_written_over(config: SelfTrainConf
 
 def test_categories_that_are_not_those_of_the_label_map_are_refused(config: SelfTrainConfig) -> None:
     prepare(config)
-    with pytest.raises(InputError, match=r"has cat; want data\.categories: dog"):
+    with pytest.raises(InputError, match=r"has cat; expected data\.categories: dog"):
         prepare(replace(config, data=replace(config.data, categories=("dog",))))
 
 
@@ -175,7 +176,7 @@ def test_a_training_is_done_once_for_the_same_labels(
         checkpoint.write_bytes(b"trained")
         return SimpleNamespace(checkpoint=checkpoint, metrics={"loss": 1.0}, problems={}, best=None, best_ap=None)
 
-    monkeypatch.setattr("grounding_model.train.train", fake_train)
+    monkeypatch.setattr("grounding_model.training.loop.train", fake_train)
     first = training.train(config.train)
     assert training.train(config.train) == first
     assert len(calls) == 1
@@ -195,7 +196,7 @@ def test_an_evaluation_is_done_once_for_the_same_weights(tmp_path: Path, monkeyp
         (config.work_dir / "samples.npz").write_bytes(b"")
         return SimpleNamespace(numbers={"ap": 0.5, "headline": "ap", "weights": config.weights})
 
-    monkeypatch.setattr("flows.self_training.evaluate_benchmark", fake_evaluate)
+    monkeypatch.setattr("flows.self_training.loop.evaluate_benchmark", fake_evaluate)
     manifest = SimpleNamespace(weights="a", weights_sha256="a", text_encoder=None)
 
     def ask(manifest: SimpleNamespace) -> dict:

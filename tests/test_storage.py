@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from formats.claims import claim, remove_leftovers
-from formats.files import load_json, sha256_of, write_whole, write_whole_folder
 from formats.images import image_size, list_images, safe_join
+from formats.io.errors import InputError
+from formats.io.files import load_json, sha256_of, write_whole, write_whole_folder
+from formats.io.locks import claim, remove_leftovers
+from formats.io.storage import absolute, as_path, is_address
 from formats.label_map import read_label_map, write_label_map
-from formats.problems import InputError
-from formats.storage import absolute, as_path, is_address
 from tests.pipeline_cases import make_images
 
 ROOT = Path(__file__).parent.parent
 CLAIMING = (
-    "import sys; from formats.claims import claim\nwith claim(sys.argv[1]): print('in', flush=True); sys.stdin.read()"
+    "import sys; from formats.io.locks import claim\nwith claim(sys.argv[1]): print('in', flush=True); sys.stdin.read()"
 )
 
 
@@ -98,7 +98,7 @@ def test_odd_names_stay_below_an_address(memory: str, name: str) -> None:
 
 
 def test_an_empty_address_is_no_folder_of_images(memory: str) -> None:
-    with pytest.raises(InputError, match="does not exist; want a folder of images"):
+    with pytest.raises(InputError, match="does not exist; expected a folder of images"):
         list_images(f"{memory}/none")
 
 
@@ -124,7 +124,7 @@ def test_a_second_process_is_refused_and_a_killed_one_leaves_no_claim(tmp_path: 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
 def test_a_forked_child_that_lives_on_does_not_keep_the_claim(tmp_path: Path) -> None:
-    program = "import os, sys, time\nfrom formats.claims import claim\nwith claim(sys.argv[1]):\n"
+    program = "import os, sys, time\nfrom formats.io.locks import claim\nwith claim(sys.argv[1]):\n"
     program += "    child = os.fork()\n    if child: print(child, flush=True)\n    time.sleep(60)"
     parent = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
@@ -144,7 +144,7 @@ def test_a_forked_child_that_lives_on_does_not_keep_the_claim(tmp_path: Path) ->
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(InputError, match=r"file/work: cannot be written .*; want a folder"),
+        pytest.raises(InputError, match=r"file/work: cannot be written .*; expected a folder"),
         claim(tmp_path / "file/work"),
     ):
         pass

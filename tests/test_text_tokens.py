@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from formats.problems import InputError
-from grounding_model.text_tokens import (
+from formats.io.errors import InputError
+from grounding_model.inputs.tokens import (
     CaptionTooLong,
     count_tokens,
     load_tokenizer,

@@ -31,7 +31,7 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate {self.learning_rate} is not positive; want more than 0")
+            raise ValueError(f"learning_rate {self.learning_rate} is not positive; expected more than 0")
 
 
 @dataclass(frozen=True)
@@ -122,26 +122,26 @@ def test_overrides_are_applied_in_order_and_make_tables(read):
     [
         ("epoch=3", r"epoch: is no setting; did you mean 'epochs'\?"),
         ("optimizer.learning_rat=3", r"optimizer.learning_rat: is no setting; did you mean 'learning_rate'\?"),
-        ("zzz=3", "zzz: is no setting; want one of optimizer, epochs"),
-        ("epochs=3.0", "epochs: is the float 3.0; want a whole number"),
-        ("epochs=true", "epochs: is true; want a whole number"),
-        ("epochs=many", "epochs: is the text 'many'; want a whole number"),
-        ("resume=1", "resume: is the int 1; want true or false"),
-        ("note=1", "note: is the int 1; want a text"),
+        ("zzz=3", "zzz: is no setting; expected one of optimizer, epochs"),
+        ("epochs=3.0", "epochs: is the float 3.0; expected a whole number"),
+        ("epochs=true", "epochs: is true; expected a whole number"),
+        ("epochs=many", "epochs: is the text 'many'; expected a whole number"),
+        ("resume=1", "resume: is the int 1; expected true or false"),
+        ("note=1", "note: is the int 1; expected a text"),
         ("optimizer.name=adam", r"optimizer.name: is the text 'adam'; did you mean 'adamw'\?"),
-        ("optimizer=3", "optimizer: is the int 3; want a table"),
-        ("optimizer.multipliers.neck=big", "optimizer.multipliers.neck: is the text 'big'; want a number"),
-        ("scale=[1, 2, 3]", "scale: is a list of 3; want a list of 2"),
-        ("data=a.json", "data: is the text 'a.json'; want a list"),
-        ("data=['a', 1]", "data.1: is the int 1; want a path"),
-        ("schedule.final=1", "schedule.kind: is missing; want one of step, cosine"),
+        ("optimizer=3", "optimizer: is the int 3; expected a table"),
+        ("optimizer.multipliers.neck=big", "optimizer.multipliers.neck: is the text 'big'; expected a number"),
+        ("scale=[1, 2, 3]", "scale: is a list of 3; expected a list of 2"),
+        ("data=a.json", "data: is the text 'a.json'; expected a list"),
+        ("data=['a', 1]", "data.1: is the int 1; expected a path"),
+        ("schedule.final=1", "schedule.kind: is missing; expected one of step, cosine"),
         ("schedule.kind=cosin", r"schedule.kind: is the text 'cosin'; did you mean 'cosine'\?"),
-        ("batch=1.5", "batch: is the float 1.5; want a whole number or"),
+        ("batch=1.5", "batch: is the float 1.5; expected a whole number or"),
         ("optimizer.learning_rate=-1", "optimizer: learning_rate -1.0 is not positive"),
-        ("stages.0.at=[1]", "override 'stages.0.at=.*'|stages: is a table; want a list"),
-        ("schedule=3", "schedule: is the int 3; want Step or Cosine$"),
+        ("stages.0.at=[1]", "override 'stages.0.at=.*'|stages: is a table; expected a list"),
+        ("schedule=3", "schedule: is the int 3; expected Step or Cosine$"),
         ("epochs", "override 'epochs' is not of the form key=value"),
-        ("epochs.deep.er=1", "epochs is the int 5; want a table there"),
+        ("epochs.deep.er=1", "epochs is the int 5; expected a table there"),
     ],
 )
 def test_errors_name_the_file_the_key_and_the_remedy(read, override, message):

@@ -17,16 +17,24 @@ import torch
 from PIL import Image
 from torch import nn
 
+from formats.io.errors import InputError
+from formats.io.toml_config import read_config
 from formats.label_map import write_label_map
 from formats.odvg import write_odvg
-from formats.problems import InputError
 from formats.record import Instance, Record
-from formats.toml_config import read_config
-from grounding_model import objective, training_log, training_state, validation
-from grounding_model import train as training
-from grounding_model.augment import AugmentConfig
-from grounding_model.data import OdvgData, TrainingData, open_dataset, open_for_training
-from grounding_model.optimizer import (
+from grounding_model.checkpoints.weights import load_checkpoint
+from grounding_model.data.augment import AugmentConfig
+from grounding_model.data.sources import OdvgData, TrainingData, open_dataset, open_for_training
+from grounding_model.model.activation_checkpointing import set_recompute
+from grounding_model.model.swin import SwinTransformer
+from grounding_model.training import log as training_log
+from grounding_model.training import loop as training
+from grounding_model.training import objective, validation
+from grounding_model.training import state as training_state
+from grounding_model.training.config import FromScratch, FromWeights, RegionWords, TrainConfig
+from grounding_model.training.distributed import Processes
+from grounding_model.training.loop import TrainingFailed, train
+from grounding_model.training.optimizer import (
     MovingAverage,
     OptimizerConfig,
     build_optimizer,
@@ -35,12 +43,6 @@ from grounding_model.optimizer import (
     scaled_rate,
     set_learning_rate,
 )
-from grounding_model.processes import Processes
-from grounding_model.recompute import set_recompute
-from grounding_model.swin import SwinTransformer
-from grounding_model.train import TrainingFailed, train
-from grounding_model.train_config import FromScratch, FromWeights, RegionWords, TrainConfig
-from grounding_model.weights import load_checkpoint
 from tests.paths import GOLDEN
 from tests.training_data import DETERMINED, MICRO, weights_of, write_rectangles
 
@@ -313,7 +315,7 @@ def test_an_interrupted_run_goes_on_only_when_asked(config: TrainConfig, capsys:
     config.work_dir.mkdir()
     (config.work_dir / training_state.STATE_FILE).touch()
     training.check_resume(config, resume=True)
-    with pytest.raises(InputError, match="an interrupted run lies here; want --resume"):
+    with pytest.raises(InputError, match="an interrupted run lies here; expected --resume"):
         training.check_resume(config, resume=False)
     (config.work_dir / training.WEIGHTS_FILE).touch()  # finished
     training.check_resume(config, resume=False)
@@ -450,7 +452,7 @@ def test_curves_are_drawn_without_touching_what_a_notebook_draws_with(tmp_path: 
     log = tmp_path / training_log.LOG_FILE
     log.write_text('{"step": 1, "loss": 2.0, "validation.ap": 0.5}\n{"step": 2, "loss": 1.0}\n')
     drawn = (
-        "import sys; from pathlib import Path; from grounding_model.training_log import draw_curves;"
+        "import sys; from pathlib import Path; from grounding_model.training.log import draw_curves;"
         f"draw_curves(Path({str(log)!r}), Path({str(tmp_path / 'curves.png')!r}));"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
@@ -477,8 +479,8 @@ def test_the_rate_follows_the_batch() -> None:
 
 def test_missing_data_are_told_with_where_to_get_them(config: TrainConfig) -> None:
     absent = replace(config.datasets[0], annotations=Path("data/none.json"))
-    with pytest.raises(InputError, match=r"data/none\.json: no such file; want it from the moon"):
-        train(replace(config, datasets=(absent,), get="want it from the moon"))
+    with pytest.raises(InputError, match=r"data/none\.json: no such file; expected it from the moon"):
+        train(replace(config, datasets=(absent,), get="expected it from the moon"))
 
 
 @pytest.mark.parametrize("counts", [(500, 1), (500, 0), (0, 0)], ids=["crowded", "crowded and empty", "empty"])

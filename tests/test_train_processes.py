@@ -15,16 +15,16 @@ import pytest
 import torch
 from torch import distributed
 
-from flows import launching
-from flows.launching import train_in_processes
-from formats.problems import InputError
-from formats.toml_config import read_config, write_config
-from grounding_model.augment import AugmentConfig
-from grounding_model.data import OdvgData
-from grounding_model.optimizer import OptimizerConfig
-from grounding_model.processes import check_devices, done_by_first
-from grounding_model.train import TrainingFailed, TrainResult, train
-from grounding_model.train_config import FromScratch, TrainConfig
+from flows.training import torchrun as launching
+from flows.training.torchrun import train_in_processes
+from formats.io.errors import InputError
+from formats.io.toml_config import read_config, write_config
+from grounding_model.data.augment import AugmentConfig
+from grounding_model.data.sources import OdvgData
+from grounding_model.training.config import FromScratch, TrainConfig
+from grounding_model.training.distributed import check_devices, done_by_first
+from grounding_model.training.loop import TrainingFailed, TrainResult, train
+from grounding_model.training.optimizer import OptimizerConfig
 from tests.paths import GOLDEN
 from tests.training_data import DETERMINED, weights_of, write_rectangles
 
@@ -89,7 +89,7 @@ def ask_first(rank: int, folder: Path) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
 
     def missing() -> None:
-        raise InputError(f"{rank}.json", "no such file", "want it")
+        raise InputError(f"{rank}.json", "no such file", "expected it")
 
     found = done_by_first(lambda: {"found by": rank})
     with pytest.raises(InputError) as told:
@@ -101,7 +101,7 @@ def ask_first(rank: int, folder: Path) -> None:
 @pytest.mark.slow
 def test_what_the_first_process_finds_or_raises_all_of_them_do(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(ask_first, (tmp_path,), nprocs=2)
-    expected = "{'found by': 0} 0.json: no such file; want it"
+    expected = "{'found by': 0} 0.json: no such file; expected it"
     assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == [expected, expected]
 
 
@@ -111,10 +111,10 @@ def test_killed_processes_go_on_as_if_nothing_had_been(config: TrainConfig, tmp_
     config = replace(config, work_dir=tmp_path / "killed", processes=2, batch_size=2, steps=4)
     write_config(tmp_path / "config.toml", config)
     code = f"""
-from flows import launching
-from flows.launching import train_in_processes
-from formats.toml_config import read_config
-from grounding_model.train_config import TrainConfig
+from flows.training import torchrun as launching
+from flows.training.torchrun import train_in_processes
+from formats.io.toml_config import read_config
+from grounding_model.training.config import TrainConfig
 train_in_processes(read_config({str(tmp_path / "config.toml")!r}, TrainConfig))
 """
     process = subprocess.Popen([sys.executable, "-c", code])
@@ -148,7 +148,7 @@ def test_reports_of_processes_that_share_a_pipe_do_not_mix(tmp_path: Path) -> No
     program = """
 import sys, time
 from pathlib import Path
-from grounding_model.train import _report
+from grounding_model.training.loop import _report
 Path(sys.argv[1]).touch()
 while len(list(Path(sys.argv[1]).parent.iterdir())) < 2:  # both at once
     time.sleep(0.001)
@@ -178,16 +178,16 @@ def test_what_went_wrong_in_a_process_is_told_by_the_one_that_started_it(config:
 def test_bad_input_of_a_process_is_bad_input(tmp_path: Path) -> None:
     bad = tmp_path / "config.toml"
     bad.write_text("steps = 1\nwork_dir = 'x'\n")
-    command = [sys.executable, "-m", "grounding_model.train", str(bad), "--report"]
+    command = [sys.executable, "-m", "grounding_model.training.loop", str(bad), "--report"]
     with (
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process,
-        pytest.raises(InputError, match="datasets: is empty; want at least one"),
+        pytest.raises(InputError, match="datasets: is empty; expected at least one"),
     ):
         launching._follow(process, None)
 
 
 def test_several_processes_that_nobody_started_are_refused(config: TrainConfig) -> None:
-    with pytest.raises(InputError, match=r"processes: is 2, and this is one; want torchrun --nproc-per-node 2"):
+    with pytest.raises(InputError, match=r"processes: is 2, and this is one; expected torchrun --nproc-per-node 2"):
         train(replace(config, processes=2))
 
 
@@ -195,7 +195,7 @@ def test_processes_do_not_share_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     check_devices(2, "auto")
     check_devices(8, "cpu")
-    with pytest.raises(InputError, match=r"processes: is 8, and there are 2 GPUs; want 2, with accumulate 4 times"):
+    with pytest.raises(InputError, match=r"processes: is 8, and there are 2 GPUs; expected 2, with accumulate 4 times"):
         check_devices(8, "auto")
 
 

@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from grounding_model.image import ImageBatch, collate_images, read_image, resize_for_test
-from grounding_model.losses import grounding_losses
-from grounding_model.matcher import match_queries
-from grounding_model.model import Grounding
-from grounding_model.names import MMDET_WITH_SWIN
-from grounding_model.targets import pad_targets
-from grounding_model.text_tokens import TextBatch, tokenize
-from grounding_model.weights import Checkpoint, load_checkpoint
+from grounding_model.checkpoints.checkpoint import Checkpoint
+from grounding_model.checkpoints.weight_names import MMDET_WITH_SWIN
+from grounding_model.checkpoints.weights import load_checkpoint
+from grounding_model.inputs.image import ImageBatch, collate_images, read_image, resize_for_test
+from grounding_model.inputs.tokens import TextBatch, tokenize
+from grounding_model.model.grounding import Grounding
+from grounding_model.model.targets import pad_targets
+from grounding_model.training.losses import grounding_losses
+from grounding_model.training.matcher import match_queries
 from tests.paths import GOLDEN
 from tests.training_cases import CASES, golden_cases, golden_numbers, golden_targets
 

@@ -12,15 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from formats.problems import InputError
-from grounding_model.backbone import build_backbone
-from grounding_model.config import SWIN_B, SWIN_L, SWIN_T, ModelConfig, SwinBackbone, TextEncoder, TimmBackbone
-from grounding_model.dimensions import Hints, config_of, hints_of_mmdet, python_literals
-from grounding_model.model import GroundingModel
-from grounding_model.names import MMDET_WITH_RESNET, MMDET_WITH_SWIN, PATCH_ORDER
-from grounding_model.safe_pickle import read_pickled_checkpoint
-from grounding_model.text_tokens import load_tokenizer, tokenizer_to_text
-from grounding_model.weights import _new_model, checkpoint_hash, convert, inspect, load_checkpoint, save_checkpoint
+from formats.io.errors import InputError
+from grounding_model.checkpoints.checkpoint import save_checkpoint
+from grounding_model.checkpoints.infer_config import Hints, config_of, hints_of_mmdet, python_literals
+from grounding_model.checkpoints.safe_pickle import read_pickled_checkpoint
+from grounding_model.checkpoints.weight_names import MMDET_WITH_RESNET, MMDET_WITH_SWIN, PATCH_ORDER
+from grounding_model.checkpoints.weights import _new_model, checkpoint_hash, convert, inspect, load_checkpoint
+from grounding_model.inputs.tokens import load_tokenizer, tokenizer_to_text
+from grounding_model.model.backbone import build_backbone
+from grounding_model.model.config import SWIN_B, SWIN_L, SWIN_T, ModelConfig, SwinBackbone, TextEncoder, TimmBackbone
+from grounding_model.model.grounding import GroundingModel
 from tests.paths import GOLDEN
 
 CHECKPOINT, BERT = GOLDEN / "a" / "checkpoint.pth", GOLDEN / "a" / "bert"

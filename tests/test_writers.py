@@ -132,7 +132,7 @@ def test_coco_results_refuse_what_the_truth_does_not_have(tmp_path, record, mess
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{}", "holds a JSON dict; want a COCO results file"),
+        ("{}", "holds a JSON dict; expected a COCO results file"),
         ("[1]", "holds more than objects"),
         ('[{"image_id": 9, "category_id": 1, "bbox": [1, 1, 1, 1], "score": 1}]', "annotation 0: image_id 9"),
         ('[{"image_id": 1, "category_id": 1, "bbox": [1, 1, 1, 1]}]', "annotation 0: 'score' is missing"),
@@ -224,7 +224,10 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
     with write_whole_folder(tmp_path / "a") as folder:
         (folder / "x").write_text("x")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["x"]
-    with pytest.raises(InputError, match="a: is there already; want a new folder"), write_whole_folder(tmp_path / "a"):
+    with (
+        pytest.raises(InputError, match="a: is there already; expected a new folder"),
+        write_whole_folder(tmp_path / "a"),
+    ):
         pass
 
 

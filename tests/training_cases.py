@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grounding_model.boxes import xyxy_to_cxcywh
-from grounding_model.targets import Target
+from grounding_model.model.boxes import xyxy_to_cxcywh
+from grounding_model.model.targets import Target
 from tests.paths import GOLDEN
 
 CASES = ("tokpos", "tokpos_emptygt", "classes_same", "classes_diff", "all_emptygt")

@@ -10,10 +10,10 @@ from PIL import Image
 
 from formats.odvg import write_odvg
 from formats.record import Instance, Record, Region
-from grounding_model.config import Denoising, ModelConfig, SwinBackbone, TextEncoder, TimmBackbone
-from grounding_model.data import OdvgData
-from grounding_model.train import TrainResult
-from grounding_model.weights import load_checkpoint
+from grounding_model.checkpoints.weights import load_checkpoint
+from grounding_model.data.sources import OdvgData
+from grounding_model.model.config import Denoising, ModelConfig, SwinBackbone, TextEncoder, TimmBackbone
+from grounding_model.training.loop import TrainResult
 
 MICRO = ModelConfig(
     backbone=TimmBackbone(name="resnet10t", out_indices=(3, 4)),

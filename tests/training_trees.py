@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from grounding_model.category_lists import read_category_list
+from grounding_model.inputs.category_lists import read_category_list
 
 WIDTH, HEIGHT = 64, 48
 BOX = [10, 10, 20, 16]  # x, y, width, height

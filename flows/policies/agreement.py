@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from flows.boxes import pairwise_iou
 from flows.policies.calibration import judge
+from formats.boxes import pairwise_iou
 from formats.record import Box
 
 
 def image_agreement(boxes: Mapping[str, Sequence[Box]], others: Mapping[str, Sequence[Box]], iou: float = 0.5) -> float:
     """0..1: twice the boxes that both have, over all boxes of both (Dice); 1 where both have none.
 
-    boxes, others: by name, as flows.boxes has them, best first. Both have a box where names are equal and the IoU is
+    boxes, others: by name, as formats.boxes has them, best first. Both have a box where names are equal and the IoU is
     at least `iou`, each box counted once; it counts as much as it overlaps.
     """
     total = sum(map(len, (*boxes.values(), *others.values())))

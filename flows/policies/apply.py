@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flows.policies.consensus import Boxes, fuse_views
+from flows.policies.box_fusion import Boxes, fuse_views
+from flows.policies.nms import suppress_duplicates, won_by_distractor
 from flows.policies.policy import Policy
-from flows.policies.suppression import suppress_duplicates, won_by_distractor
 
 
 class Candidate(NamedTuple):

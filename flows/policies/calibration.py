@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flows.boxes import pairwise_iou
+from formats.boxes import pairwise_iou
 from formats.record import Box
 
 

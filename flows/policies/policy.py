@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from formats.problems import InputError
+from formats.io.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Quantile:
     def __post_init__(self) -> None:
         for name, value in {"boxes_per_image": self.boxes_per_image, **self.of_class}.items():
             if not value > 0:
-                raise InputError(f"policy.adaptive.{name}", f"{value}", "want objects an image, more than 0")
+                raise InputError(f"policy.adaptive.{name}", f"{value}", "expected objects an image, more than 0")
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,11 @@ class Mixture:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.share < 1.0:
-            raise InputError("policy.adaptive.share", f"{self.share}", "want a fraction between 0 and 1")
+            raise InputError("policy.adaptive.share", f"{self.share}", "expected a fraction between 0 and 1")
         if self.least < 2:
-            raise InputError("policy.adaptive.least", f"{self.least}", "want some tens of candidates, 2 at the least")
+            raise InputError(
+                "policy.adaptive.least", f"{self.least}", "expected some tens of candidates, 2 at the least"
+            )
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,9 @@ class TargetPrecision:
     def __post_init__(self) -> None:
         for name in ("precision", "iou"):
             if not 0.0 < getattr(self, name) <= 1.0:
-                raise InputError(f"policy.adaptive.{name}", f"{getattr(self, name)}", "want a fraction above 0")
+                raise InputError(f"policy.adaptive.{name}", f"{getattr(self, name)}", "expected a fraction above 0")
         if self.least < 1:
-            raise InputError("policy.adaptive.least", f"{self.least}", "want 1 or more")
+            raise InputError("policy.adaptive.least", f"{self.least}", "expected 1 or more")
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Consensus:
         for name in ("iou", "least_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise InputError(
-                    f"policy.consensus.{name}", f"{getattr(self, name)} is outside 0..1", "want a fraction"
+                    f"policy.consensus.{name}", f"{getattr(self, name)} is outside 0..1", "expected a fraction"
                 )
 
 
@@ -115,25 +117,31 @@ class Policy:
                 fractions[name] = value
         for name, value in fractions.items():
             if not 0.0 <= value <= 1.0:
-                raise InputError(f"policy.{name}", f"{value} is outside 0..1", "want a fraction")
+                raise InputError(f"policy.{name}", f"{value} is outside 0..1", "expected a fraction")
         self._check_order()
         if both := sorted(set(self.distractors) & set(self.class_thresholds)):
-            raise InputError("policy.distractors", f"{', '.join(both)} has a threshold too", "want a category or not")
+            raise InputError(
+                "policy.distractors", f"{', '.join(both)} has a threshold too", "expected a category or not"
+            )
         if not self.min_size >= 0:
-            raise InputError("policy.min_size", f"{self.min_size}", "want pixels, 0 or more")
+            raise InputError("policy.min_size", f"{self.min_size}", "expected pixels, 0 or more")
         if self.max_per_image < 1:
-            raise InputError("policy.max_per_image", f"{self.max_per_image} is less than one", "want a positive number")
+            raise InputError(
+                "policy.max_per_image", f"{self.max_per_image} is less than one", "expected a positive number"
+            )
 
     def _check_order(self) -> None:
         """The band lies below a threshold, and what makes an image trusted lies above one."""
         thresholds = [self.score_threshold, *self.class_thresholds.values()]
         if self.ignore_from is not None and self.adaptive is None and self.ignore_from >= max(thresholds):
             raise InputError(
-                "policy.ignore_from", f"{self.ignore_from} is no lower than {max(thresholds)}", "want it lower"
+                "policy.ignore_from", f"{self.ignore_from} is no lower than {max(thresholds)}", "expected it lower"
             )
         if self.confident_from is not None and self.adaptive is None and self.confident_from <= min(thresholds):
             raise InputError(
-                "policy.confident_from", f"{self.confident_from} is no higher than {min(thresholds)}", "want it higher"
+                "policy.confident_from",
+                f"{self.confident_from} is no higher than {min(thresholds)}",
+                "expected it higher",
             )
 
     def threshold(self, category: str) -> float:

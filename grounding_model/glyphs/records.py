@@ -16,10 +16,10 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from formats.files import write_whole
+from formats.io.errors import InputError, want_one_of
+from formats.io.files import write_whole
 from formats.label_map import write_label_map
 from formats.odvg import write_odvg
-from formats.problems import InputError, want_one_of
 from formats.record import Instance, Record, Region, Span
 from grounding_model.glyphs.pictograms import COLOURS, NOUNS, PLURALS, pair_name
 from grounding_model.glyphs.scenes import Scene, Thing, domain_named, draw, forbidden_pairs
@@ -54,7 +54,7 @@ def draw_scene(
     settings = domain_named(domain)
     if hardness is not None:
         if not 0 <= hardness <= 1:
-            raise InputError("hardness", f"{hardness}", "want 0..1")
+            raise InputError("hardness", f"{hardness}", "expected 0..1")
         settings = replace(settings, hardness=hardness)
     scene = draw(settings, seed, index, forbidden_pairs(pairs))
     rng = np.random.default_rng([seed, index, settings.code, 1 + TASKS.index(_known(task))])

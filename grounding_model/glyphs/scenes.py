@@ -12,7 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from formats.problems import InputError, want_one_of
+from formats.io.errors import InputError, want_one_of
 from formats.record import Box
 from grounding_model.glyphs.pictograms import CHARACTERS, COLOURS, HELD_OUT_PAIRS, NOUNS, placed_mask
 
@@ -222,5 +222,5 @@ def _spoil(canvas: np.ndarray, rng: np.random.Generator, hardness: float) -> np.
 def forbidden_pairs(pairs: str) -> Collection[tuple[str, str]]:
     """'train' keeps HELD_OUT_PAIRS out of a scene, 'all' nothing."""
     if pairs not in ("train", "all"):
-        raise InputError("pairs", f"'{pairs}'", "want train or all")
+        raise InputError("pairs", f"'{pairs}'", "expected train or all")
     return HELD_OUT_PAIRS if pairs == "train" else frozenset()

@@ -10,8 +10,8 @@ import string
 from functools import cache
 from typing import TYPE_CHECKING
 
-from grounding_model.category_lists import read_category_list
 from grounding_model.glyphs.pictograms import COLOURS, NOUNS, PLURALS
+from grounding_model.inputs.category_lists import read_category_list
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -48,7 +48,7 @@ def glyph_tokenizer() -> PreTrainedTokenizerFast:
     """A lower-casing BERT tokenizer over words()."""
     from tokenizers.implementations import BertWordPieceTokenizer
 
-    from grounding_model.text_tokens import tokenizer_from_text
+    from grounding_model.inputs.tokens import tokenizer_from_text
 
     vocabulary = {word: place for place, word in enumerate(words())}
     return tokenizer_from_text(BertWordPieceTokenizer(vocab=vocabulary, lowercase=True).to_str())

@@ -1,1 +1,1 @@
-"""One metric a module; grounding_model.evaluate offers them all. None of them loads torch."""
+"""One metric a module; grounding_model.metrics.evaluate offers them all. None of them loads torch."""

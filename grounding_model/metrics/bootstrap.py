@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formats.files import write_whole
-from formats.problems import InputError
+from formats.io.errors import InputError
+from formats.io.files import write_whole
 from formats.record import Record
 from grounding_model.metrics.coco import judge_coco
 from grounding_model.metrics.ranking import Ranking
@@ -80,7 +80,7 @@ def interval_within(values: np.ndarray, confidence: float = 0.95) -> Interval:
     """The middle part of the draws. Raises InputError where there was nothing to find in any of them."""
     values = values[np.isfinite(values)]
     if not len(values):
-        raise InputError("truth", "no box of the categories", "want at least one labelled object to find")
+        raise InputError("truth", "no box of the categories", "expected at least one labelled object to find")
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high))
 
@@ -133,12 +133,14 @@ def read_samples(path: str | Path) -> Samples:
             count = len(tables.files) // len(Ranking._fields)
             return [Ranking(*(tables[f"{index}/{name}"] for name in Ranking._fields)) for index in range(count)]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(path, f"cannot be read ({error})", "want the samples of an evaluation; run it again") from None
+        raise InputError(
+            path, f"cannot be read ({error})", "expected the samples of an evaluation; run it again"
+        ) from None
 
 
 def image_draws(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """(I,) int64 each: how often a draw holds each image. Raises InputError where there is none to draw."""
     if images == 0:
-        raise InputError("truth", "no images", "want at least one")
+        raise InputError("truth", "no images", "expected at least one")
     rng, chances = np.random.default_rng(seed), np.full(images, 1 / images)
     return (rng.multinomial(images, chances) for _ in range(resamples))

@@ -15,7 +15,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from formats.problems import InputError
+from formats.io.errors import InputError
 from formats.record import Record
 from grounding_model.metrics.found_boxes import FoundBoxes, found_boxes
 from grounding_model.metrics.phrases import with_sizes
@@ -127,10 +127,10 @@ def judge_coco(
     same to the last bit, and at no time is more than a part of one category held in pycocotools' dictionaries.
     """
     if list(max_detections) != sorted(set(max_detections)) or not max_detections or max_detections[0] < 1:
-        raise InputError("max_detections", f"{tuple(max_detections)}", "want rising positive numbers")
+        raise InputError("max_detections", f"{tuple(max_detections)}", "expected rising positive numbers")
     labels = {name: place for place, name in enumerate(categories)}
     if not categories or len(labels) < len(categories):
-        raise InputError("categories", f"[{', '.join(categories)}]", "want one name or more, each once")
+        raise InputError("categories", f"[{', '.join(categories)}]", "expected one name or more, each once")
     found = found_boxes(truth, predictions, labels)
     true = TrueBoxes.of_records(truth, labels, areas)
     pairs = zip(true.by_label(len(labels)), found.by_label(len(labels)), strict=True)
@@ -228,7 +228,7 @@ def _result(judged: Sequence[_Judged], categories: Sequence[str], max_detections
     every = precision[..., AREAS.index(ALL_AREAS)]
     ap = mean_of_defined(every)
     if ap is None:
-        raise InputError("truth", f"no box of {', '.join(categories)}", "want at least one labelled object to find")
+        raise InputError("truth", f"no box of {', '.join(categories)}", "expected at least one labelled object to find")
     by_category = {name: mean_of_defined(every[:, :, place]) for place, name in enumerate(categories)}
     return CocoResult(
         ap=ap,

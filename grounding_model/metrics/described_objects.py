@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from formats.problems import InputError
+from formats.io.errors import InputError
 from formats.record import Record
 from grounding_model.metrics.coco import CocoResult, aligned, evaluate_coco
 from grounding_model.metrics.true_boxes import Areas
@@ -56,7 +56,7 @@ def evaluate_described_objects(
     description among `absence`.
     """
     if unknown := set(absence) - set(descriptions):
-        raise InputError("absence", f"'{min(unknown)}' is no description", "want some of the descriptions")
+        raise InputError("absence", f"'{min(unknown)}' is no description", "expected some of the descriptions")
     return described(evaluate_coco(truth, predictions, descriptions, areas=areas), absence)
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask
 
-from formats.problems import InputError
+from formats.io.errors import InputError
 from formats.record import Box, Record, Region
 from grounding_model.metrics.coco import aligned
 from grounding_model.metrics.pairing import paired_captions, regions_to_find
@@ -37,7 +37,9 @@ def expression_ranks(
     for record, found in paired_captions(truth, predictions):
         regions = regions_to_find(record)
         if len(regions) > 1:
-            raise InputError(record.filename, f"'{record.caption}' has {len(regions)} regions", "want one expression")
+            raise InputError(
+                record.filename, f"'{record.caption}' has {len(regions)} regions", "expected one expression"
+            )
         ranks.append([rank_of_first_hit(best_first(found), region.boxes, iou) for region in regions])
     return ranks
 
@@ -87,7 +89,7 @@ def evaluate_generalized_expressions(
     """
     found = found_expressions(truth, predictions, score_threshold=score_threshold, iou=iou)
     if not found:
-        raise InputError("truth", "no expression", "want at least one")
+        raise InputError("truth", "no expression", "expected at least one")
     absent = [each for each in found if not each.meant]
     present = [each for each in found if each.meant]
     return GeneralizedResult(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formats.problems import InputError
+from formats.io.errors import InputError
 from formats.record import Instance, Record
 from grounding_model.metrics.pairing import check_pairing
 
@@ -95,7 +95,7 @@ def found_boxes(
 
 def _score_of(instance: Instance, filename: str) -> float:
     if instance.score is None:
-        raise InputError(filename, f"a predicted {instance.category} without score", "want a score for every box")
+        raise InputError(filename, f"a predicted {instance.category} without score", "expected a score for every box")
     return instance.score
 
 

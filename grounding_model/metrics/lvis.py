@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask
 
-from formats.problems import InputError
+from formats.io.errors import InputError
 from formats.record import Record
 from grounding_model.metrics.coco import aligned
 from grounding_model.metrics.found_boxes import FoundBoxes, found_boxes
@@ -121,7 +121,7 @@ def judge_lvis(
 ) -> LvisJudgement:
     """The numbers of evaluate_lvis, and the matches that they come from."""
     if not categories or len(set(categories)) < len(categories):
-        raise InputError("categories", f"{len(categories)} names", "want one name or more, each once")
+        raise InputError("categories", f"{len(categories)} names", "expected one name or more, each once")
     images = {record.filename: place for place, record in enumerate(truth)}
     labels = {name: place for place, name in enumerate(categories)}
     found = found_boxes(truth, predictions, labels)
@@ -157,7 +157,7 @@ def _result(levels: Mapping[str, Mapping[str, np.ndarray]], frequency: Mapping[s
     """levels: size -> category -> (T, R) precision."""
     every = levels["all"]
     if not every:
-        raise InputError("truth", "no box of the categories", "want at least one labelled object to find")
+        raise InputError("truth", "no box of the categories", "expected at least one labelled object to find")
     by_category = {name: float(level.mean()) for name, level in every.items()}
     mean_level = np.mean(list(every.values()), axis=0)  # (T, R)
     by_frequency = {

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from formats.problems import InputError
+from formats.io.errors import InputError
 from formats.record import Record, Region
 
 
@@ -15,10 +15,12 @@ def check_pairing(known: Sequence[Any], found: Sequence[Any]) -> None:
     for side, keys in (("truth", known), ("predictions", found)):
         twice = [key for key, count in Counter(keys).items() if count > 1]
         if twice:
-            raise InputError(side, f"{_shown(twice[0])} is there twice", "want each once")
+            raise InputError(side, f"{_shown(twice[0])} is there twice", "expected each once")
     unknown = set(found) - set(known)
     if unknown:
-        raise InputError("predictions", f"the truth does not know {_shown(min(unknown))}", "want no more than it has")
+        raise InputError(
+            "predictions", f"the truth does not know {_shown(min(unknown))}", "expected no more than it has"
+        )
 
 
 def _shown(key: Any) -> str:
@@ -33,7 +35,7 @@ def paired_captions(truth: Sequence[Record], predictions: Sequence[Record]) -> l
     """
     for record in (*truth, *predictions):
         if record.caption is None:
-            raise InputError(record.filename, "has no caption", "want captions with phrases")
+            raise InputError(record.filename, "has no caption", "expected captions with phrases")
     keys, found_keys = ([(record.filename, record.caption) for record in side] for side in (truth, predictions))
     if keys == found_keys:
         return [(record, found.regions or ()) for record, found in zip(truth, predictions)]

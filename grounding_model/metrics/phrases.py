@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from pycocotools import mask
 
-from formats.problems import InputError
+from formats.io.errors import InputError
 from formats.record import Box, Record, Region, Span
 from grounding_model.metrics.pairing import paired_captions, regions_to_find
 
@@ -89,5 +89,5 @@ def with_sizes(boxes: Sequence[Box] | np.ndarray) -> np.ndarray:
 def shares(ranks: Sequence[int | None], ks: Sequence[int], complaint: str) -> dict[int, float]:
     """k -> share of ranks that are k or better."""
     if not ranks:
-        raise InputError("truth", complaint, "want at least one labelled phrase")
+        raise InputError("truth", complaint, "expected at least one labelled phrase")
     return {k: sum(rank is not None and rank <= k for rank in ranks) / len(ranks) for k in ks}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formats.problems import InputError
+from formats.io.errors import InputError
 from formats.record import Record
 from grounding_model.metrics.found_boxes import by_image, rows_of_labels
 
@@ -54,7 +54,7 @@ class TrueBoxes(NamedTuple):
 def _rows(truth: Sequence[Record], labels: Mapping[str, int], areas: Areas) -> Iterator[tuple[float, ...]]:
     for place, record in enumerate(truth):
         if record.instances is None:
-            raise InputError(record.filename, "nobody has labelled it", "want detection records with instances")
+            raise InputError(record.filename, "nobody has labelled it", "expected detection records with instances")
         own = areas.get(record.filename)
         for index, instance in enumerate(record.instances):
             if instance.category in labels:

@@ -1,0 +1,152 @@
+"""A record as the page of `browse serve` has it, and back: what a person did to it is checked here.
+
+The page knows boxes and what each of them shows: {"box": [x1, y1, x2, y2], "of": 3, "score": 0.81, "ignore": false},
+pixels of the stored image. `of` is a label, or for a caption the position of a phrase in the line's phrases. A phrase
+is {"texts": ["a red cat"], "spans": [[0, 9]]}, spans in characters (code points) of the caption.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from formats.io.errors import InputError
+from formats.record import PLACEHOLDER_BOX, Box, Instance, Record, Region, Span
+
+_WANT_BOX = "expected [x1, y1, x2, y2] within the image, x1 < x2 and y1 < y2"
+
+
+class Phrase(NamedTuple):
+    """Words of a caption that boxes belong to. texts: one a span. spans: () where nobody knows where they stand."""
+
+    texts: tuple[str, ...]
+    spans: tuple[Span, ...]
+
+
+def phrases_of(*records: Record) -> list[Phrase]:
+    """The phrases of one caption, each once, in the order in which the records name them."""
+    named = (Phrase(region.phrase, region.spans) for record in records for region in record.regions or ())
+    return list(dict.fromkeys(named))
+
+
+def boxes_to_page(record: Record, phrases: Sequence[Phrase]) -> list[dict[str, Any]]:
+    """The record's boxes, those that leave the image cut at its border as training cuts them.
+
+    A box wholly outside stays as it is, so that a person sees that it is there and takes it away.
+    """
+    found = [(each.box, each.label, each.score, each.ignore) for each in record.instances or ()]
+    for region in record.regions or ():
+        of = phrases.index(Phrase(region.phrase, region.spans))
+        scores = region.scores or (None,) * len(region.boxes)
+        found += [(box, of, score, region.ignore) for box, score in zip(region.boxes, scores) if box != PLACEHOLDER_BOX]
+    return [
+        {"box": _cut(box, record.width, record.height), "of": of, "score": score, "ignore": ignore}
+        for box, of, score, ignore in found
+    ]
+
+
+def with_scores(boxes: list[dict[str, Any]], model: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A person's boxes, those that are still as the model made them with the score that it gave them."""
+    scores = {(*each["box"], each["of"]): each["score"] for each in model}
+    return [{**each, "score": each["score"] or scores.get((*each["box"], each["of"]))} for each in boxes]
+
+
+def record_from_page(
+    record: Record, entries: Any, phrases: Any, known: Sequence[Phrase], categories: Mapping[int, str]
+) -> Record:
+    """The record with the boxes that the page has, and with nothing that a model said.
+
+    phrases: for a caption, all that its boxes may belong to: those that are known, and words that a person marked.
+    Raises InputError, which names the image and the box.
+    """
+    if not isinstance(entries, list):
+        raise InputError(record.filename, "boxes is no list", "expected a list of boxes")
+    boxes = [_box(entry, record, number) for number, entry in enumerate(entries, start=1)]
+    if record.caption is None:
+        return replace(record, instances=_instances(record, boxes, categories))
+    return replace(record, regions=_regions(record, boxes, _phrases(record, phrases, known)))
+
+
+class _PageBox(NamedTuple):
+    place: str
+    box: Box
+    of: int
+    ignore: bool
+
+
+def _box(entry: Any, record: Record, number: int) -> _PageBox:
+    place = f"{record.filename}: box {number}"
+    if not isinstance(entry, dict):
+        raise InputError(place, "is no object", _WANT_BOX)
+    sides, of, ignore = entry.get("box"), entry.get("of"), entry.get("ignore", False)
+    if not isinstance(sides, list) or len(sides) != 4 or not all(map(_is_finite, sides)):
+        raise InputError(place, f"{sides!r} is not four finite numbers", _WANT_BOX)
+    x1, y1, x2, y2 = (round(float(side), 2) for side in sides)  # as a line has them
+    if not (x1 < x2 and y1 < y2):
+        raise InputError(place, f"({x1:g}, {y1:g}, {x2:g}, {y2:g}) is empty", _WANT_BOX)
+    if x1 < 0 or y1 < 0 or x2 > record.width or y2 > record.height:
+        size = f"{record.width} x {record.height} pixels"
+        raise InputError(place, f"({x1:g}, {y1:g}, {x2:g}, {y2:g}) leaves the image of {size}", _WANT_BOX)
+    if type(of) is not int or type(ignore) is not bool:
+        raise InputError(place, f"of is {of!r}, ignore is {ignore!r}", "expected a whole number, and true or false")
+    return _PageBox(place, (x1, y1, x2, y2), of, ignore)
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e9 and math.isfinite(value)
+
+
+def _instances(record: Record, boxes: Iterable[_PageBox], categories: Mapping[int, str]) -> tuple[Instance, ...]:
+    instances = []
+    for each in boxes:
+        if each.of not in categories:
+            raise InputError(each.place, f"there is no category {each.of}", "expected a label of the label map")
+        instances.append(Instance(each.box, each.of, categories[each.of], ignore=each.ignore))
+    return tuple(instances)
+
+
+def _regions(record: Record, boxes: Sequence[_PageBox], phrases: Sequence[Phrase]) -> tuple[Region, ...]:
+    """A region a phrase, in the order of the phrases; ignored boxes stand in a region apart."""
+    for each in boxes:
+        if not 0 <= each.of < len(phrases):
+            raise InputError(each.place, f"there is no phrase {each.of}", "expected a phrase of the caption")
+    regions = []
+    for number, phrase in enumerate(phrases):
+        for ignore in (False, True):
+            mine = tuple(each.box for each in boxes if each.of == number and each.ignore is ignore)
+            if mine:
+                regions.append(Region(mine, phrase.texts, phrase.spans, ignore=ignore))
+    return tuple(regions)
+
+
+def _phrases(record: Record, given: Any, known: Sequence[Phrase]) -> list[Phrase]:
+    if not isinstance(given, list):
+        raise InputError(record.filename, "phrases is no list", "expected the phrases of the caption")
+    return [_phrase(each, record, known) for each in given]
+
+
+def _phrase(entry: Any, record: Record, known: Sequence[Phrase]) -> Phrase:
+    """A phrase that the line has, or words of the caption that a person marked. Raises InputError for anything else."""
+    try:
+        texts = tuple(str(text) for text in entry["texts"])
+        spans = tuple((int(start), int(end)) for start, end in entry["spans"])
+    except (TypeError, KeyError, ValueError):
+        raise InputError(
+            record.filename, f"{entry!r} is no phrase", 'expected {"texts": [...], "spans": [...]}'
+        ) from None
+    caption = record.caption or ""
+    phrase = Phrase(texts, spans)
+    if phrase in known:
+        return phrase
+    if not spans or any(not 0 <= start < end <= len(caption) for start, end in spans):
+        raise InputError(record.filename, f"spans {list(spans)} are no words of the caption", "expected [[start, end]]")
+    if texts != tuple(caption[start:end] for start, end in spans):
+        raise InputError(record.filename, f"{list(texts)} is not what its spans say", "expected words of the caption")
+    return phrase
+
+
+def _cut(box: Box, width: int, height: int) -> list[float]:
+    x1, y1, x2, y2 = max(0.0, box[0]), max(0.0, box[1]), min(float(width), box[2]), min(float(height), box[3])
+    return [x1, y1, x2, y2] if x1 < x2 and y1 < y2 else list(box)

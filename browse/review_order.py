@@ -1,0 +1,80 @@
+"""Which image a person should look at first."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from formats.io.errors import InputError
+from formats.io.files import load_json, read_text
+from formats.record import Record
+
+Threshold = Callable[[str], float]  # category or phrase -> the score above which its boxes became labels
+
+
+def in_order(records: Sequence[Record], order: str, annotations: Path) -> list[Record]:
+    """The records as `--order` asks: "file", "uncertain", or a file that gives each image a score, least first.
+
+    Records of equal rank, and those without a score, stay in the order of their file, the latter at the end.
+    Raises InputError for a file that is no such table.
+    """
+    if order == "file":
+        return list(records)
+    if order == "uncertain":
+        threshold = _threshold(records, annotations)
+        return sorted(records, key=lambda record: distance_to_threshold(record, threshold))
+    scores = _read_scores(Path(order))
+    return sorted(records, key=lambda record: _score(scores, record))
+
+
+def distance_to_threshold(record: Record, threshold: Threshold) -> float:
+    """How far the score of the image's least certain box is from its threshold; infinite without scores."""
+    return min((abs(score - threshold(name)) for name, score in _scored(record)), default=math.inf)
+
+
+def _scored(record: Record) -> list[tuple[str, float]]:
+    """(category or phrase, score) of every box that has a score, ignored ones too: they are the nearest."""
+    found = [(each.category, each.score) for each in record.instances or () if each.score is not None]
+    return found + [(" ".join(region.phrase), score) for region in record.regions or () for score in region.scores]
+
+
+def _threshold(records: Sequence[Record], annotations: Path) -> Threshold:
+    """What X_od_v1.meta.json says of the policy; without it the least score of a label, which was just above it."""
+    meta = annotations.with_suffix(".meta.json")
+    policy: dict[str, Any] = {}
+    found: dict[str, float] = {}
+    if meta.is_file():
+        told: Any = load_json(meta, "remove it, or filter again")
+        policy, found = told.get("policy", {}), told.get("thresholds_found", {})
+    least = min((score for record in records for _, score in _scored(record)), default=0.0)
+    default: float = policy.get("score_threshold", least)
+    each: dict[str, float] = {**found, **policy.get("class_thresholds", {})}
+    return lambda name: each.get(name, default)
+
+
+def _read_scores(path: Path) -> dict[tuple[str, str], float]:
+    """(file name, caption or "") -> score, of a JSON table or of the CSV that `groundhog agreement` writes."""
+    if not path.is_file():
+        raise InputError(
+            "--order", f"{str(path)!r} does not exist", 'expected "file", "uncertain" or a table of scores'
+        )
+    remedy = 'expected {"a.jpg": 0.4}, or a CSV of `groundhog agreement`'
+    try:
+        if path.suffix.lower() == ".csv":
+            rows = csv.DictReader(read_text(path, remedy).splitlines())
+            return {(row["filename"], row["caption"] or ""): float(row["agreement"]) for row in rows}
+        table: Mapping[str, Any] = load_json(path, remedy)
+        return {(filename, ""): float(score) for filename, score in table.items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(path, f"is no table of scores ({type(error).__name__}: {error})", remedy) from error
+
+
+def _score(scores: Mapping[tuple[str, str], float], record: Record) -> float:
+    """By file name and caption, or by file name alone."""
+    score = scores.get((record.filename, record.caption or ""), scores.get((record.filename, "")))
+    return math.inf if score is None else score

@@ -1,0 +1,182 @@
+"""Annotation files and drawn ones: `groundhog convert`, `check`, `stats`, `glyphs`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from flows.cli.arguments import command, names
+from formats.io.errors import InputError
+from formats.io.storage import as_path
+
+
+def add(commands) -> None:
+    _add_convert(commands)
+    _add_check(commands)
+    _add_stats(commands)
+    _add_glyphs(commands)
+
+
+def _add_convert(commands) -> None:
+    import formats
+
+    parser = command(
+        commands,
+        "convert",
+        _convert,
+        "turn annotations of one format into another",
+        "groundhog convert voc odvg data/raccoon/annotations data/raccoon/raccoon_od.json",
+    )
+    known = f"from: {', '.join(formats.READERS)}\nto:   {', '.join(formats.WRITERS)}"
+    parser.epilog = f"{parser.epilog}\n\n{known}\nwhat each one needs: docs/formats.md"
+    parser.add_argument("source_format", metavar="FROM", choices=tuple(formats.READERS))
+    parser.add_argument("target_format", metavar="TO", choices=tuple(formats.WRITERS))
+    parser.add_argument("source", metavar="SOURCE", help="annotation file, or folder of them")
+    parser.add_argument("out", metavar="OUT", help="file, or the folder to be made")
+    _add_source(parser)
+    parser.add_argument(
+        "--without", metavar="FILE", action="append", default=[], help="leave out the images of this ODVG or COCO file"
+    )
+    parser.add_argument(
+        "--label-map", metavar="FILE", help="labels by this map's names; names that it lacks get the next free labels"
+    )
+    parser.add_argument("--sample", type=int, metavar="N", help="N images at random")
+    parser.add_argument("--parts", metavar="A=0.8,B=0.2", help="a file each: OUT_A, OUT_B, images at random")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="decides --sample and --parts (default 0)")
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from formats.convert import Selection, convert
+    from formats.selection import parse_parts
+
+    selection = Selection(
+        options.without,
+        options.label_map,
+        options.sample,
+        parse_parts(options.parts) if options.parts else None,
+        options.seed,
+    )
+    formats_and_paths = options.source_format, options.target_format, options.source, options.out
+    print(convert(*formats_and_paths, selection=selection, **_given_source(options)))
+    return 0
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", metavar="DIR", help="the image folder, where sizes are read from it")
+    parser.add_argument("--categories", metavar="A,B,C", help="names in the order of labels, or a file with them")
+    parser.add_argument("--truth", metavar="FILE", help="coco-results: the COCO file whose ids it uses")
+    parser.add_argument("--classes", metavar="FILE", help="openimages: class-descriptions-boxable.csv")
+    parser.add_argument(
+        "--frequencies", metavar="F,C", help="lvis: only categories that are f(requent), c(ommon) or r(are)"
+    )
+    parser.add_argument("--refs", metavar="FILE", help="refcoco: refs(unc).p, or grefs(unc).json")
+    parser.add_argument("--split", metavar="S", help="refcoco: train, val, testA …; flickr30k: a file with image IDs")
+
+
+def _given_source(options: argparse.Namespace) -> dict:
+    """What the readers and writers of formats ask for, by their own names."""
+    if options.images and not as_path(options.images).is_dir():
+        raise InputError(options.images, "no such folder", "expected the folder of the images")
+    return {
+        "image_dir": options.images,
+        "categories": names(options.categories) if options.categories else None,
+        "truth": options.truth,
+        "classes": options.classes,
+        "frequencies": options.frequencies,
+        "refs": options.refs,
+        "split": options.split,
+    }
+
+
+def _add_check(commands) -> None:
+    parser = command(
+        commands,
+        "check",
+        _check,
+        "find every problem of an annotation file: its line, what is wrong and what would be right; exit code 1 if any",
+        "groundhog check data/cat/cat_od_v1.json --images data/cat/images",
+    )
+    _add_inspected(parser)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from formats.inspect import check
+    from formats.omissions import Losses, describe_losses
+
+    problems, losses = 0, Losses()
+    for problem in check(options.source, options.format, losses=losses, **_given_source(options)):
+        print(problem)
+        problems += 1
+    print(f"{options.source}: {problems or 'no'} problem{'' if problems == 1 else 's'}")
+    if unread := describe_losses(losses):
+        print(f"not read, since a record has no field for it:\n{unread}")
+    return 1 if problems else 0
+
+
+def _add_stats(commands) -> None:
+    parser = command(
+        commands,
+        "stats",
+        _stats,
+        "count what is in an annotation file: images, boxes, categories, sizes, scores",
+        "groundhog stats data/cat/cat_od_v1.json --out cat.png",
+    )
+    _add_inspected(parser)
+    parser.add_argument("--out", type=Path, metavar="PNG", help="draw the counts too")
+
+
+def _stats(options: argparse.Namespace) -> int:
+    from formats.inspect import statistics
+    from formats.statistics import draw_statistics, statistics_table
+
+    counted = statistics(options.source, options.format, **_given_source(options))
+    print(statistics_table(counted))
+    if options.out:
+        draw_statistics(counted, options.out)
+        print(options.out)
+    return 0
+
+
+def _add_inspected(parser: argparse.ArgumentParser) -> None:
+    import formats
+
+    parser.add_argument("source", metavar="FILE", help="annotation file, or folder of them")
+    parser.add_argument(
+        "--format",
+        choices=tuple(formats.READERS),
+        metavar="F",
+        help="as `convert` calls it (default: odvg, coco or voc)",
+    )
+    _add_source(parser)
+
+
+def _add_glyphs(commands) -> None:
+    parser = command(
+        commands,
+        "glyphs",
+        _glyphs,
+        "draw scenes of the glyph world with their truth",
+        "groundhog glyphs data/glyphs --domain cats --count 200",
+    )
+    parser.add_argument("folder", metavar="FOLDER")
+    parser.add_argument(
+        "--domain", default="source", metavar="D", help="source (default), dense, or cats on hard backgrounds"
+    )
+    parser.add_argument(
+        "--task", default="od", metavar="T", help="od (default), colours, captions or expressions: what the truth tells"
+    )
+    parser.add_argument("--count", type=int, default=100, metavar="N", help="scenes (default 100)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="other scenes (default 0)")
+    parser.add_argument("--unlabelled", action="store_true", help="images alone")
+
+
+def _glyphs(options: argparse.Namespace) -> int:
+    from grounding_model.glyphs import write_scenes
+
+    if options.count < 1:
+        raise InputError("--count", f"{options.count}", "expected at least one scene")
+    annotations = write_scenes(
+        options.folder, options.domain, options.count, options.seed, options.task, labelled=not options.unlabelled
+    )
+    print(f"{options.count} scenes: {annotations or options.folder}")
+    return 0

@@ -1,0 +1,88 @@
+"""`groundhog detect`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from flows.cli.arguments import add_looking, add_model, command
+from flows.detection.detect import DetectOptions
+
+
+def add(commands) -> None:
+    parser = command(
+        commands,
+        "detect",
+        _detect,
+        "find things in pictures: categories, phrases of a caption, or a referring expression",
+        "groundhog detect photo.jpg --weights mm_swin-t.pth --text-encoder bert-base-uncased --texts '$: coco'",
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders, patterns; addresses with --fetch")
+    parser.add_argument(
+        "--texts",
+        required=True,
+        metavar="T",
+        help="what to look for: a caption, whose noun phrases are found; '$: coco', the categories of a data set; "
+        "or see the next two",
+    )
+    parser.add_argument("-c", "--custom-entities", action="store_true", help="T is a list 'cat. dog. bird'")
+    parser.add_argument(
+        "--tokens-positive",
+        metavar="J",
+        help="-1: T is a referring expression; '[[[21,31]], [[45,59]]]': phrases of T, by their characters",
+    )
+    add_model(parser)
+    add_looking(parser)
+    parser.add_argument(
+        "--pred-score-thr",
+        type=float,
+        default=DetectOptions.score_threshold,
+        metavar="S",
+        help="least score (default %(default)s)",
+    )
+    parser.add_argument(
+        "--palette",
+        default=DetectOptions.palette,
+        metavar="P",
+        help="%(default)s (default), random, or one colour: red, #ff8800",
+    )
+    parser.add_argument("--fetch", action="store_true", help="download images that are given as addresses")
+    parser.add_argument("--all-scores", action="store_true", help="write each box's scores of everything looked for")
+    parser.add_argument(
+        "--out-dir", type=Path, default=DetectOptions.out_dir, metavar="DIR", help="default: %(default)s"
+    )
+    parser.add_argument("--no-save-vis", action="store_true", help="draw no pictures")
+    parser.add_argument("--no-save-pred", action="store_true", help="write no JSON")
+
+
+def _detect(options: argparse.Namespace) -> int:
+    from flows.detection.detect import detect
+    from grounding_model.inputs.prompt import Prompt
+
+    prompt = Prompt.parse(options.texts, options.custom_entities, options.tokens_positive)
+    result = detect(
+        options.images,
+        prompt,
+        DetectOptions(
+            weights=options.weights,
+            text_encoder=options.text_encoder,
+            score_threshold=options.pred_score_thr,
+            max_per_image=options.max_per_img,
+            scale=options.scale,
+            chunk_size=options.chunked_size,
+            batch_size=options.batch_size,
+            device=options.device,
+            palette=options.palette,
+            out_dir=options.out_dir,
+            save_vis=not options.no_save_vis,
+            save_pred=not options.no_save_pred,
+            all_scores=options.all_scores,
+            fetch=options.fetch,
+        ),
+    )
+    written = "" if options.no_save_vis and options.no_save_pred else f": {options.out_dir}"
+    print(f"{result.boxes} boxes in {result.images} images{written}")
+    for reason in result.failures.values():
+        print(f"not labelled: {reason}", file=sys.stderr)
+    return 1 if result.failures and not result.images else 0

@@ -1,0 +1,100 @@
+"""`groundhog filter`: candidates become labels, by a policy."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from flows.cli.arguments import command, names, tell
+from formats.io.errors import InputError
+from formats.io.storage import as_path
+
+# Flags that are settings of a Policy under the same name; None leaves its default.
+SETTINGS = (
+    "score_threshold",
+    "confident_from",
+    "ignore_from",
+    "nms_iou",
+    "cross_class_iou",
+    "min_size",
+    "max_per_image",
+)
+
+
+def add(commands) -> None:
+    parser = command(
+        commands,
+        "filter",
+        _filter,
+        "turn the candidates of a WORK_DIR into labels; the model is not run again",
+        "groundhog filter work_dirs/cat --score-threshold 0.4 --class-threshold dog=0.5",
+    )
+    parser.add_argument("work_dir", metavar="WORK_DIR", help="of groundhog infer")
+    parser.add_argument("-o", "--out", metavar="FILE", help="default: X_od_v1.json beside X_od.json")
+    parser.add_argument("--score-threshold", type=float, metavar="S", help="a label scores more (default 0.3)")
+    parser.add_argument("--class-threshold", action="append", default=[], metavar="NAME=S", help="of one category")
+    adaptive = parser.add_mutually_exclusive_group()
+    adaptive.add_argument(
+        "--boxes-per-image", type=float, metavar="N", help="thresholds at which a category has so many boxes an image"
+    )
+    adaptive.add_argument("--mixture", action="store_true", help="thresholds between a category's low and high scores")
+    adaptive.add_argument(
+        "--precision", type=float, metavar="P", help="thresholds above which so many are right, as --reviewed says"
+    )
+    parser.add_argument(
+        "--confident-from", type=float, metavar="S", help="ignore images without one box that scores it"
+    )
+    parser.add_argument("--ignore-from", type=float, metavar="S", help="boxes from here to the threshold are ignored")
+    parser.add_argument("--soft-weights", action="store_true", help="a score is the weight of its loss")
+    parser.add_argument("--nms-iou", type=float, metavar="IOU", help="overlap of duplicates (default 0.5)")
+    parser.add_argument(
+        "--cross-class-iou", type=float, metavar="IOU", help="the same across categories (default: off)"
+    )
+    parser.add_argument("--distractors", metavar="A,B", help="categories of the labelling that reject what they win")
+    parser.add_argument(
+        "--view", action="append", default=[], metavar="WORK_DIR", help="merge its boxes: another scale, or --mirrored"
+    )
+    parser.add_argument("--reviewed", metavar="FILE", help="ODVG lines that a person corrected: they win")
+    parser.add_argument("--min-size", type=float, metavar="PX", help="shorter side in pixels (default 1)")
+    parser.add_argument("--max-per-img", type=int, dest="max_per_image", metavar="N", help="default 300")
+
+
+def _filter(options: argparse.Namespace) -> int:
+    from flows.labelling.filter import filter_candidates
+    from flows.policies import Policy
+    from formats import quarantine
+
+    given: dict[str, Any] = {name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
+    policy = Policy(
+        class_thresholds=dict(map(_class_threshold, options.class_threshold)),
+        adaptive=_adaptive(options),
+        soft_weights=options.soft_weights,
+        distractors=tuple(names(options.distractors)) if options.distractors else (),
+        **given,
+    )
+    if options.reviewed and not as_path(options.reviewed).is_file():
+        raise InputError(options.reviewed, "no such file", "expected the lines that a person corrected")
+    result = filter_candidates(options.work_dir, policy, options.out, views=options.view, reviewed=options.reviewed)
+    dropped = ", ".join(f"{reason} {count}" for reason, count in result.counts["dropped"].items())
+    print(f"{result.counts['kept']} boxes in {result.counts['lines']} lines: {result.labels}")
+    print(f"dropped: {dropped or 'nothing'}; more in {result.meta}")
+    tell(quarantine.summary(result.quarantined, result.meta))
+    return 0
+
+
+def _adaptive(options: argparse.Namespace) -> Any:
+    from flows.policies import Mixture, Quantile, TargetPrecision
+
+    if options.boxes_per_image is not None:
+        return Quantile(options.boxes_per_image)
+    if options.precision is not None:
+        return TargetPrecision(precision=options.precision)
+    return Mixture() if options.mixture else None
+
+
+def _class_threshold(text: str) -> tuple[str, float]:
+    name, _, value = text.rpartition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise InputError("--class-threshold", f"{text!r}", "expected NAME=SCORE such as dog=0.5") from None

@@ -1,0 +1,41 @@
+"""`groundhog init`: a configuration for one's own images."""
+
+from __future__ import annotations
+
+import argparse
+
+from flows.cli.arguments import command, names
+
+
+def add(commands) -> None:
+    parser = command(
+        commands,
+        "init",
+        _init,
+        "write a configuration that labels and learns your own images, and so the deployment self-train/NAME",
+        "groundhog init raccoon --images data/raccoon/images --categories raccoon",
+    )
+    parser.add_argument("name", metavar="NAME", help="of the data set")
+    parser.add_argument("--images", required=True, metavar="DIR", help="folder")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--categories", metavar="A,B,C", help="names to look for, or a text file with one name a line")
+    what.add_argument("--captions", metavar="FILE", help="CSV, JSON or a folder of .txt files")
+    parser.add_argument("--weights", default="glyph-tiny", metavar="W", help="the first model (default: glyph-tiny)")
+    parser.add_argument("--text-encoder", metavar="DIR", help="BERT folder, where the weights carry no tokenizer")
+    parser.add_argument("--config-dir", default="configs", metavar="DIR", help="default: %(default)s")
+
+
+def _init(options: argparse.Namespace) -> int:
+    from flows.self_training.init import init, next_steps
+
+    path = init(
+        options.name,
+        options.images,
+        categories=None if options.categories is None else names(options.categories),
+        captions=options.captions,
+        weights=options.weights,
+        text_encoder=options.text_encoder,
+        config_dir=options.config_dir,
+    )
+    print(next_steps(path))
+    return 0

@@ -1,0 +1,168 @@
+"""`groundhog up`, `self-train`, and the stages by themselves: `bootstrap`, `infer`, `filter`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from flows.cli import filter
+from flows.cli.arguments import add_looking, add_model, add_overrides, command, names, tell
+from flows.labelling.plan import BATCH_SIZE, SCORE_FLOOR, SHARD_SIZE
+from formats.io.errors import InputError
+
+
+def add(commands) -> None:
+    _add_up(commands)
+    _add_self_train(commands)
+    _add_bootstrap(commands)
+    _add_infer(commands)
+    filter.add(commands)
+
+
+def _add_up(commands) -> None:
+    parser = command(
+        commands,
+        "up",
+        _up,
+        "start Prefect (or reuse a healthy server) and serve all deployments",
+        "groundhog up     # then, in another terminal: prefect deployment run self-train/glyphs --watch",
+    )
+    parser.add_argument("--limit", type=int, default=1, help="flow runs at once (default 1: they share the device)")
+
+
+def _up(options: argparse.Namespace) -> int:
+    from flows.orchestration.deployments import up
+
+    return up(options.limit)
+
+
+def _add_self_train(commands) -> None:
+    parser = command(
+        commands,
+        "self-train",
+        _self_train,
+        "label, train and label again as a configuration says, without Prefect",
+        "groundhog self-train configs/self_train_glyphs.toml --set rounds=2",
+    )
+    parser.add_argument("config", metavar="CONFIG", help="a TOML file")
+    add_overrides(parser)
+
+
+def _self_train(options: argparse.Namespace) -> int:
+    from flows.self_training.config import read_self_train
+    from flows.self_training.loop import self_train
+    from flows.self_training.report import REPORT_NAME
+    from flows.self_training.state import status
+    from formats import quarantine
+
+    result = self_train(read_self_train(options.config, options.set), _print_event)
+    print(status(result.summary.parent))
+    print(f"report:  {result.summary.with_name(REPORT_NAME)}")
+    tell(quarantine.summary(result.quarantined, result.rounds[-1].labels.with_suffix(".meta.json")))
+    return 0
+
+
+def _print_event(event) -> None:
+    from flows.self_training.messages import in_words
+
+    if event["state"] != "progress" and event["stage"] != "loop" and (words := in_words(event)):
+        print(words, flush=True)
+
+
+def _add_bootstrap(commands) -> None:
+    parser = command(
+        commands,
+        "bootstrap",
+        _bootstrap,
+        "make an ODVG file without boxes of a folder of images",
+        "groundhog bootstrap data/cat/images data/cat/cat_od.json --categories cat",
+    )
+    parser.add_argument("images", metavar="IMAGES", help="folder")
+    parser.add_argument("out", metavar="OUT", help="X_od.json, or X_vg.json with captions")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--categories", metavar="A,B,C", help="names to look for, or a text file with one name a line")
+    what.add_argument("--captions", metavar="FILE", help="CSV, JSON or a folder of .txt files")
+    parser.add_argument(
+        "--phrases", metavar="FILE", help="with --captions: JSON, caption -> phrases; otherwise noun phrases are found"
+    )
+
+
+def _bootstrap(options: argparse.Namespace) -> int:
+    from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg
+    from formats import quarantine
+
+    if options.phrases and not options.captions:
+        raise InputError("--phrases", "there are no captions to find them in", "expected --captions too")
+    if options.captions:
+        made = bootstrap_vg(options.images, options.captions, options.out, options.phrases)
+    else:
+        made = bootstrap_od(options.images, names(options.categories), options.out)
+    print(f"{made.lines} lines: {made.annotations}" + (f", {made.label_map}" if made.label_map else ""))
+    tell(quarantine.summary(made.quarantined, made.annotations))
+    return 0
+
+
+def _add_infer(commands) -> None:
+    parser = command(
+        commands,
+        "infer",
+        _infer,
+        "label an ODVG file: every candidate box above a low floor, kept in WORK_DIR",
+        "groundhog infer data/cat/cat_od.json data/cat/images work_dirs/cat --label-map data/cat/cat_label_map.json",
+    )
+    parser.add_argument("source", metavar="SOURCE", help="X_od.json or X_vg.json")
+    parser.add_argument("image_root", metavar="IMAGES", help="folder that its filenames are relative to")
+    parser.add_argument("work_dir", metavar="WORK_DIR", help="manifest.json and candidates/ go there")
+    parser.add_argument(
+        "--label-map",
+        metavar="FILE",
+        help="its names are looked for (default: X_label_map.json beside X_od.json); else each line's caption",
+    )
+    add_model(parser)
+    add_looking(parser)
+    parser.set_defaults(batch_size=BATCH_SIZE)
+    parser.add_argument(
+        "--devices", metavar="A,B", help="a model on each: cuda:0,cuda:1 (cpu,cpu: two); auto is every GPU"
+    )
+    parser.add_argument(
+        "--score-floor", type=float, default=SCORE_FLOOR, metavar="S", help="candidates above it are kept"
+    )
+    parser.add_argument(
+        "--shard-size", type=int, default=SHARD_SIZE, metavar="N", help="lines a shard (default %(default)s)"
+    )
+    parser.add_argument("--distractors", metavar="A,B", help="asked for too, for groundhog filter to reject")
+    parser.add_argument("--mirrored", action="store_true", help="look at mirror images: a view for groundhog filter")
+    parser.add_argument("--overwrite", action="store_true", help="throw away another plan that lies in WORK_DIR")
+
+
+def _infer(options: argparse.Namespace) -> int:
+    from flows.labelling.detector_pool import Workers
+    from flows.labelling.infer import infer, problems_of
+    from flows.labelling.plan import asked_label_map, plan
+    from formats import quarantine
+    from formats.label_map import label_map_beside
+
+    label_map = options.label_map
+    if options.distractors:
+        known = Path(label_map or label_map_beside(options.source))
+        label_map = asked_label_map(known, names(options.distractors), Path(options.work_dir))
+    manifest = plan(
+        options.source,
+        options.image_root,
+        options.weights,
+        options.work_dir,
+        label_map=label_map,
+        text_encoder=options.text_encoder,
+        score_floor=options.score_floor,
+        scale=options.scale,
+        max_per_image=options.max_per_img,
+        chunk_size=options.chunked_size,
+        shard_size=options.shard_size,
+        mirrored=options.mirrored,
+        overwrite=options.overwrite,
+    )
+    devices = tuple(options.devices.split(",")) if options.devices else (options.device,)
+    infer(manifest, workers=Workers(devices=devices), batch_size=options.batch_size)
+    print(f"{len(manifest.shards)} shards: {manifest.work_dir}; next: groundhog filter {manifest.work_dir}")
+    tell(quarantine.summary(problems_of(manifest), manifest.work_dir / "candidates"))
+    return 0

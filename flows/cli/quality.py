@@ -1,0 +1,78 @@
+"""`groundhog quality`: policies measured where the truth is known. `groundhog agreement`: what to review first."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from flows.cli.arguments import add_overrides, command, names
+from formats.io.errors import InputError
+
+
+def add(commands) -> None:
+    _add_quality(commands)
+    _add_agreement(commands)
+
+
+def _add_quality(commands) -> None:
+    parser = command(
+        commands,
+        "quality",
+        _quality,
+        "measure labels of several policies, and what a model gains from them, against a truth that is kept aside",
+        "groundhog quality configs/quality_glyphs.toml --variants control,threshold --seeds 0",
+    )
+    parser.add_argument("config", metavar="CONFIG", help="a TOML file")
+    parser.add_argument("--variants", metavar="A,B", help="only these are done now (default: all that are missing)")
+    parser.add_argument("--seeds", metavar="N,M", help="only these are done now")
+    parser.add_argument("--labels-only", action="store_true", help="judge the first labels; nothing is trained")
+    add_overrides(parser)
+
+
+def _quality(options: argparse.Namespace) -> int:
+    from flows.quality.ablation import QualityConfig, measure_labels, measure_quality
+    from flows.quality.report import write_labels_report, write_quality_report
+    from formats.io.toml_config import read_config
+
+    config = read_config(options.config, QualityConfig, options.set)
+    variants = names(options.variants) if options.variants else ()
+    seeds = [_seed(text) for text in names(options.seeds)] if options.seeds else ()
+    if options.labels_only:
+        print(f"{write_labels_report(config, measure_labels(config, seeds))}\nwritten to {config.train.work_dir}")
+        return 0
+    pieces = measure_quality(config, variants, seeds, lambda line: print(line, file=sys.stderr, flush=True))
+    print(f"{write_quality_report(config, pieces)}\nwritten to {config.train.work_dir}")
+    return 0
+
+
+def _seed(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError("--seeds", f"{text!r}", "expected whole numbers such as 0,1,2") from None
+
+
+def _add_agreement(commands) -> None:
+    parser = command(
+        commands,
+        "agreement",
+        _agreement,
+        "rank images by how far two label files agree: review the first ones first",
+        "groundhog agreement data/cat/cat_od_v1.json data/cat/cat_od_v2.json -n 20",
+    )
+    parser.add_argument("labels", metavar="LABELS", help="ODVG file: of a round, a view, a model")
+    parser.add_argument("others", metavar="OTHERS", help="ODVG file of the same images")
+    parser.add_argument("-n", type=int, default=20, metavar="N", help="so many are shown (default 20)")
+    parser.add_argument("-o", "--out", metavar="FILE", help="CSV with all of them")
+
+
+def _agreement(options: argparse.Namespace) -> int:
+    from flows.quality.agreement import rank_by_agreement, write_ranking
+
+    ranking = rank_by_agreement(options.labels, options.others)
+    for each in ranking[: options.n]:
+        print(f"{each.agreement:.3f}  {each.filename}")
+    if options.out:
+        write_ranking(options.out, ranking)
+        print(f"{len(ranking)} images: {options.out}")
+    return 0

@@ -1,1 +1,0 @@
-"""The `groundhog` commands, a module a family: `add(commands)` puts their parsers among the others."""

@@ -1,0 +1,230 @@
+"""`groundhog detect`: pictures in, boxes drawn on them and written as JSON."""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from flows.detection.download import fetch, is_url
+from flows.labelling.plan import MAX_PER_IMAGE
+from formats.images import IMAGE_SUFFIXES, list_images
+from formats.io.errors import InputError
+from formats.io.files import write_json, write_whole
+from formats.record import Record
+
+if TYPE_CHECKING:
+    from grounding_model.inputs.prompt import Prompt
+
+JPEG_QUALITY = 92  # the names on a picture are small
+# What the reference's command calls its palettes; here every label has a colour of its own, whatever its data set.
+PALETTES_OF_REFERENCE = ("none", "coco", "voc", "citys")
+
+
+@dataclass(frozen=True)
+class DetectOptions:
+    """As the command line has them; see `groundhog detect --help`."""
+
+    weights: str
+    text_encoder: str | None = None
+    score_threshold: float = 0.3
+    max_per_image: int = MAX_PER_IMAGE
+    scale: tuple[int, int] | None = None  # the model's own
+    chunk_size: int | None = None
+    batch_size: int = 1
+    device: str = "auto"
+    palette: str = "category"
+    out_dir: Path = Path("outputs")
+    save_vis: bool = True
+    save_pred: bool = True
+    all_scores: bool = False
+    fetch: bool = False
+
+
+class DetectResult(NamedTuple):
+    """images: that were labelled. boxes: found in them. failures: image -> why not."""
+
+    images: int
+    boxes: int
+    failures: dict[str, str]
+
+
+class Found(NamedTuple):
+    """One image to label. picture, prediction: its files below OUT/vis and OUT/preds."""
+
+    path: Path
+    picture: str
+    prediction: str
+
+
+def detect(sources: Sequence[str], prompt: Prompt, options: DetectOptions) -> DetectResult:
+    """Labels the images of `sources` (files, folders, patterns); writes out_dir/vis/NAME and out_dir/preds/STEM.json.
+
+    Images of a folder keep their folders below out_dir. A bad image is a failure, the rest goes on. Addresses of
+    images are an error unless options.fetch says that they are to be downloaded.
+    """
+    palette = _known_palette(options.palette)
+    with TemporaryDirectory(prefix="groundhog-") as downloads:
+        local = list(_downloaded(sources, Path(downloads), options.fetch))
+        return _detect(find_images(local), prompt, options, palette)
+
+
+def _detect(images: Sequence[Found], prompt: Prompt, options: DetectOptions, palette: str) -> DetectResult:
+    from tqdm import tqdm
+
+    from grounding_model.detector import load_detector
+
+    detector = load_detector(options.weights, options.text_encoder, options.device)
+    outcomes = detector.predict_each(
+        [image.path for image in images],
+        prompt,
+        score_threshold=options.score_threshold,
+        max_per_image=options.max_per_image,
+        scale=options.scale,
+        batch_size=options.batch_size,
+        chunk_size=options.chunk_size,
+        return_all_scores=options.all_scores,
+    )
+    boxes, failures = 0, {}
+    pairs = zip(outcomes, images, strict=True)
+    for outcome, image in tqdm(pairs, total=len(images), unit="image", disable=None):
+        if not isinstance(outcome, Record):
+            failures[str(image.path)] = str(outcome.error)
+            continue
+        prediction = as_prediction(outcome)
+        boxes += len(prediction["bboxes"])
+        if options.save_pred:
+            if options.all_scores:
+                prediction["categories"] = list(prompt.labels)
+            path = options.out_dir / "preds" / image.prediction
+            write_json(path, prediction, indent=None, ensure_ascii=False)
+        if options.save_vis:
+            try:
+                _draw(image.path, outcome, options.out_dir / "vis" / image.picture, palette)
+            except InputError as error:
+                failures[str(image.path)] = str(error)
+    return DetectResult(len(images) - len(failures), boxes, failures)
+
+
+def find_images(sources: Sequence[str]) -> list[Found]:
+    """Files, folders and patterns -> every image once, with the names that its outputs get.
+
+    A name is the image's own, below its folder where a folder was given. Where two images would have the same,
+    all names start at the folder that holds all images; where two differ by suffix alone, their predictions keep it.
+    Raises InputError for what does not exist.
+    """
+    named: dict[Path, str] = {}
+    for path, name in _listed(sources):
+        named.setdefault(Path(os.path.abspath(path)), name)
+    names = list(named.values())
+    if len(set(names)) < len(names):
+        root = os.path.commonpath([path.parent for path in named])
+        names = [path.relative_to(root).as_posix() for path in named]
+    stems = [Path(name).with_suffix("").as_posix() for name in names]
+    taken = Counter([*stems, *names])
+    return [
+        Found(path, _drawable(name), f"{stem if taken[stem] == 1 else name}.json")
+        for path, name, stem in zip(named, names, stems)
+    ]
+
+
+def as_prediction(record: Record) -> dict[str, list[Any]]:
+    """{"labels", "label_names", "scores", "bboxes"} of a record, best first.
+
+    A ScoredRecord also gives "all_scores", a list for each box with null where the box was not asked for a label.
+    """
+    found = [(instance.score, instance.label, instance.category, instance.box) for instance in record.instances or ()]
+    for label, region in enumerate(record.regions or ()):
+        name = " / ".join(region.phrase)
+        found += [(score, label, name, box) for box, score in zip(region.boxes, region.scores)]
+    order = sorted(range(len(found)), key=lambda index: -(found[index][0] or 0.0))
+    found = [found[index] for index in order]
+    prediction: dict[str, list[Any]] = {
+        "labels": [label for _, label, _, _ in found],
+        "label_names": [name for _, _, name, _ in found],
+        "scores": [score for score, _, _, _ in found],
+        "bboxes": [list(box) for _, _, _, box in found],
+    }
+    all_scores = getattr(record, "all_scores", None)
+    if all_scores is not None:
+        rows = all_scores[order].tolist()
+        prediction["all_scores"] = [[None if isnan(score) else score for score in row] for row in rows]
+    return prediction
+
+
+def _downloaded(sources: Sequence[str], folder: Path, allowed: bool) -> Iterator[str]:
+    """The sources with a local file in place of every address."""
+    for index, source in enumerate(sources):
+        if not is_url(source):
+            yield source
+        elif allowed:
+            yield str(fetch(source, folder / str(index)))
+        else:
+            raise InputError(source, "is an address, and nothing is downloaded unasked", "add --fetch, or download it")
+
+
+def _listed(sources: Sequence[str]) -> Iterator[tuple[Path, str]]:
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            names = list_images(path)
+            if not names:
+                raise InputError(path, "no images in this folder", "expected .jpg, .png or other image files")
+            yield from ((path / name, name) for name in names)
+        elif path.exists():
+            yield path, path.name
+        else:
+            matches = [Path(match) for match in sorted(glob.glob(source, recursive=True))]
+            files = [match for match in matches if match.is_file()]
+            if not files:
+                raise InputError(source, "no such file, folder or pattern", "expected images")
+            yield from ((file, file.name) for file in files)
+
+
+def _known_palette(palette: str) -> str:
+    """A palette as browse has them. Raises InputError now for one that could not be drawn with."""
+    if palette in PALETTES_OF_REFERENCE:
+        return "category"
+    if palette not in ("category", "random"):
+        from PIL import ImageColor
+
+        try:
+            ImageColor.getrgb(palette)
+        except ValueError:
+            known = ", ".join(("category", "random", *PALETTES_OF_REFERENCE))
+            raise InputError("--palette", f"'{palette}' is no colour", f"expected {known}, or red, #ff8800 …") from None
+    return palette
+
+
+def _drawable(name: str) -> str:
+    """The name of the picture that is drawn: the image's own where a picture can be written under it."""
+    return name if Path(name).suffix.lower() in IMAGE_SUFFIXES else f"{name}.png"
+
+
+def _draw(path: Path, record: Record, target: Path, palette: str) -> None:
+    """Raises InputError for a picture that its format cannot hold, such as WebP of more than 16,383 pixels a side."""
+    import numpy as np
+    from PIL import Image
+
+    from browse.draw import draw_record
+    from grounding_model.inputs.image import read_image
+
+    picture = Image.fromarray(np.ascontiguousarray(draw_record(read_image(path), record, palette)))
+    kind = Image.registered_extensions()[target.suffix.lower()]
+    encoded = io.BytesIO()  # first, so that a full disk is not taken for a fault of this picture
+    try:
+        picture.save(encoded, format=kind, quality=JPEG_QUALITY)
+    except (OSError, ValueError) as error:
+        size = f"{picture.width} x {picture.height}"
+        raise InputError(
+            target, f"{size} pixels cannot be saved as {kind} ({error})", "expected it as PNG, or --no-save-vis"
+        ) from error
+    with write_whole(target, "wb") as file:
+        file.write(encoded.getbuffer())

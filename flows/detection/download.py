@@ -1,0 +1,54 @@
+"""Pictures from the net, when asked for: one file each, of bounded size, into a folder of ours."""
+
+from __future__ import annotations
+
+import re
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+from urllib.request import Request, urlopen
+
+from formats.io.errors import InputError
+from formats.io.files import write_whole
+
+LARGEST = 100 * 2**20  # bytes; more is no photo
+TIMEOUT = 30  # seconds without a byte
+BLOCK = 2**16
+SCHEMES = ("http", "https", "file")
+
+
+def is_url(source: str) -> bool:
+    """True for 'scheme://…'. A drive letter is no scheme."""
+    return re.match(r"[a-z][a-z0-9+.-]+://", source, re.IGNORECASE) is not None
+
+
+def fetch(url: str, folder: Path, largest: int = LARGEST) -> Path:
+    """Downloads one file into `folder`, under the last part of the address as its name.
+
+    Raises InputError when the scheme is none of SCHEMES, the server does not answer or says no, or the file is larger
+    than `largest` bytes. Nothing is left in the folder then.
+    """
+    address = urlsplit(url)
+    if address.scheme.lower() not in SCHEMES:
+        raise InputError(url, f"{address.scheme}:// cannot be fetched", f"expected {', '.join(SCHEMES)}")
+    target = folder / _file_name(address.path)
+    request = Request(url, headers={"User-Agent": "groundhog"})
+    try:
+        with urlopen(request, timeout=TIMEOUT) as answer, write_whole(target, "wb") as file:
+            received = 0
+            while block := answer.read(BLOCK):
+                received += len(block)
+                if received > largest:
+                    raise InputError(url, f"is larger than {largest} bytes", "download it yourself, if it is a picture")
+                file.write(block)
+    except InputError:
+        raise
+    except (OSError, HTTPException, ValueError) as error:
+        raise InputError(url, f"cannot be fetched ({error})", "expected the address of a picture") from error
+    return target
+
+
+def _file_name(path: str) -> str:
+    """The last part of an address' path, without what file systems forbid."""
+    name = re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", PurePosixPath(unquote(path)).name).strip(". ")
+    return name or "image"

@@ -1,0 +1,1 @@
+"""From unlabelled images to a label file: bootstrap, plan, infer, filter. The plan's key decides what is redone."""

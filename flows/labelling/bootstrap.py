@@ -1,0 +1,278 @@
+"""The first stage: a folder of images with categories, or with captions, becomes an ODVG file without real boxes."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from formats.candidates import ImageProblem
+from formats.images import image_size, list_images, safe_join
+from formats.io.errors import InputError
+from formats.io.files import load_json, write_whole
+from formats.io.storage import as_path
+from formats.label_map import label_map_beside, write_label_map
+from formats.odvg import record_to_line
+from formats.phrases import find_phrase
+from formats.quarantine import quarantined_line, reason_of
+from formats.record import Record, Region
+
+Captions = str | Path | Mapping[str, str | Sequence[str]]
+Phrases = str | Path | Mapping[str, Sequence[str]]
+FILENAME_COLUMNS = ("filename", "image", "file_name", "image_name")
+CAPTION_COLUMNS = ("caption", "text", "comment")
+PHRASES_WANTED = 'expected a JSON file such as {"a cat on a mat": ["a cat", "a mat"]}'
+
+
+class Bootstrapped(NamedTuple):
+    """annotations: the ODVG file. label_map: None for captions. lines: in it. quarantined: those set aside."""
+
+    annotations: Path
+    label_map: Path | None
+    lines: int
+    quarantined: tuple[ImageProblem, ...]
+
+
+def bootstrap_od(
+    images: str | Path,
+    categories: Sequence[str],
+    out: str | Path | None = None,
+    label_map: str | Path | None = None,
+) -> Bootstrapped:
+    """A folder of images and category names -> `X_od.json` (out) and `X_label_map.json` beside it (or label_map).
+
+    out: by default beside the folder `X`.
+    Sizes come from the file headers, EXIF turn applied. An image that cannot be read stays as a quarantined line.
+    Raises InputError when the folder is missing or holds no image, and for an empty or repeated category.
+    """
+    names = check_categories(categories)
+    filenames = _list(images)
+    out = _beside(images, "od") if out is None else as_path(out)
+    label_map = label_map_beside(out) if label_map is None else as_path(label_map)
+    lines, quarantined = _write(out, images, ((filename, None) for filename in filenames))
+    write_label_map(label_map, dict(enumerate(names)))
+    return Bootstrapped(out, label_map, lines, quarantined)
+
+
+def bootstrap_vg(
+    images: str | Path,
+    captions: Captions,
+    out: str | Path | None = None,
+    phrases: Phrases | None = None,
+) -> Bootstrapped:
+    """Captions of images -> `X_vg.json` (out): one line a caption, its noun phrases with the placeholder box.
+
+    out: by default beside the folder of images `X`.
+    captions: CSV with a filename and a caption column, JSON (a mapping, or objects with filename and caption), a folder
+    of .txt files named as the images (one caption a line), or a mapping of filenames to one or several captions.
+    phrases: of a caption's text, the phrases to look for in place of NLTK's noun phrases; a mapping, or a JSON file
+    with one. A caption that is not in there keeps its noun phrases.
+    Raises InputError when the captions cannot be read, or name no image at all.
+    """
+    pairs = list(read_captions(captions, images))
+    if not pairs:
+        raise InputError(_named(captions), "no captions in there", "expected a caption for each image to label")
+    given = {} if phrases is None else read_phrases(phrases)
+    if untold := next((caption for _, caption in pairs if caption and caption not in given), None):
+        placeholder_regions(untold)  # a missing tagger is said once, before anything is written
+    out = _beside(images, "vg") if out is None else as_path(out)
+    lines, quarantined = _write(out, images, pairs, lambda caption: placeholder_regions(caption, given.get(caption)))
+    return Bootstrapped(out, None, lines, quarantined)
+
+
+def placeholder_regions(caption: str, phrases: Sequence[str] | None = None) -> tuple[Region, ...]:
+    """The phrases of a caption (NLTK's noun phrases when None) as regions that nobody has looked for yet."""
+    from grounding_model.inputs.noun_phrases import noun_phrases
+
+    if phrases is None:
+        spans = noun_phrases(caption)
+    else:
+        spans = [find_phrase(caption, phrase) for phrase in phrases]
+    return tuple(Region((), (caption[start:end],), ((start, end),)) for start, end in spans)
+
+
+def read_phrases(phrases: Phrases) -> Mapping[str, Sequence[str]]:
+    """Caption -> its phrases. Raises InputError for a file that is not JSON of this form."""
+    if isinstance(phrases, Mapping):
+        return phrases
+    entries = load_json(phrases, PHRASES_WANTED)
+    if not isinstance(entries, dict):
+        raise InputError(phrases, "not a mapping", PHRASES_WANTED)
+    for caption, listed in entries.items():
+        if not (isinstance(listed, list) and all(isinstance(phrase, str) for phrase in listed)):
+            raise InputError(f"{phrases}[{caption!r}]", f"{listed!r}", PHRASES_WANTED)
+    return entries
+
+
+def read_captions(captions: Captions, images: str | Path) -> Iterator[tuple[str, str]]:
+    """Pairs of filename and caption from any of the forms that bootstrap_vg takes, in a fixed order."""
+    if isinstance(captions, Mapping):
+        yield from _flatten(captions.items())
+        return
+    path = as_path(captions)
+    try:
+        yield from _captions_of_files(path, images)
+    except UnicodeDecodeError as error:
+        raise InputError(path, f"is not UTF-8 ({error})", "expected it saved as UTF-8") from None
+
+
+def _captions_of_files(path: Path, images: str | Path) -> Iterator[tuple[str, str]]:
+    if path.is_dir():
+        yield from _captions_beside(path, images)
+    elif not path.is_file():
+        raise InputError(path, "no such file or folder", "expected a CSV, a JSON or a folder of .txt files")
+    elif path.suffix.lower() in {".csv", ".tsv"}:
+        yield from _captions_csv(path)
+    elif path.suffix.lower() in {".json", ".jsonl"}:
+        yield from _captions_json(path)
+    else:
+        raise InputError(
+            path, f"captions in a {path.suffix or 'nameless'} file", "expected .csv, .tsv, .json or .jsonl"
+        )
+
+
+def _captions_beside(folder: Path, images: str | Path) -> Iterator[tuple[str, str]]:
+    for filename in _list(images):
+        text = folder / PurePosixPath(filename).with_suffix(".txt").as_posix()
+        if text.is_file():
+            lines = text.read_text(encoding="utf-8-sig").splitlines()
+            yield from _flatten([(filename, [line for line in lines if line.strip()])])
+
+
+def _captions_csv(path: Path) -> Iterator[tuple[str, str]]:
+    import pandas as pd  # only here: it takes a while to load
+
+    with path.open(encoding="utf-8-sig") as file:
+        head = file.readline()
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row with more fields than there are columns
+            table = pd.read_csv(
+                file,
+                sep=max(",;|\t", key=head.count),
+                dtype=str,
+                index_col=False,
+                keep_default_na=False,  # "null" and "NA" are captions like others
+                skipinitialspace=True,
+                encoding="utf-8-sig",
+            ).fillna("")  # rows that break off
+    except pd.errors.EmptyDataError:
+        table = pd.DataFrame()
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+        told = " ".join(str(error).split())
+        raise InputError(path, f"is not a table ({told})", "expected captions with commas in quotes") from None
+    table.columns = table.columns.astype(str).str.strip()
+    columns = list(table.columns)
+    filename, caption = _column(path, columns, FILENAME_COLUMNS), _column(path, columns, CAPTION_COLUMNS)
+    yield from _flatten(zip(table[filename], table[caption]))
+
+
+def _column(path: Path, columns: Sequence[str], wanted: Sequence[str]) -> str:
+    for name in columns:
+        if name.lower() in wanted:
+            return name
+    raise InputError(f"{path}:1", f"columns {', '.join(columns) or 'none'}", f"expected one of {', '.join(wanted)}")
+
+
+def _captions_json(path: Path) -> Iterator[tuple[str, str]]:
+    text = path.read_text(encoding="utf-8-sig")
+    try:
+        try:
+            entries = json.loads(text)
+        except ValueError:  # one object a line
+            entries = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except ValueError as error:
+        raise InputError(
+            path, f"not JSON ({error})", "expected a mapping, a list of objects, or one object a line"
+        ) from None
+    if isinstance(entries, dict) and not _is_object(entries):
+        yield from _flatten(entries.items())
+        return
+    for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
+        if not _is_object(entry):
+            raise InputError(f"{path}[{number}]", "no filename and caption", 'expected {"filename": …, "caption": …}')
+        yield from _flatten([(entry["filename"], entry.get("caption", entry.get("captions")))])
+
+
+def _is_object(entry: Any) -> bool:
+    return isinstance(entry, dict) and "filename" in entry and ("caption" in entry or "captions" in entry)
+
+
+def _flatten(entries: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
+    for filename, given in entries:
+        captions = [given] if isinstance(given, str) else given
+        texts = isinstance(captions, Sequence) and all(isinstance(caption, str) for caption in captions)
+        if not isinstance(filename, str) or not texts:
+            raise InputError(
+                f"captions of {filename!r}", f"{given!r}", "expected a text or a list of texts for a filename"
+            )
+        yield from ((filename.strip(), caption.strip()) for caption in captions)
+
+
+def check_categories(categories: Sequence[str]) -> list[str]:
+    """The names without blanks round them. Raises InputError for an empty or repeated one."""
+    names = categories.split(",") if isinstance(categories, str) else list(categories)
+    names = [name.strip() for name in names]
+    if not names or not all(names):
+        raise InputError(
+            "categories", f"{categories!r} has an empty name or none", 'expected names such as "cat", "dog"'
+        )
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise InputError("categories", f"{', '.join(sorted(repeated))} stands there twice", "expected every name once")
+    return names
+
+
+def _list(images: str | Path) -> list[str]:
+    filenames = list_images(images)
+    if not filenames:
+        raise InputError(images, "no images in this folder", "expected .jpg, .png or other image files")
+    return filenames
+
+
+def _beside(images: str | Path, kind: str) -> Path:
+    folder = as_path(images)
+    return folder.with_name(f"{folder.name}_{kind}.json")
+
+
+def _write(
+    out: Path,
+    images: str | Path,
+    entries: Iterable[tuple[str, str | None]],
+    regions_of: Callable[[str], tuple[Region, ...]] = placeholder_regions,
+) -> tuple[int, tuple[ImageProblem, ...]]:
+    """One line an entry (filename, caption or None); what cannot be read or made stays as a quarantined line."""
+    number, problems = -1, []
+    with write_whole(out) as file:
+        for number, (filename, caption) in enumerate(entries):
+            height = width = None
+            try:
+                _check_writable(filename)
+                height, width = image_size(safe_join(images, filename))
+                if caption == "":
+                    raise InputError(filename, "the caption is empty", "expected some words")
+                regions = None if caption is None else regions_of(caption)
+                line = record_to_line(
+                    Record(filename, height, width, caption=caption, regions=regions), placeholder=True
+                )
+            except InputError as error:
+                problems.append(ImageProblem(number, _printable(filename), _printable(reason_of(error, images))))
+                line = quarantined_line(problems[-1].reason, problems[-1].filename, height, width, caption)
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    return number + 1, tuple(problems)
+
+
+def _check_writable(filename: str) -> None:
+    """Raises InputError for a name that is not UTF-8 on the disk: no data file could hold it."""
+    if _printable(filename) != filename:
+        raise InputError(_printable(filename), "the file name is not UTF-8", "expected it renamed")
+
+
+def _printable(text: str) -> str:
+    """The text with an escape for every byte that was not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _named(captions: Captions) -> str:
+    return "captions" if isinstance(captions, Mapping) else str(captions)

@@ -1,0 +1,375 @@
+"""From candidates to labels, by a policy: pure, cheap, and without the model.
+
+Whatever is dropped is counted by reason. The labels stand beside their source, in its order, one line an input line;
+beside them a .meta.json says who made them and how.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flows.labelling.infer import missing_shards, parse_line
+from flows.labelling.plan import Manifest, as_manifest, check_source, read_lines
+from flows.policies.apply import Candidate, Label, apply_policy, merge_views
+from flows.policies.calibration import calibrate, judge, precision_threshold
+from flows.policies.policy import Mixture, Policy, Quantile, TargetPrecision
+from flows.policies.thresholds import mixture_threshold, quantile_threshold
+from formats.boxes import boxes_by_name
+from formats.candidates import ImageCandidates, ImageProblem, read_candidates
+from formats.io.errors import InputError, want_one_of
+from formats.io.files import sha256_of, write_json, write_whole
+from formats.io.storage import absolute, as_path
+from formats.odvg import record_to_line
+from formats.quarantine import requarantined_line
+from formats.record import Instance, Record, Region
+from formats.reviewed import Key, corrections_for, reviewed_line
+
+DEFAULT_POLICY = Policy()
+
+
+class FilterResult(NamedTuple):
+    """labels: the _v1 file. meta: the file beside it. counts: what meta says under "counts". quarantined: the lines
+    that are not labelled."""
+
+    labels: Path
+    meta: Path
+    counts: dict[str, Any]
+    quarantined: tuple[ImageProblem, ...]
+
+
+def filter_candidates(
+    manifest: Manifest | str | Path,
+    policy: Policy = DEFAULT_POLICY,
+    out: str | Path | None = None,
+    *,
+    views: Sequence[Manifest | str | Path] = (),
+    reviewed: str | Path | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> FilterResult:
+    """Writes the labels of a plan that is labelled whole, and the .meta.json beside them.
+
+    out: default is `X_od_v1.json` beside the source `X_od.json`.
+    views: more plans of the same images, model and prompt, at another scale or mirrored; their boxes are merged with
+    the plan's own.
+    reviewed: lines that a person corrected, as formats.reviewed has them; they stand in place of the model's.
+    provenance: what else the .meta.json tells: which round of a loop this is, and what its model was trained on.
+    Raises InputError while shards are missing, for a view that is none of this plan, and for a category that the plan
+    does not know.
+    """
+    manifest, *others = map(as_manifest, (manifest, *views))
+    out = as_path(out) if out is not None else versioned(manifest.source, 1)
+    _check(manifest, others, policy, out)
+    looks = (manifest, *others)
+    tally = _Tally()
+    number = (provenance or {}).get("round")
+    corrections = corrections_for(reviewed, number)
+    truth = _truth(policy, corrections, number)
+    found = _thresholds(looks, policy, truth)
+    settled = replace(policy, class_thresholds={**found, **policy.class_thresholds}, adaptive=None)
+    with write_whole(out) as file:
+        for line in _label_lines(looks, settled, corrections, tally):
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    counts = tally.counts()
+    meta = out.with_suffix(".meta.json")
+    told = _meta(looks, policy, found, out, counts, tally.quarantined) | dict(provenance or {})
+    write_json(meta, told, ensure_ascii=False)
+    return FilterResult(out, meta, counts, tuple(tally.quarantined))
+
+
+def versioned(source: str | Path, version: int) -> Path:
+    """X_od.json, 1 -> X_od_v1.json beside it."""
+    source = as_path(source)
+    return source.with_name(f"{source.stem}_v{version}{source.suffix}")
+
+
+@dataclass
+class _Tally:
+    """What happened to every line and every candidate."""
+
+    lines: int = 0
+    candidates: int = 0
+    kept: Counter[str] = field(default_factory=Counter)  # by category or phrase
+    ignored: int = 0
+    empty: int = 0  # lines that were looked at and have no label
+    dropped: Counter[str] = field(default_factory=Counter)  # by reason
+    reviewed: int = 0  # lines that a person corrected; their candidates are dropped for this reason
+    reviewed_boxes: int = 0
+    quarantined: list[ImageProblem] = field(default_factory=list)
+
+    def counts(self, names: int = 1000) -> dict[str, Any]:
+        """For .meta.json. names: so many of the most frequent categories or phrases are listed."""
+        return {
+            "lines": self.lines,
+            "lines_without_labels": self.empty,
+            "quarantined": len(self.quarantined),
+            "candidates": self.candidates,
+            "kept": self.kept.total(),
+            "ignored": self.ignored,
+            "reviewed": self.reviewed,
+            "reviewed_boxes": self.reviewed_boxes,
+            "dropped": {reason: count for reason, count in sorted(self.dropped.items()) if count},
+            "kept_by_name": dict(sorted(self.kept.items(), key=lambda item: (-item[1], item[0]))[:names]),
+        }
+
+
+class _Line(NamedTuple):
+    """A line that could be read. looks: its candidates in each view. problem: why it has none."""
+
+    text: str
+    record: Record | None
+    looks: list[list[Candidate]]
+    problem: ImageProblem | None
+
+
+def _lines(looks: Sequence[Manifest]) -> Iterator[_Line]:
+    """Every line with its candidates, a shard of each view in memory at a time."""
+    manifest = looks[0]
+    for shard in manifest.shards:
+        shards = [read_candidates(look.shard_path(shard.index)) for look in looks]
+        by_line = [{image.line: image for image in found.by_line()} for found in shards]
+        problems = {problem.line: problem for found in reversed(shards) for problem in found.problems}
+        for line in read_lines(manifest.source, shard):
+            if line.number in problems:
+                yield _Line(line.text, None, [], problems[line.number])
+            else:
+                record = parse_line(line, manifest.source)
+                yield _Line(line.text, record, [_candidates(found.get(line.number)) for found in by_line], None)
+
+
+def _label_lines(
+    looks: Sequence[Manifest], policy: Policy, corrections: Mapping[Key, Record], tally: _Tally
+) -> Iterator[dict[str, Any]]:
+    """The lines of the label file, one an input line."""
+    for line in _lines(looks):
+        tally.lines += 1
+        if line.problem is not None:
+            tally.quarantined.append(line.problem)
+            yield requarantined_line(line.problem.reason, line.text)
+            continue
+        assert line.record is not None
+        tally.candidates += sum(map(len, line.looks))
+        if (corrected := corrections.get((line.record.filename, line.record.caption))) is None:
+            yield record_to_line(_label(looks[0], policy, line.record, line.looks, tally))
+        else:
+            _count_corrected(corrected, sum(map(len, line.looks)), tally)
+            yield reviewed_line(corrected)
+
+
+def _count_corrected(record: Record, candidates: int, tally: _Tally) -> None:
+    boxes = len(record.instances or ()) + sum(len(region.boxes) for region in record.regions or ())
+    tally.reviewed += 1
+    tally.reviewed_boxes += boxes
+    tally.empty += not boxes
+    tally.dropped["reviewed"] += candidates
+
+
+def _candidates(image: ImageCandidates | None) -> list[Candidate]:
+    if image is None:
+        return []
+    return [Candidate(*row) for row in zip(image.region.tolist(), map(tuple, image.box.tolist()), image.score.tolist())]
+
+
+def _label(
+    manifest: Manifest, policy: Policy, record: Record, looks: Sequence[Sequence[Candidate]], tally: _Tally
+) -> Record:
+    names = _names(manifest, record)
+    labels = apply_policy(merge_views(looks, names, policy, tally.dropped), names, policy, tally.dropped)
+    tally.ignored += sum(label.ignore for label in labels)
+    tally.empty += not labels
+    tally.kept.update(names[label.candidate.region] for label in labels if not label.ignore)
+    if manifest.label_map is None:
+        return replace(record, instances=None, regions=_regions(record, labels))
+    keys = [int(key) for key in manifest.label_map]
+    instances = tuple(
+        Instance(
+            label.candidate.box,
+            keys[label.candidate.region],
+            names[label.candidate.region],
+            score=label.candidate.score,
+            weight=label.weight,
+            ignore=label.ignore,
+        )
+        for label in labels
+    )
+    return replace(record, instances=instances, caption=None, regions=None)
+
+
+def _regions(record: Record, labels: Sequence[Label]) -> tuple[Region, ...]:
+    """The phrases that were found, in the caption's order, boxes best first; ignored boxes stand in a region apart."""
+    found = []
+    for index, region in enumerate(record.regions or ()):
+        for ignore in (False, True):
+            mine = [label for label in labels if label.candidate.region == index and label.ignore is ignore]
+            if mine:
+                boxes = tuple(label.candidate.box for label in mine)
+                scores = tuple(label.candidate.score for label in mine)
+                weight = sum(label.weight for label in mine) / len(mine)  # a region has one for all its boxes
+                found.append(replace(region, boxes=boxes, scores=scores, weight=weight, ignore=ignore))
+    return tuple(found)
+
+
+def _names(manifest: Manifest, record: Record) -> list[str]:
+    """Of every label that a candidate of this record can have, the category or phrase."""
+    if manifest.label_map is not None:
+        return list(manifest.label_map.values())
+    return [" ".join(region.phrase) for region in record.regions or ()]
+
+
+# Thresholds that follow from the candidates
+
+
+class _Scores(NamedTuple):
+    """Of one category, over all images: what is left of its candidates when nothing goes for its score."""
+
+    all: np.ndarray  # (N,)
+    judged: np.ndarray  # (K,) of those in reviewed images
+    right: np.ndarray  # (K,) bool
+
+
+def _truth(policy: Policy, corrections: Mapping[Key, Record], number: int | None) -> Mapping[Key, Record]:
+    """The reviewed lines that a target precision is learnt from: its own file's, else the corrections.
+
+    A correction is true of its image whenever it was made. Yet a round takes those that hold for it alone: its labels,
+    and the training on them, stay what they were when a later round is corrected.
+    """
+    if not isinstance(policy.adaptive, TargetPrecision):
+        return {}
+    own = policy.adaptive.reviewed
+    truth = corrections if own is None else corrections_for(own, number)
+    if not truth:
+        until = "" if number is None else f" up to round {number}"
+        raise InputError(
+            "policy.adaptive", f"nobody has reviewed labels of this source{until}", "expected a file of them"
+        )
+    return truth
+
+
+def _thresholds(looks: Sequence[Manifest], policy: Policy, truth: Mapping[Key, Record]) -> dict[str, float]:
+    """Category -> threshold that the policy finds from its candidates; without those that keep the global one."""
+    if policy.adaptive is None:
+        return {}
+    images, scores = _scores(looks, policy, truth)
+    found = {
+        name: _threshold(policy.adaptive, name, images, own)
+        for name, own in scores.items()
+        if name not in policy.class_thresholds
+    }
+    return {name: threshold for name, threshold in sorted(found.items()) if threshold is not None}
+
+
+def _threshold(adaptive: Quantile | Mixture | TargetPrecision, name: str, images: int, scores: _Scores) -> float | None:
+    if isinstance(adaptive, Quantile):
+        expected = adaptive.of_class.get(name, adaptive.boxes_per_image)
+        return quantile_threshold(scores.all, expected * images)
+    if isinstance(adaptive, Mixture):
+        return mixture_threshold(scores.all, adaptive)
+    if len(scores.judged) < adaptive.least:
+        return None
+    return precision_threshold(scores.all, calibrate(scores.judged, scores.right), adaptive.precision)
+
+
+def _scores(looks: Sequence[Manifest], policy: Policy, truth: Mapping[Key, Record]) -> tuple[int, dict[str, _Scores]]:
+    """The number of images that were looked at, and the scores of every category or phrase."""
+    iou = policy.adaptive.iou if isinstance(policy.adaptive, TargetPrecision) else 0.5
+    everything = policy.without_thresholds()
+    images, seen = 0, Counter[str]()
+    every: dict[str, list[float]] = {}
+    judged: dict[str, list[tuple[float, bool]]] = {}
+    for line in _lines(looks):
+        if line.record is None:
+            continue
+        images += 1
+        names = _names(looks[0], line.record)
+        labels = apply_policy(merge_views(line.looks, names, policy, seen), names, everything, seen)
+        corrected = truth.get((line.record.filename, line.record.caption))
+        true = {} if corrected is None else boxes_by_name(corrected, with_ignored=True)
+        for region, name in enumerate(names):
+            mine = [label.candidate for label in labels if label.candidate.region == region]
+            every.setdefault(name, []).extend(each.score for each in mine)
+            if corrected is not None:
+                right = judge([each.box for each in mine], true.get(name, ()), iou)
+                judged.setdefault(name, []).extend(zip((each.score for each in mine), right.tolist()))
+    return images, {
+        name: _Scores(
+            np.array(scores),
+            np.array([score for score, _ in judged.get(name, ())]),
+            np.array([right for _, right in judged.get(name, ())], dtype=bool),
+        )
+        for name, scores in every.items()
+        if name not in policy.distractors
+    }
+
+
+def _check(manifest: Manifest, views: Sequence[Manifest], policy: Policy, out: Path) -> None:
+    check_source(manifest)
+    for plan in (manifest, *views):
+        if missing := missing_shards(plan):
+            raise InputError(
+                plan.work_dir, f"{len(missing)} of {len(plan.shards)} shards are not labelled", "run infer again"
+            )
+    for view in views:
+        for name in ("source_sha256", "weights_sha256", "label_map", "shards"):
+            if getattr(view, name) != getattr(manifest, name):
+                raise InputError(view.work_dir, f"another {name} than the plan has", "expected views of the same plan")
+    if absolute(out) == manifest.source:
+        raise InputError(out, "would overwrite the source of the labels", "expected another file")
+    if manifest.label_map is not None:
+        known = sorted(manifest.label_map.values())
+        for setting in ("class_thresholds", "distractors"):
+            for name in getattr(policy, setting):
+                if name not in known:
+                    place, what = f"policy.{setting}", f"no category {name!r} was asked for"
+                    raise InputError(place, what, want_one_of(known, name))
+        if not set(known) - set(policy.distractors):
+            raise InputError("policy.distractors", "are all categories that were asked for", "expected one to keep")
+
+
+def _meta(
+    looks: Sequence[Manifest],
+    policy: Policy,
+    thresholds: Mapping[str, float],
+    out: Path,
+    counts: dict[str, Any],
+    quarantined: Sequence[ImageProblem],
+) -> dict[str, Any]:
+    """Who made these labels and how. No date and no folder of this machine: equal runs write equal files."""
+    manifest = looks[0]
+    categories = None if manifest.label_map is None else list(manifest.label_map.values())
+    return {
+        "labels": out.name,
+        "labels_sha256": sha256_of(out),
+        "source": Path(manifest.source).name,
+        "source_sha256": manifest.source_sha256,
+        "weights": Path(manifest.weights).name,
+        "weights_sha256": manifest.weights_sha256,
+        "prompt": "the phrases of each caption" if categories is None else categories,
+        "score_floor": manifest.score_floor,
+        "scale": manifest.entries()["scale"],
+        "max_per_image": manifest.max_per_image,
+        "chunk_size": manifest.chunk_size,
+        "plan": manifest.key,
+        "views": [view.key for view in looks[1:]],
+        "policy": _as_json(policy),
+        "thresholds_found": dict(thresholds),
+        "counts": counts,
+        "quarantined": [
+            {"line": problem.line + 1, "filename": problem.filename, "reason": problem.reason}
+            for problem in quarantined
+        ],
+        "software": manifest.software,
+    }
+
+
+def _as_json(policy: Policy) -> dict[str, Any]:
+    """The policy's settings; of a file of reviewed labels its name."""
+    told = asdict(policy)
+    if isinstance(policy.adaptive, TargetPrecision) and policy.adaptive.reviewed is not None:
+        told["adaptive"]["reviewed"] = policy.adaptive.reviewed.name
+    return told

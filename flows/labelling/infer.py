@@ -1,0 +1,323 @@
+"""Labelling: every image of a shard through the detector, every candidate above the floor kept with its score.
+
+A shard is done when its file is there, complete and carrying the plan's key. It is written beside and renamed, so a run
+that is killed at any moment loses at most the shards it was at work on, and going on never mixes two plans.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from flows.labelling.detector_pool import ONE_EACH, HeldDetectors, Lender, Predictor, Workers, devices_of, lender_of
+from flows.labelling.mirrored import Mirrored
+from flows.labelling.plan import BATCH_SIZE, Manifest, SourceLine, as_manifest, check_source, read_lines
+from formats.candidates import (
+    Candidates,
+    ImageCandidates,
+    ImageProblem,
+    candidates_key,
+    read_candidates,
+    write_candidates,
+)
+from formats.images import safe_join
+from formats.io.errors import InputError
+from formats.io.files import NO_ROOM
+from formats.io.locks import claim
+from formats.odvg_lines import object_of_line, record_from_line
+from formats.phrases import find_phrase
+from formats.quarantine import filename_in, reason_of
+from formats.record import Record
+
+if TYPE_CHECKING:
+    from grounding_model.inputs.prompt import Prompt
+
+logger = logging.getLogger(__name__)
+
+CHECKING = 8  # threads that read finished shards
+
+
+class Image(NamedTuple):
+    """One line that can be looked at. regions: of each phrase of the prompt, its place in the line's regions."""
+
+    line: int
+    filename: str
+    path: Path
+    prompt: Prompt | None
+    regions: tuple[int, ...]
+
+
+def infer(
+    manifest: Manifest | str | Path,
+    detector: Predictor | None = None,
+    *,
+    workers: Workers = ONE_EACH,
+    lender: Lender | None = None,
+    batch_size: int = BATCH_SIZE,
+    progress: bool = True,
+) -> list[Path]:
+    """Labels every shard that is missing; gives the files of all shards.
+
+    detector: None loads the plan's own on each device of `workers`. lender: who has detectors already, instead of both.
+    Shards that are complete are not looked at again.
+    Raises InputError when the source is no longer what was planned, the plan's settings or prompt cannot work, another
+    process labels this plan or Ray is asked for; OSError when there is no room for the candidates; RuntimeError at the
+    end when a shard failed; the others are done and stay so.
+    """
+    if workers.runner != "threads":
+        raise InputError("workers.runner", "Ray works inside a Prefect flow", "expected the deployment infer/stage")
+    manifest = as_manifest(manifest)
+    with claim(manifest.work_dir):
+        missing = missing_shards(manifest)
+        if missing:
+            check_source(manifest)
+            if lender is None:
+                lender = HeldDetectors(devices_of(workers.devices)) if detector is None else lender_of(detector)
+            _label(manifest, missing, lender, batch_size, progress)
+    return [manifest.shard_path(shard.index) for shard in manifest.shards]
+
+
+def _label(manifest: Manifest, missing: list[int], lender: Lender, batch_size: int, progress: bool) -> None:
+    """Labels the missing shards by as many threads as the lender has detectors."""
+    from tqdm import tqdm
+
+    total = sum(shard.lines for shard in manifest.shards)
+    done = total - sum(manifest.shards[index].lines for index in missing)
+    failures: dict[int, Exception] = {}
+    stopping = threading.Event()
+    with tqdm(total=total, initial=done, unit="image", desc="label", disable=None if progress else True) as bar:
+
+        def tell(images: int) -> None:
+            if stopping.is_set():
+                raise _Stopped
+            bar.update(images)
+
+        def label(index: int) -> None:
+            if stopping.is_set():
+                return
+            try:
+                with lender.lend(manifest) as detector:
+                    failures.update(label_shards(manifest, [index], detector, batch_size=batch_size, on_images=tell))
+            except _Stopped:
+                return
+            except BaseException:
+                stopping.set()  # at once: this thread takes up its next shard before the one below hears of the error
+                raise
+
+        with ThreadPoolExecutor(len(lender.devices), thread_name_prefix="label") as threads:
+            try:
+                for labelling in as_completed([threads.submit(label, index) for index in missing]):
+                    labelling.result()
+            except BaseException:
+                stopping.set()  # the others end at their next image
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
+    raise_failures(manifest, failures)
+
+
+class _Stopped(Exception):
+    """Another shard showed that none can be labelled, or a person interrupted."""
+
+
+def label_shards(
+    manifest: Manifest,
+    indices: Sequence[int],
+    detector: Predictor,
+    *,
+    batch_size: int = BATCH_SIZE,
+    on_images: Callable[[int], object] = lambda count: None,
+) -> dict[int, Exception]:
+    """Labels one shard after another; gives those that failed, and why.
+
+    Raises what every other shard would say too: InputError of the plan itself, OSError of a full disk.
+    """
+    failures: dict[int, Exception] = {}
+    for index in indices:
+        try:
+            label_shard(manifest, index, detector, batch_size=batch_size, on_images=on_images)
+        except (InputError, _Stopped):
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                raise
+            logger.exception("shard %d failed", index)
+            failures[index] = error
+    return failures
+
+
+def raise_failures(manifest: Manifest, failures: Mapping[int, Exception]) -> None:
+    """Raises RuntimeError where a shard failed, naming the first."""
+    if failures:
+        index = min(failures)
+        raise RuntimeError(
+            f"{len(failures)} of {len(manifest.shards)} shards failed, first {index}: {failures[index]}; "
+            "run again to go on"
+        ) from failures[index]
+
+
+def missing_shards(manifest: Manifest, among: Sequence[int] | None = None) -> list[int]:
+    """The shards (of those `among`) that are not there, are broken, or belong to another plan."""
+    indices = range(len(manifest.shards)) if among is None else among
+    key, paths = manifest.key, map(manifest.shard_path, indices)
+    with ThreadPoolExecutor(CHECKING) as readers:  # every page is read: many answers at once from a disk or a store
+        return [index for index, found in zip(indices, readers.map(candidates_key, paths)) if found != key]
+
+
+def problems_of(manifest: Manifest | str | Path) -> list[ImageProblem]:
+    """The lines and images of a plan that could not be labelled, in the order of their lines."""
+    manifest = as_manifest(manifest)
+    return [
+        problem for shard in manifest.shards for problem in read_candidates(manifest.shard_path(shard.index)).problems
+    ]
+
+
+def label_shard(
+    manifest: Manifest | str | Path,
+    index: int,
+    detector: Predictor,
+    *,
+    batch_size: int = BATCH_SIZE,
+    on_images: Callable[[int], object] = lambda count: None,
+) -> Path:
+    """Labels one shard and writes its candidates; the unit of work that a scheduler maps.
+
+    A line or image that cannot be used becomes a problem row of the file. on_images is told how many more lines are
+    dealt with. An error that is no fault of the input is raised when not one image of the shard comes through, and
+    InputError when the plan's settings or prompt cannot work.
+    """
+    manifest = as_manifest(manifest)
+    labelled: list[ImageCandidates] = []
+    problems: list[ImageProblem] = []
+    lines = list(read_lines(manifest.source, manifest.shards[index]))
+    images = list(_images(manifest, lines, problems))
+    on_images(manifest.shards[index].lines - len(images))
+    failures: list[Exception] = []
+    for outcome, image in zip(_outcomes(detector, manifest, images, batch_size), images, strict=True):
+        if isinstance(outcome, Record):
+            labelled.append(_candidates(image, outcome, manifest.score_floor))
+        else:
+            problems.append(ImageProblem(image.line, image.filename, reason_of(outcome, manifest.image_root)))
+            failures += [] if isinstance(outcome, InputError) else [outcome]
+        on_images(1)
+    if failures and not labelled:
+        raise failures[0]
+    path = manifest.shard_path(index)
+    write_candidates(path, Candidates.of_images(labelled, problems), manifest.key)
+    return path
+
+
+def parse_line(line: SourceLine, source: str | Path) -> Record:
+    """The record of a line. Raises InputError when it is none, or was quarantined before."""
+    place = f"{Path(source).name}:{line.number + 1}"
+    return record_from_line(object_of_line(line.text, place), place)
+
+
+def category_prompt(label_map: Mapping[str, str]) -> Prompt:
+    """The prompt of all names of a label map. Raises InputError for a name that no prompt can hold."""
+    from grounding_model.inputs.prompt import Prompt
+
+    return Prompt.categories(list(label_map.values()))
+
+
+def _images(manifest: Manifest, lines: Sequence[SourceLine], problems: list[ImageProblem]) -> Iterator[Image]:
+    """What can be looked at; the rest goes to problems."""
+    for line in lines:
+        filename = ""
+        try:
+            record = parse_line(line, manifest.source)
+            filename = record.filename
+            path = safe_join(manifest.image_root, filename)
+            if isinstance(path, Path) and not path.is_file():  # of a store, the reading itself tells
+                raise InputError(path, "no such image")
+            prompt, regions = _prompt(manifest, record)
+        except InputError as error:
+            problems.append(
+                ImageProblem(line.number, filename or filename_in(line.text), reason_of(error, manifest.image_root))
+            )
+            continue
+        if manifest.label_map is not None or regions:
+            yield Image(line.number, filename, path, prompt, regions)
+
+
+def _prompt(manifest: Manifest, record: Record) -> tuple[Prompt | None, tuple[int, ...]]:
+    """The prompt of a record (None where the plan has one for all), and for each phrase in it the index of its region.
+
+    Regions without spans (Open-GroundingDino's dialect) are looked for in the caption as whole words.
+    """
+    from grounding_model.inputs.prompt import Prompt
+
+    if manifest.label_map is not None:
+        return None, ()
+    if record.caption is None:
+        raise InputError(
+            record.filename, "no caption in this line", "expected grounding lines, or plan with a label map"
+        )
+    spans, regions = [], []
+    for index, region in enumerate(record.regions or ()):
+        spans.append(region.spans or [find_phrase(record.caption, text) for text in region.phrase])
+        regions.append(index)
+    if not regions:
+        return None, ()  # a caption without phrases: there is nothing to look for
+    return Prompt.phrases(record.caption, spans), tuple(regions)
+
+
+def _outcomes(
+    detector: Predictor, manifest: Manifest, images: Sequence[Image], batch_size: int
+) -> Iterator[Record | Exception]:
+    """The detector's record of every image, or why there is none.
+
+    An error that the detector does not isolate by itself sends the images after it through one by one.
+    """
+    outcomes = _predict(detector, manifest, images, batch_size)  # refuses a plan that cannot work
+    done = 0
+    try:
+        for outcome in outcomes:
+            yield outcome
+            done += 1
+    except Exception as error:
+        logger.warning("image by image from here on, after %s: %s", type(error).__name__, error)
+        for image in images[done:]:
+            try:
+                yield from _predict(detector, manifest, [image], 1)
+            except Exception as own_error:
+                yield own_error
+
+
+def _predict(
+    detector: Predictor, manifest: Manifest, images: Sequence[Image], batch_size: int
+) -> Iterator[Record | Exception]:
+    outcomes = (Mirrored(detector) if manifest.mirrored else detector).predict_each(
+        [image.path for image in images],
+        # Without a label map every image that is looked at has a prompt of its own.
+        [image.prompt for image in images if image.prompt is not None]
+        if manifest.label_map is None
+        else category_prompt(manifest.label_map),
+        score_threshold=manifest.score_floor,
+        max_per_image=manifest.max_per_image,
+        scale=manifest.scale,
+        batch_size=batch_size,
+        chunk_size=manifest.chunk_size,
+        mixed_sizes=False,  # an image's candidates do not depend on its neighbours
+    )
+    return (outcome if isinstance(outcome, Record) else outcome.error for outcome in outcomes)
+
+
+def _candidates(image: Image, record: Record, floor: float) -> ImageCandidates:
+    """The boxes of a prediction above the floor, in the detector's order."""
+    found = [(instance.label, instance.box, instance.score) for instance in record.instances or ()]
+    for region, prediction in zip(image.regions, record.regions or ()):
+        found += [(region, box, score) for box, score in zip(prediction.boxes, prediction.scores)]
+    found = [(region, box, score) for region, box, score in found if score is not None and score > floor]
+    return ImageCandidates(
+        image.line,
+        image.filename,
+        region=np.array([region for region, _, _ in found], dtype=np.int32),
+        box=np.array([box for _, box, _ in found], dtype=np.float32).reshape(-1, 4),
+        score=np.array([score for _, _, score in found], dtype=np.float32),
+    )

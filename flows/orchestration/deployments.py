@@ -1,0 +1,284 @@
+"""The flows, and what `groundhog up` serves."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from prefect import flow, serve
+from prefect.artifacts import create_markdown_artifact
+from prefect.deployments.runner import EntrypointType, RunnerDeployment
+from prefect.states import Failed
+from pydantic import BaseModel, ConfigDict
+
+from flows.labelling.detector_pool import Workers
+from flows.labelling.plan import BATCH_SIZE
+from flows.orchestration import tasks
+from flows.orchestration.artifacts import Storyteller
+from flows.orchestration.pause import wait_in_flow
+from flows.orchestration.server import prefect_server
+from flows.self_training.config import read_self_train
+from flows.self_training.init import CONFIG_DIR, PREFIX
+from flows.self_training.loop import self_train as run_rounds
+from formats.io.errors import InputError
+
+UP_PROCESS = "GROUNDHOG_UP"  # the process of `groundhog up`, told to the runs that it starts
+
+
+def _end_with_up(flow: Any, run: Any, state: Any) -> None:
+    """A run of `groundhog up` ends with it, however that ends: nobody works on unseen, and what is done stays done."""
+    if os.environ.get(UP_PROCESS) == str(os.getppid()):
+        threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+
+
+def _follow(parent: int) -> None:
+    # Not PR_SET_PDEATHSIG: Linux sends that when the thread ends that started us.
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+ENDS_WITH_UP: list[Any] = [_end_with_up]  # hooks of a flow
+
+
+class Parameters(BaseModel):
+    """What every set of parameters here is: a misspelt name is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class SelfTrainParameters(Parameters):
+    """config: a TOML file, relative to where `groundhog up` runs. overrides: like "rounds=2"."""
+
+    config: str
+    overrides: list[str] = []
+
+    @property
+    def title(self) -> str:
+        """As its deployment is called: glyphs, of configs/self_train_glyphs.toml."""
+        return Path(self.config).stem.removeprefix(PREFIX)
+
+
+class BootstrapParameters(Parameters):
+    """categories or captions: one of them. phrases: a JSON file, caption -> phrases to look for."""
+
+    images: str
+    out: str | None = None
+    categories: list[str] | None = None
+    captions: str | None = None
+    phrases: str | None = None
+
+
+class PlanParameters(Parameters):
+    """As flows.plan has them; None leaves its default."""
+
+    source: str
+    image_root: str
+    weights: str | None = None
+    work_dir: str | None = None
+    label_map: str | None = None
+    text_encoder: str | None = None
+    score_floor: float | None = None
+    scale: tuple[int, int] | None = None
+    max_per_image: int | None = None
+    chunk_size: int | None = None
+    shard_size: int | None = None
+    mirrored: bool = False
+    overwrite: bool = False
+
+
+class InferParameters(Parameters):
+    """work_dir: of plan. runner, devices, address: as flows.labelling.detector_pool.Workers has them."""
+
+    work_dir: str
+    runner: Literal["threads", "ray"] = "threads"
+    devices: tuple[str, ...] = ()
+    address: str | None = None
+    batch_size: int = BATCH_SIZE
+
+
+class FilterParameters(Parameters):
+    """work_dir: of infer; views: others of the same images. policy: as flows.Policy has it."""
+
+    work_dir: str
+    out: str | None = None
+    policy: dict[str, Any] = {}
+    views: list[str] = []
+    reviewed: str | None = None
+    provenance: dict[str, Any] | None = None
+
+
+class MergeParameters(Parameters):
+    """Fields of OdvgData (pseudo) and of OdvgData or GlyphData, told apart by `kind` (pretraining)."""
+
+    pseudo: dict[str, Any]
+    pretraining: list[dict[str, Any]] = []
+    ratio: float = 1.0
+    out: str
+
+
+class ConfigParameters(Parameters):
+    """config: a TOML file of `groundhog train` or `groundhog evaluate`."""
+
+    config: str
+    overrides: list[str] = []
+
+    @property
+    def title(self) -> str:
+        """coco, of configs/evaluate_coco.toml."""
+        return Path(self.config).stem.removeprefix("evaluate_")
+
+
+def _flow(name: str, titled: str) -> Callable[[Callable[..., Any]], Any]:
+    """A flow of one set of parameters that ends with `groundhog up`. titled: of the parameters, for the run's name."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        @functools.wraps(function)
+        def told(parameters: Parameters) -> Any:
+            try:
+                return function(parameters)
+            except InputError as error:
+                # `prefect deployment run --watch` shows a state's name and nothing else of it.
+                return Failed(name=f"Failed: {error}", message=str(error), data=error)
+
+        return flow(name=name, flow_run_name=f"{name} {{parameters.{titled}}}", on_running=ENDS_WITH_UP)(told)
+
+    return decorate
+
+
+@_flow("self-train", titled="title")
+def self_train(parameters: SelfTrainParameters) -> dict[str, str]:
+    """Label, train, label again: the rounds of a configuration. Gives the best labels and weights."""
+    config = read_self_train(parameters.config, tuple(parameters.overrides))
+    result = run_rounds(config, Storyteller(config.name), tasks.STAGES, wait_in_flow)
+    return {"labels": str(result.best.labels), "weights": result.weights, "summary": str(result.summary)}
+
+
+@_flow("bootstrap", titled="images")
+def bootstrap(parameters: BootstrapParameters) -> str:
+    """Images with categories or captions become an ODVG file; gives its path."""
+    if parameters.captions is not None:
+        made = tasks.bootstrap_vg(parameters.images, parameters.captions, parameters.out, parameters.phrases)
+    else:
+        made = tasks.bootstrap_od(parameters.images, parameters.categories or [], parameters.out)
+    return str(made.annotations)
+
+
+@_flow("plan", titled="source")
+def plan(parameters: PlanParameters) -> str:
+    """An ODVG file is cut into shards for one model; gives the work_dir."""
+    return str(tasks.plan(**parameters.model_dump(exclude_none=True)).work_dir)
+
+
+@_flow("infer", titled="work_dir")
+def infer(parameters: InferParameters) -> str:
+    """Labels the shards of a plan that are missing; gives the work_dir."""
+    workers = Workers(parameters.runner, parameters.devices, parameters.address)
+    tasks.infer(parameters.work_dir, workers=workers, batch_size=parameters.batch_size)
+    return parameters.work_dir
+
+
+@_flow("filter", titled="work_dir")
+def filter_candidates(parameters: FilterParameters) -> str:
+    """Candidates become labels."""
+    from flows.policies.policy import Policy
+
+    return str(
+        tasks.filter_candidates(
+            parameters.work_dir,
+            Policy(**parameters.policy),
+            parameters.out,
+            views=parameters.views,
+            reviewed=parameters.reviewed,
+            provenance=parameters.provenance,
+        ).labels
+    )
+
+
+@_flow("merge", titled="out")
+def merge(parameters: MergeParameters) -> str:
+    """Pseudo-labels with pretraining data; gives the file that records the mixture."""
+    from grounding_model.data.sources import GlyphData, OdvgData
+
+    def data(fields: dict[str, Any]) -> OdvgData | GlyphData:
+        if fields.get("kind") == "glyphs":
+            return GlyphData(**fields)
+        paths = {name: Path(fields[name]) for name in PATHS if fields.get(name) is not None}
+        return OdvgData(**{**fields, **paths})
+
+    tasks.merge(
+        data(parameters.pseudo), [data(fields) for fields in parameters.pretraining], parameters.ratio, parameters.out
+    )
+    return parameters.out
+
+
+PATHS = ("annotations", "image_root", "label_map")
+
+
+@_flow("train", titled="title")
+def train(parameters: ConfigParameters) -> str:
+    """One training; gives the checkpoint."""
+    from formats.io.toml_config import read_config
+    from grounding_model.training.config import TrainConfig
+
+    return str(tasks.train(read_config(parameters.config, TrainConfig, parameters.overrides)))
+
+
+@_flow("evaluate", titled="title")
+def evaluate(parameters: ConfigParameters) -> str:
+    """One evaluation; gives its table."""
+    from flows.evaluation.evaluate import evaluate_config
+
+    table = evaluate_config(parameters.config, parameters.overrides)
+    create_markdown_artifact(f"```\n{table}\n```", key="evaluation")
+    return table
+
+
+def deployments() -> list[RunnerDeployment]:
+    """Everything that is served: self-train/NAME for each configuration, and each stage alone."""
+    made = [
+        self_train.to_deployment(
+            name,
+            parameters={"parameters": {"config": str(config)}},
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        )
+        for name, config in configs().items()
+    ]
+    stages = (bootstrap, plan, infer, filter_candidates, merge, train, evaluate)
+    made += [stage.to_deployment("stage", entrypoint_type=EntrypointType.MODULE_PATH) for stage in stages]
+    return cast(list[RunnerDeployment], made)  # outside an event loop they are no coroutines
+
+
+def configs() -> dict[str, Path]:
+    """Name of a deployment of self-train -> its configuration: every configs/self_train_NAME.toml of this folder."""
+    return {path.stem.removeprefix(PREFIX): path for path in sorted(CONFIG_DIR.glob(f"{PREFIX}*.toml"))}
+
+
+def up(limit: int = 1) -> int:
+    """Serves all deployments until it is interrupted; with a server of its own where none answers.
+
+    Raises InputError in a folder without configurations.
+    """
+    if not configs():
+        remedy = "expected `groundhog up` run from a clone's folder, or `groundhog init` run here first"
+        raise InputError(CONFIG_DIR.resolve(), f"no {PREFIX}*.toml there", remedy)
+    with prefect_server() as api:
+        served = deployments()
+        print(f"Prefect: {api.removesuffix('/api')}\nIn another terminal, from this folder:")
+        for deployment in served[: len(configs())]:
+            print(f"  prefect deployment run {deployment.flow_name}/{deployment.name} --watch")
+        sys.stdout.flush()
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        os.environ[UP_PROCESS] = str(os.getpid())
+        # Prefect's own handler of SIGTERM stops its runner by a coroutine that nobody awaits any more.
+        warnings.filterwarnings("ignore", r"coroutine 'Runner\.astop' was never awaited", RuntimeWarning)
+        serve(*served, limit=limit, pause_on_shutdown=False)
+    return 0

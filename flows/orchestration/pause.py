@@ -1,0 +1,48 @@
+"""A flow that waits for a person: Prefect shows it as paused; `groundhog rounds approve`, or Resume there, ends it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flows.labelling.plan import read_manifest
+from flows.self_training.review import is_approved
+from flows.self_training.state import approve_round, read_story, round_folder
+from formats.io.files import load_json, write_json
+
+WAITING_NAME = "waiting.json"  # in the round's folder: which flow run waits
+PATIENCE = 30 * 24 * 3600  # seconds; then the flow run fails, and the next one waits again
+POLL_SECONDS = 5
+
+
+def wait_in_flow(work_dir: Path, number: int) -> bool:
+    """Pauses the flow run until a person approves; Resume in the UI says yes to the labels as they are."""
+    from prefect.flow_runs import pause_flow_run
+    from prefect.runtime import flow_run
+
+    folder = round_folder(work_dir, number)
+    write_json(folder / WAITING_NAME, {"flow_run": str(flow_run.get_id())})
+    pause_flow_run(timeout=PATIENCE, poll_interval=POLL_SECONDS, key=f"review-v{number}")
+    (folder / WAITING_NAME).unlink(missing_ok=True)
+    if not is_approved(read_manifest(folder), read_story(work_dir).policy):
+        approve_round(work_dir, number)
+    return True
+
+
+def resume_waiting(work_dir: str | Path, number: int) -> str:
+    """Lets the flow run go on that waits for this round; says what happened, "" where none waits."""
+    path = round_folder(Path(work_dir), number) / WAITING_NAME
+    if not path.is_file():
+        return ""
+    from flows.orchestration.server import api_url, is_healthy
+
+    run = load_json(path, "remove it")["flow_run"]
+    if not is_healthy(api_url()):
+        return f"flow run {run} waits, but no Prefect server answers at {api_url()}"
+    from prefect.exceptions import FlowPauseTimeout, NotPausedError
+    from prefect.flow_runs import resume_flow_run
+
+    try:
+        resume_flow_run(run)
+    except (NotPausedError, FlowPauseTimeout) as error:
+        return f"flow run {run} does not wait any more ({error})"
+    return f"flow run {run} goes on"

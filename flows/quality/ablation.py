@@ -1,0 +1,378 @@
+"""`groundhog quality`: which policy makes the best labels, and what a model gains from them, where the truth is known.
+
+The truth is kept aside: labelling sees images and names. Work is done in pieces, a variant with a seed each, in folders
+of their own; a piece is done when its done.json tells of the same settings, so that an interrupted ablation goes on.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from flows.evaluation.evaluate import evaluate
+from flows.labelling.filter import filter_candidates
+from flows.labelling.infer import infer, missing_shards
+from flows.labelling.mirrored import View
+from flows.labelling.plan import BATCH_SIZE, Manifest, asked_label_map, plan
+from flows.policies.calibration import judge
+from flows.policies.policy import Policy
+from flows.training.mixture import merge
+from flows.training.train import between, train
+from formats.boxes import boxes_by_name
+from formats.io.errors import InputError
+from formats.io.files import write_json
+from formats.label_map import write_label_map
+from formats.odvg import read_odvg, write_odvg
+from formats.record import Record
+from grounding_model.data.sources import GlyphData, OdvgData, TrainingData
+from grounding_model.training.config import FromWeights, TrainConfig
+
+DONE_NAME = "done.json"
+RIGHT_IOU = 0.5  # with a true box, from which a label counts as right
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to come from images to a better model.
+
+    labels: "policy" takes the model's own, "none" trains on the pretraining data alone, "truth" on what is kept aside.
+    student: weight of the trained model in the interpolation with the first round's (WiSE-FT); 1 takes it as it is.
+    """
+
+    labels: Literal["policy", "none", "truth"] = "policy"
+    policy: Policy = field(default_factory=Policy)
+    views: tuple[View, ...] = (View(),)
+    rounds: int = 1
+    student: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.views:
+            raise InputError("views", "is empty", "expected one view or more")
+        if self.rounds < 1:
+            raise InputError("rounds", f"{self.rounds}", "expected 1 or more")
+        if not 0.0 < self.student <= 1.0:
+            raise InputError("student", f"{self.student}", "expected a fraction above 0")
+
+
+@dataclass(frozen=True)
+class QualityConfig:
+    """An ablation. Relative numbers of one table come from one machine and one version of this software.
+
+    data: labelled images whose labels are kept aside. Scenes of the glyph world are drawn with the seed of the piece.
+    train: how a round trains; its start makes the first labels, its datasets are mixed in. target: labelled images
+    like the data, that no training sees. source: images of what the model knew before; None leaves that out.
+    baseline: the variant that the gains in the table are told against.
+    """
+
+    name: str
+    data: GlyphData | OdvgData
+    categories: tuple[str, ...]
+    target: TrainingData
+    train: TrainConfig
+    variants: dict[str, Variant]
+    baseline: str
+    source: TrainingData | None = None
+    seeds: tuple[int, ...] = (0, 1, 2)
+    ratio: float = 1.0  # pretraining images for each labelled one
+    score_floor: float = 0.05
+    shard_size: int = 64
+    batch_size: int = BATCH_SIZE
+
+    def __post_init__(self) -> None:
+        if self.baseline not in self.variants:
+            raise InputError("baseline", f"no variant {self.baseline!r}", f"expected one of {', '.join(self.variants)}")
+        if not isinstance(self.train.start, FromWeights):
+            raise InputError("train.start", "random weights cannot label", 'expected kind = "weights"')
+        if not self.seeds:
+            raise InputError("seeds", "is empty", "expected one seed or more")
+
+    @property
+    def start(self) -> FromWeights:
+        """The model that makes the first labels."""
+        assert isinstance(self.train.start, FromWeights)
+        return self.train.start
+
+
+class LabelQuality(NamedTuple):
+    """Of the labels of one round. precision, recall: of the boxes that are not ignored, at IoU 0.5. ap: COCO's.
+
+    curve: precision at recall 0, 0.01 … 1 of what the policy would label with no threshold.
+    """
+
+    precision: float
+    recall: float
+    ap: float
+    boxes: int
+    curve: tuple[float, ...]
+
+
+class Piece(NamedTuple):
+    """A variant with a seed, done. labels: of every round, () where there are none. target, source: AP of the model
+    before the first and after every round; () where nothing was trained, or no source is given."""
+
+    variant: str
+    seed: int
+    labels: tuple[LabelQuality, ...]
+    target: tuple[float, ...]
+    source: tuple[float, ...]
+
+
+class _Source(NamedTuple):
+    """What is labelled, and apart from it what is true."""
+
+    annotations: Path
+    images: Path
+    label_map: Path
+    truth: Path
+
+
+def measure_quality(
+    config: QualityConfig,
+    variants: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    tell: Callable[[str], None] = lambda line: None,
+) -> list[Piece]:
+    """Does the pieces that are missing; gives all that are done.
+
+    variants, seeds: only these are done now; () takes all. Raises InputError for one that the configuration lacks.
+    """
+    for given, known, place in ((variants, config.variants, "variants"), (seeds, config.seeds, "seeds")):
+        if unknown := [each for each in given if each not in known]:
+            raise InputError(place, f"there is no {unknown[0]}", f"expected some of {', '.join(map(str, known))}")
+    for seed in seeds or config.seeds:
+        if missing := [name for name in variants or config.variants if _read_piece(config, name, seed) is None]:
+            work = _Work(config, seed)
+        for name in missing:
+            tell(f"{name}, seed {seed} …")
+            piece = work.piece(name)
+            _write_piece(config, piece)
+            tell(f"{name}, seed {seed}: AP {piece.target[0]:.3f} -> {piece.target[-1]:.3f}")
+    return list(done_pieces(config))
+
+
+def measure_labels(config: QualityConfig, seeds: Sequence[int] = ()) -> list[Piece]:
+    """The first labels of every variant that has a policy, without any training: pieces without figures.
+
+    Cheap enough to choose a policy by; what a model gains from the labels is another question.
+    """
+    pieces = []
+    for seed in seeds or config.seeds:
+        work = _Work(config, seed)
+        pieces += [work.labels(name) for name, variant in config.variants.items() if variant.labels == "policy"]
+    return sorted(pieces, key=lambda piece: list(config.variants).index(piece.variant))
+
+
+def done_pieces(config: QualityConfig) -> Iterator[Piece]:
+    """Of the variants and seeds of a configuration, those that are done, variant by variant."""
+    for name in config.variants:
+        for seed in config.seeds:
+            if (piece := _read_piece(config, name, seed)) is not None:
+                yield piece
+
+
+def label_quality(labels: Path, everything: Path, truth: Path, categories: Sequence[str]) -> LabelQuality:
+    """Labels against the truth. everything: what the policy makes of the same candidates with no threshold."""
+    from grounding_model.metrics.coco import evaluate_coco
+
+    true = [_only(record, categories) for record in read_odvg(truth)]
+    made = [_without_ignored(record) for record in read_odvg(labels)]
+    right = boxes = 0
+    for record, mine in zip(true, made, strict=True):
+        objects_of, boxes_of = boxes_by_name(record, with_ignored=True), boxes_by_name(mine)
+        for name in categories:
+            found = judge(boxes_of.get(name, ()), objects_of.get(name, ()), RIGHT_IOU)
+            right, boxes = right + int(found.sum()), boxes + len(found)
+    objects = sum(len(record.instances or ()) for record in true)
+    curve = evaluate_coco(true, list(read_odvg(everything)), categories).precision_recall[0]
+    return LabelQuality(
+        precision=right / boxes if boxes else 1.0,
+        recall=right / objects if objects else 1.0,
+        ap=evaluate_coco(true, made, categories).ap,
+        boxes=boxes,
+        curve=tuple(round(float(value), 4) for value in curve),
+    )
+
+
+class _Work:
+    """The pieces of one seed: they share images and candidates."""
+
+    def __init__(self, config: QualityConfig, seed: int) -> None:
+        self.config, self.seed = config, seed
+        self.folder = config.train.work_dir / f"seed-{seed}"
+        self.source = _prepare(config, seed, self.folder / "data")
+
+    def piece(self, name: str) -> Piece:
+        """Labels, trains and evaluates as a variant says, round after round."""
+        variant, start = self.config.variants[name], self.config.start
+        weights = start.source
+        qualities, figures = [], [self._before]
+        for number in range(1, variant.rounds + 1):
+            folder = piece_folder(self.config, name, self.seed) / f"round-{number}"
+            labels = self.source.truth if variant.labels == "truth" else None
+            if variant.labels == "policy":
+                labels, quality = self._label(variant, weights, folder)
+                qualities.append(quality)
+            trained = self._train(labels, weights, folder)
+            weights = str(between(start, trained, variant.student))
+            figures.append(self._figures(weights))
+        target, source = zip(*figures)
+        return Piece(name, self.seed, tuple(qualities), target, tuple(ap for ap in source if ap is not None))
+
+    @functools.cached_property
+    def _before(self) -> tuple[float, float | None]:
+        """What every variant begins with."""
+        return self._figures(self.config.start.source, self.config.start.text_encoder)
+
+    def labels(self, name: str) -> Piece:
+        """The labels that the first round of a variant would be trained on."""
+        folder = piece_folder(self.config, name, self.seed) / "round-1"
+        _, found = self._label(self.config.variants[name], self.config.start.source, folder)
+        return Piece(name, self.seed, (found,), (), ())
+
+    def _label(self, variant: Variant, weights: str, folder: Path) -> tuple[Path, LabelQuality]:
+        """Labels as the variant's policy has them, and how good they are."""
+        policy, config = variant.policy, self.config
+        looks = [self._candidates(view, policy.distractors, weights) for view in variant.views]
+        made = filter_candidates(looks[0], policy, folder / "labels_od.json", views=looks[1:])
+        unsorted = policy.without_thresholds()
+        everything = filter_candidates(looks[0], unsorted, folder / "everything_od.json", views=looks[1:])
+        return made.labels, label_quality(made.labels, everything.labels, self.source.truth, config.categories)
+
+    def _candidates(self, view: View, distractors: Sequence[str], weights: str) -> Manifest:
+        """A plan, labelled: once for all variants that look in this way with these weights."""
+        from grounding_model.checkpoints.weights import checkpoint_hash
+        from grounding_model.detector import load_detector
+
+        config, start = self.config, self.config.start
+        look = json.dumps([checkpoint_hash(weights), asdict(view), list(distractors)])
+        folder = self.folder / "candidates" / hashlib.sha256(look.encode()).hexdigest()[:12]
+        label_map = asked_label_map(self.source.label_map, distractors, folder)
+        manifest = plan(
+            self.source.annotations,
+            self.source.images,
+            weights,
+            folder,
+            label_map=label_map,
+            text_encoder=start.text_encoder if weights == start.source else None,
+            score_floor=config.score_floor,
+            scale=view.scale,
+            shard_size=config.shard_size,
+            mirrored=view.mirrored,
+        )
+        if missing_shards(manifest):
+            detector = load_detector(manifest.weights, manifest.text_encoder, config.train.device)
+            infer(manifest, detector, batch_size=config.batch_size)
+        return manifest
+
+    def _train(self, labels: Path | None, weights: str, folder: Path) -> Path:
+        config, start = self.config, self.config.start
+        if labels is None:
+            datasets: Sequence[TrainingData] = config.train.datasets
+        else:
+            mine = OdvgData(labels, self.source.images, self.source.label_map)
+            datasets = merge(mine, config.train.datasets, config.ratio)  # type: ignore[arg-type]
+        return train(
+            replace(
+                config.train,
+                work_dir=folder / "train",
+                datasets=tuple(datasets),
+                seed=self.seed,
+                start=FromWeights(weights, start.text_encoder if weights == start.source else None),
+            )
+        )
+
+    def _figures(self, weights: str, text_encoder: Path | None = None) -> tuple[float, float | None]:
+        """AP on the target, for the categories alone, and on the source, for all of its."""
+        from grounding_model.detector import load_detector
+
+        config = self.config
+        detector = load_detector(weights, text_encoder, config.train.device)
+        target = evaluate(config.target, detector, config.categories, batch_size=config.batch_size).ap
+        if config.source is None:
+            return target, None
+        return target, evaluate(config.source, detector, batch_size=config.batch_size).ap
+
+
+def piece_folder(config: QualityConfig, variant: str, seed: int) -> Path:
+    return config.train.work_dir / f"seed-{seed}" / variant
+
+
+def _prepare(config: QualityConfig, seed: int, folder: Path) -> _Source:
+    """The images and the truth as files; images of the glyph world are drawn."""
+    from grounding_model.glyphs import write_scenes
+
+    source = _Source(folder / "x_od.json", folder / "images", folder / "x_label_map.json", folder / "truth_od.json")
+    data = config.data
+    if isinstance(data, OdvgData):
+        source = source._replace(images=data.image_root)
+        records = list(read_odvg(data.annotations))
+    else:
+        written = write_scenes(folder, data.domain, data.count, seed, data.task, data.pairs, hardness=data.hardness)
+        if written is None:
+            raise InputError("data.task", data.task, "expected a detection task")
+        records = list(read_odvg(written))
+    known = {each.category for record in records for each in record.instances or ()}
+    if unknown := sorted(set(config.categories) - known):
+        raise InputError("categories", f"the truth has no {', '.join(unknown)}", f"expected some of {sorted(known)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_label_map(source.label_map, dict(enumerate(config.categories)))
+    write_odvg(source.truth, [_only(record, config.categories) for record in records])
+    write_odvg(source.annotations, [replace(record, instances=None) for record in records])
+    return source
+
+
+def _only(record: Record, categories: Sequence[str]) -> Record:
+    """The boxes of these categories, labelled by their place among them."""
+    place = {name: index for index, name in enumerate(categories)}
+    return replace(
+        record,
+        instances=tuple(
+            replace(each, label=place[each.category]) for each in record.instances or () if each.category in place
+        ),
+    )
+
+
+def _without_ignored(record: Record) -> Record:
+    return replace(record, instances=tuple(each for each in record.instances or () if not each.ignore))
+
+
+# What is done
+
+
+def _asked(config: QualityConfig, variant: str) -> Any:
+    """What decides a piece, as JSON has it."""
+    deciding = {
+        "variant": asdict(config.variants[variant]),
+        "data": asdict(config.data),
+        "categories": config.categories,
+        "target": asdict(config.target),
+        "source": None if config.source is None else asdict(config.source),
+        "train": asdict(config.train),
+        "ratio": config.ratio,
+        "score_floor": config.score_floor,
+    }
+    return json.loads(json.dumps(deciding, default=str))
+
+
+def _write_piece(config: QualityConfig, piece: Piece) -> None:
+    told = piece._asdict() | {"labels": [quality._asdict() for quality in piece.labels]}
+    done = piece_folder(config, piece.variant, piece.seed) / DONE_NAME
+    write_json(done, {"asked": _asked(config, piece.variant), "piece": told}, indent=1)
+
+
+def _read_piece(config: QualityConfig, variant: str, seed: int) -> Piece | None:
+    path = piece_folder(config, variant, seed) / DONE_NAME
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if told["asked"] != _asked(config, variant):
+            return None
+        piece = told["piece"]
+        labels = tuple(LabelQuality(**quality | {"curve": tuple(quality["curve"])}) for quality in piece["labels"])
+        return Piece(piece["variant"], piece["seed"], labels, tuple(piece["target"]), tuple(piece["source"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,148 @@
+"""What `groundhog quality` shows: a table, and two plots of the same pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flows.quality.ablation import Piece, QualityConfig
+from formats.io.files import write_whole
+from formats.io.plots import new_figure, write_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TABLE_NAME, LABELS_NAME = "quality.md", "labels.md"
+CURVES_NAME, LADDER_NAME = "precision_recall.png", "retrained.png"
+NOTHING = "–"
+
+
+def write_quality_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
+    """Writes table and plots of pieces that were trained into the work_dir; gives the table."""
+    told = table(config, pieces)
+    with write_whole(config.train.work_dir / TABLE_NAME) as file:
+        file.write(told + "\n")
+    write_figure(config.train.work_dir / CURVES_NAME, _curves(config, pieces))
+    if pieces:
+        write_figure(config.train.work_dir / LADDER_NAME, _ladder(config, pieces))
+    return told
+
+
+def write_labels_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
+    """The same of labels alone."""
+    lines = ["| variant | seeds | boxes | precision | recall | AP of labels |", "|:--" + "|--:" * 5 + "|"]
+    for name, own in _by_variant(pieces).items():
+        cells = [_told([getattr(piece.labels[0], part) for piece in own]) for part in ("precision", "recall", "ap")]
+        boxes = _told([piece.labels[0].boxes for piece in own], ".0f")
+        lines.append("| " + " | ".join([name, str(len(own)), boxes, *cells]) + " |")
+    told = "\n".join(lines)
+    with write_whole(config.train.work_dir / LABELS_NAME) as file:
+        file.write(told + "\n")
+    write_figure(config.train.work_dir / CURVES_NAME, _curves(config, pieces))
+    return told
+
+
+def table(config: QualityConfig, pieces: Sequence[Piece]) -> str:
+    """A line a round of a variant: its labels, and AP of the model after it; mean ± standard deviation over the seeds.
+
+    The gain is over the model before the first round; "over baseline" compares with the baseline after as many rounds,
+    or after its last where it has fewer.
+    """
+    columns = "variant seeds precision recall AP-of-labels AP-target gain over-baseline AP-source lost".split()
+    lines = [f"| {' | '.join(columns)} |".replace("-", " "), "|:--" + "|--:" * (len(columns) - 1) + "|"]
+    by_variant = _by_variant(pieces)
+    base = {piece.seed: piece.target[1:] for piece in by_variant.get(config.baseline, ())}
+    for name, own in by_variant.items():
+        for number in range(1, config.variants[name].rounds + 1):
+            labels = [piece.labels[number - 1] for piece in own if piece.labels]
+            over = [piece.target[number] - base[piece.seed][:number][-1] for piece in own if piece.seed in base]
+            cells = [
+                _round_name(config, name, number),
+                str(len(own)),
+                *(_told([getattr(each, part) for each in labels]) for part in ("precision", "recall", "ap")),
+                _told([piece.target[number] for piece in own]),
+                _told([piece.target[number] - piece.target[0] for piece in own], "+.3f"),
+                _told([] if name == config.baseline else over, "+.3f"),
+                _told([piece.source[number] for piece in own if piece.source]),
+                _told([piece.source[0] - piece.source[number] for piece in own if piece.source], "+.3f"),
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _round_name(config: QualityConfig, variant: str, number: int) -> str:
+    return variant if config.variants[variant].rounds == 1 else f"{variant}, round {number}"
+
+
+def _told(values: Sequence[float], form: str = ".3f") -> str:
+    """0.412 ± 0.013; no spread of a single value."""
+    if not values:
+        return NOTHING
+    mean = f"{fmean(values):{form}}"
+    return f"{mean} ± {stdev(values):{form.removeprefix('+')}}" if len(values) > 1 else mean
+
+
+def _by_variant(pieces: Sequence[Piece]) -> Mapping[str, list[Piece]]:
+    by_variant: dict[str, list[Piece]] = {}
+    for piece in pieces:
+        by_variant.setdefault(piece.variant, []).append(piece)
+    return by_variant
+
+
+def _curves(config: QualityConfig, pieces: Sequence[Piece]) -> Figure:
+    """Precision against recall of the first labels, mean over the seeds; a dot where the policy cuts.
+
+    A curve ends at the recall that every seed reaches.
+    """
+    figure = new_figure(7, 5)
+    axes = figure.add_subplot()
+    colours: dict[tuple[float, ...], str] = {}  # policies that only cut elsewhere share a curve
+    dots: dict[tuple[float, float], list[str]] = {}  # and those that only mark boxes share a dot
+    for name, own in _by_variant(pieces).items():
+        labelled = [piece.labels[0] for piece in own if piece.labels]
+        if not labelled:
+            continue
+        each = np.array([quality.curve for quality in labelled])
+        curve = np.where((each > 0).all(axis=0), each.mean(axis=0), np.nan)
+        colour = colours.setdefault(tuple(each.mean(axis=0)), f"C{len(colours)}")
+        axes.plot(np.linspace(0, 1, len(curve)), curve, color=colour, linewidth=1.2)
+        dot = (fmean(quality.recall for quality in labelled), fmean(quality.precision for quality in labelled))
+        axes.plot(*dot, "o", color=colour)
+        dots.setdefault(dot, []).append(name)
+    for dot, names in dots.items():
+        axes.annotate(", ".join(names), dot, textcoords="offset points", xytext=(6, 4), fontsize=8)
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0.3, 1.02), ylim=(0.3, 1.02))
+    axes.set_title(f"{config.name}: first labels at IoU 0.5")
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def _ladder(config: QualityConfig, pieces: Sequence[Piece]) -> Figure:
+    """AP of the retrained model on the target, and on the source where it was measured; a dot is a seed."""
+    parts: list[tuple[str, Callable[[Piece], Sequence[float]]]] = [("target", lambda piece: piece.target)]
+    if any(piece.source for piece in pieces):
+        parts.append(("source, all categories", lambda piece: piece.source))
+    rows = [
+        (_round_name(config, name, number), number, own)
+        for name, own in _by_variant(pieces).items()
+        for number in range(1, config.variants[name].rounds + 1)
+    ][::-1]
+    figure = new_figure(11, 0.35 * len(rows) + 1.6)
+    panels = figure.subplots(1, len(parts), squeeze=False)[0]
+    for axes, (title, figures_of) in zip(panels, parts):
+        for place, (_, number, own) in enumerate(rows):
+            after = [figures_of(piece)[number] for piece in own]
+            # No bars: these would have to begin at 0, where all of them look alike.
+            axes.plot(after, [place] * len(after), "o", color="C0", alpha=0.7, markersize=5)
+            axes.plot(fmean(after), place, "|", color="black", markersize=13, markeredgewidth=2)
+        before = fmean(figures_of(piece)[0] for piece in pieces)
+        axes.axvline(before, color="C3", linestyle="--", linewidth=1, label="before")
+        axes.set(title=title, xlabel="COCO AP after retraining")
+        axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
+        axes.grid(alpha=0.3)
+        axes.locator_params(axis="x", nbins=6)
+        axes.legend(fontsize=8, loc="best")
+    return figure

@@ -1,0 +1,121 @@
+"""Every setting of a self-training: what is labelled, how, how often, and when the loop goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from flows.evaluation.benchmarks import BenchmarkData
+from flows.labelling.detector_pool import Workers
+from flows.labelling.mirrored import View
+from flows.labelling.plan import BATCH_SIZE, MAX_PER_IMAGE, SCORE_FLOOR, SHARD_SIZE
+from flows.policies.policy import Policy
+from flows.self_training.gate import Gate
+from formats.io.errors import InputError
+from formats.io.toml_config import read_config
+from grounding_model.training.config import FromWeights, TrainConfig
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Images and the categories to look for. annotations: bootstrapped there when it is not there.
+
+    label_map: beside the annotations when None. how_to_get: what to tell somebody who has not got the images.
+    """
+
+    images: Path
+    annotations: Path
+    categories: tuple[str, ...]
+    label_map: Path | None = None
+    how_to_get: str = "expected a folder of images"
+    kind: Literal["images"] = "images"
+
+
+@dataclass(frozen=True)
+class CaptionedImages:
+    """Images with captions, in any form that bootstrap_vg takes. annotations: bootstrapped when it is not there.
+
+    phrases: a JSON file, caption -> phrases to look for, in place of NLTK's noun phrases.
+    """
+
+    images: Path
+    captions: Path
+    annotations: Path
+    phrases: Path | None = None
+    how_to_get: str = "expected a folder of images and their captions"
+    kind: Literal["captions"] = "captions"
+
+
+@dataclass(frozen=True)
+class GlyphScenes:
+    """Unlabelled scenes of the glyph world, drawn into the work_dir: needs nothing.
+
+    task: "captions" writes a caption a scene, whose noun phrases are looked for in place of the categories.
+    """
+
+    domain: str = "cats"
+    count: int = 144
+    seed: int = 0
+    categories: tuple[str, ...] = ("cat",)
+    task: Literal["od", "captions"] = "od"
+    kind: Literal["glyphs"] = "glyphs"
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """How images are looked at; see flows.plan."""
+
+    score_floor: float = SCORE_FLOOR
+    scale: tuple[int, int] | None = None  # the model's own
+    max_per_image: int = MAX_PER_IMAGE
+    chunk_size: int | None = None
+    shard_size: int = SHARD_SIZE
+    batch_size: int = BATCH_SIZE
+    views: tuple[View, ...] = ()  # more looks at every image, whose boxes are merged; each costs a labelling
+    workers: Workers = field(default_factory=Workers)  # on train.device where they name no devices
+
+
+@dataclass(frozen=True)
+class SelfTrainConfig:
+    """A run of the loop.
+
+    train: how a round trains. Its work_dir holds all rounds, its start is the first round's model, its datasets are
+    the pretraining data that are mixed in, if any.
+    """
+
+    name: str
+    data: ImageFolder | CaptionedImages | GlyphScenes
+    train: TrainConfig
+    rounds: int = 1  # trainings; labels are made once more than that
+    ratio: float = 1.0  # pretraining images for each pseudo-labelled one; 0 leaves the pretraining data out
+    student: float = 1.0  # weight of a trained model in the mean with the first round's (WiSE-FT); 1 takes it as it is
+    policy: Policy = field(default_factory=Policy)
+    labelling: Labelling = field(default_factory=Labelling)
+    evaluation: BenchmarkData | None = None  # labelled images or captions that no round sees
+    evaluated_categories: tuple[str, ...] | None = None  # None: all that the evaluation data know
+    gate: Gate = field(default_factory=Gate)
+    review: bool | tuple[int, ...] = False  # after which rounds' labels a person is waited for; true: after each
+
+    def __post_init__(self) -> None:
+        if self.rounds < 0:
+            raise InputError("rounds", f"{self.rounds} is negative", "expected 0 to label only, or more")
+        if not 0.0 < self.student <= 1.0:
+            raise InputError("student", f"{self.student}", "expected a fraction above 0")
+        if not isinstance(self.train.start, FromWeights):
+            raise InputError("train.start", "random weights cannot label", 'expected kind = "weights"')
+
+    def waits_after(self, number: int) -> bool:
+        """Whether a person is asked before the labels of this round are trained on."""
+        return self.review if isinstance(self.review, bool) else number in self.review
+
+    @property
+    def start(self) -> FromWeights:
+        """The first round's model."""
+        assert isinstance(self.train.start, FromWeights)
+        return self.train.start
+
+
+def read_self_train(path: str | Path, overrides: tuple[str, ...] = ()) -> SelfTrainConfig:
+    """The configuration in a TOML file. Raises InputError for whatever is wrong in it."""
+    return read_config(path, SelfTrainConfig, overrides)

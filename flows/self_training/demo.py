@@ -1,0 +1,263 @@
+"""`groundhog demo`: the whole loop offline, on the embedded model and scenes of the glyph world.
+
+The settings are those of configs/self_train_glyphs.toml. The demo adds held-out source scenes, which tell how much of
+the other categories each round forgets, pictures of what changed, and the report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from browse.pictures import write_jpeg
+from flows.evaluation.scoring import mistakes_of
+from flows.labelling.plan import read_manifest
+from flows.policies.nms import without_duplicates
+from flows.self_training.config import GlyphScenes, SelfTrainConfig, read_self_train
+from flows.self_training.loop import Event, evaluate_weights, self_train
+from flows.self_training.messages import in_words
+from flows.self_training.report import Comparison, comparison_sheet, write_report
+from flows.self_training.state import RoundResult
+from formats.io.errors import InputError
+from formats.io.files import load_json, write_json
+from grounding_model.checkpoints.weights import checkpoint_hash
+from grounding_model.data.sources import GlyphData
+
+CONFIG = Path(__file__).parents[2] / "configs" / "self_train_glyphs.toml"
+OUT_DIR = Path("outputs/demo")
+DEMO_NAME = "demo.json"  # which demo lies in a folder
+PICTURE_NAME = "before_after.jpg"
+TEST_SCENES = 300  # 60 are noisy, and more cost milliseconds
+SOURCE_SCENES = GlyphData(domain="source", count=150, seed=2000)  # of every category, held out of all training
+COMPARED = 60  # test scenes among which the pictures are chosen
+SHOWN = 8
+SHOWN_SCORE = 0.35  # labels have to be surer; a picture shows what else the model takes for a cat
+
+
+class DemoResult(NamedTuple):
+    """rounds: from the model as it came to the last. source_ap: of the same models, on scenes of every category."""
+
+    rounds: tuple[RoundResult, ...]
+    source_ap: tuple[float, ...]
+    report: Path
+    weights: str
+
+
+def run_demo(
+    out_dir: str | Path = OUT_DIR,
+    seed: int = 0,
+    quick: bool = False,
+    weights: str | Path | None = None,
+    device: str | None = None,
+) -> DemoResult:
+    """Draws the scenes, labels them, trains on the labels, labels again; everything lies in `out_dir` afterwards.
+
+    seed: of the unlabelled scenes and of the training; the test scenes are always the same. quick: a few scenes and
+    steps, to see that it runs. weights: in place of the embedded model. device: "auto" by default.
+    A demo that was interrupted goes on. Raises InputError when another demo lies in out_dir.
+    """
+    out_dir = Path(out_dir)
+    config = demo_config(out_dir, seed, quick, weights, device)
+    source = config.start.source
+    _claim(out_dir, {"seed": seed, "quick": quick, "weights": source, "weights_sha256": checkpoint_hash(source)})
+    teller = Teller()
+    teller.say(
+        f"{_unlabelled(config).count} unlabelled scenes, {config.rounds} rounds of training; all files go to {out_dir}"
+    )
+    result = self_train(config, teller.on_event)
+    source_ap = tuple(_source_ap(config, done, quick, teller) for done in result.rounds)
+    teller.say("drawing the report")
+    comparisons = _comparisons(config, result.rounds[0].weights, result.rounds[-1].weights)
+    report = write_report(
+        out_dir,
+        title="Groundhog demo: cats that nobody labelled",
+        comparisons=comparisons,
+        curve_names={"evaluation": "cat, labelled test scenes", "evaluation-source": "all categories, source scenes"},
+    )
+    write_jpeg(out_dir / PICTURE_NAME, comparison_sheet(next(iter(comparisons.values()))[-4:]))
+    return DemoResult(result.rounds, source_ap, report, result.weights)
+
+
+def demo_config(
+    out_dir: Path, seed: int = 0, quick: bool = False, weights: str | Path | None = None, device: str | None = None
+) -> SelfTrainConfig:
+    """configs/self_train_glyphs.toml as the demo runs it."""
+    if not CONFIG.is_file():
+        raise InputError(CONFIG, "no such file", "run the demo from a clone of the repository")
+    config = read_self_train(CONFIG)
+    train = replace(config.train, work_dir=out_dir, seed=seed, device=device or config.train.device)
+    if weights is not None:
+        train = replace(train, start=replace(config.start, source=str(weights)))
+    config = replace(
+        config,
+        name="demo",
+        data=replace(_unlabelled(config), seed=seed),
+        evaluation=replace(_test_scenes(config), count=TEST_SCENES),
+        train=train,
+    )
+    return _quick(config) if quick else config
+
+
+def _quick(config: SelfTrainConfig) -> SelfTrainConfig:
+    return replace(
+        config,
+        data=replace(_unlabelled(config), count=6),
+        evaluation=replace(_test_scenes(config), count=4),
+        labelling=replace(config.labelling, shard_size=4),
+        train=replace(config.train, steps=2, batch_size=2, log_every=1, workers=0),
+        gate=replace(config.gate, enabled=False),  # so little says nothing
+    )
+
+
+def _claim(out_dir: Path, demo: Mapping[str, Any]) -> None:
+    """Scenes of one seed under the labels of another would look like a result."""
+    path = out_dir / DEMO_NAME
+    remedy = "remove the folder or name another --out-dir"
+    if path.is_file():
+        if load_json(path, remedy) != demo:
+            raise InputError(out_dir, "another demo lies there", remedy)
+        return
+    write_json(path, demo)
+
+
+def _unlabelled(config: SelfTrainConfig) -> GlyphScenes:
+    assert isinstance(config.data, GlyphScenes), CONFIG
+    return config.data
+
+
+def _test_scenes(config: SelfTrainConfig) -> GlyphData:
+    assert isinstance(config.evaluation, GlyphData), CONFIG
+    return config.evaluation
+
+
+def _source_ap(config: SelfTrainConfig, done: RoundResult, quick: bool, teller: Teller) -> float:
+    """AP of one round's model over every category of the source scenes; written where the report finds it."""
+    teller.say(f"round {done.round - 1}: what the model still knows of the other categories")
+    truth = replace(SOURCE_SCENES, count=4) if quick else SOURCE_SCENES
+    folder = config.train.work_dir / f"round-{done.round}"
+    metrics = evaluate_weights(
+        truth,
+        read_manifest(folder),
+        config.train.device,
+        folder / "evaluation-source.json",
+        scale=config.labelling.scale,
+        batch_size=config.labelling.batch_size,
+    )
+    return metrics["ap"]
+
+
+# Pictures of what changed
+
+
+def _comparisons(config: SelfTrainConfig, first: str, last: str) -> dict[str, list[Comparison]]:
+    """Title -> test scenes with their truth, the first model's boxes and the last one's."""
+    from grounding_model.detector import load_detector
+    from grounding_model.glyphs import draw_scene
+
+    data = _test_scenes(config)
+    scenes = [
+        draw_scene(data.domain, data.seed, index, data.task, data.pairs, data.hardness)
+        for index in range(min(COMPARED, data.count))
+    ]
+    images, truths = [image for image, _ in scenes], [record for _, record in scenes]
+    found = []
+    for weights in (first, last):
+        records = load_detector(weights, device=config.train.device).predict(
+            images,
+            list(_unlabelled(config).categories),
+            score_threshold=SHOWN_SCORE,
+            batch_size=config.labelling.batch_size,
+        )
+        found.append([without_duplicates(record, config.policy.nms_iou) for record in records])
+    all_scenes = [
+        Comparison(image, truth, {"before": before, "after": after})
+        for image, truth, before, after in zip(images, truths, *found)
+    ]
+    wrong = mistakes_of(truths, [scene.predictions["after"] for scene in all_scenes], "coco")
+    worst = sorted((place for place, count in enumerate(wrong) if count), key=lambda place: -wrong[place])[:SHOWN]
+    return {
+        "Test scenes: truth, before the first and after the last round": all_scenes[:SHOWN],
+        "The worst after the last round": [all_scenes[place] for place in worst],
+    }
+
+
+# What is told
+
+
+@dataclass
+class Teller:
+    """Says on stderr what happens, with the time since the start."""
+
+    started: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.started = time.monotonic()
+
+    def say(self, words: str) -> None:
+        minutes, seconds = divmod(int(time.monotonic() - self.started), 60)
+        print(f"[{minutes}:{seconds:02d}] {words}", file=sys.stderr, flush=True)
+
+    def on_event(self, event: Event) -> None:
+        bar = event["state"] == "progress" and sys.stderr.isatty()  # a terminal has a progress bar
+        if not bar and (words := in_words(event)):
+            self.say(words)
+
+
+def table(result: DemoResult) -> str:
+    """AP a round, for people (and, as it is Markdown, for a README)."""
+    lines = [
+        "| round | labels | boxes | AP cat | AP50 cat | AP all categories |",
+        "|------:|:-------|------:|-------:|---------:|------------------:|",
+    ]
+    for done, source_ap in zip(result.rounds, result.source_ap):
+        lines.append(
+            f"| {done.round - 1:5d} | v{done.round:<5d} | {done.counts['kept']:5d} "
+            f"| {done.metrics['ap']:6.3f} | {done.metrics['ap50']:8.3f} | {source_ap:17.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def next_steps(out_dir: Path, result: DemoResult) -> str:
+    """Commands that can be copied."""
+    last = result.rounds[-1].labels
+    return f"""
+Round 0 is the embedded model; each round trained on the labels of the one before.
+"AP cat": labelled test scenes that no round saw. "AP all categories": source scenes; tells what was forgotten.
+
+report:          {result.report}
+labels:          {last}
+weights:         {result.weights}
+
+Next:
+  groundhog browse {last.parent} {last.name} truth/images -m glyphs_label_map.json -o {out_dir}/seen --not-show
+  groundhog detect IMAGES --weights {result.weights} --texts 'cat' -c
+  groundhog self-train configs/self_train_cat.toml      # your own images: copy and change this file
+  groundhog up                                          # the same as Prefect deployments"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "groundhog demo",
+        description="The whole loop offline, on the embedded model and drawn scenes; some minutes.",
+        epilog="example:\n  groundhog demo --seed 1 --out-dir outputs/demo-1",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out-dir", metavar="DIR", type=Path, default=OUT_DIR, help="default: %(default)s")
+    parser.add_argument("--seed", metavar="S", type=int, default=0, help="of the unlabelled scenes and the training")
+    parser.add_argument("--weights", metavar="W", help="in place of the embedded model")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda:0 …; default: the GPU when there is one")
+    parser.add_argument("--quick", action="store_true", help="a few scenes and steps, to see that it runs")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`groundhog demo`. Raises InputError for bad input."""
+    options = build_parser().parse_args(argv)
+    result = run_demo(options.out_dir, options.seed, options.quick, options.weights, options.device)
+    print(f"\n{table(result)}\n{next_steps(options.out_dir, result)}")
+    return 0

@@ -1,0 +1,235 @@
+"""The gate between rounds: does the new model hold what the best one knew, and are its labels about the same?
+
+A round falls when even the upper end of the interval of its gain over the best round before it is below zero, both
+judged on the same draws of test images (grounding_model.metrics.bootstrap). Its labels drift too far when too many
+images changed, or a category's boxes multiplied or vanished: the marks of a model that confirms itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from flows.evaluation.scoring import MATCH_IOU
+from flows.labelling.infer import parse_line
+from flows.labelling.plan import read_lines
+from formats.boxes import best_pairs, boxes_by_name, pairwise_iou
+from formats.io.errors import InputError
+from formats.odvg_lines import is_quarantined
+from formats.record import Box, Record
+
+MOVED_IOU = 0.75  # a box that meets its old self with less has moved
+
+
+@dataclass(frozen=True)
+class Gate:
+    """When a round may follow another. enabled: False lets every round pass; it is judged and told all the same.
+
+    Bounds of drift hold between the labels of two rounds, and are wide: in six rounds of the glyph world, whose AP went
+    from -0.02 to +0.05, labels changed in 30 to 54 % of the images, and boxes became up to 2.4 times fewer.
+    """
+
+    enabled: bool = True
+    confidence: float = 0.95  # of the interval of the gain
+    resamples: int = 1000  # draws of test images
+    max_changed_images: float = 0.9  # share of images whose labels differ from the round before
+    max_count_ratio: float = 3.0  # boxes of a category against the round before, either way; also of all boxes
+    min_boxes_per_image: float = 0.01  # labels with fewer teach a model that there is nothing to find
+    min_count: int = 20  # fewer images, or fewer boxes of a category in both rounds, are not judged
+
+    def __post_init__(self) -> None:
+        for name, value in (("confidence", self.confidence), ("max_changed_images", self.max_changed_images)):
+            if not 0.0 < value <= 1.0:
+                raise InputError(f"gate.{name}", f"{value} is outside 0..1", "expected a share")
+        if self.max_count_ratio < 1.0:
+            raise InputError("gate.max_count_ratio", f"{self.max_count_ratio} is less than 1", "expected 3 or so")
+        if self.resamples < 1:
+            raise InputError("gate.resamples", f"{self.resamples} is less than one", "expected 1000 or so")
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How the labels of a round differ from those of the round before.
+
+    images: that both rounds labelled. changed: of these, with a box gained, lost or moved. same, moved: boxes that met
+    their old selves (IoU of at least MATCH_IOU; moved below MOVED_IOU). counts: category or phrase -> boxes before and
+    after. of_captions: these are phrases, each too rare to be judged by itself. Ignored boxes count nowhere.
+    """
+
+    images: int = 0
+    changed: int = 0
+    same: int = 0
+    moved: int = 0
+    gained: int = 0
+    lost: int = 0
+    counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    of_captions: bool = False
+
+    @property
+    def changed_share(self) -> float:
+        return self.changed / max(1, self.images)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate says of a round.
+
+    passed: the loop may go on from this round. reasons: why not; empty where passed. over: the best round before it,
+    that it is compared with. gain, interval: of its headline number over that round's; None without evaluation data.
+    """
+
+    passed: bool
+    reasons: tuple[str, ...] = ()
+    over: int | None = None
+    gain: float | None = None
+    interval: tuple[float, float] | None = None
+    drift: Drift | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A round's held-out figure. headline: its name. samples: the file of matches that the evaluation wrote."""
+
+    number: int
+    headline: str
+    value: float
+    samples: Path
+
+
+def judge(
+    gate: Gate,
+    counts: Mapping[str, int],
+    drift: Drift | None = None,
+    found: Evaluation | None = None,
+    best: Evaluation | None = None,
+) -> Verdict:
+    """counts: of the round's labels: "lines", "kept", "reviewed_boxes". drift: against the round before; None for the
+    first. found, best: of this round and the best before it.
+
+    Raises InputError when the samples of an evaluation are not there.
+    """
+    from grounding_model.metrics.bootstrap import interval_of, read_samples
+
+    reasons = [*too_few(gate, counts), *(() if drift is None else drifted(gate, drift))]
+    over = gain = interval = None
+    if found is not None and best is not None:
+        over, gain = best.number, found.value - best.value
+        interval = interval_of(
+            read_samples(found.samples),
+            read_samples(best.samples),
+            resamples=gate.resamples,
+            confidence=gate.confidence,
+        )
+        if interval.high < 0:
+            reasons.append(
+                f"the held-out {found.headline} fell from {best.value:.3f} (v{over}) to {found.value:.3f} "
+                f"({100 * gate.confidence:g} % interval of the change {interval.low:+.3f} … {interval.high:+.3f})"
+            )
+    passed = not reasons or not gate.enabled
+    return Verdict(passed, tuple(reasons), over, gain, interval and (interval.low, interval.high), drift)
+
+
+def too_few(gate: Gate, counts: Mapping[str, int]) -> Iterator[str]:
+    """What is wrong with labels that hold next to nothing."""
+    boxes, lines = counts["kept"] + counts.get("reviewed_boxes", 0), counts["lines"]
+    if boxes < gate.min_boxes_per_image * lines:
+        yield (
+            f"{boxes} boxes in {lines} images are hardly any (gate.min_boxes_per_image): the model does not know what "
+            "it is asked for; expected other weights, or a lower policy.score_threshold"
+        )
+
+
+def drifted(gate: Gate, drift: Drift) -> Iterator[str]:
+    """Every bound that is broken, in words."""
+    if drift.images >= gate.min_count and drift.changed_share > gate.max_changed_images:
+        yield (
+            f"labels changed in {drift.changed_share:.0%} of the images, more than {gate.max_changed_images:.0%} "
+            "(gate.max_changed_images)"
+        )
+    totals = tuple(sum(pair[place] for pair in drift.counts.values()) for place in (0, 1))
+    judged = {"all": totals} | ({} if len(drift.counts) == 1 or drift.of_captions else dict(drift.counts))
+    for name, (before, after) in judged.items():
+        if max(before, after) >= gate.min_count and count_ratio(before, after) > gate.max_count_ratio:
+            yield (
+                f"boxes of {name} went from {before} to {after}, more than {gate.max_count_ratio:g}-fold "
+                "(gate.max_count_ratio)"
+            )
+
+
+def count_ratio(before: int, after: int) -> float:
+    """The larger number against the smaller; infinite where one of them is none."""
+    return max(before, after) / min(before, after) if min(before, after) else float("inf")
+
+
+def label_drift(before: str | Path, after: str | Path) -> Drift:
+    """Two label files of one source, line by line; a pair of lines in memory at a time.
+
+    Lines that either file quarantined are left out. Raises InputError when they are not files of the same lines.
+    """
+    totals: Counter[str] = Counter()
+    counts: dict[str, tuple[int, int]] = {}
+    of_captions = False
+    for old, new in _pairs(before, after):
+        totals["images"] += 1
+        of_captions = of_captions or old.caption is not None
+        old_boxes, new_boxes = boxes_by_name(old), boxes_by_name(new)
+        found: Counter[str] = Counter()
+        for name in old_boxes.keys() | new_boxes.keys():
+            mine, other = old_boxes.get(name, []), new_boxes.get(name, [])
+            known = counts.get(name, (0, 0))
+            counts[name] = known[0] + len(mine), known[1] + len(other)
+            found.update(_matched(mine, other))
+        totals.update(found)
+        totals["changed"] += bool(found["moved"] + found["gained"] + found["lost"])
+    return Drift(**totals, counts=dict(sorted(counts.items())), of_captions=of_captions)
+
+
+def changed_lines(before: str | Path, after: str | Path) -> Iterator[tuple[Record, Record]]:
+    """The lines of label_drift that changed, as they were and as they are."""
+    for old, new in _pairs(before, after):
+        old_boxes, new_boxes = boxes_by_name(old), boxes_by_name(new)
+        names = old_boxes.keys() | new_boxes.keys()
+        if any(_matched(old_boxes.get(n, []), new_boxes.get(n, [])).keys() - {"same"} for n in names):
+            yield old, new
+
+
+def _pairs(before: str | Path, after: str | Path) -> Iterator[tuple[Record, Record]]:
+    for old, new in zip_longest(read_lines(before), read_lines(after)):
+        if old is None or new is None:
+            raise InputError(after, f"has not as many lines as {before}", "expected labels of the same source")
+        if is_quarantined(old.text) or is_quarantined(new.text):
+            continue
+        records = parse_line(old, before), parse_line(new, after)
+        if (records[0].filename, records[0].caption) != (records[1].filename, records[1].caption):
+            place = f"{after}:{new.number + 1}"
+            raise InputError(
+                place, f"is of {records[1].filename}, not {records[0].filename}", "expected the same source"
+            )
+        yield records
+
+
+def _matched(before: Sequence[Box], after: Sequence[Box]) -> Counter[str]:
+    """How many boxes are the same, moved, gained and lost: pairs of the best overlap first."""
+    ious = pairwise_iou(before, after)
+    met = [ious[pair] for pair in best_pairs(ious, MATCH_IOU)]
+    moved = sum(bool(iou < MOVED_IOU) for iou in met)
+    found = {
+        "same": len(met) - moved,
+        "moved": moved,
+        "gained": len(after) - len(met),
+        "lost": len(before) - len(met),
+    }
+    return Counter({name: count for name, count in found.items() if count})
+
+
+def as_told(verdict: Verdict) -> dict[str, Any]:
+    """For JSON; of the drift's counts the hundred that changed most."""
+    told = asdict(verdict)
+    if verdict.drift is not None:
+        counts = sorted(verdict.drift.counts.items(), key=lambda item: -abs(item[1][0] - item[1][1]))
+        told["drift"]["counts"] = {name: list(pair) for name, pair in counts[:100]}
+    return told

@@ -1,0 +1,110 @@
+"""Words, numbers and pictures as HTML: what pages with everything inside are made of."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from browse.pictures import jpeg_of
+from formats.io.plots import png_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHEET_QUALITY = 82  # JPEG; a report stays under some megabytes
+PLOT_DPI = 150  # pixels an inch: sharp on screens of twice the density
+
+
+def page(title: str, body: str, software: str) -> str:
+    """body: HTML already."""
+    return PAGE.format(title=html.escape(title), body=body, software=html.escape(software))
+
+
+def number(value: object) -> str:
+    """With separators of thousands; a dash for what is no whole number."""
+    return f"{value:,}" if isinstance(value, int) else "–"
+
+
+def fraction(value: object) -> str:
+    """Three decimals; a dash for what is no number."""
+    return f"{value:.3f}" if isinstance(value, int | float) else "–"
+
+
+def section(title: str, content: str) -> str:
+    """content: HTML already."""
+    return f"<section><h2>{html.escape(title)}</h2>{content}</section>"
+
+
+def paragraph(content: str) -> str:
+    """content: HTML already."""
+    return f"<p>{content}</p>"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True, spread: bool = False) -> str:
+    """numbers: all columns but the first stand to the right. spread: a row's single value goes over all columns."""
+    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    lines = []
+    for first, *rest in rows:
+        over = f' colspan="{len(head) - 1}"' if spread and len(rest) == 1 else ""
+        cells = "".join(f"<td{over}>{html.escape(cell)}</td>" for cell in rest)
+        lines.append(f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>')
+    kind = "numbers" if numbers else "words"
+    table = f'<table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    return f'<div class="wide">{table}</div>'
+
+
+def plot(figure: Figure, told: str) -> str:
+    """A figure as an HTML image. told: what stands for it where it cannot be seen."""
+    return inline(png_of(figure, PLOT_DPI), "png", told, "plot")
+
+
+def picture(picture: np.ndarray, told: str) -> str:
+    """Pixels as an HTML image. picture: (H, W, 3) uint8 RGB. told: what stands for it where it cannot be seen."""
+    return inline(jpeg_of(picture, SHEET_QUALITY), "jpeg", told, "sheet")
+
+
+def inline(content: bytes, kind: str, told: str, role: str) -> str:
+    """An HTML image that carries its own file. kind: "png" or "jpeg". role: its class in the page's style."""
+    encoded = base64.b64encode(content).decode("ascii")
+    return f'<img class="{role}" alt="{html.escape(told)}" src="data:image/{kind};base64,{encoded}">'
+
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light; --ink: #1f2328; --faint: #656d76; --line: #d8dee4; }}
+body {{ margin: 2.5rem auto; max-width: 70rem; padding: 0 1.5rem; color: var(--ink); background: #fff;
+        font: 15px/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }}
+h1 {{ font-size: 1.7rem; margin: 0 0 .2rem; }}
+h2 {{ font-size: 1.15rem; margin: 2.4rem 0 .6rem; border-bottom: 1px solid var(--line); padding-bottom: .3rem; }}
+h3 {{ font-size: 1rem; margin: 1.2rem 0 .4rem; }}
+p, footer {{ color: var(--faint); margin: .3rem 0 .8rem; max-width: 46rem; }}
+code {{ font: .92em ui-monospace, "DejaVu Sans Mono", monospace; color: var(--ink); }}
+.wide {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }}
+thead th {{ color: var(--faint); font-weight: 600; }}
+tbody th {{ font-weight: 500; }}
+.numbers td, .numbers thead th:not(:first-child) {{ text-align: right; padding: .3rem .9rem; }}
+.words td {{ overflow-wrap: anywhere; }}
+img.plot {{ max-width: 100%; height: auto; max-height: 24rem; }}
+img.sheet {{ width: 100%; height: auto; }}
+footer {{ margin-top: 3rem; font-size: .85rem; }}
+@media print {{ section {{ break-inside: avoid; }} }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{body}
+<footer>Written by {software}.</footer>
+</body>
+</html>
+"""

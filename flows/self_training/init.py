@@ -1,0 +1,180 @@
+"""`groundhog init`: a configuration of the loop for somebody's own images, which `groundhog up` then serves."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from flows.labelling.bootstrap import check_categories, read_captions
+from flows.self_training.config import read_self_train
+from formats.images import list_images
+from formats.io.errors import InputError
+from formats.io.files import write_whole
+from grounding_model.checkpoints.weights import EMBEDDED
+
+CONFIG_DIR = Path("configs")
+PREFIX = "self_train_"  # of configurations that `groundhog up` serves
+
+
+def init(
+    name: str,
+    images: str | Path,
+    *,
+    categories: Sequence[str] | None = None,
+    captions: str | Path | None = None,
+    weights: str = "glyph-tiny",
+    text_encoder: str | Path | None = None,
+    config_dir: str | Path = CONFIG_DIR,
+) -> Path:
+    """Writes CONFIG_DIR/self_train_NAME.toml, the deployment self-train/NAME, and gives its path.
+
+    categories or captions: one of them. weights: glyph-tiny trains in small steps, published weights as the reference.
+    Labels go to data/NAME, everything else to work_dirs/self_train_NAME, both below the current folder.
+    Raises InputError for a name that is taken, a folder without images, captions that cannot be read.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise InputError("name", repr(name), "expected letters, digits, - and _")
+    path = Path(config_dir) / f"{PREFIX}{name}.toml"
+    if path.exists():
+        raise InputError(path, "is there already", "expected another name, or change that file")
+    if not Path(images).is_dir() or not list_images(images):
+        raise InputError(images, "no images there", "expected a folder of .jpg, .png or other images")
+    if (categories is None) == (captions is None):
+        raise InputError("categories", "given with captions, or neither of them", "expected one of the two")
+    if Path(weights).suffix and not Path(weights).exists():
+        raise InputError(weights, "no such file", "expected weights, a folder of transformers, or a name of its hub")
+    if categories is not None:
+        data = _images_table(name, images, check_categories(categories))
+    else:
+        assert captions is not None
+        if next(read_captions(captions, images), None) is None:
+            raise InputError(captions, "no captions in there", "expected a caption for each image to label")
+        data = _captions_table(name, images, captions)
+    train = SMALL_STEPS if weights in EMBEDDED else AS_THE_REFERENCE
+    start = _entries(kind="weights", source=weights, text_encoder=text_encoder)
+    text = HEAD.format(name=name, path=path.as_posix(), quoted=_quoted(name), data=data, work_dir=_work_dir(name))
+    with write_whole(path) as file:
+        file.write(f"{text}{train}\n[train.start]\n{start}\n")
+    read_self_train(path)
+    return path
+
+
+def next_steps(path: Path) -> str:
+    """Commands that can be copied."""
+    config = read_self_train(path)
+    name = path.stem.removeprefix(PREFIX)
+    annotations = config.data.annotations if config.data.kind != "glyphs" else Path()
+    first = annotations.with_name(f"{annotations.stem}_v1.json")
+    map_option = f" -m {name}_label_map.json" if config.data.kind == "images" else ""
+    return f"""\
+wrote {path}; look it through, then
+
+  groundhog self-train {path}        # labels, trains, labels again
+  groundhog rounds status {config.train.work_dir}
+  groundhog browse {first.parent} {first.name} {_images_of(path)}{map_option} -o outputs/{name} --not-show
+
+or, with Prefect (a `groundhog up` that runs already has to be started again):
+
+  groundhog up
+  prefect deployment run self-train/{name} --watch"""
+
+
+def _images_of(path: Path) -> Path:
+    """Absolute: `groundhog browse` takes it as it stands, not below the data folder."""
+    data = read_self_train(path).data
+    return data.images.resolve() if data.kind != "glyphs" else Path()
+
+
+def _work_dir(name: str) -> str:
+    return _quoted(f"work_dirs/{PREFIX}{name}")
+
+
+def _images_table(name: str, images: str | Path, categories: Sequence[str]) -> str:
+    return _entries(
+        kind="images", images=images, annotations=f"data/{name}/{name}_od.json", categories=list(categories)
+    )
+
+
+def _captions_table(name: str, images: str | Path, captions: str | Path) -> str:
+    return _entries(kind="captions", images=images, captions=captions, annotations=f"data/{name}/{name}_vg.json")
+
+
+def _entries(**values: object) -> str:
+    return "\n".join(f"{key} = {_quoted(value)}" for key, value in values.items() if value is not None)
+
+
+def _quoted(value: object) -> str:
+    """As TOML: its basic strings and lists have JSON's escapes."""
+    value = value if isinstance(value, list) else str(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+HEAD = """\
+# Self-training on {name}.
+#
+#   groundhog self-train {path}
+#   prefect deployment run self-train/{name} --watch      (while `groundhog up` runs)
+
+name = {quoted}
+rounds = 2  # trainings; labels are made once more than that
+# review = true  # wait after each round's labels until `groundhog rounds approve`
+
+[data]
+{data}
+
+[policy]
+score_threshold = 0.5  # a label scores more; look at v1 and move it, the model is not run again
+ignore_from = 0.25  # what lies between says neither yes nor no
+# What made the best labels where the truth was known, docs/label_quality.md: names of what yours are mistaken for, and
+# more looks at each image. Scores fall with each, and the two thresholds have to follow.
+# distractors = ["…"]
+
+# [labelling]
+# views = [{{mirrored = true}}]
+
+# Labelled images that no round sees, to know whether a round gained; without them drift of the labels alone is judged.
+# [evaluation]
+# kind = "coco"  # or odvg, yolo, voc …
+# annotations = "data/…/test.json"
+# image_root = "data/…/images"
+
+[train]
+work_dir = {work_dir}
+"""
+
+SMALL_STEPS = """\
+steps = 150
+batch_size = 8
+moving_average = 0.99
+
+[train.augment]
+photometric = {brightness = 0.1, contrast = 0.2, saturation = 0.2}
+
+[train.optimizer]
+learning_rate = 3e-4
+multipliers = {}
+clip_norm = 1.0
+schedule = "cosine"
+
+# The embedded model has only seen drawings, never a photo. For labels of photos that are worth something:
+#   --set train.start.source=openmmlab-community/mm_grounding_dino_tiny_o365v1_goldg_grit_v3det
+"""
+
+AS_THE_REFERENCE = """\
+epochs = 4
+batch_size = 4
+accumulate = 8  # 32 images a step, as the reference; for any other number the learning rate follows in proportion
+frozen = ["backbone", "text_encoder.bert"]
+
+[train.optimizer]
+learning_rate = 1e-4
+base_batch_size = 32
+weight_decay = 1e-4
+multipliers = {}
+schedule = "step"
+step_at = [0.75]
+
+# Pretraining data against forgetting go under [[train.datasets]]; `ratio` says how many of them for each image.
+"""

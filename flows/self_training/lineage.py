@@ -1,0 +1,246 @@
+"""Where a box comes from: its candidate, the checkpoint, prompt and policy that made it, the labels that the checkpoint
+was trained on, and theirs, back to the first round.
+
+The chain is in the files: labels name their plan, their weights and their parent labels by hash in the .meta.json
+beside them. Every file on the way is hashed again, so that one that has changed since is named.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flows.labelling.infer import parse_line
+from flows.labelling.plan import Manifest, read_lines, read_manifest
+from formats.boxes import pairwise_iou
+from formats.candidates import read_candidates
+from formats.io.errors import InputError
+from formats.io.files import load_json, sha256_of
+from formats.odvg_lines import QUARANTINED
+from formats.record import Box, Record
+
+REMEDY = "expected labels that `groundhog self-train` made, with their .meta.json beside them"
+
+
+class LabelledBox(NamedTuple):
+    """name: category or phrase. score: None from a person. overlap: IoU with the box that was asked for."""
+
+    name: str
+    box: Box
+    score: float | None
+    overlap: float = 1.0
+
+
+class FoundCandidate(NamedTuple):
+    """What the model said of the box: its full score, its rank among the image's candidates, and the file."""
+
+    score: float
+    rank: int
+    candidates: int
+    shard: Path
+
+
+@dataclass
+class Link:
+    """One round of the chain. weights: path or name of the checkpoint. mixed_with: pretraining data that the checkpoint
+    saw. reviewed: a person set the image's boxes. broken: the files that are not what they were, in words.
+    """
+
+    round: int
+    labels: Path
+    labels_sha256: str
+    meta: Mapping[str, Any]
+    weights: str = ""
+    trained_on: str | None = None
+    mixed_with: tuple[str, ...] = ()
+    box: LabelledBox | None = None
+    candidate: FoundCandidate | None = None
+    reviewed: bool = False
+    broken: list[str] = field(default_factory=list)
+
+
+def lineage(labels: str | Path, image: str | None = None, box: int = 0) -> list[Link]:
+    """From these labels back to those of the first round. image: a filename in them; box: which of its boxes, from 0.
+
+    In earlier rounds the box is the one of its name that overlaps it most.
+    Raises InputError for an image or a box that the labels do not have, and for labels of no loop.
+    """
+    path: Path | None = Path(labels)
+    links: list[Link] = []
+    wanted: LabelledBox | None = None
+    while path is not None:
+        link = _link(path, links[-1] if links else None)
+        if image is not None and path.is_file():
+            wanted = _trace(link, image, box, wanted) or wanted
+        links.append(link)
+        parent = link.meta.get("trained_on")
+        path = None if parent is None else path.with_name(parent["labels"])
+    return links
+
+
+def _link(labels: Path, child: Link | None) -> Link:
+    meta_path = labels.with_suffix(".meta.json")
+    if not meta_path.is_file() and child is not None:
+        gone = Link(child.round - 1, labels, "", {})
+        gone.broken.append(f"{meta_path} is gone")
+        return gone
+    meta = load_json(meta_path, REMEDY)
+    if not isinstance(meta, dict) or not {"round", "folder", "labels_sha256"} <= meta.keys():
+        raise InputError(meta_path, "tells of no round", REMEDY)
+    link = Link(meta["round"], labels, meta["labels_sha256"], meta)
+    if not labels.is_file():
+        link.broken.append(f"{labels} is gone")
+    elif sha256_of(labels) != meta["labels_sha256"]:
+        link.broken.append(f"{labels} has changed since it was made")
+    if child is not None and child.meta["trained_on"]["labels_sha256"] != meta["labels_sha256"]:
+        link.broken.append(f"{labels} was made again: v{child.round} comes from other labels of this name")
+    _follow_plan(link)
+    return link
+
+
+def _follow_plan(link: Link) -> None:
+    """The plan of the round, what it names, and what its checkpoint was trained on."""
+    from grounding_model.checkpoints.weights import checkpoint_hash
+
+    try:
+        manifest = _manifest(link)
+    except InputError as error:
+        link.broken.append(str(error))
+        return
+    link.weights = manifest.weights
+    if manifest.key != link.meta["plan"]:
+        link.broken.append(f"{manifest.path} is another plan than that of {link.labels.name}")
+    for place, digest, said in (
+        (manifest.source, sha256_of, manifest.source_sha256),
+        (manifest.weights, checkpoint_hash, manifest.weights_sha256),
+    ):
+        try:
+            if digest(place) != said:
+                link.broken.append(f"{place} has changed since")
+        except (InputError, OSError):
+            link.broken.append(f"{place} is gone")
+    if (parent := link.meta.get("trained_on")) is not None:
+        link.trained_on = parent["labels"]
+        merged = Path(manifest.weights).parent.parent / "merge.json"
+        if merged.is_file():
+            datasets = load_json(merged, "run the loop again")["datasets"]
+            link.mixed_with = tuple(map(_described, datasets[1:]))
+
+
+def _manifest(link: Link) -> Manifest:
+    return read_manifest(os.path.normpath(link.labels.parent / link.meta["folder"]))
+
+
+def _described(data: Mapping[str, Any]) -> str:
+    if data["kind"] == "glyphs":
+        return f"{data['images']} glyph scenes of {data['domain']!r}, weight {data['weight']:.3g}"
+    return f"{data['annotations']}, {data['images']} images, weight {data['weight']:.3g}"
+
+
+def _trace(link: Link, image: str, index: int, wanted: LabelledBox | None) -> LabelledBox | None:
+    """Finds the box in a round's labels and its candidate; gives it."""
+    found = _line(link.labels, image)
+    if found is None:
+        raise InputError(link.labels, f"has no image {image!r}", "expected a filename as it stands in the labels")
+    number, record, link.reviewed = found
+    boxes = list(_boxes(record))
+    if wanted is None:
+        if not 0 <= index < len(boxes):
+            raise InputError(f"{link.labels}: {image}", f"has no box {index}", f"expected less than {len(boxes)}")
+        link.box = boxes[index]
+    else:
+        alike = [each for each in boxes if each.name == wanted.name]
+        ious = pairwise_iou([wanted.box], [each.box for each in alike])
+        if ious.size and ious.max() > 0:
+            link.box = alike[int(ious.argmax())]._replace(overlap=float(ious.max()))
+    if link.box is not None and not link.reviewed:
+        link.candidate = _candidate(link, number, link.box)
+    return link.box
+
+
+def _line(labels: Path, image: str) -> tuple[int, Record, bool] | None:
+    """The line of an image, its record, and whether a person corrected it."""
+    for line in read_lines(labels):
+        entries = json.loads(line.text)
+        if entries.get("filename") == image and QUARANTINED not in entries:
+            return line.number, parse_line(line, labels), entries.get("reviewed") is True
+    return None
+
+
+def _boxes(record: Record) -> Iterator[LabelledBox]:
+    for instance in record.instances or ():
+        yield LabelledBox(instance.category, instance.box, instance.score)
+    for region in record.regions or ():
+        for box, score in zip(region.boxes, region.scores or (None,) * len(region.boxes)):
+            yield LabelledBox(" ".join(region.phrase), box, score)
+
+
+def _candidate(link: Link, number: int, box: LabelledBox) -> FoundCandidate | None:
+    """The stored candidate behind a label; None where a policy has moved the box, or its shard is gone."""
+    try:
+        manifest = _manifest(link)
+        shard = next(each for each in manifest.shards if each.first_line <= number < each.first_line + each.lines)
+        path = manifest.shard_path(shard.index)
+        found = {each.line: each for each in read_candidates(path).by_line()}.get(number)
+    except (InputError, StopIteration):
+        link.broken.append(f"the candidates of round {link.round} are gone")
+        return None
+    if found is None:
+        return None
+    near = np.abs(found.box - np.array(box.box)).max(1) < 0.01  # labels have two decimals
+    if box.score is not None:
+        near &= np.abs(found.score - box.score) < 1e-5
+    if not near.any():
+        return None
+    place = int(near.argmax())
+    rank = 1 + int((found.score > found.score[place]).sum())
+    return FoundCandidate(float(found.score[place]), rank, len(found.score), path)
+
+
+def told(links: Sequence[Link], image: str | None = None) -> str:
+    """The chain for people, newest first."""
+    lines: list[str] = []
+    for link in links:
+        lines.append(f"v{link.round}  {link.labels}  sha256 {link.labels_sha256[:16]}")
+        lines += [f"    {name:<11} {value}" for name, value in _facts(link, image)]
+        lines += [f"    BROKEN      {what}" for what in link.broken]
+    broken = sum(len(link.broken) for link in links)
+    lines.append(f"the chain is broken in {broken} places" if broken else "the chain is whole: every hash fits")
+    return "\n".join(lines)
+
+
+def _facts(link: Link, image: str | None) -> Iterator[tuple[str, str]]:
+    meta = link.meta
+    if image is not None:
+        yield "box", _box_told(link, image)
+    if link.candidate is not None:
+        score, rank, count, shard = link.candidate
+        yield "candidate", f"score {score:.6f}, number {rank} of {count} of this image, in {shard}"
+    if not meta:
+        return
+    prompt = meta["prompt"]
+    yield "prompt", prompt if isinstance(prompt, str) else ", ".join(prompt)
+    policy = {name: value.get("kind") if isinstance(value, dict) else value for name, value in meta["policy"].items()}
+    yield "policy", ", ".join(f"{name} {value}" for name, value in policy.items() if value not in (None, False, [], ()))
+    yield "source", f"{meta['source']}  sha256 {meta['source_sha256'][:16]}"
+    yield "checkpoint", f"{link.weights or meta['weights']}  sha256 {meta['weights_sha256'][:16]}"
+    if link.trained_on is not None:
+        mixed = f", mixed with {'; '.join(link.mixed_with)}" if link.mixed_with else ""
+        yield "trained on", f"{link.trained_on}{mixed}"
+    else:
+        yield "trained on", "no labels of this loop: it is the model that the loop started from"
+
+
+def _box_told(link: Link, image: str) -> str:
+    if link.box is None:
+        return f"none of this name near it in {image}"
+    corners = ", ".join(f"{side:g}" for side in link.box.box)
+    score = "a person's" if link.box.score is None else f"score {link.box.score:g}"
+    alike = "" if link.box.overlap >= 1 else f", IoU {link.box.overlap:.2f} with the later one"
+    return f"{link.box.name} ({corners}) in {image}, {score}{alike}"

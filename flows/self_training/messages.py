@@ -1,0 +1,48 @@
+"""The events of a loop in words: for the command line, the demo and the log of a flow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flows.self_training.state import drift_of, figure_of, gate_of
+
+
+def in_words(event: Mapping[str, Any]) -> str | None:
+    """One line about an event of flows.self_training.loop; None for those that say nothing to people."""
+    stage, state, labels = event["stage"], event["state"], f"v{event['round']}"
+    if (stage, state) == ("infer", "started"):
+        return f"{labels}: looking at the images, {_many(event['shards'], 'shard')}"
+    if (stage, state) == ("filter", "finished"):
+        return f"{labels}: {_counted(event['counts'])}"
+    if (stage, state) == ("evaluate", "finished"):
+        figure = figure_of(event["metrics"])
+        return f"{labels}: the model that made them has {figure} on the held-out data" if figure else None
+    if (stage, state) == ("gate", "finished"):
+        done = event["story"].rounds[-1]
+        drift = drift_of(done.verdict.drift)
+        return f"{labels}: gate {gate_of(done)}; labels changed in {drift}" if drift else None
+    if (stage, state) == ("review", "started"):
+        return f"{labels}: waiting for a person: {event['remedy']}"
+    if (stage, state) == ("train", "started"):
+        return f"{labels}: training on these labels"
+    if (stage, state) == ("train", "progress"):
+        loss = event.get("loss")
+        return None if loss is None else f"{labels}: step {event.get('step')}, loss {loss:.2f}"
+    if (stage, state) == ("train", "finished"):
+        return f"{labels}: trained {event['weights']}"
+    if stage == "loop":
+        return f"{state}: {event['reason']}" if event["reason"] else state
+    return None
+
+
+def _counted(counts: Mapping[str, Any]) -> str:
+    dropped = ", ".join(f"{reason} {count}" for reason, count in counts["dropped"].items())
+    told = f"{_many(counts['kept'], 'box')} kept of {counts['candidates']} candidates ({dropped or 'none'} dropped)"
+    if counts.get("reviewed"):
+        told += f", {_many(counts['reviewed'], 'line')} with {_many(counts['reviewed_boxes'], 'box')} of a person's"
+    return told + (f", {_many(counts['quarantined'], 'line')} quarantined" if counts["quarantined"] else "")
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith('x') else 's'}"

@@ -1,0 +1,452 @@
+"""The report of a run: one HTML file with everything inside, readable without a network.
+
+It reads what the stages leave on disk (rounds.json, manifests, candidates, labels and their .meta.json, evaluations),
+so that it can be written for a run that is not finished, or long over.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from browse.contact_sheet import contact_sheet
+from browse.draw import draw_record
+from browse.pictures import reduced_picture
+from flows.labelling.filter import versioned
+from flows.labelling.plan import MANIFEST_NAME, Manifest, read_manifest
+from flows.self_training import html as pages
+from flows.self_training.gate import changed_lines
+from flows.self_training.state import ROUNDS_NAME, Story, name_of, read_story, story_rows
+from formats.candidates import read_candidates
+from formats.images import safe_join
+from formats.io.errors import InputError
+from formats.io.files import write_whole
+from formats.io.plots import new_figure
+from formats.odvg import read_odvg
+from formats.record import Record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+REPORT_NAME = "report.html"
+DRAWN_SIDE = 640  # pixels at most; a sheet shows half of it
+LABEL_PICTURES = 12  # of each round's labels
+QUARANTINE_ROWS = 100
+COUNT_ROWS = 12  # categories or phrases whose number of boxes changed most
+CHANGED_PICTURES = 8
+MOST_CHANGED = 400  # changed images that the pictures are chosen among
+BOX_CHANGES = ("gained", "lost", "moved", "same")
+SCORE_BINS = np.linspace(0.0, 1.0, 51)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One labelled image and what models say of it. predictions: title ("before", "after") -> record."""
+
+    image: np.ndarray  # (H, W, 3) uint8 RGB
+    truth: Record
+    predictions: Mapping[str, Record]
+
+
+@dataclass
+class RoundOnDisk:
+    """What one round left. evaluations: file stem ("evaluation", "evaluation-source") -> metrics."""
+
+    number: int
+    manifest: Manifest
+    labels: Path | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+    evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def write_report(
+    run_dir: str | Path,
+    out: str | Path | None = None,
+    *,
+    title: str | None = None,
+    comparisons: Mapping[str, Sequence[Comparison]] | None = None,
+    curve_names: Mapping[str, str] | None = None,
+) -> Path:
+    """Writes RUN_DIR/report.html (or `out`) about a self-training run, or about one labelling, and gives its path.
+
+    run_dir: the work_dir of flows.self_train, or of flows.plan. comparisons: title -> labelled images.
+    curve_names: stem of an evaluation file -> what the reader should know it as.
+    Raises InputError where no round has been planned.
+    """
+    run_dir = Path(run_dir)
+    story = read_story(run_dir) if (run_dir / ROUNDS_NAME).is_file() else None
+    rounds = read_rounds(run_dir, story)
+    names = {"evaluation": "labelled test images"} | dict(curve_names or {})
+    sections = [
+        _outcome(story),
+        _overview(rounds, names),
+        _curves(rounds, names),
+        _drift(story),
+        _changed(rounds),
+        _counts(rounds),
+        _scores(rounds),
+        *(_comparisons(shown, heading) for heading, shown in (comparisons or {}).items()),
+        *(_label_sheet(entry) for entry in rounds),
+        _quarantined(rounds),
+        _settings(rounds),
+    ]
+    body = "\n".join(section for section in sections if section)
+    out = Path(out) if out is not None else run_dir / REPORT_NAME
+    heading = title or f"Groundhog: {_name_of(run_dir)}"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with write_whole(out) as file:
+        file.write(pages.page(heading, body, rounds[0].manifest.software))
+    return out
+
+
+def read_rounds(run_dir: Path, story: Story | None = None) -> list[RoundOnDisk]:
+    """Every round that has a plan, as far as it got. Raises InputError when there is none.
+
+    story: of the loop; rounds that it does not tell of are left from an earlier run, unless one is under way.
+    """
+    folders = {int(path.parent.name.removeprefix("round-")): path.parent for path in _round_manifests(run_dir)}
+    if not folders and (run_dir / MANIFEST_NAME).is_file():
+        folders = {1: run_dir}
+    if not folders:
+        raise InputError(run_dir, f"no {MANIFEST_NAME} there or in round-1", "expected the work_dir of a run")
+    last = max(folders) if story is None else len(story.rounds) + (story.state == "running")
+    return [_read_round(number, folder) for number, folder in sorted(folders.items()) if number <= last]
+
+
+def _round_manifests(run_dir: Path) -> list[Path]:
+    found = run_dir.glob(f"round-*/{MANIFEST_NAME}")
+    return [path for path in found if path.parent.name.removeprefix("round-").isdigit()]
+
+
+def _read_round(number: int, folder: Path) -> RoundOnDisk:
+    entry = RoundOnDisk(number, read_manifest(folder))
+    labels = versioned(entry.manifest.source, number)
+    meta = _json(labels.with_suffix(".meta.json"))
+    if labels.is_file() and meta.get("plan") == entry.manifest.key:  # else they are of an earlier run
+        entry.labels, entry.meta = labels, meta
+    for path in sorted(folder.glob("evaluation*.json")):
+        told = _json(path)
+        metrics = told.get("metrics", told)
+        if isinstance(metrics, dict) and isinstance(metrics.get(_headline(metrics)), int | float):
+            entry.evaluations[path.stem] = metrics
+    return entry
+
+
+def _headline(metrics: Mapping[str, Any]) -> str:
+    return metrics.get("headline", "ap")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """An unfinished run lacks some files; that is no reason for no report."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _name_of(run_dir: Path) -> str:
+    return str(_json(run_dir / ROUNDS_NAME).get("name") or run_dir.resolve().name)
+
+
+# The sections, in the order of the page; "" where there is nothing to say
+
+
+def _outcome(story: Story | None) -> str:
+    """How it ended, and what to use."""
+    if story is None:
+        return ""
+    best = story.best
+    model = "the model as it came" if best.round == 1 else f"the model trained on v{best.round - 1}"
+    use = f"Best: labels v{best.round}, <code>{html.escape(str(best.labels))}</code>, and {model}, "
+    use += f"<code>{html.escape(best.weights)}</code>."
+    state = {"finished": "All rounds are done.", "running": "The loop is at work."}.get(story.state, "")
+    if story.state == "waiting":
+        state = f"The loop waits for a person: {story.reason}."
+    if story.state == "stopped":
+        state = f"The loop stopped: {story.reason}."
+    rejected = [(each.round, reason) for each in story.rounds for reason in each.verdict.reasons]
+    if story.state == "finished" and rejected:
+        state += " " + " ".join(f"v{number}: {reason}." for number, reason in rejected)
+    head, *rows = story_rows(story)
+    return pages.section(
+        "Outcome", pages.paragraph(html.escape(state)) + pages.paragraph(use) + pages.table(head, rows, numbers=False)
+    )
+
+
+def _overview(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
+    stems = _evaluation_stems(rounds)
+    columns = [(stem, metric) for stem in stems for metric in _shown_metrics(rounds, stem)]
+    head = ["Labels", "Made by", "Boxes kept", "Images without", "Quarantined"]
+    head += [f"{_curve_name(stem, names)}: {name_of(metric)}" for stem, metric in columns]
+    rows = []
+    for entry in rounds:
+        counts = entry.meta.get("counts", {})
+        made_by = "the model as it came" if entry.number == 1 else f"trained on v{entry.number - 1}"
+        row = [f"v{entry.number}" if entry.labels else "not yet", made_by]
+        row += [pages.number(counts.get(key)) for key in ("kept", "lines_without_labels", "quarantined")]
+        row += [pages.fraction(entry.evaluations.get(stem, {}).get(metric)) for stem, metric in columns]
+        rows.append(row)
+    return pages.section("Rounds", pages.table(head, rows))
+
+
+def _shown_metrics(rounds: Sequence[RoundOnDisk], stem: str) -> list[str]:
+    metrics = next(entry.evaluations[stem] for entry in rounds if stem in entry.evaluations)
+    return [name for name in dict.fromkeys((_headline(metrics), "ap50", "recall@5")) if name in metrics]
+
+
+def _curves(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
+    stems = _evaluation_stems(rounds)
+    if not stems:
+        return ""
+    curves = {
+        f"{name_of(_headline(next(e.evaluations[stem] for e in rounds if stem in e.evaluations)))}, "
+        f"{_curve_name(stem, names)}": {e.number: e.evaluations[stem] for e in rounds if stem in e.evaluations}
+        for stem in stems
+    }
+    told = pages.paragraph("Bars are 95 % intervals over draws of the test images.")
+    return pages.section("Held-out figures", told + pages.plot(plot_rounds(curves), "figures of each round's model"))
+
+
+def plot_rounds(curves: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Figure:
+    """The headline number of every round with its interval. curves: title -> number of the labels -> metrics."""
+    figure = new_figure(6.4, 3.2)
+    axes = figure.subplots()
+    numbers = sorted({number for points in curves.values() for number in points})
+    for place, (title, points) in enumerate(curves.items()):
+        values = [metrics[_headline(metrics)] for metrics in points.values()]
+        axes.plot(list(points), values, marker="o", label=title)
+        for x, (y, metrics) in zip(points, zip(values, points.values())):
+            if metrics.get("interval"):
+                axes.vlines(x, *metrics["interval"], color=f"C{place}", alpha=0.4, linewidth=5)
+            offset = (9, -10 if place % 2 else 4)
+            axes.annotate(f"{y:.3f}", (x, y), textcoords="offset points", xytext=offset, fontsize=8)
+    axes.set_xticks(numbers, [f"v{number}" for number in numbers])
+    axes.set(xlabel="labels, by the model that made them", ylim=(0, 1))
+    axes.margins(x=0.15)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, loc="best", fontsize=8)
+    return figure
+
+
+def _drift(story: Story | None) -> str:
+    """What changed in the labels from round to round."""
+    told = [] if story is None else [each for each in story.rounds if each.verdict.drift is not None]
+    if not told:
+        return ""
+    head = ["", *(f"v{each.round - 1} to v{each.round}" for each in told)]
+    drifts = [each.verdict.drift for each in told if each.verdict.drift is not None]
+    rows = [["images whose labels changed", *(f"{drift.changed_share:.0%}" for drift in drifts)]]
+    rows += [[f"boxes {name}", *(f"{getattr(drift, name):,}" for drift in drifts)] for name in BOX_CHANGES]
+    names = sorted({name for drift in drifts for name in drift.counts})
+    changes = {name: [drift.counts.get(name, (0, 0)) for drift in drifts] for name in names}
+    most = sorted(names, key=lambda name: -sum(abs(after - before) for before, after in changes[name]))[:COUNT_ROWS]
+    rows += [[f"{name}: boxes", *(f"{before:,} to {after:,}" for before, after in changes[name])] for name in most]
+    return pages.section("Drift of the labels", pages.table(head, rows))
+
+
+def _changed(rounds: Sequence[RoundOnDisk]) -> str:
+    """Images whose labels changed in the last round, spread over the file: as they were, and as they are."""
+    labelled = [entry for entry in rounds if entry.labels is not None]
+    if len(labelled) < 2:
+        return ""
+    before, after = labelled[-2:]
+    assert before.labels is not None
+    assert after.labels is not None
+    pairs = list(islice(changed_lines(before.labels, after.labels), MOST_CHANGED))
+    shown = pairs[:: max(1, len(pairs) // CHANGED_PICTURES)][:CHANGED_PICTURES]
+    tiles, titles = [], []
+    for pair in shown:
+        drawn = list(_drawn(pair, Path(after.manifest.image_root)))
+        if len(drawn) == 2:
+            tiles += drawn
+            titles += [f"v{before.number}", f"v{after.number}"]
+    if not tiles:
+        return ""
+    sheet = contact_sheet(tiles, columns=4, cell=(320, 320), titles=titles)
+    told = pages.paragraph(
+        "Each image twice: its boxes in the round before, and in this one. Dashed ones are ignored in training."
+    )
+    return pages.section(
+        f"Changed labels, v{before.number} to v{after.number}", told + pages.picture(sheet, "labels that changed")
+    )
+
+
+def _counts(rounds: Sequence[RoundOnDisk]) -> str:
+    told = [entry for entry in rounds if entry.meta]
+    reasons = sorted({reason for entry in told for reason in entry.meta["counts"].get("dropped", {})})
+    if not told:
+        return ""
+    head = ["", *(f"v{entry.number}" for entry in told)]
+    rows = [["images", *(pages.number(entry.meta["counts"].get("lines")) for entry in told)]]
+    rows.append(
+        ["candidates above the floor", *(pages.number(entry.meta["counts"].get("candidates")) for entry in told)]
+    )
+    for reason in reasons:
+        rows.append([f"dropped: {reason}", *(pages.number(e.meta["counts"]["dropped"].get(reason, 0)) for e in told)])
+    rows.append(["kept", *(pages.number(entry.meta["counts"].get("kept")) for entry in told)])
+    rows.append(
+        ["ignored, between the thresholds", *(pages.number(entry.meta["counts"].get("ignored")) for entry in told)]
+    )
+    by_name = _kept_by_name(told)
+    return pages.section("What became of the candidates", pages.table(head, rows) + by_name)
+
+
+def _kept_by_name(told: Sequence[RoundOnDisk], most: int = 30) -> str:
+    """The most frequent categories or phrases; nothing where there is but one."""
+    totals: dict[str, int] = {}
+    for entry in told:
+        for name, count in entry.meta["counts"].get("kept_by_name", {}).items():
+            totals[name] = totals.get(name, 0) + count
+    if len(totals) < 2:
+        return ""
+    shown = sorted(totals, key=lambda name: (-totals[name], name))[:most]
+    counts = [entry.meta["counts"].get("kept_by_name", {}) for entry in told]
+    rows = [[name, *(pages.number(count.get(name, 0)) for count in counts)] for name in shown]
+    rest = (
+        pages.paragraph(f"{len(totals) - most} more names are in the .meta.json files.") if len(totals) > most else ""
+    )
+    return "<h3>Kept, by name</h3>" + pages.table(["", *(f"v{entry.number}" for entry in told)], rows) + rest
+
+
+def _scores(rounds: Sequence[RoundOnDisk]) -> str:
+    counted = [(entry, counts) for entry in rounds if (counts := _score_counts(entry.manifest)).any()]
+    if not counted:
+        return ""
+    figure = new_figure(3.4 * min(3, len(counted)) + 0.4, 2.5)
+    panels = figure.subplots(1, len(counted), squeeze=False, sharey=True)[0]
+    for axes, (entry, counts) in zip(panels, counted):
+        axes.bar(SCORE_BINS[:-1], counts, width=np.diff(SCORE_BINS), align="edge", color="#5b8def")
+        threshold = entry.meta.get("policy", {}).get("score_threshold")
+        if threshold is not None:
+            axes.axvline(threshold, color="#d1495b", linestyle="--", label=f"threshold {threshold:g}")
+            axes.legend(frameon=False, fontsize=8)
+        axes.set(title=f"v{entry.number}", xlabel="score", xlim=(0, 1), yscale="log")
+    panels[0].set_ylabel("candidates (log)")
+    told = pages.paragraph("Every box above the floor is kept; moving the threshold does not run the model again.")
+    return pages.section("Scores of the candidates", told + pages.plot(figure, "Histogram of candidate scores"))
+
+
+def _score_counts(manifest: Manifest) -> np.ndarray:
+    """(bins,) candidates of each score, a shard in memory at a time; shards that are missing count nothing."""
+    counts = np.zeros(len(SCORE_BINS) - 1, dtype=np.int64)
+    for shard in manifest.shards:
+        path = manifest.shard_path(shard.index)
+        if path.is_file():
+            try:
+                counts += np.histogram(read_candidates(path).score, SCORE_BINS)[0]
+            except InputError:  # a broken shard is labelled again when the run goes on
+                continue
+    return counts
+
+
+def _comparisons(comparisons: Sequence[Comparison], title: str) -> str:
+    return (
+        pages.section(title, pages.picture(comparison_sheet(comparisons), "truth beside predictions"))
+        if comparisons
+        else ""
+    )
+
+
+def comparison_sheet(comparisons: Sequence[Comparison], columns: int = 4) -> np.ndarray:
+    """(H, W, 3) uint8 RGB: an image a column, below one another its truth and each prediction."""
+    tiles, titles = [], []
+    columns = min(columns, len(comparisons))
+    for start in range(0, len(comparisons), columns):
+        block = [{"truth": one.truth} | dict(one.predictions) for one in comparisons[start : start + columns]]
+        for version in block[0]:
+            for one, shown in zip(comparisons[start:], block):
+                tiles.append(draw_record(one.image, shown[version]))
+                titles.append(version)
+            empty = columns - len(block)
+            tiles += [np.full((1, 1, 3), 255, np.uint8)] * empty
+            titles += [""] * empty
+    return contact_sheet(tiles, columns=columns, cell=(320, 320), titles=titles)
+
+
+def _label_sheet(entry: RoundOnDisk) -> str:
+    """Labels spread evenly over the file, with their scores."""
+    if entry.labels is None:
+        return ""
+    total = max(1, int(entry.meta["counts"].get("lines", 0)) - int(entry.meta["counts"].get("quarantined", 0)))
+    records = islice(read_odvg(entry.labels, on_problem=lambda problem: None), 0, None, max(1, total // LABEL_PICTURES))
+    tiles = list(islice(_drawn(records, Path(entry.manifest.image_root)), LABEL_PICTURES))
+    if not tiles:
+        return ""
+    sheet = contact_sheet(tiles, columns=4, cell=(320, 320))
+    told = pages.paragraph(f"{len(tiles)} of {total} images of <code>{html.escape(entry.labels.name)}</code>.")
+    return pages.section(f"Labels v{entry.number}", told + pages.picture(sheet, f"labels v{entry.number}"))
+
+
+def _drawn(records: Iterable[Record], image_root: Path) -> Iterable[np.ndarray]:
+    for record in records:
+        try:
+            image = reduced_picture(safe_join(image_root, record.filename), DRAWN_SIDE)
+            yield draw_record(image, record)
+        except (OSError, InputError):  # it has moved since it was labelled
+            continue
+
+
+def _quarantined(rounds: Sequence[RoundOnDisk]) -> str:
+    last = next((entry for entry in reversed(rounds) if entry.meta), None)
+    if last is None:
+        return ""
+    problems = last.meta.get("quarantined", [])
+    if not problems:
+        return pages.section("Quarantined", pages.paragraph("Nothing: every line and every image could be used."))
+    rows = [[str(p.get("line", "")), str(p.get("filename") or "?"), str(p.get("reason"))] for p in problems]
+    rest = f" The first {QUARANTINE_ROWS} are:" if len(rows) > QUARANTINE_ROWS else ""
+    told = pages.paragraph(f"{len(rows)} lines or images could not be used and were set aside.{rest}")
+    return pages.section(
+        "Quarantined", told + pages.table(["Line", "File", "Reason"], rows[:QUARANTINE_ROWS], numbers=False)
+    )
+
+
+def _settings(rounds: Sequence[RoundOnDisk]) -> str:
+    """Who made these labels, and how: what differs between rounds has a column each."""
+    columns = []
+    for entry in rounds:
+        manifest = entry.manifest
+        told = {
+            "source": manifest.source,
+            "source SHA-256": manifest.source_sha256[:16],
+            "images": manifest.image_root,
+            "weights": manifest.weights,
+            "weights SHA-256": manifest.weights_sha256[:16],
+            "prompt": _prompt(manifest),
+            "score floor": f"{manifest.score_floor:g}",
+            "scale": "the model's own" if manifest.scale is None else " x ".join(map(str, manifest.scale)),
+            "most boxes an image": str(manifest.max_per_image),
+            "labels": str(entry.labels or "not yet"),
+        }
+        told |= {f"policy: {name}": str(value) for name, value in entry.meta.get("policy", {}).items()}
+        columns.append(told)
+    keys = list(dict.fromkeys(key for told in columns for key in told))
+    rows = []
+    for key in keys:
+        values = [told.get(key, "") for told in columns]
+        rows.append([key, *([values[0]] if len(set(values)) == 1 else values)])
+    head = ["Setting", *(f"v{entry.number}" for entry in rounds)]
+    return pages.section("Settings and provenance", pages.table(head, rows, numbers=False, spread=True))
+
+
+def _prompt(manifest: Manifest, most: int = 40) -> str:
+    if manifest.label_map is None:
+        return "each line's caption"
+    names = list(manifest.label_map.values())
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _evaluation_stems(rounds: Sequence[RoundOnDisk]) -> list[str]:
+    return sorted({stem for entry in rounds for stem in entry.evaluations})
+
+
+def _curve_name(stem: str, names: Mapping[str, str]) -> str:
+    return names.get(stem, stem.removeprefix("evaluation-").replace("-", " "))

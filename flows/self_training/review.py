@@ -1,0 +1,86 @@
+"""What a person says of a round: corrected lines (formats.reviewed), and the approval that lets a loop go on.
+
+Filtering puts corrected lines in place of the model's, so that a run that goes on makes the same labels again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flows.labelling.infer import parse_line
+from flows.labelling.plan import Manifest, as_manifest, read_lines
+from formats.io.errors import InputError
+from formats.io.files import load_json, write_json
+from formats.odvg_lines import is_quarantined
+from formats.reviewed import (
+    Correction,
+    key_of,
+    marked,
+    read_corrections,
+    reviewed_path,
+    reviewed_text,
+    write_corrections,
+)
+
+APPROVAL_NAME = "approval.json"
+
+
+def add_corrections(manifest: Manifest, file: str | Path, number: int) -> int:
+    """Puts the reviewed lines of a file beside the source of a plan, for this round and all later ones; how many.
+
+    file: ODVG lines; those with `"reviewed": true`, or all where no line has it.
+    Raises InputError for a line that is none of the source's, and for a label that its label map does not have.
+    """
+    given = marked(list(read_corrections(file)))
+    if not given:
+        raise InputError(file, "holds no line", "expected ODVG lines that a person has corrected")
+    _check(manifest, given)
+    path = reviewed_path(manifest.source)
+    before = marked(list(read_corrections(path))) if path.is_file() else []
+    known = {(key_of(each.record), max(1, each.since)): each for each in before}
+    known |= {(key_of(each.record), number): each for each in given}
+    lines = sorted(known.items(), key=lambda item: (item[0][1], item[0][0][0], item[0][0][1] or ""))
+    write_corrections(path, (reviewed_text(each.record, since) for (_, since), each in lines))
+    return len(given)
+
+
+def approve(manifest: Manifest | str | Path, policy: Mapping[str, Any]) -> Path:
+    """Writes that a person agrees to go on after the round of this plan; another plan or policy asks again."""
+    manifest = as_manifest(manifest)
+    path = manifest.work_dir / APPROVAL_NAME
+    write_json(path, _approved(manifest, policy))
+    return path
+
+
+def is_approved(manifest: Manifest, policy: Mapping[str, Any]) -> bool:
+    """Whether a person agreed to go on with the labels of this plan and policy."""
+    path = manifest.work_dir / APPROVAL_NAME
+    if not path.is_file():
+        return False
+    return load_json(path, "remove it and approve again") == _approved(manifest, policy)
+
+
+def _approved(manifest: Manifest, policy: Mapping[str, Any]) -> dict[str, Any]:
+    return {"plan": manifest.key, "policy": json.loads(json.dumps(policy))}
+
+
+def _check(manifest: Manifest, given: list[Correction]) -> None:
+    missing = {key_of(each.record): each.place for each in given}
+    for line in read_lines(manifest.source):
+        if not missing:
+            break
+        if not is_quarantined(line.text):
+            missing.pop(key_of(parse_line(line, manifest.source)), None)
+    for (filename, caption), place in missing.items():
+        told = repr(filename) if caption is None else f"{filename!r} with the caption {caption!r}"
+        raise InputError(place, f"{told} is no line of {Path(manifest.source).name}", "expected lines of these labels")
+    for each in given:
+        if (each.record.instances if manifest.label_map is not None else each.record.regions) is None:
+            raise InputError(each.place, "nobody has labelled this line", 'expected "instances": [] where nothing is')
+        for instance in each.record.instances or ():
+            if manifest.label_map is not None and manifest.label_map.get(str(instance.label)) != instance.category:
+                what = f"label {instance.label} is not {instance.category!r}"
+                raise InputError(each.place, what, f"expected one of {manifest.label_map}")

@@ -1,0 +1,236 @@
+"""What a loop leaves on disk: rounds.json tells every round, each has its folder, and a person's approval lies there.
+
+WORK_DIR/rounds.json, report.html
+WORK_DIR/round-1/ manifest.json, candidates/, the labels, evaluation.json, merge.json, train-…/model.safetensors
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from flows.labelling.plan import read_manifest
+from flows.self_training.gate import Drift, Evaluation, Verdict, as_told
+from flows.self_training.review import add_corrections, approve
+from formats.io.errors import InputError
+from formats.io.files import load_json, write_json, write_whole
+from formats.io.locks import temporary_beside
+from formats.io.storage import is_address
+
+ROUNDS_NAME = "rounds.json"
+State = Literal["running", "waiting", "stopped", "finished"]
+
+
+class RoundResult(NamedTuple):
+    """round: from 1. labels: the _vN file. weights: what made them. ap: of these weights, None without evaluation data.
+
+    counts: what the filter counted. metrics: what the evaluation found, {} without evaluation data. verdict: of the
+    gate. approved: by a person, which counts more than the verdict.
+    """
+
+    round: int
+    labels: Path
+    weights: str
+    ap: float | None
+    counts: dict[str, Any]
+    metrics: dict[str, Any]
+    verdict: Verdict
+    approved: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether another round may follow from this one."""
+        return self.verdict.passed or self.approved
+
+    @property
+    def figure(self) -> float | None:
+        """The headline number of the evaluation."""
+        return self.metrics[self.metrics["headline"]] if "headline" in self.metrics else None
+
+    def evaluation(self, samples: Path) -> Evaluation | None:
+        """The figure that the gate compares; samples: the file of matches behind it."""
+        return None if self.figure is None else Evaluation(self.round, self.metrics["headline"], self.figure, samples)
+
+
+@dataclass(frozen=True)
+class Story:
+    """A loop as far as it has come. policy: of its labels. reason: why it waits or stopped, for people."""
+
+    name: str
+    state: State
+    reason: str
+    policy: Mapping[str, Any]
+    rounds: tuple[RoundResult, ...]
+
+    @property
+    def best(self) -> RoundResult:
+        """The first round with the highest figure; without evaluation data, the last that holds."""
+        judged = [(each.figure, -each.round, each) for each in self.rounds if each.figure is not None]
+        if judged:
+            return max(judged)[-1]
+        return [self.rounds[0], *(each for each in self.rounds if each.holds)][-1]
+
+
+def round_folder(work_dir: Path, number: int) -> Path:
+    return work_dir / f"round-{number}"
+
+
+def write_story(work_dir: Path, story: Story) -> Path:
+    """Writes WORK_DIR/rounds.json."""
+    path = work_dir / ROUNDS_NAME
+    rounds = [each._asdict() | {"verdict": as_told(each.verdict)} for each in story.rounds]
+    told = {
+        "name": story.name,
+        "state": story.state,
+        "reason": story.reason,
+        "best": story.best.round,
+        "policy": story.policy,
+        "rounds": rounds,
+    }
+    write_json(path, told, default=str)
+    return path
+
+
+def read_story(work_dir: str | Path) -> Story:
+    """The loop in a work_dir. Raises InputError when none has come to its first labels there."""
+    path = Path(work_dir) / ROUNDS_NAME
+    told = load_json(path, "expected the train.work_dir of a self-training")
+    try:
+        rounds = tuple(
+            RoundResult(**each | {"labels": Path(each["labels"]), "verdict": _verdict(each["verdict"])})
+            for each in told["rounds"]
+        )
+        return Story(told["name"], told["state"], told["reason"], told["policy"], rounds)
+    except (KeyError, TypeError) as error:
+        raise InputError(path, f"tells no rounds ({error!r})", "run `groundhog self-train` again") from None
+
+
+def _verdict(told: Mapping[str, Any]) -> Verdict:
+    fields = dict(told) | {"reasons": tuple(told["reasons"])}
+    if told["interval"] is not None:
+        fields["interval"] = tuple(told["interval"])
+    if told["drift"] is not None:
+        counts = {name: tuple(pair) for name, pair in told["drift"]["counts"].items()}
+        fields["drift"] = Drift(**told["drift"] | {"counts": counts})
+    return Verdict(**fields)
+
+
+def keep(files: Iterable[Path], folder: Path) -> None:
+    """A second name for each file in the round's folder; a copy where the disk has no links.
+
+    What is written over the first name later leaves the second as it is.
+    """
+    for file in files:
+        target = folder / file.name
+        if is_address(file) or is_address(target):
+            with write_whole(target, "wb") as copy, file.open("rb") as original:
+                shutil.copyfileobj(original, copy)
+            continue
+        temporary = temporary_beside(target)
+        try:
+            try:
+                os.link(file, temporary)
+            except OSError:
+                shutil.copyfile(file, temporary)
+            os.replace(temporary, target)
+        finally:
+            with suppress(FileNotFoundError):  # renaming onto another name of the same file does nothing
+                temporary.unlink()
+
+
+def approve_round(work_dir: str | Path, number: int | None = None, reviewed: str | Path | None = None) -> int:
+    """Lets a loop go on after a round's labels, though the gate stopped it; gives the number of the round.
+
+    number: None takes the last round. reviewed: ODVG lines that a person corrected, as add_corrections takes them.
+    Raises InputError for a round that has no labels yet.
+    """
+    story = read_story(work_dir)
+    known = [each.round for each in story.rounds]
+    number = known[-1] if number is None else number
+    if number not in known:
+        raise InputError("round", f"{number} has no labels yet", f"expected one of {', '.join(map(str, known))}")
+    manifest = read_manifest(round_folder(Path(work_dir), number))
+    if reviewed is not None:
+        add_corrections(manifest, reviewed, number)
+    approve(manifest, story.policy)
+    return number
+
+
+# For people
+
+
+def figure_of(metrics: Mapping[str, Any]) -> str:
+    """The headline number with its interval; "" without evaluation data."""
+    headline = metrics.get("headline")
+    if headline is None:
+        return "" if metrics.get("ap") is None else f"AP {metrics['ap']:.3f}"
+    told = f"{name_of(headline)} {metrics[headline]:.3f}"
+    return told if metrics.get("interval") is None else "{} ({:.3f} … {:.3f})".format(told, *metrics["interval"])
+
+
+def name_of(headline: str) -> str:
+    """ "ap" and "ap50" as people write them; other names as they are."""
+    return headline.upper() if headline in ("ap", "ap50", "f1") else headline
+
+
+def drift_of(drift: Drift | None) -> str:
+    """How the labels changed, in a few words; "" for the first round."""
+    if drift is None:
+        return ""
+    return f"{drift.changed_share:.0%} of images, {drift.gained} gained, {drift.lost} lost, {drift.moved} moved"
+
+
+def boxes_of(done: RoundResult) -> int:
+    """All boxes that count, a person's too."""
+    return done.counts["kept"] + done.counts.get("reviewed_boxes", 0)
+
+
+def gate_word(done: RoundResult) -> str:
+    """What became of a round at the gate."""
+    if done.approved:
+        return "approved"
+    if not done.verdict.passed:
+        return "stopped"
+    return "first" if done.round == 1 else "passed"
+
+
+def gate_of(done: RoundResult) -> str:
+    """The same with the numbers it follows from."""
+    word = gate_word(done)
+    if done.round == 1:
+        return word
+    if done.verdict.interval is None:
+        return f"{word} (drift alone)"
+    gain, (low, high) = done.verdict.gain, done.verdict.interval
+    return f"{word} ({gain:+.3f}, {low:+.3f} … {high:+.3f} over v{done.verdict.over})"
+
+
+def story_rows(story: Story) -> list[tuple[str, ...]]:
+    """The head and a row a round: labels (the best with a star), boxes, figure, drift, gate."""
+    rows: list[tuple[str, ...]] = [("labels", "boxes", "held-out figure", "drift of the labels", "gate")]
+    for done in story.rounds:
+        star = "*" if done.round == story.best.round else ""
+        drift = drift_of(done.verdict.drift)
+        rows.append((f"v{done.round}{star}", str(boxes_of(done)), figure_of(done.metrics), drift, gate_of(done)))
+    return rows
+
+
+def status(work_dir: str | Path) -> str:
+    """`groundhog rounds status`: a table of rounds, what the loop does now, and where things lie."""
+    story = read_story(work_dir)
+    lines = [aligned_rows(story_rows(story)), "* the best round: these labels and the weights that made them"]
+    lines += [f"v{each.round}: {reason}" for each in story.rounds for reason in each.verdict.reasons]
+    lines.append(f"{story.state}: {story.reason}" if story.reason else story.state)
+    lines += [f"labels:  {story.best.labels}", f"weights: {story.best.weights}"]
+    return "\n".join(lines)
+
+
+def aligned_rows(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as text with columns below one another."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)

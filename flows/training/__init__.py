@@ -1,0 +1,1 @@
+"""Training as a stage: mixtures of labels, one training done once, and torchrun for several processes."""

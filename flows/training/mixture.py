@@ -1,0 +1,51 @@
+"""Pseudo-labels with pretraining data, at a stated ratio: a mixture of data sets, nothing is copied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from flows.labelling.plan import read_lines
+from formats.io.errors import InputError
+from formats.io.files import write_json
+from formats.odvg_lines import is_quarantined
+from grounding_model.data.sources import CocoData, GlyphData, OdvgData, TrainingData, open_dataset
+
+
+def merge(
+    pseudo: OdvgData, pretraining: Sequence[TrainingData] = (), ratio: float = 1.0, out: str | Path | None = None
+) -> tuple[TrainingData, ...]:
+    """The data sets of a training: the pseudo-labels, and pretraining data weighted against them.
+
+    ratio: pretraining images for each pseudo-labelled one in an epoch; 0 leaves the pretraining data out. Among
+    themselves the pretraining data sets keep their sizes and weights. out: where the mixture is recorded as JSON.
+    Raises InputError when there is nothing to mix.
+    """
+    if ratio < 0:
+        raise InputError("ratio", f"{ratio} is negative", "expected pretraining images for each pseudo-labelled one")
+    images = count_images(pseudo)
+    if not images:
+        raise InputError(pseudo.annotations, "not one line to train on", "expected labels")
+    mixture: tuple[TrainingData, ...] = (pseudo,)
+    if ratio and pretraining:
+        offered = sum(data.weight * count_images(data) for data in pretraining)
+        if not offered:
+            raise InputError("pretraining", "its weights leave no image", "expected larger weights, or ratio 0")
+        share = ratio * pseudo.weight * images / offered
+        mixture += tuple(replace(data, weight=data.weight * share) for data in pretraining)
+    if out is not None:
+        told = [asdict(data) | {"images": count_images(data)} for data in mixture]
+        write_json(out, {"ratio": ratio, "datasets": told}, default=str)
+    return mixture
+
+
+def count_images(data: TrainingData) -> int:
+    """Images that training can draw from: lines that are not quarantined, or the scenes that are asked for."""
+    if isinstance(data, GlyphData):
+        return data.count
+    if isinstance(data, CocoData):
+        return len(open_dataset(data))
+    if not data.annotations.is_file():
+        raise InputError(data.annotations, "no such file", "expected an ODVG file")
+    return sum(not is_quarantined(line.text) for line in read_lines(data.annotations))

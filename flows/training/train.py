@@ -1,0 +1,98 @@
+"""The training stage: one run of grounding_model.training.loop, done once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from formats.io.files import sha256_of, write_json
+from formats.io.toml_config import read_config
+from grounding_model.training.config import FromWeights, TrainConfig
+
+DONE_NAME = "done.json"
+
+
+def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | None = None) -> Path:
+    """Trains, or goes on with an interrupted run of config.work_dir, or finds it finished; gives the checkpoint.
+
+    Finished is a run whose `done.json` tells of the same settings, the same labels and the same starting weights.
+    """
+    from flows.training.torchrun import train_in_processes
+    from grounding_model.training import loop as training
+
+    config = config.with_folder()
+    training.check_data(config)  # says where they come from, before their bytes are read for the key
+    done = config.work_dir / DONE_NAME
+    key = training_key(config)
+    if (checkpoint := _finished(done, key)) is not None:
+        return checkpoint
+    run = train_in_processes if config.processes > 1 else training.train
+    result = run(config, on_progress)
+    told = {
+        "key": key,
+        "checkpoint": result.checkpoint.name,
+        "sha256": sha256_of(result.checkpoint),
+        "metrics": result.metrics,
+        "problems": result.problems,
+        "best": result.best.name if result.best else None,
+        "best_ap": result.best_ap,
+    }
+    write_json(done, told)
+    return result.checkpoint
+
+
+def between(start: FromWeights, trained: Path, student: float) -> Path:
+    """The weights between a loop's first model and a trained one, beside these; for a student of 1, these themselves.
+
+    student: weight of the trained ones (WiSE-FT, arXiv 2109.01903): less forgets less of what the first model knew.
+    """
+    from grounding_model.checkpoints.interpolation import write_interpolation
+
+    if student == 1.0:
+        return trained
+    weights = trained.with_name(f"between-{student:g}.safetensors")
+    write_interpolation(start.source, trained, weights, student, start.text_encoder)
+    return weights
+
+
+def training_key(config: TrainConfig) -> str:
+    """SHA-256 of what decides the outcome of a training: the settings, the labels' bytes, the starting weights."""
+    from grounding_model.training.state import settings_with_effect
+
+    return hashlib.sha256(json.dumps(settings_with_effect(config), sort_keys=True).encode()).hexdigest()
+
+
+def _finished(done: Path, key: str) -> Path | None:
+    try:
+        told: Mapping[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+        checkpoint = done.parent / told["checkpoint"]
+        return checkpoint if told["key"] == key and sha256_of(checkpoint) == told["sha256"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def train_config(path: str | Path, overrides: Sequence[str] = (), resume: bool = False) -> Path:
+    """`groundhog train`: one run as a TOML file says; gives the checkpoint.
+
+    Raises InputError when an interrupted run lies in the work_dir and resume was not asked for.
+    """
+    from grounding_model.training.loop import check_resume
+
+    config = read_config(path, TrainConfig, overrides)
+    check_resume(config, resume)
+    return train(config)
+
+
+def describe_training(checkpoint: Path) -> str:
+    """What a finished run left and reached, a line each, for the terminal. checkpoint: as `train` gave it."""
+    from grounding_model.training.log import CURVES_FILE, MEAN_AP
+
+    done = json.loads(checkpoint.with_name(DONE_NAME).read_text(encoding="utf-8"))
+    last, best = done["metrics"], done["best"]
+    lines = [f"weights: {checkpoint}" + (f", AP {last[MEAN_AP]:.3f}" if MEAN_AP in last else "")]
+    if best:
+        lines.append(f"best:    {checkpoint.with_name(best)}, AP {done['best_ap']:.3f}")
+    return "\n".join([*lines, f"curves:  {checkpoint.with_name(CURVES_FILE)}"])

@@ -1,0 +1,207 @@
+"""`groundhog convert`: annotations of one format into another, as a stream of records."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+import formats
+from formats.coco import load_coco
+from formats.io.errors import InputError
+from formats.label_map import label_map_beside, read_label_map, write_label_map
+from formats.omissions import describe_losses
+from formats.record import Record
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which records are converted, and under which labels.
+
+    without: annotation files whose images are left out. label_map: labels follow this map's names; names that it
+    lacks get the next free labels. sample: so many images at random. parts: name -> share, a file each. seed: decides
+    sample and parts.
+    """
+
+    without: Sequence[str | Path] = ()
+    label_map: str | Path | None = None
+    sample: int | None = None
+    parts: Mapping[str, float] | None = None
+    seed: int = 0
+
+
+def convert(
+    source_format: str,
+    target_format: str,
+    source: str | Path,
+    out: str | Path,
+    categories: Sequence[str] | None = None,
+    selection: Selection = Selection(),
+    **given: Any,
+) -> str:
+    """Reads `source`, writes `out` (and, for odvg, the label map beside it); gives lines that say what was made.
+
+    categories: names in the order of the labels; by default those of the source. given: what else the formats ask
+    for, by the names of their readers' and writers' parameters; None is not given.
+    Raises InputError for what neither format asks for, for what one of them lacks, and for data that cannot be read or
+    written.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    reader, writer = formats.READERS[source_format], formats.WRITERS[target_format]
+    check_known((source_format, target_format), (reader, writer), given)
+    asked = {**given, **({"categories": categories} if categories is not None else {})}
+    names = dict(enumerate(read_names(source_format, source, categories, given)))
+    excluded = _images_of(selection.without)
+
+    merged, move = names, None
+    if selection.label_map is not None:
+        merged, (_, move) = formats.merge_label_maps([read_label_map(selection.label_map), names])
+
+    losses = formats.Losses()
+
+    def chosen(part: str | None) -> Iterable[Record]:
+        losses.clear()  # with parts, the source is read once for each
+        stream = told(call(f"convert {source_format}", reader, {**asked, "losses": losses}, source))
+        if excluded:
+            stream = formats.without_images(stream, excluded, losses)
+        if move is not None:
+            stream = (formats.relabelled(record, move, merged) for record in stream)
+        if selection.sample is not None:
+            stream = formats.sample(stream, selection.sample, selection.seed)
+        return stream if part is None else formats.only_part(stream, parts, part, selection.seed)
+
+    parts = selection.parts or {}
+    places: dict[str | None, str | Path] = {part: _part_path(out, part) for part in parts} or {None: out}
+    lines = [write(target_format, place, chosen(part), _in_order(merged), given) for part, place in places.items()]
+    if lost := formats.describe_losses(losses):
+        lines.append(f"{source}: left out in reading:\n{lost}")
+    return "\n".join(lines)
+
+
+def _part_path(out: str | Path, part: str) -> Path:
+    """X_od.json -> X_train_od.json, so that a label map finds its place; X -> X_train."""
+    path = Path(out)
+    kind = "_od" if path.stem.endswith("_od") else "_vg" if path.stem.endswith("_vg") else ""
+    return path.with_name(f"{path.stem.removesuffix(kind)}_{part}{kind}{path.suffix}")
+
+
+def _images_of(annotations: Sequence[str | Path]) -> set[str]:
+    """The image keys of annotation files, whichever format each has."""
+    keys: set[str] = set()
+    for path in annotations:
+        if guess_format(path) == "coco":  # also MDETR's, which share COCO's images
+            images = load_coco(path).images
+            keys.update(formats.image_key(str(image.get("file_name", ""))) for image in images.values())
+        else:
+            keys.update(formats.image_key(record.filename) for record in formats.read_odvg(path))
+    return keys
+
+
+_COCO_KEY = re.compile(rb'\s*\{\s*"(info|images|annotations|licenses|categories)"')
+
+
+def guess_format(source: str | Path) -> str:
+    """voc for a folder with XML, coco for an object with COCO's keys, else odvg."""
+    path = Path(source)
+    if path.is_dir():
+        if next(path.rglob("*.xml"), None) is None:
+            raise InputError(path, "is a folder without XML", "expected --format")
+        return "voc"
+    if not path.is_file():
+        raise InputError(path, "does not exist", "expected an annotation file")
+    with open(path, "rb") as stream:
+        return "coco" if _COCO_KEY.match(stream.read(1000)) else "odvg"
+
+
+def told(records: Iterable[Item]) -> Iterable[Item]:
+    """The same, with a bar where a person looks on."""
+    return tqdm(records, unit=" records", disable=None, leave=False)
+
+
+def write(target_format: str, out: str | Path, records: Iterable[Record], names: Sequence[str], given: Mapping) -> str:
+    """Writes the records; gives lines that say where, and what the format had no place for."""
+    writer, used = formats.WRITERS[target_format], set[int]()
+    first, records = _first_of(_noting_labels(records, used))
+    losses = call(f"convert to {target_format}", writer, {**given, "categories": names}, out, records)
+    if target_format in _WITHOUT_CATEGORIES and len(used) < len(names):
+        losses["categories that no box bears"] += len(names) - len(used)
+    told = f"{out}: captions" if first is not None and first.caption is not None else f"{out}: {len(names)} categories"
+    if target_format in ("odvg", "open-groundingdino") and not told.endswith("captions"):
+        write_label_map(label_map_beside(out), dict(enumerate(names)))
+        told += f" in {label_map_beside(out)}"
+    lost = describe_losses(losses)
+    return f"{told}\n{target_format} has no place for:\n{lost}" if lost else told
+
+
+_WITHOUT_CATEGORIES = ("labelstudio",)  # their categories are those of their boxes
+
+
+def _noting_labels(records: Iterable[Record], used: set[int]) -> Iterator[Record]:
+    for record in records:
+        used.update(instance.label for instance in record.instances or ())
+        yield record
+
+
+def read_names(
+    source_format: str, source: str | Path, categories: Sequence[str] | None = None, given: Mapping | None = None
+) -> list[str]:
+    """The category names in the order of the labels: the given ones, the source's, or those of its records."""
+    if categories is not None:
+        told_by_source = source_format in formats.CATEGORIES
+        if told_by_source and "categories" not in inspect.signature(formats.READERS[source_format]).parameters:
+            raise InputError("--categories", f"{source_format} names its own", "leave it out, or want --label-map")
+        return list(categories)
+    if source_format in formats.CATEGORIES:
+        return list(call(f"convert {source_format}", formats.CATEGORIES[source_format], given or {}, source))
+    if source_format in ("odvg", "open-groundingdino") and label_map_beside(source).is_file():
+        return _in_order(read_label_map(label_map_beside(source)))
+    names: dict[int, str] = {}
+    for record in call(f"convert {source_format}", formats.READERS[source_format], given or {}, source):
+        names.update((instance.label, instance.category) for instance in record.instances or ())
+    return _in_order(names)
+
+
+def _in_order(names: Mapping[int, str]) -> list[str]:
+    return [names.get(label, f"unused {label}") for label in range(max(names, default=-1) + 1)]
+
+
+def _first_of(records: Iterable[Record]) -> tuple[Record | None, Iterator[Record]]:
+    """The first record, and all of them."""
+    records = iter(records)
+    first = next(records, None)
+    return first, chain([] if first is None else [first], records)
+
+
+# What a reader or writer asks for beside its path is what its signature says.
+
+# parameter -> how the command line calls it
+OPTIONS = {"image_dir": "images"}
+
+
+def call(place: str, function: Callable, given: Mapping[str, Any], *first: Any) -> Any:
+    """function(*first, **given) with the parameters that it has. Raises InputError for those it lacks."""
+    parameters = list(inspect.signature(function).parameters.values())[len(first) :]
+    missing = [each.name for each in parameters if each.default is each.empty and each.name not in given]
+    if missing:
+        names = [OPTIONS.get(name, name) for name in missing]
+        verb = "is" if len(names) == 1 else "are"
+        want = " and ".join(f"--{name.replace('_', '-')}" for name in names)
+        raise InputError(place, f"{' or '.join(names)} {verb} not given", f"expected {want}")
+    return function(*first, **{each.name: given[each.name] for each in parameters if each.name in given})
+
+
+def check_known(names: Sequence[str], functions: Sequence[Callable], given: Mapping[str, Any]) -> None:
+    """Raises InputError for an option that none of the formats asks for."""
+    known = {name for function in functions for name in inspect.signature(function).parameters}
+    for name in given:
+        if name not in known:
+            option = OPTIONS.get(name, name).replace("_", "-")
+            raise InputError(f"--{option}", f"{' and '.join(names)} do not ask for it", "leave it out")

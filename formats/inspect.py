@@ -1,0 +1,58 @@
+"""`groundhog check` and `groundhog stats`: what is wrong with an annotation file, and what is in it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import formats
+from formats.convert import call, guess_format, told
+from formats.io.errors import InputError
+from formats.label_map import label_map_beside, read_label_map
+from formats.odvg import read_odvg_places
+from formats.record import Record
+from formats.statistics import Statistics, statistics_of
+from formats.validate import Checker
+
+_ODVG = ("odvg", "open-groundingdino")
+
+
+def check(source: str | Path, source_format: str | None = None, **given: Any) -> Iterator[InputError]:
+    """Every problem of an annotation file, in its order; the place of an ODVG problem is `file:line`.
+
+    A label map beside an ODVG file, `X_label_map.json`, is held against its names; image_dir, where given, against
+    the file names and sizes. given: as for formats.convert.convert; losses takes what is no problem but not read.
+    """
+    source_format = source_format or guess_format(source)
+    image_dir = given.get("image_dir")
+    if source_format in _ODVG:
+        names = read_label_map(label_map_beside(source)) if label_map_beside(source).is_file() else None
+        checker = Checker(names, image_dir)
+        for _, place, entry in told(read_odvg_places(source, given.get("losses"))):
+            yield from checker.problems(entry, place) if isinstance(entry, Record) else [entry.error]
+        return
+    checker = Checker(None, image_dir)
+    refused: list[InputError] = []
+    for index, record in enumerate(told(_records(source, source_format, {**given, "on_problem": refused.append}))):
+        yield from _drained(refused)
+        yield from checker.problems(record, f"{source}: record {index} ({record.filename})")
+    yield from _drained(refused)
+
+
+def statistics(source: str | Path, source_format: str | None = None, **given: Any) -> Statistics:
+    """Counts over an annotation file; raises InputError at its first broken entry."""
+    return statistics_of(told(_records(source, source_format or guess_format(source), given)))
+
+
+def _records(source: str | Path, source_format: str, given: dict[str, Any]) -> Iterator[Record]:
+    reader = formats.READERS[source_format]
+    known = inspect.signature(reader).parameters
+    asked = {name: value for name, value in given.items() if value is not None and name in known}
+    yield from call(source_format, reader, asked, source)
+
+
+def _drained(problems: list[InputError]) -> Iterator[InputError]:
+    yield from problems
+    problems.clear()

@@ -1,0 +1,60 @@
+"""How this project says that something is wrong with what it was given."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+
+class InputError(ValueError):
+    """Bad input: where, what stands there, what would be right.
+
+    str() is `place: what; expected remedy`. Commands print it and end with exit code 2.
+    """
+
+    def __init__(self, place: object, what: str, remedy: str = "") -> None:
+        self.place, self.what, self.remedy = str(place), what, remedy
+        super().__init__(f"{place}: {what}" + (f"; {remedy}" if remedy else ""))
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
+        """For other processes: an exception is pickled by its one message otherwise, which makes no InputError."""
+        return type(self), (self.place, self.what, self.remedy)
+
+
+def did_you_mean(known: Iterable[object], given: object, similarity: float = 0.6) -> str:
+    """The remedy for a word that is not known: the known one that it looks like, whatever its case; else "".
+
+    similarity: 0..1, the least that counts, as difflib measures it. What is no text looks like nothing.
+    """
+    if not isinstance(given, str):
+        return ""
+    by_lower_case = {str(each).lower(): str(each) for each in known}
+    close = difflib.get_close_matches(given.lower(), by_lower_case, n=1, cutoff=similarity)
+    return f"did you mean {by_lower_case[close[0]]!r}?" if close else ""
+
+
+def want_one_of(known: Iterable[object], given: object) -> str:
+    """The remedy for a word that is not known: the one that it looks like, or all that are known."""
+    words = [str(each) for each in known]
+    return did_you_mean(words, given) or f"expected one of {', '.join(words)}"
+
+
+def refused(place: object, error: Exception, where: str = "") -> InputError:
+    """A value's own refusal, `what; remedy`, as formats.record has it, with its place.
+
+    where: what of the place it is, put before the words.
+    """
+    what, _, remedy = str(error).partition("; ")
+    return InputError(place, where + what, remedy)
+
+
+@contextmanager
+def handed_to(on_problem: Callable[[InputError], None] | None) -> Iterator[None]:
+    """Hands an InputError of the block to `on_problem`; without one it goes on its way."""
+    try:
+        yield
+    except InputError as error:
+        if on_problem is None:
+            raise
+        on_problem(error)

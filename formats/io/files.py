@@ -1,0 +1,169 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from formats.io.errors import InputError
+from formats.io.locks import hold, temporary_beside
+from formats.io.storage import as_path, is_address
+
+# What no other attempt can mend while the disk is as it is: full, over its quota, read-only, file too large for it.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+
+
+@contextmanager
+def write_whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
+    """Opens a file that appears under `path` only when the block ends well.
+
+    The content goes to a hidden temporary name in the same folder, is forced to disk and then renamed over `path`
+    in one step; a reader sees the old file or the new one, never half of it. When the block raises, the temporary
+    file is removed and `path` is as it was. Folders on the way are made; a symbolic link keeps pointing where it did.
+    An address (formats.io.storage) gets the whole file by one upload when the block has ended well.
+
+    mode: "w" for UTF-8 text with "\n" line ends, "wb" for bytes.
+    Raises OSError that names `path` where there is no room or nothing may be written.
+    """
+    if mode not in ("w", "wb"):
+        raise ValueError(f"mode {mode!r}; expected 'w' or 'wb'")
+    path = as_path(path)
+    with _named(path), _uploaded(path, mode) if is_address(path) else _renamed(path, mode) as stream:
+        yield stream
+
+
+@contextmanager
+def _renamed(path: Path, mode: str) -> Iterator[IO]:
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Not tempfile: its files are readable by their owner only, and the rename would keep it so.
+    temporary = temporary_beside(target)
+    try:
+        with open(temporary, mode.replace("w", "x"), **_ENCODING[mode]) as stream:
+            hold(stream.fileno())
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+            os.replace(temporary, target)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+    _sync_folder(target.parent)
+
+
+@contextmanager
+def _uploaded(path: Path, mode: str) -> Iterator[IO]:
+    """Object stores show an upload only when it is complete: no second name and no move are needed."""
+    with tempfile.NamedTemporaryFile(mode, **_ENCODING[mode]) as stream:
+        yield stream
+        stream.flush()
+        path.parent.mkdir(parents=True, exist_ok=True)  # memory:// has folders; stores that have none do nothing
+        path.fs.put_file(stream.name, path.path)  # type: ignore[attr-defined]  # of UPath
+
+
+_ENCODING: dict[str, dict[str, Any]] = {"w": {"encoding": "utf-8", "newline": "\n"}, "wb": {}}
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """A write to an open file fails without saying which file it was."""
+    try:
+        yield
+    except Exception as error:
+        if (found := _no_room(error)) is not None:
+            raise OSError(found.errno, found.strerror, str(path)) from error
+        raise
+
+
+def _no_room(error: BaseException | None) -> OSError | None:
+    """The full disk behind an error: torch.save, for one, tells of a failed write in words of its own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Forces the rename itself to disk, where the system can open a folder at all."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: str | Path, value: Any, **layout: Any) -> None:
+    """A value as JSON for people too, two spaces a level, and a line end; whole or not at all.
+
+    layout: what else json.dump takes.
+    """
+    with write_whole(path) as stream:
+        json.dump(value, stream, **{"indent": 2} | layout)
+        stream.write("\n")
+
+
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with as_path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def write_whole_folder(path: str | Path) -> Iterator[Path]:
+    """Gives a folder to write into that appears under `path` only when the block ends well.
+
+    Raises InputError when something other than an empty folder is there: what others wrote is not mixed with ours.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir() and not any(target.iterdir()):
+        target.rmdir()
+    if target.exists():
+        raise InputError(path, "is there already", "expected a new folder, or remove it first")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(target)
+    temporary.mkdir()
+    descriptor = os.open(temporary, os.O_RDONLY) if os.name == "posix" else None
+    try:
+        if descriptor is not None:
+            hold(descriptor)
+        yield temporary
+        os.replace(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+    _sync_folder(target.parent)
+
+
+def read_text(path: str | Path, remedy: str) -> str:
+    """A text file's text. Raises InputError, which `remedy` ends, when it is not UTF-8."""
+    try:
+        return as_path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(path, f"is not UTF-8 ({error})", remedy) from None
+
+
+def load_json(path: str | Path, remedy: str) -> Any:
+    """A JSON file's value. Raises InputError, which `remedy` ends, when it is missing or not JSON."""
+    try:
+        return json.loads(as_path(path).read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise InputError(path, "does not exist", remedy) from None
+    except IsADirectoryError:
+        raise InputError(path, "is a folder", remedy) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(path, f"is not JSON ({error})", remedy) from error

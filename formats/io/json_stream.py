@@ -1,0 +1,179 @@
+"""Large JSON files, an item at a time: {"images": [...], "annotations": [...]} without the whole of it in memory."""
+
+from __future__ import annotations
+
+import json
+import marshal
+import re
+from array import array
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from tqdm import tqdm
+
+from formats.io.errors import InputError
+
+_CHUNK = 1 << 20  # characters
+_BLANKS = re.compile(r"[ \t\n\r]*")
+_NEAR_THE_END = 16  # characters, longer than any JSON word or escape that a chunk's end can cut
+
+
+class JsonItem(NamedTuple):
+    """One step through a file. The first is the file's own value: {} or [] where its content follows, under key "".
+
+    key: of the top object; "" where the file is one array. position: the item's place in the array of that key, from 0;
+    None for a value that is no array, and for an array itself, which comes before its items as [].
+    """
+
+    key: str
+    position: int | None
+    value: Any
+
+
+def stream_json(path: str | Path, remedy: str) -> Iterator[JsonItem]:
+    """The values of a JSON object's keys, arrays item by item, in the order of the file; or the items of one array.
+
+    Raises InputError, which `remedy` ends, where the file is missing or not JSON; what came before has been given.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as stream, _bar(path) as bar:
+            yield from _Scanner(stream, bar).items()
+    except FileNotFoundError:
+        raise InputError(path, "does not exist", remedy) from None
+    except IsADirectoryError:
+        raise InputError(path, "is a folder", remedy) from None
+    except (ValueError, RecursionError) as error:  # the latter: brackets without end
+        if isinstance(error, InputError):
+            raise
+        raise InputError(path, f"is not JSON ({error})", remedy) from error
+
+
+def _bar(path: str | Path) -> tqdm:
+    """How much of a file that takes more than a moment is read, where a person looks on."""
+    size = Path(path).stat().st_size
+    return tqdm(desc=Path(path).name, total=size, unit="B", unit_scale=True, disable=None, leave=False, delay=2)
+
+
+class _Scanner:
+    """Text that is read on as far as the next value needs it."""
+
+    def __init__(self, stream: IO[str], bar: tqdm) -> None:
+        self._stream = stream
+        self._bar = bar
+        self._decoder = json.JSONDecoder()
+        self._text = ""
+        self._at = 0  # of the next character in the text
+        self._before = 0  # characters of the file before the text
+
+    def items(self) -> Iterator[JsonItem]:
+        sign = self._sign()
+        if sign == "[":
+            yield from self._array("")
+        elif sign == "{":
+            yield JsonItem("", None, {})
+            yield from self._object()
+        else:
+            yield JsonItem("", None, self._value())
+        if self._sign():
+            raise self._error("Extra data")
+
+    def _object(self) -> Iterator[JsonItem]:
+        self._take("{")
+        more = self._sign() != "}"
+        while more:
+            if self._sign() != '"':
+                raise self._error("Expecting property name enclosed in double quotes")
+            key = self._value()
+            self._take(":")
+            if self._sign() == "[":
+                yield from self._array(key)
+            else:
+                yield JsonItem(key, None, self._value())
+            more = self._goes_on("}")
+        self._take("}")
+
+    def _array(self, key: str) -> Iterator[JsonItem]:
+        self._take("[")
+        yield JsonItem(key, None, [])
+        more = self._sign() != "]"
+        for position in count():
+            if not more:
+                break
+            yield JsonItem(key, position, self._value())
+            more = self._goes_on("]")
+        self._take("]")
+
+    def _goes_on(self, end: str) -> bool:
+        """Steps over a comma; False where the array or object ends."""
+        if self._sign() == end:
+            return False
+        self._take(",")
+        if self._sign() == end:
+            raise self._error("Illegal trailing comma")
+        return True
+
+    def _value(self) -> Any:
+        """The next value, for which as much text is read as it takes."""
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._text, self._at)
+                # A number at the text's end may go on behind it: "1" of "1." of "1.5".
+                if end < len(self._text) - _NEAR_THE_END or not self._read():
+                    self._at = end
+                    return value
+            except json.JSONDecodeError as error:
+                cut = error.pos >= len(self._text) - _NEAR_THE_END or error.msg.startswith("Unterminated")
+                if not cut or not self._read():
+                    self._at = min(error.pos, len(self._text))
+                    raise self._error(error.msg) from None
+
+    def _sign(self) -> str:
+        """The next character that is no blank, which stays; "" at the end."""
+        while True:
+            self._at = _BLANKS.match(self._text, self._at).end()  # type: ignore[union-attr]  # matches anything
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._read():
+                return ""
+
+    def _take(self, sign: str) -> None:
+        if self._sign() != sign:
+            raise self._error(f"Expecting {sign!r}")
+        self._at += 1
+
+    def _read(self) -> bool:
+        """Puts what follows behind the text that is not done with; False, and no change, at the end of the file."""
+        # As much again as there is: a value that goes over many chunks is tried a few times, not at every chunk.
+        more = self._stream.read(max(_CHUNK, len(self._text) - self._at))
+        self._bar.update(len(more))  # characters; what is not ASCII makes the bar end early
+        if more:
+            self._before += self._at
+            self._text, self._at = self._text[self._at :] + more, 0
+        return bool(more)
+
+    def _error(self, what: str) -> ValueError:
+        return ValueError(f"{what}: character {self._before + self._at}")
+
+
+class PackedItems:
+    """JSON values one after the other, kept as bytes: some hundred a box, a tenth of what Python's objects take."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+        self._ends = array("Q", [0])
+
+    def append(self, value: Any) -> None:
+        """Puts a value of plain containers, texts and numbers at the end."""
+        self._bytes += marshal.dumps(value)  # never leaves this process, for which marshal is safe
+        self._ends.append(len(self._bytes))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> Any:
+        return marshal.loads(self._bytes[self._ends[index] : self._ends[index + 1]])
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[index] for index in range(len(self)))

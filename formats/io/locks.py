@@ -1,0 +1,111 @@
+"""Who works in a folder: one process at a time, told by a lock that ends with its process however that ends."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from formats.io.errors import InputError
+from formats.io.storage import is_address
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is claimed there
+    fcntl = None  # type: ignore[assignment]
+
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{32}\.tmp")
+_held: set[int] = set()  # descriptors of claims, which a forked child must not keep alive
+
+
+def hold(descriptor: int) -> bool:
+    """Locks an open file for this process until it is closed; False where another process holds it.
+
+    A file system without locks holds nothing and says True.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems have none
+        return True
+    return True
+
+
+def temporary_beside(target: Path) -> Path:
+    """A hidden name that nobody else has, for what is going to be renamed to `target`; its writer holds it."""
+    return target.parent / f".{target.name[:100]}.{uuid.uuid4().hex}.tmp"
+
+
+def remove_leftovers(folder: str | Path, name: str = "") -> None:
+    """Removes what killed writers left: temporary files that no process holds.
+
+    name: those of names that begin so, in the folder itself; "" for all below it.
+    """
+    if is_address(folder):
+        return
+    pattern = f".{glob.escape(name)}*.tmp"
+    for leftover in Path(folder).glob(pattern) if name else Path(folder).rglob(pattern):
+        if not _TEMPORARY.fullmatch(leftover.name):
+            continue
+        with suppress(OSError):
+            descriptor = os.open(leftover, os.O_RDONLY)
+            try:
+                if hold(descriptor):
+                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            finally:
+                os.close(descriptor)
+
+
+@contextmanager
+def claim(folder: str | Path, name: str = "") -> Iterator[None]:
+    """This process alone works in `folder` while the block runs; the folder is made, and rid of killed ones' leftovers.
+
+    name: claims of a folder that others work in too what begins so, "x_od" for x_od.json and x_od_v1.json.
+    The lock is the kernel's, on the file .lock or .NAME.lock, which stays and means nothing by itself. An address is
+    not claimed: object stores have no locks, and what is written there is whole and carries its key.
+    Raises InputError, naming the process that is at work there, and where the folder cannot be written.
+    """
+    if is_address(folder):
+        yield
+        return
+    lock = Path(folder) / (f".{name}.lock" if name else ".lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:  # no fault of the command: the run fails, and goes on when there is room
+            raise
+        raise InputError(folder, f"cannot be written ({error.strerror})", "expected a folder to write into") from error
+    try:
+        if not hold(descriptor):
+            owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            raise InputError(folder, f"process {owner} is at work here", "expected it ended, or another folder")
+        _held.add(descriptor)
+        with suppress(OSError):  # of a full disk, which the first file will tell
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        remove_leftovers(folder, name)
+        yield
+    finally:
+        _held.discard(descriptor)
+        os.close(descriptor)
+
+
+def _let_go() -> None:
+    """A worker that loads data may outlive its killed parent by seconds; the claim is not its."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)

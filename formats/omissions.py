@@ -1,0 +1,67 @@
+"""What gets lost on the way, counted and told: by a reader what a record has no field for, by a writer what its format
+has no place for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from formats.io.errors import InputError
+from formats.record import Instance, Record
+
+# What was left out -> how often. A writer gives it back when the file is there; a reader adds to the one that it is
+# given, and is done with that when its records are at their end.
+Losses = Counter[str]
+
+
+def count_losses(losses: Losses, record: Record, holds: Collection[str] = ()) -> None:
+    """Adds what a detection record has beyond boxes and categories.
+
+    holds: what the format has a place for, of "score", "weight", "ignore", "unlabelled" (it tells an image that
+    nobody looked at from one where nothing was found).
+    """
+    if record.instances is None and "unlabelled" not in holds:
+        losses["unlabelled images, now without objects"] += 1
+    for instance in record.instances or ():
+        if instance.score is not None and "score" not in holds:
+            losses["scores"] += 1
+        if instance.weight != 1 and "weight" not in holds:
+            losses["weights"] += 1
+        if instance.ignore and "ignore" not in holds:
+            losses["ignored boxes, left out"] += 1
+
+
+def count_unread(losses: Losses | None, entry: Mapping[str, Any], read: Collection[str], of: str) -> None:
+    """Adds the keys of an entry that its reader does not read: `segmentation of annotations`.
+
+    None, 0, "" and empty containers say nothing.
+    """
+    if losses is not None and not (isinstance(read, frozenset) and read.issuperset(entry)):
+        losses.update(f"{key} of {of}" for key, value in entry.items() if value and key not in read)
+
+
+def refuse_caption(record: Record, format_name: str) -> None:
+    """Raises InputError for a caption record, where a format has categories alone."""
+    if record.caption is not None:
+        raise InputError(
+            record.filename, "is a caption with phrases", f"expected detection records; {format_name} has no captions"
+        )
+
+
+def check_category(instance: Instance, categories: Sequence[str], place: str) -> None:
+    """Raises InputError unless the instance's label has the instance's name in `categories`."""
+    known = 0 <= instance.label < len(categories)
+    if not known or categories[instance.label] != instance.category:
+        there = f"is {categories[instance.label]!r}" if known else "is not there"
+        raise InputError(
+            place,
+            f"label {instance.label} is {instance.category!r}, in the category list it {there}",
+            "expected one order",
+        )
+
+
+def describe_losses(losses: Losses) -> str:
+    """A line for each kind, `  3 scores`; "" where everything found its place."""
+    return "\n".join(f"  {count} {what}" for what, count in sorted(losses.items()) if count)

@@ -1,0 +1,283 @@
+"""Folders as transformers writes them: MM-Grounding-DINO, LLMDet (the same architecture) and IDEA's Grounding DINO."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import GroundingDinoConfig, MMGroundingDinoConfig, PreTrainedTokenizerFast
+
+from formats.io.errors import InputError
+from grounding_model.checkpoints.checkpoint import Weights
+from grounding_model.checkpoints.infer_config import OFFICIAL, Hints, config_of
+from grounding_model.checkpoints.safe_pickle import read_pickled_checkpoint
+from grounding_model.checkpoints.weight_names import hugging_face_table
+from grounding_model.model.config import ModelConfig, SwinBackbone
+from grounding_model.model.grounding import GroundingModel
+
+log = logging.getLogger(__name__)
+
+MODEL_TYPES = {"mm-grounding-dino": "MM-Grounding-DINO", "grounding-dino": "Grounding DINO"}
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
+LABEL_EMBEDDING = "denoising.label_embedding.weight"
+CONSTANT_SETTINGS = {  # what the architecture fixes; a file that says otherwise is another model
+    "two_stage": True,
+    "embedding_init_target": True,
+    "position_embedding_type": "sine",
+    "positional_embedding_temperature": 20,
+    "activation_function": "relu",
+    "query_dim": 4,
+}
+
+
+def download(name: str) -> Path:
+    """The folder of a hub repository, from the local cache or else the network. Raises InputError when it has none."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = ["config.json", *TOKENIZER_FILES, "*.safetensors", "*.safetensors.index.json"]
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
+        if (folder / "config.json").is_file():
+            return folder
+    except (LocalEntryNotFoundError, HFValidationError):
+        pass
+    log.info("fetching %s from the Hugging Face hub", name)
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            name, f"cannot be had from the Hugging Face hub ({reason})", "check the name, or give a folder"
+        ) from None
+
+
+def read_folder(folder: Path) -> Weights:
+    """Reads config.json and the weights beside it. Raises InputError when they are not a Grounding DINO of ours."""
+    settings = _read_settings(folder)
+    tensors, file = _read_tensors(folder)
+    layers = int(settings.get("decoder_layers", OFFICIAL.decoder_layers))
+    table = hugging_face_table(_backbone_maps(tensors), layers)
+    ours = table.to_ours(_unshared(tensors, settings, layers), file)
+    provenance = {"source": folder.name, "architecture": MODEL_TYPES[settings["model_type"]]}
+    if settings.get("_name_or_path"):
+        provenance["hub name"] = str(settings["_name_or_path"])
+    config = config_of(ours, _hints(settings, folder / "config.json"), file, table.name_in_file)
+    if config.decoder_layers != layers:
+        raise InputError(file, f"has heads for {config.decoder_layers} decoder layers, config.json says {layers}")
+    # transformers leaves out what only training needs; it starts anew, the same in every run.
+    if LABEL_EMBEDDING not in ours:
+        shape = (config.denoising.label_table, config.width)
+        ours[LABEL_EMBEDDING] = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        provenance["label embedding of denoising"] = "not in the file, drawn anew"
+    return Weights(
+        f"transformers folder ({MODEL_TYPES[settings['model_type']]})",
+        config,
+        ours,
+        table.name_in_file,
+        folder if any((folder / name).is_file() for name in TOKENIZER_FILES) else None,
+        provenance,
+    )
+
+
+def _read_settings(folder: Path) -> dict:
+    path = folder / "config.json"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(folder, "has no config.json", "expected a folder as transformers writes it") from None
+    except ValueError as error:
+        raise InputError(path, f"is no JSON ({error})") from None
+    if not isinstance(settings, dict) or settings.get("model_type") not in MODEL_TYPES:
+        kind = settings.get("model_type") if isinstance(settings, dict) else None
+        raise InputError(path, f"model_type is {kind!r}", f"expected {' or '.join(MODEL_TYPES)}")
+    backbone = (settings.get("backbone_config") or {}).get("model_type", "swin")
+    if backbone != "swin" or settings.get("use_timm_backbone"):
+        raise InputError(path, f"the backbone is {backbone}", "expected swin")
+    for key, wanted in CONSTANT_SETTINGS.items():
+        if settings.get(key, wanted) != wanted:
+            raise InputError(
+                path, f"{key} is {settings[key]!r}", f"expected {wanted!r}; no other model is computed here"
+            )
+    return settings
+
+
+def _read_tensors(folder: Path) -> tuple[dict[str, Tensor], Path]:
+    index = folder / "model.safetensors.index.json"
+    try:
+        if index.is_file():
+            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            tensors: dict[str, Tensor] = {}
+            for shard in shards:
+                tensors |= load_file(folder / Path(shard).name)
+            return tensors, index
+        for name in WEIGHT_FILES:
+            path = folder / name
+            if path.is_file():
+                return load_file(path) if path.suffix == ".safetensors" else read_pickled_checkpoint(path).tensors, path
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise InputError(folder, f"its weights cannot be read ({error})", "download them again") from None
+    raise InputError(folder, "has no weights", f"expected {' or '.join(WEIGHT_FILES)}")
+
+
+def _backbone_maps(tensors: Mapping[str, Tensor]) -> int:
+    """How many maps the backbone gives: their projections are 1 x 1 convolutions, those of extra levels 3 x 3."""
+    weights = (tensors.get(f"model.input_proj_vision.{level}.0.weight") for level in range(8))
+    return sum(weight is not None and weight.dim() == 4 and weight.shape[-1] == 1 for weight in weights)
+
+
+def _unshared(tensors: Mapping[str, Tensor], settings: Mapping, decoder_layers: int) -> dict[str, Tensor]:
+    """Heads that all decoder layers share are stored once; here every layer gets its own."""
+    tensors = dict(tensors)
+    shared = {"bbox_embed": "decoder_bbox_embed_share", "class_embed": "decoder_cls_embed_share"}
+    for head, setting in shared.items():
+        if not settings.get(setting, True):
+            continue
+        for name in [name for name in tensors if name.startswith(f"{head}.0.")]:
+            for layer in range(1, decoder_layers):
+                tensors.setdefault(name.replace(f"{head}.0.", f"{head}.{layer}.", 1), tensors[name])
+    return tensors
+
+
+def _hints(settings: Mapping, place: Path) -> Hints:
+    heads = int(settings.get("encoder_attention_heads", OFFICIAL.heads))
+    if int(settings.get("decoder_attention_heads", heads)) != heads:
+        raise InputError(place, "the encoder and the decoder differ in attention heads", "expected the same number")
+    text = settings.get("text_config") or {}
+    backbone = settings.get("backbone_config") or {}
+    # A folder of ours says its training rates. Those of the hub are library defaults that no model was trained with.
+    own = settings.get("groundhog") or {}
+    return Hints(
+        heads=heads,
+        text_heads=heads // 2,  # transformers derives both from the encoder's
+        fusion_heads=heads // 2,
+        bert_heads=text.get("num_attention_heads"),
+        bert_dropout=text.get("hidden_dropout_prob", OFFICIAL.text.dropout),
+        swin_drop_path=backbone.get("drop_path_rate") if own else None,
+        fusion_dropout=own.get("fusion_dropout", OFFICIAL.fusion_dropout),
+        dropout=own.get("dropout", OFFICIAL.dropout),
+        max_text_tokens=int(settings.get("max_text_len", OFFICIAL.max_text_tokens)),
+    )
+
+
+# --- out
+
+
+def save_folder(
+    folder: str | Path, model: GroundingModel, tokenizer: PreTrainedTokenizerFast, half: bool = False
+) -> None:
+    """Writes a folder that transformers loads and runs with equal results; it is there whole or not at all.
+
+    The label embedding of denoising is left out, because transformers has no place for it.
+    Raises InputError when the folder exists and is not empty, or transformers cannot express the model.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(folder, "exists already", "expected a new name")
+    _check_expressible(model.config, folder)
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.mkdir(parents=True)
+        tensors = _in_their_names(model)
+        if half:
+            tensors = {name: tensor.half() for name, tensor in tensors.items()}
+        save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
+        _their_config(model.config, half).save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        if folder.exists():
+            folder.rmdir()
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _in_their_names(model: GroundingModel) -> dict[str, Tensor]:
+    """The tensors under the names of published files, which transformers itself translates to those of its classes."""
+    table = hugging_face_table(len(model.backbone.channels), model.config.decoder_layers)
+    learned = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items() if name != LABEL_EMBEDDING}
+    theirs = table.to_theirs(learned)
+    # A class bias has no axis there.
+    return {name: (t.reshape(()) if "class_embed" in name else t.clone().contiguous()) for name, t in theirs.items()}
+
+
+def _their_config(config: ModelConfig, half: bool) -> MMGroundingDinoConfig | GroundingDinoConfig:
+    precision = "float16" if half else "float32"
+    settings = _settings_of(config) | {"dtype": precision}
+    if config.contrastive_bias:
+        return MMGroundingDinoConfig(**settings, architectures=["MMGroundingDinoForObjectDetection"])
+    return GroundingDinoConfig(**settings, architectures=["GroundingDinoForObjectDetection"])
+
+
+def _check_expressible(config: ModelConfig, place: object) -> None:
+    half_of = f"half of {config.heads} heads"
+    wrong = {
+        "a backbone other than Swin": not isinstance(config.backbone, SwinBackbone),
+        f"text_heads {config.text_heads}, not {half_of}": config.text_heads != config.heads // 2,
+        f"fusion_heads {config.fusion_heads}, not {half_of}": config.fusion_heads != config.heads // 2,
+        f"fusion_width {config.fusion_width}, not half of feedforward": config.fusion_width != config.feedforward // 2,
+        f"text_feedforward {config.text_feedforward}, not half of feedforward": config.text_feedforward
+        != config.feedforward // 2,
+        f"contrastive_scale {config.contrastive_scale} with{'' if config.contrastive_bias else 'out'} bias": (
+            config.contrastive_scale != ("sqrt_width" if config.contrastive_bias else "none")
+        ),
+    }
+    found = [reason for reason, is_so in wrong.items() if is_so]
+    if found:
+        raise InputError(place, f"transformers cannot express {', '.join(found)}", "keep it as .safetensors")
+
+
+def _settings_of(config: ModelConfig) -> dict:
+    backbone, text = config.backbone, config.text
+    assert isinstance(backbone, SwinBackbone)  # _check_expressible has seen to it
+    return dict(
+        backbone_config=dict(
+            model_type="swin",
+            embed_dim=backbone.embed_dim,
+            depths=list(backbone.depths),
+            num_heads=list(backbone.heads),
+            window_size=backbone.window,
+            out_indices=[stage + 1 for stage in backbone.out_stages],
+            drop_path_rate=backbone.drop_path,
+            # Only decides how small an input makes transformers shrink its window.
+            image_size=384 if backbone.window == 12 else 224,
+        ),
+        text_config=dict(
+            model_type="bert",
+            vocab_size=text.vocab_size,
+            hidden_size=text.width,
+            num_hidden_layers=text.layers,
+            num_attention_heads=text.heads,
+            intermediate_size=text.feedforward,
+            max_position_embeddings=text.positions,
+            hidden_dropout_prob=text.dropout,
+            attention_probs_dropout_prob=text.dropout,
+        ),
+        num_queries=config.queries,
+        d_model=config.width,
+        encoder_layers=config.encoder_layers,
+        encoder_ffn_dim=config.feedforward,
+        encoder_attention_heads=config.heads,
+        encoder_n_points=config.points,
+        decoder_layers=config.decoder_layers,
+        decoder_ffn_dim=config.feedforward,
+        decoder_attention_heads=config.heads,
+        decoder_n_points=config.points,
+        num_feature_levels=config.levels,
+        max_text_len=config.max_text_tokens,
+        dropout=config.dropout,
+        fusion_dropout=config.fusion_dropout,
+        fusion_droppath=0.0,
+        decoder_bbox_embed_share=False,
+        decoder_cls_embed_share=False,
+        two_stage_bbox_embed_share=False,
+        groundhog={"dropout": config.dropout, "fusion_dropout": config.fusion_dropout},
+    )

@@ -1,0 +1,256 @@
+"""What a model is made of, read off its tensors, and off the settings that came with them.
+
+Widths, depths, levels and tables show in the shapes. How many heads share a width does not, nor do dropout rates: these
+come from the file's own configuration, which is read as data, or are those of the official models.
+"""
+
+from __future__ import annotations
+
+import ast
+import logging
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+from torch import Tensor
+
+from formats.io.errors import InputError
+from grounding_model.model.config import Denoising, ModelConfig, SwinBackbone, TextEncoder, TimmBackbone
+
+log = logging.getLogger(__name__)
+
+OFFICIAL = ModelConfig()
+OFFICIAL_BERT_HEAD = 64  # channels of one head in every BERT that was published
+OFFICIAL_BERT_WIDTHS = (128, 256, 512, 768, 1024)
+RESNET_BY_BLOCKS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152"}
+Tensors = Mapping[str, Tensor]
+NameInFile = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class Hints:
+    """Settings that no shape shows; the defaults are the official models'. `bert_heads` None: one per 64 channels."""
+
+    heads: int = OFFICIAL.heads
+    text_heads: int = OFFICIAL.text_heads
+    fusion_heads: int = OFFICIAL.fusion_heads
+    bert_heads: int | None = None
+    bert_dropout: float = OFFICIAL.text.dropout
+    swin_drop_path: float | None = None  # None: that of the official variant of this width
+    fusion_dropout: float = OFFICIAL.fusion_dropout
+    dropout: float = OFFICIAL.dropout
+    max_text_tokens: int = OFFICIAL.max_text_tokens
+    fixed_scale: Literal["sqrt_width", "none"] | None = (
+        None  # None: sqrt_width goes with a bias, as in the official ones
+    )
+    denoising: Denoising = OFFICIAL.denoising
+
+
+def config_of(tensors: Tensors, hints: Hints, place: object, name_in_file: NameInFile = str) -> ModelConfig:
+    """The configuration under which `tensors`, by our names, are a whole model.
+
+    Raises InputError when a tensor from which a dimension is read is not there (by its name in the file), or the
+    numbers contradict each other.
+    """
+    try:
+        return _config_of(tensors, hints)
+    except KeyError as error:
+        raise InputError(place, f"{name_in_file(error.args[0])} is missing", "expected the whole checkpoint") from None
+    except (IndexError, ValueError, ZeroDivisionError) as error:
+        raise InputError(place, f"its tensors fit no Grounding DINO ({error})") from None
+
+
+def _config_of(tensors: Tensors, hints: Hints) -> ModelConfig:
+    levels, width = tensors["level_embedding"].shape
+    encoder, decoder = "encoder.layers.0", "decoder.layers.0"
+    offsets = tensors[f"{decoder}.image_attention.offsets.bias"].shape[0]
+    for name, parts in (("heads", hints.heads), ("text heads", hints.text_heads)):
+        if width % parts:
+            raise ValueError(f"{width} channels cannot be shared by {parts} {name}")
+    return ModelConfig(
+        backbone=_backbone_of(tensors, hints),
+        text=_text_encoder_of(tensors, hints),
+        width=width,
+        levels=levels,
+        queries=tensors["query_selection.content.weight"].shape[0],
+        encoder_layers=_count(tensors, r"encoder\.layers\.(\d+)\."),
+        decoder_layers=_count(tensors, r"regress\.(\d+)\.") - 1,
+        heads=hints.heads,
+        points=_whole(offsets, 2 * hints.heads * levels),
+        feedforward=tensors[f"{encoder}.image.feedforward.expand.bias"].shape[0],
+        text_heads=hints.text_heads,
+        text_feedforward=tensors[f"{encoder}.text.feedforward.expand.bias"].shape[0],
+        fusion_width=tensors[f"{encoder}.fusion.image_query.bias"].shape[0],
+        fusion_heads=hints.fusion_heads,
+        fusion_dropout=hints.fusion_dropout,
+        dropout=hints.dropout,
+        max_text_tokens=hints.max_text_tokens,
+        contrastive_scale=_scale_of(tensors, hints),
+        contrastive_bias="classify.0.bias" in tensors,
+        denoising=_denoising_of(tensors, hints),
+    )
+
+
+def _scale_of(tensors: Tensors, hints: Hints) -> Literal["sqrt_width", "learned", "none"]:
+    if "classify.0.log_scale" in tensors:
+        return "learned"
+    return hints.fixed_scale or ("sqrt_width" if "classify.0.bias" in tensors else "none")
+
+
+def _denoising_of(tensors: Tensors, hints: Hints) -> Denoising:
+    table = tensors.get("denoising.label_embedding.weight")
+    return hints.denoising if table is None else replace(hints.denoising, label_table=table.shape[0])
+
+
+def _text_encoder_of(tensors: Tensors, hints: Hints) -> TextEncoder:
+    bert = "text_encoder.bert"
+    vocabulary, width = tensors[f"{bert}.embeddings.word_embeddings.weight"].shape
+    return TextEncoder(
+        vocab_size=vocabulary,
+        width=width,
+        layers=_count(tensors, r"text_encoder\.bert\.encoder\.layer\.(\d+)\."),
+        heads=hints.bert_heads or _official_bert_heads(width),
+        feedforward=tensors[f"{bert}.encoder.layer.0.intermediate.dense.bias"].shape[0],
+        positions=tensors[f"{bert}.embeddings.position_embeddings.weight"].shape[0],
+        dropout=hints.bert_dropout,
+    )
+
+
+def _official_bert_heads(width: int) -> int:
+    heads = _whole(width, OFFICIAL_BERT_HEAD)
+    if width not in OFFICIAL_BERT_WIDTHS:
+        log.warning(
+            "how many heads this BERT of %d channels has is not in the file; taking %d. "
+            "If that is wrong, so are all results: give a text encoder folder with its config.json",
+            width,
+            heads,
+        )
+    return heads
+
+
+def _backbone_of(tensors: Tensors, hints: Hints) -> SwinBackbone | TimmBackbone:
+    if "backbone.network.conv1.weight" in tensors:
+        return _resnet_of(tensors)
+    stages = range(_count(tensors, r"backbone\.stages\.(\d+)\."))
+    tables = [tensors[f"backbone.stages.{stage}.0.attention.relative_position_bias_table"].shape for stage in stages]
+    width = tensors["backbone.patch_embed.bias"].shape[0]
+    drop_path = hints.swin_drop_path
+    if drop_path is None:  # the official Swin-B was trained with a higher rate than T and L
+        drop_path = 0.3 if width == 128 else 0.2
+    return SwinBackbone(
+        embed_dim=width,
+        depths=tuple(_count(tensors, rf"backbone\.stages\.{stage}\.(\d+)\.") for stage in stages),
+        heads=tuple(heads for _, heads in tables),
+        window=(math.isqrt(tables[0][0]) + 1) // 2,  # a table has (2 window - 1)^2 rows
+        out_stages=tuple(stage for stage in stages if f"backbone.out_norms.{stage}.weight" in tensors),
+        drop_path=drop_path,
+    )
+
+
+def _resnet_of(tensors: Tensors) -> TimmBackbone:
+    blocks = tuple(_count(tensors, rf"backbone\.network\.layer{stage}\.(\d+)\.") for stage in range(1, 5))
+    if blocks not in RESNET_BY_BLOCKS or "backbone.network.layer1.0.conv3.weight" not in tensors:
+        raise ValueError(f"a ResNet with {blocks} blocks; expected one of {', '.join(RESNET_BY_BLOCKS.values())}")
+    channels = {256: 1, 512: 2, 1024: 3, 2048: 4}  # what each stage of these networks gives
+    laterals = [
+        tensors[f"neck.laterals.{lateral}.conv.weight"].shape[1]
+        for lateral in range(_count(tensors, r"neck\.laterals\.(\d+)\."))
+    ]
+    return TimmBackbone(name=RESNET_BY_BLOCKS[blocks], out_indices=tuple(channels[count] for count in laterals))
+
+
+def _numbers(tensors: Tensors, pattern: str) -> set[int]:
+    return {int(match[1]) for match in map(re.compile(pattern).match, tensors) if match}
+
+
+def _count(tensors: Tensors, pattern: str) -> int:
+    """How many numbers stand where the pattern has its group; 0, 1, 2, … without a gap are expected."""
+    numbers = _numbers(tensors, pattern)
+    if not numbers:
+        raise KeyError(pattern.replace(r"(\d+)", "0").replace("\\", "").rstrip("."))
+    return max(numbers) + 1
+
+
+def _whole(total: int, part: int) -> int:
+    if total % part:
+        raise ValueError(f"{total} is no multiple of {part}; the number of heads is unlike the official one")
+    return total // part
+
+
+# --- the settings in mmengine's configuration text
+
+
+def hints_of_mmdet(config_text: str, place: object) -> Hints:
+    """Hints from the configuration that mmengine stores as Python text. It is parsed, never executed.
+
+    Raises InputError when the model it describes is one that this project does not compute.
+    """
+    model = python_literals(config_text).get("model")
+    if not isinstance(model, dict):
+        return Hints()
+    setting = partial(_setting, model)
+    heads = setting("encoder.layer_cfg.self_attn_cfg.num_heads", OFFICIAL.heads)
+    for attention in ("self_attn_cfg", "cross_attn_text_cfg", "cross_attn_cfg"):
+        if setting(f"decoder.layer_cfg.{attention}.num_heads", heads) != heads:
+            raise InputError(place, f"decoder {attention} and the encoder differ in heads", "expected the same number")
+    if setting("positional_encoding.temperature", 20) != 20 or not setting("positional_encoding.normalize", True):
+        raise InputError(place, "has an unknown positional encoding", "expected temperature 20, normalised")
+    official = Denoising()
+    groups = setting("dn_cfg.group_cfg.num_dn_queries", official.queries)
+    log_scale = setting("bbox_head.contrastive_cfg.log_scale", None)
+    return Hints(
+        heads=heads,
+        text_heads=setting("encoder.text_layer_cfg.self_attn_cfg.num_heads", OFFICIAL.text_heads),
+        fusion_heads=setting("encoder.fusion_layer_cfg.num_heads", OFFICIAL.fusion_heads),
+        swin_drop_path=setting("backbone.drop_path_rate", None),
+        fusion_dropout=setting("encoder.fusion_layer_cfg.dropout", OFFICIAL.fusion_dropout),
+        dropout=setting("decoder.layer_cfg.self_attn_cfg.dropout", OFFICIAL.dropout),
+        max_text_tokens=setting("bbox_head.contrastive_cfg.max_text_len", OFFICIAL.max_text_tokens),
+        fixed_scale="sqrt_width" if log_scale == "auto" else "none" if log_scale in (None, "none") else None,
+        denoising=Denoising(
+            queries=groups or official.queries,
+            label_noise=setting("dn_cfg.label_noise_scale", official.label_noise),
+            box_noise=setting("dn_cfg.box_noise_scale", official.box_noise),
+        ),
+    )
+
+
+def _setting(model: Mapping[str, object], path: str, default):
+    value: object = model
+    for key in path.split("."):
+        if not isinstance(value, Mapping) or value.get(key) is None:
+            return default
+        value = value[key]
+    return value
+
+
+def python_literals(text: str) -> dict[str, object]:
+    """The assignments of literals and `dict(…)` in a Python text, by name. Whatever else stands there is None."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: nested too deeply
+        return {}
+    return {
+        statement.targets[0].id: _literal(statement.value)
+        for statement in tree.body
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
+    }
+
+
+def _literal(node: ast.expr) -> object:
+    match node:
+        case ast.Constant():
+            return node.value
+        case ast.List() | ast.Tuple():
+            return [_literal(item) for item in node.elts]
+        case ast.Dict():
+            keys = [None if key is None else _literal(key) for key in node.keys]
+            return {key: _literal(value) for key, value in zip(keys, node.values) if isinstance(key, str | int)}
+        case ast.Call(func=ast.Name(id="dict")):
+            return {keyword.arg: _literal(keyword.value) for keyword in node.keywords if keyword.arg}
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
+            return -number
+    return None

@@ -1,0 +1,458 @@
+"""What each tensor is called in mmdet's and in transformers' files, and here.
+
+A row pairs one of their names with ours. `{i}` and `{j}` stand for numbers, and what follows a name (`.weight`,
+`.bias`, a whole subtree) is carried over. Where several of their tensors make up one of ours, they are stacked in the
+order given. A table works in both directions; a tensor that no row knows is an error, never passed over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from formats.io.errors import InputError
+
+
+class Change(NamedTuple):
+    """How a tensor's numbers move on the way in and out."""
+
+    to_ours: Callable[[Tensor], Tensor]
+    to_theirs: Callable[[Tensor], Tensor]
+
+
+def _patches_to_timm(x: Tensor) -> Tensor:
+    """mmdet flattens 2 x 2 patches as (channel, row, column), timm as (column, row, channel); the last axis changes."""
+    patches = x.unflatten(-1, (-1, 2, 2))
+    return patches.transpose(-1, -3).flatten(-3).contiguous()
+
+
+def _patches_to_mmdet(x: Tensor) -> Tensor:
+    """The inverse of _patches_to_timm."""
+    patches = x.unflatten(-1, (2, 2, -1))
+    return patches.transpose(-1, -3).flatten(-3).contiguous()
+
+
+KEEP = Change(lambda x: x, lambda x: x)
+PATCH_ORDER = Change(_patches_to_timm, _patches_to_mmdet)
+
+
+class Row(NamedTuple):
+    theirs: tuple[str, ...]
+    ours: str
+    change: Change = KEEP
+
+
+class Ignored(NamedTuple):
+    """Names that files carry and that hold nothing learned."""
+
+    pattern: str
+    reason: str
+
+
+class NameTable:
+    """Rows that translate a whole file; see to_ours and to_theirs."""
+
+    def __init__(self, rows: Iterable[Row], ignored: Sequence[Ignored]) -> None:
+        rows = list(rows)
+        self._in = [(_pattern(their), row, part) for row in rows for part, their in enumerate(row.theirs)]
+        self._out = [(_pattern(row.ours), row) for row in rows]
+        self._ignored = [re.compile(entry.pattern) for entry in ignored]
+
+    def to_ours(self, tensors: Mapping[str, Tensor], place: object) -> dict[str, Tensor]:
+        """Raises InputError with the names that no row knows, or that lack a companion to be stacked with."""
+        parts: dict[str, dict[int, Tensor]] = {}
+        rows: dict[str, Row] = {}
+        unknown = []
+        for name, tensor in tensors.items():
+            if any(pattern.search(name) for pattern in self._ignored):
+                continue
+            found = self._match_in(name)
+            if found is None:
+                unknown.append(name)
+                continue
+            row, part, ours = found
+            if part in parts.setdefault(ours, {}):
+                raise InputError(place, f"{name} stands for {ours}, which another tensor already gave")
+            parts[ours][part], rows[ours] = tensor, row
+        if unknown:
+            raise InputError(place, f"{counted(unknown)} no part of this architecture", "expected a Grounding DINO")
+        absent = [
+            their
+            for ours, given in parts.items()
+            for part, their in enumerate(self.theirs_of(ours))
+            if part not in given
+        ]
+        if absent:
+            raise InputError(place, f"{counted(absent)} missing", "expected the whole checkpoint")
+        return {ours: _joined(given, rows[ours], place, self.theirs_of(ours)[0]) for ours, given in parts.items()}
+
+    def to_theirs(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Raises KeyError with the first of our names that this table has no row for."""
+        renamed: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            row = self._match_out(name)[0]
+            names, theirs = self.theirs_of(name), row.change.to_theirs(tensor)
+            renamed.update(zip(names, theirs.chunk(len(names)) if len(names) > 1 else [theirs], strict=True))
+        return renamed
+
+    def theirs_of(self, ours: str) -> list[str]:
+        """What they call one of our tensors: one name, or several where theirs are stacked."""
+        row, match = self._match_out(ours)
+        return [_filled(their, match) for their in row.theirs]
+
+    def name_in_file(self, ours: str) -> str:
+        """The first of theirs_of, or our own name where theirs is unknown: for messages."""
+        try:
+            return self.theirs_of(ours)[0]
+        except KeyError:
+            return ours
+
+    def _match_in(self, name: str) -> tuple[Row, int, str] | None:
+        for pattern, row, part in self._in:
+            if match := pattern.fullmatch(name):
+                return row, part, _filled(row.ours, match)
+        return None
+
+    def _match_out(self, name: str) -> tuple[Row, re.Match[str]]:
+        for pattern, row in self._out:
+            if match := pattern.fullmatch(name):
+                return row, match
+        raise KeyError(name)
+
+
+def counted(names: Sequence[str], shown: int = 3) -> str:
+    """`a, b and 7 more are`: a list that fits into a message."""
+    listed = ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+    return f"{listed} {'is' if len(names) == 1 else 'are'}"
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    numbered = re.sub(r"\\\{(\w)\\\}", r"(?P<\1>\\d+)", re.escape(template))
+    return re.compile(rf"{numbered}(?P<rest>\..+)?")
+
+
+def _filled(template: str, match: re.Match[str]) -> str:
+    fields = match.groupdict()
+    rest = fields.pop("rest") or ""
+    return template.format(**fields) + rest
+
+
+def _joined(given: Mapping[int, Tensor], row: Row, place: object, name: str) -> Tensor:
+    parts = [given[part] for part in sorted(given)]
+    try:
+        return row.change.to_ours(parts[0] if len(parts) == 1 else torch.cat(parts))
+    except (RuntimeError, IndexError) as error:
+        shapes = ", ".join(str(tuple(part.shape)) for part in parts)
+        raise InputError(place, f"{name} has an impossible shape {shapes} ({error})") from None
+
+
+def _rows(pairs: str, their_prefix: str = "", our_prefix: str = "", change: Change = KEEP) -> list[Row]:
+    """One row a line: `their name   our name`; several of theirs are joined by commas."""
+    rows = []
+    for line in pairs.strip().splitlines():
+        theirs, ours = line.split()
+        rows.append(Row(tuple(their_prefix + name for name in theirs.split(",")), our_prefix + ours, change))
+    return rows
+
+
+# --- mmdet 3: GroundingDINO. Encoder proposals have the last entry of cls_branches and reg_branches.
+
+MMDET_SWIN = [
+    *_rows("downsample   downsamples.{i}", "backbone.stages.{i}.", "backbone.", PATCH_ORDER),
+    *_rows(
+        """
+        patch_embed.projection   patch_embed
+        patch_embed.norm         patch_norm
+        norm{i}                  out_norms.{i}
+        """,
+        "backbone.",
+        "backbone.",
+    ),
+    *_rows(
+        """
+        norm1                                     norm1
+        attn.w_msa.relative_position_bias_table   attention.relative_position_bias_table
+        attn.w_msa.qkv                            attention.qkv
+        attn.w_msa.proj                           attention.proj
+        norm2                                     norm2
+        ffn.layers.0.0                            mlp.fc1
+        ffn.layers.1                              mlp.fc2
+        """,
+        "backbone.stages.{i}.blocks.{j}.",
+        "backbone.stages.{i}.{j}.",
+    ),
+]
+# mmdet's ResNet and timm's both carry torchvision's names.
+MMDET_RESNET = _rows("backbone   backbone.network")
+
+_DEFORMABLE = """
+    sampling_offsets    offsets
+    attention_weights   weights
+    value_proj          value
+    output_proj         output
+"""
+
+MMDET_TRANSFORMER = [
+    *_rows(
+        """
+        level_embed                                        level_embedding
+        neck.convs.{i}.conv                                neck.laterals.{i}.conv
+        neck.convs.{i}.gn                                  neck.laterals.{i}.norm
+        neck.extra_convs.{i}.conv                          neck.extras.{i}.conv
+        neck.extra_convs.{i}.gn                            neck.extras.{i}.norm
+        language_model.language_backbone.body.model        text_encoder.bert
+        text_feat_map                                      text_encoder.projection
+        memory_trans_fc                                    query_selection.projection
+        memory_trans_norm                                  query_selection.norm
+        query_embedding                                    query_selection.content
+        decoder.ref_point_head.layers.0                    decoder.position.hidden
+        decoder.ref_point_head.layers.1                    decoder.position.output
+        decoder.norm                                       decoder.norm
+        bbox_head.cls_branches.{i}                         classify.{i}
+        bbox_head.reg_branches.{i}                         regress.{i}
+        dn_query_generator.label_embedding                 denoising.label_embedding
+        """
+    ),
+    *_rows(
+        """
+        gamma_v               image_scale
+        gamma_l               text_scale
+        layer_norm_v          image_norm
+        layer_norm_l          text_norm
+        attn.v_proj           image_query
+        attn.l_proj           text_key
+        attn.values_v_proj    image_value
+        attn.values_l_proj    text_value
+        attn.out_v_proj       image_output
+        attn.out_l_proj       text_output
+        """,
+        "encoder.fusion_layers.{i}.",
+        "encoder.layers.{i}.fusion.",
+    ),
+    *_rows(
+        """
+        self_attn.attn.in_proj_weight   attention.in_proj_weight
+        self_attn.attn.in_proj_bias     attention.in_proj_bias
+        self_attn.attn.out_proj         attention.out_proj
+        norms.0                         attention_norm
+        ffn.layers.0.0                  feedforward.expand
+        ffn.layers.1                    feedforward.shrink
+        norms.1                         feedforward_norm
+        """,
+        "encoder.text_layers.{i}.",
+        "encoder.layers.{i}.text.",
+    ),
+    *_rows(_DEFORMABLE, "encoder.layers.{i}.self_attn.", "encoder.layers.{i}.image.attention."),
+    *_rows(
+        """
+        norms.0          attention_norm
+        ffn.layers.0.0   feedforward.expand
+        ffn.layers.1     feedforward.shrink
+        norms.1          feedforward_norm
+        """,
+        "encoder.layers.{i}.",
+        "encoder.layers.{i}.image.",
+    ),
+    *_rows(_DEFORMABLE, "decoder.layers.{i}.cross_attn.", "decoder.layers.{i}.image_attention."),
+    *_rows(
+        """
+        self_attn.attn.in_proj_weight         self_attention.in_proj_weight
+        self_attn.attn.in_proj_bias           self_attention.in_proj_bias
+        self_attn.attn.out_proj               self_attention.out_proj
+        norms.0                               self_norm
+        cross_attn_text.attn.in_proj_weight   text_attention.in_proj_weight
+        cross_attn_text.attn.in_proj_bias     text_attention.in_proj_bias
+        cross_attn_text.attn.out_proj         text_attention.out_proj
+        norms.1                               text_norm
+        norms.2                               image_norm
+        ffn.layers.0.0                        feedforward.expand
+        ffn.layers.1                          feedforward.shrink
+        norms.3                               feedforward_norm
+        """,
+        "decoder.layers.{i}.",
+        "decoder.layers.{i}.",
+    ),
+]
+
+MMDET_IGNORED = (
+    Ignored(r"\.relative_position_index$", "follows from the window"),
+    Ignored(r"\.embeddings\.position_ids$", "0, 1, 2, …; BertModel of transformers before 4.31 stored it"),
+    Ignored(r"\.body\.model\.pooler\.dense\.", "the original's BERT has a pooler whose output nothing reads"),
+)
+
+MMDET_WITH_SWIN = NameTable([*MMDET_SWIN, *MMDET_TRANSFORMER], MMDET_IGNORED)
+MMDET_WITH_RESNET = NameTable([*MMDET_RESNET, *MMDET_TRANSFORMER], MMDET_IGNORED)
+
+
+# --- Microsoft's Swin Transformer, as it classifies ImageNet: a backbone alone, without our prefix.
+
+IMAGENET_SWIN = NameTable(
+    [
+        *_rows(
+            """
+            patch_embed.proj        patch_embed
+            patch_embed.norm        patch_norm
+            layers.{i}.downsample   downsamples.{i}
+            """
+        ),
+        *_rows(
+            """
+            norm1                               norm1
+            attn.relative_position_bias_table   attention.relative_position_bias_table
+            attn.qkv                            attention.qkv
+            attn.proj                           attention.proj
+            norm2                               norm2
+            mlp.fc1                             mlp.fc1
+            mlp.fc2                             mlp.fc2
+            """,
+            "layers.{i}.blocks.{j}.",
+            "stages.{i}.{j}.",
+        ),
+    ],
+    (
+        Ignored(r"\.(relative_position_index|attn_mask)$", "follows from the window"),
+        Ignored(r"^(norm|head)\.", "of the classifier"),
+    ),
+)
+
+
+# --- transformers: MMGroundingDinoForObjectDetection and GroundingDinoForObjectDetection
+
+HUGGING_FACE_SWIN = [
+    *_rows(
+        """
+        embeddings.patch_embeddings.projection   patch_embed
+        embeddings.norm                          patch_norm
+        encoder.layers.{i}.downsample            downsamples.{i}
+        """,
+        "model.backbone.conv_encoder.model.",
+        "backbone.",
+    ),
+    *_rows(
+        """
+        layernorm_before                                      norm1
+        attention.self.relative_position_bias_table           attention.relative_position_bias_table
+        attention.output.dense                                attention.proj
+        layernorm_after                                       norm2
+        intermediate.dense                                    mlp.fc1
+        output.dense                                          mlp.fc2
+        attention.self.query.weight,attention.self.key.weight,attention.self.value.weight   attention.qkv.weight
+        attention.self.query.bias,attention.self.key.bias,attention.self.value.bias         attention.qkv.bias
+        """,
+        "model.backbone.conv_encoder.model.encoder.layers.{i}.blocks.{j}.",
+        "backbone.stages.{i}.{j}.",
+    ),
+]
+
+
+def _split_attention(theirs: str, ours: str) -> list[Row]:
+    """transformers keeps query, key and value apart, torch's MultiheadAttention stacks them."""
+    stacked = [
+        Row(tuple(f"{theirs}.{part}.{kind}" for part in ("query", "key", "value")), f"{ours}.in_proj_{kind}")
+        for kind in ("weight", "bias")
+    ]
+    return [*stacked, Row((f"{theirs}.out_proj",), f"{ours}.out_proj")]
+
+
+HUGGING_FACE_TRANSFORMER = [
+    *_rows(
+        """
+        level_embed                             level_embedding
+        text_backbone                           text_encoder.bert
+        text_projection                         text_encoder.projection
+        enc_output                              query_selection.projection
+        enc_output_norm                         query_selection.norm
+        query_position_embeddings               query_selection.content
+        decoder.reference_points_head.layers.0  decoder.position.hidden
+        decoder.reference_points_head.layers.1  decoder.position.output
+        decoder.layer_norm                      decoder.norm
+        """,
+        "model.",
+    ),
+    *_rows(
+        """
+        vision_param             image_scale
+        text_param               text_scale
+        layer_norm_vision        image_norm
+        layer_norm_text          text_norm
+        attn.vision_proj         image_query
+        attn.text_proj           text_key
+        attn.values_vision_proj  image_value
+        attn.values_text_proj    text_value
+        attn.out_vision_proj     image_output
+        attn.out_text_proj       text_output
+        """,
+        "model.encoder.layers.{i}.fusion_layer.",
+        "encoder.layers.{i}.fusion.",
+    ),
+    *_split_attention("model.encoder.layers.{i}.text_enhancer_layer.self_attn", "encoder.layers.{i}.text.attention"),
+    *_rows(
+        """
+        layer_norm_before   attention_norm
+        fc1                 feedforward.expand
+        fc2                 feedforward.shrink
+        layer_norm_after    feedforward_norm
+        """,
+        "model.encoder.layers.{i}.text_enhancer_layer.",
+        "encoder.layers.{i}.text.",
+    ),
+    *_rows(
+        _DEFORMABLE,
+        "model.encoder.layers.{i}.deformable_layer.self_attn.",
+        "encoder.layers.{i}.image.attention.",
+    ),
+    *_rows(
+        """
+        self_attn_layer_norm   attention_norm
+        fc1                    feedforward.expand
+        fc2                    feedforward.shrink
+        final_layer_norm       feedforward_norm
+        """,
+        "model.encoder.layers.{i}.deformable_layer.",
+        "encoder.layers.{i}.image.",
+    ),
+    *_split_attention("model.decoder.layers.{i}.self_attn", "decoder.layers.{i}.self_attention"),
+    *_split_attention("model.decoder.layers.{i}.encoder_attn_text", "decoder.layers.{i}.text_attention"),
+    *_rows(_DEFORMABLE, "model.decoder.layers.{i}.encoder_attn.", "decoder.layers.{i}.image_attention."),
+    *_rows(
+        """
+        self_attn_layer_norm           self_norm
+        encoder_attn_text_layer_norm   text_norm
+        encoder_attn_layer_norm        image_norm
+        fc1                            feedforward.expand
+        fc2                            feedforward.shrink
+        final_layer_norm               feedforward_norm
+        """,
+        "model.decoder.layers.{i}.",
+        "decoder.layers.{i}.",
+    ),
+]
+
+HUGGING_FACE_IGNORED = (
+    Ignored(r"\.relative_position_index$", "follows from the window"),
+    Ignored(r"\.embeddings\.position_ids$", "0, 1, 2, …"),
+    Ignored(r"^model\.decoder\.(bbox|class)_embed\.", "a second name of bbox_embed and class_embed"),
+    Ignored(r"\.conv_encoder\.model\.(swin\.)?layernorm\.", "Swin's classification norm, which a backbone never runs"),
+)
+
+
+def hugging_face_table(maps: int, decoder_layers: int) -> NameTable:
+    """Rows for a model with `maps` feature maps from its backbone; some names depend on the two numbers."""
+    counted_rows = [
+        Row((f"model.backbone.conv_encoder.model.hidden_states_norms.stage{stage + 1}",), f"backbone.out_norms.{stage}")
+        for stage in range(4)
+    ]
+    for level in range(8):
+        ours = f"neck.laterals.{level}" if level < maps else f"neck.extras.{level - maps}"
+        counted_rows += _rows("0 conv\n1 norm", f"model.input_proj_vision.{level}.", f"{ours}.")
+    for layer in range(decoder_layers + 1):
+        of_encoder = layer == decoder_layers
+        boxes = "model.encoder_output_bbox_embed" if of_encoder else f"bbox_embed.{layer}"
+        counted_rows += _rows("0 0\n1 2\n2 4", f"{boxes}.layers.", f"regress.{layer}.")
+        classes = "model.encoder_output_class_embed" if of_encoder else f"class_embed.{layer}"
+        counted_rows += _rows(f"{classes} classify.{layer}")
+    return NameTable([*HUGGING_FACE_SWIN, *HUGGING_FACE_TRANSFORMER, *counted_rows], HUGGING_FACE_IGNORED)

@@ -1,0 +1,292 @@
+"""Checkpoints in and out: mmdet's, transformers', ours. A checkpoint comes in whole or not at all.
+
+Ours is one safetensors file: the tensors, and as text in its metadata the configuration, the tokenizer and where the
+weights are from. Nothing else is needed to run it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from formats.io.errors import InputError
+from formats.io.files import sha256_of
+from grounding_model.checkpoints.checkpoint import (
+    Checkpoint,
+    Weights,
+    is_safetensors,
+    read_ours,
+    save_checkpoint,
+)
+from grounding_model.checkpoints.huggingface import download, read_folder, save_folder
+from grounding_model.checkpoints.infer_config import Hints, config_of, hints_of_mmdet
+from grounding_model.checkpoints.safe_pickle import read_pickled_checkpoint
+from grounding_model.checkpoints.weight_names import MMDET_WITH_RESNET, MMDET_WITH_SWIN, NameTable, counted
+from grounding_model.inputs.tokens import load_tokenizer, tokenizer_from_text
+from grounding_model.model.config import ModelConfig
+from grounding_model.model.grounding import GroundingModel
+
+EMBEDDED = {"glyph-tiny": Path(__file__).with_name("glyph-tiny.safetensors")}
+DEFAULT_TEXT_ENCODER = "bert-base-uncased"  # every published Grounding DINO reads this vocabulary
+HUB_PREFIX = "hf:"  # any repository of the Hugging Face hub; those below need no prefix
+HUB_NAMES = (
+    *(
+        f"openmmlab-community/mm_grounding_dino_{name}"
+        for name in (
+            "tiny_o365v1_goldg",
+            "tiny_o365v1_goldg_grit",
+            "tiny_o365v1_goldg_v3det",
+            "tiny_o365v1_goldg_grit_v3det",
+            "base_o365v1_goldg_v3det",
+            "base_all",
+            "large_o365v2_oiv6_goldg",
+            "large_all",
+        )
+    ),
+    *(f"iSEE-Laboratory/llmdet_{size}" for size in ("tiny", "base", "large")),
+    *(f"IDEA-Research/grounding-dino-{size}" for size in ("tiny", "base")),
+)
+
+
+def load_checkpoint(source: str | Path, text_encoder: str | Path | None = None) -> Checkpoint:
+    """A model ready to run.
+
+    source: "glyph-tiny" (embedded); a mmdet `.pth`; a folder as transformers writes it; one of HUB_NAMES or
+    "hf:owner/name" (downloaded unless the local cache has it); or ours.
+    text_encoder: folder with the tokenizer (tokenizer.json or vocab.txt) for checkpoints that carry none, that is,
+    mmdet's; a hub name is fetched. Without it bert-base-uncased is taken if the local cache has it.
+
+    Raises InputError when the file is not a whole checkpoint, with the name of what is missing, unknown or misshapen.
+    """
+    path = locate(source)
+    weights = read_weights(path, text_encoder)
+    tokenizer = _tokenizer_of(weights, text_encoder, path)
+    return Checkpoint(build_model(weights, path), tokenizer, weights.provenance)
+
+
+def checkpoint_hash(source: str | Path) -> str:
+    """SHA-256 of a checkpoint's file; of a folder, of the names and contents of the files that make up the model."""
+    path = locate(source)
+    if path.is_file():
+        return sha256_of(path)
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()):
+        if file.suffix in {".safetensors", ".bin", ".json", ".txt"}:
+            digest.update(f"{file.name}\0{sha256_of(file)}\0".encode())
+    return digest.hexdigest()
+
+
+def convert(
+    source: str | Path, destination: str | Path, text_encoder: str | Path | None = None, half: bool = False
+) -> None:
+    """Any checkpoint to ours (destination ends in .safetensors) or to a folder that transformers loads."""
+
+    checkpoint = load_checkpoint(source, text_encoder)
+    provenance = {**checkpoint.provenance, "converted from": str(source), "source sha256": checkpoint_hash(source)}
+    if Path(destination).suffix == ".safetensors":
+        save_checkpoint(destination, checkpoint.model, checkpoint.tokenizer, provenance, half)
+    elif Path(destination).suffix:
+        raise InputError(
+            destination, "unknown kind of checkpoint", "expected a name ending in .safetensors, or a folder"
+        )
+    else:
+        save_folder(destination, checkpoint.model, checkpoint.tokenizer, half)
+
+
+def inspect(source: str | Path, text_encoder: str | Path | None = None) -> str:
+    """What a checkpoint is, in lines for people: kind, architecture, dimensions, where from, what is missing."""
+    path = locate(source)
+    weights = read_weights(path, text_encoder)
+    numbers = sum(tensor.numel() for tensor in weights.tensors.values())
+    lines = [f"{path}: {weights.kind}", f"{len(weights.tensors)} tensors, {numbers / 1e6:.1f} million numbers"]
+    lines += _described(dataclasses.asdict(weights.config))
+    here = f"from {text_encoder}" if text_encoder else "none here; --text-encoder says where there is one"
+    lines.append(f"tokenizer: {'comes with it' if weights.tokenizer_source else here}")
+    lines += [f"{key}: {value}" for key, value in weights.provenance.items()]
+    problems = _problems(_new_model(weights.config, path), weights)
+    return "\n".join([*lines, f"not whole: {'; '.join(problems)}" if problems else "whole: nothing is missing"])
+
+
+def _described(config: Mapping[str, object], indent: str = "  ") -> list[str]:
+    lines = []
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            lines += [f"{indent}{name}", *_described(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{name} = {value}")
+    return lines
+
+
+# --- where a checkpoint is
+
+
+def locate(source: str | Path) -> Path:
+    """The file or folder that `source` means. Raises InputError when there is none."""
+    if str(source) in EMBEDDED:
+        path = EMBEDDED[str(source)]
+        if not path.is_file():
+            raise InputError(source, f"is not in this installation ({path})", "install groundhog whole")
+        return path
+    path = Path(source)
+    if path.exists():
+        return path
+    name = str(source).removeprefix(HUB_PREFIX)
+    if name in HUB_NAMES or str(source).startswith(HUB_PREFIX):
+        return download(name)
+    raise InputError(
+        source,
+        "no such checkpoint",
+        f"expected {', '.join(EMBEDDED)}, a file, a folder, a hub name like {HUB_NAMES[0]}, or {HUB_PREFIX}owner/name",
+    )
+
+
+def read_weights(path: Path, text_encoder: str | Path | None = None) -> Weights:
+    """Reads a checkpoint of any kind as far as its names and dimensions."""
+    if path.is_dir():
+        return read_folder(path)
+    if not path.is_file():
+        raise InputError(path, "no such file", "give the path of a checkpoint")
+    if is_safetensors(path):
+        return read_ours(path)
+    return _read_mmdet(path, text_encoder)
+
+
+# --- mmdet's
+
+
+def _read_mmdet(path: Path, text_encoder: str | Path | None) -> Weights:
+    tensors, meta = read_pickled_checkpoint(path)
+    table = _mmdet_table(tensors, path)
+    hints = hints_of_mmdet(str(meta.get("cfg", meta.get("config", ""))), path)
+    hints = _with_text_encoder(hints, text_encoder)
+    ours = table.to_ours(tensors, path)
+    kept = ("epoch", "iter", "experiment_name", "time", "mmengine_version", "mmdet_version", "seed")
+    provenance = {"source": path.name, **{f"mmdet {key}": str(meta[key]) for key in kept if key in meta}}
+    return Weights(
+        "mmdet checkpoint",
+        config_of(ours, hints, path, table.name_in_file),
+        ours,
+        table.name_in_file,
+        None,
+        provenance,
+    )
+
+
+def _mmdet_table(tensors: Mapping[str, Tensor], path: Path) -> NameTable:
+    if any(name.removeprefix("module.").startswith("transformer.") for name in tensors):
+        raise InputError(
+            path, "is IDEA's own .pth", "expected the same model from the hub: IDEA-Research/grounding-dino-tiny"
+        )
+    if any(name.startswith("model.text_backbone.") for name in tensors):
+        raise InputError(path, "is the weights file of a transformers folder", "give the folder, with its config.json")
+    if not any(name.startswith("language_model.") for name in tensors):
+        raise InputError(path, f"is no Grounding DINO (it holds {counted(sorted(tensors))} there)")
+    if "backbone.patch_embed.projection.weight" in tensors:
+        return MMDET_WITH_SWIN
+    if "backbone.conv1.weight" in tensors:
+        return MMDET_WITH_RESNET
+    # A Swin file that lacks this one tensor is still a Swin file, and the error should say so.
+    if any(name.startswith("backbone.stages.") for name in tensors):
+        return MMDET_WITH_SWIN
+    raise InputError(path, "has an unknown backbone", "expected Swin or ResNet")
+
+
+def _with_text_encoder(hints: Hints, text_encoder: str | Path | None) -> Hints:
+    """A text encoder's folder says how many heads its BERT has, which mmdet's file does not."""
+    config = Path(text_encoder or "") / "config.json"
+    if text_encoder is None or not config.is_file():
+        return hints
+    try:
+        values = json.loads(config.read_text(encoding="utf-8"))
+        return dataclasses.replace(
+            hints,
+            bert_heads=int(values["num_attention_heads"]),
+            bert_dropout=float(values.get("hidden_dropout_prob", hints.bert_dropout)),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            config, f"is no BERT configuration ({error!r})", "expected num_attention_heads in it"
+        ) from None
+
+
+# --- from what was read to a model
+
+
+def build_model(weights: Weights, place: object) -> GroundingModel:
+    """The model with exactly these weights. Raises InputError naming what is missing, extra or misshapen."""
+    model = _new_model(weights.config, place)
+    problems = _problems(model, weights)
+    if problems:
+        raise InputError(place, "; ".join(problems), "expected the whole checkpoint")
+    expected = model.state_dict()
+    model.load_state_dict({name: t.reshape(expected[name].shape) for name, t in weights.tensors.items()}, strict=True)
+    return model.eval()
+
+
+def _new_model(config: ModelConfig, place: object) -> GroundingModel:
+    try:
+        return GroundingModel(config)
+    except (ValueError, RuntimeError, AssertionError, TypeError) as error:  # the last: an option that timm lacks
+        raise InputError(place, f"no model can have these dimensions ({error})") from None
+
+
+def _problems(model: GroundingModel, weights: Weights) -> list[str]:
+    """What keeps the weights from being this model, by the names in the file; empty when nothing does."""
+    expected, given, name = model.state_dict(), weights.tensors, weights.name_in_file
+    problems = []
+    if missing := [name(key) for key in expected if key not in given]:
+        problems.append(f"{counted(missing)} missing")
+    if extra := [name(key) for key in given if key not in expected]:
+        problems.append(f"{counted(extra)} too much")
+    misshapen = [
+        f"{name(key)} {tuple(given[key].shape)} instead of {tuple(tensor.shape)}"
+        for key, tensor in expected.items()
+        if key in given and not _fits(given[key], tensor)
+    ]
+    return problems + ([f"{counted(misshapen)} misshapen"] if misshapen else [])
+
+
+def _fits(given: Tensor, wanted: Tensor) -> bool:
+    """Same shape; a single number may come with or without an axis (the class biases do)."""
+    return given.shape == wanted.shape or given.numel() == wanted.numel() == 1
+
+
+def _tokenizer_of(weights: Weights, text_encoder: str | Path | None, path: Path) -> PreTrainedTokenizerFast:
+    if isinstance(weights.tokenizer_source, str):
+        tokenizer = tokenizer_from_text(weights.tokenizer_source)
+    elif text_encoder is not None:
+        tokenizer = load_tokenizer(text_encoder, local_files_only=not _is_hub_name(text_encoder))
+    elif weights.tokenizer_source is not None:
+        tokenizer = load_tokenizer(weights.tokenizer_source)
+    else:
+        tokenizer = _cached_tokenizer(path)
+    words, rows = max(tokenizer.get_vocab().values()) + 1, weights.config.text.vocab_size
+    if words > rows:
+        raise InputError(
+            text_encoder or path,
+            f"the tokenizer has {words} words, the checkpoint {rows}",
+            "expected the tokenizer that the checkpoint was trained with",
+        )
+    return tokenizer
+
+
+def _cached_tokenizer(path: Path) -> PreTrainedTokenizerFast:
+    try:
+        return load_tokenizer(DEFAULT_TEXT_ENCODER)
+    except InputError:
+        raise InputError(
+            path,
+            f"carries no tokenizer, and {DEFAULT_TEXT_ENCODER} is not in the local cache",
+            f"pass --text-encoder FOLDER with a vocab.txt in it, or --text-encoder {DEFAULT_TEXT_ENCODER} to fetch it",
+        ) from None
+
+
+def _is_hub_name(source: str | Path) -> bool:
+    return not Path(source).exists() and re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(source)) is not None

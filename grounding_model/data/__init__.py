@@ -1,0 +1,1 @@
+"""Training data: where records come from, and how one becomes a sample with a caption and augmented pixels."""

@@ -1,0 +1,373 @@
+"""Where training and validation find labelled images: ODVG files, COCO files, and the glyph world."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from formats.coco import CocoContent, coco_records, load_coco
+from formats.images import safe_join
+from formats.io.errors import InputError, want_one_of
+from formats.label_map import label_map_beside, read_label_map
+from formats.odvg_lines import is_quarantined, record_from_line
+from formats.record import Box, Instance, Record
+from grounding_model.glyphs import categories_of, draw_scene
+from grounding_model.inputs.image import read_image
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OdvgData:
+    """An ODVG file and its images.
+
+    label_map: of a detection file; None takes X_label_map.json beside X_od.json, or else the lines' own categories.
+    weight: passes over the file in one epoch; 0.5 takes another half each time.
+    oversample: the share of images under which a category is rare; None: no image comes more often. See Oversampled.
+    """
+
+    annotations: Path
+    image_root: Path
+    label_map: Path | None = None
+    weight: float = 1.0
+    oversample: float | None = None
+    kind: Literal["odvg"] = "odvg"
+
+
+@dataclass(frozen=True)
+class CocoData:
+    """A COCO annotation file and its images. An image without annotations is one in which nothing is to be found.
+
+    categories: the names to keep, in the order of their labels; None keeps the file's, in its order, without the
+    groups that Roboflow writes among them. weight, oversample: as OdvgData has them.
+    """
+
+    annotations: Path
+    image_root: Path
+    categories: tuple[str, ...] | None = None
+    weight: float = 1.0
+    oversample: float | None = None
+    kind: Literal["coco"] = "coco"
+
+
+@dataclass(frozen=True)
+class GlyphData:
+    """Scenes of the glyph world, drawn when they are needed.
+
+    domain, task, pairs, hardness: as draw_scene takes them. count: number of different scenes. seed: which ones.
+    keep: draw all of them before the first step and keep them in memory (77 kB for 160 x 160 pixels).
+    """
+
+    domain: str = "source"
+    count: int = 5000
+    seed: int = 0
+    task: str = "od"
+    pairs: str = "train"
+    hardness: float | None = None
+    weight: float = 1.0
+    keep: bool = False
+    kind: Literal["glyphs"] = "glyphs"
+
+
+TrainingData = OdvgData | CocoData | GlyphData
+
+
+class LabelledImages(Protocol):
+    """What a source of images offers.
+
+    categories: label -> name of its detection records. portrait: (N,) bool, which of its N images are taller than wide.
+    """
+
+    categories: Mapping[int, str]
+    portrait: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int) -> tuple[np.ndarray, Record]:
+        """Image (H, W, 3) uint8 RGB and its record. Raises InputError when one of them cannot be used."""
+        ...
+
+
+def open_dataset(data: TrainingData) -> LabelledImages:
+    """Every image once, in the order of the file. Raises InputError for a file that cannot be read."""
+    if isinstance(data, OdvgData):
+        return OdvgDataset(data)
+    return CocoDataset(data) if isinstance(data, CocoData) else GlyphDataset(data)
+
+
+def open_for_training(data: TrainingData) -> LabelledImages:
+    """open_dataset, with the images of rare categories as often as data.oversample says."""
+    dataset = open_dataset(data)
+    if isinstance(data, GlyphData) or data.oversample is None:
+        return dataset
+    assert isinstance(dataset, OdvgDataset | CocoDataset)  # which know the labels of every image
+    return Oversampled(dataset, repeats(dataset.labels(), data.oversample))
+
+
+class OdvgDataset:
+    """The lines of an ODVG file, read on demand; in memory are nine bytes a line."""
+
+    def __init__(self, data: OdvgData) -> None:
+        self._data = data
+        self._offsets, self.portrait = _lines_of(data.annotations)
+        if not len(self._offsets):
+            raise InputError(data.annotations, "holds no line to train on", "expected ODVG JSON Lines")
+        beside = label_map_beside(data.annotations)
+        if data.label_map is not None or beside.is_file():
+            self.categories: Mapping[int, str] = read_label_map(data.label_map or beside)
+        else:
+            self.categories = self._categories_of_lines()
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def record(self, index: int) -> Record:
+        """Raises InputError, naming the line, when it is no record."""
+        with open(self._data.annotations, "rb") as stream:
+            stream.seek(self._offsets[index])
+            return self._record_of(stream.readline(), index)
+
+    def load(self, index: int) -> tuple[np.ndarray, Record]:
+        record = self.record(index)
+        if not _is_labelled(record):
+            raise InputError(record.filename, "nobody has labelled it yet", "expected labels, not a bootstrap file")
+        unknown = {instance.label for instance in record.instances or ()} - set(self.categories)
+        if unknown:
+            raise InputError(
+                record.filename, f"label {min(unknown)} is not in the map", "expected the map of this file"
+            )
+        return _image_of(record, self._data.image_root), record
+
+    def labels(self) -> Iterator[set[int]]:
+        """The labels of every image. Empty for a line that is no record: it is counted when training comes to it."""
+        for instances in self._instances():
+            yield {instance.label for instance in instances}
+
+    def _record_of(self, raw: bytes, index: int) -> Record:
+        place = f"{self._data.annotations}: byte {self._offsets[index]}"
+        try:
+            line = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise InputError(place, f"not JSON ({error})", "expected one JSON object a line") from error
+        return record_from_line(line, place)
+
+    def _instances(self) -> Iterator[tuple[Instance, ...]]:
+        """The instances of every line, () where it has none or is no record."""
+        with open(self._data.annotations, "rb") as stream:
+            told = f"categories of {self._data.annotations.name}"
+            for index, offset in enumerate(tqdm(self._offsets, told, disable=None, delay=2, unit="line")):
+                stream.seek(offset)
+                raw = stream.readline()
+                try:
+                    record = self._record_of(raw, index) if b'"detection"' in raw else None
+                except InputError:
+                    record = None
+                yield () if record is None else record.instances or ()
+
+    def _categories_of_lines(self) -> dict[int, str]:
+        categories: dict[int, str] = {}
+        for instances in self._instances():
+            for instance in instances:
+                categories[instance.label] = instance.category
+        return dict(sorted(categories.items()))
+
+
+def _is_labelled(record: Record) -> bool:
+    """Whether somebody has looked. [] says that nothing was found; regions without boxes wait to be looked for."""
+    if record.caption is None:
+        return record.instances is not None
+    return record.regions is not None and (not record.regions or any(region.boxes for region in record.regions))
+
+
+def _image_of(record: Record, image_root: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB. Raises InputError where it is not there, or of another size than its record says."""
+    image = read_image(safe_join(image_root, record.filename))
+    if image.shape[:2] != (record.height, record.width):
+        found, said = f"{image.shape[1]}x{image.shape[0]}", f"{record.width}x{record.height}"
+        raise InputError(
+            record.filename, f"the image is {found}, its labels say {said}", "expected its size after any EXIF turn"
+        )
+    return image
+
+
+_HEIGHT, _WIDTH = re.compile(rb'"height"\s*:\s*(\d+)'), re.compile(rb'"width"\s*:\s*(\d+)')
+
+
+def _lines_of(path: Path) -> tuple[array, np.ndarray]:
+    """Where every line starts that is neither blank nor marked as quarantined, and (N,) bool, which are portraits.
+
+    No line is decoded, so a file of millions of lines opens as fast as it is read.
+    """
+    offsets, portrait, position = array("q"), bytearray(), 0
+    try:
+        with open(path, "rb") as stream, _bytes_bar(path) as bar:
+            for line in stream:
+                if not offsets and line.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+                    raise InputError(path, "is one JSON array", "expected JSON Lines: groundhog convert writes them")
+                if not line.isspace() and not is_quarantined(line):
+                    offsets.append(position)
+                    height, width = _HEIGHT.search(line), _WIDTH.search(line)
+                    portrait.append(bool(height and width and int(height[1]) > int(width[1])))
+                position += len(line)
+                bar.update(len(line))
+    except OSError as error:
+        raise InputError(path, error.strerror or str(error), "expected a file of ODVG JSON Lines") from error
+    return offsets, np.frombuffer(portrait, dtype=bool)
+
+
+def _bytes_bar(path: Path) -> tqdm:
+    """Shown on a terminal, when it takes more than two seconds."""
+    told = f"opening {path.name}"
+    return tqdm(total=path.stat().st_size, desc=told, disable=None, delay=2, unit="B", unit_scale=True)
+
+
+class CocoDataset:
+    """The images of a COCO file, which is read whole and kept in arrays: its boxes take 21 bytes each.
+
+    Annotations that cannot be used are passed over, and told.
+    """
+
+    def __init__(self, data: CocoData) -> None:
+        content = load_coco(data.annotations)
+        if content.annotations is None:
+            raise InputError(data.annotations, 'has no "annotations"', "expected a file with the boxes to learn")
+        self._data = data
+        self.categories: Mapping[int, str] = dict(enumerate(_names_kept(content, data)))
+        self._read(content)
+        if not len(self):
+            raise InputError(data.annotations, "holds no image", 'expected some in "images"')
+        self.portrait = self._sizes[:, 0] > self._sizes[:, 1]
+
+    def _read(self, content: CocoContent) -> None:
+        label_of = {name: label for label, name in self.categories.items()}
+        names, sizes, boxes, labels, ignore, ends = [], array("i"), array("d"), array("i"), bytearray(), array("q", [0])
+        problems: list[InputError] = []
+        for record in coco_records(content, on_problem=problems.append):
+            names.append(record.filename.encode())
+            sizes.extend((record.height, record.width))
+            for instance in record.instances or ():
+                if instance.category in label_of:
+                    boxes.extend(instance.box)
+                    labels.append(label_of[instance.category])
+                    ignore.append(instance.ignore)
+            ends.append(len(labels))
+        if problems:
+            log.warning("%d entries are passed over, of which one is %s", len(problems), problems[0])
+        # Arrays, not lists: workers that are forked would copy every object that they touch.
+        self._names = np.array(names, dtype=bytes)
+        self._sizes = np.array(sizes).reshape(-1, 2)
+        self._boxes, self._labels = np.array(boxes, dtype=np.float32).reshape(-1, 4), np.array(labels)
+        self._ignore, self._ends = np.frombuffer(ignore, dtype=bool), np.array(ends)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def record(self, index: int) -> Record:
+        """Boxes in the precision of training, float32."""
+        own = slice(self._ends[index], self._ends[index + 1])
+        instances = tuple(
+            Instance(_box(box), label, self.categories[label], ignore=ignore)
+            for box, label, ignore in zip(
+                self._boxes[own].tolist(), self._labels[own].tolist(), self._ignore[own].tolist()
+            )
+        )
+        height, width = self._sizes[index].tolist()
+        return Record(self._names[index].decode(), height, width, instances)
+
+    def load(self, index: int) -> tuple[np.ndarray, Record]:
+        record = self.record(index)
+        return _image_of(record, self._data.image_root), record
+
+    def labels(self) -> Iterator[set[int]]:
+        """The labels of every image."""
+        for start, end in zip(self._ends, self._ends[1:]):
+            yield set(self._labels[start:end].tolist())
+
+
+def _box(corners: Sequence[float]) -> Box:
+    x1, y1, x2, y2 = corners
+    return x1, y1, x2, y2
+
+
+def _names_kept(content: CocoContent, data: CocoData) -> tuple[str, ...]:
+    """Each name once, in the order of the labels."""
+    names = [name for _, name in content.categories.values()]
+    if data.categories is None:
+        return tuple(dict.fromkeys(name for name in names if name not in _groups(content)))
+    for name in data.categories:
+        if name not in names:
+            raise InputError("categories", f"{data.annotations} has no {name!r}", want_one_of(names, name))
+    return tuple(dict.fromkeys(data.categories))
+
+
+def _groups(content: CocoContent) -> set[str]:
+    """Categories that nothing bears, and that others have as their supercategory: Roboflow writes one."""
+    used = {entry.get("category_id") for entry in content.annotations or ()}
+    entries = content.category_entries.values()
+    borne = {entry["name"] for entry in entries if entry["id"] in used}
+    above = {entry.get("supercategory") for entry in entries if entry.get("supercategory") != entry["name"]}
+    return {entry["name"] for entry in entries} & above - borne
+
+
+class GlyphDataset:
+    """Scenes of the glyph world; the same (domain, seed, index) is the same scene on every machine."""
+
+    def __init__(self, data: GlyphData) -> None:
+        self._data = data
+        self.categories: Mapping[int, str] = dict(enumerate(categories_of(data.domain, data.task, data.pairs)))
+        self.portrait = np.zeros(data.count, dtype=bool)  # scenes are squares
+        self._kept = [self._drawn(index) for index in range(data.count)] if data.keep else None
+
+    def __len__(self) -> int:
+        return self._data.count
+
+    def load(self, index: int) -> tuple[np.ndarray, Record]:
+        return self._kept[index] if self._kept is not None else self._drawn(index)
+
+    def _drawn(self, index: int) -> tuple[np.ndarray, Record]:
+        data = self._data
+        return draw_scene(data.domain, data.seed, index, data.task, data.pairs, data.hardness)
+
+
+class Oversampled:
+    """A data set whose image i comes times[i] times; times: (N,) whole numbers."""
+
+    def __init__(self, dataset: LabelledImages, times: np.ndarray) -> None:
+        self._dataset = dataset
+        self._items = np.repeat(np.arange(len(dataset)), times)
+        self.categories, self.portrait = dataset.categories, dataset.portrait[self._items]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def load(self, index: int) -> tuple[np.ndarray, Record]:
+        return self._dataset.load(int(self._items[index]))
+
+
+def repeats(labels: Iterable[set[int]], threshold: float) -> np.ndarray:
+    """The labels of N images -> (N,) int64, how often each should come: once, more often where a label is rare.
+
+    A label of a share f of all images asks for max(1, sqrt(threshold / f)); an image does as the rarest of its labels
+    asks (LVIS, arXiv 1908.03195, appendix B), rounded up, as mmengine's ClassBalancedDataset does. The paper draws
+    between the two nearest whole numbers.
+    """
+    images, standing = array("q"), array("q")
+    count = 0
+    for own in labels:
+        images.extend([count] * len(own))
+        standing.extend(own)
+        count += 1
+    factors = np.ones(count)
+    if standing:
+        _, kinds, uses = np.unique(np.array(standing), return_inverse=True, return_counts=True)
+        np.maximum.at(factors, np.array(images), np.sqrt(threshold / (uses / count))[kinds])
+    return np.ceil(factors).astype(np.int64)

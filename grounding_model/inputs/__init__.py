@@ -1,0 +1,1 @@
+"""From words and pixels to tensors: prompts, tokens, images."""

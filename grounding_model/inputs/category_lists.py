@@ -1,0 +1,61 @@
+"""Names of the categories of well-known data sets, in their own order; `--texts '$: coco'` asks for them here.
+
+categories/NAME.txt holds one data set, a name a line; categories/odinw.json the 35 of Object Detection in the Wild
+(arXiv 2204.08790), without the blank category of its ChessPieces.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from formats.io.errors import InputError, want_one_of
+from formats.label_map import read_label_map
+
+FOLDER = Path(__file__).parent / "categories"
+ALIASES = {
+    "pascal_voc": "voc",
+    "voc07": "voc",
+    "voc12": "voc",
+    "mscoco": "coco",
+    "ms_coco": "coco",
+    "obj365v1": "objects365v1",
+    "obj365v2": "objects365v2",
+    "lvis_v1": "lvis",
+}
+
+
+def category_lists() -> list[str]:
+    """The data sets that are known."""
+    return [*sorted(path.stem for path in FOLDER.glob("*.txt")), *_odinw()]
+
+
+def read_category_list(name: str) -> tuple[str, ...]:
+    """The categories of a data set, whatever the case of its name; or of a file: .txt, a name a line, or a label map.
+
+    Raises InputError, with what comes close, when it is not known.
+    """
+    if name.strip().endswith((".txt", ".json")):
+        return _from_file(Path(name.strip()))
+    known = {each.lower(): each for each in category_lists()}
+    key = name.strip().lower()
+    key = ALIASES.get(key, key)
+    if key not in known:
+        raise InputError(f"$: {name.strip()}", "no data set of this name", want_one_of(known.values(), key))
+    if known[key] in (odinw := _odinw()):
+        return tuple(odinw[known[key]])
+    return tuple((FOLDER / f"{key}.txt").read_text(encoding="utf-8").splitlines())
+
+
+def _from_file(path: Path) -> tuple[str, ...]:
+    if path.suffix == ".json":
+        return tuple(name for _, name in sorted(read_label_map(path).items()))
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(path, f"cannot be read ({error})", "expected a text file with a name a line") from None
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _odinw() -> dict[str, list[str]]:
+    return json.loads((FOLDER / "odinw.json").read_text(encoding="utf-8"))

@@ -1,0 +1,121 @@
+"""Files and arrays become what the backbone takes: resized, normalised, padded RGB.
+
+B images, H, W height and width of the padded batch, h, w of one image
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from formats.io.errors import InputError
+from formats.io.storage import as_path
+
+# Mean and standard deviation of ImageNet in RGB 0..255: what every released backbone was trained with.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+# Transparent greyscale pictures stand on this colour in the reference (close to the mean above).
+TRANSPARENT = (124, 117, 104)
+
+
+class ImageBatch(NamedTuple):
+    """pixels: (B, 3, H, W) float32 RGB normalised, zeros right of and below each image
+    sizes: (B, 2) int64 height, width of each image's content
+    """
+
+    pixels: Tensor
+    sizes: Tensor
+
+    def to(self, device: torch.device | str) -> ImageBatch:
+        return ImageBatch(self.pixels.to(device), self.sizes.to(device))
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """(h, w, 3) uint8 RGB of a file, EXIF turn applied, first frame of an animation.
+
+    Raises InputError, naming the file, when it is missing, is no image or cannot be decoded whole.
+    """
+    try:
+        with as_path(path).open("rb") as stream, Image.open(stream) as image:
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except FileNotFoundError as error:
+        raise InputError(path, "no such file", "expected an image file") from error
+    except UnidentifiedImageError as error:
+        raise InputError(path, "cannot be decoded (no known image format)", "expected an image file") from error
+    except Exception as error:  # decoders raise what they please on a stranger's bytes
+        raise InputError(path, f"cannot be decoded ({error})", "expected a whole image file") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(_to_bytes(np.asarray(image), image.mode)).convert("RGB")
+    if image.mode != "LA":
+        return image.convert("RGB")
+    with_alpha = image.convert("RGBA")
+    canvas = Image.new("RGB", image.size, TRANSPARENT)
+    canvas.paste(with_alpha, mask=with_alpha.getchannel("A"))
+    return canvas
+
+
+def _to_bytes(values: np.ndarray, mode: str) -> np.ndarray:
+    """(h, w) grey values of more than 8 bits -> uint8, in proportion; Pillow itself would cut them off at 255.
+
+    Integers span 16 bits, the only range that such files have in practice. Fractions ("F") have no range of their
+    own: they span from the least to the greatest finite one.
+    """
+    if mode.startswith("I"):
+        return (values.clip(0, 65535) / 257).round().astype(np.uint8)
+    finite = np.isfinite(values)
+    low, high = (values[finite].min(), values[finite].max()) if finite.any() else (0.0, 0.0)
+    scaled = (np.where(finite, values, low) - low) / max(high - low, np.finfo(np.float32).tiny)
+    return (scaled * 255).round().astype(np.uint8)
+
+
+def size_for_test(height: int, width: int, scale: tuple[int, int] = (800, 1333)) -> tuple[int, int]:
+    """Height, width that fit into scale (short and long side, either order), proportions kept, fractions cut off.
+
+    Cutting, not rounding: the reference does so at test time (and rounds in training), and its numbers depend on it.
+    """
+    factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
+    return max(1, int(height * factor)), max(1, int(width * factor))
+
+
+def resize_for_test(image: np.ndarray, scale: tuple[int, int] = (800, 1333)) -> np.ndarray:
+    """(h, w, 3) uint8 -> (h', w', 3) uint8 of size_for_test, antialiased bilinear."""
+    height, width = size_for_test(image.shape[0], image.shape[1], scale)
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def collate_images(images: Sequence[np.ndarray]) -> ImageBatch:
+    """(h, w, 3) uint8 RGB each -> normalised and padded to the largest height and width.
+
+    Raises InputError when there is no image or one is not (h, w, 3) uint8.
+    """
+    if not images:
+        raise InputError("images", "there are none", "expected at least one")
+    for index, image in enumerate(images):
+        check_image(image, f"image {index}")
+    sizes = torch.tensor([image.shape[:2] for image in images], dtype=torch.int64)
+    height, width = sizes.amax(0).tolist()
+    pixels = torch.zeros(len(images), 3, height, width)
+    mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
+    for canvas, image in zip(pixels, images):
+        content = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+        canvas[:, : image.shape[0], : image.shape[1]] = (content - mean) / std
+    return ImageBatch(pixels, sizes)
+
+
+def check_image(image: np.ndarray, place: object) -> np.ndarray:
+    """The array itself. Raises InputError unless it is (h, w, 3) uint8 with h, w > 0."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise InputError(place, what, "expected an RGB array of uint8 with shape (height, width, 3)")
+    if 0 in image.shape:
+        raise InputError(place, f"shape {image.shape} has no pixels", "expected at least one")
+    return image

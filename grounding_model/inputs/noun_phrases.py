@@ -1,0 +1,113 @@
+"""Which noun phrases a caption has, and where they stand.
+
+Tags are NLTK's averaged perceptron's; a phrase is an optional determiner, adjectives, nouns. Every phrase is found by
+the offsets of its own tokens, not by searching its text: "container" never matches inside "container number", and a
+phrase that occurs twice is two phrases, each in its place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+from nltk import RegexpParser
+from nltk.tag.perceptron import PerceptronTagger
+from nltk.tokenize import NLTKWordTokenizer
+
+from formats.io.errors import InputError
+from formats.record import Span
+
+GRAMMAR = "NP: {<DT>?<JJ.*>*<NN.*>+}"
+TAGGER_DATA = "averaged_perceptron_tagger_eng"
+# A full stop at a word's end ends the sentence; the tokenizer itself splits off only the caption's last one.
+SENTENCE_END = re.compile(r"(?<=[a-z]{2}[.!?])\s+")
+# The tokenizer writes straight double quotes in TeX's manner.
+QUOTES = ('"', "``", "''")
+PUNCTUATION = " .,:;!?()[]{}|^*\"'`’‘“”"
+
+TaggedToken = tuple[str, str]
+
+
+def noun_phrases(caption: str) -> list[Span]:
+    """Spans of the caption's noun phrases, in order.
+
+    Raises InputError when NLTK's tagger data is not on this machine; it is never fetched from here.
+    """
+    spans = []
+    for start, sentence in _sentences(_lower(caption)):
+        tokens = NLTKWordTokenizer().tokenize(sentence)
+        spans += [(start + first, start + last) for first, last in spans_of_tags(sentence, _tagger().tag(tokens))]
+    return spans
+
+
+def spans_of_tags(text: str, tagged: Sequence[TaggedToken]) -> list[Span]:
+    """Spans of the noun phrases of a lower-case text whose tokens are tagged, punctuation at their ends left out."""
+    offsets = _token_offsets(text, [token for token, _ in tagged])
+    spans = []
+    for first, last in _chunks(tagged):
+        known = [offset for offset in offsets[first:last] if offset is not None]
+        if known:
+            start, end = known[0][0], known[-1][1]
+            phrase = text[start:end]
+            start += len(phrase) - len(phrase.lstrip(PUNCTUATION))
+            end -= len(phrase) - len(phrase.rstrip(PUNCTUATION))
+            if start < end:
+                spans.append((start, end))
+    return spans
+
+
+def _lower(text: str) -> str:
+    """Lower case of the same length: the few letters whose lower case is longer stay as they are."""
+    return "".join(lower if len(lower := letter.lower()) == 1 else letter for letter in text)
+
+
+def _sentences(text: str) -> Iterator[tuple[int, str]]:
+    start = 0
+    for gap in SENTENCE_END.finditer(text):
+        yield start, text[start : gap.start()]
+        start = gap.end()
+    yield start, text[start:]
+
+
+def _chunks(tagged: Sequence[TaggedToken]) -> Iterator[tuple[int, int]]:
+    """First and one past the last token of every noun phrase."""
+    if not tagged:
+        return
+    position = 0
+    for node in _parser().parse(list(tagged)):
+        size = len(node) if hasattr(node, "label") else 1
+        if hasattr(node, "label"):
+            yield position, position + size
+        position += size
+
+
+def _token_offsets(text: str, tokens: Sequence[str]) -> list[Span | None]:
+    """Where each token stands; None for one that the tokenizer has rewritten beyond recognition."""
+    offsets: list[Span | None] = []
+    cursor = 0
+    for token in tokens:
+        spellings = QUOTES if token in QUOTES else (token,)
+        found = [(at, at + len(word)) for word in spellings if (at := text.find(word, cursor)) >= 0]
+        offset = min(found, default=None)
+        offsets.append(offset)
+        cursor = offset[1] if offset else cursor
+    return offsets
+
+
+@lru_cache(maxsize=1)
+def _parser() -> RegexpParser:
+    return RegexpParser(GRAMMAR)
+
+
+@lru_cache(maxsize=1)
+def _tagger() -> PerceptronTagger:
+    try:
+        return PerceptronTagger(lang="eng")
+    except LookupError as error:
+        raise InputError(
+            "noun phrases",
+            f"NLTK's {TAGGER_DATA} is not on this machine (looked in NLTK_DATA and ~/nltk_data)",
+            f"run `python -m nltk.downloader {TAGGER_DATA}`, or give the phrases yourself (detect: --tokens-positive, "
+            "bootstrap: --phrases, self-train: data.phrases)",
+        ) from error

@@ -1,0 +1,330 @@
+"""What to look for: categories, phrases of a caption, or one expression.
+
+span   start, end in characters of the caption, end exclusive
+label  index of what the caller named: a category of the list, a phrase of the caption, 0 for an expression
+entity one piece of a built caption that is scored; several entities may share a label (synonyms)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from formats.io.errors import InputError, want_one_of
+from formats.record import Span
+from grounding_model.inputs.category_lists import read_category_list
+
+Spans = tuple[Span, ...]
+ENHANCEMENT_PARTS = ("prefix", "name", "suffix")
+
+
+class Piece(NamedTuple):
+    """One name in a caption of categories: only `name` is scored, prefix and suffix surround it."""
+
+    label: int
+    name: str
+    prefix: str = ""
+    suffix: str = ""
+
+    @property
+    def text(self) -> str:
+        return f"{self.prefix}{self.name}{self.suffix}. "
+
+
+class BuiltPrompt(NamedTuple):
+    """One caption for the text encoder.
+
+    caption: as the text encoder reads it. spans: those of every entity in it. labels: the label of every entity.
+    An expression has no entities: every token counts.
+    """
+
+    caption: str
+    spans: tuple[Spans, ...]
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Made by Prompt.categories, Prompt.phrases, Prompt.expression or Prompt.parse, which check what they are given.
+
+    labels: what each label is called, exactly as the caller wrote it.
+    text: the caller's caption or expression, "" for categories. spans: of each phrase, in characters of text.
+    pieces: what a caption of categories is made of.
+    """
+
+    kind: Literal["categories", "phrases", "expression"]
+    labels: tuple[str, ...]
+    text: str = ""
+    spans: tuple[Spans, ...] = ()
+    pieces: tuple[Piece, ...] = ()
+
+    @classmethod
+    def categories(
+        cls,
+        names: Iterable[str | Sequence[str]],
+        enhance: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> Prompt:
+        """Categories; a tuple or list among them holds synonyms of one category, which is called by the first.
+
+        enhance: by name (as given or cleaned), `prefix`, `suffix` and another `name` for the caption.
+        Raises InputError for a text instead of a list, an empty list, a blank name, a name given twice, or an
+        enhancement of a name or with a part that does not exist.
+        """
+        if isinstance(names, str):
+            raise InputError("categories", f"the text '{names}'", f"expected a list of names, such as ['{names}']")
+        synonyms = [tuple(entry) if isinstance(entry, tuple | list) else (entry,) for entry in names]
+        if not synonyms:
+            raise InputError("categories", "the list is empty", "expected at least one name")
+        for index, entry in enumerate(synonyms):
+            _check_names(index, entry)
+        labels = tuple(entry[0] for entry in synonyms)
+        _check_unique([name for entry in synonyms for name in entry])
+        enhance = _check_enhancements(enhance or {}, [name for entry in synonyms for name in entry])
+        pieces = [_piece(label, name, enhance) for label, entry in enumerate(synonyms) for name in entry]
+        return cls("categories", labels, pieces=tuple(pieces))
+
+    @classmethod
+    def phrases(cls, caption: str, spans: Sequence[Sequence[Sequence[int]]] | None = None) -> Prompt:
+        """Phrases of a caption: each is one or several spans; without any, the caption's noun phrases.
+
+        A caption without noun phrases is a prompt that finds nothing. Raises InputError for a blank caption, for a
+        span outside the caption or over blanks only, and when noun phrases are asked for without a tagger.
+        """
+        _check_text("caption", caption)
+        if spans is None:
+            from grounding_model.inputs.noun_phrases import (
+                noun_phrases,
+            )  # NLTK takes a second to import; most prompts need none
+
+            checked: tuple[Spans, ...] = tuple((span,) for span in noun_phrases(caption))
+        else:
+            checked = tuple(_check_phrase(index, phrase, caption) for index, phrase in enumerate(spans))
+        labels = tuple(" / ".join(caption[start:end] for start, end in phrase) for phrase in checked)
+        return cls("phrases", labels, text=caption, spans=checked)
+
+    @classmethod
+    def expression(cls, text: str) -> Prompt:
+        """One referring expression: the whole text names one thing. Raises InputError when it is blank."""
+        _check_text("expression", text)
+        return cls("expression", (text,), text=text)
+
+    @classmethod
+    def parse(cls, texts: str, custom_entities: bool = False, tokens_positive: object = None) -> Prompt:
+        """A prompt as the command line writes it.
+
+        '$: coco' are the categories of a data set. tokens_positive -1 makes an expression; a list of the spans of each
+        phrase (or its JSON) phrases. custom_entities splits the text at '. ' into categories. Else noun phrases.
+        Raises InputError for whatever cannot be read.
+        """
+        if texts.startswith("$:"):
+            if tokens_positive is not None:
+                raise InputError("--tokens-positive", f"given beside '{texts}'", "expected one of the two")
+            return cls.categories(read_category_list(texts[2:]))
+        spans = _read_spans(tokens_positive)
+        if spans == -1:
+            return cls.expression(texts)
+        if spans is not None:
+            return cls.phrases(texts, spans)
+        return cls._from_split_text(texts) if custom_entities else cls.phrases(texts)
+
+    @classmethod
+    def _from_split_text(cls, text: str) -> Prompt:
+        # The reference keeps the blanks of "cat . dog" in the caption and in the names. The caption stays so, for equal
+        # numbers; a name does not end in a blank that its writer did not mean.
+        names = [name for name in text.strip(". ").split(". ") if name]
+        prompt = cls.categories([name.strip() for name in names])
+        return cls(
+            "categories",
+            prompt.labels,
+            pieces=tuple(piece._replace(name=clean_name(name)) for piece, name in zip(prompt.pieces, names)),
+        )
+
+    def build(self) -> BuiltPrompt:
+        """The whole prompt as one caption."""
+        if self.kind == "categories":
+            return _build_categories(self.pieces)
+        return BuiltPrompt(_end_sentence(self.text), self.spans, tuple(range(len(self.spans))))
+
+    def chunks(
+        self, count_tokens: Callable[[str], int], max_tokens: int, chunk_size: int | None = None
+    ) -> list[BuiltPrompt]:
+        """The prompt as captions of at most max_tokens each, and of at most chunk_size names where it has names.
+
+        count_tokens: how many tokens a text takes, the same for a text as for its words together.
+        Raises InputError when one name, one phrase or an expression is too long for any caption.
+        """
+        if chunk_size is not None and chunk_size < 1:
+            raise InputError("chunk_size", str(chunk_size), "expected at least 1, or none")
+        if self.kind == "categories":
+            return [_build_categories(pieces) for pieces in self._piece_chunks(count_tokens, max_tokens, chunk_size)]
+        whole = self.build()
+        tokens = count_tokens(whole.caption)
+        if tokens <= max_tokens:
+            return [whole]
+        if self.kind == "expression":
+            raise _too_long(self.text, tokens, max_tokens)
+        return list(self._caption_chunks(count_tokens, max_tokens))
+
+    def _piece_chunks(
+        self, count_tokens: Callable[[str], int], max_tokens: int, chunk_size: int | None
+    ) -> Iterator[list[Piece]]:
+        chunk: list[Piece] = []
+        used = 0
+        for piece in self.pieces:
+            tokens = count_tokens(piece.text)
+            if tokens > max_tokens:
+                raise _too_long(piece.text, tokens, max_tokens)
+            if chunk and (used + tokens > max_tokens or len(chunk) == chunk_size):
+                yield chunk
+                chunk, used = [], 0
+            chunk.append(piece)
+            used += tokens
+        yield chunk
+
+    def _caption_chunks(self, count_tokens: Callable[[str], int], max_tokens: int) -> Iterator[BuiltPrompt]:
+        """Pieces of the caption that end at a sentence, or else between words, and never inside a phrase."""
+        cuts = self._cuts()
+        budget = max_tokens - 1  # the full stop that ends a piece
+        start = 0
+        while start < len(self.text):
+            fitting = []
+            for end in (cut for cut in cuts if cut > start):
+                if count_tokens(self.text[start:end]) > budget:
+                    break
+                fitting.append(end)
+            if not fitting:
+                end = next(cut for cut in cuts if cut > start)
+                raise _too_long(self.text[start:end], count_tokens(self.text[start:end]), budget)
+            sentences = [end for end in fitting if self.text[:end].rstrip().endswith(".")]
+            end = fitting[-1] if fitting[-1] == len(self.text) or not sentences else sentences[-1]
+            yield self._part(start, end)
+            start = end
+
+    def _cuts(self) -> list[int]:
+        """Where the caption may be cut: after blanks, and at its end, outside every phrase from first to last span."""
+        hulls = [(min(start for start, _ in phrase), max(end for _, end in phrase)) for phrase in self.spans]
+        after_blanks = [blank.end() for blank in re.finditer(r"\s+", self.text)]
+        inside = {cut for cut in after_blanks for start, end in hulls if start < cut < end}
+        return sorted({cut for cut in after_blanks if cut not in inside} | {len(self.text)})
+
+    def _part(self, start: int, end: int) -> BuiltPrompt:
+        inside = [label for label, phrase in enumerate(self.spans) if start <= phrase[0][0] < end]
+        shifted = tuple(tuple((first - start, last - start) for first, last in self.spans[label]) for label in inside)
+        return BuiltPrompt(_end_sentence(self.text[start:end]), shifted, tuple(inside))
+
+
+def clean_name(name: str) -> str:
+    """A category's name as the caption has it: nothing from the first '(' to the last ')', blanks for underscores.
+
+    Double blanks are halved once, as the reference does; letters keep their case (the tokenizer lowers it).
+    """
+    return re.sub(r"\(.*\)", "", name).replace("_", " ").replace("  ", " ")
+
+
+def _build_categories(pieces: Sequence[Piece]) -> BuiltPrompt:
+    caption, spans = "", []
+    for piece in pieces:
+        start = len(caption) + len(piece.prefix)
+        spans.append(((start, start + len(piece.name)),))
+        caption += piece.text
+    return BuiltPrompt(caption, tuple(spans), tuple(piece.label for piece in pieces))
+
+
+def _end_sentence(text: str) -> str:
+    return text if text.endswith(".") else f"{text}. "
+
+
+def _piece(label: int, name: str, enhance: Mapping[str, Mapping[str, str]]) -> Piece:
+    cleaned = clean_name(name)
+    parts = enhance.get(name, enhance.get(cleaned, {}))
+    return Piece(label, parts.get("name", cleaned), parts.get("prefix", ""), parts.get("suffix", ""))
+
+
+def _check_names(index: int, names: Sequence[str]) -> None:
+    place = f"category {index}"
+    if not names:
+        raise InputError(place, "no synonyms", "expected at least one name")
+    for name in names:
+        if not isinstance(name, str):
+            raise InputError(place, f"{name!r} is a {type(name).__name__}", "expected a name")
+        if not clean_name(name).strip():
+            raise InputError(
+                place, f"'{name}' names nothing (brackets are left out)", "expected a name of some letters"
+            )
+
+
+def _check_unique(names: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise InputError("categories", f"'{name}' is there twice", "expected every name once")
+        seen.add(name)
+
+
+def _check_enhancements(
+    enhance: Mapping[str, Mapping[str, str]], names: Sequence[str]
+) -> Mapping[str, Mapping[str, str]]:
+    known = sorted({*names, *(clean_name(name) for name in names)})
+    for name, parts in enhance.items():
+        _check_known("enhance", name, known)
+        for part, text in parts.items():
+            _check_known(f"enhance['{name}']", part, ENHANCEMENT_PARTS)
+            if not isinstance(text, str) or (part == "name" and not text.strip()):
+                raise InputError(f"enhance['{name}']", f"{part} is {text!r}", "expected a text")
+    return enhance
+
+
+def _check_known(place: str, word: str, known: Sequence[str]) -> None:
+    if word not in known:
+        raise InputError(place, f"'{word}' is unknown", want_one_of(known, word))
+
+
+def _check_text(place: str, text: str) -> None:
+    if not isinstance(text, str) or not text.strip(" ."):
+        raise InputError(place, f"{text!r} says nothing", "expected some words")
+
+
+def _check_phrase(index: int, phrase: Sequence[Any], caption: str) -> Spans:
+    """One phrase as spans; a single pair of numbers is a phrase of one span."""
+    place = f"phrase {index}"
+    if not isinstance(phrase, Sequence) or isinstance(phrase, str) or not phrase:
+        raise InputError(place, f"{phrase!r}", "expected its spans, such as [[0, 7]]")
+    spans = [phrase] if all(isinstance(number, int) for number in phrase) else phrase
+    return tuple(_check_span(place, span, caption) for span in spans)
+
+
+def _check_span(place: str, span: Sequence[int], caption: str) -> Span:
+    if not isinstance(span, Sequence) or len(span) != 2 or not all(type(number) is int for number in span):
+        raise InputError(place, f"span {span!r}", "expected [start, end] in characters of the caption")
+    start, end = span
+    if not 0 <= start < end <= len(caption):
+        raise InputError(
+            place, f"span [{start}, {end}]", f"expected 0 <= start < end <= {len(caption)}, the caption's length"
+        )
+    if not caption[start:end].strip():
+        raise InputError(place, f"span [{start}, {end}] holds blanks only", "expected a word")
+    return start, end
+
+
+def _read_spans(tokens_positive: object) -> Any:
+    """None, -1 or a list, from that or its JSON."""
+    value = tokens_positive
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise _bad_tokens_positive(tokens_positive) from error
+    if value is None or value == -1 or isinstance(value, Sequence):
+        return value
+    raise _bad_tokens_positive(tokens_positive)
+
+
+def _bad_tokens_positive(given: object) -> InputError:
+    return InputError("--tokens-positive", f"{given!r}", "expected -1 or a list such as [[[0, 7]], [[12, 20]]]")
+
+
+def _too_long(text: str, tokens: int, limit: int) -> InputError:
+    return InputError(f"prompt '{text[:40]}…'", f"{tokens} tokens without a place to cut", f"expected at most {limit}")

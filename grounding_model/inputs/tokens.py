@@ -1,0 +1,219 @@
+"""Captions become tokens, and the tokens of one phrase see only one another.
+
+B captions, L tokens of the longest caption, n tokens of one caption ([CLS] and [SEP] included)
+
+The sub-sentence mask is that of Grounding DINO (arXiv 2303.05499, section 3.4): [CLS], [SEP], '.' and '?' cut a caption
+into groups; a group is full attention, everything else is a diagonal. Here every caption is cut by its own last token,
+whatever it is padded to, so that its mask is the same alone and in any batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from tokenizers import Encoding, Tokenizer
+from tokenizers.implementations import BertWordPieceTokenizer
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from formats.io.errors import InputError
+from formats.record import Span
+
+SEPARATORS = ("[CLS]", "[SEP]", ".", "?")
+SPECIAL_TOKENS = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
+
+
+class CaptionTooLong(InputError):
+    """A phrase stands beyond the tokens that the text encoder takes."""
+
+
+class TextBatch(NamedTuple):
+    """B captions as tokens.
+
+    input_ids: (B, L) int64, [PAD] beyond the caption
+    token_mask: (B, L) bool, True where a token stands ([CLS], '.', [SEP] included)
+    position_ids: (B, L) int64, restarting in every sub-sentence
+    attention: (B, L, L) bool, True where token i may look at token j
+    """
+
+    input_ids: Tensor
+    token_mask: Tensor
+    position_ids: Tensor
+    attention: Tensor
+
+    def to(self, device: torch.device | str) -> TextBatch:
+        return TextBatch(*(tensor.to(device) for tensor in self))
+
+
+def tokenize(captions: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_tokens: int = 256) -> TextBatch:
+    """Captions -> TextBatch, padded to the longest; what is beyond max_tokens is cut, [SEP] stays last.
+
+    Raises InputError when there is no caption or the vocabulary lacks a separator.
+    """
+    if not captions:
+        raise InputError("captions", "there are none", "expected at least one")
+    separator_ids = torch.tensor(_separator_ids(tokenizer))
+    rows = [_cut(encoding.ids, max_tokens) for encoding in tokenizer.backend_tokenizer.encode_batch(list(captions))]
+    count, longest = len(rows), max(len(row) for row in rows)
+
+    input_ids = torch.full((count, longest), tokenizer.pad_token_id, dtype=torch.int64)
+    token_mask = torch.zeros(count, longest, dtype=torch.bool)
+    position_ids = torch.zeros(count, longest, dtype=torch.int64)
+    attention = torch.eye(longest, dtype=torch.bool).repeat(count, 1, 1)
+    for index, row in enumerate(rows):
+        length = len(row)
+        input_ids[index, :length] = torch.tensor(row)
+        token_mask[index, :length] = True
+        positions, allowed = _sub_sentences(torch.isin(input_ids[index, :length], separator_ids))
+        position_ids[index, :length] = positions
+        attention[index, :length, :length] = allowed
+    return TextBatch(input_ids, token_mask, position_ids, attention)
+
+
+def count_tokens(text: str, tokenizer: PreTrainedTokenizerFast) -> int:
+    """How many tokens the text takes, without [CLS] and [SEP]."""
+    return len(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def tokens_of_spans(
+    caption: str,
+    spans_per_entity: Sequence[Sequence[Span]],
+    tokenizer: PreTrainedTokenizerFast,
+    max_tokens: int = 256,
+) -> list[list[int]]:
+    """Columns of the tokens of every entity, ascending; [] for an entity of which no token is left (blanks only).
+
+    Raises CaptionTooLong when an entity reaches beyond max_tokens.
+    """
+    encoding = tokenizer.backend_tokenizer.encode(caption)
+    # A caption that is cut keeps its first max_tokens - 1 tokens and [SEP].
+    limit = max_tokens if len(encoding.ids) <= max_tokens else max_tokens - 1
+    entities = []
+    for spans in spans_per_entity:
+        columns = sorted({column for span in spans for column in _columns(encoding, span)})
+        if columns and columns[-1] >= limit:
+            phrase = " / ".join(caption[start:end] for start, end in spans)
+            raise CaptionTooLong(
+                f"caption '{caption[:40]}…'",
+                f"'{phrase}' ends at token {columns[-1] + 1}, the text encoder takes {limit}",
+                "split the prompt into chunks",
+            )
+        entities.append(columns)
+    return entities
+
+
+def load_tokenizer(source: str | Path, local_files_only: bool = True) -> PreTrainedTokenizerFast:
+    """A folder with tokenizer.json or vocab.txt, such a file itself, or (only if asked) a name on the Hugging Face hub.
+
+    Raises InputError when there is nothing of the kind, or the vocabulary lacks a token that this model needs.
+    """
+    path = Path(source)
+    for candidate in (path / "tokenizer.json", path / "vocab.txt", path):
+        if candidate.is_file():
+            return _tokenizer_from_file(candidate)
+    try:
+        loaded = AutoTokenizer.from_pretrained(str(source), local_files_only=local_files_only)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            source,
+            "no tokenizer.json or vocab.txt there",
+            "expected a folder with one of them, such as bert-base-uncased",
+        ) from error
+    return tokenizer_from_text(loaded.backend_tokenizer.to_str())
+
+
+def tokenizer_from_text(json_text: str) -> PreTrainedTokenizerFast:
+    """The inverse of tokenizer_to_text. Raises InputError when the text is not a tokenizer this model can use."""
+    try:
+        tokenizer = Tokenizer.from_str(json_text)
+    except Exception as error:  # tokenizers raises bare Exception for whatever it cannot parse
+        raise InputError(
+            "tokenizer", f"not a tokenizers JSON text ({error})", "expected what tokenizer.json holds"
+        ) from error
+    return _wrap(tokenizer, "tokenizer")
+
+
+def tokenizer_to_text(tokenizer: PreTrainedTokenizerFast) -> str:
+    """The whole tokenizer as the JSON text of a tokenizer.json file."""
+    return tokenizer.backend_tokenizer.to_str()
+
+
+def _tokenizer_from_file(path: Path) -> PreTrainedTokenizerFast:
+    try:
+        if path.suffix == ".json":
+            tokenizer = Tokenizer.from_file(str(path))
+        else:
+            tokenizer = Tokenizer.from_str(BertWordPieceTokenizer(str(path), lowercase=True).to_str())
+    except Exception as error:  # tokenizers raises bare Exception for whatever it cannot parse
+        raise InputError(path, f"not a vocabulary ({error})", "expected tokenizer.json or vocab.txt of BERT") from error
+    return _wrap(tokenizer, str(path))
+
+
+def _wrap(tokenizer: Tokenizer, place: str) -> PreTrainedTokenizerFast:
+    # Files of the hub may carry a fixed length; lengths are decided here, a batch at a time.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    missing = [token for token in ("[PAD]", "[UNK]", *SEPARATORS) if tokenizer.token_to_id(token) is None]
+    if missing:
+        raise InputError(
+            place, f"the vocabulary lacks {', '.join(missing)}", "expected one in the manner of bert-base-uncased"
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)
+
+
+def _separator_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    found = {token: tokenizer.backend_tokenizer.token_to_id(token) for token in SEPARATORS}
+    missing = [token for token in SEPARATORS if found[token] is None]
+    if missing:
+        raise InputError(
+            "tokenizer", f"the vocabulary lacks {', '.join(missing)}", "expected '[CLS]', '[SEP]', '.' and '?'"
+        )
+    return [number for number in found.values() if number is not None]
+
+
+def _cut(ids: list[int], max_tokens: int) -> list[int]:
+    return ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], ids[-1]]
+
+
+def _sub_sentences(is_separator: Tensor) -> tuple[Tensor, Tensor]:
+    """(n,) bool -> (n,) positions, (n, n) who may look at whom.
+
+    A separator closes the group it stands in. The group of the caption's last token is never closed by a separator of
+    the text: its tokens see only themselves, at position 0.
+    """
+    length = len(is_separator)
+    column = torch.arange(length)
+    group = is_separator.long().cumsum(0) - is_separator.long()  # separators before this token
+    closed = group < group[-1]
+    start = torch.searchsorted(group, group)  # first column of the token's group
+    positions = torch.where(closed, column - start, 0)
+    same_group = group[:, None] == group[None, :]
+    return positions, (same_group & closed[:, None]) | torch.eye(length, dtype=torch.bool)
+
+
+def _columns(encoding: Encoding, span: Span) -> range:
+    """Columns of the tokens from the span's first character to its last, blanks at its ends stepped over.
+
+    Two characters are tried further in, as many as the reference tries: its numbers depend on it.
+    """
+    start, end = span
+    first = _first_token(encoding, (start, start + 1, start + 2))
+    last = _first_token(encoding, (end - 1, end - 2, end - 3))
+    return range(0) if first is None or last is None else range(first, last + 1)
+
+
+def _first_token(encoding: Encoding, characters: Sequence[int]) -> int | None:
+    for character in characters:
+        token = encoding.char_to_token(character) if character >= 0 else None
+        if token is not None:
+            return token
+    return None

@@ -1,0 +1,1 @@
+"""The network, in the order of the paper's figure. Touch it only with the parity tests at hand."""

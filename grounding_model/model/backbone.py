@@ -1,0 +1,95 @@
+"""From pixels to feature maps of the model's width.
+
+B batch, C channels, H W height and width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from grounding_model.model.config import SwinBackbone, TimmBackbone
+from grounding_model.model.swin import SwinTransformer
+
+# What makes timm read files or the network. A checkpoint's own configuration comes here too, and may be a stranger's.
+FETCHING_OPTIONS = frozenset(("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"))
+
+
+class TimmFeatures(nn.Module):
+    """Any timm network that offers features_only, its maps turned to channels first.
+
+    Raises ValueError for a name or an option by which timm would fetch something.
+    """
+
+    def __init__(self, config: TimmBackbone) -> None:
+        super().__init__()
+        if ":" in config.name or "/" in config.name:
+            raise ValueError(
+                f"backbone '{config.name}' is to be fetched; expected the name of one of timm's own networks"
+            )
+        if fetching := sorted(FETCHING_OPTIONS.intersection(config.options)):
+            raise ValueError(
+                f"backbone options {', '.join(fetching)} fetch weights; expected options of the architecture"
+            )
+        self.network = timm.create_model(
+            config.name, pretrained=False, features_only=True, out_indices=config.out_indices, **config.options
+        )
+        info: Any = self.network.feature_info
+        self.channels = tuple(info.channels())
+        self.stride = max(info.reduction())
+        # Transformers such as timm's Swin answer with channels last and say so in their name for the format.
+        self.channels_last = str(getattr(self.network, "output_fmt", "NCHW")).endswith("NHWC")
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> [(B, C, H / stride, W / stride)]. Pads to a multiple of the stride, which some need."""
+        height, width = pixels.shape[2:]
+        maps = self.network(F.pad(pixels, (0, -width % self.stride, 0, -height % self.stride)))
+        return [x.permute(0, 3, 1, 2).contiguous() if self.channels_last else x for x in maps]
+
+
+def build_backbone(config: SwinBackbone | TimmBackbone) -> SwinTransformer | TimmFeatures:
+    return SwinTransformer(config) if isinstance(config, SwinBackbone) else TimmFeatures(config)
+
+
+class ConvNorm(nn.Module):
+    """A convolution and a group norm of 32 groups, no activation."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2)
+        self.norm = nn.GroupNorm(32, out_channels)
+        nn.init.xavier_uniform_(self.conv.weight)
+        assert self.conv.bias is not None
+        nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class ChannelMapper(nn.Module):
+    """Brings every map to the model's width and adds coarser ones.
+
+    The first extra map is made from the last map of the backbone, each further one from the extra before it.
+    """
+
+    def __init__(self, in_channels: tuple[int, ...], width: int, levels: int) -> None:
+        super().__init__()
+        if levels < len(in_channels):
+            raise ValueError(f"{levels} levels for {len(in_channels)} backbone maps; expected at least as many")
+        self.laterals = nn.ModuleList(ConvNorm(channels, width, kernel=1) for channels in in_channels)
+        extra_inputs = [in_channels[-1]] + [width] * (levels - len(in_channels) - 1)
+        self.extras = nn.ModuleList(
+            ConvNorm(channels, width, kernel=3, stride=2) for channels in extra_inputs[: levels - len(in_channels)]
+        )
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """[(B, C_i, H_i, W_i)] -> [(B, width, H_i, W_i)], one a level."""
+        levels = [lateral(x) for lateral, x in zip(self.laterals, maps)]
+        x = maps[-1]
+        for extra in self.extras:
+            x = extra(x)
+            levels.append(x)
+        return levels

@@ -1,0 +1,119 @@
+"""Contrastive denoising: queries made from the true boxes with noise, so that the decoder gets work that needs no
+matching (DN-DETR, arXiv 2203.01305; the contrastive form of DINO, arXiv 2203.03605, section 3.3).
+
+Shapes: B images, G groups, T boxes of the image that has most, N = 2 * G * T denoising queries, Q matching queries,
+C channels, K boxes of the whole batch, M = G * K positive queries.
+
+A group holds T places for positives, then T for negatives. A positive is a box moved by less than half its size and has
+to become that box again; a negative is moved by half to its whole size and has to become nothing. Images with fewer
+boxes leave places empty: those are queries without content at the centre of the image, and negatives too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from grounding_model.model import boxes as box_maths
+from grounding_model.model.config import Denoising
+from grounding_model.model.targets import Matching, Target
+
+
+class DenoisingQueries(NamedTuple):
+    """Queries that stand before the matching ones in the decoder. N is 0 where the batch has no box."""
+
+    content: Tensor  # (B, N, C)
+    references: Tensor  # (B, N, 4) cx, cy, w, h in fractions of the content, before the sigmoid
+    attention_block: Tensor  # (N + Q, N + Q) bool, True where the query of the row may not look at that of the column
+    positives: Matching  # which of the N queries has to become which box again
+    groups: int  # G
+    group_size: int  # 2 * T
+
+
+class ContrastiveDenoising(nn.Module):
+    """Makes denoising queries; holds the embedding of labels, which the model at inference has no use for.
+
+    Random numbers are drawn in the reference's order, so that one seed gives its queries.
+    """
+
+    def __init__(self, config: Denoising, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.label_embedding = nn.Embedding(config.label_table, width)
+
+    def forward(
+        self, targets: Sequence[Target], matching_queries: int, generator: torch.Generator | None = None
+    ) -> DenoisingQueries:
+        """Queries for a batch whose decoder also runs `matching_queries` (Q) others.
+
+        Boxes marked ignore take no part. Groups are as many as fit config.queries with the fullest image, at least
+        one; so an image of more boxes than that still has every box denoised, once. Raises ValueError where a label has
+        no row in the embedding.
+        """
+        device = self.label_embedding.weight.device
+        rows = [torch.nonzero(~target.ignore).flatten() for target in targets]  # the boxes that take part
+        places = max(len(row) for row in rows)
+        groups = max(1, self.config.queries // places) if places else 1
+        group_size = 2 * places
+
+        images = torch.cat([torch.full_like(row, image) for image, row in enumerate(rows)])
+        slots = torch.cat([torch.arange(len(row), device=device) for row in rows])
+        labels = torch.cat([target.labels[row] for target, row in zip(targets, rows)])
+        boxes = torch.cat([target.boxes[row] for target, row in zip(targets, rows)])
+
+        if len(labels) and labels.max() >= self.config.label_table:
+            raise ValueError(
+                f"label {int(labels.max())} has no row in the denoising label table of {self.config.label_table}; "
+                "put fewer phrases into a caption or enlarge denoising.label_table"
+            )
+        content = self.label_embedding(self._noisy_labels(labels.repeat(2 * groups), generator))
+        references = box_maths.inverse_sigmoid(self._noisy_boxes(boxes, groups, generator), eps=1e-3)
+
+        halves = torch.arange(2 * groups, device=device)[:, None]  # positives of group 0, its negatives, group 1, …
+        query_of = (halves * places + slots).flatten()  # (2 * G * K,)
+        image_of = images.repeat(2 * groups)
+        positive_queries = query_of.view(2 * groups, -1)[::2].flatten()
+        shape = (len(targets), groups * group_size)
+        return DenoisingQueries(
+            content=content.new_zeros(*shape, content.shape[-1]).index_put((image_of, query_of), content),
+            references=references.new_zeros(*shape, 4).index_put((image_of, query_of), references),
+            attention_block=attention_block(groups, group_size, matching_queries, device),
+            positives=Matching(images.repeat(groups), positive_queries, torch.cat(rows).repeat(groups)),
+            groups=groups,
+            group_size=group_size,
+        )
+
+    def _noisy_labels(self, labels: Tensor, generator: torch.Generator | None) -> Tensor:
+        """(2 * G * K,) -> the same, a label replaced by any other of the table with half of label_noise's chance."""
+        table, noise = self.config.label_table, self.config.label_noise
+        if noise == 0:
+            return labels
+        chance = torch.rand(len(labels), device=labels.device, generator=generator)
+        chosen = torch.nonzero(chance < noise / 2).flatten()
+        replacements = torch.randint(0, table, chosen.shape, device=labels.device, generator=generator)
+        return labels.scatter(0, chosen, replacements)
+
+    def _noisy_boxes(self, boxes: Tensor, groups: int, generator: torch.Generator | None) -> Tensor:
+        """cxcywh (K, 4) -> cxcywh (2 * G * K, 4), every half of a group a new draw, inside the image."""
+        noise = self.config.box_noise
+        corners = box_maths.cxcywh_to_xyxy(boxes).repeat(2 * groups, 1)
+        if noise > 0:
+            signs = torch.randint(0, 2, corners.shape, device=boxes.device, generator=generator) * 2 - 1
+            amounts = torch.rand(corners.shape, device=boxes.device, generator=generator)
+            amounts.view(groups, 2, -1)[:, 1] += 1  # negatives lie at least half a box away
+            half_size = boxes[:, 2:].repeat(2 * groups, 2) / 2
+            corners = corners + signs * amounts * half_size * noise
+        return box_maths.xyxy_to_cxcywh(corners.clamp(0, 1))
+
+
+def attention_block(groups: int, group_size: int, matching_queries: int, device: torch.device) -> Tensor:
+    """(N + Q, N + Q) bool, True = may not look: groups do not see one another, matching queries see no group.
+
+    Groups may look at matching queries: these hold no noise-free truth, and the other way would leak it.
+    """
+    matching = torch.full((matching_queries,), -1, device=device)
+    group_of = torch.cat([torch.arange(groups, device=device).repeat_interleave(group_size), matching])
+    return (group_of[None, :] >= 0) & (group_of[:, None] != group_of[None, :])

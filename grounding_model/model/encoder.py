@@ -1,0 +1,139 @@
+"""The encoder: image and text look at each other, then each at itself.
+
+B batch, V image tokens of all levels in a row, L text tokens, C model width, K levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from grounding_model.model.activation_checkpointing import Recomputed
+from grounding_model.model.attention import (
+    DeformableAttention,
+    FeedForward,
+    ImageTextFusion,
+    LevelSizes,
+    MultiheadAttention,
+)
+from grounding_model.model.config import ModelConfig
+from grounding_model.model.positions import token_code
+
+
+class ImageTokens(NamedTuple):
+    """Every level of a batch of images in one row of tokens."""
+
+    tokens: Tensor  # (B, V, C)
+    positions: Tensor  # (B, V, C) sine code plus level embedding
+    padding: Tensor | None  # (B, V) bool, True beyond the content; None when every image fills the canvas
+    sizes: list[tuple[int, int]]  # height, width of each level
+    valid_ratios: Tensor  # (B, K, 2) width, height of the content in fractions of the level
+
+
+def cell_centres(sizes: LevelSizes, device: torch.device) -> list[Tensor]:
+    """-> one (h * w, 2) x, y a level, in cells."""
+    centres = []
+    for height, width in sizes:
+        y, x = torch.meshgrid(
+            torch.arange(height, dtype=torch.float32, device=device) + 0.5,
+            torch.arange(width, dtype=torch.float32, device=device) + 0.5,
+            indexing="ij",
+        )
+        centres.append(torch.stack((x, y), dim=-1).flatten(0, 1))
+    return centres
+
+
+def encoder_references(image: ImageTokens) -> Tensor:
+    """-> (B, V, K, 2): where each token stands, in fractions of every level's padded size."""
+    points = []
+    for level, (centres, (height, width)) in enumerate(
+        zip(cell_centres(image.sizes, image.tokens.device), image.sizes)
+    ):
+        content = image.valid_ratios[:, None, level] * torch.tensor([width, height], device=centres.device)
+        points.append(centres[None] / content)
+    return torch.cat(points, dim=1)[:, :, None] * image.valid_ratios[:, None]
+
+
+class TextLayer(nn.Module):
+    """Self-attention of the words inside their sub-sentence, then a feed-forward, each followed by a norm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention = MultiheadAttention(config.width, config.text_heads, config.dropout)
+        self.attention_norm = nn.LayerNorm(config.width)
+        self.feedforward = FeedForward(config.width, config.text_feedforward, config.dropout)
+        self.feedforward_norm = nn.LayerNorm(config.width)
+
+    def forward(self, text: Tensor, positions: Tensor, blocked: Tensor) -> Tensor:
+        """text, positions (B, L, C), blocked (B, L, L) -> (B, L, C)."""
+        query = text + positions
+        text = self.attention_norm(text + self.attention(query, query, text, blocked=blocked))
+        return self.feedforward_norm(text + self.feedforward(text))
+
+
+class ImageLayer(nn.Module):
+    """Deformable self-attention over the levels, then a feed-forward, each followed by a norm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention = DeformableAttention(config.width, config.heads, config.levels, config.points)
+        self.attention_dropout = nn.Dropout(config.dropout)
+        self.attention_norm = nn.LayerNorm(config.width)
+        self.feedforward = FeedForward(config.width, config.feedforward, config.dropout)
+        self.feedforward_norm = nn.LayerNorm(config.width)
+
+    def forward(self, tokens: Tensor, image: ImageTokens, references: Tensor) -> Tensor:
+        """tokens (B, V, C), references (B, V, K, 2) -> (B, V, C)."""
+        query = tokens + image.positions
+        attended = self.attention(query, tokens, references, image.sizes, image.padding)
+        tokens = self.attention_norm(tokens + self.attention_dropout(attended))
+        return self.feedforward_norm(tokens + self.feedforward(tokens))
+
+
+class EncoderLayer(nn.Module):
+    """Image and text look at each other, then each at itself."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.fusion = ImageTextFusion(
+            config.width, config.fusion_width, config.fusion_heads, config.fusion_scale, config.fusion_dropout
+        )
+        self.text = TextLayer(config)
+        self.image = ImageLayer(config)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        text: Tensor,
+        image: ImageTokens,
+        references: Tensor,
+        token_mask: Tensor,
+        text_positions: Tensor,
+        blocked: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """tokens (B, V, C), text (B, L, C) -> the same; the rest as Encoder and its parts take them."""
+        tokens, text = self.fusion(tokens, text, image.padding, token_mask)
+        text = self.text(text, text_positions, blocked=blocked)
+        return self.image(tokens, image, references), text
+
+
+class Encoder(Recomputed):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+
+    def forward(
+        self, image: ImageTokens, text: Tensor, token_mask: Tensor, position_ids: Tensor, attention: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """text (B, L, C); token_mask, position_ids (B, L); attention (B, L, L) True where a token may look
+        -> image memory (B, V, C), text memory (B, L, C)."""
+        tokens, references = image.tokens, encoder_references(image)
+        text_positions = token_code(position_ids, text.shape[-1])
+        for layer in cast(Iterable[EncoderLayer], self.layers):
+            tokens, text = self.run_layer(
+                layer, tokens, text, image, references, token_mask, text_positions, ~attention
+            )
+        return tokens, text

@@ -1,0 +1,74 @@
+"""Language-guided query selection: the image tokens that answer the text best become the queries.
+
+(Grounding DINO, arXiv 2303.05499, section 3.2.) B batch, V image tokens, Q queries, L text tokens, C model width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from grounding_model.model.encoder import ImageTokens, cell_centres
+from grounding_model.model.heads import BoxHead, ContrastiveHead
+
+
+class SelectedQueries(NamedTuple):
+    content: Tensor  # (B, Q, C)
+    references: Tensor  # (B, Q, 4) cxcywh logits, without gradient
+    logits: Tensor  # (B, Q, L) of the tokens that were selected
+    boxes: Tensor  # (B, Q, 4) cxcywh fractions of the content
+
+
+def proposal_boxes(image: ImageTokens) -> tuple[Tensor, Tensor]:
+    """-> a box around each token, (B, V, 4) cxcywh fractions of the content, and whether it is usable, (B, V) bool.
+
+    Its side is 0.05 of the image on the finest level and doubles from level to level. Boxes that come within a
+    hundredth of the image's edge are not usable.
+    """
+    boxes = []
+    for level, (centres, (height, width)) in enumerate(
+        zip(cell_centres(image.sizes, image.tokens.device), image.sizes)
+    ):
+        cells = torch.tensor([width, height], device=centres.device)
+        # The content of a level in whole cells, as the reference counts them.
+        content = (image.valid_ratios[:, level] * cells).round()[:, None]
+        centre = centres[None] / content
+        boxes.append(torch.cat((centre, torch.full_like(centre, 0.05 * 2**level)), dim=-1))
+    proposals = torch.cat(boxes, dim=1)
+    usable = ((proposals > 0.01) & (proposals < 0.99)).all(-1)
+    if image.padding is not None:
+        usable = usable & ~image.padding
+    return proposals, usable
+
+
+class QuerySelection(nn.Module):
+    def __init__(self, width: int, queries: int) -> None:
+        super().__init__()
+        self.queries = queries
+        self.projection, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
+        # Row i is the content of the i-th best proposal, whatever that is.
+        self.content = nn.Embedding(queries, width)
+        nn.init.xavier_uniform_(self.projection.weight)
+
+    def forward(
+        self,
+        image: ImageTokens,
+        memory: Tensor,
+        text: Tensor,
+        token_mask: Tensor,
+        classify: ContrastiveHead,
+        regress: BoxHead,
+    ) -> SelectedQueries:
+        """memory (B, V, C), text (B, L, C), token_mask (B, L) -> the best Q tokens, best first."""
+        proposals, usable = proposal_boxes(image)
+        # Unusable tokens are emptied but still compete, as in the reference; should one win, its box fills the image.
+        memory = self.norm(self.projection(memory.masked_fill(~usable[..., None], 0)))
+        starts = torch.logit(proposals).masked_fill(~usable[..., None], float("inf"))
+        logits = classify(memory, text, token_mask)
+        best = logits.max(-1).values.topk(min(self.queries, memory.shape[1]), dim=1).indices
+        chosen = best[..., None]
+        starts = regress(memory.take_along_dim(chosen, 1)) + starts.take_along_dim(chosen, 1)
+        content = self.content.weight[: best.shape[1]].expand(len(memory), -1, -1)
+        return SelectedQueries(content, starts.detach(), logits.take_along_dim(chosen, 1), starts.sigmoid())

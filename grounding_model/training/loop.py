@@ -1,0 +1,437 @@
+"""One visible training loop: batches in, losses, one step of AdamW, a state to resume from, weights out.
+
+What comes out is a function of the configuration and the data: everything random in the data hangs on (seed, position),
+everything random in the model on PyTorch's generator, whose state is saved with the rest.
+
+Several processes, one a device, take their parts of every batch; `groundhog train --gpus N` or torchrun starts them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast
+
+from formats.io.child_process import end_with_parent
+from formats.io.errors import InputError
+from formats.io.toml_config import read_config
+from grounding_model.checkpoints.checkpoint import save_checkpoint
+from grounding_model.checkpoints.pretrained_parts import load_parts
+from grounding_model.checkpoints.weights import load_checkpoint
+from grounding_model.data.sampler import MixedOrder
+from grounding_model.data.samples import Collate, TrainingBatch, TrainingSamples
+from grounding_model.data.sources import LabelledImages, open_for_training
+from grounding_model.detector import Detector, choose_device
+from grounding_model.glyphs import glyph_tokenizer
+from grounding_model.inputs.image import ImageBatch
+from grounding_model.inputs.tokens import load_tokenizer
+from grounding_model.model.activation_checkpointing import set_recompute
+from grounding_model.model.config import ModelConfig
+from grounding_model.model.grounding import GroundingModel
+from grounding_model.training.config import FromScratch, FromWeights, TrainConfig
+from grounding_model.training.distributed import (
+    Processes,
+    counted_together,
+    done_by_first,
+    joined_processes,
+    mean_over_processes,
+    processes_of_environment,
+)
+from grounding_model.training.frozen import freeze, set_training
+from grounding_model.training.log import Meter, TrainingLog
+from grounding_model.training.memory import check_memory, estimate_run
+from grounding_model.training.optimizer import learning_rate_at, scaled_rate, set_learning_rate
+from grounding_model.training.state import (
+    STATE_FILE,
+    TrainingState,
+    provenance,
+    settings_with_effect,
+    source_commit,
+)
+from grounding_model.training.validation import open_for_validation, validate
+
+WEIGHTS_FILE = "model.safetensors"
+BEST_FILE = "best.safetensors"
+
+# float16: below this scale of the loss its gradients overflow whatever is done, so something else is wrong.
+LEAST_LOSS_SCALE = 2.0**-10
+
+
+class TrainResult(NamedTuple):
+    """checkpoint: the final weights. log: JSON Lines, one object every log_every steps.
+    metrics: the last logged numbers and, with validation, the last AP. problems: what was passed over, and how often.
+    best: the weights of the highest AP, and that AP; None without validation, or where nobody wants them.
+    """
+
+    checkpoint: Path
+    metrics: dict[str, float]
+    log: Path
+    problems: dict[str, int]
+    best: Path | None
+    best_ap: float | None
+
+
+class TrainingFailed(RuntimeError):
+    """Training cannot go on; says at which step and because of which parts of the loss."""
+
+
+def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | None = None) -> TrainResult:
+    """Train, or go on where the state in config.work_dir was saved, and write the final weights.
+
+    on_progress is given every object that goes to the log. A run that was interrupted and resumed ends with the same
+    weights, bit for bit, as one that was not (on one machine, with the same versions and number of threads).
+    Raises InputError for data or settings that cannot work, TrainingFailed when the loss is no longer finite.
+    """
+    config = _of_these_processes(config)
+    config = config.with_folder()
+    check_data(config)
+    held_out = open_for_validation(config.validate) if config.validates else []
+    commit = source_commit()  # of the code that trains, not of what lies there hours later
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forked
+    with _threads(config.threads), joined_processes(config.device) as processes:
+        return _train(config, held_out, processes, commit, on_progress)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """PyTorch's number of threads while the block runs; 0 leaves it as it is.
+
+    What this process does afterwards must not hang on whether it has trained: by another number of threads sums have
+    other last bits.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train(
+    config: TrainConfig,
+    held_out: Sequence[LabelledImages],
+    processes: Processes,
+    commit: str,
+    on_progress: Callable[[dict[str, Any]], None] | None,
+) -> TrainResult:
+    device = choose_device(config.device)
+    settings = done_by_first(lambda: settings_with_effect(config))  # whole data sets are read for their hashes
+    torch.manual_seed(config.seed)
+    model, tokenizer = start_model(config.start)
+    if config.check_memory:
+        check_memory(estimate_run(config, model), device)
+    # Channels last: convolutions take a fifth less time on a CPU, and less on a GPU in bfloat16.
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    set_recompute(model, config.recompute)
+    frozen = freeze(model, config.frozen)
+    datasets = [open_for_training(data) for data in config.datasets]
+    steps = total_steps(config, datasets)
+    validate_every = config.validate_every or _epochs_in_steps(config, datasets, config.validate_every_epochs)
+    run = TrainingState(model, config, processes)
+    if processes.count > 1:  # every process drops out and adds noise in its own way
+        torch.manual_seed(config.seed + processes.index)
+    run.resume(config.work_dir / STATE_FILE, settings)
+
+    log = TrainingLog(config.work_dir, run.step, on_progress, processes.is_first, config.tensorboard)
+    meter = Meter(device, processes.count)
+    full_rate = scaled_rate(config.optimizer, config.total_batch_size)
+    batches = iter(_loader(config, datasets, tokenizer, model.config, run.step, steps, device, processes))
+
+    def validate_now() -> None:
+        """Measures the weights that would be saved now, and keeps them when none were better."""
+        detector = Detector(model, tokenizer, device)
+        with run.averaged():
+            numbers = validate(detector, held_out, config.validate_scale, config.batch_size, processes, run.problems)
+            best = log.best_ap
+            log.write({"step": run.step} | numbers)
+            if config.keep_best and processes.is_first and log.best_ap > best:
+                told = provenance(steps, settings, commit) | {"step": str(run.step), "ap": str(log.best_ap)}
+                save_checkpoint(config.work_dir / BEST_FILE, model, tokenizer, told, half=config.half)
+
+    def is_due(every: int) -> bool:
+        return bool(every and run.step and (run.step % every == 0 or run.step == steps))
+
+    if is_due(validate_every) and run.step not in log.validated:  # killed while it measured
+        validate_now()
+    silent = None if processes.is_first else True  # None: shown on a terminal
+    with tqdm(total=steps, initial=run.step, unit="step", disable=silent, dynamic_ncols=True) as bar, _one_thread_cv2():
+        while run.step < steps:
+            set_training(model, frozen)
+            rate = learning_rate_at(run.step, steps, config.optimizer, full_rate)
+            micro_batches = list(islice(batches, config.accumulate))
+            losses, norm = _step(run, config, micro_batches, rate, device)
+            run.step += 1
+            for batch in micro_batches:
+                run.problems.update(batch.problems)
+            meter.add(losses, norm, sum(len(batch.targets) for batch in micro_batches))
+            bar.update()
+            if run.step % config.log_every == 0 or run.step == steps:
+                line = log.write({"step": run.step, "learning_rate": rate} | meter.read())
+                bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
+            if is_due(config.checkpoint_every):
+                run.save(config.work_dir / STATE_FILE, settings)
+                log.draw()
+            if is_due(validate_every):
+                validate_now()
+                meter.restart_clock()
+
+    checkpoint = config.work_dir / WEIGHTS_FILE
+    run.load_average()
+    problems = counted_together(run.problems)
+    if processes.is_first:
+        save_checkpoint(checkpoint, model.eval(), tokenizer, provenance(steps, settings, commit), half=config.half)
+        log.draw()
+        for problem, count in problems.most_common():
+            print(f"passed over {count} times: {problem}", file=sys.stderr)
+    has_best = bool(log.validated) and config.keep_best
+    best, best_ap = (config.work_dir / BEST_FILE, log.best_ap) if has_best else (None, None)
+    return TrainResult(checkpoint, log.last, log.path, dict(problems), best, best_ap)
+
+
+def _of_these_processes(config: TrainConfig) -> TrainConfig:
+    """The configuration with the number of processes that torchrun started, which may be on several machines.
+
+    Raises InputError where the configuration wants several and nobody started them.
+    """
+    count = processes_of_environment().count
+    if count == 1 and config.processes > 1:
+        torchrun = f"torchrun --nproc-per-node {config.processes} -m grounding_model.training.loop CONFIG"
+        remedy = f"expected {torchrun}, or processes = 1"
+        raise InputError("processes", f"is {config.processes}, and this is one", remedy)
+    return replace(config, processes=count)
+
+
+def check_data(config: TrainConfig) -> None:
+    """Raises InputError, with config.get as the remedy, where no data are named or a file of theirs is missing."""
+    if not config.datasets:
+        raise InputError("datasets", "is empty", "expected at least one")
+    for data in (*config.datasets, *config.validate):
+        for name in ("annotations", "label_map", "image_root"):
+            path = getattr(data, name, None)
+            if path is not None and not path.exists():
+                kind = "folder" if name == "image_root" else "file"
+                raise InputError(
+                    path, f"no such {kind}", config.get or "expected the data that the configuration names"
+                )
+
+
+def check_resume(config: TrainConfig, resume: bool) -> None:
+    """What --resume means: go on with an interrupted run of config.work_dir, or start where there is none.
+
+    Raises InputError when an interrupted run lies there and nobody asked to go on with it.
+    """
+    started = (config.work_dir / STATE_FILE).exists()
+    if resume and not started:
+        print(f"{config.work_dir}: nothing to resume, a new run starts", file=sys.stderr)
+    elif started and not resume and not (config.work_dir / WEIGHTS_FILE).exists():
+        raise InputError(config.work_dir, "an interrupted run lies here", "expected --resume, or another work_dir")
+
+
+def start_model(start: FromWeights | FromScratch) -> tuple[GroundingModel, PreTrainedTokenizerFast]:
+    """The model that training starts from and its tokenizer."""
+    if isinstance(start, FromWeights):
+        loaded = load_checkpoint(start.source, start.text_encoder)
+        return loaded.model, loaded.tokenizer
+    if start.tokenizer == "glyphs":
+        tokenizer = glyph_tokenizer()
+    else:
+        tokenizer = load_tokenizer(start.tokenizer)
+    architecture = start.model_config()
+    # The vocabulary decides how many rows the word embedding has.
+    text = replace(architecture.text, vocab_size=len(tokenizer))
+    model = GroundingModel(replace(architecture, text=text))
+    load_parts(model, start.backbone, start.text_encoder)
+    return model, tokenizer
+
+
+def _step(
+    run: TrainingState, config: TrainConfig, batches: Sequence[TrainingBatch], rate: float, device: torch.device
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Forward and backward of every micro-batch, one step of the optimizer.
+
+    Returns the parts of the loss and the gradient's norm, detached.
+    """
+    set_learning_rate(run.optimizer, rate)
+    run.optimizer.zero_grad(set_to_none=True)
+    parts: dict[str, Tensor] = {}
+    for place, (batch, share) in enumerate(zip(batches, _shares(batches, device)), start=1):
+        with run.without_synchronisation(last=place == len(batches)):
+            losses = {name: share * value for name, value in _losses(run, config, batch, device).items()}
+            total = torch.stack(list(losses.values())).sum()
+            if not torch.isfinite(total):
+                broken = ", ".join(name for name, value in losses.items() if not torch.isfinite(value))
+                raise TrainingFailed(f"step {run.step}: not finite: {broken}; a lower learning rate may help")
+            run.scaler.scale(total).backward()
+        for name, value in losses.items():
+            parts[name] = parts.get(name, 0) + value.detach()
+    run.scaler.unscale_(run.optimizer)
+    # A limit of infinity only measures.
+    norm = nn.utils.clip_grad_norm_(run.objective.parameters(), config.optimizer.clip_norm or math.inf)
+    overflowed = run.scaler.is_enabled() and run.scaler.get_scale() >= LEAST_LOSS_SCALE  # the scaler passes it over
+    if not torch.isfinite(norm) and not overflowed:
+        loss = float(sum(parts.values()))
+        raise TrainingFailed(f"step {run.step}: the gradient is not finite though the loss {loss:.4g} is")
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    if run.average:
+        run.average.update(run.model)
+    return parts, norm.detach()
+
+
+def _losses(run: TrainingState, config: TrainConfig, batch: TrainingBatch, device: torch.device) -> dict[str, Tensor]:
+    targets = [target.to(device) for target in batch.targets]
+    words_alone = run.step < config.region_words.alone_until
+    try:
+        return run.parallel(_channels_last(batch.images.to(device)), batch.text.to(device), targets, words_alone)
+    except FloatingPointError as error:
+        raise TrainingFailed(f"step {run.step}: {error}") from error
+
+
+def _shares(batches: Sequence[TrainingBatch], device: torch.device) -> Tensor:
+    """(M,) how much each of M micro-batches counts, so that their sum is the loss of one batch that holds them all.
+
+    The losses of a micro-batch are divided by its own boxes (of all processes, at least one); that batch would divide
+    by all of them.
+    """
+    if len(batches) == 1:
+        return torch.ones(1, device=device)
+    boxes = [sum(int((~target.ignore).sum()) for target in batch.targets) for batch in batches]
+    means = mean_over_processes(boxes, device)
+    return means.clamp(min=1) / means.sum().clamp(min=1)
+
+
+def _channels_last(images: ImageBatch) -> ImageBatch:
+    return images._replace(pixels=images.pixels.contiguous(memory_format=torch.channels_last))
+
+
+def _loader(
+    config: TrainConfig,
+    datasets: Sequence[LabelledImages],
+    tokenizer: PreTrainedTokenizerFast,
+    architecture: ModelConfig,
+    first_step: int,
+    steps: int,
+    device: torch.device,
+    processes: Processes,
+) -> DataLoader:
+    order = MixedOrder(
+        [len(dataset) for dataset in datasets],
+        [data.weight for data in config.datasets],
+        config.batch_size,
+        steps,
+        config.seed,
+        first_step,
+        process=processes.index,
+        processes=processes.count,
+        accumulate=config.accumulate,
+        portrait=[dataset.portrait for dataset in datasets] if config.group_by_aspect else None,
+    )
+    augment = config.augment.fitted_to(architecture.image_scale)
+    max_tokens = architecture.max_text_tokens
+    return DataLoader(
+        TrainingSamples(datasets, augment, tokenizer, max_tokens, config.seed, config.absent_names),
+        batch_sampler=order,
+        num_workers=config.workers,
+        collate_fn=Collate(tokenizer, max_tokens),
+        # Forked workers share scenes that are kept in memory.
+        multiprocessing_context="fork" if config.workers and sys.platform == "linux" else None,
+        worker_init_fn=_start_worker,
+        prefetch_factor=4 if config.workers else None,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # its own, or starting the loader would draw from the model's
+    )
+
+
+def _start_worker(_: int) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    # A fork inherits what its parent wants done at exit. Prefect's hooks ask for threads that a fork does not have, so
+    # that a worker that has done all its work would end as one that failed.
+    getattr(threading, "_threading_atexits", []).clear()
+
+
+@contextmanager
+def _one_thread_cv2() -> Iterator[None]:
+    """OpenCV's threads would fight PyTorch's where batches are prepared in this process."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(0)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def total_steps(config: TrainConfig, datasets: Sequence[LabelledImages]) -> int:
+    """Steps of the whole run, at least one."""
+    if config.steps is not None:
+        return config.steps
+    return _epochs_in_steps(config, datasets, config.epochs)
+
+
+def _epochs_in_steps(config: TrainConfig, datasets: Sequence[LabelledImages], epochs: float | None) -> int:
+    """0 for None, at least 1 otherwise."""
+    if epochs is None:
+        return 0
+    images = sum(round(len(dataset) * data.weight) for dataset, data in zip(datasets, config.datasets))
+    return max(math.ceil(epochs * images / config.total_batch_size), 1)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train by a TOML file. Exits with 0 when done, 1 when a run failed, 2 for bad input."""
+    parser = argparse.ArgumentParser(prog="python -m grounding_model.training.loop", description=main.__doc__)
+    parser.add_argument("config", type=Path, help="TOML file, see configs/")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    told = "go on with an interrupted run in the work_dir; start where there is none"
+    parser.add_argument("--resume", action="store_true", help=told)
+    parser.add_argument("--report", action="store_true", help="progress, result and error as lines of JSON")
+    options = parser.parse_args(arguments)
+    if processes_of_environment().count > 1:
+        end_with_parent()  # torchrun's workers would outlive it
+    try:
+        config = read_config(options.config, TrainConfig, options.overrides)
+        if not options.report:  # a program has asked its user already
+            check_resume(config, options.resume)
+        result = train(config, partial(_report, "progress") if options.report else None)
+    except Exception as error:
+        bad_input = isinstance(error, InputError)
+        if options.report:
+            text = vars(error) if bad_input else str(error)
+            _report("error", text, kind=type(error).__name__, process=processes_of_environment().index)
+        elif bad_input or isinstance(error, TrainingFailed):
+            print(error, file=sys.stderr)
+        else:
+            raise
+        return 2 if bad_input else 1
+    if processes_of_environment().is_first:
+        if options.report:
+            _report("result", result._asdict())
+        else:
+            print(f"weights: {result.checkpoint}\nlog: {result.log}")
+    return 0
+
+
+def _report(name: str, value: Any, **more: Any) -> None:
+    line = json.dumps({name: value} | more, default=str) + "\n"
+    # One write, which a pipe keeps whole: print writes the end of the line by itself, and processes share the pipe.
+    os.write(sys.stdout.fileno(), line.encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""The training objective: classification of query-token pairs, distance and overlap of boxes, for every decoder layer,
+for the encoder's proposals and for denoising queries (Grounding DINO, arXiv 2303.05499, section 3.4; DINO, 2203.03605).
+
+Shapes: D decoder layers, B images, Q queries, N denoising queries, T boxes of the image that has most,
+L tokens of the longest caption, M matched pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from grounding_model.model import boxes as box_maths
+from grounding_model.model.targets import Matching, PaddedTargets, Target, pad_targets
+from grounding_model.training.distributed import mean_over_processes
+from grounding_model.training.matcher import MatchingCosts, match_queries
+
+if TYPE_CHECKING:
+    from grounding_model.model.grounding import Grounding
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Weights of the parts, and what goes beyond the reference, which is off by default."""
+
+    classification: float = 1.0
+    box: float = 5.0  # L1 of cx, cy, w, h in fractions of the content
+    giou: float = 2.0  # 1 - generalised IoU, in pixels
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+    matching: MatchingCosts = field(default_factory=MatchingCosts)
+    ignore_iou: float = 0.5  # an unmatched query that overlaps an ignored box this much is not a negative
+    duplicate_weight: float = 1.0  # factor on the negatives of a decoder query that finds an object again
+    duplicate_iou: float = 0.7  # an unmatched query that overlaps a box to be found this much finds it again
+    iou_aware: bool = False  # positive tokens aim at the predicted box's IoU, see varifocal_loss
+    varifocal_alpha: float = 0.75  # factor on negative tokens there
+    encoder_repeats: int = 1  # queries a box is matched with among the encoder's proposals
+    auxiliary_repeats: int = 1  # the same in every decoder layer but the last, which has to stay one-to-one
+
+
+def grounding_losses(
+    grounding: Grounding, targets: Sequence[Target], settings: LossSettings = LossSettings()
+) -> dict[str, Tensor]:
+    """The weighted parts of the loss by the reference's names; their sum is what to minimise.
+
+    `loss_cls`, `loss_bbox`, `loss_iou` of the last decoder layer; the others have `d0.`, `d1.`, … before the name, the
+    encoder's proposals `enc_`, denoising `dn_`. Every set of queries is matched by itself. A part is divided by the
+    number of matched boxes in the batch, averaged over the processes of a distributed run, at least one.
+
+    A target's weight is a factor on the box losses of the query matched to it and on that query's row of the
+    classification loss (soft pseudo-labels; Soft Teacher, arXiv 2106.09018, weighs negatives, here it is positives).
+    It does not enter the divisor: a box of half the weight pulls half as much, whatever else is in the batch.
+    Ignored boxes are matched with nothing, and an unmatched query is taken out of the classification loss where its
+    best overlap with an ignored box reaches ignore_iou and exceeds that with any box to be found.
+
+    A detection transformer answers each object once because a second answer is punished, and focal weights punish
+    softly: where k queries look alike their scores settle far above 1/k. duplicate_weight makes that dearer. (Distinct
+    queries as what one-to-one matching needs: DDQ, arXiv 2303.12776, which removes the others before the decoder.)
+
+    Raises FloatingPointError where the cost of a match is not finite; see match_queries.
+    """
+    padded = pad_targets(targets)
+    sets = _matched_sets(grounding, padded, settings)
+    divisors = loss_divisors([len(queries.matching.queries) for queries in sets], padded.boxes.device)
+    losses: dict[str, Tensor] = {}
+    for queries, divisor in zip(sets, divisors):
+        losses |= _set_losses(queries, padded, grounding.token_mask, divisor, settings)
+    return losses
+
+
+@dataclass(frozen=True)
+class _QuerySet:
+    """One set of queries with what each has to become."""
+
+    prefix: str
+    logits: Tensor  # (B, Q, L)
+    boxes: Tensor  # (B, Q, 4)
+    matching: Matching
+    one_to_one: bool = False  # an object is to be found by one query alone
+
+
+def _matched_sets(grounding: Grounding, padded: PaddedTargets, settings: LossSettings) -> list[_QuerySet]:
+    def matched(prefix: str, logits: Tensor, boxes: Tensor, repeats: int) -> _QuerySet:
+        matching = match_queries(logits, boxes, padded, grounding.token_mask, settings.matching, repeats)
+        one_to_one = prefix != "enc_" and repeats == 1
+        return _QuerySet(prefix, logits, boxes, matching, one_to_one)
+
+    last = len(grounding.logits) - 1
+    sets = []
+    for layer, (logits, boxes) in enumerate(zip(grounding.logits, grounding.boxes)):
+        prefix = "" if layer == last else f"d{layer}."
+        sets.append(matched(prefix, logits, boxes, 1 if layer == last else settings.auxiliary_repeats))
+        if grounding.denoising is not None:
+            denoised = grounding.denoising
+            positives = denoised.queries.positives
+            sets.append(_QuerySet(f"{prefix}dn_", denoised.logits[layer], denoised.boxes[layer], positives))
+    sets.append(matched("enc_", grounding.encoder_logits, grounding.encoder_boxes, settings.encoder_repeats))
+    return sets
+
+
+def _set_losses(
+    queries: _QuerySet, padded: PaddedTargets, token_mask: Tensor, divisor: Tensor, settings: LossSettings
+) -> dict[str, Tensor]:
+    boxes = queries.boxes.float()
+    images, rows, columns = queries.matching
+    predicted, truth = boxes[images, rows], padded.boxes[images, columns]  # (M, 4)
+    corners, true_corners = (box_maths.cxcywh_to_xyxy(side) * padded.scale[images, 0] for side in (predicted, truth))
+    iou, giou = box_maths.iou_and_giou(corners, true_corners)
+    weights = padded.weights[images, columns]
+
+    named = torch.zeros_like(queries.logits, dtype=torch.float32)  # (B, Q, L)
+    named[images, rows] = padded.tokens[images, columns].float()
+    row_weights = _negative_weights(boxes.detach(), padded, queries.one_to_one, settings)
+    row_weights[images, rows] = weights
+    logits = finite_logits(queries.logits, token_mask)
+    if settings.iou_aware:
+        named[images, rows] *= iou.detach()[:, None]
+        by_token = varifocal_loss(logits, named, settings.varifocal_alpha, settings.focal_gamma)
+    else:
+        by_token = focal_loss(logits, named, settings.focal_alpha, settings.focal_gamma)
+
+    classification = (by_token * token_mask[:, None] * row_weights[..., None]).sum()
+    return {
+        f"{queries.prefix}loss_cls": settings.classification * classification / divisor,
+        f"{queries.prefix}loss_bbox": settings.box * ((predicted - truth).abs().sum(-1) * weights).sum() / divisor,
+        f"{queries.prefix}loss_iou": settings.giou * ((1 - giou) * weights).sum() / divisor,
+    }
+
+
+def _negative_weights(boxes: Tensor, padded: PaddedTargets, one_to_one: bool, settings: LossSettings) -> Tensor:
+    """(B, Q, 4) cx, cy, w, h -> (B, Q): what a query's classification loss weighs if it is matched with nothing."""
+    weights = boxes.new_ones(boxes.shape[:2])
+    dearer = one_to_one and settings.duplicate_weight != 1 and bool(padded.wanted.any())
+    if not dearer and not padded.ignored.any():
+        return weights
+    iou = box_maths.pairwise_iou(
+        box_maths.cxcywh_to_xyxy(boxes) * padded.scale, box_maths.cxcywh_to_xyxy(padded.boxes) * padded.scale
+    )
+    ignored = (iou * padded.ignored[:, None]).amax(-1)
+    wanted = (iou * padded.wanted[:, None]).amax(-1)
+    if dearer:
+        weights = weights.masked_fill(wanted >= settings.duplicate_iou, settings.duplicate_weight)
+    return weights.masked_fill((ignored >= settings.ignore_iou) & (ignored > wanted), 0)
+
+
+def focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Sigmoid focal loss (arXiv 1708.02002), element by element; targets 0 or 1."""
+    probability = logits.sigmoid()
+    miss = targets * (1 - probability) + (1 - targets) * probability
+    balance = targets * alpha + (1 - targets) * (1 - alpha)
+    return balance * miss**gamma * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+
+
+def varifocal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Varifocal loss (arXiv 2008.13367, equation 2; used so for detection transformers by RT-DETR, arXiv 2304.08069).
+
+    targets: the IoU that the score should say at positive tokens, 0 elsewhere. Positives weigh as much as they aim at.
+    """
+    factor = torch.where(targets > 0, targets, alpha * logits.detach().sigmoid() ** gamma)
+    return factor * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+
+
+def finite_logits(logits: Tensor, token_mask: Tensor) -> Tensor:
+    """(B, Q, L) -> the same in float32, zeros at padded tokens: minus infinity times a mask would give NaN."""
+    return logits.float().masked_fill(~token_mask[:, None], 0)
+
+
+def loss_divisors(counts: Sequence[int], device: torch.device) -> Tensor:
+    """Boxes of this process -> their means over all, at least one each; plus float eps, as the reference adds it."""
+    return mean_over_processes(counts, device).clamp(min=1) + torch.finfo(torch.float32).eps

@@ -1,0 +1,96 @@
+"""Which query answers for which box: the assignment of least cost (DETR, arXiv 2005.12872, section 3.1).
+
+Shapes: B images, Q queries, T boxes of the image that has most, L tokens of the longest caption, M pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from grounding_model.model import boxes as box_maths
+from grounding_model.model.targets import Matching, PaddedTargets
+
+
+@dataclass(frozen=True)
+class MatchingCosts:
+    """Weights of the cost's parts and the focal parameters of its first."""
+
+    classification: float = 2.0  # binary focal cost, summed over the caption's tokens, not averaged
+    box: float = 5.0  # L1 of cx, cy, w, h in fractions of the content
+    giou: float = 2.0  # minus the generalised IoU, in pixels
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+
+
+@torch.no_grad()
+def match_queries(
+    logits: Tensor,
+    boxes: Tensor,
+    padded: PaddedTargets,
+    token_mask: Tensor,
+    costs: MatchingCosts = MatchingCosts(),
+    repeats: int = 1,
+) -> Matching:
+    """Matches every image of a batch by itself.
+
+    logits (B, Q, L) before the sigmoid, anything at padded tokens; boxes (B, Q, 4) cx, cy, w, h in fractions of the
+    content; token_mask (B, L) bool, True where a token stands. Boxes marked ignore are not matched. With `repeats`
+    above 1 a box is matched with that many queries, or with as many as there are for each (one-to-many matching of
+    H-DETR, arXiv 2207.13080). Where boxes outnumber queries, the most expensive boxes stay unmatched.
+
+    Raises FloatingPointError that names the image and the part of the cost which is not a finite number.
+    """
+    with torch.autocast(logits.device.type, enabled=False):  # a cost in bfloat16 would tie queries that differ
+        parts = cost_parts(logits.float(), boxes.float(), padded, token_mask, costs)
+    total = torch.stack(list(parts.values())).sum(0).cpu().numpy()  # (B, Q, T)
+    wanted = padded.wanted.cpu().numpy()
+    pairs = []
+    for image, cost in enumerate(total):
+        rows = np.flatnonzero(wanted[image])
+        cost = cost[:, rows]
+        if not np.isfinite(cost).all():
+            raise FloatingPointError(_broken_part(parts, image, rows))
+        copies = max(1, min(repeats, len(cost) // max(1, len(rows))))
+        queries, columns = linear_sum_assignment(np.tile(cost, copies))
+        pairs.append(np.stack([np.full_like(queries, image), queries, np.tile(rows, copies)[columns]]))
+    return Matching(*torch.from_numpy(np.concatenate(pairs, axis=1)).to(logits.device))
+
+
+def cost_parts(
+    logits: Tensor, boxes: Tensor, padded: PaddedTargets, token_mask: Tensor, costs: MatchingCosts
+) -> dict[str, Tensor]:
+    """The weighted parts of the cost by name, (B, Q, T) each; columns of padding hold some finite number."""
+    corners = box_maths.cxcywh_to_xyxy(boxes) * padded.scale
+    true_corners = box_maths.cxcywh_to_xyxy(padded.boxes) * padded.scale
+    return {
+        "classification": costs.classification * focal_cost(logits, padded.tokens, token_mask, costs),
+        "box": costs.box * torch.cdist(boxes, padded.boxes, p=1),
+        "giou": -costs.giou * box_maths.pairwise_giou(corners, true_corners),
+    }
+
+
+def focal_cost(logits: Tensor, tokens: Tensor, token_mask: Tensor, costs: MatchingCosts, eps: float = 1e-12) -> Tensor:
+    """(B, Q, L), (B, T, L), (B, L) -> (B, Q, T): focal loss of each query if it stood for each box, over real tokens.
+
+    A token counts as positive or as negative, so the sum over negatives is taken once and only the difference at the
+    box's tokens depends on the box.
+    """
+    probability = logits.sigmoid()
+    positive = -(probability + eps).log() * costs.focal_alpha * (1 - probability) ** costs.focal_gamma
+    negative = -(1 - probability + eps).log() * (1 - costs.focal_alpha) * probability**costs.focal_gamma
+    padding = ~token_mask[:, None]  # filled, not multiplied: a padded token may hold anything
+    difference = (positive - negative).masked_fill(padding, 0) @ tokens.float().transpose(1, 2)
+    return negative.masked_fill(padding, 0).sum(-1, keepdim=True) + difference
+
+
+def _broken_part(parts: dict[str, Tensor], image: int, rows: np.ndarray) -> str:
+    broken = [name for name, cost in parts.items() if not cost[image][:, rows].isfinite().all()]
+    return (
+        f"matching cost of image {image} of the batch: {' and '.join(broken) or 'sum of the parts'} not finite; "
+        "the model's outputs have diverged (lower the learning rate or clip gradients) or a target box is broken"
+    )

@@ -1,0 +1,60 @@
+"""What training minimises, as one module, so that DistributedDataParallel sees every use of a parameter.
+
+B images of a batch, L tokens of the longest caption
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from grounding_model.inputs.image import ImageBatch
+from grounding_model.inputs.tokens import TextBatch
+from grounding_model.model.grounding import GroundingModel
+from grounding_model.model.targets import Target
+from grounding_model.training.losses import LossSettings, grounding_losses
+from grounding_model.training.region_words import RegionWordHead
+
+
+class Objective(nn.Module):
+    """The model and the losses of its answers. region_words is trained along, but not kept."""
+
+    def __init__(
+        self,
+        model: GroundingModel,
+        losses: LossSettings,
+        region_words_weight: float = 0.0,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self._losses, self._region_words_weight, self._autocast = losses, region_words_weight, autocast
+        self.region_words: RegionWordHead | None = None
+        if region_words_weight:
+            width = model.config.width
+            self.region_words = RegionWordHead(width, width, width).to(model.level_embedding.device)
+
+    def forward(
+        self, images: ImageBatch, text: TextBatch, targets: Sequence[Target], words_alone: bool = False
+    ) -> dict[str, Tensor]:
+        """The weighted parts of the loss for B images, their captions and what they should be answered with.
+
+        words_alone: only region_words, without the transformer. Raises FloatingPointError where an output is not
+        finite.
+        """
+        losses: dict[str, Tensor] = {}
+        with torch.autocast(images.pixels.device.type, self._autocast, enabled=self._autocast is not None):
+            if words_alone:
+                levels, words = self.model.encode_image(images).levels, self.model.encode_text(text).tokens
+            else:
+                grounding = self.model(images, text, targets)
+                levels, words = grounding.image_levels, grounding.text_tokens
+        if not words_alone:
+            losses |= grounding_losses(grounding, targets, self._losses)
+        if self.region_words is not None:
+            canvas = (images.pixels.shape[2], images.pixels.shape[3])
+            loss = self.region_words(levels, canvas, words.float(), text.token_mask, targets)
+            losses["region_words"] = self._region_words_weight * loss
+        return losses

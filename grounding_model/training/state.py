@@ -1,0 +1,171 @@
+"""What changes while training goes on, saved and taken up again; and what decides whether a saved state still fits."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from formats.io.errors import InputError
+from formats.io.files import sha256_of, write_whole
+from grounding_model.checkpoints.weights import checkpoint_hash
+from grounding_model.model.grounding import GroundingModel
+from grounding_model.training.config import WITHOUT_EFFECT, FromWeights, TrainConfig
+from grounding_model.training.distributed import Processes, counted_together, gathered
+from grounding_model.training.objective import Objective
+from grounding_model.training.optimizer import MovingAverage, build_optimizer
+
+STATE_FILE = "state.pt"
+AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+GIT_ATTEMPTS = 3
+
+
+class TrainingState:
+    """Everything that a step changes. objective: what is trained; parallel: the same, called through DDP."""
+
+    def __init__(self, model: GroundingModel, config: TrainConfig, processes: Processes) -> None:
+        self.model, self._processes = model, processes
+        device = model.level_embedding.device
+        self.objective = Objective(model, config.losses, config.region_words.weight, AUTOCAST[config.precision])
+        self.parallel: nn.Module = self.objective
+        if processes.count > 1:
+            leaves_out = config.region_words.alone_until > 0  # the transformer, at first
+            self.parallel = DistributedDataParallel(self.objective, find_unused_parameters=leaves_out)
+        self.optimizer = build_optimizer(self.objective, config.optimizer)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+        self.average = MovingAverage(model, config.moving_average) if config.moving_average else None
+        self.step = 0
+        self.problems: Counter[str] = Counter()
+
+    def without_synchronisation(self, last: bool) -> AbstractContextManager:
+        """For the backward pass of a micro-batch: processes add their gradients up only in the last of a step."""
+        if isinstance(self.parallel, DistributedDataParallel) and not last:
+            return self.parallel.no_sync()
+        return nullcontext()
+
+    def save(self, path: Path, settings: Mapping[str, str]) -> None:
+        """Written by the first process; all have to call it."""
+        random = gathered(torch.get_rng_state())
+        random_cuda = gathered(torch.cuda.get_rng_state() if torch.cuda.is_available() else None)
+        problems = counted_together(self.problems)
+        if not self._processes.is_first:
+            return
+        state = {
+            "settings": dict(settings),
+            "step": self.step,
+            "weights": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "random": random,
+            "random_cuda": random_cuda,
+            "problems": dict(problems),
+        }
+        with write_whole(path, "wb") as stream:
+            torch.save(state, stream)
+
+    def resume(self, path: Path, settings: Mapping[str, str]) -> None:
+        """Take up a saved state when there is one. Raises InputError when it belongs to other settings."""
+        if not path.exists():
+            return
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        saved = state["settings"]
+        other = sorted(name for name in settings.keys() | saved.keys() if settings.get(name) != saved.get(name))
+        if other:
+            names = ", ".join(other)
+            raise InputError(
+                path, f"is of a run with another {names}", "expected another work_dir, or the file removed"
+            )
+        self.step = state["step"]
+        self.objective.load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        if self._processes.is_first:  # they are the sum over all
+            self.problems.update(state["problems"])
+        torch.set_rng_state(state["random"][self._processes.index])
+        random_cuda = state["random_cuda"][self._processes.index]
+        if random_cuda is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(random_cuda)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The moving average, where there is one, in place of the weights for a while."""
+        if self.average is None:
+            yield
+            return
+        weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.load_average()
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(weights)
+
+    def load_average(self) -> None:
+        """Put the moving average, where there is one, into the model."""
+        if self.average:
+            self.model.load_state_dict(self.average.weights)
+
+
+def settings_with_effect(config: TrainConfig) -> dict[str, str]:
+    """Every setting that decides the result, and the content of the files it names, as text."""
+    settings = {
+        entry.name: repr(getattr(config, entry.name))
+        for entry in dataclasses.fields(config)
+        if entry.name not in WITHOUT_EFFECT
+    }
+    for index, data in enumerate(config.datasets):
+        if (annotations := getattr(data, "annotations", None)) is not None:
+            settings[f"datasets.{index}.sha256"] = _sha256(annotations)
+    if isinstance(config.start, FromWeights):
+        settings["start.sha256"] = checkpoint_hash(config.start.source)
+    elif config.start.backbone is not None:
+        settings["start.backbone.sha256"] = _sha256(config.start.backbone)
+    return settings
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        raise InputError(path, "no such file", "expected the file that the configuration names")
+    return sha256_of(path)
+
+
+def provenance(steps: int, settings: Mapping[str, str], commit: str) -> dict[str, str]:
+    """Who made these weights and how."""
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "commit": commit,
+        "torch": torch.__version__,
+        "total_steps": str(steps),
+        **settings,
+    }
+
+
+def source_commit() -> str:
+    """The commit of this source tree, with -dirty where files differ from it; 'unknown' outside a checkout."""
+    here = Path(__file__)
+    try:
+        tracked = _git(here.parent, "ls-files", here.name)
+        return _git(here.parent, "describe", "--always", "--dirty", "--abbrev=40") if tracked else "unknown"
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """What git says. One that was killed has said nothing of the checkout, so it is asked again."""
+    for _ in range(GIT_ATTEMPTS):
+        finished = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True)
+        if finished.returncode >= 0:
+            break
+    finished.check_returncode()
+    return finished.stdout.strip()
