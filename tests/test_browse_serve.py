@@ -326,7 +326,7 @@ def test_uncertain_images_come_first(data: Path) -> None:
     assert order(str(data / "agreement.csv")) == ["deep/b.png", "a.png", "c.png"]
     (data / "bad.json").write_text('{"a.png": "high"}')
     for wrong in ("nonsense", str(data / "bad.json")):
-        with pytest.raises(InputError, match="want"):
+        with pytest.raises(InputError, match="expected"):
             order(wrong)
 
 
