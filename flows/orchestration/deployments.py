@@ -24,7 +24,7 @@ from flows.labelling.plan import BATCH_SIZE
 from flows.orchestration import tasks
 from flows.orchestration.artifacts import Storyteller
 from flows.orchestration.pause import wait_in_flow
-from flows.orchestration.server import prefect_server
+from flows.orchestration.server import PASSWORD_FILE, PASSWORD_KEY, prefect_server
 from flows.self_training.config import read_self_train
 from flows.self_training.init import CONFIG_DIR, PREFIX
 from flows.self_training.loop import self_train as run_rounds
@@ -272,7 +272,10 @@ def up(limit: int = 1) -> int:
         raise InputError(CONFIG_DIR.resolve(), f"no {PREFIX}*.toml there", remedy)
     with prefect_server() as api:
         served = deployments()
-        print(f"Prefect: {api.removesuffix('/api')}\nIn another terminal, from this folder:")
+        print(f"Prefect: {api.removesuffix('/api')}")
+        if secret := os.environ.get(PASSWORD_KEY):
+            print(f"Its page asks for the password of this folder's {PASSWORD_FILE}: {secret}")
+        print("In another terminal, from this folder:")
         for deployment in served[: len(configs())]:
             print(f"  prefect deployment run {deployment.flow_name}/{deployment.name} --watch")
         sys.stdout.flush()
