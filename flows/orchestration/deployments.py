@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-import signal
 import sys
-import threading
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -23,30 +20,13 @@ from flows.labelling.detector_pool import Workers
 from flows.labelling.plan import BATCH_SIZE
 from flows.orchestration import tasks
 from flows.orchestration.artifacts import Storyteller
+from flows.orchestration.lifetime import ENDS_WITH_UP, UP_PROCESS, crash_orphans
 from flows.orchestration.pause import wait_in_flow
 from flows.orchestration.server import PASSWORD_FILE, PASSWORD_KEY, prefect_server
 from flows.self_training.config import read_self_train
 from flows.self_training.init import CONFIG_DIR, PREFIX
 from flows.self_training.loop import self_train as run_rounds
 from formats.io.errors import InputError
-
-UP_PROCESS = "GROUNDHOG_UP"  # the process of `groundhog up`, told to the runs that it starts
-
-
-def _end_with_up(flow: Any, run: Any, state: Any) -> None:
-    """A run of `groundhog up` ends with it, however that ends: nobody works on unseen, and what is done stays done."""
-    if os.environ.get(UP_PROCESS) == str(os.getppid()):
-        threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
-
-
-def _follow(parent: int) -> None:
-    # Not PR_SET_PDEATHSIG: Linux sends that when the thread ends that started us.
-    while os.getppid() == parent:
-        time.sleep(1)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-ENDS_WITH_UP: list[Any] = [_end_with_up]  # hooks of a flow
 
 
 class Parameters(BaseModel):
@@ -283,5 +263,9 @@ def up(limit: int = 1) -> int:
         os.environ[UP_PROCESS] = str(os.getpid())
         # Prefect's own handler of SIGTERM stops its runner by a coroutine that nobody awaits any more.
         warnings.filterwarnings("ignore", r"coroutine 'Runner\.astop' was never awaited", RuntimeWarning)
+        ids = [served_deployment.apply() for served_deployment in served]
+        for name in crash_orphans(ids):
+            print(f"{name}: its process is gone; marked as Crashed. Run it again, and it resumes where it was")
+        sys.stdout.flush()
         serve(*served, limit=limit, pause_on_shutdown=False)
     return 0
