@@ -295,3 +295,18 @@ def test_a_run_ends_with_the_up_that_started_it() -> None:
     parent.kill()
     parent.wait()
     wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "an orphan", seconds=20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("state", "name"), [("stopped", "Stopped"), ("waiting", "Waiting"), ("finished", "Completed")])
+def test_a_run_says_why_it_did_not_finish(
+    harness: None, monkeypatch: pytest.MonkeyPatch, state: str, name: str
+) -> None:
+    result = SimpleNamespace(
+        best=SimpleNamespace(labels="x_od_v1.json"), weights="w", summary="s", state=state, reason="why"
+    )
+    monkeypatch.setattr(deployments, "read_self_train", lambda *_: SimpleNamespace(name="x"))
+    monkeypatch.setattr(deployments, "run_rounds", lambda *_: result)
+    ended = deployments.self_train(deployments.SelfTrainParameters(config="x.toml"), return_state=True)
+    assert (ended.type.value, ended.name) == ("COMPLETED", name)
+    assert state == "finished" or ended.message == "why"

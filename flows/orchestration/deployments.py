@@ -12,8 +12,9 @@ from typing import Any, Literal, cast
 
 from prefect import flow, serve
 from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
 from prefect.deployments.runner import EntrypointType, RunnerDeployment
-from prefect.states import Failed
+from prefect.states import Completed, Failed
 from pydantic import BaseModel, ConfigDict
 
 from flows.labelling.detector_pool import Workers
@@ -135,11 +136,18 @@ def _flow(name: str, titled: str) -> Callable[[Callable[..., Any]], Any]:
 
 
 @_flow("self-train", titled="title")
-def self_train(parameters: SelfTrainParameters) -> dict[str, str]:
-    """Label, train, label again: the rounds of a configuration. Gives the best labels and weights."""
+def self_train(parameters: SelfTrainParameters) -> dict[str, str] | State:
+    """Label, train, label again: the rounds of a configuration. Gives the best labels and weights.
+
+    The state of the run is called Completed, Stopped (by the gate) or Waiting (for a person), with the reason.
+    """
     config = read_self_train(parameters.config, tuple(parameters.overrides))
     result = run_rounds(config, Storyteller(config.name), tasks.STAGES, wait_in_flow)
-    return {"labels": str(result.best.labels), "weights": result.weights, "summary": str(result.summary)}
+    outcome = {"labels": str(result.best.labels), "weights": result.weights, "summary": str(result.summary)}
+    if result.state == "finished":
+        return outcome
+    # Prefect shows the name of a state in its lists; "Completed" would hide that a gate or a person is to decide.
+    return Completed(name=result.state.capitalize(), message=result.reason, data=outcome)
 
 
 @_flow("bootstrap", titled="images")
