@@ -175,7 +175,9 @@ class Review:
         corrections = {}
         for each in read_corrections(self.path) if self.path.is_file() else ():
             if not each.since:
-                raise InputError(each.place, 'is not marked "reviewed": true', "expected -o with a file of corrections")
+                raise InputError(
+                    each.location, 'is not marked "reviewed": true', "expected -o with a file of corrections"
+                )
             corrections[key_of(each.record), each.since] = each
         self._take(corrections)
 

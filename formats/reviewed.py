@@ -26,12 +26,12 @@ Key = tuple[str, str | None]  # file name and caption: what tells one line of a 
 class Correction(NamedTuple):
     """A line as a person left it.
 
-    place: file and line number. since: the first round that it holds for, 0 where the line is not marked as reviewed.
+    location: file and line number. since: the first round that it holds for; 0 for a line not marked as reviewed.
     text: the line as it stands in the file, without its end.
     """
 
     record: Record
-    place: str
+    location: str
     since: int
     text: str
 
@@ -106,15 +106,15 @@ def by_person(record: Record) -> Record:
     )
 
 
-def parse_correction(raw: bytes, place: str) -> Correction:
+def parse_correction(raw: bytes, location: str) -> Correction:
     """The correction that one line holds; errors as read_corrections has them."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(place, f"is not UTF-8 ({error})", "expected it saved as UTF-8") from None
-    entries = object_of_line(text, place)
-    record = by_person(record_from_line(entries, place))
+        raise InputError(location, f"is not UTF-8 ({error})", "expected it saved as UTF-8") from None
+    entries = object_of_line(text, location)
+    record = by_person(record_from_line(entries, location))
     since = entries.get("since_round", 1)
     if type(since) is not int or since < 1:
-        raise InputError(place, f"since_round is {since!r}", "expected the number of a round, from 1")
-    return Correction(record, place, since if entries.get("reviewed") is True else 0, text)
+        raise InputError(location, f"since_round is {since!r}", "expected the number of a round, from 1")
+    return Correction(record, location, since if entries.get("reviewed") is True else 0, text)

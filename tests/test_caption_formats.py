@@ -15,7 +15,7 @@ import pytest
 from formats import (
     READERS,
     InputError,
-    Losses,
+    Omissions,
     Record,
     Region,
     read_flickr30k,
@@ -170,9 +170,9 @@ def test_grit_is_read_as_img2dataset_leaves_it(write, tmp_path):
             member.size = len(content)
             shard.addfile(member, io.BytesIO(content))
     (tmp_path / "parquet/00000_stats.json").write_text("{}")
-    losses = Losses()
-    assert list(read_grit(tmp_path / "parquet", losses)) == expected
-    assert losses == {"samples whose image could not be fetched": 1}
+    omissions = Omissions()
+    assert list(read_grit(tmp_path / "parquet", omissions)) == expected
+    assert omissions == {"samples whose image could not be fetched": 1}
     assert list(read_grit(tmp_path / "tar")) == expected
     for path in (tmp_path / "parquet/00000.parquet", tmp_path / "tar/00000.tar"):
         path.write_bytes(path.read_bytes()[:700])

@@ -10,7 +10,7 @@ from formats import (
     InputError,
     Instance,
     LineProblem,
-    Losses,
+    Omissions,
     Record,
     Region,
     odvg_lines,
@@ -301,10 +301,10 @@ def test_keys_without_a_field_are_counted_at_every_level(tmp_path):
     plain = [detection(GOOD, GOOD, GOOD), grounding("a cat", REGION)]
     for name, lines in (("extra.json", [boxes, words]), ("plain.json", plain)):
         (tmp_path / name).write_text("\n".join(map(json.dumps, lines)))
-    losses = Losses()
-    records = list(read_odvg(tmp_path / "extra.json", losses=losses))
+    omissions = Omissions()
+    records = list(read_odvg(tmp_path / "extra.json", omissions=omissions))
     assert records == list(read_odvg(tmp_path / "plain.json"))
-    assert losses == {
+    assert omissions == {
         "license of lines": 1,
         "by of detection": 1,
         "id of instances": 2,
@@ -350,7 +350,7 @@ def test_problems_are_handed_over_in_order_and_the_rest_is_read(tmp_path):
         (1, "b.jpg", bad),
         (3, None, "{broken"),
     ]
-    assert problems[0].error.place == f"{path}:3"
+    assert problems[0].error.location == f"{path}:3"
     assert [(line, type(entry)) for line, entry in read_odvg_entries(path)] == [
         (0, Record),
         (1, LineProblem),

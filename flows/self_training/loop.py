@@ -32,7 +32,7 @@ from flows.training.mixture import merge
 from flows.training.train import between, train, training_key
 from formats.candidates import ImageProblem
 from formats.io.files import sha256_of, write_json
-from formats.io.locks import claim
+from formats.io.locks import lock
 from formats.reviewed import reviewed_path
 from grounding_model.data.sources import OdvgData
 from grounding_model.training.config import FromWeights
@@ -128,10 +128,10 @@ def self_train(
     Raises InputError while another process works in the work_dir or writes labels of the same images.
     """
     config = config if isinstance(config, SelfTrainConfig) else read_self_train(config)
-    with claim(config.train.work_dir):
+    with lock(config.train.work_dir):
         loop = _Loop(config, on_event, stages, wait_for_person)
         labels = loop.source.annotations
-        with claim(labels.parent, labels.stem):
+        with lock(labels.parent, labels.stem):
             return loop.run()
 
 
