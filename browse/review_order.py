@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from formats.dataset_names import metadata_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, read_text
 from formats.record import Record
@@ -43,7 +44,7 @@ def _scored(record: Record) -> list[tuple[str, float]]:
 
 def _threshold(records: Sequence[Record], annotations: Path) -> Threshold:
     """What X_od_v1.meta.json says of the policy; without it the least score of a label, which was just above it."""
-    meta = annotations.with_suffix(".meta.json")
+    meta = metadata_path(annotations)
     policy: dict[str, Any] = {}
     found: dict[str, float] = {}
     if meta.is_file():

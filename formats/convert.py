@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 import formats
 from formats.coco import load_coco
+from formats.dataset_names import label_map_beside, part_path
 from formats.io.errors import InputError
-from formats.label_map import label_map_beside, read_label_map, write_label_map
+from formats.label_map import read_label_map, write_label_map
 from formats.omissions import describe_omissions
 from formats.record import Record
 
@@ -79,20 +80,13 @@ def convert(
         return stream if part is None else formats.only_part(stream, parts, part, selection.seed)
 
     parts = selection.parts or {}
-    places: dict[str | None, str | Path] = {part: _part_path(out, part) for part in parts} or {None: out}
+    places: dict[str | None, str | Path] = {part: part_path(out, part) for part in parts} or {None: out}
     lines = [
         write(target_format, location, chosen(part), _in_order(merged), given) for part, location in places.items()
     ]
     if lost := formats.describe_omissions(omissions):
         lines.append(f"{source}: left out in reading:\n{lost}")
     return "\n".join(lines)
-
-
-def _part_path(out: str | Path, part: str) -> Path:
-    """X_od.json -> X_train_od.json, so that a label map finds its place; X -> X_train."""
-    path = Path(out)
-    kind = "_od" if path.stem.endswith("_od") else "_vg" if path.stem.endswith("_vg") else ""
-    return path.with_name(f"{path.stem.removesuffix(kind)}_{part}{kind}{path.suffix}")
 
 
 def _images_of(annotations: Sequence[str | Path]) -> set[str]:

@@ -9,8 +9,9 @@ from typing import Any
 
 import formats
 from formats.convert import call, guess_format, told
+from formats.dataset_names import label_map_beside
 from formats.io.errors import InputError
-from formats.label_map import label_map_beside, read_label_map
+from formats.label_map import read_label_map
 from formats.odvg import read_odvg_places
 from formats.record import Record
 from formats.statistics import Statistics, statistics_of

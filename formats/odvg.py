@@ -36,7 +36,7 @@ class LineProblem:
     """A line that is no record.
 
     line: its position among the file's non-empty lines, from 0. filename: as far as the line gives one.
-    text: the line as it is in the file. error: what is wrong; its location is `file:line`, from 1, empty lines included.
+    text: the line as it is in the file. error: what is wrong; its location is `file:line`, from 1.
     """
 
     line: int

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from formats.io.errors import InputError
 from formats.io.files import write_whole
 from formats.io.storage import as_path
-from formats.label_map import without_version
 from formats.odvg import line_bytes, record_to_line
 from formats.odvg_lines import object_of_line, record_from_line
 from formats.record import Record
@@ -34,12 +33,6 @@ class Correction(NamedTuple):
     location: str
     since: int
     text: str
-
-
-def reviewed_path(source: str | Path) -> Path:
-    """X_od.json, and the labels X_od_v1.json that were made of it -> X_od_reviewed.json beside it."""
-    source = Path(source)
-    return source.with_name(f"{without_version(source.stem)}_reviewed{source.suffix}")
 
 
 def key_of(record: Record) -> Key:

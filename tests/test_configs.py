@@ -17,9 +17,9 @@ from flows.evaluation.evaluate import EvaluateConfig
 from flows.quality.ablation import QualityConfig
 from flows.self_training.config import SelfTrainConfig
 from formats.coco_dialects import read_lvis_categories
+from formats.dataset_names import label_map_beside
 from formats.io.errors import InputError
 from formats.io.toml_config import read_config
-from formats.label_map import label_map_beside
 from grounding_model.data.augment import RandomCrop
 from grounding_model.data.sources import CocoData, OdvgData, open_dataset
 from grounding_model.inputs.category_lists import read_category_list

@@ -262,7 +262,7 @@ def without(table: dict, key: str) -> dict:
         ({**detection(), **grounding("a cat")}, "both detection and grounding"),
         (without(IMAGE, "filename"), "'filename' is missing"),
         ({**without(IMAGE, "filename"), "file_name": "a.jpg"}, "unknown key 'file_name'; did you mean 'filename'"),
-        (without(IMAGE, "height"), "'height' is missing; want"),
+        (without(IMAGE, "height"), "'height' is missing; expected"),
         ({**IMAGE, "width": 0}, "not positive"),
         ({**IMAGE, "width": "120"}, 'width "120" is not a whole number'),
         ({**IMAGE, "filename": None}, "filename None is no text"),

@@ -23,11 +23,11 @@ from flows.labelling.filter import filter_candidates
 from flows.labelling.infer import infer, label_shard, missing_shards, problems_of
 from flows.labelling.plan import Manifest, plan, read_lines, read_manifest
 from formats.candidates import read_candidates
+from formats.dataset_names import label_map_beside
 from formats.io.errors import InputError
 from formats.io.files import write_whole
 from formats.io.locks import lock
 from formats.io.storage import as_path
-from formats.label_map import label_map_beside
 from tests.pipeline_cases import FakeDetector, make_images, make_weights, plan_images
 
 ROOT = Path(__file__).parent.parent

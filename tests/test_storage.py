@@ -47,7 +47,7 @@ def test_an_address_survives_what_path_does_to_it(memory: str) -> None:
 
 
 def test_an_address_that_nothing_speaks_says_what_is_missing() -> None:
-    with pytest.raises(InputError, match=r"gopher://x: gopher:// cannot be opened.*want groundhog\[s3\]"):
+    with pytest.raises(InputError, match=r"gopher://x: gopher:// cannot be opened.*expected groundhog\[s3\]"):
         as_path("gopher://x")
 
 
