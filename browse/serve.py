@@ -123,7 +123,7 @@ class ReviewServer(ThreadingHTTPServer):
 
 
 class _Refused(Exception):
-    """An answer that is no success. The message goes to the page."""
+    """An answer that is not a success. The message goes to the page."""
 
     def __init__(self, status: HTTPStatus, message: str) -> None:
         super().__init__(message)

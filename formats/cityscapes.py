@@ -31,7 +31,7 @@ def read_cityscapes(gt_dir: str | Path, omissions: Omissions | None = None) -> I
     """One record for each instanceIds.png under `gt_dir` (gtFine/val), in the order of their names.
 
     File names are "CITY/NAME_leftImg8bit.png", relative to leftImg8bit/val. Groups are ignored; omissions counts
-    the masks. Raises InputError when there is no such file or one that is no map of 16-bit numbers.
+    the masks. Raises InputError when there is no such file or one that is not a map of 16-bit numbers.
     """
     root = Path(gt_dir)
     paths = sorted(root.rglob(f"*{_SUFFIX}"))

@@ -116,7 +116,7 @@ def read_lvis_details(ann_file: str | Path) -> LvisDetails:
 def _labels(image: Mapping, key: str, content: CocoContent, location: str) -> frozenset[int]:
     ids = needed(image, key, location)
     if not isinstance(ids, list) or not all(type(each) is int and each in content.categories for each in ids):
-        raise InputError(location, f"{key} {ids!r} names what is no category's id", "expected a list of category ids")
+        raise InputError(location, f"{key} {ids!r} is not a list of category ids", "expected ids from its categories")
     return frozenset(content.categories[each][0] for each in ids)
 
 

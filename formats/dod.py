@@ -42,7 +42,7 @@ def read_dod_details(pickles: str | Path) -> DodDetails:
         location = f"{Path(pickles) / 'images.pkl'}: image {image_id!r}"
         group_id = needed(image, "group_id", location)
         if group_id not in groups:
-            raise InputError(location, f"group_id {group_id!r} is no group", "expected one of groups.pkl")
+            raise InputError(location, f"group_id {group_id!r} is not a group", "expected one of groups.pkl")
         ids = needed(groups[group_id], "inner_sent_id", f"{Path(pickles) / 'groups.pkl'}: group {group_id!r}")
         asked[needed(image, "file_name", location)] = tuple(sorted(each - 1 for each in ids))
     absence = frozenset(each - 1 for each, sentence in sentences.items() if sentence.get("is_negative"))
@@ -52,5 +52,5 @@ def read_dod_details(pickles: str | Path) -> DodDetails:
 def _load(path: Path) -> Mapping[Any, dict]:
     content = read_plain_pickle(path)
     if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
-        raise InputError(path, "is no table of entries by their ids", "expected the published file")
+        raise InputError(path, "is not a table of entries by their ids", "expected the published file")
     return content

@@ -100,7 +100,7 @@ def _tar_samples(file: Path) -> Iterator[tuple[Any, str]]:
 def _record(sample: Mapping, location: str) -> Record:
     key, caption = (needed(sample, name, location) for name in ("key", "caption"))
     if not isinstance(key, str) or not key or not isinstance(caption, str):
-        raise InputError(location, f"key {key!r} or caption {caption!r} is no text", "expected texts")
+        raise InputError(location, f"key {key!r} or caption {caption!r} is not text", "expected texts")
     height, width = size_of(sample, location)
     try:
         regions = _regions(sample, caption, height, width, location)
@@ -115,7 +115,7 @@ def _regions(sample: Mapping, caption: str, height: int, width: int, location: s
     found: dict[Span, list[tuple[Box, float]]] = {}
     expressions = needed(sample, "ref_exps", location)
     if not isinstance(expressions, list):
-        raise InputError(location, f"ref_exps {expressions!r} is no list", "expected a list of expressions")
+        raise InputError(location, f"ref_exps {expressions!r} is not a list", "expected a list of expressions")
     for index, expression in enumerate(expressions):
         span, box, score = _expression(expression, f"{location}, ref_exps {index}")
         x1, y1, x2, y2 = box

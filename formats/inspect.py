@@ -24,7 +24,7 @@ def check(source: str | Path, source_format: str | None = None, **given: Any) ->
     """Every problem of an annotation file, in its order; the location of an ODVG problem is `file:line`.
 
     A label map beside an ODVG file, `X_label_map.json`, is held against its names; image_dir, where given, against
-    the file names and sizes. given: as for formats.convert.convert; losses takes what is no problem but not read.
+    the file names and sizes. given: as for formats.convert.convert; omissions takes what is not read but not a problem.
     """
     source_format = source_format or guess_format(source)
     image_dir = given.get("image_dir")

@@ -35,7 +35,7 @@ def read_label_map(path: str | Path) -> dict[int, str]:
     for key, name in pairs:
         label = _label(path, key)
         if label in names:
-            raise InputError(path, f"label {key} stands there twice", "expected every label once")
+            raise InputError(path, f"label {key} is listed twice", "expected every label once")
         if not isinstance(name, str) or not name.strip():
             raise InputError(path, f"label {key} has the name {name!r}", "expected a non-empty text")
         names[label] = name
@@ -49,7 +49,7 @@ def write_label_map(path: str | Path, mapping: Mapping[int, str]) -> None:
 
 
 class _Pairs(list):
-    """A JSON object as its (key, value) pairs, so that a key that stands there twice is seen."""
+    """A JSON object as its (key, value) pairs, so that a key that is listed twice is seen."""
 
 
 def _label(path: str | Path, key: str) -> int:

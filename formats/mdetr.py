@@ -35,7 +35,7 @@ def read_mdetr(ann_file: str | Path, omissions: Omissions | None = None) -> Iter
         location = f"{ann_file}: image {image_id!r}"
         caption = needed(image, "caption", location)
         if not isinstance(caption, str):
-            raise InputError(location, f"caption {caption!r} is no text", "expected the caption")
+            raise InputError(location, f"caption {caption!r} is not text", "expected the caption")
         regions = None
         if content.annotations is not None:
             entries = [
@@ -79,7 +79,7 @@ def _numbered_phrases(caption: str, image: Mapping, annotations: list[tuple[str,
     for location, entry in annotations:
         phrase_id = needed(entry, "phrase_ids", location)
         if type(phrase_id) is not int:
-            raise InputError(location, f"phrase_ids {phrase_id!r} is no number", "expected the number of a phrase")
+            raise InputError(location, f"phrase_ids {phrase_id!r} is not a number", "expected the number of a phrase")
         ids.add(phrase_id)
     location, phrases = annotations[0][0], image["tokens_positive_eval"]
     if not isinstance(phrases, list) or len(ids) > len(phrases):
@@ -103,7 +103,7 @@ def _spans(caption: str, entry: Mapping, location: str) -> tuple[Span, ...]:
     except (TypeError, ValueError):
         pairs, whole = [], False
     if not whole:
-        raise InputError(location, f"tokens_positive {given!r} is no list of spans", "expected [[start, end], ...]")
+        raise InputError(location, f"tokens_positive {given!r} is not a list of spans", "expected [[start, end], ...]")
     if any(not 0 <= start < end <= len(caption) for start, end in pairs):
         raise InputError(
             location,

@@ -33,7 +33,7 @@ from formats.record import PLACEHOLDER_BOX, Box, Instance, Record, Region
 
 @dataclass(frozen=True)
 class LineProblem:
-    """A line that is no record.
+    """A line that is not a record.
 
     line: its position among the file's non-empty lines, from 0. filename: as far as the line gives one.
     text: the line as it is in the file. error: what is wrong; its location is `file:line`, from 1.

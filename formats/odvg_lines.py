@@ -31,7 +31,7 @@ _WANT_BOX = "expected [x1, y1, x2, y2]"
 
 
 def is_quarantined(line: str | bytes) -> bool:
-    """Whether a line stands for an image which could not be labelled; one that is no JSON says nothing of the kind."""
+    """Whether a line stands for an image which could not be labelled; one that is not JSON does not."""
     # Most lines need not be parsed to know.
     if not (_QUARANTINED_KEY in line if isinstance(line, str) else _QUARANTINED_KEY.encode() in line):
         return False
@@ -68,7 +68,7 @@ def record_from_line(line: Mapping[str, Any], location: str, omissions: Omission
         caption, regions = _grounding(_table(line["grounding"], location, "grounding"), location, omissions)
     filename = _needed(line, "filename", location, "")
     if not isinstance(filename, str):
-        raise InputError(location, f"filename {filename!r} is no text", "expected a path relative to the image folder")
+        raise InputError(location, f"filename {filename!r} is not text", "expected a path relative to the image folder")
     height = _whole(_needed(line, "height", location, ""), location, "height")
     width = _whole(_needed(line, "width", location, ""), location, "width")
     try:
@@ -81,7 +81,7 @@ def _instances(detection: Mapping, location: str, omissions: Omissions | None) -
     _check_keys(detection, _DETECTION_KEYS, location, "detection: ", omissions, "detection")
     entries = _needed(detection, "instances", location, "detection: ")
     if not isinstance(entries, list):
-        raise InputError(location, "detection: instances is no list", "expected [] or a list of instances")
+        raise InputError(location, "detection: instances is not a list", "expected [] or a list of instances")
     return tuple(
         [_plain_instance(entry) or _instance(entry, location, index, omissions) for index, entry in enumerate(entries)]
     )
@@ -151,7 +151,7 @@ def _instance(entry: Any, location: str, index: int, omissions: Omissions | None
     label = _whole(_needed(entry, "label", location, where), location, f"{where}label")
     category = _needed(entry, "category", location, where)
     if not isinstance(category, str):
-        raise InputError(location, f"{where}category {category!r} is no text", "expected the category's name")
+        raise InputError(location, f"{where}category {category!r} is not text", "expected the category's name")
     score = _scores(entry.get("score"), location, where)
     if len(score) > 1:
         raise InputError(location, f"{where}{len(score)} scores for one box", "expected one")
@@ -166,12 +166,12 @@ def _grounding(grounding: Mapping, location: str, omissions: Omissions | None) -
     _check_keys(grounding, _GROUNDING_KEYS, location, "grounding: ", omissions, "grounding")
     caption = _needed(grounding, "caption", location, "grounding: ")
     if not isinstance(caption, str):
-        raise InputError(location, f"grounding: caption {caption!r} is no text", "expected the caption")
+        raise InputError(location, f"grounding: caption {caption!r} is not text", "expected the caption")
     entries = grounding.get("regions")
     if entries is None:  # a caption whose phrases nobody has looked for
         return caption, None
     if not isinstance(entries, list):
-        raise InputError(location, "grounding: regions is no list", "expected [] or a list of regions")
+        raise InputError(location, "grounding: regions is not a list", "expected [] or a list of regions")
     regions = [
         _plain_region(entry) or _region(entry, location, index, omissions) for index, entry in enumerate(entries)
     ]
@@ -224,7 +224,7 @@ def _boxes(value: Any, location: str, where: str) -> tuple[Box, ...]:
 def _phrase(value: Any, location: str, where: str) -> tuple[str, ...]:
     texts = value if isinstance(value, list) else [value]
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise InputError(location, f"{where}phrase {text_of(value)} is no text", "expected a text or a list of texts")
+        raise InputError(location, f"{where}phrase {text_of(value)} is not text", "expected a text or a list of texts")
     return tuple(texts)
 
 
@@ -236,7 +236,7 @@ def _spans(value: Any, location: str, where: str) -> tuple[Span, ...]:
         if not isinstance(pair, list) or len(pair) != 2 or any(type(end) is not int for end in pair):
             raise InputError(
                 location,
-                f"{where}tokens_positive {text_of(value)} is no list of spans",
+                f"{where}tokens_positive {text_of(value)} is not a list of spans",
                 "expected [[start, end], ...] in characters of the caption",
             )
     return tuple([(start, end) for start, end in pairs])
@@ -251,7 +251,7 @@ def _scores(value: Any, location: str, where: str) -> tuple[float, ...]:
         numbers = numbers[0]
     if any(type(number) not in _NUMBERS or abs(number) > _LARGEST for number in numbers):
         raise InputError(
-            location, f"{where}score {text_of(value)} is no number", "expected a number in 0..1 for each box"
+            location, f"{where}score {text_of(value)} is not a number", "expected a number in 0..1 for each box"
         )
     return tuple([float(number) for number in numbers])
 
@@ -259,7 +259,7 @@ def _scores(value: Any, location: str, where: str) -> tuple[float, ...]:
 def _weight_and_ignore(entry: Mapping, location: str, where: str) -> tuple[float, bool]:
     weight, ignore = entry.get("weight", 1.0), entry.get("ignore", False)
     if type(weight) not in _NUMBERS or not 0 <= weight <= _LARGEST:
-        raise InputError(location, f"{where}weight {text_of(weight)} is no factor", "expected a number >= 0")
+        raise InputError(location, f"{where}weight {text_of(weight)} is not a weight", "expected a number >= 0")
     if ignore not in (False, True):
         raise InputError(location, f"{where}ignore is {text_of(ignore)}", "expected true or false")
     return float(weight), bool(ignore)

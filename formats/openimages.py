@@ -42,7 +42,7 @@ def read_openimages(
         filename = f"{image_id}.jpg"
         if image_id in seen:
             location = f"{boxes}:{lines[0][0]}"
-            raise InputError(location, f"{image_id} comes a second time", "expected its lines together; sort them")
+            raise InputError(location, f"{image_id} appears a second time", "expected its lines together; sort them")
         seen.add(image_id)
         height, width = image_size(safe_join(image_dir, filename))
         instances = tuple(_instance(line, labels, height, width, f"{boxes}:{number}") for number, line in lines)
@@ -97,7 +97,7 @@ def _instance(
     except ValueError:
         x1 = x2 = y1 = y2 = math.nan
     if not all(0 <= side <= 1 for side in (x1, x2, y1, y2)):
-        raise InputError(location, "XMin, XMax, YMin, YMax are no fractions of the image", "expected numbers in 0..1")
+        raise InputError(location, "XMin, XMax, YMin, YMax are not fractions of the image", "expected numbers in 0..1")
     try:
         box = (x1 * width, y1 * height, x2 * width, y2 * height)
         return Instance(box, label, name, ignore=line.get("IsGroupOf") == "1")

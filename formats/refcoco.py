@@ -28,8 +28,8 @@ def read_refcoco(
 
     refs: the pickle of RefCOCO's family, which may hold plain containers only, or gRefCOCO's JSON. split: train, val,
     test, testA or testB; by default all. A sentence that a ref gives twice is read once; omissions counts these, and
-    what else the refs say. A sentence without target has a region without boxes. Raises InputError for refs whose objects
-    or images `instances` does not have.
+    what else the refs say. A sentence without target has a region without boxes. Raises InputError for refs whose
+    objects or images `instances` does not have.
     """
     content = load_coco(instances)
     boxes = _boxes_by_id(content)
@@ -47,7 +47,7 @@ def _load_refs(path: str | Path) -> list[dict]:
     want = "expected refs(unc).p, refs(umd).p or grefs(unc).json"
     entries = load_json(path, want) if Path(path).suffix == ".json" else read_plain_pickle(path)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise InputError(path, "is no list of refs", want)
+        raise InputError(path, "is not a list of refs", want)
     return entries
 
 
@@ -63,7 +63,9 @@ def _records(
     image_id = needed(ref, "image_id", location)
     image = content.images.get(image_id) if isinstance(image_id, (int, str)) else None
     if image is None:
-        raise InputError(location, f"image_id {image_id!r} is no image of {content.path}", "expected one of its images")
+        raise InputError(
+            location, f"image_id {image_id!r} is not an image of {content.path}", "expected one of its images"
+        )
     boxes = tuple(_boxes(ref, annotations, content, location))
     sentences = list(_sentences(ref, location))
     if omissions is not None:
@@ -81,7 +83,7 @@ def _boxes(ref: Mapping, annotations: Mapping[Any, int], content: CocoContent, l
             continue
         if not isinstance(annotation_id, (int, str)) or annotation_id not in annotations:
             raise InputError(
-                location, f"ann_id {annotation_id!r} is no annotation of {content.path}", "expected one of them"
+                location, f"ann_id {annotation_id!r} is not an annotation of {content.path}", "expected one of them"
             )
         entry = content.annotations[annotations[annotation_id]]  # type: ignore[index]  # it has what it has given
         where = f"{content.path}: annotation id {annotation_id!r}"

@@ -53,7 +53,7 @@ def reviewed_text(record: Record, since: int) -> str:
 def read_corrections(path: str | Path) -> Iterator[Correction]:
     """Every line of a file, marked as reviewed or not, without its scores and weights.
 
-    Raises InputError for a line that is no record or was quarantined, and for one that names no round from 1.
+    Raises InputError for a line that is not a record, was quarantined, or whose round is not a number >= 1.
     """
     with as_path(path).open("rb") as stream:
         for number, raw in enumerate(stream, start=1):

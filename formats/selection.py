@@ -29,7 +29,7 @@ def parse_parts(text: str) -> dict[str, float]:
         try:
             parts[name.strip()] = float(share)
         except ValueError:
-            raise InputError("parts", f"{item!r} is no share", want) from None
+            raise InputError("parts", f"{item!r} is not a share", want) from None
     if abs(sum(parts.values()) - 1) > 1e-6 or min(parts.values()) < 0 or "" in parts:
         raise InputError("parts", f"{text!r}", want)
     return parts

@@ -1,6 +1,6 @@
 """What a data set's records say that cannot be right, each with its location and what would be right.
 
-A reader refuses what is no record at all; here is what reads well and is wrong all the same.
+A reader refuses what is not a record; here is what can be read and is wrong all the same.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Checker:
         """A caption may share its image with others; the boxes of an image belong into one record."""
         first = self._seen.setdefault(record.filename, location)
         if first != location:
-            yield InputError(location, f"{record.filename} stands at {first} already", "join the two")
+            yield InputError(location, f"{record.filename} is already at {first}", "merge the two records")
 
     def _name_problems(self, instance: Instance, location: str, where: str) -> Iterator[InputError]:
         known = self._names.get(instance.label) if self._given else self._name_of(instance)

@@ -196,8 +196,8 @@ def test_phrases_of_a_caption_get_boxes_and_marked_words_become_phrases(data: Pa
         ([{"box": [1, 2, 20, 25], "of": 7}], "no category 7"),
         ([{"box": [1, 2, 20, 25], "of": "cat"}], "expected a whole number"),
         ([{"box": [1, 2, 20, 25], "of": 0, "ignore": 1}], "true or false"),
-        (["box"], "is no object"),
-        (None, "boxes is no list"),
+        (["box"], "is not an object"),
+        (None, "boxes is not a list"),
     ],
 )
 def test_boxes_that_cannot_be_are_refused_with_a_reason(data: Path, boxes: Any, told: str) -> None:

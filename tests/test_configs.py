@@ -94,7 +94,7 @@ def test_a_misspelt_key_is_refused_with_the_right_one(path: Path) -> None:
         if not table:
             continue
         key = max(table, key=len)
-        with pytest.raises(InputError, match=rf"{re.escape(place)}{key}x: is no setting; did you mean '{key}'"):
+        with pytest.raises(InputError, match=rf"{re.escape(place)}{key}x: is not a setting; did you mean '{key}'"):
             read_config(path, type_of(path), [f"{place}{key}x=1"])
 
 

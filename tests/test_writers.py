@@ -225,7 +225,7 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
         (folder / "x").write_text("x")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["x"]
     with (
-        pytest.raises(InputError, match="a: is there already; expected a new folder"),
+        pytest.raises(InputError, match="a: already exists; expected a new folder"),
         write_whole_folder(tmp_path / "a"),
     ):
         pass

@@ -25,7 +25,7 @@ class InputError(ValueError):
 def did_you_mean(known: Iterable[object], given: object, similarity: float = 0.6) -> str:
     """The remedy for a word that is not known: the known one that it looks like, whatever its case; else "".
 
-    similarity: 0..1, the least that counts, as difflib measures it. What is no text looks like nothing.
+    similarity: 0..1, the minimum that counts, as difflib measures it. What is not text looks like nothing.
     """
     if not isinstance(given, str):
         return ""

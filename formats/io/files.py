@@ -130,7 +130,7 @@ def write_whole_folder(path: str | Path) -> Iterator[Path]:
     if target.is_dir() and not any(target.iterdir()):
         target.rmdir()
     if target.exists():
-        raise InputError(path, "is there already", "expected a new folder, or remove it first")
+        raise InputError(path, "already exists", "expected a new folder; remove it first")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(target)
     temporary.mkdir()

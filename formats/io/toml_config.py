@@ -198,7 +198,7 @@ def _dataclass_value(config_type: Any, table: Any, location: _Location) -> Any:
     fields = {field.name: field for field in dataclasses.fields(config_type) if field.init}
     for key in table:
         if key not in fields:
-            raise location.at(key).error("is no setting", want_one_of(fields, key))
+            raise location.at(key).error("is not a setting", want_one_of(fields, key))
     missing = [name for name, field in fields.items() if name not in table and not _has_default(field)]
     if missing:
         raise location.at(missing[0]).error("is missing", "expected it set; it has no default")
