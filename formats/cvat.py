@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from formats.io.errors import InputError, refused, want_one_of
 from formats.io.files import write_whole
-from formats.omissions import Losses, check_category, count_losses, refuse_caption
+from formats.omissions import Omissions, check_category, count_omissions, refuse_caption
 from formats.record import Box, Instance, Record
 from formats.voc import xml_root
 
@@ -19,12 +19,12 @@ _OTHER_SHAPES = ("polyline", "points", "mask", "ellipse", "cuboid", "skeleton")
 
 
 def read_cvat(
-    path: str | Path, categories: Sequence[str] | None = None, losses: Losses | None = None
+    path: str | Path, categories: Sequence[str] | None = None, omissions: Omissions | None = None
 ) -> Iterator[Record]:
     """One record for each image; polygons as the boxes round them.
 
     categories: the names in the order of the labels; by default those that the file's meta lists, then others that
-    occur. losses: takes polygons, tags of whole images, attributes and what is said of occlusion and groups. Raises
+    occur. omissions: takes polygons, tags of whole images, attributes and what is said of occlusion and groups. Raises
     InputError for broken XML, missing attributes, unknown categories and shapes without a box.
     """
     root = xml_root(path, _WANT)
@@ -33,19 +33,19 @@ def read_cvat(
     names = categories if categories is not None else _names(root)
     labels = {name: label for label, name in enumerate(names)}
     for index, image in enumerate(root.iterfind("image")):
-        if losses is not None:
-            _count_unread(image, losses)
+        if omissions is not None:
+            _count_unread(image, omissions)
         yield _record(image, labels, f"{path}: image {index}")
 
 
-def _count_unread(image: ElementTree.Element, losses: Losses) -> None:
+def _count_unread(image: ElementTree.Element, omissions: Omissions) -> None:
     for shape in image:
         if shape.tag == "polygon":
-            losses["polygons, now the boxes round them"] += 1
+            omissions["polygons, now the boxes round them"] += 1
         elif shape.tag == "tag":
-            losses["tags of whole images"] += 1
-        losses["attributes of shapes"] += len(shape)
-        losses.update(f"{key} of shapes" for key in ("occluded", "group_id") if shape.get(key, "0") != "0")
+            omissions["tags of whole images"] += 1
+        omissions["attributes of shapes"] += len(shape)
+        omissions.update(f"{key} of shapes" for key in ("occluded", "group_id") if shape.get(key, "0") != "0")
 
 
 def read_cvat_categories(path: str | Path) -> tuple[str, ...]:
@@ -116,20 +116,20 @@ def _number(text: str, place: str) -> float:
     return number
 
 
-def write_cvat(path: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Losses:
+def write_cvat(path: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Omissions:
     """Writes detection records as CVAT's XML, whole or not at all, one at a time; gives what has no place there.
 
     Ignored boxes are left out: a reviewer would take them for objects. Raises InputError for captions, and for labels
     that `categories` does not have under the instance's name.
     """
-    losses = Losses()
+    omissions = Omissions()
     labels = "".join(f"<label><name>{escape(name)}</name></label>" for name in categories)
     with write_whole(path) as stream:
         stream.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n')
         stream.write(f"<meta><task><labels>{labels}</labels></task></meta>\n")
         for index, record in enumerate(records):
             refuse_caption(record, "CVAT")
-            count_losses(losses, record)
+            count_omissions(omissions, record)
             name = quoteattr(record.filename)
             stream.write(f'<image id="{index}" name={name} width="{record.width}" height="{record.height}">\n')
             for instance in record.instances or ():
@@ -138,7 +138,7 @@ def write_cvat(path: str | Path, records: Iterable[Record], categories: Sequence
                     stream.write(_box_element(instance))
             stream.write("</image>\n")
         stream.write("</annotations>\n")
-    return losses
+    return omissions
 
 
 def _box_element(instance: Instance) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from formats.io.errors import InputError, refused, want_one_of
 from formats.io.files import load_json, write_whole
-from formats.omissions import Losses, count_losses, refuse_caption
+from formats.omissions import Omissions, count_omissions, refuse_caption
 from formats.record import Instance, Record
 
 _LOCAL_FILES = "/data/local-files/?d="  # Label Studio's address of a file below its local storage
@@ -23,19 +23,19 @@ _DECIMALS = 6  # of a percent: a thousandth of a pixel
 
 
 def read_labelstudio(
-    path: str | Path, categories: Sequence[str] | None = None, losses: Losses | None = None
+    path: str | Path, categories: Sequence[str] | None = None, omissions: Omissions | None = None
 ) -> Iterator[Record]:
     """One record for each task; the last annotation that was not cancelled, else the first prediction.
 
     A task with neither is unlabelled. categories: the names in the order of the labels; by default all that occur,
-    sorted. losses: takes what else a task holds: other shapes, choices, and answers beside the one. Raises InputError
-    for turned boxes, unknown categories, and tasks that do not tell the image's size.
+    sorted. omissions: takes what else a task holds: other shapes, choices, and answers beside the one. Raises
+    InputError for turned boxes, unknown categories, and tasks that do not tell the image's size.
     """
     tasks = load_json(path, _WANT)
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise InputError(path, "is no list of tasks", _WANT)
     places = [f"{path}: task {index}" for index in range(len(tasks))]
-    results = [_result(task, place, losses) for task, place in zip(tasks, places)]
+    results = [_result(task, place, omissions) for task, place in zip(tasks, places)]
     names = categories if categories is not None else sorted(set(_names(results, places)))
     labels = {name: label for label, name in enumerate(names)}
     for task, place, result in zip(tasks, places, results):
@@ -47,16 +47,18 @@ def _names(results: Sequence[list[dict] | None], places: Sequence[str]) -> Itera
         yield from (_name(entry, place) for entry in result or ())
 
 
-def _result(task: Mapping, place: str, losses: Losses | None) -> list[dict] | None:
+def _result(task: Mapping, place: str, omissions: Omissions | None) -> list[dict] | None:
     """The rectangles that count; None where nobody has labelled the task."""
     try:
         done = [each for each in task.get("annotations") or [] if not each.get("was_cancelled")]
         answers = [*(task.get("predictions") or [])[::-1], *done]
         if not answers:
             return None
-        if losses is not None:
-            losses["annotations and predictions beside the one"] += len(answers) - 1
-            losses.update(f"results of type {each['type']}" for each in answers[-1]["result"] if each["type"] != _BOX)
+        if omissions is not None:
+            omissions["annotations and predictions beside the one"] += len(answers) - 1
+            omissions.update(
+                f"results of type {each['type']}" for each in answers[-1]["result"] if each["type"] != _BOX
+            )
         return [each for each in answers[-1]["result"] if each["type"] == _BOX]
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(place, f"its annotations or predictions are broken ({error!r})", _WANT) from error
@@ -105,21 +107,21 @@ def _instance(entry: Mapping, labels: Mapping[str, int], height: int, width: int
         ) from error
 
 
-def write_labelstudio(path: str | Path, records: Iterable[Record]) -> Losses:
+def write_labelstudio(path: str | Path, records: Iterable[Record]) -> Omissions:
     """Writes detection records as a JSON list of tasks, whole or not at all; gives what has no place there.
 
     The image's address is that of a file below Label Studio's local storage. Ignored boxes are left out: a reviewer
     would take them for objects.
     """
-    losses = Losses()
+    omissions = Omissions()
     with write_whole(path) as stream:
         stream.write("[")
         for index, record in enumerate(records):
             refuse_caption(record, "our Label Studio task")
-            count_losses(losses, record, ("score", "unlabelled"))
+            count_omissions(omissions, record, ("score", "unlabelled"))
             stream.write((",\n" if index else "\n") + json.dumps(_task(record), ensure_ascii=False))
         stream.write("\n]\n")
-    return losses
+    return omissions
 
 
 def _task(record: Record) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 from formats.images import image_size, safe_join
 from formats.io.errors import InputError, handed_to, refused, want_one_of
 from formats.io.files import write_whole_folder
-from formats.omissions import Losses, check_category, count_losses, refuse_caption
+from formats.omissions import Omissions, check_category, count_omissions, refuse_caption
 from formats.record import Box, Instance, Record
 
 LABEL_MAP_NAME = "labelmap.txt"
@@ -30,13 +30,13 @@ def read_voc(
     categories: Sequence[str] | None = None,
     image_dir: str | Path | None = None,
     on_problem: Callable[[InputError], None] | None = None,
-    losses: Losses | None = None,
+    omissions: Omissions | None = None,
 ) -> Iterator[Record]:
     """One record for each XML file under `ann_dir`, in the order of their names; difficult objects have ignore set.
 
     categories: the names in the order of the labels; by default read_voc_categories. image_dir: where sizes are looked
     up when a file gives none. Raises InputError for broken XML, a missing field, or a name that `categories`
-    does not have; on_problem takes the first of each file instead, which is passed over. losses: takes what a record
+    does not have; on_problem takes the first of each file instead, which is passed over. omissions: takes what a record
     has no field for, such as truncated.
     """
     paths = _paths(ann_dir)
@@ -45,7 +45,7 @@ def read_voc(
     labels = {name: label for label, name in enumerate(names)}
     for path in paths:
         with handed_to(on_problem):
-            yield _record(path, labels, image_dir, losses)
+            yield _record(path, labels, image_dir, omissions)
 
 
 def read_voc_categories(ann_dir: str | Path) -> tuple[str, ...]:
@@ -93,10 +93,10 @@ def xml_root(path: str | Path, remedy: str = "expected a VOC annotation") -> Ele
         raise InputError(path, f"is not XML ({error})", remedy) from error
 
 
-def _record(path: Path, labels: dict[str, int], image_dir: str | Path | None, losses: Losses | None) -> Record:
+def _record(path: Path, labels: dict[str, int], image_dir: str | Path | None, omissions: Omissions | None) -> Record:
     root = xml_root(path)
-    if losses is not None:
-        _count_unread(root, losses)
+    if omissions is not None:
+        _count_unread(root, omissions)
     filename = voc_text(root, "filename", path)
     instances = tuple(
         _instance(entry, labels, f"{path}: object {index}") for index, entry in enumerate(root.iterfind("object"))
@@ -105,12 +105,12 @@ def _record(path: Path, labels: dict[str, int], image_dir: str | Path | None, lo
     return Record(filename, height, width, instances)
 
 
-def _count_unread(root: ElementTree.Element, losses: Losses) -> None:
+def _count_unread(root: ElementTree.Element, omissions: Omissions) -> None:
     for entry in root.iterfind("object"):
         for field in entry:
             said = len(field) or (field.text or "").strip() not in _NOTHING_SAID
             if said and field.tag not in ("name", "difficult", "bndbox"):
-                losses[f"{field.tag} of objects"] += 1
+                omissions[f"{field.tag} of objects"] += 1
 
 
 def _size(root: ElementTree.Element, path: Path, filename: str, image_dir: str | Path | None) -> tuple[int, int]:
@@ -173,7 +173,7 @@ def _number(element: ElementTree.Element, tag: str, place: object, default: floa
 # Writing
 
 
-def write_voc(folder: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Losses:
+def write_voc(folder: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Omissions:
     """Writes Annotations/, ImageSets/Main/default.txt and labelmap.txt into a new folder, whole or not at all.
 
     Gives what VOC has no place for. The images belong beside them as JPEGImages/. `sub/a.jpg` becomes
@@ -181,41 +181,41 @@ def write_voc(folder: str | Path, records: Iterable[Record], categories: Sequenc
     edge, beyond which VOC cannot count. Raises InputError for captions, for two images of one stem, for labels that are
     not in `categories`, and where the folder is there already.
     """
-    losses = Losses()
+    omissions = Omissions()
     with write_whole_folder(folder) as root:
         annotations, images = root / "Annotations", root / "ImageSets" / "Main" / "default.txt"
         for made in (annotations, images.parent):
             made.mkdir(parents=True)
         with open(images, "w", encoding="utf-8") as stems:
             for record in records:
-                path = _write_annotation(annotations, record, categories, losses)
+                path = _write_annotation(annotations, record, categories, omissions)
                 stems.write(path.relative_to(annotations).with_suffix("").as_posix() + "\n")
-        (root / LABEL_MAP_NAME).write_text(_label_map(categories, losses), encoding="utf-8")
-    return losses
+        (root / LABEL_MAP_NAME).write_text(_label_map(categories, omissions), encoding="utf-8")
+    return omissions
 
 
-def _write_annotation(folder: Path, record: Record, categories: Sequence[str], losses: Losses) -> Path:
+def _write_annotation(folder: Path, record: Record, categories: Sequence[str], omissions: Omissions) -> Path:
     refuse_caption(record, "VOC")
-    count_losses(losses, record, ("ignore",))
+    count_omissions(omissions, record, ("ignore",))
     path = safe_join(folder, record.filename).with_suffix(".xml")
     if path.exists():
         raise InputError(record.filename, "has the stem of another image", "expected one image a stem, as VOC does")
     path.parent.mkdir(parents=True, exist_ok=True)
-    tree = ElementTree.ElementTree(_annotation_element(record, categories, losses))
+    tree = ElementTree.ElementTree(_annotation_element(record, categories, omissions))
     ElementTree.indent(tree)
     tree.write(path, encoding="utf-8")
     return path
 
 
-def _label_map(categories: Sequence[str], losses: Losses) -> str:
+def _label_map(categories: Sequence[str], omissions: Omissions) -> str:
     """A name that its readers would take for another one is left out and counted."""
     writable = [name for name in categories if ":" not in name and name == name.strip() and name[:1] not in ("", "#")]
     if len(writable) < len(categories):
-        losses["names that labelmap.txt cannot hold"] += len(categories) - len(writable)
+        omissions["names that labelmap.txt cannot hold"] += len(categories) - len(writable)
     return "".join(f"{name}:::\n" for name in writable)
 
 
-def _annotation_element(record: Record, categories: Sequence[str], losses: Losses) -> ElementTree.Element:
+def _annotation_element(record: Record, categories: Sequence[str], omissions: Omissions) -> ElementTree.Element:
     root = ElementTree.Element("annotation")
     ElementTree.SubElement(root, "filename").text = record.filename
     size = ElementTree.SubElement(root, "size")
@@ -224,7 +224,7 @@ def _annotation_element(record: Record, categories: Sequence[str], losses: Losse
     for instance in record.instances or ():
         check_category(instance, categories, record.filename)
         if min(instance.box[:2]) < 0:
-            losses["boxes beyond the left or top edge, clipped"] += 1
+            omissions["boxes beyond the left or top edge, clipped"] += 1
         root.append(_object_element(instance))
     return root
 

@@ -17,7 +17,7 @@ from formats.images import image_size, list_images, safe_join
 from formats.io.errors import InputError, handed_to, refused
 from formats.io.files import read_text, write_whole_folder
 from formats.label_map import read_category_names
-from formats.omissions import Losses, check_category, count_losses, refuse_caption
+from formats.omissions import Omissions, check_category, count_omissions, refuse_caption
 from formats.record import Box, Instance, Record
 
 _log = logging.getLogger(__name__)
@@ -32,14 +32,14 @@ def read_yolo(
     image_dir: str | Path,
     categories: Sequence[str] | str | Path,
     on_problem: Callable[[InputError], None] | None = None,
-    losses: Losses | None = None,
+    omissions: Omissions | None = None,
 ) -> Iterator[Record]:
     """One record for each image, in the order of their names; size from the image, after its EXIF turn.
 
     categories: the names in the order of the classes, or a file: data set YAML with `names`, or a text file with one
     name a line. An image without a label file has no objects, as YOLO means it; label files without an
     image are counted in a warning. Raises InputError for an unknown class and for lines that are neither a box nor a
-    polygon; on_problem takes the first of each file instead, which is passed over. losses: takes the polygons.
+    polygon; on_problem takes the first of each file instead, which is passed over. omissions: takes the polygons.
     """
     names = read_category_names(categories) if isinstance(categories, (str, Path)) else tuple(categories)
     labels = Path(label_dir)
@@ -53,7 +53,7 @@ def read_yolo(
         with handed_to(on_problem):
             height, width = image_size(Path(image_dir) / filename)
             path = (labels / filename).with_suffix(".txt")
-            instances = tuple(_instances(path, names, height, width, losses)) if path.is_file() else ()
+            instances = tuple(_instances(path, names, height, width, omissions)) if path.is_file() else ()
             yield Record(filename, height, width, instances)
 
 
@@ -68,7 +68,9 @@ def _warn_of_labels_without_image(labels: Path, filenames: Sequence[str], image_
         _log.warning("%s: %d label files have no image in %s, the first is %s", labels, len(alone), image_dir, alone[0])
 
 
-def _instances(path: Path, names: Sequence[str], height: int, width: int, losses: Losses | None) -> Iterator[Instance]:
+def _instances(
+    path: Path, names: Sequence[str], height: int, width: int, omissions: Omissions | None
+) -> Iterator[Instance]:
     for number, line in enumerate(read_text(path, "expected lines of class cx cy w h").splitlines(), start=1):
         if not line.strip():
             continue
@@ -77,8 +79,8 @@ def _instances(path: Path, names: Sequence[str], height: int, width: int, losses
         if not label.is_integer() or not 0 <= label < len(names):
             raise InputError(place, f"class {label:g} is unknown", f"expected 0..{len(names) - 1}")
         (x1, y1, x2, y2), score = _box_and_score(numbers, place)
-        if losses is not None and len(numbers) > 5:
-            losses["polygons, now the boxes round them"] += 1
+        if omissions is not None and len(numbers) > 5:
+            omissions["polygons, now the boxes round them"] += 1
         try:
             box = (x1 * width, y1 * height, x2 * width, y2 * height)
             yield Instance(box, int(label), names[int(label)], score)
@@ -118,7 +120,7 @@ def _box_and_score(numbers: Sequence[float], place: str) -> tuple[Box, float | N
 # Writing
 
 
-def write_yolo(folder: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Losses:
+def write_yolo(folder: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Omissions:
     """Writes labels/NAME.txt for each record and data.yaml into a new folder, whole or not at all.
 
     Gives what YOLO has no place for. Scores become a sixth number, as predictions have it; ignored boxes are left
@@ -126,22 +128,22 @@ def write_yolo(folder: str | Path, records: Iterable[Record], categories: Sequen
     images/ beside labels/. Raises InputError for captions, for two images of one stem, for labels that are not in
     `categories`, and where the folder is there already.
     """
-    losses = Losses()
+    omissions = Omissions()
     with write_whole_folder(folder) as root:
         for record in records:
             refuse_caption(record, "YOLO")
-            count_losses(losses, record, ("score",))
+            count_omissions(omissions, record, ("score",))
             path = safe_join(root / "labels", record.filename).with_suffix(".txt")
             if path.exists():
                 raise InputError(record.filename, "has the stem of another image", "expected one image a stem")
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(_lines(record, categories, losses)), encoding="utf-8")
+            path.write_text("".join(_lines(record, categories, omissions)), encoding="utf-8")
         (root / "labels").mkdir(exist_ok=True)
         (root / "data.yaml").write_text(_data_yaml(categories), encoding="utf-8")
-    return losses
+    return omissions
 
 
-def _lines(record: Record, categories: Sequence[str], losses: Losses) -> Iterator[str]:
+def _lines(record: Record, categories: Sequence[str], omissions: Omissions) -> Iterator[str]:
     for instance in record.instances or ():
         check_category(instance, categories, record.filename)
         if instance.ignore:
@@ -150,7 +152,7 @@ def _lines(record: Record, categories: Sequence[str], losses: Losses) -> Iterato
         left, right = (min(max(x, 0.0), record.width) / record.width for x in (x1, x2))
         top, bottom = (min(max(y, 0.0), record.height) / record.height for y in (y1, y2))
         if not 0 <= x1 <= x2 <= record.width or not 0 <= y1 <= y2 <= record.height:
-            losses["boxes beyond the image, clipped"] += 1
+            omissions["boxes beyond the image, clipped"] += 1
         numbers = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
         numbers += [] if instance.score is None else [instance.score]
         yield " ".join([str(instance.label), *(f"{number:.8f}" for number in numbers)]) + "\n"
