@@ -19,9 +19,10 @@ from flows.labelling import bootstrap as bootstrapping
 from flows.labelling import filter as filtering
 from flows.labelling import infer as inference
 from flows.labelling import plan as planning
-from flows.labelling.detector_pool import ONE_EACH, Workers, devices_of, held_detectors, let_go
+from flows.labelling.detector_pool import devices_of, held_detectors, let_go
 from flows.labelling.infer import missing_shards
-from flows.labelling.plan import BATCH_SIZE, Manifest, as_manifest, check_source, read_manifest
+from flows.labelling.manifest import Manifest, as_manifest, check_source, read_manifest
+from flows.labelling.settings import ONE_EACH, Execution, Workers
 from flows.orchestration.artifacts import artifact_key, look_of, name_of_group, named_by_round
 from flows.self_training import loop as self_training
 from flows.training import mixture as merging
@@ -66,7 +67,9 @@ def label_shards(
     return len(missing)
 
 
-def infer(manifest: Manifest | str | Path, *, workers: Workers = ONE_EACH, batch_size: int = BATCH_SIZE) -> list[Path]:
+def infer(
+    manifest: Manifest | str | Path, *, workers: Workers = ONE_EACH, batch_size: int = Execution.batch_size
+) -> list[Path]:
     """Maps label_shards over groups of the shards that are missing, with a progress artifact; call it inside a flow.
 
     Raises as flows.labelling.infer.infer.

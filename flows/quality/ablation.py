@@ -17,8 +17,9 @@ from typing import Any, Literal, NamedTuple
 from flows.evaluation.evaluate import evaluate
 from flows.labelling.filter import filter_candidates
 from flows.labelling.infer import infer, missing_shards
-from flows.labelling.mirrored import View
-from flows.labelling.plan import BATCH_SIZE, Manifest, asked_label_map, plan
+from flows.labelling.manifest import Manifest
+from flows.labelling.plan import asked_label_map, plan
+from flows.labelling.settings import DetectionSettings, Execution, LabellingSettings, View, recorded
 from flows.policies.calibration import judge
 from flows.policies.policy import Policy
 from flows.training.mixture import merge
@@ -80,9 +81,9 @@ class QualityConfig:
     source: TrainingData | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
     ratio: float = 1.0  # pretraining images for each labelled one
-    score_floor: float = 0.05
-    shard_size: int = 64
-    batch_size: int = BATCH_SIZE
+    score_floor: float = LabellingSettings.score_floor
+    shard_size: int = Execution.shard_size
+    batch_size: int = Execution.batch_size
 
     def __post_init__(self) -> None:
         if self.baseline not in self.variants:
@@ -250,20 +251,18 @@ class _Work:
         from grounding_model.detector import load_detector
 
         config, start = self.config, self.config.start
-        look = json.dumps([checkpoint_hash(weights), asdict(view), list(distractors)])
+        look = json.dumps([checkpoint_hash(weights), recorded(view), list(distractors)])
         folder = self.folder / "candidates" / hashlib.sha256(look.encode()).hexdigest()[:12]
         label_map = asked_label_map(self.source.label_map, distractors, folder)
         manifest = plan(
             self.source.annotations,
             self.source.images,
-            weights,
-            folder,
+            work_dir=folder,
             label_map=label_map,
-            text_encoder=start.text_encoder if weights == start.source else None,
-            score_floor=config.score_floor,
-            scale=view.scale,
+            settings=DetectionSettings(score_floor=config.score_floor).with_model(
+                weights, start.text_encoder if weights == start.source else None, view
+            ),
             shard_size=config.shard_size,
-            mirrored=view.mirrored,
         )
         if missing_shards(manifest):
             detector = load_detector(manifest.weights, manifest.text_encoder, config.train.device)
@@ -353,7 +352,7 @@ def _without_ignored(record: Record) -> Record:
 def _asked(config: QualityConfig, variant: str) -> Any:
     """What decides a piece, as JSON has it."""
     deciding = {
-        "variant": asdict(config.variants[variant]),
+        "variant": recorded(config.variants[variant]),
         "data": asdict(config.data),
         "categories": config.categories,
         "target": asdict(config.target),

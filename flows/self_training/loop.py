@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 from flows.evaluation.benchmarks import BenchmarkData, file_hashes
 from flows.evaluation.evaluate import EVALUATION_NAME, SAMPLES_NAME, EvaluateConfig, evaluate_benchmark
 from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg
-from flows.labelling.detector_pool import Workers
 from flows.labelling.filter import FilterResult, filter_candidates
 from flows.labelling.infer import infer
-from flows.labelling.mirrored import View
-from flows.labelling.plan import Manifest, asked_label_map, plan
+from flows.labelling.manifest import Manifest
+from flows.labelling.plan import asked_label_map, plan
+from flows.labelling.settings import Execution, View, Workers, part_of
 from flows.self_training.config import SelfTrainConfig, read_self_train
 from flows.self_training.gate import Verdict, judge, label_drift
 from flows.self_training.report import write_report
@@ -80,7 +80,7 @@ def evaluate_weights(
     config = EvaluateConfig(
         truth,
         weights=manifest.weights,
-        text_encoder=None if manifest.text_encoder is None else Path(manifest.text_encoder),
+        text_encoder=manifest.text_encoder,
         workers=Workers().on(device),
         work_dir=folder,
         overwrite=True,
@@ -176,10 +176,9 @@ class _Loop:
     def _label_round(self, number: int, weights: str, trained_on: FilterResult | None) -> RoundResult:
         """Labels and judges; what is there already is not done again."""
         config, folder = self._config, round_folder(self._work_dir, number)
-        own = View(config.labelling.scale)
         manifest, *views = (
             self._plan(weights, folder / f"view-{place}" if place else folder, number, view)
-            for place, view in enumerate((own, *config.labelling.views))
+            for place, view in enumerate((None, *config.labelling.views))
         )
         self._tell(number, "infer", "started", shards=len(manifest.shards))
         workers = config.labelling.workers.on(config.train.device)
@@ -213,23 +212,18 @@ class _Loop:
         self._tell(number, "gate", "finished", story=self._story("running", ""))
         return done
 
-    def _plan(self, weights: str, folder: Path, number: int, view: View) -> Manifest:
-        settings, distractors = self._config.labelling, self._config.policy.distractors
+    def _plan(self, weights: str, folder: Path, number: int, view: View | None) -> Manifest:
+        labelling, distractors = self._config.labelling, self._config.policy.distractors
         label_map = self.source.label_map
+        text_encoder = self._config.start.text_encoder if number == 1 else None  # our checkpoints carry theirs
         return self._stages.plan(
             self.source.annotations,
             self.source.images,
-            weights,
-            folder,
+            work_dir=folder,
             label_map=label_map and asked_label_map(label_map, distractors, folder),
-            text_encoder=self._config.start.text_encoder if number == 1 else None,  # our checkpoints carry theirs
-            score_floor=settings.score_floor,
-            scale=view.scale,
-            max_per_image=settings.max_per_image,
-            chunk_size=settings.chunk_size,
-            shard_size=settings.shard_size,
-            mirrored=view.mirrored,
-            overwrite=number > 1,  # later rounds follow from the first: when its labels changed, theirs do
+            settings=labelling.with_model(weights, text_encoder, view),
+            # Later rounds follow from the first: when its labels changed, theirs do.
+            execution=replace(part_of(labelling, Execution), overwrite=labelling.overwrite or number > 1),
         )
 
     def _provenance(self, number: int, folder: Path, trained_on: FilterResult | None) -> dict[str, Any]:
