@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from flows.labelling.detector_pool import Workers
 from flows.labelling.plan import BATCH_SIZE
 from flows.orchestration import tasks
-from flows.orchestration.artifacts import Storyteller
+from flows.orchestration.artifacts import PrefectReporter
 from flows.orchestration.pause import wait_in_flow
 from flows.orchestration.server import prefect_server
 from flows.self_training.config import read_self_train
@@ -158,7 +158,7 @@ def _flow(name: str, titled: str) -> Callable[[Callable[..., Any]], Any]:
 def self_train(parameters: SelfTrainParameters) -> dict[str, str]:
     """Label, train, label again: the rounds of a configuration. Gives the best labels and weights."""
     config = read_self_train(parameters.config, tuple(parameters.overrides))
-    result = run_rounds(config, Storyteller(config.name), tasks.STAGES, wait_in_flow)
+    result = run_rounds(config, PrefectReporter(config.name), tasks.STAGES, wait_in_flow)
     return {"labels": str(result.best.labels), "weights": result.weights, "summary": str(result.summary)}
 
 
