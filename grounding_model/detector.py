@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
 from formats.record import Box, Instance, Record, Region
+from grounding_model.inputs.defaults import MAX_PER_IMAGE, SCORE_THRESHOLD, WEIGHTS
 from grounding_model.inputs.image import check_image, collate_images, read_image, resize_for_test
 from grounding_model.inputs.prompt import BuiltPrompt, Prompt
 from grounding_model.inputs.tokens import count_tokens, tokenize, tokens_of_spans
@@ -81,8 +82,8 @@ class PredictSettings:
     Raises InputError for a value that cannot work.
     """
 
-    score_threshold: float = 0.3
-    max_per_image: int = 300
+    score_threshold: float = SCORE_THRESHOLD
+    max_per_image: int = MAX_PER_IMAGE
     scale: tuple[int, int] | None = None
     batch_size: int = 1
     chunk_size: int | None = None
@@ -126,7 +127,7 @@ class Detections(NamedTuple):
 
 
 def load_detector(
-    weights: str | Path = "glyph-tiny", text_encoder: str | Path | None = None, device: str = "auto"
+    weights: str | Path = WEIGHTS, text_encoder: str | Path | None = None, device: str = "auto"
 ) -> Detector:
     """A detector from whatever load_checkpoint reads. device: as torch names it; 'auto' is a GPU where there is one.
 

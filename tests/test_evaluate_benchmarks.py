@@ -30,7 +30,7 @@ from flows.evaluation.benchmarks import (
 )
 from flows.evaluation.compare import compare
 from flows.evaluation.evaluate import EvaluateConfig, evaluate, evaluate_benchmark, evaluate_config
-from flows.labelling.detector_pool import Workers
+from flows.labelling.settings import Workers
 from formats.io.errors import InputError
 from formats.record import Instance, Region
 from grounding_model import detector

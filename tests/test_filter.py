@@ -13,7 +13,8 @@ import pytest
 from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg
 from flows.labelling.filter import filter_candidates, versioned
 from flows.labelling.infer import infer
-from flows.labelling.plan import asked_label_map, plan, read_manifest
+from flows.labelling.manifest import read_manifest
+from flows.labelling.plan import asked_label_map, plan
 from flows.policies import Mixture, Policy, Quantile, TargetPrecision
 from flows.policies.apply import Candidate, apply_policy
 from flows.policies.nms import suppress_duplicates

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from inspect import signature
 from pathlib import Path
@@ -19,13 +19,14 @@ import psutil
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from flows.labelling import detector_pool as workers
 from flows.labelling.detector_pool import HeldDetectors
 from flows.labelling.filter import filter_candidates
 from flows.labelling.infer import missing_shards
 from flows.labelling.plan import plan
+from flows.labelling.settings import LabellingSettings, part_of
 from flows.orchestration import deployments, tasks
 from flows.orchestration.server import is_healthy
 from flows.self_training.stages import RunName
@@ -49,11 +50,21 @@ def test_every_config_is_served_and_every_stage() -> None:
     } <= served
 
 
-@pytest.mark.parametrize("stage", [plan, filter_candidates])
-def test_what_a_stage_takes_its_deployment_takes(stage) -> None:
-    taken = {plan: deployments.PlanParameters, filter_candidates: deployments.FilterParameters}[stage].model_fields
+def test_what_a_stage_takes_its_deployment_takes() -> None:
     renamed = {"manifest": "work_dir"}
-    assert {renamed.get(name, name) for name in signature(stage).parameters} == set(taken)
+    taken = {renamed.get(name, name) for name in signature(filter_candidates).parameters}
+    assert taken == set(deployments.FilterParameters.model_fields)
+    settings = {each.name for each in fields(LabellingSettings)} | {"shard_size", "overwrite"}
+    taken = set(signature(plan).parameters) - {"settings", "execution", "changes"} | settings
+    assert taken == {each.name for each in fields(deployments.PlanParameters)}
+
+
+def test_a_misspelt_setting_of_a_plan_is_refused() -> None:
+    given = {"source": "x_od.json", "image_root": "images", "score_floor": 0.1, "scale": [192, 192]}
+    read = TypeAdapter(deployments.PlanParameters).validate_python
+    assert part_of(read(given), LabellingSettings) == LabellingSettings(score_floor=0.1, scale=(192, 192))
+    with pytest.raises(ValidationError, match="mirored"):
+        read(given | {"mirored": True})
 
 
 def test_one_model_is_loaded_for_all_shards_of_a_plan() -> None:

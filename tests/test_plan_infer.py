@@ -19,10 +19,12 @@ import pytest
 from flows.labelling import infer as inference
 from flows.labelling import plan as planning
 from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg
-from flows.labelling.detector_pool import HeldDetectors, Workers, devices_of
+from flows.labelling.detector_pool import HeldDetectors, devices_of
 from flows.labelling.filter import filter_candidates
 from flows.labelling.infer import ThreadExecutor, infer, label_shard, missing_shards, problems_of
-from flows.labelling.plan import Manifest, plan, read_lines, read_manifest
+from flows.labelling.manifest import Manifest, read_lines, read_manifest
+from flows.labelling.plan import plan
+from flows.labelling.settings import Workers
 from formats.candidates import read_candidates
 from formats.io.errors import InputError
 from formats.io.files import write_whole

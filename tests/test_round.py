@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from flows.labelling.mirrored import View
+from flows.labelling.settings import View
 from flows.self_training.config import SelfTrainConfig
 from flows.self_training.round import Labelled, PlannedView, Round, Stop, run_round
 from flows.self_training.source import prepare

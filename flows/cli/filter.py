@@ -8,6 +8,7 @@ from typing import Any
 from flows.cli.arguments import command, names, tell
 from formats.io.errors import InputError
 from formats.io.storage import as_path
+from grounding_model.inputs.defaults import MAX_PER_IMAGE, SCORE_THRESHOLD
 
 # Flags that are settings of a Policy under the same name; None leaves its default.
 SETTINGS = (
@@ -31,7 +32,9 @@ def add(commands) -> None:
     )
     parser.add_argument("work_dir", metavar="WORK_DIR", help="of groundhog infer")
     parser.add_argument("-o", "--out", metavar="FILE", help="default: X_od_v1.json beside X_od.json")
-    parser.add_argument("--score-threshold", type=float, metavar="S", help="a label scores more (default 0.3)")
+    parser.add_argument(
+        "--score-threshold", type=float, metavar="S", help=f"a label scores more (default {SCORE_THRESHOLD})"
+    )
     parser.add_argument("--class-threshold", action="append", default=[], metavar="NAME=S", help="of one category")
     adaptive = parser.add_mutually_exclusive_group()
     adaptive.add_argument(
@@ -56,7 +59,7 @@ def add(commands) -> None:
     )
     parser.add_argument("--reviewed", metavar="FILE", help="ODVG lines that a person corrected: they win")
     parser.add_argument("--min-size", type=float, metavar="PX", help="shorter side in pixels (default 1)")
-    parser.add_argument("--max-per-img", type=int, dest="max_per_image", metavar="N", help="default 300")
+    parser.add_argument("--max-per-img", type=int, dest="max_per_image", metavar="N", help=f"default {MAX_PER_IMAGE}")
 
 
 def _filter(options: argparse.Namespace) -> int:

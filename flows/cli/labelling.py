@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from flows.cli import filter
-from flows.cli.arguments import add_looking, add_model, add_overrides, command, names, tell
-from flows.labelling.plan import BATCH_SIZE, SCORE_FLOOR, SHARD_SIZE
+from flows.cli.arguments import add_device, add_overrides, add_settings, command, names, settings_of, tell
+from flows.labelling.settings import Execution, LabellingSettings, Workers
 from formats.io.errors import InputError
 
 
@@ -118,25 +118,15 @@ def _add_infer(commands) -> None:
         metavar="FILE",
         help="its names are looked for (default: X_label_map.json beside X_od.json); else each line's caption",
     )
-    add_model(parser)
-    add_looking(parser)
-    parser.set_defaults(batch_size=BATCH_SIZE)
+    add_settings(parser, LabellingSettings, Execution)
+    add_device(parser)
     parser.add_argument(
         "--devices", metavar="A,B", help="a model on each: cuda:0,cuda:1 (cpu,cpu: two); auto is every GPU"
     )
-    parser.add_argument(
-        "--score-floor", type=float, default=SCORE_FLOOR, metavar="S", help="candidates above it are kept"
-    )
-    parser.add_argument(
-        "--shard-size", type=int, default=SHARD_SIZE, metavar="N", help="lines a shard (default %(default)s)"
-    )
     parser.add_argument("--distractors", metavar="A,B", help="asked for too, for groundhog filter to reject")
-    parser.add_argument("--mirrored", action="store_true", help="look at mirror images: a view for groundhog filter")
-    parser.add_argument("--overwrite", action="store_true", help="throw away another plan that lies in WORK_DIR")
 
 
 def _infer(options: argparse.Namespace) -> int:
-    from flows.labelling.detector_pool import Workers
     from flows.labelling.infer import infer, problems_of
     from flows.labelling.plan import asked_label_map, plan
     from formats import quarantine
@@ -149,17 +139,10 @@ def _infer(options: argparse.Namespace) -> int:
     manifest = plan(
         options.source,
         options.image_root,
-        options.weights,
-        options.work_dir,
+        work_dir=options.work_dir,
         label_map=label_map,
-        text_encoder=options.text_encoder,
-        score_floor=options.score_floor,
-        scale=options.scale,
-        max_per_image=options.max_per_img,
-        chunk_size=options.chunked_size,
-        shard_size=options.shard_size,
-        mirrored=options.mirrored,
-        overwrite=options.overwrite,
+        settings=settings_of(options, LabellingSettings),
+        execution=settings_of(options, Execution),
     )
     devices = tuple(options.devices.split(",")) if options.devices else (options.device,)
     infer(manifest, workers=Workers(devices=devices), batch_size=options.batch_size)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flows.labelling.infer import missing_shards, parse_line
-from flows.labelling.plan import Manifest, as_manifest, check_source, read_lines
+from flows.labelling.manifest import Manifest, as_manifest, check_source, read_lines
 from flows.policies.apply import Candidate, Label, apply_policy, merge_views
 from flows.policies.calibration import calibrate, judge, precision_threshold
 from flows.policies.policy import Mixture, Policy, Quantile, TargetPrecision

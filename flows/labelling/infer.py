@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from flows.labelling.detector_pool import ONE_EACH, HeldDetectors, Lender, Predictor, Workers, devices_of, lender_of
-from flows.labelling.mirrored import Mirrored
-from flows.labelling.plan import BATCH_SIZE, Manifest, SourceLine, as_manifest, check_source, read_lines
+from flows.labelling.detector_pool import HeldDetectors, Lender, Predictor, devices_of, lender_of
+from flows.labelling.manifest import Manifest, SourceLine, as_manifest, check_source, read_lines
+from flows.labelling.mirrored import shown_as
+from flows.labelling.settings import ONE_EACH, Execution, Workers
 from formats.candidates import (
     Candidates,
     ImageCandidates,
@@ -68,7 +69,7 @@ def infer(
     *,
     workers: Workers = ONE_EACH,
     lender: Lender | None = None,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int = Execution.batch_size,
     progress: bool = True,
     executor: Executor | None = None,
 ) -> list[Path]:
@@ -168,7 +169,7 @@ def label_shards(
     indices: Sequence[int],
     detector: Predictor,
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int = Execution.batch_size,
     on_images: Callable[[int], object] = lambda count: None,
 ) -> dict[int, Exception]:
     """Labels one shard after another; gives those that failed, and why.
@@ -220,7 +221,7 @@ def label_shard(
     index: int,
     detector: Predictor,
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int = Execution.batch_size,
     on_images: Callable[[int], object] = lambda count: None,
 ) -> Path:
     """Labels one shard and writes its candidates; the unit of work that a scheduler maps.
@@ -330,17 +331,14 @@ def _outcomes(
 def _predict(
     detector: Predictor, manifest: Manifest, images: Sequence[Image], batch_size: int
 ) -> Iterator[Record | Exception]:
-    outcomes = (Mirrored(detector) if manifest.mirrored else detector).predict_each(
+    outcomes = shown_as(manifest, detector).predict_each(
         [image.path for image in images],
         # Without a label map every image that is looked at has a prompt of its own.
         [image.prompt for image in images if image.prompt is not None]
         if manifest.label_map is None
         else category_prompt(manifest.label_map),
-        score_threshold=manifest.score_floor,
-        max_per_image=manifest.max_per_image,
-        scale=manifest.scale,
+        **manifest.detector_arguments(),
         batch_size=batch_size,
-        chunk_size=manifest.chunk_size,
         mixed_sizes=False,  # an image's candidates do not depend on its neighbours
     )
     return (outcome if isinstance(outcome, Record) else outcome.error for outcome in outcomes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flows.labelling.plan import read_manifest
+from flows.labelling.manifest import read_manifest
 from flows.self_training.review import is_approved
 from flows.self_training.state import approve_round, read_state, round_folder
 from formats.io.files import load_json, write_json

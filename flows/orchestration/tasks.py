@@ -21,8 +21,9 @@ from flows.labelling import bootstrap as bootstrapping
 from flows.labelling import filter as filtering
 from flows.labelling import infer as inference
 from flows.labelling import plan as planning
-from flows.labelling.detector_pool import ONE_EACH, Workers, devices_of, held_detectors, let_go
-from flows.labelling.plan import BATCH_SIZE, Manifest, read_manifest
+from flows.labelling.detector_pool import devices_of, held_detectors, let_go
+from flows.labelling.manifest import Manifest, read_manifest
+from flows.labelling.settings import ONE_EACH, Execution, Workers
 from flows.orchestration.artifacts import artifact_key
 from flows.self_training import scores
 from flows.self_training.stages import RunName, Stage, Stages
@@ -78,7 +79,7 @@ def infer(
     manifest: Manifest | str | Path,
     *,
     workers: Workers = ONE_EACH,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int = Execution.batch_size,
     name: RunName = NO_ROUND,
 ) -> list[Path]:
     """flows.labelling.infer.infer, by mapped tasks and with a progress artifact; call it inside a flow."""

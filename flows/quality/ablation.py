@@ -16,8 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from flows.evaluation.evaluate import evaluate
 from flows.labelling.filter import filter_candidates
-from flows.labelling.mirrored import View
-from flows.labelling.plan import BATCH_SIZE
+from flows.labelling.settings import Execution, LabellingSettings, View, recorded
 from flows.policies.calibration import judge
 from flows.policies.policy import Policy
 from flows.self_training.config import Labelling
@@ -82,9 +81,9 @@ class QualityConfig:
     source: TrainingData | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
     ratio: float = 1.0  # pretraining images for each labelled one
-    score_floor: float = 0.05
-    shard_size: int = 64
-    batch_size: int = BATCH_SIZE
+    score_floor: float = LabellingSettings.score_floor
+    shard_size: int = Execution.shard_size
+    batch_size: int = Execution.batch_size
 
     def __post_init__(self) -> None:
         if self.baseline not in self.variants:
@@ -258,7 +257,7 @@ class _Work:
 
     def _candidates_folder(self, view: View, distractors: Sequence[str], weights: str) -> Path:
         """One for all variants that look in this way with these weights: they share its candidates."""
-        deciding = json.dumps([checkpoint_hash(weights), asdict(view), list(distractors)])
+        deciding = json.dumps([checkpoint_hash(weights), recorded(view), list(distractors)])
         return self.folder / "candidates" / hashlib.sha256(deciding.encode()).hexdigest()[:12]
 
     def _quality(self, task: Round, labelled: Labelled) -> LabelQuality:
@@ -328,7 +327,7 @@ def _without_ignored(record: Record) -> Record:
 def _asked(config: QualityConfig, variant: str) -> Any:
     """What decides a piece, as JSON has it."""
     deciding = {
-        "variant": asdict(config.variants[variant]),
+        "variant": recorded(config.variants[variant]),
         "data": asdict(config.data),
         "categories": config.categories,
         "target": asdict(config.target),

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from browse.pictures import write_jpeg
 from flows.evaluation.scoring import mistakes_of
-from flows.labelling.plan import read_manifest
+from flows.labelling.manifest import read_manifest
 from flows.policies.nms import without_duplicates
 from flows.self_training.config import GlyphScenes, SelfTrainConfig, read_self_train
 from flows.self_training.loop import Event, self_train

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 
 from flows.evaluation.evaluate import EVALUATION_NAME
 from flows.labelling.filter import FilterResult, versioned
-from flows.labelling.mirrored import View
-from flows.labelling.plan import Manifest
+from flows.labelling.manifest import Manifest
 from flows.self_training.config import SelfTrainConfig, read_self_train
 from flows.self_training.gate import Verdict, judge, label_drift
 from flows.self_training.review import is_approved
@@ -112,7 +111,7 @@ class _Loop:
 
     def _round(self, number: int, weights: str, trained_on: FilterResult | None) -> Round:
         config, folder = self._config, round_folder(self._work_dir, number)
-        views = (View(config.labelling.scale), *config.labelling.views)
+        views = (None, *config.labelling.views)
         return Round(
             number,
             folder,

@@ -20,7 +20,7 @@ from browse.contact_sheet import contact_sheet
 from browse.draw import draw_record
 from browse.pictures import reduced_picture
 from flows.labelling.filter import versioned
-from flows.labelling.plan import MANIFEST_NAME, Manifest, read_manifest
+from flows.labelling.manifest import MANIFEST_NAME, Manifest, read_manifest
 from flows.self_training import html as pages
 from flows.self_training.gate import changed_lines
 from flows.self_training.state import ROUNDS_NAME, LoopState, name_of, read_state, state_rows

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.labelling.infer import parse_line
-from flows.labelling.plan import Manifest, as_manifest, read_lines
+from flows.labelling.manifest import Manifest, as_manifest, read_lines
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json
 from formats.odvg_lines import is_quarantined

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flows.labelling.filter import FilterResult
-from flows.labelling.mirrored import View
-from flows.labelling.plan import Manifest, asked_label_map
+from flows.labelling.manifest import Manifest
+from flows.labelling.plan import asked_label_map
+from flows.labelling.settings import Execution, View, part_of
 from flows.policies.policy import Policy
 from flows.self_training.config import Labelling
 from flows.self_training.source import Source
@@ -26,9 +27,9 @@ from grounding_model.training.config import FromWeights, TrainConfig
 
 
 class PlannedView(NamedTuple):
-    """One way to look at the images. folder: of its plan and candidates."""
+    """One way to show images to the model; None: as the labelling settings say. folder: of its plan and candidates."""
 
-    view: View
+    view: View | None
     folder: Path
 
 
@@ -120,21 +121,14 @@ def label_images(task: Round, stages: Stages, report: Reporter = lambda stage, s
 
 
 def _plan(task: Round, planned: PlannedView, stages: Stages) -> Manifest:
-    settings, label_map, (view, folder) = task.labelling, task.source.label_map, planned
+    labelling, label_map, (view, folder) = task.labelling, task.source.label_map, planned
     return stages.plan(
         task.source.annotations,
         task.source.images,
-        task.weights,
-        folder,
+        work_dir=folder,
         label_map=label_map and asked_label_map(label_map, task.policy.distractors, folder),
-        text_encoder=task.text_encoder,
-        score_floor=settings.score_floor,
-        scale=view.scale,
-        max_per_image=settings.max_per_image,
-        chunk_size=settings.chunk_size,
-        shard_size=settings.shard_size,
-        mirrored=view.mirrored,
-        overwrite=task.replaces_plans,
+        settings=labelling.with_model(task.weights, task.text_encoder, view),
+        execution=replace(part_of(labelling, Execution), overwrite=labelling.overwrite or task.replaces_plans),
     )
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from flows.evaluation.benchmarks import BenchmarkData, file_hashes
 from flows.evaluation.evaluate import SAMPLES_NAME, EvaluateConfig, evaluate_benchmark
-from flows.labelling.detector_pool import Workers
-from flows.labelling.plan import Manifest
+from flows.labelling.manifest import Manifest
+from flows.labelling.settings import Workers
 from formats.io.files import write_json
 
 
@@ -33,7 +33,7 @@ def evaluate_weights(
     config = EvaluateConfig(
         truth,
         weights=manifest.weights,
-        text_encoder=None if manifest.text_encoder is None else Path(manifest.text_encoder),
+        text_encoder=manifest.text_encoder,
         workers=Workers().on(device),
         work_dir=folder,
         overwrite=True,

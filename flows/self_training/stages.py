@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg
 from flows.labelling.filter import FilterResult, filter_candidates
 from flows.labelling.infer import infer
-from flows.labelling.plan import Manifest, plan
+from flows.labelling.manifest import Manifest
+from flows.labelling.plan import plan
 from flows.self_training.report import write_report
 from flows.self_training.scores import evaluate_weights
 from flows.training.mixture import merge

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from flows.labelling.plan import read_manifest
+from flows.labelling.manifest import read_manifest
 from flows.self_training.gate import Drift, Evaluation, Verdict, as_told
 from flows.self_training.review import add_corrections, approve
 from formats.io.errors import InputError

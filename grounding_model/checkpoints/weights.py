@@ -29,11 +29,12 @@ from grounding_model.checkpoints.huggingface import download, read_folder, save_
 from grounding_model.checkpoints.infer_config import Hints, config_of, hints_of_mmdet
 from grounding_model.checkpoints.safe_pickle import read_pickled_checkpoint
 from grounding_model.checkpoints.weight_names import MMDET_WITH_RESNET, MMDET_WITH_SWIN, NameTable, counted
+from grounding_model.inputs.defaults import WEIGHTS
 from grounding_model.inputs.tokens import load_tokenizer, tokenizer_from_text
 from grounding_model.model.config import ModelConfig
 from grounding_model.model.grounding import GroundingModel
 
-EMBEDDED = {"glyph-tiny": Path(__file__).with_name("glyph-tiny.safetensors")}
+EMBEDDED = {WEIGHTS: Path(__file__).with_name(f"{WEIGHTS}.safetensors")}
 DEFAULT_TEXT_ENCODER = "bert-base-uncased"  # every published Grounding DINO reads this vocabulary
 HUB_PREFIX = "hf:"  # any repository of the Hugging Face hub; those below need no prefix
 HUB_NAMES = (

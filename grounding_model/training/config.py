@@ -11,6 +11,7 @@ from grounding_model.data.augment import AugmentConfig
 from grounding_model.data.captions import AbsentNames
 from grounding_model.data.coco_folder import CocoFolder
 from grounding_model.data.sources import TrainingData
+from grounding_model.inputs.defaults import WEIGHTS
 from grounding_model.model.config import VARIANTS, ModelConfig
 from grounding_model.training.losses import LossSettings
 from grounding_model.training.optimizer import OptimizerConfig
@@ -22,7 +23,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 class FromWeights:
     """Go on from a trained model, with a fresh optimizer. source, text_encoder: as load_checkpoint takes them."""
 
-    source: str = "glyph-tiny"
+    source: str = WEIGHTS
     text_encoder: Path | None = None
     kind: Literal["weights"] = "weights"
 
