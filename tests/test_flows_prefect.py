@@ -28,8 +28,8 @@ from flows.labelling.infer import missing_shards
 from flows.labelling.plan import plan
 from flows.labelling.settings import LabellingSettings, part_of
 from flows.orchestration import deployments, tasks
-from flows.orchestration.artifacts import look_of, name_of_group
 from flows.orchestration.server import is_healthy
+from flows.self_training.stages import RunName
 from formats.io.errors import InputError
 from tests.pipeline_cases import FakeDetector, make_images, make_weights
 from tests.test_self_train import Recorder, config  # noqa: F401 - the fixture
@@ -89,7 +89,7 @@ def hold(monkeypatch: pytest.MonkeyPatch, detector: FakeDetector) -> None:
 
 @pytest.mark.parametrize(("count", "most"), [(0, 4), (3, 4), (4, 4), (5, 4), (20_000, tasks.MAX_TASKS)])
 def test_shards_are_grouped_so_that_prefect_sees_few_tasks(count: int, most: int) -> None:
-    groups = tasks.groups(range(count), most)
+    groups = tasks.grouped(range(count), most)
     assert [index for group in groups for index in group] == list(range(count))
     assert len(groups) == min(count, most)
     assert not groups or max(map(len, groups)) - min(map(len, groups)) <= 1
@@ -117,29 +117,25 @@ def test_a_flow_run_is_named_by_what_it_works_on(flow, parameters: deployments.P
 
 
 @pytest.mark.parametrize(
-    ("work_dir", "indices", "name"),
+    ("run", "indices", "name"),
     [
-        ("work_dirs/cat", [4], "label shard 4"),
-        ("work_dirs/x/round-2", [4, 5, 6], "label v2, shards 4-6"),
-        ("work_dirs/x/round-12/view-1", [0, 3], "label v12, view 1, shards 0-3"),
+        (RunName(), [4], "label shard 4"),
+        (RunName(2), [4, 5, 6], "label v2, shards 4-6"),
+        (RunName(12, 1), [0, 3], "label v12, view 1, shards 0-3"),
     ],
 )
-def test_a_group_of_shards_is_named_by_its_round_and_range(work_dir: str, indices: list[int], name: str) -> None:
-    assert name_of_group(work_dir, indices) == name
+def test_a_group_of_shards_is_named_by_its_round_and_range(run: RunName, indices: list[int], name: str) -> None:
+    assert tasks.title_of_group(run, indices) == name
 
 
-@pytest.mark.parametrize(
-    ("places", "look"),
-    [
-        ((), ""),
-        (("data/cats_od.json", 3, None), ""),
-        (("work_dirs/x/round-2/model.safetensors", Path("work_dirs/x/round-3")), "v3"),
-        (("work_dirs/x/round-1/model.safetensors", "work_dirs/x/round-2/view-1"), "v2, view 1"),
-        (("work_dirs/x/view-finder",), ""),
-    ],
-)
-def test_a_look_is_named_by_its_round_and_view(places: tuple[object, ...], look: str) -> None:
-    assert look_of(*places) == look
+def test_a_stage_is_named_by_the_round_that_it_is_called_for() -> None:
+    stages = tasks.STAGES.run_as(RunName(3, 1))
+    tasks_of_round = (stages.plan, stages.filter_candidates, stages.merge, stages.train, stages.evaluate)
+    assert [stage.task_run_name for stage in tasks_of_round] == [
+        f"{name} v3, view 1" for name in ("plan", "filter_candidates", "merge", "train", "evaluate")
+    ]
+    assert stages.infer.keywords == {"name": RunName(3, 1)}
+    assert tasks.plan.task_run_name == "plan"  # the shell itself belongs to no round
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +152,9 @@ def test_the_flow_labels_by_mapped_shards(
 ) -> None:
     recorder = Recorder()
     hold(monkeypatch, recorder.detector)
-    stages = recorder.stages()._replace(infer=tasks.infer, plan=tasks.plan, filter_candidates=tasks.filter_candidates)
+    stages = recorder.stages()._replace(
+        infer=tasks.infer, plan=tasks.plan, filter_candidates=tasks.filter_candidates, named=tasks.named
+    )
     monkeypatch.setattr(tasks, "STAGES", stages)
     labelling = replace(config.labelling, shard_size=2)
     monkeypatch.setattr(deployments, "read_self_train", lambda path, overrides: replace(config, labelling=labelling))
@@ -165,7 +163,7 @@ def test_the_flow_labels_by_mapped_shards(
     assert recorder.detector.seen == 15
     assert not workers._lenders  # the models of the labelling are gone before the training
     with get_client(sync_client=True) as client:
-        assert [run.name for run in client.read_flow_runs()] == ["self-train x"]
+        assert "self-train x" in [run.name for run in client.read_flow_runs()]
         labelled = {
             f"label v{number}, {shards}" for number in (1, 2, 3) for shards in ("shard 0", "shard 1", "shard 2")
         }
@@ -173,6 +171,33 @@ def test_the_flow_labels_by_mapped_shards(
         # The server hears of task runs by events, in its own time.
         told = lambda: {run.name for run in client.read_task_runs()}  # noqa: E731
         wait_until(lambda: told() >= labelled | others, "task runs without a name that can be read", seconds=60)
+
+
+@pytest.mark.slow
+def test_images_in_a_folder_named_like_a_round_do_not_name_a_run(
+    harness: None,
+    tmp_path: Path,
+    config,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_images(tmp_path / "round-7" / "view-2", 2)
+    data = replace(config.data, images=tmp_path / "round-7" / "view-2", annotations=tmp_path / "round-7" / "x_od.json")
+    recorder = Recorder()
+    hold(monkeypatch, recorder.detector)
+    stages = recorder.stages()._replace(
+        infer=tasks.infer, plan=tasks.plan, filter_candidates=tasks.filter_candidates, named=tasks.named
+    )
+    monkeypatch.setattr(tasks, "STAGES", stages)
+    monkeypatch.setattr(
+        deployments, "read_self_train", lambda path, overrides: replace(config, data=data, rounds=0, name="seventh")
+    )
+    deployments.self_train(deployments.SelfTrainParameters(config="configs/self_train_seventh.toml"))
+    with get_client(sync_client=True) as client:
+        (run,) = [run for run in client.read_flow_runs() if run.name == "self-train seventh"]
+        mine = lambda: {task.name for task in client.read_task_runs() if task.flow_run_id == run.id}  # noqa: E731
+        expected = {"plan v1", "label v1, shard 0", "filter_candidates v1"}
+        wait_until(lambda: mine() >= expected, "no task runs of round 1", seconds=60)
+        assert not [name for name in mine() if "v7" in name or "view" in name]
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Labelling: every image of a shard through the detector, every candidate above the floor kept with its score.
 
 A shard is done when its file is there, complete and carrying the plan's key. It is written beside and renamed, so a run
-that is killed at any moment loses at most the shards it was at work on, and going on never mixes two plans.
+that is killed at any moment loses at most the shards it was at work on, and resuming never mixes two plans.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -54,6 +55,14 @@ class Image(NamedTuple):
     regions: tuple[int, ...]
 
 
+class Executor(Protocol):
+    """Labels shards of a plan: threads of this process, Prefect's tasks, a Ray cluster."""
+
+    def __call__(self, manifest: Manifest, shards: Sequence[int], batch_size: int) -> None:
+        """Labels these shards as label_shards does. Raises RuntimeError where one failed, once the others are done."""
+        ...
+
+
 def infer(
     manifest: Manifest | str | Path,
     detector: Predictor | None = None,
@@ -62,64 +71,93 @@ def infer(
     lender: Lender | None = None,
     batch_size: int = Execution.batch_size,
     progress: bool = True,
+    executor: Executor | None = None,
 ) -> list[Path]:
     """Labels every shard that is missing; gives the files of all shards.
 
     detector: None loads the plan's own on each device of `workers`. lender: who has detectors already, instead of both.
-    Shards that are complete are not looked at again.
+    executor: labels the shards in place of threads of this process, and brings its own detectors.
+    Shards that are complete are not labelled again.
     Raises InputError when the source is no longer what was planned, the plan's settings or prompt cannot work, another
     process labels this plan or Ray is asked for; OSError when there is no room for the candidates; RuntimeError at the
     end when a shard failed; the others are done and stay so.
     """
-    if workers.runner != "threads":
+    if executor is None and workers.runner != "threads":
         raise InputError("workers.runner", "Ray works inside a Prefect flow", "expected the deployment infer/stage")
     manifest = as_manifest(manifest)
     with lock(manifest.work_dir):
-        missing = missing_shards(manifest)
-        if missing:
+        if missing := missing_shards(manifest):
             check_source(manifest)
-            if lender is None:
-                lender = HeldDetectors(devices_of(workers.devices)) if detector is None else lender_of(detector)
-            _label(manifest, missing, lender, batch_size, progress)
+            if executor is None:
+                if lender is None:
+                    lender = HeldDetectors(devices_of(workers.devices)) if detector is None else lender_of(detector)
+                executor = ThreadExecutor(lender, progress)
+            executor(manifest, missing, batch_size)
+            _check_labelled(manifest, missing)
     return [manifest.shard_path(shard.index) for shard in manifest.shards]
 
 
-def _label(manifest: Manifest, missing: list[int], lender: Lender, batch_size: int, progress: bool) -> None:
-    """Labels the missing shards by as many threads as the lender has detectors."""
-    from tqdm import tqdm
+def _check_labelled(manifest: Manifest, shards: Sequence[int]) -> None:
+    """Raises RuntimeError where a shard has no file of this plan: an executor may hear late of a failure, or never."""
+    if failed := missing_shards(manifest, shards):
+        raise RuntimeError(f"{len(failed)} of {len(manifest.shards)} shards failed; run again to resume")
 
-    total = sum(shard.lines for shard in manifest.shards)
-    done = total - sum(manifest.shards[index].lines for index in missing)
+
+@dataclass(frozen=True)
+class ThreadExecutor:
+    """Labels by as many threads of this process as there are detectors. progress: with a bar in a terminal."""
+
+    detectors: Lender
+    progress: bool = True
+
+    def __call__(self, manifest: Manifest, shards: Sequence[int], batch_size: int) -> None:
+        from tqdm import tqdm
+
+        total = sum(shard.lines for shard in manifest.shards)
+        done = total - sum(manifest.shards[index].lines for index in shards)
+        hidden = None if self.progress else True  # None: hidden where the output is not a terminal
+        with tqdm(total=total, initial=done, unit="image", desc="label", disable=hidden) as bar:
+            failures = _label_in_threads(manifest, shards, self.detectors, batch_size, bar.update)
+        raise_failures(manifest, failures)
+
+
+def _label_in_threads(
+    manifest: Manifest,
+    shards: Sequence[int],
+    detectors: Lender,
+    batch_size: int,
+    on_images: Callable[[int], object],
+) -> dict[int, Exception]:
+    """The shards that failed, and why. An error that concerns all shards stops the threads at their next image."""
     failures: dict[int, Exception] = {}
     stopping = threading.Event()
-    with tqdm(total=total, initial=done, unit="image", desc="label", disable=None if progress else True) as bar:
 
-        def tell(images: int) -> None:
-            if stopping.is_set():
-                raise _Stopped
-            bar.update(images)
+    def count(images: int) -> None:
+        if stopping.is_set():
+            raise _Stopped
+        on_images(images)
 
-        def label(index: int) -> None:
-            if stopping.is_set():
-                return
-            try:
-                with lender.lend(manifest) as detector:
-                    failures.update(label_shards(manifest, [index], detector, batch_size=batch_size, on_images=tell))
-            except _Stopped:
-                return
-            except BaseException:
-                stopping.set()  # at once: this thread takes up its next shard before the one below hears of the error
-                raise
+    def label(index: int) -> None:
+        if stopping.is_set():
+            return
+        try:
+            with detectors.lend(manifest) as detector:
+                failures.update(label_shards(manifest, [index], detector, batch_size=batch_size, on_images=count))
+        except _Stopped:
+            return
+        except BaseException:
+            stopping.set()  # at once: this thread takes up its next shard before the caller hears of the error
+            raise
 
-        with ThreadPoolExecutor(len(lender.devices), thread_name_prefix="label") as threads:
-            try:
-                for labelling in as_completed([threads.submit(label, index) for index in missing]):
-                    labelling.result()
-            except BaseException:
-                stopping.set()  # the others end at their next image
-                threads.shutdown(wait=False, cancel_futures=True)
-                raise
-    raise_failures(manifest, failures)
+    with ThreadPoolExecutor(len(detectors.devices), thread_name_prefix="label") as threads:
+        try:
+            for labelling in as_completed([threads.submit(label, index) for index in shards]):
+                labelling.result()
+        except BaseException:
+            stopping.set()
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
+    return failures
 
 
 class _Stopped(Exception):
@@ -158,7 +196,7 @@ def raise_failures(manifest: Manifest, failures: Mapping[int, Exception]) -> Non
         index = min(failures)
         raise RuntimeError(
             f"{len(failures)} of {len(manifest.shards)} shards failed, first {index}: {failures[index]}; "
-            "run again to go on"
+            "run again to resume"
         ) from failures[index]
 
 

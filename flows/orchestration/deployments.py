@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from flows.labelling.settings import Execution, LabellingSettings, Workers, part_of
 from flows.orchestration import tasks
-from flows.orchestration.artifacts import Storyteller
+from flows.orchestration.artifacts import PrefectReporter
 from flows.orchestration.lifetime import ENDS_WITH_UP, UP_PROCESS, crash_orphans
 from flows.orchestration.pause import wait_in_flow
 from flows.orchestration.server import PASSWORD_FILE, PASSWORD_KEY, prefect_server
@@ -134,7 +134,7 @@ def self_train(parameters: SelfTrainParameters) -> dict[str, str] | State:
     The state of the run is called Completed, Stopped (by the gate) or Waiting (for a person), with the reason.
     """
     config = read_self_train(parameters.config, tuple(parameters.overrides))
-    result = run_rounds(config, Storyteller(config.name), tasks.STAGES, wait_in_flow)
+    result = run_rounds(config, PrefectReporter(config.name), tasks.STAGES, wait_in_flow)
     outcome = {"labels": str(result.best.labels), "weights": result.weights, "summary": str(result.summary)}
     if result.state == "finished":
         return outcome

@@ -19,9 +19,10 @@ from flows.evaluation.scoring import mistakes_of
 from flows.labelling.manifest import read_manifest
 from flows.policies.nms import without_duplicates
 from flows.self_training.config import GlyphScenes, SelfTrainConfig, read_self_train
-from flows.self_training.loop import Event, evaluate_weights, self_train
+from flows.self_training.loop import Event, self_train
 from flows.self_training.messages import in_words
 from flows.self_training.report import Comparison, comparison_sheet, write_report
+from flows.self_training.scores import evaluate_weights
 from flows.self_training.state import RoundResult
 from formats.dataset_names import label_map_beside
 from formats.io.errors import InputError
@@ -66,13 +67,13 @@ def run_demo(
     config = demo_config(out_dir, seed, quick, weights, device)
     source = config.start.source
     _claim(out_dir, {"seed": seed, "quick": quick, "weights": source, "weights_sha256": checkpoint_hash(source)})
-    teller = Teller()
-    teller.say(
+    reporter = ConsoleReporter()
+    reporter.say(
         f"{_unlabelled(config).count} unlabelled scenes, {config.rounds} rounds of training; all files go to {out_dir}"
     )
-    result = self_train(config, teller.on_event)
-    source_ap = tuple(_source_ap(config, done, quick, teller) for done in result.rounds)
-    teller.say("drawing the report")
+    result = self_train(config, reporter.on_event)
+    source_ap = tuple(_source_ap(config, done, quick, reporter) for done in result.rounds)
+    reporter.say("drawing the report")
     comparisons = _comparisons(config, result.rounds[0].weights, result.rounds[-1].weights)
     report = write_report(
         out_dir,
@@ -136,9 +137,9 @@ def _test_scenes(config: SelfTrainConfig) -> GlyphData:
     return config.evaluation
 
 
-def _source_ap(config: SelfTrainConfig, done: RoundResult, quick: bool, teller: Teller) -> float:
+def _source_ap(config: SelfTrainConfig, done: RoundResult, quick: bool, reporter: ConsoleReporter) -> float:
     """AP of one round's model over every category of the source scenes; written where the report finds it."""
-    teller.say(f"round {done.round - 1}: what the model still knows of the other categories")
+    reporter.say(f"round {done.round - 1}: what the model still knows of the other categories")
     truth = replace(SOURCE_SCENES, count=4) if quick else SOURCE_SCENES
     folder = config.train.work_dir / f"round-{done.round}"
     metrics = evaluate_weights(
@@ -191,7 +192,7 @@ def _comparisons(config: SelfTrainConfig, first: str, last: str) -> dict[str, li
 
 
 @dataclass
-class Teller:
+class ConsoleReporter:
     """Says on stderr what happens, with the time since the start."""
 
     started: float = 0.0
