@@ -95,9 +95,8 @@ class Prompt:
         """
         _check_text("caption", caption)
         if spans is None:
-            from grounding_model.inputs.noun_phrases import (
-                noun_phrases,
-            )  # NLTK takes a second to import; most prompts need none
+            # Not at the top: NLTK takes a second to import, and most prompts do not need it.
+            from grounding_model.inputs.noun_phrases import noun_phrases
 
             checked: tuple[Spans, ...] = tuple((span,) for span in noun_phrases(caption))
         else:

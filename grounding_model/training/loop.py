@@ -39,7 +39,7 @@ from grounding_model.data.sampler import MixedOrder
 from grounding_model.data.samples import Collate, TrainingBatch, TrainingSamples
 from grounding_model.data.sources import LabelledImages, open_for_training
 from grounding_model.detector import Detector, choose_device
-from grounding_model.glyphs import glyph_tokenizer
+from grounding_model.glyphs.tokenizer import glyph_tokenizer
 from grounding_model.inputs.image import ImageBatch
 from grounding_model.inputs.tokens import load_tokenizer
 from grounding_model.model.activation_checkpointing import set_recompute
