@@ -14,7 +14,7 @@ from grounding_model.data.sources import LabelledImages, TrainingData, open_data
 from grounding_model.detector import Detector
 from grounding_model.inputs.prompt import Prompt
 from grounding_model.metrics.coco import CocoResult, evaluate_coco
-from grounding_model.training.distributed import Processes, gathered
+from grounding_model.training.distributed import Processes, gather
 from grounding_model.training.log import MEAN_AP
 
 
@@ -94,4 +94,4 @@ def _average_precision(
 
 def _together(records: list[Record]) -> list[Record]:
     """The records of all processes by their image."""
-    return sorted((record for part in gathered(records) for record in part), key=lambda record: record.filename)
+    return sorted((record for part in gather(records) for record in part), key=lambda record: record.filename)
