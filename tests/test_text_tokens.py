@@ -115,7 +115,7 @@ def test_a_vocabulary_without_question_mark_is_refused(tmp_path):
 def test_a_missing_tokenizer_and_a_broken_text_are_named(tmp_path):
     with pytest.raises(InputError, match=r"no tokenizer\.json"):
         load_tokenizer(tmp_path)
-    with pytest.raises(InputError, match="not a tokenizers JSON"):
+    with pytest.raises(InputError, match="not a tokenizer in JSON"):
         tokenizer_from_text("{}")
 
 

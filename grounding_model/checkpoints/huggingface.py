@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -41,9 +43,6 @@ CONSTANT_SETTINGS = {  # what the architecture fixes; a file that says otherwise
 
 def download(name: str) -> Path:
     """The folder of a hub repository, from the local cache or else the network. Raises InputError when it has none."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     wanted = ["config.json", *TOKENIZER_FILES, "*.safetensors", "*.safetensors.index.json"]
     try:
         folder = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
