@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+import flows
 from flows.cli.command import build_parser, main
 from flows.detection import detect as detection
 from flows.labelling.bootstrap import bootstrap_od
@@ -16,13 +18,14 @@ from formats.record import Instance, Record, Region
 from tests.pipeline_cases import make_images
 
 COMMANDS = ["up", "self-train", "detect", "bootstrap", "infer", "filter"]
-COMMANDS += ["evaluate", "train", "convert", "weights", "glyphs"]
+COMMANDS += ["evaluate", "train", "convert", "weights", "glyphs", "demo", "browse", "browse serve", "rounds status"]
+COMMANDS += ["evaluate compare", "weights inspect", "weights interpolate"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert ended.value.code == 0
     assert f"example:\n  groundhog {command}" in capsys.readouterr().out
 
@@ -36,36 +39,36 @@ def test_a_wrong_command_ends_with_2(arguments: list[str]) -> None:
 
 # Command -> the place, the fault and the remedy that its message names.
 WRONG_INPUTS = [
-    ("bootstrap none x_od.json --categories cat", "none: does not exist; want"),
+    ("bootstrap none x_od.json --categories cat", "none: does not exist; expected"),
     ("bootstrap images x_od.json --categories cat,,dog", "categories: "),
-    ("bootstrap images x_vg.json --captions none.csv", "none.csv: no such file or folder; want"),
+    ("bootstrap images x_vg.json --captions none.csv", "none.csv: no such file or folder; expected"),
     ("bootstrap images x_od.json --categories cat --phrases p.json", "--phrases: "),
-    ("infer none_od.json images work", "none_od.json: no such file; want"),
-    ("infer x_od.json none work", "none: no such folder; want"),
-    ("infer bare_od.json images work", "bare_od.json: no label map and no captions; want"),
+    ("infer none_od.json images work", "none_od.json: no such file; expected"),
+    ("infer x_od.json none work", "none: no such folder; expected"),
+    ("infer bare_od.json images work", "bare_od.json: no label map and no captions; expected"),
     ("infer x_od.json images work --weights none.pth", "none.pth"),
-    ("infer x_od.json images work --score-floor 2", "score_floor: 2.0 is outside 0..1; want"),
-    ("infer x_od.json images work --shard-size 0", "shard_size: 0 is less than one; want"),
+    ("infer x_od.json images work --score-floor 2", "score_floor: 2.0 is outside 0..1; expected"),
+    ("infer x_od.json images work --shard-size 0", "shard_size: 0 is less than one; expected"),
     ("filter none", "none: no such file; plan first"),
-    ("filter none --score-threshold 7", "policy.score_threshold: 7.0 is outside 0..1; want"),
-    ("filter none --class-threshold dog", "--class-threshold: 'dog'; want"),
-    ("filter none --reviewed none.json", "none.json: no such file; want"),
-    ("bootstrap images images --categories cat", "images: Is a directory; want"),
+    ("filter none --score-threshold 7", "policy.score_threshold: 7.0 is outside 0..1; expected"),
+    ("filter none --class-threshold dog", "--class-threshold: 'dog'; expected"),
+    ("filter none --reviewed none.json", "none.json: no such file; expected"),
+    ("bootstrap images images --categories cat", "images: Is a directory; expected"),
     ("bootstrap images loop.toml/x_od.json --categories cat", "loop.toml"),
-    ("self-train none.toml", "none.toml: does not exist; want"),
+    ("self-train none.toml", "none.toml: does not exist; expected"),
     ("self-train loop.toml --set raunds=3", "loop.toml: raunds: is no setting; did you mean 'rounds'?"),
     ("self-train loop.toml", "no-photos: no such folder; ask the librarian"),
-    ("train none.toml", "none.toml: does not exist; want"),
-    ("train loop.toml", "loop.toml: name: is no setting; want"),
-    ("evaluate none.toml", "none.toml: does not exist; want"),
-    ("check x_od.json --images none", "none: no such folder; want"),
+    ("train none.toml", "none.toml: does not exist; expected"),
+    ("train loop.toml", "loop.toml: name: is no setting; expected"),
+    ("evaluate none.toml", "none.toml: does not exist; expected"),
+    ("check x_od.json --images none", "none: no such folder; expected"),
     ("convert voc odvg none out.json", "none: "),
     ("convert coco odvg none.json out.json", "none.json: "),
-    ("convert yolo odvg images out.json", "convert yolo: images or categories are not given; want"),
+    ("convert yolo odvg images out.json", "convert yolo: images or categories are not given; expected"),
     ("weights none.pth ours.safetensors", "none.pth"),
-    ("glyphs g --domain moon", "domain: 'moon'; want"),
-    ("glyphs g --task moon", "task: 'moon'; want"),
-    ("glyphs g --count 0", "--count: 0; want"),
+    ("glyphs g --domain moon", "domain: 'moon'; expected"),
+    ("glyphs g --task moon", "task: 'moon'; expected"),
+    ("glyphs g --count 0", "--count: 0; expected"),
     ("detect none.jpg --texts cat -c", "none.jpg"),
     ("browse . none.json images", "none.json"),
 ]
@@ -97,6 +100,27 @@ def test_a_process_with_wrong_input_shows_no_traceback(arguments: list[str]) -> 
     assert done.stderr.startswith("groundhog: ")
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "meant"),
+    [("evalute x.toml", "'evaluate'"), ("self_train x.toml", "'self-train'"), ("rounds stauts w", "'status'")],
+)
+def test_a_misspelt_command_is_answered_with_the_right_one(
+    command: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(command.split())
+    assert ended.value.code == 2
+    assert f"did you mean {meant}?" in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"groundhog {flows.__version__}\n"
+    assert flows.__version__ == version("groundhog")
 
 
 def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:

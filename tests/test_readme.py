@@ -23,15 +23,9 @@ def groundhog_commands() -> list[list[str]]:
 
 @pytest.mark.parametrize("arguments", groundhog_commands(), ids=" ".join)
 def test_a_command_takes_these_arguments(arguments: list[str]) -> None:
-    from browse.__main__ import build_parser as browse_parser
     from flows.cli.command import build_parser
-    from flows.self_training.demo import build_parser as demo_parser
 
-    if arguments[0] in ("browse", "demo"):
-        parser = browse_parser("groundhog browse") if arguments[0] == "browse" else demo_parser()
-        parser.parse_args(arguments[1:])
-    else:
-        build_parser().parse_args(arguments)
+    build_parser().parse_args(arguments)
     for argument in arguments:
         if argument.startswith("configs/"):
             assert (ROOT / argument).is_file()
