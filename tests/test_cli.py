@@ -162,6 +162,21 @@ def test_a_folder_may_be_called_anything(folder: str, monkeypatch: pytest.Monkey
     assert (str(taken[0].work_dir), taken[0].start.source) == (folder, folder)
 
 
+def test_self_train_takes_weights_and_a_work_dir(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Seen(Exception):
+        """Ends the command before it trains."""
+
+    def seen(config, on_event):
+        raise Seen(config)
+
+    monkeypatch.setattr("flows.self_training.loop.self_train", seen)
+    config = Path(__file__).parent.parent / "configs" / "self_train_glyphs.toml"
+    with pytest.raises(Seen) as ended:
+        main(["self-train", str(config), "--weights", "2024", "--work-dir", "w", "--set", "rounds=7"])
+    [taken] = ended.value.args
+    assert (taken.train.start.source, str(taken.train.work_dir), taken.rounds) == ("2024", "w", 7)
+
+
 def test_minus_one_and_lists_are_taken_as_tokens_positive() -> None:
     for given in ("-1", "[[[0,3]]]"):
         options = build_parser().parse_args(["detect", "x.jpg", "--texts", "cat", "--tokens-positive", given])
