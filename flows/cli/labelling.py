@@ -46,6 +46,8 @@ def _up(options: argparse.Namespace) -> int:
 
 
 def _add_self_train(commands) -> None:
+    from flows.cli.train import add_start_and_work_dir
+
     parser = command(
         commands,
         "self-train",
@@ -54,17 +56,19 @@ def _add_self_train(commands) -> None:
         "groundhog self-train configs/self_train_glyphs.toml --set rounds=2",
     )
     parser.add_argument("config", metavar="CONFIG", help="a TOML file")
+    add_start_and_work_dir(parser)
     add_overrides(parser)
 
 
 def _self_train(options: argparse.Namespace) -> int:
+    from flows.cli.train import overrides_of
     from flows.self_training.config import read_self_train
     from flows.self_training.loop import self_train
     from flows.self_training.report import REPORT_NAME
     from flows.self_training.state import status
     from formats import quarantine
 
-    result = self_train(read_self_train(options.config, options.set), _print_event)
+    result = self_train(read_self_train(options.config, tuple(overrides_of(options, "train."))), _print_event)
     print(status(result.summary.parent))
     print(f"report:  {result.summary.with_name(REPORT_NAME)}")
     tell(quarantine.summary(result.quarantined, metadata_path(result.rounds[-1].labels)))

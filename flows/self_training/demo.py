@@ -6,10 +6,9 @@ the other categories each round forgets, pictures of what changed, and the repor
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -240,26 +239,3 @@ Next:
   groundhog detect IMAGES --weights {result.weights} --texts 'cat' -c
   groundhog self-train configs/self_train_cat.toml      # your own images: copy and change this file
   groundhog up                                          # the same as Prefect deployments"""
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "groundhog demo",
-        description="The whole loop offline, on the embedded model and drawn scenes; some minutes.",
-        epilog="example:\n  groundhog demo --seed 1 --out-dir outputs/demo-1",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--out-dir", metavar="DIR", type=Path, default=OUT_DIR, help="default: %(default)s")
-    parser.add_argument("--seed", metavar="S", type=int, default=0, help="of the unlabelled scenes and the training")
-    parser.add_argument("--weights", metavar="W", help="in place of the embedded model")
-    parser.add_argument("--device", metavar="D", help="cpu, cuda:0 …; default: the GPU when there is one")
-    parser.add_argument("--quick", action="store_true", help="a few scenes and steps, to see that it runs")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`groundhog demo`. Raises InputError for bad input."""
-    options = build_parser().parse_args(argv)
-    result = run_demo(options.out_dir, options.seed, options.quick, options.weights, options.device)
-    print(f"\n{table(result)}\n{next_steps(options.out_dir, result)}")
-    return 0
