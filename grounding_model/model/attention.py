@@ -49,6 +49,8 @@ def sample_levels(value: Tensor, sizes: LevelSizes, locations: Tensor, weights: 
         return F.embedding_bag(rows, table, mode="sum", per_sample_weights=shares)
 
     training = torch.is_grad_enabled()
+    if training:  # the gradients of many samples are added up in the table's own precision
+        table = table.to(locations.dtype)
     size = len(images) if value.is_cuda else TRAINING_ROWS if training else INFERENCE_ROWS
     parts = zip(*(x.split(max(size, 1)) for x in by_query))
     # In training rows and shares are computed again in the backward pass: they are quick, and larger than the answer.
@@ -137,7 +139,7 @@ class DeformableAttention(nn.Module):
             locations = references + offsets / cells[:, None, :]
         else:  # a box: offsets count in half boxes, shared out over the points
             locations = references[..., :2] + offsets / self.points * references[..., 2:] * 0.5
-        return self.output(sample_levels(value, sizes, locations, weights))
+        return self.output(sample_levels(value, sizes, locations, weights).to(query.dtype))
 
 
 class ImageTextFusion(nn.Module):
