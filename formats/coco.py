@@ -14,6 +14,7 @@ from pathlib import Path
 from sys import intern
 from typing import Any, NamedTuple
 
+from formats.images import with_slashes
 from formats.io.errors import InputError, handed_to, refused, want_one_of
 from formats.io.files import write_json
 from formats.io.json_stream import JsonItem, PackedItems, stream_json
@@ -106,7 +107,7 @@ def _without_outlines(entry: dict) -> dict:
 
 def file_name_of(image: Mapping, place: str) -> str:
     """The file name of an image's entry. Raises InputError where it is no text."""
-    return _text(image, "file_name", place)
+    return with_slashes(_text(image, "file_name", place))
 
 
 def coco_records(
@@ -205,7 +206,7 @@ def write_coco_results(path: str | Path, records: Iterable[Record], truth: str |
     box without a score, an unknown file name or an unknown category.
     """
     content = load_coco(truth)
-    image_ids = {image.get("file_name"): image_id for image_id, image in content.images.items()}
+    image_ids = {with_slashes(str(image.get("file_name"))): image_id for image_id, image in content.images.items()}
     category_ids = {name: category_id for category_id, (_, name) in content.categories.items()}
     losses = Losses()
     results: list[dict] = []

@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape, quoteattr
 
+from formats.images import with_slashes
 from formats.io.errors import InputError, refused, want_one_of
 from formats.io.files import write_whole
 from formats.omissions import Losses, check_category, count_losses, refuse_caption
@@ -77,7 +78,7 @@ def _record(image: ElementTree.Element, labels: Mapping[str, int], place: str) -
             raise refused(where, error) from error
     height, width = (_number(_attribute(image, side, place), place) for side in ("height", "width"))
     try:
-        return Record(_attribute(image, "name", place), int(height), int(width), tuple(instances))
+        return Record(with_slashes(_attribute(image, "name", place)), int(height), int(width), tuple(instances))
     except ValueError as error:
         if isinstance(error, InputError):
             raise

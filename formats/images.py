@@ -121,6 +121,11 @@ def _turns_on_load(image: Image.Image) -> bool:
     return image.format == "TIFF"
 
 
+def with_slashes(filename: str) -> str:
+    """A file name of a data file with "/" between its parts, as image folders are listed; Windows has a backslash."""
+    return filename.replace("\\", "/")
+
+
 def safe_join(root: str | Path, filename: str) -> Path:
     """root / filename, for file names that come out of data files.
 
