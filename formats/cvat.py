@@ -16,21 +16,26 @@ from formats.record import Box, Instance, Record
 from formats.voc import xml_root
 
 _WANT = "expected CVAT for images 1.1"
-_OTHER_SHAPES = ("polyline", "points", "mask", "ellipse", "cuboid", "skeleton")
+_OUTLINES = {"polygon": "polygons", "mask": "masks", "ellipse": "ellipses"}  # of which the box is read
+_WITHOUT_BOX = {"polyline": "polylines", "points": "points", "cuboid": "cuboids", "skeleton": "skeletons"}
 
 
 def read_cvat(
     path: str | Path, categories: Sequence[str] | None = None, losses: Losses | None = None
 ) -> Iterator[Record]:
-    """One record for each image; polygons as the boxes round them.
+    """One record for each image; polygons, masks and ellipses as the boxes round them.
 
     categories: the names in the order of the labels; by default those that the file's meta lists, then others that
-    occur. losses: takes polygons, tags of whole images, attributes and what is said of occlusion and groups. Raises
-    InputError for broken XML, missing attributes, unknown categories and shapes without a box.
+    occur. losses: takes outlines, shapes that are left out (turned boxes, polylines, points, cuboids, skeletons), tags of
+    whole images, attributes and what is said of occlusion and groups. Raises InputError for broken XML, missing
+    attributes, unknown categories and videos, whose frames have no file names.
     """
     root = xml_root(path, _WANT)
     if root.tag != "annotations":
         raise InputError(path, f"is <{root.tag}>", _WANT)
+    if root.find("image") is None and (tracks := len(root.findall("track"))):
+        remedy = "expected CVAT for images 1.1: export the task in that format"
+        raise InputError(path, f"holds {tracks} tracks of a video, and no image with a name", remedy)
     names = categories if categories is not None else _names(root)
     labels = {name: label for label, name in enumerate(names)}
     for index, image in enumerate(root.iterfind("image")):
@@ -41,12 +46,24 @@ def read_cvat(
 
 def _count_unread(image: ElementTree.Element, losses: Losses) -> None:
     for shape in image:
-        if shape.tag == "polygon":
-            losses["polygons, now the boxes round them"] += 1
+        if _is_turned(shape):
+            losses["turned boxes and ellipses, left out"] += 1
+        elif shape.tag in _OUTLINES:
+            losses[f"{_OUTLINES[shape.tag]}, now the boxes round them"] += 1
         elif shape.tag == "tag":
             losses["tags of whole images"] += 1
-        losses["attributes of shapes"] += len(shape)
+        elif shape.tag != "box":
+            losses[f"{_WITHOUT_BOX.get(shape.tag, shape.tag)}, left out"] += 1
+        losses["attributes of shapes"] += sum(1 for each in shape if each.tag == "attribute")
         losses.update(f"{key} of shapes" for key in ("occluded", "group_id") if shape.get(key, "0") != "0")
+
+
+def _is_turned(shape: ElementTree.Element) -> bool:
+    """Whether a box or an ellipse lies at an angle; its box would hold more than the object."""
+    try:
+        return shape.tag in ("box", "ellipse") and float(shape.get("rotation", "0")) % 360 != 0
+    except ValueError:
+        return False  # its reader names it
 
 
 def read_cvat_categories(path: str | Path) -> tuple[str, ...]:
@@ -64,14 +81,12 @@ def _record(image: ElementTree.Element, labels: Mapping[str, int], place: str) -
     instances: list[Instance] = []
     for index, shape in enumerate(image):
         where = f"{place}, shape {index}"
-        if shape.tag in _OTHER_SHAPES:
-            raise InputError(where, f"is a {shape.tag}", "expected boxes or polygons")
-        if shape.tag not in ("box", "polygon"):
-            continue  # a tag of the whole image
+        if (shape.tag != "box" and shape.tag not in _OUTLINES) or _is_turned(shape):
+            continue  # counted
         name = _attribute(shape, "label", where)
         if name not in labels:
             raise InputError(where, f"{name!r} is no category", want_one_of(labels, name))
-        box = _polygon_box(shape, where) if shape.tag == "polygon" else _box(shape, where)
+        box = _BOXES[shape.tag](shape, where)
         try:
             instances.append(Instance(box, labels[name], name))
         except ValueError as error:
@@ -86,10 +101,19 @@ def _record(image: ElementTree.Element, labels: Mapping[str, int], place: str) -
 
 
 def _box(shape: ElementTree.Element, place: str) -> Box:
-    if _number(shape.get("rotation", "0"), place) != 0:
-        raise InputError(place, "is turned", "expected upright boxes")
+    _number(shape.get("rotation", "0"), place)
     x1, y1, x2, y2 = (_number(_attribute(shape, side, place), place) for side in ("xtl", "ytl", "xbr", "ybr"))
     return x1, y1, x2, y2
+
+
+def _mask_box(shape: ElementTree.Element, place: str) -> Box:
+    x, y, w, h = (_number(_attribute(shape, side, place), place) for side in ("left", "top", "width", "height"))
+    return x, y, x + w, y + h
+
+
+def _ellipse_box(shape: ElementTree.Element, place: str) -> Box:
+    cx, cy, rx, ry = (_number(_attribute(shape, side, place), place) for side in ("cx", "cy", "rx", "ry"))
+    return cx - rx, cy - ry, cx + rx, cy + ry
 
 
 def _polygon_box(shape: ElementTree.Element, place: str) -> Box:
@@ -98,6 +122,9 @@ def _polygon_box(shape: ElementTree.Element, place: str) -> Box:
         raise InputError(place, "has broken points", 'expected points="x,y;x,y;..."')
     xs, ys = ([_number(point[axis], place) for point in points] for axis in (0, 1))
     return min(xs), min(ys), max(xs), max(ys)
+
+
+_BOXES = {"box": _box, "polygon": _polygon_box, "mask": _mask_box, "ellipse": _ellipse_box}
 
 
 def _attribute(element: ElementTree.Element, name: str, place: str) -> str:

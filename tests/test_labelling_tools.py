@@ -11,6 +11,7 @@ from formats import (
     WRITERS,
     InputError,
     Instance,
+    Losses,
     Record,
     read_cvat,
     read_fiftyone,
@@ -118,6 +119,43 @@ def test_cvat_polygons_are_the_boxes_round_them(tmp_path):
     assert [instance.box for instance in record.instances] == [(1, 2, 30.5, 60)]
 
 
+SIDES = 'xtl="1" ytl="2" xbr="3" ybr="4"'
+
+
+def test_cvat_shapes_without_an_upright_box_are_left_out_and_counted(tmp_path):
+    shapes = [
+        f'<box label="cat" rotation="360.0" {SIDES}/>',
+        f'<box label="cat" rotation="9" {SIDES}/>',
+        '<ellipse label="cat" rotation="9" cx="5" cy="6" rx="2" ry="1"/>',
+        '<polyline label="cat" points="1,2;3,4"/>',
+        '<points label="cat" points="1,2"/>',
+        '<cuboid label="cat" xtl1="1"/>',
+        '<skeleton label="cat"><points label="nose" points="1,2"/></skeleton>',
+        '<mask label="cat" rle="3, 5" left="10" top="20" width="30" height="40"/>',
+        '<ellipse label="cat" cx="50" cy="60" rx="20" ry="10"/>',
+    ]
+    (tmp_path / "a.xml").write_text(cvat("".join(shapes)))
+    losses = Losses()
+    (record,) = read_cvat(tmp_path / "a.xml", losses=losses)
+    assert [instance.box for instance in record.instances] == [(1, 2, 3, 4), (10, 20, 40, 60), (30, 50, 70, 70)]
+    assert +losses == {
+        "turned boxes and ellipses, left out": 2,
+        "polylines, left out": 1,
+        "points, left out": 1,
+        "cuboids, left out": 1,
+        "skeletons, left out": 1,
+        "masks, now the boxes round them": 1,
+        "ellipses, now the boxes round them": 1,
+    }
+
+
+def test_a_cvat_video_is_refused_not_read_as_nothing(tmp_path):
+    track = f'<track id="0" label="cat"><box frame="0" outside="0" {SIDES}/></track>'
+    (tmp_path / "a.xml").write_text(f"<annotations>{track}</annotations>")
+    with pytest.raises(InputError, match="holds 1 tracks of a video, and no image .*export the task"):
+        list(read_cvat(tmp_path / "a.xml"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -127,9 +165,9 @@ def test_cvat_polygons_are_the_boxes_round_them(tmp_path):
         (cvat('<box label="cat"/>'), "image 0, shape 0: <box> has no xtl"),
         (cvat('<box label="cat" xtl="x" ytl="1" xbr="1" ybr="1"/>'), "shape 0: 'x' is no number"),
         (cvat('<box label="cat" xtl="9" ytl="1" xbr="1" ybr="1"/>'), "shape 0: box .* turned round"),
-        (cvat('<box label="cat" rotation="9" xtl="1" ytl="1" xbr="1" ybr="1"/>'), "shape 0: is turned"),
+        (cvat('<box label="cat" rotation="x" xtl="1" ytl="1" xbr="1" ybr="1"/>'), "shape 0: 'x' is no number"),
         (cvat('<polygon label="cat" points="1;2"/>'), "shape 0: has broken points"),
-        (cvat('<points label="cat" points="1,2"/>'), "shape 0: is a points; expected boxes or polygons"),
+        (cvat('<mask label="cat" left="1" top="2" width="3"/>'), "shape 0: <mask> has no height"),
         (cvat("<box/>"), "shape 0: <box> has no label"),
     ],
 )
