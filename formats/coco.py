@@ -14,7 +14,7 @@ from pathlib import Path
 from sys import intern
 from typing import Any, NamedTuple
 
-from formats.images import with_slashes
+from formats.images import image_size, safe_join, with_slashes
 from formats.io.errors import InputError, handed_to, refused, want_one_of
 from formats.io.files import write_json
 from formats.io.json_stream import JsonItem, PackedItems, stream_json
@@ -54,15 +54,43 @@ def read_coco(
     ann_file: str | Path,
     on_problem: Callable[[InputError], None] | None = None,
     losses: Losses | None = None,
+    image_dir: str | Path | None = None,
 ) -> Iterator[Record]:
     """One record for each image, in file order; an image without annotations has instances ().
 
     A file without the key "annotations" (a test set's) gives instances None. Annotations keep the order of the file,
     and a "score" where they have one. Raises InputError for ids that nothing has, ids given twice, and broken boxes;
     on_problem takes those of single entries instead, which are passed over. losses: takes what a record has no field
-    for, such as outlines.
+    for, such as outlines. image_dir: where sizes are looked up that the file does not give.
     """
-    yield from coco_records(load_coco(ann_file, losses), on_problem=on_problem)
+    content = load_coco(ann_file, losses)
+    repeated = _repeated_ids(content)
+    for error in repeated:
+        with handed_to(on_problem):
+            raise error
+    yield from coco_records(content, on_problem=on_problem, image_dir=image_dir)
+
+
+def _repeated_ids(content: CocoContent) -> Iterator[InputError]:
+    """pycocotools keeps one annotation of an id, and whoever evaluates with it counts others than we do.
+
+    Ids that grow need no memory; the others are held against a set of all before.
+    """
+    last: Any = None
+    seen: set[Any] | None = None
+    for index, entry in enumerate(content.annotations or ()):
+        annotation_id = entry.get("id")
+        if type(annotation_id) not in (int, str):
+            continue
+        if seen is None and (last is None or (type(last) is type(annotation_id) and annotation_id > last)):
+            last = annotation_id
+            continue
+        if seen is None:
+            seen = {each.get("id") for each, _ in zip(content.annotations or (), range(index))}
+        if annotation_id in seen:
+            place = f"{content.path}: annotation {index}"
+            yield InputError(place, f"id {annotation_id!r} is given twice", "expected every id once")
+        seen.add(annotation_id)
 
 
 def read_coco_categories(path: str | Path) -> tuple[str, ...]:
@@ -114,14 +142,22 @@ def coco_records(
     content: CocoContent,
     filename_of: Callable[[Mapping, str], str] = file_name_of,
     on_problem: Callable[[InputError], None] | None = None,
+    image_dir: str | Path | None = None,
 ) -> Iterator[Record]:
-    """The records of a loaded file. filename_of: the file name that an image's entry at a place gives."""
+    """The records of a loaded file. filename_of: the file name that an image's entry at a place gives.
+
+    image_dir: where the sizes are looked up that the file does not give.
+    """
     found = annotations_by_image(content, on_problem)
     for image_id, image in content.images.items():
         instances = None if content.annotations is None else _instances(content, found.get(image_id, ()), on_problem)
         place = f"{content.path}: image {image_id!r}"
         with handed_to(on_problem):
-            yield record_of(image, place, filename_of(image, place), instances)
+            filename = filename_of(image, place)
+            if image_dir is not None and not (image.get("height") and image.get("width")):
+                height, width = image_size(safe_join(image_dir, filename))
+                image = {**image, "height": height, "width": width}
+            yield record_of(image, place, filename, instances)
 
 
 def annotations_by_image(
@@ -174,6 +210,9 @@ def record_of(
 
 def size_of(image: Mapping, place: str) -> tuple[int, int]:
     """(height, width) in pixels of an image's entry."""
+    if image.get("height") is None or image.get("width") is None:
+        remedy = "expected height and width in pixels, or the image folder to look them up in"
+        raise InputError(place, "does not give the image's size", remedy)
     try:
         return int(needed(image, "height", place)), int(needed(image, "width", place))
     except (TypeError, ValueError, OverflowError) as error:
@@ -277,8 +316,11 @@ def _instance(entry: Mapping, categories: Mapping[Any, tuple[int, str]], place: 
         )
     label, name = categories[category_id]
     box = box_of(needed(entry, "bbox", place), place)
+    score = entry.get("score")
+    if score is not None and type(score) not in (int, float):
+        raise InputError(place, f"score is {score!r}", "expected a number in 0..1")
     try:
-        return Instance(box, label, name, entry.get("score"), ignore=_ignored(entry))
+        return Instance(box, label, name, score, ignore=_ignored(entry))
     except (TypeError, ValueError) as error:
         raise refused(place, error) from error
 

@@ -26,8 +26,8 @@ def read_cvat(
     """One record for each image; polygons, masks and ellipses as the boxes round them.
 
     categories: the names in the order of the labels; by default those that the file's meta lists, then others that
-    occur. losses: takes outlines, shapes that are left out (turned boxes, polylines, points, cuboids, skeletons), tags of
-    whole images, attributes and what is said of occlusion and groups. Raises InputError for broken XML, missing
+    occur. losses: takes outlines, shapes that are left out (turned boxes, polylines, points, cuboids, skeletons), tags
+    of whole images, attributes and what is said of occlusion and groups. Raises InputError for broken XML, missing
     attributes, unknown categories and videos, whose frames have no file names.
     """
     root = xml_root(path, _WANT)

@@ -126,6 +126,18 @@ def with_slashes(filename: str) -> str:
     return filename.replace("\\", "/")
 
 
+def find_below(folder: str | Path, filename: str) -> str | None:
+    """The file name, without as many of its leading folders as it takes to be a file below `folder`; None if none is.
+
+    For addresses of a server, whose root is another folder than that of the images.
+    """
+    parts = PurePosixPath(with_slashes(filename).lstrip("/")).parts
+    if ".." in parts or "\0" in filename:
+        return None
+    tails = ("/".join(parts[start:]) for start in range(len(parts)))
+    return next((tail for tail in tails if safe_join(folder, tail).is_file()), None)
+
+
 def safe_join(root: str | Path, filename: str) -> Path:
     """root / filename, for file names that come out of data files.
 
