@@ -351,7 +351,7 @@ class Harness:
         first = fork(self.body, self.log)
         while not (self.work_dir / ".lock").exists() or not (self.work_dir / ".lock").read_text():
             time.sleep(0.05)
-        self.refused(f"process {first} is at work here")
+        self.refused(f"in use by process {first}")
         os.waitpid(first, 0)
         self.check("a second loop was refused", set())
 

@@ -114,7 +114,7 @@ def browse(options: argparse.Namespace) -> Tally:
             if options.output_dir is not None:
                 _write(drawn, _target(options.output_dir, record.filename, taken))
         except (InputError, OSError) as error:
-            if isinstance(error, InputError) and error.place == "palette":
+            if isinstance(error, InputError) and error.location == "palette":
                 raise
             tally.problems.append(f"{record.filename}: {error.what if isinstance(error, InputError) else error}")
             continue

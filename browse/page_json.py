@@ -62,7 +62,7 @@ def record_from_page(
     Raises InputError, which names the image and the box.
     """
     if not isinstance(entries, list):
-        raise InputError(record.filename, "boxes is no list", "expected a list of boxes")
+        raise InputError(record.filename, "boxes is not a list", "expected a list of boxes")
     boxes = [_box(entry, record, number) for number, entry in enumerate(entries, start=1)]
     if record.caption is None:
         return replace(record, instances=_instances(record, boxes, categories))
@@ -70,28 +70,28 @@ def record_from_page(
 
 
 class _PageBox(NamedTuple):
-    place: str
+    location: str
     box: Box
     of: int
     ignore: bool
 
 
 def _box(entry: Any, record: Record, number: int) -> _PageBox:
-    place = f"{record.filename}: box {number}"
+    location = f"{record.filename}: box {number}"
     if not isinstance(entry, dict):
-        raise InputError(place, "is no object", _WANT_BOX)
+        raise InputError(location, "is not an object", _WANT_BOX)
     sides, of, ignore = entry.get("box"), entry.get("of"), entry.get("ignore", False)
     if not isinstance(sides, list) or len(sides) != 4 or not all(map(_is_finite, sides)):
-        raise InputError(place, f"{sides!r} is not four finite numbers", _WANT_BOX)
+        raise InputError(location, f"{sides!r} is not four finite numbers", _WANT_BOX)
     x1, y1, x2, y2 = (round(float(side), 2) for side in sides)  # as a line has them
     if not (x1 < x2 and y1 < y2):
-        raise InputError(place, f"({x1:g}, {y1:g}, {x2:g}, {y2:g}) is empty", _WANT_BOX)
+        raise InputError(location, f"({x1:g}, {y1:g}, {x2:g}, {y2:g}) is empty", _WANT_BOX)
     if x1 < 0 or y1 < 0 or x2 > record.width or y2 > record.height:
         size = f"{record.width} x {record.height} pixels"
-        raise InputError(place, f"({x1:g}, {y1:g}, {x2:g}, {y2:g}) leaves the image of {size}", _WANT_BOX)
+        raise InputError(location, f"({x1:g}, {y1:g}, {x2:g}, {y2:g}) leaves the image of {size}", _WANT_BOX)
     if type(of) is not int or type(ignore) is not bool:
-        raise InputError(place, f"of is {of!r}, ignore is {ignore!r}", "expected a whole number, and true or false")
-    return _PageBox(place, (x1, y1, x2, y2), of, ignore)
+        raise InputError(location, f"of is {of!r}, ignore is {ignore!r}", "expected a whole number, and true or false")
+    return _PageBox(location, (x1, y1, x2, y2), of, ignore)
 
 
 def _is_finite(value: Any) -> bool:
@@ -102,7 +102,7 @@ def _instances(record: Record, boxes: Iterable[_PageBox], categories: Mapping[in
     instances = []
     for each in boxes:
         if each.of not in categories:
-            raise InputError(each.place, f"there is no category {each.of}", "expected a label of the label map")
+            raise InputError(each.location, f"there is no category {each.of}", "expected a label of the label map")
         instances.append(Instance(each.box, each.of, categories[each.of], ignore=each.ignore))
     return tuple(instances)
 
@@ -111,7 +111,7 @@ def _regions(record: Record, boxes: Sequence[_PageBox], phrases: Sequence[Phrase
     """A region a phrase, in the order of the phrases; ignored boxes stand in a region apart."""
     for each in boxes:
         if not 0 <= each.of < len(phrases):
-            raise InputError(each.place, f"there is no phrase {each.of}", "expected a phrase of the caption")
+            raise InputError(each.location, f"there is not a phrase {each.of}", "expected a phrase of the caption")
     regions = []
     for number, phrase in enumerate(phrases):
         for ignore in (False, True):
@@ -123,7 +123,7 @@ def _regions(record: Record, boxes: Sequence[_PageBox], phrases: Sequence[Phrase
 
 def _phrases(record: Record, given: Any, known: Sequence[Phrase]) -> list[Phrase]:
     if not isinstance(given, list):
-        raise InputError(record.filename, "phrases is no list", "expected the phrases of the caption")
+        raise InputError(record.filename, "phrases is not a list", "expected the phrases of the caption")
     return [_phrase(each, record, known) for each in given]
 
 
@@ -134,14 +134,16 @@ def _phrase(entry: Any, record: Record, known: Sequence[Phrase]) -> Phrase:
         spans = tuple((int(start), int(end)) for start, end in entry["spans"])
     except (TypeError, KeyError, ValueError):
         raise InputError(
-            record.filename, f"{entry!r} is no phrase", 'expected {"texts": [...], "spans": [...]}'
+            record.filename, f"{entry!r} is not a phrase", 'expected {"texts": [...], "spans": [...]}'
         ) from None
     caption = record.caption or ""
     phrase = Phrase(texts, spans)
     if phrase in known:
         return phrase
     if not spans or any(not 0 <= start < end <= len(caption) for start, end in spans):
-        raise InputError(record.filename, f"spans {list(spans)} are no words of the caption", "expected [[start, end]]")
+        raise InputError(
+            record.filename, f"spans {list(spans)} are not words of the caption", "expected [[start, end]]"
+        )
     if texts != tuple(caption[start:end] for start, end in spans):
         raise InputError(record.filename, f"{list(texts)} is not what its spans say", "expected words of the caption")
     return phrase

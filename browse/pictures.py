@@ -17,7 +17,7 @@ JPEG_QUALITY = 88
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, EXIF turn applied. Raises OSError when it is no whole picture."""
+    """(H, W, 3) uint8 RGB, EXIF turn applied. Raises OSError when it is not a whole picture."""
     with Image.open(path) as image:
         return np.asarray(_upright(image))
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from formats.dataset_names import metadata_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, read_text
 from formats.record import Record
@@ -19,7 +20,7 @@ def in_order(records: Sequence[Record], order: str, annotations: Path) -> list[R
     """The records as `--order` asks: "file", "uncertain", or a file that gives each image a score, least first.
 
     Records of equal rank, and those without a score, stay in the order of their file, the latter at the end.
-    Raises InputError for a file that is no such table.
+    Raises InputError for a file that is not such a table.
     """
     if order == "file":
         return list(records)
@@ -43,7 +44,7 @@ def _scored(record: Record) -> list[tuple[str, float]]:
 
 def _threshold(records: Sequence[Record], annotations: Path) -> Threshold:
     """What X_od_v1.meta.json says of the policy; without it the least score of a label, which was just above it."""
-    meta = annotations.with_suffix(".meta.json")
+    meta = metadata_path(annotations)
     policy: dict[str, Any] = {}
     found: dict[str, float] = {}
     if meta.is_file():
@@ -71,7 +72,7 @@ def _read_scores(path: Path) -> dict[tuple[str, str], float]:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(path, f"is no table of scores ({type(error).__name__}: {error})", remedy) from error
+        raise InputError(path, f"is not a table of scores ({type(error).__name__}: {error})", remedy) from error
 
 
 def _score(scores: Mapping[tuple[str, str], float], record: Record) -> float:

@@ -16,8 +16,9 @@ from typing import Any
 from browse.draw import Colour, colour_of, ink_on
 from browse.page_json import Phrase, boxes_to_page, phrases_of, record_from_page, with_scores
 from browse.review_order import in_order
+from formats.dataset_names import label_map_beside, parse_annotation_name, reviewed_path
 from formats.io.errors import InputError
-from formats.label_map import label_map_beside, read_label_map, relabelled, without_version
+from formats.label_map import read_label_map, relabelled
 from formats.odvg import read_odvg
 from formats.record import Record
 from formats.reviewed import (
@@ -27,7 +28,6 @@ from formats.reviewed import (
     key_of,
     parse_correction,
     read_corrections,
-    reviewed_path,
     reviewed_text,
     write_corrections,
 )
@@ -61,7 +61,7 @@ class Review:
         self.path = reviewed_path(annotations) if out is None else out
         if self.path.exists() and self.path.samefile(annotations):
             raise InputError(self.path, "is the label file itself", "expected another file for the corrections")
-        self.round = int(annotations.stem.removeprefix(without_version(annotations.stem)).removeprefix("_v") or 1)
+        self.round = 1 if (version := parse_annotation_name(annotations).version) is None else version
         self.problems: list[str] = []
         records = list(read_odvg(annotations, on_problem=lambda problem: self.problems.append(str(problem.error))))
         self.categories = dict(label_map or _categories(annotations, records))
@@ -175,7 +175,9 @@ class Review:
         corrections = {}
         for each in read_corrections(self.path) if self.path.is_file() else ():
             if not each.since:
-                raise InputError(each.place, 'is not marked "reviewed": true', "expected -o with a file of corrections")
+                raise InputError(
+                    each.location, 'is not marked "reviewed": true', "expected -o with a file of corrections"
+                )
             corrections[key_of(each.record), each.since] = each
         self._take(corrections)
 

@@ -26,7 +26,7 @@ from browse.pictures import jpeg_of, reduced_picture
 from browse.review_session import Review, StaleRevision
 from formats.images import safe_join
 from formats.io.errors import InputError
-from formats.io.locks import claim
+from formats.io.locks import lock
 
 LONGEST_SIDE = {"images": 1600, "thumbnails": 160}  # pixels
 LARGEST_BODY = 8 << 20  # bytes: a change to one image is a hundredth of it
@@ -86,7 +86,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
 def _serve(options: argparse.Namespace) -> None:
     annotations, images, label_map = read_places(options)
     review = Review(annotations, label_map, options.out, options.order)
-    with claim(review.path.parent, review.path.stem), _listening(options, review, images) as server:
+    with lock(review.path.parent, review.path.stem), _listening(options, review, images) as server:
         for problem in review.problems:
             print(f"not shown: {problem}", file=sys.stderr)
         print(f"{_told(review)}\nreview at {server.address}  (Ctrl+C ends)", flush=True)
@@ -123,7 +123,7 @@ class ReviewServer(ThreadingHTTPServer):
 
 
 class _Refused(Exception):
-    """An answer that is no success. The message goes to the page."""
+    """An answer that is not a success. The message goes to the page."""
 
     def __init__(self, status: HTTPStatus, message: str) -> None:
         super().__init__(message)

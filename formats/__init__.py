@@ -42,7 +42,7 @@ from formats.odvg import (
     write_open_groundingdino,
 )
 from formats.odvg_lines import record_from_line
-from formats.omissions import Losses, describe_losses
+from formats.omissions import Omissions, describe_omissions
 from formats.openimages import read_openimages, read_openimages_categories
 from formats.record import Box, Instance, Record, Region, Span
 from formats.refcoco import read_refcoco
@@ -104,7 +104,7 @@ CATEGORIES: dict[str, Callable[..., tuple[str, ...]]] = {
 }
 
 # Each takes a path and records, and what else its signature says; it gives what the format has no place for.
-WRITERS: dict[str, Callable[..., Losses]] = {
+WRITERS: dict[str, Callable[..., Omissions]] = {
     "odvg": write_odvg,
     "open-groundingdino": write_open_groundingdino,
     "coco": write_coco,
@@ -138,13 +138,13 @@ __all__ = [
     "InputError",
     "Instance",
     "LineProblem",
-    "Losses",
     "LvisDetails",
+    "Omissions",
     "Record",
     "Region",
     "Span",
     "candidates_key",
-    "describe_losses",
+    "describe_omissions",
     "image_key",
     "image_size",
     "list_images",

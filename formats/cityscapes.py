@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from formats.io.errors import InputError
-from formats.omissions import Losses
+from formats.omissions import Omissions
 from formats.record import Instance, Record
 
 # Class number -> name, of the classes with objects that are evaluated (cityscapesScripts, labels.py).
@@ -27,11 +27,11 @@ _CLASSES = {
 _SUFFIX = "_gtFine_instanceIds.png"
 
 
-def read_cityscapes(gt_dir: str | Path, losses: Losses | None = None) -> Iterator[Record]:
+def read_cityscapes(gt_dir: str | Path, omissions: Omissions | None = None) -> Iterator[Record]:
     """One record for each instanceIds.png under `gt_dir` (gtFine/val), in the order of their names.
 
-    File names are "CITY/NAME_leftImg8bit.png", relative to leftImg8bit/val. Groups are ignored; losses counts
-    the masks. Raises InputError when there is no such file or one that is no map of 16-bit numbers.
+    File names are "CITY/NAME_leftImg8bit.png", relative to leftImg8bit/val. Groups are ignored; omissions counts
+    the masks. Raises InputError when there is no such file or one that is not a map of 16-bit numbers.
     """
     root = Path(gt_dir)
     paths = sorted(root.rglob(f"*{_SUFFIX}"))
@@ -43,8 +43,8 @@ def read_cityscapes(gt_dir: str | Path, losses: Losses | None = None) -> Iterato
         height, width = numbers.shape
         filename = (path.relative_to(root).parent / name).as_posix()
         instances = tuple(_instances(numbers))
-        if losses is not None:
-            losses["masks, now the boxes round them"] += len(instances)
+        if omissions is not None:
+            omissions["masks, now the boxes round them"] += len(instances)
         yield Record(filename, height, width, instances)
 
 

@@ -18,7 +18,7 @@ from formats.images import image_size, safe_join, with_slashes
 from formats.io.errors import InputError, handed_to, refused, want_one_of
 from formats.io.files import write_json
 from formats.io.json_stream import JsonItem, PackedItems, stream_json
-from formats.omissions import Losses, check_category, count_losses, count_unread, refuse_caption
+from formats.omissions import Omissions, check_category, count_omissions, count_unread, refuse_caption
 from formats.record import Box, Instance, Record, Region
 
 _WANT_RESULTS = 'expected a COCO results file: [{"image_id": 1, "category_id": 1, "bbox": [...], "score": 0.5}]'
@@ -99,11 +99,11 @@ def read_coco_categories(path: str | Path) -> tuple[str, ...]:
 
 
 def load_coco(
-    path: str | Path, losses: Losses | None = None, also_read: Collection[str] = (), annotated: bool = True
+    path: str | Path, omissions: Omissions | None = None, also_read: Collection[str] = (), annotated: bool = True
 ) -> CocoContent:
     """The whole file. Raises InputError where it is no COCO file or gives an id twice.
 
-    also_read: keys of images and annotations that are read beside COCO's own, and so not counted in `losses`.
+    also_read: keys of images and annotations that are read beside COCO's own, and so not counted in `omissions`.
     annotated: False passes over the annotations.
     """
     tables: dict[str, dict[Any, dict]] = {}
@@ -118,10 +118,10 @@ def load_coco(
         elif position is None or not isinstance(entry, dict):
             raise InputError(path, f"{key!r} is no list of objects", "expected a COCO annotation file")
         elif key != "annotations":
-            count_unread(losses, entry, read[key], key)
+            count_unread(omissions, entry, read[key], key)
             _add_by_id(tables[key], entry, f"{path}: {key} {position}")
         elif annotated and annotations is not None:
-            count_unread(losses, entry, annotation_keys, key)
+            count_unread(omissions, entry, annotation_keys, key)
             annotations.append(_without_outlines(entry))
     images, category_entries = (needed(tables, key, str(path)) for key in ("images", "categories"))
     return CocoContent(path, images, _categories(category_entries, path), annotations, category_entries)
@@ -238,7 +238,7 @@ def read_coco_results(path: str | Path, truth: str | Path) -> Iterator[Record]:
     yield from coco_records(content._replace(path=path, annotations=entries))
 
 
-def write_coco_results(path: str | Path, records: Iterable[Record], truth: str | Path) -> Losses:
+def write_coco_results(path: str | Path, records: Iterable[Record], truth: str | Path) -> Omissions:
     """Writes predictions as COCO results: [{"image_id", "category_id", "bbox", "score"}, ...], whole or not at all.
 
     truth: the COCO file whose image ids (by file name) and category ids (by name) are used. Raises InputError for a
@@ -247,11 +247,11 @@ def write_coco_results(path: str | Path, records: Iterable[Record], truth: str |
     content = load_coco(truth)
     image_ids = {with_slashes(str(image.get("file_name"))): image_id for image_id, image in content.images.items()}
     category_ids = {name: category_id for category_id, (_, name) in content.categories.items()}
-    losses = Losses()
+    omissions = Omissions()
     results: list[dict] = []
     for record in records:
         refuse_caption(record, "a results file")
-        count_losses(losses, record, ("score",))
+        count_omissions(omissions, record, ("score",))
         if record.filename not in image_ids:
             raise InputError(
                 record.filename, f"is no image of {truth}", "expected predictions for the images of the truth"
@@ -260,7 +260,7 @@ def write_coco_results(path: str | Path, records: Iterable[Record], truth: str |
             if not instance.ignore:
                 results.append(_result(instance, image_ids[record.filename], category_ids, record.filename))
     write_json(path, results, indent=None)
-    return losses
+    return omissions
 
 
 def _result(instance: Instance, image_id: Any, category_ids: Mapping[str, Any], place: str) -> dict[str, Any]:
@@ -277,7 +277,7 @@ def _result(instance: Instance, image_id: Any, category_ids: Mapping[str, Any], 
     }
 
 
-def write_coco(path: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Losses:
+def write_coco(path: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Omissions:
     """Writes detection records as COCO JSON, whole or not at all; gives what COCO has no place for.
 
     Image, annotation and category ids count from 1; the category ids in the order of `categories`, whose positions
@@ -287,11 +287,11 @@ def write_coco(path: str | Path, records: Iterable[Record], categories: Sequence
     """
     images: list[dict] = []
     annotations: list[dict] = []
-    losses = Losses()
+    omissions = Omissions()
     labelled = False
     for record in records:
         refuse_caption(record, "COCO")
-        count_losses(losses, record, ("score", "ignore"))
+        count_omissions(omissions, record, ("score", "ignore"))
         labelled |= record.instances is not None
         image_id = len(images) + 1
         images.append({"id": image_id, "file_name": record.filename, "height": record.height, "width": record.width})
@@ -302,10 +302,10 @@ def write_coco(path: str | Path, records: Iterable[Record], categories: Sequence
     if labelled or not images:
         content["annotations"] = annotations
     else:
-        losses.clear()  # a file without annotations says that nobody has looked
+        omissions.clear()  # a file without annotations says that nobody has looked
     content["categories"] = [{"id": label + 1, "name": name} for label, name in enumerate(categories)]
     write_json(path, content, indent=None, ensure_ascii=False)
-    return losses
+    return omissions
 
 
 def _instance(entry: Mapping, categories: Mapping[Any, tuple[int, str]], place: str) -> Instance:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from formats.coco import CocoContent, coco_records, load_coco, needed
 from formats.io.errors import InputError
-from formats.omissions import Losses
+from formats.omissions import Omissions
 from formats.record import Record
 
 _log = logging.getLogger(__name__)
@@ -61,14 +61,16 @@ class LvisDetails(NamedTuple):
     not_exhaustive: dict[str, frozenset[int]]
 
 
-def read_lvis(ann_file: str | Path, frequencies: str | None = None, losses: Losses | None = None) -> Iterator[Record]:
+def read_lvis(
+    ann_file: str | Path, frequencies: str | None = None, omissions: Omissions | None = None
+) -> Iterator[Record]:
     """The records of LVIS v1 (or v0.5); file names as "train2017/000000391895.jpg".
 
     frequencies: "f,c" keeps frequent and common categories alone, so that rare ones can be learned from nothing
     (the reference's lvis2ovd.py); every image stays. None keeps all.
-    What is not exhaustively labelled comes from read_lvis_details; losses counts it.
+    What is not exhaustively labelled comes from read_lvis_details; omissions counts it.
     """
-    content = _of_frequencies(_by_category_id(load_coco(ann_file, losses, ("coco_url",))), frequencies)
+    content = _of_frequencies(_by_category_id(load_coco(ann_file, omissions, ("coco_url",))), frequencies)
     yield from coco_records(content, _lvis_filename)
 
 
@@ -90,10 +92,10 @@ def _of_frequencies(content: CocoContent, frequencies: str | None) -> CocoConten
 
 
 def _frequency(content: CocoContent, category_id: Any) -> str:
-    place = f"{content.path}: category {category_id!r}"
-    frequency = needed(content.category_entries[category_id], "frequency", place)
+    location = f"{content.path}: category {category_id!r}"
+    frequency = needed(content.category_entries[category_id], "frequency", location)
     if frequency not in _FREQUENCIES:
-        raise InputError(place, f"frequency is {frequency!r}", "expected r, c or f")
+        raise InputError(location, f"frequency is {frequency!r}", "expected r, c or f")
     return frequency
 
 
@@ -104,43 +106,43 @@ def read_lvis_details(ann_file: str | Path) -> LvisDetails:
     absent: dict[str, frozenset[int]] = {}
     not_exhaustive: dict[str, frozenset[int]] = {}
     for image_id, image in content.images.items():
-        place = f"{ann_file}: image {image_id!r}"
-        filename = _lvis_filename(image, place)
-        absent[filename] = _labels(image, "neg_category_ids", content, place)
-        not_exhaustive[filename] = _labels(image, "not_exhaustive_category_ids", content, place)
+        location = f"{ann_file}: image {image_id!r}"
+        filename = _lvis_filename(image, location)
+        absent[filename] = _labels(image, "neg_category_ids", content, location)
+        not_exhaustive[filename] = _labels(image, "not_exhaustive_category_ids", content, location)
     return LvisDetails(frequency, absent, not_exhaustive)
 
 
-def _labels(image: Mapping, key: str, content: CocoContent, place: str) -> frozenset[int]:
-    ids = needed(image, key, place)
+def _labels(image: Mapping, key: str, content: CocoContent, location: str) -> frozenset[int]:
+    ids = needed(image, key, location)
     if not isinstance(ids, list) or not all(type(each) is int and each in content.categories for each in ids):
-        raise InputError(place, f"{key} {ids!r} names what is no category's id", "expected a list of category ids")
+        raise InputError(location, f"{key} {ids!r} is not a list of category ids", "expected ids from its categories")
     return frozenset(content.categories[each][0] for each in ids)
 
 
-def _lvis_filename(image: Mapping, place: str) -> str:
+def _lvis_filename(image: Mapping, location: str) -> str:
     """v1 tells images by their address alone; v0.5 by COCO_val2014_000000000042.jpg, of 2017 000000000042.jpg."""
     if "coco_url" in image:
         return str(image["coco_url"]).rpartition(_COCO_HOST)[2]
-    name = str(needed(image, "file_name", place))
+    name = str(needed(image, "file_name", location))
     return name[-16:] if name.startswith("COCO") else name
 
 
 # Objects365
 
 
-def read_objects365v1(ann_file: str | Path, losses: Losses | None = None) -> Iterator[Record]:
+def read_objects365v1(ann_file: str | Path, omissions: Omissions | None = None) -> Iterator[Record]:
     """The records of Objects365 v1, without the three images that its archives lack."""
-    content = _by_category_id(load_coco(ann_file, losses))
+    content = _by_category_id(load_coco(ann_file, omissions))
     yield from coco_records(_without_images(content, _MISSING_IN_OBJECTS365_V1))
 
 
-def read_objects365v2(ann_file: str | Path, losses: Losses | None = None) -> Iterator[Record]:
+def read_objects365v2(ann_file: str | Path, omissions: Omissions | None = None) -> Iterator[Record]:
     """The records of Objects365 v2, names put right, file names as "patch8/objects365_v1_00420917.jpg".
 
     The three images that its archives lack are left out.
     """
-    content = _without_images(_objects365v2(load_coco(ann_file, losses)), _MISSING_IN_OBJECTS365_V2)
+    content = _without_images(_objects365v2(load_coco(ann_file, omissions)), _MISSING_IN_OBJECTS365_V2)
     yield from coco_records(content, _objects365v2_filename)
 
 
@@ -158,8 +160,8 @@ def _objects365v2(content: CocoContent) -> CocoContent:
     return content._replace(categories=fixed)
 
 
-def _objects365v2_filename(image: Mapping, place: str) -> str:
-    return "/".join(PurePosixPath(str(needed(image, "file_name", place))).parts[-2:])
+def _objects365v2_filename(image: Mapping, location: str) -> str:
+    return "/".join(PurePosixPath(str(needed(image, "file_name", location))).parts[-2:])
 
 
 def _without_images(content: CocoContent, missing: Collection[int]) -> CocoContent:
@@ -173,9 +175,9 @@ def _without_images(content: CocoContent, missing: Collection[int]) -> CocoConte
 # V3Det
 
 
-def read_v3det(ann_file: str | Path, losses: Losses | None = None) -> Iterator[Record]:
+def read_v3det(ann_file: str | Path, omissions: Omissions | None = None) -> Iterator[Record]:
     """The records of V3Det; file names as "images/a00000066/0_380_….jpg"."""
-    yield from read_coco_by_category_id(ann_file, losses)
+    yield from read_coco_by_category_id(ann_file, omissions)
 
 
 # ODinW
@@ -183,12 +185,12 @@ def read_v3det(ann_file: str | Path, losses: Losses | None = None) -> Iterator[R
 _ODINW_FILES = ("annotations_without_background.json", "_annotations.coco.json")
 
 
-def read_odinw(split: str | Path, losses: Losses | None = None) -> Iterator[Record]:
+def read_odinw(split: str | Path, omissions: Omissions | None = None) -> Iterator[Record]:
     """The records of one split of one data set of ODinW: a folder such as odinw/pothole/valid, or its JSON.
 
     The category 0 that Roboflow puts before the data set's own is left out where nothing bears it.
     """
-    yield from coco_records(_odinw(split, losses))
+    yield from coco_records(_odinw(split, omissions))
 
 
 def read_odinw_categories(split: str | Path) -> tuple[str, ...]:
@@ -196,14 +198,14 @@ def read_odinw_categories(split: str | Path) -> tuple[str, ...]:
     return _names(_odinw(split))
 
 
-def _odinw(split: str | Path, losses: Losses | None = None) -> CocoContent:
+def _odinw(split: str | Path, omissions: Omissions | None = None) -> CocoContent:
     path = Path(split)
     if path.is_dir():
         files = [path / name for name in _ODINW_FILES if (path / name).is_file()]
         if not files:
             raise InputError(path, "holds no annotations of ODinW", f"expected {' or '.join(_ODINW_FILES)} in it")
         path = files[0]
-    content = _by_category_id(load_coco(path, losses))
+    content = _by_category_id(load_coco(path, omissions))
     used = any(entry.get("category_id") == 0 for entry in content.annotations or ())
     if 0 in content.categories and not used and len(content.categories) > 1:
         names = [(category_id, name) for category_id, (_, name) in content.categories.items() if category_id != 0]
@@ -214,9 +216,9 @@ def _odinw(split: str | Path, losses: Losses | None = None) -> CocoContent:
 # Shared
 
 
-def read_coco_by_category_id(ann_file: str | Path, losses: Losses | None = None) -> Iterator[Record]:
+def read_coco_by_category_id(ann_file: str | Path, omissions: Omissions | None = None) -> Iterator[Record]:
     """As read_coco, with labels in the order of the category ids."""
-    yield from coco_records(_by_category_id(load_coco(ann_file, losses)))
+    yield from coco_records(_by_category_id(load_coco(ann_file, omissions)))
 
 
 def read_categories_by_id(ann_file: str | Path) -> tuple[str, ...]:

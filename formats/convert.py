@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 import formats
 from formats.coco import load_coco
+from formats.dataset_names import label_map_beside, part_path
 from formats.io.errors import InputError
 from formats.io.json_stream import stream_json
 from formats.label_map import label_map_beside, read_label_map, write_label_map
@@ -65,13 +66,13 @@ def convert(
     if selection.label_map is not None:
         merged, (_, move) = formats.merge_label_maps([read_label_map(selection.label_map), names])
 
-    losses = formats.Losses()
+    omissions = formats.Omissions()
 
     def chosen(part: str | None) -> Iterable[Record]:
-        losses.clear()  # with parts, the source is read once for each
-        stream = told(call(f"convert {source_format}", reader, {**asked, "losses": losses}, source))
+        omissions.clear()  # with parts, the source is read once for each
+        stream = told(call(f"convert {source_format}", reader, {**asked, "omissions": omissions}, source))
         if excluded:
-            stream = formats.without_images(stream, excluded, losses)
+            stream = formats.without_images(stream, excluded, omissions)
         if move is not None:
             stream = (formats.relabelled(record, move, merged) for record in stream)
         if selection.sample is not None:
@@ -79,18 +80,13 @@ def convert(
         return stream if part is None else formats.only_part(stream, parts, part, selection.seed)
 
     parts = selection.parts or {}
-    places: dict[str | None, str | Path] = {part: _part_path(out, part) for part in parts} or {None: out}
-    lines = [write(target_format, place, chosen(part), _in_order(merged), given) for part, place in places.items()]
-    if lost := formats.describe_losses(losses):
+    places: dict[str | None, str | Path] = {part: part_path(out, part) for part in parts} or {None: out}
+    lines = [
+        write(target_format, location, chosen(part), _in_order(merged), given) for part, location in places.items()
+    ]
+    if lost := formats.describe_omissions(omissions):
         lines.append(f"{source}: left out in reading:\n{lost}")
     return "\n".join(lines)
-
-
-def _part_path(out: str | Path, part: str) -> Path:
-    """X_od.json -> X_train_od.json, so that a label map finds its place; X -> X_train."""
-    path = Path(out)
-    kind = "_od" if path.stem.endswith("_od") else "_vg" if path.stem.endswith("_vg") else ""
-    return path.with_name(f"{path.stem.removesuffix(kind)}_{part}{kind}{path.suffix}")
 
 
 def _images_of(annotations: Sequence[str | Path]) -> set[str]:
@@ -144,14 +140,14 @@ def write(target_format: str, out: str | Path, records: Iterable[Record], names:
     """Writes the records; gives lines that say where, and what the format had no place for."""
     writer, used = formats.WRITERS[target_format], set[int]()
     first, records = _first_of(_noting_labels(records, used))
-    losses = call(f"convert to {target_format}", writer, {**given, "categories": names}, out, records)
+    omissions = call(f"convert to {target_format}", writer, {**given, "categories": names}, out, records)
     if target_format in _WITHOUT_CATEGORIES and len(used) < len(names):
-        losses["categories that no box bears"] += len(names) - len(used)
+        omissions["categories that no box bears"] += len(names) - len(used)
     told = f"{out}: captions" if first is not None and first.caption is not None else f"{out}: {len(names)} categories"
     if target_format in ("odvg", "open-groundingdino") and not told.endswith("captions"):
         write_label_map(label_map_beside(out), dict(enumerate(names)))
         told += f" in {label_map_beside(out)}"
-    lost = describe_losses(losses)
+    lost = describe_omissions(omissions)
     return f"{told}\n{target_format} has no place for:\n{lost}" if lost else told
 
 
@@ -200,7 +196,7 @@ def _first_of(records: Iterable[Record]) -> tuple[Record | None, Iterator[Record
 OPTIONS = {"image_dir": "images"}
 
 
-def call(place: str, function: Callable, given: Mapping[str, Any], *first: Any) -> Any:
+def call(location: str, function: Callable, given: Mapping[str, Any], *first: Any) -> Any:
     """function(*first, **given) with the parameters that it has. Raises InputError for those it lacks."""
     parameters = list(inspect.signature(function).parameters.values())[len(first) :]
     missing = [each.name for each in parameters if each.default is each.empty and each.name not in given]
@@ -208,7 +204,7 @@ def call(place: str, function: Callable, given: Mapping[str, Any], *first: Any) 
         names = [OPTIONS.get(name, name) for name in missing]
         verb = "is" if len(names) == 1 else "are"
         want = " and ".join(f"--{name.replace('_', '-')}" for name in names)
-        raise InputError(place, f"{' or '.join(names)} {verb} not given", f"expected {want}")
+        raise InputError(location, f"{' or '.join(names)} {verb} not given", f"expected {want}")
     return function(*first, **{each.name: given[each.name] for each in parameters if each.name in given})
 
 

@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape, quoteattr
 from formats.images import with_slashes
 from formats.io.errors import InputError, refused, want_one_of
 from formats.io.files import write_whole
-from formats.omissions import Losses, check_category, count_losses, refuse_caption
+from formats.omissions import Omissions, check_category, count_omissions, refuse_caption
 from formats.record import Box, Instance, Record
 from formats.voc import xml_root
 
@@ -21,7 +21,7 @@ _WITHOUT_BOX = {"polyline": "polylines", "points": "points", "cuboid": "cuboids"
 
 
 def read_cvat(
-    path: str | Path, categories: Sequence[str] | None = None, losses: Losses | None = None
+    path: str | Path, categories: Sequence[str] | None = None, omissions: Omissions | None = None
 ) -> Iterator[Record]:
     """One record for each image; polygons, masks and ellipses as the boxes round them.
 
@@ -39,12 +39,12 @@ def read_cvat(
     names = categories if categories is not None else _names(root)
     labels = {name: label for label, name in enumerate(names)}
     for index, image in enumerate(root.iterfind("image")):
-        if losses is not None:
-            _count_unread(image, losses)
+        if omissions is not None:
+            _count_unread(image, omissions)
         yield _record(image, labels, f"{path}: image {index}")
 
 
-def _count_unread(image: ElementTree.Element, losses: Losses) -> None:
+def _count_unread(image: ElementTree.Element, omissions: Omissions) -> None:
     for shape in image:
         if _is_turned(shape):
             losses["turned boxes and ellipses, left out"] += 1
@@ -144,20 +144,20 @@ def _number(text: str, place: str) -> float:
     return number
 
 
-def write_cvat(path: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Losses:
+def write_cvat(path: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Omissions:
     """Writes detection records as CVAT's XML, whole or not at all, one at a time; gives what has no place there.
 
     Ignored boxes are left out: a reviewer would take them for objects. Raises InputError for captions, and for labels
     that `categories` does not have under the instance's name.
     """
-    losses = Losses()
+    omissions = Omissions()
     labels = "".join(f"<label><name>{escape(name)}</name></label>" for name in categories)
     with write_whole(path) as stream:
         stream.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n')
         stream.write(f"<meta><task><labels>{labels}</labels></task></meta>\n")
         for index, record in enumerate(records):
             refuse_caption(record, "CVAT")
-            count_losses(losses, record)
+            count_omissions(omissions, record)
             name = quoteattr(record.filename)
             stream.write(f'<image id="{index}" name={name} width="{record.width}" height="{record.height}">\n')
             for instance in record.instances or ():
@@ -166,7 +166,7 @@ def write_cvat(path: str | Path, records: Iterable[Record], categories: Sequence
                     stream.write(_box_element(instance))
             stream.write("</image>\n")
         stream.write("</annotations>\n")
-    return losses
+    return omissions
 
 
 def _box_element(instance: Instance) -> str:

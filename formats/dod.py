@@ -14,7 +14,7 @@ from formats.coco import needed
 from formats.coco_dialects import read_coco_by_category_id
 from formats.io.errors import InputError
 from formats.io.plain_pickle import read_plain_pickle
-from formats.omissions import Losses
+from formats.omissions import Omissions
 from formats.record import Record
 
 
@@ -29,9 +29,9 @@ class DodDetails(NamedTuple):
     absence: frozenset[int]
 
 
-def read_dod(ann_file: str | Path, losses: Losses | None = None) -> Iterator[Record]:
+def read_dod(ann_file: str | Path, omissions: Omissions | None = None) -> Iterator[Record]:
     """The records of D3's JSON: the label is the description's id less one, the category its words."""
-    yield from read_coco_by_category_id(ann_file, losses)
+    yield from read_coco_by_category_id(ann_file, omissions)
 
 
 def read_dod_details(pickles: str | Path) -> DodDetails:
@@ -39,12 +39,12 @@ def read_dod_details(pickles: str | Path) -> DodDetails:
     images, groups, sentences = (_load(Path(pickles) / f"{name}.pkl") for name in ("images", "groups", "sentences"))
     asked: dict[str, tuple[int, ...]] = {}
     for image_id, image in images.items():
-        place = f"{Path(pickles) / 'images.pkl'}: image {image_id!r}"
-        group_id = needed(image, "group_id", place)
+        location = f"{Path(pickles) / 'images.pkl'}: image {image_id!r}"
+        group_id = needed(image, "group_id", location)
         if group_id not in groups:
-            raise InputError(place, f"group_id {group_id!r} is no group", "expected one of groups.pkl")
+            raise InputError(location, f"group_id {group_id!r} is not a group", "expected one of groups.pkl")
         ids = needed(groups[group_id], "inner_sent_id", f"{Path(pickles) / 'groups.pkl'}: group {group_id!r}")
-        asked[needed(image, "file_name", place)] = tuple(sorted(each - 1 for each in ids))
+        asked[needed(image, "file_name", location)] = tuple(sorted(each - 1 for each in ids))
     absence = frozenset(each - 1 for each, sentence in sentences.items() if sentence.get("is_negative"))
     return DodDetails(asked, absence)
 
@@ -52,5 +52,5 @@ def read_dod_details(pickles: str | Path) -> DodDetails:
 def _load(path: Path) -> Mapping[Any, dict]:
     content = read_plain_pickle(path)
     if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
-        raise InputError(path, "is no table of entries by their ids", "expected the published file")
+        raise InputError(path, "is not a table of entries by their ids", "expected the published file")
     return content

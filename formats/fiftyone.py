@@ -16,7 +16,7 @@ from typing import Any
 from formats.images import image_size, list_images
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_whole_folder
-from formats.omissions import Losses, check_category, count_unread, refuse_caption
+from formats.omissions import Omissions, check_category, count_unread, refuse_caption
 from formats.record import Instance, Record
 
 _READ = frozenset({"label", "bounding_box", "confidence", "attributes"})
@@ -25,37 +25,37 @@ _WANT = 'expected FiftyOne\'s {"classes": [...], "labels": {...}}'
 
 
 def read_fiftyone(
-    folder: str | Path, image_dir: str | Path | None = None, losses: Losses | None = None
+    folder: str | Path, image_dir: str | Path | None = None, omissions: Omissions | None = None
 ) -> Iterator[Record]:
     """One record for each image of `image_dir` (by default data/ in the folder) that labels.json names.
 
-    losses: takes attributes other than weight and ignore. Raises InputError for labels of no image, unknown classes
+    omissions: takes attributes other than weight and ignore. Raises InputError for labels of no image, unknown classes
     and broken boxes.
     """
     path = Path(folder) / "labels.json"
     content = load_json(path, _WANT)
     classes = _classes(content, path)
-    known = {name: place for place, name in enumerate(classes)}
+    known = {name: location for location, name in enumerate(classes)}
     labels = content.get("labels")
     if not isinstance(labels, dict):
         raise InputError(path, "has no labels", _WANT)
     root = Path(folder) / "data" if image_dir is None else Path(image_dir)
     names = {PurePosixPath(name).with_suffix("").as_posix(): name for name in list_images(root)}
     for key, entries in labels.items():
-        place = f"{path}: {key!r}"
+        location = f"{path}: {key!r}"
         if key not in names:
-            raise InputError(place, f"has no image in {root}", "expected data/ with the images, or --images")
+            raise InputError(location, f"has no image in {root}", "expected data/ with the images, or --images")
         height, width = image_size(root / names[key])
         if entries is not None and not isinstance(entries, list):
-            raise InputError(place, f"holds a JSON {type(entries).__name__}", "expected a list of boxes or null")
+            raise InputError(location, f"holds a JSON {type(entries).__name__}", "expected a list of boxes or null")
         instances = (
             None
             if entries is None
-            else tuple(_instance(each, classes, known, height, width, place) for each in entries)
+            else tuple(_instance(each, classes, known, height, width, location) for each in entries)
         )
         for entry in entries or ():
-            count_unread(losses, entry, _READ, "boxes")
-            count_unread(losses, entry.get("attributes") or {}, _ATTRIBUTES, "boxes' attributes")
+            count_unread(omissions, entry, _READ, "boxes")
+            count_unread(omissions, entry.get("attributes") or {}, _ATTRIBUTES, "boxes' attributes")
         yield Record(names[key], height, width, instances)
 
 
@@ -82,14 +82,14 @@ def _names_in(labels: Mapping[str, Any]) -> set[str]:
 
 
 def _instance(
-    entry: Any, classes: Sequence[str], known: Mapping[str, int], height: int, width: int, place: str
+    entry: Any, classes: Sequence[str], known: Mapping[str, int], height: int, width: int, location: str
 ) -> Instance:
     """known: class -> its place."""
     label = entry.get("label") if isinstance(entry, dict) else None
     if isinstance(label, str):
         label = known.get(label, label)
     if not isinstance(label, int) or not 0 <= label < len(classes):
-        raise InputError(place, f"label {label!r} is unknown", f"expected 0..{len(classes) - 1}, or a class by name")
+        raise InputError(location, f"label {label!r} is unknown", f"expected 0..{len(classes) - 1}, or a class by name")
     attributes: Mapping = entry.get("attributes") or {}
     try:
         x, y, w, h = map(float, entry["bounding_box"])
@@ -98,11 +98,11 @@ def _instance(
         return Instance(box, label, classes[label], entry.get("confidence"), weight, ignore)
     except (TypeError, KeyError, ValueError, OverflowError, AttributeError) as error:
         raise InputError(
-            place, f"has a broken box ({error})", "expected bounding_box: [x, y, width, height]"
+            location, f"has a broken box ({error})", "expected bounding_box: [x, y, width, height]"
         ) from error
 
 
-def write_fiftyone(folder: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Losses:
+def write_fiftyone(folder: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Omissions:
     """Writes labels.json into a new folder, whole or not at all; ignore and weight become attributes.
 
     Put the images, or a link to their folder, beside it as data/. Raises InputError for captions, for two images of
@@ -120,7 +120,7 @@ def write_fiftyone(folder: str | Path, records: Iterable[Record], categories: Se
     with write_whole_folder(folder) as root:
         text = json.dumps({"classes": list(categories), "labels": labels}, ensure_ascii=False)
         (root / "labels.json").write_text(text, encoding="utf-8")
-    return Losses()
+    return Omissions()
 
 
 def _entry(instance: Instance, record: Record) -> dict[str, Any]:

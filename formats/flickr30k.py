@@ -14,7 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from formats.io.errors import InputError, refused
-from formats.omissions import Losses
+from formats.omissions import Omissions
 from formats.record import Box, Record, Region, Span
 from formats.voc import size_in, voc_box, voc_text, xml_root
 
@@ -22,12 +22,14 @@ _PHRASE = re.compile(r"\[/EN#(?P<entity>\d+)(?:/[^\s\]]+)+ (?P<words>[^\]]*)\]")
 _NOT_VISUAL = "0"
 
 
-def read_flickr30k(root: str | Path, split: str | Path | None = None, losses: Losses | None = None) -> Iterator[Record]:
+def read_flickr30k(
+    root: str | Path, split: str | Path | None = None, omissions: Omissions | None = None
+) -> Iterator[Record]:
     """One record for each caption, image by image; the file name is ID.jpg.
 
     root: the folder that has Sentences/ and Annotations/. split: a text file with one image ID a line; by default
-    all. A phrase without a box stays a region with none; losses counts the phrases of nothing to be seen, which are no
-    regions, and the numbers that tie the captions of an image together. Raises InputError for broken markup, XML
+    all. A phrase without a box stays a region with none; omissions counts the phrases of nothing to be seen, which are
+    not regions, and the numbers that tie the captions of an image together. Raises InputError for broken markup, XML
     that is none, and IDs without files.
     """
     sentences, annotations = (_folder(Path(root), name) for name in ("Sentences", "Annotations"))
@@ -36,9 +38,9 @@ def read_flickr30k(root: str | Path, split: str | Path | None = None, losses: Lo
         path = sentences / f"{image_id}.txt"
         for number, line in enumerate(_read_lines(path), start=1):
             caption, phrases = _parse(line, f"{path}:{number}")
-            if losses is not None:
-                losses["phrases of nothing to be seen"] += len(_PHRASE.findall(line)) - len(phrases)
-                losses["numbers of entities"] += len(phrases)
+            if omissions is not None:
+                omissions["phrases of nothing to be seen"] += len(_PHRASE.findall(line)) - len(phrases)
+                omissions["numbers of entities"] += len(phrases)
             regions = tuple(
                 Region(boxes.get(entity, ()), (caption[slice(*span)],), (span,)) for entity, span in phrases
             )
@@ -69,7 +71,7 @@ def _read_lines(path: Path) -> list[str]:
         raise InputError(path, f"cannot be read ({error})", "expected a text file of Flickr30k Entities") from error
 
 
-def _parse(line: str, place: str) -> tuple[str, list[tuple[str, Span]]]:
+def _parse(line: str, location: str) -> tuple[str, list[tuple[str, Span]]]:
     """The caption without its markup, and (entity, span) of each phrase that can be seen."""
     caption, phrases, done = "", [], 0
     for match in _PHRASE.finditer(line):
@@ -81,7 +83,7 @@ def _parse(line: str, place: str) -> tuple[str, list[tuple[str, Span]]]:
         done = match.end()
     caption += line[done:]
     if "/EN#" in caption:
-        raise InputError(place, "has broken markup", "expected [/EN#number/type words]")
+        raise InputError(location, "has broken markup", "expected [/EN#number/type words]")
     return caption, phrases
 
 
@@ -92,14 +94,14 @@ def _boxes(path: Path) -> tuple[dict[str, tuple[Box, ...]], int, int]:
     for index, entry in enumerate(root.iterfind("object")):
         if entry.find("bndbox") is None:
             continue  # a scene, or nothing that could be boxed
-        place = f"{path}: object {index}"
-        box = voc_box(entry, place)
-        for name in _names(entry, place):
+        location = f"{path}: object {index}"
+        box = voc_box(entry, location)
+        for name in _names(entry, location):
             boxes.setdefault(name, []).append(box)
     height, width = size_in(root, path)
     return {entity: tuple(found) for entity, found in boxes.items()}, height, width
 
 
-def _names(entry: ElementTree.Element, place: str) -> list[str]:
-    voc_text(entry, "name", place)
+def _names(entry: ElementTree.Element, location: str) -> list[str]:
+    voc_text(entry, "name", location)
     return [(name.text or "").strip() for name in entry.iterfind("name")]

@@ -15,7 +15,7 @@ from typing import Any
 from formats.coco import needed, size_of
 from formats.io.errors import InputError, refused
 from formats.io.json_stream import stream_json
-from formats.omissions import Losses, count_unread
+from formats.omissions import Omissions, count_unread
 from formats.record import Box, Record, Region, Span
 
 _READ = frozenset({"key", "caption", "height", "width", "ref_exps", "status"})
@@ -24,12 +24,12 @@ _PATTERNS = ("*.json", "*.parquet", "*.tar")
 _WANT = "expected a list of GRIT's samples, or a folder of such files"
 
 
-def read_grit(source: str | Path, losses: Losses | None = None) -> Iterator[Record]:
+def read_grit(source: str | Path, omissions: Omissions | None = None) -> Iterator[Record]:
     """One record for each sample of a file, or of all files of a folder in the order of their names.
 
     A file is a JSON list, or what img2dataset makes of GRIT's published table: a shard's Parquet file or its tar.
     Where a folder has several kinds, one is read: JSON before Parquet before tar. Rows whose image could not be fetched
-    are left out, and counted in `losses`.
+    are left out, and counted in `omissions`.
 
     File names are "images/00000/000000012.jpg", as the reference lays them out (mmdet 3.3.0, grit2odvg.py). The
     expressions' scores are kept; boxes of the same span make one region. The reference also drops captions with
@@ -41,15 +41,15 @@ def read_grit(source: str | Path, losses: Losses | None = None) -> Iterator[Reco
     if files is None:
         raise InputError(path, f"holds none of {', '.join(_PATTERNS)}", _WANT)
     for file in files:
-        for sample, place in _samples(file):
+        for sample, location in _samples(file):
             if not isinstance(sample, dict):
-                raise InputError(place, f"is a JSON {type(sample).__name__}", "expected an object")
+                raise InputError(location, f"is a JSON {type(sample).__name__}", "expected an object")
             if sample.get("status", _FETCHED) != _FETCHED:
-                if losses is not None:
-                    losses["samples whose image could not be fetched"] += 1
+                if omissions is not None:
+                    omissions["samples whose image could not be fetched"] += 1
                 continue
-            count_unread(losses, sample, _READ, "samples")
-            yield _record(sample, place)
+            count_unread(omissions, sample, _READ, "samples")
+            yield _record(sample, location)
 
 
 def _shards(folder: Path, pattern: str) -> list[Path]:
@@ -57,7 +57,7 @@ def _shards(folder: Path, pattern: str) -> list[Path]:
 
 
 def _samples(file: Path) -> Iterator[tuple[Any, str]]:
-    """(sample, place) of each sample of a file."""
+    """(sample, location) of each sample of a file."""
     if file.suffix == ".parquet":
         yield from _parquet_samples(file)
         return
@@ -97,27 +97,27 @@ def _tar_samples(file: Path) -> Iterator[tuple[Any, str]]:
         raise InputError(file, f"cannot be read ({error})", _WANT) from error
 
 
-def _record(sample: Mapping, place: str) -> Record:
-    key, caption = (needed(sample, name, place) for name in ("key", "caption"))
+def _record(sample: Mapping, location: str) -> Record:
+    key, caption = (needed(sample, name, location) for name in ("key", "caption"))
     if not isinstance(key, str) or not key or not isinstance(caption, str):
-        raise InputError(place, f"key {key!r} or caption {caption!r} is no text", "expected texts")
-    height, width = size_of(sample, place)
+        raise InputError(location, f"key {key!r} or caption {caption!r} is not text", "expected texts")
+    height, width = size_of(sample, location)
     try:
-        regions = _regions(sample, caption, height, width, place)
+        regions = _regions(sample, caption, height, width, location)
         return Record(f"images/{key[:5]}/{key}.jpg", height, width, caption=caption, regions=regions)
     except InputError:
         raise
     except (ValueError, OverflowError) as error:  # the latter: a size beyond all floats
-        raise refused(place, error) from error
+        raise refused(location, error) from error
 
 
-def _regions(sample: Mapping, caption: str, height: int, width: int, place: str) -> tuple[Region, ...]:
+def _regions(sample: Mapping, caption: str, height: int, width: int, location: str) -> tuple[Region, ...]:
     found: dict[Span, list[tuple[Box, float]]] = {}
-    expressions = needed(sample, "ref_exps", place)
+    expressions = needed(sample, "ref_exps", location)
     if not isinstance(expressions, list):
-        raise InputError(place, f"ref_exps {expressions!r} is no list", "expected a list of expressions")
+        raise InputError(location, f"ref_exps {expressions!r} is not a list", "expected a list of expressions")
     for index, expression in enumerate(expressions):
-        span, box, score = _expression(expression, f"{place}, ref_exps {index}")
+        span, box, score = _expression(expression, f"{location}, ref_exps {index}")
         x1, y1, x2, y2 = box
         found.setdefault(span, []).append(((x1 * width, y1 * height, x2 * width, y2 * height), score))
     return tuple(
@@ -126,12 +126,12 @@ def _regions(sample: Mapping, caption: str, height: int, width: int, place: str)
     )
 
 
-def _expression(value: Any, place: str) -> tuple[Span, Box, float]:
+def _expression(value: Any, location: str) -> tuple[Span, Box, float]:
     want = "expected [start, end, x1, y1, x2, y2, score]"
     try:
         start, end, x1, y1, x2, y2, score = map(float, value)
     except (TypeError, ValueError, OverflowError):
-        raise InputError(place, f"{value!r} is not seven numbers", want) from None
+        raise InputError(location, f"{value!r} is not seven numbers", want) from None
     if not all(map(math.isfinite, (start, end))) or not (start.is_integer() and end.is_integer()):
-        raise InputError(place, f"span {start:g} to {end:g} is not whole", want)
+        raise InputError(location, f"span {start:g} to {end:g} is not whole", want)
     return (int(start), int(end)), (x1, y1, x2, y2), score

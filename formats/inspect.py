@@ -10,8 +10,9 @@ from typing import Any
 
 import formats
 from formats.convert import call, guess_format, told
+from formats.dataset_names import label_map_beside
 from formats.io.errors import InputError
-from formats.label_map import label_map_beside, read_label_map
+from formats.label_map import read_label_map
 from formats.odvg import read_odvg_places
 from formats.odvg_lines import QUARANTINED
 from formats.record import Record
@@ -22,18 +23,18 @@ _ODVG = ("odvg", "open-groundingdino")
 
 
 def check(source: str | Path, source_format: str | None = None, **given: Any) -> Iterator[InputError]:
-    """Every problem of an annotation file, in its order; the place of an ODVG problem is `file:line`.
+    """Every problem of an annotation file, in its order; the location of an ODVG problem is `file:line`.
 
     A label map beside an ODVG file, `X_label_map.json`, is held against its names; image_dir, where given, against
-    the file names and sizes. given: as for formats.convert.convert; losses takes what is no problem but not read.
+    the file names and sizes. given: as for formats.convert.convert; omissions takes what is not read but not a problem.
     """
     source_format = source_format or guess_format(source)
     image_dir = given.get("image_dir")
     if source_format in _ODVG:
         names = read_label_map(label_map_beside(source)) if label_map_beside(source).is_file() else None
         checker = Checker(names, image_dir)
-        for _, place, entry in told(read_odvg_places(source, given.get("losses"))):
-            yield from checker.problems(entry, place) if isinstance(entry, Record) else [entry.error]
+        for _, location, entry in told(read_odvg_places(source, given.get("omissions"))):
+            yield from checker.problems(entry, location) if isinstance(entry, Record) else [entry.error]
         return
     checker = Checker(None, image_dir)
     refused: list[InputError] = []

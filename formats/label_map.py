@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,22 +35,11 @@ def read_label_map(path: str | Path) -> dict[int, str]:
     for key, name in pairs:
         label = _label(path, key)
         if label in names:
-            raise InputError(path, f"label {key} stands there twice", "expected every label once")
+            raise InputError(path, f"label {key} is listed twice", "expected every label once")
         if not isinstance(name, str) or not name.strip():
             raise InputError(path, f"label {key} has the name {name!r}", "expected a non-empty text")
         names[label] = name
     return dict(sorted(names.items()))
-
-
-def label_map_beside(annotations: str | Path) -> Path:
-    """X_od.json, and the labels X_od_v1.json that were made of it -> X_label_map.json."""
-    annotations = as_path(annotations)
-    return annotations.with_name(f"{without_version(annotations.stem).removesuffix('_od')}_label_map.json")
-
-
-def without_version(stem: str) -> str:
-    """X_od_v1 -> X_od. A version of the user's own, as in photos_v2, stays."""
-    return re.sub(r"(?<=_od|_vg)_v\d+$", "", stem)
 
 
 def write_label_map(path: str | Path, mapping: Mapping[int, str]) -> None:
@@ -61,7 +49,7 @@ def write_label_map(path: str | Path, mapping: Mapping[int, str]) -> None:
 
 
 class _Pairs(list):
-    """A JSON object as its (key, value) pairs, so that a key that stands there twice is seen."""
+    """A JSON object as its (key, value) pairs, so that a key that is listed twice is seen."""
 
 
 def _label(path: str | Path, key: str) -> int:

@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 from formats.images import IMAGE_SUFFIXES, find_below, image_size, safe_join, with_slashes
 from formats.io.errors import InputError, handed_to, refused, want_one_of
 from formats.io.files import load_json, write_whole
-from formats.omissions import Losses, count_losses, refuse_caption
+from formats.omissions import Omissions, count_omissions, refuse_caption
 from formats.record import Instance, Record
 
 _LOCAL_FILES = "/data/local-files/?d="  # Label Studio's address of a file below its local storage
@@ -211,7 +211,7 @@ def write_labelstudio(path: str | Path, records: Iterable[Record], image_dir: st
             count_losses(losses, record, ("score", "unlabelled"))
             stream.write((",\n" if index else "\n") + json.dumps(_task(record, folder), ensure_ascii=False))
         stream.write("\n]\n")
-    return losses
+    return omissions
 
 
 def _task(record: Record, folder: str) -> dict[str, Any]:

@@ -13,52 +13,52 @@ from pathlib import Path
 
 from formats.coco import annotations_by_image, box_of, file_name_of, load_coco, needed, record_of
 from formats.io.errors import InputError
-from formats.omissions import Losses
+from formats.omissions import Omissions
 from formats.record import Box, Record, Region, Span
 
 _NOTHING = -1
 _READ = ("caption", "tokens_positive", "tokens_positive_eval", "phrase_ids")
 
 
-def read_mdetr(ann_file: str | Path, losses: Losses | None = None) -> Iterator[Record]:
+def read_mdetr(ann_file: str | Path, omissions: Omissions | None = None) -> Iterator[Record]:
     """One record for each caption, in file order; boxes of the same spans make one region.
 
     Spans that one blank parts are joined: they name the same tokens. The reference (mmdet 3.3.0, goldg2odvg.py) makes
     one region of all boxes whose phrases read the same, with the first one's spans; here "a man" and a later "a man"
     stay apart. Crowds make regions of their own, which are ignored; boxes that name no words are left out, and counted
-    in `losses`. A caption without boxes has regions (). Raises InputError for spans that leave the caption and for
+    in `omissions`. A caption without boxes has regions (). Raises InputError for spans that leave the caption and for
     annotations of no image.
     """
-    content = load_coco(ann_file, losses, _READ)
+    content = load_coco(ann_file, omissions, _READ)
     found = annotations_by_image(content)
     for image_id, image in content.images.items():
-        place = f"{ann_file}: image {image_id!r}"
-        caption = needed(image, "caption", place)
+        location = f"{ann_file}: image {image_id!r}"
+        caption = needed(image, "caption", location)
         if not isinstance(caption, str):
-            raise InputError(place, f"caption {caption!r} is no text", "expected the caption")
+            raise InputError(location, f"caption {caption!r} is not text", "expected the caption")
         regions = None
         if content.annotations is not None:
             entries = [
                 (f"{ann_file}: annotation {index}", content.annotations[index]) for index in found.get(image_id, ())
             ]
-            regions = _regions(caption, image, entries, losses)
-        yield record_of(image, place, file_name_of(image, place), caption=caption, regions=regions)
+            regions = _regions(caption, image, entries, omissions)
+        yield record_of(image, location, file_name_of(image, location), caption=caption, regions=regions)
 
 
 def _regions(
-    caption: str, image: Mapping, annotations: list[tuple[str, dict]], losses: Losses | None
+    caption: str, image: Mapping, annotations: list[tuple[str, dict]], omissions: Omissions | None
 ) -> tuple[Region, ...]:
     boxes: dict[tuple[tuple[Span, ...], bool], list[Box]] = {}
     phrases = _numbered_phrases(caption, image, annotations)
     for spans in phrases.values():
         boxes[spans, False] = []
-    for place, entry in annotations:
-        spans = phrases[entry["phrase_ids"]] if phrases else _spans(caption, entry, place)
+    for location, entry in annotations:
+        spans = phrases[entry["phrase_ids"]] if phrases else _spans(caption, entry, location)
         found = boxes.setdefault((spans, bool(entry.get("iscrowd"))), [])
         if entry.get("category_id") != _NOTHING:
-            found.append(box_of(needed(entry, "bbox", place), place))
-    if losses is not None:
-        losses["boxes that name no words, left out"] += sum(
+            found.append(box_of(needed(entry, "bbox", location), location))
+    if omissions is not None:
+        omissions["boxes that name no words, left out"] += sum(
             len(found) for (spans, _), found in boxes.items() if not spans
         )
     return tuple(
@@ -76,22 +76,23 @@ def _numbered_phrases(caption: str, image: Mapping, annotations: list[tuple[str,
     if "tokens_positive_eval" not in image or not annotations or "tokens_positive" in annotations[0][1]:
         return {}
     ids = set()
-    for place, entry in annotations:
-        phrase_id = needed(entry, "phrase_ids", place)
+    for location, entry in annotations:
+        phrase_id = needed(entry, "phrase_ids", location)
         if type(phrase_id) is not int:
-            raise InputError(place, f"phrase_ids {phrase_id!r} is no number", "expected the number of a phrase")
+            raise InputError(location, f"phrase_ids {phrase_id!r} is not a number", "expected the number of a phrase")
         ids.add(phrase_id)
-    place, phrases = annotations[0][0], image["tokens_positive_eval"]
+    location, phrases = annotations[0][0], image["tokens_positive_eval"]
     if not isinstance(phrases, list) or len(ids) > len(phrases):
         raise InputError(
-            place, f"the caption has {len(ids)} phrase ids for {phrases!r}", "expected a phrase for each id"
+            location, f"the caption has {len(ids)} phrase ids for {phrases!r}", "expected a phrase for each id"
         )
     return {
-        phrase_id: _spans(caption, {"tokens_positive": spans}, place) for phrase_id, spans in zip(sorted(ids), phrases)
+        phrase_id: _spans(caption, {"tokens_positive": spans}, location)
+        for phrase_id, spans in zip(sorted(ids), phrases)
     }
 
 
-def _spans(caption: str, entry: Mapping, place: str) -> tuple[Span, ...]:
+def _spans(caption: str, entry: Mapping, location: str) -> tuple[Span, ...]:
     """The annotation's spans in reading order, joined where one blank parts them; () where it names none."""
     given = entry.get("tokens_positive", [[0, len(caption)]])
     if given == []:
@@ -102,10 +103,10 @@ def _spans(caption: str, entry: Mapping, place: str) -> tuple[Span, ...]:
     except (TypeError, ValueError):
         pairs, whole = [], False
     if not whole:
-        raise InputError(place, f"tokens_positive {given!r} is no list of spans", "expected [[start, end], ...]")
+        raise InputError(location, f"tokens_positive {given!r} is not a list of spans", "expected [[start, end], ...]")
     if any(not 0 <= start < end <= len(caption) for start, end in pairs):
         raise InputError(
-            place,
+            location,
             f"tokens_positive {given!r} leaves the caption of {len(caption)} characters",
             "expected spans inside it",
         )

@@ -27,16 +27,16 @@ from formats.io.errors import InputError
 from formats.io.files import write_whole
 from formats.io.json_stream import stream_json
 from formats.odvg_lines import QUARANTINED, record_from_line, text_of
-from formats.omissions import Losses, count_losses
+from formats.omissions import Omissions, count_omissions
 from formats.record import PLACEHOLDER_BOX, Box, Instance, Record, Region
 
 
 @dataclass(frozen=True)
 class LineProblem:
-    """A line that is no record.
+    """A line that is not a record.
 
     line: its position among the file's non-empty lines, from 0. filename: as far as the line gives one.
-    text: the line as it stands there. error: what is wrong; its place is `file:line`, counted from 1 with empty lines.
+    text: the line as it is in the file. error: what is wrong; its location is `file:line`, from 1.
     """
 
     line: int
@@ -51,15 +51,15 @@ class LineProblem:
 def read_odvg(
     path: str | Path,
     on_problem: Callable[[LineProblem], None] | None = None,
-    losses: Losses | None = None,
+    omissions: Omissions | None = None,
 ) -> Iterator[Record]:
     """The records of an ODVG file in its order, one at a time.
 
     A broken line raises InputError, or is handed to `on_problem` and passed over. Lines with the key "quarantined"
-    are passed over: whoever wrote them has counted them. losses: takes keys that no record has a field for.
+    are passed over: whoever wrote them has counted them. omissions: takes keys that no record has a field for.
     Raises InputError when there is no such file.
     """
-    for _, _, entry in read_odvg_places(path, losses):
+    for _, _, entry in read_odvg_places(path, omissions):
         if isinstance(entry, Record):
             yield entry
         elif on_problem is None:
@@ -74,26 +74,28 @@ def read_odvg_entries(path: str | Path) -> Iterator[tuple[int, Record | LineProb
         yield line, entry
 
 
-def read_odvg_places(path: str | Path, losses: Losses | None = None) -> Iterator[tuple[int, str, Record | LineProblem]]:
-    """(line, place, record or problem), as read_odvg_entries; place: `file:number`, as messages name it.
+def read_odvg_places(
+    path: str | Path, omissions: Omissions | None = None
+) -> Iterator[tuple[int, str, Record | LineProblem]]:
+    """(line, location, record or problem), as read_odvg_entries; location: `file:number`, as messages name it.
 
-    losses: as read_odvg's.
+    omissions: as read_odvg's.
     """
     for line, (number, value) in enumerate(_json_values(path)):
-        place = f"{path}:{number}"
+        location = f"{path}:{number}"
         if isinstance(value, _NotJson):
-            error = InputError(place, value.what, "expected one JSON object a line")
-            yield line, place, LineProblem(line, None, value.text, error)
+            error = InputError(location, value.what, "expected one JSON object a line")
+            yield line, location, LineProblem(line, None, value.text, error)
         elif not isinstance(value, dict):
-            error = InputError(place, f"holds a JSON {type(value).__name__}", "expected an object a line")
-            yield line, place, LineProblem(line, None, text_of(value), error)
+            error = InputError(location, f"holds a JSON {type(value).__name__}", "expected an object a line")
+            yield line, location, LineProblem(line, None, text_of(value), error)
         elif QUARANTINED not in value:
             try:
-                yield line, place, record_from_line(value, place, losses)
+                yield line, location, record_from_line(value, location, omissions)
             except InputError as error:
                 filename = value.get("filename")
                 known = filename if isinstance(filename, str) else None
-                yield line, place, LineProblem(line, known, text_of(value), error)
+                yield line, location, LineProblem(line, known, text_of(value), error)
 
 
 class _NotJson(NamedTuple):
@@ -154,19 +156,19 @@ def _decoded(text: str | bytes) -> Any:
 # Writing
 
 
-def write_odvg(path: str | Path, records: Iterable[Record], placeholder: bool = False) -> Losses:
+def write_odvg(path: str | Path, records: Iterable[Record], placeholder: bool = False) -> Omissions:
     """Writes records as ODVG JSON Lines, whole or not at all, taking them one at a time; gives what was left out.
 
     placeholder: write regions without boxes with the box [0, 0, 1, 1], as a bootstrap file needs them; otherwise they
     are left out, since mmdet's loader cannot read an empty list of boxes.
     """
-    losses = Losses()
+    omissions = Omissions()
     with write_whole(path, "wb") as stream, jsonlines.Writer(stream, dumps=line_bytes) as writer:
         for record in records:
             writer.write(record_to_line(record, placeholder))
             if record.regions and not placeholder:
-                losses["phrases without a box"] += sum(not region.boxes for region in record.regions)
-    return +losses  # without the zeros
+                omissions["phrases without a box"] += sum(not region.boxes for region in record.regions)
+    return +omissions  # without the zeros
 
 
 def record_to_line(record: Record, placeholder: bool = False) -> dict[str, Any]:
@@ -233,17 +235,17 @@ def line_bytes(line: dict[str, Any]) -> bytes:
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
-def write_open_groundingdino(path: str | Path, records: Iterable[Record]) -> Losses:
+def write_open_groundingdino(path: str | Path, records: Iterable[Record]) -> Omissions:
     """Writes Open-GroundingDino's dialect: one box a region, no spans; gives what it has no place for."""
-    losses = Losses()
+    omissions = Omissions()
     with write_whole(path, "wb") as stream, jsonlines.Writer(stream, dumps=line_bytes) as writer:
         for record in records:
-            writer.write(_open_line(record, losses))
-    return +losses  # without the zeros
+            writer.write(_open_line(record, omissions))
+    return +omissions  # without the zeros
 
 
-def _open_line(record: Record, losses: Losses) -> dict[str, Any]:
-    count_losses(losses, record, ("unlabelled",) if record.caption is not None else ())
+def _open_line(record: Record, omissions: Omissions) -> dict[str, Any]:
+    count_omissions(omissions, record, ("unlabelled",) if record.caption is not None else ())
     line = record_to_line(record)
     if record.caption is None:
         instances = [instance for instance in record.instances or () if not instance.ignore]
@@ -251,13 +253,13 @@ def _open_line(record: Record, losses: Losses) -> dict[str, Any]:
         return {**line, "detection": {"instances": kept}}
     regions: list[dict[str, Any]] = []
     for region in record.regions or ():
-        losses["spans"] += len(region.spans)
-        losses["scores"] += len(region.scores)
-        losses["weights"] += region.weight != 1
+        omissions["spans"] += len(region.spans)
+        omissions["scores"] += len(region.scores)
+        omissions["weights"] += region.weight != 1
         if region.ignore:
-            losses["ignored boxes, left out"] += len(region.boxes)
+            omissions["ignored boxes, left out"] += len(region.boxes)
         elif not region.boxes:
-            losses["phrases without a box"] += 1
+            omissions["phrases without a box"] += 1
         else:
             phrase = " ".join(region.phrase)
             regions += [{"bbox": _rounded_box(box), "phrase": phrase} for box in region.boxes]

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from formats.io.errors import InputError, did_you_mean, refused
-from formats.omissions import Losses, count_unread
+from formats.omissions import Omissions, count_unread
 from formats.phrases import with_spans_found
 from formats.record import PLACEHOLDER_BOX, Box, Instance, Record, Region, Span, checked_instance, checked_region
 
@@ -31,7 +31,7 @@ _WANT_BOX = "expected [x1, y1, x2, y2]"
 
 
 def is_quarantined(line: str | bytes) -> bool:
-    """Whether a line stands for an image which could not be labelled; one that is no JSON says nothing of the kind."""
+    """Whether a line stands for an image which could not be labelled; one that is not JSON does not."""
     # Most lines need not be parsed to know.
     if not (_QUARANTINED_KEY in line if isinstance(line, str) else _QUARANTINED_KEY.encode() in line):
         return False
@@ -42,48 +42,48 @@ def is_quarantined(line: str | bytes) -> bool:
     return isinstance(entries, dict) and QUARANTINED in entries
 
 
-def object_of_line(text: str, place: str) -> dict[str, Any]:
+def object_of_line(text: str, location: str) -> dict[str, Any]:
     """The JSON object of a line. Raises InputError for what is none, and for a quarantined line, with its reason."""
     try:
         entries = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(place, f"is not JSON ({error})", "expected one JSON object a line") from None
+        raise InputError(location, f"is not JSON ({error})", "expected one JSON object a line") from None
     if not isinstance(entries, dict):
-        raise InputError(place, f"holds a JSON {type(entries).__name__}", "expected one JSON object a line")
+        raise InputError(location, f"holds a JSON {type(entries).__name__}", "expected one JSON object a line")
     if QUARANTINED in entries:
-        raise InputError(place, str(entries[QUARANTINED]))
+        raise InputError(location, str(entries[QUARANTINED]))
     return entries
 
 
-def record_from_line(line: Mapping[str, Any], place: str, losses: Losses | None = None) -> Record:
-    """The record that a line's JSON object describes. losses: takes keys that no record has a field for.
+def record_from_line(line: Mapping[str, Any], location: str, omissions: Omissions | None = None) -> Record:
+    """The record that a line's JSON object describes. omissions: takes keys that no record has a field for.
 
-    Raises InputError at `place` when it describes none.
+    Raises InputError at `location` when it describes none.
     """
-    _check_keys(line, _LINE_KEYS, place, "", losses, "lines")
+    _check_keys(line, _LINE_KEYS, location, "", omissions, "lines")
     instances = caption = regions = None
     if line.get("detection") is not None:
-        instances = _instances(_table(line["detection"], place, "detection"), place, losses)
+        instances = _instances(_table(line["detection"], location, "detection"), location, omissions)
     if line.get("grounding") is not None:
-        caption, regions = _grounding(_table(line["grounding"], place, "grounding"), place, losses)
-    filename = _needed(line, "filename", place, "")
+        caption, regions = _grounding(_table(line["grounding"], location, "grounding"), location, omissions)
+    filename = _needed(line, "filename", location, "")
     if not isinstance(filename, str):
-        raise InputError(place, f"filename {filename!r} is no text", "expected a path relative to the image folder")
-    height = _whole(_needed(line, "height", place, ""), place, "height")
-    width = _whole(_needed(line, "width", place, ""), place, "width")
+        raise InputError(location, f"filename {filename!r} is not text", "expected a path relative to the image folder")
+    height = _whole(_needed(line, "height", location, ""), location, "height")
+    width = _whole(_needed(line, "width", location, ""), location, "width")
     try:
         return Record(filename, height, width, instances, caption, regions)
     except ValueError as error:
-        raise refused(place, error) from error
+        raise refused(location, error) from error
 
 
-def _instances(detection: Mapping, place: str, losses: Losses | None) -> tuple[Instance, ...]:
-    _check_keys(detection, _DETECTION_KEYS, place, "detection: ", losses, "detection")
-    entries = _needed(detection, "instances", place, "detection: ")
+def _instances(detection: Mapping, location: str, omissions: Omissions | None) -> tuple[Instance, ...]:
+    _check_keys(detection, _DETECTION_KEYS, location, "detection: ", omissions, "detection")
+    entries = _needed(detection, "instances", location, "detection: ")
     if not isinstance(entries, list):
-        raise InputError(place, "detection: instances is no list", "expected [] or a list of instances")
+        raise InputError(location, "detection: instances is not a list", "expected [] or a list of instances")
     return tuple(
-        [_plain_instance(entry) or _instance(entry, place, index, losses) for index, entry in enumerate(entries)]
+        [_plain_instance(entry) or _instance(entry, location, index, omissions) for index, entry in enumerate(entries)]
     )
 
 
@@ -142,105 +142,107 @@ def _plain_box(value: Any) -> Box:
 _INFINITY = math.inf
 
 
-def _instance(entry: Any, place: str, index: int, losses: Losses | None) -> Instance:
+def _instance(entry: Any, location: str, index: int, omissions: Omissions | None) -> Instance:
     where = f"instance {index}: "
     if not isinstance(entry, dict):
-        raise InputError(place, f"{where}is a JSON {type(entry).__name__}", "expected an object")
-    _check_keys(entry, _INSTANCE_KEYS, place, where, losses, "instances")
-    box = _box(_needed(entry, "bbox", place, where), place, where)
-    label = _whole(_needed(entry, "label", place, where), place, f"{where}label")
-    category = _needed(entry, "category", place, where)
+        raise InputError(location, f"{where}is a JSON {type(entry).__name__}", "expected an object")
+    _check_keys(entry, _INSTANCE_KEYS, location, where, omissions, "instances")
+    box = _box(_needed(entry, "bbox", location, where), location, where)
+    label = _whole(_needed(entry, "label", location, where), location, f"{where}label")
+    category = _needed(entry, "category", location, where)
     if not isinstance(category, str):
-        raise InputError(place, f"{where}category {category!r} is no text", "expected the category's name")
-    score = _scores(entry.get("score"), place, where)
+        raise InputError(location, f"{where}category {category!r} is not text", "expected the category's name")
+    score = _scores(entry.get("score"), location, where)
     if len(score) > 1:
-        raise InputError(place, f"{where}{len(score)} scores for one box", "expected one")
-    weight, ignore = _weight_and_ignore(entry, place, where)
+        raise InputError(location, f"{where}{len(score)} scores for one box", "expected one")
+    weight, ignore = _weight_and_ignore(entry, location, where)
     try:
         return Instance(box, label, category, score[0] if score else None, weight, ignore)
     except ValueError as error:
-        raise refused(place, error, where) from error
+        raise refused(location, error, where) from error
 
 
-def _grounding(grounding: Mapping, place: str, losses: Losses | None) -> tuple[str, tuple[Region, ...] | None]:
-    _check_keys(grounding, _GROUNDING_KEYS, place, "grounding: ", losses, "grounding")
-    caption = _needed(grounding, "caption", place, "grounding: ")
+def _grounding(grounding: Mapping, location: str, omissions: Omissions | None) -> tuple[str, tuple[Region, ...] | None]:
+    _check_keys(grounding, _GROUNDING_KEYS, location, "grounding: ", omissions, "grounding")
+    caption = _needed(grounding, "caption", location, "grounding: ")
     if not isinstance(caption, str):
-        raise InputError(place, f"grounding: caption {caption!r} is no text", "expected the caption")
+        raise InputError(location, f"grounding: caption {caption!r} is not text", "expected the caption")
     entries = grounding.get("regions")
     if entries is None:  # a caption whose phrases nobody has looked for
         return caption, None
     if not isinstance(entries, list):
-        raise InputError(place, "grounding: regions is no list", "expected [] or a list of regions")
-    regions = [_plain_region(entry) or _region(entry, place, index, losses) for index, entry in enumerate(entries)]
+        raise InputError(location, "grounding: regions is not a list", "expected [] or a list of regions")
+    regions = [
+        _plain_region(entry) or _region(entry, location, index, omissions) for index, entry in enumerate(entries)
+    ]
     if any(not region.spans for region in regions):
         regions = with_spans_found(caption, regions)
     return caption, tuple(regions)
 
 
-def _region(entry: Any, place: str, index: int, losses: Losses | None) -> Region:
+def _region(entry: Any, location: str, index: int, omissions: Omissions | None) -> Region:
     where = f"region {index}: "
     if not isinstance(entry, dict):
-        raise InputError(place, f"{where}is a JSON {type(entry).__name__}", "expected an object")
-    _check_keys(entry, _REGION_KEYS, place, where, losses, "regions")
-    boxes = _boxes(_needed(entry, "bbox", place, where), place, where)
-    phrase = _phrase(_needed(entry, "phrase", place, where), place, where)
-    spans = _spans(entry.get("tokens_positive"), place, where)
-    scores = _scores(entry.get("score"), place, where)
+        raise InputError(location, f"{where}is a JSON {type(entry).__name__}", "expected an object")
+    _check_keys(entry, _REGION_KEYS, location, where, omissions, "regions")
+    boxes = _boxes(_needed(entry, "bbox", location, where), location, where)
+    phrase = _phrase(_needed(entry, "phrase", location, where), location, where)
+    spans = _spans(entry.get("tokens_positive"), location, where)
+    scores = _scores(entry.get("score"), location, where)
     if boxes == (PLACEHOLDER_BOX,) and not scores:
         boxes = ()
-    weight, ignore = _weight_and_ignore(entry, place, where)
+    weight, ignore = _weight_and_ignore(entry, location, where)
     try:
         return Region(boxes, phrase, spans, scores, weight, ignore)
     except ValueError as error:
-        raise refused(place, error, where) from error
+        raise refused(location, error, where) from error
 
 
 # Values
 
 
-def _box(value: Any, place: str, where: str) -> Box:
+def _box(value: Any, location: str, where: str) -> Box:
     try:
         x1, y1, x2, y2 = value
         if {type(x1), type(y1), type(x2), type(y2)} <= _NUMBERS:
             return float(x1), float(y1), float(x2), float(y2)
     except (TypeError, ValueError, OverflowError):
         pass
-    raise InputError(place, f"{where}box {text_of(value)} is not four numbers", _WANT_BOX)
+    raise InputError(location, f"{where}box {text_of(value)} is not four numbers", _WANT_BOX)
 
 
 _NUMBERS = {int, float}
 _LARGEST = sys.float_info.max  # whole numbers of JSON have no end, floats do
 
 
-def _boxes(value: Any, place: str, where: str) -> tuple[Box, ...]:
+def _boxes(value: Any, location: str, where: str) -> tuple[Box, ...]:
     if isinstance(value, list) and (not value or isinstance(value[0], list)):
-        return tuple([_box(box, place, where) for box in value])
-    return (_box(value, place, where),)
+        return tuple([_box(box, location, where) for box in value])
+    return (_box(value, location, where),)
 
 
-def _phrase(value: Any, place: str, where: str) -> tuple[str, ...]:
+def _phrase(value: Any, location: str, where: str) -> tuple[str, ...]:
     texts = value if isinstance(value, list) else [value]
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise InputError(place, f"{where}phrase {text_of(value)} is no text", "expected a text or a list of texts")
+        raise InputError(location, f"{where}phrase {text_of(value)} is not text", "expected a text or a list of texts")
     return tuple(texts)
 
 
-def _spans(value: Any, place: str, where: str) -> tuple[Span, ...]:
+def _spans(value: Any, location: str, where: str) -> tuple[Span, ...]:
     if value is None:
         return ()
     pairs = value if isinstance(value, list) else [value]
     for pair in pairs:
         if not isinstance(pair, list) or len(pair) != 2 or any(type(end) is not int for end in pair):
             raise InputError(
-                place,
-                f"{where}tokens_positive {text_of(value)} is no list of spans",
+                location,
+                f"{where}tokens_positive {text_of(value)} is not a list of spans",
                 "expected [[start, end], ...] in characters of the caption",
             )
     return tuple([(start, end) for start, end in pairs])
 
 
-def _scores(value: Any, place: str, where: str) -> tuple[float, ...]:
+def _scores(value: Any, location: str, where: str) -> tuple[float, ...]:
     """One number, a flat list, or the list in a list that mmdet's DumpODVGResults writes."""
     if value is None:
         return ()
@@ -248,38 +250,40 @@ def _scores(value: Any, place: str, where: str) -> tuple[float, ...]:
     if len(numbers) == 1 and isinstance(numbers[0], list):
         numbers = numbers[0]
     if any(type(number) not in _NUMBERS or abs(number) > _LARGEST for number in numbers):
-        raise InputError(place, f"{where}score {text_of(value)} is no number", "expected a number in 0..1 for each box")
+        raise InputError(
+            location, f"{where}score {text_of(value)} is not a number", "expected a number in 0..1 for each box"
+        )
     return tuple([float(number) for number in numbers])
 
 
-def _weight_and_ignore(entry: Mapping, place: str, where: str) -> tuple[float, bool]:
+def _weight_and_ignore(entry: Mapping, location: str, where: str) -> tuple[float, bool]:
     weight, ignore = entry.get("weight", 1.0), entry.get("ignore", False)
     if type(weight) not in _NUMBERS or not 0 <= weight <= _LARGEST:
-        raise InputError(place, f"{where}weight {text_of(weight)} is no factor", "expected a number >= 0")
+        raise InputError(location, f"{where}weight {text_of(weight)} is not a weight", "expected a number >= 0")
     if ignore not in (False, True):
-        raise InputError(place, f"{where}ignore is {text_of(ignore)}", "expected true or false")
+        raise InputError(location, f"{where}ignore is {text_of(ignore)}", "expected true or false")
     return float(weight), bool(ignore)
 
 
-def _whole(value: Any, place: str, name: str) -> int:
+def _whole(value: Any, location: str, name: str) -> int:
     if type(value) is int:
         return value
     if type(value) is float and value.is_integer():  # tables turned into JSON often write 512.0
         return int(value)
-    raise InputError(place, f"{name} {text_of(value)} is not a whole number", "expected a whole number")
+    raise InputError(location, f"{name} {text_of(value)} is not a whole number", "expected a whole number")
 
 
-def _table(value: Any, place: str, name: str) -> Mapping:
+def _table(value: Any, location: str, name: str) -> Mapping:
     if not isinstance(value, dict):
-        raise InputError(place, f"{name} is a JSON {type(value).__name__}", "expected an object")
+        raise InputError(location, f"{name} is a JSON {type(value).__name__}", "expected an object")
     return value
 
 
-def _needed(table: Mapping, key: str, place: str, where: str) -> Any:
+def _needed(table: Mapping, key: str, location: str, where: str) -> Any:
     try:
         return table[key]
     except KeyError:
-        raise InputError(place, f"{where}{key!r} is missing", f"expected {_EXAMPLES[key]}") from None
+        raise InputError(location, f"{where}{key!r} is missing", f"expected {_EXAMPLES[key]}") from None
 
 
 _EXAMPLES = {
@@ -302,14 +306,16 @@ def text_of(value: Any) -> str:
 # Misspelt keys: an unknown key is somebody's extra and is counted, unless it looks like a known one that is not there.
 
 
-def _check_keys(table: Mapping, known: frozenset[str], place: str, where: str, losses: Losses | None, of: str) -> None:
+def _check_keys(
+    table: Mapping, known: frozenset[str], location: str, where: str, omissions: Omissions | None, of: str
+) -> None:
     if known.issuperset(table):
         return
     misspelt = _misspelt(frozenset(table), known)
     if misspelt:
         key, remedy = misspelt
-        raise InputError(place, f"{where}unknown key {key!r}", remedy)
-    count_unread(losses, table, known, of)
+        raise InputError(location, f"{where}unknown key {key!r}", remedy)
+    count_unread(omissions, table, known, of)
 
 
 @lru_cache(maxsize=1024)

@@ -13,33 +13,33 @@ from formats.record import Instance, Record
 
 # What was left out -> how often. A writer gives it back when the file is there; a reader adds to the one that it is
 # given, and is done with that when its records are at their end.
-Losses = Counter[str]
+Omissions = Counter[str]
 
 
-def count_losses(losses: Losses, record: Record, holds: Collection[str] = ()) -> None:
+def count_omissions(omissions: Omissions, record: Record, holds: Collection[str] = ()) -> None:
     """Adds what a detection record has beyond boxes and categories.
 
     holds: what the format has a place for, of "score", "weight", "ignore", "unlabelled" (it tells an image that
     nobody looked at from one where nothing was found).
     """
     if record.instances is None and "unlabelled" not in holds:
-        losses["unlabelled images, now without objects"] += 1
+        omissions["unlabelled images, now without objects"] += 1
     for instance in record.instances or ():
         if instance.score is not None and "score" not in holds:
-            losses["scores"] += 1
+            omissions["scores"] += 1
         if instance.weight != 1 and "weight" not in holds:
-            losses["weights"] += 1
+            omissions["weights"] += 1
         if instance.ignore and "ignore" not in holds:
-            losses["ignored boxes, left out"] += 1
+            omissions["ignored boxes, left out"] += 1
 
 
-def count_unread(losses: Losses | None, entry: Mapping[str, Any], read: Collection[str], of: str) -> None:
+def count_unread(omissions: Omissions | None, entry: Mapping[str, Any], read: Collection[str], of: str) -> None:
     """Adds the keys of an entry that its reader does not read: `segmentation of annotations`.
 
     None, 0, "" and empty containers say nothing.
     """
-    if losses is not None and not (isinstance(read, frozenset) and read.issuperset(entry)):
-        losses.update(f"{key} of {of}" for key, value in entry.items() if value and key not in read)
+    if omissions is not None and not (isinstance(read, frozenset) and read.issuperset(entry)):
+        omissions.update(f"{key} of {of}" for key, value in entry.items() if value and key not in read)
 
 
 def refuse_caption(record: Record, format_name: str) -> None:
@@ -50,18 +50,18 @@ def refuse_caption(record: Record, format_name: str) -> None:
         )
 
 
-def check_category(instance: Instance, categories: Sequence[str], place: str) -> None:
+def check_category(instance: Instance, categories: Sequence[str], location: str) -> None:
     """Raises InputError unless the instance's label has the instance's name in `categories`."""
     known = 0 <= instance.label < len(categories)
     if not known or categories[instance.label] != instance.category:
         there = f"is {categories[instance.label]!r}" if known else "is not there"
         raise InputError(
-            place,
+            location,
             f"label {instance.label} is {instance.category!r}, in the category list it {there}",
             "expected one order",
         )
 
 
-def describe_losses(losses: Losses) -> str:
+def describe_omissions(omissions: Omissions) -> str:
     """A line for each kind, `  3 scores`; "" where everything found its place."""
-    return "\n".join(f"  {count} {what}" for what, count in sorted(losses.items()) if count)
+    return "\n".join(f"  {count} {what}" for what, count in sorted(omissions.items()) if count)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from formats.images import image_size, safe_join
 from formats.io.errors import InputError, refused
-from formats.omissions import Losses
+from formats.omissions import Omissions
 from formats.record import Instance, Record
 
 _FLAGS = ("IsOccluded", "IsTruncated", "IsDepiction", "IsInside")
@@ -24,25 +24,25 @@ _NEEDED = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
 
 
 def read_openimages(
-    boxes: str | Path, classes: str | Path, image_dir: str | Path, losses: Losses | None = None
+    boxes: str | Path, classes: str | Path, image_dir: str | Path, omissions: Omissions | None = None
 ) -> Iterator[Record]:
     """One record for each image that the CSV names, as ImageID.jpg; sizes from the images.
 
     classes: class-descriptions-boxable.csv, whose order gives the labels. Groups of objects are ignored; occluded,
     truncated, depicted and inner objects are kept (the reference, openimages2odvg.py, drops all five kinds), and
-    losses counts them. The lines of an image have to stand together, as published. Raises InputError for unknown
+    omissions counts them. The lines of an image have to stand together, as published. Raises InputError for unknown
     classes and broken numbers.
     """
     labels = {code: (label, name) for label, (code, name) in enumerate(_read_classes(classes))}
     seen: set[str] = set()
     for image_id, group in groupby(_lines(boxes), key=lambda numbered: numbered[1]["ImageID"]):
         lines = list(group)
-        if losses is not None:
-            losses.update(flag for _, line in lines for flag in _FLAGS if line.get(flag) == "1")
+        if omissions is not None:
+            omissions.update(flag for _, line in lines for flag in _FLAGS if line.get(flag) == "1")
         filename = f"{image_id}.jpg"
         if image_id in seen:
-            place = f"{boxes}:{lines[0][0]}"
-            raise InputError(place, f"{image_id} comes a second time", "expected its lines together; sort them")
+            location = f"{boxes}:{lines[0][0]}"
+            raise InputError(location, f"{image_id} appears a second time", "expected its lines together; sort them")
         seen.add(image_id)
         height, width = image_size(safe_join(image_dir, filename))
         instances = tuple(_instance(line, labels, height, width, f"{boxes}:{number}") for number, line in lines)
@@ -87,19 +87,19 @@ def _rows(path: str | Path, want: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _instance(
-    line: Mapping[str, str], labels: Mapping[str, tuple[int, str]], height: int, width: int, place: str
+    line: Mapping[str, str], labels: Mapping[str, tuple[int, str]], height: int, width: int, location: str
 ) -> Instance:
     if line["LabelName"] not in labels:
-        raise InputError(place, f"class {line['LabelName']!r} is unknown", "expected one of the classes' file")
+        raise InputError(location, f"class {line['LabelName']!r} is unknown", "expected one of the classes' file")
     label, name = labels[line["LabelName"]]
     try:
         x1, x2, y1, y2 = (float(line[side]) for side in ("XMin", "XMax", "YMin", "YMax"))
     except ValueError:
         x1 = x2 = y1 = y2 = math.nan
     if not all(0 <= side <= 1 for side in (x1, x2, y1, y2)):
-        raise InputError(place, "XMin, XMax, YMin, YMax are no fractions of the image", "expected numbers in 0..1")
+        raise InputError(location, "XMin, XMax, YMin, YMax are not fractions of the image", "expected numbers in 0..1")
     try:
         box = (x1 * width, y1 * height, x2 * width, y2 * height)
         return Instance(box, label, name, ignore=line.get("IsGroupOf") == "1")
     except ValueError as error:
-        raise refused(place, error) from error
+        raise refused(location, error) from error

@@ -22,9 +22,7 @@ def find_phrase(caption: str, phrase: str) -> Span:
     """Where a phrase first stands in a caption. Raises InputError when it does not."""
     places = occurrences(caption, phrase)
     if not places:
-        raise InputError(
-            caption, f"the phrase {phrase!r} does not stand in this caption", "expected words of the caption"
-        )
+        raise InputError(caption, f"the phrase {phrase!r} is not in this caption", "expected words of the caption")
     return places[0]
 
 

@@ -28,7 +28,7 @@ def check_box(box: Box) -> None:
         return
     if len(box) != 4 or not all(math.isfinite(value) for value in box):
         raise ValueError(f"box {box} is not four finite numbers; expected (x1, y1, x2, y2)")
-    raise ValueError(f"box {box} is turned round; expected x1 <= x2 and y1 <= y2")
+    raise ValueError(f"box {box} has swapped corners; expected x1 <= x2 and y1 <= y2")
 
 
 def check_score(score: float | None) -> None:

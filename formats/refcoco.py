@@ -14,7 +14,7 @@ from formats.coco import CocoContent, box_of, file_name_of, load_coco, needed, r
 from formats.io.errors import InputError, want_one_of
 from formats.io.files import load_json
 from formats.io.plain_pickle import read_plain_pickle
-from formats.omissions import Losses, count_unread
+from formats.omissions import Omissions, count_unread
 from formats.record import Box, Record, Region
 
 _NO_TARGET = -1
@@ -22,14 +22,14 @@ _READ = frozenset({"image_id", "ann_id", "sentences", "split", "ref_id", "sent_i
 
 
 def read_refcoco(
-    instances: str | Path, refs: str | Path, split: str | None = None, losses: Losses | None = None
+    instances: str | Path, refs: str | Path, split: str | None = None, omissions: Omissions | None = None
 ) -> Iterator[Record]:
     """One record for each sentence, in the order of the refs: the sentence is the caption, and its one phrase.
 
     refs: the pickle of RefCOCO's family, which may hold plain containers only, or gRefCOCO's JSON. split: train, val,
-    test, testA or testB; by default all. A sentence that a ref gives twice is read once; losses counts these, and what
-    else the refs say. A sentence without target has a region without boxes. Raises InputError for refs whose objects
-    or images `instances` does not have.
+    test, testA or testB; by default all. A sentence that a ref gives twice is read once; omissions counts these, and
+    what else the refs say. A sentence without target has a region without boxes. Raises InputError for refs whose
+    objects or images `instances` does not have.
     """
     content = load_coco(instances)
     boxes = _boxes_by_id(content)
@@ -39,15 +39,15 @@ def read_refcoco(
         raise InputError(refs, f"has no split {split!r}", want_one_of(splits, split))
     for index, ref in enumerate(entries):
         if split is None or ref.get("split") == split:
-            count_unread(losses, ref, _READ, "refs")
-            yield from _records(ref, content, boxes, f"{refs}: ref {index}", losses)
+            count_unread(omissions, ref, _READ, "refs")
+            yield from _records(ref, content, boxes, f"{refs}: ref {index}", omissions)
 
 
 def _load_refs(path: str | Path) -> list[dict]:
     want = "expected refs(unc).p, refs(umd).p or grefs(unc).json"
     entries = load_json(path, want) if Path(path).suffix == ".json" else read_plain_pickle(path)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise InputError(path, "is no list of refs", want)
+        raise InputError(path, "is not a list of refs", want)
     return entries
 
 
@@ -58,40 +58,42 @@ def _boxes_by_id(content: CocoContent) -> dict[Any, int]:
 
 
 def _records(
-    ref: Mapping, content: CocoContent, annotations: Mapping[Any, int], place: str, losses: Losses | None
+    ref: Mapping, content: CocoContent, annotations: Mapping[Any, int], location: str, omissions: Omissions | None
 ) -> Iterator[Record]:
-    image_id = needed(ref, "image_id", place)
+    image_id = needed(ref, "image_id", location)
     image = content.images.get(image_id) if isinstance(image_id, (int, str)) else None
     if image is None:
-        raise InputError(place, f"image_id {image_id!r} is no image of {content.path}", "expected one of its images")
-    boxes = tuple(_boxes(ref, annotations, content, place))
-    sentences = list(_sentences(ref, place))
-    if losses is not None:
-        losses["sentences that a ref gives twice, read once"] += len(sentences) - len(set(sentences))
+        raise InputError(
+            location, f"image_id {image_id!r} is not an image of {content.path}", "expected one of its images"
+        )
+    boxes = tuple(_boxes(ref, annotations, content, location))
+    sentences = list(_sentences(ref, location))
+    if omissions is not None:
+        omissions["sentences that a ref gives twice, read once"] += len(sentences) - len(set(sentences))
     for sentence in dict.fromkeys(sentences):
         region = Region(boxes, (sentence,), ((0, len(sentence)),))
         filename = file_name_of(image, f"{content.path}: image {image_id!r}")
-        yield record_of(image, place, filename, caption=sentence, regions=(region,))
+        yield record_of(image, location, filename, caption=sentence, regions=(region,))
 
 
-def _boxes(ref: Mapping, annotations: Mapping[Any, int], content: CocoContent, place: str) -> Iterator[Box]:
-    given = needed(ref, "ann_id", place)
+def _boxes(ref: Mapping, annotations: Mapping[Any, int], content: CocoContent, location: str) -> Iterator[Box]:
+    given = needed(ref, "ann_id", location)
     for annotation_id in given if isinstance(given, list) else [given]:
         if annotation_id == _NO_TARGET:
             continue
         if not isinstance(annotation_id, (int, str)) or annotation_id not in annotations:
             raise InputError(
-                place, f"ann_id {annotation_id!r} is no annotation of {content.path}", "expected one of them"
+                location, f"ann_id {annotation_id!r} is not an annotation of {content.path}", "expected one of them"
             )
         entry = content.annotations[annotations[annotation_id]]  # type: ignore[index]  # it has what it has given
         where = f"{content.path}: annotation id {annotation_id!r}"
         yield box_of(needed(entry, "bbox", where), where)
 
 
-def _sentences(ref: Mapping, place: str) -> Iterator[str]:
-    sentences = needed(ref, "sentences", place)
+def _sentences(ref: Mapping, location: str) -> Iterator[str]:
+    sentences = needed(ref, "sentences", location)
     for entry in sentences if isinstance(sentences, (list, tuple)) else [sentences]:
         sentence = entry.get("sent") if isinstance(entry, dict) else None
         if not isinstance(sentence, str) or not sentence:
-            raise InputError(place, f"sentence {entry!r} has no words", 'expected {"sent": "the words"}')
+            raise InputError(location, f"sentence {entry!r} has no words", 'expected {"sent": "the words"}')
         yield sentence

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from formats.io.errors import InputError
 from formats.io.files import write_whole
 from formats.io.storage import as_path
-from formats.label_map import without_version
 from formats.odvg import line_bytes, record_to_line
 from formats.odvg_lines import object_of_line, record_from_line
 from formats.record import Record
@@ -26,20 +25,14 @@ Key = tuple[str, str | None]  # file name and caption: what tells one line of a 
 class Correction(NamedTuple):
     """A line as a person left it.
 
-    place: file and line number. since: the first round that it holds for, 0 where the line is not marked as reviewed.
+    location: file and line number. since: the first round that it holds for; 0 for a line not marked as reviewed.
     text: the line as it stands in the file, without its end.
     """
 
     record: Record
-    place: str
+    location: str
     since: int
     text: str
-
-
-def reviewed_path(source: str | Path) -> Path:
-    """X_od.json, and the labels X_od_v1.json that were made of it -> X_od_reviewed.json beside it."""
-    source = Path(source)
-    return source.with_name(f"{without_version(source.stem)}_reviewed{source.suffix}")
 
 
 def key_of(record: Record) -> Key:
@@ -60,7 +53,7 @@ def reviewed_text(record: Record, since: int) -> str:
 def read_corrections(path: str | Path) -> Iterator[Correction]:
     """Every line of a file, marked as reviewed or not, without its scores and weights.
 
-    Raises InputError for a line that is no record or was quarantined, and for one that names no round from 1.
+    Raises InputError for a line that is not a record, was quarantined, or whose round is not a number >= 1.
     """
     with as_path(path).open("rb") as stream:
         for number, raw in enumerate(stream, start=1):
@@ -106,15 +99,15 @@ def by_person(record: Record) -> Record:
     )
 
 
-def parse_correction(raw: bytes, place: str) -> Correction:
+def parse_correction(raw: bytes, location: str) -> Correction:
     """The correction that one line holds; errors as read_corrections has them."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(place, f"is not UTF-8 ({error})", "expected it saved as UTF-8") from None
-    entries = object_of_line(text, place)
-    record = by_person(record_from_line(entries, place))
+        raise InputError(location, f"is not UTF-8 ({error})", "expected it saved as UTF-8") from None
+    entries = object_of_line(text, location)
+    record = by_person(record_from_line(entries, location))
     since = entries.get("since_round", 1)
     if type(since) is not int or since < 1:
-        raise InputError(place, f"since_round is {since!r}", "expected the number of a round, from 1")
-    return Correction(record, place, since if entries.get("reviewed") is True else 0, text)
+        raise InputError(location, f"since_round is {since!r}", "expected the number of a round, from 1")
+    return Correction(record, location, since if entries.get("reviewed") is True else 0, text)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import accumulate
 
 from formats.io.errors import InputError
-from formats.omissions import Losses
+from formats.omissions import Omissions
 from formats.record import Record
 
 # COCO's ids: 000000581857.jpg of 2017, COCO_train2014_000000581857.jpg of 2014; the same picture.
@@ -29,7 +29,7 @@ def parse_parts(text: str) -> dict[str, float]:
         try:
             parts[name.strip()] = float(share)
         except ValueError:
-            raise InputError("parts", f"{item!r} is no share", want) from None
+            raise InputError("parts", f"{item!r} is not a share", want) from None
     if abs(sum(parts.values()) - 1) > 1e-6 or min(parts.values()) < 0 or "" in parts:
         raise InputError("parts", f"{text!r}", want)
     return parts
@@ -81,9 +81,9 @@ def image_key(filename: str) -> str:
 
 
 def without_images(
-    records: Iterable[Record], excluded: Collection[str], losses: Losses | None = None
+    records: Iterable[Record], excluded: Collection[str], omissions: Omissions | None = None
 ) -> Iterator[Record]:
-    """The records whose image_key is not in `excluded`, a set of image keys; losses counts the others.
+    """The records whose image_key is not in `excluded`, a set of image keys; omissions counts the others.
 
     So the reference (mmdet 3.3.0, remove_cocotrain2017_from_refcoco.py) keeps the validation images of RefCOCO,
     RefCOCO+, RefCOCOg and gRefCOCO, which are COCO train2014's, out of COCO train2017.
@@ -91,8 +91,8 @@ def without_images(
     for record in records:
         if image_key(record.filename) not in excluded:
             yield record
-        elif losses is not None:
-            losses["records of images that --without names, left out"] += 1
+        elif omissions is not None:
+            omissions["records of images that --without names, left out"] += 1
 
 
 def _draw(filename: str, seed: int) -> float:

@@ -1,6 +1,6 @@
-"""What a data set's records say that cannot be right, each with its place and what would be right.
+"""What a data set's records say that cannot be right, each with its location and what would be right.
 
-A reader refuses what is no record at all; here is what reads well and is wrong all the same.
+A reader refuses what is not a record; here is what can be read and is wrong all the same.
 """
 
 from __future__ import annotations
@@ -29,74 +29,76 @@ class Checker:
         self._image_dir = image_dir
         self._seen: dict[str, str] = {}
 
-    def problems(self, record: Record, place: str) -> Iterator[InputError]:
-        """What is wrong with a record that stands at `place`."""
+    def problems(self, record: Record, location: str) -> Iterator[InputError]:
+        """What is wrong with a record that stands at `location`."""
         if record.caption is None:
-            yield from self._seen_before(record, place)
+            yield from self._seen_before(record, location)
         boxes: set[tuple[Box, int]] = set()
         for index, instance in enumerate(record.instances or ()):
             where = f"instance {index}: "
-            yield from _box_problems(instance.box, record, place, where)
-            yield from self._name_problems(instance, place, where)
+            yield from _box_problems(instance.box, record, location, where)
+            yield from self._name_problems(instance, location, where)
             if (instance.box, instance.label) in boxes:
-                yield InputError(place, f"{where}the same box of {instance.category!r} a second time", "remove one")
+                yield InputError(location, f"{where}the same box of {instance.category!r} a second time", "remove one")
             boxes.add((instance.box, instance.label))
         for index, region in enumerate(record.regions or ()):
             where = f"region {index}: "
             for box in region.boxes:
-                yield from _box_problems(box, record, place, where)
-            yield from _phrase_problems(region, record.caption or "", place, where)
+                yield from _box_problems(box, record, location, where)
+            yield from _phrase_problems(region, record.caption or "", location, where)
         if self._image_dir is not None:
-            yield from _image_problems(record, self._image_dir, place)
+            yield from _image_problems(record, self._image_dir, location)
 
-    def _seen_before(self, record: Record, place: str) -> Iterator[InputError]:
+    def _seen_before(self, record: Record, location: str) -> Iterator[InputError]:
         """A caption may share its image with others; the boxes of an image belong into one record."""
-        first = self._seen.setdefault(record.filename, place)
-        if first != place:
-            yield InputError(place, f"{record.filename} stands at {first} already", "join the two")
+        first = self._seen.setdefault(record.filename, location)
+        if first != location:
+            yield InputError(location, f"{record.filename} is already at {first}", "merge the two records")
 
-    def _name_problems(self, instance: Instance, place: str, where: str) -> Iterator[InputError]:
+    def _name_problems(self, instance: Instance, location: str, where: str) -> Iterator[InputError]:
         known = self._names.get(instance.label) if self._given else self._name_of(instance)
         if known is None:
-            yield InputError(place, f"{where}label {instance.label} is not in the label map", "add it, or correct it")
+            yield InputError(
+                location, f"{where}label {instance.label} is not in the label map", "add it, or correct it"
+            )
         elif known != instance.category:
             what = f"{where}label {instance.label} is {instance.category!r}; elsewhere it is {known!r}"
-            yield InputError(place, what, "expected one name a label")
+            yield InputError(location, what, "expected one name a label")
 
     def _name_of(self, instance: Instance) -> str:
         return self._names.setdefault(instance.label, instance.category)
 
 
-def _box_problems(box: Box, record: Record, place: str, where: str) -> Iterator[InputError]:
+def _box_problems(box: Box, record: Record, location: str, where: str) -> Iterator[InputError]:
     x1, y1, x2, y2 = box
     if x2 - x1 < _LEAST_SIDE or y2 - y1 < _LEAST_SIDE:
-        yield InputError(place, f"{where}box {_text(box)} is thinner than a pixel", "remove it or draw it again")
+        yield InputError(location, f"{where}box {_text(box)} is thinner than a pixel", "remove it or draw it again")
     beyond = max(-x1, -y1, x2 - record.width, y2 - record.height)
     if beyond > _OUTSIDE:
         what = f"{where}box {_text(box)} leaves the image of {record.width}x{record.height} by {beyond:g} pixels"
-        yield InputError(place, what, "clip it; if all do so, width and height may be swapped")
+        yield InputError(location, what, "clip it; if all do so, width and height may be swapped")
 
 
-def _phrase_problems(region: Region, caption: str, place: str, where: str) -> Iterator[InputError]:
+def _phrase_problems(region: Region, caption: str, location: str, where: str) -> Iterator[InputError]:
     if not region.spans:
         what = f"{where}{' '.join(region.phrase)!r} is not once and in one place in the caption"
-        yield InputError(place, what, 'expected "tokens_positive"')
+        yield InputError(location, what, 'expected "tokens_positive"')
         return
     there = " ".join(caption[start:end] for start, end in region.spans)
     if there.split() != " ".join(region.phrase).split():
         what = f"{where}the phrase is {' '.join(region.phrase)!r}, its spans say {there!r}"
-        yield InputError(place, what, "expected the same words; spans count characters from 0, the end is exclusive")
+        yield InputError(location, what, "expected the same words; spans count characters from 0, the end is exclusive")
 
 
-def _image_problems(record: Record, image_dir: str | Path, place: str) -> Iterator[InputError]:
+def _image_problems(record: Record, image_dir: str | Path, location: str) -> Iterator[InputError]:
     try:
         height, width = image_size(safe_join(image_dir, record.filename))
     except InputError as error:
-        yield InputError(place, f"its image: {error.place}: {error.what}", error.remedy)
+        yield InputError(location, f"its image: {error.location}: {error.what}", error.remedy)
         return
     if (height, width) != (record.height, record.width):
         what = f"says {record.width}x{record.height}, its image is {width}x{height}"
-        yield InputError(place, what, "expected width x height of the image after its EXIF turn")
+        yield InputError(location, what, "expected width x height of the image after its EXIF turn")
 
 
 def _text(box: Box) -> str:

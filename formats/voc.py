@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 from formats.images import IMAGE_SUFFIXES, image_size, list_images, safe_join, with_slashes
 from formats.io.errors import InputError, handed_to, refused, want_one_of
 from formats.io.files import write_whole_folder
-from formats.omissions import Losses, check_category, count_losses, refuse_caption
+from formats.omissions import Omissions, check_category, count_omissions, refuse_caption
 from formats.record import Box, Instance, Record
 
 LABEL_MAP_NAME = "labelmap.txt"
@@ -32,7 +32,7 @@ def read_voc(
     categories: Sequence[str] | None = None,
     image_dir: str | Path | None = None,
     on_problem: Callable[[InputError], None] | None = None,
-    losses: Losses | None = None,
+    omissions: Omissions | None = None,
 ) -> Iterator[Record]:
     """One record for each XML file under `ann_dir`, in the order of their names; difficult objects have ignore set.
 
@@ -155,12 +155,12 @@ def _record(path: Path, labels: dict[str, int], images: _ImageNames, losses: Los
     return Record(filename, height, width, instances)
 
 
-def _count_unread(root: ElementTree.Element, losses: Losses) -> None:
+def _count_unread(root: ElementTree.Element, omissions: Omissions) -> None:
     for entry in root.iterfind("object"):
         for field in entry:
             said = len(field) or (field.text or "").strip() not in _NOTHING_SAID
             if said and field.tag not in ("name", "difficult", "bndbox"):
-                losses[f"{field.tag} of objects"] += 1
+                omissions[f"{field.tag} of objects"] += 1
 
 
 def _size(root: ElementTree.Element, path: Path, filename: str, image_dir: str | Path | None) -> tuple[int, int]:
@@ -223,7 +223,7 @@ def _number(element: ElementTree.Element, tag: str, place: object, default: floa
 # Writing
 
 
-def write_voc(folder: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Losses:
+def write_voc(folder: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Omissions:
     """Writes Annotations/, ImageSets/Main/default.txt and labelmap.txt into a new folder, whole or not at all.
 
     Gives what VOC has no place for. The images belong beside them as JPEGImages/. `sub/a.jpg` becomes
@@ -231,41 +231,41 @@ def write_voc(folder: str | Path, records: Iterable[Record], categories: Sequenc
     edge, beyond which VOC cannot count. Raises InputError for captions, for two images of one stem, for labels that are
     not in `categories`, and where the folder is there already.
     """
-    losses = Losses()
+    omissions = Omissions()
     with write_whole_folder(folder) as root:
         annotations, images = root / "Annotations", root / "ImageSets" / "Main" / "default.txt"
         for made in (annotations, images.parent):
             made.mkdir(parents=True)
         with open(images, "w", encoding="utf-8") as stems:
             for record in records:
-                path = _write_annotation(annotations, record, categories, losses)
+                path = _write_annotation(annotations, record, categories, omissions)
                 stems.write(path.relative_to(annotations).with_suffix("").as_posix() + "\n")
-        (root / LABEL_MAP_NAME).write_text(_label_map(categories, losses), encoding="utf-8")
-    return losses
+        (root / LABEL_MAP_NAME).write_text(_label_map(categories, omissions), encoding="utf-8")
+    return omissions
 
 
-def _write_annotation(folder: Path, record: Record, categories: Sequence[str], losses: Losses) -> Path:
+def _write_annotation(folder: Path, record: Record, categories: Sequence[str], omissions: Omissions) -> Path:
     refuse_caption(record, "VOC")
-    count_losses(losses, record, ("ignore",))
+    count_omissions(omissions, record, ("ignore",))
     path = safe_join(folder, record.filename).with_suffix(".xml")
     if path.exists():
         raise InputError(record.filename, "has the stem of another image", "expected one image a stem, as VOC does")
     path.parent.mkdir(parents=True, exist_ok=True)
-    tree = ElementTree.ElementTree(_annotation_element(record, categories, losses))
+    tree = ElementTree.ElementTree(_annotation_element(record, categories, omissions))
     ElementTree.indent(tree)
     tree.write(path, encoding="utf-8")
     return path
 
 
-def _label_map(categories: Sequence[str], losses: Losses) -> str:
+def _label_map(categories: Sequence[str], omissions: Omissions) -> str:
     """A name that its readers would take for another one is left out and counted."""
     writable = [name for name in categories if ":" not in name and name == name.strip() and name[:1] not in ("", "#")]
     if len(writable) < len(categories):
-        losses["names that labelmap.txt cannot hold"] += len(categories) - len(writable)
+        omissions["names that labelmap.txt cannot hold"] += len(categories) - len(writable)
     return "".join(f"{name}:::\n" for name in writable)
 
 
-def _annotation_element(record: Record, categories: Sequence[str], losses: Losses) -> ElementTree.Element:
+def _annotation_element(record: Record, categories: Sequence[str], omissions: Omissions) -> ElementTree.Element:
     root = ElementTree.Element("annotation")
     ElementTree.SubElement(root, "filename").text = record.filename
     size = ElementTree.SubElement(root, "size")
@@ -274,7 +274,7 @@ def _annotation_element(record: Record, categories: Sequence[str], losses: Losse
     for instance in record.instances or ():
         check_category(instance, categories, record.filename)
         if min(instance.box[:2]) < 0:
-            losses["boxes beyond the left or top edge, clipped"] += 1
+            omissions["boxes beyond the left or top edge, clipped"] += 1
         root.append(_object_element(instance))
     return root
 

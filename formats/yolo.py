@@ -34,7 +34,7 @@ def read_yolo(
     image_dir: str | Path,
     categories: Sequence[str] | str | Path,
     on_problem: Callable[[InputError], None] | None = None,
-    losses: Losses | None = None,
+    omissions: Omissions | None = None,
 ) -> Iterator[Record]:
     """One record for each image, in the order of their names; size from the image, after its EXIF turn.
 
@@ -135,7 +135,7 @@ def write_yolo(
     to the image. data.yaml looks for the images in images/ beside labels/. Raises InputError for captions, for two
     images of one stem, for labels that are not in `categories`, and where the folder is there already.
     """
-    losses = Losses()
+    omissions = Omissions()
     with write_whole_folder(folder) as root:
         for record in records:
             refuse_caption(record, "YOLO")
@@ -147,7 +147,7 @@ def write_yolo(
             path.write_text("".join(_lines(record, categories, losses, with_scores)), encoding="utf-8")
         (root / "labels").mkdir(exist_ok=True)
         (root / "data.yaml").write_text(_data_yaml(categories), encoding="utf-8")
-    return losses
+    return omissions
 
 
 def _lines(record: Record, categories: Sequence[str], losses: Losses, with_scores: bool) -> Iterator[str]:
@@ -159,7 +159,7 @@ def _lines(record: Record, categories: Sequence[str], losses: Losses, with_score
         left, right = (min(max(x, 0.0), record.width) / record.width for x in (x1, x2))
         top, bottom = (min(max(y, 0.0), record.height) / record.height for y in (y1, y2))
         if not 0 <= x1 <= x2 <= record.width or not 0 <= y1 <= y2 <= record.height:
-            losses["boxes beyond the image, clipped"] += 1
+            omissions["boxes beyond the image, clipped"] += 1
         numbers = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
         numbers += [instance.score] if with_scores and instance.score is not None else []
         yield " ".join([str(instance.label), *(f"{number:.8f}" for number in numbers)]) + "\n"

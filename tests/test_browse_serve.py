@@ -25,11 +25,12 @@ from flows.labelling.bootstrap import bootstrap_od
 from flows.labelling.filter import filter_candidates
 from flows.labelling.infer import infer
 from flows.self_training.review import add_corrections
+from formats.dataset_names import reviewed_path
 from formats.io.errors import InputError
 from formats.label_map import write_label_map
 from formats.odvg import read_odvg, write_odvg
 from formats.record import Instance, Record, Region
-from formats.reviewed import corrections_for, read_corrections, reviewed_path, reviewed_text, write_corrections
+from formats.reviewed import corrections_for, read_corrections, reviewed_text, write_corrections
 from tests.chromium import chromium_page, find_chromium
 from tests.pipeline_cases import FakeDetector, make_images, make_weights, plan_images
 
@@ -195,8 +196,8 @@ def test_phrases_of_a_caption_get_boxes_and_marked_words_become_phrases(data: Pa
         ([{"box": [1, 2, 20, 25], "of": 7}], "no category 7"),
         ([{"box": [1, 2, 20, 25], "of": "cat"}], "expected a whole number"),
         ([{"box": [1, 2, 20, 25], "of": 0, "ignore": 1}], "true or false"),
-        (["box"], "is no object"),
-        (None, "boxes is no list"),
+        (["box"], "is not an object"),
+        (None, "boxes is not a list"),
     ],
 )
 def test_boxes_that_cannot_be_are_refused_with_a_reason(data: Path, boxes: Any, told: str) -> None:
@@ -326,7 +327,7 @@ def test_uncertain_images_come_first(data: Path) -> None:
     assert order(str(data / "agreement.csv")) == ["deep/b.png", "a.png", "c.png"]
     (data / "bad.json").write_text('{"a.png": "high"}')
     for wrong in ("nonsense", str(data / "bad.json")):
-        with pytest.raises(InputError, match="want"):
+        with pytest.raises(InputError, match="expected"):
             order(wrong)
 
 

@@ -15,7 +15,7 @@ import pytest
 from formats import (
     READERS,
     InputError,
-    Losses,
+    Omissions,
     Record,
     Region,
     read_flickr30k,
@@ -97,9 +97,9 @@ def test_spans_that_stand_apart_stay_apart(write):
         ({"image_id": 9}, "annotation 0: image_id 9 is no image's id"),
         ({"tokens_positive": [[0, 99]]}, r"annotation 0: tokens_positive \[\[0, 99\]\] leaves the caption of 35"),
         ({"tokens_positive": [[5, 5]]}, "leaves the caption"),
-        ({"tokens_positive": [0, 5]}, "is no list of spans"),
-        ({"tokens_positive": [[0, 5.5]]}, "is no list of spans"),
-        ({"tokens_positive": 3}, "is no list of spans"),
+        ({"tokens_positive": [0, 5]}, "is not a list of spans"),
+        ({"tokens_positive": [[0, 5.5]]}, "is not a list of spans"),
+        ({"tokens_positive": 3}, "is not a list of spans"),
         ({"bbox": [1, 2, -3, 4]}, "annotation 0: bbox .* negative side"),
     ],
 )
@@ -109,7 +109,7 @@ def test_mdetr_errors_name_the_annotation(write, entry, message):
 
 
 def test_mdetr_captions_have_to_be_texts(write):
-    with pytest.raises(InputError, match="image 0: caption 3 is no text"):
+    with pytest.raises(InputError, match="image 0: caption 3 is not text"):
         list(read_mdetr(write({**MDETR, "images": [{**MDETR["images"][0], "caption": 3}], "annotations": []})))
 
 
@@ -170,9 +170,9 @@ def test_grit_is_read_as_img2dataset_leaves_it(write, tmp_path):
             member.size = len(content)
             shard.addfile(member, io.BytesIO(content))
     (tmp_path / "parquet/00000_stats.json").write_text("{}")
-    losses = Losses()
-    assert list(read_grit(tmp_path / "parquet", losses)) == expected
-    assert losses == {"samples whose image could not be fetched": 1}
+    omissions = Omissions()
+    assert list(read_grit(tmp_path / "parquet", omissions)) == expected
+    assert omissions == {"samples whose image could not be fetched": 1}
     assert list(read_grit(tmp_path / "tar")) == expected
     for path in (tmp_path / "parquet/00000.parquet", tmp_path / "tar/00000.tar"):
         path.write_bytes(path.read_bytes()[:700])
@@ -186,10 +186,10 @@ def test_grit_is_read_as_img2dataset_leaves_it(write, tmp_path):
         ({"ref_exps": [[0, 13, 0, 0, 1, 1]]}, "sample 0, ref_exps 0: .* is not seven numbers"),
         ({"ref_exps": [[0, 13.5, 0, 0, 1, 1, 1]]}, "ref_exps 0: span 0 to 13.5 is not whole"),
         ({"ref_exps": [[0, 99, 0, 0, 1, 1, 1]]}, "sample 0: .* leaves the caption"),
-        ({"ref_exps": [[0, 13, 1, 0, 0, 1, 1]]}, "sample 0: box .* turned round"),
+        ({"ref_exps": [[0, 13, 1, 0, 0, 1, 1]]}, "sample 0: box .* swapped corners"),
         ({"ref_exps": [[0, 13, 0, 0, 1, 1, 2]]}, "sample 0: score 2.0 is outside"),
-        ({"ref_exps": None}, "ref_exps None is no list"),
-        ({"key": 12}, "key 12 or caption .* is no text"),
+        ({"ref_exps": None}, "ref_exps None is not a list"),
+        ({"key": 12}, "key 12 or caption .* is not text"),
         ({"height": None}, "sample 0: size"),
     ],
 )
@@ -314,10 +314,10 @@ def test_grefcoco_may_mean_several_objects_or_none(write):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ann_id": 3}, "ref 0: ann_id 3 is no annotation of"),
-        ({"ann_id": {}}, "ref 0: ann_id {} is no annotation of"),
-        ({"image_id": 3}, "ref 0: image_id 3 is no image of"),
-        ({"image_id": []}, r"ref 0: image_id \[\] is no image of"),
+        ({"ann_id": 3}, "ref 0: ann_id 3 is not an annotation of"),
+        ({"ann_id": {}}, "ref 0: ann_id {} is not an annotation of"),
+        ({"image_id": 3}, "ref 0: image_id 3 is not an image of"),
+        ({"image_id": []}, r"ref 0: image_id \[\] is not an image of"),
         ({"sentences": [{}]}, "ref 0: sentence {} has no words"),
         ({"sentences": 1}, "ref 0: sentence 1 has no words"),
     ],

@@ -92,8 +92,8 @@ def test_lvis_of_2014_names_its_files(write):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"images": [{**LVIS["images"][0], "neg_category_ids": [3]}]}, r"neg_category_ids \[3\] names what is no"),
-        ({"images": [{**LVIS["images"][0], "neg_category_ids": 3}]}, "neg_category_ids 3 names"),
+        ({"images": [{**LVIS["images"][0], "neg_category_ids": [3]}]}, r"neg_category_ids \[3\] is not a list"),
+        ({"images": [{**LVIS["images"][0], "neg_category_ids": 3}]}, "neg_category_ids 3 is not a list"),
         ({"images": [{"id": 1, "height": 1, "width": 1}]}, "image 1: 'file_name' is missing"),
         ({"categories": [{"id": 7, "name": "a"}]}, "category 7: 'frequency' is missing"),
         ({"categories": [{"id": 7, "name": "a", "frequency": "x"}]}, "frequency is 'x'; expected r, c or f"),

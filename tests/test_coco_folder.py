@@ -78,7 +78,7 @@ def test_other_names_can_be_given(tmp_path: Path) -> None:
 def test_what_is_missing_is_told_with_where_it_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         CocoFolder(tmp_path / "nowhere").train()
-    with pytest.raises(InputError, match=r"looked at annotations/train\.json.*want for example") as error:
+    with pytest.raises(InputError, match=r"looked at annotations/train\.json.*expected for example") as error:
         CocoFolder(tmp_path).train()
     assert str(tmp_path / "annotations" / "train.json") in error.value.remedy
     write_layout(tmp_path, "ours")

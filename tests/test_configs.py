@@ -17,9 +17,9 @@ from flows.evaluation.evaluate import EvaluateConfig
 from flows.quality.ablation import QualityConfig
 from flows.self_training.config import SelfTrainConfig
 from formats.coco_dialects import read_lvis_categories
+from formats.dataset_names import label_map_beside
 from formats.io.errors import InputError
 from formats.io.toml_config import read_config
-from formats.label_map import label_map_beside
 from grounding_model.data.augment import RandomCrop
 from grounding_model.data.sources import CocoData, OdvgData, open_dataset
 from grounding_model.inputs.category_lists import read_category_list
@@ -94,7 +94,7 @@ def test_a_misspelt_key_is_refused_with_the_right_one(path: Path) -> None:
         if not table:
             continue
         key = max(table, key=len)
-        with pytest.raises(InputError, match=rf"{re.escape(place)}{key}x: is no setting; did you mean '{key}'"):
+        with pytest.raises(InputError, match=rf"{re.escape(place)}{key}x: is not a setting; did you mean '{key}'"):
             read_config(path, type_of(path), [f"{place}{key}x=1"])
 
 

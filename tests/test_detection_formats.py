@@ -60,12 +60,12 @@ def test_openimages_sizes_come_from_the_images(openimages):
     ("rows", "message"),
     [
         ([ROW.replace("/m/01g317", "/m/x")], r"boxes\.csv:2: class '/m/x' is unknown"),
-        ([ROW.replace("0.25", "x")], r"boxes\.csv:2: XMin, .* are no fractions"),
-        ([ROW.replace("0.25", "nan")], "are no fractions"),
-        ([ROW.replace("0.75", "150")], "are no fractions"),
-        ([ROW.replace("0.25", "0.9")], r"boxes\.csv:2: box .* turned round"),
+        ([ROW.replace("0.25", "x")], r"boxes\.csv:2: XMin, .* are not fractions"),
+        ([ROW.replace("0.25", "nan")], "are not fractions"),
+        ([ROW.replace("0.75", "150")], "are not fractions"),
+        ([ROW.replace("0.25", "0.9")], r"boxes\.csv:2: box .* swapped corners"),
         ([ROW, "a,b"], r"boxes\.csv:3: has 2 fields; expected 13"),
-        ([ROW, ROW.replace("a,", "b,", 1), ROW], r"boxes\.csv:4: a comes a second time"),
+        ([ROW, ROW.replace("a,", "b,", 1), ROW], r"boxes\.csv:4: a appears a second time"),
         ([ROW.replace("a,", "../a,", 1)], "leaves its folder"),
         ([ROW.replace("a,", "z,", 1)], r"z\.jpg: does not exist"),
     ],
@@ -159,9 +159,9 @@ def test_d3_categories_are_descriptions(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"groups": {}}, "image 0: group_id 5 is no group"),
+        ({"groups": {}}, "image 0: group_id 5 is not a group"),
         ({"groups": {5: {}}}, "group 5: 'inner_sent_id' is missing"),
-        ({"images": []}, r"images\.pkl: is no table of entries"),
+        ({"images": []}, r"images\.pkl: is not a table of entries"),
         ({"sentences": np.zeros(1)}, r"sentences\.pkl: is no pickle of plain containers"),
     ],
 )

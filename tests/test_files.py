@@ -108,8 +108,8 @@ def test_a_label_map_reads_back_in_the_order_of_its_labels(tmp_path):
         ('{"-1": "cat"}', "'-1' is not a whole number"),
         ('{"0": 1}', "label 0 has the name 1"),
         ('{"0": " "}', "label 0 has the name"),
-        ('{"0": "cat", "0": "dog"}', "stands there twice"),
-        ('{"0": "cat", "00": "dog"}', "stands there twice"),
+        ('{"0": "cat", "0": "dog"}', "is listed twice"),
+        ('{"0": "cat", "00": "dog"}', "is listed twice"),
         ("{", "is not JSON"),
     ],
 )

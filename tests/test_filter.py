@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg
-from flows.labelling.filter import filter_candidates, versioned
+from flows.labelling.filter import filter_candidates
 from flows.labelling.infer import infer
 from flows.labelling.plan import asked_label_map, plan, read_manifest
 from flows.policies import Mixture, Policy, Quantile, TargetPrecision
@@ -172,10 +172,6 @@ def test_what_is_not_labelled_cannot_be_filtered(folder: Path) -> None:
         filter_candidates(manifest, Policy(class_thresholds={"dgo": 0.5}))
     with pytest.raises(InputError, match="outside 0"):
         Policy(score_threshold=30)
-
-
-def test_versions_stand_beside_their_source() -> None:
-    assert versioned(Path("data/cat_od.json"), 2) == Path("data/cat_od_v2.json")
 
 
 @pytest.mark.parametrize(

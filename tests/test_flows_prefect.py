@@ -220,7 +220,7 @@ def test_bad_input_is_told_by_the_state_and_to_the_caller(harness: None, flow, p
 def test_outside_a_clone_up_says_so_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(deployments, "prefect_server", lambda: pytest.fail("a server was started"))
-    with pytest.raises(InputError, match=r"configs.*want.*clone"):
+    with pytest.raises(InputError, match=r"configs.*expected.*clone"):
         deployments.up()
 
 
@@ -282,9 +282,10 @@ def wait_until(holds: Callable[[], bool], otherwise: str, seconds: float) -> Non
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="parents are not followed there")
 def test_a_run_ends_with_the_up_that_started_it() -> None:
-    run = "import time; from flows.orchestration.deployments import _end_with_up; _end_with_up(None, None, None)\n"
+    run = "import time; from types import SimpleNamespace as Run\n"
+    run += "from flows.orchestration.lifetime import follow_up; follow_up(None, Run(id=None), None)\n"
     run += "print('running', flush=True); time.sleep(600)"
-    up = "import os, subprocess, sys; from flows.orchestration.deployments import UP_PROCESS\n"
+    up = "import os, subprocess, sys; from flows.orchestration.lifetime import UP_PROCESS\n"
     up += "os.environ[UP_PROCESS] = str(os.getpid())\n"
     up += "child = subprocess.Popen([sys.executable, '-c', sys.argv[1]]); print(child.pid, flush=True); child.wait()"
     parent = subprocess.Popen([sys.executable, "-c", up, run], cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -294,3 +295,18 @@ def test_a_run_ends_with_the_up_that_started_it() -> None:
     parent.kill()
     parent.wait()
     wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "an orphan", seconds=20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("state", "name"), [("stopped", "Stopped"), ("waiting", "Waiting"), ("finished", "Completed")])
+def test_a_run_says_why_it_did_not_finish(
+    harness: None, monkeypatch: pytest.MonkeyPatch, state: str, name: str
+) -> None:
+    result = SimpleNamespace(
+        best=SimpleNamespace(labels="x_od_v1.json"), weights="w", summary="s", state=state, reason="why"
+    )
+    monkeypatch.setattr(deployments, "read_self_train", lambda *_: SimpleNamespace(name="x"))
+    monkeypatch.setattr(deployments, "run_rounds", lambda *_: result)
+    ended = deployments.self_train(deployments.SelfTrainParameters(config="x.toml"), return_state=True)
+    assert (ended.type.value, ended.name) == ("COMPLETED", name)
+    assert state == "finished" or ended.message == "why"

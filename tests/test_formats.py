@@ -202,7 +202,7 @@ def test_voc_size_is_looked_up_when_the_file_has_none(tmp_path):
     [
         (voc_object(x1="left"), "object 0: <bndbox/xmin> is 'left'; expected a number"),
         (voc_object(x1="nan"), "object 0: <bndbox/xmin> is 'nan'"),
-        (voc_object(x1=50, x2=20), "object 0: box .* turned round"),
+        (voc_object(x1=50, x2=20), "object 0: box .* swapped corners"),
         (voc_object(name=""), "<name> is missing or empty"),
         (voc_object() + "<object><name>cat</name></object>", "object 1: <bndbox/xmin> is missing"),
         ("<object>", "is not XML"),

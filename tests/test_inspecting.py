@@ -75,7 +75,7 @@ def test_what_is_right_has_no_problem(problems) -> None:
 def test_all_problems_are_found_not_the_first_alone(problems) -> None:
     found = problems("{", "", line(GOOD), line({**GOOD, "bbox": [1, 1, 1, 1]}), "[]")
     assert [each[:3] for each in found] == [":1:", ":4:", ":4:", ":5:"]
-    assert "a.jpg stands at" in found[1]
+    assert "a.jpg is already at" in found[1]
 
 
 def test_captions_may_share_an_image(problems) -> None:

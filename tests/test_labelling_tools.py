@@ -86,7 +86,7 @@ ENTRY = {"type": "rectanglelabels", "original_width": 10, "original_height": 10,
         ({"annotations": [{}]}, "task 0: its annotations or predictions are broken"),
         ({"annotations": 3}, "task 0: its annotations or predictions are broken"),
         ({"predictions": [{"result": [{**ENTRY, "value": {**BOX, "x": None}}]}]}, "a box of 'cat' is broken"),
-        ({"predictions": [{"result": [{**ENTRY, "value": {**BOX, "width": -3}}]}]}, "box .* turned round"),
+        ({"predictions": [{"result": [{**ENTRY, "value": {**BOX, "width": -3}}]}]}, "box .* swapped corners"),
         ({"predictions": [{"result": [{**ENTRY, "value": {}}]}]}, "has no single label"),
     ],
 )

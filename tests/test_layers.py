@@ -71,7 +71,9 @@ ROOMS = {
     "flows.evaluation": {"flows.labelling"},
     "flows.quality": {"flows.evaluation", "flows.labelling", "flows.policies", "flows.training"},
     "flows.self_training": {"flows.evaluation", "flows.labelling", "flows.policies", "flows.training"},
-    "flows.orchestration": {"flows", "flows.evaluation", "flows.labelling", "flows.self_training", "flows.training"},
+    "flows.orchestration": {
+        "flows", "flows.evaluation", "flows.labelling", "flows.policies", "flows.self_training", "flows.training",
+    },
     "flows.cli": {
         "flows",
         "flows.detection", "flows.evaluation", "flows.labelling", "flows.orchestration", "flows.policies",

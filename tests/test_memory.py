@@ -153,7 +153,7 @@ def test_a_batch_that_does_not_fit_is_refused_with_what_would(monkeypatch: pytes
 
 def test_where_not_one_image_fits_no_batch_size_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_memory", lambda device: 2 * GIB)
-    with pytest.raises(InputError, match=r'1 image of .* want precision = "bfloat16"'):
+    with pytest.raises(InputError, match=r'1 image of .* expected precision = "bfloat16"'):
         check_memory(a_gib_each(1, recompute=True), CPU)
 
 

@@ -10,7 +10,7 @@ from formats import (
     InputError,
     Instance,
     LineProblem,
-    Losses,
+    Omissions,
     Record,
     Region,
     odvg_lines,
@@ -231,7 +231,10 @@ def without(table: dict, key: str) -> dict:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (detection(GOOD, {**GOOD, "bbox": [40, 10, 30, 90]}), r"instance 1: box \(40.*turned round; expected x1 <= x2"),
+        (
+            detection(GOOD, {**GOOD, "bbox": [40, 10, 30, 90]}),
+            r"instance 1: box \(40.*swapped corners; expected x1 <= x2",
+        ),
         (detection({**GOOD, "bbox": [1, 2, 3]}), r"instance 0: box \[1, 2, 3\] is not four numbers; expected \[x1, y1"),
         (detection({**GOOD, "bbox": [1, 2, 3, "4"]}), r'instance 0: box \[1, 2, 3, "4"\] is not four numbers'),
         (detection({**GOOD, "bbox": [1, 2, 3, True]}), "is not four numbers"),
@@ -248,35 +251,38 @@ def without(table: dict, key: str) -> dict:
         (detection({**GOOD, "scores": 0.5}), "unknown key 'scores'; did you mean 'score'"),
         (detection({**GOOD, "label": "0"}), 'label "0" is not a whole number'),
         (detection({**GOOD, "label": 0.5}), "label 0.5 is not a whole number"),
-        (detection({**GOOD, "category": 3}), "category 3 is no text"),
+        (detection({**GOOD, "category": 3}), "category 3 is not text"),
         (detection({**GOOD, "score": 1.5}), "score 1.5 is outside 0..1"),
-        (detection({**GOOD, "score": "high"}), 'score "high" is no number'),
+        (detection({**GOOD, "score": "high"}), 'score "high" is not a number'),
         (detection({**GOOD, "score": [0.1, 0.2]}), "2 scores for one box"),
-        (detection({**GOOD, "weight": -1}), r"json:3: instance 0: weight -1 is no factor; expected a number >= 0$"),
+        (detection({**GOOD, "weight": -1}), r"json:3: instance 0: weight -1 is not a weight; expected a number >= 0$"),
         (detection({**GOOD, "ignore": "no"}), 'ignore is "no"; expected true or false'),
         (detection([1, 2]), "instance 0: is a JSON list"),
         ({**IMAGE, "detection": {}}, "detection: 'instances' is missing"),
         ({**IMAGE, "detection": []}, "detection is a JSON list"),
-        ({**IMAGE, "detection": {"instances": {}}}, "instances is no list"),
+        ({**IMAGE, "detection": {"instances": {}}}, "instances is not a list"),
         ({**IMAGE, "detections": {"instances": []}}, "unknown key 'detections'; did you mean 'detection'"),
         ({**detection(), **grounding("a cat")}, "both detection and grounding"),
         (without(IMAGE, "filename"), "'filename' is missing"),
         ({**without(IMAGE, "filename"), "file_name": "a.jpg"}, "unknown key 'file_name'; did you mean 'filename'"),
-        (without(IMAGE, "height"), "'height' is missing; want"),
+        (without(IMAGE, "height"), "'height' is missing; expected"),
         ({**IMAGE, "width": 0}, "not positive"),
         ({**IMAGE, "width": "120"}, 'width "120" is not a whole number'),
-        ({**IMAGE, "filename": None}, "filename None is no text"),
+        ({**IMAGE, "filename": None}, "filename None is not text"),
         ({**IMAGE, "grounding": {"regions": []}}, "grounding: 'caption' is missing"),
         (
             grounding("a cat", {**REGION, "tokens_positive": [0, 5]}),
-            r"region 0: tokens_positive \[0, 5\] is no list of",
+            r"region 0: tokens_positive \[0, 5\] is not a list of",
         ),
         (grounding("a cat", {**REGION, "tokens_positive": [[0, 6]]}), r"span \[0, 6\] leaves the caption of 5"),
         (grounding("a cat", {**REGION, "tokens_positive": [[5, 5]]}), r"span \[5, 5\] is empty"),
         (grounding("a cat", without(REGION, "phrase")), "region 0: 'phrase' is missing"),
-        (grounding("a cat", {**REGION, "phrase": []}), r"phrase \[\] is no text"),
+        (grounding("a cat", {**REGION, "phrase": []}), r"phrase \[\] is not text"),
         (grounding("a cat", {**REGION, "score": [0.1, 0.2]}), "2 scores for 1 boxes"),
-        (grounding("a cat", REGION, {**REGION, "bbox": [[1, 2, 3, 4], [9, 2, 3, 4]]}), "region 1: box .* turned round"),
+        (
+            grounding("a cat", REGION, {**REGION, "bbox": [[1, 2, 3, 4], [9, 2, 3, 4]]}),
+            "region 1: box .* swapped corners",
+        ),
         ([1], "holds a JSON list; expected an object"),
         (None, "holds a JSON NoneType"),
     ],
@@ -301,10 +307,10 @@ def test_keys_without_a_field_are_counted_at_every_level(tmp_path):
     plain = [detection(GOOD, GOOD, GOOD), grounding("a cat", REGION)]
     for name, lines in (("extra.json", [boxes, words]), ("plain.json", plain)):
         (tmp_path / name).write_text("\n".join(map(json.dumps, lines)))
-    losses = Losses()
-    records = list(read_odvg(tmp_path / "extra.json", losses=losses))
+    omissions = Omissions()
+    records = list(read_odvg(tmp_path / "extra.json", omissions=omissions))
     assert records == list(read_odvg(tmp_path / "plain.json"))
-    assert losses == {
+    assert omissions == {
         "license of lines": 1,
         "by of detection": 1,
         "id of instances": 2,
@@ -350,7 +356,7 @@ def test_problems_are_handed_over_in_order_and_the_rest_is_read(tmp_path):
         (1, "b.jpg", bad),
         (3, None, "{broken"),
     ]
-    assert problems[0].error.place == f"{path}:3"
+    assert problems[0].error.location == f"{path}:3"
     assert [(line, type(entry)) for line, entry in read_odvg_entries(path)] == [
         (0, Record),
         (1, LineProblem),

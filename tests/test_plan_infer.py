@@ -23,11 +23,11 @@ from flows.labelling.filter import filter_candidates
 from flows.labelling.infer import infer, label_shard, missing_shards, problems_of
 from flows.labelling.plan import Manifest, plan, read_lines, read_manifest
 from formats.candidates import read_candidates
+from formats.dataset_names import label_map_beside
 from formats.io.errors import InputError
 from formats.io.files import write_whole
-from formats.io.locks import claim
+from formats.io.locks import lock
 from formats.io.storage import as_path
-from formats.label_map import label_map_beside
 from tests.pipeline_cases import FakeDetector, make_images, make_weights, plan_images
 
 ROOT = Path(__file__).parent.parent
@@ -313,7 +313,7 @@ def test_a_full_disk_ends_the_run_at_the_first_shard(folder: Path, monkeypatch: 
 
 def test_a_second_labelling_of_the_same_plan_is_refused(folder: Path) -> None:
     manifest = plan_od(folder)
-    with claim(manifest.work_dir), pytest.raises(InputError, match=f"process {os.getpid()} is at work here"):
+    with lock(manifest.work_dir), pytest.raises(InputError, match=f"in use by process {os.getpid()}"):
         infer(manifest, FakeDetector(), progress=False)
 
 

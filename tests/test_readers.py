@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from formats import CATEGORIES, READERS, InputError, Losses
+from formats import CATEGORIES, READERS, InputError, Omissions
 from formats.convert import call
 from tests.format_samples import SAMPLES
 
@@ -48,9 +48,9 @@ def test_every_reader_has_a_sample():
 @pytest.mark.parametrize("name", _LOST)
 def test_what_a_record_has_no_field_for_is_counted(tmp_path, name):
     source, given = SAMPLES[name](tmp_path)
-    losses = Losses()
-    assert list(READERS[name](source, losses=losses, **given)) == list(READERS[name](source, **given))
-    assert +losses == +Losses(_LOST[name])
+    omissions = Omissions()
+    assert list(READERS[name](source, omissions=omissions, **given)) == list(READERS[name](source, **given))
+    assert +omissions == +Omissions(_LOST[name])
 
 
 # Mutations of a sample's bytes: cut, doubled, swapped for what breaks readers.
@@ -81,7 +81,7 @@ def read_mutated(name: str, folder: Path, seed: int) -> None:
     for function in (READERS[name], CATEGORIES.get(name)):
         if function is not None:
             with suppress(InputError):
-                list(call(name, function, {**given, "losses": Losses()}, source))
+                list(call(name, function, {**given, "omissions": Omissions()}, source))
 
 
 @pytest.mark.parametrize("name", SAMPLES)

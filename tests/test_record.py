@@ -12,8 +12,8 @@ BOX = (1.0, 2.0, 3.0, 4.0)
 @pytest.mark.parametrize(
     ("box", "message"),
     [
-        ((5.0, 2.0, 3.0, 4.0), "turned round"),
-        ((1.0, 9.0, 3.0, 4.0), "turned round"),
+        ((5.0, 2.0, 3.0, 4.0), "swapped corners"),
+        ((1.0, 9.0, 3.0, 4.0), "swapped corners"),
         ((math.nan, 2.0, 3.0, 4.0), "four finite numbers"),
         ((1.0, 2.0, math.inf, 4.0), "four finite numbers"),
         ((-math.inf, 2.0, 3.0, 4.0), "four finite numbers"),

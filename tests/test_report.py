@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from flows.labelling.bootstrap import bootstrap_od
-from flows.labelling.filter import filter_candidates, versioned
+from flows.labelling.filter import filter_candidates
 from flows.labelling.infer import infer
 from flows.labelling.plan import plan
 from flows.policies.policy import Policy
 from flows.self_training.gate import Verdict, label_drift
 from flows.self_training.report import Comparison, comparison_sheet, read_rounds, write_report
 from flows.self_training.state import RoundResult, Story, read_story, write_story
+from formats.dataset_names import labels_path
 from formats.io.errors import InputError
 from formats.record import Instance, Record
 from tests.pipeline_cases import FakeDetector, make_images, make_weights
@@ -58,13 +59,13 @@ def run_dir(tmp_path: Path) -> Path:
     for number in (1, 2):
         manifest = plan(source, tmp_path / "images", tmp_path / "weights.safetensors", run / f"round-{number}")
         infer(manifest, FakeDetector(), progress=False)
-        filter_candidates(manifest, Policy(score_threshold=0.5 + 0.2 * (number - 1)), versioned(source, number))
+        filter_candidates(manifest, Policy(score_threshold=0.5 + 0.2 * (number - 1)), labels_path(source, number))
     (run / "round-1" / "evaluation.json").write_text(json.dumps({"metrics": {"ap": 0.4321, "ap50": 0.6}, "asked": {}}))
     (run / "round-1" / "evaluation-source.json").write_text(json.dumps({"metrics": {"ap": 0.7, "ap50": 0.9}}))
     rounds = []
     for number in (1, 2):
-        labels = versioned(source, number)
-        drift = label_drift(versioned(source, 1), labels) if number == 2 else None
+        labels = labels_path(source, number)
+        drift = label_drift(labels_path(source, 1), labels) if number == 2 else None
         counts = json.loads(labels.with_suffix(".meta.json").read_text())["counts"]
         verdict = Verdict(number == 1, ("AP fell <deep>",) if number == 2 else (), drift=drift)
         rounds.append(RoundResult(number, labels, f"model-{number}", None, counts, {}, verdict))

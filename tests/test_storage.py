@@ -1,4 +1,4 @@
-"""Addresses that fsspec opens, and folders that one process claims."""
+"""Addresses that fsspec opens, and folders that one process locks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import pytest
 from formats.images import image_size, list_images, safe_join
 from formats.io.errors import InputError
 from formats.io.files import load_json, sha256_of, write_whole, write_whole_folder
-from formats.io.locks import claim, remove_leftovers
+from formats.io.locks import lock, remove_leftovers
 from formats.io.storage import absolute, as_path, is_address
 from formats.label_map import read_label_map, write_label_map
 from tests.pipeline_cases import make_images
 
 ROOT = Path(__file__).parent.parent
-CLAIMING = (
-    "import sys; from formats.io.locks import claim\nwith claim(sys.argv[1]): print('in', flush=True); sys.stdin.read()"
+LOCKING = (
+    "import sys; from formats.io.locks import lock\nwith lock(sys.argv[1]): print('in', flush=True); sys.stdin.read()"
 )
 
 
@@ -47,7 +47,7 @@ def test_an_address_survives_what_path_does_to_it(memory: str) -> None:
 
 
 def test_an_address_that_nothing_speaks_says_what_is_missing() -> None:
-    with pytest.raises(InputError, match=r"gopher://x: gopher:// cannot be opened.*want groundhog\[s3\]"):
+    with pytest.raises(InputError, match=r"gopher://x: gopher:// cannot be opened.*expected groundhog\[s3\]"):
         as_path("gopher://x")
 
 
@@ -102,9 +102,9 @@ def test_an_empty_address_is_no_folder_of_images(memory: str) -> None:
         list_images(f"{memory}/none")
 
 
-def test_a_second_process_is_refused_and_a_killed_one_leaves_no_claim(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
     first = subprocess.Popen(
-        [sys.executable, "-c", CLAIMING, str(tmp_path / "work")],
+        [sys.executable, "-c", LOCKING, str(tmp_path / "work")],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -112,19 +112,19 @@ def test_a_second_process_is_refused_and_a_killed_one_leaves_no_claim(tmp_path: 
     )
     assert first.stdout is not None
     assert first.stdout.readline() == "in\n"
-    with pytest.raises(InputError, match=f"process {first.pid} is at work here"), claim(tmp_path / "work"):
+    with pytest.raises(InputError, match=f"in use by process {first.pid}"), lock(tmp_path / "work"):
         pass
     first.kill()
     first.communicate()
-    with claim(tmp_path / "work"):
+    with lock(tmp_path / "work"):
         assert (tmp_path / "work" / ".lock").read_text() == f"{os.getpid()}\n"
-    with claim(tmp_path / "work"):
+    with lock(tmp_path / "work"):
         pass
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
-def test_a_forked_child_that_lives_on_does_not_keep_the_claim(tmp_path: Path) -> None:
-    program = "import os, sys, time\nfrom formats.io.locks import claim\nwith claim(sys.argv[1]):\n"
+def test_a_forked_child_that_lives_on_does_not_keep_the_lock(tmp_path: Path) -> None:
+    program = "import os, sys, time\nfrom formats.io.locks import lock\nwith lock(sys.argv[1]):\n"
     program += "    child = os.fork()\n    if child: print(child, flush=True)\n    time.sleep(60)"
     parent = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
@@ -135,7 +135,7 @@ def test_a_forked_child_that_lives_on_does_not_keep_the_claim(tmp_path: Path) ->
         time.sleep(0.2)  # the child closes its copy right after the fork
         parent.kill()
         parent.wait()
-        with claim(tmp_path):
+        with lock(tmp_path):
             pass
     finally:
         os.kill(child, 9)
@@ -145,7 +145,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(InputError, match=r"file/work: cannot be written .*; expected a folder"),
-        claim(tmp_path / "file/work"),
+        lock(tmp_path / "file/work"),
     ):
         pass
 
@@ -171,12 +171,12 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -
     ]
 
 
-def test_files_of_one_name_can_be_claimed_alone(tmp_path: Path) -> None:
+def test_files_of_one_name_can_be_locked_alone(tmp_path: Path) -> None:
     mine, other = (tmp_path / f".{name}.{uuid.uuid4().hex}.tmp" for name in ("x_od_v1.json", "y_od_v1.json"))
     mine.write_text("")
-    with claim(tmp_path, "x_od"):
+    with lock(tmp_path, "x_od"):
         assert not mine.exists()
     other.write_text("")
-    with claim(tmp_path, "x_od"), claim(tmp_path, "y"), pytest.raises(InputError), claim(tmp_path, "x_od"):
+    with lock(tmp_path, "x_od"), lock(tmp_path, "y"), pytest.raises(InputError), lock(tmp_path, "x_od"):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == [".x_od.lock", ".y.lock"]

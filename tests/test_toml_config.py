@@ -120,9 +120,9 @@ def test_overrides_are_applied_in_order_and_make_tables(read):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("epoch=3", r"epoch: is no setting; did you mean 'epochs'\?"),
-        ("optimizer.learning_rat=3", r"optimizer.learning_rat: is no setting; did you mean 'learning_rate'\?"),
-        ("zzz=3", "zzz: is no setting; expected one of optimizer, epochs"),
+        ("epoch=3", r"epoch: is not a setting; did you mean 'epochs'\?"),
+        ("optimizer.learning_rat=3", r"optimizer.learning_rat: is not a setting; did you mean 'learning_rate'\?"),
+        ("zzz=3", "zzz: is not a setting; expected one of optimizer, epochs"),
         ("epochs=3.0", "epochs: is the float 3.0; expected a whole number"),
         ("epochs=true", "epochs: is true; expected a whole number"),
         ("epochs=many", "epochs: is the text 'many'; expected a whole number"),

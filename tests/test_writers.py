@@ -14,7 +14,7 @@ from formats import (
     Instance,
     Record,
     Region,
-    describe_losses,
+    describe_omissions,
     read_coco_results,
     read_odvg,
     read_voc,
@@ -65,8 +65,8 @@ def test_voc_comes_back(tmp_path):
 def test_voc_lies_as_the_devkit_does_and_declares_its_names(tmp_path):
     """CVAT and datumaro refuse names that labelmap.txt does not declare, and look for images by ImageSets/Main."""
     record = Record("sub/a.b.jpg", 10, 20, (Instance((1, 2, 3, 4), 1, "dog"),))
-    losses = write_voc(tmp_path / "voc", [record, EMPTY], ("zebra", "dog", "a: b", "# c", " d"))
-    assert losses == {"names that labelmap.txt cannot hold": 3}
+    omissions = write_voc(tmp_path / "voc", [record, EMPTY], ("zebra", "dog", "a: b", "# c", " d"))
+    assert omissions == {"names that labelmap.txt cannot hold": 3}
     lying = [path.relative_to(tmp_path / "voc").as_posix() for path in sorted((tmp_path / "voc").rglob("*.*"))]
     names = ["Annotations/a.xml", "Annotations/sub/a.b.xml", "ImageSets/Main/default.txt", "labelmap.txt"]
     assert lying == names
@@ -149,8 +149,8 @@ def test_coco_results_that_are_none(tmp_path, content, message):
 def test_open_groundingdino_has_one_box_a_region_and_no_spans(tmp_path):
     two = Region(((1, 2, 3, 4), (5, 6, 7, 8)), ("a cat",), ((0, 5),), (0.5, 0.25))
     caption = Record("a.jpg", 10, 20, caption="a cat", regions=(two, Region((), ("cat",), ((2, 5),))))
-    losses = write_open_groundingdino(tmp_path / "a.jsonl", [caption, *PLAIN])
-    assert losses == {"spans": 2, "scores": 2, "phrases without a box": 1}
+    omissions = write_open_groundingdino(tmp_path / "a.jsonl", [caption, *PLAIN])
+    assert omissions == {"spans": 2, "scores": 2, "phrases without a box": 1}
     first = json.loads((tmp_path / "a.jsonl").read_text().splitlines()[0])
     assert first["grounding"]["regions"] == [
         {"bbox": [1, 2, 3, 4], "phrase": "a cat"},
@@ -182,8 +182,8 @@ def test_odvg_counts_phrases_that_it_leaves_out(tmp_path):
 )
 def test_what_has_no_place_is_told(tmp_path, name, told):
     categories = (CATEGORIES,) if name in ("coco", "voc", "yolo") else ()
-    losses = WRITERS[name](tmp_path / "out", [RICH, Record("b.jpg", 10, 10)], *categories)
-    assert ", ".join(line.strip() for line in describe_losses(losses).splitlines()) == told
+    omissions = WRITERS[name](tmp_path / "out", [RICH, Record("b.jpg", 10, 10)], *categories)
+    assert ", ".join(line.strip() for line in describe_omissions(omissions).splitlines()) == told
 
 
 def test_boxes_beyond_the_image_are_clipped_and_counted(tmp_path):
@@ -225,7 +225,7 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
         (folder / "x").write_text("x")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["x"]
     with (
-        pytest.raises(InputError, match="a: is there already; expected a new folder"),
+        pytest.raises(InputError, match="a: already exists; expected a new folder"),
         write_whole_folder(tmp_path / "a"),
     ):
         pass

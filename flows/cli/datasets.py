@@ -101,14 +101,14 @@ def _add_check(commands) -> None:
 
 def _check(options: argparse.Namespace) -> int:
     from formats.inspect import check
-    from formats.omissions import Losses, describe_losses
+    from formats.omissions import Omissions, describe_omissions
 
-    problems, losses = 0, Losses()
-    for problem in check(options.source, options.format, losses=losses, **_given_source(options)):
+    problems, omissions = 0, Omissions()
+    for problem in check(options.source, options.format, omissions=omissions, **_given_source(options)):
         print(problem)
         problems += 1
     print(f"{options.source}: {problems or 'no'} problem{'' if problems == 1 else 's'}")
-    if unread := describe_losses(losses):
+    if unread := describe_omissions(omissions):
         print(f"not read, since a record has no field for it:\n{unread}")
     return 1 if problems else 0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from flows.cli import filter
 from flows.cli.arguments import add_looking, add_model, add_overrides, command, names, tell
 from flows.labelling.plan import BATCH_SIZE, SCORE_FLOOR, SHARD_SIZE
+from formats.dataset_names import metadata_path
 from formats.io.errors import InputError
 
 
@@ -58,7 +59,7 @@ def _self_train(options: argparse.Namespace) -> int:
     result = self_train(read_self_train(options.config, options.set), _print_event)
     print(status(result.summary.parent))
     print(f"report:  {result.summary.with_name(REPORT_NAME)}")
-    tell(quarantine.summary(result.quarantined, result.rounds[-1].labels.with_suffix(".meta.json")))
+    tell(quarantine.summary(result.quarantined, metadata_path(result.rounds[-1].labels)))
     return 0
 
 
@@ -140,7 +141,7 @@ def _infer(options: argparse.Namespace) -> int:
     from flows.labelling.infer import infer, problems_of
     from flows.labelling.plan import asked_label_map, plan
     from formats import quarantine
-    from formats.label_map import label_map_beside
+    from formats.dataset_names import label_map_beside
 
     label_map = options.label_map
     if options.distractors:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from formats.dataset_names import label_map_beside, parse_annotation_name
 from formats.images import IMAGE_SUFFIXES
 from formats.io.errors import InputError, want_one_of
 from formats.io.files import sha256_of
@@ -198,8 +199,10 @@ def _read_glyphs(data: GlyphData, work_dir: Path) -> Benchmark:
         folder, data.domain, data.count, data.seed, data.task, data.pairs, "truth", hardness=data.hardness
     )
     assert annotations is not None  # scenes are labelled
-    label_map = folder / "truth_label_map.json"
-    found = OdvgData(annotations, folder / "images", label_map if annotations.stem.endswith("_od") else None)
+    label_map = label_map_beside(annotations)
+    found = OdvgData(
+        annotations, folder / "images", label_map if parse_annotation_name(annotations).task == "od" else None
+    )
     benchmark = _read_odvg(found, work_dir)
     return benchmark._replace(metric="expressions") if data.task == "expressions" else benchmark
 

@@ -263,7 +263,7 @@ def _open(config: EvaluateConfig, truth: BenchmarkData) -> Benchmark:
         return only(open_benchmark(truth, config.work_dir), config.categories)
     except InputError as error:
         if config.get and not error.remedy:
-            raise InputError(error.place, error.what, config.get.strip()) from None
+            raise InputError(error.location, error.what, config.get.strip()) from None
         raise
 
 

@@ -15,9 +15,10 @@ from flows.evaluation.benchmarks import Benchmark, Metric
 from flows.labelling.detector_pool import Predictor
 from flows.labelling.plan import Manifest
 from formats.candidates import Candidates, ImageCandidates, read_candidates
+from formats.dataset_names import annotation_path, label_map_beside
 from formats.io.errors import InputError
 from formats.io.files import write_whole
-from formats.label_map import label_map_beside, write_label_map
+from formats.label_map import write_label_map
 from formats.odvg import record_to_line
 from formats.record import Instance, Record, Region
 from grounding_model.inputs.prompt import Prompt
@@ -47,7 +48,7 @@ def question_of(record: Record, metric: Metric, asked: Sequence[str] | None = No
 def write_questions(work_dir: Path, benchmark: Benchmark, metric: Metric) -> Path:
     """The ODVG file that is labelled: a line a record of the truth. Metric and prompts belong to what was asked."""
     common = bool(benchmark.names) and benchmark.asked is None
-    path = work_dir / ("questions_od.json" if common else "questions_vg.json")
+    path = annotation_path(work_dir, "questions", "od" if common else "vg")
     asked: Sequence[tuple[str, ...] | None] = benchmark.asked or [None] * len(benchmark.records)
     told = {"prompts": benchmark.prompts} if benchmark.prompts else {}
     with write_whole(path) as file:

@@ -9,11 +9,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from formats.candidates import ImageProblem
+from formats.dataset_names import Task, annotation_path, label_map_beside
 from formats.images import image_size, list_images, safe_join
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_whole
 from formats.io.storage import as_path
-from formats.label_map import label_map_beside, write_label_map
+from formats.label_map import write_label_map
 from formats.odvg import record_to_line
 from formats.phrases import find_phrase
 from formats.quarantine import quarantined_line, reason_of
@@ -231,9 +232,9 @@ def _list(images: str | Path) -> list[str]:
     return filenames
 
 
-def _beside(images: str | Path, kind: str) -> Path:
+def _beside(images: str | Path, kind: Task) -> Path:
     folder = as_path(images)
-    return folder.with_name(f"{folder.name}_{kind}.json")
+    return annotation_path(folder.parent, folder.name, kind)
 
 
 def _write(

@@ -23,6 +23,7 @@ from flows.policies.policy import Mixture, Policy, Quantile, TargetPrecision
 from flows.policies.thresholds import mixture_threshold, quantile_threshold
 from formats.boxes import boxes_by_name
 from formats.candidates import ImageCandidates, ImageProblem, read_candidates
+from formats.dataset_names import labels_path, metadata_path
 from formats.io.errors import InputError, want_one_of
 from formats.io.files import sha256_of, write_json, write_whole
 from formats.io.storage import absolute, as_path
@@ -64,7 +65,7 @@ def filter_candidates(
     does not know.
     """
     manifest, *others = map(as_manifest, (manifest, *views))
-    out = as_path(out) if out is not None else versioned(manifest.source, 1)
+    out = as_path(out) if out is not None else labels_path(manifest.source, 1)
     _check(manifest, others, policy, out)
     looks = (manifest, *others)
     tally = _Tally()
@@ -77,16 +78,10 @@ def filter_candidates(
         for line in _label_lines(looks, settled, corrections, tally):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     counts = tally.counts()
-    meta = out.with_suffix(".meta.json")
+    meta = metadata_path(out)
     told = _meta(looks, policy, found, out, counts, tally.quarantined) | dict(provenance or {})
     write_json(meta, told, ensure_ascii=False)
     return FilterResult(out, meta, counts, tuple(tally.quarantined))
-
-
-def versioned(source: str | Path, version: int) -> Path:
-    """X_od.json, 1 -> X_od_v1.json beside it."""
-    source = as_path(source)
-    return source.with_name(f"{source.stem}_v{version}{source.suffix}")
 
 
 @dataclass

@@ -29,7 +29,7 @@ from formats.candidates import (
 from formats.images import safe_join
 from formats.io.errors import InputError
 from formats.io.files import NO_ROOM
-from formats.io.locks import claim
+from formats.io.locks import lock
 from formats.odvg_lines import object_of_line, record_from_line
 from formats.phrases import find_phrase
 from formats.quarantine import filename_in, reason_of
@@ -73,7 +73,7 @@ def infer(
     if workers.runner != "threads":
         raise InputError("workers.runner", "Ray works inside a Prefect flow", "expected the deployment infer/stage")
     manifest = as_manifest(manifest)
-    with claim(manifest.work_dir):
+    with lock(manifest.work_dir):
         missing = missing_shards(manifest)
         if missing:
             check_source(manifest)

@@ -15,10 +15,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from formats.dataset_names import label_map_beside, label_map_path, parse_annotation_name, work_dir_name
 from formats.io.errors import InputError
 from formats.io.files import sha256_of, write_json
 from formats.io.storage import absolute, as_path, is_address
-from formats.label_map import label_map_beside, read_label_map, without_version, write_label_map
+from formats.label_map import read_label_map, write_label_map
 
 MANIFEST_NAME = "manifest.json"
 SCORE_FLOOR = 0.05  # 0..1; candidates above it are kept, so that a threshold is chosen without the model
@@ -130,7 +131,7 @@ def plan(
     from grounding_model.inputs.prompt import Prompt
 
     source, image_root = as_path(source), as_path(image_root)
-    work_dir = Path("work_dirs", source.stem.removesuffix("_od")) if work_dir is None else as_path(work_dir)
+    work_dir = Path("work_dirs", work_dir_name(source)) if work_dir is None else as_path(work_dir)
     _check_settings(score_floor, scale, max_per_image, shard_size)
     if not source.is_file():
         raise InputError(source, "no such file", "expected an ODVG file as bootstrap writes it")
@@ -223,7 +224,7 @@ def asked_label_map(label_map: Path, distractors: Sequence[str], folder: Path) -
     names = read_label_map(label_map)
     if both := sorted(set(names.values()) & set(distractors)):
         raise InputError("policy.distractors", f"{', '.join(both)} is a category", "expected what is not looked for")
-    asked = folder / "asked_label_map.json"
+    asked = label_map_path(folder, "asked")
     write_label_map(asked, {**names, **dict(enumerate(distractors, start=max(names) + 1))})
     return asked
 
@@ -239,7 +240,7 @@ def software_version() -> str:
 def _label_map(source: Path) -> Path | None:
     """The map beside an X_od.json; None for captions. Raises InputError where there is neither."""
     beside = label_map_beside(source)
-    if without_version(source.stem).endswith("_od") and beside.is_file():
+    if parse_annotation_name(source).task == "od" and beside.is_file():
         return beside
     if any('"caption"' in line.text for line in read_lines(source)):
         return None

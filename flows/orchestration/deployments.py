@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-import signal
 import sys
-import threading
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,38 +12,22 @@ from typing import Any, Literal, cast
 
 from prefect import flow, serve
 from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
 from prefect.deployments.runner import EntrypointType, RunnerDeployment
-from prefect.states import Failed
+from prefect.states import Completed, Failed
 from pydantic import BaseModel, ConfigDict
 
 from flows.labelling.detector_pool import Workers
 from flows.labelling.plan import BATCH_SIZE
 from flows.orchestration import tasks
 from flows.orchestration.artifacts import Storyteller
+from flows.orchestration.lifetime import ENDS_WITH_UP, UP_PROCESS, crash_orphans
 from flows.orchestration.pause import wait_in_flow
-from flows.orchestration.server import prefect_server
+from flows.orchestration.server import PASSWORD_FILE, PASSWORD_KEY, prefect_server
 from flows.self_training.config import read_self_train
 from flows.self_training.init import CONFIG_DIR, PREFIX
 from flows.self_training.loop import self_train as run_rounds
 from formats.io.errors import InputError
-
-UP_PROCESS = "GROUNDHOG_UP"  # the process of `groundhog up`, told to the runs that it starts
-
-
-def _end_with_up(flow: Any, run: Any, state: Any) -> None:
-    """A run of `groundhog up` ends with it, however that ends: nobody works on unseen, and what is done stays done."""
-    if os.environ.get(UP_PROCESS) == str(os.getppid()):
-        threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
-
-
-def _follow(parent: int) -> None:
-    # Not PR_SET_PDEATHSIG: Linux sends that when the thread ends that started us.
-    while os.getppid() == parent:
-        time.sleep(1)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-ENDS_WITH_UP: list[Any] = [_end_with_up]  # hooks of a flow
 
 
 class Parameters(BaseModel):
@@ -155,11 +136,18 @@ def _flow(name: str, titled: str) -> Callable[[Callable[..., Any]], Any]:
 
 
 @_flow("self-train", titled="title")
-def self_train(parameters: SelfTrainParameters) -> dict[str, str]:
-    """Label, train, label again: the rounds of a configuration. Gives the best labels and weights."""
+def self_train(parameters: SelfTrainParameters) -> dict[str, str] | State:
+    """Label, train, label again: the rounds of a configuration. Gives the best labels and weights.
+
+    The state of the run is called Completed, Stopped (by the gate) or Waiting (for a person), with the reason.
+    """
     config = read_self_train(parameters.config, tuple(parameters.overrides))
     result = run_rounds(config, Storyteller(config.name), tasks.STAGES, wait_in_flow)
-    return {"labels": str(result.best.labels), "weights": result.weights, "summary": str(result.summary)}
+    outcome = {"labels": str(result.best.labels), "weights": result.weights, "summary": str(result.summary)}
+    if result.state == "finished":
+        return outcome
+    # Prefect shows the name of a state in its lists; "Completed" would hide that a gate or a person is to decide.
+    return Completed(name=result.state.capitalize(), message=result.reason, data=outcome)
 
 
 @_flow("bootstrap", titled="images")
@@ -272,7 +260,10 @@ def up(limit: int = 1) -> int:
         raise InputError(CONFIG_DIR.resolve(), f"no {PREFIX}*.toml there", remedy)
     with prefect_server() as api:
         served = deployments()
-        print(f"Prefect: {api.removesuffix('/api')}\nIn another terminal, from this folder:")
+        print(f"Prefect: {api.removesuffix('/api')}")
+        if secret := os.environ.get(PASSWORD_KEY):
+            print(f"Its page asks for the password of this folder's {PASSWORD_FILE}: {secret}")
+        print("In another terminal, from this folder:")
         for deployment in served[: len(configs())]:
             print(f"  prefect deployment run {deployment.flow_name}/{deployment.name} --watch")
         sys.stdout.flush()
@@ -280,5 +271,9 @@ def up(limit: int = 1) -> int:
         os.environ[UP_PROCESS] = str(os.getpid())
         # Prefect's own handler of SIGTERM stops its runner by a coroutine that nobody awaits any more.
         warnings.filterwarnings("ignore", r"coroutine 'Runner\.astop' was never awaited", RuntimeWarning)
+        ids = [served_deployment.apply() for served_deployment in served]
+        for name in crash_orphans(ids):
+            print(f"{name}: its process is gone; marked as Crashed. Run it again, and it resumes where it was")
+        sys.stdout.flush()
         serve(*served, limit=limit, pause_on_shutdown=False)
     return 0

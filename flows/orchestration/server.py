@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
+import secrets
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from formats.io.child_process import end_with_parent
+from formats.io.files import write_whole
 
 DEFAULT_API = "http://127.0.0.1:4200/api"
 LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+PASSWORD_FILE = Path(".env")  # Prefect reads it in the folder where a command runs
+PASSWORD_KEY = "PREFECT_API_AUTH_STRING"
 PAUSE = 2.0  # seconds between one start and the next
 START_TIMEOUT = 300.0  # seconds; 9 to 15 were measured on two idle cores, the first start migrates a database
 
@@ -31,12 +38,64 @@ def api_url() -> str:
 def is_healthy(api: str) -> bool:
     """True when a Prefect server answers at this address."""
     try:
-        # A proxy, which the environment may name, does not reach this machine's own servers.
-        handlers = [urllib.request.ProxyHandler({})] if urlsplit(api).hostname in LOCAL_HOSTS else []
-        with urllib.request.build_opener(*handlers).open(f"{api}/health", timeout=3) as response:
+        with _opener(api).open(f"{api}/health", timeout=3) as response:
             return response.status == 200
     except (urllib.error.URLError, OSError, ValueError):
         return False
+
+
+def password(file: Path = PASSWORD_FILE) -> str:
+    """The server's `user:password`: of the environment, or of `.env` in this folder, which gets a random one at first.
+
+    Prefect reads that file, so that `prefect` and `groundhog rounds approve` in the same folder are let in.
+    """
+    if there := os.environ.get(PASSWORD_KEY):
+        return there
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    if kept := re.search(rf"^{PASSWORD_KEY}=\"?([^\"\n]+)", text, re.MULTILINE):
+        return kept[1]
+    made = f"groundhog:{secrets.token_urlsafe(18)}"
+    if text and not text.endswith("\n"):
+        text += "\n"
+    with write_whole(file) as out:
+        out.write(f"{text}{PASSWORD_KEY}={made}\n")
+    file.chmod(0o600)
+    return made
+
+
+def _reload_settings() -> None:
+    """Prefect keeps the settings that it found when it was imported; addresses set since then would not count."""
+    if "prefect" in sys.modules:
+        from prefect.context import refresh_global_settings_context
+
+        refresh_global_settings_context()
+
+
+def _check_admitted(api: str) -> None:
+    """Raises RuntimeError where a server that is running asks for another password than this folder's."""
+    from prefect.settings import get_current_settings
+
+    secret = get_current_settings().api.auth_string
+    request = urllib.request.Request(f"{api}/admin/version")
+    if secret is not None:
+        request.add_header("Authorization", "Basic " + b64encode(secret.get_secret_value().encode()).decode())
+    try:
+        _opener(api).open(request, timeout=10).close()
+    except urllib.error.HTTPError as error:
+        if error.code == 401:
+            raise RuntimeError(
+                f"the Prefect server at {api} asks for a password; set {PASSWORD_KEY} to the one in "
+                f"{PASSWORD_FILE} of the folder where `groundhog up` started it, or stop that server"
+            ) from None
+    except OSError:
+        pass  # whatever it is, the first call to the server says it better
+
+
+def _opener(api: str) -> urllib.request.OpenerDirector:
+    """A proxy, which the environment may name, does not reach this machine's own servers."""
+    return urllib.request.build_opener(
+        *([urllib.request.ProxyHandler({})] if urlsplit(api).hostname in LOCAL_HOSTS else [])
+    )
 
 
 @contextmanager
@@ -51,11 +110,15 @@ def prefect_server(api: str | None = None) -> Iterator[str]:
     api = api or api_url()
     os.environ["PREFECT_API_URL"] = api
     if is_healthy(api):
+        _reload_settings()
+        _check_admitted(api)
         yield api
         return
     address = urlsplit(api)
     if address.hostname not in LOCAL_HOSTS:
         raise RuntimeError(f"the Prefect server at {api} does not answer, and is not on this machine")
+    os.environ[PASSWORD_KEY] = password()
+    _reload_settings()
     server = _Server(address.hostname, address.port or 4200)
     try:
         _wait(server.process, api)
@@ -100,9 +163,15 @@ class _Server:
 
 def _start(host: str, port: int) -> subprocess.Popen:
     """Uvicorn itself, as `prefect server start` runs it: one process, so that nothing is left when it is killed."""
-    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    command = [sys.executable, "-m", "uvicorn", "--factory", "flows.orchestration.app:create_app"]
     command += ["--host", host, "--port", str(port), "--timeout-keep-alive", "5", "--log-level", "warning"]
-    environment = os.environ | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT__SERVER_FINAL": "1"}
+    environment = os.environ | {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT__SERVER_FINAL": "1",
+        "PREFECT_SERVER_API_AUTH_STRING": os.environ[PASSWORD_KEY],
+        # Its own pages alone; Prefect allows every origin by default.
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{host}:{port},http://localhost:{port}",
+    }
     return subprocess.Popen(command, env=environment, preexec_fn=end_with_parent)
 
 

@@ -27,7 +27,7 @@ from flows.self_training import loop as self_training
 from flows.training import mixture as merging
 from flows.training import train as training
 from formats.io.errors import InputError
-from formats.io.locks import claim
+from formats.io.locks import lock
 from formats.io.storage import absolute
 
 
@@ -72,7 +72,7 @@ def infer(manifest: Manifest | str | Path, *, workers: Workers = ONE_EACH, batch
     Raises as flows.labelling.infer.infer.
     """
     manifest = as_manifest(manifest)
-    with claim(manifest.work_dir):
+    with lock(manifest.work_dir):
         missing = missing_shards(manifest)
         if missing:
             check_source(manifest)

@@ -24,6 +24,7 @@ from flows.policies.policy import Policy
 from flows.training.mixture import merge
 from flows.training.train import between, train
 from formats.boxes import boxes_by_name
+from formats.dataset_names import annotation_path, label_map_path
 from formats.io.errors import InputError
 from formats.io.files import write_json
 from formats.label_map import write_label_map
@@ -238,9 +239,9 @@ class _Work:
         """Labels as the variant's policy has them, and how good they are."""
         policy, config = variant.policy, self.config
         looks = [self._candidates(view, policy.distractors, weights) for view in variant.views]
-        made = filter_candidates(looks[0], policy, folder / "labels_od.json", views=looks[1:])
+        made = filter_candidates(looks[0], policy, annotation_path(folder, "labels", "od"), views=looks[1:])
         unsorted = policy.without_thresholds()
-        everything = filter_candidates(looks[0], unsorted, folder / "everything_od.json", views=looks[1:])
+        everything = filter_candidates(looks[0], unsorted, annotation_path(folder, "everything", "od"), views=looks[1:])
         return made.labels, label_quality(made.labels, everything.labels, self.source.truth, config.categories)
 
     def _candidates(self, view: View, distractors: Sequence[str], weights: str) -> Manifest:
@@ -306,7 +307,12 @@ def _prepare(config: QualityConfig, seed: int, folder: Path) -> _Source:
     """The images and the truth as files; images of the glyph world are drawn."""
     from grounding_model.glyphs import write_scenes
 
-    source = _Source(folder / "x_od.json", folder / "images", folder / "x_label_map.json", folder / "truth_od.json")
+    source = _Source(
+        annotation_path(folder, "x", "od"),
+        folder / "images",
+        label_map_path(folder, "x"),
+        annotation_path(folder, "truth", "od"),
+    )
     data = config.data
     if isinstance(data, OdvgData):
         source = source._replace(images=data.image_root)

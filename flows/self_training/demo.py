@@ -23,6 +23,7 @@ from flows.self_training.loop import Event, evaluate_weights, self_train
 from flows.self_training.messages import in_words
 from flows.self_training.report import Comparison, comparison_sheet, write_report
 from flows.self_training.state import RoundResult
+from formats.dataset_names import label_map_beside
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json
 from grounding_model.checkpoints.weights import checkpoint_hash
@@ -234,7 +235,7 @@ labels:          {last}
 weights:         {result.weights}
 
 Next:
-  groundhog browse {last.parent} {last.name} truth/images -m glyphs_label_map.json -o {out_dir}/seen --not-show
+  groundhog browse {last.parent} {last.name} truth/images -m {label_map_beside(last).name} -o {out_dir}/seen --not-show
   groundhog detect IMAGES --weights {result.weights} --texts 'cat' -c
   groundhog self-train configs/self_train_cat.toml      # your own images: copy and change this file
   groundhog up                                          # the same as Prefect deployments"""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flows.labelling.bootstrap import check_categories, read_captions
 from flows.self_training.config import read_self_train
+from formats.dataset_names import annotation_path, label_map_beside, labels_path
 from formats.images import list_images
 from formats.io.errors import InputError
 from formats.io.files import write_whole
@@ -66,8 +67,8 @@ def next_steps(path: Path) -> str:
     config = read_self_train(path)
     name = path.stem.removeprefix(PREFIX)
     annotations = config.data.annotations if config.data.kind != "glyphs" else Path()
-    first = annotations.with_name(f"{annotations.stem}_v1.json")
-    map_option = f" -m {name}_label_map.json" if config.data.kind == "images" else ""
+    first = labels_path(annotations, 1)
+    map_option = f" -m {label_map_beside(annotations).name}" if config.data.kind == "images" else ""
     return f"""\
 wrote {path}; look it through, then
 
@@ -93,12 +94,17 @@ def _work_dir(name: str) -> str:
 
 def _images_table(name: str, images: str | Path, categories: Sequence[str]) -> str:
     return _entries(
-        kind="images", images=images, annotations=f"data/{name}/{name}_od.json", categories=list(categories)
+        kind="images",
+        images=images,
+        annotations=annotation_path(f"data/{name}", name, "od"),
+        categories=list(categories),
     )
 
 
 def _captions_table(name: str, images: str | Path, captions: str | Path) -> str:
-    return _entries(kind="captions", images=images, captions=captions, annotations=f"data/{name}/{name}_vg.json")
+    return _entries(
+        kind="captions", images=images, captions=captions, annotations=annotation_path(f"data/{name}", name, "vg")
+    )
 
 
 def _entries(**values: object) -> str:

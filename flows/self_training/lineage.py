@@ -20,6 +20,7 @@ from flows.labelling.infer import parse_line
 from flows.labelling.plan import Manifest, read_lines, read_manifest
 from formats.boxes import pairwise_iou
 from formats.candidates import read_candidates
+from formats.dataset_names import metadata_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, sha256_of
 from formats.odvg_lines import QUARANTINED
@@ -85,7 +86,7 @@ def lineage(labels: str | Path, image: str | None = None, box: int = 0) -> list[
 
 
 def _link(labels: Path, child: Link | None) -> Link:
-    meta_path = labels.with_suffix(".meta.json")
+    meta_path = metadata_path(labels)
     if not meta_path.is_file() and child is not None:
         gone = Link(child.round - 1, labels, "", {})
         gone.broken.append(f"{meta_path} is gone")

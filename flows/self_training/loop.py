@@ -18,7 +18,7 @@ from flows.evaluation.benchmarks import BenchmarkData, file_hashes
 from flows.evaluation.evaluate import EVALUATION_NAME, SAMPLES_NAME, EvaluateConfig, evaluate_benchmark
 from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg
 from flows.labelling.detector_pool import Workers
-from flows.labelling.filter import FilterResult, filter_candidates, versioned
+from flows.labelling.filter import FilterResult, filter_candidates
 from flows.labelling.infer import infer
 from flows.labelling.mirrored import View
 from flows.labelling.plan import Manifest, asked_label_map, plan
@@ -31,9 +31,9 @@ from flows.self_training.state import RoundResult, State, Story, keep, round_fol
 from flows.training.mixture import merge
 from flows.training.train import between, train, training_key
 from formats.candidates import ImageProblem
+from formats.dataset_names import labels_path, reviewed_path
 from formats.io.files import sha256_of, write_json
-from formats.io.locks import claim
-from formats.reviewed import reviewed_path
+from formats.io.locks import lock
 from grounding_model.data.sources import OdvgData
 from grounding_model.training.config import FromWeights
 
@@ -128,10 +128,10 @@ def self_train(
     Raises InputError while another process works in the work_dir or writes labels of the same images.
     """
     config = config if isinstance(config, SelfTrainConfig) else read_self_train(config)
-    with claim(config.train.work_dir):
+    with lock(config.train.work_dir):
         loop = _Loop(config, on_event, stages, wait_for_person)
         labels = loop.source.annotations
-        with claim(labels.parent, labels.stem):
+        with lock(labels.parent, labels.stem):
             return loop.run()
 
 
@@ -188,7 +188,7 @@ class _Loop:
         self._labels = self._stages.filter_candidates(
             manifest,
             config.policy,
-            versioned(self.source.annotations, number),
+            labels_path(self.source.annotations, number),
             views=views,
             reviewed=reviewed_path(self.source.annotations),
             provenance=self._provenance(number, folder, trained_on),

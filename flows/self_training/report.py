@@ -19,12 +19,12 @@ import numpy as np
 from browse.contact_sheet import contact_sheet
 from browse.draw import draw_record
 from browse.pictures import reduced_picture
-from flows.labelling.filter import versioned
 from flows.labelling.plan import MANIFEST_NAME, Manifest, read_manifest
 from flows.self_training import html as pages
 from flows.self_training.gate import changed_lines
 from flows.self_training.state import ROUNDS_NAME, Story, name_of, read_story, story_rows
 from formats.candidates import read_candidates
+from formats.dataset_names import labels_path, metadata_path
 from formats.images import safe_join
 from formats.io.errors import InputError
 from formats.io.files import write_whole
@@ -127,8 +127,8 @@ def _round_manifests(run_dir: Path) -> list[Path]:
 
 def _read_round(number: int, folder: Path) -> RoundOnDisk:
     entry = RoundOnDisk(number, read_manifest(folder))
-    labels = versioned(entry.manifest.source, number)
-    meta = _json(labels.with_suffix(".meta.json"))
+    labels = labels_path(entry.manifest.source, number)
+    meta = _json(metadata_path(labels))
     if labels.is_file() and meta.get("plan") == entry.manifest.key:  # else they are of an earlier run
         entry.labels, entry.meta = labels, meta
     for path in sorted(folder.glob("evaluation*.json")):

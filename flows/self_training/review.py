@@ -12,6 +12,7 @@ from typing import Any
 
 from flows.labelling.infer import parse_line
 from flows.labelling.plan import Manifest, as_manifest, read_lines
+from formats.dataset_names import reviewed_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json
 from formats.odvg_lines import is_quarantined
@@ -20,7 +21,6 @@ from formats.reviewed import (
     key_of,
     marked,
     read_corrections,
-    reviewed_path,
     reviewed_text,
     write_corrections,
 )
@@ -68,7 +68,7 @@ def _approved(manifest: Manifest, policy: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(manifest: Manifest, given: list[Correction]) -> None:
-    missing = {key_of(each.record): each.place for each in given}
+    missing = {key_of(each.record): each.location for each in given}
     for line in read_lines(manifest.source):
         if not missing:
             break
@@ -79,8 +79,10 @@ def _check(manifest: Manifest, given: list[Correction]) -> None:
         raise InputError(place, f"{told} is no line of {Path(manifest.source).name}", "expected lines of these labels")
     for each in given:
         if (each.record.instances if manifest.label_map is not None else each.record.regions) is None:
-            raise InputError(each.place, "nobody has labelled this line", 'expected "instances": [] where nothing is')
+            raise InputError(
+                each.location, "nobody has labelled this line", 'expected "instances": [] where nothing is'
+            )
         for instance in each.record.instances or ():
             if manifest.label_map is not None and manifest.label_map.get(str(instance.label)) != instance.category:
                 what = f"label {instance.label} is not {instance.category!r}"
-                raise InputError(each.place, what, f"expected one of {manifest.label_map}")
+                raise InputError(each.location, what, f"expected one of {manifest.label_map}")

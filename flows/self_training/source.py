@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 from flows.evaluation.benchmarks import paths_of
 from flows.labelling import bootstrap as bootstrapping
 from flows.self_training.config import CaptionedImages, GlyphScenes, SelfTrainConfig
+from formats.dataset_names import annotation_path, label_map_beside, label_map_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json, write_whole
-from formats.label_map import label_map_beside, read_label_map, write_label_map
+from formats.label_map import read_label_map, write_label_map
 from formats.odvg import read_odvg
 
 
@@ -67,9 +68,9 @@ def _draw_glyphs(
         raise InputError(told, "other scenes were drawn there", remedy)
     captions, images = folder / "captions.csv", folder / "truth" / "images"
     if data.task == "captions":
-        source = Source(folder / "glyphs_vg.json", images, None)
+        source = Source(annotation_path(folder, "glyphs", "vg"), images, None)
     else:
-        source = Source(folder / "glyphs_od.json", images, folder / "glyphs_label_map.json")
+        source = Source(annotation_path(folder, "glyphs", "od"), images, label_map_path(folder, "glyphs"))
     # The label map is written last: without it the run was cut off in between.
     if not (source.annotations.exists() and (source.label_map is None or source.label_map.exists())):
         write_json(told, asked)

@@ -10,22 +10,22 @@ from contextlib import contextmanager
 class InputError(ValueError):
     """Bad input: where, what stands there, what would be right.
 
-    str() is `place: what; expected remedy`. Commands print it and end with exit code 2.
+    str() is `location: what; expected remedy`. Commands print it and end with exit code 2.
     """
 
-    def __init__(self, place: object, what: str, remedy: str = "") -> None:
-        self.place, self.what, self.remedy = str(place), what, remedy
-        super().__init__(f"{place}: {what}" + (f"; {remedy}" if remedy else ""))
+    def __init__(self, location: object, what: str, remedy: str = "") -> None:
+        self.location, self.what, self.remedy = str(location), what, remedy
+        super().__init__(f"{location}: {what}" + (f"; {remedy}" if remedy else ""))
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
         """For other processes: an exception is pickled by its one message otherwise, which makes no InputError."""
-        return type(self), (self.place, self.what, self.remedy)
+        return type(self), (self.location, self.what, self.remedy)
 
 
 def did_you_mean(known: Iterable[object], given: object, similarity: float = 0.6) -> str:
     """The remedy for a word that is not known: the known one that it looks like, whatever its case; else "".
 
-    similarity: 0..1, the least that counts, as difflib measures it. What is no text looks like nothing.
+    similarity: 0..1, the minimum that counts, as difflib measures it. What is not text looks like nothing.
     """
     if not isinstance(given, str):
         return ""
@@ -40,13 +40,13 @@ def want_one_of(known: Iterable[object], given: object) -> str:
     return did_you_mean(words, given) or f"expected one of {', '.join(words)}"
 
 
-def refused(place: object, error: Exception, where: str = "") -> InputError:
-    """A value's own refusal, `what; remedy`, as formats.record has it, with its place.
+def refused(location: object, error: Exception, where: str = "") -> InputError:
+    """A value's own refusal, `what; remedy`, as formats.record has it, with its location.
 
-    where: what of the place it is, put before the words.
+    where: which part of the location it is, put before the words.
     """
     what, _, remedy = str(error).partition("; ")
-    return InputError(place, where + what, remedy)
+    return InputError(location, where + what, remedy)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from formats.io.errors import InputError
-from formats.io.locks import hold, temporary_beside
+from formats.io.locks import temporary_beside, try_lock
 from formats.io.storage import as_path, is_address
 
 # What no other attempt can mend while the disk is as it is: full, over its quota, read-only, file too large for it.
@@ -48,7 +48,7 @@ def _renamed(path: Path, mode: str) -> Iterator[IO]:
     temporary = temporary_beside(target)
     try:
         with open(temporary, mode.replace("w", "x"), **_ENCODING[mode]) as stream:
-            hold(stream.fileno())
+            try_lock(stream.fileno())
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -130,14 +130,14 @@ def write_whole_folder(path: str | Path) -> Iterator[Path]:
     if target.is_dir() and not any(target.iterdir()):
         target.rmdir()
     if target.exists():
-        raise InputError(path, "is there already", "expected a new folder, or remove it first")
+        raise InputError(path, "already exists", "expected a new folder; remove it first")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(target)
     temporary.mkdir()
     descriptor = os.open(temporary, os.O_RDONLY) if os.name == "posix" else None
     try:
         if descriptor is not None:
-            hold(descriptor)
+            try_lock(descriptor)
         yield temporary
         os.replace(temporary, target)
     except BaseException:

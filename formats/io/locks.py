@@ -1,4 +1,4 @@
-"""Who works in a folder: one process at a time, told by a lock that ends with its process however that ends."""
+"""One process at a time writes into a folder: a lock that is released when its process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from formats.io.storage import is_address
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing is claimed there
+except ImportError:  # Windows: nothing is locked there
     fcntl = None  # type: ignore[assignment]
 
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{32}\.tmp")
-_held: set[int] = set()  # descriptors of claims, which a forked child must not keep alive
+_held: set[int] = set()  # descriptors of locks, which a forked child must not keep alive
 
 
-def hold(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
     """Locks an open file for this process until it is closed; False where another process holds it.
 
-    A file system without locks holds nothing and says True.
+    True without a lock on a file system that has none.
     """
     if fcntl is None:
         return True
@@ -41,14 +41,14 @@ def hold(descriptor: int) -> bool:
 
 
 def temporary_beside(target: Path) -> Path:
-    """A hidden name that nobody else has, for what is going to be renamed to `target`; its writer holds it."""
+    """A hidden name that nobody else has, for what is going to be renamed to `target`; its writer locks it."""
     return target.parent / f".{target.name[:100]}.{uuid.uuid4().hex}.tmp"
 
 
 def remove_leftovers(folder: str | Path, name: str = "") -> None:
-    """Removes what killed writers left: temporary files that no process holds.
+    """Removes what killed writers left: temporary files that no process has locked.
 
-    name: those of names that begin so, in the folder itself; "" for all below it.
+    name: only files in the folder itself whose names begin with it; "" for all files below the folder.
     """
     if is_address(folder):
         return
@@ -59,38 +59,38 @@ def remove_leftovers(folder: str | Path, name: str = "") -> None:
         with suppress(OSError):
             descriptor = os.open(leftover, os.O_RDONLY)
             try:
-                if hold(descriptor):
+                if try_lock(descriptor):
                     shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             finally:
                 os.close(descriptor)
 
 
 @contextmanager
-def claim(folder: str | Path, name: str = "") -> Iterator[None]:
-    """This process alone works in `folder` while the block runs; the folder is made, and rid of killed ones' leftovers.
+def lock(folder: str | Path, name: str = "") -> Iterator[None]:
+    """Locks `folder` for this process while the block runs; makes it, and removes the leftovers of killed processes.
 
-    name: claims of a folder that others work in too what begins so, "x_od" for x_od.json and x_od_v1.json.
+    name: locks only the files whose names begin with it, "x_od" for x_od.json and x_od_v1.json.
     The lock is the kernel's, on the file .lock or .NAME.lock, which stays and means nothing by itself. An address is
-    not claimed: object stores have no locks, and what is written there is whole and carries its key.
-    Raises InputError, naming the process that is at work there, and where the folder cannot be written.
+    not locked: object stores have no locks, and what is written there is whole and carries its key.
+    Raises InputError that names the process which has the lock, and where the folder cannot be written.
     """
     if is_address(folder):
         yield
         return
-    lock = Path(folder) / (f".{name}.lock" if name else ".lock")
+    lock_file = Path(folder) / (f".{name}.lock" if name else ".lock")
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        if error.errno == errno.ENOSPC:  # no fault of the command: the run fails, and goes on when there is room
+        if error.errno == errno.ENOSPC:  # not a wrong argument: the run fails, and can be resumed when there is room
             raise
         raise InputError(folder, f"cannot be written ({error.strerror})", "expected a folder to write into") from error
     try:
-        if not hold(descriptor):
+        if not try_lock(descriptor):
             owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-            raise InputError(folder, f"process {owner} is at work here", "expected it ended, or another folder")
+            raise InputError(folder, f"in use by process {owner}", "stop it or choose another folder")
         _held.add(descriptor)
-        with suppress(OSError):  # of a full disk, which the first file will tell
+        with suppress(OSError):  # of a full disk, which writing the first file will report
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         remove_leftovers(folder, name)
@@ -100,12 +100,12 @@ def claim(folder: str | Path, name: str = "") -> Iterator[None]:
         os.close(descriptor)
 
 
-def _let_go() -> None:
-    """A worker that loads data may outlive its killed parent by seconds; the claim is not its."""
+def _release_in_child() -> None:
+    """A worker that loads data may outlive its killed parent by seconds; the lock is not its own."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
+    os.register_at_fork(after_in_child=_release_in_child)

@@ -15,17 +15,17 @@ from formats.io.errors import InputError
 _ADDRESS = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]+):/(?P<second>/?)")
 
 
-def as_path(place: str | Path) -> Path:
+def as_path(location: str | Path) -> Path:
     """A Path, or for an address an object with the methods of one (universal_pathlib's UPath).
 
     file:// addresses are paths of this machine. Raises InputError for a protocol that nothing installed here speaks.
     """
-    if not isinstance(place, str | Path):
-        return place  # an address that was opened before
-    found = _ADDRESS.match(str(place))
+    if not isinstance(location, str | Path):
+        return location  # an address that was opened before
+    found = _ADDRESS.match(str(location))
     if not found:
-        return Path(place)
-    protocol, address = found["protocol"], str(place)
+        return Path(location)
+    protocol, address = found["protocol"], str(location)
     if not found["second"]:
         address = address.replace(":/", "://", 1)
     if protocol == "file":

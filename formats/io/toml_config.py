@@ -27,14 +27,14 @@ _UNIONS = (Union, types.UnionType)
 _SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path as text"}
 
 
-class _Place(NamedTuple):
+class _Location(NamedTuple):
     """Where a value stands: the file and the dotted key."""
 
     file: str
     key: str = ""
 
-    def at(self, key: object) -> _Place:
-        return _Place(self.file, f"{self.key}.{key}" if self.key else str(key))
+    def at(self, key: object) -> _Location:
+        return _Location(self.file, f"{self.key}.{key}" if self.key else str(key))
 
     def error(self, what: str, remedy: str = "") -> InputError:
         return InputError(f"{self.file}: {self.key}" if self.key else self.file, what, remedy)
@@ -48,50 +48,50 @@ def read_config(path: str | Path, config_type: type[Config], overrides: Sequence
     Relative paths stay as they are given. Raises InputError naming the file and the dotted key: no file, broken TOML,
     an unknown or missing key, a value of the wrong type or refused by the dataclass itself.
     """
-    place = _Place(str(path))
+    location = _Location(str(path))
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise place.error("does not exist", "expected a TOML file") from None
+        raise location.error("does not exist", "expected a TOML file") from None
     except IsADirectoryError:
-        raise place.error("is a folder", "expected a TOML file") from None
+        raise location.error("is a folder", "expected a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise place.error(f"is not TOML ({error})") from error
+        raise location.error(f"is not TOML ({error})") from error
     for override in overrides:
-        _apply_override(table, override, place)
-    return _dataclass_value(config_type, table, place)
+        _apply_override(table, override, location)
+    return _dataclass_value(config_type, table, location)
 
 
 # Overrides
 
 
-def _apply_override(table: dict, override: str, place: _Place) -> None:
+def _apply_override(table: dict, override: str, location: _Location) -> None:
     key, equals, text = override.partition("=")
     parts = [part.strip() for part in key.split(".")]
     if not equals or not all(parts):
-        raise place.error(
+        raise location.error(
             f"override {override!r} is not of the form key=value", "expected e.g. optimizer.learning_rate=1e-4"
         )
     node: Any = table
     for part in parts[:-1]:
-        node = _step(node, part, override, place)
+        node = _step(node, part, override, location)
     if isinstance(node, list):
-        node[_list_index(node, parts[-1], override, place)] = _override_value(text.strip())
+        node[_list_index(node, parts[-1], override, location)] = _override_value(text.strip())
     else:
         node[parts[-1]] = _override_value(text.strip())
 
 
-def _step(node: Any, part: str, override: str, place: _Place) -> Any:
+def _step(node: Any, part: str, override: str, location: _Location) -> Any:
     """The table or list under `part`, made when it is not there."""
-    child = node[_list_index(node, part, override, place)] if isinstance(node, list) else node.setdefault(part, {})
+    child = node[_list_index(node, part, override, location)] if isinstance(node, list) else node.setdefault(part, {})
     if not isinstance(child, (dict, list)):
-        raise place.error(f"override {override!r}: {part} is {_described(child)}", "expected a table there")
+        raise location.error(f"override {override!r}: {part} is {_described(child)}", "expected a table there")
     return child
 
 
-def _list_index(node: list, part: str, override: str, place: _Place) -> int:
+def _list_index(node: list, part: str, override: str, location: _Location) -> int:
     if not part.isdecimal() or int(part) >= len(node):
-        raise place.error(f"override {override!r}: no item {part} in a list of {len(node)}")
+        raise location.error(f"override {override!r}: no item {part} in a list of {len(node)}")
     return int(part)
 
 
@@ -106,108 +106,108 @@ def _override_value(text: str) -> Any:
 # Values by annotation
 
 
-def _value(annotation: Any, value: Any, place: _Place) -> Any:
+def _value(annotation: Any, value: Any, location: _Location) -> Any:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is Any:
         return value
     if dataclasses.is_dataclass(annotation):
-        return _dataclass_value(annotation, value, place)
+        return _dataclass_value(annotation, value, location)
     if annotation in _SCALARS:
-        return _scalar(annotation, value, place)
+        return _scalar(annotation, value, location)
     if origin is Literal:
-        return _literal(arguments, value, place)
+        return _literal(arguments, value, location)
     if origin in _UNIONS:
-        return _union(arguments, value, place)
+        return _union(arguments, value, location)
     if origin is tuple or annotation is tuple:
-        return _tuple(arguments or (Any, ...), value, place)
+        return _tuple(arguments or (Any, ...), value, location)
     if origin in (list, Sequence) or annotation is list:
-        items = _items(arguments[0] if arguments else Any, value, place)
+        items = _items(arguments[0] if arguments else Any, value, location)
         return tuple(items) if origin is Sequence else items
     if origin in (dict, Mapping) or annotation is dict:
-        return _mapping(arguments[1] if arguments else Any, value, place)
-    raise TypeError(f"{place.key}: annotation {annotation} is not understood by read_config")
+        return _mapping(arguments[1] if arguments else Any, value, location)
+    raise TypeError(f"{location.key}: annotation {annotation} is not understood by read_config")
 
 
-def _scalar(annotation: type, value: Any, place: _Place) -> Any:
+def _scalar(annotation: type, value: Any, location: _Location) -> Any:
     wanted: tuple[type, ...] = {float: (int, float), Path: (str,)}.get(annotation, (annotation,))
     if type(value) not in wanted:  # exact: bool is a kind of int in Python, not in a configuration
-        raise place.error(f"is {_described(value)}", f"expected {_SCALARS[annotation]}")
+        raise location.error(f"is {_described(value)}", f"expected {_SCALARS[annotation]}")
     return as_path(value) if annotation is Path else annotation(value)
 
 
-def _literal(choices: tuple, value: Any, place: _Place) -> Any:
+def _literal(choices: tuple, value: Any, location: _Location) -> Any:
     for choice in choices:
         if type(choice) is type(value) and choice == value:
             return choice
-    raise place.error(f"is {_described(value)}", want_one_of(choices, value))
+    raise location.error(f"is {_described(value)}", want_one_of(choices, value))
 
 
-def _union(members: tuple, value: Any, place: _Place) -> Any:
+def _union(members: tuple, value: Any, location: _Location) -> Any:
     if value is None and type(None) in members:
         return None
     members = tuple(member for member in members if member is not type(None))
     tables = [member for member in members if dataclasses.is_dataclass(member)]
     if isinstance(value, dict) and tables:
-        return _dataclass_value(tables[0] if len(tables) == 1 else _of_kind(tables, value, place), value, place)
+        return _dataclass_value(tables[0] if len(tables) == 1 else _of_kind(tables, value, location), value, location)
     if len(members) == 1:
-        return _value(members[0], value, place)
+        return _value(members[0], value, location)
     # The scalar that is exactly the value's type goes first: 1 stays an int in `float | int`.
     for member in sorted(members, key=lambda member: member is not type(value)):
         try:
-            return _value(member, value, place)
+            return _value(member, value, location)
         except InputError:
             continue
-    raise place.error(f"is {_described(value)}", "expected " + " or ".join(map(_annotation_text, members)))
+    raise location.error(f"is {_described(value)}", "expected " + " or ".join(map(_annotation_text, members)))
 
 
-def _of_kind(members: Sequence[Any], table: dict, place: _Place) -> Any:
+def _of_kind(members: Sequence[Any], table: dict, location: _Location) -> Any:
     """The dataclass whose `kind` is the table's."""
     by_kind = {kind: member for member in members for kind in typing.get_args(_annotations(member).get("kind"))}
     if len(by_kind) < len(members):
-        raise TypeError(f'{place.key}: {members} need a field `kind: Literal["..."]` each to be told apart')
+        raise TypeError(f'{location.key}: {members} need a field `kind: Literal["..."]` each to be told apart')
     if "kind" not in table:
-        raise place.at("kind").error("is missing", want_one_of(by_kind, None))
+        raise location.at("kind").error("is missing", want_one_of(by_kind, None))
     if table["kind"] not in by_kind:
-        raise place.at("kind").error(f"is {_described(table['kind'])}", want_one_of(by_kind, table["kind"]))
+        raise location.at("kind").error(f"is {_described(table['kind'])}", want_one_of(by_kind, table["kind"]))
     return by_kind[table["kind"]]
 
 
-def _tuple(arguments: tuple, value: Any, place: _Place) -> tuple:
+def _tuple(arguments: tuple, value: Any, location: _Location) -> tuple:
     if len(arguments) == 2 and arguments[1] is Ellipsis:
-        return tuple(_items(arguments[0], value, place))
+        return tuple(_items(arguments[0], value, location))
     if not isinstance(value, list) or len(value) != len(arguments):
-        raise place.error(f"is {_described(value)}", f"expected a list of {len(arguments)}")
-    return tuple(_value(each, item, place.at(index)) for index, (each, item) in enumerate(zip(arguments, value)))
+        raise location.error(f"is {_described(value)}", f"expected a list of {len(arguments)}")
+    return tuple(_value(each, item, location.at(index)) for index, (each, item) in enumerate(zip(arguments, value)))
 
 
-def _items(annotation: Any, value: Any, place: _Place) -> list:
+def _items(annotation: Any, value: Any, location: _Location) -> list:
     if not isinstance(value, list):
-        raise place.error(f"is {_described(value)}", "expected a list")
-    return [_value(annotation, item, place.at(index)) for index, item in enumerate(value)]
+        raise location.error(f"is {_described(value)}", "expected a list")
+    return [_value(annotation, item, location.at(index)) for index, item in enumerate(value)]
 
 
-def _mapping(annotation: Any, value: Any, place: _Place) -> dict:
+def _mapping(annotation: Any, value: Any, location: _Location) -> dict:
     if not isinstance(value, dict):
-        raise place.error(f"is {_described(value)}", "expected a table")
-    return {key: _value(annotation, item, place.at(key)) for key, item in value.items()}
+        raise location.error(f"is {_described(value)}", "expected a table")
+    return {key: _value(annotation, item, location.at(key)) for key, item in value.items()}
 
 
-def _dataclass_value(config_type: Any, table: Any, place: _Place) -> Any:
+def _dataclass_value(config_type: Any, table: Any, location: _Location) -> Any:
     if not isinstance(table, dict):
-        raise place.error(f"is {_described(table)}", "expected a table")
+        raise location.error(f"is {_described(table)}", "expected a table")
     fields = {field.name: field for field in dataclasses.fields(config_type) if field.init}
     for key in table:
         if key not in fields:
-            raise place.at(key).error("is no setting", want_one_of(fields, key))
+            raise location.at(key).error("is not a setting", want_one_of(fields, key))
     missing = [name for name, field in fields.items() if name not in table and not _has_default(field)]
     if missing:
-        raise place.at(missing[0]).error("is missing", "expected it set; it has no default")
+        raise location.at(missing[0]).error("is missing", "expected it set; it has no default")
     annotations = _annotations(config_type)
-    values = {key: _value(annotations[key], value, place.at(key)) for key, value in table.items()}
+    values = {key: _value(annotations[key], value, location.at(key)) for key, value in table.items()}
     try:
         return config_type(**values)
     except ValueError as error:
-        raise place.error(str(error)) from error
+        raise location.error(str(error)) from error
 
 
 @cache

@@ -15,9 +15,10 @@ import numpy as np
 from tqdm import tqdm
 
 from formats.coco import CocoContent, coco_records, load_coco
+from formats.dataset_names import label_map_beside
 from formats.images import safe_join
 from formats.io.errors import InputError, want_one_of
-from formats.label_map import label_map_beside, read_label_map
+from formats.label_map import read_label_map
 from formats.odvg_lines import is_quarantined, record_from_line
 from formats.record import Box, Instance, Record
 from grounding_model.glyphs import categories_of, draw_scene

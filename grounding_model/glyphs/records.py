@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from formats.dataset_names import annotation_path, label_map_beside
 from formats.io.errors import InputError, want_one_of
 from formats.io.files import write_whole
 from formats.label_map import write_label_map
@@ -202,8 +203,8 @@ def write_scenes(
     if not labelled:
         return None
     categories = categories_of(domain, task, pairs)
-    annotations = folder / f"{name}_{'od' if categories else 'vg'}.json"
+    annotations = annotation_path(folder, name, "od" if categories else "vg")
     write_odvg(annotations, records)
     if categories:
-        write_label_map(folder / f"{name}_label_map.json", dict(enumerate(categories)))
+        write_label_map(label_map_beside(annotations), dict(enumerate(categories)))
     return annotations

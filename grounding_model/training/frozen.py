@@ -18,7 +18,9 @@ def freeze(model: nn.Module, prefixes: Sequence[str]) -> list[nn.Module]:
         parameters = [value for name, value in model.named_parameters() if name.startswith(prefix)]
         if not parameters:
             parts = ", ".join(name for name, _ in model.named_children())
-            raise InputError("frozen", f"no parameter begins with '{prefix}'", f"want one of {parts} or a part of it")
+            raise InputError(
+                "frozen", f"no parameter begins with '{prefix}'", f"expected one of {parts} or a part of it"
+            )
         for parameter in parameters:
             parameter.requires_grad_(False)
     return [module for name, module in model.named_modules() if any(name.startswith(prefix) for prefix in prefixes)]
