@@ -16,8 +16,8 @@ from formats.coco import load_coco
 from formats.dataset_names import label_map_beside, part_path
 from formats.io.errors import InputError
 from formats.io.json_stream import stream_json
-from formats.label_map import label_map_beside, read_label_map, write_label_map
-from formats.omissions import describe_losses
+from formats.label_map import read_label_map, write_label_map
+from formats.omissions import describe_omissions
 from formats.record import Record
 
 Item = TypeVar("Item")

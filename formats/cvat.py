@@ -26,8 +26,8 @@ def read_cvat(
     """One record for each image; polygons, masks and ellipses as the boxes round them.
 
     categories: the names in the order of the labels; by default those that the file's meta lists, then others that
-    occur. losses: takes outlines, shapes that are left out (turned boxes, polylines, points, cuboids, skeletons), tags
-    of whole images, attributes and what is said of occlusion and groups. Raises InputError for broken XML, missing
+    occur. omissions: takes outlines, shapes that are left out (turned boxes, polylines, points, cuboids, skeletons),
+    tags of whole images, attributes and what is said of occlusion and groups. Raises InputError for broken XML, missing
     attributes, unknown categories and videos, whose frames have no file names.
     """
     root = xml_root(path, _WANT)
@@ -47,15 +47,15 @@ def read_cvat(
 def _count_unread(image: ElementTree.Element, omissions: Omissions) -> None:
     for shape in image:
         if _is_turned(shape):
-            losses["turned boxes and ellipses, left out"] += 1
+            omissions["turned boxes and ellipses, left out"] += 1
         elif shape.tag in _OUTLINES:
-            losses[f"{_OUTLINES[shape.tag]}, now the boxes round them"] += 1
+            omissions[f"{_OUTLINES[shape.tag]}, now the boxes round them"] += 1
         elif shape.tag == "tag":
-            losses["tags of whole images"] += 1
+            omissions["tags of whole images"] += 1
         elif shape.tag != "box":
-            losses[f"{_WITHOUT_BOX.get(shape.tag, shape.tag)}, left out"] += 1
-        losses["attributes of shapes"] += sum(1 for each in shape if each.tag == "attribute")
-        losses.update(f"{key} of shapes" for key in ("occluded", "group_id") if shape.get(key, "0") != "0")
+            omissions[f"{_WITHOUT_BOX.get(shape.tag, shape.tag)}, left out"] += 1
+        omissions["attributes of shapes"] += sum(1 for each in shape if each.tag == "attribute")
+        omissions.update(f"{key} of shapes" for key in ("occluded", "group_id") if shape.get(key, "0") != "0")
 
 
 def _is_turned(shape: ElementTree.Element) -> bool:
@@ -77,10 +77,10 @@ def _names(root: ElementTree.Element) -> list[str]:
     return [name for name in dict.fromkeys([*listed, *drawn]) if name]
 
 
-def _record(image: ElementTree.Element, labels: Mapping[str, int], place: str) -> Record:
+def _record(image: ElementTree.Element, labels: Mapping[str, int], location: str) -> Record:
     instances: list[Instance] = []
     for index, shape in enumerate(image):
-        where = f"{place}, shape {index}"
+        where = f"{location}, shape {index}"
         if (shape.tag != "box" and shape.tag not in _OUTLINES) or _is_turned(shape):
             continue  # counted
         name = _attribute(shape, "label", where)
@@ -91,56 +91,56 @@ def _record(image: ElementTree.Element, labels: Mapping[str, int], place: str) -
             instances.append(Instance(box, labels[name], name))
         except ValueError as error:
             raise refused(where, error) from error
-    height, width = (_number(_attribute(image, side, place), place) for side in ("height", "width"))
+    height, width = (_number(_attribute(image, side, location), location) for side in ("height", "width"))
     try:
-        return Record(with_slashes(_attribute(image, "name", place)), int(height), int(width), tuple(instances))
+        return Record(with_slashes(_attribute(image, "name", location)), int(height), int(width), tuple(instances))
     except ValueError as error:
         if isinstance(error, InputError):
             raise
-        raise refused(place, error) from error
+        raise refused(location, error) from error
 
 
-def _box(shape: ElementTree.Element, place: str) -> Box:
-    _number(shape.get("rotation", "0"), place)
-    x1, y1, x2, y2 = (_number(_attribute(shape, side, place), place) for side in ("xtl", "ytl", "xbr", "ybr"))
+def _box(shape: ElementTree.Element, location: str) -> Box:
+    _number(shape.get("rotation", "0"), location)
+    x1, y1, x2, y2 = (_number(_attribute(shape, side, location), location) for side in ("xtl", "ytl", "xbr", "ybr"))
     return x1, y1, x2, y2
 
 
-def _mask_box(shape: ElementTree.Element, place: str) -> Box:
-    x, y, w, h = (_number(_attribute(shape, side, place), place) for side in ("left", "top", "width", "height"))
+def _mask_box(shape: ElementTree.Element, location: str) -> Box:
+    x, y, w, h = (_number(_attribute(shape, side, location), location) for side in ("left", "top", "width", "height"))
     return x, y, x + w, y + h
 
 
-def _ellipse_box(shape: ElementTree.Element, place: str) -> Box:
-    cx, cy, rx, ry = (_number(_attribute(shape, side, place), place) for side in ("cx", "cy", "rx", "ry"))
+def _ellipse_box(shape: ElementTree.Element, location: str) -> Box:
+    cx, cy, rx, ry = (_number(_attribute(shape, side, location), location) for side in ("cx", "cy", "rx", "ry"))
     return cx - rx, cy - ry, cx + rx, cy + ry
 
 
-def _polygon_box(shape: ElementTree.Element, place: str) -> Box:
-    points = [point.split(",") for point in _attribute(shape, "points", place).split(";")]
+def _polygon_box(shape: ElementTree.Element, location: str) -> Box:
+    points = [point.split(",") for point in _attribute(shape, "points", location).split(";")]
     if any(len(point) != 2 for point in points):
-        raise InputError(place, "has broken points", 'expected points="x,y;x,y;..."')
-    xs, ys = ([_number(point[axis], place) for point in points] for axis in (0, 1))
+        raise InputError(location, "has broken points", 'expected points="x,y;x,y;..."')
+    xs, ys = ([_number(point[axis], location) for point in points] for axis in (0, 1))
     return min(xs), min(ys), max(xs), max(ys)
 
 
 _BOXES = {"box": _box, "polygon": _polygon_box, "mask": _mask_box, "ellipse": _ellipse_box}
 
 
-def _attribute(element: ElementTree.Element, name: str, place: str) -> str:
+def _attribute(element: ElementTree.Element, name: str, location: str) -> str:
     value = element.get(name)
     if value is None:
-        raise InputError(place, f"<{element.tag}> has no {name}", _WANT)
+        raise InputError(location, f"<{element.tag}> has no {name}", _WANT)
     return value
 
 
-def _number(text: str, place: str) -> float:
+def _number(text: str, location: str) -> float:
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(place, f"{text!r} is no number", _WANT)
+        raise InputError(location, f"{text!r} is no number", _WANT)
     return number
 
 

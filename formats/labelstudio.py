@@ -29,7 +29,7 @@ _DECIMALS = 6  # of a percent: a thousandth of a pixel
 def read_labelstudio(
     path: str | Path,
     categories: Sequence[str] | None = None,
-    losses: Losses | None = None,
+    omissions: Omissions | None = None,
     image_dir: str | Path | None = None,
     on_problem: Callable[[InputError], None] | None = None,
 ) -> Iterator[Record]:
@@ -37,50 +37,50 @@ def read_labelstudio(
 
     A task with neither is unlabelled. categories: the names in the order of the labels; by default all that occur,
     sorted. image_dir: where a task's image is looked for, below as many of its address's folders as it takes, and its
-    size where the task does not tell it. losses: takes what else a task holds: other shapes, turned boxes, choices,
+    size where the task does not tell it. omissions: takes what else a task holds: other shapes, turned boxes, choices,
     answers beside the one, and tasks whose size nothing tells. Raises InputError for unknown categories, broken tasks,
     and where no task's size is told; on_problem takes a task's instead, which is passed over.
     """
     tasks = load_json(path, _WANT)
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise InputError(path, "is no list of tasks", _WANT)
-    places = [f"{path}: task {index}" for index in range(len(tasks))]
-    losses = Losses() if losses is None else losses
+    locations = [f"{path}: task {index}" for index in range(len(tasks))]
+    omissions = Omissions() if omissions is None else omissions
     read: list[tuple[str, Mapping, list[dict] | None]] = []
-    for task, place in zip(tasks, places):
+    for task, location in zip(tasks, locations):
         with handed_to(on_problem):
-            read.append((place, task, _result(task, place, losses)))
+            read.append((location, task, _result(task, location, omissions)))
     names = categories if categories is not None else _all_names(read, on_problem)
     labels = {name: label for label, name in enumerate(names)}
     uploads = Counter(_without_upload_key(_address(task, "")) for _, task, _ in read if _has_address(task))
     sized = any(_size(task, result) for _, task, result in read)
-    for place, task, result in read:
+    for location, task, result in read:
         with handed_to(on_problem):
-            filename = _filename(_address(task, place), image_dir, uploads)
+            filename = _filename(_address(task, location), image_dir, uploads)
             size = _size(task, result)
             if size is None and image_dir is not None:
                 size = image_size(safe_join(image_dir, filename))
             if size is None and not sized:
                 remedy = 'expected a box, "height" and "width" in its data, or the image folder to look it up in'
-                raise InputError(place, "does not tell its image's size", remedy)
+                raise InputError(location, "does not tell its image's size", remedy)
             if size is None:
-                losses["tasks that do not tell their image's size, left out; the image folder would"] += 1
+                omissions["tasks that do not tell their image's size, left out; the image folder would"] += 1
                 continue
-            yield _record(filename, size, result, labels, place)
+            yield _record(filename, size, result, labels, location)
 
 
 def _all_names(
     read: Sequence[tuple[str, Mapping, list[dict] | None]], on_problem: Callable[[InputError], None] | None
 ) -> list[str]:
     names: set[str] = set()
-    for place, _, result in read:
+    for location, _, result in read:
         # With on_problem it is named when the task is read.
         with handed_to(None if on_problem is None else lambda error: None):
-            names.update(_name(entry, place) for entry in result or ())
+            names.update(_name(entry, location) for entry in result or ())
     return sorted(names)
 
 
-def _result(task: Mapping, place: str, losses: Losses) -> list[dict] | None:
+def _result(task: Mapping, location: str, omissions: Omissions) -> list[dict] | None:
     """The upright rectangles that count; None where nobody has labelled the task."""
     try:
         done = [each for each in task.get("annotations") or [] if not each.get("was_cancelled")]
@@ -88,22 +88,24 @@ def _result(task: Mapping, place: str, losses: Losses) -> list[dict] | None:
         answers = [*predicted, *done]
         if not answers:
             return None
-        losses["annotations and predictions beside the one"] += len(answers) - 1
-        losses.update(f"results of type {each['type']}" for each in answers[-1]["result"] if each["type"] != _BOX)
+        omissions["annotations and predictions beside the one"] += len(answers) - 1
+        omissions.update(f"results of type {each['type']}" for each in answers[-1]["result"] if each["type"] != _BOX)
         boxes = [each for each in answers[-1]["result"] if each["type"] == _BOX]
         upright = [each for each in boxes if not (each["value"].get("rotation") or each.get("image_rotation"))]
-        losses["turned boxes, left out"] += len(boxes) - len(upright)
+        omissions["turned boxes, left out"] += len(boxes) - len(upright)
         return upright
     except (TypeError, KeyError, AttributeError) as error:
-        raise InputError(place, f"its annotations or predictions are broken ({error!r})", _WANT) from error
+        raise InputError(location, f"its annotations or predictions are broken ({error!r})", _WANT) from error
 
 
-def _name(entry: Mapping, place: str) -> str:
+def _name(entry: Mapping, location: str) -> str:
     try:
         (name,) = entry["value"]["rectanglelabels"]
         return str(name)
     except (TypeError, KeyError, ValueError) as error:
-        raise InputError(place, f"a rectangle has no single label ({error!r})", "expected one label a box") from error
+        raise InputError(
+            location, f"a rectangle has no single label ({error!r})", "expected one label a box"
+        ) from error
 
 
 def _has_address(task: Mapping) -> bool:
@@ -113,7 +115,7 @@ def _has_address(task: Mapping) -> bool:
         return False
 
 
-def _address(task: Mapping, place: str) -> str:
+def _address(task: Mapping, location: str) -> str:
     """The image's, whatever the labelling interface calls it."""
     data = task.get("data")
     texts = {key: value for key, value in data.items() if isinstance(value, str)} if isinstance(data, dict) else {}
@@ -126,7 +128,7 @@ def _address(task: Mapping, place: str) -> str:
         if urlsplit(each.lower().partition("?d=")[2] or each.lower()).path.endswith(suffixes)
     ]
     if len(found) != 1:
-        raise InputError(place, "has no image", 'expected "data": {"image": "..."}')
+        raise InputError(location, "has no image", 'expected "data": {"image": "..."}')
     return found[0]
 
 
@@ -171,19 +173,19 @@ def _size(task: Mapping, result: list[dict] | None) -> tuple[int, int] | None:
 
 
 def _record(
-    filename: str, size: tuple[int, int], result: list[dict] | None, labels: Mapping[str, int], place: str
+    filename: str, size: tuple[int, int], result: list[dict] | None, labels: Mapping[str, int], location: str
 ) -> Record:
-    instances = None if result is None else tuple(_instance(each, labels, *size, place) for each in result)
+    instances = None if result is None else tuple(_instance(each, labels, *size, location) for each in result)
     try:
         return Record(filename, *size, instances)
     except ValueError as error:
-        raise refused(place, error) from error
+        raise refused(location, error) from error
 
 
-def _instance(entry: Mapping, labels: Mapping[str, int], height: int, width: int, place: str) -> Instance:
-    name, value = _name(entry, place), entry["value"]
+def _instance(entry: Mapping, labels: Mapping[str, int], height: int, width: int, location: str) -> Instance:
+    name, value = _name(entry, location), entry["value"]
     if name not in labels:
-        raise InputError(place, f"{name!r} is no category", want_one_of(labels, name))
+        raise InputError(location, f"{name!r} is no category", want_one_of(labels, name))
     try:
         x, y, w, h = (float(value[side]) / 100 for side in ("x", "y", "width", "height"))
         return Instance(
@@ -191,24 +193,24 @@ def _instance(entry: Mapping, labels: Mapping[str, int], height: int, width: int
         )
     except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise InputError(
-            place, f"a box of {name!r} is broken ({error})", "expected x, y, width, height in percent"
+            location, f"a box of {name!r} is broken ({error})", "expected x, y, width, height in percent"
         ) from error
 
 
-def write_labelstudio(path: str | Path, records: Iterable[Record], image_dir: str | Path | None = None) -> Losses:
+def write_labelstudio(path: str | Path, records: Iterable[Record], image_dir: str | Path | None = None) -> Omissions:
     """Writes detection records as a JSON list of tasks, whole or not at all; gives what has no place there.
 
     The image's address is that of a file below Label Studio's LOCAL_FILES_DOCUMENT_ROOT. image_dir: the image folder,
     whose name goes before the file's: Label Studio serves only what lies in a folder of its root. Ignored boxes are
     left out: a reviewer would take them for objects.
     """
-    losses = Losses()
+    omissions = Omissions()
     folder = "" if image_dir is None else Path(image_dir).resolve().name + "/"
     with write_whole(path) as stream:
         stream.write("[")
         for index, record in enumerate(records):
             refuse_caption(record, "our Label Studio task")
-            count_losses(losses, record, ("score", "unlabelled"))
+            count_omissions(omissions, record, ("score", "unlabelled"))
             stream.write((",\n" if index else "\n") + json.dumps(_task(record, folder), ensure_ascii=False))
         stream.write("\n]\n")
     return omissions

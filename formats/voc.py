@@ -40,7 +40,7 @@ def read_voc(
     XML's own name. categories: the names in the order of the labels; by default read_voc_categories. image_dir: the
     images, where sizes are looked up too when a file gives none; by default JPEGImages/ or images/ beside the XML
     files' folder, or that folder. Raises InputError for broken XML, a missing field, or a name that `categories`
-    does not have; on_problem takes the first of each file instead, which is passed over. losses: takes what a record
+    does not have; on_problem takes the first of each file instead, which is passed over. omissions: takes what a record
     has no field for, such as truncated.
     """
     paths = _paths(ann_dir)
@@ -50,7 +50,7 @@ def read_voc(
     images = _ImageNames(Path(ann_dir), image_dir)
     for path in paths:
         with handed_to(on_problem):
-            yield _record(path, labels, images, losses)
+            yield _record(path, labels, images, omissions)
 
 
 def read_voc_categories(ann_dir: str | Path) -> tuple[str, ...]:
@@ -143,10 +143,10 @@ def _without_image_suffix(name: str) -> str:
     return path.with_suffix("").as_posix() if path.suffix.lower() in IMAGE_SUFFIXES else name
 
 
-def _record(path: Path, labels: dict[str, int], images: _ImageNames, losses: Losses | None) -> Record:
+def _record(path: Path, labels: dict[str, int], images: _ImageNames, omissions: Omissions | None) -> Record:
     root = xml_root(path)
-    if losses is not None:
-        _count_unread(root, losses)
+    if omissions is not None:
+        _count_unread(root, omissions)
     filename = images.name_of(path, voc_text(root, "filename", path))
     instances = tuple(
         _instance(entry, labels, f"{path}: object {index}") for index, entry in enumerate(root.iterfind("object"))
@@ -180,43 +180,43 @@ def _has_size(root: ElementTree.Element, path: Path) -> bool:
     return all(_number(root, f"size/{side}", path, default=0.0) > 0 for side in ("height", "width"))
 
 
-def _instance(entry: ElementTree.Element, labels: dict[str, int], place: str) -> Instance:
-    name = voc_text(entry, "name", place)
+def _instance(entry: ElementTree.Element, labels: dict[str, int], location: str) -> Instance:
+    name = voc_text(entry, "name", location)
     if name not in labels:
-        raise InputError(place, f"{name!r} is no category", want_one_of(labels, name))
-    ignore = _number(entry, "difficult", place, default=0.0) != 0
+        raise InputError(location, f"{name!r} is no category", want_one_of(labels, name))
+    ignore = _number(entry, "difficult", location, default=0.0) != 0
     try:
-        return Instance(voc_box(entry, place), labels[name], name, ignore=ignore)
+        return Instance(voc_box(entry, location), labels[name], name, ignore=ignore)
     except InputError:
         raise
     except ValueError as error:
-        raise refused(place, error) from error
+        raise refused(location, error) from error
 
 
-def voc_box(entry: ElementTree.Element, place: str) -> Box:
+def voc_box(entry: ElementTree.Element, location: str) -> Box:
     """The box of <bndbox>, from 0 and with an exclusive end."""
-    x1, y1, x2, y2 = (_number(entry, f"bndbox/{side}", place) for side in ("xmin", "ymin", "xmax", "ymax"))
+    x1, y1, x2, y2 = (_number(entry, f"bndbox/{side}", location) for side in ("xmin", "ymin", "xmax", "ymax"))
     return max(x1 - 1, 0.0), max(y1 - 1, 0.0), x2, y2
 
 
-def voc_text(element: ElementTree.Element, tag: str, place: object) -> str:
+def voc_text(element: ElementTree.Element, tag: str, location: object) -> str:
     """The text of a tag, without blanks at its ends. Raises InputError where there is none."""
     text = (element.findtext(tag) or "").strip()
     if not text:
-        raise InputError(place, f"<{tag}> is missing or empty", "expected it as VOC has it")
+        raise InputError(location, f"<{tag}> is missing or empty", "expected it as VOC has it")
     return text
 
 
-def _number(element: ElementTree.Element, tag: str, place: object, default: float | None = None) -> float:
+def _number(element: ElementTree.Element, tag: str, location: object, default: float | None = None) -> float:
     if default is not None and not (element.findtext(tag) or "").strip():
         return default
-    text = voc_text(element, tag, place)
+    text = voc_text(element, tag, location)
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(place, f"<{tag}> is {text!r}", "expected a number")
+        raise InputError(location, f"<{tag}> is {text!r}", "expected a number")
     return number
 
 

@@ -19,7 +19,7 @@ from formats.images import image_size, list_images, safe_join
 from formats.io.errors import InputError, handed_to, refused
 from formats.io.files import write_whole_folder
 from formats.label_map import keypoint_shape, read_category_names
-from formats.omissions import Losses, check_category, count_losses, refuse_caption
+from formats.omissions import Omissions, check_category, count_omissions, refuse_caption
 from formats.record import Instance, Record
 from formats.yolo_rows import Keypoints, read_rows
 
@@ -43,7 +43,7 @@ def read_yolo(
     image are counted in a warning. kpt_shape is looked up in `categories`, else in the data.yaml of the folders above.
     Raises InputError where no label file belongs to an image, for a label file of two images (a.jpg, a.png), an
     unknown class and lines that are none; on_problem takes what is wrong with one file instead, which is passed over.
-    losses: takes polygons, keypoints and track numbers.
+    omissions: takes polygons, keypoints and track numbers.
     """
     names = read_category_names(categories) if isinstance(categories, (str, Path)) else tuple(categories)
     labels = Path(label_dir)
@@ -63,7 +63,7 @@ def read_yolo(
                 remedy = "expected one image a stem: rename one with a label file of its own, or remove it"
                 raise InputError(path, f"belongs to {filename} and to another image of its stem", remedy)
             height, width = image_size(Path(image_dir) / filename)
-            found = () if path is None else tuple(_instances(path, names, height, width, keypoints, losses))
+            found = () if path is None else tuple(_instances(path, names, height, width, keypoints, omissions))
             yield Record(filename, height, width, found)
 
 
@@ -109,11 +109,11 @@ def _keypoints(labels: Path, categories: Sequence[str] | str | Path) -> Keypoint
 
 
 def _instances(
-    path: Path, names: Sequence[str], height: int, width: int, keypoints: Keypoints | None, losses: Losses | None
+    path: Path, names: Sequence[str], height: int, width: int, keypoints: Keypoints | None, omissions: Omissions | None
 ) -> Iterator[Instance]:
     for row in read_rows(path, len(names), keypoints):
-        if losses is not None and row.unread:
-            losses[row.unread] += 1
+        if omissions is not None and row.unread:
+            omissions[row.unread] += 1
         x1, y1, x2, y2 = row.box
         try:
             box = (x1 * width, y1 * height, x2 * width, y2 * height)
@@ -127,7 +127,7 @@ def _instances(
 
 def write_yolo(
     folder: str | Path, records: Iterable[Record], categories: Sequence[str], with_scores: bool = False
-) -> Losses:
+) -> Omissions:
     """Writes labels/NAME.txt for each record and data.yaml into a new folder, whole or not at all.
 
     Gives what YOLO has no place for. with_scores: a sixth number, as predictions have it; Ultralytics' training passes
@@ -139,18 +139,18 @@ def write_yolo(
     with write_whole_folder(folder) as root:
         for record in records:
             refuse_caption(record, "YOLO")
-            count_losses(losses, record, ("score",) if with_scores else ())
+            count_omissions(omissions, record, ("score",) if with_scores else ())
             path = safe_join(root / "labels", record.filename).with_suffix(".txt")
             if path.exists():
                 raise InputError(record.filename, "has the stem of another image", "expected one image a stem")
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(_lines(record, categories, losses, with_scores)), encoding="utf-8")
+            path.write_text("".join(_lines(record, categories, omissions, with_scores)), encoding="utf-8")
         (root / "labels").mkdir(exist_ok=True)
         (root / "data.yaml").write_text(_data_yaml(categories), encoding="utf-8")
     return omissions
 
 
-def _lines(record: Record, categories: Sequence[str], losses: Losses, with_scores: bool) -> Iterator[str]:
+def _lines(record: Record, categories: Sequence[str], omissions: Omissions, with_scores: bool) -> Iterator[str]:
     for instance in record.instances or ():
         check_category(instance, categories, record.filename)
         if instance.ignore:

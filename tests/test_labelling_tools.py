@@ -11,7 +11,7 @@ from formats import (
     WRITERS,
     InputError,
     Instance,
-    Losses,
+    Omissions,
     Record,
     read_cvat,
     read_fiftyone,
@@ -148,9 +148,9 @@ def test_labelstudio_serves_files_of_a_folder_in_its_root(tmp_path):
 
 def test_sizes_that_a_task_does_not_tell_come_from_the_images(tmp_path):
     empty = {"data": {"image": "/data/local-files/?d=photos/b.jpg"}, "annotations": [{"result": []}]}
-    losses = Losses()
-    assert len(labelstudio(tmp_path, [boxed("a.jpg"), empty], losses=losses)) == 1
-    assert (+losses).total() == 1
+    omissions = Omissions()
+    assert len(labelstudio(tmp_path, [boxed("a.jpg"), empty], omissions=omissions)) == 1
+    assert (+omissions).total() == 1
     (tmp_path / "sub").mkdir()
     for name in ("a.jpg", "sub/b.jpg"):
         Image.new("RGB", (30, 20)).save(tmp_path / name)
@@ -165,11 +165,11 @@ def test_predictions_that_are_only_ids_say_nothing(tmp_path):
 
 def test_turned_boxes_of_labelstudio_are_left_out_and_counted(tmp_path):
     turned = {**ENTRY, "value": {**BOX, "rotation": 30}}
-    losses = Losses()
+    omissions = Omissions()
     task = {"data": {"image": "a.jpg"}, "annotations": [{"result": [turned, ENTRY]}]}
-    (record,) = labelstudio(tmp_path, [task], losses=losses)
+    (record,) = labelstudio(tmp_path, [task], omissions=omissions)
     assert len(record.instances) == 1
-    assert +losses == {"turned boxes, left out": 1}
+    assert +omissions == {"turned boxes, left out": 1}
 
 
 def test_every_broken_task_is_handed_on(tmp_path):
@@ -216,10 +216,10 @@ def test_cvat_shapes_without_an_upright_box_are_left_out_and_counted(tmp_path):
         '<ellipse label="cat" cx="50" cy="60" rx="20" ry="10"/>',
     ]
     (tmp_path / "a.xml").write_text(cvat("".join(shapes)))
-    losses = Losses()
-    (record,) = read_cvat(tmp_path / "a.xml", losses=losses)
+    omissions = Omissions()
+    (record,) = read_cvat(tmp_path / "a.xml", omissions=omissions)
     assert [instance.box for instance in record.instances] == [(1, 2, 3, 4), (10, 20, 40, 60), (30, 50, 70, 70)]
-    assert +losses == {
+    assert +omissions == {
         "turned boxes and ellipses, left out": 2,
         "polylines, left out": 1,
         "points, left out": 1,
@@ -245,7 +245,7 @@ def test_a_cvat_video_is_refused_not_read_as_nothing(tmp_path):
         ("<annotations><image/></annotations>", "image 0: <image> has no height"),
         (cvat('<box label="cat"/>'), "image 0, shape 0: <box> has no xtl"),
         (cvat('<box label="cat" xtl="x" ytl="1" xbr="1" ybr="1"/>'), "shape 0: 'x' is no number"),
-        (cvat('<box label="cat" xtl="9" ytl="1" xbr="1" ybr="1"/>'), "shape 0: box .* turned round"),
+        (cvat('<box label="cat" xtl="9" ytl="1" xbr="1" ybr="1"/>'), "shape 0: box .* swapped corners"),
         (cvat('<box label="cat" rotation="x" xtl="1" ytl="1" xbr="1" ybr="1"/>'), "shape 0: 'x' is no number"),
         (cvat('<polygon label="cat" points="1;2"/>'), "shape 0: has broken points"),
         (cvat('<mask label="cat" left="1" top="2" width="3"/>'), "shape 0: <mask> has no height"),

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from formats import InputError, Instance, Losses, Record, read_yolo, write_yolo
+from formats import InputError, Instance, Omissions, Record, read_yolo, write_yolo
 from formats.label_map import read_category_names
 
 BOX = (25.0, 40.0, 75.0, 60.0)  # of "0.5 0.5 0.5 0.2" in an image of 100 x 100
@@ -23,11 +23,11 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def rows(root: Path, *lines: str) -> tuple[list[Instance], Losses]:
+def rows(root: Path, *lines: str) -> tuple[list[Instance], Omissions]:
     (root / "labels/a.txt").write_text("\n".join(lines))
-    losses = Losses()
-    (record,) = read_yolo(root / "labels", root / "images", ["cat", "dog"], losses=losses)
-    return list(record.instances or ()), losses
+    omissions = Omissions()
+    (record,) = read_yolo(root / "labels", root / "images", ["cat", "dog"], omissions=omissions)
+    return list(record.instances or ()), omissions
 
 
 @pytest.mark.parametrize("behind", ["0.45 0.45 2 0.55 0.5 1", "0 0 0 0.1 0.9 2", "0.45 0.45 1 0.55 0.5 1"])
@@ -35,9 +35,9 @@ def rows(root: Path, *lines: str) -> tuple[list[Instance], Losses]:
 def test_a_pose_is_its_box(root: Path, behind: str, declared: bool) -> None:
     if declared:
         (root / "data.yaml").write_text("kpt_shape: [2, 3]\nnames: [cat, dog]\n")
-    found, losses = rows(root, f"0 0.5 0.5 0.5 0.2 {behind}", f"1 0.5 0.5 0.5 0.2 {behind}")
+    found, omissions = rows(root, f"0 0.5 0.5 0.5 0.2 {behind}", f"1 0.5 0.5 0.5 0.2 {behind}")
     assert [(each.box, each.label, each.score) for each in found] == [(BOX, 0, None), (BOX, 1, None)]
-    assert losses == {"keypoints of objects": 2}
+    assert omissions == {"keypoints of objects": 2}
 
 
 def test_poses_without_visibility_are_told_by_the_data_yaml(root: Path) -> None:
@@ -56,9 +56,9 @@ def test_a_kpt_shape_that_is_none_is_named(root: Path, shape: str) -> None:
 
 
 def test_a_polygon_of_the_whole_image_is_no_pose(root: Path) -> None:
-    found, losses = rows(root, "0 0 0 1 0 1 1 0 1 0 0")
+    found, omissions = rows(root, "0 0 0 1 0 1 1 0 1 0 0")
     assert [each.box for each in found] == [(0, 0, 100, 100)]
-    assert losses == {"polygons, now the boxes round them": 1}
+    assert omissions == {"polygons, now the boxes round them": 1}
 
 
 @pytest.mark.parametrize(
@@ -71,10 +71,10 @@ def test_a_polygon_of_the_whole_image_is_no_pose(root: Path) -> None:
     ],
 )
 def test_a_tracks_number_is_neither_score_nor_coordinate(root: Path, lines: list[str], scores: list) -> None:
-    found, losses = rows(root, *lines)
+    found, omissions = rows(root, *lines)
     assert [each.box for each in found] == [pytest.approx(BOX)] * len(lines)
     assert [each.score for each in found] == scores
-    assert losses.total() == len(lines)
+    assert omissions.total() == len(lines)
 
 
 def test_a_triangle_among_polygons_stays_one(root: Path) -> None:
