@@ -14,6 +14,7 @@ from pathlib import Path
 from sys import intern
 from typing import Any, NamedTuple
 
+from formats.images import image_size, safe_join, with_slashes
 from formats.io.errors import InputError, handed_to, refused, want_one_of
 from formats.io.files import write_json
 from formats.io.json_stream import JsonItem, PackedItems, stream_json
@@ -53,15 +54,43 @@ def read_coco(
     ann_file: str | Path,
     on_problem: Callable[[InputError], None] | None = None,
     omissions: Omissions | None = None,
+    image_dir: str | Path | None = None,
 ) -> Iterator[Record]:
     """One record for each image, in file order; an image without annotations has instances ().
 
     A file without the key "annotations" (a test set's) gives instances None. Annotations keep the order of the file,
     and a "score" where they have one. Raises InputError for ids that nothing has, ids given twice, and broken boxes;
     on_problem takes those of single entries instead, which are passed over. omissions: takes what a record has no field
-    for, such as outlines.
+    for, such as outlines. image_dir: where sizes are looked up that the file does not give.
     """
-    yield from coco_records(load_coco(ann_file, omissions), on_problem=on_problem)
+    content = load_coco(ann_file, omissions)
+    repeated = _repeated_ids(content)
+    for error in repeated:
+        with handed_to(on_problem):
+            raise error
+    yield from coco_records(content, on_problem=on_problem, image_dir=image_dir)
+
+
+def _repeated_ids(content: CocoContent) -> Iterator[InputError]:
+    """pycocotools keeps one annotation of an id, and whoever evaluates with it counts others than we do.
+
+    Ids that grow need no memory; the others are held against a set of all before.
+    """
+    last: Any = None
+    seen: set[Any] | None = None
+    for index, entry in enumerate(content.annotations or ()):
+        annotation_id = entry.get("id")
+        if type(annotation_id) not in (int, str):
+            continue
+        if seen is None and (last is None or (type(last) is type(annotation_id) and annotation_id > last)):
+            last = annotation_id
+            continue
+        if seen is None:
+            seen = {each.get("id") for each, _ in zip(content.annotations or (), range(index))}
+        if annotation_id in seen:
+            location = f"{content.path}: annotation {index}"
+            yield InputError(location, f"id {annotation_id!r} is given twice", "expected every id once")
+        seen.add(annotation_id)
 
 
 def read_coco_categories(path: str | Path) -> tuple[str, ...]:
@@ -104,23 +133,31 @@ def _without_outlines(entry: dict) -> dict:
     return entry
 
 
-def file_name_of(image: Mapping, place: str) -> str:
+def file_name_of(image: Mapping, location: str) -> str:
     """The file name of an image's entry. Raises InputError where it is no text."""
-    return _text(image, "file_name", place)
+    return with_slashes(_text(image, "file_name", location))
 
 
 def coco_records(
     content: CocoContent,
     filename_of: Callable[[Mapping, str], str] = file_name_of,
     on_problem: Callable[[InputError], None] | None = None,
+    image_dir: str | Path | None = None,
 ) -> Iterator[Record]:
-    """The records of a loaded file. filename_of: the file name that an image's entry at a place gives."""
+    """The records of a loaded file. filename_of: the file name that an image's entry at a location gives.
+
+    image_dir: where the sizes are looked up that the file does not give.
+    """
     found = annotations_by_image(content, on_problem)
     for image_id, image in content.images.items():
         instances = None if content.annotations is None else _instances(content, found.get(image_id, ()), on_problem)
-        place = f"{content.path}: image {image_id!r}"
+        location = f"{content.path}: image {image_id!r}"
         with handed_to(on_problem):
-            yield record_of(image, place, filename_of(image, place), instances)
+            filename = filename_of(image, location)
+            if image_dir is not None and not (image.get("height") and image.get("width")):
+                height, width = image_size(safe_join(image_dir, filename))
+                image = {**image, "height": height, "width": width}
+            yield record_of(image, location, filename, instances)
 
 
 def annotations_by_image(
@@ -132,13 +169,13 @@ def annotations_by_image(
     """
     found: dict[Any, array] = {}
     for index, entry in enumerate(content.annotations or ()):
-        place = f"{content.path}: annotation {index}"
+        location = f"{content.path}: annotation {index}"
         with handed_to(on_problem):
-            image_id = _needed_id(entry, "image_id", place)
+            image_id = _needed_id(entry, "image_id", location)
             if image_id in content.images_left_out:
                 continue
             if image_id not in content.images:
-                raise InputError(place, f"image_id {image_id!r} is no image's id", 'expected one of "images"')
+                raise InputError(location, f"image_id {image_id!r} is no image's id", 'expected one of "images"')
             found.setdefault(image_id, array("L")).append(index)
     return found
 
@@ -148,38 +185,41 @@ def _instances(
 ) -> tuple[Instance, ...]:
     instances: list[Instance] = []
     for index in indices:
-        entry, place = content.annotations[index], f"{content.path}: annotation {index}"  # type: ignore[index]
+        entry, location = content.annotations[index], f"{content.path}: annotation {index}"  # type: ignore[index]
         with handed_to(on_problem):
-            if _needed_id(entry, "category_id", place) not in content.categories_left_out:
-                instances.append(_instance(entry, content.categories, place))
+            if _needed_id(entry, "category_id", location) not in content.categories_left_out:
+                instances.append(_instance(entry, content.categories, location))
     return tuple(instances)
 
 
 def record_of(
     image: Mapping,
-    place: str,
+    location: str,
     filename: str,
     instances: tuple[Instance, ...] | None = None,
     caption: str | None = None,
     regions: tuple[Region, ...] | None = None,
 ) -> Record:
-    """The record of an image's entry, which tells its size. Raises InputError at `place` where it is none."""
-    height, width = size_of(image, place)
+    """The record of an image's entry, which tells its size. Raises InputError at `location` where it is none."""
+    height, width = size_of(image, location)
     try:
         return Record(filename, height, width, instances, caption, regions)
     except ValueError as error:
-        raise refused(place, error) from error
+        raise refused(location, error) from error
 
 
-def size_of(image: Mapping, place: str) -> tuple[int, int]:
+def size_of(image: Mapping, location: str) -> tuple[int, int]:
     """(height, width) in pixels of an image's entry."""
+    if image.get("height") is None or image.get("width") is None:
+        remedy = "expected height and width in pixels, or the image folder to look them up in"
+        raise InputError(location, "does not give the image's size", remedy)
     try:
-        return int(needed(image, "height", place)), int(needed(image, "width", place))
+        return int(needed(image, "height", location)), int(needed(image, "width", location))
     except (TypeError, ValueError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            place, f"size {image['width']!r} x {image['height']!r} is no size", "expected pixels"
+            location, f"size {image['width']!r} x {image['height']!r} is no size", "expected pixels"
         ) from error
 
 
@@ -205,7 +245,7 @@ def write_coco_results(path: str | Path, records: Iterable[Record], truth: str |
     box without a score, an unknown file name or an unknown category.
     """
     content = load_coco(truth)
-    image_ids = {image.get("file_name"): image_id for image_id, image in content.images.items()}
+    image_ids = {with_slashes(str(image.get("file_name"))): image_id for image_id, image in content.images.items()}
     category_ids = {name: category_id for category_id, (_, name) in content.categories.items()}
     omissions = Omissions()
     results: list[dict] = []
@@ -223,12 +263,12 @@ def write_coco_results(path: str | Path, records: Iterable[Record], truth: str |
     return omissions
 
 
-def _result(instance: Instance, image_id: Any, category_ids: Mapping[str, Any], place: str) -> dict[str, Any]:
+def _result(instance: Instance, image_id: Any, category_ids: Mapping[str, Any], location: str) -> dict[str, Any]:
     if instance.score is None:
-        raise InputError(place, f"the box {instance.box} has no score", "expected a model's predictions, or write coco")
+        raise InputError(location, f"the box {instance.box} has no score", "expected a model's boxes, or write coco")
     if instance.category not in category_ids:
         remedy = want_one_of(category_ids, instance.category)
-        raise InputError(place, f"{instance.category!r} is no category of the truth", remedy)
+        raise InputError(location, f"{instance.category!r} is no category of the truth", remedy)
     return {
         "image_id": image_id,
         "category_id": category_ids[instance.category],
@@ -268,33 +308,36 @@ def write_coco(path: str | Path, records: Iterable[Record], categories: Sequence
     return omissions
 
 
-def _instance(entry: Mapping, categories: Mapping[Any, tuple[int, str]], place: str) -> Instance:
-    category_id = _needed_id(entry, "category_id", place)
+def _instance(entry: Mapping, categories: Mapping[Any, tuple[int, str]], location: str) -> Instance:
+    category_id = _needed_id(entry, "category_id", location)
     if category_id not in categories:
         raise InputError(
-            place, f"category_id {category_id!r} is no category's id", f"expected one of {list(categories)}"
+            location, f"category_id {category_id!r} is no category's id", f"expected one of {list(categories)}"
         )
     label, name = categories[category_id]
-    box = box_of(needed(entry, "bbox", place), place)
+    box = box_of(needed(entry, "bbox", location), location)
+    score = entry.get("score")
+    if score is not None and type(score) not in (int, float):
+        raise InputError(location, f"score is {score!r}", "expected a number in 0..1")
     try:
-        return Instance(box, label, name, entry.get("score"), ignore=_ignored(entry))
+        return Instance(box, label, name, score, ignore=_ignored(entry))
     except (TypeError, ValueError) as error:
-        raise refused(place, error) from error
+        raise refused(location, error) from error
 
 
 def _ignored(entry: Mapping) -> bool:
     return bool(entry.get("iscrowd") or entry.get("ignore"))
 
 
-def box_of(value: Any, place: str) -> Box:
+def box_of(value: Any, location: str) -> Box:
     try:
         x, y, width, height = map(float, value)
         if not math.isfinite(x + y + width + height):
             raise ValueError
     except (TypeError, ValueError, OverflowError):
-        raise InputError(place, f"bbox {value} is not four numbers", "expected [x, y, width, height]") from None
+        raise InputError(location, f"bbox {value} is not four numbers", "expected [x, y, width, height]") from None
     if width < 0 or height < 0:
-        raise InputError(place, f"bbox {value} has a negative side", "expected [x, y, width, height]")
+        raise InputError(location, f"bbox {value} has a negative side", "expected [x, y, width, height]")
     return x, y, x + width, y + height
 
 
@@ -331,10 +374,10 @@ def _items(path: str | Path, kind: type) -> Iterator[JsonItem]:
     yield from items
 
 
-def _add_by_id(table: dict[Any, dict], entry: dict, place: str) -> None:
-    entry_id = _needed_id(entry, "id", place)
+def _add_by_id(table: dict[Any, dict], entry: dict, location: str) -> None:
+    entry_id = _needed_id(entry, "id", location)
     if entry_id in table:
-        raise InputError(place, f"id {entry_id!r} is given twice", "expected every id once")
+        raise InputError(location, f"id {entry_id!r} is given twice", "expected every id once")
     # One text for a key of all entries: each comes with its own.
     table[entry_id] = {intern(key): value for key, value in entry.items() if key not in _OF_NO_USE}
 
@@ -347,22 +390,22 @@ def _categories(entries: Mapping[Any, dict], path: str | Path) -> dict[Any, tupl
     }
 
 
-def needed(table: Mapping, key: str, place: str) -> Any:
-    """table[key]; raises InputError at `place` when it is not there."""
+def needed(table: Mapping, key: str, location: str) -> Any:
+    """table[key]; raises InputError at `location` when it is not there."""
     if key not in table:
-        raise InputError(place, f"{key!r} is missing", "expected it as COCO has it")
+        raise InputError(location, f"{key!r} is missing", "expected it as COCO has it")
     return table[key]
 
 
-def _text(table: Mapping, key: str, place: str) -> str:
-    value = needed(table, key, place)
+def _text(table: Mapping, key: str, location: str) -> str:
+    value = needed(table, key, location)
     if not isinstance(value, str):
-        raise InputError(place, f"{key} is {value!r}", "expected a text")
+        raise InputError(location, f"{key} is {value!r}", "expected a text")
     return value
 
 
-def _needed_id(table: Mapping, key: str, place: str) -> Any:
-    value = needed(table, key, place)
+def _needed_id(table: Mapping, key: str, location: str) -> Any:
+    value = needed(table, key, location)
     if not isinstance(value, (int, float, str)):
-        raise InputError(place, f"{key} is {value!r}", "expected a number or a text")
+        raise InputError(location, f"{key} is {value!r}", "expected a number or a text")
     return value

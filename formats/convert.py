@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -16,6 +15,7 @@ import formats
 from formats.coco import load_coco
 from formats.dataset_names import label_map_beside, part_path
 from formats.io.errors import InputError
+from formats.io.json_stream import stream_json
 from formats.label_map import read_label_map, write_label_map
 from formats.omissions import describe_omissions
 from formats.record import Record
@@ -93,19 +93,20 @@ def _images_of(annotations: Sequence[str | Path]) -> set[str]:
     """The image keys of annotation files, whichever format each has."""
     keys: set[str] = set()
     for path in annotations:
-        if guess_format(path) == "coco":  # also MDETR's, which share COCO's images
+        source_format = guess_format(path)
+        if source_format == "coco":  # also MDETR's, which share COCO's images
             images = load_coco(path).images
             keys.update(formats.image_key(str(image.get("file_name", ""))) for image in images.values())
         else:
-            keys.update(formats.image_key(record.filename) for record in formats.read_odvg(path))
+            keys.update(formats.image_key(record.filename) for record in formats.READERS[source_format](path))
     return keys
 
 
-_COCO_KEY = re.compile(rb'\s*\{\s*"(info|images|annotations|licenses|categories)"')
+_COCO_KEYS = frozenset({"images", "annotations", "categories"})
 
 
 def guess_format(source: str | Path) -> str:
-    """voc for a folder with XML, coco for an object with COCO's keys, else odvg."""
+    """voc for a folder with XML, cvat for its XML, coco for an object with one of COCO's keys, else odvg."""
     path = Path(source)
     if path.is_dir():
         if next(path.rglob("*.xml"), None) is None:
@@ -114,7 +115,20 @@ def guess_format(source: str | Path) -> str:
     if not path.is_file():
         raise InputError(path, "does not exist", "expected an annotation file")
     with open(path, "rb") as stream:
-        return "coco" if _COCO_KEY.match(stream.read(1000)) else "odvg"
+        start = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start.startswith(b"<"):
+        if b"<annotations" in start:
+            return "cvat"
+        raise InputError(path, "is XML", "expected the folder of VOC's files, or CVAT's <annotations>")
+    return "coco" if start.startswith(b"{") and _has_coco_key(path) else "odvg"
+
+
+def _has_coco_key(path: Path) -> bool:
+    """Looks at the keys up to the first of COCO's; of a file of lines at those of the first."""
+    try:
+        return any(item.key in _COCO_KEYS for item in stream_json(path, "expected an annotation file"))
+    except InputError:  # more than one object: lines
+        return False
 
 
 def told(records: Iterable[Item]) -> Iterable[Item]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape, quoteattr
 
+from formats.images import with_slashes
 from formats.io.errors import InputError, refused, want_one_of
 from formats.io.files import write_whole
 from formats.omissions import Omissions, check_category, count_omissions, refuse_caption
@@ -15,21 +16,26 @@ from formats.record import Box, Instance, Record
 from formats.voc import xml_root
 
 _WANT = "expected CVAT for images 1.1"
-_OTHER_SHAPES = ("polyline", "points", "mask", "ellipse", "cuboid", "skeleton")
+_OUTLINES = {"polygon": "polygons", "mask": "masks", "ellipse": "ellipses"}  # of which the box is read
+_WITHOUT_BOX = {"polyline": "polylines", "points": "points", "cuboid": "cuboids", "skeleton": "skeletons"}
 
 
 def read_cvat(
     path: str | Path, categories: Sequence[str] | None = None, omissions: Omissions | None = None
 ) -> Iterator[Record]:
-    """One record for each image; polygons as the boxes round them.
+    """One record for each image; polygons, masks and ellipses as the boxes round them.
 
     categories: the names in the order of the labels; by default those that the file's meta lists, then others that
-    occur. omissions: takes polygons, tags of whole images, attributes and what is said of occlusion and groups. Raises
-    InputError for broken XML, missing attributes, unknown categories and shapes without a box.
+    occur. omissions: takes outlines, shapes that are left out (turned boxes, polylines, points, cuboids, skeletons),
+    tags of whole images, attributes and what is said of occlusion and groups. Raises InputError for broken XML, missing
+    attributes, unknown categories and videos, whose frames have no file names.
     """
     root = xml_root(path, _WANT)
     if root.tag != "annotations":
         raise InputError(path, f"is <{root.tag}>", _WANT)
+    if root.find("image") is None and (tracks := len(root.findall("track"))):
+        remedy = "expected CVAT for images 1.1: export the task in that format"
+        raise InputError(path, f"holds {tracks} tracks of a video, and no image with a name", remedy)
     names = categories if categories is not None else _names(root)
     labels = {name: label for label, name in enumerate(names)}
     for index, image in enumerate(root.iterfind("image")):
@@ -40,12 +46,24 @@ def read_cvat(
 
 def _count_unread(image: ElementTree.Element, omissions: Omissions) -> None:
     for shape in image:
-        if shape.tag == "polygon":
-            omissions["polygons, now the boxes round them"] += 1
+        if _is_turned(shape):
+            omissions["turned boxes and ellipses, left out"] += 1
+        elif shape.tag in _OUTLINES:
+            omissions[f"{_OUTLINES[shape.tag]}, now the boxes round them"] += 1
         elif shape.tag == "tag":
             omissions["tags of whole images"] += 1
-        omissions["attributes of shapes"] += len(shape)
+        elif shape.tag != "box":
+            omissions[f"{_WITHOUT_BOX.get(shape.tag, shape.tag)}, left out"] += 1
+        omissions["attributes of shapes"] += sum(1 for each in shape if each.tag == "attribute")
         omissions.update(f"{key} of shapes" for key in ("occluded", "group_id") if shape.get(key, "0") != "0")
+
+
+def _is_turned(shape: ElementTree.Element) -> bool:
+    """Whether a box or an ellipse lies at an angle; its box would hold more than the object."""
+    try:
+        return shape.tag in ("box", "ellipse") and float(shape.get("rotation", "0")) % 360 != 0
+    except ValueError:
+        return False  # its reader names it
 
 
 def read_cvat_categories(path: str | Path) -> tuple[str, ...]:
@@ -59,60 +77,70 @@ def _names(root: ElementTree.Element) -> list[str]:
     return [name for name in dict.fromkeys([*listed, *drawn]) if name]
 
 
-def _record(image: ElementTree.Element, labels: Mapping[str, int], place: str) -> Record:
+def _record(image: ElementTree.Element, labels: Mapping[str, int], location: str) -> Record:
     instances: list[Instance] = []
     for index, shape in enumerate(image):
-        where = f"{place}, shape {index}"
-        if shape.tag in _OTHER_SHAPES:
-            raise InputError(where, f"is a {shape.tag}", "expected boxes or polygons")
-        if shape.tag not in ("box", "polygon"):
-            continue  # a tag of the whole image
+        where = f"{location}, shape {index}"
+        if (shape.tag != "box" and shape.tag not in _OUTLINES) or _is_turned(shape):
+            continue  # counted
         name = _attribute(shape, "label", where)
         if name not in labels:
             raise InputError(where, f"{name!r} is no category", want_one_of(labels, name))
-        box = _polygon_box(shape, where) if shape.tag == "polygon" else _box(shape, where)
+        box = _BOXES[shape.tag](shape, where)
         try:
             instances.append(Instance(box, labels[name], name))
         except ValueError as error:
             raise refused(where, error) from error
-    height, width = (_number(_attribute(image, side, place), place) for side in ("height", "width"))
+    height, width = (_number(_attribute(image, side, location), location) for side in ("height", "width"))
     try:
-        return Record(_attribute(image, "name", place), int(height), int(width), tuple(instances))
+        return Record(with_slashes(_attribute(image, "name", location)), int(height), int(width), tuple(instances))
     except ValueError as error:
         if isinstance(error, InputError):
             raise
-        raise refused(place, error) from error
+        raise refused(location, error) from error
 
 
-def _box(shape: ElementTree.Element, place: str) -> Box:
-    if _number(shape.get("rotation", "0"), place) != 0:
-        raise InputError(place, "is turned", "expected upright boxes")
-    x1, y1, x2, y2 = (_number(_attribute(shape, side, place), place) for side in ("xtl", "ytl", "xbr", "ybr"))
+def _box(shape: ElementTree.Element, location: str) -> Box:
+    _number(shape.get("rotation", "0"), location)
+    x1, y1, x2, y2 = (_number(_attribute(shape, side, location), location) for side in ("xtl", "ytl", "xbr", "ybr"))
     return x1, y1, x2, y2
 
 
-def _polygon_box(shape: ElementTree.Element, place: str) -> Box:
-    points = [point.split(",") for point in _attribute(shape, "points", place).split(";")]
+def _mask_box(shape: ElementTree.Element, location: str) -> Box:
+    x, y, w, h = (_number(_attribute(shape, side, location), location) for side in ("left", "top", "width", "height"))
+    return x, y, x + w, y + h
+
+
+def _ellipse_box(shape: ElementTree.Element, location: str) -> Box:
+    cx, cy, rx, ry = (_number(_attribute(shape, side, location), location) for side in ("cx", "cy", "rx", "ry"))
+    return cx - rx, cy - ry, cx + rx, cy + ry
+
+
+def _polygon_box(shape: ElementTree.Element, location: str) -> Box:
+    points = [point.split(",") for point in _attribute(shape, "points", location).split(";")]
     if any(len(point) != 2 for point in points):
-        raise InputError(place, "has broken points", 'expected points="x,y;x,y;..."')
-    xs, ys = ([_number(point[axis], place) for point in points] for axis in (0, 1))
+        raise InputError(location, "has broken points", 'expected points="x,y;x,y;..."')
+    xs, ys = ([_number(point[axis], location) for point in points] for axis in (0, 1))
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def _attribute(element: ElementTree.Element, name: str, place: str) -> str:
+_BOXES = {"box": _box, "polygon": _polygon_box, "mask": _mask_box, "ellipse": _ellipse_box}
+
+
+def _attribute(element: ElementTree.Element, name: str, location: str) -> str:
     value = element.get(name)
     if value is None:
-        raise InputError(place, f"<{element.tag}> has no {name}", _WANT)
+        raise InputError(location, f"<{element.tag}> has no {name}", _WANT)
     return value
 
 
-def _number(text: str, place: str) -> float:
+def _number(text: str, location: str) -> float:
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(place, f"{text!r} is no number", _WANT)
+        raise InputError(location, f"{text!r} is no number", _WANT)
     return number
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from PIL import Image, UnidentifiedImageError
@@ -13,8 +16,22 @@ from formats.io.errors import InputError, handed_to
 from formats.io.storage import as_path, is_address
 from formats.record import Record
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
-IMAGE_SUFFIXES |= {".ppm", ".pgm", ".pbm"}
+_log = logging.getLogger(__name__)
+
+# What Pillow opens and is a picture; not its readers of plots, movies and pages.
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".avifs"})
+IMAGE_SUFFIXES |= {".tif", ".tiff", ".gif", ".bmp", ".dib", ".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"}
+IMAGE_SUFFIXES |= {".tga", ".icb", ".vda", ".vst", ".ppm", ".pgm", ".pbm", ".pnm", ".pcx", ".qoi", ".sgi"}
+_HEIF_SUFFIXES = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
+if find_spec("pillow_heif") is not None:  # groundhog[heic]
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    IMAGE_SUFFIXES |= _HEIF_SUFFIXES
+
+# Files that lie beside images and that nobody takes for one.
+_COMPANIONS = frozenset({".txt", ".xml", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".toml", ".md", ".html"})
+_COMPANIONS |= {".parquet", ".npy", ".npz", ".pt", ".pth", ".py", ".sh", ".log", ".zip", ".db", ".ini"}
 
 _ORIENTATION_TAG = 0x0112
 _SIDEWAYS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap height and width
@@ -26,8 +43,9 @@ _BROKEN_IMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.e
 def list_images(folder: str | Path) -> list[str]:
     """Every image under `folder`, as sorted paths relative to it with "/" between the parts.
 
-    Told by suffix alone. Hidden files and folders are skipped; symbolic links to folders are followed, each real
-    folder once. Raises InputError when `folder` is no folder, and for a folder below it that cannot be read.
+    Told by suffix, and where a file has none by its first bytes. Other files that are no companions of images (labels,
+    tables) are counted in a warning. Hidden files and folders are skipped; symbolic links to folders are followed,
+    each real folder once. Raises InputError when `folder` is no folder, and for a folder below it that cannot be read.
     """
     root = as_path(folder)
     if is_address(root):
@@ -45,12 +63,36 @@ def list_images(folder: str | Path) -> list[str]:
         visited.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         relative = Path(directory).relative_to(root)
-        found += [
-            (relative / name).as_posix()
-            for name in names
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-        ]
-    return sorted(found)
+        found += [(relative / name).as_posix() for name in names if not name.startswith(".")]
+    return _images_among(root, sorted(found))
+
+
+def _images_among(root: Path, names: Sequence[str]) -> list[str]:
+    images: list[str] = []
+    passed_over: Counter[str] = Counter()
+    for name in names:
+        suffix = PurePosixPath(name).suffix.lower()
+        if suffix in IMAGE_SUFFIXES or (not suffix and _opens_as_image(root / name)):
+            images.append(name)
+        elif suffix not in _COMPANIONS:
+            passed_over[suffix or "without suffix"] += 1
+    if passed_over and (str(root), str(passed_over)) not in _said:
+        _said.add((str(root), str(passed_over)))
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(passed_over.items()))
+        remedy = "; groundhog[heic] reads HEIC" if _HEIF_SUFFIXES.intersection(passed_over) else ""
+        _log.warning("%s: %d files are not read as images: %s%s", root, passed_over.total(), kinds, remedy)
+    return images
+
+
+_said: set[tuple[str, str]] = set()  # every stage lists its folder; once is enough
+
+
+def _opens_as_image(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream, Image.open(stream):
+            return True
+    except _BROKEN_IMAGE:
+        return False
 
 
 def _list_address(root: Path) -> list[str]:
@@ -59,12 +101,8 @@ def _list_address(root: Path) -> list[str]:
     names = [found.removeprefix(below) for found in root.fs.find(root.path)]  # type: ignore[attr-defined]
     if not names:
         raise InputError(root, "does not exist", "expected a folder of images")
-    return sorted(
-        name
-        for name in names
-        if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in PurePosixPath(name).parts)
-    )
+    shown = [name for name in names if not any(part.startswith(".") for part in PurePosixPath(name).parts)]
+    return _images_among(root, sorted(shown))
 
 
 def _refuse_folder(error: OSError) -> None:
@@ -119,6 +157,23 @@ def image_size(path: str | Path) -> tuple[int, int]:
 def _turns_on_load(image: Image.Image) -> bool:
     """Pillow's TIFF reader applies the turn by itself and already gives the turned size."""
     return image.format == "TIFF"
+
+
+def with_slashes(filename: str) -> str:
+    """A file name of a data file with "/" between its parts, as image folders are listed; Windows has a backslash."""
+    return filename.replace("\\", "/")
+
+
+def find_below(folder: str | Path, filename: str) -> str | None:
+    """The file name, without as many of its leading folders as it takes to be a file below `folder`; None if none is.
+
+    For addresses of a server, whose root is another folder than that of the images.
+    """
+    parts = PurePosixPath(with_slashes(filename).lstrip("/")).parts
+    if ".." in parts or "\0" in filename:
+        return None
+    tails = ("/".join(parts[start:]) for start in range(len(parts)))
+    return next((tail for tail in tails if safe_join(folder, tail).is_file()), None)
 
 
 def safe_join(root: str | Path, filename: str) -> Path:

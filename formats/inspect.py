@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from formats.dataset_names import label_map_beside
 from formats.io.errors import InputError
 from formats.label_map import read_label_map
 from formats.odvg import read_odvg_places
+from formats.odvg_lines import QUARANTINED
 from formats.record import Record
 from formats.statistics import Statistics, statistics_of
 from formats.validate import Checker
@@ -44,7 +46,26 @@ def check(source: str | Path, source_format: str | None = None, **given: Any) ->
 
 def statistics(source: str | Path, source_format: str | None = None, **given: Any) -> Statistics:
     """Counts over an annotation file; raises InputError at its first broken entry."""
-    return statistics_of(told(_records(source, source_format or guess_format(source), given)))
+    source_format = source_format or guess_format(source)
+    counted = statistics_of(told(_records(source, source_format, given)))
+    if source_format in _ODVG:
+        counted.quarantined = _quarantined_lines(Path(source))
+    return counted
+
+
+def _quarantined_lines(path: Path) -> int:
+    """The lines that every reader passes over."""
+    with open(path, "rb") as stream:
+        marked = [line for line in stream if f'"{QUARANTINED}"'.encode() in line]
+    return sum(1 for line in marked if _is_quarantined(line))
+
+
+def _is_quarantined(line: bytes) -> bool:
+    try:
+        value = json.loads(line.strip().removeprefix(b"\xef\xbb\xbf").strip(b"[], "))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and QUARANTINED in value
 
 
 def _records(source: str | Path, source_format: str, given: dict[str, Any]) -> Iterator[Record]:

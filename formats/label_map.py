@@ -106,24 +106,74 @@ def read_category_names(path: str | Path) -> tuple[str, ...]:
     path = Path(path)
     if not path.is_file():
         raise InputError(path, "does not exist", "expected the category names: a YAML with `names`, or one a line")
-    text = read_text(path, "expected it saved as UTF-8")
-    if path.suffix.lower() not in (".yaml", ".yml"):
-        return tuple(line.strip() for line in text.splitlines() if line.strip())
+    if path.suffix.lower() not in _YAML:
+        return _names_by_line(path)
+    names = _yaml_value(path, "names")
+    if isinstance(names, dict):
+        numbers = sorted(int(key) if key.isascii() and key.isdecimal() else -1 for key in names)
+        if numbers != list(range(len(names))):
+            raise InputError(path, f"names has the classes {', '.join(names)}", f"expected 0..{len(names) - 1}")
+        by_number = {int(key): name for key, name in names.items()}
+        names = [by_number[label] for label in numbers]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise InputError(path, "has no names", "expected `names:` with the categories in order, each a text")
+    return tuple(names)
+
+
+def keypoint_shape(path: Path) -> tuple[int, int] | None:
+    """kpt_shape of a YOLO data set's YAML, (points, numbers a point), where it has one."""
+    shape = _yaml_value(path, "kpt_shape")
+    if shape is None:
+        return None
+    if not isinstance(shape, list) or not all(isinstance(each, str) and each.isdecimal() for each in shape):
+        raise InputError(path, f"kpt_shape is {shape}", "expected such as [17, 3]")
+    numbers = [int(each) for each in shape]
+    if len(numbers) != 2 or numbers[0] < 1 or numbers[1] not in (2, 3):
+        raise InputError(path, f"kpt_shape is {numbers}", "expected such as [17, 3]")
+    return numbers[0], numbers[1]
+
+
+_YAML = (".yaml", ".yml")
+
+
+def _names_by_line(path: Path) -> tuple[str, ...]:
+    """A name's line is its label, so a blank line between names would move all that follow."""
+    lines = [line.strip() for line in read_text(path, "expected it saved as UTF-8").rstrip().splitlines()]
+    if "" in lines:
+        remedy = "expected a name on every line: a name's line is its class"
+        raise InputError(f"{path}:{lines.index('') + 1}", "is blank, with names behind it", remedy)
+    return tuple(lines)
+
+
+def _yaml_value(path: Path, wanted: str) -> Any:
+    """A key's value: a text, a list or a table of what stands there as text, since YAML's `no`, null and 07 are names.
+
+    None where the key or the table is missing, and in place of anything deeper.
+    """
     import yaml  # only here: the names of most data sets come as a list
 
+    text = read_text(path, "expected it saved as UTF-8")
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise InputError(path, f"is not YAML ({' '.join(str(error).split())})", "expected `names:`") from error
-    return _names_of(content.get("names") if isinstance(content, dict) else None, path)
+    node = _yaml_table(root, path).get(wanted)
+    if node is None or isinstance(node.value, str):
+        return None if node is None else node.value
+    if node.id == "sequence":
+        return [_yaml_text(each) for each in node.value]
+    return {key: _yaml_text(each) for key, each in _yaml_table(node, path).items()}
 
 
-def _names_of(names: Any, path: Path) -> tuple[str, ...]:
-    """The YAML's `names`: a list, or a table from class number to name."""
-    if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise InputError(path, f"names has the classes {sorted(names)}", f"expected 0..{len(names) - 1}")
-        names = [names[label] for label in range(len(names))]
-    if not isinstance(names, list) or not names:
-        raise InputError(path, "has no names", "expected `names:` with the categories in order")
-    return tuple(str(name) for name in names)
+def _yaml_table(node: Any, path: Path) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for key, value in node.value if node is not None and node.id == "mapping" else ():
+        if not isinstance(key.value, str) or key.value in table:
+            line = f"{path}:{key.start_mark.line + 1}"
+            raise InputError(line, f"{_yaml_text(key)!r} is listed twice, or is not a text", "expected every key once")
+        table[key.value] = value
+    return table
+
+
+def _yaml_text(node: Any) -> str | None:
+    return node.value if isinstance(node.value, str) else None

@@ -7,11 +7,15 @@ The labelling interface needs <Image name="image" value="$image"/> and <Rectangl
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote, unquote, urlsplit
 
-from formats.io.errors import InputError, refused, want_one_of
+from formats.images import IMAGE_SUFFIXES, find_below, image_size, safe_join, with_slashes
+from formats.io.errors import InputError, handed_to, refused, want_one_of
 from formats.io.files import load_json, write_whole
 from formats.omissions import Omissions, count_omissions, refuse_caption
 from formats.record import Instance, Record
@@ -23,79 +27,165 @@ _DECIMALS = 6  # of a percent: a thousandth of a pixel
 
 
 def read_labelstudio(
-    path: str | Path, categories: Sequence[str] | None = None, omissions: Omissions | None = None
+    path: str | Path,
+    categories: Sequence[str] | None = None,
+    omissions: Omissions | None = None,
+    image_dir: str | Path | None = None,
+    on_problem: Callable[[InputError], None] | None = None,
 ) -> Iterator[Record]:
     """One record for each task; the last annotation that was not cancelled, else the first prediction.
 
     A task with neither is unlabelled. categories: the names in the order of the labels; by default all that occur,
-    sorted. omissions: takes what else a task holds: other shapes, choices, and answers beside the one. Raises
-    InputError for turned boxes, unknown categories, and tasks that do not tell the image's size.
+    sorted. image_dir: where a task's image is looked for, below as many of its address's folders as it takes, and its
+    size where the task does not tell it. omissions: takes what else a task holds: other shapes, turned boxes, choices,
+    answers beside the one, and tasks whose size nothing tells. Raises InputError for unknown categories, broken tasks,
+    and where no task's size is told; on_problem takes a task's instead, which is passed over.
     """
     tasks = load_json(path, _WANT)
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise InputError(path, "is no list of tasks", _WANT)
-    places = [f"{path}: task {index}" for index in range(len(tasks))]
-    results = [_result(task, place, omissions) for task, place in zip(tasks, places)]
-    names = categories if categories is not None else sorted(set(_names(results, places)))
+    locations = [f"{path}: task {index}" for index in range(len(tasks))]
+    omissions = Omissions() if omissions is None else omissions
+    read: list[tuple[str, Mapping, list[dict] | None]] = []
+    for task, location in zip(tasks, locations):
+        with handed_to(on_problem):
+            read.append((location, task, _result(task, location, omissions)))
+    names = categories if categories is not None else _all_names(read, on_problem)
     labels = {name: label for label, name in enumerate(names)}
-    for task, place, result in zip(tasks, places, results):
-        yield _record(task, result, labels, place)
+    uploads = Counter(_without_upload_key(_address(task, "")) for _, task, _ in read if _has_address(task))
+    sized = any(_size(task, result) for _, task, result in read)
+    for location, task, result in read:
+        with handed_to(on_problem):
+            filename = _filename(_address(task, location), image_dir, uploads)
+            size = _size(task, result)
+            if size is None and image_dir is not None:
+                size = image_size(safe_join(image_dir, filename))
+            if size is None and not sized:
+                remedy = 'expected a box, "height" and "width" in its data, or the image folder to look it up in'
+                raise InputError(location, "does not tell its image's size", remedy)
+            if size is None:
+                omissions["tasks that do not tell their image's size, left out; the image folder would"] += 1
+                continue
+            yield _record(filename, size, result, labels, location)
 
 
-def _names(results: Sequence[list[dict] | None], places: Sequence[str]) -> Iterator[str]:
-    for result, place in zip(results, places):
-        yield from (_name(entry, place) for entry in result or ())
+def _all_names(
+    read: Sequence[tuple[str, Mapping, list[dict] | None]], on_problem: Callable[[InputError], None] | None
+) -> list[str]:
+    names: set[str] = set()
+    for location, _, result in read:
+        # With on_problem it is named when the task is read.
+        with handed_to(None if on_problem is None else lambda error: None):
+            names.update(_name(entry, location) for entry in result or ())
+    return sorted(names)
 
 
-def _result(task: Mapping, place: str, omissions: Omissions | None) -> list[dict] | None:
-    """The rectangles that count; None where nobody has labelled the task."""
+def _result(task: Mapping, location: str, omissions: Omissions) -> list[dict] | None:
+    """The upright rectangles that count; None where nobody has labelled the task."""
     try:
         done = [each for each in task.get("annotations") or [] if not each.get("was_cancelled")]
-        answers = [*(task.get("predictions") or [])[::-1], *done]
+        predicted = [each for each in (task.get("predictions") or [])[::-1] if not isinstance(each, int)]  # only an id
+        answers = [*predicted, *done]
         if not answers:
             return None
-        if omissions is not None:
-            omissions["annotations and predictions beside the one"] += len(answers) - 1
-            omissions.update(
-                f"results of type {each['type']}" for each in answers[-1]["result"] if each["type"] != _BOX
-            )
-        return [each for each in answers[-1]["result"] if each["type"] == _BOX]
+        omissions["annotations and predictions beside the one"] += len(answers) - 1
+        omissions.update(f"results of type {each['type']}" for each in answers[-1]["result"] if each["type"] != _BOX)
+        boxes = [each for each in answers[-1]["result"] if each["type"] == _BOX]
+        upright = [each for each in boxes if not (each["value"].get("rotation") or each.get("image_rotation"))]
+        omissions["turned boxes, left out"] += len(boxes) - len(upright)
+        return upright
     except (TypeError, KeyError, AttributeError) as error:
-        raise InputError(place, f"its annotations or predictions are broken ({error!r})", _WANT) from error
+        raise InputError(location, f"its annotations or predictions are broken ({error!r})", _WANT) from error
 
 
-def _name(entry: Mapping, place: str) -> str:
+def _name(entry: Mapping, location: str) -> str:
     try:
         (name,) = entry["value"]["rectanglelabels"]
         return str(name)
     except (TypeError, KeyError, ValueError) as error:
-        raise InputError(place, f"a rectangle has no single label ({error!r})", "expected one label a box") from error
+        raise InputError(
+            location, f"a rectangle has no single label ({error!r})", "expected one label a box"
+        ) from error
 
 
-def _record(task: Mapping, result: list[dict] | None, labels: Mapping[str, int], place: str) -> Record:
-    data = task.get("data")
-    address = data.get("image") if isinstance(data, dict) else None
-    if not isinstance(data, dict) or not isinstance(address, str):
-        raise InputError(place, "has no image", 'expected "data": {"image": "..."}')
-    first = result[0] if result else {}
-    height = first.get("original_height", data.get("height"))
-    width = first.get("original_width", data.get("width"))
-    if not isinstance(height, int) or not isinstance(width, int):
-        raise InputError(place, "does not tell its image's size", 'expected a box, or "height" and "width" in its data')
-    filename = address.partition("?d=")[2] or address.lstrip("/")
-    instances = None if result is None else tuple(_instance(each, labels, height, width, place) for each in result)
+def _has_address(task: Mapping) -> bool:
     try:
-        return Record(filename, height, width, instances)
+        return bool(_address(task, ""))
+    except InputError:
+        return False
+
+
+def _address(task: Mapping, location: str) -> str:
+    """The image's, whatever the labelling interface calls it."""
+    data = task.get("data")
+    texts = {key: value for key, value in data.items() if isinstance(value, str)} if isinstance(data, dict) else {}
+    if "image" in texts:
+        return texts["image"]
+    suffixes = tuple(IMAGE_SUFFIXES)
+    found = [
+        each
+        for each in texts.values()
+        if urlsplit(each.lower().partition("?d=")[2] or each.lower()).path.endswith(suffixes)
+    ]
+    if len(found) != 1:
+        raise InputError(location, "has no image", 'expected "data": {"image": "..."}')
+    return found[0]
+
+
+_UPLOAD_KEY = re.compile(r"[0-9a-f]{8}-(?=.)")  # before the name of a file that came by the browser
+
+
+def _path_of(address: str) -> str:
+    """The file's path in an address: below the local storage, of a bucket or a server."""
+    local = address.partition("?d=")[2]
+    if local:
+        return with_slashes(unquote(local)).lstrip("/")
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # brackets of another kind of address
+        return address
+    if not parts.scheme or len(parts.scheme) == 1:  # a path; one letter is a drive
+        return with_slashes(unquote(address)).lstrip("/")
+    return unquote(parts.path).lstrip("/")
+
+
+def _without_upload_key(address: str) -> str:
+    path = _path_of(address)
+    if "upload/" not in path:
+        return path
+    return _UPLOAD_KEY.sub("", PurePosixPath(path).name, count=1)
+
+
+def _filename(address: str, image_dir: str | Path | None, uploads: Mapping[str, int]) -> str:
+    path, short = _path_of(address), _without_upload_key(address)
+    if image_dir is not None:
+        found = find_below(image_dir, path) or find_below(image_dir, short)
+        if found is not None:
+            return found
+    return short if uploads[short] == 1 else PurePosixPath(path).name if short != path else path
+
+
+def _size(task: Mapping, result: list[dict] | None) -> tuple[int, int] | None:
+    data, first = task.get("data"), result[0] if result else {}
+    told = data if isinstance(data, dict) else {}
+    height, width = first.get("original_height", told.get("height")), first.get("original_width", told.get("width"))
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def _record(
+    filename: str, size: tuple[int, int], result: list[dict] | None, labels: Mapping[str, int], location: str
+) -> Record:
+    instances = None if result is None else tuple(_instance(each, labels, *size, location) for each in result)
+    try:
+        return Record(filename, *size, instances)
     except ValueError as error:
-        raise refused(place, error) from error
+        raise refused(location, error) from error
 
 
-def _instance(entry: Mapping, labels: Mapping[str, int], height: int, width: int, place: str) -> Instance:
-    name, value = _name(entry, place), entry["value"]
+def _instance(entry: Mapping, labels: Mapping[str, int], height: int, width: int, location: str) -> Instance:
+    name, value = _name(entry, location), entry["value"]
     if name not in labels:
-        raise InputError(place, f"{name!r} is no category", want_one_of(labels, name))
-    if value.get("rotation") or entry.get("image_rotation"):
-        raise InputError(place, f"a box of {name!r} is turned", "expected upright boxes")
+        raise InputError(location, f"{name!r} is no category", want_one_of(labels, name))
     try:
         x, y, w, h = (float(value[side]) / 100 for side in ("x", "y", "width", "height"))
         return Instance(
@@ -103,32 +193,34 @@ def _instance(entry: Mapping, labels: Mapping[str, int], height: int, width: int
         )
     except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise InputError(
-            place, f"a box of {name!r} is broken ({error})", "expected x, y, width, height in percent"
+            location, f"a box of {name!r} is broken ({error})", "expected x, y, width, height in percent"
         ) from error
 
 
-def write_labelstudio(path: str | Path, records: Iterable[Record]) -> Omissions:
+def write_labelstudio(path: str | Path, records: Iterable[Record], image_dir: str | Path | None = None) -> Omissions:
     """Writes detection records as a JSON list of tasks, whole or not at all; gives what has no place there.
 
-    The image's address is that of a file below Label Studio's local storage. Ignored boxes are left out: a reviewer
-    would take them for objects.
+    The image's address is that of a file below Label Studio's LOCAL_FILES_DOCUMENT_ROOT. image_dir: the image folder,
+    whose name goes before the file's: Label Studio serves only what lies in a folder of its root. Ignored boxes are
+    left out: a reviewer would take them for objects.
     """
     omissions = Omissions()
+    folder = "" if image_dir is None else Path(image_dir).resolve().name + "/"
     with write_whole(path) as stream:
         stream.write("[")
         for index, record in enumerate(records):
             refuse_caption(record, "our Label Studio task")
             count_omissions(omissions, record, ("score", "unlabelled"))
-            stream.write((",\n" if index else "\n") + json.dumps(_task(record), ensure_ascii=False))
+            stream.write((",\n" if index else "\n") + json.dumps(_task(record, folder), ensure_ascii=False))
         stream.write("\n]\n")
     return omissions
 
 
-def _task(record: Record) -> dict[str, Any]:
+def _task(record: Record, folder: str) -> dict[str, Any]:
     kept = [instance for instance in record.instances or () if not instance.ignore]
     drawn = [instance for instance in kept if instance.score is None]
     scored = [instance for instance in kept if instance.score is not None]
-    image = {"image": _LOCAL_FILES + record.filename, "height": record.height, "width": record.width}
+    image = {"image": _LOCAL_FILES + quote(folder + record.filename), "height": record.height, "width": record.width}
     task: dict[str, Any] = {"data": image}
     if drawn:
         task["annotations"] = [{"result": [_rectangle(each, index, record) for index, each in enumerate(drawn)]}]

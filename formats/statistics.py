@@ -22,7 +22,7 @@ class Statistics:
     """Counts over records. Memory grows with the number of categories and phrases, not of images.
 
     boxes_per_record, boxes_per_category, records_per_category: phrases count as categories. sides: floor(log2) of the
-    square root of the boxes' areas. scores: 20 equal bins.
+    square root of the boxes' areas. scores: 20 equal bins. quarantined: lines set aside, which are not in records.
     """
 
     records: int = 0
@@ -30,6 +30,7 @@ class Statistics:
     unlabelled: int = 0
     empty: int = 0
     ignored: int = 0
+    quarantined: int = 0
     sizes: Counter[str] = field(default_factory=Counter)
     boxes_per_record: Counter[int] = field(default_factory=Counter)
     boxes_per_category: Counter[str] = field(default_factory=Counter)
@@ -92,6 +93,8 @@ def statistics_table(statistics: Statistics, most: int = 20) -> str:
         f"boxes       {statistics.boxes}: {sizes}; {marks}",
         f"per record  {per_record:.2f} boxes, at most {max(statistics.boxes_per_record, default=0)}",
     ]
+    if statistics.quarantined:
+        lines.append(f"set aside   {statistics.quarantined} quarantined lines, which are not in these counts")
     names = statistics.records_per_category
     if not names:
         return "\n".join(lines)

@@ -10,11 +10,13 @@ and datumaro write it and want it; color, parts and actions may be empty.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from xml.etree import ElementTree
 
-from formats.images import image_size, safe_join
+from formats.images import IMAGE_SUFFIXES, image_size, list_images, safe_join, with_slashes
 from formats.io.errors import InputError, handed_to, refused, want_one_of
 from formats.io.files import write_whole_folder
 from formats.omissions import Omissions, check_category, count_omissions, refuse_caption
@@ -34,8 +36,10 @@ def read_voc(
 ) -> Iterator[Record]:
     """One record for each XML file under `ann_dir`, in the order of their names; difficult objects have ignore set.
 
-    categories: the names in the order of the labels; by default read_voc_categories. image_dir: where sizes are looked
-    up when a file gives none. Raises InputError for broken XML, a missing field, or a name that `categories`
+    <filename> is looked up in the image folder: below the folder that the XML lies in, without its suffix, or by the
+    XML's own name. categories: the names in the order of the labels; by default read_voc_categories. image_dir: the
+    images, where sizes are looked up too when a file gives none; by default JPEGImages/ or images/ beside the XML
+    files' folder, or that folder. Raises InputError for broken XML, a missing field, or a name that `categories`
     does not have; on_problem takes the first of each file instead, which is passed over. omissions: takes what a record
     has no field for, such as truncated.
     """
@@ -43,9 +47,10 @@ def read_voc(
     told_below = None if on_problem is None else lambda error: None
     names = list(categories) if categories is not None else _names_in(ann_dir, paths, told_below)
     labels = {name: label for label, name in enumerate(names)}
+    images = _ImageNames(Path(ann_dir), image_dir)
     for path in paths:
         with handed_to(on_problem):
-            yield _record(path, labels, image_dir, omissions)
+            yield _record(path, labels, images, omissions)
 
 
 def read_voc_categories(ann_dir: str | Path) -> tuple[str, ...]:
@@ -93,15 +98,60 @@ def xml_root(path: str | Path, remedy: str = "expected a VOC annotation") -> Ele
         raise InputError(path, f"is not XML ({error})", remedy) from error
 
 
-def _record(path: Path, labels: dict[str, int], image_dir: str | Path | None, omissions: Omissions | None) -> Record:
+class _ImageNames:
+    """The file name of each XML's image: relative to the image folder, where one is known."""
+
+    def __init__(self, ann_dir: Path, image_dir: str | Path | None) -> None:
+        inner = ann_dir / "Annotations"
+        self._root = inner if inner.is_dir() else ann_dir
+        self.image_dir = image_dir
+        folders = [self._root.absolute().parent / name for name in ("JPEGImages", "images")] + [self._root]
+        self._folder = image_dir if image_dir is not None else next(filter(Path.is_dir, folders), None)
+
+    def name_of(self, path: Path, said: str) -> str:
+        """said: the <filename>. Paths of the machine that drew the boxes lose their folders."""
+        name = with_slashes(said)
+        windows = PureWindowsPath(said)
+        if PurePosixPath(name).is_absolute() or windows.drive or windows.root:
+            name = windows.name
+        if ".." in PurePosixPath(name).parts:
+            return name  # which whoever opens it refuses
+        folders = path.relative_to(self._root).parts[:-1] if path.is_relative_to(self._root) else ()
+        below = PurePosixPath(*(part for part in folders if part.lower() != "annotations"))
+        names = [name] if "/" in name else [(below / name).as_posix(), name]
+        names += [] if "/" not in name else [(below / PurePosixPath(name).name).as_posix()]
+        return self._found([*names, (below / path.stem).as_posix()]) or names[0]
+
+    def _found(self, names: Sequence[str]) -> str | None:
+        """The first that is an image, as it stands or but for its suffix."""
+        by_name, by_stem = self._listed
+        whole = next((name for name in names if name in by_name), None)
+        stems = (_without_image_suffix(name) for name in names)
+        return whole or next((by_stem[stem] for stem in stems if stem in by_stem), None)
+
+    @cached_property
+    def _listed(self) -> tuple[frozenset[str], dict[str, str]]:
+        """Every image, and those whose stem is theirs alone by it."""
+        names = [] if self._folder is None else list_images(self._folder)
+        stems = Counter(map(_without_image_suffix, names))
+        by_stem = {_without_image_suffix(name): name for name in names}
+        return frozenset(names), {stem: name for stem, name in by_stem.items() if stems[stem] == 1}
+
+
+def _without_image_suffix(name: str) -> str:
+    path = PurePosixPath(name)
+    return path.with_suffix("").as_posix() if path.suffix.lower() in IMAGE_SUFFIXES else name
+
+
+def _record(path: Path, labels: dict[str, int], images: _ImageNames, omissions: Omissions | None) -> Record:
     root = xml_root(path)
     if omissions is not None:
         _count_unread(root, omissions)
-    filename = voc_text(root, "filename", path)
+    filename = images.name_of(path, voc_text(root, "filename", path))
     instances = tuple(
         _instance(entry, labels, f"{path}: object {index}") for index, entry in enumerate(root.iterfind("object"))
     )
-    height, width = _size(root, path, filename, image_dir)
+    height, width = _size(root, path, filename, images.image_dir)
     return Record(filename, height, width, instances)
 
 
@@ -130,43 +180,43 @@ def _has_size(root: ElementTree.Element, path: Path) -> bool:
     return all(_number(root, f"size/{side}", path, default=0.0) > 0 for side in ("height", "width"))
 
 
-def _instance(entry: ElementTree.Element, labels: dict[str, int], place: str) -> Instance:
-    name = voc_text(entry, "name", place)
+def _instance(entry: ElementTree.Element, labels: dict[str, int], location: str) -> Instance:
+    name = voc_text(entry, "name", location)
     if name not in labels:
-        raise InputError(place, f"{name!r} is no category", want_one_of(labels, name))
-    ignore = _number(entry, "difficult", place, default=0.0) != 0
+        raise InputError(location, f"{name!r} is no category", want_one_of(labels, name))
+    ignore = _number(entry, "difficult", location, default=0.0) != 0
     try:
-        return Instance(voc_box(entry, place), labels[name], name, ignore=ignore)
+        return Instance(voc_box(entry, location), labels[name], name, ignore=ignore)
     except InputError:
         raise
     except ValueError as error:
-        raise refused(place, error) from error
+        raise refused(location, error) from error
 
 
-def voc_box(entry: ElementTree.Element, place: str) -> Box:
+def voc_box(entry: ElementTree.Element, location: str) -> Box:
     """The box of <bndbox>, from 0 and with an exclusive end."""
-    x1, y1, x2, y2 = (_number(entry, f"bndbox/{side}", place) for side in ("xmin", "ymin", "xmax", "ymax"))
+    x1, y1, x2, y2 = (_number(entry, f"bndbox/{side}", location) for side in ("xmin", "ymin", "xmax", "ymax"))
     return max(x1 - 1, 0.0), max(y1 - 1, 0.0), x2, y2
 
 
-def voc_text(element: ElementTree.Element, tag: str, place: object) -> str:
+def voc_text(element: ElementTree.Element, tag: str, location: object) -> str:
     """The text of a tag, without blanks at its ends. Raises InputError where there is none."""
     text = (element.findtext(tag) or "").strip()
     if not text:
-        raise InputError(place, f"<{tag}> is missing or empty", "expected it as VOC has it")
+        raise InputError(location, f"<{tag}> is missing or empty", "expected it as VOC has it")
     return text
 
 
-def _number(element: ElementTree.Element, tag: str, place: object, default: float | None = None) -> float:
+def _number(element: ElementTree.Element, tag: str, location: object, default: float | None = None) -> float:
     if default is not None and not (element.findtext(tag) or "").strip():
         return default
-    text = voc_text(element, tag, place)
+    text = voc_text(element, tag, location)
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(place, f"<{tag}> is {text!r}", "expected a number")
+        raise InputError(location, f"<{tag}> is {text!r}", "expected a number")
     return number
 
 

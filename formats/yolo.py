@@ -2,6 +2,8 @@
 
 class cx cy w h            a box
 class cx cy w h score      a prediction's box
+class cx cy w h score 7    a track's
+class cx cy w h x y 2 …    a pose, read as its box
 class x1 y1 x2 y2 x3 y3 …  a polygon, read as the box round it
 """
 
@@ -9,22 +11,22 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from formats.images import image_size, list_images, safe_join
 from formats.io.errors import InputError, handed_to, refused
-from formats.io.files import read_text, write_whole_folder
-from formats.label_map import read_category_names
+from formats.io.files import write_whole_folder
+from formats.label_map import keypoint_shape, read_category_names
 from formats.omissions import Omissions, check_category, count_omissions, refuse_caption
-from formats.record import Box, Instance, Record
+from formats.record import Instance, Record
+from formats.yolo_rows import Keypoints, read_rows
 
 _log = logging.getLogger(__name__)
 
-# Fractions may leave 0..1 by what rounding and boxes at the border bring; beyond this they are pixels by mistake.
-_SLACK = 0.05
 _NOT_LABELS = frozenset({"classes.txt"})  # labelling tools put the category names beside the labels
+_DATA_YAML = ("data.yaml", "data.yml", "dataset.yaml")
 
 
 def read_yolo(
@@ -38,8 +40,10 @@ def read_yolo(
 
     categories: the names in the order of the classes, or a file: data set YAML with `names`, or a text file with one
     name a line. An image without a label file has no objects, as YOLO means it; label files without an
-    image are counted in a warning. Raises InputError for an unknown class and for lines that are neither a box nor a
-    polygon; on_problem takes the first of each file instead, which is passed over. omissions: takes the polygons.
+    image are counted in a warning. kpt_shape is looked up in `categories`, else in the data.yaml of the folders above.
+    Raises InputError where no label file belongs to an image, for a label file of two images (a.jpg, a.png), an
+    unknown class and lines that are none; on_problem takes what is wrong with one file instead, which is passed over.
+    omissions: takes polygons, keypoints and track numbers.
     """
     names = read_category_names(categories) if isinstance(categories, (str, Path)) else tuple(categories)
     labels = Path(label_dir)
@@ -48,102 +52,105 @@ def read_yolo(
             labels, "is not a folder" if labels.exists() else "does not exist", "expected the folder of labels"
         )
     filenames = list_images(image_dir)
-    _warn_of_labels_without_image(labels, filenames, image_dir)
+    label_files = _label_files(labels)
+    _check_images(labels, label_files, filenames, image_dir)
+    keypoints = _keypoints(labels, categories)
+    images = Counter(map(_stem, filenames))
     for filename in filenames:
         with handed_to(on_problem):
+            path = label_files.get(_stem(filename))
+            if path is not None and images[_stem(filename)] > 1:
+                remedy = "expected one image a stem: rename one with a label file of its own, or remove it"
+                raise InputError(path, f"belongs to {filename} and to another image of its stem", remedy)
             height, width = image_size(Path(image_dir) / filename)
-            path = (labels / filename).with_suffix(".txt")
-            instances = tuple(_instances(path, names, height, width, omissions)) if path.is_file() else ()
-            yield Record(filename, height, width, instances)
+            found = () if path is None else tuple(_instances(path, names, height, width, keypoints, omissions))
+            yield Record(filename, height, width, found)
 
 
-def _warn_of_labels_without_image(labels: Path, filenames: Sequence[str], image_dir: str | Path) -> None:
-    stems = {PurePosixPath(filename).with_suffix("") for filename in filenames}
-    alone = [
-        path
-        for path in sorted(labels.rglob("*.txt"))
-        if path.name not in _NOT_LABELS and PurePosixPath(path.relative_to(labels).with_suffix("")) not in stems
-    ]
+def _stem(filename: str | PurePosixPath) -> PurePosixPath:
+    return PurePosixPath(filename).with_suffix("")
+
+
+def _label_files(labels: Path) -> dict[PurePosixPath, Path]:
+    """Stem of an image -> its label file, whichever case .txt has."""
+    found: dict[PurePosixPath, Path] = {}
+    for path in sorted(labels.rglob("*")):
+        if path.suffix.lower() == ".txt" and path.name not in _NOT_LABELS and path.is_file():
+            other = found.setdefault(_stem(PurePosixPath(path.relative_to(labels))), path)
+            if other != path:
+                raise InputError(path, f"labels the same image as {other.name}", "expected one label file an image")
+    return found
+
+
+def _check_images(
+    labels: Path, label_files: Mapping[PurePosixPath, Path], filenames: Sequence[str], image_dir: str | Path
+) -> None:
+    """Every image would come out as one without objects where the two folders do not belong together."""
+    stems = set(map(_stem, filenames))
+    alone = [path for stem, path in label_files.items() if stem not in stems]
+    if filenames and not label_files:
+        raise InputError(labels, "holds no label file", "expected a .txt for each image with objects")
+    if label_files and len(alone) == len(label_files):
+        what = f"none of its {len(alone)} label files has an image in {image_dir}; the first is {alone[0]}"
+        raise InputError(labels, what, "expected the folder of these labels' images, laid out alike")
     if alone:  # no error: the COCO128 that everybody has is so
         _log.warning("%s: %d label files have no image in %s, the first is %s", labels, len(alone), image_dir, alone[0])
+    if (bare := len(stems.difference(label_files))) * 2 > len(stems):
+        _log.warning("%s: %d of %d images have no label file, hence no objects", labels, bare, len(stems))
+
+
+def _keypoints(labels: Path, categories: Sequence[str] | str | Path) -> Keypoints | None:
+    """The kpt_shape of the data set's YAML: the one given, or data.yaml in the folder of labels or the two above."""
+    above = [folder / name for folder in (labels, *labels.absolute().parents[:2]) for name in _DATA_YAML]
+    given = [Path(categories)] if isinstance(categories, (str, Path)) else []
+    path = next((path for path in given + above if path.suffix.lower() in (".yaml", ".yml") and path.is_file()), None)
+    shape = None if path is None else keypoint_shape(path)
+    return None if shape is None else Keypoints(*shape)
 
 
 def _instances(
-    path: Path, names: Sequence[str], height: int, width: int, omissions: Omissions | None
+    path: Path, names: Sequence[str], height: int, width: int, keypoints: Keypoints | None, omissions: Omissions | None
 ) -> Iterator[Instance]:
-    for number, line in enumerate(read_text(path, "expected lines of class cx cy w h").splitlines(), start=1):
-        if not line.strip():
-            continue
-        place = f"{path}:{number}"
-        label, *numbers = _numbers(line, place)
-        if not label.is_integer() or not 0 <= label < len(names):
-            raise InputError(place, f"class {label:g} is unknown", f"expected 0..{len(names) - 1}")
-        (x1, y1, x2, y2), score = _box_and_score(numbers, place)
-        if omissions is not None and len(numbers) > 5:
-            omissions["polygons, now the boxes round them"] += 1
+    for row in read_rows(path, len(names), keypoints):
+        if omissions is not None and row.unread:
+            omissions[row.unread] += 1
+        x1, y1, x2, y2 = row.box
         try:
             box = (x1 * width, y1 * height, x2 * width, y2 * height)
-            yield Instance(box, int(label), names[int(label)], score)
+            yield Instance(box, row.label, names[row.label], row.score)
         except ValueError as error:
-            raise refused(place, error) from error
-
-
-def _numbers(line: str, place: str) -> list[float]:
-    try:
-        numbers = [float(text) for text in line.split()]
-    except ValueError:
-        raise InputError(place, f"{line.strip()!r} is not all numbers", "expected class cx cy w h") from None
-    if not all(map(math.isfinite, numbers)):
-        raise InputError(place, f"{line.strip()!r} is not all finite", "expected class cx cy w h")
-    return numbers
-
-
-def _box_and_score(numbers: Sequence[float], place: str) -> tuple[Box, float | None]:
-    """The box in fractions of the image, and the score where there is one."""
-    if any(not -_SLACK <= number <= 1 + _SLACK for number in numbers):
-        raise InputError(
-            place, f"{max(numbers, key=abs):g} is no fraction of the image", "expected numbers in 0..1, not pixels"
-        )
-    if len(numbers) in (4, 5):
-        cx, cy, w, h = numbers[:4]
-        return (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), (numbers[4] if len(numbers) == 5 else None)
-    if len(numbers) >= 6 and len(numbers) % 2 == 0:
-        xs, ys = numbers[0::2], numbers[1::2]
-        return (min(xs), min(ys), max(xs), max(ys)), None
-    raise InputError(
-        place,
-        f"{len(numbers)} numbers after the class",
-        "expected cx cy w h, cx cy w h score, or the x y of 3 or more points",
-    )
+            raise refused(row.location, error) from error
 
 
 # Writing
 
 
-def write_yolo(folder: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Omissions:
+def write_yolo(
+    folder: str | Path, records: Iterable[Record], categories: Sequence[str], with_scores: bool = False
+) -> Omissions:
     """Writes labels/NAME.txt for each record and data.yaml into a new folder, whole or not at all.
 
-    Gives what YOLO has no place for. Scores become a sixth number, as predictions have it; ignored boxes are left
-    out, since every YOLO box is an object; boxes are clipped to the image. data.yaml looks for the images in
-    images/ beside labels/. Raises InputError for captions, for two images of one stem, for labels that are not in
-    `categories`, and where the folder is there already.
+    Gives what YOLO has no place for. with_scores: a sixth number, as predictions have it; Ultralytics' training passes
+    over images whose labels have one. Ignored boxes are left out, since every YOLO box is an object; boxes are clipped
+    to the image. data.yaml looks for the images in images/ beside labels/. Raises InputError for captions, for two
+    images of one stem, for labels that are not in `categories`, and where the folder is there already.
     """
     omissions = Omissions()
     with write_whole_folder(folder) as root:
         for record in records:
             refuse_caption(record, "YOLO")
-            count_omissions(omissions, record, ("score",))
+            count_omissions(omissions, record, ("score",) if with_scores else ())
             path = safe_join(root / "labels", record.filename).with_suffix(".txt")
             if path.exists():
                 raise InputError(record.filename, "has the stem of another image", "expected one image a stem")
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(_lines(record, categories, omissions)), encoding="utf-8")
+            path.write_text("".join(_lines(record, categories, omissions, with_scores)), encoding="utf-8")
         (root / "labels").mkdir(exist_ok=True)
         (root / "data.yaml").write_text(_data_yaml(categories), encoding="utf-8")
     return omissions
 
 
-def _lines(record: Record, categories: Sequence[str], omissions: Omissions) -> Iterator[str]:
+def _lines(record: Record, categories: Sequence[str], omissions: Omissions, with_scores: bool) -> Iterator[str]:
     for instance in record.instances or ():
         check_category(instance, categories, record.filename)
         if instance.ignore:
@@ -154,11 +161,14 @@ def _lines(record: Record, categories: Sequence[str], omissions: Omissions) -> I
         if not 0 <= x1 <= x2 <= record.width or not 0 <= y1 <= y2 <= record.height:
             omissions["boxes beyond the image, clipped"] += 1
         numbers = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
-        numbers += [] if instance.score is None else [instance.score]
+        numbers += [instance.score] if with_scores and instance.score is not None else []
         yield " ".join([str(instance.label), *(f"{number:.8f}" for number in numbers)]) + "\n"
 
 
 def _data_yaml(categories: Sequence[str]) -> str:
-    """JSON texts are YAML texts, whatever signs a name has."""
+    """JSON texts are YAML texts, whatever signs a name has.
+
+    No `path`: Ultralytics takes the folder of the YAML then, and a relative one from where it is called.
+    """
     names = "".join(f"  {label}: {json.dumps(name)}\n" for label, name in enumerate(categories))
-    return f"path: .\ntrain: images\nval: images\nnames:\n{names}" if names else "path: .\nnames: []\n"
+    return f"train: images\nval: images\nnames:\n{names}" if names else "names: []\n"

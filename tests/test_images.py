@@ -1,6 +1,7 @@
 """Image headers say what decoding would; file names stay in their folder."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image, ImageOps
 from formats import InputError, image_size, list_images, read_images, safe_join
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "avif"])
 @pytest.mark.parametrize("orientation", [None, *range(1, 9)])
 def test_the_size_is_that_of_the_image_after_its_exif_turn(tmp_path, suffix, orientation):
     path = tmp_path / f"a.{suffix}"
@@ -24,7 +25,7 @@ def test_the_size_is_that_of_the_image_after_its_exif_turn(tmp_path, suffix, ori
     assert image_size(path) == ((30, 20) if orientation in (5, 6, 7, 8) else (20, 30))
 
 
-@pytest.mark.parametrize("suffix", ["bmp", "gif", "ppm"])
+@pytest.mark.parametrize("suffix", ["bmp", "gif", "ppm", "jp2", "tga", "qoi", "pcx"])
 def test_formats_without_exif_have_a_size_too(tmp_path, suffix):
     Image.new("RGB", (30, 20)).save(tmp_path / f"a.{suffix}")
     assert image_size(tmp_path / f"a.{suffix}") == (20, 30)
@@ -67,6 +68,25 @@ def test_images_are_listed_below_the_folder_in_one_order(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert list_images(tmp_path) == ["a.jpeg", "a/b/c.webp", "a/z.png", "b.JPG"]
+
+
+def test_what_opens_is_an_image_and_the_rest_is_said(tmp_path, caplog):
+    for name in ("a.AVIF", "b.jp2", "c.tga", "d.webp"):
+        Image.new("RGB", (3, 2)).save(tmp_path / name)
+    Image.new("RGB", (3, 2)).save(tmp_path / "e", "PNG")
+    for name in ("README", "f.dng", "g.CR2", "labels.txt", "Thumbs.db"):
+        (tmp_path / name).write_bytes(b"no picture")
+    assert list_images(tmp_path) == ["a.AVIF", "b.jp2", "c.tga", "d.webp", "e"]
+    assert caplog.messages == [f"{tmp_path}: 3 files are not read as images: 1 .cr2, 1 .dng, 1 without suffix"]
+    list_images(tmp_path)
+    assert len(caplog.messages) == 1
+
+
+def test_heic_needs_its_package(tmp_path, caplog):
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    read = list_images(tmp_path)
+    assert read == ([] if find_spec("pillow_heif") is None else ["IMG_1.HEIC"])
+    assert read or "1 .heic; groundhog[heic] reads HEIC" in caplog.text
 
 
 def test_linked_folders_are_followed_and_circles_end(tmp_path):

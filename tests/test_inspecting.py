@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from flows.cli.command import main
-from formats import Instance, Record, Region, write_coco, write_odvg, write_voc
+from formats import InputError, Instance, Record, Region, write_coco, write_odvg, write_voc
 from formats.convert import guess_format
 from formats.inspect import check
 from formats.io.plots import DPI
@@ -122,6 +122,33 @@ def test_formats_are_guessed(tmp_path: Path) -> None:
     (tmp_path / "coco.json").write_text(' {\n "images": []}')
     (tmp_path / "odvg.json").write_text('{"filename": "images"}')
     assert [guess_format(tmp_path / name) for name in ("coco.json", "odvg.json")] == ["coco", "odvg"]
+
+
+@pytest.mark.parametrize(
+    "start", ["\ufeff", ' {"type": "instances", ', '{"info": {"images": 3}, "licenses": [{"id": 1}], ']
+)
+def test_coco_is_told_by_any_of_its_keys(tmp_path: Path, start: str) -> None:
+    write_coco(tmp_path / "a.json", [Record("a.jpg", 100, 120, ())], ("cat",))
+    text = (tmp_path / "a.json").read_text()
+    (tmp_path / "a.json").write_text(start + (text if start == "\ufeff" else text[1:]), encoding="utf-8")
+    assert guess_format(tmp_path / "a.json") == "coco"
+    assert list(check(tmp_path / "a.json")) == []
+
+
+def test_xml_is_cvats_or_one_error(tmp_path: Path) -> None:
+    (tmp_path / "a.xml").write_text('<?xml version="1.0"?>\n<annotations>\n</annotations>')
+    assert guess_format(tmp_path / "a.xml") == "cvat"
+    (tmp_path / "a.xml").write_text("<annotation>\n</annotation>")
+    with pytest.raises(InputError, match=r"a\.xml: is XML; expected the folder of VOC's files"):
+        list(check(tmp_path / "a.xml"))
+
+
+def test_statistics_tell_of_quarantined_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x_od.json").write_text(line(GOOD) + "\n" + line(filename="b.jpg", quarantined="is empty") + "\n")
+    assert main(["stats", str(tmp_path / "x_od.json")]) == 0
+    told = capsys.readouterr().out
+    assert "records     1: " in told
+    assert "1 quarantined lines" in told
 
 
 def test_check_ends_with_1_when_there_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from formats import (
     WRITERS,
     InputError,
     Instance,
+    Omissions,
     Record,
     read_cvat,
     read_fiftyone,
@@ -48,7 +49,7 @@ def test_labelstudio_comes_back(tmp_path):
 def test_labelstudio_boxes_are_percents_and_scored_ones_predictions(tmp_path):
     write_labelstudio(tmp_path / "tasks.json", RECORDS)
     drawn, scored, _ = json.loads((tmp_path / "tasks.json").read_text())
-    assert drawn["data"] == {"image": "/data/local-files/?d=a&b.jpg", "height": 100, "width": 120}
+    assert drawn["data"] == {"image": "/data/local-files/?d=a%26b.jpg", "height": 100, "width": 120}
     value = drawn["annotations"][0]["result"][0]["value"]
     assert value == {"x": 0, "y": 0, "width": 27.775, "height": 50, "rotation": 0, "rectanglelabels": ["cat"]}
     assert "predictions" not in drawn
@@ -84,7 +85,6 @@ ENTRY = {"type": "rectanglelabels", "original_width": 10, "original_height": 10,
         ({"data": {"image": "a.jpg"}}, "task 0: does not tell its image's size"),
         ({"annotations": [{}]}, "task 0: its annotations or predictions are broken"),
         ({"annotations": 3}, "task 0: its annotations or predictions are broken"),
-        ({"predictions": [{"result": [{**ENTRY, "value": {**BOX, "rotation": 30}}]}]}, "a box of 'cat' is turned"),
         ({"predictions": [{"result": [{**ENTRY, "value": {**BOX, "x": None}}]}]}, "a box of 'cat' is broken"),
         ({"predictions": [{"result": [{**ENTRY, "value": {**BOX, "width": -3}}]}]}, "box .* swapped corners"),
         ({"predictions": [{"result": [{**ENTRY, "value": {}}]}]}, "has no single label"),
@@ -95,6 +95,88 @@ def test_labelstudio_errors_name_the_task(tmp_path, task, message):
     (tmp_path / "tasks.json").write_text(json.dumps([{**data, **task}]))
     with pytest.raises(InputError, match=message):
         list(read_labelstudio(tmp_path / "tasks.json"))
+
+
+def labelstudio(tmp_path, tasks, **given):
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+    return list(read_labelstudio(tmp_path / "tasks.json", **given))
+
+
+def boxed(address, key="image"):
+    return {"data": {key: address}, "annotations": [{"result": [ENTRY]}]}
+
+
+@pytest.mark.parametrize(
+    ("address", "filename"),
+    [
+        ("/data/local-files/?d=my%20photos/cam%231%20%C3%A9t%C3%A9.jpg", "my photos/cam#1 été.jpg"),
+        ("/data/local-files/?d=a&b.jpg", "a&b.jpg"),
+        ("/data/local-files/?d=sub%5Ca.jpg", "sub/a.jpg"),
+        ("/data/upload/3/1a2b3c4d-a%20b.jpg", "a b.jpg"),
+        ("https://images.test/sub/a%20b.jpg?token=1", "sub/a b.jpg"),
+        ("s3://bucket/sub/a.jpg", "sub/a.jpg"),
+        ("a.jpg", "a.jpg"),
+    ],
+)
+@pytest.mark.parametrize("key", ["image", "url"])
+def test_labelstudio_addresses_are_file_names(tmp_path, address, filename, key):
+    (record,) = labelstudio(tmp_path, [boxed(address, key)])
+    assert record.filename == filename
+
+
+def test_uploads_of_one_name_stay_apart(tmp_path):
+    tasks = [boxed("/data/upload/3/1a2b3c4d-a.jpg"), boxed("/data/upload/3/00000000-a.jpg")]
+    assert [each.filename for each in labelstudio(tmp_path, tasks)] == ["1a2b3c4d-a.jpg", "00000000-a.jpg"]
+
+
+@pytest.mark.parametrize("name", ["my photos/cam#1 50%25.jpg", "a&b?.jpg", "größe+1.jpg"])
+def test_file_names_come_back_from_addresses(tmp_path, name):
+    record = Record(name, 10, 10, ())
+    write_labelstudio(tmp_path / "a.json", [record])
+    assert list(read_labelstudio(tmp_path / "a.json")) == [record]
+
+
+def test_labelstudio_serves_files_of_a_folder_in_its_root(tmp_path):
+    (tmp_path / "pho tos").mkdir()
+    Image.new("RGB", (10, 10)).save(tmp_path / "pho tos/a.jpg")
+    write_labelstudio(tmp_path / "a.json", [Record("a.jpg", 10, 10, ())], tmp_path / "pho tos")
+    (task,) = json.loads((tmp_path / "a.json").read_text())
+    assert task["data"]["image"] == "/data/local-files/?d=pho%20tos/a.jpg"
+    (record,) = read_labelstudio(tmp_path / "a.json", image_dir=tmp_path / "pho tos")
+    assert record.filename == "a.jpg"
+
+
+def test_sizes_that_a_task_does_not_tell_come_from_the_images(tmp_path):
+    empty = {"data": {"image": "/data/local-files/?d=photos/b.jpg"}, "annotations": [{"result": []}]}
+    omissions = Omissions()
+    assert len(labelstudio(tmp_path, [boxed("a.jpg"), empty], omissions=omissions)) == 1
+    assert (+omissions).total() == 1
+    (tmp_path / "sub").mkdir()
+    for name in ("a.jpg", "sub/b.jpg"):
+        Image.new("RGB", (30, 20)).save(tmp_path / name)
+    assert labelstudio(tmp_path, [empty], image_dir=tmp_path / "sub") == [Record("b.jpg", 20, 30, ())]
+
+
+def test_predictions_that_are_only_ids_say_nothing(tmp_path):
+    skipped = {**boxed("a.jpg"), "annotations": [{"was_cancelled": True, "result": []}], "predictions": [30]}
+    skipped["data"] |= {"height": 10, "width": 20}
+    assert labelstudio(tmp_path, [skipped]) == [Record("a.jpg", 10, 20)]
+
+
+def test_turned_boxes_of_labelstudio_are_left_out_and_counted(tmp_path):
+    turned = {**ENTRY, "value": {**BOX, "rotation": 30}}
+    omissions = Omissions()
+    task = {"data": {"image": "a.jpg"}, "annotations": [{"result": [turned, ENTRY]}]}
+    (record,) = labelstudio(tmp_path, [task], omissions=omissions)
+    assert len(record.instances) == 1
+    assert +omissions == {"turned boxes, left out": 1}
+
+
+def test_every_broken_task_is_handed_on(tmp_path):
+    found = []
+    tasks = [boxed("a.jpg"), {}, {**boxed("b.jpg"), "annotations": 3}]
+    assert len(labelstudio(tmp_path, tasks, on_problem=found.append)) == 1
+    assert len(found) == 2
 
 
 # CVAT
@@ -118,6 +200,43 @@ def test_cvat_polygons_are_the_boxes_round_them(tmp_path):
     assert [instance.box for instance in record.instances] == [(1, 2, 30.5, 60)]
 
 
+SIDES = 'xtl="1" ytl="2" xbr="3" ybr="4"'
+
+
+def test_cvat_shapes_without_an_upright_box_are_left_out_and_counted(tmp_path):
+    shapes = [
+        f'<box label="cat" rotation="360.0" {SIDES}/>',
+        f'<box label="cat" rotation="9" {SIDES}/>',
+        '<ellipse label="cat" rotation="9" cx="5" cy="6" rx="2" ry="1"/>',
+        '<polyline label="cat" points="1,2;3,4"/>',
+        '<points label="cat" points="1,2"/>',
+        '<cuboid label="cat" xtl1="1"/>',
+        '<skeleton label="cat"><points label="nose" points="1,2"/></skeleton>',
+        '<mask label="cat" rle="3, 5" left="10" top="20" width="30" height="40"/>',
+        '<ellipse label="cat" cx="50" cy="60" rx="20" ry="10"/>',
+    ]
+    (tmp_path / "a.xml").write_text(cvat("".join(shapes)))
+    omissions = Omissions()
+    (record,) = read_cvat(tmp_path / "a.xml", omissions=omissions)
+    assert [instance.box for instance in record.instances] == [(1, 2, 3, 4), (10, 20, 40, 60), (30, 50, 70, 70)]
+    assert +omissions == {
+        "turned boxes and ellipses, left out": 2,
+        "polylines, left out": 1,
+        "points, left out": 1,
+        "cuboids, left out": 1,
+        "skeletons, left out": 1,
+        "masks, now the boxes round them": 1,
+        "ellipses, now the boxes round them": 1,
+    }
+
+
+def test_a_cvat_video_is_refused_not_read_as_nothing(tmp_path):
+    track = f'<track id="0" label="cat"><box frame="0" outside="0" {SIDES}/></track>'
+    (tmp_path / "a.xml").write_text(f"<annotations>{track}</annotations>")
+    with pytest.raises(InputError, match=r"holds 1 tracks of a video, and no image .*export the task"):
+        list(read_cvat(tmp_path / "a.xml"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -127,9 +246,9 @@ def test_cvat_polygons_are_the_boxes_round_them(tmp_path):
         (cvat('<box label="cat"/>'), "image 0, shape 0: <box> has no xtl"),
         (cvat('<box label="cat" xtl="x" ytl="1" xbr="1" ybr="1"/>'), "shape 0: 'x' is no number"),
         (cvat('<box label="cat" xtl="9" ytl="1" xbr="1" ybr="1"/>'), "shape 0: box .* swapped corners"),
-        (cvat('<box label="cat" rotation="9" xtl="1" ytl="1" xbr="1" ybr="1"/>'), "shape 0: is turned"),
+        (cvat('<box label="cat" rotation="x" xtl="1" ytl="1" xbr="1" ybr="1"/>'), "shape 0: 'x' is no number"),
         (cvat('<polygon label="cat" points="1;2"/>'), "shape 0: has broken points"),
-        (cvat('<points label="cat" points="1,2"/>'), "shape 0: is a points; expected boxes or polygons"),
+        (cvat('<mask label="cat" left="1" top="2" width="3"/>'), "shape 0: <mask> has no height"),
         (cvat("<box/>"), "shape 0: <box> has no label"),
     ],
 )

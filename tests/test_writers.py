@@ -173,7 +173,7 @@ def test_odvg_counts_phrases_that_it_leaves_out(tmp_path):
         ("odvg", ""),
         ("coco", "1 unlabelled images, now without objects, 1 weights"),
         ("voc", "2 scores, 1 unlabelled images, now without objects, 1 weights"),
-        ("yolo", "1 ignored boxes, left out, 1 unlabelled images, now without objects, 1 weights"),
+        ("yolo", "1 ignored boxes, left out, 2 scores, 1 unlabelled images, now without objects, 1 weights"),
         (
             "open-groundingdino",
             "1 ignored boxes, left out, 2 scores, 1 unlabelled images, now without objects, 1 weights",
@@ -240,4 +240,4 @@ def test_the_page_of_formats_names_every_format():
 
 def test_yolo_leaves_ignored_boxes_out(tmp_path):
     write_yolo(tmp_path / "yolo", [RICH], CATEGORIES)
-    assert (tmp_path / "yolo/labels/a.txt").read_text() == "0 0.07500000 0.15000000 0.05000000 0.10000000 0.50000000\n"
+    assert (tmp_path / "yolo/labels/a.txt").read_text() == "0 0.07500000 0.15000000 0.05000000 0.10000000\n"
