@@ -29,7 +29,10 @@ class Oversized(pickle.UnpicklingError):
 
 # The reader in Python, not the one in C: that makes room for as many objects as a pickle of ten bytes says it has, and
 # leaves no place to look at a key before it is hashed.
-class BoundedUnpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]
+_PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
+
+
+class BoundedUnpickler(_PythonUnpickler):
     """Reads no byte beyond the file and hashes no deep key; the value still has to pass check_extent."""
 
     key_types: ClassVar[tuple[type, ...]] = ATOMS
@@ -63,7 +66,7 @@ class BoundedUnpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]
             check_key(key, self.key_types)
 
     dispatch: ClassVar[dict] = {
-        **pickle._Unpickler.dispatch,  # type: ignore[attr-defined]
+        **_PythonUnpickler.dispatch,
         pickle.SETITEM[0]: load_setitem,
         pickle.SETITEMS[0]: load_setitems,
         pickle.DICT[0]: load_dict,
