@@ -79,15 +79,15 @@ def convert(
         return stream if part is None else formats.only_part(stream, parts, part, selection.seed)
 
     parts = selection.parts or {}
-    places: dict[str | None, str | Path] = {part: _part_path(out, part) for part in parts} or {None: out}
+    places: dict[str | None, str | Path] = {part: part_path(out, part) for part in parts} or {None: out}
     lines = [write(target_format, place, chosen(part), _in_order(merged), given) for part, place in places.items()]
     if lost := formats.describe_losses(losses):
         lines.append(f"{source}: left out in reading:\n{lost}")
     return "\n".join(lines)
 
 
-def _part_path(out: str | Path, part: str) -> Path:
-    """X_od.json -> X_train_od.json, so that a label map finds its place; X -> X_train."""
+def part_path(out: str | Path, part: str) -> Path:
+    """The file of one part: X_od.json -> X_train_od.json, so that a label map finds its place; X -> X_train."""
     path = Path(out)
     kind = "_od" if path.stem.endswith("_od") else "_vg" if path.stem.endswith("_vg") else ""
     return path.with_name(f"{path.stem.removesuffix(kind)}_{part}{kind}{path.suffix}")

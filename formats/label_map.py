@@ -111,7 +111,7 @@ def relabelled(record: Record, move: Mapping[int, int], names: Mapping[int, str]
 
 
 def read_category_names(path: str | Path) -> tuple[str, ...]:
-    """The names in the order of the labels: of a YAML with `names`, as YOLO has it, or of a text file, one a line.
+    """The names in the order of the labels: of a YAML with `names`, as YOLO has it, a label map, or a line each.
 
     Raises InputError when the file is missing or has no names.
     """
@@ -119,6 +119,11 @@ def read_category_names(path: str | Path) -> tuple[str, ...]:
     if not path.is_file():
         raise InputError(path, "does not exist", "expected the category names: a YAML with `names`, or one a line")
     text = read_text(path, "expected it saved as UTF-8")
+    if path.suffix.lower() == ".json":
+        labels = read_label_map(path)
+        if list(labels) != list(range(len(labels))):
+            raise InputError(path, f"has the labels {', '.join(map(str, labels))}", "expected 0, 1, 2, … without a gap")
+        return tuple(labels.values())
     if path.suffix.lower() not in (".yaml", ".yml"):
         return tuple(line.strip() for line in text.splitlines() if line.strip())
     import yaml  # only here: the names of most data sets come as a list

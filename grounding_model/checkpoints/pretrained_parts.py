@@ -55,7 +55,12 @@ def load_bert(bert: BertModel, source: str) -> None:
     try:
         with _quiet():
             loaded: Any = BertModel.from_pretrained(
-                source, add_pooling_layer=False, local_files_only=True, use_safetensors=True, output_loading_info=True
+                source,
+                add_pooling_layer=False,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                trust_remote_code=False,
             )
     except (OSError, ValueError, RuntimeError) as error:
         remedy = "expected a folder with config.json and model.safetensors, such as bert-base-uncased's"
