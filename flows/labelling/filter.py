@@ -7,6 +7,7 @@ beside them a .meta.json says who made them and how.
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flows.labelling.corrections import check_corrections
-from flows.labelling.infer import missing_shards, parse_line
+from flows.labelling.infer import missing_shards, parse_line, share_warning, unusable_error
 from flows.labelling.plan import Manifest, as_manifest, check_source, read_lines
 from flows.policies.apply import Candidate, Label, apply_policy, merge_views
 from flows.policies.calibration import calibrate, judge, precision_threshold
@@ -33,6 +34,8 @@ from formats.overwrite import holds_labels
 from formats.quarantine import requarantined_line
 from formats.record import Instance, Record, Region
 from formats.reviewed import Correction, Key, corrections_for, reviewed_line
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_POLICY = Policy()
 
@@ -84,6 +87,10 @@ def filter_candidates(
     with write_whole(out) as file:
         for line in _label_lines(looks, settled, corrections, tally):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        if tally.lines and len(tally.quarantined) == tally.lines:
+            raise unusable_error(manifest.source, tally.quarantined)
+    if warning := share_warning(len(tally.quarantined), tally.lines):
+        logger.warning("%s", warning)
     counts = tally.counts()
     meta = out.with_suffix(".meta.json")
     told = _meta(looks, policy, found, out, counts, tally.quarantined) | dict(provenance or {})
