@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli.command import main
-from flows.labelling.plan import read_manifest
+from flows.labelling.manifest import read_manifest
 from formats.io.storage import as_path
 from grounding_model.glyphs import write_scenes
 

@@ -10,6 +10,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from formats.io.errors import InputError, did_you_mean
 from formats.label_map import read_category_names
 
 Settings = TypeVar("Settings")
@@ -84,10 +85,27 @@ def _scale(text: str) -> tuple[int, int]:
 
 
 def names(text: str) -> list[str]:
-    """Names between commas, or those of a file: a text with a name a line, or YOLO's YAML."""
-    if Path(text).suffix in (".txt", ".yaml", ".yml") and Path(text).is_file():
+    """Names between commas, or those of a file: a text with a name a line, YOLO's YAML, or a label map.
+
+    Raises InputError for a file that is not there, and for what is written as a prompt is: "cat. dog".
+    """
+    path = Path(text)
+    if path.suffix and (path.is_file() or path.suffix.lower() in NAME_FILES):
+        if not path.is_file() and (meant := did_you_mean(_files_in(path.parent), path.name)):
+            raise InputError(text, "does not exist", meant)
         return list(read_category_names(text))
-    return [name.strip() for name in text.split(",")]
+    listed = [name.strip() for name in text.split(",")]
+    if prompt := next((name for name in listed if ". " in name or name.endswith(".")), None):
+        separated = ",".join(part.strip() for part in prompt.split(".") if part.strip())
+        raise InputError(repr(prompt), "has a full stop", f"expected commas ({separated}), or a file of names")
+    return listed
+
+
+NAME_FILES = (".txt", ".names", ".yaml", ".yml", ".json", ".csv")
+
+
+def _files_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
 
 
 def quoted(text: str) -> str:

@@ -58,6 +58,7 @@ def add(commands) -> None:
         "--view", action="append", default=[], metavar="WORK_DIR", help="merge its boxes: another scale, or --mirrored"
     )
     parser.add_argument("--reviewed", metavar="FILE", help="ODVG lines that a person corrected: they win")
+    parser.add_argument("--overwrite", action="store_true", help="replace labels that are not of this WORK_DIR's plan")
     parser.add_argument("--min-size", type=float, metavar="PX", help="shorter side in pixels (default 1)")
     parser.add_argument("--max-per-img", type=int, dest="max_per_image", metavar="N", help=f"default {MAX_PER_IMAGE}")
 
@@ -77,9 +78,18 @@ def _filter(options: argparse.Namespace) -> int:
     )
     if options.reviewed and not as_path(options.reviewed).is_file():
         raise InputError(options.reviewed, "no such file", "expected the lines that a person corrected")
-    result = filter_candidates(options.work_dir, policy, options.out, views=options.view, reviewed=options.reviewed)
+    result = filter_candidates(
+        options.work_dir,
+        policy,
+        options.out,
+        views=options.view,
+        reviewed=options.reviewed,
+        overwrite=options.overwrite,
+    )
     dropped = ", ".join(f"{reason} {count}" for reason, count in result.counts["dropped"].items())
-    print(f"{result.counts['kept']} boxes in {result.counts['lines']} lines: {result.labels}")
+    by_person = result.counts["reviewed_boxes"]
+    of_whom = f" ({by_person} of them a person's)" if result.counts["reviewed"] else ""
+    print(f"{result.counts['kept'] + by_person} boxes{of_whom} in {result.counts['lines']} lines: {result.labels}")
     print(f"dropped: {dropped or 'nothing'}; more in {result.meta}")
     tell(quarantine.summary(result.quarantined, result.meta))
     return 0

@@ -98,18 +98,23 @@ def _add_bootstrap(commands) -> None:
     parser.add_argument(
         "--phrases", metavar="FILE", help="with --captions: JSON, caption -> phrases; otherwise noun phrases are found"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT even if it holds labels")
 
 
 def _bootstrap(options: argparse.Namespace) -> int:
     from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg
     from formats import quarantine
+    from formats.overwrite import refuse_to_lose_labels
 
     if options.phrases and not options.captions:
         raise InputError("--phrases", "there are no captions to find them in", "expected --captions too")
+    categories = None if options.captions else names(options.categories)
+    if not options.overwrite:
+        refuse_to_lose_labels(options.out, dict(enumerate(categories)) if categories else None)
     if options.captions:
         made = bootstrap_vg(options.images, options.captions, options.out, options.phrases)
     else:
-        made = bootstrap_od(options.images, names(options.categories), options.out)
+        made = bootstrap_od(options.images, categories or [], options.out)
     print(f"{made.lines} lines: {made.annotations}" + (f", {made.label_map}" if made.label_map else ""))
     tell(quarantine.summary(made.quarantined, made.annotations))
     return 0

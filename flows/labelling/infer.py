@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHECKING = 8  # threads that read finished shards
+SHARE_TO_WARN_OF = 0.1  # of a run's images that cannot be used; a data set has some, a wrong folder has many
 
 
 class Image(NamedTuple):
@@ -78,9 +79,9 @@ def infer(
     detector: None loads the plan's own on each device of `workers`. lender: who has detectors already, instead of both.
     executor: labels the shards in place of threads of this process, and brings its own detectors.
     Shards that are complete are not labelled again.
-    Raises InputError when the source is no longer what was planned, the plan's settings or prompt cannot work, another
-    process labels this plan or Ray is asked for; OSError when there is no room for the candidates; RuntimeError at the
-    end when a shard failed; the others are done and stay so.
+    Raises InputError when not one image can be used, the source is no longer what was planned, the plan's settings or
+    prompt cannot work, another process labels this plan or Ray is asked for; OSError when there is no room for the
+    candidates; RuntimeError at the end when a shard failed; the others are done and stay so.
     """
     if executor is None and workers.runner != "threads":
         raise InputError("workers.runner", "Ray works inside a Prefect flow", "expected the deployment infer/stage")
@@ -94,6 +95,7 @@ def infer(
                 executor = ThreadExecutor(lender, progress)
             executor(manifest, missing, batch_size)
             _check_labelled(manifest, missing)
+            check_usable(manifest, missing)
     return [manifest.shard_path(shard.index) for shard in manifest.shards]
 
 
@@ -206,6 +208,39 @@ def missing_shards(manifest: Manifest, among: Sequence[int] | None = None) -> li
     key, paths = manifest.key, map(manifest.shard_path, indices)
     with ThreadPoolExecutor(CHECKING) as readers:  # every page is read: many answers at once from a disk or a store
         return [index for index, found in zip(indices, readers.map(candidates_key, paths)) if found != key]
+
+
+def check_usable(manifest: Manifest, indices: Sequence[int]) -> None:
+    """Judges shards that were just labelled: all of them unusable is an error, a good share of them a warning.
+
+    Shards in which no image could be used are removed before the error is raised: once the images are in place,
+    labelling again must look at them.
+    """
+    problems = {index: read_candidates(manifest.shard_path(index)).problems for index in indices}
+    if not any(problems.values()):
+        return
+    lines = sum(1 for index in indices for _ in read_lines(manifest.source, manifest.shards[index]))
+    unusable = [problem for of_shard in problems.values() for problem in of_shard]
+    if len(unusable) == lines:
+        for index in indices:
+            manifest.shard_path(index).unlink()
+        raise unusable_error(manifest.source, unusable)
+    if warning := share_warning(len(unusable), lines):
+        logger.warning("%s", warning)
+
+
+def unusable_error(source: str | Path, problems: Sequence[ImageProblem]) -> InputError:
+    """For a stage that could use no image; problems: why, one for each."""
+    first = problems[0]
+    what = f"not one of {len(problems)} images could be used; first {first.filename or 'a line'}: {first.reason}"
+    return InputError(source, what, "expected the folder of the images that the lines name")
+
+
+def share_warning(unusable: int, lines: int) -> str:
+    """Words for a run in which many images could not be used; "" where few were."""
+    if unusable <= SHARE_TO_WARN_OF * lines:
+        return ""
+    return f"{unusable} of {lines} images could not be used ({unusable / lines:.0%}); is this the folder of the images?"
 
 
 def problems_of(manifest: Manifest | str | Path) -> list[ImageProblem]:

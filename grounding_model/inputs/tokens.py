@@ -124,7 +124,8 @@ def load_tokenizer(source: str | Path, local_files_only: bool = True) -> PreTrai
         if candidate.is_file():
             return _tokenizer_from_file(candidate)
     try:
-        loaded = AutoTokenizer.from_pretrained(str(source), local_files_only=local_files_only)
+        # Else a folder's auto_map may run its own Python after a "y" on standard input.
+        loaded = AutoTokenizer.from_pretrained(str(source), local_files_only=local_files_only, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(
             source,
