@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.labelling.mirrored import Mirrored, turned_back
+from flows.labelling.mirrored import flipped_back, shown_as
+from flows.labelling.settings import View
 from flows.policies import Consensus, Mixture, Policy, Quantile, TargetPrecision
 from flows.policies.agreement import image_agreement
 from flows.policies.apply import Candidate, apply_policy, merge_views
@@ -21,6 +22,7 @@ from flows.policies.thresholds import mixture_threshold, quantile_threshold
 from formats.boxes import boxes_by_name, pairwise_iou
 from formats.io.errors import InputError
 from formats.record import Instance, Record, Region
+from grounding_model.inputs.image import read_image
 from grounding_model.inputs.prompt import Prompt
 from tests.pipeline_cases import Failure
 
@@ -299,7 +301,40 @@ def test_a_mirrored_look_answers_in_pixels_of_the_stored_image(tmp_path: Path) -
     picture[:, 20:] = 255
     Image.fromarray(picture).save(tmp_path / "a.png")
     images = [tmp_path / "a.png", tmp_path / "missing.png"]
-    found, failed = Mirrored(LeftFinder()).predict_each(images, Prompt.categories(["cat"]))
+    view = View(mirrored=True)
+    found, failed = shown_as(view, LeftFinder()).predict_each(images, Prompt.categories(["cat"]))
     assert [each.box for each in found.instances] == [(30, 0, 40, 20)]
     assert "is no image" in str(failed.error)
-    assert turned_back(turned_back(found)) == found
+    assert flipped_back(flipped_back(found, view), view) == found
+
+
+class TopFinder:
+    """Finds one object in the bright upper quarter of a picture; it is nowhere else."""
+
+    def predict_each(self, images, prompt, **settings):
+        for image in images:
+            image = image if isinstance(image, np.ndarray) else read_image(image)
+            height, width = image.shape[:2]
+            bright = [0, 0, width, height / 4] if image[0, 0, 0] == 255 else [0, height * 3 / 4, width, height]
+            yield Record("x", height, width, instances=(Instance(tuple(bright), 0, "cat", image[0, -1, 1] / 255),))
+
+
+@pytest.mark.parametrize(
+    ("view", "name", "corner"),  # corner: of the stored image, whose green the finder sees at the upper right
+    [
+        (View(), "cat", (0, -1)),
+        (View(upside_down=True), "cat", (-1, -1)),
+        (View(upside_down=True, mirrored=True), "cat", (-1, 0)),
+        (View(upside_down=True), "cat at the top", (0, -1)),  # would be false of what is shown
+        (View(upside_down=True, mirrored=True), "left cat", (-1, -1)),
+    ],
+)
+def test_an_image_upside_down_gives_boxes_of_the_stored_image(
+    view: View, name: str, corner: tuple[int, int], tmp_path: Path
+) -> None:
+    picture = np.zeros((40, 20, 3), np.uint8)
+    picture[30:, :, 0] = 255
+    picture[(*corner, 1)] = 255
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    [found] = shown_as(view, TopFinder()).predict_each([tmp_path / "a.png"], Prompt.categories([name]))
+    assert [(each.box, each.score) for each in found.instances] == [((0, 30, 20, 40), 1.0)]

@@ -1,7 +1,8 @@
-"""Another look at the same images: a detector that sees them mirrored and answers in pixels of the stored image."""
+"""Other views of the same images: a detector sees them flipped and answers in pixels of the stored image."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import repeat
@@ -18,52 +19,69 @@ if TYPE_CHECKING:
     from grounding_model.inputs.prompt import Prompt
 
 
+_ABOVE_OR_BELOW = re.compile(r"\b(above|below|under|beneath|over|top|bottom|upper|lower|upside|up|down)", re.IGNORECASE)
+
+
 def shown_as(view: View, detector: Any) -> Any:
     """The detector, which is shown every image in this view and answers in pixels of the stored image.
 
     Its scale is the detector's own business: predict_each takes it.
     """
-    return Mirrored(detector) if view.mirrored else detector
+    return Flipped(detector, view) if view.mirrored or view.upside_down else detector
 
 
-class Mirrored:
-    """What labelling asks of a detector, given the mirror image of every picture.
+class Flipped:
+    """What labelling asks of a detector, given every picture mirrored, upside down, or both.
 
-    A caption or name that says left or right would be false of a mirror image: its picture is shown as it is.
+    A caption or name that says left or right would be false of a mirror image, one that says above or below of an
+    image upside down: its picture is not flipped that way.
     """
 
-    def __init__(self, detector: Any) -> None:
-        self._detector = detector
+    def __init__(self, detector: Any, view: View) -> None:
+        self._detector, self._view = detector, view
 
     def predict_each(self, images: Sequence[Path], prompt: Prompt | Sequence[Prompt], **settings: Any) -> Iterator[Any]:
         """As grounding_model.Detector.predict_each: in order, a record an image, or a failure with its `error`."""
-        from grounding_model.data.augment import says_left_or_right
         from grounding_model.inputs.prompt import Prompt
 
         prompts = repeat(prompt) if isinstance(prompt, Prompt) else prompt
-        turned = [not says_left_or_right(" ".join((asked.text, *asked.labels))) for _, asked in zip(images, prompts)]
-        seen = (_mirror_image(path) if turn else path for path, turn in zip(images, turned))
-        for outcome, turn in zip(self._detector.predict_each(seen, prompt, **settings), turned):
-            yield turned_back(outcome) if turn and isinstance(outcome, Record) else outcome
+        views = [self._view_for(" ".join((each.text, *each.labels))) for _, each in zip(images, prompts)]
+        seen = (_flipped(path, view) for path, view in zip(images, views))
+        for outcome, view in zip(self._detector.predict_each(seen, prompt, **settings), views):
+            yield flipped_back(outcome, view) if isinstance(outcome, Record) else outcome
+
+    def _view_for(self, text: str) -> View:
+        from grounding_model.data.augment import says_left_or_right
+
+        return View(
+            mirrored=self._view.mirrored and not says_left_or_right(text),
+            upside_down=self._view.upside_down and not _ABOVE_OR_BELOW.search(text),
+        )
 
 
-def turned_back(record: Record) -> Record:
-    """The boxes of a mirror image as they lie in the image itself."""
+def flipped_back(record: Record, view: View) -> Record:
+    """The boxes of a flipped image as they lie in the image itself."""
 
     def box_of(box: Box) -> Box:
         x1, y1, x2, y2 = box
-        return record.width - x2, y1, record.width - x1, y2
+        if view.mirrored:
+            x1, x2 = record.width - x2, record.width - x1
+        if view.upside_down:
+            y1, y2 = record.height - y2, record.height - y1
+        return x1, y1, x2, y2
 
     instances = record.instances and tuple(replace(each, box=box_of(each.box)) for each in record.instances)
     regions = record.regions and tuple(replace(each, boxes=tuple(map(box_of, each.boxes))) for each in record.regions)
     return replace(record, instances=instances, regions=regions)
 
 
-def _mirror_image(path: Path) -> np.ndarray | Path:
+def _flipped(path: Path, view: View) -> np.ndarray | Path:
     """(H, W, 3); the path itself where there is no image, so that the detector says so as it always does."""
     from grounding_model.inputs.image import read_image
 
+    if not (view.mirrored or view.upside_down):
+        return path
     try:
-        return read_image(path)[:, ::-1].copy()
+        return read_image(path)[:: -1 if view.upside_down else 1, :: -1 if view.mirrored else 1].copy()
     except InputError:
         return path

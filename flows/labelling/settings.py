@@ -40,6 +40,7 @@ class View:
         None, "short and long side in pixels that an image is resized to fit (default: the model's own)"
     )
     mirrored: bool = setting(False, "show the model mirror images; boxes lie in the images themselves")
+    upside_down: bool = setting(False, "show the model images upside down", added_later=True)
 
 
 @dataclass(frozen=True, kw_only=True)
