@@ -33,9 +33,9 @@ def with_spans_found(caption: str, regions: list[Region]) -> list[Region]:
     regions name it is taken in reading order. Otherwise the region stays without spans.
     """
     # Keyed by the phrase in one case, since that is how it is looked for.
-    asked = [tuple(text.strip().lower() for text in region.phrase) for region in regions if not region.spans]
-    places_of = {text: occurrences(caption, text) for text in chain.from_iterable(asked)}
-    counts = {text: sum(text in phrase for phrase in asked) for text in places_of}
+    wanted = [tuple(text.strip().lower() for text in region.phrase) for region in regions if not region.spans]
+    places_of = {text: occurrences(caption, text) for text in chain.from_iterable(wanted)}
+    counts = {text: sum(text in phrase for phrase in wanted) for text in places_of}
     taken = dict.fromkeys(places_of, 0)
     found: list[Region] = []
     for region in regions:

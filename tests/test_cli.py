@@ -61,7 +61,7 @@ WRONG_INPUTS = [
     ("check x_od.json --images none", "none: no such folder; want"),
     ("convert voc odvg none out.json", "none: "),
     ("convert coco odvg none.json out.json", "none.json: "),
-    ("convert yolo odvg images out.json", "convert yolo: images or categories are not given; want"),
+    ("convert yolo odvg images out.json", "convert yolo: images or categories are missing; expected"),
     ("weights none.pth ours.safetensors", "none.pth"),
     ("glyphs g --domain moon", "domain: 'moon'; want"),
     ("glyphs g --task moon", "task: 'moon'; want"),
