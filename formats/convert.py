@@ -81,10 +81,8 @@ def convert(
         return stream if part is None else formats.only_part(stream, parts, part, selection.seed)
 
     parts = selection.parts or {}
-    places: dict[str | None, str | Path] = {part: part_path(out, part) for part in parts} or {None: out}
-    lines = [
-        write(target_format, location, chosen(part), _in_order(merged), options) for part, location in places.items()
-    ]
+    outputs: dict[str | None, str | Path] = {part: part_path(out, part) for part in parts} or {None: out}
+    lines = [write(target_format, path, chosen(part), _in_order(merged), options) for part, path in outputs.items()]
     if lost := formats.describe_omissions(omissions):
         lines.append(f"{source}: left out in reading:\n{lost}")
     return "\n".join(lines)

@@ -84,7 +84,7 @@ def _names_in(labels: Mapping[str, Any]) -> set[str]:
 def _instance(
     entry: Any, classes: Sequence[str], known: Mapping[str, int], height: int, width: int, location: str
 ) -> Instance:
-    """known: class -> its place."""
+    """known: class -> its index."""
     label = entry.get("label") if isinstance(entry, dict) else None
     if isinstance(label, str):
         label = known.get(label, label)

@@ -12,7 +12,7 @@ from formats.convert import call, guess_format, with_progress
 from formats.dataset_names import label_map_beside
 from formats.io.errors import InputError
 from formats.label_map import read_label_map
-from formats.odvg import read_odvg_places
+from formats.odvg import read_odvg_located
 from formats.record import Record
 from formats.statistics import Statistics, statistics_of
 from formats.validate import Checker
@@ -32,7 +32,7 @@ def check(source: str | Path, source_format: str | None = None, **options: Any) 
     if source_format in _ODVG:
         names = read_label_map(label_map_beside(source)) if label_map_beside(source).is_file() else None
         checker = Checker(names, image_dir)
-        for _, location, entry in with_progress(read_odvg_places(source, options.get("omissions"))):
+        for _, location, entry in with_progress(read_odvg_located(source, options.get("omissions"))):
             yield from checker.problems(entry, location) if isinstance(entry, Record) else [entry.error]
         return
     checker = Checker(None, image_dir)

@@ -59,7 +59,7 @@ def read_odvg(
     are skipped: whoever wrote them has counted them. omissions: takes keys that no record has a field for.
     Raises InputError when there is no such file.
     """
-    for _, _, entry in read_odvg_places(path, omissions):
+    for _, _, entry in read_odvg_located(path, omissions):
         if isinstance(entry, Record):
             yield entry
         elif on_problem is None:
@@ -70,11 +70,11 @@ def read_odvg(
 
 def read_odvg_entries(path: str | Path) -> Iterator[tuple[int, Record | LineProblem]]:
     """(line, record or problem) of every line that is not empty and not quarantined; line as in LineProblem."""
-    for line, _, entry in read_odvg_places(path):
+    for line, _, entry in read_odvg_located(path):
         yield line, entry
 
 
-def read_odvg_places(
+def read_odvg_located(
     path: str | Path, omissions: Omissions | None = None
 ) -> Iterator[tuple[int, str, Record | LineProblem]]:
     """(line, location, record or problem), as read_odvg_entries; location: `file:number`, as messages name it.

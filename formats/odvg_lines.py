@@ -18,7 +18,7 @@ from formats.omissions import Omissions, count_unread
 from formats.phrases import with_spans_found
 from formats.record import PLACEHOLDER_BOX, Box, Instance, Record, Region, Span, checked_instance, checked_region
 
-QUARANTINED = "quarantined"  # the key of a line that stands for an image which could not be labelled
+QUARANTINED = "quarantined"  # the key of a line for an image which could not be labelled
 _QUARANTINED_KEY = f'"{QUARANTINED}"'
 
 _LINE_KEYS = frozenset({"filename", "height", "width", "detection", "grounding", QUARANTINED})

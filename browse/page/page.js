@@ -321,8 +321,8 @@ function offerPhrase() {
   const marked = getSelection();
   if (marked.isCollapsed || !bar.contains(marked.anchorNode) || !bar.contains(marked.focusNode)) return;
   const range = marked.getRangeAt(0);
-  const [start, end] = trimmed(placeInCaption(range.startContainer, range.startOffset),
-    placeInCaption(range.endContainer, range.endOffset));
+  const [start, end] = trimmed(positionInCaption(range.startContainer, range.startOffset),
+    positionInCaption(range.endContainer, range.endOffset));
   if (start >= end) return;
   const text = Array.from(page.line.caption).slice(start, end).join("");
   const button = makeText("button", "", `make “${text}” a phrase`);
@@ -330,7 +330,7 @@ function offerPhrase() {
   bar.append(button);
 }
 
-function placeInCaption(node, offset) {
+function positionInCaption(node, offset) {
   const piece = (node.nodeType === Node.TEXT_NODE ? node.parentElement : node).closest("[data-start]");
   if (!piece) return Array.from(page.line.caption).length;
   const before = node.nodeType === Node.TEXT_NODE ? node.textContent.slice(0, offset) : "";

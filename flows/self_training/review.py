@@ -79,9 +79,7 @@ def _check(manifest: Manifest, given: list[Correction]) -> None:
         raise InputError(place, f"{told} is no line of {Path(manifest.source).name}", "expected lines of these labels")
     for each in given:
         if (each.record.instances if manifest.label_map is not None else each.record.regions) is None:
-            raise InputError(
-                each.location, "nobody has labelled this line", 'expected "instances": [] where nothing is'
-            )
+            raise InputError(each.location, "unlabelled line", 'expected "instances": [] if the image has no objects')
         for instance in each.record.instances or ():
             if manifest.label_map is not None and manifest.label_map.get(str(instance.label)) != instance.category:
                 what = f"label {instance.label} is not {instance.category!r}"
