@@ -19,7 +19,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from browse.arguments import add_places, read_places
+from browse import serve
+from browse.arguments import add_data_paths, read_data_paths
 from browse.draw import draw_record
 from browse.pictures import read_picture
 from formats.images import safe_join
@@ -28,7 +29,7 @@ from formats.io.files import write_whole
 from formats.odvg import LineProblem, read_odvg
 from formats.record import Record
 
-NAMED_PROBLEMS = 20  # so many are named at the end; the rest is counted
+NAMED_PROBLEMS = 20  # this many are listed at the end; the rest are counted
 QUIT_KEYS = (ord("q"), 27)  # q, escape
 WINDOW = "groundhog browse (any key: next, q: quit)"
 DRAWABLE = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP"}
@@ -36,7 +37,7 @@ DRAWABLE = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".b
 
 @dataclass
 class Tally:
-    """What became of the lines. problems: `where: why` of each that was not drawn."""
+    """How many lines were drawn. problems: `where: why` of each that was not."""
 
     drawn: int = 0
     problems: list[str] = field(default_factory=list)
@@ -54,9 +55,7 @@ def main(argv: Sequence[str] | None = None, program: str = "groundhog browse") -
     """Exit code: 0 when something was drawn or there was nothing to draw, 1 when nothing could be, 2 for bad input."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["serve"]:  # a data root of that name is ./serve
-        from browse.serve import main as serve
-
-        return serve(arguments[1:], f"{program} serve")
+        return serve.main(arguments[1:], f"{program} serve")
     options = build_parser(program).parse_args(arguments)
     try:
         return run(options)
@@ -86,28 +85,28 @@ def build_parser(program: str) -> argparse.ArgumentParser:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    add_places(parser)
-    parser.add_argument("-o", "--output-dir", metavar="DIR", type=Path, help="write the drawn pictures there")
-    parser.add_argument("--not-show", action="store_true", help="open no window")
-    parser.add_argument("-n", "--number", metavar="N", type=int, help="stop after so many pictures")
-    parser.add_argument("--shuffle", action="store_true", help="in an order of chance, the same for the same --seed")
-    parser.add_argument("--seed", type=int, default=0, help="of --shuffle")
+    add_data_paths(parser)
+    parser.add_argument("-o", "--output-dir", metavar="DIR", type=Path, help="write the drawn pictures to this folder")
+    parser.add_argument("--not-show", action="store_true", help="do not open a window")
+    parser.add_argument("-n", "--number", metavar="N", type=int, help="stop after N pictures")
+    parser.add_argument("--shuffle", action="store_true", help="in random order; the same --seed gives the same order")
+    parser.add_argument("--seed", type=int, default=0, help="seed of --shuffle (default 0)")
     parser.add_argument(
         "--show-interval", metavar="S", type=float, default=0.0, help="seconds a picture is shown; 0 waits for a key"
     )
-    parser.add_argument("--min-score", metavar="S", type=float, default=0.0, help="leave out boxes that score less")
+    parser.add_argument("--min-score", metavar="S", type=float, default=0.0, help="leave out boxes with a lower score")
     parser.add_argument(
         "--palette", default="category", help='"category" (default), "random", or one colour such as "#ff8800"'
     )
 
 
 def browse(options: argparse.Namespace) -> Tally:
-    """Draws what the options ask for. Raises InputError when nothing can be done at all."""
-    annotations, images, label_map = read_places(options)
+    """Draws as the options say. Raises InputError if nothing can be drawn at all."""
+    annotations, images, label_map = read_data_paths(options)
     if not options.not_show:
         _check_display()
     elif options.output_dir is None:
-        raise InputError("--not-show", "without -o nothing would come of it", "expected -o DIR")
+        raise InputError("--not-show", "without -o there is no output", "expected -o DIR")
     if options.output_dir is not None and options.output_dir.is_file():
         raise InputError(options.output_dir, "is a file", "expected a folder for the pictures")
     tally = Tally()
@@ -140,7 +139,7 @@ def browse(options: argparse.Namespace) -> Tally:
 def _records(
     annotations: Path, label_map: Mapping[int, str] | None, options: argparse.Namespace, tally: Tally
 ) -> Iterator[Record]:
-    """The records to draw, with the names of the label map; lines that are none go to the tally."""
+    """The records to draw, with the names of the label map; broken lines go to the tally."""
 
     def note(problem: LineProblem) -> None:
         tally.problems.append(str(problem.error))
@@ -161,16 +160,16 @@ def _records(
         yield _without_weak_boxes(record, options.min_score)
 
 
-def _without_weak_boxes(record: Record, least: float) -> Record:
+def _without_weak_boxes(record: Record, min_score: float) -> Record:
     """Boxes without a score, drawn by a person, stay."""
-    if least <= 0:
+    if min_score <= 0:
         return record
     if record.instances is not None:
-        strong = tuple(i for i in record.instances if i.score is None or i.score >= least)
+        strong = tuple(i for i in record.instances if i.score is None or i.score >= min_score)
         return replace(record, instances=strong)
     regions = []
     for region in record.regions or ():
-        kept = [index for index in range(len(region.boxes)) if not region.scores or region.scores[index] >= least]
+        kept = [index for index in range(len(region.boxes)) if not region.scores or region.scores[index] >= min_score]
         boxes, scores = tuple(region.boxes[i] for i in kept), tuple(region.scores[i] for i in kept if region.scores)
         regions.append(replace(region, boxes=boxes, scores=scores))
     return replace(record, regions=None if record.regions is None else tuple(regions))
@@ -198,13 +197,11 @@ def _write(picture: np.ndarray, path: Path) -> None:
 def _check_display() -> None:
     """Raises InputError where no window can open: OpenCV would abort the process."""
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise InputError(
-            "display", "there is none to open a window on", "expected -o DIR --not-show, which writes pictures"
-        )
+        raise InputError("display", "none to open a window on", "expected -o DIR --not-show, which writes pictures")
 
 
 def _window(interval: float) -> Callable[[np.ndarray], bool]:
-    """Returns a function that shows a picture and says whether to go on. interval: seconds, 0 waits for a key."""
+    """Returns a function that shows a picture and returns whether to continue. interval: seconds, 0 waits for a key."""
     import cv2
 
     def show(picture: np.ndarray) -> bool:

@@ -11,32 +11,35 @@ from formats.io.errors import InputError
 from formats.label_map import read_label_map
 
 
-class Places(NamedTuple):
-    """annotations: the ODVG file. images: the folder of its pictures. label_map: label -> name, where one is given."""
+class DataPaths(NamedTuple):
+    """annotations: the ODVG file. images: the folder of its pictures. label_map: label -> name; None if not given."""
 
     annotations: Path
     images: Path
     label_map: Mapping[int, str] | None
 
 
-def add_places(parser: argparse.ArgumentParser) -> None:
+def add_data_paths(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data_root", metavar="DATA_ROOT", type=Path, help="the folder that holds the data set")
     parser.add_argument("ann_file", metavar="ANN_FILE", help="labels, relative to DATA_ROOT")
     parser.add_argument("img_prefix", metavar="IMG_PREFIX", help="folder of the pictures, relative to DATA_ROOT")
     parser.add_argument(
-        "-m", "--label-map-file", metavar="LABEL_MAP", help="names of the labels, relative to DATA_ROOT or not"
+        "-m",
+        "--label-map-file",
+        metavar="LABEL_MAP",
+        help="label map with the category names; relative to DATA_ROOT, or to the current folder",
     )
 
 
-def read_places(options: argparse.Namespace) -> Places:
-    """What add_places was given. Raises InputError for the one that is not there."""
+def read_data_paths(options: argparse.Namespace) -> DataPaths:
+    """The paths that add_data_paths declares. Raises InputError for one that does not exist."""
     annotations = options.data_root / options.ann_file
     images = options.data_root / options.img_prefix
     if not annotations.is_file():
-        raise InputError(annotations, "no such file", "expected an ODVG file; ANN_FILE is relative to DATA_ROOT")
+        raise InputError(annotations, "does not exist", "expected an ODVG file; ANN_FILE is relative to DATA_ROOT")
     if not images.is_dir():
-        raise InputError(images, "no such folder", "expected the pictures; IMG_PREFIX is relative to DATA_ROOT")
+        raise InputError(images, "does not exist", "expected the pictures; IMG_PREFIX is relative to DATA_ROOT")
     if options.label_map_file is None:
-        return Places(annotations, images, None)
+        return DataPaths(annotations, images, None)
     inside = options.data_root / options.label_map_file
-    return Places(annotations, images, read_label_map(inside if inside.is_file() else options.label_map_file))
+    return DataPaths(annotations, images, read_label_map(inside if inside.is_file() else options.label_map_file))

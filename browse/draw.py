@@ -1,4 +1,4 @@
-"""Draw what a record says onto its picture: boxes, names, scores, and the caption with its phrases in colour.
+"""Draw a record onto its picture: boxes, names, scores, and the caption with its phrases in colour.
 
 H, W  height and width of the picture in pixels; arrays are (H, W, 3) uint8 RGB
 box   x1, y1, x2, y2 in pixels of the drawn picture (the record's box times the zoom)
@@ -187,9 +187,9 @@ def _draw_tag(
 def _tag_corner(
     box: Box, width: int, height: int, placed: Sequence[Box], picture: tuple[int, int]
 ) -> tuple[float, float]:
-    """Upper left corner for a tag, inside the picture: of the places round the box the one hiding the least."""
+    """Upper left corner for a tag, inside the picture: of the positions round the box the one that hides the least."""
     x1, y1, x2, y2 = box
-    places = (
+    corners = (
         (x1, y1 - height),
         (x1, y2),
         (x2 - width, y1 - height),
@@ -199,22 +199,22 @@ def _tag_corner(
         (x2, y1),
         (x1 - width, y1),
     )
-    best, least = (0.0, 0.0), float("inf")
-    for rank, (x, y) in enumerate(places):
+    best, lowest_cost = (0.0, 0.0), float("inf")
+    for rank, (x, y) in enumerate(corners):
         x = round(min(max(x, 0), max(0, picture[0] - width)))
         y = round(min(max(y, 0), max(0, picture[1] - height)))
         tag = (x, y, x + width, y + height)
         # A tag within its own box hides some of the object: worse than beside it, better than on another tag.
         cost = sum(_overlap(tag, other) for other in placed) + 0.15 * _overlap(tag, box) + rank * 1e-3
-        if cost < least:
-            best, least = (x, y), cost
+        if cost < lowest_cost:
+            best, lowest_cost = (x, y), cost
     return best
 
 
 def _caption_pieces(
     caption: str, regions: Sequence[Region], colours: Callable[[int, int], Colour]
 ) -> list[list[Piece]]:
-    """Lines of pieces: the caption, and below it the phrases whose place in the caption is not known."""
+    """Lines of pieces: the caption, and below it the phrases whose position in the caption is unknown."""
     owner: list[int | None] = [None] * len(caption)
     # Long phrases first, so that a phrase within a phrase keeps its own colour.
     for number in sorted(range(len(regions)), key=lambda number: -sum(b - a for a, b in regions[number].spans)):
@@ -234,9 +234,9 @@ def _caption_pieces(
             line.append(Piece(caption[start:end], None if region_there is None else paper(region_there)))
             start = end
     unplaced: list[Piece] = []
-    for place, region in enumerate(regions):
+    for number, region in enumerate(regions):
         if not region.spans:
-            unplaced += [Piece(" … ".join(region.phrase), paper(place)), Piece("  ", None)]
+            unplaced += [Piece(" … ".join(region.phrase), paper(number)), Piece("  ", None)]
     return [line, unplaced] if unplaced else [line]
 
 
@@ -329,7 +329,7 @@ def load_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 @cache
 def _font_folder() -> Path:
-    import matplotlib  # the package alone, not pyplot: it only says where its data lie
+    import matplotlib  # heavy; needed only for the folder of its fonts
 
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 

@@ -1,4 +1,4 @@
-"""A record as the page of `browse serve` has it, and back: what a person did to it is checked here.
+"""A record as JSON for the page of `browse serve`, and back, with the changes of a person checked.
 
 The page knows boxes and what each of them shows: {"box": [x1, y1, x2, y2], "of": 3, "score": 0.81, "ignore": false},
 pixels of the stored image. `of` is a label, or for a caption the position of a phrase in the line's phrases. A phrase
@@ -19,7 +19,7 @@ _WANT_BOX = "expected [x1, y1, x2, y2] within the image, x1 < x2 and y1 < y2"
 
 
 class Phrase(NamedTuple):
-    """Words of a caption that boxes belong to. texts: one a span. spans: () where nobody knows where they stand."""
+    """Words of a caption that boxes belong to. texts: one a span. spans: () where their position is unknown."""
 
     texts: tuple[str, ...]
     spans: tuple[Span, ...]
@@ -32,23 +32,23 @@ def phrases_of(*records: Record) -> list[Phrase]:
 
 
 def boxes_to_page(record: Record, phrases: Sequence[Phrase]) -> list[dict[str, Any]]:
-    """The record's boxes, those that leave the image cut at its border as training cuts them.
+    """The record's boxes, clipped to the image as training clips them.
 
-    A box wholly outside stays as it is, so that a person sees that it is there and takes it away.
+    A box wholly outside stays as it is, so that a person sees it and deletes it.
     """
-    found = [(each.box, each.label, each.score, each.ignore) for each in record.instances or ()]
+    boxes = [(each.box, each.label, each.score, each.ignore) for each in record.instances or ()]
     for region in record.regions or ():
         of = phrases.index(Phrase(region.phrase, region.spans))
         scores = region.scores or (None,) * len(region.boxes)
-        found += [(box, of, score, region.ignore) for box, score in zip(region.boxes, scores) if box != PLACEHOLDER_BOX]
+        boxes += [(box, of, score, region.ignore) for box, score in zip(region.boxes, scores) if box != PLACEHOLDER_BOX]
     return [
         {"box": _cut(box, record.width, record.height), "of": of, "score": score, "ignore": ignore}
-        for box, of, score, ignore in found
+        for box, of, score, ignore in boxes
     ]
 
 
 def with_scores(boxes: list[dict[str, Any]], model: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A person's boxes, those that are still as the model made them with the score that it gave them."""
+    """A person's boxes; those unchanged since the model made them get the model's score."""
     scores = {(*each["box"], each["of"]): each["score"] for each in model}
     return [{**each, "score": each["score"] or scores.get((*each["box"], each["of"]))} for each in boxes]
 
@@ -56,7 +56,7 @@ def with_scores(boxes: list[dict[str, Any]], model: list[dict[str, Any]]) -> lis
 def record_from_page(
     record: Record, entries: Any, phrases: Any, known: Sequence[Phrase], categories: Mapping[int, str]
 ) -> Record:
-    """The record with the boxes that the page has, and with nothing that a model said.
+    """The record with the boxes of the page, and without anything of the model's.
 
     phrases: for a caption, all that its boxes may belong to: those that are known, and words that a person marked.
     Raises InputError, which names the image and the box.
@@ -111,7 +111,7 @@ def _regions(record: Record, boxes: Sequence[_PageBox], phrases: Sequence[Phrase
     """A region a phrase, in the order of the phrases; ignored boxes stand in a region apart."""
     for each in boxes:
         if not 0 <= each.of < len(phrases):
-            raise InputError(each.location, f"there is not a phrase {each.of}", "expected a phrase of the caption")
+            raise InputError(each.location, f"there is no phrase {each.of}", "expected a phrase of the caption")
     regions = []
     for number, phrase in enumerate(phrases):
         for ignore in (False, True):
@@ -121,10 +121,10 @@ def _regions(record: Record, boxes: Sequence[_PageBox], phrases: Sequence[Phrase
     return tuple(regions)
 
 
-def _phrases(record: Record, given: Any, known: Sequence[Phrase]) -> list[Phrase]:
-    if not isinstance(given, list):
+def _phrases(record: Record, entries: Any, known: Sequence[Phrase]) -> list[Phrase]:
+    if not isinstance(entries, list):
         raise InputError(record.filename, "phrases is not a list", "expected the phrases of the caption")
-    return [_phrase(each, record, known) for each in given]
+    return [_phrase(each, record, known) for each in entries]
 
 
 def _phrase(entry: Any, record: Record, known: Sequence[Phrase]) -> Phrase:
@@ -145,7 +145,9 @@ def _phrase(entry: Any, record: Record, known: Sequence[Phrase]) -> Phrase:
             record.filename, f"spans {list(spans)} are not words of the caption", "expected [[start, end]]"
         )
     if texts != tuple(caption[start:end] for start, end in spans):
-        raise InputError(record.filename, f"{list(texts)} is not what its spans say", "expected words of the caption")
+        raise InputError(
+            record.filename, f"{list(texts)} is not the text of its spans", "expected words of the caption"
+        )
     return phrase
 
 

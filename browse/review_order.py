@@ -1,4 +1,4 @@
-"""Which image a person should look at first."""
+"""The order in which images are reviewed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Threshold = Callable[[str], float]  # category or phrase -> the score above whic
 
 
 def in_order(records: Sequence[Record], order: str, annotations: Path) -> list[Record]:
-    """The records as `--order` asks: "file", "uncertain", or a file that gives each image a score, least first.
+    """The records in the order of `--order`: "file", "uncertain", or a file of scores by image, lowest first.
 
     Records of equal rank, and those without a score, stay in the order of their file, the latter at the end.
     Raises InputError for a file that is not such a table.
@@ -38,22 +38,22 @@ def distance_to_threshold(record: Record, threshold: Threshold) -> float:
 
 def _scored(record: Record) -> list[tuple[str, float]]:
     """(category or phrase, score) of every box that has a score, ignored ones too: they are the nearest."""
-    found = [(each.category, each.score) for each in record.instances or () if each.score is not None]
-    return found + [(" ".join(region.phrase), score) for region in record.regions or () for score in region.scores]
+    scored = [(each.category, each.score) for each in record.instances or () if each.score is not None]
+    return scored + [(" ".join(region.phrase), score) for region in record.regions or () for score in region.scores]
 
 
 def _threshold(records: Sequence[Record], annotations: Path) -> Threshold:
-    """What X_od_v1.meta.json says of the policy; without it the least score of a label, which was just above it."""
+    """The thresholds in X_od_v1.meta.json; without it the lowest score, which was just above its threshold."""
     meta = metadata_path(annotations)
     policy: dict[str, Any] = {}
-    found: dict[str, float] = {}
+    adaptive: dict[str, float] = {}
     if meta.is_file():
-        told: Any = load_json(meta, "remove it, or filter again")
-        policy, found = told.get("policy", {}), told.get("thresholds_found", {})
-    least = min((score for record in records for _, score in _scored(record)), default=0.0)
-    default: float = policy.get("score_threshold", least)
-    each: dict[str, float] = {**found, **policy.get("class_thresholds", {})}
-    return lambda name: each.get(name, default)
+        metadata: Any = load_json(meta, "remove it, or filter again")
+        policy, adaptive = metadata.get("policy", {}), metadata.get("thresholds_found", {})
+    lowest = min((score for record in records for _, score in _scored(record)), default=0.0)
+    default: float = policy.get("score_threshold", lowest)
+    by_name: dict[str, float] = {**adaptive, **policy.get("class_thresholds", {})}
+    return lambda name: by_name.get(name, default)
 
 
 def _read_scores(path: Path) -> dict[tuple[str, str], float]:

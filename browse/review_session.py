@@ -1,8 +1,8 @@
-"""The lines of a label file as a person goes through them, and the file that keeps what they said.
+"""A label file under review, and the file that stores the corrections.
 
 Every change is written at once: the reviewed file (formats.reviewed) gets the line of that image, all other lines stay
-byte for byte, and the label file itself is never changed. A line's revision is told with it and has to be given back
-with a change, so that two windows, or a window and `groundhog rounds approve`, do not overwrite one another.
+byte for byte, and the label file itself is never changed. Each line is sent with its revision, which a change has to
+return, so that two windows, or a window and `groundhog rounds approve`, do not overwrite one another.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from formats.reviewed import (
     write_corrections,
 )
 
-NAMED_PROBLEMS = 20  # so many lines that cannot be reviewed are named; the rest is counted
-PHRASE_COLOURS = 64  # a caption has a few; beyond these they come round again
-UNTOUCHED = "untouched"  # the revision of a line that nobody has reviewed
+NAMED_PROBLEMS = 20  # this many lines that cannot be reviewed are listed; the rest are counted
+PHRASE_COLOURS = 64  # a caption has a few phrases; beyond this many, colours repeat
+UNTOUCHED = "untouched"  # the revision of an unreviewed line
 
 
 class StaleRevision(Exception):
@@ -46,7 +46,7 @@ class Review:
 
     records: the lines that can be reviewed, in the order in which they are shown; their positions are the `number`
     of the methods. problems: the lines that cannot. path: the reviewed file. round: the first round for which
-    corrections hold: 2 for X_od_v2.json, 1 where the name tells none.
+    corrections hold: 2 for X_od_v2.json, 1 for a name without a version.
     """
 
     def __init__(
@@ -66,36 +66,36 @@ class Review:
         records = list(read_odvg(annotations, on_problem=lambda problem: self.problems.append(str(problem.error))))
         self.categories = dict(label_map or _categories(annotations, records))
         if not self.categories and any(record.caption is None for record in records):
-            raise InputError(annotations, "no label map, and no boxes that name categories", "expected -m LABEL_MAP")
+            raise InputError(annotations, "has neither a label map nor boxes with names", "expected -m LABEL_MAP")
         self.records = in_order(self._named(records), order, annotations)
         self._lock = threading.RLock()
         self._corrections: dict[tuple[Key, int], Correction] = {}
-        self._held: dict[Key, Correction] = {}
+        self._valid: dict[Key, Correction] = {}
         self._seen: tuple[int, int, int] | None = None
         self._refresh()
 
     def _named(self, records: list[Record]) -> list[Record]:
         """The records with the names of the label map; those with a label that it lacks become problems."""
-        found = []
+        named = []
         for record in records:
             try:
-                found.append(relabelled(record, {label: label for label in self.categories}, self.categories))
+                named.append(relabelled(record, {label: label for label in self.categories}, self.categories))
             except InputError as error:
                 self.problems.append(str(error))
-        return found
+        return named
 
     def progress(self) -> dict[str, int]:
         """How many of the lines are reviewed."""
         with self._lock:
             self._refresh()
-            return {"reviewed": sum(key_of(each) in self._held for each in self.records), "lines": len(self.records)}
+            return {"reviewed": sum(key_of(each) in self._valid for each in self.records), "lines": len(self.records)}
 
     def overview(self) -> dict[str, Any]:
         """What the page needs once: categories with their colours, and every line's name and state."""
         with self._lock:
             progress = self.progress()
             lines = [
-                {"filename": each.filename, "caption": each.caption, "reviewed": key_of(each) in self._held}
+                {"filename": each.filename, "caption": each.caption, "reviewed": key_of(each) in self._valid}
                 for each in self.records
             ]
         categories = [{"label": label, "name": name, **_inks(label)} for label, name in self.categories.items()]
@@ -111,14 +111,14 @@ class Review:
         }
 
     def line(self, number: int) -> dict[str, Any]:
-        """A line as it stands now: the corrected one where there is one. Raises IndexError for no such line."""
+        """A line as it is now, corrected if it has a correction. Raises IndexError for an unknown number."""
         record = self.records[number]
         with self._lock:
             self._refresh()
-            held = self._held.get(key_of(record))
+            correction = self._valid.get(key_of(record))
             phrases = self._phrases(record)
             progress = self.progress()
-        shown = record if held is None else held.record
+        shown = record if correction is None else correction.record
         return {
             "number": number,
             "filename": record.filename,
@@ -127,15 +127,15 @@ class Review:
             "caption": record.caption,
             "phrases": [each._asdict() for each in phrases],
             "boxes": with_scores(boxes_to_page(shown, phrases), boxes_to_page(record, phrases)),
-            "reviewed": held is not None,
-            "revision": _revision(held),
+            "reviewed": correction is not None,
+            "revision": _revision(correction),
             "progress": progress,
         }
 
     def save(self, number: int, revision: str, boxes: Any, phrases: Any = None) -> dict[str, Any]:
-        """Keeps what a person says of a line; gives the line as it is then.
+        """Saves the correction of a line; returns the corrected line.
 
-        Raises InputError for boxes that cannot be, StaleRevision, and OSError where the file cannot be written.
+        Raises InputError for impossible boxes, StaleRevision, and OSError where the file cannot be written.
         """
         record = self.records[number]
         with self._lock:
@@ -147,7 +147,7 @@ class Review:
             return self.line(number)
 
     def withdraw(self, number: int, revision: str) -> dict[str, Any]:
-        """Takes back what was said of a line in this round; gives the line as it is then. Raises as save does."""
+        """Removes the correction of a line in this round; returns the line as it is then. Raises as save does."""
         record = self.records[number]
         with self._lock:
             self._check(record, revision)
@@ -156,20 +156,20 @@ class Review:
 
     def _phrases(self, record: Record) -> list[Phrase]:
         """Every phrase that the line or its correction names, in the line's order."""
-        held = self._held.get(key_of(record))
-        return phrases_of(record) if held is None else phrases_of(record, held.record)
+        correction = self._valid.get(key_of(record))
+        return phrases_of(record) if correction is None else phrases_of(record, correction.record)
 
     def _check(self, record: Record, revision: str) -> None:
         self._refresh()
-        if revision != _revision(self._held.get(key_of(record))):
-            raise StaleRevision(f"{record.filename} was changed elsewhere since this page read it; nothing was stored")
+        if revision != _revision(self._valid.get(key_of(record))):
+            raise StaleRevision(f"{record.filename} was changed elsewhere after this page loaded it; nothing was saved")
 
     def _write(self, corrections: dict[tuple[Key, int], Correction]) -> None:
         write_corrections(self.path, (each.text for each in corrections.values()))
         self._take(corrections)
 
     def _refresh(self) -> None:
-        """Reads the reviewed file again where another process has written it."""
+        """Reads the reviewed file again if another process has written it."""
         if self._stamp() == self._seen:
             return
         corrections = {}
@@ -183,18 +183,18 @@ class Review:
 
     def _take(self, corrections: dict[tuple[Key, int], Correction]) -> None:
         self._corrections, self._seen = corrections, self._stamp()
-        self._held = holding(corrections.values(), self.round)
+        self._valid = holding(corrections.values(), self.round)
 
     def _stamp(self) -> tuple[int, int, int]:
-        """Another one for every file that was ever renamed to the path."""
+        """Differs for every file that was ever renamed to the path."""
         if not self.path.is_file():
             return 0, 0, 0
-        told = self.path.stat()
-        return told.st_ino, told.st_mtime_ns, told.st_size
+        status = self.path.stat()
+        return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _categories(annotations: Path, records: list[Record]) -> dict[int, str]:
-    """Those of the label map beside the labels; without one those that boxes name."""
+    """The categories of the label map beside the labels; without one, those of the boxes."""
     beside = label_map_beside(annotations)
     if beside.is_file():
         return read_label_map(beside)
@@ -211,5 +211,5 @@ def _css(colour: Colour) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def _revision(held: Correction | None) -> str:
-    return UNTOUCHED if held is None else hashlib.sha256(held.text.encode("utf-8")).hexdigest()[:16]
+def _revision(correction: Correction | None) -> str:
+    return UNTOUCHED if correction is None else hashlib.sha256(correction.text.encode("utf-8")).hexdigest()[:16]

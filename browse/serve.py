@@ -1,8 +1,8 @@
 """`groundhog browse serve`: labels reviewed in the browser, one page without a build step, offline.
 
-The server listens on this machine alone. Its addresses begin with a token of chance that only its user is told; it
-answers to names of this machine (a page elsewhere could else reach it under a name of its own, DNS rebinding), and
-takes changes from its own page alone. Pictures are asked for by number: a file name never comes from the network.
+The server listens on this machine alone. Its addresses begin with a random token that only its user sees; it
+answers only to names of this machine (otherwise a page elsewhere could reach it by DNS rebinding), and accepts changes
+only from its own page. Pictures are requested by number: a file name never comes from the network.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from browse.arguments import add_places, read_places
+from browse.arguments import add_data_paths, read_data_paths
 from browse.pictures import jpeg_of, reduced_picture
 from browse.review_session import Review, StaleRevision
 from formats.images import safe_join
 from formats.io.errors import InputError
 from formats.io.locks import lock
 
-LONGEST_SIDE = {"images": 1600, "thumbnails": 160}  # pixels
-LARGEST_BODY = 8 << 20  # bytes: a change to one image is a hundredth of it
-PATIENCE = 60  # seconds that a connection may stay silent
+MAX_SIDE = {"images": 1600, "thumbnails": 160}  # pixels
+MAX_BODY = 8 << 20  # bytes: a change to one image is a hundredth of it
+IDLE_TIMEOUT = 60  # seconds that a connection may stay silent
 PAGE = Path(__file__).with_name("page")
 PAGE_FILES = {"": "page.html"} | {name: name for name in ("page.css", "page.js", "canvas.js", "strip.js")}
-KINDS = {
+CONTENT_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None, program: str = "groundhog browse ser
 def build_parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         program,
-        description="Review labels in the browser. Every change is kept at once, in a file beside the labels.",
+        description="Review labels in the browser. Every change is saved at once, in a file beside the labels.",
         epilog=f"example:\n  {program} data/cat cat_train_od_v1.json images --order uncertain",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -69,37 +69,40 @@ def build_parser(program: str) -> argparse.ArgumentParser:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    add_places(parser)
+    add_data_paths(parser)
     parser.add_argument(
         "-o", "--out", metavar="REVIEWED_FILE", type=Path, help="default: X_od_reviewed.json beside the labels"
     )
-    parser.add_argument("--port", type=int, default=8765, help="default 8765; 0: one that is free")
+    parser.add_argument("--port", type=int, default=8765, help="default 8765; 0: any free port")
     parser.add_argument(
-        "--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (default 127.0.0.1, this machine alone)"
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on (default 127.0.0.1, this machine)",
     )
     parser.add_argument(
         "--order",
         default="file",
         metavar="file|uncertain|SCORES",
-        help="uncertain: scores nearest the threshold first; SCORES: a CSV of groundhog agreement, or a JSON table of "
-        "file name and score, least first",
+        help="uncertain: images with a score near its threshold first; SCORES: a CSV of groundhog agreement, or a JSON "
+        "table of file name and score, lowest first",
     )
     parser.add_argument("--no-open", action="store_true", help="do not open the browser")
 
 
 def serve(options: argparse.Namespace) -> None:
     """Serves until it is interrupted."""
-    annotations, images, label_map = read_places(options)
+    annotations, images, label_map = read_data_paths(options)
     review = Review(annotations, label_map, options.out, options.order)
     with lock(review.path.parent, review.path.stem), _listening(options, review, images) as server:
         for problem in review.problems:
             print(f"not shown: {problem}", file=sys.stderr)
-        print(f"{_told(review)}\nreview at {server.address}  (Ctrl+C ends)", flush=True)
+        print(f"{_progress_of(review)}\nreview at {server.address}  (Ctrl+C ends)", flush=True)
         if not options.no_open:
             webbrowser.open(server.address)
         with suppress(KeyboardInterrupt):
             server.serve_forever()
-        print(f"\n{_told(review)}")
+        print(f"\n{_progress_of(review)}")
 
 
 def _listening(options: argparse.Namespace, review: Review, images: Path) -> ReviewServer:
@@ -107,10 +110,10 @@ def _listening(options: argparse.Namespace, review: Review, images: Path) -> Rev
         return ReviewServer(review, images, options.host, options.port)
     except (OSError, OverflowError) as error:
         what = f"cannot listen on {options.host}:{options.port} ({error})"
-        raise InputError("--port", what, "expected another; 0 takes one that is free") from error
+        raise InputError("--port", what, "expected another port; 0 picks a free one") from error
 
 
-def _told(review: Review) -> str:
+def _progress_of(review: Review) -> str:
     progress = review.progress()
     return f"{progress['reviewed']} of {progress['lines']} reviewed: {review.path}"
 
@@ -139,12 +142,12 @@ class ReviewHandler(BaseHTTPRequestHandler):
     """The addresses, after the token: the page's files; lines, lines/N; images/N, thumbnails/N.
 
     A change is POSTed to lines/N as JSON: {"revision": ..., "boxes": [...], "phrases": [...]}, or
-    {"revision": ..., "reviewed": false}, which takes it back. Errors are {"error": "..."}.
+    {"revision": ..., "reviewed": false}, which removes the correction. Errors are {"error": "..."}.
     """
 
     server: ReviewServer
     protocol_version = "HTTP/1.1"
-    timeout = PATIENCE
+    timeout = IDLE_TIMEOUT
 
     def do_GET(self) -> None:
         self._answer(self._get)
@@ -153,7 +156,7 @@ class ReviewHandler(BaseHTTPRequestHandler):
         self._answer(self._post)
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing: the terminal is for the address and for what went wrong."""
+        """Logs nothing: the terminal is for the address and for problems."""
 
     def _answer(self, act) -> None:
         try:
@@ -173,18 +176,18 @@ class ReviewHandler(BaseHTTPRequestHandler):
         """Raises _Refused for a request that did not come from this server's own page."""
         host = self.headers.get("Host", "")
         if not _is_this_machine(host, self.server.host):
-            raise _Refused(HTTPStatus.FORBIDDEN, f"this server does not answer to the name {host!r}")
+            raise _Refused(HTTPStatus.FORBIDDEN, f"this server does not answer requests for host {host!r}")
         origin = self.headers.get("Origin")
         if origin is not None and origin != f"http://{host}":
-            raise _Refused(HTTPStatus.FORBIDDEN, f"this server takes nothing from {origin!r}")
+            raise _Refused(HTTPStatus.FORBIDDEN, f"this server does not accept requests from {origin!r}")
 
     def _parts(self) -> list[str]:
         """The path's parts after the token. Raises _Refused for another token."""
         _, token, *parts = *urlsplit(self.path).path.split("/"), ""
         parts = parts[:-1]  # the "" that stands in for a token where the path has none
         if not secrets.compare_digest(token.encode(), self.server.token.encode()):
-            told = "the address is not that of this server; it tells a new one whenever it is started"
-            raise _Refused(HTTPStatus.FORBIDDEN, told)
+            message = "wrong token in the address; the server prints a new address at every start"
+            raise _Refused(HTTPStatus.FORBIDDEN, message)
         return parts
 
     def _get(self, parts: list[str]) -> None:
@@ -192,13 +195,13 @@ class ReviewHandler(BaseHTTPRequestHandler):
         match parts:
             case [name] if name in PAGE_FILES:
                 path = PAGE / PAGE_FILES[name]
-                self._send(HTTPStatus.OK, f"{KINDS[path.suffix]}; charset=utf-8", path.read_bytes())
+                self._send(HTTPStatus.OK, f"{CONTENT_TYPES[path.suffix]}; charset=utf-8", path.read_bytes())
             case ["lines"]:
                 self._send_json(HTTPStatus.OK, review.overview())
             case ["lines", number]:
                 self._send_json(HTTPStatus.OK, review.line(self._number(number)))
             case [("images" | "thumbnails") as size, number]:
-                picture = self._picture(self._number(number), LONGEST_SIDE[size])
+                picture = self._picture(self._number(number), MAX_SIDE[size])
                 self._send(HTTPStatus.OK, "image/jpeg", picture, cache="private, max-age=3600")
             case _:
                 raise _Refused(HTTPStatus.NOT_FOUND, "there is nothing at this address")
@@ -221,14 +224,14 @@ class ReviewHandler(BaseHTTPRequestHandler):
     def _number(self, text: str) -> int:
         count = len(self.server.review.records)
         if not (text.isascii() and text.isdecimal() and len(text) < 12 and int(text) < count):
-            raise _Refused(HTTPStatus.NOT_FOUND, f"there is no line {text}; there are {count}")
+            raise _Refused(HTTPStatus.NOT_FOUND, f"no line {text}: there are {count} lines")
         return int(text)
 
     def _picture(self, number: int, longest: int) -> bytes:
         filename = self.server.review.records[number].filename
         try:
             return jpeg_of(reduced_picture(safe_join(self.server.images, filename), longest))
-        except Exception as error:  # decoders raise what they please on a stranger's bytes
+        except Exception as error:  # decoders raise all kinds of errors on broken files
             raise _Refused(HTTPStatus.NOT_FOUND, f"{filename}: {error}") from error
 
     def _body(self) -> dict[str, Any]:
@@ -241,8 +244,8 @@ class ReviewHandler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal():
             raise _Refused(HTTPStatus.LENGTH_REQUIRED, "expected Content-Length")
-        if int(length) > LARGEST_BODY:
-            raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"expected at most {LARGEST_BODY} bytes")
+        if int(length) > MAX_BODY:
+            raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"expected at most {MAX_BODY} bytes")
         try:
             change = json.loads(self.rfile.read(int(length)))
         except (ValueError, RecursionError) as error:

@@ -103,7 +103,7 @@ CATEGORIES: dict[str, Callable[..., tuple[str, ...]]] = {
     "fiftyone": read_fiftyone_categories,
 }
 
-# Each takes a path and records, and what else its signature says; it gives what the format has no place for.
+# Each takes a path, records, and the other parameters of its signature; it returns what the format cannot hold.
 WRITERS: dict[str, Callable[..., Omissions]] = {
     "odvg": write_odvg,
     "open-groundingdino": write_open_groundingdino,
@@ -209,7 +209,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Loads the candidates, and pyarrow with them, when they are first asked for."""
+    """Loads the candidates, and pyarrow with them, when they are first used."""
     if name not in _IN_CANDIDATES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from formats import candidates

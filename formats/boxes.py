@@ -12,16 +12,16 @@ from formats.record import Box, Record
 def boxes_by_name(record: Record, with_ignored: bool = False) -> dict[str, list[Box]]:
     """Category or phrase -> its boxes, in the record's order. with_ignored: those too that are to be ignored.
 
-    A phrase that stands in the record without a box has an empty list.
+    A phrase without a box has an empty list.
     """
-    found: dict[str, list[Box]] = {}
+    boxes: dict[str, list[Box]] = {}
     for instance in record.instances or ():
         if with_ignored or not instance.ignore:
-            found.setdefault(instance.category, []).append(instance.box)
+            boxes.setdefault(instance.category, []).append(instance.box)
     for region in record.regions or ():
         if with_ignored or not region.ignore:
-            found.setdefault(" ".join(region.phrase), []).extend(region.boxes)
-    return found
+            boxes.setdefault(" ".join(region.phrase), []).extend(region.boxes)
+    return boxes
 
 
 def pairwise_iou(boxes: Sequence[Box] | np.ndarray, others: Sequence[Box] | np.ndarray) -> np.ndarray:
@@ -34,11 +34,11 @@ def pairwise_iou(boxes: Sequence[Box] | np.ndarray, others: Sequence[Box] | np.n
     return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
 
 
-def best_pairs(worth: np.ndarray, least: float) -> list[tuple[int, int]]:
-    """(N, M) numbers above 0 -> pairs of row and column, best first, each row and column once, none below `least`."""
+def best_pairs(worth: np.ndarray, min_worth: float) -> list[tuple[int, int]]:
+    """(N, M) numbers above 0 -> (row, column) pairs, best first, each row and column once, none below `min_worth`."""
     left = worth.copy()
     pairs: list[tuple[int, int]] = []
-    while left.size and left.max() >= least:
+    while left.size and left.max() >= min_worth:
         row, column = divmod(int(left.argmax()), left.shape[1])
         pairs.append((row, column))
         left[row, :] = left[:, column] = -1.0

@@ -1,8 +1,8 @@
 """Every box above the floor that the model gave for one shard of lines, in one Parquet file.
 
 N rows (boxes) of the shard. A row is a box; an image that could not be read is a row with a problem and no box; an
-image in which nothing was found has no row. The manifest's key stands in the file's metadata and says which model,
-prompt and settings made it. Equal candidates give equal bytes.
+image in which nothing was found has no row. The manifest's key is in the file's metadata and identifies the model,
+prompt and settings that made it. Equal candidates give equal bytes.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def read_candidates(path: str | Path) -> Candidates:
 def candidates_key(path: str | Path) -> str | None:
     """The manifest's key, when the file is there and whole; None when it is missing, cut off or damaged.
 
-    Every page is read and held to its checksum: a shard that this calls done is not made again.
+    Every page is read and its checksum verified: a shard that has a key is not made again.
     """
     try:
         return (_read_table(path).schema.metadata or {})[_KEY].decode()

@@ -1,4 +1,4 @@
-"""Data sets whose annotations are COCO JSON with turns of their own: LVIS, Objects365, V3Det, ODinW.
+"""Data sets whose annotations are COCO JSON with peculiarities: LVIS, Objects365, V3Det, ODinW.
 
 Their labels are the categories in the order of their ids, as the reference's converters number them (mmdet 3.3.0,
 tools/dataset_converters).
@@ -51,8 +51,8 @@ _FREQUENCIES = ("r", "c", "f")
 class LvisDetails(NamedTuple):
     """What LVIS knows beyond boxes, and a Record has no field for; the metric needs it.
 
-    frequency: "r", "c" or "f" of each label. absent: file name -> labels that somebody looked for and that are not
-    there; of all other labels without a box nobody knows. not_exhaustive: file name -> labels with more objects than
+    frequency: "r", "c" or "f" of each label. absent: file name -> labels verified to be absent; for all other
+    labels without a box it is unknown. not_exhaustive: file name -> labels with more objects than
     boxes.
     """
 
@@ -188,7 +188,7 @@ _ODINW_FILES = ("annotations_without_background.json", "_annotations.coco.json")
 def read_odinw(split: str | Path, omissions: Omissions | None = None) -> Iterator[Record]:
     """The records of one split of one data set of ODinW: a folder such as odinw/pothole/valid, or its JSON.
 
-    The category 0 that Roboflow puts before the data set's own is left out where nothing bears it.
+    The category 0 that Roboflow puts before the data set's own is left out if no box has it.
     """
     yield from coco_records(_odinw(split, omissions))
 

@@ -28,7 +28,7 @@ class Selection:
     """Which records are converted, and under which labels.
 
     without: annotation files whose images are left out. label_map: labels follow this map's names; names that it
-    lacks get the next free labels. sample: so many images at random. parts: name -> share, a file each. seed: decides
+    lacks get the next free labels. sample: this many random images. parts: name -> share, a file each. seed: decides
     sample and parts.
     """
 
@@ -46,20 +46,20 @@ def convert(
     out: str | Path,
     categories: Sequence[str] | None = None,
     selection: Selection = Selection(),
-    **given: Any,
+    **options: Any,
 ) -> str:
-    """Reads `source`, writes `out` (and, for odvg, the label map beside it); gives lines that say what was made.
+    """Reads `source`, writes `out` (and, for odvg, the label map beside it); returns a summary, one line each.
 
-    categories: names in the order of the labels; by default those of the source. given: what else the formats ask
-    for, by the names of their readers' and writers' parameters; None is not given.
-    Raises InputError for what neither format asks for, for what one of them lacks, and for data that cannot be read or
+    categories: names in the order of the labels; by default those of the source. options: what else the formats
+    need, by the names of their readers' and writers' parameters; None counts as missing.
+    Raises InputError for options that neither format takes, for missing ones, and for data that cannot be read or
     written.
     """
-    given = {name: value for name, value in given.items() if value is not None}
+    options = {name: value for name, value in options.items() if value is not None}
     reader, writer = formats.READERS[source_format], formats.WRITERS[target_format]
-    check_known((source_format, target_format), (reader, writer), given)
-    asked = {**given, **({"categories": categories} if categories is not None else {})}
-    names = dict(enumerate(read_names(source_format, source, categories, given)))
+    check_known((source_format, target_format), (reader, writer), options)
+    reader_options = {**options, **({"categories": categories} if categories is not None else {})}
+    names = dict(enumerate(read_names(source_format, source, categories, options)))
     excluded = _images_of(selection.without)
 
     merged, move = names, None
@@ -69,8 +69,9 @@ def convert(
     omissions = formats.Omissions()
 
     def chosen(part: str | None) -> Iterable[Record]:
-        omissions.clear()  # with parts, the source is read once for each
-        stream = told(call(f"convert {source_format}", reader, {**asked, "omissions": omissions}, source))
+        omissions.clear()  # with parts, the source is read once per part
+        records = call(f"convert {source_format}", reader, {**reader_options, "omissions": omissions}, source)
+        stream = with_progress(records)
         if excluded:
             stream = formats.without_images(stream, excluded, omissions)
         if move is not None:
@@ -80,10 +81,8 @@ def convert(
         return stream if part is None else formats.only_part(stream, parts, part, selection.seed)
 
     parts = selection.parts or {}
-    places: dict[str | None, str | Path] = {part: part_path(out, part) for part in parts} or {None: out}
-    lines = [
-        write(target_format, location, chosen(part), _in_order(merged), given) for part, location in places.items()
-    ]
+    outputs: dict[str | None, str | Path] = {part: part_path(out, part) for part in parts} or {None: out}
+    lines = [write(target_format, path, chosen(part), _in_order(merged), options) for part, path in outputs.items()]
     if lost := formats.describe_omissions(omissions):
         lines.append(f"{source}: left out in reading:\n{lost}")
     return "\n".join(lines)
@@ -131,24 +130,27 @@ def _has_coco_key(path: Path) -> bool:
         return False
 
 
-def told(records: Iterable[Item]) -> Iterable[Item]:
-    """The same, with a bar where a person looks on."""
+def with_progress(records: Iterable[Item]) -> Iterable[Item]:
+    """The records, with a progress bar on a terminal."""
     return tqdm(records, unit=" records", disable=None, leave=False)
 
 
-def write(target_format: str, out: str | Path, records: Iterable[Record], names: Sequence[str], given: Mapping) -> str:
-    """Writes the records; gives lines that say where, and what the format had no place for."""
+def write(
+    target_format: str, out: str | Path, records: Iterable[Record], names: Sequence[str], options: Mapping
+) -> str:
+    """Writes the records; returns lines that say where, and what the format cannot hold."""
     writer, used = formats.WRITERS[target_format], set[int]()
     first, records = _first_of(_noting_labels(records, used))
-    omissions = call(f"convert to {target_format}", writer, {**given, "categories": names}, out, records)
+    omissions = call(f"convert to {target_format}", writer, {**options, "categories": names}, out, records)
     if target_format in _WITHOUT_CATEGORIES and len(used) < len(names):
-        omissions["categories that no box bears"] += len(names) - len(used)
-    told = f"{out}: captions" if first is not None and first.caption is not None else f"{out}: {len(names)} categories"
-    if target_format in ("odvg", "open-groundingdino") and not told.endswith("captions"):
+        omissions["categories that no box has"] += len(names) - len(used)
+    has_captions = first is not None and first.caption is not None
+    message = f"{out}: captions" if has_captions else f"{out}: {len(names)} categories"
+    if target_format in ("odvg", "open-groundingdino") and not has_captions:
         write_label_map(label_map_beside(out), dict(enumerate(names)))
-        told += f" in {label_map_beside(out)}"
+        message += f" in {label_map_beside(out)}"
     lost = describe_omissions(omissions)
-    return f"{told}\n{target_format} has no place for:\n{lost}" if lost else told
+    return f"{message}\n{target_format} cannot hold:\n{lost}" if lost else message
 
 
 _WITHOUT_CATEGORIES = ("labelstudio",)  # their categories are those of their boxes
@@ -161,20 +163,20 @@ def _noting_labels(records: Iterable[Record], used: set[int]) -> Iterator[Record
 
 
 def read_names(
-    source_format: str, source: str | Path, categories: Sequence[str] | None = None, given: Mapping | None = None
+    source_format: str, source: str | Path, categories: Sequence[str] | None = None, options: Mapping | None = None
 ) -> list[str]:
-    """The category names in the order of the labels: the given ones, the source's, or those of its records."""
+    """The category names in the order of the labels: `categories`, the source's, or those of its records."""
     if categories is not None:
-        told_by_source = source_format in formats.CATEGORIES
-        if told_by_source and "categories" not in inspect.signature(formats.READERS[source_format]).parameters:
-            raise InputError("--categories", f"{source_format} names its own", "leave it out, or want --label-map")
+        in_source = source_format in formats.CATEGORIES
+        if in_source and "categories" not in inspect.signature(formats.READERS[source_format]).parameters:
+            raise InputError("--categories", f"{source_format} has its own", "leave it out, or use --label-map")
         return list(categories)
     if source_format in formats.CATEGORIES:
-        return list(call(f"convert {source_format}", formats.CATEGORIES[source_format], given or {}, source))
+        return list(call(f"convert {source_format}", formats.CATEGORIES[source_format], options or {}, source))
     if source_format in ("odvg", "open-groundingdino") and label_map_beside(source).is_file():
         return _in_order(read_label_map(label_map_beside(source)))
     names: dict[int, str] = {}
-    for record in call(f"convert {source_format}", formats.READERS[source_format], given or {}, source):
+    for record in call(f"convert {source_format}", formats.READERS[source_format], options or {}, source):
         names.update((instance.label, instance.category) for instance in record.instances or ())
     return _in_order(names)
 
@@ -190,28 +192,28 @@ def _first_of(records: Iterable[Record]) -> tuple[Record | None, Iterator[Record
     return first, chain([] if first is None else [first], records)
 
 
-# What a reader or writer asks for beside its path is what its signature says.
+# The options of a reader or writer are the parameters of its function.
 
-# parameter -> how the command line calls it
+# parameter -> its name on the command line
 OPTIONS = {"image_dir": "images"}
 
 
-def call(location: str, function: Callable, given: Mapping[str, Any], *first: Any) -> Any:
+def call(location: str, function: Callable, options: Mapping[str, Any], *first: Any) -> Any:
     """function(*first, **given) with the parameters that it has. Raises InputError for those it lacks."""
     parameters = list(inspect.signature(function).parameters.values())[len(first) :]
-    missing = [each.name for each in parameters if each.default is each.empty and each.name not in given]
+    missing = [each.name for each in parameters if each.default is each.empty and each.name not in options]
     if missing:
         names = [OPTIONS.get(name, name) for name in missing]
         verb = "is" if len(names) == 1 else "are"
         want = " and ".join(f"--{name.replace('_', '-')}" for name in names)
-        raise InputError(location, f"{' or '.join(names)} {verb} not given", f"expected {want}")
-    return function(*first, **{each.name: given[each.name] for each in parameters if each.name in given})
+        raise InputError(location, f"{' or '.join(names)} {verb} missing", f"expected {want}")
+    return function(*first, **{each.name: options[each.name] for each in parameters if each.name in options})
 
 
-def check_known(names: Sequence[str], functions: Sequence[Callable], given: Mapping[str, Any]) -> None:
-    """Raises InputError for an option that none of the formats asks for."""
+def check_known(names: Sequence[str], functions: Sequence[Callable], options: Mapping[str, Any]) -> None:
+    """Raises InputError for an option that none of the formats takes."""
     known = {name for function in functions for name in inspect.signature(function).parameters}
-    for name in given:
+    for name in options:
         if name not in known:
             option = OPTIONS.get(name, name).replace("_", "-")
-            raise InputError(f"--{option}", f"{' and '.join(names)} do not ask for it", "leave it out")
+            raise InputError(f"--{option}", f"{' and '.join(names)} do not take this option", "leave it out")

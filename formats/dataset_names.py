@@ -19,7 +19,7 @@ from formats.io.storage import as_path
 
 Task = Literal["od", "vg"]  # detection records, or captions with phrases
 
-# A version is one only behind a task: without it nobody can tell it from a name.
+# A version is one only behind a task: elsewhere it cannot be told from a name.
 _STEM = re.compile(r"(?P<data_set>.*?)(?:_(?P<task>od|vg)(?:_v(?P<version>\d+))?)?", re.DOTALL)
 
 

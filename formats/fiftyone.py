@@ -2,7 +2,7 @@
 
 {"classes": ["cat"], "labels": {"sub/a": [{"label": 0, "bounding_box": [...], "confidence": 0.5}], "b": null}}
 
-The images belong beside it as data/sub/a.jpg. null is an image that nobody has labelled. FiftyOne's own exports
+The images belong beside it as data/sub/a.jpg. null is an unlabelled image. FiftyOne's own exports
 may have null for the classes too; then each box has its name as its label.
 """
 
@@ -84,7 +84,7 @@ def _names_in(labels: Mapping[str, Any]) -> set[str]:
 def _instance(
     entry: Any, classes: Sequence[str], known: Mapping[str, int], height: int, width: int, location: str
 ) -> Instance:
-    """known: class -> its place."""
+    """known: class -> its index."""
     label = entry.get("label") if isinstance(entry, dict) else None
     if isinstance(label, str):
         label = known.get(label, label)

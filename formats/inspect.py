@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import formats
-from formats.convert import call, guess_format, told
+from formats.convert import call, guess_format, with_progress
 from formats.dataset_names import label_map_beside
 from formats.io.errors import InputError
 from formats.label_map import read_label_map
-from formats.odvg import read_odvg_places
+from formats.odvg import read_odvg_located
 from formats.odvg_lines import QUARANTINED
 from formats.record import Record
 from formats.statistics import Statistics, statistics_of
@@ -22,32 +22,35 @@ from formats.validate import Checker
 _ODVG = ("odvg", "open-groundingdino")
 
 
-def check(source: str | Path, source_format: str | None = None, **given: Any) -> Iterator[InputError]:
+def check(source: str | Path, source_format: str | None = None, **options: Any) -> Iterator[InputError]:
     """Every problem of an annotation file, in its order; the location of an ODVG problem is `file:line`.
 
-    A label map beside an ODVG file, `X_label_map.json`, is held against its names; image_dir, where given, against
-    the file names and sizes. given: as for formats.convert.convert; omissions takes what is not read but not a problem.
+    A label map beside an ODVG file, `X_label_map.json`, is compared with its names; the images in image_dir, if
+    any, with its file names and sizes. options: as for formats.convert.convert; omissions counts what is not read but
+    is not a problem.
     """
     source_format = source_format or guess_format(source)
-    image_dir = given.get("image_dir")
+    image_dir = options.get("image_dir")
     if source_format in _ODVG:
         names = read_label_map(label_map_beside(source)) if label_map_beside(source).is_file() else None
         checker = Checker(names, image_dir)
-        for _, location, entry in told(read_odvg_places(source, given.get("omissions"))):
+        for _, location, entry in with_progress(read_odvg_located(source, options.get("omissions"))):
             yield from checker.problems(entry, location) if isinstance(entry, Record) else [entry.error]
         return
     checker = Checker(None, image_dir)
     refused: list[InputError] = []
-    for index, record in enumerate(told(_records(source, source_format, {**given, "on_problem": refused.append}))):
+    for index, record in enumerate(
+        with_progress(_records(source, source_format, {**options, "on_problem": refused.append}))
+    ):
         yield from _drained(refused)
         yield from checker.problems(record, f"{source}: record {index} ({record.filename})")
     yield from _drained(refused)
 
 
-def statistics(source: str | Path, source_format: str | None = None, **given: Any) -> Statistics:
+def statistics(source: str | Path, source_format: str | None = None, **options: Any) -> Statistics:
     """Counts over an annotation file; raises InputError at its first broken entry."""
     source_format = source_format or guess_format(source)
-    counted = statistics_of(told(_records(source, source_format, given)))
+    counted = statistics_of(with_progress(_records(source, source_format, options)))
     if source_format in _ODVG:
         counted.quarantined = _quarantined_lines(Path(source))
     return counted
@@ -68,11 +71,11 @@ def _is_quarantined(line: bytes) -> bool:
     return isinstance(value, dict) and QUARANTINED in value
 
 
-def _records(source: str | Path, source_format: str, given: dict[str, Any]) -> Iterator[Record]:
+def _records(source: str | Path, source_format: str, options: dict[str, Any]) -> Iterator[Record]:
     reader = formats.READERS[source_format]
     known = inspect.signature(reader).parameters
-    asked = {name: value for name, value in given.items() if value is not None and name in known}
-    yield from call(source_format, reader, asked, source)
+    reader_options = {name: value for name, value in options.items() if value is not None and name in known}
+    yield from call(source_format, reader, reader_options, source)
 
 
 def _drained(problems: list[InputError]) -> Iterator[InputError]:

@@ -19,7 +19,7 @@ _REMEDY = 'expected {"0": "cat", "1": "dog"}'
 def read_label_map(path: str | Path) -> dict[int, str]:
     """label -> category name, in the order of the labels.
 
-    Raises InputError when the file is missing or no such map, or names a label twice.
+    Raises InputError when the file is missing or not a label map, or lists a label twice.
     """
     try:
         pairs = json.loads(as_path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_Pairs)
@@ -60,17 +60,17 @@ def _label(path: str | Path, key: str) -> int:
 
 
 def merge_label_maps(maps: Sequence[Mapping[int, str]]) -> tuple[dict[int, str], list[dict[int, int]]]:
-    """One map with every name once, and for each given map: its label -> the label in the one.
+    """One map with every name once, and for each map: its label -> the label in the one.
 
-    Names are the same when they differ by letter case or blanks at their ends alone, since the detector's text is in
-    lower case; the first spelling stays. The first map keeps its labels; new names get the next free ones.
+    Names are the same if they differ only by letter case or surrounding blanks, since the detector's text is in
+    lower case; the first spelling is kept. The first map keeps its labels; new names get the next free ones.
     """
     merged: dict[int, str] = {}
     labels: dict[str, int] = {}
     moves: list[dict[int, int]] = []
-    for given in maps:
+    for labels_of_map in maps:
         moves.append({})
-        for label, name in sorted(given.items()):
+        for label, name in sorted(labels_of_map.items()):
             key = name.strip().casefold()
             if key not in labels:
                 labels[key] = label if not moves[1:] else max(merged, default=-1) + 1
@@ -89,7 +89,9 @@ def relabelled(record: Record, move: Mapping[int, int], names: Mapping[int, str]
     for instance in record.instances:
         if instance.label not in move:
             raise InputError(
-                record.filename, f"label {instance.label} is not in its label map", "expected all labels in it"
+                record.filename,
+                f"label {instance.label} is not in its label map",
+                "expected every label of the file in its label map",
             )
     moved = tuple(
         replace(instance, label=move[instance.label], category=names[move[instance.label]])

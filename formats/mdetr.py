@@ -94,20 +94,20 @@ def _numbered_phrases(caption: str, image: Mapping, annotations: list[tuple[str,
 
 def _spans(caption: str, entry: Mapping, location: str) -> tuple[Span, ...]:
     """The annotation's spans in reading order, joined where one blank parts them; () where it names none."""
-    given = entry.get("tokens_positive", [[0, len(caption)]])
-    if given == []:
+    spans = entry.get("tokens_positive", [[0, len(caption)]])
+    if spans == []:
         return ()
     try:
-        pairs = sorted((start, end) for start, end in given)
+        pairs = sorted((start, end) for start, end in spans)
         whole = all(type(end) is int for pair in pairs for end in pair)
     except (TypeError, ValueError):
         pairs, whole = [], False
     if not whole:
-        raise InputError(location, f"tokens_positive {given!r} is not a list of spans", "expected [[start, end], ...]")
+        raise InputError(location, f"tokens_positive {spans!r} is not a list of spans", "expected [[start, end], ...]")
     if any(not 0 <= start < end <= len(caption) for start, end in pairs):
         raise InputError(
             location,
-            f"tokens_positive {given!r} leaves the caption of {len(caption)} characters",
+            f"tokens_positive {spans!r} leaves the caption of {len(caption)} characters",
             "expected spans inside it",
         )
     joined = [pairs[0]]

@@ -8,7 +8,7 @@
 
 Read are mmdet's dialect (one box or a list of boxes a region, the phrase a text or a list of texts, scores as its
 DumpODVGResults nests them) and Open-GroundingDino's (one box a region, no tokens_positive). A line with neither kind
-is an image nobody has labelled; the box [0, 0, 1, 1] stands for a phrase nobody has looked for. A file may also be one
+is an unlabelled image; the box [0, 0, 1, 1] stands for a phrase that was not looked for yet. A file may also be one
 JSON array of such objects. Lines number from 1 in messages, as in editors.
 """
 
@@ -55,11 +55,11 @@ def read_odvg(
 ) -> Iterator[Record]:
     """The records of an ODVG file in its order, one at a time.
 
-    A broken line raises InputError, or is handed to `on_problem` and passed over. Lines with the key "quarantined"
-    are passed over: whoever wrote them has counted them. omissions: takes keys that no record has a field for.
+    A broken line raises InputError, or is passed to `on_problem` and skipped. Lines with the key "quarantined"
+    are skipped: whoever wrote them has counted them. omissions: takes keys that no record has a field for.
     Raises InputError when there is no such file.
     """
-    for _, _, entry in read_odvg_places(path, omissions):
+    for _, _, entry in read_odvg_located(path, omissions):
         if isinstance(entry, Record):
             yield entry
         elif on_problem is None:
@@ -70,11 +70,11 @@ def read_odvg(
 
 def read_odvg_entries(path: str | Path) -> Iterator[tuple[int, Record | LineProblem]]:
     """(line, record or problem) of every line that is not empty and not quarantined; line as in LineProblem."""
-    for line, _, entry in read_odvg_places(path):
+    for line, _, entry in read_odvg_located(path):
         yield line, entry
 
 
-def read_odvg_places(
+def read_odvg_located(
     path: str | Path, omissions: Omissions | None = None
 ) -> Iterator[tuple[int, str, Record | LineProblem]]:
     """(line, location, record or problem), as read_odvg_entries; location: `file:number`, as messages name it.
@@ -146,7 +146,7 @@ def _decoded(text: str | bytes) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        pass  # it also refuses NaN, and names of files that are not UTF-8; json reads these or says what is wrong
+        pass  # it also rejects NaN, and file names that are not UTF-8; json reads these or says what is wrong
     try:
         return json.loads(text)
     except RecursionError as error:  # brackets without end; jsonlines knows broken JSON as ValueError
@@ -157,7 +157,7 @@ def _decoded(text: str | bytes) -> Any:
 
 
 def write_odvg(path: str | Path, records: Iterable[Record], placeholder: bool = False) -> Omissions:
-    """Writes records as ODVG JSON Lines, whole or not at all, taking them one at a time; gives what was left out.
+    """Writes records as ODVG JSON Lines, whole or not at all, taking them one at a time; returns what was left out.
 
     placeholder: write regions without boxes with the box [0, 0, 1, 1], as a bootstrap file needs them; otherwise they
     are left out, since mmdet's loader cannot read an empty list of boxes.
@@ -236,7 +236,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 def write_open_groundingdino(path: str | Path, records: Iterable[Record]) -> Omissions:
-    """Writes Open-GroundingDino's dialect: one box a region, no spans; gives what it has no place for."""
+    """Writes Open-GroundingDino's dialect: one box a region, no spans; returns what it cannot hold."""
     omissions = Omissions()
     with write_whole(path, "wb") as stream, jsonlines.Writer(stream, dumps=line_bytes) as writer:
         for record in records:

@@ -1,7 +1,7 @@
 """One line of ODVG: the JSON object of an image, and the Record that it describes.
 
-The commonest lines are read in the fewest steps; whatever differs goes to functions that look at one thing after the
-other and say what is wrong. Instances and regions number from 0 in messages.
+The commonest lines are read in the fewest steps; whatever differs goes to functions that check one thing after
+another and say what is wrong. Instances and regions number from 0 in messages.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from formats.omissions import Omissions, count_unread
 from formats.phrases import with_spans_found
 from formats.record import PLACEHOLDER_BOX, Box, Instance, Record, Region, Span, checked_instance, checked_region
 
-QUARANTINED = "quarantined"  # the key of a line that stands for an image which could not be labelled
+QUARANTINED = "quarantined"  # the key of a line for an image which could not be labelled
 _QUARANTINED_KEY = f'"{QUARANTINED}"'
 
 _LINE_KEYS = frozenset({"filename", "height", "width", "detection", "grounding", QUARANTINED})
@@ -168,7 +168,7 @@ def _grounding(grounding: Mapping, location: str, omissions: Omissions | None) -
     if not isinstance(caption, str):
         raise InputError(location, f"grounding: caption {caption!r} is not text", "expected the caption")
     entries = grounding.get("regions")
-    if entries is None:  # a caption whose phrases nobody has looked for
+    if entries is None:  # a caption whose phrases were not looked for yet
         return caption, None
     if not isinstance(entries, list):
         raise InputError(location, "grounding: regions is not a list", "expected [] or a list of regions")

@@ -1,6 +1,4 @@
-"""What gets lost on the way, counted and told: by a reader what a record has no field for, by a writer what its format
-has no place for.
-"""
+"""Counts of what is left out: by a reader, what a record has no field for; by a writer, what its format cannot hold."""
 
 from __future__ import annotations
 
@@ -11,16 +9,16 @@ from typing import Any
 from formats.io.errors import InputError
 from formats.record import Instance, Record
 
-# What was left out -> how often. A writer gives it back when the file is there; a reader adds to the one that it is
-# given, and is done with that when its records are at their end.
+# What was left out -> how often. A writer returns it; a reader adds to the one that it is passed, which is
+# complete when all records were read.
 Omissions = Counter[str]
 
 
 def count_omissions(omissions: Omissions, record: Record, holds: Collection[str] = ()) -> None:
     """Adds what a detection record has beyond boxes and categories.
 
-    holds: what the format has a place for, of "score", "weight", "ignore", "unlabelled" (it tells an image that
-    nobody looked at from one where nothing was found).
+    holds: what the format can hold, of "score", "weight", "ignore", "unlabelled" (an unlabelled image differs from
+    one without objects).
     """
     if record.instances is None and "unlabelled" not in holds:
         omissions["unlabelled images, now without objects"] += 1
@@ -36,7 +34,7 @@ def count_omissions(omissions: Omissions, record: Record, holds: Collection[str]
 def count_unread(omissions: Omissions | None, entry: Mapping[str, Any], read: Collection[str], of: str) -> None:
     """Adds the keys of an entry that its reader does not read: `segmentation of annotations`.
 
-    None, 0, "" and empty containers say nothing.
+    None, 0, "" and empty containers do not count.
     """
     if omissions is not None and not (isinstance(read, frozenset) and read.issuperset(entry)):
         omissions.update(f"{key} of {of}" for key, value in entry.items() if value and key not in read)
@@ -54,14 +52,14 @@ def check_category(instance: Instance, categories: Sequence[str], location: str)
     """Raises InputError unless the instance's label has the instance's name in `categories`."""
     known = 0 <= instance.label < len(categories)
     if not known or categories[instance.label] != instance.category:
-        there = f"is {categories[instance.label]!r}" if known else "is not there"
+        listed = f"is {categories[instance.label]!r}" if known else "is missing"
         raise InputError(
             location,
-            f"label {instance.label} is {instance.category!r}, in the category list it {there}",
-            "expected one order",
+            f"label {instance.label} is {instance.category!r}, in the category list it {listed}",
+            "expected the same names in the same order",
         )
 
 
 def describe_omissions(omissions: Omissions) -> str:
-    """A line for each kind, `  3 scores`; "" where everything found its place."""
+    """A line for each kind, `  3 scores`; "" if nothing was left out."""
     return "\n".join(f"  {count} {what}" for what, count in sorted(omissions.items()) if count)

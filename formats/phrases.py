@@ -10,7 +10,7 @@ from formats.record import Region, Span
 
 
 def occurrences(caption: str, phrase: str) -> list[Span]:
-    """Where `phrase` stands in the caption as whole words, in any case: "container" is not in "containers"."""
+    """Where `phrase` is in the caption as whole words, in any case: "container" is not in "containers"."""
     if not phrase:
         return []
     # Not \b: a phrase may begin or end with a sign, as "c++ sign" does.
@@ -19,24 +19,24 @@ def occurrences(caption: str, phrase: str) -> list[Span]:
 
 
 def find_phrase(caption: str, phrase: str) -> Span:
-    """Where a phrase first stands in a caption. Raises InputError when it does not."""
-    places = occurrences(caption, phrase)
-    if not places:
+    """Where a phrase first occurs in a caption. Raises InputError when it does not."""
+    found_spans = occurrences(caption, phrase)
+    if not found_spans:
         raise InputError(caption, f"the phrase {phrase!r} is not in this caption", "expected words of the caption")
-    return places[0]
+    return found_spans[0]
 
 
 def with_spans_found(caption: str, regions: list[Region]) -> list[Region]:
     """Regions without spans, given those of their phrase in the caption where that is certain.
 
-    Whole words, letter case apart. A phrase that stands there once has that span. One that stands there as often as
+    Whole words, letter case apart. A phrase that occurs once has that span. One that occurs as often as
     regions name it is taken in reading order. Otherwise the region stays without spans.
     """
     # Keyed by the phrase in one case, since that is how it is looked for.
-    asked = [tuple(text.strip().lower() for text in region.phrase) for region in regions if not region.spans]
-    places_of = {text: occurrences(caption, text) for text in chain.from_iterable(asked)}
-    counts = {text: sum(text in phrase for phrase in asked) for text in places_of}
-    taken = dict.fromkeys(places_of, 0)
+    wanted = [tuple(text.strip().lower() for text in region.phrase) for region in regions if not region.spans]
+    spans_of = {text: occurrences(caption, text) for text in chain.from_iterable(wanted)}
+    counts = {text: sum(text in phrase for phrase in wanted) for text in spans_of}
+    taken = dict.fromkeys(spans_of, 0)
     found: list[Region] = []
     for region in regions:
         if region.spans:
@@ -44,11 +44,11 @@ def with_spans_found(caption: str, regions: list[Region]) -> list[Region]:
             continue
         spans: list[Span] = []
         for text in (text.strip().lower() for text in region.phrase):
-            places = places_of[text]
-            if len(places) == 1:
-                spans.append(places[0])
-            elif places and len(places) == counts[text]:
-                spans.append(places[taken[text]])
+            found_spans = spans_of[text]
+            if len(found_spans) == 1:
+                spans.append(found_spans[0])
+            elif found_spans and len(found_spans) == counts[text]:
+                spans.append(found_spans[taken[text]])
                 taken[text] += 1
         complete = len(spans) == len(region.phrase)
         found.append(

@@ -1,7 +1,7 @@
-"""What cannot be used is set aside under its reason: one line in the labels, one row in the candidates, one at the end.
+"""Images that cannot be used are quarantined with a reason: in the labels, in the candidates and in the summary.
 
 A quarantined line is {"filename", "height", "width", "quarantined": reason}, and where it has a caption "grounding"
-without a region. What is not known is null. Our readers pass over it; a reader that does not know the key finds the
+without a region. Unknown values are null. Our readers skip it; a reader that does not know the key finds the
 fields it expects.
 """
 
@@ -16,11 +16,11 @@ from formats.candidates import ImageProblem
 from formats.io.errors import InputError
 from formats.odvg_lines import QUARANTINED
 
-NAMED = 20  # so many are named at the end of a run; a file has all
+NAMED = 20  # this many are listed at the end of a run; a file has all
 
 
 def reason_of(error: Exception, image_root: str | Path) -> str:
-    """Why something is set aside: without the folder, so that files are equal wherever they are made."""
+    """Why something is quarantined: without the folder, so that files are equal wherever they are made."""
     reason = error.what if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
     return reason.replace(f"{image_root}/", "")
 
@@ -36,7 +36,7 @@ def quarantined_line(
 
 
 def requarantined_line(reason: str, text: str) -> dict[str, Any]:
-    """The same for a line of a file, as far as it still tells its fields; the source has the whole line."""
+    """The same for a line of a file, with the fields that can still be read; the source has the whole line."""
     entries = _object(text)
     height, width = (value if type(value) is int else None for value in (entries.get("height"), entries.get("width")))
     grounding = entries.get("grounding")
@@ -45,13 +45,13 @@ def requarantined_line(reason: str, text: str) -> dict[str, Any]:
 
 
 def filename_in(text: str) -> str:
-    """The filename that a broken line still tells, or nothing."""
+    """The filename, if it can still be read from a broken line; else ""."""
     filename = _object(text).get("filename")
     return filename if isinstance(filename, str) else ""
 
 
 def summary(problems: Sequence[ImageProblem], rest: str | Path | None = None) -> str:
-    """For people, a line a problem, "" for none. rest: the file where those are that are too many to name."""
+    """One line per problem, "" for none. rest: the file that has those that are not listed."""
     if not problems:
         return ""
     lines = [f"{len(problems)} quarantined:"]

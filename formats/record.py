@@ -88,7 +88,7 @@ class Region:
 class Record:
     """One image. filename is relative to the image root; height, width in pixels, EXIF turn applied.
 
-    instances: None before anybody looked, () where nothing was found.
+    instances: None for an unlabelled image, () where nothing was found.
     caption, regions: both None for a detection record; regions is () for a caption in which nothing was found.
     """
 

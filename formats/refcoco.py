@@ -52,7 +52,7 @@ def _load_refs(path: str | Path) -> list[dict]:
 
 
 def _boxes_by_id(content: CocoContent) -> dict[Any, int]:
-    """annotation id -> where it stands in content.annotations."""
+    """annotation id -> its index in content.annotations."""
     given = ((entry.get("id"), index) for index, entry in enumerate(content.annotations or ()))
     return {each: index for each, index in given if isinstance(each, (int, str))}
 

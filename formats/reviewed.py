@@ -1,7 +1,7 @@
-"""What a person says of labels: lines that win over the model's.
+"""Corrections of labels by a person: lines that replace the model's.
 
-They lie beside their source, `X_od_reviewed.json` beside `X_od.json`: ODVG lines with `"reviewed": true` and the first
-round that they hold for, `"since_round": 2` (1 where nothing is said). One line a file name, caption and first round.
+They are stored beside their source, `X_od_reviewed.json` beside `X_od.json`: ODVG lines with `"reviewed": true` and the
+first round that they hold for, `"since_round": 2` (1 by default). One line per file name, caption and first round.
 Boxes of a person carry no score and have weight 1.
 """
 
@@ -19,14 +19,14 @@ from formats.odvg import line_bytes, record_to_line
 from formats.odvg_lines import object_of_line, record_from_line
 from formats.record import Record
 
-Key = tuple[str, str | None]  # file name and caption: what tells one line of a source from another
+Key = tuple[str, str | None]  # file name and caption identify a line of a source
 
 
 class Correction(NamedTuple):
     """A line as a person left it.
 
     location: file and line number. since: the first round that it holds for; 0 for a line not marked as reviewed.
-    text: the line as it stands in the file, without its end.
+    text: the line as it is in the file, without its line end.
     """
 
     record: Record
@@ -36,7 +36,7 @@ class Correction(NamedTuple):
 
 
 def key_of(record: Record) -> Key:
-    """What tells this line of a source from the others."""
+    """Identifies this line among those of its source."""
     return record.filename, record.caption
 
 
@@ -77,8 +77,8 @@ def corrections_for(
 ) -> dict[Key, Record]:
     """The corrected lines that hold for a round (None: for all), by file name and caption; a later one wins.
 
-    path: a file of reviewed lines; None, or one that is not there: nothing was corrected. check: is given all of them,
-    those of other rounds too, and raises InputError for what does not belong there.
+    path: a file of reviewed lines; None, or a missing file: nothing was corrected. check: receives all of them, also of
+    other rounds, and raises InputError for what does not belong there.
     """
     if path is None or not Path(path).is_file():
         return {}
@@ -96,7 +96,7 @@ def holding(corrections: Iterable[Correction], number: int | None = None) -> dic
 
 
 def by_person(record: Record) -> Record:
-    """The record without what a model said: its scores, and the weights that follow from them."""
+    """The record without the model's scores and the weights that follow from them."""
     instances, regions = record.instances, record.regions
     return replace(
         record,

@@ -82,8 +82,8 @@ def statistics_of(records: Iterable[Record]) -> Statistics:
     return statistics
 
 
-def statistics_table(statistics: Statistics, most: int = 20) -> str:
-    """Lines of text: the totals, then the `most` frequent categories or phrases."""
+def statistics_table(statistics: Statistics, max_names: int = 20) -> str:
+    """Lines of text: the totals, then the `max_names` most frequent categories or phrases."""
     sizes = ", ".join(f"{statistics.sizes[size]} {size}" for size in ("small", "medium", "large"))
     per_record = statistics.boxes / statistics.records if statistics.records else 0.0
     kinds = f"{statistics.captions} captions, {statistics.unlabelled} unlabelled, {statistics.empty} without a box"
@@ -99,26 +99,27 @@ def statistics_table(statistics: Statistics, most: int = 20) -> str:
     if not names:
         return "\n".join(lines)
     ranked = sorted(names, key=lambda name: (-statistics.boxes_per_category[name], name))
-    width = max(len(name) for name in ranked[:most])
+    listed = ranked[:max_names]
+    width = max(len(name) for name in listed)
     lines += ["", f"{'name':{width}}  {'boxes':>9}  {'records':>9}"]
-    lines += [f"{name:{width}}  {statistics.boxes_per_category[name]:9}  {names[name]:9}" for name in ranked[:most]]
-    if len(ranked) > most:
-        lines.append(f"… and {len(ranked) - most} more")
+    lines += [f"{name:{width}}  {statistics.boxes_per_category[name]:9}  {names[name]:9}" for name in listed]
+    if len(ranked) > max_names:
+        lines.append(f"… and {len(ranked) - max_names} more")
     return "\n".join(lines)
 
 
-def draw_statistics(statistics: Statistics, path: str | Path, most: int = 20) -> None:
-    """Draws the counts as a PNG: frequent categories, boxes a record, sizes, and scores where there are some."""
+def draw_statistics(statistics: Statistics, path: str | Path, max_names: int = 20) -> None:
+    """Draws the counts as a PNG: frequent categories, boxes per record, sizes, and scores if there are any."""
     figure = new_figure(12, 8)
     ((names, counts), (sides, scores)) = figure.subplots(2, 2)
-    ranked = statistics.boxes_per_category.most_common(most)[::-1]
+    ranked = statistics.boxes_per_category.most_common(max_names)[::-1]
     names.barh(range(len(ranked)), [count for _, count in ranked])  # by number: shortened names may be equal
     names.set_yticks(range(len(ranked)), [textwrap.shorten(name, _NAME_WIDTH, placeholder="…") for name, _ in ranked])
     names.set(title="most frequent", xlabel="boxes")
     counts.bar(list(statistics.boxes_per_record), list(statistics.boxes_per_record.values()))
     counts.xaxis.get_major_locator().set_params(integer=True)
     most_boxes = max(statistics.boxes_per_record, default=0)
-    counts.set(title="boxes a record", xlabel="boxes", ylabel="records", xlim=(-0.7, most_boxes + 0.7))
+    counts.set(title="boxes per record", xlabel="boxes", ylabel="records", xlim=(-0.7, most_boxes + 0.7))
     ordered = range(min(statistics.sides, default=0), max(statistics.sides, default=0) + 1)
     sides.bar([side + 0.5 for side in ordered], [statistics.sides[side] for side in ordered])
     edges = [*ordered, ordered.stop]

@@ -1,6 +1,6 @@
-"""What a data set's records say that cannot be right, each with its location and what would be right.
+"""Errors in the records of a data set, each with its location and what is expected.
 
-A reader refuses what is not a record; here is what can be read and is wrong all the same.
+A reader rejects what is not a record; here is what can be read and is wrong all the same.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from formats.images import image_size, safe_join
 from formats.io.errors import InputError
 from formats.record import Box, Instance, Record, Region
 
-_OUTSIDE = 1.0  # pixels that a box may leave the image by: rounding, and tools that count from 1
-_LEAST_SIDE = 1.0  # pixels; training passes over what is thinner, as the reference does
+_OUTSIDE = 1.0  # pixels by which a box may reach beyond the image: rounding, and tools that count from 1
+_MIN_SIDE = 1.0  # pixels; training skips thinner boxes, as the reference does
 
 
 class Checker:
-    """Looks at one record after the other, and remembers the names that it has seen.
+    """Checks one record after another, and remembers the names that it has seen.
 
-    names: the label map, label -> name; without one the first name of each label counts. image_dir: where the images
-    are looked for, their sizes held against the records'.
+    names: the label map, label -> name; without one the first name of each label counts. image_dir: the folder of the
+    images, whose sizes are compared with the records'.
     """
 
     def __init__(self, names: Mapping[int, str] | None = None, image_dir: str | Path | None = None) -> None:
@@ -30,7 +30,7 @@ class Checker:
         self._seen: dict[str, str] = {}
 
     def problems(self, record: Record, location: str) -> Iterator[InputError]:
-        """What is wrong with a record that stands at `location`."""
+        """What is wrong with the record at `location`."""
         if record.caption is None:
             yield from self._seen_before(record, location)
         boxes: set[tuple[Box, int]] = set()
@@ -50,7 +50,7 @@ class Checker:
             yield from _image_problems(record, self._image_dir, location)
 
     def _seen_before(self, record: Record, location: str) -> Iterator[InputError]:
-        """A caption may share its image with others; the boxes of an image belong into one record."""
+        """A caption may share its image with others; the boxes of an image belong in one record."""
         first = self._seen.setdefault(record.filename, location)
         if first != location:
             yield InputError(location, f"{record.filename} is already at {first}", "merge the two records")
@@ -71,7 +71,7 @@ class Checker:
 
 def _box_problems(box: Box, record: Record, location: str, where: str) -> Iterator[InputError]:
     x1, y1, x2, y2 = box
-    if x2 - x1 < _LEAST_SIDE or y2 - y1 < _LEAST_SIDE:
+    if x2 - x1 < _MIN_SIDE or y2 - y1 < _MIN_SIDE:
         yield InputError(location, f"{where}box {_text(box)} is thinner than a pixel", "remove it or draw it again")
     beyond = max(-x1, -y1, x2 - record.width, y2 - record.height)
     if beyond > _OUTSIDE:
@@ -81,12 +81,12 @@ def _box_problems(box: Box, record: Record, location: str, where: str) -> Iterat
 
 def _phrase_problems(region: Region, caption: str, location: str, where: str) -> Iterator[InputError]:
     if not region.spans:
-        what = f"{where}{' '.join(region.phrase)!r} is not once and in one place in the caption"
+        what = f"{where}{' '.join(region.phrase)!r} is not exactly once in the caption"
         yield InputError(location, what, 'expected "tokens_positive"')
         return
     there = " ".join(caption[start:end] for start, end in region.spans)
     if there.split() != " ".join(region.phrase).split():
-        what = f"{where}the phrase is {' '.join(region.phrase)!r}, its spans say {there!r}"
+        what = f"{where}the phrase is {' '.join(region.phrase)!r}, its spans are {there!r}"
         yield InputError(location, what, "expected the same words; spans count characters from 0, the end is exclusive")
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from browse.__main__ import main
 from browse.review_order import in_order
 from browse.review_session import Review
-from browse.serve import LARGEST_BODY, ReviewServer
+from browse.serve import MAX_BODY, ReviewServer
 from flows.labelling.bootstrap import bootstrap_od
 from flows.labelling.filter import filter_candidates
 from flows.labelling.infer import infer
@@ -184,7 +184,7 @@ def test_phrases_of_a_caption_get_boxes_and_marked_words_become_phrases(data: Pa
 
 
 @pytest.mark.parametrize(
-    ("boxes", "told"),
+    ("boxes", "message"),
     [
         ([{"box": [1, 2, 41, 25], "of": 0}], "leaves the image of 40 x 30 pixels"),
         ([{"box": [-1, 2, 20, 25], "of": 0}], "leaves the image"),
@@ -200,12 +200,12 @@ def test_phrases_of_a_caption_get_boxes_and_marked_words_become_phrases(data: Pa
         (None, "boxes is not a list"),
     ],
 )
-def test_boxes_that_cannot_be_are_refused_with_a_reason(data: Path, boxes: Any, told: str) -> None:
+def test_impossible_boxes_are_refused_with_a_reason(data: Path, boxes: Any, message: str) -> None:
     with served(data) as server:
         revision = ask(server, "lines/0").json()["revision"]
         answer = ask(server, "lines/0", {"revision": revision, "boxes": boxes})
         assert answer.status == 400
-        assert told in answer.json()["error"]
+        assert message in answer.json()["error"]
         assert "a.png" in answer.json()["error"]
         assert not (data / "x_od_reviewed.json").exists()
 
@@ -277,7 +277,7 @@ def test_requests_of_other_sites_are_refused(data: Path) -> None:
 def test_bodies_that_are_no_change(data: Path, body: bytes, status: int) -> None:
     with served(data) as server:
         assert ask(server, "lines/0", body).status == status
-        assert ask(server, "lines/0", b"{}", Content_Length=str(LARGEST_BODY + 1)).status == 413
+        assert ask(server, "lines/0", b"{}", Content_Length=str(MAX_BODY + 1)).status == 413
 
 
 def test_file_names_of_the_labels_cannot_leave_the_image_folder(data: Path) -> None:
@@ -332,9 +332,9 @@ def test_uncertain_images_come_first(data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
-        (["x_od_v2.json", "none"], "no such folder"),
+        (["x_od_v2.json", "none"], "none: does not exist"),
         (["x_od_v2.json", "images", "-o", "{data}/x_od_v2.json"], "is the label file itself"),
         (["x_od_v2.json", "images", "-o", "{data}/other.json"], 'not marked "reviewed"'),
         (["bare_od.json", "images"], "expected -m LABEL_MAP"),
@@ -342,14 +342,14 @@ def test_uncertain_images_come_first(data: Path) -> None:
         (["x_od_v2.json", "images", "--order", "newest"], "--order"),
     ],
 )
-def test_bad_input_is_said_with_exit_code_2(
-    data: Path, options: list[str], told: str, capsys: pytest.CaptureFixture[str]
+def test_bad_input_is_reported_with_exit_code_2(
+    data: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_odvg(data / "other.json", RECORDS)
     write_odvg(data / "bare_od.json", [replace(RECORDS[0], instances=None)])
-    asked = [option.replace("{data}", str(data)) for option in options]
-    assert main(["serve", str(data), *asked, "--no-open"]) == 2
-    assert told in capsys.readouterr().err
+    arguments = [option.replace("{data}", str(data)) for option in options]
+    assert main(["serve", str(data), *arguments, "--no-open"]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_lines_that_cannot_be_reviewed_are_named(data: Path) -> None:
@@ -358,10 +358,10 @@ def test_lines_that_cannot_be_reviewed_are_named(data: Path) -> None:
         unknown = {"bbox": [1, 1, 2, 2], "label": 9, "category": "cow"}
         line = {"filename": "d.png", "height": 30, "width": 40, "detection": {"instances": [unknown]}}
         file.write(json.dumps(line) + "\n")
-    told = Review(data / "x_od_v2.json").overview()
-    assert (len(told["lines"]), told["problem_count"]) == (3, 2)
-    assert "x_od_v2.json:4" in told["problems"][0]
-    assert "d.png" in told["problems"][1]
+    overview = Review(data / "x_od_v2.json").overview()
+    assert (len(overview["lines"]), overview["problem_count"]) == (3, 2)
+    assert "x_od_v2.json:4" in overview["problems"][0]
+    assert "d.png" in overview["problems"][1]
 
 
 # The loop takes it
@@ -416,7 +416,7 @@ def test_images_are_reviewed_by_keys_and_pointer(data: Path, tmp_path: Path) -> 
             " return [at.left, at.top, at.width / 40]; })()"
         )
         page.drag((left + 10 * scale, top + 5 * scale), (left + 20 * scale, top + 15 * scale))
-        page.wait(f"{progress} === '3 of 3 reviewed' && document.getElementById('stored').textContent === 'stored'")
+        page.wait(f"{progress} === '3 of 3 reviewed' && document.getElementById('stored').textContent === 'saved'")
     done = corrections_for(data / "x_od_reviewed.json")
     first, second, third = (done[record.filename, None].instances or () for record in RECORDS)
     assert [each.category for each in first] == ["cat", "dog"]

@@ -109,7 +109,7 @@ def test_coco_comes_back_as_it_was_written(tmp_path, coco):
     [
         (
             Record("a", 1, 1, (Instance((0, 0, 1, 1), 2, "dog"),)),
-            "label 2 is 'dog', in the category list it is not there",
+            "label 2 is 'dog', in the category list it is missing",
         ),
         (
             Record("a", 1, 1, (Instance((0, 0, 1, 1), 0, "cat"),)),

@@ -54,11 +54,11 @@ def problems(tmp_path: Path):
         (line(GOOD, GOOD), ":1: instance 1: the same box of 'cat' a second time; remove one"),
         (
             caption("a cat"),
-            ":1: region 0: 'a cat' is not once and in one place in the caption; expected \"tokens_positive\"",
+            ":1: region 0: 'a cat' is not exactly once in the caption; expected \"tokens_positive\"",
         ),
         (
             caption("a dog", [0, 5]),
-            ":1: region 0: the phrase is 'a dog', its spans say 'a cat'; expected the same words",
+            ":1: region 0: the phrase is 'a dog', its spans are 'a cat'; expected the same words",
         ),
     ],
 )
@@ -211,7 +211,7 @@ def test_statistics_count_records_boxes_and_names() -> None:
     assert counted.boxes_per_record == {2: 2, 0: 2}
     assert counted.boxes_per_category == {"cat": 1, "dog": 1, "a cat": 2}
     assert counted.scores == {10: 1, 19: 1}
-    table = statistics_table(counted, most=2)
+    table = statistics_table(counted, max_names=2)
     assert "a cat          2          1" in table
     assert table.endswith("… and 1 more")
 

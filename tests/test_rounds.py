@@ -232,7 +232,7 @@ def test_an_approval_is_of_its_policy(config: SelfTrainConfig) -> None:  # noqa:
     ("line", "told"),
     [
         ({"filename": "other.png", "detection": {"instances": []}}, "'other.png' is no line of x_od.json"),
-        ({"filename": "image-000.png"}, "nobody has labelled this line"),
+        ({"filename": "image-000.png"}, "unlabelled line"),
         (
             {
                 "filename": "image-000.png",

@@ -200,7 +200,7 @@ def test_convert_makes_an_unlabelled_coco_file_of_a_folder(tmp_path: Path) -> No
 
 def test_an_option_that_nobody_asks_for_is_refused(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert convert("odvg", "coco", source, source.with_name("c.json"), "--refs", "x") == 2
-    assert "--refs: odvg and coco do not ask for it; leave it out" in capsys.readouterr().err
+    assert "--refs: odvg and coco do not take this option; leave it out" in capsys.readouterr().err
 
 
 def test_categories_of_a_source_that_names_its_own_are_refused(
@@ -208,4 +208,4 @@ def test_categories_of_a_source_that_names_its_own_are_refused(
 ) -> None:
     assert convert("odvg", "coco", source, source.with_name("c.json")) == 0
     assert convert("coco", "odvg", source.with_name("c.json"), source.with_name("d.json"), "--categories", "cat") == 2
-    assert "--categories: coco names its own; leave it out, or want --label-map" in capsys.readouterr().err
+    assert "--categories: coco has its own; leave it out, or use --label-map" in capsys.readouterr().err

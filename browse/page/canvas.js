@@ -49,15 +49,15 @@ export class Canvas {
     const { naturalWidth, naturalHeight } = this.picture;
     const { width, height } = this.view;
     if (Math.abs(naturalWidth / naturalHeight / (width / height) - 1) > 0.02) {
-      this.actions.warn(`The picture's sides are as ${naturalWidth} : ${naturalHeight}, but its line says ` +
-        `${width} x ${height}: its boxes may be of another picture.`);
+      this.actions.warn(`The picture's sides have the ratio ${naturalWidth} : ${naturalHeight}, but its line says ` +
+        `${width} x ${height}: its boxes may belong to another picture.`);
     }
   }
 
   async failed() {
     const answer = await fetch(this.picture.src).catch(() => null);
-    const told = answer ? (await answer.json().catch(() => ({}))).error : "the server does not answer";
-    this.noPicture.textContent = `This picture cannot be shown. ${told ?? ""}`;
+    const message = answer ? (await answer.json().catch(() => ({}))).error : "the server does not answer";
+    this.noPicture.textContent = `This picture cannot be shown. ${message ?? ""}`;
     this.noPicture.hidden = false;
   }
 

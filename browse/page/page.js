@@ -1,5 +1,5 @@
-// Reviewing labels: which image is shown, what the keys do, and that every change is stored at once.
-// The server (browse/serve.py) checks and keeps; this page shows, and says when something was not kept.
+// Review of labels: which image is shown, what the keys do; every change is saved at once.
+// The server (browse/serve.py) checks and saves; this page shows the lines, and says when a change was not saved.
 
 import { Canvas } from "./canvas.js";
 import { Strip } from "./strip.js";
@@ -19,9 +19,9 @@ const page = {
 let canvas;
 let strip;
 
-// Talking to the server
+// Requests to the server
 
-class Refusal extends Error {
+class RequestError extends Error {
   constructor(status, message) {
     super(message);
     this.status = status;
@@ -34,14 +34,14 @@ async function ask(path, body) {
   try {
     answer = await fetch(path, options);
   } catch {
-    throw new Refusal(0, "The server does not answer. Is it still running?");
+    throw new RequestError(0, "The server does not answer. Is it still running?");
   }
-  const told = await answer.json().catch(() => ({ error: `The server answered ${answer.status}.` }));
-  if (!answer.ok) throw new Refusal(answer.status, told.error);
-  return told;
+  const payload = await answer.json().catch(() => ({ error: `The server answered ${answer.status}.` }));
+  if (!answer.ok) throw new RequestError(answer.status, payload.error);
+  return payload;
 }
 
-// One change is under way at a time; of those that come meanwhile the last one counts, since it holds all before it.
+// One request at a time; of the changes made meanwhile only the last is sent, since it contains all before it.
 const saving = { wanted: null, running: null, failed: false };
 
 function store(reviewed) {
@@ -49,7 +49,7 @@ function store(reviewed) {
   const change = reviewed ? { boxes, phrases: phrases.map(({ texts, spans }) => ({ texts, spans })) } : { reviewed };
   saving.wanted = { number: line.number, change: structuredClone(change) };
   saving.failed = false;
-  tellStored("storing …");
+  showStatus("saving …");
   saving.running ??= storeAll().finally(() => { saving.running = null; });
   return saving.running;
 }
@@ -59,27 +59,27 @@ async function storeAll() {
     const { number, change } = saving.wanted;
     saving.wanted = null;
     try {
-      const told = await ask(`lines/${number}`, { revision: page.line.revision, ...change });
-      page.line.revision = told.revision;
-      showState(told);
-      tellStored(told.reviewed ? "stored" : "taken back");
-    } catch (refusal) {
+      const saved = await ask(`lines/${number}`, { revision: page.line.revision, ...change });
+      page.line.revision = saved.revision;
+      showState(saved);
+      showStatus(saved.reviewed ? "saved" : "correction removed");
+    } catch (error) {
       saving.wanted = null;
       saving.failed = true;
-      await explain(refusal, number);
+      await explain(error, number);
     }
   }
 }
 
-async function explain(refusal, number) {
-  tellStored("NOT stored", true);
-  if (refusal.status === 409) {
+async function explain(error, number) {
+  showStatus("NOT SAVED", true);
+  if (error.status === 409) {
     page.histories.delete(number);
     saving.failed = false;
     await load(number);
-    tellBanner(`${refusal.message}. What is stored is shown now.`);
+    showBanner(`${error.message}. This is the saved state.`);
   } else {
-    tellBanner(`Not stored: ${refusal.message}`);
+    showBanner(`Not saved: ${error.message}`);
   }
 }
 
@@ -94,8 +94,8 @@ async function load(number) {
   if (line.caption !== null) page.kind = line.phrases.length ? 0 : null;
   else page.kind ??= page.overview.categories[0].label;
   history.replaceState(null, "", `#${number + 1}`);
-  tellBanner("");
-  tellStored("");
+  showBanner("");
+  showStatus("");
   showState(line);
   strip.show(number);
   draw();
@@ -110,8 +110,8 @@ async function go(number) {
   if (saving.failed) return;
   try {
     await load(number);
-  } catch (refusal) {
-    tellBanner(refusal.message);
+  } catch (error) {
+    showBanner(error.message);
   }
 }
 
@@ -127,8 +127,8 @@ function nextUnreviewed() {
 function goToUnreviewed() {
   const number = nextUnreviewed();
   if (number !== null) return go(number);
-  const told = `All ${page.overview.lines.length} images are reviewed; the corrections are in ${page.overview.stored}.`;
-  tellBanner(told, true);
+  const message = `All ${page.overview.lines.length} images are reviewed; the corrections are in ${page.overview.stored}.`;
+  showBanner(message, true);
 }
 
 // Changes
@@ -156,7 +156,7 @@ async function accept() {
 
 function undo() {
   const before = page.histories.get(page.line.number)?.pop();
-  if (!before) return tellStored("nothing to undo here");
+  if (!before) return showStatus("nothing to undo here");
   page.boxes = before.boxes;
   page.phrases = before.phrases;
   page.line.reviewed = before.reviewed;
@@ -173,7 +173,7 @@ function changeBox(index, box) {
 function createBox(box) {
   if (page.kind === null) {
     draw();
-    return tellBanner("Mark the words of the caption that this box belongs to; then draw it.");
+    return showBanner("Mark the words of the caption that this box belongs to; then draw it.");
   }
   change(() => {
     page.boxes.push({ box, of: page.kind, score: null, ignore: false });
@@ -263,7 +263,7 @@ function drawBoxes(boxes) {
     row.addEventListener("click", () => select(index));
     return row;
   }));
-  if (!boxes.length) byId("boxes").append(makeText("li", "empty", "nothing is marked here"));
+  if (!boxes.length) byId("boxes").append(makeText("li", "empty", "no boxes"));
   byId("boxes").querySelector(".chosen")?.scrollIntoView({ block: "nearest" });
 }
 
@@ -309,7 +309,7 @@ function captionPiece(text, index, start) {
   piece.classList.toggle("unfound", !found);
   piece.classList.toggle("chosen", index === page.kind);
   if (found) Object.assign(piece.style, { background: colour, color: ink });
-  piece.title = found ? "" : "no box is marked for these words";
+  piece.title = found ? "" : "no box for these words";
   piece.addEventListener("click", () => { if (getSelection().isCollapsed) setKind(index); });
   return piece;
 }
@@ -321,8 +321,8 @@ function offerPhrase() {
   const marked = getSelection();
   if (marked.isCollapsed || !bar.contains(marked.anchorNode) || !bar.contains(marked.focusNode)) return;
   const range = marked.getRangeAt(0);
-  const [start, end] = trimmed(placeInCaption(range.startContainer, range.startOffset),
-    placeInCaption(range.endContainer, range.endOffset));
+  const [start, end] = trimmed(positionInCaption(range.startContainer, range.startOffset),
+    positionInCaption(range.endContainer, range.endOffset));
   if (start >= end) return;
   const text = Array.from(page.line.caption).slice(start, end).join("");
   const button = makeText("button", "", `make “${text}” a phrase`);
@@ -330,7 +330,7 @@ function offerPhrase() {
   bar.append(button);
 }
 
-function placeInCaption(node, offset) {
+function positionInCaption(node, offset) {
   const piece = (node.nodeType === Node.TEXT_NODE ? node.parentElement : node).closest("[data-start]");
   if (!piece) return Array.from(page.line.caption).length;
   const before = node.nodeType === Node.TEXT_NODE ? node.textContent.slice(0, offset) : "";
@@ -357,12 +357,12 @@ function showState({ number, filename, reviewed, progress }) {
   byId("badge").className = reviewed ? "reviewed" : "";
 }
 
-function tellStored(text, failed = false) {
+function showStatus(text, failed = false) {
   byId("stored").textContent = text;
   byId("stored").className = failed ? "failed" : "";
 }
 
-function tellBanner(text, good = false) {
+function showBanner(text, good = false) {
   byId("banner").hidden = !text;
   byId("banner").className = good ? "good" : "";
   byId("banner-text").textContent = text;
@@ -460,20 +460,20 @@ function actionOf(event) {
 async function start() {
   try {
     page.overview = await ask("lines");
-  } catch (refusal) {
-    return tellBanner(refusal.message);
+  } catch (error) {
+    return showBanner(error.message);
   }
   const { lines, annotations, problem_count: broken, problems } = page.overview;
   byId("source").textContent = annotations;
   document.title = `${annotations} – groundhog review`;
-  canvas = new Canvas({ select, change: changeBox, create: createBox, warn: tellBanner });
+  canvas = new Canvas({ select, change: changeBox, create: createBox, warn: showBanner });
   strip = new Strip(lines, go);
   document.addEventListener("keydown", press);
   document.addEventListener("selectionchange", offerPhrase);
   addEventListener("beforeunload", (event) => { if (saving.failed || saving.running) event.preventDefault(); });
   byId("help-button").addEventListener("click", () => byId("help").showModal());
   byId("help-close").addEventListener("click", () => byId("help").close());
-  byId("banner-close").addEventListener("click", () => tellBanner(""));
+  byId("banner-close").addEventListener("click", () => showBanner(""));
   byId("search-text").addEventListener("input", showFound);
   byId("search-text").addEventListener("keydown", (event) => {
     if (event.key === "Enter") {
@@ -481,11 +481,11 @@ async function start() {
       choose(found()[0]);
     }
   });
-  if (!lines.length) return tellBanner(`${annotations} has no line that can be reviewed.`);
-  const asked = Number(location.hash.slice(1)) - 1;
+  if (!lines.length) return showBanner(`${annotations} has no lines that can be reviewed.`);
+  const requested = Number(location.hash.slice(1)) - 1;
   const unreviewed = lines.findIndex((line) => !line.reviewed);
-  await load(lines[asked] ? asked : Math.max(0, unreviewed));
-  if (broken) tellBanner(`${broken} lines are not shown. ${problems[0]}`);
+  await load(lines[requested] ? requested : Math.max(0, unreviewed));
+  if (broken) showBanner(`${broken} lines are not shown. ${problems[0]}`);
 }
 
 start();

@@ -1,1 +1,1 @@
-"""Files, locks, storage, JSON, TOML, plots and errors: what every format stands on. Knows nothing of records."""
+"""Files, locks, storage, JSON, TOML, plots and errors: what every format uses. Knows nothing of records."""

@@ -1,4 +1,4 @@
-"""How this project says that something is wrong with what it was given."""
+"""InputError, and the remedies that it suggests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class InputError(ValueError):
-    """Bad input: where, what stands there, what would be right.
+    """Bad input: where, what is wrong, what is expected.
 
     str() is `location: what; expected remedy`. Commands print it and end with exit code 2.
     """
@@ -22,26 +22,26 @@ class InputError(ValueError):
         return type(self), (self.location, self.what, self.remedy)
 
 
-def did_you_mean(known: Iterable[object], given: object, similarity: float = 0.6) -> str:
-    """The remedy for a word that is not known: the known one that it looks like, whatever its case; else "".
+def did_you_mean(known: Iterable[object], word: object, similarity: float = 0.6) -> str:
+    """The remedy for an unknown word: the known word that resembles it, in any case; else "".
 
     similarity: 0..1, the minimum that counts, as difflib measures it. What is not text looks like nothing.
     """
-    if not isinstance(given, str):
+    if not isinstance(word, str):
         return ""
     by_lower_case = {str(each).lower(): str(each) for each in known}
-    close = difflib.get_close_matches(given.lower(), by_lower_case, n=1, cutoff=similarity)
+    close = difflib.get_close_matches(word.lower(), by_lower_case, n=1, cutoff=similarity)
     return f"did you mean {by_lower_case[close[0]]!r}?" if close else ""
 
 
-def want_one_of(known: Iterable[object], given: object) -> str:
-    """The remedy for a word that is not known: the one that it looks like, or all that are known."""
+def want_one_of(known: Iterable[object], word: object) -> str:
+    """The remedy for an unknown word: the known word that resembles it, or all known words."""
     words = [str(each) for each in known]
-    return did_you_mean(words, given) or f"expected one of {', '.join(words)}"
+    return did_you_mean(words, word) or f"expected one of {', '.join(words)}"
 
 
 def refused(location: object, error: Exception, where: str = "") -> InputError:
-    """A value's own refusal, `what; remedy`, as formats.record has it, with its location.
+    """The InputError for a value's own error, `what; remedy`, as formats.record raises it, with its location.
 
     where: which part of the location it is, put before the words.
     """
@@ -51,7 +51,7 @@ def refused(location: object, error: Exception, where: str = "") -> InputError:
 
 @contextmanager
 def handed_to(on_problem: Callable[[InputError], None] | None) -> Iterator[None]:
-    """Hands an InputError of the block to `on_problem`; without one it goes on its way."""
+    """Passes an InputError of the block to `on_problem`; without one it is raised."""
     try:
         yield
     except InputError as error:

@@ -79,13 +79,13 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if (found := _no_room(error)) is not None:
-            raise OSError(found.errno, found.strerror, str(path)) from error
+        if (full := _no_room(error)) is not None:
+            raise OSError(full.errno, full.strerror, str(path)) from error
         raise
 
 
 def _no_room(error: BaseException | None) -> OSError | None:
-    """The full disk behind an error: torch.save, for one, tells of a failed write in words of its own."""
+    """The full disk behind an error: torch.save, for one, reports a failed write in its own words."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             return error

@@ -41,7 +41,7 @@ def try_lock(descriptor: int) -> bool:
 
 
 def temporary_beside(target: Path) -> Path:
-    """A hidden name that nobody else has, for what is going to be renamed to `target`; its writer locks it."""
+    """A unique hidden name for what is going to be renamed to `target`; its writer locks it."""
     return target.parent / f".{target.name[:100]}.{uuid.uuid4().hex}.tmp"
 
 

@@ -1,4 +1,4 @@
-"""Plots as PNG, drawn without pyplot: no window system is asked for, and a notebook keeps its own state."""
+"""Plots as PNG, drawn without pyplot: no window system is needed, and the state of a notebook is not touched."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Where files lie: paths of this machine, or addresses such as s3://bucket/photos that fsspec opens.
 
-Stages call as_path once on what they are given and then work with `/`, open, is_file and their kin as with any Path.
+Stages call as_path once on their arguments and then work with `/`, open, is_file and their kin as with any Path.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ def as_path(location: str | Path) -> Path:
     """
     if not isinstance(location, str | Path):
         return location  # an address that was opened before
-    found = _ADDRESS.match(str(location))
-    if not found:
+    match = _ADDRESS.match(str(location))
+    if not match:
         return Path(location)
-    protocol, address = found["protocol"], str(location)
-    if not found["second"]:
+    protocol, address = match["protocol"], str(location)
+    if not match["second"]:
         address = address.replace(":/", "://", 1)
     if protocol == "file":
         return Path("/" + address.removeprefix("file://").removeprefix("localhost").lstrip("/"))

@@ -2,7 +2,7 @@
 
 The dataclass is the only place where a setting is declared: its name, its type, its default. Annotations understood:
 int, float, bool, str, Path, Any, X | None, Literal, list[X], tuple[X, ...], tuple[X, Y], Sequence[X], dict[str, X],
-Mapping[str, X], dataclasses, and unions of dataclasses told apart by their field `kind: Literal["..."]`.
+Mapping[str, X], dataclasses, and unions of dataclasses distinguished by their field `kind: Literal["..."]`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str
 
 
 class _Location(NamedTuple):
-    """Where a value stands: the file and the dotted key."""
+    """Where a value is: the file and the dotted key."""
 
     file: str
     key: str = ""
@@ -45,7 +45,7 @@ def read_config(path: str | Path, config_type: type[Config], overrides: Sequence
 
     overrides: like "optimizer.learning_rate=1e-4", applied in order before anything is checked. The value is TOML;
     what is not TOML is taken as text, so `device=cuda` needs no quotes. Numbers in the key index lists of tables.
-    Relative paths stay as they are given. Raises InputError naming the file and the dotted key: no file, broken TOML,
+    Relative paths are not changed. Raises InputError naming the file and the dotted key: no file, broken TOML,
     an unknown or missing key, a value of the wrong type or refused by the dataclass itself.
     """
     location = _Location(str(path))
@@ -164,7 +164,7 @@ def _of_kind(members: Sequence[Any], table: dict, location: _Location) -> Any:
     """The dataclass whose `kind` is the table's."""
     by_kind = {kind: member for member in members for kind in typing.get_args(_annotations(member).get("kind"))}
     if len(by_kind) < len(members):
-        raise TypeError(f'{location.key}: {members} need a field `kind: Literal["..."]` each to be told apart')
+        raise TypeError(f'{location.key}: {members} need a field `kind: Literal["..."]` each to be distinguished')
     if "kind" not in table:
         raise location.at("kind").error("is missing", want_one_of(by_kind, None))
     if table["kind"] not in by_kind:
