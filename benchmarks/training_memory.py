@@ -27,7 +27,7 @@ from grounding_model.model.grounding import GroundingModel
 from grounding_model.model.targets import Target
 from grounding_model.training.config import Precision
 from grounding_model.training.losses import LossSettings
-from grounding_model.training.memory import GIB, MOST_BOXES, MemoryEstimate, estimate_memory
+from grounding_model.training.memory import GIB, MAX_BOXES, MemoryEstimate, estimate_memory
 from grounding_model.training.objective import Objective
 from grounding_model.training.optimizer import OptimizerConfig, build_optimizer
 from grounding_model.training.state import AUTOCAST
@@ -117,11 +117,11 @@ def batch(
     images.sizes[0] -= 8  # of one image something is padding
     targets = [
         Target(
-            boxes=torch.rand(MOST_BOXES, 4) * 0.4 + 0.2,
-            tokens=torch.rand(MOST_BOXES, tokens) < 0.1,
-            labels=torch.randint(0, 80, (MOST_BOXES,)),
-            weights=torch.ones(MOST_BOXES),
-            ignore=torch.zeros(MOST_BOXES, dtype=torch.bool),
+            boxes=torch.rand(MAX_BOXES, 4) * 0.4 + 0.2,
+            tokens=torch.rand(MAX_BOXES, tokens) < 0.1,
+            labels=torch.randint(0, 80, (MAX_BOXES,)),
+            weights=torch.ones(MAX_BOXES),
+            ignore=torch.zeros(MAX_BOXES, dtype=torch.bool),
             size=size,
         ).to(device)
         for _ in range(count)

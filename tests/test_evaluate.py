@@ -219,9 +219,9 @@ def test_the_table_and_the_dictionary_say_the_same(coco):
 @pytest.mark.parametrize(
     ("truth", "found", "names", "complaint"),
     [
-        ("a", "b", ["cat"], "the truth does not know b"),
-        ("aa", "a", ["cat"], "truth: a is there twice"),
-        ("a", "aa", ["cat"], "predictions: a is there twice"),
+        ("a", "b", ["cat"], "b is not in the truth"),
+        ("aa", "a", ["cat"], "truth: a is listed twice"),
+        ("a", "aa", ["cat"], "predictions: a is listed twice"),
         ("a", "a", ["dog"], "no box of dog"),
         ("a", "a", [], "expected one name or more"),
         ("a", "a", ["cat", "cat"], "each once"),
@@ -236,9 +236,9 @@ def test_what_cannot_be_judged_is_named(truth, found, names, complaint):
 
 
 def test_predictions_need_scores_and_truth_needs_labels():
-    with pytest.raises(InputError, match="without score"):
+    with pytest.raises(InputError, match="has no score"):
         evaluate_coco([picture("a", (box(0), "cat"))], [picture("a", (box(0), "cat"))], ["cat"])
-    with pytest.raises(InputError, match="nobody has labelled it"):
+    with pytest.raises(InputError, match="is not labelled"):
         evaluate_coco([replace(picture("a"), instances=None)], [], ["cat"])
 
 
@@ -424,7 +424,7 @@ def test_what_names_nothing_and_what_is_ignored_does_not_count():
 
 def test_captions_that_cannot_be_judged_are_named():
     region = Region((box(0),), ("a cat",))
-    with pytest.raises(InputError, match=r"does not know a\.png: other"):
+    with pytest.raises(InputError, match=r"a\.png: other is not in the truth"):
         recall_at([caption(region)], [caption(region, text="other")])
     with pytest.raises(InputError, match="has no caption"):
         recall_at([picture("a", (box(0), "cat"))], [])

@@ -140,9 +140,9 @@ def test_what_cannot_be_judged_is_named(lvis):
         evaluate_lvis(truth, predictions, ["unicorn"], federation)
     with pytest.raises(InputError, match="each once"):
         evaluate_lvis(truth, predictions, [*names, names[0]], federation)
-    with pytest.raises(InputError, match="nobody has labelled"):
+    with pytest.raises(InputError, match="is not labelled"):
         evaluate_lvis([replace(truth[0], instances=None)], [], names, federation)
-    with pytest.raises(InputError, match="without score"):
+    with pytest.raises(InputError, match="has no score"):
         evaluate_lvis(truth, truth, names, federation)
 
 

@@ -242,7 +242,7 @@ def test_incomplete_folders_are_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     with pytest.raises(InputError, match="has no weights"):
         load_checkpoint(tmp_path)
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         convert(folder, tmp_path, BERT)
 
 

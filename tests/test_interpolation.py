@@ -75,7 +75,7 @@ def test_counters_and_tables_are_those_of_the_tuned_model() -> None:
     [
         (weights(), {"a": torch.ones(3, 4)}, 0.5, "fine-tuned weights: counter is missing"),
         ({"a": torch.ones(3, 4)}, weights(), 0.5, "base weights: counter is missing"),
-        (weights(), weights(a=torch.ones(4, 3)), 0.5, r"a \(3, 4\) and \(4, 3\) is of two shapes"),
+        (weights(), weights(a=torch.ones(4, 3)), 0.5, r"a \(3, 4\) and \(4, 3\) is of different shapes"),
         (weights(), weights(), 1.5, "alpha: is 1.5; expected 0"),
     ],
 )

@@ -24,8 +24,8 @@ from grounding_model.training.memory import (
     describe_memory,
     estimate_memory,
     estimate_run,
+    free_in_control_group,
     largest_canvas,
-    left_to_control_group,
 )
 from tests.training_cases import random_target
 
@@ -182,7 +182,7 @@ def test_the_limit_of_a_container_counts(files: dict[str, str], left: int | None
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content + "\n")
-    assert left_to_control_group(tmp_path) == left
+    assert free_in_control_group(tmp_path) == left
 
 
 @pytest.mark.parametrize(("free", "told"), [(100 * GIB, "enough for batch_size"), (1, "too little for one image")])

@@ -54,11 +54,11 @@ def test_the_swin_of_imagenet_gives_the_maps_of_the_classifier(classifier, tmp_p
 
 def test_another_variant_a_missing_file_and_another_network_are_refused(classifier, tmp_path):
     path = saved(classifier, tmp_path / "swin.pth")
-    with pytest.raises(InputError, match=r"missing or of another shape; expected the model's own variant"):
+    with pytest.raises(InputError, match=r"missing or of another shape; expected the variant of the model"):
         load_backbone(build_backbone(SwinBackbone(embed_dim=16, depths=(2, 1, 1, 1), heads=SWIN.heads, window=2)), path)
     with pytest.raises(InputError, match=r"none.pth: no such file; expected the Swin of ImageNet from https://"):
         load_backbone(build_backbone(SWIN), tmp_path / "none.pth")
-    with pytest.raises(InputError, match=r"start.backbone: is given for a network of timm"):
+    with pytest.raises(InputError, match=r"start.backbone: is set for a timm backbone"):
         load_backbone(build_backbone(TimmBackbone(name="resnet18", out_indices=(3, 4))), path)
 
 
@@ -90,5 +90,5 @@ def test_bert_comes_without_the_head_that_it_was_trained_with(folder):
 def test_a_bert_of_another_size_or_none_is_refused(folder, tmp_path):
     with pytest.raises(InputError, match=r"missing or of another shape"):
         load_bert(BertEncoder(TextEncoder(vocab_size=50, width=16, layers=1, heads=2), width=4).bert, str(folder))
-    with pytest.raises(InputError, match=r"no BERT there .*; expected a folder with config.json and model.safetensors"):
+    with pytest.raises(InputError, match=r"has no BERT .*; expected a folder with config.json and model.safetensors"):
         load_bert(BertEncoder(TEXT, width=4).bert, str(tmp_path / "nothing"))

@@ -135,7 +135,7 @@ def test_threads_are_of_the_training_alone(config: TrainConfig) -> None:
 
 def test_a_state_of_other_settings_is_refused(config: TrainConfig) -> None:
     train(replace(config, steps=1))
-    with pytest.raises(InputError, match="another batch_size, steps"):
+    with pytest.raises(InputError, match="a different batch_size, steps"):
         train(replace(config, batch_size=1))
 
 
@@ -315,7 +315,7 @@ def test_an_interrupted_run_goes_on_only_when_asked(config: TrainConfig, capsys:
     config.work_dir.mkdir()
     (config.work_dir / training_state.STATE_FILE).touch()
     training.check_resume(config, resume=True)
-    with pytest.raises(InputError, match="an interrupted run lies here; expected --resume"):
+    with pytest.raises(InputError, match="contains an interrupted run; expected --resume"):
         training.check_resume(config, resume=False)
     (config.work_dir / training.WEIGHTS_FILE).touch()  # finished
     training.check_resume(config, resume=False)

@@ -187,7 +187,7 @@ def test_bad_input_of_a_process_is_bad_input(tmp_path: Path) -> None:
 
 
 def test_several_processes_that_nobody_started_are_refused(config: TrainConfig) -> None:
-    with pytest.raises(InputError, match=r"processes: is 2, and this is one; expected torchrun --nproc-per-node 2"):
+    with pytest.raises(InputError, match=r"is 2, but this run has one; expected torchrun --nproc-per-node 2"):
         train(replace(config, processes=2))
 
 

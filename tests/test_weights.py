@@ -296,7 +296,7 @@ def test_heads_that_no_file_states_are_warned_of(tmp_path: Path, caplog: pytest.
     load_checkpoint(CHECKPOINT, BERT)
     assert not caplog.records
     assert load_checkpoint(CHECKPOINT, vocabulary(tmp_path, 381)).model.config.text.heads == 1
-    assert "give a text encoder folder with its config.json" in caplog.text
+    assert "specify a text encoder folder with config.json" in caplog.text
 
 
 def test_the_tokenizer_must_fit(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_configuration_text_is_data(tmp_path: Path) -> None:
     assert not (tmp_path / "made").exists()
     changed = CONFIG_TEXT.replace("temperature=20", "temperature=10000")
     assert changed != CONFIG_TEXT
-    with pytest.raises(InputError, match="unknown positional encoding"):
+    with pytest.raises(InputError, match="unsupported positional encoding"):
         hints_of_mmdet(changed, "file")
 
 
@@ -385,7 +385,7 @@ def test_a_damaged_file_of_ours_is_refused(tmp_path: Path) -> None:
     convert(CHECKPOINT, path, BERT)
     whole = path.read_bytes()
     path.write_bytes(whole[:-1000])
-    with pytest.raises(InputError, match="no whole safetensors file"):
+    with pytest.raises(InputError, match="not a complete safetensors file"):
         load_checkpoint(path)
     path.write_bytes(whole.replace(b"groundhog-1", b"groundhog-9"))
     with pytest.raises(InputError, match="has format groundhog-9"):

@@ -1,4 +1,4 @@
-"""Our own checkpoint: one safetensors file with the configuration and the tokenizer inside."""
+"""The checkpoint format of Groundhog: one safetensors file with configuration and tokenizer in its metadata."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ LABEL_EMBEDDING = "denoising.label_embedding.weight"
 class Checkpoint(NamedTuple):
     model: GroundingModel  # in evaluation mode, float32, on the CPU
     tokenizer: PreTrainedTokenizerFast
-    provenance: dict[str, str]  # where the weights are from, in words
+    provenance: dict[str, str]  # where the weights come from, as text
 
 
 class Weights(NamedTuple):
-    """A file that was read but not yet built: tensors by our names, and what they need to become a model."""
+    """The content of a file before a model is built: tensors by our names, configuration, tokenizer."""
 
-    kind: str  # what sort of file it was, for people
+    kind: str  # the kind of file, for messages
     config: ModelConfig
     tensors: dict[str, Tensor]
-    name_in_file: Callable[[str], str]  # ours -> theirs, for messages
-    tokenizer_source: Path | str | None  # text of ours, folder of theirs, or None
+    name_in_file: Callable[[str], str]  # our name -> name in the file, for messages
+    tokenizer_source: Path | str | None  # JSON text (our files), a folder (transformers), or None
     provenance: dict[str, str]
 
 
@@ -57,16 +57,16 @@ def save_checkpoint(
     provenance: Mapping[str, str],
     half: bool = False,
 ) -> None:
-    """Writes one `.safetensors` file, whole or not at all. half: stored as float16, at half the size.
+    """Writes one `.safetensors` file atomically. half: stored as float16, at half the size.
 
     Raises InputError when a weight does not fit into float16.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if half:
         tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
-        overflown = [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
-        if overflown:
-            raise InputError(path, f"{counted(overflown)} not finite in float16", "store float32")
+        overflowed = [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+        if overflowed:
+            raise InputError(path, f"{counted(overflowed)} not finite in float16", "store float32")
     metadata = {
         "format": FORMAT,
         "config": json.dumps(dataclasses.asdict(model.config)),
@@ -79,20 +79,20 @@ def save_checkpoint(
 
 
 def _in_fixed_order(file: bytes) -> tuple[bytes, memoryview]:
-    """A safetensors file in two parts; the library's own metadata stand in another order in every process.
+    """A safetensors file in two parts, with sorted metadata; the library orders them differently in every process.
 
-    Equal models are equal files: what labels and plans are told by is the hash of the file.
+    Equal models must be equal files: labels and plans identify a model by the hash of its file.
     """
     length = int.from_bytes(file[:8], "little")
     header = json.loads(file[8 : 8 + length])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # as the format wants the tensors aligned
+    text += b" " * (-len(text) % 8)  # the format requires aligned tensors
     return len(text).to_bytes(8, "little") + text, memoryview(file)[8 + length :]
 
 
 def is_safetensors(path: Path) -> bool:
-    """A safetensors file opens with the length of its header and a brace."""
+    """A safetensors file begins with the length of its header and a brace."""
     with open(path, "rb") as file:
         return file.read(9)[8:] == b"{"
 
@@ -103,9 +103,9 @@ def read_ours(path: Path) -> Weights:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
-        raise InputError(path, f"is no whole safetensors file ({error})", "download or write it again") from None
+        raise InputError(path, f"is not a complete safetensors file ({error})", "download or write it again") from None
     if not metadata.get("format", "").startswith("groundhog-"):
-        raise InputError(path, "holds tensors without our configuration", "for transformers' models give the folder")
+        raise InputError(path, "has no Groundhog configuration", "expected the folder, for models of transformers")
     if metadata["format"] != FORMAT:
         raise InputError(path, f"has format {metadata['format']}", f"this version reads {FORMAT}; update groundhog")
     try:
@@ -117,7 +117,7 @@ def read_ours(path: Path) -> Weights:
 
 
 def config_from_json(text: str) -> ModelConfig:
-    """The inverse of json.dumps(asdict(config)). Raises TypeError for keys that no version of ours has written."""
+    """The inverse of json.dumps(asdict(config)). Raises TypeError for unknown keys."""
 
     def rebuilt(cls: type, values: Mapping[str, object]):
         return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})

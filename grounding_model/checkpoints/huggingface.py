@@ -1,4 +1,4 @@
-"""Folders as transformers writes them: MM-Grounding-DINO, LLMDet (the same architecture) and IDEA's Grounding DINO."""
+"""Checkpoint folders of transformers: MM-Grounding-DINO, LLMDet (the same architecture) and IDEA's Grounding DINO."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 MODEL_TYPES = {"mm-grounding-dino": "MM-Grounding-DINO", "grounding-dino": "Grounding DINO"}
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
-CONSTANT_SETTINGS = {  # what the architecture fixes; a file that says otherwise is another model
+CONSTANT_SETTINGS = {  # constants of the architecture; a file with other values is another model
     "two_stage": True,
     "embedding_init_target": True,
     "position_embedding_type": "sine",
@@ -40,26 +40,26 @@ CONSTANT_SETTINGS = {  # what the architecture fixes; a file that says otherwise
 
 
 def download(name: str) -> Path:
-    """The folder of a hub repository, from the local cache or else the network. Raises InputError when it has none."""
-    wanted = ["config.json", *TOKENIZER_FILES, "*.safetensors", "*.safetensors.index.json"]
+    """The folder of a hub repository, from the cache or the network. Raises InputError when it cannot be downloaded."""
+    patterns = ["config.json", *TOKENIZER_FILES, "*.safetensors", "*.safetensors.index.json"]
     try:
-        folder = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
+        folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
         if (folder / "config.json").is_file():
             return folder
     except (LocalEntryNotFoundError, HFValidationError):
         pass
-    log.info("fetching %s from the Hugging Face hub", name)
+    log.info("downloading %s from the Hugging Face hub", name)
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
+        return Path(snapshot_download(name, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            name, f"cannot be had from the Hugging Face hub ({reason})", "check the name, or give a folder"
+            name, f"cannot be downloaded from the Hugging Face hub ({reason})", "check the name, or specify a folder"
         ) from None
 
 
 def read_folder(folder: Path) -> Weights:
-    """Reads config.json and the weights beside it. Raises InputError when they are not a Grounding DINO of ours."""
+    """Reads config.json and the weights beside it. Raises InputError when they are not a supported Grounding DINO."""
     settings = _read_settings(folder)
     tensors, file = _read_tensors(folder)
     tensors = without_wrappers(tensors, file)
@@ -88,20 +88,18 @@ def _read_settings(folder: Path) -> dict:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(folder, "has no config.json", "expected a folder as transformers writes it") from None
+        raise InputError(folder, "has no config.json", "expected a checkpoint folder of transformers") from None
     except ValueError as error:
-        raise InputError(path, f"is no JSON ({error})") from None
+        raise InputError(path, f"is not JSON ({error})") from None
     if not isinstance(settings, dict) or settings.get("model_type") not in MODEL_TYPES:
         kind = settings.get("model_type") if isinstance(settings, dict) else None
         raise InputError(path, f"model_type is {kind!r}", f"expected {' or '.join(MODEL_TYPES)}")
     backbone = (settings.get("backbone_config") or {}).get("model_type", "swin")
     if backbone != "swin" or settings.get("use_timm_backbone"):
         raise InputError(path, f"the backbone is {backbone}", "expected swin")
-    for key, wanted in CONSTANT_SETTINGS.items():
-        if settings.get(key, wanted) != wanted:
-            raise InputError(
-                path, f"{key} is {settings[key]!r}", f"expected {wanted!r}; no other model is computed here"
-            )
+    for key, value in CONSTANT_SETTINGS.items():
+        if settings.get(key, value) != value:
+            raise InputError(path, f"{key} is {settings[key]!r}", f"expected {value!r}; other models are not supported")
     return settings
 
 
@@ -124,7 +122,7 @@ def _read_tensors(folder: Path) -> tuple[dict[str, Tensor], Path]:
 
 
 def _unshared(tensors: Mapping[str, Tensor], settings: Mapping, decoder_layers: int) -> dict[str, Tensor]:
-    """Heads that all decoder layers share are stored once; here every layer gets its own."""
+    """Heads shared by all decoder layers are stored once; here every layer gets a copy."""
     tensors = dict(tensors)
     shared = {"bbox_embed": "decoder_bbox_embed_share", "class_embed": "decoder_cls_embed_share"}
     for head, setting in shared.items():
@@ -136,23 +134,23 @@ def _unshared(tensors: Mapping[str, Tensor], settings: Mapping, decoder_layers: 
     return tensors
 
 
-def _hints(settings: Mapping, place: Path) -> Hints:
+def _hints(settings: Mapping, location: Path) -> Hints:
     heads = int(settings.get("encoder_attention_heads", OFFICIAL.heads))
     if int(settings.get("decoder_attention_heads", heads)) != heads:
-        raise InputError(place, "the encoder and the decoder differ in attention heads", "expected the same number")
+        raise InputError(location, "the encoder and the decoder differ in attention heads", "expected the same number")
     text = settings.get("text_config") or {}
     backbone = settings.get("backbone_config") or {}
-    # A folder of ours says its training rates. Those of the hub are library defaults that no model was trained with.
-    own = settings.get("groundhog") or {}
+    # Our folders contain the rates of training. Those of the hub are library defaults, not the rates used in training.
+    ours = settings.get("groundhog") or {}
     return Hints(
         heads=heads,
         text_heads=heads // 2,  # transformers derives both from the encoder's
         fusion_heads=heads // 2,
         bert_heads=text.get("num_attention_heads"),
         bert_dropout=text.get("hidden_dropout_prob", OFFICIAL.text.dropout),
-        swin_drop_path=backbone.get("drop_path_rate") if own else None,
-        fusion_dropout=own.get("fusion_dropout", OFFICIAL.fusion_dropout),
-        dropout=own.get("dropout", OFFICIAL.dropout),
+        swin_drop_path=backbone.get("drop_path_rate") if ours else None,
+        fusion_dropout=ours.get("fusion_dropout", OFFICIAL.fusion_dropout),
+        dropout=ours.get("dropout", OFFICIAL.dropout),
         max_text_tokens=int(settings.get("max_text_len", OFFICIAL.max_text_tokens)),
     )
 
@@ -163,14 +161,14 @@ def _hints(settings: Mapping, place: Path) -> Hints:
 def save_folder(
     folder: str | Path, model: GroundingModel, tokenizer: PreTrainedTokenizerFast, half: bool = False
 ) -> None:
-    """Writes a folder that transformers loads and runs with equal results; it is there whole or not at all.
+    """Writes a folder, atomically, that transformers loads and runs with equal results.
 
-    The label embedding of denoising is left out, because transformers has no place for it.
+    The label embedding of denoising is left out, because transformers cannot store it.
     Raises InputError when the folder exists and is not empty, or transformers cannot express the model.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(folder, "exists already", "expected a new name")
+        raise InputError(folder, "already exists", "expected a new name")
     _check_expressible(model.config, folder)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
@@ -205,7 +203,7 @@ def _their_config(config: ModelConfig, half: bool) -> MMGroundingDinoConfig | Gr
     return GroundingDinoConfig(**settings, architectures=["GroundingDinoForObjectDetection"])
 
 
-def _check_expressible(config: ModelConfig, place: object) -> None:
+def _check_expressible(config: ModelConfig, location: object) -> None:
     half_of = f"half of {config.heads} heads"
     wrong = {
         "a backbone other than Swin": not isinstance(config.backbone, SwinBackbone),
@@ -218,14 +216,14 @@ def _check_expressible(config: ModelConfig, place: object) -> None:
             config.contrastive_scale != ("sqrt_width" if config.contrastive_bias else "none")
         ),
     }
-    found = [reason for reason, is_so in wrong.items() if is_so]
-    if found:
-        raise InputError(place, f"transformers cannot express {', '.join(found)}", "keep it as .safetensors")
+    reasons = [reason for reason, is_so in wrong.items() if is_so]
+    if reasons:
+        raise InputError(location, f"transformers cannot express {', '.join(reasons)}", "keep it as .safetensors")
 
 
 def _settings_of(config: ModelConfig) -> dict:
     backbone, text = config.backbone, config.text
-    assert isinstance(backbone, SwinBackbone)  # _check_expressible has seen to it
+    assert isinstance(backbone, SwinBackbone)  # checked by _check_expressible
     return dict(
         backbone_config=dict(
             model_type="swin",

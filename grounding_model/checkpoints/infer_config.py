@@ -1,7 +1,7 @@
-"""What a model is made of, read off its tensors, and off the settings that came with them.
+"""The configuration of a model, inferred from its tensors and the settings stored with them.
 
-Widths, depths, levels and tables show in the shapes. How many heads share a width does not, nor do dropout rates: these
-come from the file's own configuration, which is read as data, or are those of the official models.
+Widths, depths, levels and tables follow from shapes. Numbers of heads and dropout rates do not: they come from the
+configuration in the file, which is read as data, or are those of the official models.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from grounding_model.model.config import Denoising, ModelConfig, SwinBackbone, T
 log = logging.getLogger(__name__)
 
 OFFICIAL = ModelConfig()
-OFFICIAL_BERT_HEAD = 64  # channels of one head in every BERT that was published
+OFFICIAL_BERT_HEAD = 64  # channels of one head in every published BERT
 OFFICIAL_BERT_WIDTHS = (128, 256, 512, 768, 1024)
 RESNET_BY_BLOCKS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152"}
 Tensors = Mapping[str, Tensor]
@@ -32,7 +32,7 @@ NameInFile = Callable[[str], str]
 
 @dataclass(frozen=True)
 class Hints:
-    """Settings that no shape shows; the defaults are the official models'. `bert_heads` None: one per 64 channels."""
+    """Settings that shapes do not show; defaults are the official models'. `bert_heads` None: one per 64 channels."""
 
     heads: int = OFFICIAL.heads
     text_heads: int = OFFICIAL.text_heads
@@ -43,24 +43,24 @@ class Hints:
     fusion_dropout: float = OFFICIAL.fusion_dropout
     dropout: float = OFFICIAL.dropout
     max_text_tokens: int = OFFICIAL.max_text_tokens
-    fixed_scale: Literal["sqrt_width", "none"] | None = (
-        None  # None: sqrt_width goes with a bias, as in the official ones
-    )
+    fixed_scale: Literal["sqrt_width", "none"] | None = None  # None: sqrt_width with a bias, as in the official models
     denoising: Denoising = OFFICIAL.denoising
 
 
-def config_of(tensors: Tensors, hints: Hints, place: object, name_in_file: NameInFile = str) -> ModelConfig:
-    """The configuration under which `tensors`, by our names, are a whole model.
+def config_of(tensors: Tensors, hints: Hints, location: object, name_in_file: NameInFile = str) -> ModelConfig:
+    """The configuration for which `tensors`, by our names, are a complete model.
 
-    Raises InputError when a tensor from which a dimension is read is not there (by its name in the file), or the
-    numbers contradict each other.
+    Raises InputError when a tensor needed to infer a dimension is missing (by its name in the file), or the dimensions
+    are inconsistent.
     """
     try:
         return _config_of(tensors, hints)
     except KeyError as error:
-        raise InputError(place, f"{name_in_file(error.args[0])} is missing", "expected the whole checkpoint") from None
+        raise InputError(
+            location, f"{name_in_file(error.args[0])} is missing", "expected the whole checkpoint"
+        ) from None
     except (IndexError, ValueError, ZeroDivisionError) as error:
-        raise InputError(place, f"its tensors fit no Grounding DINO ({error})") from None
+        raise InputError(location, f"its tensors do not fit any Grounding DINO ({error})") from None
 
 
 def _config_of(tensors: Tensors, hints: Hints) -> ModelConfig:
@@ -69,7 +69,7 @@ def _config_of(tensors: Tensors, hints: Hints) -> ModelConfig:
     offsets = tensors[f"{decoder}.image_attention.offsets.bias"].shape[0]
     for name, parts in (("heads", hints.heads), ("text heads", hints.text_heads)):
         if width % parts:
-            raise ValueError(f"{width} channels cannot be shared by {parts} {name}")
+            raise ValueError(f"{width} channels cannot be divided among {parts} {name}")
     return ModelConfig(
         backbone=_backbone_of(tensors, hints),
         text=_text_encoder_of(tensors, hints),
@@ -123,8 +123,8 @@ def _official_bert_heads(width: int) -> int:
     heads = _whole(width, OFFICIAL_BERT_HEAD)
     if width not in OFFICIAL_BERT_WIDTHS:
         log.warning(
-            "how many heads this BERT of %d channels has is not in the file; taking %d. "
-            "If that is wrong, so are all results: give a text encoder folder with its config.json",
+            "the file does not contain the number of heads of this BERT of %d channels; using %d. "
+            "If that is wrong, all results are wrong: specify a text encoder folder with config.json",
             width,
             heads,
         )
@@ -154,7 +154,7 @@ def _resnet_of(tensors: Tensors) -> TimmBackbone:
     blocks = tuple(_count(tensors, rf"backbone\.network\.layer{stage}\.(\d+)\.") for stage in range(1, 5))
     if blocks not in RESNET_BY_BLOCKS or "backbone.network.layer1.0.conv3.weight" not in tensors:
         raise ValueError(f"a ResNet with {blocks} blocks; expected one of {', '.join(RESNET_BY_BLOCKS.values())}")
-    channels = {256: 1, 512: 2, 1024: 3, 2048: 4}  # what each stage of these networks gives
+    channels = {256: 1, 512: 2, 1024: 3, 2048: 4}  # channels -> stage of these networks
     laterals = [
         tensors[f"neck.laterals.{lateral}.conv.weight"].shape[1]
         for lateral in range(_count(tensors, r"neck\.laterals\.(\d+)\."))
@@ -167,7 +167,7 @@ def _numbers(tensors: Tensors, pattern: str) -> set[int]:
 
 
 def _count(tensors: Tensors, pattern: str) -> int:
-    """How many numbers stand where the pattern has its group; 0, 1, 2, … without a gap are expected."""
+    """The number of different values of the group of the pattern; 0, 1, 2, … without a gap are expected."""
     numbers = _numbers(tensors, pattern)
     if not numbers:
         raise KeyError(pattern.replace(r"(\d+)", "0").replace("\\", "").rstrip("."))
@@ -176,17 +176,17 @@ def _count(tensors: Tensors, pattern: str) -> int:
 
 def _whole(total: int, part: int) -> int:
     if total % part:
-        raise ValueError(f"{total} is no multiple of {part}; the number of heads is unlike the official one")
+        raise ValueError(f"{total} is not a multiple of {part}; the number of heads differs from the official one")
     return total // part
 
 
 # --- the settings in mmengine's configuration text
 
 
-def hints_of_mmdet(config_text: str, place: object) -> Hints:
+def hints_of_mmdet(config_text: str, location: object) -> Hints:
     """Hints from the configuration that mmengine stores as Python text. It is parsed, never executed.
 
-    Raises InputError when the model it describes is one that this project does not compute.
+    Raises InputError when this project does not support the model.
     """
     model = python_literals(config_text).get("model")
     if not isinstance(model, dict):
@@ -195,9 +195,11 @@ def hints_of_mmdet(config_text: str, place: object) -> Hints:
     heads = setting("encoder.layer_cfg.self_attn_cfg.num_heads", OFFICIAL.heads)
     for attention in ("self_attn_cfg", "cross_attn_text_cfg", "cross_attn_cfg"):
         if setting(f"decoder.layer_cfg.{attention}.num_heads", heads) != heads:
-            raise InputError(place, f"decoder {attention} and the encoder differ in heads", "expected the same number")
+            raise InputError(
+                location, f"decoder {attention} and the encoder differ in heads", "expected the same number"
+            )
     if setting("positional_encoding.temperature", 20) != 20 or not setting("positional_encoding.normalize", True):
-        raise InputError(place, "has an unknown positional encoding", "expected temperature 20, normalised")
+        raise InputError(location, "has an unsupported positional encoding", "expected temperature 20, normalised")
     official = Denoising()
     groups = setting("dn_cfg.group_cfg.num_dn_queries", official.queries)
     log_scale = setting("bbox_head.contrastive_cfg.log_scale", None)
@@ -228,7 +230,7 @@ def _setting(model: Mapping[str, object], path: str, default):
 
 
 def python_literals(text: str) -> dict[str, object]:
-    """The assignments of literals and `dict(…)` in a Python text, by name. Whatever else stands there is None."""
+    """The assignments of literals and `dict(…)` in a Python text, by name. Everything else is None."""
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: nested too deeply

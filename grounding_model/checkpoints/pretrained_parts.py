@@ -1,6 +1,6 @@
-"""Parts of a new model that others have trained: the Swin of ImageNet, and BERT.
+"""Pretrained parts of a new model: a Swin trained on ImageNet, and BERT.
 
-Pretraining starts from both, as the reference's does; everything between them starts at random.
+Pretraining starts from both, as in the reference; everything else starts from random weights.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ SWIN_RELEASES = "https://github.com/SwinTransformer/storage/releases/tag/v1.0.0"
 
 
 def load_parts(model: GroundingModel, backbone: Path | None, text_encoder: str | None) -> None:
-    """Puts the weights of these files into the model's parts; None leaves a part as it is.
+    """Loads pretrained weights into the parts of the model; None does not change a part.
 
     backbone: a .pth of Microsoft's Swin Transformer. text_encoder: a folder of transformers with BERT, or its name in
-    the Hugging Face cache. Raises InputError for what is not there, and for weights that are not those of the part.
+    the Hugging Face cache. Raises InputError for missing files, and for weights that do not fit the part.
     """
     if backbone is not None:
         load_backbone(model.backbone, backbone)
@@ -37,21 +37,19 @@ def load_parts(model: GroundingModel, backbone: Path | None, text_encoder: str |
 
 
 def load_backbone(backbone: nn.Module, path: Path) -> None:
-    """The norms of the feature maps stay new: classification has none (mmdet 3.3.0, swin.py, init_weights)."""
+    """The norms of the feature maps are not loaded: the classifier has none (mmdet 3.3.0, swin.py, init_weights)."""
     if not isinstance(backbone, SwinTransformer):
-        raise InputError(
-            "start.backbone", "is given for a network of timm", "expected a variant with Swin, or no backbone"
-        )
+        raise InputError("start.backbone", "is set for a timm backbone", "expected a variant with Swin, or no backbone")
     if not path.is_file():
         raise InputError(path, "no such file", f"expected the Swin of ImageNet from {SWIN_RELEASES}")
-    given = IMAGENET_SWIN.to_ours(without_wrappers(read_pickled_checkpoint(path).tensors, path), path)
-    own = {name: tensor for name, tensor in backbone.state_dict().items() if not name.startswith("out_norms.")}
-    _check_same(path, {n: t.shape for n, t in given.items()}, {n: t.shape for n, t in own.items()})
-    backbone.load_state_dict(given, strict=False)
+    loaded = IMAGENET_SWIN.to_ours(without_wrappers(read_pickled_checkpoint(path).tensors, path), path)
+    expected = {name: tensor for name, tensor in backbone.state_dict().items() if not name.startswith("out_norms.")}
+    _check_same(path, {n: t.shape for n, t in loaded.items()}, {n: t.shape for n, t in expected.items()})
+    backbone.load_state_dict(loaded, strict=False)
 
 
 def load_bert(bert: BertModel, source: str) -> None:
-    """transformers puts right what older files call otherwise, and leaves their heads out."""
+    """transformers renames tensors of older files and drops their heads."""
     try:
         with _quiet():
             loaded: Any = BertModel.from_pretrained(
@@ -64,27 +62,27 @@ def load_bert(bert: BertModel, source: str) -> None:
             )
     except (OSError, ValueError, RuntimeError) as error:
         remedy = "expected a folder with config.json and model.safetensors, such as bert-base-uncased's"
-        raise InputError(source, f"no BERT there ({str(error).splitlines()[0]})", remedy) from error
-    given, told = loaded
-    if told["missing_keys"]:
-        raise InputError(source, f"{counted(sorted(told['missing_keys']))} missing", "expected the whole BERT")
-    tensors = given.state_dict()
+        raise InputError(source, f"has no BERT ({str(error).splitlines()[0]})", remedy) from error
+    pretrained, loading_info = loaded
+    if loading_info["missing_keys"]:
+        raise InputError(source, f"{counted(sorted(loading_info['missing_keys']))} missing", "expected a complete BERT")
+    tensors = pretrained.state_dict()
     shapes = ({name: tensor.shape for name, tensor in state.items()} for state in (tensors, bert.state_dict()))
     _check_same(source, *shapes)
     bert.load_state_dict(tensors)
 
 
-def _check_same(place: object, given: dict, wanted: dict) -> None:
-    """Shapes by name."""
-    if wrong := [name for name in wanted | given if given.get(name) != wanted.get(name)]:
+def _check_same(location: object, actual: dict, expected: dict) -> None:
+    """actual, expected: name -> shape."""
+    if wrong := [name for name in expected | actual if actual.get(name) != expected.get(name)]:
         raise InputError(
-            place, f"{counted(sorted(wrong))} missing or of another shape", "expected the model's own variant"
+            location, f"{counted(sorted(wrong))} missing or of another shape", "expected the variant of the model"
         )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers warns of heads that nobody asked for."""
+    """transformers warns about unused heads."""
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(logging.ERROR)
     try:

@@ -1,1 +1,1 @@
-"""One metric a module; grounding_model.metrics.evaluate offers them all. None of them loads torch."""
+"""A module for each metric; grounding_model.metrics.evaluate exports all of them. None loads torch."""

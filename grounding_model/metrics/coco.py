@@ -1,4 +1,4 @@
-"""COCO's average precision, judged by pycocotools.
+"""COCO's average precision, computed by pycocotools.
 
 T IoU thresholds, R recall steps, K categories, A ranges of areas, M numbers of detections.
 """
@@ -25,17 +25,17 @@ from grounding_model.metrics.true_boxes import Areas, TrueBoxes
 ALL_AREAS = "all"
 AREAS = (ALL_AREAS, "small", "medium", "large")  # in pycocotools' order
 MAX_DETECTIONS = (1, 10, 100)  # of a category in an image
-MOST_IN_TABLE = 100  # categories
+MAX_IN_TABLE = 100  # categories
 IMAGES_AT_ONCE = 1000  # of a category, as pycocotools' dictionaries
 
 
 @dataclass(frozen=True)
 class CocoResult:
-    """COCO's numbers, each 0..1, for the most detections an image that were asked for.
+    """COCO's numbers, each 0..1, for the largest of the requested maximum numbers of detections an image.
 
     ap: mean over IoU thresholds 0.5, 0.55 … 0.95. ap50, ap75: at one threshold. ap_small, ap_medium, ap_large: objects
     with boxes below 32², up to 96² and above, in square pixels; None where the truth has none of that size.
-    ar: the most detections an image -> mean recall. per_category: name -> AP; names without a true box are left out.
+    ar: maximum detections an image -> mean recall. per_category: name -> AP; names without a true box are left out.
     precision_recall: (T, R), the precision at recall 0, 0.01 … 1 for each IoU threshold, mean over the categories.
     """
 
@@ -63,7 +63,7 @@ class CocoResult:
         }
 
     def table(self) -> str:
-        """A line a number, for people; a size that the truth does not have shows as -. Many categories are left out."""
+        """A human-readable table; - for a size that the truth does not have. More than 100 categories are left out."""
         rows: list[tuple[str, float | None]] = [
             ("AP", self.ap),
             ("AP50", self.ap50),
@@ -73,13 +73,13 @@ class CocoResult:
             ("AP large", self.ap_large),
             *((f"AR@{count}", recall) for count, recall in self.ar.items()),
         ]
-        if len(self.per_category) <= MOST_IN_TABLE:
+        if len(self.per_category) <= MAX_IN_TABLE:
             rows += [(f"AP {name}", value) for name, value in self.per_category.items()]
         return aligned(rows)
 
 
 def aligned(rows: Sequence[tuple[str, float | None]]) -> str:
-    """A line a row, names and numbers below one another."""
+    """A line a row, with aligned names and numbers."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {'-' if value is None else f'{value:.3f}':>5}" for name, value in rows)
 
@@ -91,18 +91,18 @@ def evaluate_coco(
     max_detections: Sequence[int] = MAX_DETECTIONS,
     areas: Areas | None = None,
 ) -> CocoResult:
-    """COCO's box metrics, judged by pycocotools; prints nothing.
+    """COCO's box metrics, computed by pycocotools; prints nothing.
 
     Records are matched by filename and boxes by the name of their category; other categories than `categories` are
-    left out on both sides. An image without a prediction record counts as one where nothing was found. FoundBoxes say
-    the same in far less memory. Instances with ignore=True are COCO's crowds. max_detections: the best so many of a
-    category in an image count, rising; AP is that of the last. (mmdet's logs use (100, 300, 1000) and mix them: mAP of
-    100, mAP_50 and the rest of 1000.)
-    areas: COCO's own files give the area of an object's mask, and published AP by size goes by it; None takes the
-    area of its box.
+    left out on both sides. An image without a prediction record has no detections. FoundBoxes are the same in
+    far less memory. Instances with ignore=True are COCO's crowds. max_detections: numbers of
+    best detections of a category in an image, rising; AP is that of the last.
+    (mmdet's logs use (100, 300, 1000) and mix them: mAP of 100, mAP_50 and the rest of 1000.)
+    areas: COCO's own files give the area of an object's mask, and published AP by size uses it; None takes the
+    area of the box.
 
-    Raises InputError for predictions of unknown images or without scores, images given twice, images that nobody has
-    labelled, names given twice, and a truth without a single box to find.
+    Raises InputError for predictions of unknown images or without scores, duplicate images, unlabelled images,
+    duplicate names, and a truth without any box.
     """
     return judge_coco(truth, predictions, categories, max_detections, areas).result
 
@@ -121,54 +121,56 @@ def judge_coco(
     max_detections: Sequence[int] = MAX_DETECTIONS,
     areas: Areas | None = None,
 ) -> CocoJudgement:
-    """The numbers of evaluate_coco, and the matches that they come from. Arguments and errors as evaluate_coco's.
+    """As evaluate_coco, with the matches behind its numbers.
 
-    Categories are judged one after the other, as pycocotools does it too where it has all of them: the numbers are the
-    same to the last bit, and at no time is more than a part of one category held in pycocotools' dictionaries.
+    Categories are evaluated one after the other, as pycocotools does too: the numbers are the same to the last bit, but
+    pycocotools' dictionaries never hold more than a part of one category.
     """
     if list(max_detections) != sorted(set(max_detections)) or not max_detections or max_detections[0] < 1:
         raise InputError("max_detections", f"{tuple(max_detections)}", "expected rising positive numbers")
     labels = {name: place for place, name in enumerate(categories)}
     if not categories or len(labels) < len(categories):
         raise InputError("categories", f"[{', '.join(categories)}]", "expected one name or more, each once")
-    found = found_boxes(truth, predictions, labels)
-    true = TrueBoxes.of_records(truth, labels, areas)
-    pairs = zip(true.by_label(len(labels)), found.by_label(len(labels)), strict=True)
+    predicted = found_boxes(truth, predictions, labels)
+    true_boxes = TrueBoxes.of_records(truth, labels, areas)
+    pairs = zip(true_boxes.by_label(len(labels)), predicted.by_label(len(labels)), strict=True)
     with contextlib.redirect_stdout(io.StringIO()):
-        judged = [_judge_category(own, own_found, max_detections, len(truth)) for own, own_found in pairs]
-    return CocoJudgement(_result(judged, categories, max_detections), [each.ranking for each in judged])
+        judged = [_judge_category(true, found, max_detections, len(truth)) for true, found in pairs]
+    return CocoJudgement(_result(judged, categories, max_detections), [category.ranking for category in judged])
 
 
 class _Judged(NamedTuple):
-    """Of one category; -1 where there is nothing to find."""
+    """Of one category; -1 where there are no true boxes."""
 
-    precision: np.ndarray  # (T, R, A), of the most detections
+    precision: np.ndarray  # (T, R, A), with the largest number of detections
     recall: np.ndarray  # (T, M), of all areas
     ranking: Ranking
 
 
 def _judge_category(true: TrueBoxes, found: FoundBoxes, max_detections: Sequence[int], images: int) -> _Judged:
-    """found: image after image. images: how many the truth has."""
-    found = found.best_of_each_image(max_detections[-1])  # more would be left out by pycocotools
-    places = np.union1d(true.images, found.images)  # of other images there is nothing to say
+    """found: sorted by image. images: number of images of the truth."""
+    found = found.best_of_each_image(max_detections[-1])  # pycocotools would ignore more
+    places = np.union1d(true.images, found.images)  # other images do not count
     matches: list[list[dict[str, np.ndarray]]] = [[] for _ in AREAS]
     for start in range(0, len(places), IMAGES_AT_ONCE):
         block = places[start : start + IMAGES_AT_ONCE].tolist()
         part = _evaluation(block, max_detections)
-        part.cocoGt = _coco(block, _true_entries(true.between(block[0], block[-1])))
-        part.cocoDt = _coco(block, _found_entries(found.between(block[0], block[-1])))
+        part.cocoGt = _coco(block, _true_entries(true.select_images(block[0], block[-1])))
+        part.cocoDt = _coco(block, _found_entries(found.select_images(block[0], block[-1])))
         part.evaluate()
-        for area, own in enumerate(matches):
-            own += map(_kept, part.evalImgs[area * len(block) : (area + 1) * len(block)])
+        for area, area_matches in enumerate(matches):
+            area_matches += map(_compact, part.evalImgs[area * len(block) : (area + 1) * len(block)])
     whole = _evaluation(places.tolist(), max_detections)
-    whole.evalImgs = [each for own in matches for each in own]
+    whole.evalImgs = [match for area_matches in matches for match in area_matches]
     whole._paramsEval = whole.params  # as evaluate() leaves them for accumulate()
     whole.accumulate()
-    every = AREAS.index(ALL_AREAS)
+    all_areas = AREAS.index(ALL_AREAS)
     ranking = Ranking.of(
-        [_match(place, own) for place, own in zip(places.tolist(), matches[every])], images, whole.params.recThrs
+        [_match(image, kept) for image, kept in zip(places.tolist(), matches[all_areas])],
+        images,
+        whole.params.recThrs,
     )
-    return _Judged(whole.eval["precision"][:, :, 0, :, -1], whole.eval["recall"][:, 0, every], ranking)
+    return _Judged(whole.eval["precision"][:, :, 0, :, -1], whole.eval["recall"][:, 0, all_areas], ranking)
 
 
 def _evaluation(images: Sequence[int], max_detections: Sequence[int]) -> COCOeval:
@@ -188,7 +190,7 @@ def _found_entries(found: FoundBoxes) -> Iterator[dict[str, Any]]:
 
 
 def _entries(boxes: TrueBoxes | FoundBoxes) -> Iterator[dict[str, Any]]:
-    """Annotations of the one category that is judged. Ids count from 1: pycocotools reads a match with id 0 as none."""
+    """Annotations of the evaluated category. Ids count from 1: pycocotools reads a match with id 0 as none."""
     rows = zip(boxes.images.tolist(), with_sizes(boxes.boxes).tolist(), strict=True)
     for number, (image, box) in enumerate(rows, start=1):
         yield {"id": number, "image_id": image, "category_id": 1, "bbox": box, "area": box[2] * box[3]}
@@ -205,8 +207,8 @@ def _coco(images: Sequence[int], annotations: Iterable[Mapping[str, Any]]) -> CO
     return coco
 
 
-def _kept(found: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Of what pycocotools says of an image, what its accumulate() asks for, as small as it goes."""
+def _compact(found: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The part of pycocotools' result for an image that accumulate() needs, in the smallest types."""
     return {
         "dtScores": np.asarray(found["dtScores"], dtype=np.float64),
         "dtMatches": np.asarray(found["dtMatches"]) > 0,
@@ -221,9 +223,9 @@ def _match(image: int, found: Mapping[str, np.ndarray]) -> Match:
 
 
 def _result(judged: Sequence[_Judged], categories: Sequence[str], max_detections: Sequence[int]) -> CocoResult:
-    """Raises InputError for a truth without a single box to find."""
-    precision = np.stack([each.precision for each in judged], axis=2)  # (T, R, K, A)
-    recall = np.stack([each.recall for each in judged], axis=1)  # (T, K, M)
+    """Raises InputError for a truth without any box."""
+    precision = np.stack([category.precision for category in judged], axis=2)  # (T, R, K, A)
+    recall = np.stack([category.recall for category in judged], axis=1)  # (T, K, M)
     sizes = {size: mean_of_defined(precision[..., place]) for place, size in enumerate(AREAS)}
     every = precision[..., AREAS.index(ALL_AREAS)]
     ap = mean_of_defined(every)
@@ -244,6 +246,6 @@ def _result(judged: Sequence[_Judged], categories: Sequence[str], max_detections
 
 
 def mean_of_defined(values: np.ndarray) -> float | None:
-    """Of what is defined; COCO marks the rest with -1."""
+    """The mean of all defined values; COCO marks undefined ones with -1."""
     defined = values[values > -1]
     return float(defined.mean()) if defined.size else None

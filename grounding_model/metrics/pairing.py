@@ -1,4 +1,4 @@
-"""What belongs together: each true record with what was found for it."""
+"""Pairs each ground-truth record with its prediction."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from formats.io.errors import InputError
 from formats.record import Record, Region
 
 
-def check_pairing(known: Sequence[Any], found: Sequence[Any]) -> None:
-    """Raises InputError for a key given twice on a side and for found keys that are not known."""
-    for side, keys in (("truth", known), ("predictions", found)):
-        twice = [key for key, count in Counter(keys).items() if count > 1]
-        if twice:
-            raise InputError(side, f"{_shown(twice[0])} is there twice", "expected each once")
-    unknown = set(found) - set(known)
+def check_pairing(truth: Sequence[Any], predictions: Sequence[Any]) -> None:
+    """Raises InputError for a duplicate key on either side and for predictions whose key is not in the truth."""
+    for side, keys in (("truth", truth), ("predictions", predictions)):
+        duplicates = [key for key, count in Counter(keys).items() if count > 1]
+        if duplicates:
+            raise InputError(side, f"{_key_text(duplicates[0])} is listed twice", "expected each once")
+    unknown = set(predictions) - set(truth)
     if unknown:
         raise InputError(
-            "predictions", f"the truth does not know {_shown(min(unknown))}", "expected no more than it has"
+            "predictions", f"{_key_text(min(unknown))} is not in the truth", "expected only images of the truth"
         )
 
 
-def _shown(key: Any) -> str:
+def _key_text(key: Any) -> str:
     return key if isinstance(key, str) else ": ".join(str(part) for part in key)
 
 
 def paired_captions(truth: Sequence[Record], predictions: Sequence[Record]) -> list[tuple[Record, tuple[Region, ...]]]:
-    """Each true record with the regions found for it, () where nothing was.
+    """Each true record with its predicted regions, () where there are none.
 
-    By filename and caption, in any order. Predictions in the order of the truth, one each, are paired as they stand:
-    so an image may have the same caption twice, as in RefCOCO, where it means another thing each time.
+    Paired by filename and caption, in any order. If both sides have the same keys in the same order, they are paired by
+    position: so an image may have a caption twice, as in RefCOCO, where it refers to another object each time.
     """
     for record in (*truth, *predictions):
         if record.caption is None:
             raise InputError(record.filename, "has no caption", "expected captions with phrases")
-    keys, found_keys = ([(record.filename, record.caption) for record in side] for side in (truth, predictions))
-    if keys == found_keys:
-        return [(record, found.regions or ()) for record, found in zip(truth, predictions)]
-    check_pairing(keys, found_keys)
-    found = {key: record.regions or () for key, record in zip(found_keys, predictions)}
-    return [(record, found.get(key, ())) for record, key in zip(truth, keys)]
+    keys, predicted_keys = ([(record.filename, record.caption) for record in side] for side in (truth, predictions))
+    if keys == predicted_keys:
+        return [(record, prediction.regions or ()) for record, prediction in zip(truth, predictions)]
+    check_pairing(keys, predicted_keys)
+    regions = {key: record.regions or () for key, record in zip(predicted_keys, predictions)}
+    return [(record, regions.get(key, ())) for record, key in zip(truth, keys)]
 
 
 def regions_to_find(record: Record) -> list[Region]:

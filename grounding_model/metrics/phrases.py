@@ -19,22 +19,22 @@ def recall_at(
     iou: float = 0.5,
     merge_boxes: bool = False,
 ) -> dict[int, float]:
-    """Phrase grounding recall as on Flickr30k Entities: the share of phrases of which one of the best k boxes meets a
-    true box with IoU >= iou.
+    """Phrase grounding recall as on Flickr30k Entities: the share of phrases for which one of the best k boxes
+    matches a true box with IoU >= iou.
 
     Records are matched by filename and caption, phrases by their spans, or by their text where the truth has no spans.
-    merge_boxes: all true boxes of a phrase become the one box round them ("merged boxes", Kamath et al. 2021), instead
-    of any of them being enough. Phrases that name nothing and ignored phrases do not count.
-    Raises InputError for predictions of unknown captions, captions given twice, and a truth without phrases.
+    merge_boxes: all true boxes of a phrase become their enclosing box ("merged boxes", Kamath et al. 2021); otherwise
+    any of them may match. Phrases without boxes and ignored phrases do not count.
+    Raises InputError for predictions of unknown captions, duplicate captions, and a truth without phrases.
     """
     ranks = phrase_ranks(truth, predictions, iou, merge_boxes)
-    return shares([rank for own in ranks for rank in own], ks, "no phrase has a box")
+    return shares([rank for record_ranks in ranks for rank in record_ranks], ks, "no phrase has a box")
 
 
 def phrase_ranks(
     truth: Sequence[Record], predictions: Sequence[Record], iou: float = 0.5, merge_boxes: bool = False
 ) -> list[list[int | None]]:
-    """Of each true record, for each of its phrases that count, the place of the first box that hits, as recall_at."""
+    """For each true record, the rank of the first matching box of each phrase that counts, as in recall_at."""
     return [
         [
             rank_of_first_hit(
@@ -58,12 +58,12 @@ def _as_set(spans: Sequence[Span]) -> frozenset[Span]:
     return frozenset((int(start), int(end)) for start, end in spans)
 
 
-def best_first(regions: Sequence[Region], least_score: float = 0.0) -> list[Box]:
-    """The boxes of all regions by falling score, as they stand where they have none; none below least_score."""
+def best_first(regions: Sequence[Region], min_score: float = 0.0) -> list[Box]:
+    """The boxes of all regions by falling score, without those below min_score; in order if there are no scores."""
     boxes = [box for region in regions for box in region.boxes]
     scores = [score for region in regions for score in region.scores or (0.0,) * len(region.boxes)]
-    order = sorted(range(len(boxes)), key=lambda place: -scores[place])
-    return [boxes[place] for place in order if scores[place] >= least_score]
+    order = sorted(range(len(boxes)), key=lambda index: -scores[index])
+    return [boxes[index] for index in order if scores[index] >= min_score]
 
 
 def _enclosing(boxes: Sequence[Box]) -> Box:
@@ -71,11 +71,11 @@ def _enclosing(boxes: Sequence[Box]) -> Box:
     return min(lefts), min(tops), max(rights), max(bottoms)
 
 
-def rank_of_first_hit(found: Sequence[Box], wanted: Sequence[Box], iou: float) -> int | None:
-    """Place, from 1, of the first box that meets a wanted one with at least this IoU; None if there is none."""
+def rank_of_first_hit(found: Sequence[Box], true_boxes: Sequence[Box], iou: float) -> int | None:
+    """Rank, from 1, of the first box that matches a true one with at least this IoU; None if there is none."""
     if not found:
         return None
-    overlaps = mask.iou(with_sizes(found), with_sizes(wanted), [0] * len(wanted))  # (found, wanted)
+    overlaps = mask.iou(with_sizes(found), with_sizes(true_boxes), [0] * len(true_boxes))  # (found, true)
     hits = np.flatnonzero((overlaps >= iou).any(1))
     return int(hits[0]) + 1 if len(hits) else None
 
@@ -86,8 +86,8 @@ def with_sizes(boxes: Sequence[Box] | np.ndarray) -> np.ndarray:
     return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
 
 
-def shares(ranks: Sequence[int | None], ks: Sequence[int], complaint: str) -> dict[int, float]:
+def shares(ranks: Sequence[int | None], ks: Sequence[int], problem: str) -> dict[int, float]:
     """k -> share of ranks that are k or better."""
     if not ranks:
-        raise InputError("truth", complaint, "expected at least one labelled phrase")
+        raise InputError("truth", problem, "expected at least one labelled phrase")
     return {k: sum(rank is not None and rank <= k for rank in ranks) / len(ranks) for k in ks}

@@ -1,4 +1,4 @@
-"""What a training run tells: JSON Lines, TensorBoard where it is asked for, and the curves as a picture."""
+"""The log of a training run: JSON Lines, optionally TensorBoard, and a plot of the curves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MEAN_AP = "validation.ap"
 
 
 class Meter:
-    """Means over the steps since it was last read."""
+    """Means over the steps since the last read()."""
 
     def __init__(self, device: torch.device, processes: int = 1) -> None:
         self._device, self._processes = device, processes
@@ -38,18 +38,18 @@ class Meter:
         self._steps = self._images = 0
 
     def restart_clock(self) -> None:
-        """Leave the time until now out of the next images_per_second."""
+        """Exclude the time until now from the next images_per_second."""
         self._since = time.perf_counter()
 
     def add(self, losses: Mapping[str, Tensor], norm: Tensor, images: int) -> None:
-        """One step of this process: the parts of its loss, its gradient's norm, its images."""
+        """One step of this process: the parts of the loss, the gradient norm, the number of images."""
         for name, value in [*losses.items(), ("gradient_norm", norm)]:
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._steps += 1
         self._images += images
 
     def read(self) -> dict[str, float]:
-        """The means, over all processes, which have to read at the same step."""
+        """The means over all processes, which must call it at the same step."""
         sums = torch.stack([torch.as_tensor(value, dtype=torch.float32) for value in self._sums.values()])
         means = mean_over_processes(sums / self._steps, self._device).tolist()
         by_name = dict(zip(self._sums, means))
@@ -67,23 +67,23 @@ class Meter:
 
 
 def memory_in_use(device: torch.device) -> int:
-    """Bytes: the most that tensors took of a GPU since it was last asked; on a CPU what the process holds now."""
+    """Bytes: on a GPU the peak of tensors since the last call; on a CPU the current memory of the process."""
     if device.type == "cuda":
-        most = torch.cuda.max_memory_allocated(device)
+        peak = torch.cuda.max_memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        return most
+        return peak
     try:
         with open("/proc/self/statm", encoding="ascii") as stream:
             return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:  # not Linux: the most it ever held
+    except OSError:  # not Linux: the peak of the process
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class TrainingLog:
-    """JSON Lines; what an interrupted run wrote after its last state is taken out when it is resumed.
+    """JSON Lines; on resuming, lines after the last saved state are removed.
 
-    last: the newest value of every number. validated: steps whose validation was written. best_ap: the highest mean
-    AP so far, -1 before the first. Processes other than the first know the numbers but write nothing.
+    last: the latest value of every number. validated: steps with a logged validation. best_ap: the highest mean AP so
+    far, -1 before the first. Processes other than the first keep the numbers but write nothing.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class TrainingLog:
         self.validated: set[int] = set()
         self.best_ap = -1.0
         for numbers in map(json.loads, kept):
-            self._take(numbers)
+            self._update(numbers)
         self._board = _tensorboard(folder / TENSORBOARD_FOLDER, step) if tensorboard and writes else None
         if writes:
             with write_whole(self.path) as stream:
@@ -109,7 +109,7 @@ class TrainingLog:
 
     def write(self, numbers: dict[str, Any]) -> dict[str, Any]:
         """One line; numbers has its "step"."""
-        self._take(numbers)
+        self._update(numbers)
         if not self._writes:
             return numbers
         with open(self.path, "a", encoding="utf-8") as stream:
@@ -124,11 +124,11 @@ class TrainingLog:
         return numbers
 
     def draw(self) -> None:
-        """Writes the picture of the curves, where there is something to draw."""
+        """Writes the plot of the curves if the log has any numbers."""
         if self._writes and self.last:
             draw_curves(self.path, self.path.with_name(CURVES_FILE))
 
-    def _take(self, numbers: Mapping[str, Any]) -> None:
+    def _update(self, numbers: Mapping[str, Any]) -> None:
         self.last |= numbers
         if MEAN_AP in numbers:
             self.validated.add(numbers["step"])
@@ -138,7 +138,7 @@ class TrainingLog:
 def _is_up_to(line: str, step: int) -> bool:
     try:
         return json.loads(line)["step"] <= step
-    except (ValueError, KeyError):  # a line that was cut off
+    except (ValueError, KeyError):  # a truncated line
         return False
 
 

@@ -1,9 +1,9 @@
-"""One visible training loop: batches in, losses, one step of AdamW, a state to resume from, weights out.
+"""The training loop: batches in, losses, one step of AdamW, a state to resume from, weights out.
 
-What comes out is a function of the configuration and the data: everything random in the data hangs on (seed, position),
-everything random in the model on PyTorch's generator, whose state is saved with the rest.
+The result is a function of the configuration and the data: randomness in the data depends on (seed, position),
+randomness in the model on PyTorch's generator, whose state is saved too.
 
-Several processes, one a device, take their parts of every batch; `groundhog train --gpus N` or torchrun starts them.
+Several processes, one a device, each take a part of every batch; `groundhog train --gpus N` or torchrun starts them.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ from grounding_model.training.validation import open_for_validation, validate
 WEIGHTS_FILE = "model.safetensors"
 BEST_FILE = "best.safetensors"
 
-# float16: below this scale of the loss its gradients overflow whatever is done, so something else is wrong.
-LEAST_LOSS_SCALE = 2.0**-10
+# float16: gradients that overflow even at this scale of the loss have another cause.
+MIN_LOSS_SCALE = 2.0**-10
 
 
 class TrainResult(NamedTuple):
     """checkpoint: the final weights. log: JSON Lines, one object every log_every steps.
-    metrics: the last logged numbers and, with validation, the last AP. problems: what was passed over, and how often.
-    best: the weights of the highest AP, and that AP; None without validation, or where nobody wants them.
+    metrics: the last logged numbers and, with validation, the last AP. problems: what was skipped, and how often.
+    best, best_ap: the weights with the highest AP, and that AP; None without validation or with keep_best off.
     """
 
     checkpoint: Path
@@ -89,21 +89,21 @@ class TrainResult(NamedTuple):
 
 
 class TrainingFailed(RuntimeError):
-    """Training cannot go on; says at which step and because of which parts of the loss."""
+    """Training cannot continue; names the step and the parts of the loss that caused it."""
 
 
 def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | None = None) -> TrainResult:
-    """Train, or go on where the state in config.work_dir was saved, and write the final weights.
+    """Trains, or resumes from the state in config.work_dir, and writes the final weights.
 
-    on_progress is given every object that goes to the log. A run that was interrupted and resumed ends with the same
-    weights, bit for bit, as one that was not (on one machine, with the same versions and number of threads).
-    Raises InputError for data or settings that cannot work, TrainingFailed when the loss is no longer finite.
+    on_progress is called with every object written to the log. An interrupted and resumed run ends with the same
+    weights, bit for bit, as an uninterrupted one (on one machine, with the same versions and number of threads).
+    Raises InputError for invalid data or settings, TrainingFailed when the loss is no longer finite.
     """
     config = _of_these_processes(config)
     config = config.with_folder()
     check_data(config)
     held_out = open_for_validation(config.validate) if config.validates else []
-    commit = source_commit()  # of the code that trains, not of what lies there hours later
+    commit = source_commit()  # now: the source tree may change during training
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forked
     with _threads(config.threads), joined_processes(config.device) as processes:
         return _train(config, held_out, processes, commit, on_progress)
@@ -111,10 +111,10 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """PyTorch's number of threads while the block runs; 0 leaves it as it is.
+    """PyTorch's number of threads while the block runs; 0 does not change it.
 
-    What this process does afterwards must not hang on whether it has trained: by another number of threads sums have
-    other last bits.
+    Later results of this process must not depend on whether it has trained: with another number of threads sums differ
+    in their last bits.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
@@ -132,7 +132,7 @@ def _train(
     on_progress: Callable[[dict[str, Any]], None] | None,
 ) -> TrainResult:
     device = choose_device(config.device)
-    settings = run_on_first(lambda: settings_with_effect(config))  # whole data sets are read for their hashes
+    settings = run_on_first(lambda: settings_with_effect(config))  # reads whole data sets for their hashes
     torch.manual_seed(config.seed)
     model, tokenizer = start_model(config.start)
     if config.check_memory:
@@ -145,7 +145,7 @@ def _train(
     steps = total_steps(config, datasets)
     validate_every = config.validate_every or _epochs_in_steps(config, datasets, config.validate_every_epochs)
     run = TrainingState(model, config, processes)
-    if processes.count > 1:  # every process drops out and adds noise in its own way
+    if processes.count > 1:  # dropout and noise differ between processes
         torch.manual_seed(config.seed + processes.index)
     run.resume(config.work_dir / STATE_FILE, settings)
 
@@ -155,20 +155,20 @@ def _train(
     batches = iter(_loader(config, datasets, tokenizer, model.config, run.step, steps, device, processes))
 
     def validate_now() -> None:
-        """Measures the weights that would be saved now, and keeps them when none were better."""
+        """Validates the weights that would be saved now, and saves them if they are the best so far."""
         detector = Detector(model, tokenizer, device)
         with run.averaged():
             numbers = validate(detector, held_out, config.validate_scale, config.batch_size, processes, run.problems)
             best = log.best_ap
             log.write({"step": run.step} | numbers)
             if config.keep_best and processes.is_first and log.best_ap > best:
-                told = provenance(steps, settings, commit) | {"step": str(run.step), "ap": str(log.best_ap)}
-                save_checkpoint(config.work_dir / BEST_FILE, model, tokenizer, told, half=config.half)
+                origin = provenance(steps, settings, commit) | {"step": str(run.step), "ap": str(log.best_ap)}
+                save_checkpoint(config.work_dir / BEST_FILE, model, tokenizer, origin, half=config.half)
 
     def is_due(every: int) -> bool:
         return bool(every and run.step and (run.step % every == 0 or run.step == steps))
 
-    if is_due(validate_every) and run.step not in log.validated:  # killed while it measured
+    if is_due(validate_every) and run.step not in log.validated:  # killed during validation
         validate_now()
     silent = None if processes.is_first else True  # None: shown on a terminal
     with tqdm(total=steps, initial=run.step, unit="step", disable=silent, dynamic_ncols=True) as bar, _one_thread_cv2():
@@ -199,7 +199,7 @@ def _train(
         save_checkpoint(checkpoint, model.eval(), tokenizer, provenance(steps, settings, commit), half=config.half)
         log.draw()
         for problem, count in problems.most_common():
-            print(f"passed over {count} times: {problem}", file=sys.stderr)
+            print(f"skipped {count} times: {problem}", file=sys.stderr)
     has_best = bool(log.validated) and config.keep_best
     best, best_ap = (config.work_dir / BEST_FILE, log.best_ap) if has_best else (None, None)
     return TrainResult(checkpoint, log.last, log.path, dict(problems), best, best_ap)
@@ -214,12 +214,12 @@ def _of_these_processes(config: TrainConfig) -> TrainConfig:
     if count == 1 and config.processes > 1:
         torchrun = f"torchrun --nproc-per-node {config.processes} -m grounding_model.training.loop CONFIG"
         remedy = f"expected {torchrun}, or processes = 1"
-        raise InputError("processes", f"is {config.processes}, and this is one", remedy)
+        raise InputError("processes", f"is {config.processes}, but this run has one", remedy)
     return replace(config, processes=count)
 
 
 def check_data(config: TrainConfig) -> None:
-    """Raises InputError, with config.get as the remedy, where no data are named or a file of theirs is missing."""
+    """Raises InputError, with config.get as the remedy, without data sets or when a file of one is missing."""
     if not config.datasets:
         raise InputError("datasets", "is empty", "expected at least one")
     for data in (*config.datasets, *config.validate):
@@ -228,20 +228,20 @@ def check_data(config: TrainConfig) -> None:
             if path is not None and not path.exists():
                 kind = "folder" if name == "image_root" else "file"
                 raise InputError(
-                    path, f"no such {kind}", config.get or "expected the data that the configuration names"
+                    path, f"no such {kind}", config.get or "expected the path of the data in the configuration"
                 )
 
 
 def check_resume(config: TrainConfig, resume: bool) -> None:
-    """What --resume means: go on with an interrupted run of config.work_dir, or start where there is none.
+    """With --resume an interrupted run in config.work_dir is continued; without one, a new run starts.
 
-    Raises InputError when an interrupted run lies there and nobody asked to go on with it.
+    Raises InputError when there is an interrupted run and --resume was not given.
     """
     started = (config.work_dir / STATE_FILE).exists()
     if resume and not started:
-        print(f"{config.work_dir}: nothing to resume, a new run starts", file=sys.stderr)
+        print(f"{config.work_dir}: nothing to resume, starting a new run", file=sys.stderr)
     elif started and not resume and not (config.work_dir / WEIGHTS_FILE).exists():
-        raise InputError(config.work_dir, "an interrupted run lies here", "expected --resume, or another work_dir")
+        raise InputError(config.work_dir, "contains an interrupted run", "expected --resume, or another work_dir")
 
 
 def start_model(start: FromWeights | FromScratch) -> tuple[GroundingModel, PreTrainedTokenizerFast]:
@@ -254,7 +254,7 @@ def start_model(start: FromWeights | FromScratch) -> tuple[GroundingModel, PreTr
     else:
         tokenizer = load_tokenizer(start.tokenizer)
     architecture = start.model_config()
-    # The vocabulary decides how many rows the word embedding has.
+    # The vocabulary determines the number of rows of the word embedding.
     text = replace(architecture.text, vocab_size=len(tokenizer))
     model = GroundingModel(replace(architecture, text=text))
     load_parts(model, start.backbone, start.text_encoder)
@@ -271,20 +271,20 @@ def _step(
     set_learning_rate(run.optimizer, rate)
     run.optimizer.zero_grad(set_to_none=True)
     parts: dict[str, Tensor] = {}
-    for place, (batch, share) in enumerate(zip(batches, _shares(batches, device)), start=1):
-        with run.without_synchronisation(last=place == len(batches)):
+    for number, (batch, share) in enumerate(zip(batches, _shares(batches, device)), start=1):
+        with run.without_synchronisation(last=number == len(batches)):
             losses = {name: share * value for name, value in _losses(run, config, batch, device).items()}
             total = torch.stack(list(losses.values())).sum()
             if not torch.isfinite(total):
                 broken = ", ".join(name for name, value in losses.items() if not torch.isfinite(value))
-                raise TrainingFailed(f"step {run.step}: not finite: {broken}; a lower learning rate may help")
+                raise TrainingFailed(f"step {run.step}: not finite: {broken}; try a lower learning rate")
             run.scaler.scale(total).backward()
         for name, value in losses.items():
             parts[name] = parts.get(name, 0) + value.detach()
     run.scaler.unscale_(run.optimizer)
-    # A limit of infinity only measures.
+    # With a limit of infinity the norm is only measured.
     norm = nn.utils.clip_grad_norm_(run.objective.parameters(), config.optimizer.clip_norm or math.inf)
-    overflowed = run.scaler.is_enabled() and run.scaler.get_scale() >= LEAST_LOSS_SCALE  # the scaler passes it over
+    overflowed = run.scaler.is_enabled() and run.scaler.get_scale() >= MIN_LOSS_SCALE  # the scaler skips this step
     if not torch.isfinite(norm) and not overflowed:
         loss = float(sum(parts.values()))
         raise TrainingFailed(f"step {run.step}: the gradient is not finite though the loss {loss:.4g} is")
@@ -305,10 +305,10 @@ def _losses(run: TrainingState, config: TrainConfig, batch: TrainingBatch, devic
 
 
 def _shares(batches: Sequence[TrainingBatch], device: torch.device) -> Tensor:
-    """(M,) how much each of M micro-batches counts, so that their sum is the loss of one batch that holds them all.
+    """(M,) weights of M micro-batches, so that the sum of their losses is the loss of one batch of all their images.
 
-    The losses of a micro-batch are divided by its own boxes (of all processes, at least one); that batch would divide
-    by all of them.
+    The losses of a micro-batch are divided by its number of boxes (over all processes, at least one); those of the
+    whole batch would be divided by the number of all boxes.
     """
     if len(batches) == 1:
         return torch.ones(1, device=device)
@@ -355,21 +355,21 @@ def _loader(
         worker_init_fn=_start_worker,
         prefetch_factor=4 if config.workers else None,
         pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # its own, or starting the loader would draw from the model's
+        generator=torch.Generator(),  # separate, or the loader would draw from the generator of the model
     )
 
 
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    # A fork inherits what its parent wants done at exit. Prefect's hooks ask for threads that a fork does not have, so
-    # that a worker that has done all its work would end as one that failed.
+    # A fork inherits the exit hooks of its parent. Prefect's need threads that a fork does not have, so that a worker
+    # that finished its work would exit with an error.
     getattr(threading, "_threading_atexits", []).clear()
 
 
 @contextmanager
 def _one_thread_cv2() -> Iterator[None]:
-    """OpenCV's threads would fight PyTorch's where batches are prepared in this process."""
+    """OpenCV's threads would compete with PyTorch's when batches are prepared in this process."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(0)
     try:
@@ -394,19 +394,19 @@ def _epochs_in_steps(config: TrainConfig, datasets: Sequence[LabelledImages], ep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train by a TOML file. Exits with 0 when done, 1 when a run failed, 2 for bad input."""
+    """Train as configured in a TOML file. Exit code 0: done, 1: training failed, 2: invalid input."""
     parser = argparse.ArgumentParser(prog="python -m grounding_model.training.loop", description=main.__doc__)
     parser.add_argument("config", type=Path, help="TOML file, see configs/")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    told = "go on with an interrupted run in the work_dir; start where there is none"
-    parser.add_argument("--resume", action="store_true", help=told)
+    resume_help = "continue an interrupted run in the work_dir; start a new one if there is none"
+    parser.add_argument("--resume", action="store_true", help=resume_help)
     parser.add_argument("--report", action="store_true", help="progress, result and error as lines of JSON")
     options = parser.parse_args(arguments)
     if processes_of_environment().count > 1:
         end_with_parent()  # torchrun's workers would outlive it
     try:
         config = read_config(options.config, TrainConfig, options.overrides)
-        if not options.report:  # a program has asked its user already
+        if not options.report:  # the calling program has already checked this
             check_resume(config, options.resume)
         result = train(config, partial(_report, "progress") if options.report else None)
     except Exception as error:
@@ -429,7 +429,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _report(name: str, value: Any, **more: Any) -> None:
     line = json.dumps({name: value} | more, default=str) + "\n"
-    # One write, which a pipe keeps whole: print writes the end of the line by itself, and processes share the pipe.
+    # One write is atomic in a pipe: print writes the end of the line separately, and processes share the pipe.
     os.write(sys.stdout.fileno(), line.encode())
 
 

@@ -1,7 +1,7 @@
 """The training objective: classification of query-token pairs, distance and overlap of boxes, for every decoder layer,
 for the encoder's proposals and for denoising queries (Grounding DINO, arXiv 2303.05499, section 3.4; DINO, 2203.03605).
 
-Shapes: D decoder layers, B images, Q queries, N denoising queries, T boxes of the image that has most,
+Shapes: D decoder layers, B images, Q queries, N denoising queries, T boxes of the image with most boxes,
 L tokens of the longest caption, M matched pairs.
 """
 
@@ -23,7 +23,7 @@ from grounding_model.training.matcher import MatchingCosts, match_queries
 
 @dataclass(frozen=True)
 class LossSettings:
-    """Weights of the parts, and what goes beyond the reference, which is off by default."""
+    """Weights of the parts, and extensions of the reference, which are off by default."""
 
     classification: float = 1.0
     box: float = 5.0  # L1 of cx, cy, w, h in fractions of the content
@@ -32,28 +32,28 @@ class LossSettings:
     focal_gamma: float = 2.0
     matching: MatchingCosts = field(default_factory=MatchingCosts)
     ignore_iou: float = 0.5  # an unmatched query that overlaps an ignored box this much is not a negative
-    duplicate_weight: float = 1.0  # factor on the negatives of a decoder query that finds an object again
-    duplicate_iou: float = 0.7  # an unmatched query that overlaps a box to be found this much finds it again
-    iou_aware: bool = False  # positive tokens aim at the predicted box's IoU, see varifocal_loss
-    varifocal_alpha: float = 0.75  # factor on negative tokens there
-    encoder_repeats: int = 1  # queries a box is matched with among the encoder's proposals
-    auxiliary_repeats: int = 1  # the same in every decoder layer but the last, which has to stay one-to-one
+    duplicate_weight: float = 1.0  # factor on the negatives of a decoder query that duplicates a detection
+    duplicate_iou: float = 0.7  # an unmatched query that overlaps a true box this much is a duplicate
+    iou_aware: bool = False  # the target of positive tokens is the IoU of the predicted box, see varifocal_loss
+    varifocal_alpha: float = 0.75  # factor on negative tokens then
+    encoder_repeats: int = 1  # encoder proposals matched with each box
+    auxiliary_repeats: int = 1  # the same in every decoder layer but the last, which must be one-to-one
 
 
 def grounding_losses(
     grounding: Grounding, targets: Sequence[Target], settings: LossSettings = LossSettings()
 ) -> dict[str, Tensor]:
-    """The weighted parts of the loss by the reference's names; their sum is what to minimise.
+    """The weighted parts of the loss by the reference's names; their sum is to be minimised.
 
     `loss_cls`, `loss_bbox`, `loss_iou` of the last decoder layer; the others have `d0.`, `d1.`, … before the name, the
-    encoder's proposals `enc_`, denoising `dn_`. Every set of queries is matched by itself. A part is divided by the
+    encoder's proposals `enc_`, denoising `dn_`. Every set of queries is matched separately. A part is divided by the
     number of matched boxes in the batch, averaged over the processes of a distributed run, at least one.
 
     A target's weight is a factor on the box losses of the query matched to it and on that query's row of the
     classification loss (soft pseudo-labels; Soft Teacher, arXiv 2106.09018, weighs negatives, here it is positives).
     It does not enter the divisor: a box of half the weight pulls half as much, whatever else is in the batch.
-    Ignored boxes are matched with nothing, and an unmatched query is taken out of the classification loss where its
-    best overlap with an ignored box reaches ignore_iou and exceeds that with any box to be found.
+    Ignored boxes are not matched, and an unmatched query is taken out of the classification loss where its
+    best overlap with an ignored box reaches ignore_iou and exceeds that with any true box.
 
     A detection transformer answers each object once because a second answer is punished, and focal weights punish
     softly: where k queries look alike their scores settle far above 1/k. duplicate_weight makes that dearer. (Distinct
@@ -72,13 +72,13 @@ def grounding_losses(
 
 @dataclass(frozen=True)
 class _QuerySet:
-    """One set of queries with what each has to become."""
+    """One set of queries with their matches."""
 
     prefix: str
     logits: Tensor  # (B, Q, L)
     boxes: Tensor  # (B, Q, 4)
     matching: Matching
-    one_to_one: bool = False  # an object is to be found by one query alone
+    one_to_one: bool = False  # an object must be detected by only one query
 
 
 def _matched_sets(grounding: Grounding, padded: PaddedTargets, settings: LossSettings) -> list[_QuerySet]:
@@ -130,17 +130,17 @@ def _set_losses(
 
 
 def _negative_weights(boxes: Tensor, padded: PaddedTargets, one_to_one: bool, settings: LossSettings) -> Tensor:
-    """(B, Q, 4) cx, cy, w, h -> (B, Q): what a query's classification loss weighs if it is matched with nothing."""
+    """(B, Q, 4) cx, cy, w, h -> (B, Q): weight of the classification loss of each unmatched query."""
     weights = boxes.new_ones(boxes.shape[:2])
-    dearer = one_to_one and settings.duplicate_weight != 1 and bool(padded.wanted.any())
-    if not dearer and not padded.ignored.any():
+    penalised = one_to_one and settings.duplicate_weight != 1 and bool(padded.wanted.any())
+    if not penalised and not padded.ignored.any():
         return weights
     iou = box_maths.pairwise_iou(
         box_maths.cxcywh_to_xyxy(boxes) * padded.scale, box_maths.cxcywh_to_xyxy(padded.boxes) * padded.scale
     )
     ignored = (iou * padded.ignored[:, None]).amax(-1)
     wanted = (iou * padded.wanted[:, None]).amax(-1)
-    if dearer:
+    if penalised:
         weights = weights.masked_fill(wanted >= settings.duplicate_iou, settings.duplicate_weight)
     return weights.masked_fill((ignored >= settings.ignore_iou) & (ignored > wanted), 0)
 

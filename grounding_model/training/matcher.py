@@ -1,6 +1,6 @@
-"""Which query answers for which box: the assignment of least cost (DETR, arXiv 2005.12872, section 3.1).
+"""Which query is matched with which box: the assignment of minimum cost (DETR, arXiv 2005.12872, section 3.1).
 
-Shapes: B images, Q queries, T boxes of the image that has most, L tokens of the longest caption, M pairs.
+Shapes: B images, Q queries, T boxes of the image with most boxes, L tokens of the longest caption, M pairs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from grounding_model.model.targets import Matching, PaddedTargets
 
 @dataclass(frozen=True)
 class MatchingCosts:
-    """Weights of the cost's parts and the focal parameters of its first."""
+    """Weights of the parts of the cost, and the focal parameters of the first."""
 
     classification: float = 2.0  # binary focal cost, summed over the caption's tokens, not averaged
     box: float = 5.0  # L1 of cx, cy, w, h in fractions of the content
@@ -36,22 +36,22 @@ def match_queries(
     costs: MatchingCosts = MatchingCosts(),
     repeats: int = 1,
 ) -> Matching:
-    """Matches every image of a batch by itself.
+    """Matches every image of a batch separately.
 
     logits (B, Q, L) before the sigmoid, anything at padded tokens; boxes (B, Q, 4) cx, cy, w, h in fractions of the
-    content; token_mask (B, L) bool, True where a token stands. Boxes marked ignore are not matched. With `repeats`
-    above 1 a box is matched with that many queries, or with as many as there are for each (one-to-many matching of
+    content; token_mask (B, L) bool, False for padding. Boxes marked ignore are not matched. With `repeats`
+    above 1 a box is matched with that many queries, or with as many as are available (one-to-many matching of
     H-DETR, arXiv 2207.13080). Where boxes outnumber queries, the most expensive boxes stay unmatched.
 
-    Raises FloatingPointError that names the image and the part of the cost which is not a finite number.
+    Raises FloatingPointError, naming the image and the part of the cost that is not finite.
     """
     with torch.autocast(logits.device.type, enabled=False):  # a cost in bfloat16 would tie queries that differ
         parts = cost_parts(logits.float(), boxes.float(), padded, token_mask, costs)
     total = torch.stack(list(parts.values())).sum(0).cpu().numpy()  # (B, Q, T)
-    wanted = padded.wanted.cpu().numpy()
+    to_match = padded.wanted.cpu().numpy()
     pairs = []
     for image, cost in enumerate(total):
-        rows = np.flatnonzero(wanted[image])
+        rows = np.flatnonzero(to_match[image])
         cost = cost[:, rows]
         if not np.isfinite(cost).all():
             raise FloatingPointError(_broken_part(parts, image, rows))

@@ -1,9 +1,9 @@
-"""How much memory a training step takes, known before the first one is taken.
+"""An estimate of the memory of a training step, before the first step runs.
 
-The step is run on fake tensors, which have shapes but no numbers (torch's FakeTensorMode): every storage that the
-forward and the backward pass would allocate is counted while it lives, and nothing is computed or allocated. What the
-count leaves out: PyTorch itself (half a GiB of a process), workspaces of the kernels, and what an allocator loses to
-fragments. benchmarks/training_memory.py measures how far off it is.
+The step runs on fake tensors, which have shapes but no data (torch's FakeTensorMode): every storage that the forward
+and backward passes would allocate is counted during its lifetime, and nothing is computed or allocated. Not included:
+PyTorch itself (half a GiB a process), workspaces of kernels, and fragmentation of the allocator.
+benchmarks/training_memory.py measures the error.
 
 B images of a batch, H W canvas in pixels, L text tokens, Q queries, N denoising queries
 """
@@ -39,7 +39,7 @@ from grounding_model.training.frozen import freeze
 from grounding_model.training.losses import LossSettings, finite_logits, focal_loss
 from grounding_model.training.state import AUTOCAST
 
-MOST_BOXES = 100  # an image, in the batch that a run is judged by
+MAX_BOXES = 100  # an image, in the batch of the estimate
 GIB = 2**30
 
 
@@ -47,9 +47,9 @@ GIB = 2**30
 class MemoryEstimate:
     """Bytes on one device. image_size: height, width of the canvas.
 
-    gradients: counted throughout; a step of one forward pass (accumulate 1) has none while activations are at their
-    most, and takes up to so much less.
-    activations: the most that forward and backward pass hold at any moment beside gradients, for the whole batch.
+    gradients: counted all the time; with accumulate 1 a step has none while activations peak, and needs up to this much
+    less.
+    activations: the peak of forward and backward pass, without gradients, for the whole batch.
     """
 
     weights: int
@@ -67,12 +67,12 @@ class MemoryEstimate:
         return self.weights + self.gradients + self.optimizer + self.average + self.activations
 
     def largest_batch(self, free: int) -> int:
-        """The most images a forward pass that fit into so many bytes; 0 when not even one does."""
+        """The maximum number of images a forward pass that fit into `free` bytes; 0 if not even one does."""
         images = (free - (self.total - self.activations)) * self.batch_size // max(self.activations, 1)
         return max(int(images), 0)
 
     def table(self) -> str:
-        """A line a part, for people."""
+        """A human-readable table, a line a part."""
         height, width = self.image_size
         recomputed = ", activations recomputed" if self.recompute else ""
         parts = ("weights", "gradients", "optimizer", "average", "activations", "total")
@@ -87,16 +87,16 @@ def estimate_memory(
     batch_size: int,
     image_size: tuple[int, int],
     tokens: int,
-    boxes: int = MOST_BOXES,
+    boxes: int = MAX_BOXES,
     precision: Precision = "float32",
     recompute: bool = False,
     moving_average: bool = False,
 ) -> MemoryEstimate:
-    """What one step with this batch needs.
+    """The memory of one step with this batch.
 
-    model: its parameters that need no gradient are frozen; neither changed nor run, so it may live on any device, the
-    meta device too. image_size: height, width of the canvas. tokens: of the longest caption. boxes: of the fullest
-    image.
+    model: parameters without requires_grad count as frozen; it is neither changed nor run and may be on any device,
+    including meta. image_size: height, width of the canvas. tokens: of the longest caption. boxes: of the image with
+    most boxes.
     """
     weights = _bytes(model.state_dict().values())
     trained = _bytes(parameter for parameter in model.parameters() if parameter.requires_grad)
@@ -108,7 +108,7 @@ def estimate_memory(
 
 
 def estimate_run(config: TrainConfig, model: GroundingModel) -> MemoryEstimate:
-    """The largest batch that a run can meet: every image of the largest size, the longest captions, 100 boxes each."""
+    """The largest possible batch of a run: all images of the largest size, the longest captions, 100 boxes an image."""
     estimate = estimate_memory(
         model,
         config.batch_size,
@@ -118,14 +118,14 @@ def estimate_run(config: TrainConfig, model: GroundingModel) -> MemoryEstimate:
         recompute=config.recompute,
         moving_average=bool(config.moving_average),
     )
-    # DistributedDataParallel adds gradients up in buckets, a second copy of them.
+    # DistributedDataParallel reduces gradients in buckets, a second copy of them.
     return replace(estimate, gradients=2 * estimate.gradients) if config.processes > 1 else estimate
 
 
 def largest_canvas(augment: AugmentConfig, image_scale: tuple[int, int], one_aspect: bool) -> tuple[int, int]:
-    """Height, width in pixels that no batch exceeds. one_aspect: flat and upright images do not share a batch.
+    """Maximum height, width of a batch in pixels. one_aspect: a batch has only landscape or only portrait images.
 
-    Where augmentation leaves the size of images alone, they are taken to be of the model's own image_scale.
+    Where augmentation does not resize images, they are assumed to have the image_scale of the model.
     """
     fitted = augment.fitted_to(image_scale)
     short = max(fitted.short_sides or (image_scale[0],))
@@ -134,10 +134,9 @@ def largest_canvas(augment: AugmentConfig, image_scale: tuple[int, int], one_asp
 
 
 def check_memory(estimate: MemoryEstimate, device: torch.device) -> None:
-    """Raises InputError, with settings that would fit, when the device has less free than the estimate.
+    """Raises InputError, with settings that would fit, when the device has less free memory than the estimate.
 
-    To be called while the device holds nothing of the run but what PyTorch has reserved there. Where nobody can say
-    how much is free, nothing is refused.
+    To be called before the run has allocated anything on the device. Does nothing where the free memory is unknown.
     """
     free = free_memory(device)
     if free is None or estimate.total <= free:
@@ -165,15 +164,15 @@ def _remedies(estimate: MemoryEstimate, free: int) -> list[str]:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that this process could still have on a device; None where that cannot be known."""
+    """Bytes that this process can still allocate on a device; None if unknown."""
     if device.type == "cuda":
-        # What PyTorch keeps in reserve for itself counts as used in the driver's eyes.
+        # The driver counts PyTorch's unused reserve as used.
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserved
     if device.type != "cpu":
         return None
-    known = [limit for limit in (_available(), left_to_control_group()) if limit is not None]
-    return min(known) if known else None
+    limits = [limit for limit in (_available(), free_in_control_group()) if limit is not None]
+    return min(limits) if limits else None
 
 
 def _available() -> int | None:
@@ -185,10 +184,10 @@ def _available() -> int | None:
     return None
 
 
-def left_to_control_group(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What the control group of a container leaves, where it sets a limit (version 2, then version 1).
+def free_in_control_group(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Free memory within the limit of a container's control group (version 2, then version 1); None without a limit.
 
-    Files that were read and could be dropped count as free.
+    Reclaimable page cache counts as free.
     """
     for folder, limit_name, usage_name in (
         (root, "memory.max", "memory.current"),
@@ -209,7 +208,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def describe_memory(config: TrainConfig) -> str:
-    """`groundhog train CONFIG --dry-run`: the estimate of a run as a table, and what is free. Loads no weights."""
+    """`groundhog train CONFIG --dry-run`: the estimate of a run as a table, and the free memory. Loads no weights."""
     with torch.device("meta"):
         model = GroundingModel(_architecture(config))
     freeze(model, config.frozen)
@@ -243,29 +242,29 @@ def _peak_of_a_step(
     precision: Precision,
     recompute: bool,
 ) -> int:
-    """Bytes of activations at the worst moment of forward and backward pass."""
+    """Peak bytes of activations during forward and backward pass."""
     with FakeTensorMode():
         twin = GroundingModel(model.config).train()
-        for own, other in zip(twin.parameters(), model.parameters(), strict=True):
-            own.requires_grad_(other.requires_grad)
+        for copy, parameter in zip(twin.parameters(), model.parameters(), strict=True):
+            copy.requires_grad_(parameter.requires_grad)
         set_recompute(twin, recompute)
-        with _LivingStorages() as living:
+        with _LiveStorages() as live:
             for parameter in twin.parameters():
-                if parameter.requires_grad:  # they have a line of their own in the estimate
-                    parameter.register_post_accumulate_grad_hook(living.leave_out_gradient)
+                if parameter.requires_grad:  # counted separately in the estimate
+                    parameter.register_post_accumulate_grad_hook(live.exclude_gradient)
             with torch.autocast("cpu", AUTOCAST[precision], enabled=AUTOCAST[precision] is not None):
-                loss = _stand_in_loss(twin, batch_size, image_size, tokens, boxes)
+                loss = _surrogate_loss(twin, batch_size, image_size, tokens, boxes)
             loss.backward()
-    return living.peak
+    return live.peak
 
 
-def _stand_in_loss(
+def _surrogate_loss(
     model: GroundingModel, batch_size: int, image_size: tuple[int, int], tokens: int, boxes: int
 ) -> Tensor:
-    """The model as training runs it, and a loss over the same tensors as grounding_losses.
+    """The forward pass of training, and a loss over the same tensors as grounding_losses.
 
-    Its matching needs numbers. So the loss here asks everything of no query: classification has the size of the
-    real one, boxes are few.
+    Matching needs data, so this loss has no matches: the classification loss has the size of the real one, and the box
+    losses are small.
     """
     grounding = model.ground(
         model.encode_image(ImageBatch(torch.empty(batch_size, 3, *image_size), _sizes(batch_size, image_size))),
@@ -316,17 +315,17 @@ def _denoising_queries(model: GroundingModel, batch_size: int, boxes: int) -> De
     )
 
 
-class _LivingStorages(TorchDispatchMode):
-    """Counts the bytes of every storage that operations allocate, from its birth to its end.
+class _LiveStorages(TorchDispatchMode):
+    """Counts the bytes of every storage that operations allocate, during its lifetime.
 
-    A question for a number, of which fake tensors have none, is answered with yes: is any pixel padding?
+    Where code reads a value, which fake tensors do not have, it gets True: is any pixel padding?
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.peak = 0
         self._bytes = 0
-        self._living: dict[int, int] = {}
+        self._live: dict[int, int] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -342,19 +341,19 @@ class _LivingStorages(TorchDispatchMode):
     def _count(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key not in self._living:
-            self._living[key] = storage.nbytes()
+        if key not in self._live:
+            self._live[key] = storage.nbytes()
             self._bytes += storage.nbytes()
             self.peak = max(self.peak, self._bytes)
             weakref.finalize(storage, self._forget, key)
 
     def _forget(self, key: int) -> None:
-        self._bytes -= self._living.pop(key, 0)
+        self._bytes -= self._live.pop(key, 0)
 
-    def leave_out_gradient(self, parameter: Tensor) -> None:
+    def exclude_gradient(self, parameter: Tensor) -> None:
         assert parameter.grad is not None  # it was just accumulated
-        self._bytes -= self._living.get(key := parameter.grad.untyped_storage()._cdata, 0)
-        self._living[key] = 0
+        self._bytes -= self._live.get(key := parameter.grad.untyped_storage()._cdata, 0)
+        self._live[key] = 0
 
 
 def _bytes(tensors: Any) -> int:

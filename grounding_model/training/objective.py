@@ -1,4 +1,4 @@
-"""What training minimises, as one module, so that DistributedDataParallel sees every use of a parameter.
+"""The training objective as one module, so that DistributedDataParallel sees every use of a parameter.
 
 B images of a batch, L tokens of the longest caption
 """
@@ -19,7 +19,7 @@ from grounding_model.training.region_words import RegionWordHead
 
 
 class Objective(nn.Module):
-    """The model and the losses of its answers. region_words is trained along, but not kept."""
+    """The model and the losses of its outputs. region_words is trained too, but not saved."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Objective(nn.Module):
     def forward(
         self, images: ImageBatch, text: TextBatch, targets: Sequence[Target], words_alone: bool = False
     ) -> dict[str, Tensor]:
-        """The weighted parts of the loss for B images, their captions and what they should be answered with.
+        """The weighted parts of the loss for B images, their captions and targets.
 
         words_alone: only region_words, without the transformer. Raises FloatingPointError where an output is not
         finite.

@@ -1,4 +1,4 @@
-"""AdamW with a learning rate a part, warm-up and schedule, and the moving average of the weights."""
+"""AdamW with a learning rate for each part, warm-up and schedule, and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from torch import nn
 class OptimizerConfig:
     """The default is the reference's: AdamW, a tenth of the rate for backbone and text encoder, clipped gradients.
 
-    multipliers: the learning rate of parameters whose name contains the key; the longest key that fits decides.
+    multipliers: the learning rate of parameters whose name contains the key; the longest matching key decides.
     """
 
     learning_rate: float = 1e-4
-    base_batch_size: int | None = None  # images a step that learning_rate is meant for; others scale it in proportion
+    base_batch_size: int | None = None  # images a step that learning_rate is for; scaled linearly for others
     weight_decay: float = 1e-4
     decay_vectors: bool = True  # whether norms and biases decay too, as in the reference
     betas: tuple[float, float] = (0.9, 0.999)
     multipliers: dict[str, float] = field(default_factory=lambda: {"backbone": 0.1, "text_encoder.bert": 0.1})
-    clip_norm: float = 0.1  # gradients are scaled down to this norm; 0 leaves them
+    clip_norm: float = 0.1  # gradients are clipped to this norm; 0: no clipping
     schedule: Literal["cosine", "step", "constant"] = "step"
-    warmup_steps: int = 0  # the rate grows in a straight line
-    warmup_from: float = 0.0  # from this fraction of it
+    warmup_steps: int = 0  # the rate grows linearly
+    warmup_from: float = 0.0  # from this fraction of the rate
     step_at: tuple[float, ...] = (0.67, 0.92)  # "step": fractions of the run after which the rate falls
-    step_factor: float = 0.1  # "step": to this fraction of it
-    final_fraction: float = 0.0  # "cosine": what is left of the rate at the end
+    step_factor: float = 0.1  # "step": by this factor
+    final_fraction: float = 0.0  # "cosine": fraction of the rate at the end
 
 
 def multiplier_of(name: str, multipliers: Mapping[str, float]) -> float:
     """1 unless a key is part of the parameter's name; the longest such key decides."""
-    fitting = [key for key in multipliers if key in name]
-    return multipliers[max(fitting, key=len)] if fitting else 1.0
+    matching = [key for key in multipliers if key in name]
+    return multipliers[max(matching, key=len)] if matching else 1.0
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """One parameter group for each learning rate and decay; parameters that need no gradient are left out."""
+    """One parameter group for each learning rate and decay; frozen parameters are left out."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -58,7 +58,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
 
 
 def scaled_rate(config: OptimizerConfig, batch_size: int) -> float:
-    """The learning rate for so many images a step: in proportion (arXiv 1706.02677), where a base is given."""
+    """The learning rate for so many images a step: scaled linearly (arXiv 1706.02677) if base_batch_size is set."""
     return config.learning_rate * (batch_size / config.base_batch_size if config.base_batch_size else 1)
 
 

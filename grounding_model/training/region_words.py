@@ -1,10 +1,10 @@
-"""An auxiliary loss for training from scratch: what stands inside a true box, said in words before any query exists.
+"""An auxiliary loss for training from scratch: it aligns the image features inside a true box with the words for it.
 
-Image features under each true box are compared with the caption's tokens directly. Nothing has to be found or matched,
-and words compete for a box, so image and text features learn to agree while the decoder still knows nothing. Used to
-train glyph-tiny; the head is dropped afterwards. Aligning regions with words is GLIP's idea (arXiv 2112.03857, 3.1).
+Image features under each true box are compared with the caption's tokens directly. Nothing has to be detected or
+matched, and words compete for a box, so image and text features align while the decoder is still untrained. Used to
+train glyph-tiny; the head is discarded afterwards. Aligning regions with words is GLIP's idea (arXiv 2112.03857, 3.1).
 
-Shapes: B images, T boxes of the image that has most, L tokens of the longest caption, P sample points of a box,
+Shapes: B images, T boxes of the image with most boxes, L tokens of the longest caption, P sample points of a box,
 C channels of an image level, C' channels of a text token.
 """
 

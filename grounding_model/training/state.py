@@ -1,4 +1,4 @@
-"""What changes while training goes on, saved and taken up again; and what decides whether a saved state still fits."""
+"""The state of training, saved and resumed; and the settings that decide whether a saved state may be resumed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GIT_ATTEMPTS = 3
 
 
 class TrainingState:
-    """Everything that a step changes. objective: what is trained; parallel: the same, called through DDP."""
+    """Everything that a step changes. objective: the trained module; parallel: the same, wrapped in DDP."""
 
     def __init__(self, model: GroundingModel, config: TrainConfig, processes: Processes) -> None:
         self.model, self._processes = model, processes
@@ -47,13 +47,13 @@ class TrainingState:
         self.problems: Counter[str] = Counter()
 
     def without_synchronisation(self, last: bool) -> AbstractContextManager:
-        """For the backward pass of a micro-batch: processes add their gradients up only in the last of a step."""
+        """For the backward pass of a micro-batch: processes reduce their gradients only in the last one of a step."""
         if isinstance(self.parallel, DistributedDataParallel) and not last:
             return self.parallel.no_sync()
         return nullcontext()
 
     def save(self, path: Path, settings: Mapping[str, str]) -> None:
-        """Written by the first process; all have to call it."""
+        """Written by the first process; all must call it."""
         random = gather(torch.get_rng_state())
         random_cuda = gather(torch.cuda.get_rng_state() if torch.cuda.is_available() else None)
         problems = sum_counts(self.problems)
@@ -74,16 +74,16 @@ class TrainingState:
             torch.save(state, stream)
 
     def resume(self, path: Path, settings: Mapping[str, str]) -> None:
-        """Take up a saved state when there is one. Raises InputError when it belongs to other settings."""
+        """Resumes from a saved state, if there is one. Raises InputError when it was saved with other settings."""
         if not path.exists():
             return
         state = torch.load(path, map_location="cpu", weights_only=True)
         saved = state["settings"]
-        other = sorted(name for name in settings.keys() | saved.keys() if settings.get(name) != saved.get(name))
-        if other:
-            names = ", ".join(other)
+        different = sorted(name for name in settings.keys() | saved.keys() if settings.get(name) != saved.get(name))
+        if different:
+            names = ", ".join(different)
             raise InputError(
-                path, f"is of a run with another {names}", "expected another work_dir, or the file removed"
+                path, f"was saved with a different {names}", "expected another work_dir, or the file removed"
             )
         self.step = state["step"]
         self.objective.load_state_dict(state["weights"])
@@ -100,7 +100,7 @@ class TrainingState:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The moving average, where there is one, in place of the weights for a while."""
+        """Replaces the weights by their moving average, if there is one, until the block ends."""
         if self.average is None:
             yield
             return
@@ -112,13 +112,13 @@ class TrainingState:
             self.model.load_state_dict(weights)
 
     def load_average(self) -> None:
-        """Put the moving average, where there is one, into the model."""
+        """Loads the moving average, if there is one, into the model."""
         if self.average:
             self.model.load_state_dict(self.average.weights)
 
 
 def settings_with_effect(config: TrainConfig) -> dict[str, str]:
-    """Every setting that decides the result, and the content of the files it names, as text."""
+    """All settings that affect the result, and the hashes of the files they name, as text."""
     settings = {
         entry.name: repr(getattr(config, entry.name))
         for entry in dataclasses.fields(config)
@@ -136,12 +136,12 @@ def settings_with_effect(config: TrainConfig) -> dict[str, str]:
 
 def _sha256(path: Path) -> str:
     if not path.is_file():
-        raise InputError(path, "no such file", "expected the file that the configuration names")
+        raise InputError(path, "no such file", "expected the file named in the configuration")
     return sha256_of(path)
 
 
 def provenance(steps: int, settings: Mapping[str, str], commit: str) -> dict[str, str]:
-    """Who made these weights and how."""
+    """How these weights were made."""
     return {
         "command": shlex.join(["python", *sys.argv]),
         "commit": commit,
@@ -162,7 +162,7 @@ def source_commit() -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    """What git says. One that was killed has said nothing of the checkout, so it is asked again."""
+    """The output of git. A git process that was killed is run again."""
     for _ in range(GIT_ATTEMPTS):
         finished = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True)
         if finished.returncode >= 0:

@@ -1,4 +1,4 @@
-"""AP of the model in training on labelled detection data, its images divided among the processes."""
+"""AP of the model in training on labelled detection data, with the images divided among the processes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from grounding_model.training.log import MEAN_AP
 
 
 def open_for_validation(data: Sequence[TrainingData]) -> list[LabelledImages]:
-    """The data sets, every image once. Raises InputError for one that no prompt of categories can ask about.
+    """The data sets, every image once. Raises InputError when the categories of one make no valid prompt.
 
-    Before the first step, so that a run does not end hours later.
+    Called before the first step, so that a run does not fail hours later.
     """
     datasets = []
-    for index, each in enumerate(data):
+    for index, source in enumerate(data):
         try:
-            dataset = open_dataset(each)
+            dataset = open_dataset(source)
             Prompt.categories(list(dataset.categories.values()))
         except InputError as error:
             raise InputError(f"validate.{index}", str(error), "expected detection data with its categories") from error
@@ -44,7 +44,7 @@ def validate(
 ) -> dict[str, float]:
     """AP and AP50 on each data set, all its categories in the prompt, and the mean AP, by their names in the log.
 
-    scale: short and long side of the images in pixels; None: the model's own. problems: told what is passed over.
+    scale: short and long side of the images in pixels; None: the model's. problems: counts what is skipped.
     """
     numbers: dict[str, float] = {}
     for index, dataset in enumerate(datasets):
@@ -62,9 +62,9 @@ def _average_precision(
     processes: Processes,
     problems: Counter[str],
 ) -> CocoResult:
-    """Images are read as they are needed; labels become places in the prompt."""
+    """Images are read on demand; labels become indices in the prompt."""
     names = list(dataset.categories.values())
-    place = {label: index for index, label in enumerate(dataset.categories)}
+    index_of = {label: index for index, label in enumerate(dataset.categories)}
     truth: list[Record] = []
 
     def images() -> Iterator[np.ndarray]:
@@ -74,7 +74,7 @@ def _average_precision(
             except InputError as error:
                 problems[f"validation: {error}"] += 1
                 continue
-            instances = tuple(replace(one, label=place[one.label]) for one in record.instances or ())
+            instances = tuple(replace(item, label=index_of[item.label]) for item in record.instances or ())
             truth.append(replace(record, filename=f"image-{index:09d}", instances=instances))
             yield image
 
@@ -86,12 +86,12 @@ def _average_precision(
         scale=scale,
         batch_size=batch_size,
     )
-    found = [outcome for outcome in outcomes if isinstance(outcome, Record)]
-    predictions = [replace(one, filename=record.filename) for one, record in zip(found, truth, strict=True)]
-    # Every process judges everything, so that all know the same figures; in one order, which decides between ties.
-    return evaluate_coco(_together(truth), _together(predictions), names)
+    records = [outcome for outcome in outcomes if isinstance(outcome, Record)]
+    predictions = [replace(record, filename=true.filename) for record, true in zip(records, truth, strict=True)]
+    # Every process evaluates all images, so that all have the same scores; in one order, which decides ties.
+    return evaluate_coco(_gather_records(truth), _gather_records(predictions), names)
 
 
-def _together(records: list[Record]) -> list[Record]:
-    """The records of all processes by their image."""
+def _gather_records(records: list[Record]) -> list[Record]:
+    """The records of all processes, sorted by image."""
     return sorted((record for part in gather(records) for record in part), key=lambda record: record.filename)
