@@ -37,7 +37,8 @@ import psutil
 from flows.policies.policy import Policy
 from flows.self_training.config import GlyphScenes, Labelling, SelfTrainConfig
 from flows.self_training.gate import Gate
-from flows.self_training.loop import PLAIN_STAGES, self_train
+from flows.self_training.loop import self_train
+from flows.self_training.stages import PLAIN_STAGES
 from formats.io.child_process import end_with_parent
 from formats.io.files import write_whole
 from grounding_model.data.sources import GlyphData

@@ -15,7 +15,8 @@ import numpy as np
 
 from flows.labelling.filter import filter_candidates
 from flows.labelling.infer import missing_shards
-from flows.labelling.plan import MAX_SHARDS, plan, read_manifest
+from flows.labelling.manifest import read_manifest
+from flows.labelling.plan import MAX_SHARDS, plan
 from formats.candidates import Candidates, ImageCandidates, write_candidates
 from formats.io.files import write_whole
 

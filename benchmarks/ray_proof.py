@@ -92,9 +92,9 @@ def plan_run(source: Path, work_dir: Path, images: int) -> Any:
 
 def label_here(source: Path, work_dir: Path, images: int) -> None:
     """By one thread, without Prefect."""
-    from flows.labelling.detector_pool import Workers
     from flows.labelling.filter import filter_candidates
     from flows.labelling.infer import infer
+    from flows.labelling.settings import Workers
 
     manifest = plan_run(source, work_dir, images)
     infer(manifest, workers=Workers(devices=("cpu",)))

@@ -32,7 +32,8 @@ from grounding_model.data.augment import AugmentConfig, RandomCrop
 from grounding_model.data.sampler import MixedOrder
 from grounding_model.data.samples import Collate, TrainingBatch, TrainingSamples
 from grounding_model.data.sources import LabelledImages, OdvgData, OdvgDataset, open_for_training
-from grounding_model.glyphs import draw_scene, glyph_tokenizer
+from grounding_model.glyphs import draw_scene
+from grounding_model.glyphs.tokenizer import glyph_tokenizer
 
 BATCH_SIZE = 4
 IMAGES = 64  # different ones

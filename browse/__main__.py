@@ -59,10 +59,15 @@ def main(argv: Sequence[str] | None = None, program: str = "groundhog browse") -
         return serve(arguments[1:], f"{program} serve")
     options = build_parser(program).parse_args(arguments)
     try:
-        tally = browse(options)
+        return run(options)
     except InputError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2
+
+
+def run(options: argparse.Namespace) -> int:
+    """Draws and says what was drawn; returns the exit code."""
+    tally = browse(options)
     print(tally.summary())
     if options.output_dir and tally.drawn:
         print(f"pictures: {options.output_dir}")
@@ -76,6 +81,11 @@ def build_parser(program: str) -> argparse.ArgumentParser:
         epilog=f"example:\n  {program} data/cat cat_train_od_v1.json images -m cat_label_map.json -o seen --not-show",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_options(parser)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
     add_places(parser)
     parser.add_argument("-o", "--output-dir", metavar="DIR", type=Path, help="write the drawn pictures there")
     parser.add_argument("--not-show", action="store_true", help="open no window")
@@ -89,7 +99,6 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--palette", default="category", help='"category" (default), "random", or one colour such as "#ff8800"'
     )
-    return parser
 
 
 def browse(options: argparse.Namespace) -> Tally:

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None, program: str = "groundhog browse ser
     """Serves until it is interrupted. Exit code: 0, or 2 for bad input."""
     options = build_parser(program).parse_args(argv)
     try:
-        _serve(options)
+        serve(options)
     except InputError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2
@@ -64,6 +64,11 @@ def build_parser(program: str) -> argparse.ArgumentParser:
         epilog=f"example:\n  {program} data/cat cat_train_od_v1.json images --order uncertain",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_options(parser)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
     add_places(parser)
     parser.add_argument(
         "-o", "--out", metavar="REVIEWED_FILE", type=Path, help="default: X_od_reviewed.json beside the labels"
@@ -80,10 +85,10 @@ def build_parser(program: str) -> argparse.ArgumentParser:
         "file name and score, least first",
     )
     parser.add_argument("--no-open", action="store_true", help="do not open the browser")
-    return parser
 
 
-def _serve(options: argparse.Namespace) -> None:
+def serve(options: argparse.Namespace) -> None:
+    """Serves until it is interrupted."""
     annotations, images, label_map = read_places(options)
     review = Review(annotations, label_map, options.out, options.order)
     with lock(review.path.parent, review.path.stem), _listening(options, review, images) as server:

@@ -50,6 +50,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":  # of the installed package
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("groundhog")
+        except PackageNotFoundError:  # a checkout that was never installed
+            return "(not installed)"
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

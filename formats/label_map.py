@@ -121,13 +121,18 @@ def name_problems(names: Mapping[int, str], location: object) -> Iterator[InputE
 
 
 def read_category_names(path: str | Path) -> tuple[str, ...]:
-    """The names in the order of the labels: of a YAML with `names`, as YOLO has it, or of a text file, one a line.
+    """The names in the order of the labels: of a YAML with `names`, as YOLO has it, a label map, or a line each.
 
     Raises InputError when the file is missing or has no names.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(path, "does not exist", "expected the category names: a YAML with `names`, or one a line")
+    if path.suffix.lower() == ".json":
+        labels = read_label_map(path)
+        if list(labels) != list(range(len(labels))):
+            raise InputError(path, f"has the labels {', '.join(map(str, labels))}", "expected 0, 1, 2, … without a gap")
+        return tuple(labels.values())
     if path.suffix.lower() not in _YAML:
         return _names_by_line(path)
     names = _yaml_value(path, "names")

@@ -7,7 +7,7 @@ Boxes of a person carry no score and have weight 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,14 +72,20 @@ def marked(corrections: list[Correction]) -> list[Correction]:
     return [each for each in corrections if each.since] or corrections
 
 
-def corrections_for(path: str | Path | None, number: int | None = None) -> dict[Key, Record]:
+def corrections_for(
+    path: str | Path | None, number: int | None = None, check: Callable[[list[Correction]], None] | None = None
+) -> dict[Key, Record]:
     """The corrected lines that hold for a round (None: for all), by file name and caption; a later one wins.
 
-    path: a file of reviewed lines; None, or one that is not there: nothing was corrected.
+    path: a file of reviewed lines; None, or one that is not there: nothing was corrected. check: is given all of them,
+    those of other rounds too, and raises InputError for what does not belong there.
     """
     if path is None or not Path(path).is_file():
         return {}
-    held = holding(marked(list(read_corrections(path))), number)
+    corrections = marked(list(read_corrections(path)))
+    if check is not None:
+        check(corrections)
+    held = holding(corrections, number)
     return {key: each.record for key, each in held.items()}
 
 

@@ -21,10 +21,12 @@ from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
 from formats.record import Box, Instance, Record, Region
+from grounding_model.inputs.defaults import MAX_PER_IMAGE, SCORE_THRESHOLD, WEIGHTS
 from grounding_model.inputs.image import check_image, collate_images, read_image, resize_for_test
 from grounding_model.inputs.prompt import BuiltPrompt, Prompt
 from grounding_model.inputs.tokens import count_tokens, tokenize, tokens_of_spans
 from grounding_model.model.grounding import GroundingModel, ImageFeatures, TextFeatures
+from grounding_model.model.precision import DTYPE_NAMES, choose_dtype, use_bfloat16
 
 ImageSource = str | Path | np.ndarray
 PromptSource = Prompt | Sequence[str | tuple[str, ...]]
@@ -81,8 +83,8 @@ class PredictSettings:
     Raises InputError for a value that cannot work.
     """
 
-    score_threshold: float = 0.3
-    max_per_image: int = 300
+    score_threshold: float = SCORE_THRESHOLD
+    max_per_image: int = MAX_PER_IMAGE
     scale: tuple[int, int] | None = None
     batch_size: int = 1
     chunk_size: int | None = None
@@ -126,17 +128,23 @@ class Detections(NamedTuple):
 
 
 def load_detector(
-    weights: str | Path = "glyph-tiny", text_encoder: str | Path | None = None, device: str = "auto"
+    weights: str | Path = WEIGHTS,
+    text_encoder: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
 ) -> Detector:
     """A detector from whatever load_checkpoint reads. device: as torch names it; 'auto' is a GPU where there is one.
 
-    Raises InputError when the weights cannot be read or the device is not there.
+    dtype: float32; bfloat16, which rounds the large linear layers of the image side only; or auto, which is bfloat16
+    where the device multiplies it natively.
+
+    Raises InputError when the weights cannot be read, the device is not there, or the dtype is not one of these.
     """
     from grounding_model.checkpoints.weights import load_checkpoint
 
     chosen = choose_device(device)
     checkpoint = load_checkpoint(weights, text_encoder)
-    return Detector(checkpoint.model, checkpoint.tokenizer, chosen, checkpoint.provenance)
+    return Detector(checkpoint.model, checkpoint.tokenizer, chosen, checkpoint.provenance, dtype)
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -153,7 +161,10 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 class Detector:
-    """A model with its tokenizer on a device. provenance: how the weights came about, as their file tells it."""
+    """A model with its tokenizer on a device. provenance: how the weights came about, as their file tells it.
+
+    dtype: as load_detector takes it; as an attribute, what 'auto' came to. bfloat16 changes the model in place.
+    """
 
     def __init__(
         self,
@@ -161,8 +172,15 @@ class Detector:
         tokenizer: PreTrainedTokenizerFast,
         device: torch.device | str = "cpu",
         provenance: Mapping[str, str] | None = None,
+        dtype: str = "float32",
     ) -> None:
+        try:
+            self.dtype = choose_dtype(dtype, torch.device(device))
+        except ValueError as error:
+            raise InputError("dtype", f"'{dtype}'", f"expected {', '.join(DTYPE_NAMES)}") from error
         self.model = model.to(device).eval()
+        if self.dtype == "bfloat16":
+            use_bfloat16(self.model)
         self.tokenizer = tokenizer
         self.device = torch.device(device)
         self.provenance = dict(provenance or {})

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from flows.labelling.plan import Manifest, plan
+from flows.labelling.manifest import Manifest
+from flows.labelling.plan import plan
 from formats.images import image_size
 from formats.io.errors import InputError
 from formats.record import Instance, Record, Region

@@ -7,7 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from grounding_model.data.augment import AugmentConfig, Photometric, RandomCrop, augment, change_looks, flip, resize
+from grounding_model.data.augment import (
+    AugmentConfig,
+    Photometric,
+    RandomCrop,
+    augment,
+    change_photometry,
+    flip,
+    resize,
+)
 
 SEEDS = range(20)
 
@@ -116,7 +124,7 @@ def test_what_a_crop_leaves_of_a_box_may_be_too_little() -> None:
 def test_looks_change_and_nothing_else_does() -> None:
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     looks = Photometric(0.2, 0.3, 0.3, 0.05, 1.0, 0.05, probability=1.0)
-    changed = change_looks(image, looks, np.random.default_rng(1))
+    changed = change_photometry(image, looks, np.random.default_rng(1))
     assert changed.shape == image.shape
     assert changed.dtype == np.uint8
     assert not np.array_equal(changed, image)
@@ -124,7 +132,9 @@ def test_looks_change_and_nothing_else_does() -> None:
 
 def test_looks_of_strength_zero_are_no_change() -> None:
     image = drawn_box()[0]
-    np.testing.assert_array_equal(change_looks(image, Photometric(probability=1.0), np.random.default_rng(0)), image)
+    np.testing.assert_array_equal(
+        change_photometry(image, Photometric(probability=1.0), np.random.default_rng(0)), image
+    )
 
 
 def test_a_view_is_a_function_of_the_seed() -> None:

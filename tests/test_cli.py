@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+import flows
 from flows.cli.command import build_parser, main
 from flows.detection import detect as detection
 from flows.labelling.bootstrap import bootstrap_od
@@ -16,13 +18,14 @@ from formats.record import Instance, Record, Region
 from tests.pipeline_cases import make_images
 
 COMMANDS = ["up", "self-train", "detect", "bootstrap", "infer", "filter"]
-COMMANDS += ["evaluate", "train", "convert", "weights", "glyphs"]
+COMMANDS += ["evaluate", "train", "convert", "weights", "glyphs", "demo", "browse", "browse serve", "rounds status"]
+COMMANDS += ["evaluate compare", "weights inspect", "weights interpolate"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert ended.value.code == 0
     assert f"example:\n  groundhog {command}" in capsys.readouterr().out
 
@@ -99,6 +102,27 @@ def test_a_process_with_wrong_input_shows_no_traceback(arguments: list[str]) -> 
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "meant"),
+    [("evalute x.toml", "'evaluate'"), ("self_train x.toml", "'self-train'"), ("rounds stauts w", "'status'")],
+)
+def test_a_misspelt_command_is_answered_with_the_right_one(
+    command: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(command.split())
+    assert ended.value.code == 2
+    assert f"did you mean {meant}?" in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"groundhog {flows.__version__}\n"
+    assert flows.__version__ == version("groundhog")
+
+
 def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
@@ -136,6 +160,21 @@ def test_a_folder_may_be_called_anything(folder: str, monkeypatch: pytest.Monkey
     config = Path(__file__).parent.parent / "configs" / "glyph_tiny.toml"
     assert main(["train", str(config), "--work-dir", folder, "--weights", folder]) == 0
     assert (str(taken[0].work_dir), taken[0].start.source) == (folder, folder)
+
+
+def test_self_train_takes_weights_and_a_work_dir(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Seen(Exception):
+        """Ends the command before it trains."""
+
+    def seen(config, on_event):
+        raise Seen(config)
+
+    monkeypatch.setattr("flows.self_training.loop.self_train", seen)
+    config = Path(__file__).parent.parent / "configs" / "self_train_glyphs.toml"
+    with pytest.raises(Seen) as ended:
+        main(["self-train", str(config), "--weights", "2024", "--work-dir", "w", "--set", "rounds=7"])
+    [taken] = ended.value.args
+    assert (taken.train.start.source, str(taken.train.work_dir), taken.rounds) == ("2024", "w", 7)
 
 
 def test_minus_one_and_lists_are_taken_as_tokens_positive() -> None:

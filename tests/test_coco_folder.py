@@ -71,7 +71,7 @@ def test_other_names_can_be_given(tmp_path: Path) -> None:
     write_split(tmp_path, "labels/mine.json", "photos/first", "a")
     folder = CocoFolder(tmp_path, train_annotations=Path("labels/mine.json"), train_images=Path("photos/first"))
     assert len(open_dataset(folder.train())) == 1
-    with pytest.raises(InputError, match="holds no annotations for validation"):
+    with pytest.raises(InputError, match="has no annotations for validation"):
         folder.validation()
 
 
@@ -83,14 +83,14 @@ def test_what_is_missing_is_told_with_where_it_was_looked_for(tmp_path: Path) ->
     assert str(tmp_path / "annotations" / "train.json") in error.value.remedy
     write_layout(tmp_path, "ours")
     (tmp_path / "train" / "a-é.png").unlink()
-    with pytest.raises(InputError, match=r"train\.json names 'a-é\.png'.*looked at train, images/train"):
+    with pytest.raises(InputError, match=r"train\.json lists 'a-é\.png'.*looked at train, images/train"):
         CocoFolder(tmp_path).train()
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"images": []}'])
 def test_a_file_that_names_no_image_is_told(tmp_path: Path, content: str) -> None:
     (tmp_path / "train.json").write_text(content)
-    with pytest.raises(InputError, match="names no image"):
+    with pytest.raises(InputError, match="lists no image"):
         CocoFolder(tmp_path).train()
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from flows.cli.command import main
 from flows.self_training.config import read_self_train
-from flows.self_training.demo import CONFIG, demo_config, main, run_demo
+from flows.self_training.demo import CONFIG, demo_config, run_demo
 from formats.io.errors import InputError
 from formats.odvg import read_odvg
 from grounding_model.checkpoints.checkpoint import save_checkpoint
@@ -32,7 +33,7 @@ def test_the_loop_goes_round_and_says_where_everything_is(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "demo"
-    arguments = ["--quick", "--weights", str(weights), "--out-dir", str(out), "--device", "cpu"]
+    arguments = ["demo", "--quick", "--weights", str(weights), "--out-dir", str(out), "--device", "cpu"]
     assert main(arguments) == 0
     told = capsys.readouterr()
     assert (out / "report.html").stat().st_size > 100_000

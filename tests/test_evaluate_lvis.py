@@ -64,14 +64,14 @@ def numbers(result) -> dict[str, float]:
 def test_fixed_ap_is_the_references(lvis, most):
     *case, areas = lvis
     expected = json.loads((EVAL / "lvis_results.json").read_text())[f"fixed_ap_topk{most}"]
-    found = numbers(evaluate_lvis(*case, most_per_category=most, areas=areas))
+    found = numbers(evaluate_lvis(*case, max_per_category=most, areas=areas))
     assert {f"lvis_fixed_ap/{name}": value for name, value in found.items()} == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_older_definition_is_the_references(lvis):
     *case, areas = lvis
     expected = json.loads((EVAL / "lvis_results.json").read_text())["lvis_metric"]
-    found = numbers(evaluate_lvis(*case, most_per_category=None, most_per_image=300, areas=areas))
+    found = numbers(evaluate_lvis(*case, max_per_category=None, max_per_image=300, areas=areas))
     assert {f"lvis/bbox_{name}": round(value, 3) for name, value in found.items()} == expected
 
 
@@ -166,5 +166,5 @@ def test_the_best_of_a_category_count_whatever_images_they_are_in():
     federation = Federation({}, {}, {"cat": "r"})
     boxes = FoundBoxes.of_records(found, {"0": 0, "1": 1, "2": 2}, {"cat": 0})
     assert sorted(boxes.best(2).scores) == [0.7, 0.9]
-    assert evaluate_lvis(truth, found, ["cat"], federation, most_per_category=2).ap == pytest.approx(0.5 * 34 / 101)
+    assert evaluate_lvis(truth, found, ["cat"], federation, max_per_category=2).ap == pytest.approx(0.5 * 34 / 101)
     assert evaluate_lvis(truth, found, ["cat"], federation).ap == pytest.approx(0.75, abs=0.01)

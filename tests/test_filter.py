@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flows.cli.command import main
 from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg
 from flows.labelling.filter import filter_candidates
 from flows.labelling.infer import infer
-from flows.labelling.plan import asked_label_map, plan, read_manifest
+from flows.labelling.manifest import read_manifest
+from flows.labelling.plan import asked_label_map, plan
 from flows.policies import Mixture, Policy, Quantile, TargetPrecision
 from flows.policies.apply import Candidate, apply_policy
 from flows.policies.nms import suppress_duplicates
@@ -298,3 +300,37 @@ def test_thresholds_of_a_round_follow_from_the_corrections_that_hold_for_it(labe
         assert set(first) == {"cat", "plate"}
         assert all(threshold < 0.6 for threshold in first.values())
         assert all(threshold >= 0.9 for threshold in second.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"filename": "nowhere.png"}, "'nowhere.png' is no line of x_od.json"),
+        ({"category": "umbrella"}, "label 0 is not 'umbrella', which is none of this plan's categories"),
+        ({"category": "Cat"}, "did you mean 'cat'"),
+        ({"label": 1}, "label 1 is not 'cat'"),
+        ({"label": 7}, "label 7 is not 'cat'"),
+    ],
+)
+@pytest.mark.parametrize("by", ["reviewed", "policy"])
+def test_reviewed_lines_that_are_none_of_the_plans_are_named(labelled: Path, change: dict, said: str, by: str) -> None:
+    line = json.loads((labelled / "x_od.json").read_text().splitlines()[0])
+    instance = {"bbox": [1, 2, 30, 20], "label": 0, "category": "cat"}
+    instance |= {name: value for name, value in change.items() if name in instance}
+    line |= {"detection": {"instances": [instance]}, "reviewed": True, "since_round": 3}
+    line |= {name: value for name, value in change.items() if name in line}
+    (labelled / "mine.json").write_text(json.dumps(line))
+    policy = Policy() if by == "reviewed" else Policy(adaptive=TargetPrecision(reviewed=labelled / "mine.json"))
+    with pytest.raises(InputError, match=r"mine\.json:1: ") as raised:
+        filter_candidates(labelled / "work", policy, reviewed=labelled / "mine.json" if by == "reviewed" else None)
+    assert said in str(raised.value)
+    assert not (labelled / "x_od_v1.json").exists()
+
+
+def test_the_command_counts_the_boxes_of_a_person_too(labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = json.loads((labelled / "x_od.json").read_text().splitlines()[0])
+    boxes = [{"bbox": [1, 2, 30, 20], "label": 0, "category": "cat"}] * 2
+    (labelled / "mine.json").write_text(json.dumps(line | {"detection": {"instances": boxes}}))
+    assert main(["filter", str(labelled / "work"), "--reviewed", str(labelled / "mine.json")]) == 0
+    written = sum(len(record.instances) for record in read_odvg(labelled / "x_od_v1.json"))
+    assert capsys.readouterr().out.startswith(f"{written} boxes (2 of them a person's) in ")

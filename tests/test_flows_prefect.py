@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from inspect import signature
 from pathlib import Path
@@ -19,16 +19,17 @@ import psutil
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from flows.labelling import detector_pool as workers
 from flows.labelling.detector_pool import HeldDetectors
 from flows.labelling.filter import filter_candidates
 from flows.labelling.infer import missing_shards
 from flows.labelling.plan import plan
+from flows.labelling.settings import LabellingSettings, part_of
 from flows.orchestration import deployments, tasks
-from flows.orchestration.artifacts import look_of, name_of_group
 from flows.orchestration.server import is_healthy
+from flows.self_training.stages import RunName
 from formats.io.errors import InputError
 from tests.pipeline_cases import FakeDetector, make_images, make_weights
 from tests.test_self_train import Recorder, config  # noqa: F401 - the fixture
@@ -49,11 +50,21 @@ def test_every_config_is_served_and_every_stage() -> None:
     } <= served
 
 
-@pytest.mark.parametrize("stage", [plan, filter_candidates])
-def test_what_a_stage_takes_its_deployment_takes(stage) -> None:
-    taken = {plan: deployments.PlanParameters, filter_candidates: deployments.FilterParameters}[stage].model_fields
+def test_what_a_stage_takes_its_deployment_takes() -> None:
     renamed = {"manifest": "work_dir"}
-    assert {renamed.get(name, name) for name in signature(stage).parameters} == set(taken)
+    taken = {renamed.get(name, name) for name in signature(filter_candidates).parameters}
+    assert taken == set(deployments.FilterParameters.model_fields)
+    settings = {each.name for each in fields(LabellingSettings)} | {"shard_size", "overwrite"}
+    taken = set(signature(plan).parameters) - {"settings", "execution", "changes"} | settings
+    assert taken == {each.name for each in fields(deployments.PlanParameters)}
+
+
+def test_a_misspelt_setting_of_a_plan_is_refused() -> None:
+    given = {"source": "x_od.json", "image_root": "images", "score_floor": 0.1, "scale": [192, 192]}
+    read = TypeAdapter(deployments.PlanParameters).validate_python
+    assert part_of(read(given), LabellingSettings) == LabellingSettings(score_floor=0.1, scale=(192, 192))
+    with pytest.raises(ValidationError, match="mirored"):
+        read(given | {"mirored": True})
 
 
 def test_one_model_is_loaded_for_all_shards_of_a_plan() -> None:
@@ -78,7 +89,7 @@ def hold(monkeypatch: pytest.MonkeyPatch, detector: FakeDetector) -> None:
 
 @pytest.mark.parametrize(("count", "most"), [(0, 4), (3, 4), (4, 4), (5, 4), (20_000, tasks.MAX_TASKS)])
 def test_shards_are_grouped_so_that_prefect_sees_few_tasks(count: int, most: int) -> None:
-    groups = tasks.groups(range(count), most)
+    groups = tasks.grouped(range(count), most)
     assert [index for group in groups for index in group] == list(range(count))
     assert len(groups) == min(count, most)
     assert not groups or max(map(len, groups)) - min(map(len, groups)) <= 1
@@ -106,29 +117,25 @@ def test_a_flow_run_is_named_by_what_it_works_on(flow, parameters: deployments.P
 
 
 @pytest.mark.parametrize(
-    ("work_dir", "indices", "name"),
+    ("run", "indices", "name"),
     [
-        ("work_dirs/cat", [4], "label shard 4"),
-        ("work_dirs/x/round-2", [4, 5, 6], "label v2, shards 4-6"),
-        ("work_dirs/x/round-12/view-1", [0, 3], "label v12, view 1, shards 0-3"),
+        (RunName(), [4], "label shard 4"),
+        (RunName(2), [4, 5, 6], "label v2, shards 4-6"),
+        (RunName(12, 1), [0, 3], "label v12, view 1, shards 0-3"),
     ],
 )
-def test_a_group_of_shards_is_named_by_its_round_and_range(work_dir: str, indices: list[int], name: str) -> None:
-    assert name_of_group(work_dir, indices) == name
+def test_a_group_of_shards_is_named_by_its_round_and_range(run: RunName, indices: list[int], name: str) -> None:
+    assert tasks.title_of_group(run, indices) == name
 
 
-@pytest.mark.parametrize(
-    ("places", "look"),
-    [
-        ((), ""),
-        (("data/cats_od.json", 3, None), ""),
-        (("work_dirs/x/round-2/model.safetensors", Path("work_dirs/x/round-3")), "v3"),
-        (("work_dirs/x/round-1/model.safetensors", "work_dirs/x/round-2/view-1"), "v2, view 1"),
-        (("work_dirs/x/view-finder",), ""),
-    ],
-)
-def test_a_look_is_named_by_its_round_and_view(places: tuple[object, ...], look: str) -> None:
-    assert look_of(*places) == look
+def test_a_stage_is_named_by_the_round_that_it_is_called_for() -> None:
+    stages = tasks.STAGES.run_as(RunName(3, 1))
+    tasks_of_round = (stages.plan, stages.filter_candidates, stages.merge, stages.train, stages.evaluate)
+    assert [stage.task_run_name for stage in tasks_of_round] == [
+        f"{name} v3, view 1" for name in ("plan", "filter_candidates", "merge", "train", "evaluate")
+    ]
+    assert stages.infer.keywords == {"name": RunName(3, 1)}
+    assert tasks.plan.task_run_name == "plan"  # the shell itself belongs to no round
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +152,9 @@ def test_the_flow_labels_by_mapped_shards(
 ) -> None:
     recorder = Recorder()
     hold(monkeypatch, recorder.detector)
-    stages = recorder.stages()._replace(infer=tasks.infer, plan=tasks.plan, filter_candidates=tasks.filter_candidates)
+    stages = recorder.stages()._replace(
+        infer=tasks.infer, plan=tasks.plan, filter_candidates=tasks.filter_candidates, named=tasks.named
+    )
     monkeypatch.setattr(tasks, "STAGES", stages)
     labelling = replace(config.labelling, shard_size=2)
     monkeypatch.setattr(deployments, "read_self_train", lambda path, overrides: replace(config, labelling=labelling))
@@ -154,7 +163,7 @@ def test_the_flow_labels_by_mapped_shards(
     assert recorder.detector.seen == 15
     assert not workers._lenders  # the models of the labelling are gone before the training
     with get_client(sync_client=True) as client:
-        assert [run.name for run in client.read_flow_runs()] == ["self-train x"]
+        assert "self-train x" in [run.name for run in client.read_flow_runs()]
         labelled = {
             f"label v{number}, {shards}" for number in (1, 2, 3) for shards in ("shard 0", "shard 1", "shard 2")
         }
@@ -162,6 +171,33 @@ def test_the_flow_labels_by_mapped_shards(
         # The server hears of task runs by events, in its own time.
         told = lambda: {run.name for run in client.read_task_runs()}  # noqa: E731
         wait_until(lambda: told() >= labelled | others, "task runs without a name that can be read", seconds=60)
+
+
+@pytest.mark.slow
+def test_images_in_a_folder_named_like_a_round_do_not_name_a_run(
+    harness: None,
+    tmp_path: Path,
+    config,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_images(tmp_path / "round-7" / "view-2", 2)
+    data = replace(config.data, images=tmp_path / "round-7" / "view-2", annotations=tmp_path / "round-7" / "x_od.json")
+    recorder = Recorder()
+    hold(monkeypatch, recorder.detector)
+    stages = recorder.stages()._replace(
+        infer=tasks.infer, plan=tasks.plan, filter_candidates=tasks.filter_candidates, named=tasks.named
+    )
+    monkeypatch.setattr(tasks, "STAGES", stages)
+    monkeypatch.setattr(
+        deployments, "read_self_train", lambda path, overrides: replace(config, data=data, rounds=0, name="seventh")
+    )
+    deployments.self_train(deployments.SelfTrainParameters(config="configs/self_train_seventh.toml"))
+    with get_client(sync_client=True) as client:
+        (run,) = [run for run in client.read_flow_runs() if run.name == "self-train seventh"]
+        mine = lambda: {task.name for task in client.read_task_runs() if task.flow_run_id == run.id}  # noqa: E731
+        expected = {"plan v1", "label v1, shard 0", "filter_candidates v1"}
+        wait_until(lambda: mine() >= expected, "no task runs of round 1", seconds=60)
+        assert not [name for name in mine() if "v7" in name or "view" in name]
 
 
 @pytest.mark.slow

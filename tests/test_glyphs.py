@@ -28,13 +28,13 @@ from grounding_model.glyphs import (
     SIDE,
     categories_of,
     draw_scene,
-    glyph_tokenizer,
     scenes,
     write_scenes,
 )
 from grounding_model.glyphs.pictograms import CHARACTERS, PLURALS, font_path, mask_of, placed_mask
 from grounding_model.glyphs.records import TASKS
 from grounding_model.glyphs.scenes import Scene, Thing, draw, forbidden_pairs
+from grounding_model.glyphs.tokenizer import glyph_tokenizer
 from grounding_model.glyphs.words import words
 
 SEED = 7

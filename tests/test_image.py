@@ -142,5 +142,5 @@ def test_a_batch_is_normalised_and_padded_right_and_below(picture):
 def test_arrays_of_another_kind_are_refused(bad):
     with pytest.raises(InputError, match="image 0"):
         collate_images([bad])
-    with pytest.raises(InputError, match="none"):
+    with pytest.raises(InputError, match="the list is empty"):
         collate_images([])

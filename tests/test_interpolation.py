@@ -119,5 +119,7 @@ def test_the_command_writes_a_checkpoint(tuned: Path, tmp_path: Path, capsys: py
     out = tmp_path / "between.safetensors"
     assert main(["weights", "interpolate", "glyph-tiny", str(tuned), str(out), "--alpha", "0.25"]) == 0
     assert load_checkpoint(out).provenance["alpha"] == "0.25"
-    assert main(["weights", "interpolate", "glyph-tiny", str(tuned)]) == 2
-    assert "expected BASE TUNED OUT" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["weights", "interpolate", "glyph-tiny", str(tuned)])
+    assert ended.value.code == 2
+    assert "required: OUT" in capsys.readouterr().err

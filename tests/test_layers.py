@@ -69,7 +69,7 @@ ROOMS = {
     "flows.training": {"flows.labelling"},
     "flows.detection": {"flows.labelling"},
     "flows.evaluation": {"flows.labelling"},
-    "flows.quality": {"flows.evaluation", "flows.labelling", "flows.policies", "flows.training"},
+    "flows.quality": {"flows.evaluation", "flows.labelling", "flows.policies", "flows.self_training"},
     "flows.self_training": {"flows.evaluation", "flows.labelling", "flows.policies", "flows.training"},
     "flows.orchestration": {
         "flows", "flows.evaluation", "flows.labelling", "flows.policies", "flows.self_training", "flows.training",

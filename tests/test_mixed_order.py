@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from formats.io.errors import InputError
-from grounding_model.data.sampler import Draw, MixedOrder, grouped
+from grounding_model.data.sampler import Draw, MixedOrder, group_into_batches
 
 LENGTHS, WEIGHTS = [10, 7], [1.0, 0.5]
 PORTRAIT = [np.arange(10) % 3 == 0, np.arange(7) < 5]
@@ -102,13 +102,13 @@ def test_batches_hold_one_aspect_but_for_the_ends_of_epochs() -> None:
 def test_grouping_a_row_keeps_its_items_and_is_late_by_as_little_as_can_be() -> None:
     row = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8])
     kind = np.array([1, 0, 0, 1, 0, 1, 1, 0, 1], dtype=bool)
-    assert grouped(row, kind, 2).tolist() == [1, 2, 0, 3, 5, 6, 4, 7, 8]
-    assert grouped(row, kind, 20).tolist() == row.tolist()
-    assert grouped(row[:0], kind[:0], 2).tolist() == []
+    assert group_into_batches(row, kind, 2).tolist() == [1, 2, 0, 3, 5, 6, 4, 7, 8]
+    assert group_into_batches(row, kind, 20).tolist() == row.tolist()
+    assert group_into_batches(row[:0], kind[:0], 2).tolist() == []
 
 
 def test_weights_without_any_image_are_refused() -> None:
-    with pytest.raises(InputError, match="no image in an epoch"):
+    with pytest.raises(InputError, match="an epoch has no images"):
         MixedOrder([3], [0.1], 2, 10, 0)
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,12 @@ import pytest
 from flows.labelling import infer as inference
 from flows.labelling import plan as planning
 from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg
-from flows.labelling.detector_pool import HeldDetectors, Workers, devices_of
+from flows.labelling.detector_pool import HeldDetectors, devices_of
 from flows.labelling.filter import filter_candidates
-from flows.labelling.infer import infer, label_shard, missing_shards, problems_of
-from flows.labelling.plan import Manifest, plan, read_lines, read_manifest
+from flows.labelling.infer import ThreadExecutor, infer, label_shard, missing_shards, problems_of
+from flows.labelling.manifest import Manifest, read_lines, read_manifest
+from flows.labelling.plan import plan
+from flows.labelling.settings import Workers
 from formats.candidates import read_candidates
 from formats.dataset_names import label_map_beside
 from formats.io.errors import InputError
@@ -266,12 +269,33 @@ def test_several_devices_label_at_once_and_write_what_one_writes(folder: Path) -
 
     one, two = plan_od(folder, "one", 2), plan_od(folder, "two", 2)
     infer(one, FakeDetector(), progress=False)
-    inference._label(two, missing_shards(two), HeldDetectors(["cpu", "cpu"], load), 4, progress=False)
+    infer(two, executor=ThreadExecutor(HeldDetectors(["cpu", "cpu"], load), progress=False))
     assert len(detectors) == 2
     assert sum(detector.seen for detector in detectors) == 10
     assert all(
         one.shard_path(shard.index).read_bytes() == two.shard_path(shard.index).read_bytes() for shard in one.shards
     )
+
+
+def test_an_executor_labels_what_is_missing_and_nothing_else(folder: Path) -> None:
+    manifest = plan_od(folder, "work", shard_size=2)
+    infer(manifest, FakeDetector(), progress=False)
+    manifest.shard_path(1).unlink()
+    asked = []
+
+    def executor(manifest: Manifest, shards: Sequence[int], batch_size: int) -> None:
+        asked.append((list(shards), batch_size))
+        inference.label_shards(manifest, shards, FakeDetector(), batch_size=batch_size)
+
+    assert infer(manifest, executor=executor, batch_size=3) == [manifest.shard_path(index) for index in range(5)]
+    assert infer(manifest, executor=executor)
+    assert asked == [([1], 3)]
+
+
+def test_an_executor_that_leaves_a_shard_out_is_not_believed(folder: Path) -> None:
+    manifest = plan_od(folder, "work", shard_size=2)
+    with pytest.raises(RuntimeError, match=r"4 of 5 shards failed; run again to resume"):
+        infer(manifest, executor=lambda plan, shards, size: inference.label_shards(plan, shards[:1], FakeDetector()))
 
 
 def test_ray_outside_a_flow_says_where_it_works(folder: Path) -> None:

@@ -17,7 +17,7 @@ from flows.labelling.plan import plan
 from flows.policies.policy import Policy
 from flows.self_training.gate import Verdict, label_drift
 from flows.self_training.report import Comparison, comparison_sheet, read_rounds, write_report
-from flows.self_training.state import RoundResult, Story, read_story, write_story
+from flows.self_training.state import LoopState, RoundResult, read_state, write_state
 from formats.dataset_names import labels_path
 from formats.io.errors import InputError
 from formats.record import Instance, Record
@@ -69,7 +69,7 @@ def run_dir(tmp_path: Path) -> Path:
         counts = json.loads(labels.with_suffix(".meta.json").read_text())["counts"]
         verdict = Verdict(number == 1, ("AP fell <deep>",) if number == 2 else (), drift=drift)
         rounds.append(RoundResult(number, labels, f"model-{number}", None, counts, {}, verdict))
-    write_story(run, Story("cats & dogs", "stopped", "AP fell <deep>", {}, tuple(rounds)))
+    write_state(run, LoopState("cats & dogs", "stopped", "AP fell <deep>", {}, tuple(rounds)))
     return run
 
 
@@ -129,12 +129,12 @@ def test_labels_of_another_plan_are_not_shown_as_this_run_s(run_dir: Path) -> No
 
 
 def test_rounds_of_an_earlier_run_are_not_shown(run_dir: Path) -> None:
-    story = read_story(run_dir)
-    write_story(run_dir, Story(story.name, "stopped", "", {}, story.rounds[:1]))
+    loop = read_state(run_dir)
+    write_state(run_dir, LoopState(loop.name, "stopped", "", {}, loop.rounds[:1]))
     page = Page(write_report(run_dir).read_text())
     assert "Labels v1" in page.headings
     assert "Labels v2" not in page.headings
-    write_story(run_dir, Story(story.name, "running", "", {}, story.rounds[:1]))  # the second is under way
+    write_state(run_dir, LoopState(loop.name, "running", "", {}, loop.rounds[:1]))  # the second is under way
     assert "Labels v2" in Page(write_report(run_dir).read_text()).headings
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
+import tracemalloc
 import zipfile
 from collections import OrderedDict
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
 from formats.io.errors import InputError
-from grounding_model.checkpoints.safe_pickle import read_pickled_checkpoint
+from formats.io.plain_pickle import read_plain_pickle
+from grounding_model.checkpoints.safe_pickle import LEGACY_HEAD, read_pickled_checkpoint
 from tests.paths import GOLDEN
 
 CHECKPOINT = GOLDEN / "a" / "checkpoint.pth"  # written by mmengine: HistoryBuffer and numpy stand in its message_hub
@@ -169,3 +173,87 @@ def test_a_tensor_cannot_reach_beyond_its_storage(tmp_path: Path) -> None:
     path = save(tmp_path / "a.pth", {"state_dict": {"a": Greedy()}}, True)
     with pytest.raises(InputError, match="does not fit its storage"):
         read_pickled_checkpoint(path)
+
+
+def hostile_program(name: str) -> bytes:
+    """Pickles of a hundred bytes or so that stand for more than a computer has: memory, stack or time."""
+    doubling = b")" + b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(60))
+    deep = b")" + b"\x85" * 200_000
+    lists = b"".join(b"q" + bytes([i]) + b"(h" + bytes([i]) + b"h" + bytes([i]) + b"l" for i in range(60))
+    return {
+        "a doubling tuple as key": b"\x80\x02}" + doubling + b"K\x01s.",
+        "doubling tuples as keys": b"\x80\x02}(" + doubling + b"K\x01u.",
+        "a doubling tuple as a key of an OrderedDict": b"\x80\x02ccollections\nOrderedDict\n]"
+        + doubling
+        + b"K\x01\x86a\x85R.",
+        "a doubling tuple in a set": b"\x80\x04\x8f(" + doubling + b"\x90.",
+        "a doubling tuple in a frozen set": b"\x80\x04(" + doubling + b"\x91.",
+        "a nested tuple as key": b"\x80\x02}" + deep + b"K\x01s.",
+        "nested tuples": b"\x80\x02" + deep + b".",
+        "doubling lists": b"\x80\x02" + b"(X\x05\0\0\0aaaaal" + lists + b".",
+        "a list in itself": b"\x80\x02]q\0h\0a.",
+        "a memo of a billion": b"\x80\x02Nr\xff\xff\xff\x7f.",
+        "a text of a terabyte": b"\x80\x04\x8d" + (1 << 40).to_bytes(8, "little") + b".",
+        "numbers of equal hash as keys": b"\x80\x02}"
+        + b"".join(pickle.dumps(i * (2**61 - 1), 2)[2:-1] + b"Ns" for i in range(1, 200_000))
+        + b".",
+    }[name]
+
+
+HOSTILE = (
+    "a doubling tuple as key",
+    "doubling tuples as keys",
+    "a doubling tuple as a key of an OrderedDict",
+    "a doubling tuple in a set",
+    "a doubling tuple in a frozen set",
+    "a nested tuple as key",
+    "nested tuples",
+    "doubling lists",
+    "a list in itself",
+    "a memo of a billion",
+    "a text of a terabyte",
+    "numbers of equal hash as keys",
+)
+
+
+@pytest.mark.parametrize("form", ["archive", "stream", "plain"])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_small_pickle_costs_neither_memory_nor_stack_nor_time(tmp_path: Path, name: str, form: str) -> None:
+    program = hostile_program(name)
+    if form == "archive":
+        with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+            archive.writestr("archive/data.pkl", program)
+    else:
+        system = pickle.dumps({"little_endian": True}, 2)
+        head = LEGACY_HEAD + pickle.dumps(1001, 2) + system if form == "stream" else b""
+        (tmp_path / "a.pth").write_bytes(head + program + (pickle.dumps([], 2) if head else b""))
+    before = time.monotonic()
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError) if name != "a memo of a billion" or form != "plain" else nullcontext():
+            (read_plain_pickle if form == "plain" else read_pickled_checkpoint)(tmp_path / "a.pth")
+        assert tracemalloc.get_traced_memory()[1] < 100 * len(program) + 2_000_000
+    finally:
+        tracemalloc.stop()
+    assert time.monotonic() - before < 20
+
+
+def test_tensors_that_share_their_numbers_may_not_multiply_the_file(tmp_path: Path) -> None:
+    shared = torch.ones(50_000)
+    read = read_pickled_checkpoint(save(tmp_path / "a.pth", {f"head.{i}": shared for i in range(7)}, True))
+    assert len(read.tensors) == 7
+    with pytest.raises(InputError, match="times its"):
+        read_pickled_checkpoint(save(tmp_path / "b.pth", {f"head.{i}": shared for i in range(50)}, True))
+
+
+def test_what_trainers_store_besides_tensors_is_within_the_bounds(tmp_path: Path) -> None:
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    content = {
+        "state_dict": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "message_hub": {"history": {("train", 1): [(i, i / 2) for i in range(5000)]}, "types": {torch.float32: 1}},
+    }
+    assert read_pickled_checkpoint(save(tmp_path / "a.pth", content, True)).tensors.keys() == {"weight", "bias"}

@@ -12,8 +12,10 @@ import pytest
 from flows.labelling import infer as inference
 from flows.policies.policy import Policy
 from flows.self_training.config import CaptionedImages, GlyphScenes, ImageFolder, SelfTrainConfig, read_self_train
-from flows.self_training.loop import Stages, evaluate_weights, self_train
+from flows.self_training.loop import self_train
+from flows.self_training.scores import evaluate_weights
 from flows.self_training.source import prepare
+from flows.self_training.stages import Stages
 from flows.training import train as training
 from formats.io.errors import InputError
 from formats.label_map import read_label_map
@@ -196,7 +198,7 @@ def test_an_evaluation_is_done_once_for_the_same_weights(tmp_path: Path, monkeyp
         (config.work_dir / "samples.npz").write_bytes(b"")
         return SimpleNamespace(numbers={"ap": 0.5, "headline": "ap", "weights": config.weights})
 
-    monkeypatch.setattr("flows.self_training.loop.evaluate_benchmark", fake_evaluate)
+    monkeypatch.setattr("flows.self_training.scores.evaluate_benchmark", fake_evaluate)
     manifest = SimpleNamespace(weights="a", weights_sha256="a", text_encoder=None)
 
     def ask(manifest: SimpleNamespace) -> dict:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,7 +119,7 @@ def test_a_vocabulary_without_question_mark_is_refused(tmp_path):
 def test_a_missing_tokenizer_and_a_broken_text_are_named(tmp_path):
     with pytest.raises(InputError, match=r"no tokenizer\.json"):
         load_tokenizer(tmp_path)
-    with pytest.raises(InputError, match="not a tokenizers JSON"):
+    with pytest.raises(InputError, match="not a tokenizer in JSON"):
         tokenizer_from_text("{}")
 
 
@@ -141,3 +145,17 @@ def test_a_phrase_beyond_the_cut_is_refused_and_one_before_it_is_not(tokenizer):
     with pytest.raises(CaptionTooLong, match="chunks"):
         tokens_of_spans(caption, [[(20, 23)]], tokenizer, max_tokens=9)
     assert tokens_of_spans(caption, [[(20, 23)]], tokenizer, max_tokens=12) == [[9]]
+
+
+def test_a_folder_cannot_run_its_own_python(tmp_path):
+    trace = tmp_path / "executed"
+    config = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "own.py").write_text(f"open({str(trace)!r}, 'w')\n\n\nclass Own:\n    pass\n")
+    program = f"from grounding_model.inputs.tokens import load_tokenizer; load_tokenizer({str(tmp_path)!r})"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "HF_HOME": str(tmp_path / "cache")}
+    run = subprocess.run(
+        [sys.executable, "-c", program], input="y\n", capture_output=True, text=True, env=environment, check=False
+    )
+    assert "InputError" in run.stderr
+    assert not trace.exists()

@@ -22,7 +22,7 @@ from formats.io.toml_config import read_config, write_config
 from grounding_model.data.augment import AugmentConfig
 from grounding_model.data.sources import OdvgData
 from grounding_model.training.config import FromScratch, TrainConfig
-from grounding_model.training.distributed import check_devices, done_by_first
+from grounding_model.training.distributed import check_devices, run_on_first
 from grounding_model.training.loop import TrainingFailed, TrainResult, train
 from grounding_model.training.optimizer import OptimizerConfig
 from tests.paths import GOLDEN
@@ -91,9 +91,9 @@ def ask_first(rank: int, folder: Path) -> None:
     def missing() -> None:
         raise InputError(f"{rank}.json", "no such file", "expected it")
 
-    found = done_by_first(lambda: {"found by": rank})
+    found = run_on_first(lambda: {"found by": rank})
     with pytest.raises(InputError) as told:
-        done_by_first(missing)
+        run_on_first(missing)
     (folder / str(rank)).write_text(f"{found} {told.value}")
     distributed.destroy_process_group()
 
@@ -195,7 +195,7 @@ def test_processes_do_not_share_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     check_devices(2, "auto")
     check_devices(8, "cpu")
-    with pytest.raises(InputError, match=r"processes: is 8, and there are 2 GPUs; expected 2, with accumulate 4 times"):
+    with pytest.raises(InputError, match=r"is 8, but there are only 2 GPUs; expected at most 2, .* accumulate times 4"):
         check_devices(8, "auto")
 
 

@@ -171,9 +171,116 @@ def test_pooler_and_indices_are_let_be(tmp_path: Path) -> None:
     assert_same(first.model, load_checkpoint(CHECKPOINT, BERT).model)
 
 
+@pytest.mark.parametrize("wrapped", ["module.{}", "_orig_mod.{}", "module._orig_mod.{}", "_orig_mod.module.{}"])
+def test_what_a_wrapper_puts_before_the_names_is_taken_off(tmp_path: Path, wrapped: str) -> None:
+    tensors = {wrapped.format(name): tensor for name, tensor in FILE.tensors.items()}
+    read = load_checkpoint(saved(tmp_path / "a.pth", tensors), BERT).model
+    assert_same(read, load_checkpoint(CHECKPOINT, BERT).model)
+
+
+def test_a_part_that_was_compiled_alone_loses_its_wrapper_too(tmp_path: Path) -> None:
+    tensors = {name.replace("backbone.", "backbone._orig_mod.", 1): tensor for name, tensor in FILE.tensors.items()}
+    read = load_checkpoint(saved(tmp_path / "a.pth", tensors), BERT).model
+    assert_same(read, load_checkpoint(CHECKPOINT, BERT).model)
+
+
+def test_a_model_that_is_there_wrapped_and_bare_is_refused(tmp_path: Path) -> None:
+    tensors = FILE.tensors | {"module.level_embed": torch.ones(4, 64)}
+    with pytest.raises(InputError, match=r"holds level_embed twice, once as module\.level_embed"):
+        load_checkpoint(saved(tmp_path / "a.pth", tensors), BERT)
+
+
+@pytest.mark.parametrize("form", ["mmdet", "idea"])
+def test_a_file_without_its_language_model_says_that(tmp_path: Path, form: str) -> None:
+    tensors = FILE.tensors if form == "mmdet" else in_names_of_idea(FILE.tensors)
+    rest = {name: t for name, t in tensors.items() if not name.startswith(("language_model.", "module.bert."))}
+    with pytest.raises(InputError, match="holds no language model"):
+        load_checkpoint(saved(tmp_path / "a.pth", rest), BERT)
+
+
+def in_names_of_idea(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """mmdet's tensors as IDEA's own program stores them: what mmdet's converter does, backwards, and its extras."""
+    rules = [
+        (r"^backbone\.patch_embed\.projection", "backbone.0.patch_embed.proj"),
+        (r"^backbone\.stages", "backbone.0.layers"),
+        (r"^backbone\.(?!0\.)", "backbone.0."),
+        (r"attn\.w_msa", "attn"),
+        (r"^(backbone.*)ffn\.layers\.0\.0", r"\1mlp.fc1"),
+        (r"^(backbone.*)ffn\.layers\.1", r"\1mlp.fc2"),
+        (r"^language_model\.language_backbone\.body\.model", "bert"),
+        (r"^text_feat_map", "feat_map"),
+        (r"^neck\.convs\.(\d)", r"input_proj.\1"),
+        (r"^neck\.extra_convs\.0", "input_proj.3"),
+        (r"^(input_proj\.\d)\.conv", r"\1.0"),
+        (r"^(input_proj\.\d)\.gn", r"\1.1"),
+        (r"^(level_embed|encoder|decoder)", r"transformer.\1"),
+        (r"^memory_trans_fc", "transformer.enc_output"),
+        (r"^memory_trans_norm", "transformer.enc_output_norm"),
+        (r"^query_embedding", "transformer.tgt_embed"),
+        (r"^(transformer.*)ffn\.layers\.0\.0", r"\1linear1"),
+        (r"^(transformer.*)ffn\.layers\.1", r"\1linear2"),
+        (r"^(transformer\.encoder.*)norms\.0", r"\1norm1"),
+        (r"^(transformer\.encoder.*)norms\.1", r"\1norm2"),
+        (r"^(transformer\.decoder.*)norms\.0", r"\1norm2"),
+        (r"^(transformer\.decoder.*)norms\.1", r"\1catext_norm"),
+        (r"^(transformer\.decoder.*)norms\.2", r"\1norm1"),
+        (r"^(transformer\.decoder.*)norms\.3", r"\1norm3"),
+        (r"cross_attn_text\.attn", "ca_text"),
+        (r"self_attn\.attn", "self_attn"),
+        (r"^bbox_head\.reg_branches\.2\.", "transformer.enc_out_bbox_embed.layers."),
+        (r"^bbox_head\.reg_branches\.(\d)\.", r"transformer.decoder.bbox_embed.\1.layers."),
+        (r"(bbox_embed.*layers)\.2\.", r"\1.1."),
+        (r"(bbox_embed.*layers)\.4\.", r"\1.2."),
+    ]
+    renamed = {}
+    for name, tensor in tensors.items():
+        if name.startswith(("bbox_head.cls_branches", "dn_query_generator")):
+            continue  # the first Grounding DINO has neither
+        if ".downsample." in name:
+            tensor = PATCH_ORDER.to_ours(tensor)
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        renamed[f"module.{name}"] = tensor
+    return renamed
+
+
+def idea_reference(tmp_path: Path) -> GroundingModel:
+    """The same numbers in an mmdet file without the biases that the first Grounding DINO lacks."""
+    tensors = {name: t for name, t in FILE.tensors.items() if not name.startswith("bbox_head.cls_branches")}
+    text = CONFIG_TEXT.replace("log_scale='auto'", "log_scale='none'")
+    return load_checkpoint(saved(tmp_path / "mmdet.pth", tensors, text), BERT).model
+
+
+@pytest.mark.parametrize("names", ["decoder", "top", "both"])
+def test_a_file_of_ideas_own_program_is_the_same_model(tmp_path: Path, names: str) -> None:
+    tensors = in_names_of_idea(FILE.tensors)
+    assert "module.transformer.decoder.layers.1.ca_text.in_proj_weight" in tensors
+    assert "module.transformer.enc_out_bbox_embed.layers.2.weight" in tensors
+    inner = [name for name in tensors if ".decoder.bbox_embed." in name]
+    assert len(inner) == 2 * 3 * 2
+    if names != "decoder":
+        tensors |= {name.replace("transformer.decoder.", ""): tensors[name] for name in inner}
+    if names == "top":
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in inner}
+    torch.save({"model": tensors, "epoch": 3}, tmp_path / "idea.pth")
+    read = load_checkpoint(tmp_path / "idea.pth", BERT).model
+    expected = idea_reference(tmp_path)
+    assert read.config.contrastive_scale == expected.config.contrastive_scale == "none"
+    label_embedding = "denoising.label_embedding.weight"
+    for name, tensor in expected.state_dict().items():
+        assert name == label_embedding or torch.equal(tensor, read.state_dict()[name]), name
+
+
+def test_a_tensor_missing_from_ideas_file_is_named_as_there(tmp_path: Path) -> None:
+    tensors = in_names_of_idea(FILE.tensors)
+    del tensors["module.transformer.enc_out_bbox_embed.layers.2.weight"]
+    torch.save({"model": tensors}, tmp_path / "idea.pth")
+    with pytest.raises(InputError, match=r"transformer\.enc_out_bbox_embed\.layers\.2\.weight is missing"):
+        load_checkpoint(tmp_path / "idea.pth", BERT)
+
+
 def test_other_files_are_told_apart(tmp_path: Path) -> None:
     cases = {
-        "is IDEA's own": {"module.transformer.level_embed": torch.ones(4, 256)},
         "weights file of a transformers folder": {"model.text_backbone.a": torch.ones(1)},
         "is no Grounding DINO": {"backbone.conv1.weight": torch.ones(1)},
         "unknown backbone": {"language_model.a": torch.ones(1), "backbone.stem.weight": torch.ones(1)},

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import Field, fields
 from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from flows.labelling.plan import MAX_PER_IMAGE
+from formats.io.errors import InputError, did_you_mean
 from formats.label_map import read_category_names
+
+Settings = TypeVar("Settings")
 
 
 def command(commands, name: str, run: Callable, told: str, example: str) -> argparse.ArgumentParser:
@@ -25,24 +29,41 @@ def command(commands, name: str, run: Callable, told: str, example: str) -> argp
     return parser
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--weights",
-        default="glyph-tiny",
-        metavar="W",
-        help="mmdet .pth, Hugging Face folder or ours (default: glyph-tiny)",
-    )
-    parser.add_argument("--text-encoder", metavar="DIR", help="BERT folder, where the weights carry no tokenizer")
+def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1 …")
 
 
-def add_looking(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--scale", type=_scale, metavar="SHORT,LONG", help="resize to fit (default: the model's own)")
+def add_settings(parser: argparse.ArgumentParser, *parts: type, without: Sequence[str] = ()) -> None:
+    """An option for each setting of these classes (flows.labelling.settings), with its default and its help."""
+    for part in parts:
+        types = get_type_hints(part)
+        for declared in fields(part):
+            if "help" in declared.metadata and declared.name not in without:
+                _add_setting(parser, declared, types[declared.name])
+
+
+def settings_of(options: argparse.Namespace, part: type[Settings]) -> Settings:
+    """The settings of a class that the command line gives; the others keep their defaults."""
+    given = vars(options)
+    return part(**{each.name: given[each.name] for each in fields(part) if each.name in given})  # type: ignore[arg-type]
+
+
+def _add_setting(parser: argparse.ArgumentParser, declared: Field, type_hint: Any) -> None:
+    flag = declared.metadata["flag"] or "--" + declared.name.replace("_", "-")
+    text = declared.metadata["help"]
+    if type_hint is bool:
+        parser.add_argument(flag, dest=declared.name, action="store_true", help=text)
+        return
+    kind = next(each for each in (get_args(type_hint) or (type_hint,)) if each is not type(None))
+    is_pair = get_origin(kind) is tuple
     parser.add_argument(
-        "--max-per-img", type=int, default=MAX_PER_IMAGE, metavar="N", help="boxes an image (default %(default)s)"
+        flag,
+        dest=declared.name,
+        type=_scale if is_pair else kind,
+        default=declared.default,
+        metavar="SHORT,LONG" if is_pair else declared.metadata["metavar"] or None,
+        help=text if declared.default is None or "(default" in text else f"{text} (default %(default)s)",
     )
-    parser.add_argument("--chunked-size", type=int, metavar="N", help="categories a prompt, for long lists")
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at once (default %(default)s)")
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
@@ -64,10 +85,27 @@ def _scale(text: str) -> tuple[int, int]:
 
 
 def names(text: str) -> list[str]:
-    """Names between commas, or those of a file: a text with a name a line, or YOLO's YAML."""
-    if Path(text).suffix in (".txt", ".yaml", ".yml") and Path(text).is_file():
+    """Names between commas, or those of a file: a text with a name a line, YOLO's YAML, or a label map.
+
+    Raises InputError for a file that is not there, and for what is written as a prompt is: "cat. dog".
+    """
+    path = Path(text)
+    if path.suffix and (path.is_file() or path.suffix.lower() in NAME_FILES):
+        if not path.is_file() and (meant := did_you_mean(_files_in(path.parent), path.name)):
+            raise InputError(text, "does not exist", meant)
         return list(read_category_names(text))
-    return [name.strip() for name in text.split(",")]
+    listed = [name.strip() for name in text.split(",")]
+    if prompt := next((name for name in listed if ". " in name or name.endswith(".")), None):
+        separated = ",".join(part.strip() for part in prompt.split(".") if part.strip())
+        raise InputError(repr(prompt), "has a full stop", f"expected commas ({separated}), or a file of names")
+    return listed
+
+
+NAME_FILES = (".txt", ".names", ".yaml", ".yml", ".json", ".csv")
+
+
+def _files_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
 
 
 def quoted(text: str) -> str:

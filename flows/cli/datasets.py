@@ -43,10 +43,13 @@ def _add_convert(commands) -> None:
     parser.add_argument("--sample", type=int, metavar="N", help="N images at random")
     parser.add_argument("--parts", metavar="A=0.8,B=0.2", help="a file each: OUT_A, OUT_B, images at random")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="decides --sample and --parts (default 0)")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT even if it holds labels")
 
 
 def _convert(options: argparse.Namespace) -> int:
     from formats.convert import Selection, convert
+    from formats.dataset_names import part_path
+    from formats.overwrite import refuse_to_lose_labels
     from formats.selection import parse_parts
 
     selection = Selection(
@@ -56,6 +59,9 @@ def _convert(options: argparse.Namespace) -> int:
         parse_parts(options.parts) if options.parts else None,
         options.seed,
     )
+    if not options.overwrite:
+        for part in selection.parts or (None,):
+            refuse_to_lose_labels(options.out if part is None else part_path(options.out, part))
     formats_and_paths = options.source_format, options.target_format, options.source, options.out
     print(convert(*formats_and_paths, selection=selection, **_given_source(options)))
     return 0

@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from flows.cli.arguments import add_looking, add_model, command
+from flows.cli.arguments import add_device, add_settings, command, settings_of
 from flows.detection.detect import DetectOptions
+from flows.labelling.settings import LabellingSettings
 
 
 def add(commands) -> None:
@@ -32,8 +33,15 @@ def add(commands) -> None:
         metavar="J",
         help="-1: T is a referring expression; '[[[21,31]], [[45,59]]]': phrases of T, by their characters",
     )
-    add_model(parser)
-    add_looking(parser)
+    add_settings(parser, LabellingSettings, without=("score_floor",))
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=DetectOptions.batch_size,
+        metavar="N",
+        help="images at once (default %(default)s)",
+    )
+    add_device(parser)
     parser.add_argument(
         "--pred-score-thr",
         type=float,
@@ -65,12 +73,8 @@ def _detect(options: argparse.Namespace) -> int:
         options.images,
         prompt,
         DetectOptions(
-            weights=options.weights,
-            text_encoder=options.text_encoder,
+            settings=settings_of(options, LabellingSettings),
             score_threshold=options.pred_score_thr,
-            max_per_image=options.max_per_img,
-            scale=options.scale,
-            chunk_size=options.chunked_size,
             batch_size=options.batch_size,
             device=options.device,
             palette=options.palette,

@@ -8,6 +8,7 @@ from typing import Any
 from flows.cli.arguments import command, names, tell
 from formats.io.errors import InputError
 from formats.io.storage import as_path
+from grounding_model.inputs.defaults import MAX_PER_IMAGE, SCORE_THRESHOLD
 
 # Flags that are settings of a Policy under the same name; None leaves its default.
 SETTINGS = (
@@ -31,7 +32,9 @@ def add(commands) -> None:
     )
     parser.add_argument("work_dir", metavar="WORK_DIR", help="of groundhog infer")
     parser.add_argument("-o", "--out", metavar="FILE", help="default: X_od_v1.json beside X_od.json")
-    parser.add_argument("--score-threshold", type=float, metavar="S", help="a label scores more (default 0.3)")
+    parser.add_argument(
+        "--score-threshold", type=float, metavar="S", help=f"a label scores more (default {SCORE_THRESHOLD})"
+    )
     parser.add_argument("--class-threshold", action="append", default=[], metavar="NAME=S", help="of one category")
     adaptive = parser.add_mutually_exclusive_group()
     adaptive.add_argument(
@@ -55,8 +58,9 @@ def add(commands) -> None:
         "--view", action="append", default=[], metavar="WORK_DIR", help="merge its boxes: another scale, or --mirrored"
     )
     parser.add_argument("--reviewed", metavar="FILE", help="ODVG lines that a person corrected: they win")
+    parser.add_argument("--overwrite", action="store_true", help="replace labels that are not of this WORK_DIR's plan")
     parser.add_argument("--min-size", type=float, metavar="PX", help="shorter side in pixels (default 1)")
-    parser.add_argument("--max-per-img", type=int, dest="max_per_image", metavar="N", help="default 300")
+    parser.add_argument("--max-per-img", type=int, dest="max_per_image", metavar="N", help=f"default {MAX_PER_IMAGE}")
 
 
 def _filter(options: argparse.Namespace) -> int:
@@ -74,9 +78,18 @@ def _filter(options: argparse.Namespace) -> int:
     )
     if options.reviewed and not as_path(options.reviewed).is_file():
         raise InputError(options.reviewed, "no such file", "expected the lines that a person corrected")
-    result = filter_candidates(options.work_dir, policy, options.out, views=options.view, reviewed=options.reviewed)
+    result = filter_candidates(
+        options.work_dir,
+        policy,
+        options.out,
+        views=options.view,
+        reviewed=options.reviewed,
+        overwrite=options.overwrite,
+    )
     dropped = ", ".join(f"{reason} {count}" for reason, count in result.counts["dropped"].items())
-    print(f"{result.counts['kept']} boxes in {result.counts['lines']} lines: {result.labels}")
+    by_person = result.counts["reviewed_boxes"]
+    of_whom = f" ({by_person} of them a person's)" if result.counts["reviewed"] else ""
+    print(f"{result.counts['kept'] + by_person} boxes{of_whom} in {result.counts['lines']} lines: {result.labels}")
     print(f"dropped: {dropped or 'nothing'}; more in {result.meta}")
     tell(quarantine.summary(result.quarantined, result.meta))
     return 0

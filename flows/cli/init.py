@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from flows.cli.arguments import command, names
+from grounding_model.inputs.defaults import WEIGHTS
 
 
 def add(commands) -> None:
@@ -20,7 +21,7 @@ def add(commands) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--categories", metavar="A,B,C", help="names to look for, or a text file with one name a line")
     what.add_argument("--captions", metavar="FILE", help="CSV, JSON or a folder of .txt files")
-    parser.add_argument("--weights", default="glyph-tiny", metavar="W", help="the first model (default: glyph-tiny)")
+    parser.add_argument("--weights", default=WEIGHTS, metavar="W", help="the first model (default: %(default)s)")
     parser.add_argument("--text-encoder", metavar="DIR", help="BERT folder, where the weights carry no tokenizer")
     parser.add_argument("--config-dir", default="configs", metavar="DIR", help="default: %(default)s")
 

@@ -6,8 +6,16 @@ import argparse
 from pathlib import Path
 
 from flows.cli import filter
-from flows.cli.arguments import add_looking, add_model, add_overrides, command, names, tell
-from flows.labelling.plan import BATCH_SIZE, SCORE_FLOOR, SHARD_SIZE
+from flows.cli.arguments import (
+    add_device,
+    add_overrides,
+    add_settings,
+    command,
+    names,
+    settings_of,
+    tell,
+)
+from flows.labelling.settings import Execution, LabellingSettings, Workers
 from formats.dataset_names import metadata_path
 from formats.io.errors import InputError
 
@@ -38,6 +46,8 @@ def _up(options: argparse.Namespace) -> int:
 
 
 def _add_self_train(commands) -> None:
+    from flows.cli.train import add_start_and_work_dir
+
     parser = command(
         commands,
         "self-train",
@@ -46,17 +56,19 @@ def _add_self_train(commands) -> None:
         "groundhog self-train configs/self_train_glyphs.toml --set rounds=2",
     )
     parser.add_argument("config", metavar="CONFIG", help="a TOML file")
+    add_start_and_work_dir(parser)
     add_overrides(parser)
 
 
 def _self_train(options: argparse.Namespace) -> int:
+    from flows.cli.train import overrides_of
     from flows.self_training.config import read_self_train
     from flows.self_training.loop import self_train
     from flows.self_training.report import REPORT_NAME
     from flows.self_training.state import status
     from formats import quarantine
 
-    result = self_train(read_self_train(options.config, options.set), _print_event)
+    result = self_train(read_self_train(options.config, tuple(overrides_of(options, "train."))), _print_event)
     print(status(result.summary.parent))
     print(f"report:  {result.summary.with_name(REPORT_NAME)}")
     tell(quarantine.summary(result.quarantined, metadata_path(result.rounds[-1].labels)))
@@ -86,18 +98,23 @@ def _add_bootstrap(commands) -> None:
     parser.add_argument(
         "--phrases", metavar="FILE", help="with --captions: JSON, caption -> phrases; otherwise noun phrases are found"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT even if it holds labels")
 
 
 def _bootstrap(options: argparse.Namespace) -> int:
     from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg
     from formats import quarantine
+    from formats.overwrite import refuse_to_lose_labels
 
     if options.phrases and not options.captions:
         raise InputError("--phrases", "there are no captions to find them in", "expected --captions too")
+    categories = None if options.captions else names(options.categories)
+    if not options.overwrite:
+        refuse_to_lose_labels(options.out, dict(enumerate(categories)) if categories else None)
     if options.captions:
         made = bootstrap_vg(options.images, options.captions, options.out, options.phrases)
     else:
-        made = bootstrap_od(options.images, names(options.categories), options.out)
+        made = bootstrap_od(options.images, categories or [], options.out)
     print(f"{made.lines} lines: {made.annotations}" + (f", {made.label_map}" if made.label_map else ""))
     tell(quarantine.summary(made.quarantined, made.annotations))
     return 0
@@ -119,25 +136,15 @@ def _add_infer(commands) -> None:
         metavar="FILE",
         help="its names are looked for (default: X_label_map.json beside X_od.json); else each line's caption",
     )
-    add_model(parser)
-    add_looking(parser)
-    parser.set_defaults(batch_size=BATCH_SIZE)
+    add_settings(parser, LabellingSettings, Execution)
+    add_device(parser)
     parser.add_argument(
         "--devices", metavar="A,B", help="a model on each: cuda:0,cuda:1 (cpu,cpu: two); auto is every GPU"
     )
-    parser.add_argument(
-        "--score-floor", type=float, default=SCORE_FLOOR, metavar="S", help="candidates above it are kept"
-    )
-    parser.add_argument(
-        "--shard-size", type=int, default=SHARD_SIZE, metavar="N", help="lines a shard (default %(default)s)"
-    )
     parser.add_argument("--distractors", metavar="A,B", help="asked for too, for groundhog filter to reject")
-    parser.add_argument("--mirrored", action="store_true", help="look at mirror images: a view for groundhog filter")
-    parser.add_argument("--overwrite", action="store_true", help="throw away another plan that lies in WORK_DIR")
 
 
 def _infer(options: argparse.Namespace) -> int:
-    from flows.labelling.detector_pool import Workers
     from flows.labelling.infer import infer, problems_of
     from flows.labelling.plan import asked_label_map, plan
     from formats import quarantine
@@ -150,17 +157,10 @@ def _infer(options: argparse.Namespace) -> int:
     manifest = plan(
         options.source,
         options.image_root,
-        options.weights,
-        options.work_dir,
+        work_dir=options.work_dir,
         label_map=label_map,
-        text_encoder=options.text_encoder,
-        score_floor=options.score_floor,
-        scale=options.scale,
-        max_per_image=options.max_per_img,
-        chunk_size=options.chunked_size,
-        shard_size=options.shard_size,
-        mirrored=options.mirrored,
-        overwrite=options.overwrite,
+        settings=settings_of(options, LabellingSettings),
+        execution=settings_of(options, Execution),
     )
     devices = tuple(options.devices.split(",")) if options.devices else (options.device,)
     infer(manifest, workers=Workers(devices=devices), batch_size=options.batch_size)

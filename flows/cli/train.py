@@ -13,26 +13,24 @@ def add(commands) -> None:
         commands,
         "train",
         _train,
-        "train a model, as a configuration says; an interrupted run goes on with --resume",
+        "train a model, as a configuration says; --resume continues an interrupted run",
         "groundhog train configs/glyph_tiny.toml --work-dir work_dirs/glyph-tiny --set steps=2000",
     )
     parser.add_argument("config", metavar="CONFIG", help="a TOML file")
-    parser.add_argument("--weights", metavar="W", help="start from these, instead of the configuration's start")
-    parser.add_argument("--work-dir", metavar="D", help="instead of the configuration's")
-    parser.add_argument("--gpus", type=int, metavar="N", help="train in N processes, one a GPU")
-    told = "go on with an interrupted run in the work_dir; start where there is none"
-    parser.add_argument("--resume", action="store_true", help=told)
-    parser.add_argument("--dry-run", action="store_true", help="say how much memory a step needs, and stop")
+    add_start_and_work_dir(parser)
+    parser.add_argument("--gpus", type=int, metavar="N", help="train in N processes, one for each GPU")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue an interrupted run in the work_dir, or start if there is none"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print how much memory a step needs, without training")
     add_overrides(parser)
 
 
 def _train(options: argparse.Namespace) -> int:
     from flows.training.train import describe_training, train_config
 
-    overrides = list(options.set)
-    overrides += [f"work_dir={quoted(options.work_dir)}"] if options.work_dir else []
+    overrides = overrides_of(options)
     overrides += [f"processes={options.gpus}"] if options.gpus else []
-    overrides += [f'start={{kind="weights", source={quoted(options.weights)}}}'] if options.weights else []
     if options.dry_run:
         from grounding_model.training.config import TrainConfig
         from grounding_model.training.memory import describe_memory
@@ -41,3 +39,16 @@ def _train(options: argparse.Namespace) -> int:
     else:
         print(describe_training(train_config(options.config, overrides, options.resume)))
     return 0
+
+
+def add_start_and_work_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--weights", metavar="W", help="start from these instead of the configuration's")
+    parser.add_argument("--work-dir", metavar="D", help="instead of the configuration's")
+
+
+def overrides_of(options: argparse.Namespace, table: str = "") -> list[str]:
+    """--set, --work-dir and --weights as changes of a configuration; table: prefix of the keys of its TrainConfig."""
+    overrides = list(options.set)
+    overrides += [f"{table}work_dir={quoted(options.work_dir)}"] if options.work_dir else []
+    overrides += [f'{table}start={{kind="weights", source={quoted(options.weights)}}}'] if options.weights else []
+    return overrides

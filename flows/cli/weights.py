@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from flows.cli.arguments import command
-from formats.io.errors import InputError
+from flows.cli.parser import Subcommands
 
 
 def add(commands) -> None:
@@ -13,48 +13,75 @@ def add(commands) -> None:
         commands,
         "weights",
         _weights,
-        "turn weights into ours or into a Hugging Face folder, say what they are, or mix them with what they came from",
+        "convert weights to our format or to a Hugging Face folder; inspect them; interpolate between two",
         "groundhog weights grounding_dino_swin-t.pth swin-t.safetensors --text-encoder bert-base-uncased",
     )
-    parser.usage = (
-        "groundhog weights SRC DST [--text-encoder DIR] [--half]\n"
-        "       groundhog weights inspect SRC [--text-encoder DIR]\n"
-        "       groundhog weights interpolate BASE TUNED OUT [--alpha A] [--text-encoder DIR] [--half]"
-    )
-    parser.add_argument("source", metavar="SRC", help="mmdet .pth, Hugging Face folder or hub name, or ours")
-    parser.add_argument("target", metavar="DST", nargs="?", help="NAME.safetensors, or a folder to be made")
-    parser.add_argument(
-        "more", metavar="TUNED OUT", nargs="*", help="of interpolate: fine-tuned weights, and the result"
-    )
-    told = "of interpolate: 0 gives the base weights, 1 the fine-tuned ones (default 0.5; WiSE-FT, arXiv 2109.01903)"
-    parser.add_argument("--alpha", type=float, default=0.5, metavar="A", help=told)
-    parser.add_argument("--text-encoder", metavar="DIR", help="tokenizer and configuration that SRC lacks")
-    parser.add_argument("--half", action="store_true", help="write 16-bit numbers")
+    parser.add_argument("source", metavar="SRC", help="mmdet .pth, Hugging Face folder or hub name, or our format")
+    parser.add_argument("target", metavar="DST", nargs="?", help="NAME.safetensors, or a new folder; inspect if absent")
+    _add_text_encoder(parser)
+    _add_half(parser)
+    subcommands = Subcommands(parser)
+    _add_inspect(subcommands)
+    _add_interpolate(subcommands)
 
 
 def _weights(options: argparse.Namespace) -> int:
-    from grounding_model.checkpoints import weights
+    if options.target is None:
+        return _inspect(options)
+    from grounding_model.checkpoints.weights import convert
 
-    if options.source == "interpolate":
-        return _interpolate(options)
-    if options.more:
-        raise InputError("weights", f"{len(options.more)} more arguments after DST", "expected SRC DST")
-    if options.source == "inspect" and options.target:
-        print(weights.inspect(options.target, options.text_encoder))
-    elif options.target:
-        weights.convert(options.source, options.target, options.text_encoder, options.half)
-        print(options.target)
-    else:
-        print(weights.inspect(options.source, options.text_encoder))
+    convert(options.source, options.target, options.text_encoder, options.half)
+    print(options.target)
     return 0
+
+
+def _add_inspect(commands: Subcommands) -> None:
+    parser = command(
+        commands,
+        "inspect",
+        _inspect,
+        "show the format, the architecture and the origin of weights, and whether any tensor is missing",
+        "groundhog weights inspect grounding_dino_swin-t.pth",
+    )
+    parser.add_argument("source", metavar="SRC", help="mmdet .pth, Hugging Face folder or hub name, or our format")
+    _add_text_encoder(parser)
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from grounding_model.checkpoints.weights import inspect
+
+    print(inspect(options.source, options.text_encoder))
+    return 0
+
+
+def _add_interpolate(commands: Subcommands) -> None:
+    parser = command(
+        commands,
+        "interpolate",
+        _interpolate,
+        "mix fine-tuned weights with those that they were tuned from (WiSE-FT, arXiv 2109.01903)",
+        "groundhog weights interpolate before.safetensors after.safetensors between.safetensors --alpha 0.5",
+    )
+    parser.add_argument("base", metavar="BASE", help="weights that fine-tuning started from")
+    parser.add_argument("tuned", metavar="TUNED", help="fine-tuned weights")
+    parser.add_argument("out", metavar="OUT", help="NAME.safetensors")
+    told = "0 gives the base weights, 1 the fine-tuned ones (default %(default)s)"
+    parser.add_argument("--alpha", type=float, default=0.5, metavar="A", help=told)
+    _add_text_encoder(parser)
+    _add_half(parser)
 
 
 def _interpolate(options: argparse.Namespace) -> int:
     from grounding_model.checkpoints.interpolation import write_interpolation
 
-    if len(options.more) != 2:
-        raise InputError("weights interpolate", "three files are needed", "expected BASE TUNED OUT")
-    tuned, out = options.more
-    write_interpolation(options.target, tuned, out, options.alpha, options.text_encoder, options.half)
-    print(out)
+    write_interpolation(options.base, options.tuned, options.out, options.alpha, options.text_encoder, options.half)
+    print(options.out)
     return 0
+
+
+def _add_text_encoder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--text-encoder", metavar="DIR", help="BERT folder, for weights without a tokenizer")
+
+
+def _add_half(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--half", action="store_true", help="write 16-bit floats")

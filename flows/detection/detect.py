@@ -14,11 +14,13 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.detection.download import fetch, is_url
-from flows.labelling.plan import MAX_PER_IMAGE
+from flows.labelling.mirrored import shown_as
+from flows.labelling.settings import LABELLING, LabellingSettings
 from formats.images import IMAGE_SUFFIXES, list_images
 from formats.io.errors import InputError
 from formats.io.files import write_json, write_whole
 from formats.record import Record
+from grounding_model.inputs.defaults import SCORE_THRESHOLD
 
 if TYPE_CHECKING:
     from grounding_model.inputs.prompt import Prompt
@@ -32,13 +34,9 @@ PALETTES_OF_REFERENCE = ("none", "coco", "voc", "citys")
 class DetectOptions:
     """As the command line has them; see `groundhog detect --help`."""
 
-    weights: str
-    text_encoder: str | None = None
-    score_threshold: float = 0.3
-    max_per_image: int = MAX_PER_IMAGE
-    scale: tuple[int, int] | None = None  # the model's own
-    chunk_size: int | None = None
-    batch_size: int = 1
+    settings: LabellingSettings = LABELLING  # of whose score floor the threshold takes the place
+    score_threshold: float = SCORE_THRESHOLD
+    batch_size: int = 1  # the first picture is there soonest
     device: str = "auto"
     palette: str = "category"
     out_dir: Path = Path("outputs")
@@ -81,15 +79,13 @@ def _detect(images: Sequence[Found], prompt: Prompt, options: DetectOptions, pal
 
     from grounding_model.detector import load_detector
 
-    detector = load_detector(options.weights, options.text_encoder, options.device)
-    outcomes = detector.predict_each(
+    settings = options.settings
+    detector = load_detector(settings.weights, settings.text_encoder, options.device)
+    outcomes = shown_as(settings, detector).predict_each(
         [image.path for image in images],
         prompt,
-        score_threshold=options.score_threshold,
-        max_per_image=options.max_per_image,
-        scale=options.scale,
+        **settings.detector_arguments() | {"score_threshold": options.score_threshold},
         batch_size=options.batch_size,
-        chunk_size=options.chunk_size,
         return_all_scores=options.all_scores,
     )
     boxes, failures = 0, {}

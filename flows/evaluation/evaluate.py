@@ -27,9 +27,11 @@ from flows.evaluation.benchmarks import (
 )
 from flows.evaluation.queries import Answers, Asking, write_questions
 from flows.evaluation.scoring import SHOWN_SCORE, measure
-from flows.labelling.detector_pool import HeldDetectors, Lender, Predictor, Workers, devices_of, lender_of
+from flows.labelling.detector_pool import HeldDetectors, Lender, Predictor, devices_of, lender_of
 from flows.labelling.infer import infer, missing_shards
-from flows.labelling.plan import BATCH_SIZE, MANIFEST_NAME, MAX_PER_IMAGE, SHARD_SIZE, Manifest, plan, software_version
+from flows.labelling.manifest import MANIFEST_NAME, Manifest
+from flows.labelling.plan import plan, software_version
+from flows.labelling.settings import Execution, LabellingSettings
 from formats.images import safe_join
 from formats.io.errors import InputError
 from formats.io.files import write_json
@@ -49,14 +51,13 @@ SAMPLES_NAME = "samples.npz"
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
-    """A measurement: `groundhog evaluate`.
+class EvaluateConfig(LabellingSettings, Execution):
+    """A measurement: `groundhog evaluate`, with the settings of the labelling that it judges.
 
     metric: None takes what the truth is usually judged by. categories: None asks for all of the truth.
     score_threshold, first_box_alone: of generalized expressions alone; the latter judges an expression by the first box
     that it means, as mmdet 3.3.0 does and the published numbers of gRefCOCO want.
     resamples: of the bootstrap interval; 0 leaves it out.
-    workers: threads, a device each; by default every GPU of the machine, or its CPU.
     work_dir: candidates, JSON, CSV and plots go there; overwrite replaces what another evaluation left in it.
     get: where the data come from and how they lie, told when they are not there. published: known numbers, told below
     the table.
@@ -64,24 +65,18 @@ class EvaluateConfig:
 
     truth: BenchmarkData | OdinwSuite
     metric: Metric | None = None
-    weights: str = "glyph-tiny"
-    text_encoder: Path | None = None
     categories: tuple[str, ...] | None = None
-    scale: tuple[int, int] | None = None  # the model's own
-    max_per_image: int = MAX_PER_IMAGE
-    chunk_size: int | None = None
-    batch_size: int = BATCH_SIZE
-    shard_size: int = SHARD_SIZE
-    workers: Workers = field(default_factory=Workers)
+    score_floor: float = field(default=0.0, kw_only=True)  # an AP wants every box
     score_threshold: float = 0.7
     first_box_alone: bool = False
     resamples: int = 1000
     work_dir: Path = Path("work_dirs/evaluation")
-    overwrite: bool = False
     get: str = ""
     published: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        LabellingSettings.__post_init__(self)
+        Execution.__post_init__(self)
         if self.workers.runner != "threads":
             raise InputError("workers.runner", f"'{self.workers.runner}' cannot evaluate", 'expected "threads"')
 
@@ -92,9 +87,9 @@ def evaluate(
     categories: Sequence[str] | None = None,
     *,
     scale: tuple[int, int] | None = None,
-    max_per_image: int = MAX_PER_IMAGE,
+    max_per_image: int = LabellingSettings.max_per_image,
     chunk_size: int | None = None,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int = Execution.batch_size,
     out: str | Path | None = None,
     show_dir: str | Path | None = None,
 ) -> CocoResult:
@@ -287,15 +282,9 @@ def plan_benchmark(config: EvaluateConfig, benchmark: Benchmark, metric: Metric)
     return plan(
         write_questions(config.work_dir, benchmark, metric),
         benchmark.image_root,
-        config.weights,
-        config.work_dir,
-        text_encoder=config.text_encoder,
-        score_floor=0.0,
-        scale=config.scale,
-        max_per_image=config.max_per_image,
-        chunk_size=config.chunk_size,
-        shard_size=config.shard_size,
-        overwrite=config.overwrite,
+        work_dir=config.work_dir,
+        settings=config,
+        execution=config,
     )
 
 

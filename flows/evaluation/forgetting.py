@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from flows.evaluation.benchmarks import file_hashes
 from flows.evaluation.evaluate import EVALUATION_NAME, EvaluateConfig, evaluate_config
-from flows.labelling.detector_pool import Workers
+from flows.labelling.settings import Workers
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json
 from formats.io.plots import new_figure, write_figure

@@ -13,7 +13,7 @@ import numpy as np
 
 from flows.evaluation.benchmarks import Benchmark, Metric
 from flows.labelling.detector_pool import Predictor
-from flows.labelling.plan import Manifest
+from flows.labelling.manifest import Manifest
 from formats.candidates import Candidates, ImageCandidates, read_candidates
 from formats.dataset_names import annotation_path, label_map_beside
 from formats.io.errors import InputError

@@ -16,11 +16,12 @@ from flows.evaluation.queries import Answers
 from formats.boxes import best_pairs, pairwise_iou
 from formats.io.errors import InputError
 from formats.record import Instance, Record
+from grounding_model.inputs.defaults import SCORE_THRESHOLD
 
 if TYPE_CHECKING:
     from grounding_model.metrics.bootstrap import Samples
 
-SHOWN_SCORE = 0.3  # boxes below it are neither drawn nor counted as mistakes
+SHOWN_SCORE = SCORE_THRESHOLD  # boxes below it are neither drawn nor counted as mistakes
 MATCH_IOU = 0.5
 
 

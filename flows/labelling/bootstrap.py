@@ -264,13 +264,14 @@ def _write(
     regions_of: Callable[[str], tuple[Region, ...]] = placeholder_regions,
 ) -> tuple[int, tuple[ImageProblem, ...]]:
     """One line an entry (filename, caption or None); what cannot be read or made stays as a quarantined line."""
-    number, problems = -1, []
+    number, problems, readable = -1, [], 0
     with write_whole(out) as file:
         for number, (filename, caption) in enumerate(entries):
             height = width = None
             try:
                 _check_writable(filename)
                 height, width = image_size(safe_join(images, filename))
+                readable += 1
                 if caption == "":
                     raise InputError(filename, "the caption is empty", "expected some words")
                 regions = None if caption is None else regions_of(caption)
@@ -281,6 +282,10 @@ def _write(
                 problems.append(ImageProblem(number, _printable(filename), _printable(reason_of(error, images))))
                 line = quarantined_line(problems[-1].reason, problems[-1].filename, height, width, caption)
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        if problems and not readable:
+            first = f"first {problems[0].filename}: {problems[0].reason}"
+            what = f"not one of {len(problems)} images could be read; {first}"
+            raise InputError(images, what, "expected the folder of the images")
     return number + 1, tuple(problems)
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
 from queue import Queue
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from flows.labelling.plan import Manifest
+from flows.labelling.manifest import Manifest
 from formats.io.errors import InputError
 
 MAX_DEVICES = 16  # of one machine
@@ -32,39 +31,6 @@ class Lender(Protocol):
     def lend(self, manifest: Manifest) -> AbstractContextManager[Predictor]:
         """A detector that nobody else uses meanwhile."""
         ...
-
-
-@dataclass(frozen=True)
-class Workers:
-    """Where shards are labelled.
-
-    runner: threads of this process, one a device; or a Ray cluster (extra groundhog[ray], inside a Prefect flow),
-    where a worker gets a GPU if the cluster has any, else a core.
-    devices: for threads, as torch names them; one that stands there twice holds two models. (): whatever the caller
-    names, in the end every GPU of the machine or else its CPU.
-    address: of the Ray cluster, "HEAD:6379" on one of its machines or "ray://HEAD:10001"; None: RAY_ADDRESS, else a
-    cluster of this machine alone, which ends with the stage.
-    Raises InputError for settings of the other runner.
-    """
-
-    runner: Literal["threads", "ray"] = "threads"
-    devices: tuple[str, ...] = ()
-    address: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.runner not in ("threads", "ray"):
-            raise InputError("workers.runner", repr(self.runner), 'expected "threads" or "ray"')
-        if self.runner == "ray" and self.devices:
-            raise InputError("workers.devices", "Ray itself gives each worker its device", "expected none with Ray")
-        if self.runner == "threads" and self.address:
-            raise InputError("workers.address", "threads have no address", 'expected runner = "ray" with it')
-
-    def on(self, device: str) -> Workers:
-        """These workers, on this device where they name none themselves."""
-        return self if self.devices or self.runner == "ray" else replace(self, devices=(device,))
-
-
-ONE_EACH = Workers()  # a thread for every GPU of the machine, or one for its CPU
 
 
 def devices_of(devices: Sequence[str]) -> list[str]:

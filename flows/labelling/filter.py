@@ -7,16 +7,19 @@ beside them a .meta.json says who made them and how.
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from flows.labelling.infer import missing_shards, parse_line
-from flows.labelling.plan import Manifest, as_manifest, check_source, read_lines
+from flows.labelling.corrections import check_corrections
+from flows.labelling.infer import missing_shards, parse_line, share_warning, unusable_error
+from flows.labelling.manifest import Manifest, as_manifest, check_source, read_lines
 from flows.policies.apply import Candidate, Label, apply_policy, merge_views
 from flows.policies.calibration import calibrate, judge, precision_threshold
 from flows.policies.policy import Mixture, Policy, Quantile, TargetPrecision
@@ -25,12 +28,15 @@ from formats.boxes import boxes_by_name
 from formats.candidates import ImageCandidates, ImageProblem, read_candidates
 from formats.dataset_names import labels_path, metadata_path
 from formats.io.errors import InputError, want_one_of
-from formats.io.files import sha256_of, write_json, write_whole
+from formats.io.files import load_json, sha256_of, write_json, write_whole
 from formats.io.storage import absolute, as_path
 from formats.odvg import record_to_line
+from formats.overwrite import holds_labels
 from formats.quarantine import requarantined_line
 from formats.record import Instance, Record, Region
-from formats.reviewed import Key, corrections_for, reviewed_line
+from formats.reviewed import Correction, Key, corrections_for, reviewed_line
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_POLICY = Policy()
 
@@ -53,6 +59,7 @@ def filter_candidates(
     views: Sequence[Manifest | str | Path] = (),
     reviewed: str | Path | None = None,
     provenance: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> FilterResult:
     """Writes the labels of a plan that is labelled whole, and the .meta.json beside them.
 
@@ -61,22 +68,30 @@ def filter_candidates(
     the plan's own.
     reviewed: lines that a person corrected, as formats.reviewed has them; they stand in place of the model's.
     provenance: what else the .meta.json tells: which round of a loop this is, and what its model was trained on.
+    overwrite: replace labels that are of another plan, or of nobody knows whom.
     Raises InputError while shards are missing, for a view that is none of this plan, and for a category that the plan
     does not know.
     """
     manifest, *others = map(as_manifest, (manifest, *views))
     out = as_path(out) if out is not None else labels_path(manifest.source, 1)
     _check(manifest, others, policy, out)
+    if not overwrite:
+        _refuse_other_labels(manifest, out, provenance or {})
     looks = (manifest, *others)
     tally = _Tally()
     number = (provenance or {}).get("round")
-    corrections = corrections_for(reviewed, number)
-    truth = _truth(policy, corrections, number)
+    check = partial(check_corrections, manifest)
+    corrections = corrections_for(reviewed, number, check)
+    truth = _truth(policy, corrections, number, check)
     found = _thresholds(looks, policy, truth)
     settled = replace(policy, class_thresholds={**found, **policy.class_thresholds}, adaptive=None)
     with write_whole(out) as file:
         for line in _label_lines(looks, settled, corrections, tally):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        if tally.lines and len(tally.quarantined) == tally.lines:
+            raise unusable_error(manifest.source, tally.quarantined)
+    if warning := share_warning(len(tally.quarantined), tally.lines):
+        logger.warning("%s", warning)
     counts = tally.counts()
     meta = metadata_path(out)
     told = _meta(looks, policy, found, out, counts, tally.quarantined) | dict(provenance or {})
@@ -228,7 +243,9 @@ class _Scores(NamedTuple):
     right: np.ndarray  # (K,) bool
 
 
-def _truth(policy: Policy, corrections: Mapping[Key, Record], number: int | None) -> Mapping[Key, Record]:
+def _truth(
+    policy: Policy, corrections: Mapping[Key, Record], number: int | None, check: Callable[[list[Correction]], None]
+) -> Mapping[Key, Record]:
     """The reviewed lines that a target precision is learnt from: its own file's, else the corrections.
 
     A correction is true of its image whenever it was made. Yet a round takes those that hold for it alone: its labels,
@@ -237,7 +254,7 @@ def _truth(policy: Policy, corrections: Mapping[Key, Record], number: int | None
     if not isinstance(policy.adaptive, TargetPrecision):
         return {}
     own = policy.adaptive.reviewed
-    truth = corrections if own is None else corrections_for(own, number)
+    truth = corrections if own is None else corrections_for(own, number, check)
     if not truth:
         until = "" if number is None else f" up to round {number}"
         raise InputError(
@@ -300,6 +317,23 @@ def _scores(looks: Sequence[Manifest], policy: Policy, truth: Mapping[Key, Recor
         for name, scores in every.items()
         if name not in policy.distractors
     }
+
+
+def _refuse_other_labels(manifest: Manifest, out: Path, provenance: Mapping[str, Any]) -> None:
+    """Labels of this plan under another policy are replaced, and a loop replaces those of its own round."""
+    remedy = "expected another file for these (--out), or overwrite"
+    meta = out.with_suffix(".meta.json")
+    if not out.is_file():
+        return
+    if not meta.is_file():
+        if not provenance and holds_labels(out):  # a loop may have been killed between the two files
+            raise InputError(out, "holds labels, and no .meta.json beside it says that this plan made them", remedy)
+        return
+    made_by = load_json(meta, remedy)
+    if not isinstance(made_by, dict) or made_by.get("plan") != manifest.key:
+        same_round = isinstance(made_by, dict) and made_by.get("folder", ()) == provenance.get("folder")
+        if not same_round:
+            raise InputError(out, f"holds the labels of another plan, as {meta.name} says", remedy)
 
 
 def _check(manifest: Manifest, views: Sequence[Manifest], policy: Policy, out: Path) -> None:

@@ -1,7 +1,7 @@
 """Labelling: every image of a shard through the detector, every candidate above the floor kept with its score.
 
 A shard is done when its file is there, complete and carrying the plan's key. It is written beside and renamed, so a run
-that is killed at any moment loses at most the shards it was at work on, and going on never mixes two plans.
+that is killed at any moment loses at most the shards it was at work on, and resuming never mixes two plans.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from flows.labelling.detector_pool import ONE_EACH, HeldDetectors, Lender, Predictor, Workers, devices_of, lender_of
-from flows.labelling.mirrored import Mirrored
-from flows.labelling.plan import BATCH_SIZE, Manifest, SourceLine, as_manifest, check_source, read_lines
+from flows.labelling.detector_pool import HeldDetectors, Lender, Predictor, devices_of, lender_of
+from flows.labelling.manifest import Manifest, SourceLine, as_manifest, check_source, read_lines
+from flows.labelling.mirrored import shown_as
+from flows.labelling.settings import ONE_EACH, Execution, Workers
 from formats.candidates import (
     Candidates,
     ImageCandidates,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHECKING = 8  # threads that read finished shards
+SHARE_TO_WARN_OF = 0.1  # of a run's images that cannot be used; a data set has some, a wrong folder has many
 
 
 class Image(NamedTuple):
@@ -53,72 +56,110 @@ class Image(NamedTuple):
     regions: tuple[int, ...]
 
 
+class Executor(Protocol):
+    """Labels shards of a plan: threads of this process, Prefect's tasks, a Ray cluster."""
+
+    def __call__(self, manifest: Manifest, shards: Sequence[int], batch_size: int) -> None:
+        """Labels these shards as label_shards does. Raises RuntimeError where one failed, once the others are done."""
+        ...
+
+
 def infer(
     manifest: Manifest | str | Path,
     detector: Predictor | None = None,
     *,
     workers: Workers = ONE_EACH,
     lender: Lender | None = None,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int = Execution.batch_size,
     progress: bool = True,
+    executor: Executor | None = None,
 ) -> list[Path]:
     """Labels every shard that is missing; gives the files of all shards.
 
     detector: None loads the plan's own on each device of `workers`. lender: who has detectors already, instead of both.
-    Shards that are complete are not looked at again.
-    Raises InputError when the source is no longer what was planned, the plan's settings or prompt cannot work, another
-    process labels this plan or Ray is asked for; OSError when there is no room for the candidates; RuntimeError at the
-    end when a shard failed; the others are done and stay so.
+    executor: labels the shards in place of threads of this process, and brings its own detectors.
+    Shards that are complete are not labelled again.
+    Raises InputError when not one image can be used, the source is no longer what was planned, the plan's settings or
+    prompt cannot work, another process labels this plan or Ray is asked for; OSError when there is no room for the
+    candidates; RuntimeError at the end when a shard failed; the others are done and stay so.
     """
-    if workers.runner != "threads":
+    if executor is None and workers.runner != "threads":
         raise InputError("workers.runner", "Ray works inside a Prefect flow", "expected the deployment infer/stage")
     manifest = as_manifest(manifest)
     with lock(manifest.work_dir):
-        missing = missing_shards(manifest)
-        if missing:
+        if missing := missing_shards(manifest):
             check_source(manifest)
-            if lender is None:
-                lender = HeldDetectors(devices_of(workers.devices)) if detector is None else lender_of(detector)
-            _label(manifest, missing, lender, batch_size, progress)
+            if executor is None:
+                if lender is None:
+                    lender = HeldDetectors(devices_of(workers.devices)) if detector is None else lender_of(detector)
+                executor = ThreadExecutor(lender, progress)
+            executor(manifest, missing, batch_size)
+            _check_labelled(manifest, missing)
+            check_usable(manifest, missing)
     return [manifest.shard_path(shard.index) for shard in manifest.shards]
 
 
-def _label(manifest: Manifest, missing: list[int], lender: Lender, batch_size: int, progress: bool) -> None:
-    """Labels the missing shards by as many threads as the lender has detectors."""
-    from tqdm import tqdm
+def _check_labelled(manifest: Manifest, shards: Sequence[int]) -> None:
+    """Raises RuntimeError where a shard has no file of this plan: an executor may hear late of a failure, or never."""
+    if failed := missing_shards(manifest, shards):
+        raise RuntimeError(f"{len(failed)} of {len(manifest.shards)} shards failed; run again to resume")
 
-    total = sum(shard.lines for shard in manifest.shards)
-    done = total - sum(manifest.shards[index].lines for index in missing)
+
+@dataclass(frozen=True)
+class ThreadExecutor:
+    """Labels by as many threads of this process as there are detectors. progress: with a bar in a terminal."""
+
+    detectors: Lender
+    progress: bool = True
+
+    def __call__(self, manifest: Manifest, shards: Sequence[int], batch_size: int) -> None:
+        from tqdm import tqdm
+
+        total = sum(shard.lines for shard in manifest.shards)
+        done = total - sum(manifest.shards[index].lines for index in shards)
+        hidden = None if self.progress else True  # None: hidden where the output is not a terminal
+        with tqdm(total=total, initial=done, unit="image", desc="label", disable=hidden) as bar:
+            failures = _label_in_threads(manifest, shards, self.detectors, batch_size, bar.update)
+        raise_failures(manifest, failures)
+
+
+def _label_in_threads(
+    manifest: Manifest,
+    shards: Sequence[int],
+    detectors: Lender,
+    batch_size: int,
+    on_images: Callable[[int], object],
+) -> dict[int, Exception]:
+    """The shards that failed, and why. An error that concerns all shards stops the threads at their next image."""
     failures: dict[int, Exception] = {}
     stopping = threading.Event()
-    with tqdm(total=total, initial=done, unit="image", desc="label", disable=None if progress else True) as bar:
 
-        def tell(images: int) -> None:
-            if stopping.is_set():
-                raise _Stopped
-            bar.update(images)
+    def count(images: int) -> None:
+        if stopping.is_set():
+            raise _Stopped
+        on_images(images)
 
-        def label(index: int) -> None:
-            if stopping.is_set():
-                return
-            try:
-                with lender.lend(manifest) as detector:
-                    failures.update(label_shards(manifest, [index], detector, batch_size=batch_size, on_images=tell))
-            except _Stopped:
-                return
-            except BaseException:
-                stopping.set()  # at once: this thread takes up its next shard before the one below hears of the error
-                raise
+    def label(index: int) -> None:
+        if stopping.is_set():
+            return
+        try:
+            with detectors.lend(manifest) as detector:
+                failures.update(label_shards(manifest, [index], detector, batch_size=batch_size, on_images=count))
+        except _Stopped:
+            return
+        except BaseException:
+            stopping.set()  # at once: this thread takes up its next shard before the caller hears of the error
+            raise
 
-        with ThreadPoolExecutor(len(lender.devices), thread_name_prefix="label") as threads:
-            try:
-                for labelling in as_completed([threads.submit(label, index) for index in missing]):
-                    labelling.result()
-            except BaseException:
-                stopping.set()  # the others end at their next image
-                threads.shutdown(wait=False, cancel_futures=True)
-                raise
-    raise_failures(manifest, failures)
+    with ThreadPoolExecutor(len(detectors.devices), thread_name_prefix="label") as threads:
+        try:
+            for labelling in as_completed([threads.submit(label, index) for index in shards]):
+                labelling.result()
+        except BaseException:
+            stopping.set()
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
+    return failures
 
 
 class _Stopped(Exception):
@@ -130,7 +171,7 @@ def label_shards(
     indices: Sequence[int],
     detector: Predictor,
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int = Execution.batch_size,
     on_images: Callable[[int], object] = lambda count: None,
 ) -> dict[int, Exception]:
     """Labels one shard after another; gives those that failed, and why.
@@ -157,7 +198,7 @@ def raise_failures(manifest: Manifest, failures: Mapping[int, Exception]) -> Non
         index = min(failures)
         raise RuntimeError(
             f"{len(failures)} of {len(manifest.shards)} shards failed, first {index}: {failures[index]}; "
-            "run again to go on"
+            "run again to resume"
         ) from failures[index]
 
 
@@ -167,6 +208,39 @@ def missing_shards(manifest: Manifest, among: Sequence[int] | None = None) -> li
     key, paths = manifest.key, map(manifest.shard_path, indices)
     with ThreadPoolExecutor(CHECKING) as readers:  # every page is read: many answers at once from a disk or a store
         return [index for index, found in zip(indices, readers.map(candidates_key, paths)) if found != key]
+
+
+def check_usable(manifest: Manifest, indices: Sequence[int]) -> None:
+    """Judges shards that were just labelled: all of them unusable is an error, a good share of them a warning.
+
+    Shards in which no image could be used are removed before the error is raised: once the images are in place,
+    labelling again must look at them.
+    """
+    problems = {index: read_candidates(manifest.shard_path(index)).problems for index in indices}
+    if not any(problems.values()):
+        return
+    lines = sum(1 for index in indices for _ in read_lines(manifest.source, manifest.shards[index]))
+    unusable = [problem for of_shard in problems.values() for problem in of_shard]
+    if len(unusable) == lines:
+        for index in indices:
+            manifest.shard_path(index).unlink()
+        raise unusable_error(manifest.source, unusable)
+    if warning := share_warning(len(unusable), lines):
+        logger.warning("%s", warning)
+
+
+def unusable_error(source: str | Path, problems: Sequence[ImageProblem]) -> InputError:
+    """For a stage that could use no image; problems: why, one for each."""
+    first = problems[0]
+    what = f"not one of {len(problems)} images could be used; first {first.filename or 'a line'}: {first.reason}"
+    return InputError(source, what, "expected the folder of the images that the lines name")
+
+
+def share_warning(unusable: int, lines: int) -> str:
+    """Words for a run in which many images could not be used; "" where few were."""
+    if unusable <= SHARE_TO_WARN_OF * lines:
+        return ""
+    return f"{unusable} of {lines} images could not be used ({unusable / lines:.0%}); is this the folder of the images?"
 
 
 def problems_of(manifest: Manifest | str | Path) -> list[ImageProblem]:
@@ -182,7 +256,7 @@ def label_shard(
     index: int,
     detector: Predictor,
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int = Execution.batch_size,
     on_images: Callable[[int], object] = lambda count: None,
 ) -> Path:
     """Labels one shard and writes its candidates; the unit of work that a scheduler maps.
@@ -292,17 +366,14 @@ def _outcomes(
 def _predict(
     detector: Predictor, manifest: Manifest, images: Sequence[Image], batch_size: int
 ) -> Iterator[Record | Exception]:
-    outcomes = (Mirrored(detector) if manifest.mirrored else detector).predict_each(
+    outcomes = shown_as(manifest, detector).predict_each(
         [image.path for image in images],
         # Without a label map every image that is looked at has a prompt of its own.
         [image.prompt for image in images if image.prompt is not None]
         if manifest.label_map is None
         else category_prompt(manifest.label_map),
-        score_threshold=manifest.score_floor,
-        max_per_image=manifest.max_per_image,
-        scale=manifest.scale,
+        **manifest.detector_arguments(),
         batch_size=batch_size,
-        chunk_size=manifest.chunk_size,
         mixed_sizes=False,  # an image's candidates do not depend on its neighbours
     )
     return (outcome if isinstance(outcome, Record) else outcome.error for outcome in outcomes)

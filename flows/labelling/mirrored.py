@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.labelling.settings import View
 from formats.io.errors import InputError
 from formats.record import Box, Record
 
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
     from grounding_model.inputs.prompt import Prompt
 
 
-@dataclass(frozen=True)
-class View:
-    """How images are looked at. scale: short and long side in pixels, None: the model's own."""
+def shown_as(view: View, detector: Any) -> Any:
+    """The detector, which is shown every image in this view and answers in pixels of the stored image.
 
-    scale: tuple[int, int] | None = None
-    mirrored: bool = False
+    Its scale is the detector's own business: predict_each takes it.
+    """
+    return Mirrored(detector) if view.mirrored else detector
 
 
 class Mirrored:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -16,18 +16,17 @@ from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.assets import Asset, materialize
 from prefect.cache_policies import NO_CACHE
-from prefect.runtime import task_run
 
 from flows.self_training.loop import Event
 from flows.self_training.messages import in_words
 from flows.self_training.report import plot_rounds
-from flows.self_training.state import RoundResult, Story, boxes_of, figure_of, gate_word, name_of
+from flows.self_training.state import LoopState, RoundResult, boxes_of, figure_of, gate_word, name_of
 from formats.io.plots import png_of
 
 ARTIFACT_DPI = 80  # pixels an inch: Prefect's server keeps the plot as text
 
 
-class Storyteller:
+class PrefectReporter:
     """Listens to the events of one loop, inside a flow."""
 
     def __init__(self, name: str) -> None:
@@ -40,20 +39,18 @@ class Storyteller:
         if words := in_words(event):
             get_run_logger().info(words)
         if (event["stage"], event["state"]) == ("gate", "finished"):
-            self._tell_rounds(event["story"])
+            self._tell_rounds(event["loop"])
         elif event["stage"] == "train":
             self._tell_training(event)
 
-    def _tell_rounds(self, story: Story) -> None:
+    def _tell_rounds(self, loop: LoopState) -> None:
         create_markdown_artifact(
-            rounds_as_markdown(story), key=artifact_key("rounds", self._name), description=_described(story)
+            rounds_as_markdown(loop), key=artifact_key("rounds", self._name), description=_described(loop)
         )
-        done = story.rounds[-1]
+        done = loop.rounds[-1]
         sources = [] if self._weights is None else [asset_key(self._weights)]
         self._labels = done.labels
-        tell_asset(
-            f"asset: labels v{done.round}", done.labels, sources, {"boxes": done.counts["kept"]} | _figure(story)
-        )
+        tell_asset(f"asset: labels v{done.round}", done.labels, sources, {"boxes": done.counts["kept"]} | _figure(loop))
 
     def _tell_training(self, event: Event) -> None:
         if event["state"] == "started":
@@ -76,35 +73,8 @@ class Storyteller:
 
 
 def artifact_key(*words: str) -> str:
-    """As Prefect takes it: small letters, digits and dashes."""
+    """A key as Prefect accepts it: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
-
-
-def version_of(*places: object) -> str:
-    """ "v2" where a place lies in the folder round-2, else "".
-
-    The weights of a round lie in the folder of the one before, so the highest number is its own.
-    """
-    numbers = [int(number) for number in re.findall(r"\bround-(\d+)\b", " ".join(map(str, places)))]
-    return f"v{max(numbers)}" if numbers else ""
-
-
-def look_of(*places: object) -> str:
-    """Which look at the images a place belongs to: "v2", at a further look of that round "v2, view 1", else ""."""
-    views = (re.fullmatch(r"view-(\d+)", Path(place).name) for place in places if isinstance(place, str | Path))
-    view = next((f"view {found[1]}" for found in views if found), "")
-    return ", ".join(filter(None, (version_of(*places), view)))
-
-
-def named_by_round(stage: str) -> Callable[[], str]:
-    """For task_run_name: "train v2", "plan v2, view 1" by the folders in a task's parameters, else the stage alone."""
-    return lambda: f"{stage} {look_of(*task_run.get_parameters().values())}".rstrip()
-
-
-def name_of_group(work_dir: str | Path, indices: Sequence[int]) -> str:
-    """Of shards that are labelled together: "label v2, shards 4-6"; at a further look "label v2, view 1, shard 4"."""
-    shards = f"shards {indices[0]}-{indices[-1]}" if len(indices) > 1 else f"shard {indices[0]}"
-    return f"label {', '.join(filter(None, (look_of(work_dir), shards)))}"
 
 
 def asset_key(place: str | Path) -> str:
@@ -125,13 +95,13 @@ def tell_asset(title: str, place: str | Path, made_of: list[str], metadata: dict
     made()
 
 
-def rounds_as_markdown(story: Story) -> str:
+def rounds_as_markdown(loop: LoopState) -> str:
     """The table of rounds, what the gate said, what to use, and the plot."""
     head = ("labels", "boxes", "held-out figure of the model that made them", "changed images", "gate")
-    lines = [f"## {story.name}", "", _row(head), _row(["---"] * len(head)), *map(_cells, story.rounds), ""]
-    lines += [f"- v{each.round}: {reason}" for each in story.rounds for reason in each.verdict.reasons]
-    lines += ["", f"Best so far: **v{story.best.round}**, `{story.best.labels}`, made by `{story.best.weights}`", ""]
-    if picture := _plot(story):
+    lines = [f"## {loop.name}", "", _row(head), _row(["---"] * len(head)), *map(_cells, loop.rounds), ""]
+    lines += [f"- v{each.round}: {reason}" for each in loop.rounds for reason in each.verdict.reasons]
+    lines += ["", f"Best so far: **v{loop.best.round}**, `{loop.best.labels}`, made by `{loop.best.weights}`", ""]
+    if picture := _plot(loop):
         lines.append(f"![held-out figure of each round](data:image/png;base64,{picture})")
     return "\n".join(lines)
 
@@ -146,18 +116,18 @@ def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _described(story: Story) -> str:
-    return f"After labels v{len(story.rounds)}; the best are v{story.best.round}"
+def _described(loop: LoopState) -> str:
+    return f"After labels v{len(loop.rounds)}; the best are v{loop.best.round}"
 
 
-def _figure(story: Story) -> dict[str, Any]:
-    done = story.rounds[-1]
+def _figure(loop: LoopState) -> dict[str, Any]:
+    done = loop.rounds[-1]
     return {} if done.figure is None else {done.metrics["headline"]: round(done.figure, 4)}
 
 
-def _plot(story: Story) -> str:
+def _plot(loop: LoopState) -> str:
     """PNG as base64; "" without evaluation data."""
-    points = {each.round: each.metrics for each in story.rounds if each.figure is not None}
+    points = {each.round: each.metrics for each in loop.rounds if each.figure is not None}
     if not points:
         return ""
     headline = name_of(next(iter(points.values()))["headline"])

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from prefect import flow, serve
 from prefect.artifacts import create_markdown_artifact
@@ -16,11 +16,11 @@ from prefect.client.schemas.objects import State
 from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.states import Completed, Failed
 from pydantic import BaseModel, ConfigDict
+from pydantic.dataclasses import dataclass
 
-from flows.labelling.detector_pool import Workers
-from flows.labelling.plan import BATCH_SIZE
+from flows.labelling.settings import Execution, LabellingSettings, Workers, part_of
 from flows.orchestration import tasks
-from flows.orchestration.artifacts import Storyteller
+from flows.orchestration.artifacts import PrefectReporter
 from flows.orchestration.lifetime import ENDS_WITH_UP, UP_PROCESS, crash_orphans
 from flows.orchestration.pause import wait_in_flow
 from flows.orchestration.server import PASSWORD_FILE, PASSWORD_KEY, prefect_server
@@ -58,32 +58,24 @@ class BootstrapParameters(Parameters):
     phrases: str | None = None
 
 
-class PlanParameters(Parameters):
-    """As flows.plan has them; None leaves its default."""
+@dataclass(config=Parameters.model_config, frozen=True, kw_only=True)
+class PlanParameters(LabellingSettings):
+    """As flows.plan has them."""
 
     source: str
     image_root: str
-    weights: str | None = None
     work_dir: str | None = None
     label_map: str | None = None
-    text_encoder: str | None = None
-    score_floor: float | None = None
-    scale: tuple[int, int] | None = None
-    max_per_image: int | None = None
-    chunk_size: int | None = None
-    shard_size: int | None = None
-    mirrored: bool = False
-    overwrite: bool = False
+    shard_size: int = Execution.shard_size
+    overwrite: bool = Execution.overwrite
 
 
-class InferParameters(Parameters):
-    """work_dir: of plan. runner, devices, address: as flows.labelling.detector_pool.Workers has them."""
+@dataclass(config=Parameters.model_config, frozen=True, kw_only=True)
+class InferParameters(Workers):
+    """work_dir: of plan."""
 
     work_dir: str
-    runner: Literal["threads", "ray"] = "threads"
-    devices: tuple[str, ...] = ()
-    address: str | None = None
-    batch_size: int = BATCH_SIZE
+    batch_size: int = Execution.batch_size
 
 
 class FilterParameters(Parameters):
@@ -123,7 +115,7 @@ def _flow(name: str, titled: str) -> Callable[[Callable[..., Any]], Any]:
 
     def decorate(function: Callable[..., Any]) -> Any:
         @functools.wraps(function)
-        def told(parameters: Parameters) -> Any:
+        def told(parameters: Any) -> Any:
             try:
                 return function(parameters)
             except InputError as error:
@@ -142,7 +134,7 @@ def self_train(parameters: SelfTrainParameters) -> dict[str, str] | State:
     The state of the run is called Completed, Stopped (by the gate) or Waiting (for a person), with the reason.
     """
     config = read_self_train(parameters.config, tuple(parameters.overrides))
-    result = run_rounds(config, Storyteller(config.name), tasks.STAGES, wait_in_flow)
+    result = run_rounds(config, PrefectReporter(config.name), tasks.STAGES, wait_in_flow)
     outcome = {"labels": str(result.best.labels), "weights": result.weights, "summary": str(result.summary)}
     if result.state == "finished":
         return outcome
@@ -163,13 +155,22 @@ def bootstrap(parameters: BootstrapParameters) -> str:
 @_flow("plan", titled="source")
 def plan(parameters: PlanParameters) -> str:
     """An ODVG file is cut into shards for one model; gives the work_dir."""
-    return str(tasks.plan(**parameters.model_dump(exclude_none=True)).work_dir)
+    return str(
+        tasks.plan(
+            parameters.source,
+            parameters.image_root,
+            work_dir=parameters.work_dir,
+            label_map=parameters.label_map,
+            settings=part_of(parameters, LabellingSettings),
+            execution=Execution(shard_size=parameters.shard_size, overwrite=parameters.overwrite),
+        ).work_dir
+    )
 
 
 @_flow("infer", titled="work_dir")
 def infer(parameters: InferParameters) -> str:
     """Labels the shards of a plan that are missing; gives the work_dir."""
-    workers = Workers(parameters.runner, parameters.devices, parameters.address)
+    workers = part_of(parameters, Workers)
     tasks.infer(parameters.work_dir, workers=workers, batch_size=parameters.batch_size)
     return parameters.work_dir
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flows.labelling.plan import read_manifest
+from flows.labelling.manifest import read_manifest
 from flows.self_training.review import is_approved
-from flows.self_training.state import approve_round, read_story, round_folder
+from flows.self_training.state import approve_round, read_state, round_folder
 from formats.io.files import load_json, write_json
 
 WAITING_NAME = "waiting.json"  # in the round's folder: which flow run waits
@@ -23,7 +23,7 @@ def wait_in_flow(work_dir: Path, number: int) -> bool:
     write_json(folder / WAITING_NAME, {"flow_run": str(flow_run.get_id())})
     pause_flow_run(timeout=PATIENCE, poll_interval=POLL_SECONDS, key=f"review-v{number}")
     (folder / WAITING_NAME).unlink(missing_ok=True)
-    if not is_approved(read_manifest(folder), read_story(work_dir).policy):
+    if not is_approved(read_manifest(folder), read_state(work_dir).policy):
         approve_round(work_dir, number)
     return True
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
-from prefect import task, unmapped
+from prefect import Task, task, unmapped
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
@@ -19,20 +21,27 @@ from flows.labelling import bootstrap as bootstrapping
 from flows.labelling import filter as filtering
 from flows.labelling import infer as inference
 from flows.labelling import plan as planning
-from flows.labelling.detector_pool import ONE_EACH, Workers, devices_of, held_detectors, let_go
-from flows.labelling.infer import missing_shards
-from flows.labelling.plan import BATCH_SIZE, Manifest, as_manifest, check_source, read_manifest
-from flows.orchestration.artifacts import artifact_key, look_of, name_of_group, named_by_round
-from flows.self_training import loop as self_training
+from flows.labelling.detector_pool import devices_of, held_detectors, let_go
+from flows.labelling.manifest import Manifest, read_manifest
+from flows.labelling.settings import ONE_EACH, Execution, Workers
+from flows.orchestration.artifacts import artifact_key
+from flows.self_training import scores
+from flows.self_training.stages import RunName, Stage, Stages
 from flows.training import mixture as merging
 from flows.training import train as training
 from formats.io.errors import InputError
-from formats.io.locks import lock
 from formats.io.storage import absolute
 
 
 def _shell(function: Callable[..., Any], name: str) -> Any:
-    return task(name=name, task_run_name=named_by_round(name), cache_policy=NO_CACHE)(function)
+    return task(name=name, task_run_name=name, cache_policy=NO_CACHE)(function)
+
+
+def named(stage: Stage, name: RunName) -> Stage:
+    """The same stage, whose task runs are called "plan v2" or "label v2, view 1, shards 4-6"."""
+    if stage is infer:
+        return partial(infer, name=name)
+    return stage.with_options(task_run_name=f"{stage.name} {name}") if isinstance(stage, Task) else stage
 
 
 bootstrap_od = _shell(bootstrapping.bootstrap_od, "bootstrap_od")
@@ -41,10 +50,10 @@ plan = _shell(planning.plan, "plan")
 filter_candidates = _shell(filtering.filter_candidates, "filter_candidates")
 merge = _shell(merging.merge, "merge")
 train = _shell(training.train, "train")
-evaluate = _shell(self_training.evaluate_weights, "evaluate")
+evaluate = _shell(scores.evaluate_weights, "evaluate")
 
-
-MAX_TASKS = 240  # of a stage: Prefect bears a few hundred; many numbers of workers divide it
+NO_ROUND = RunName()
+MAX_TASKS = 240  # a stage: Prefect handles a few hundred well, and most numbers of workers divide it
 
 
 @task(name="label_shards", task_run_name="{title}", cache_policy=NO_CACHE, retries=1)
@@ -58,7 +67,7 @@ def label_shards(
     # Not a dict of this module: Ray is sent this function with a copy of all that it names here.
     lender = held_detectors(devices)
     manifest = read_manifest(manifest_path)
-    # A task that is tried again, after its worker was killed too, goes on behind its last whole shard.
+    # A task that is tried again, also after its worker was killed, resumes behind its last whole shard.
     missing = inference.missing_shards(manifest, indices)
     with lender.lend(manifest) as detector:
         failures = inference.label_shards(manifest, missing, detector, batch_size=batch_size)
@@ -66,50 +75,60 @@ def label_shards(
     return len(missing)
 
 
-def infer(manifest: Manifest | str | Path, *, workers: Workers = ONE_EACH, batch_size: int = BATCH_SIZE) -> list[Path]:
-    """Maps label_shards over groups of the shards that are missing, with a progress artifact; call it inside a flow.
-
-    Raises as flows.labelling.infer.infer.
-    """
-    manifest = as_manifest(manifest)
-    with lock(manifest.work_dir):
-        missing = missing_shards(manifest)
-        if missing:
-            check_source(manifest)
-            _map(manifest, missing, workers, batch_size)
-        failed = missing_shards(manifest)  # a task's state may reach the server late, its file is there or not
-    if failed:
-        raise RuntimeError(f"{len(failed)} of {len(manifest.shards)} shards failed; run again to go on")
-    return [manifest.shard_path(shard.index) for shard in manifest.shards]
+def infer(
+    manifest: Manifest | str | Path,
+    *,
+    workers: Workers = ONE_EACH,
+    batch_size: int = Execution.batch_size,
+    name: RunName = NO_ROUND,
+) -> list[Path]:
+    """flows.labelling.infer.infer, by mapped tasks and with a progress artifact; call it inside a flow."""
+    return inference.infer(manifest, batch_size=batch_size, executor=MappedTasks(workers, name))
 
 
-def _map(manifest: Manifest, missing: Sequence[int], workers: Workers, batch_size: int) -> None:
-    look = look_of(manifest.work_dir) or manifest.work_dir.name
-    described = f"Labelling {look}: {len(missing)} of {len(manifest.shards)} shards"
-    key = artifact_key("labelling", look)
-    artifact = cast(UUID, create_progress_artifact(progress=0.0, key=key, description=described))
-    grouped = groups(missing, MAX_TASKS)
-    # On Ray a worker sees its own GPU alone, whatever its number on the machine.
-    devices = tuple(devices_of(workers.devices)) if workers.runner == "threads" else ("auto",)
-    with task_runner(workers, len(devices)) as runner:
-        futures = runner.map(
-            cast(Any, label_shards),  # a task that is no coroutine
-            {
-                "title": [name_of_group(manifest.work_dir, group) for group in grouped],
-                "indices": grouped,
-                "manifest_path": unmapped(absolute(manifest.path)),
-                "devices": unmapped(devices),
-                "batch_size": unmapped(batch_size),
-            },
-        )
-        for done, _ in enumerate(as_completed(list(futures)), start=1):
-            update_progress_artifact(artifact, progress=100.0 * done / len(grouped))
-    let_go()  # evaluation and training, which come next in this process, need the memory
+@dataclass(frozen=True)
+class MappedTasks:
+    """Labels groups of shards as tasks of Prefect, on threads of this process or on Ray. name: of the stage's run."""
+
+    workers: Workers
+    name: RunName = NO_ROUND
+
+    def __call__(self, manifest: Manifest, shards: Sequence[int], batch_size: int) -> None:
+        groups = grouped(shards, MAX_TASKS)
+        # On Ray a worker sees its own GPU alone, whatever its number on the machine.
+        devices = tuple(devices_of(self.workers.devices)) if self.workers.runner == "threads" else ("auto",)
+        artifact = self._progress(manifest, len(shards))
+        with task_runner(self.workers, len(devices)) as runner:
+            futures = runner.map(
+                cast(Any, label_shards),  # a task that is no coroutine
+                {
+                    "title": [title_of_group(self.name, group) for group in groups],
+                    "indices": groups,
+                    "manifest_path": unmapped(absolute(manifest.path)),
+                    "devices": unmapped(devices),
+                    "batch_size": unmapped(batch_size),
+                },
+            )
+            for done, _ in enumerate(as_completed(list(futures)), start=1):
+                update_progress_artifact(artifact, progress=100.0 * done / len(groups))
+        let_go()  # evaluation and training, which come next in this process, need the memory
+
+    def _progress(self, manifest: Manifest, shards: int) -> UUID:
+        labelled = str(self.name) or manifest.work_dir.name
+        description = f"Labelling {labelled}: {shards} of {len(manifest.shards)} shards"
+        key = artifact_key("labelling", labelled)
+        return cast(UUID, create_progress_artifact(progress=0.0, key=key, description=description))
 
 
-def groups(indices: Sequence[int], most: int) -> list[list[int]]:
-    """The indices in their order, in at most `most` parts whose lengths differ by one at most."""
-    parts = min(most, len(indices))
+def title_of_group(name: RunName, indices: Sequence[int]) -> str:
+    """Of shards that are labelled together: "label v2, shards 4-6"; of a further view "label v2, view 1, shard 4"."""
+    shards = f"shards {indices[0]}-{indices[-1]}" if len(indices) > 1 else f"shard {indices[0]}"
+    return f"label {', '.join(filter(None, (str(name), shards)))}"
+
+
+def grouped(indices: Sequence[int], max_groups: int) -> list[list[int]]:
+    """The indices in their order, in at most `max_groups` parts whose lengths differ by one at most."""
+    parts = min(max_groups, len(indices))
     bounds = [len(indices) * part // parts for part in range(parts + 1)] if parts else []
     return [list(indices[start:end]) for start, end in pairwise(bounds)]
 
@@ -138,7 +157,7 @@ def task_runner(workers: Workers, devices: int) -> Iterator[TaskRunner[Any]]:
             yield cluster
 
 
-STAGES = self_training.Stages(
+STAGES = Stages(
     bootstrap_od=bootstrap_od,
     bootstrap_vg=bootstrap_vg,
     plan=plan,
@@ -147,4 +166,5 @@ STAGES = self_training.Stages(
     merge=merge,
     train=train,
     evaluate=evaluate,
+    named=named,
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from formats.io.errors import InputError
+from grounding_model.inputs.defaults import MAX_PER_IMAGE, SCORE_THRESHOLD
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Consensus:
 class Policy:
     """Which candidates become labels. The order of the steps: apply.py."""
 
-    score_threshold: float = 0.3  # a label scores more than this
+    score_threshold: float = SCORE_THRESHOLD  # a label scores more than this
     class_thresholds: dict[str, float] = field(default_factory=dict)  # by category name, instead of the one above
     adaptive: Quantile | Mixture | TargetPrecision | None = None  # finds thresholds of the categories not named there
     confident_from: float | None = None  # an image without a label scoring this is left without labels (OWL-ST)
@@ -103,7 +104,7 @@ class Policy:
     distractor_iou: float = 0.5  # a box goes that a better one of a distractor overlaps more
     consensus: Consensus = field(default_factory=Consensus)  # matters where there are several views
     min_size: float = 1.0  # pixels of the shorter side; training would drop smaller boxes anyway
-    max_per_image: int = 300
+    max_per_image: int = MAX_PER_IMAGE
 
     def __post_init__(self) -> None:
         fractions = {

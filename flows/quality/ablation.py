@@ -1,7 +1,7 @@
 """`groundhog quality`: which policy makes the best labels, and what a model gains from them, where the truth is known.
 
 The truth is kept aside: labelling sees images and names. Work is done in pieces, a variant with a seed each, in folders
-of their own; a piece is done when its done.json tells of the same settings, so that an interrupted ablation goes on.
+of their own; a piece is done when its done.json tells of the same settings, so that an interrupted ablation resumes.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any, Literal, NamedTuple
 
 from flows.evaluation.evaluate import evaluate
 from flows.labelling.filter import filter_candidates
-from flows.labelling.infer import infer, missing_shards
-from flows.labelling.mirrored import View
-from flows.labelling.plan import BATCH_SIZE, Manifest, asked_label_map, plan
+from flows.labelling.settings import Execution, LabellingSettings, View, recorded
 from flows.policies.calibration import judge
 from flows.policies.policy import Policy
-from flows.training.mixture import merge
-from flows.training.train import between, train
+from flows.self_training.config import Labelling
+from flows.self_training.round import Labelled, PlannedView, Round, label_images, run_round, train_model
+from flows.self_training.source import Source
+from flows.self_training.stages import PLAIN_STAGES
 from formats.boxes import boxes_by_name
 from formats.dataset_names import annotation_path, label_map_path
 from formats.io.errors import InputError
@@ -30,7 +30,9 @@ from formats.io.files import write_json
 from formats.label_map import write_label_map
 from formats.odvg import read_odvg, write_odvg
 from formats.record import Record
+from grounding_model.checkpoints.weights import checkpoint_hash
 from grounding_model.data.sources import GlyphData, OdvgData, TrainingData
+from grounding_model.detector import load_detector
 from grounding_model.training.config import FromWeights, TrainConfig
 
 DONE_NAME = "done.json"
@@ -80,9 +82,9 @@ class QualityConfig:
     source: TrainingData | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
     ratio: float = 1.0  # pretraining images for each labelled one
-    score_floor: float = 0.05
-    shard_size: int = 64
-    batch_size: int = BATCH_SIZE
+    score_floor: float = LabellingSettings.score_floor
+    shard_size: int = Execution.shard_size
+    batch_size: int = Execution.batch_size
 
     def __post_init__(self) -> None:
         if self.baseline not in self.variants:
@@ -121,15 +123,6 @@ class Piece(NamedTuple):
     labels: tuple[LabelQuality, ...]
     target: tuple[float, ...]
     source: tuple[float, ...]
-
-
-class _Source(NamedTuple):
-    """What is labelled, and apart from it what is true."""
-
-    annotations: Path
-    images: Path
-    label_map: Path
-    truth: Path
 
 
 def measure_quality(
@@ -205,92 +198,78 @@ class _Work:
     def __init__(self, config: QualityConfig, seed: int) -> None:
         self.config, self.seed = config, seed
         self.folder = config.train.work_dir / f"seed-{seed}"
-        self.source = _prepare(config, seed, self.folder / "data")
+        self.source, self.truth = _prepare(config, seed, self.folder / "data")
 
     def piece(self, name: str) -> Piece:
         """Labels, trains and evaluates as a variant says, round after round."""
-        variant, start = self.config.variants[name], self.config.start
-        weights = start.source
-        qualities, figures = [], [self._before]
+        variant, weights = self.config.variants[name], self.config.start.source
+        qualities: list[LabelQuality] = []
+        scores = [self._before]
         for number in range(1, variant.rounds + 1):
-            folder = piece_folder(self.config, name, self.seed) / f"round-{number}"
-            labels = self.source.truth if variant.labels == "truth" else None
-            if variant.labels == "policy":
-                labels, quality = self._label(variant, weights, folder)
-                qualities.append(quality)
-            trained = self._train(labels, weights, folder)
-            weights = str(between(start, trained, variant.student))
-            figures.append(self._figures(weights))
-        target, source = zip(*figures)
+            weights = self._next_weights(variant, self._round(name, number, weights), qualities)
+            scores.append(self._scores(weights))
+        target, source = zip(*scores)
         return Piece(name, self.seed, tuple(qualities), target, tuple(ap for ap in source if ap is not None))
+
+    def labels(self, name: str) -> Piece:
+        """The labels that the first round of a variant would be trained on."""
+        task = self._round(name, 1, self.config.start.source)
+        return Piece(name, self.seed, (self._quality(task, label_images(task, PLAIN_STAGES)),), (), ())
 
     @functools.cached_property
     def _before(self) -> tuple[float, float | None]:
         """What every variant begins with."""
-        return self._figures(self.config.start.source, self.config.start.text_encoder)
+        return self._scores(self.config.start.source, self.config.start.text_encoder)
 
-    def labels(self, name: str) -> Piece:
-        """The labels that the first round of a variant would be trained on."""
-        folder = piece_folder(self.config, name, self.seed) / "round-1"
-        _, found = self._label(self.config.variants[name], self.config.start.source, folder)
-        return Piece(name, self.seed, (found,), (), ())
+    def _next_weights(self, variant: Variant, task: Round, qualities: list[LabelQuality]) -> str:
+        """The weights after a round. qualities: gets those of the labels that the policy made, if it made any."""
+        if variant.labels != "policy":
+            return train_model(task, self.truth if variant.labels == "truth" else None, PLAIN_STAGES)
 
-    def _label(self, variant: Variant, weights: str, folder: Path) -> tuple[Path, LabelQuality]:
-        """Labels as the variant's policy has them, and how good they are."""
-        policy, config = variant.policy, self.config
-        looks = [self._candidates(view, policy.distractors, weights) for view in variant.views]
-        made = filter_candidates(looks[0], policy, annotation_path(folder, "labels", "od"), views=looks[1:])
-        unsorted = policy.without_thresholds()
-        everything = filter_candidates(looks[0], unsorted, annotation_path(folder, "everything", "od"), views=looks[1:])
-        return made.labels, label_quality(made.labels, everything.labels, self.source.truth, config.categories)
+        def review(labelled: Labelled) -> Path:
+            qualities.append(self._quality(task, labelled))
+            return labelled.result.labels
 
-    def _candidates(self, view: View, distractors: Sequence[str], weights: str) -> Manifest:
-        """A plan, labelled: once for all variants that look in this way with these weights."""
-        from grounding_model.checkpoints.weights import checkpoint_hash
-        from grounding_model.detector import load_detector
+        weights = run_round(task, review, PLAIN_STAGES)
+        assert isinstance(weights, str), weights  # this review never stops a round
+        return weights
 
-        config, start = self.config, self.config.start
-        look = json.dumps([checkpoint_hash(weights), asdict(view), list(distractors)])
-        folder = self.folder / "candidates" / hashlib.sha256(look.encode()).hexdigest()[:12]
-        label_map = asked_label_map(self.source.label_map, distractors, folder)
-        manifest = plan(
-            self.source.annotations,
-            self.source.images,
-            weights,
+    def _round(self, name: str, number: int, weights: str) -> Round:
+        config, variant = self.config, self.config.variants[name]
+        folder = piece_folder(config, name, self.seed) / f"round-{number}"
+        return Round(
+            number,
             folder,
-            label_map=label_map,
-            text_encoder=start.text_encoder if weights == start.source else None,
-            score_floor=config.score_floor,
-            scale=view.scale,
-            shard_size=config.shard_size,
-            mirrored=view.mirrored,
-        )
-        if missing_shards(manifest):
-            detector = load_detector(manifest.weights, manifest.text_encoder, config.train.device)
-            infer(manifest, detector, batch_size=config.batch_size)
-        return manifest
-
-    def _train(self, labels: Path | None, weights: str, folder: Path) -> Path:
-        config, start = self.config, self.config.start
-        if labels is None:
-            datasets: Sequence[TrainingData] = config.train.datasets
-        else:
-            mine = OdvgData(labels, self.source.images, self.source.label_map)
-            datasets = merge(mine, config.train.datasets, config.ratio)  # type: ignore[arg-type]
-        return train(
-            replace(
-                config.train,
-                work_dir=folder / "train",
-                datasets=tuple(datasets),
-                seed=self.seed,
-                start=FromWeights(weights, start.text_encoder if weights == start.source else None),
-            )
+            self.source,
+            weights,
+            config.start,
+            tuple(
+                PlannedView(view, self._candidates_folder(view, variant.policy.distractors, weights))
+                for view in variant.views
+            ),
+            annotation_path(folder, "labels", "od"),
+            variant.policy,
+            Labelling(score_floor=config.score_floor, shard_size=config.shard_size, batch_size=config.batch_size),
+            replace(config.train, seed=self.seed),
+            config.ratio,
+            variant.student,
+            training=folder / "train",
         )
 
-    def _figures(self, weights: str, text_encoder: Path | None = None) -> tuple[float, float | None]:
+    def _candidates_folder(self, view: View, distractors: Sequence[str], weights: str) -> Path:
+        """One for all variants that look in this way with these weights: they share its candidates."""
+        deciding = json.dumps([checkpoint_hash(weights), recorded(view), list(distractors)])
+        return self.folder / "candidates" / hashlib.sha256(deciding.encode()).hexdigest()[:12]
+
+    def _quality(self, task: Round, labelled: Labelled) -> LabelQuality:
+        """How good the labels of a round are."""
+        first, *views = labelled.manifests
+        unsorted = task.policy.without_thresholds()
+        everything = filter_candidates(first, unsorted, annotation_path(task.folder, "everything", "od"), views=views)
+        return label_quality(labelled.result.labels, everything.labels, self.truth, self.config.categories)
+
+    def _scores(self, weights: str, text_encoder: Path | None = None) -> tuple[float, float | None]:
         """AP on the target, for the categories alone, and on the source, for all of its."""
-        from grounding_model.detector import load_detector
-
         config = self.config
         detector = load_detector(weights, text_encoder, config.train.device)
         target = evaluate(config.target, detector, config.categories, batch_size=config.batch_size).ap
@@ -303,16 +282,12 @@ def piece_folder(config: QualityConfig, variant: str, seed: int) -> Path:
     return config.train.work_dir / f"seed-{seed}" / variant
 
 
-def _prepare(config: QualityConfig, seed: int, folder: Path) -> _Source:
-    """The images and the truth as files; images of the glyph world are drawn."""
+def _prepare(config: QualityConfig, seed: int, folder: Path) -> tuple[Source, Path]:
+    """What is labelled, and apart from it the truth, as files; images of the glyph world are drawn."""
     from grounding_model.glyphs import write_scenes
 
-    source = _Source(
-        annotation_path(folder, "x", "od"),
-        folder / "images",
-        label_map_path(folder, "x"),
-        annotation_path(folder, "truth", "od"),
-    )
+    label_map, truth = label_map_path(folder, "x"), annotation_path(folder, "truth", "od")
+    source = Source(annotation_path(folder, "x", "od"), folder / "images", label_map)
     data = config.data
     if isinstance(data, OdvgData):
         source = source._replace(images=data.image_root)
@@ -326,10 +301,10 @@ def _prepare(config: QualityConfig, seed: int, folder: Path) -> _Source:
     if unknown := sorted(set(config.categories) - known):
         raise InputError("categories", f"the truth has no {', '.join(unknown)}", f"expected some of {sorted(known)}")
     folder.mkdir(parents=True, exist_ok=True)
-    write_label_map(source.label_map, dict(enumerate(config.categories)))
-    write_odvg(source.truth, [_only(record, config.categories) for record in records])
+    write_label_map(label_map, dict(enumerate(config.categories)))
+    write_odvg(truth, [_only(record, config.categories) for record in records])
     write_odvg(source.annotations, [replace(record, instances=None) for record in records])
-    return source
+    return source, truth
 
 
 def _only(record: Record, categories: Sequence[str]) -> Record:
@@ -353,7 +328,7 @@ def _without_ignored(record: Record) -> Record:
 def _asked(config: QualityConfig, variant: str) -> Any:
     """What decides a piece, as JSON has it."""
     deciding = {
-        "variant": asdict(config.variants[variant]),
+        "variant": recorded(config.variants[variant]),
         "data": asdict(config.data),
         "categories": config.categories,
         "target": asdict(config.target),

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from flows.evaluation.benchmarks import BenchmarkData
-from flows.labelling.detector_pool import Workers
-from flows.labelling.mirrored import View
-from flows.labelling.plan import BATCH_SIZE, MAX_PER_IMAGE, SCORE_FLOOR, SHARD_SIZE
+from flows.labelling.settings import DetectionSettings, Execution, View
 from flows.policies.policy import Policy
 from flows.self_training.gate import Gate
 from formats.io.errors import InputError
@@ -63,17 +61,17 @@ class GlyphScenes:
 
 
 @dataclass(frozen=True)
-class Labelling:
-    """How images are looked at; see flows.plan."""
+class Labelling(DetectionSettings, Execution):
+    """How a round labels. workers: on train.device where they name no devices.
 
-    score_floor: float = SCORE_FLOOR
-    scale: tuple[int, int] | None = None  # the model's own
-    max_per_image: int = MAX_PER_IMAGE
-    chunk_size: int | None = None
-    shard_size: int = SHARD_SIZE
-    batch_size: int = BATCH_SIZE
-    views: tuple[View, ...] = ()  # more looks at every image, whose boxes are merged; each costs a labelling
-    workers: Workers = field(default_factory=Workers)  # on train.device where they name no devices
+    views: more views of every image, whose boxes are merged; each costs a labelling.
+    """
+
+    views: tuple[View, ...] = ()
+
+    def __post_init__(self) -> None:
+        DetectionSettings.__post_init__(self)
+        Execution.__post_init__(self)
 
 
 @dataclass(frozen=True)

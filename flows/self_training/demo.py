@@ -6,22 +6,22 @@ the other categories each round forgets, pictures of what changed, and the repor
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from browse.pictures import write_jpeg
 from flows.evaluation.scoring import mistakes_of
-from flows.labelling.plan import read_manifest
+from flows.labelling.manifest import read_manifest
 from flows.policies.nms import without_duplicates
 from flows.self_training.config import GlyphScenes, SelfTrainConfig, read_self_train
-from flows.self_training.loop import Event, evaluate_weights, self_train
+from flows.self_training.loop import Event, self_train
 from flows.self_training.messages import in_words
 from flows.self_training.report import Comparison, comparison_sheet, write_report
+from flows.self_training.scores import evaluate_weights
 from flows.self_training.state import RoundResult
 from formats.dataset_names import label_map_beside
 from formats.io.errors import InputError
@@ -66,13 +66,13 @@ def run_demo(
     config = demo_config(out_dir, seed, quick, weights, device)
     source = config.start.source
     _claim(out_dir, {"seed": seed, "quick": quick, "weights": source, "weights_sha256": checkpoint_hash(source)})
-    teller = Teller()
-    teller.say(
+    reporter = ConsoleReporter()
+    reporter.say(
         f"{_unlabelled(config).count} unlabelled scenes, {config.rounds} rounds of training; all files go to {out_dir}"
     )
-    result = self_train(config, teller.on_event)
-    source_ap = tuple(_source_ap(config, done, quick, teller) for done in result.rounds)
-    teller.say("drawing the report")
+    result = self_train(config, reporter.on_event)
+    source_ap = tuple(_source_ap(config, done, quick, reporter) for done in result.rounds)
+    reporter.say("drawing the report")
     comparisons = _comparisons(config, result.rounds[0].weights, result.rounds[-1].weights)
     report = write_report(
         out_dir,
@@ -136,9 +136,9 @@ def _test_scenes(config: SelfTrainConfig) -> GlyphData:
     return config.evaluation
 
 
-def _source_ap(config: SelfTrainConfig, done: RoundResult, quick: bool, teller: Teller) -> float:
+def _source_ap(config: SelfTrainConfig, done: RoundResult, quick: bool, reporter: ConsoleReporter) -> float:
     """AP of one round's model over every category of the source scenes; written where the report finds it."""
-    teller.say(f"round {done.round - 1}: what the model still knows of the other categories")
+    reporter.say(f"round {done.round - 1}: what the model still knows of the other categories")
     truth = replace(SOURCE_SCENES, count=4) if quick else SOURCE_SCENES
     folder = config.train.work_dir / f"round-{done.round}"
     metrics = evaluate_weights(
@@ -191,7 +191,7 @@ def _comparisons(config: SelfTrainConfig, first: str, last: str) -> dict[str, li
 
 
 @dataclass
-class Teller:
+class ConsoleReporter:
     """Says on stderr what happens, with the time since the start."""
 
     started: float = 0.0
@@ -239,26 +239,3 @@ Next:
   groundhog detect IMAGES --weights {result.weights} --texts 'cat' -c
   groundhog self-train configs/self_train_cat.toml      # your own images: copy and change this file
   groundhog up                                          # the same as Prefect deployments"""
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "groundhog demo",
-        description="The whole loop offline, on the embedded model and drawn scenes; some minutes.",
-        epilog="example:\n  groundhog demo --seed 1 --out-dir outputs/demo-1",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--out-dir", metavar="DIR", type=Path, default=OUT_DIR, help="default: %(default)s")
-    parser.add_argument("--seed", metavar="S", type=int, default=0, help="of the unlabelled scenes and the training")
-    parser.add_argument("--weights", metavar="W", help="in place of the embedded model")
-    parser.add_argument("--device", metavar="D", help="cpu, cuda:0 …; default: the GPU when there is one")
-    parser.add_argument("--quick", action="store_true", help="a few scenes and steps, to see that it runs")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`groundhog demo`. Raises InputError for bad input."""
-    options = build_parser().parse_args(argv)
-    result = run_demo(options.out_dir, options.seed, options.quick, options.weights, options.device)
-    print(f"\n{table(result)}\n{next_steps(options.out_dir, result)}")
-    return 0

@@ -16,7 +16,7 @@ from typing import Any
 
 from flows.evaluation.scoring import MATCH_IOU
 from flows.labelling.infer import parse_line
-from flows.labelling.plan import read_lines
+from flows.labelling.manifest import read_lines
 from formats.boxes import best_pairs, boxes_by_name, pairwise_iou
 from formats.io.errors import InputError
 from formats.odvg_lines import is_quarantined

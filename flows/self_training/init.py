@@ -14,6 +14,7 @@ from formats.images import list_images
 from formats.io.errors import InputError
 from formats.io.files import write_whole
 from grounding_model.checkpoints.weights import EMBEDDED
+from grounding_model.inputs.defaults import WEIGHTS
 
 CONFIG_DIR = Path("configs")
 PREFIX = "self_train_"  # of configurations that `groundhog up` serves
@@ -25,7 +26,7 @@ def init(
     *,
     categories: Sequence[str] | None = None,
     captions: str | Path | None = None,
-    weights: str = "glyph-tiny",
+    weights: str = WEIGHTS,
     text_encoder: str | Path | None = None,
     config_dir: str | Path = CONFIG_DIR,
 ) -> Path:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flows.labelling.infer import parse_line
-from flows.labelling.plan import Manifest, read_lines, read_manifest
+from flows.labelling.manifest import Manifest, read_lines, read_manifest
 from formats.boxes import pairwise_iou
 from formats.candidates import read_candidates
 from formats.dataset_names import metadata_path

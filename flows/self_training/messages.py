@@ -19,7 +19,7 @@ def in_words(event: Mapping[str, Any]) -> str | None:
         figure = figure_of(event["metrics"])
         return f"{labels}: the model that made them has {figure} on the held-out data" if figure else None
     if (stage, state) == ("gate", "finished"):
-        done = event["story"].rounds[-1]
+        done = event["loop"].rounds[-1]
         drift = drift_of(done.verdict.drift)
         return f"{labels}: gate {gate_of(done)}; labels changed in {drift}" if drift else None
     if (stage, state) == ("review", "started"):

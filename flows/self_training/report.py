@@ -19,10 +19,10 @@ import numpy as np
 from browse.contact_sheet import contact_sheet
 from browse.draw import draw_record
 from browse.pictures import reduced_picture
-from flows.labelling.plan import MANIFEST_NAME, Manifest, read_manifest
+from flows.labelling.manifest import MANIFEST_NAME, Manifest, read_manifest
 from flows.self_training import html as pages
 from flows.self_training.gate import changed_lines
-from flows.self_training.state import ROUNDS_NAME, Story, name_of, read_story, story_rows
+from flows.self_training.state import ROUNDS_NAME, LoopState, name_of, read_state, state_rows
 from formats.candidates import read_candidates
 from formats.dataset_names import labels_path, metadata_path
 from formats.images import safe_join
@@ -81,14 +81,14 @@ def write_report(
     Raises InputError where no round has been planned.
     """
     run_dir = Path(run_dir)
-    story = read_story(run_dir) if (run_dir / ROUNDS_NAME).is_file() else None
-    rounds = read_rounds(run_dir, story)
+    loop = read_state(run_dir) if (run_dir / ROUNDS_NAME).is_file() else None
+    rounds = read_rounds(run_dir, loop)
     names = {"evaluation": "labelled test images"} | dict(curve_names or {})
     sections = [
-        _outcome(story),
+        _outcome(loop),
         _overview(rounds, names),
         _curves(rounds, names),
-        _drift(story),
+        _drift(loop),
         _changed(rounds),
         _counts(rounds),
         _scores(rounds),
@@ -106,17 +106,17 @@ def write_report(
     return out
 
 
-def read_rounds(run_dir: Path, story: Story | None = None) -> list[RoundOnDisk]:
+def read_rounds(run_dir: Path, loop: LoopState | None = None) -> list[RoundOnDisk]:
     """Every round that has a plan, as far as it got. Raises InputError when there is none.
 
-    story: of the loop; rounds that it does not tell of are left from an earlier run, unless one is under way.
+    loop: its state; rounds that it does not list are left from an earlier run, unless one is under way.
     """
     folders = {int(path.parent.name.removeprefix("round-")): path.parent for path in _round_manifests(run_dir)}
     if not folders and (run_dir / MANIFEST_NAME).is_file():
         folders = {1: run_dir}
     if not folders:
         raise InputError(run_dir, f"no {MANIFEST_NAME} there or in round-1", "expected the work_dir of a run")
-    last = max(folders) if story is None else len(story.rounds) + (story.state == "running")
+    last = max(folders) if loop is None else len(loop.rounds) + (loop.state == "running")
     return [_read_round(number, folder) for number, folder in sorted(folders.items()) if number <= last]
 
 
@@ -159,23 +159,23 @@ def _name_of(run_dir: Path) -> str:
 # The sections, in the order of the page; "" where there is nothing to say
 
 
-def _outcome(story: Story | None) -> str:
+def _outcome(loop: LoopState | None) -> str:
     """How it ended, and what to use."""
-    if story is None:
+    if loop is None:
         return ""
-    best = story.best
+    best = loop.best
     model = "the model as it came" if best.round == 1 else f"the model trained on v{best.round - 1}"
     use = f"Best: labels v{best.round}, <code>{html.escape(str(best.labels))}</code>, and {model}, "
     use += f"<code>{html.escape(best.weights)}</code>."
-    state = {"finished": "All rounds are done.", "running": "The loop is at work."}.get(story.state, "")
-    if story.state == "waiting":
-        state = f"The loop waits for a person: {story.reason}."
-    if story.state == "stopped":
-        state = f"The loop stopped: {story.reason}."
-    rejected = [(each.round, reason) for each in story.rounds for reason in each.verdict.reasons]
-    if story.state == "finished" and rejected:
+    state = {"finished": "All rounds are done.", "running": "The loop is at work."}.get(loop.state, "")
+    if loop.state == "waiting":
+        state = f"The loop waits for a person: {loop.reason}."
+    if loop.state == "stopped":
+        state = f"The loop stopped: {loop.reason}."
+    rejected = [(each.round, reason) for each in loop.rounds for reason in each.verdict.reasons]
+    if loop.state == "finished" and rejected:
         state += " " + " ".join(f"v{number}: {reason}." for number, reason in rejected)
-    head, *rows = story_rows(story)
+    head, *rows = state_rows(loop)
     return pages.section(
         "Outcome", pages.paragraph(html.escape(state)) + pages.paragraph(use) + pages.table(head, rows, numbers=False)
     )
@@ -236,9 +236,9 @@ def plot_rounds(curves: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Figure
     return figure
 
 
-def _drift(story: Story | None) -> str:
+def _drift(loop: LoopState | None) -> str:
     """What changed in the labels from round to round."""
-    told = [] if story is None else [each for each in story.rounds if each.verdict.drift is not None]
+    told = [] if loop is None else [each for each in loop.rounds if each.verdict.drift is not None]
     if not told:
         return ""
     head = ["", *(f"v{each.round - 1} to v{each.round}" for each in told)]

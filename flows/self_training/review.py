@@ -10,14 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flows.labelling.infer import parse_line
-from flows.labelling.plan import Manifest, as_manifest, read_lines
+from flows.labelling.corrections import check_corrections
+from flows.labelling.manifest import Manifest, as_manifest
 from formats.dataset_names import reviewed_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json
-from formats.odvg_lines import is_quarantined
 from formats.reviewed import (
-    Correction,
     key_of,
     marked,
     read_corrections,
@@ -37,7 +35,7 @@ def add_corrections(manifest: Manifest, file: str | Path, number: int) -> int:
     given = marked(list(read_corrections(file)))
     if not given:
         raise InputError(file, "holds no line", "expected ODVG lines that a person has corrected")
-    _check(manifest, given)
+    check_corrections(manifest, given)
     path = reviewed_path(manifest.source)
     before = marked(list(read_corrections(path))) if path.is_file() else []
     known = {(key_of(each.record), max(1, each.since)): each for each in before}
@@ -65,24 +63,3 @@ def is_approved(manifest: Manifest, policy: Mapping[str, Any]) -> bool:
 
 def _approved(manifest: Manifest, policy: Mapping[str, Any]) -> dict[str, Any]:
     return {"plan": manifest.key, "policy": json.loads(json.dumps(policy))}
-
-
-def _check(manifest: Manifest, given: list[Correction]) -> None:
-    missing = {key_of(each.record): each.location for each in given}
-    for line in read_lines(manifest.source):
-        if not missing:
-            break
-        if not is_quarantined(line.text):
-            missing.pop(key_of(parse_line(line, manifest.source)), None)
-    for (filename, caption), place in missing.items():
-        told = repr(filename) if caption is None else f"{filename!r} with the caption {caption!r}"
-        raise InputError(place, f"{told} is no line of {Path(manifest.source).name}", "expected lines of these labels")
-    for each in given:
-        if (each.record.instances if manifest.label_map is not None else each.record.regions) is None:
-            raise InputError(
-                each.location, "nobody has labelled this line", 'expected "instances": [] where nothing is'
-            )
-        for instance in each.record.instances or ():
-            if manifest.label_map is not None and manifest.label_map.get(str(instance.label)) != instance.category:
-                what = f"label {instance.label} is not {instance.category!r}"
-                raise InputError(each.location, what, f"expected one of {manifest.label_map}")

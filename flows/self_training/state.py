@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from flows.labelling.plan import read_manifest
+from flows.labelling.manifest import read_manifest
 from flows.self_training.gate import Drift, Evaluation, Verdict, as_told
 from flows.self_training.review import add_corrections, approve
 from formats.io.errors import InputError
@@ -58,7 +58,7 @@ class RoundResult(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Story:
+class LoopState:
     """A loop as far as it has come. policy: of its labels. reason: why it waits or stopped, for people."""
 
     name: str
@@ -69,34 +69,38 @@ class Story:
 
     @property
     def best(self) -> RoundResult:
-        """The first round with the highest figure; without evaluation data, the last that holds."""
-        judged = [(each.figure, -each.round, each) for each in self.rounds if each.figure is not None]
-        if judged:
-            return max(judged)[-1]
-        return [self.rounds[0], *(each for each in self.rounds if each.holds)][-1]
+        return best_round(self.rounds)
+
+
+def best_round(rounds: Sequence[RoundResult]) -> RoundResult:
+    """The first round with the highest score; without evaluation data, the last that holds."""
+    judged = [(each.figure, -each.round, each) for each in rounds if each.figure is not None]
+    if judged:
+        return max(judged)[-1]
+    return [rounds[0], *(each for each in rounds if each.holds)][-1]
 
 
 def round_folder(work_dir: Path, number: int) -> Path:
     return work_dir / f"round-{number}"
 
 
-def write_story(work_dir: Path, story: Story) -> Path:
+def write_state(work_dir: Path, loop: LoopState) -> Path:
     """Writes WORK_DIR/rounds.json."""
     path = work_dir / ROUNDS_NAME
-    rounds = [each._asdict() | {"verdict": as_told(each.verdict)} for each in story.rounds]
+    rounds = [each._asdict() | {"verdict": as_told(each.verdict)} for each in loop.rounds]
     told = {
-        "name": story.name,
-        "state": story.state,
-        "reason": story.reason,
-        "best": story.best.round,
-        "policy": story.policy,
+        "name": loop.name,
+        "state": loop.state,
+        "reason": loop.reason,
+        "best": loop.best.round,
+        "policy": loop.policy,
         "rounds": rounds,
     }
     write_json(path, told, default=str)
     return path
 
 
-def read_story(work_dir: str | Path) -> Story:
+def read_state(work_dir: str | Path) -> LoopState:
     """The loop in a work_dir. Raises InputError when none has come to its first labels there."""
     path = Path(work_dir) / ROUNDS_NAME
     told = load_json(path, "expected the train.work_dir of a self-training")
@@ -105,7 +109,7 @@ def read_story(work_dir: str | Path) -> Story:
             RoundResult(**each | {"labels": Path(each["labels"]), "verdict": _verdict(each["verdict"])})
             for each in told["rounds"]
         )
-        return Story(told["name"], told["state"], told["reason"], told["policy"], rounds)
+        return LoopState(told["name"], told["state"], told["reason"], told["policy"], rounds)
     except (KeyError, TypeError) as error:
         raise InputError(path, f"tells no rounds ({error!r})", "run `groundhog self-train` again") from None
 
@@ -149,15 +153,15 @@ def approve_round(work_dir: str | Path, number: int | None = None, reviewed: str
     number: None takes the last round. reviewed: ODVG lines that a person corrected, as add_corrections takes them.
     Raises InputError for a round that has no labels yet.
     """
-    story = read_story(work_dir)
-    known = [each.round for each in story.rounds]
+    loop = read_state(work_dir)
+    known = [each.round for each in loop.rounds]
     number = known[-1] if number is None else number
     if number not in known:
         raise InputError("round", f"{number} has no labels yet", f"expected one of {', '.join(map(str, known))}")
     manifest = read_manifest(round_folder(Path(work_dir), number))
     if reviewed is not None:
         add_corrections(manifest, reviewed, number)
-    approve(manifest, story.policy)
+    approve(manifest, loop.policy)
     return number
 
 
@@ -210,11 +214,11 @@ def gate_of(done: RoundResult) -> str:
     return f"{word} ({gain:+.3f}, {low:+.3f} … {high:+.3f} over v{done.verdict.over})"
 
 
-def story_rows(story: Story) -> list[tuple[str, ...]]:
+def state_rows(loop: LoopState) -> list[tuple[str, ...]]:
     """The head and a row a round: labels (the best with a star), boxes, figure, drift, gate."""
     rows: list[tuple[str, ...]] = [("labels", "boxes", "held-out figure", "drift of the labels", "gate")]
-    for done in story.rounds:
-        star = "*" if done.round == story.best.round else ""
+    for done in loop.rounds:
+        star = "*" if done.round == loop.best.round else ""
         drift = drift_of(done.verdict.drift)
         rows.append((f"v{done.round}{star}", str(boxes_of(done)), figure_of(done.metrics), drift, gate_of(done)))
     return rows
@@ -222,11 +226,11 @@ def story_rows(story: Story) -> list[tuple[str, ...]]:
 
 def status(work_dir: str | Path) -> str:
     """`groundhog rounds status`: a table of rounds, what the loop does now, and where things lie."""
-    story = read_story(work_dir)
-    lines = [aligned_rows(story_rows(story)), "* the best round: these labels and the weights that made them"]
-    lines += [f"v{each.round}: {reason}" for each in story.rounds for reason in each.verdict.reasons]
-    lines.append(f"{story.state}: {story.reason}" if story.reason else story.state)
-    lines += [f"labels:  {story.best.labels}", f"weights: {story.best.weights}"]
+    loop = read_state(work_dir)
+    lines = [aligned_rows(state_rows(loop)), "* the best round: these labels and the weights that made them"]
+    lines += [f"v{each.round}: {reason}" for each in loop.rounds for reason in each.verdict.reasons]
+    lines.append(f"{loop.state}: {loop.reason}" if loop.reason else loop.state)
+    lines += [f"labels:  {loop.best.labels}", f"weights: {loop.best.weights}"]
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from flows.labelling.plan import read_lines
+from flows.labelling.manifest import read_lines
 from formats.io.errors import InputError
 from formats.io.files import write_json
 from formats.odvg_lines import is_quarantined

@@ -1,26 +1,139 @@
 """Pickles of lists, dicts, texts and numbers, read without running anything.
 
 A pickle names functions that its reader calls; here every name is refused, so that only plain containers come out.
+A pickle of a hundred bytes can also describe a value that takes for ever to hash, gigabytes to print, or more nesting
+than the interpreter survives. What bounds these is here too, for every reader of pickles.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 from formats.io.errors import InputError
 
+MAX_DEPTH = 100  # containers in one another; published files have fewer than 10
+MAX_KEY_PARTS = 16  # of a tuple that is a key
+MAX_KEY_BITS = 60  # above, equal hashes of unequal numbers can be had at will, and a table of them is quadratic
+REPEATS = 100  # a value written out is so many times its file at most: a memoised text of 200 bytes takes 2 in a pickle
+SMALL = 1 << 20  # and always allowed to be as large as this
+ATOMS = (str, bytes, int, float, complex, type(None))
 
-# The reader in Python, not the one in C: that makes room for as many objects as a pickle of ten bytes says it has.
-class _PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]
+
+class Oversized(pickle.UnpicklingError):
+    """The value would be nested, hashed or written out beyond what any published file needs."""
+
+
+# The reader in Python, not the one in C: that makes room for as many objects as a pickle of ten bytes says it has, and
+# leaves no place to look at a key before it is hashed.
+_PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
+
+
+class BoundedUnpickler(_PythonUnpickler):
+    """Reads no byte beyond the file and hashes no deep key; the value still has to pass check_extent."""
+
+    key_types: ClassVar[tuple[type, ...]] = ATOMS
+
+    def __init__(self, file: IO[bytes], size: int, **options: Any) -> None:
+        """size: bytes that the file has in all."""
+        super().__init__(_Bounded(file, size), **options)
+
+    def load_setitem(self) -> None:
+        self._check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        self._check_keys(self.stack[::2])  # what stands behind the mark
+        super().load_setitems()
+
+    def load_dict(self) -> None:
+        self._check_keys(self.stack[::2])
+        super().load_dict()
+
+    def load_additems(self) -> None:
+        self._check_keys(self.stack)
+        super().load_additems()
+
+    def load_frozenset(self) -> None:
+        self._check_keys(self.stack)
+        super().load_frozenset()
+
+    def _check_keys(self, keys: Iterable[object]) -> None:
+        for key in keys:
+            check_key(key, self.key_types)
+
     dispatch: ClassVar[dict] = {
-        opcode: load
-        for opcode, load in pickle._Unpickler.dispatch.items()  # type: ignore[attr-defined]
-        if opcode != pickle.BYTEARRAY8[0]  # here the Python reader makes room, too; the published files have none
+        **_PythonUnpickler.dispatch,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: load_dict,
+        pickle.ADDITEMS[0]: load_additems,
+        pickle.FROZENSET[0]: load_frozenset,
     }
+    del dispatch[pickle.BYTEARRAY8[0]]  # here the Python reader makes room, too; the published files have none
 
+
+class _Bounded:
+    """A file that makes no room for more bytes than it has."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file, self._size = file, size
+        self.readline = file.readline
+
+    def read(self, count: int) -> bytes:
+        if count > self._size:
+            raise EOFError(f"{count} bytes are announced, the file has {self._size}")
+        return self._file.read(count)
+
+
+def check_key(key: object, types: tuple[type, ...] = ATOMS) -> None:
+    """Raises Oversized for a key or set member that is more than a text, a number or a short tuple of these."""
+    for part in key if type(key) is tuple and len(key) <= MAX_KEY_PARTS else (key,):
+        if not isinstance(part, types):
+            raise Oversized(f"a {type(part).__name__} is part of a key")
+        if isinstance(part, int) and part.bit_length() > MAX_KEY_BITS:
+            raise Oversized(f"a key is a number of {part.bit_length()} bits")
+
+
+def check_extent(value: object, file_size: int) -> None:
+    """Raises Oversized where a value contains itself, is nested deeply, or would be far larger if written out.
+
+    Containers may be shared, so that few objects stand for very many: each is visited once, without recursion.
+    """
+    limit = max(SMALL, REPEATS * file_size)
+    extents: dict[int, int] = {}  # of finished containers
+    open_ones: set[int] = set()
+    todo: list[tuple[object, bool]] = [(value, False)]
+    while todo:
+        item, seen = todo.pop()
+        if seen:
+            open_ones.discard(id(item))
+            extent = 1 + sum(_extent(part, extents) for part in _parts(item))
+            if extent > limit:
+                raise Oversized(f"written out it has more than {limit} characters, from a file of {file_size} bytes")
+            extents[id(item)] = extent
+        elif isinstance(item, dict | list | tuple | set | frozenset) and id(item) not in extents:
+            if id(item) in open_ones:
+                raise Oversized("a container contains itself")
+            if len(open_ones) >= MAX_DEPTH:
+                raise Oversized(f"containers are nested more than {MAX_DEPTH} deep")
+            open_ones.add(id(item))
+            todo.append((item, True))
+            todo.extend((part, False) for part in _parts(item))
+
+
+def _parts(container: Any) -> Iterable[object]:
+    return (part for pair in container.items() for part in pair) if isinstance(container, dict) else container
+
+
+def _extent(part: object, extents: dict[int, int]) -> int:
+    return 1 + len(part) if isinstance(part, str | bytes) else extents.get(id(part), 1)
+
+
+class _PlainUnpickler(BoundedUnpickler):
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
@@ -31,8 +144,10 @@ def read_plain_pickle(path: str | Path) -> Any:
     Texts that Python 2 wrote are read as UTF-8. Raises InputError for anything else, without having run it.
     """
     try:
-        # From memory, where a text that says it is longer than the file ends with the file.
-        return _PlainUnpickler(io.BytesIO(Path(path).read_bytes()), encoding="utf-8").load()
+        data = Path(path).read_bytes()
+        value = _PlainUnpickler(io.BytesIO(data), len(data), encoding="utf-8").load()
+        check_extent(value, len(data))
+        return value
     except FileNotFoundError:
         raise InputError(path, "does not exist", "expected a pickle of plain containers") from None
     except Exception as error:  # a broken pickle raises nearly anything

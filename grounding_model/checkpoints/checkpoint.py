@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
@@ -21,6 +22,7 @@ from grounding_model.model.config import Denoising, ModelConfig, SwinBackbone, T
 from grounding_model.model.grounding import GroundingModel
 
 FORMAT = "groundhog-1"
+LABEL_EMBEDDING = "denoising.label_embedding.weight"
 
 
 class Checkpoint(NamedTuple):
@@ -38,6 +40,14 @@ class Weights(NamedTuple):
     name_in_file: Callable[[str], str]  # ours -> theirs, for messages
     tokenizer_source: Path | str | None  # text of ours, folder of theirs, or None
     provenance: dict[str, str]
+
+
+def draw_label_embedding(tensors: dict[str, Tensor], config: ModelConfig, provenance: dict[str, str]) -> None:
+    """Adds what only training needs and other programs leave out; it starts anew, the same in every run."""
+    if LABEL_EMBEDDING not in tensors:
+        shape = (config.denoising.label_table, config.width)
+        tensors[LABEL_EMBEDDING] = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        provenance["label embedding of denoising"] = "not in the file, drawn anew"
 
 
 def save_checkpoint(

@@ -9,17 +9,18 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GroundingDinoConfig, MMGroundingDinoConfig, PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
-from grounding_model.checkpoints.checkpoint import Weights
+from grounding_model.checkpoints.checkpoint import LABEL_EMBEDDING, Weights, draw_label_embedding
 from grounding_model.checkpoints.infer_config import OFFICIAL, Hints, config_of
 from grounding_model.checkpoints.safe_pickle import read_pickled_checkpoint
-from grounding_model.checkpoints.weight_names import hugging_face_table
+from grounding_model.checkpoints.weight_names import counted_maps, hugging_face_table, without_wrappers
 from grounding_model.model.config import ModelConfig, SwinBackbone
 from grounding_model.model.grounding import GroundingModel
 
@@ -28,7 +29,6 @@ log = logging.getLogger(__name__)
 MODEL_TYPES = {"mm-grounding-dino": "MM-Grounding-DINO", "grounding-dino": "Grounding DINO"}
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
-LABEL_EMBEDDING = "denoising.label_embedding.weight"
 CONSTANT_SETTINGS = {  # what the architecture fixes; a file that says otherwise is another model
     "two_stage": True,
     "embedding_init_target": True,
@@ -41,9 +41,6 @@ CONSTANT_SETTINGS = {  # what the architecture fixes; a file that says otherwise
 
 def download(name: str) -> Path:
     """The folder of a hub repository, from the local cache or else the network. Raises InputError when it has none."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     wanted = ["config.json", *TOKENIZER_FILES, "*.safetensors", "*.safetensors.index.json"]
     try:
         folder = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
@@ -65,8 +62,9 @@ def read_folder(folder: Path) -> Weights:
     """Reads config.json and the weights beside it. Raises InputError when they are not a Grounding DINO of ours."""
     settings = _read_settings(folder)
     tensors, file = _read_tensors(folder)
+    tensors = without_wrappers(tensors, file)
     layers = int(settings.get("decoder_layers", OFFICIAL.decoder_layers))
-    table = hugging_face_table(_backbone_maps(tensors), layers)
+    table = hugging_face_table(counted_maps(tensors, "model.input_proj_vision"), layers)
     ours = table.to_ours(_unshared(tensors, settings, layers), file)
     provenance = {"source": folder.name, "architecture": MODEL_TYPES[settings["model_type"]]}
     if settings.get("_name_or_path"):
@@ -74,11 +72,7 @@ def read_folder(folder: Path) -> Weights:
     config = config_of(ours, _hints(settings, folder / "config.json"), file, table.name_in_file)
     if config.decoder_layers != layers:
         raise InputError(file, f"has heads for {config.decoder_layers} decoder layers, config.json says {layers}")
-    # transformers leaves out what only training needs; it starts anew, the same in every run.
-    if LABEL_EMBEDDING not in ours:
-        shape = (config.denoising.label_table, config.width)
-        ours[LABEL_EMBEDDING] = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        provenance["label embedding of denoising"] = "not in the file, drawn anew"
+    draw_label_embedding(ours, config, provenance)
     return Weights(
         f"transformers folder ({MODEL_TYPES[settings['model_type']]})",
         config,
@@ -127,12 +121,6 @@ def _read_tensors(folder: Path) -> tuple[dict[str, Tensor], Path]:
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise InputError(folder, f"its weights cannot be read ({error})", "download them again") from None
     raise InputError(folder, "has no weights", f"expected {' or '.join(WEIGHT_FILES)}")
-
-
-def _backbone_maps(tensors: Mapping[str, Tensor]) -> int:
-    """How many maps the backbone gives: their projections are 1 x 1 convolutions, those of extra levels 3 x 3."""
-    weights = (tensors.get(f"model.input_proj_vision.{level}.0.weight") for level in range(8))
-    return sum(weight is not None and weight.dim() == 4 and weight.shape[-1] == 1 for weight in weights)
 
 
 def _unshared(tensors: Mapping[str, Tensor], settings: Mapping, decoder_layers: int) -> dict[str, Tensor]:

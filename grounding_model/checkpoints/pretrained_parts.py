@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from formats.io.errors import InputError
 from grounding_model.checkpoints.safe_pickle import read_pickled_checkpoint
-from grounding_model.checkpoints.weight_names import IMAGENET_SWIN, counted
+from grounding_model.checkpoints.weight_names import IMAGENET_SWIN, counted, without_wrappers
 from grounding_model.model.grounding import GroundingModel
 from grounding_model.model.swin import SwinTransformer
 
@@ -44,7 +44,7 @@ def load_backbone(backbone: nn.Module, path: Path) -> None:
         )
     if not path.is_file():
         raise InputError(path, "no such file", f"expected the Swin of ImageNet from {SWIN_RELEASES}")
-    given = IMAGENET_SWIN.to_ours(read_pickled_checkpoint(path).tensors, path)
+    given = IMAGENET_SWIN.to_ours(without_wrappers(read_pickled_checkpoint(path).tensors, path), path)
     own = {name: tensor for name, tensor in backbone.state_dict().items() if not name.startswith("out_norms.")}
     _check_same(path, {n: t.shape for n, t in given.items()}, {n: t.shape for n, t in own.items()})
     backbone.load_state_dict(given, strict=False)
@@ -55,7 +55,12 @@ def load_bert(bert: BertModel, source: str) -> None:
     try:
         with _quiet():
             loaded: Any = BertModel.from_pretrained(
-                source, add_pooling_layer=False, local_files_only=True, use_safetensors=True, output_loading_info=True
+                source,
+                add_pooling_layer=False,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                trust_remote_code=False,
             )
     except (OSError, ValueError, RuntimeError) as error:
         remedy = "expected a folder with config.json and model.safetensors, such as bert-base-uncased's"

@@ -4,6 +4,7 @@ A pickle is a program that names functions and asks for calls. Here no name is e
 tensors become descriptions, every other one becomes an inert `Stub`, and calling a stub gives a stub. A file that names
 what only an attack would call is refused besides: whoever wrote it may have touched the weights too. Both of torch's
 formats are read: the zip archive (since 1.6) and the older stream of pickles, in which published mmdet files come.
+Nor can a small file stand for a huge or endless value: formats.io.plain_pickle bounds nesting, keys and extent.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from formats.io.errors import InputError
+from formats.io.plain_pickle import ATOMS, BoundedUnpickler, check_extent, check_key
 
 STORAGE_TYPES = {
     "DoubleStorage": torch.float64,
@@ -38,6 +40,8 @@ STORAGE_TYPES = {
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of torch's stream format
 LEGACY_HEAD = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little") + b"."
 ZIP_HEAD = b"PK\x03\x04"
+MAX_AXES = 64  # of a tensor, as torch has it
+MAX_VIEWS = 16  # how often the numbers of a file may be used: layers that share a head have them six or seven times
 STATE_KEYS = ("state_dict", "model")  # where trainers put the tensors; a bare table of tensors has neither
 
 
@@ -81,6 +85,7 @@ def _read(file: IO[bytes], path: Path) -> PickledCheckpoint:
             content, open_storage = _read_stream(file, path)
         else:
             raise InputError(path, describe_head(path), "expected a PyTorch checkpoint")
+        check_extent(content, path.stat().st_size)
         return PickledCheckpoint(_tensors_of(content, open_storage, path), _plain_meta(content))
     except InputError:
         raise
@@ -187,6 +192,8 @@ class StoredTensor(Unalterable):
         numbers = (self.offset, *self.shape, *self.stride)
         if not isinstance(self.storage, StoredArray) or not all(type(n) is int and n >= 0 for n in numbers):
             raise ValueError("a tensor's description is malformed")
+        if len(self.shape) > MAX_AXES:
+            raise ValueError(f"a tensor has {len(self.shape)} axes")
         if len(self.shape) != len(self.stride) or math.prod(self.shape) > self.storage.numel:
             raise ValueError(f"a tensor of shape {self.shape} does not fit its storage of {self.storage.numel}")
         last = self.offset + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
@@ -210,9 +217,17 @@ class RebuildParameter(Unalterable):
         return data
 
 
-# The whole list of names that mean something. OrderedDict is the one real class: it can do nothing but hold items.
+def _ordered_dict(pairs: Iterable[Any] = ()) -> OrderedDict:
+    """Stands for collections.OrderedDict; Python 2 handed it its items, later ones set them one by one."""
+    pairs = [(key, value) for key, value in pairs]
+    for key, _ in pairs:
+        check_key(key, _Unpickler.key_types)
+    return OrderedDict(pairs)
+
+
+# The whole list of names that mean something.
 KNOWN: Mapping[tuple[str, str], object] = {
-    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "OrderedDict"): _ordered_dict,
     ("torch._utils", "_rebuild_tensor_v2"): RebuildTensor(),
     ("torch._utils", "_rebuild_parameter"): RebuildParameter(),
     **{("torch", name): StorageType(dtype) for name, dtype in STORAGE_TYPES.items()},
@@ -229,9 +244,11 @@ def _is_attack(module: str, name: str) -> bool:
     return module.split(".")[0] in MODULES_OF_ATTACKS
 
 
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: IO[bytes]) -> None:
-        super().__init__(file, encoding="utf-8", errors="replace")
+class _Unpickler(BoundedUnpickler):
+    key_types: ClassVar[tuple[type, ...]] = (*ATOMS, Stub, type)
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        super().__init__(file, size, encoding="utf-8", errors="replace")
         self.storages: dict[str, StoredArray] = {}
 
     def find_class(self, module: str, name: str) -> object:
@@ -246,6 +263,8 @@ class _Unpickler(pickle.Unpickler):
             raise ValueError("a storage of unknown kind")
         if any(part is not None for part in view):
             raise ValueError("views of storages (torch before 0.4) are not supported")
+        if not isinstance(key, str | int):
+            raise ValueError("a storage without a name")
         storage = StoredArray(str(key), storage_type.dtype, numel)
         if self.storages.setdefault(storage.key, storage) != storage:
             raise ValueError(f"storage {key} is described in two ways")
@@ -278,16 +297,17 @@ def _read_archive(file: IO[bytes], path: Path) -> tuple[object, OpenStorage]:
         return archive.read(entry)
 
     with archive.open(program) as stream:
-        return _Unpickler(stream).load(), open_storage
+        return _Unpickler(stream, entries[program].file_size).load(), open_storage
 
 
 def _read_stream(file: IO[bytes], path: Path) -> tuple[object, OpenStorage]:
-    magic, _version, system = (_Unpickler(file).load() for _ in range(3))
+    size = path.stat().st_size
+    magic, _version, system = (_Unpickler(file, size).load() for _ in range(3))
     if magic != LEGACY_MAGIC or not isinstance(system, dict) or not system.get("little_endian", True):
         raise InputError(path, "was written on a big-endian machine or by an unknown torch")
-    unpickler = _Unpickler(file)
+    unpickler = _Unpickler(file, size)
     content = unpickler.load()
-    places = dict(_storage_places(file, _Unpickler(file).load(), unpickler.storages, path))
+    places = dict(_storage_places(file, _Unpickler(file, size).load(), unpickler.storages, path))
 
     def open_storage(storage: StoredArray) -> bytes:
         if storage.key not in places:
@@ -326,11 +346,18 @@ def _tensors_of(content: object, open_storage: OpenStorage, path: Path) -> dict[
         raise InputError(path, "holds no table of tensors", f"expected one, or one under {' or '.join(STATE_KEYS)}")
     loaded: dict[str, Tensor] = {}
     tensors: dict[str, Tensor] = {}
+    size, used, stored = path.stat().st_size, 0, 0
     for name, value in table.items():
         if not isinstance(name, str) or not isinstance(value, StoredTensor):
             raise InputError(path, f"{name!r} is no tensor but {_kind(value)}", "expected tensors only")
         storage = value.storage
+        used += math.prod(value.shape) * storage.dtype.itemsize
+        if used > MAX_VIEWS * size:
+            raise ValueError(f"its tensors take more than {MAX_VIEWS} times its {size} bytes")
         if storage.key not in loaded:
+            stored += storage.nbytes
+            if stored > size:
+                raise ValueError(f"its storages take more than its {size} bytes")
             loaded[storage.key] = _numbers(open_storage(storage), storage)
         tensors[name] = loaded[storage.key].as_strided(value.shape, value.stride, value.offset)
     return tensors

@@ -16,6 +16,20 @@ from torch import Tensor
 
 from formats.io.errors import InputError
 
+# What DistributedDataParallel, torch.compile, FSDP and activation checkpointing put into the name of what they wrap.
+WRAPPERS = frozenset(("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
+
+
+def without_wrappers(tensors: Mapping[str, Tensor], place: object) -> dict[str, Tensor]:
+    """The tensors under the names that they have when nothing is wrapped. Raises InputError where two become one."""
+    plain: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        short = ".".join(part for part in name.split(".") if part not in WRAPPERS)
+        if short in plain:
+            raise InputError(place, f"holds {short} twice, once as {name}", "expected one model in a file")
+        plain[short] = tensor
+    return plain
+
 
 class Change(NamedTuple):
     """How a tensor's numbers move on the way in and out."""
@@ -196,6 +210,19 @@ _DEFORMABLE = """
     output_proj         output
 """
 
+_FUSION = """
+    gamma_v               image_scale
+    gamma_l               text_scale
+    layer_norm_v          image_norm
+    layer_norm_l          text_norm
+    attn.v_proj           image_query
+    attn.l_proj           text_key
+    attn.values_v_proj    image_value
+    attn.values_l_proj    text_value
+    attn.out_v_proj       image_output
+    attn.out_l_proj       text_output
+"""
+
 MMDET_TRANSFORMER = [
     *_rows(
         """
@@ -217,22 +244,7 @@ MMDET_TRANSFORMER = [
         dn_query_generator.label_embedding                 denoising.label_embedding
         """
     ),
-    *_rows(
-        """
-        gamma_v               image_scale
-        gamma_l               text_scale
-        layer_norm_v          image_norm
-        layer_norm_l          text_norm
-        attn.v_proj           image_query
-        attn.l_proj           text_key
-        attn.values_v_proj    image_value
-        attn.values_l_proj    text_value
-        attn.out_v_proj       image_output
-        attn.out_l_proj       text_output
-        """,
-        "encoder.fusion_layers.{i}.",
-        "encoder.layers.{i}.fusion.",
-    ),
+    *_rows(_FUSION, "encoder.fusion_layers.{i}.", "encoder.layers.{i}.fusion."),
     *_rows(
         """
         self_attn.attn.in_proj_weight   attention.in_proj_weight
@@ -286,6 +298,118 @@ MMDET_IGNORED = (
 
 MMDET_WITH_SWIN = NameTable([*MMDET_SWIN, *MMDET_TRANSFORMER], MMDET_IGNORED)
 MMDET_WITH_RESNET = NameTable([*MMDET_RESNET, *MMDET_TRANSFORMER], MMDET_IGNORED)
+
+
+def counted_maps(tensors: Mapping[str, Tensor], projections: str) -> int:
+    """How many maps the backbone gives: their projections are 1 x 1 convolutions, those of extra levels 3 x 3."""
+    weights = (tensors.get(f"{projections}.{level}.0.weight") for level in range(8))
+    return sum(weight is not None and weight.dim() == 4 and weight.shape[-1] == 1 for weight in weights)
+
+
+# --- IDEA's GroundingDINO, the first. Its decoder's norms are numbered in the order in which they were written.
+
+IDEA_TRANSFORMER = [
+    *_rows(
+        """
+        patch_embed.proj        patch_embed
+        patch_embed.norm        patch_norm
+        layers.{i}.downsample   downsamples.{i}
+        norm{i}                 out_norms.{i}
+        """,
+        "backbone.0.",
+        "backbone.",
+    ),
+    *_rows(
+        """
+        norm1                               norm1
+        attn.relative_position_bias_table   attention.relative_position_bias_table
+        attn.qkv                            attention.qkv
+        attn.proj                           attention.proj
+        norm2                               norm2
+        mlp.fc1                             mlp.fc1
+        mlp.fc2                             mlp.fc2
+        """,
+        "backbone.0.layers.{i}.blocks.{j}.",
+        "backbone.stages.{i}.{j}.",
+    ),
+    *_rows(
+        """
+        bert                       text_encoder.bert
+        feat_map                   text_encoder.projection
+        bbox_embed.{i}.layers.0    regress.{i}.0
+        bbox_embed.{i}.layers.1    regress.{i}.2
+        bbox_embed.{i}.layers.2    regress.{i}.4
+        """
+    ),
+    *_rows(
+        """
+        level_embed                      level_embedding
+        enc_output                       query_selection.projection
+        enc_output_norm                  query_selection.norm
+        tgt_embed                        query_selection.content
+        decoder.ref_point_head.layers.0  decoder.position.hidden
+        decoder.ref_point_head.layers.1  decoder.position.output
+        decoder.norm                     decoder.norm
+        """,
+        "transformer.",
+    ),
+    *_rows(_FUSION, "transformer.encoder.fusion_layers.{i}.", "encoder.layers.{i}.fusion."),
+    *_rows(
+        """
+        self_attn   attention
+        norm1       attention_norm
+        linear1     feedforward.expand
+        linear2     feedforward.shrink
+        norm2       feedforward_norm
+        """,
+        "transformer.encoder.text_layers.{i}.",
+        "encoder.layers.{i}.text.",
+    ),
+    *_rows(_DEFORMABLE, "transformer.encoder.layers.{i}.self_attn.", "encoder.layers.{i}.image.attention."),
+    *_rows(
+        """
+        norm1     attention_norm
+        linear1   feedforward.expand
+        linear2   feedforward.shrink
+        norm2     feedforward_norm
+        """,
+        "transformer.encoder.layers.{i}.",
+        "encoder.layers.{i}.image.",
+    ),
+    *_rows(_DEFORMABLE, "transformer.decoder.layers.{i}.cross_attn.", "decoder.layers.{i}.image_attention."),
+    *_rows(
+        """
+        self_attn     self_attention
+        norm2         self_norm
+        ca_text       text_attention
+        catext_norm   text_norm
+        norm1         image_norm
+        linear1       feedforward.expand
+        linear2       feedforward.shrink
+        norm3         feedforward_norm
+        """,
+        "transformer.decoder.layers.{i}.",
+        "decoder.layers.{i}.",
+    ),
+]
+IDEA_IGNORED = (
+    Ignored(r"\.(relative_position_index|attn_mask)$", "follows from the window"),
+    Ignored(r"^bert\.embeddings\.position_ids$", "0, 1, 2, …"),
+    Ignored(r"^bert\.pooler\.", "nothing reads its output"),
+    Ignored(r"^transformer\.decoder\.bbox_embed\.", "a second name of bbox_embed; see idea_table"),
+    Ignored(r"^label_enc\.", "of DINO's denoising, by label; here a word of the prompt is denoised"),
+)
+
+
+def idea_table(maps: int, decoder_layers: int) -> NameTable:
+    """Rows for a model with `maps` feature maps from its backbone; some names depend on the two numbers."""
+    counted_rows = []
+    for level in range(8):
+        ours = f"neck.laterals.{level}" if level < maps else f"neck.extras.{level - maps}"
+        counted_rows += _rows("0 conv\n1 norm", f"input_proj.{level}.", f"{ours}.")
+    of_encoder = _rows("0 0\n1 2\n2 4", "transformer.enc_out_bbox_embed.layers.", f"regress.{decoder_layers}.")
+    # Before bbox_embed.{i}, whose pattern has this number too when it is asked what a name is called there.
+    return NameTable([*of_encoder, *IDEA_TRANSFORMER, *counted_rows], IDEA_IGNORED)
 
 
 # --- Microsoft's Swin Transformer, as it classifies ImageNet: a backbone alone, without our prefix.

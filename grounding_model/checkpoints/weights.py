@@ -1,4 +1,4 @@
-"""Checkpoints in and out: mmdet's, transformers', ours. A checkpoint comes in whole or not at all.
+"""Checkpoints in and out: mmdet's, IDEA's, transformers', ours. A checkpoint comes in whole or not at all.
 
 Ours is one safetensors file: the tensors, and as text in its metadata the configuration, the tokenizer and where the
 weights are from. Nothing else is needed to run it.
@@ -21,6 +21,7 @@ from formats.io.files import sha256_of
 from grounding_model.checkpoints.checkpoint import (
     Checkpoint,
     Weights,
+    draw_label_embedding,
     is_safetensors,
     read_ours,
     save_checkpoint,
@@ -28,12 +29,21 @@ from grounding_model.checkpoints.checkpoint import (
 from grounding_model.checkpoints.huggingface import download, read_folder, save_folder
 from grounding_model.checkpoints.infer_config import Hints, config_of, hints_of_mmdet
 from grounding_model.checkpoints.safe_pickle import read_pickled_checkpoint
-from grounding_model.checkpoints.weight_names import MMDET_WITH_RESNET, MMDET_WITH_SWIN, NameTable, counted
+from grounding_model.checkpoints.weight_names import (
+    MMDET_WITH_RESNET,
+    MMDET_WITH_SWIN,
+    NameTable,
+    counted,
+    counted_maps,
+    idea_table,
+    without_wrappers,
+)
+from grounding_model.inputs.defaults import WEIGHTS
 from grounding_model.inputs.tokens import load_tokenizer, tokenizer_from_text
 from grounding_model.model.config import ModelConfig
 from grounding_model.model.grounding import GroundingModel
 
-EMBEDDED = {"glyph-tiny": Path(__file__).with_name("glyph-tiny.safetensors")}
+EMBEDDED = {WEIGHTS: Path(__file__).with_name(f"{WEIGHTS}.safetensors")}
 DEFAULT_TEXT_ENCODER = "bert-base-uncased"  # every published Grounding DINO reads this vocabulary
 HUB_PREFIX = "hf:"  # any repository of the Hugging Face hub; those below need no prefix
 HUB_NAMES = (
@@ -58,10 +68,10 @@ HUB_NAMES = (
 def load_checkpoint(source: str | Path, text_encoder: str | Path | None = None) -> Checkpoint:
     """A model ready to run.
 
-    source: "glyph-tiny" (embedded); a mmdet `.pth`; a folder as transformers writes it; one of HUB_NAMES or
+    source: "glyph-tiny" (embedded); a `.pth` of mmdet or IDEA; a folder as transformers writes it; one of HUB_NAMES or
     "hf:owner/name" (downloaded unless the local cache has it); or ours.
     text_encoder: folder with the tokenizer (tokenizer.json or vocab.txt) for checkpoints that carry none, that is,
-    mmdet's; a hub name is fetched. Without it bert-base-uncased is taken if the local cache has it.
+    every `.pth`; a hub name is fetched. Without it bert-base-uncased is taken if the local cache has it.
 
     Raises InputError when the file is not a whole checkpoint, with the name of what is missing, unknown or misshapen.
     """
@@ -155,14 +165,50 @@ def read_weights(path: Path, text_encoder: str | Path | None = None) -> Weights:
         raise InputError(path, "no such file", "give the path of a checkpoint")
     if is_safetensors(path):
         return read_ours(path)
-    return _read_mmdet(path, text_encoder)
+    return _read_pickled(path, text_encoder)
 
 
-# --- mmdet's
+# --- mmdet's, and IDEA's own
 
 
-def _read_mmdet(path: Path, text_encoder: str | Path | None) -> Weights:
+def _read_pickled(path: Path, text_encoder: str | Path | None) -> Weights:
     tensors, meta = read_pickled_checkpoint(path)
+    tensors = without_wrappers(tensors, path)
+    _check_language_model(tensors, path)
+    if any(name.startswith("transformer.") for name in tensors):
+        return _read_idea(tensors, path, text_encoder)
+    return _read_mmdet(tensors, meta, path, text_encoder)
+
+
+def _read_idea(tensors: dict[str, Tensor], path: Path, text_encoder: str | Path | None) -> Weights:
+    # Some files have these under one name, some under the other, some under both.
+    decoder = "transformer.decoder.bbox_embed."
+    boxes = {name.removeprefix("transformer.decoder."): t for name, t in tensors.items() if name.startswith(decoder)}
+    layers = {name.split(".")[3] for name in tensors if name.startswith("transformer.decoder.layers.")}
+    table = idea_table(counted_maps(tensors, "input_proj"), len(layers))
+    ours = table.to_ours(tensors | boxes, path)
+    provenance = {"source": path.name, "architecture": "Grounding DINO"}
+    config = config_of(ours, _with_text_encoder(Hints(), text_encoder), path, table.name_in_file)
+    draw_label_embedding(ours, config, provenance)
+    return Weights("IDEA's checkpoint", config, ours, table.name_in_file, None, provenance)
+
+
+def _check_language_model(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Some trainers leave a frozen BERT out of the file. What is around it says that the file is one of ours."""
+    around = {"text_feat_map.": "language_model.", "transformer.encoder.text_layers.": "bert."}
+    for neighbour, language_model in around.items():
+        known = any(name.startswith(neighbour) for name in tensors)
+        if known and not any(name.startswith(language_model) for name in tensors):
+            raise InputError(
+                path,
+                f"holds no language model (tensors named {language_model}*)",
+                "expected a checkpoint that was saved with its BERT",
+            )
+
+
+def _read_mmdet(
+    tensors: dict[str, Tensor], meta: Mapping[str, object], path: Path, text_encoder: str | Path | None
+) -> Weights:
     table = _mmdet_table(tensors, path)
     hints = hints_of_mmdet(str(meta.get("cfg", meta.get("config", ""))), path)
     hints = _with_text_encoder(hints, text_encoder)
@@ -180,10 +226,6 @@ def _read_mmdet(path: Path, text_encoder: str | Path | None) -> Weights:
 
 
 def _mmdet_table(tensors: Mapping[str, Tensor], path: Path) -> NameTable:
-    if any(name.removeprefix("module.").startswith("transformer.") for name in tensors):
-        raise InputError(
-            path, "is IDEA's own .pth", "expected the same model from the hub: IDEA-Research/grounding-dino-tiny"
-        )
     if any(name.startswith("model.text_backbone.") for name in tensors):
         raise InputError(path, "is the weights file of a transformers folder", "give the folder, with its config.json")
     if not any(name.startswith("language_model.") for name in tensors):

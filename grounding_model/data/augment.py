@@ -1,6 +1,6 @@
-"""Random changes of a training image and its boxes, on numpy arrays with OpenCV.
+"""Random augmentation of a training image and its boxes, on numpy arrays with OpenCV.
 
-H, W height and width of the image, G boxes
+Shapes: H, W height and width of the image, G boxes.
 image  (H, W, 3) uint8 RGB
 boxes  (G, 4) float32, x1, y1, x2, y2 in pixels of that image
 """
@@ -15,13 +15,13 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-# Pixels; a box that a crop has left no wider is not trained on, as the reference's FilterAnnotations decides.
+# Pixels; a box with a shorter side after a crop is not trained on, as in the reference's FilterAnnotations.
 MIN_SIDE = 1e-2
 
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """Before the second resize of the reference: resize to short_sides, then cut min_size..max_size pixels a side."""
+    """The reference's crop before its second resize: resize to short_sides, then crop to min_size..max_size pixels."""
 
     probability: float = 0.5
     short_sides: tuple[int, ...] = (400, 500, 600)
@@ -32,15 +32,15 @@ class RandomCrop:
 
 @dataclass(frozen=True)
 class Photometric:
-    """How far the picture's looks may go; 0 leaves a property alone."""
+    """Maximum strength of each photometric change; 0 switches it off."""
 
     brightness: float = 0.0  # added, fraction of 255
     contrast: float = 0.0  # factor 1 +- contrast around the mean
     saturation: float = 0.0  # factor 1 +- saturation
-    hue: float = 0.0  # turn of the colour circle, fraction of it; colour words may turn false
+    hue: float = 0.0  # shift, as a fraction of the colour circle; colour words in a caption may become wrong
     blur: float = 0.0  # largest Gaussian sigma in pixels
     noise: float = 0.0  # largest standard deviation, fraction of 255
-    probability: float = 0.5  # of each property, on its own
+    probability: float = 0.5  # of each change, independently
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,15 @@ class AugmentConfig:
     """The default is the reference's pretraining without the crop: flip, and one of eleven scales."""
 
     flip: float = 0.5  # probability of a mirror image
-    short_sides: tuple[int, ...] | None = None  # one is drawn; () leaves the size; None: 0.6 to 1 of the model's own
-    max_long_side: int | None = None  # None: the model's own
+    short_sides: tuple[int, ...] | None = None  # one is drawn; () keeps the size; None: 0.6 to 1 of the model's size
+    max_long_side: int | None = None  # None: the model's
     crop: RandomCrop | None = None
     photometric: Photometric | None = None
 
     def fitted_to(self, image_scale: tuple[int, int]) -> AugmentConfig:
-        """The same with every size in pixels, for a model that sees images of this short and long side.
+        """The same settings with all sizes in pixels, for a model with images of this short and long side.
 
-        Of 800 these are the reference's 480, 512, … 800.
+        For 800 these are the reference's 480, 512, … 800.
         """
         short, long = image_scale
         sides = tuple(round(short * (0.6 + 0.04 * step)) for step in range(11))
@@ -68,7 +68,7 @@ class AugmentConfig:
 
 
 class Augmented(NamedTuple):
-    """image (H, W, 3) uint8 RGB; boxes (K, 4) of the boxes still to be seen; kept (K,) which they were before."""
+    """image (H, W, 3) uint8 RGB; boxes (K, 4) that are still visible; kept (K,) their indices before."""
 
     image: np.ndarray
     boxes: np.ndarray
@@ -78,7 +78,7 @@ class Augmented(NamedTuple):
 def augment(
     image: np.ndarray, boxes: np.ndarray, caption: str, settings: AugmentConfig, rng: np.random.Generator
 ) -> Augmented:
-    """One random view. A caption that says left or right is never mirrored (the reference mirrors it)."""
+    """One random view. An image whose caption says left or right is never mirrored (the reference mirrors it)."""
     kept = np.arange(len(boxes))
     if settings.crop is not None and rng.random() < settings.crop.probability:
         crop = settings.crop
@@ -86,12 +86,12 @@ def augment(
         image, boxes, kept = random_crop(image, boxes, crop.min_size, crop.max_size, rng)
     if settings.short_sides:
         image, boxes = resize(image, boxes, _one_of(settings.short_sides, rng), settings.max_long_side or math.inf)
-    seen = (boxes[:, 2:] - boxes[:, :2] > MIN_SIDE).all(axis=1)
-    boxes, kept = boxes[seen], kept[seen]
+    visible = (boxes[:, 2:] - boxes[:, :2] > MIN_SIDE).all(axis=1)
+    boxes, kept = boxes[visible], kept[visible]
     if rng.random() < settings.flip and not says_left_or_right(caption):
         image, boxes = flip(image, boxes)
     if settings.photometric is not None:
-        image = change_looks(image, settings.photometric, rng)
+        image = change_photometry(image, settings.photometric, rng)
     return Augmented(np.ascontiguousarray(image), boxes, kept)
 
 
@@ -100,7 +100,7 @@ def says_left_or_right(caption: str) -> bool:
 
 
 def flip(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mirror image, left for right."""
+    """The horizontal mirror image."""
     mirrored = boxes.copy()
     mirrored[:, [0, 2]] = image.shape[1] - boxes[:, [2, 0]]
     return cv2.flip(image, 1), mirrored
@@ -122,9 +122,9 @@ def resize(
 def random_crop(
     image: np.ndarray, boxes: np.ndarray, min_size: int, max_size: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A window of min_size..max_size pixels a side; boxes are cut at its edge and dropped where nothing is left.
+    """A window of min_size..max_size pixels a side; boxes are clipped to it and dropped where they lie outside.
 
-    Returns image, boxes and the indices of the boxes that stayed. A window without any box is allowed.
+    Returns image, boxes and the indices of the boxes that remain. A window without any box is allowed.
     """
     height, width = image.shape[:2]
     crop_height = int(rng.integers(min(height, min_size), min(height, max_size) + 1))
@@ -137,18 +137,18 @@ def random_crop(
     return image[top : top + crop_height, left : left + crop_width], moved[kept], kept
 
 
-def change_looks(image: np.ndarray, looks: Photometric, rng: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast, saturation, hue, blur and noise, each with its own chance and a random strength."""
+def change_photometry(image: np.ndarray, settings: Photometric, rng: np.random.Generator) -> np.ndarray:
+    """Brightness, contrast, saturation, hue, blur and noise, each applied independently with a random strength."""
 
     def strength(limit: float) -> float:
-        """Uniform in -limit..limit, or 0 when the coin says no; draws the same numbers whatever the limit is."""
+        """Uniform in -limit..limit, or 0 if not drawn; consumes the same random numbers for every limit."""
         coin, amount = rng.random(2)
-        return limit * (2 * amount - 1) if coin < looks.probability else 0.0
+        return limit * (2 * amount - 1) if coin < settings.probability else 0.0
 
     brightness, contrast, saturation, hue = map(
-        strength, (looks.brightness, looks.contrast, looks.saturation, looks.hue)
+        strength, (settings.brightness, settings.contrast, settings.saturation, settings.hue)
     )
-    sigma, deviation = abs(strength(looks.blur)), abs(strength(looks.noise))
+    sigma, deviation = abs(strength(settings.blur)), abs(strength(settings.noise))
     if saturation or hue:
         image = _change_colours(image, saturation, hue)
     if brightness or contrast:

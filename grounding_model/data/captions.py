@@ -1,8 +1,8 @@
-"""From a record to the words of one training sample: which names or phrases the caption holds, and where they stand.
+"""From a record to the caption of a training sample, with the spans of its names or phrases.
 
 Detection records follow mmdet's RandomSamplingNegPos: the names present and a random number of absent ones, shuffled.
-The reference compares ids as text with ids as numbers, so a name that is present can be drawn once more as if absent;
-here that cannot happen, and two labels whose words are the same share one place in the caption.
+The reference compares ids as strings with ids as numbers, so a present name can also be drawn as an absent one; here
+this cannot happen, and two labels with the same name share one entity of the caption.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from grounding_model.inputs import prompt
 
 
 class TrainingText(NamedTuple):
-    """What one image is asked. G boxes of the record, in the record's order.
+    """The caption of one image and the entities of its G boxes, in the order of the record.
 
-    caption: the text. spans: characters of every entity (a category name or a phrase), by entity.
+    spans: of every entity (a category name or a phrase), in characters of the caption.
     box_entities: (G,) entity of each box, or -1 where the caption does not name it.
     """
 
@@ -32,11 +32,11 @@ class TrainingText(NamedTuple):
 
 @dataclass(frozen=True)
 class AbsentNames:
-    """How many names of absent categories a caption is given; the default is the reference's."""
+    """Number of names of absent categories in a caption; the default is the reference's."""
 
     most: int = 85
-    most_probability: float = 0.5  # how often that many are drawn; otherwise their number is uniform in 1..most
-    alike: float = 0.0  # share of them taken, where there are any, from names that share a word with a present one
+    most_probability: float = 0.5  # of drawing that many; otherwise their number is uniform in 1..most
+    alike: float = 0.0  # share of them taken from names that have a word in common with a present one, if any
 
     def __post_init__(self) -> None:
         if self.most < 0 or not 0 <= self.most_probability <= 1 or not 0 <= self.alike <= 1:
@@ -46,8 +46,8 @@ class AbsentNames:
 class CategorySampler:
     """Draws captions of category names.
 
-    categories: label -> name; 'a/b' offers alternatives, of which every call takes one.
-    count_tokens: how many tokens a text makes, special tokens not counted; asked once a name.
+    categories: label -> name; 'a/b' are alternatives, one of which is drawn in every call.
+    count_tokens: number of tokens of a text without special tokens; called once for each name.
     max_tokens: tokens of the longest caption, [CLS] and [SEP] included.
     """
 
@@ -61,7 +61,7 @@ class CategorySampler:
         self.labels = tuple(categories)
         self.names = {label: _alternatives(name) for label, name in categories.items()}
         self.budget = max_tokens - 2
-        self.most_absent = min(absent.most, len(categories))
+        self.max_absent = min(absent.most, len(categories))
         self.most_probability = absent.most_probability
         self.alike = absent.alike
         self._count_tokens = count_tokens
@@ -72,21 +72,21 @@ class CategorySampler:
                 self._positions_of_word.setdefault(word, []).append(position)
 
     def draw(self, box_labels: tuple[int, ...], rng: np.random.Generator) -> TrainingText:
-        """The caption for an image whose boxes have these labels; every label must be a known category."""
+        """The caption of an image whose boxes have these labels; every label must be a key of categories."""
         names = {label: _one_of(choices, rng) for label, choices in self.names.items()}
         present, spare = self._fitting_present(box_labels, names, rng)
-        chosen = present + self._fitting_absent(set(present), spare, set(box_labels), names, rng)
-        rng.shuffle(chosen)
-        caption, spans = join_names(chosen)
-        places = {name: place for place, name in enumerate(chosen)}
+        drawn = present + self._fitting_absent(set(present), spare, set(box_labels), names, rng)
+        rng.shuffle(drawn)
+        caption, spans = join_names(drawn)
+        entity_of = {name: entity for entity, name in enumerate(drawn)}
         kept = set(present)
-        entities = (places[names[label]] if names[label] in kept else -1 for label in box_labels)
+        entities = (entity_of[names[label]] if names[label] in kept else -1 for label in box_labels)
         return TrainingText(caption, spans, tuple(entities))
 
     def _fitting_present(
         self, box_labels: tuple[int, ...], names: Mapping[int, str], rng: np.random.Generator
     ) -> tuple[list[str], int]:
-        """Names that have boxes, in random order until one does not fit, and the tokens left."""
+        """Names that have boxes, in random order, as many as fit, and the number of tokens left."""
         present = sorted({names[label] for label in box_labels})
         rng.shuffle(present)
         kept: list[str] = []
@@ -106,13 +106,13 @@ class CategorySampler:
         names: Mapping[int, str],
         rng: np.random.Generator,
     ) -> list[str]:
-        """Names without boxes, in random order until one would use up the tokens left."""
-        if not self.most_absent:
+        """Names without boxes, in random order, as many as fit into the tokens left."""
+        if not self.max_absent:
             return []
-        wanted = self.most_absent if rng.random() < self.most_probability else int(rng.integers(self.most_absent)) + 1
+        wanted = self.max_absent if rng.random() < self.most_probability else int(rng.integers(self.max_absent)) + 1
         drawn = rng.choice(len(self.labels), size=wanted, replace=False)
         if self.alike:
-            drawn = np.concatenate([self._alike(present, int(wanted * self.alike), rng), drawn])[:wanted]
+            drawn = np.concatenate([self._similar(present, int(wanted * self.alike), rng), drawn])[:wanted]
         forbidden = present | {names[label] for label in present_labels}
         absent: list[str] = []
         for position in drawn:
@@ -126,12 +126,11 @@ class CategorySampler:
             absent.append(name)
         return absent
 
-    def _alike(self, present: set[str], wanted: int, rng: np.random.Generator) -> np.ndarray:
+    def _similar(self, present: set[str], wanted: int, rng: np.random.Generator) -> np.ndarray:
         """Positions of categories that share a word with a present name: "blue cat" beside "red cat"."""
         words = {word for name in present for word in name.split()}
         positions = {position for word in words for position in self._positions_of_word.get(word, ())}
-        found = np.array(sorted(positions), dtype=np.int64)
-        return rng.permutation(found)[:wanted]
+        return rng.permutation(np.array(sorted(positions), dtype=np.int64))[:wanted]
 
     def _length(self, name: str) -> int:
         if name not in self._tokens:
@@ -140,7 +139,7 @@ class CategorySampler:
 
 
 def clean_name(name: str) -> str:
-    """A category's name as training reads it: as a prompt has it, in lower case."""
+    """A category's name for a training caption: as in a prompt, in lower case."""
     return prompt.clean_name(name).lower()
 
 
@@ -163,10 +162,10 @@ def join_names(names: list[str]) -> tuple[str, tuple[tuple[Span, ...], ...]]:
 
 
 def caption_text(record: Record) -> TrainingText:
-    """The caption of a grounding record in lower case, stripped, ended by a full stop; one entity a region.
+    """The caption of a grounding record in lower case, stripped, with a full stop at the end; one entity a region.
 
-    Spans move with the leading blanks that are stripped (the reference leaves them where they were).
-    A region without spans names nothing in the caption; its boxes are not trained on.
+    Spans are shifted by the stripped leading blanks (the reference does not shift them).
+    A region without spans has no words in the caption; its boxes are not trained on.
     """
     original = record.caption or ""
     lowered = _lower_in_place(original)
@@ -183,7 +182,7 @@ def caption_text(record: Record) -> TrainingText:
 
 
 def _lower_in_place(text: str) -> str:
-    """Lower case without changing the number of characters, so that spans stay true (a capital dotted I would not)."""
+    """Lower case without changing the number of characters, so that spans stay valid (a capital dotted I is kept)."""
     return "".join(lower if len(lower := character.lower()) == 1 else character for character in text)
 
 

@@ -1,6 +1,6 @@
-"""Which image comes when: a pure function of seed and position, cut into batches for every process of a run.
+"""The order of training images: a pure function of seed and position, split into batches for each process of a run.
 
-N items of one epoch, B images of a micro-batch
+Shapes: N items of one epoch, B images of a micro-batch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from formats.io.errors import InputError
 
 
 class Draw(NamedTuple):
-    """One place of the training order. position: 0, 1, … over the whole run, the seed of everything random there."""
+    """One item of the training order. position: 0, 1, … over the whole run; seeds all randomness of the sample."""
 
     position: int
     dataset: int
@@ -23,17 +23,17 @@ class Draw(NamedTuple):
 
 
 class MixedOrder(Sampler[list[Draw]]):
-    """Micro-batches of a weighted mixture, shuffled anew each epoch; the same for a seed wherever it is entered.
+    """Micro-batches of a weighted mixture, shuffled anew each epoch; the same for a seed from any first step.
 
-    An epoch holds weight x length items of every data set. Weights that are no whole numbers take up in the next epoch
-    where they ended in this one, so every item has its turn. Batches run on over the end of an epoch.
+    An epoch has weight x length items of every data set. With a fractional weight the next epoch continues where this
+    one ended, so that every item is used. A batch may span two epochs.
 
-    One step takes the next processes x accumulate x batch_size positions. They are cut into micro-batches of batch_size
-    positions, of which process p gets those with the numbers p, p + processes, …: `accumulate` for each step. So what a
-    step learns from depends on the product alone, not on how many processes share it.
+    One step takes the next processes x accumulate x batch_size positions. They are split into micro-batches of
+    batch_size positions, and process p gets micro-batches p, p + processes, …: `accumulate` for each step. So the
+    images of a step depend only on the product, not on the number of processes.
 
-    portrait: of each data set, which images are taller than wide. Micro-batches then hold images of one aspect, as
-    mmdet's AspectRatioBatchSampler does, up to the last few of each epoch; an epoch has the same items as without.
+    portrait: for each data set, which images are taller than wide. Micro-batches then have images of one orientation,
+    as in mmdet's AspectRatioBatchSampler, except the last few of each epoch; the items of an epoch are the same.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class MixedOrder(Sampler[list[Draw]]):
         self._quotas = tuple(round(length * weight) for length, weight in zip(lengths, weights))
         self._steps, self._first_step = steps, first_step
         self._process, self._processes, self._accumulate = process, processes, accumulate
-        # Items of all data sets are numbered through: data set d begins at _starts[d].
+        # Items of all data sets are numbered consecutively: data set d begins at _starts[d].
         self._starts = np.cumsum([0, *lengths])
         self._portrait = None if portrait is None else np.concatenate([*portrait, np.empty(0, dtype=bool)])
         if self._portrait is not None and len(self._portrait) != self._starts[-1]:
-            raise ValueError(f"portrait tells of {len(self._portrait)} images, there are {self._starts[-1]}")
+            raise ValueError(f"portrait has {len(self._portrait)} entries for {self._starts[-1]} images")
         if sum(self._quotas) == 0:
-            raise InputError("datasets", "the weights leave no image in an epoch", "expected larger weights")
+            raise InputError("datasets", "with these weights an epoch has no images", "expected larger weights")
 
     @property
     def epoch_length(self) -> int:
@@ -99,31 +99,31 @@ class MixedOrder(Sampler[list[Draw]]):
             return order
         # The first positions of an epoch may fill up the last micro-batch of the epoch before.
         head = min(-epoch * self.epoch_length % self._batch_size, len(order))
-        order[head:] = grouped(order[head:], self._portrait[order[head:]], self._batch_size)
+        order[head:] = group_into_batches(order[head:], self._portrait[order[head:]], self._batch_size)
         return order
 
     def _items(self, dataset: int, start: int, stop: int) -> np.ndarray:
-        """Items start..stop of an endless row of permutations of one data set."""
+        """Items start..stop of an endless sequence of permutations of one data set."""
         length = self._lengths[dataset]
         if start == stop:
             return np.empty(0, dtype=np.int64)
-        rounds = range(start // length, (stop - 1) // length + 1)
-        row = np.concatenate(
-            [np.random.default_rng([self._seed, dataset, number, 1]).permutation(length) for number in rounds]
+        passes = range(start // length, (stop - 1) // length + 1)
+        sequence = np.concatenate(
+            [np.random.default_rng([self._seed, dataset, number, 1]).permutation(length) for number in passes]
         )
-        return row[start - rounds.start * length : stop - rounds.start * length]
+        return sequence[start - passes.start * length : stop - passes.start * length]
 
 
-def grouped(order: np.ndarray, kind: np.ndarray, batch_size: int) -> np.ndarray:
-    """The same items with every run of batch_size of one kind, as far as that goes; the mixed rest stands at the end.
+def group_into_batches(order: np.ndarray, kind: np.ndarray, batch_size: int) -> np.ndarray:
+    """The same items in batches of one kind each; the mixed remainder comes at the end.
 
-    order: (N,). kind: (N,) bool of each place of it. A batch comes when its last item would have come.
+    order: (N,). kind: (N,) bool of each item in it. A batch is placed where its last item was.
     """
     batches, rest = [], []
-    for places in (np.flatnonzero(kind), np.flatnonzero(~kind)):
-        full = len(places) - len(places) % batch_size
-        batches.append(places[:full].reshape(-1, batch_size))
-        rest.append(places[full:])
-    together = np.concatenate(batches)
-    by_last = together[np.argsort(together[:, -1])]
+    for indices in (np.flatnonzero(kind), np.flatnonzero(~kind)):
+        full = len(indices) - len(indices) % batch_size
+        batches.append(indices[:full].reshape(-1, batch_size))
+        rest.append(indices[full:])
+    all_batches = np.concatenate(batches)
+    by_last = all_batches[np.argsort(all_batches[:, -1])]
     return order[np.concatenate([by_last.ravel(), np.sort(np.concatenate(rest))])]

@@ -1,6 +1,6 @@
-"""Labelled images become training batches.
+"""From labelled images to training batches.
 
-G boxes of one image, E entities of its caption, B images of a batch, L tokens of the longest caption
+Shapes: G boxes of one image, E entities of its caption, B images of a batch, L tokens of the longest caption.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from grounding_model.inputs.image import ImageBatch, collate_images
 from grounding_model.inputs.tokens import CaptionTooLong, TextBatch, count_tokens, tokenize, tokens_of_spans
 from grounding_model.model.targets import Target
 
-# So many neighbours are tried in place of an image that cannot be used; more in a row means that nothing is right.
+# Number of neighbours tried in place of an unusable image; with more in a row, the data set must be wrong.
 MAX_REPLACEMENTS = 100
 
-# What is told of boxes that are not trained on, once a box.
+# The problems reported for boxes that are not trained on, once a box.
 UNUSABLE_BOX = "a box outside its image, or with a side under one pixel"
-UNNAMED_BOX = "a box whose category or phrase no word stands for in the first {} tokens of its caption"
+UNNAMED_BOX = "a box whose category or phrase has no word in the first {} tokens of its caption"
 
 
 class Sample(NamedTuple):
-    """One augmented image and what is asked of it.
+    """One augmented image with its caption and targets.
 
-    image: (H, W, 3) uint8 RGB. caption: its text.
+    image: (H, W, 3) uint8 RGB.
     boxes: (G, 4) float32 x1, y1, x2, y2 in pixels of the image. tokens: columns of the caption's tokens a box.
     entities: (G,) entity of each box. names: the words of every entity. weights, ignore: (G,).
-    problems: what was passed over to get here, each time it was; what is of one kind reads the same.
+    problems: a message for everything skipped on the way; the same message for problems of one kind.
     """
 
     image: np.ndarray
@@ -52,7 +52,7 @@ class Sample(NamedTuple):
 
 
 class TrainingBatch(NamedTuple):
-    """names: words of every entity, an image each; Target.labels points into them."""
+    """names: for each image the words of every entity; Target.labels are indices into them."""
 
     images: ImageBatch
     text: TextBatch
@@ -62,7 +62,7 @@ class TrainingBatch(NamedTuple):
 
 
 class TrainingSamples(Dataset[Sample]):
-    """Draw -> Sample. What cannot be read is replaced by its next neighbour and reported, so batches stay full."""
+    """Draw -> Sample. An unreadable image is replaced by its next neighbour and reported, so batches stay full."""
 
     def __init__(
         self,
@@ -155,15 +155,15 @@ class LabelledBox(NamedTuple):
 
 
 def usable_boxes(record: Record) -> list[LabelledBox]:
-    """The boxes to train on, cut at the image's edge.
+    """The boxes to train on, clipped to the image.
 
-    Boxes outside the image or with a side under one pixel are left out, as the reference does.
+    Boxes outside the image or with a side under one pixel are left out, as in the reference.
     """
-    boxes = [LabelledBox(one.box, one.label, one.weight, one.ignore) for one in record.instances or ()]
+    boxes = [LabelledBox(item.box, item.label, item.weight, item.ignore) for item in record.instances or ()]
     for index, region in enumerate(record.regions or ()):
         boxes += [LabelledBox(box, index, region.weight, region.ignore) for box in region.boxes]
     return [
-        box._replace(box=_cut(box.box, record.height, record.width))
+        box._replace(box=_clipped(box.box, record.height, record.width))
         for box in boxes
         if _is_usable(box.box, record.height, record.width)
     ]
@@ -178,13 +178,13 @@ def _is_usable(box: Box, height: int, width: int) -> bool:
     return x2 - x1 >= 1 and y2 - y1 >= 1 and min(x2, width) > max(x1, 0) and min(y2, height) > max(y1, 0)
 
 
-def _cut(box: Box, height: int, width: int) -> Box:
+def _clipped(box: Box, height: int, width: int) -> Box:
     x1, y1, x2, y2 = box
     return max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
 
 
 class Collate:
-    """Samples -> TrainingBatch; an object, so that worker processes can be given it."""
+    """Samples -> TrainingBatch; an object, so that it can be passed to worker processes."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> None:
         self._tokenizer, self._max_tokens = tokenizer, max_tokens
@@ -203,8 +203,8 @@ class Collate:
 def _target(sample: Sample, columns: int) -> Target:
     height, width = sample.image.shape[:2]
     tokens = torch.zeros(len(sample.tokens), columns, dtype=torch.bool)
-    for row, standing in zip(tokens, sample.tokens):
-        row[standing] = True
+    for row, columns_of_box in zip(tokens, sample.tokens):
+        row[columns_of_box] = True
     x1, y1, x2, y2 = torch.from_numpy(sample.boxes).unbind(1)
     scale = torch.tensor([width, height, width, height], dtype=torch.float32)
     return Target(

@@ -1,4 +1,4 @@
-"""Where training and validation find labelled images: ODVG files, COCO files, and the glyph world."""
+"""Sources of labelled images for training and validation: ODVG files, COCO files, and the glyph world."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ log = logging.getLogger(__name__)
 class OdvgData:
     """An ODVG file and its images.
 
-    label_map: of a detection file; None takes X_label_map.json beside X_od.json, or else the lines' own categories.
+    label_map: of a detection file; None takes X_label_map.json beside X_od.json, or else the categories in the lines.
     weight: passes over the file in one epoch; 0.5 takes another half each time.
-    oversample: the share of images under which a category is rare; None: no image comes more often. See Oversampled.
+    oversample: share of images below which a category is rare and its images are repeated; None: no repeats.
+    See repeats().
     """
 
     annotations: Path
@@ -46,10 +47,10 @@ class OdvgData:
 
 @dataclass(frozen=True)
 class CocoData:
-    """A COCO annotation file and its images. An image without annotations is one in which nothing is to be found.
+    """A COCO annotation file and its images. An image without annotations contains no object.
 
-    categories: the names to keep, in the order of their labels; None keeps the file's, in its order, without the
-    groups that Roboflow writes among them. weight, oversample: as OdvgData has them.
+    categories: the names to keep, in the order of their labels; None keeps those of the file,
+    except the supercategories that Roboflow adds. weight, oversample: as in OdvgData.
     """
 
     annotations: Path
@@ -62,9 +63,9 @@ class CocoData:
 
 @dataclass(frozen=True)
 class GlyphData:
-    """Scenes of the glyph world, drawn when they are needed.
+    """Scenes of the glyph world, drawn on demand.
 
-    domain, task, pairs, hardness: as draw_scene takes them. count: number of different scenes. seed: which ones.
+    domain, task, pairs, hardness: as in draw_scene. count: number of different scenes. seed: which ones.
     keep: draw all of them before the first step and keep them in memory (77 kB for 160 x 160 pixels).
     """
 
@@ -83,9 +84,9 @@ TrainingData = OdvgData | CocoData | GlyphData
 
 
 class LabelledImages(Protocol):
-    """What a source of images offers.
+    """A source of N labelled images.
 
-    categories: label -> name of its detection records. portrait: (N,) bool, which of its N images are taller than wide.
+    categories: label -> name, for detection records. portrait: (N,) bool, which images are taller than wide.
     """
 
     categories: Mapping[int, str]
@@ -94,7 +95,7 @@ class LabelledImages(Protocol):
     def __len__(self) -> int: ...
 
     def load(self, index: int) -> tuple[np.ndarray, Record]:
-        """Image (H, W, 3) uint8 RGB and its record. Raises InputError when one of them cannot be used."""
+        """Image (H, W, 3) uint8 RGB and its record. Raises InputError when either is unusable."""
         ...
 
 
@@ -106,22 +107,22 @@ def open_dataset(data: TrainingData) -> LabelledImages:
 
 
 def open_for_training(data: TrainingData) -> LabelledImages:
-    """open_dataset, with the images of rare categories as often as data.oversample says."""
+    """As open_dataset, with images of rare categories repeated according to data.oversample."""
     dataset = open_dataset(data)
     if isinstance(data, GlyphData) or data.oversample is None:
         return dataset
-    assert isinstance(dataset, OdvgDataset | CocoDataset)  # which know the labels of every image
-    return Oversampled(dataset, repeats(dataset.labels(), data.oversample))
+    assert isinstance(dataset, OdvgDataset | CocoDataset)  # they have labels()
+    return OversampledDataset(dataset, repeats(dataset.labels(), data.oversample))
 
 
 class OdvgDataset:
-    """The lines of an ODVG file, read on demand; in memory are nine bytes a line."""
+    """The lines of an ODVG file, read on demand; nine bytes a line are kept in memory."""
 
     def __init__(self, data: OdvgData) -> None:
         self._data = data
         self._offsets, self.portrait = _lines_of(data.annotations)
         if not len(self._offsets):
-            raise InputError(data.annotations, "holds no line to train on", "expected ODVG JSON Lines")
+            raise InputError(data.annotations, "has no lines to train on", "expected ODVG JSON Lines")
         beside = label_map_beside(data.annotations)
         if data.label_map is not None or beside.is_file():
             self.categories: Mapping[int, str] = read_label_map(data.label_map or beside)
@@ -132,7 +133,7 @@ class OdvgDataset:
         return len(self._offsets)
 
     def record(self, index: int) -> Record:
-        """Raises InputError, naming the line, when it is no record."""
+        """Raises InputError, naming the line, when it is not a record."""
         with open(self._data.annotations, "rb") as stream:
             stream.seek(self._offsets[index])
             return self._record_of(stream.readline(), index)
@@ -140,32 +141,32 @@ class OdvgDataset:
     def load(self, index: int) -> tuple[np.ndarray, Record]:
         record = self.record(index)
         if not _is_labelled(record):
-            raise InputError(record.filename, "nobody has labelled it yet", "expected labels, not a bootstrap file")
+            raise InputError(record.filename, "is not labelled yet", "expected labels, not a bootstrap file")
         unknown = {instance.label for instance in record.instances or ()} - set(self.categories)
         if unknown:
             raise InputError(
-                record.filename, f"label {min(unknown)} is not in the map", "expected the map of this file"
+                record.filename, f"label {min(unknown)} is not in the label map", "expected the label map of this file"
             )
         return _image_of(record, self._data.image_root), record
 
     def labels(self) -> Iterator[set[int]]:
-        """The labels of every image. Empty for a line that is no record: it is counted when training comes to it."""
+        """The labels of every image; empty for an invalid line, which is counted when training reads it."""
         for instances in self._instances():
             yield {instance.label for instance in instances}
 
     def _record_of(self, raw: bytes, index: int) -> Record:
-        place = f"{self._data.annotations}: byte {self._offsets[index]}"
+        location = f"{self._data.annotations}: byte {self._offsets[index]}"
         try:
             line = json.loads(raw)
         except (ValueError, RecursionError) as error:
-            raise InputError(place, f"not JSON ({error})", "expected one JSON object a line") from error
-        return record_from_line(line, place)
+            raise InputError(location, f"not JSON ({error})", "expected one JSON object a line") from error
+        return record_from_line(line, location)
 
     def _instances(self) -> Iterator[tuple[Instance, ...]]:
-        """The instances of every line, () where it has none or is no record."""
+        """The instances of every line; () where there are none or the line is invalid."""
         with open(self._data.annotations, "rb") as stream:
-            told = f"categories of {self._data.annotations.name}"
-            for index, offset in enumerate(tqdm(self._offsets, told, disable=None, delay=2, unit="line")):
+            description = f"categories of {self._data.annotations.name}"
+            for index, offset in enumerate(tqdm(self._offsets, description, disable=None, delay=2, unit="line")):
                 stream.seek(offset)
                 raw = stream.readline()
                 try:
@@ -183,19 +184,21 @@ class OdvgDataset:
 
 
 def _is_labelled(record: Record) -> bool:
-    """Whether somebody has looked. [] says that nothing was found; regions without boxes wait to be looked for."""
+    """Whether an image is labelled. [] means that it has no objects; regions without boxes are not labelled yet."""
     if record.caption is None:
         return record.instances is not None
     return record.regions is not None and (not record.regions or any(region.boxes for region in record.regions))
 
 
 def _image_of(record: Record, image_root: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB. Raises InputError where it is not there, or of another size than its record says."""
+    """(H, W, 3) uint8 RGB. Raises InputError when the image is missing or its size differs from its record's."""
     image = read_image(safe_join(image_root, record.filename))
     if image.shape[:2] != (record.height, record.width):
-        found, said = f"{image.shape[1]}x{image.shape[0]}", f"{record.width}x{record.height}"
+        actual, recorded = f"{image.shape[1]}x{image.shape[0]}", f"{record.width}x{record.height}"
         raise InputError(
-            record.filename, f"the image is {found}, its labels say {said}", "expected its size after any EXIF turn"
+            record.filename,
+            f"the image is {actual}, its labels say {recorded}",
+            "expected the size after EXIF rotation",
         )
     return image
 
@@ -204,9 +207,9 @@ _HEIGHT, _WIDTH = re.compile(rb'"height"\s*:\s*(\d+)'), re.compile(rb'"width"\s*
 
 
 def _lines_of(path: Path) -> tuple[array, np.ndarray]:
-    """Where every line starts that is neither blank nor marked as quarantined, and (N,) bool, which are portraits.
+    """Offsets of all lines that are not blank or quarantined, and (N,) bool, whose images are portrait.
 
-    No line is decoded, so a file of millions of lines opens as fast as it is read.
+    Lines are not decoded, so a file of millions of lines opens as fast as it is read.
     """
     offsets, portrait, position = array("q"), bytearray(), 0
     try:
@@ -226,26 +229,26 @@ def _lines_of(path: Path) -> tuple[array, np.ndarray]:
 
 
 def _bytes_bar(path: Path) -> tqdm:
-    """Shown on a terminal, when it takes more than two seconds."""
-    told = f"opening {path.name}"
-    return tqdm(total=path.stat().st_size, desc=told, disable=None, delay=2, unit="B", unit_scale=True)
+    """Shown on a terminal if it takes more than two seconds."""
+    description = f"opening {path.name}"
+    return tqdm(total=path.stat().st_size, desc=description, disable=None, delay=2, unit="B", unit_scale=True)
 
 
 class CocoDataset:
-    """The images of a COCO file, which is read whole and kept in arrays: its boxes take 21 bytes each.
+    """The images of a COCO file, which is read completely into arrays: 21 bytes a box.
 
-    Annotations that cannot be used are passed over, and told.
+    Invalid annotations are skipped with a warning.
     """
 
     def __init__(self, data: CocoData) -> None:
         content = load_coco(data.annotations)
         if content.annotations is None:
-            raise InputError(data.annotations, 'has no "annotations"', "expected a file with the boxes to learn")
+            raise InputError(data.annotations, 'has no "annotations"', "expected a file with boxes to train on")
         self._data = data
-        self.categories: Mapping[int, str] = dict(enumerate(_names_kept(content, data)))
+        self.categories: Mapping[int, str] = dict(enumerate(_selected_names(content, data)))
         self._read(content)
         if not len(self):
-            raise InputError(data.annotations, "holds no image", 'expected some in "images"')
+            raise InputError(data.annotations, "has no images", 'expected at least one in "images"')
         self.portrait = self._sizes[:, 0] > self._sizes[:, 1]
 
     def _read(self, content: CocoContent) -> None:
@@ -262,8 +265,8 @@ class CocoDataset:
                     ignore.append(instance.ignore)
             ends.append(len(labels))
         if problems:
-            log.warning("%d entries are passed over, of which one is %s", len(problems), problems[0])
-        # Arrays, not lists: workers that are forked would copy every object that they touch.
+            log.warning("skipped %d entries, for example: %s", len(problems), problems[0])
+        # Arrays, not lists: forked workers would copy every object that they touch.
         self._names = np.array(names, dtype=bytes)
         self._sizes = np.array(sizes).reshape(-1, 2)
         self._boxes, self._labels = np.array(boxes, dtype=np.float32).reshape(-1, 4), np.array(labels)
@@ -274,11 +277,11 @@ class CocoDataset:
 
     def record(self, index: int) -> Record:
         """Boxes in the precision of training, float32."""
-        own = slice(self._ends[index], self._ends[index + 1])
+        rows = slice(self._ends[index], self._ends[index + 1])
         instances = tuple(
             Instance(_box(box), label, self.categories[label], ignore=ignore)
             for box, label, ignore in zip(
-                self._boxes[own].tolist(), self._labels[own].tolist(), self._ignore[own].tolist()
+                self._boxes[rows].tolist(), self._labels[rows].tolist(), self._ignore[rows].tolist()
             )
         )
         height, width = self._sizes[index].tolist()
@@ -299,24 +302,24 @@ def _box(corners: Sequence[float]) -> Box:
     return x1, y1, x2, y2
 
 
-def _names_kept(content: CocoContent, data: CocoData) -> tuple[str, ...]:
-    """Each name once, in the order of the labels."""
+def _selected_names(content: CocoContent, data: CocoData) -> tuple[str, ...]:
+    """Names of the categories to keep, without duplicates, in the order of the labels."""
     names = [name for _, name in content.categories.values()]
     if data.categories is None:
-        return tuple(dict.fromkeys(name for name in names if name not in _groups(content)))
+        return tuple(dict.fromkeys(name for name in names if name not in _supercategories(content)))
     for name in data.categories:
         if name not in names:
             raise InputError("categories", f"{data.annotations} has no {name!r}", want_one_of(names, name))
     return tuple(dict.fromkeys(data.categories))
 
 
-def _groups(content: CocoContent) -> set[str]:
-    """Categories that nothing bears, and that others have as their supercategory: Roboflow writes one."""
+def _supercategories(content: CocoContent) -> set[str]:
+    """Categories without annotations that are the supercategory of others: Roboflow adds one."""
     used = {entry.get("category_id") for entry in content.annotations or ()}
     entries = content.category_entries.values()
-    borne = {entry["name"] for entry in entries if entry["id"] in used}
-    above = {entry.get("supercategory") for entry in entries if entry.get("supercategory") != entry["name"]}
-    return {entry["name"] for entry in entries} & above - borne
+    annotated = {entry["name"] for entry in entries if entry["id"] in used}
+    parents = {entry.get("supercategory") for entry in entries if entry.get("supercategory") != entry["name"]}
+    return {entry["name"] for entry in entries} & parents - annotated
 
 
 class GlyphDataset:
@@ -326,25 +329,25 @@ class GlyphDataset:
         self._data = data
         self.categories: Mapping[int, str] = dict(enumerate(categories_of(data.domain, data.task, data.pairs)))
         self.portrait = np.zeros(data.count, dtype=bool)  # scenes are squares
-        self._kept = [self._drawn(index) for index in range(data.count)] if data.keep else None
+        self._scenes = [self._draw(index) for index in range(data.count)] if data.keep else None
 
     def __len__(self) -> int:
         return self._data.count
 
     def load(self, index: int) -> tuple[np.ndarray, Record]:
-        return self._kept[index] if self._kept is not None else self._drawn(index)
+        return self._scenes[index] if self._scenes is not None else self._draw(index)
 
-    def _drawn(self, index: int) -> tuple[np.ndarray, Record]:
+    def _draw(self, index: int) -> tuple[np.ndarray, Record]:
         data = self._data
         return draw_scene(data.domain, data.seed, index, data.task, data.pairs, data.hardness)
 
 
-class Oversampled:
-    """A data set whose image i comes times[i] times; times: (N,) whole numbers."""
+class OversampledDataset:
+    """A data set with image i repeated counts[i] times; counts: (N,) int."""
 
-    def __init__(self, dataset: LabelledImages, times: np.ndarray) -> None:
+    def __init__(self, dataset: LabelledImages, counts: np.ndarray) -> None:
         self._dataset = dataset
-        self._items = np.repeat(np.arange(len(dataset)), times)
+        self._items = np.repeat(np.arange(len(dataset)), counts)
         self.categories, self.portrait = dataset.categories, dataset.portrait[self._items]
 
     def __len__(self) -> int:
@@ -355,20 +358,20 @@ class Oversampled:
 
 
 def repeats(labels: Iterable[set[int]], threshold: float) -> np.ndarray:
-    """The labels of N images -> (N,) int64, how often each should come: once, more often where a label is rare.
+    """The labels of N images -> (N,) int64, how often to repeat each in an epoch: more than once where a label is rare.
 
-    A label of a share f of all images asks for max(1, sqrt(threshold / f)); an image does as the rarest of its labels
-    asks (LVIS, arXiv 1908.03195, appendix B), rounded up, as mmengine's ClassBalancedDataset does. The paper draws
-    between the two nearest whole numbers.
+    A label in a fraction f of all images has the repeat factor max(1, sqrt(threshold / f)), an image the maximum over
+    its labels (LVIS, arXiv 1908.03195, appendix B), rounded up, as in mmengine's ClassBalancedDataset. The paper
+    rounds randomly.
     """
-    images, standing = array("q"), array("q")
+    images, flat_labels = array("q"), array("q")
     count = 0
-    for own in labels:
-        images.extend([count] * len(own))
-        standing.extend(own)
+    for image_labels in labels:
+        images.extend([count] * len(image_labels))
+        flat_labels.extend(image_labels)
         count += 1
     factors = np.ones(count)
-    if standing:
-        _, kinds, uses = np.unique(np.array(standing), return_inverse=True, return_counts=True)
-        np.maximum.at(factors, np.array(images), np.sqrt(threshold / (uses / count))[kinds])
+    if flat_labels:
+        _, inverse, frequencies = np.unique(np.array(flat_labels), return_inverse=True, return_counts=True)
+        np.maximum.at(factors, np.array(images), np.sqrt(threshold / (frequencies / count))[inverse])
     return np.ceil(factors).astype(np.int64)

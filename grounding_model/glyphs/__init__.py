@@ -1,12 +1,11 @@
-"""The glyph world: drawn scenes of pictograms whose truth is known, with categories, captions and expressions.
+"""The glyph world: drawn scenes of pictograms whose ground truth is known, with categories, captions and expressions.
 
-Needs no torch. A scene is a pure function of domain, seed and index.
+Needs no torch, except for `tokenizer.py`. A scene is a pure function of domain, seed and index.
 """
 
 from grounding_model.glyphs.pictograms import COLOURS, HELD_OUT_PAIRS, NOUNS
 from grounding_model.glyphs.records import categories_of, draw_scene, write_scenes
 from grounding_model.glyphs.scenes import DOMAINS, SIDE
-from grounding_model.glyphs.words import glyph_tokenizer
 
 __all__ = [
     "COLOURS",
@@ -16,6 +15,5 @@ __all__ = [
     "SIDE",
     "categories_of",
     "draw_scene",
-    "glyph_tokenizer",
     "write_scenes",
 ]

@@ -1,20 +1,15 @@
-"""The words that glyph-tiny reads: a small BERT vocabulary.
+"""The words that glyph-tiny knows: a small BERT vocabulary.
 
-Words of the glyph world and common nouns stand whole; any other word is spelt in letters, so that nothing a user types
-is lost as unknown.
+Words of the glyph world and common nouns are whole tokens; any other word is spelt in letters, so that nothing a user
+types becomes [UNK].
 """
 
 from __future__ import annotations
 
 import string
-from functools import cache
-from typing import TYPE_CHECKING
 
 from grounding_model.glyphs.pictograms import COLOURS, NOUNS, PLURALS
 from grounding_model.inputs.category_lists import read_category_list
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 FUNCTION_WORDS = """
@@ -34,21 +29,10 @@ COMMON_WORDS = """
 
 
 def words() -> tuple[str, ...]:
-    """The vocabulary; a word's place is its id."""
+    """The vocabulary; the index of a word is its token id."""
     letters = string.ascii_lowercase + string.digits
     pieces = [*string.punctuation, *letters, *(f"##{letter}" for letter in letters)]
     whole = [*COLOURS, *NOUNS, *PLURALS.values(), *FUNCTION_WORDS]
     whole += [word for name in read_category_list("coco") for word in name.lower().split()]
     whole += COMMON_WORDS
     return tuple(dict.fromkeys([*SPECIALS, *pieces, *whole]))
-
-
-@cache
-def glyph_tokenizer() -> PreTrainedTokenizerFast:
-    """A lower-casing BERT tokenizer over words()."""
-    from tokenizers.implementations import BertWordPieceTokenizer
-
-    from grounding_model.inputs.tokens import tokenizer_from_text
-
-    vocabulary = {word: place for place, word in enumerate(words())}
-    return tokenizer_from_text(BertWordPieceTokenizer(vocab=vocabulary, lowercase=True).to_str())

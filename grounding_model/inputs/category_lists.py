@@ -1,4 +1,4 @@
-"""Names of the categories of well-known data sets, in their own order; `--texts '$: coco'` asks for them here.
+"""Category names of well-known data sets, in the order of each data set; `--texts '$: coco'` looks them up here.
 
 categories/NAME.txt holds one data set, a name a line; categories/odinw.json the 35 of Object Detection in the Wild
 (arXiv 2204.08790), without the blank category of its ChessPieces.
@@ -26,22 +26,22 @@ ALIASES = {
 
 
 def category_lists() -> list[str]:
-    """The data sets that are known."""
+    """Names of the known data sets."""
     return [*sorted(path.stem for path in FOLDER.glob("*.txt")), *_odinw()]
 
 
 def read_category_list(name: str) -> tuple[str, ...]:
-    """The categories of a data set, whatever the case of its name; or of a file: .txt, a name a line, or a label map.
+    """The categories of a data set (upper or lower case), or of a file: .txt with a name a line, or a label map.
 
-    Raises InputError, with what comes close, when it is not known.
+    Raises InputError, with the closest known name, when the data set is not known.
     """
     if name.strip().endswith((".txt", ".json")):
         return _from_file(Path(name.strip()))
-    known = {each.lower(): each for each in category_lists()}
+    known = {known_name.lower(): known_name for known_name in category_lists()}
     key = name.strip().lower()
     key = ALIASES.get(key, key)
     if key not in known:
-        raise InputError(f"$: {name.strip()}", "no data set of this name", want_one_of(known.values(), key))
+        raise InputError(f"$: {name.strip()}", "is not a known data set", want_one_of(known.values(), key))
     if known[key] in (odinw := _odinw()):
         return tuple(odinw[known[key]])
     return tuple((FOLDER / f"{key}.txt").read_text(encoding="utf-8").splitlines())

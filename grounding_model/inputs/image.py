@@ -1,6 +1,6 @@
-"""Files and arrays become what the backbone takes: resized, normalised, padded RGB.
+"""From image files and arrays to the backbone's input: resized, normalised, padded RGB.
 
-B images, H, W height and width of the padded batch, h, w of one image
+Shapes: B images, H, W height and width of the padded batch, h, w of one image.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from formats.io.storage import as_path
 # Mean and standard deviation of ImageNet in RGB 0..255: what every released backbone was trained with.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
-# Transparent greyscale pictures stand on this colour in the reference (close to the mean above).
+# The background that the reference puts behind transparent greyscale images (close to the mean above).
 TRANSPARENT = (124, 117, 104)
 
 
@@ -37,9 +37,9 @@ class ImageBatch(NamedTuple):
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """(h, w, 3) uint8 RGB of a file, EXIF turn applied, first frame of an animation.
+    """(h, w, 3) uint8 RGB of a file, EXIF orientation applied, first frame of an animation.
 
-    Raises InputError, naming the file, when it is missing, is no image or cannot be decoded whole.
+    Raises InputError, naming the file, when it is missing, is not an image or cannot be decoded completely.
     """
     try:
         with as_path(path).open("rb") as stream, Image.open(stream) as image:
@@ -47,9 +47,9 @@ def read_image(path: str | Path) -> np.ndarray:
     except FileNotFoundError as error:
         raise InputError(path, "no such file", "expected an image file") from error
     except UnidentifiedImageError as error:
-        raise InputError(path, "cannot be decoded (no known image format)", "expected an image file") from error
-    except Exception as error:  # decoders raise what they please on a stranger's bytes
-        raise InputError(path, f"cannot be decoded ({error})", "expected a whole image file") from error
+        raise InputError(path, "cannot be decoded (unknown image format)", "expected an image file") from error
+    except Exception as error:  # decoders raise all kinds of exceptions on malformed bytes
+        raise InputError(path, f"cannot be decoded ({error})", "expected a complete image file") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -64,10 +64,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_bytes(values: np.ndarray, mode: str) -> np.ndarray:
-    """(h, w) grey values of more than 8 bits -> uint8, in proportion; Pillow itself would cut them off at 255.
+    """(h, w) grey values of more than 8 bits -> uint8, scaled linearly; Pillow itself would clip them at 255.
 
-    Integers span 16 bits, the only range that such files have in practice. Fractions ("F") have no range of their
-    own: they span from the least to the greatest finite one.
+    Integers span 16 bits, the only range that such files have in practice. Floating-point images
+    ("F") have no fixed range: theirs is from the minimum to the maximum finite value.
     """
     if mode.startswith("I"):
         return (values.clip(0, 65535) / 257).round().astype(np.uint8)
@@ -78,9 +78,9 @@ def _to_bytes(values: np.ndarray, mode: str) -> np.ndarray:
 
 
 def size_for_test(height: int, width: int, scale: tuple[int, int] = (800, 1333)) -> tuple[int, int]:
-    """Height, width that fit into scale (short and long side, either order), proportions kept, fractions cut off.
+    """Height, width that fit into scale (short and long side, either order), aspect ratio kept, rounded down.
 
-    Cutting, not rounding: the reference does so at test time (and rounds in training), and its numbers depend on it.
+    The reference rounds down at test time and to the nearest in training, and its numbers depend on it.
     """
     factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
     return max(1, int(height * factor)), max(1, int(width * factor))
@@ -93,12 +93,12 @@ def resize_for_test(image: np.ndarray, scale: tuple[int, int] = (800, 1333)) -> 
 
 
 def collate_images(images: Sequence[np.ndarray]) -> ImageBatch:
-    """(h, w, 3) uint8 RGB each -> normalised and padded to the largest height and width.
+    """Images, each (h, w, 3) uint8 RGB -> normalised and padded to the largest height and width.
 
-    Raises InputError when there is no image or one is not (h, w, 3) uint8.
+    Raises InputError when the list is empty or an image is not (h, w, 3) uint8.
     """
     if not images:
-        raise InputError("images", "there are none", "expected at least one")
+        raise InputError("images", "the list is empty", "expected at least one image")
     for index, image in enumerate(images):
         check_image(image, f"image {index}")
     sizes = torch.tensor([image.shape[:2] for image in images], dtype=torch.int64)
@@ -111,11 +111,11 @@ def collate_images(images: Sequence[np.ndarray]) -> ImageBatch:
     return ImageBatch(pixels, sizes)
 
 
-def check_image(image: np.ndarray, place: object) -> np.ndarray:
-    """The array itself. Raises InputError unless it is (h, w, 3) uint8 with h, w > 0."""
+def check_image(image: np.ndarray, location: object) -> np.ndarray:
+    """Returns the image. Raises InputError unless it is (h, w, 3) uint8 with h, w > 0."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise InputError(place, what, "expected an RGB array of uint8 with shape (height, width, 3)")
+        raise InputError(location, what, "expected an RGB array of uint8 with shape (height, width, 3)")
     if 0 in image.shape:
-        raise InputError(place, f"shape {image.shape} has no pixels", "expected at least one")
+        raise InputError(location, f"shape {image.shape} has no pixels", "expected at least one")
     return image

@@ -1,8 +1,8 @@
-"""Which noun phrases a caption has, and where they stand.
+"""The noun phrases of a caption and their positions.
 
-Tags are NLTK's averaged perceptron's; a phrase is an optional determiner, adjectives, nouns. Every phrase is found by
-the offsets of its own tokens, not by searching its text: "container" never matches inside "container number", and a
-phrase that occurs twice is two phrases, each in its place.
+Tags come from NLTK's averaged perceptron; a phrase is an optional determiner, adjectives, nouns. A phrase is located by
+the offsets of its tokens, not by searching for its text: "container" never matches inside "container number", and a
+phrase that occurs twice is two phrases at two positions.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from formats.record import Span
 
 GRAMMAR = "NP: {<DT>?<JJ.*>*<NN.*>+}"
 TAGGER_DATA = "averaged_perceptron_tagger_eng"
-# A full stop at a word's end ends the sentence; the tokenizer itself splits off only the caption's last one.
+# A full stop at a word's end ends the sentence; the tokenizer splits off only the last one of a caption.
 SENTENCE_END = re.compile(r"(?<=[a-z]{2}[.!?])\s+")
-# The tokenizer writes straight double quotes in TeX's manner.
+# The tokenizer replaces straight double quotes with TeX's.
 QUOTES = ('"', "``", "''")
 PUNCTUATION = " .,:;!?()[]{}|^*\"'`’‘“”"
 
@@ -32,7 +32,7 @@ TaggedToken = tuple[str, str]
 def noun_phrases(caption: str) -> list[Span]:
     """Spans of the caption's noun phrases, in order.
 
-    Raises InputError when NLTK's tagger data is not on this machine; it is never fetched from here.
+    Raises InputError when NLTK's tagger data is not on this machine; it is never downloaded automatically.
     """
     spans = []
     for start, sentence in _sentences(_lower(caption)):
@@ -42,13 +42,13 @@ def noun_phrases(caption: str) -> list[Span]:
 
 
 def spans_of_tags(text: str, tagged: Sequence[TaggedToken]) -> list[Span]:
-    """Spans of the noun phrases of a lower-case text whose tokens are tagged, punctuation at their ends left out."""
+    """Spans of the noun phrases of a lower-case text with tagged tokens, without punctuation at their ends."""
     offsets = _token_offsets(text, [token for token, _ in tagged])
     spans = []
     for first, last in _chunks(tagged):
-        known = [offset for offset in offsets[first:last] if offset is not None]
-        if known:
-            start, end = known[0][0], known[-1][1]
+        located = [offset for offset in offsets[first:last] if offset is not None]
+        if located:
+            start, end = located[0][0], located[-1][1]
             phrase = text[start:end]
             start += len(phrase) - len(phrase.lstrip(PUNCTUATION))
             end -= len(phrase) - len(phrase.rstrip(PUNCTUATION))
@@ -58,7 +58,7 @@ def spans_of_tags(text: str, tagged: Sequence[TaggedToken]) -> list[Span]:
 
 
 def _lower(text: str) -> str:
-    """Lower case of the same length: the few letters whose lower case is longer stay as they are."""
+    """Lower case of the same length: the few letters whose lower case is longer are not changed."""
     return "".join(lower if len(lower := letter.lower()) == 1 else letter for letter in text)
 
 
@@ -71,25 +71,25 @@ def _sentences(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _chunks(tagged: Sequence[TaggedToken]) -> Iterator[tuple[int, int]]:
-    """First and one past the last token of every noun phrase."""
+    """Token range (start, end) of every noun phrase, end exclusive."""
     if not tagged:
         return
-    position = 0
+    start = 0
     for node in _parser().parse(list(tagged)):
         size = len(node) if hasattr(node, "label") else 1
         if hasattr(node, "label"):
-            yield position, position + size
-        position += size
+            yield start, start + size
+        start += size
 
 
 def _token_offsets(text: str, tokens: Sequence[str]) -> list[Span | None]:
-    """Where each token stands; None for one that the tokenizer has rewritten beyond recognition."""
+    """Span of each token; None for a token that the tokenizer rewrote so that it no longer occurs in the text."""
     offsets: list[Span | None] = []
     cursor = 0
     for token in tokens:
         spellings = QUOTES if token in QUOTES else (token,)
-        found = [(at, at + len(word)) for word in spellings if (at := text.find(word, cursor)) >= 0]
-        offset = min(found, default=None)
+        spans = [(at, at + len(word)) for word in spellings if (at := text.find(word, cursor)) >= 0]
+        offset = min(spans, default=None)
         offsets.append(offset)
         cursor = offset[1] if offset else cursor
     return offsets
@@ -108,6 +108,6 @@ def _tagger() -> PerceptronTagger:
         raise InputError(
             "noun phrases",
             f"NLTK's {TAGGER_DATA} is not on this machine (looked in NLTK_DATA and ~/nltk_data)",
-            f"run `python -m nltk.downloader {TAGGER_DATA}`, or give the phrases yourself (detect: --tokens-positive, "
+            f"run `python -m nltk.downloader {TAGGER_DATA}`, or specify the phrases (detect: --tokens-positive, "
             "bootstrap: --phrases, self-train: data.phrases)",
         ) from error

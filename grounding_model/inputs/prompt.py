@@ -1,8 +1,8 @@
-"""What to look for: categories, phrases of a caption, or one expression.
+"""What to detect: categories, phrases of a caption, or one referring expression.
 
 span   start, end in characters of the caption, end exclusive
-label  index of what the caller named: a category of the list, a phrase of the caption, 0 for an expression
-entity one piece of a built caption that is scored; several entities may share a label (synonyms)
+label  index of a category in the list or of a phrase of the caption; 0 for an expression
+entity a part of a built caption that is scored; several entities may share a label (synonyms)
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Spans = tuple[Span, ...]
 ENHANCEMENT_PARTS = ("prefix", "name", "suffix")
 
 
-class Piece(NamedTuple):
-    """One name in a caption of categories: only `name` is scored, prefix and suffix surround it."""
+class CaptionEntry(NamedTuple):
+    """One name in a caption of categories: only `name` is scored, not prefix and suffix around it."""
 
     label: int
     name: str
@@ -37,7 +37,7 @@ class Piece(NamedTuple):
 class BuiltPrompt(NamedTuple):
     """One caption for the text encoder.
 
-    caption: as the text encoder reads it. spans: those of every entity in it. labels: the label of every entity.
+    caption: the input of the text encoder. spans: of every entity in it. labels: the label of every entity.
     An expression has no entities: every token counts.
     """
 
@@ -48,18 +48,18 @@ class BuiltPrompt(NamedTuple):
 
 @dataclass(frozen=True)
 class Prompt:
-    """Made by Prompt.categories, Prompt.phrases, Prompt.expression or Prompt.parse, which check what they are given.
+    """Made by Prompt.categories, Prompt.phrases, Prompt.expression or Prompt.parse, which check their arguments.
 
-    labels: what each label is called, exactly as the caller wrote it.
+    labels: the name of each label, exactly as the caller wrote it.
     text: the caller's caption or expression, "" for categories. spans: of each phrase, in characters of text.
-    pieces: what a caption of categories is made of.
+    entries: the parts of a caption of categories.
     """
 
     kind: Literal["categories", "phrases", "expression"]
     labels: tuple[str, ...]
     text: str = ""
     spans: tuple[Spans, ...] = ()
-    pieces: tuple[Piece, ...] = ()
+    entries: tuple[CaptionEntry, ...] = ()
 
     @classmethod
     def categories(
@@ -67,11 +67,11 @@ class Prompt:
         names: Iterable[str | Sequence[str]],
         enhance: Mapping[str, Mapping[str, str]] | None = None,
     ) -> Prompt:
-        """Categories; a tuple or list among them holds synonyms of one category, which is called by the first.
+        """Categories; a tuple or list among them holds synonyms of one category, which has the name of the first.
 
-        enhance: by name (as given or cleaned), `prefix`, `suffix` and another `name` for the caption.
-        Raises InputError for a text instead of a list, an empty list, a blank name, a name given twice, or an
-        enhancement of a name or with a part that does not exist.
+        enhance: name (original or cleaned) -> `prefix`, `suffix` and an alternative `name` for the caption.
+        Raises InputError for a text instead of a list, an empty list, a blank name, a duplicate name, or an
+        enhancement of an unknown name or with an unknown part.
         """
         if isinstance(names, str):
             raise InputError("categories", f"the text '{names}'", f"expected a list of names, such as ['{names}']")
@@ -83,21 +83,20 @@ class Prompt:
         labels = tuple(entry[0] for entry in synonyms)
         _check_unique([name for entry in synonyms for name in entry])
         enhance = _check_enhancements(enhance or {}, [name for entry in synonyms for name in entry])
-        pieces = [_piece(label, name, enhance) for label, entry in enumerate(synonyms) for name in entry]
-        return cls("categories", labels, pieces=tuple(pieces))
+        entries = [_entry(label, name, enhance) for label, entry in enumerate(synonyms) for name in entry]
+        return cls("categories", labels, entries=tuple(entries))
 
     @classmethod
     def phrases(cls, caption: str, spans: Sequence[Sequence[Sequence[int]]] | None = None) -> Prompt:
-        """Phrases of a caption: each is one or several spans; without any, the caption's noun phrases.
+        """Phrases of a caption, each of one or more spans; by default the noun phrases of the caption.
 
-        A caption without noun phrases is a prompt that finds nothing. Raises InputError for a blank caption, for a
-        span outside the caption or over blanks only, and when noun phrases are asked for without a tagger.
+        For a caption without noun phrases nothing is detected. Raises InputError for a blank caption, for a span
+        outside the caption or over blanks only, and when noun phrases are needed but the tagger is not installed.
         """
         _check_text("caption", caption)
         if spans is None:
-            from grounding_model.inputs.noun_phrases import (
-                noun_phrases,
-            )  # NLTK takes a second to import; most prompts need none
+            # Not at the top: NLTK takes a second to import, and most prompts do not need it.
+            from grounding_model.inputs.noun_phrases import noun_phrases
 
             checked: tuple[Spans, ...] = tuple((span,) for span in noun_phrases(caption))
         else:
@@ -107,21 +106,21 @@ class Prompt:
 
     @classmethod
     def expression(cls, text: str) -> Prompt:
-        """One referring expression: the whole text names one thing. Raises InputError when it is blank."""
+        """One referring expression: the whole text describes one object. Raises InputError when it is blank."""
         _check_text("expression", text)
         return cls("expression", (text,), text=text)
 
     @classmethod
     def parse(cls, texts: str, custom_entities: bool = False, tokens_positive: object = None) -> Prompt:
-        """A prompt as the command line writes it.
+        """A prompt from the arguments of the command line.
 
-        '$: coco' are the categories of a data set. tokens_positive -1 makes an expression; a list of the spans of each
-        phrase (or its JSON) phrases. custom_entities splits the text at '. ' into categories. Else noun phrases.
-        Raises InputError for whatever cannot be read.
+        '$: coco' stands for the categories of a data set. tokens_positive: -1 makes the text one expression; a list of
+        the spans of each phrase (or its JSON) makes phrases. custom_entities splits the text at '. ' into categories.
+        Otherwise the noun phrases of the text are the prompt. Raises InputError for anything that cannot be parsed.
         """
         if texts.startswith("$:"):
             if tokens_positive is not None:
-                raise InputError("--tokens-positive", f"given beside '{texts}'", "expected one of the two")
+                raise InputError("--tokens-positive", f"cannot be combined with '{texts}'", "expected one of the two")
             return cls.categories(read_category_list(texts[2:]))
         spans = _read_spans(tokens_positive)
         if spans == -1:
@@ -132,34 +131,36 @@ class Prompt:
 
     @classmethod
     def _from_split_text(cls, text: str) -> Prompt:
-        # The reference keeps the blanks of "cat . dog" in the caption and in the names. The caption stays so, for equal
-        # numbers; a name does not end in a blank that its writer did not mean.
+        # The reference keeps the blanks of "cat . dog" in the caption and in the names. The caption keeps them,
+        # for equal numbers; names are stripped.
         names = [name for name in text.strip(". ").split(". ") if name]
         prompt = cls.categories([name.strip() for name in names])
         return cls(
             "categories",
             prompt.labels,
-            pieces=tuple(piece._replace(name=clean_name(name)) for piece, name in zip(prompt.pieces, names)),
+            entries=tuple(entry._replace(name=clean_name(name)) for entry, name in zip(prompt.entries, names)),
         )
 
     def build(self) -> BuiltPrompt:
         """The whole prompt as one caption."""
         if self.kind == "categories":
-            return _build_categories(self.pieces)
+            return _build_categories(self.entries)
         return BuiltPrompt(_end_sentence(self.text), self.spans, tuple(range(len(self.spans))))
 
     def chunks(
         self, count_tokens: Callable[[str], int], max_tokens: int, chunk_size: int | None = None
     ) -> list[BuiltPrompt]:
-        """The prompt as captions of at most max_tokens each, and of at most chunk_size names where it has names.
+        """The prompt as captions of at most max_tokens, and for categories of at most chunk_size names.
 
-        count_tokens: how many tokens a text takes, the same for a text as for its words together.
-        Raises InputError when one name, one phrase or an expression is too long for any caption.
+        count_tokens: number of tokens of a text; the count of a text must be the sum of the counts of its words.
+        Raises InputError when a name, a phrase or an expression alone exceeds max_tokens.
         """
         if chunk_size is not None and chunk_size < 1:
-            raise InputError("chunk_size", str(chunk_size), "expected at least 1, or none")
+            raise InputError("chunk_size", str(chunk_size), "expected at least 1, or None")
         if self.kind == "categories":
-            return [_build_categories(pieces) for pieces in self._piece_chunks(count_tokens, max_tokens, chunk_size)]
+            return [
+                _build_categories(entries) for entries in self._category_chunks(count_tokens, max_tokens, chunk_size)
+            ]
         whole = self.build()
         tokens = count_tokens(whole.caption)
         if tokens <= max_tokens:
@@ -168,26 +169,26 @@ class Prompt:
             raise _too_long(self.text, tokens, max_tokens)
         return list(self._caption_chunks(count_tokens, max_tokens))
 
-    def _piece_chunks(
+    def _category_chunks(
         self, count_tokens: Callable[[str], int], max_tokens: int, chunk_size: int | None
-    ) -> Iterator[list[Piece]]:
-        chunk: list[Piece] = []
+    ) -> Iterator[list[CaptionEntry]]:
+        chunk: list[CaptionEntry] = []
         used = 0
-        for piece in self.pieces:
-            tokens = count_tokens(piece.text)
+        for entry in self.entries:
+            tokens = count_tokens(entry.text)
             if tokens > max_tokens:
-                raise _too_long(piece.text, tokens, max_tokens)
+                raise _too_long(entry.text, tokens, max_tokens)
             if chunk and (used + tokens > max_tokens or len(chunk) == chunk_size):
                 yield chunk
                 chunk, used = [], 0
-            chunk.append(piece)
+            chunk.append(entry)
             used += tokens
         yield chunk
 
     def _caption_chunks(self, count_tokens: Callable[[str], int], max_tokens: int) -> Iterator[BuiltPrompt]:
-        """Pieces of the caption that end at a sentence, or else between words, and never inside a phrase."""
+        """Parts of the caption, cut at the end of a sentence, or else between words, but never inside a phrase."""
         cuts = self._cuts()
-        budget = max_tokens - 1  # the full stop that ends a piece
+        budget = max_tokens - 1  # the full stop that ends a part
         start = 0
         while start < len(self.text):
             fitting = []
@@ -204,7 +205,7 @@ class Prompt:
             start = end
 
     def _cuts(self) -> list[int]:
-        """Where the caption may be cut: after blanks, and at its end, outside every phrase from first to last span."""
+        """Offsets where the caption may be cut: after blanks and at its end, but not between the spans of a phrase."""
         hulls = [(min(start for start, _ in phrase), max(end for _, end in phrase)) for phrase in self.spans]
         after_blanks = [blank.end() for blank in re.finditer(r"\s+", self.text)]
         inside = {cut for cut in after_blanks for start, end in hulls if start < cut < end}
@@ -217,42 +218,42 @@ class Prompt:
 
 
 def clean_name(name: str) -> str:
-    """A category's name as the caption has it: nothing from the first '(' to the last ')', blanks for underscores.
+    """A category's name for the caption: without the text from the first '(' to the last ')', spaces for underscores.
 
-    Double blanks are halved once, as the reference does; letters keep their case (the tokenizer lowers it).
+    Double spaces are replaced once, as in the reference; case is kept (the tokenizer lower-cases).
     """
     return re.sub(r"\(.*\)", "", name).replace("_", " ").replace("  ", " ")
 
 
-def _build_categories(pieces: Sequence[Piece]) -> BuiltPrompt:
+def _build_categories(entries: Sequence[CaptionEntry]) -> BuiltPrompt:
     caption, spans = "", []
-    for piece in pieces:
-        start = len(caption) + len(piece.prefix)
-        spans.append(((start, start + len(piece.name)),))
-        caption += piece.text
-    return BuiltPrompt(caption, tuple(spans), tuple(piece.label for piece in pieces))
+    for entry in entries:
+        start = len(caption) + len(entry.prefix)
+        spans.append(((start, start + len(entry.name)),))
+        caption += entry.text
+    return BuiltPrompt(caption, tuple(spans), tuple(entry.label for entry in entries))
 
 
 def _end_sentence(text: str) -> str:
     return text if text.endswith(".") else f"{text}. "
 
 
-def _piece(label: int, name: str, enhance: Mapping[str, Mapping[str, str]]) -> Piece:
+def _entry(label: int, name: str, enhance: Mapping[str, Mapping[str, str]]) -> CaptionEntry:
     cleaned = clean_name(name)
     parts = enhance.get(name, enhance.get(cleaned, {}))
-    return Piece(label, parts.get("name", cleaned), parts.get("prefix", ""), parts.get("suffix", ""))
+    return CaptionEntry(label, parts.get("name", cleaned), parts.get("prefix", ""), parts.get("suffix", ""))
 
 
 def _check_names(index: int, names: Sequence[str]) -> None:
-    place = f"category {index}"
+    location = f"category {index}"
     if not names:
-        raise InputError(place, "no synonyms", "expected at least one name")
+        raise InputError(location, "no synonyms", "expected at least one name")
     for name in names:
         if not isinstance(name, str):
-            raise InputError(place, f"{name!r} is a {type(name).__name__}", "expected a name")
+            raise InputError(location, f"{name!r} is a {type(name).__name__}", "expected a name")
         if not clean_name(name).strip():
             raise InputError(
-                place, f"'{name}' names nothing (brackets are left out)", "expected a name of some letters"
+                location, f"'{name}' is empty without its brackets", "expected a name of at least one letter"
             )
 
 
@@ -260,7 +261,7 @@ def _check_unique(names: Sequence[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise InputError("categories", f"'{name}' is there twice", "expected every name once")
+            raise InputError("categories", f"'{name}' is listed twice", "expected every name once")
         seen.add(name)
 
 
@@ -273,44 +274,44 @@ def _check_enhancements(
         for part, text in parts.items():
             _check_known(f"enhance['{name}']", part, ENHANCEMENT_PARTS)
             if not isinstance(text, str) or (part == "name" and not text.strip()):
-                raise InputError(f"enhance['{name}']", f"{part} is {text!r}", "expected a text")
+                raise InputError(f"enhance['{name}']", f"{part} is {text!r}", "expected a string")
     return enhance
 
 
-def _check_known(place: str, word: str, known: Sequence[str]) -> None:
+def _check_known(location: str, word: str, known: Sequence[str]) -> None:
     if word not in known:
-        raise InputError(place, f"'{word}' is unknown", want_one_of(known, word))
+        raise InputError(location, f"'{word}' is unknown", want_one_of(known, word))
 
 
-def _check_text(place: str, text: str) -> None:
+def _check_text(location: str, text: str) -> None:
     if not isinstance(text, str) or not text.strip(" ."):
-        raise InputError(place, f"{text!r} says nothing", "expected some words")
+        raise InputError(location, f"{text!r} is blank", "expected at least one word")
 
 
 def _check_phrase(index: int, phrase: Sequence[Any], caption: str) -> Spans:
     """One phrase as spans; a single pair of numbers is a phrase of one span."""
-    place = f"phrase {index}"
+    location = f"phrase {index}"
     if not isinstance(phrase, Sequence) or isinstance(phrase, str) or not phrase:
-        raise InputError(place, f"{phrase!r}", "expected its spans, such as [[0, 7]]")
+        raise InputError(location, f"{phrase!r}", "expected its spans, such as [[0, 7]]")
     spans = [phrase] if all(isinstance(number, int) for number in phrase) else phrase
-    return tuple(_check_span(place, span, caption) for span in spans)
+    return tuple(_check_span(location, span, caption) for span in spans)
 
 
-def _check_span(place: str, span: Sequence[int], caption: str) -> Span:
+def _check_span(location: str, span: Sequence[int], caption: str) -> Span:
     if not isinstance(span, Sequence) or len(span) != 2 or not all(type(number) is int for number in span):
-        raise InputError(place, f"span {span!r}", "expected [start, end] in characters of the caption")
+        raise InputError(location, f"span {span!r}", "expected [start, end] in characters of the caption")
     start, end = span
     if not 0 <= start < end <= len(caption):
         raise InputError(
-            place, f"span [{start}, {end}]", f"expected 0 <= start < end <= {len(caption)}, the caption's length"
+            location, f"span [{start}, {end}]", f"expected 0 <= start < end <= {len(caption)}, the caption's length"
         )
     if not caption[start:end].strip():
-        raise InputError(place, f"span [{start}, {end}] holds blanks only", "expected a word")
+        raise InputError(location, f"span [{start}, {end}] covers only blanks", "expected a word")
     return start, end
 
 
 def _read_spans(tokens_positive: object) -> Any:
-    """None, -1 or a list, from that or its JSON."""
+    """None, -1 or a list; text is parsed as JSON."""
     value = tokens_positive
     if isinstance(value, str):
         try:
@@ -322,9 +323,9 @@ def _read_spans(tokens_positive: object) -> Any:
     raise _bad_tokens_positive(tokens_positive)
 
 
-def _bad_tokens_positive(given: object) -> InputError:
-    return InputError("--tokens-positive", f"{given!r}", "expected -1 or a list such as [[[0, 7]], [[12, 20]]]")
+def _bad_tokens_positive(value: object) -> InputError:
+    return InputError("--tokens-positive", f"{value!r}", "expected -1 or a list such as [[[0, 7]], [[12, 20]]]")
 
 
 def _too_long(text: str, tokens: int, limit: int) -> InputError:
-    return InputError(f"prompt '{text[:40]}…'", f"{tokens} tokens without a place to cut", f"expected at most {limit}")
+    return InputError(f"prompt '{text[:40]}…'", f"{tokens} tokens that cannot be split", f"expected at most {limit}")

@@ -1,10 +1,10 @@
-"""Captions become tokens, and the tokens of one phrase see only one another.
+"""Tokenization of captions, with an attention mask that lets the tokens of a phrase attend only to one another.
 
-B captions, L tokens of the longest caption, n tokens of one caption ([CLS] and [SEP] included)
+Shapes: B captions, L tokens of the longest caption, n tokens of one caption ([CLS] and [SEP] included).
 
-The sub-sentence mask is that of Grounding DINO (arXiv 2303.05499, section 3.4): [CLS], [SEP], '.' and '?' cut a caption
-into groups; a group is full attention, everything else is a diagonal. Here every caption is cut by its own last token,
-whatever it is padded to, so that its mask is the same alone and in any batch.
+The sub-sentence mask is that of Grounding DINO (arXiv 2303.05499, section 3.4): [CLS], [SEP], '.' and '?' split a
+caption into groups; attention is full within a group, and every other token attends only to itself. Here the last token
+of a caption ends its last group, whatever its padding, so that its mask is the same alone and in any batch.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ SPECIAL_TOKENS = {
 
 
 class CaptionTooLong(InputError):
-    """A phrase stands beyond the tokens that the text encoder takes."""
+    """A phrase lies beyond the maximum number of tokens of the text encoder."""
 
 
 class TextBatch(NamedTuple):
     """B captions as tokens.
 
-    input_ids: (B, L) int64, [PAD] beyond the caption
-    token_mask: (B, L) bool, True where a token stands ([CLS], '.', [SEP] included)
+    input_ids: (B, L) int64, [PAD] after the caption
+    token_mask: (B, L) bool, True for tokens, False for padding ([CLS], '.', [SEP] are tokens)
     position_ids: (B, L) int64, restarting in every sub-sentence
-    attention: (B, L, L) bool, True where token i may look at token j
+    attention: (B, L, L) bool, True where token i attends to token j
     """
 
     input_ids: Tensor
@@ -55,14 +55,16 @@ class TextBatch(NamedTuple):
 
 
 def tokenize(captions: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_tokens: int = 256) -> TextBatch:
-    """Captions -> TextBatch, padded to the longest; what is beyond max_tokens is cut, [SEP] stays last.
+    """Captions -> TextBatch, padded to the longest; captions are truncated to max_tokens and keep [SEP] at the end.
 
-    Raises InputError when there is no caption or the vocabulary lacks a separator.
+    Raises InputError when the list is empty or the vocabulary lacks a separator.
     """
     if not captions:
-        raise InputError("captions", "there are none", "expected at least one")
+        raise InputError("captions", "the list is empty", "expected at least one caption")
     separator_ids = torch.tensor(_separator_ids(tokenizer))
-    rows = [_cut(encoding.ids, max_tokens) for encoding in tokenizer.backend_tokenizer.encode_batch(list(captions))]
+    rows = [
+        _truncated(encoding.ids, max_tokens) for encoding in tokenizer.backend_tokenizer.encode_batch(list(captions))
+    ]
     count, longest = len(rows), max(len(row) for row in rows)
 
     input_ids = torch.full((count, longest), tokenizer.pad_token_id, dtype=torch.int64)
@@ -80,7 +82,7 @@ def tokenize(captions: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_to
 
 
 def count_tokens(text: str, tokenizer: PreTrainedTokenizerFast) -> int:
-    """How many tokens the text takes, without [CLS] and [SEP]."""
+    """Number of tokens of the text, without [CLS] and [SEP]."""
     return len(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
 
@@ -90,12 +92,12 @@ def tokens_of_spans(
     tokenizer: PreTrainedTokenizerFast,
     max_tokens: int = 256,
 ) -> list[list[int]]:
-    """Columns of the tokens of every entity, ascending; [] for an entity of which no token is left (blanks only).
+    """Ascending columns of the tokens of every entity; [] for an entity without tokens (blanks only).
 
     Raises CaptionTooLong when an entity reaches beyond max_tokens.
     """
     encoding = tokenizer.backend_tokenizer.encode(caption)
-    # A caption that is cut keeps its first max_tokens - 1 tokens and [SEP].
+    # A truncated caption keeps its first max_tokens - 1 tokens and [SEP].
     limit = max_tokens if len(encoding.ids) <= max_tokens else max_tokens - 1
     entities = []
     for spans in spans_per_entity:
@@ -112,32 +114,34 @@ def tokens_of_spans(
 
 
 def load_tokenizer(source: str | Path, local_files_only: bool = True) -> PreTrainedTokenizerFast:
-    """A folder with tokenizer.json or vocab.txt, such a file itself, or (only if asked) a name on the Hugging Face hub.
+    """Loads a folder with tokenizer.json or vocab.txt, or one of these files, or a name on the Hugging Face hub.
 
-    Raises InputError when there is nothing of the kind, or the vocabulary lacks a token that this model needs.
+    local_files_only: no download. Raises InputError when the source has no tokenizer, or its vocabulary lacks a token
+    that the model needs.
     """
     path = Path(source)
     for candidate in (path / "tokenizer.json", path / "vocab.txt", path):
         if candidate.is_file():
             return _tokenizer_from_file(candidate)
     try:
-        loaded = AutoTokenizer.from_pretrained(str(source), local_files_only=local_files_only)
+        # Else a folder's auto_map may run its own Python after a "y" on standard input.
+        loaded = AutoTokenizer.from_pretrained(str(source), local_files_only=local_files_only, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(
             source,
-            "no tokenizer.json or vocab.txt there",
+            "has no tokenizer.json or vocab.txt",
             "expected a folder with one of them, such as bert-base-uncased",
         ) from error
     return tokenizer_from_text(loaded.backend_tokenizer.to_str())
 
 
 def tokenizer_from_text(json_text: str) -> PreTrainedTokenizerFast:
-    """The inverse of tokenizer_to_text. Raises InputError when the text is not a tokenizer this model can use."""
+    """The inverse of tokenizer_to_text. Raises InputError when the model cannot use the tokenizer."""
     try:
         tokenizer = Tokenizer.from_str(json_text)
-    except Exception as error:  # tokenizers raises bare Exception for whatever it cannot parse
+    except Exception as error:  # tokenizers raises a bare Exception when it cannot parse a file
         raise InputError(
-            "tokenizer", f"not a tokenizers JSON text ({error})", "expected what tokenizer.json holds"
+            "tokenizer", f"not a tokenizer in JSON ({error})", "expected the content of a tokenizer.json"
         ) from error
     return _wrap(tokenizer, "tokenizer")
 
@@ -153,42 +157,44 @@ def _tokenizer_from_file(path: Path) -> PreTrainedTokenizerFast:
             tokenizer = Tokenizer.from_file(str(path))
         else:
             tokenizer = Tokenizer.from_str(BertWordPieceTokenizer(str(path), lowercase=True).to_str())
-    except Exception as error:  # tokenizers raises bare Exception for whatever it cannot parse
-        raise InputError(path, f"not a vocabulary ({error})", "expected tokenizer.json or vocab.txt of BERT") from error
+    except Exception as error:  # tokenizers raises a bare Exception when it cannot parse a file
+        raise InputError(
+            path, f"is not a vocabulary ({error})", "expected tokenizer.json or vocab.txt of BERT"
+        ) from error
     return _wrap(tokenizer, str(path))
 
 
-def _wrap(tokenizer: Tokenizer, place: str) -> PreTrainedTokenizerFast:
-    # Files of the hub may carry a fixed length; lengths are decided here, a batch at a time.
+def _wrap(tokenizer: Tokenizer, location: str) -> PreTrainedTokenizerFast:
+    # Files of the hub may set a fixed length; here the length is that of the batch.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     missing = [token for token in ("[PAD]", "[UNK]", *SEPARATORS) if tokenizer.token_to_id(token) is None]
     if missing:
         raise InputError(
-            place, f"the vocabulary lacks {', '.join(missing)}", "expected one in the manner of bert-base-uncased"
+            location, f"the vocabulary lacks {', '.join(missing)}", "expected one like that of bert-base-uncased"
         )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)
 
 
 def _separator_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    found = {token: tokenizer.backend_tokenizer.token_to_id(token) for token in SEPARATORS}
-    missing = [token for token in SEPARATORS if found[token] is None]
+    ids = {token: tokenizer.backend_tokenizer.token_to_id(token) for token in SEPARATORS}
+    missing = [token for token in SEPARATORS if ids[token] is None]
     if missing:
         raise InputError(
             "tokenizer", f"the vocabulary lacks {', '.join(missing)}", "expected '[CLS]', '[SEP]', '.' and '?'"
         )
-    return [number for number in found.values() if number is not None]
+    return [token_id for token_id in ids.values() if token_id is not None]
 
 
-def _cut(ids: list[int], max_tokens: int) -> list[int]:
+def _truncated(ids: list[int], max_tokens: int) -> list[int]:
     return ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], ids[-1]]
 
 
 def _sub_sentences(is_separator: Tensor) -> tuple[Tensor, Tensor]:
-    """(n,) bool -> (n,) positions, (n, n) who may look at whom.
+    """(n,) bool -> (n,) positions, (n, n) attention mask.
 
-    A separator closes the group it stands in. The group of the caption's last token is never closed by a separator of
-    the text: its tokens see only themselves, at position 0.
+    A separator ends its group and belongs to it. The group of the last token of a caption is never
+    ended by a separator: its tokens attend only to themselves, at position 0.
     """
     length = len(is_separator)
     column = torch.arange(length)
@@ -201,9 +207,9 @@ def _sub_sentences(is_separator: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _columns(encoding: Encoding, span: Span) -> range:
-    """Columns of the tokens from the span's first character to its last, blanks at its ends stepped over.
+    """Columns of the tokens from the span's first character to its last, without blanks at its ends.
 
-    Two characters are tried further in, as many as the reference tries: its numbers depend on it.
+    Up to two characters are skipped at either end, as in the reference: its numbers depend on it.
     """
     start, end = span
     first = _first_token(encoding, (start, start + 1, start + 2))

@@ -81,13 +81,13 @@ def evaluate_lvis(
     categories: Sequence[str],
     federation: Federation,
     *,
-    most_per_category: int | None = 10_000,
-    most_per_image: int | None = None,
+    max_per_category: int | None = 10_000,
+    max_per_image: int | None = None,
     areas: Areas | None = None,
 ) -> LvisResult:
     """By default LVIS's fixed AP: the best 10,000 detections of a category in all images count, any number an image.
 
-    most_per_category=None with most_per_image=300 is the older definition, which rewards a category for scores that
+    max_per_category=None with max_per_image=300 is the older definition, which rewards a category for scores that
     outbid other categories in the same image. Records, names and areas are matched as by evaluate_coco; FoundBoxes
     say the same in far less memory. Raises InputError as evaluate_coco.
     """
@@ -96,8 +96,8 @@ def evaluate_lvis(
         predictions,
         categories,
         federation,
-        most_per_category=most_per_category,
-        most_per_image=most_per_image,
+        max_per_category=max_per_category,
+        max_per_image=max_per_image,
         areas=areas,
     ).result
 
@@ -115,8 +115,8 @@ def judge_lvis(
     categories: Sequence[str],
     federation: Federation,
     *,
-    most_per_category: int | None = 10_000,
-    most_per_image: int | None = None,
+    max_per_category: int | None = 10_000,
+    max_per_image: int | None = None,
     areas: Areas | None = None,
 ) -> LvisJudgement:
     """The numbers of evaluate_lvis, and the matches that they come from."""
@@ -125,14 +125,14 @@ def judge_lvis(
     images = {record.filename: place for place, record in enumerate(truth)}
     labels = {name: place for place, name in enumerate(categories)}
     found = found_boxes(truth, predictions, labels)
-    if most_per_image is not None:
-        found = found.best_of_each_image(most_per_image)
+    if max_per_image is not None:
+        found = found.best_of_each_image(max_per_image)
     true = TrueBoxes.of_records(truth, labels, areas).by_label(len(labels))
     absent, partly = (_places(images, known, categories) for known in (federation.absent, federation.partly))
     levels: dict[str, dict[str, np.ndarray]] = {size: {} for size in SIZES}
     rankings = []
     for name, own_true, own in zip(categories, true, found.by_label(len(labels)), strict=True):
-        judged = own if most_per_category is None else own.best(most_per_category)
+        judged = own if max_per_category is None else own.best(max_per_category)
         by_size = _rankings(own_true.by_image(), judged.by_image(), absent[name], partly[name], len(truth))
         rankings.append(by_size["all"])
         for size, ranking in by_size.items():

@@ -13,6 +13,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
+def recomputed(function: Callable[..., Any], *arguments: Any) -> Any:
+    """function(*arguments), of which only the arguments are kept for the backward pass. It must not draw at random."""
+    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+
+
 class Recomputed(nn.Module):
     """A module that may run its layers so; `recompute` is off until set_recompute switches it on."""
 

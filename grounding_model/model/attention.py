@@ -5,31 +5,91 @@ B batch, Q queries, V image tokens of all levels in a row, L text tokens, C mode
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from grounding_model.model.activation_checkpointing import recomputed
+
 LevelSizes = Sequence[tuple[int, int]]  # height, width of each level
+
+
+# Rows that one call works on. A CPU is several times faster while what it writes stays in its cache.
+INFERENCE_ROWS = 1024
+TRAINING_ROWS = 4096  # each call's gradient is a whole table, so fewer calls pay here
+
+
+def in_row_chunks(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """layer(x) for a layer that treats each row alone: (..., C) -> (..., C')."""
+    if x.device.type != "cpu" or torch.is_grad_enabled():
+        return layer(x)
+    return torch.cat([layer(rows) for rows in x.flatten(0, -2).split(INFERENCE_ROWS)]).unflatten(0, x.shape[:-1])
 
 
 def sample_levels(value: Tensor, sizes: LevelSizes, locations: Tensor, weights: Tensor) -> Tensor:
     """(B, V, H, C/H), (B, Q, H, K, P, 2) x y fractions, (B, Q, H, K, P) -> (B, Q, C).
 
-    Bilinear samples of every level, added up by weight; nothing is sampled outside a level.
+    Bilinear samples of every level, added up by weight; nothing is sampled outside a level. It is one weighted sum of
+    4 * K * P rows for each query and head, so no sample is ever written to memory (tests compare with grid_sample).
     """
-    batch, _, heads, channels = value.shape
-    queries, points = locations.shape[1], locations.shape[4]
-    grids = (2 * locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # (K, B * H, Q, P, 2)
-    sampled = []
-    for level, grid, (height, width) in zip(value.split([h * w for h, w in sizes], dim=1), grids, sizes):
-        image = level.permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)
-        sampled.append(F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False))
-    weights = weights.permute(0, 2, 1, 3, 4).reshape(batch * heads, 1, queries, len(sizes) * points)
-    output = (torch.cat(sampled, dim=-1) * weights).sum(-1)  # (B * H, C/H, Q)
-    return output.view(batch, heads * channels, queries).transpose(1, 2)
+    batch, tokens, heads, channels = value.shape
+    queries = locations.shape[1]
+    table = value.reshape(-1, channels)  # the row of a head of a token of an image: (image * V + token) * H + head
+    images = torch.arange(batch, dtype=torch.int32, device=value.device).repeat_interleave(queries)
+    by_query = (images * (tokens * heads), locations.flatten(0, 1), weights.flatten(0, 1))
+
+    def sample(first_row: Tensor, location: Tensor, weight: Tensor) -> Tensor:
+        rows, shares = corners(sizes, location, weight)
+        rows = (rows + first_row[:, None, None, None]).view(len(rows) * heads, -1)
+        shares = shares.view(rows.shape).to(table.dtype)
+        return F.embedding_bag(rows, table, mode="sum", per_sample_weights=shares)
+
+    training = torch.is_grad_enabled()
+    if training:  # the gradients of many samples are added up in the table's own precision
+        table = table.to(locations.dtype)
+    size = len(images) if value.is_cuda else TRAINING_ROWS if training else INFERENCE_ROWS
+    parts = zip(*(x.split(max(size, 1)) for x in by_query))
+    # In training rows and shares are computed again in the backward pass: they are quick, and larger than the answer.
+    sampled = [recomputed(sample, *part) if training else sample(*part) for part in parts]
+    return torch.cat(sampled).view(batch, queries, heads * channels)
+
+
+def corners(sizes: LevelSizes, locations: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """(Q, H, K, P, 2) x y fractions, (Q, H, K, P) -> the four cells around each point: their rows (Q, H, 4, K * P)
+    int32 in the table of one image, and their bilinear shares times the weight. A cell outside the level is some row
+    of it with share zero."""
+    queries, heads, _, points = weights.shape
+    # Constants of a point have one dimension, for all heads, levels and points: torch is slow to broadcast short ones.
+    ends = [0, *itertools.accumulate(height * width for height, width in sizes)]
+    levels = torch.tensor([(*size, end) for size, end in zip(sizes, ends)], dtype=torch.int32, device=weights.device)
+    height, width, start = levels.repeat_interleave(points, 0).repeat(heads, 1).T.contiguous()
+    head = torch.arange(heads, dtype=torch.int32, device=weights.device).repeat_interleave(len(sizes) * points)
+    left, right, left_share, right_share = neighbours(locations[..., 0].flatten(1), width)
+    top, bottom, top_share, bottom_share = neighbours(locations[..., 1].flatten(1), height)
+    weights = weights.flatten(1)
+    top_share, bottom_share = top_share * weights, bottom_share * weights
+    top, bottom = (top * width + start) * heads + head, (bottom * width + start) * heads + head
+    left, right = left * heads, right * heads
+    rows = [row + column for row in (top, bottom) for column in (left, right)]
+    shares = [row * column for row in (top_share, bottom_share) for column in (left_share, right_share)]
+    by_head = (queries, heads, -1)
+    return torch.stack([x.view(by_head) for x in rows], 2), torch.stack([x.view(by_head) for x in shares], 2)
+
+
+def neighbours(fractions: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Places along one axis of that many cells -> the cells before and after each, int32, and the share of each."""
+    position = fractions * length - 0.5
+    before = position.detach().floor()
+    share = position - before
+    before = before.int()
+    after = before + 1
+    shares = (1 - share) * ((before >= 0) & (before < length)), share * ((after >= 0) & (after < length))
+    last, zero = length - 1, torch.zeros_like(length)
+    return before.clamp(zero, last), after.clamp(zero, last), *shares
 
 
 class DeformableAttention(nn.Module):
@@ -79,7 +139,7 @@ class DeformableAttention(nn.Module):
             locations = references + offsets / cells[:, None, :]
         else:  # a box: offsets count in half boxes, shared out over the points
             locations = references[..., :2] + offsets / self.points * references[..., 2:] * 0.5
-        return self.output(sample_levels(value, sizes, locations, weights))
+        return self.output(sample_levels(value, sizes, locations, weights).to(query.dtype))
 
 
 class ImageTextFusion(nn.Module):
@@ -105,23 +165,47 @@ class ImageTextFusion(nn.Module):
 
     def forward(self, image: Tensor, text: Tensor, padding: Tensor | None, token_mask: Tensor) -> tuple[Tensor, Tensor]:
         """image (B, V, C), text (B, L, C), padding (B, V) True beyond the content, token_mask (B, L) True for tokens
-        -> the same two, fused. The residual is added to the normalised tokens, as in the reference."""
+        -> the same two, fused. The residual is added to the normalised tokens, as in the reference.
+
+        Words are few and image tokens many, so each linear layer of the image side is multiplied with the words before
+        it meets the image: (image W) words = image (W words). No image token is ever written in fusion_width channels.
+        """
         image, text = self.image_norm(image), self.text_norm(text)
-        query = self.split_heads(self.image_query(image)) * (self.image_query.out_features // self.heads) ** -0.5
-        scores = query @ self.split_heads(self.text_key(text)).transpose(-1, -2)  # (B, H, V, L)
-        scores = scores.clamp(-self.score_limit, self.score_limit)
+        scores = self.scores(image, text)
         # Padded words are not looked at. The reference lets them be (FACTS.md 7, quirk A), so that there an image's
         # result depends on the longest caption of its batch.
         to_text = scores.masked_fill(~token_mask[:, None, None, :], float("-inf")).softmax(-1)
-        to_image = scores.transpose(-1, -2)
         if padding is not None:
-            to_image = to_image.masked_fill(padding[:, None, None, :], float("-inf"))
-        to_image = to_image.softmax(-1)
-        image_delta = self.dropout(to_text) @ self.split_heads(self.text_value(text))
-        text_delta = self.dropout(to_image) @ self.split_heads(self.image_value(image))
-        image = image + self.image_scale * self.image_output(image_delta.transpose(1, 2).flatten(2))
-        text = text + self.text_scale * self.text_output(text_delta.transpose(1, 2).flatten(2))
-        return image, text
+            scores = scores.masked_fill(padding[:, :, None, None], float("-inf"))
+        to_image = scores.softmax(1)
+        image_delta = self.seen_of_words(self.dropout(to_text), text)
+        text_delta = self.seen_of_image(self.dropout(to_image), image)
+        return image + self.image_scale * image_delta, text + self.text_scale * text_delta
+
+    def scores(self, image: Tensor, text: Tensor) -> Tensor:
+        """How much each image token and each word have to do with one another: (B, V, H, L)."""
+        layer = self.image_query
+        key = self.split_heads(self.text_key(text)) * (layer.out_features // self.heads) ** -0.5  # (B, H, L, D)
+        words = (key @ layer.weight.unflatten(0, (self.heads, -1))).flatten(1, 2)  # (B, H * L, C)
+        bias = (key @ layer.bias.view(self.heads, -1, 1)).flatten(1)  # (B, H * L)
+        scores = image @ words.transpose(1, 2) + bias[:, None]
+        return scores.clamp(-self.score_limit, self.score_limit).unflatten(-1, (self.heads, -1))
+
+    def seen_of_words(self, to_text: Tensor, text: Tensor) -> Tensor:
+        """to_text (B, V, H, L), text (B, L, C) -> what each image token takes from the words, (B, V, C)."""
+        layer = self.image_output
+        value = self.split_heads(self.text_value(text))  # (B, H, L, D)
+        words = value @ layer.weight.unflatten(1, (self.heads, -1)).permute(1, 2, 0)  # (B, H, L, C)
+        return to_text.flatten(2) @ words.flatten(1, 2) + layer.bias
+
+    def seen_of_image(self, to_image: Tensor, image: Tensor) -> Tensor:
+        """to_image (B, V, H, L), image (B, V, C) -> what each word takes from the image, (B, L, C)."""
+        layer = self.image_value
+        seen = (to_image.flatten(2).transpose(1, 2) @ image).unflatten(1, (self.heads, -1))  # (B, H, L, C)
+        total = to_image.sum(1)[..., None]  # 1, but for dropout
+        value = seen @ layer.weight.unflatten(0, (self.heads, -1)).transpose(1, 2)  # (B, H, L, D)
+        value = value + total * layer.bias.view(self.heads, 1, -1)
+        return self.text_output(value.transpose(1, 2).flatten(2))
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, N, width) -> (B, H, N, width / H)."""
@@ -137,6 +221,9 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        return in_row_chunks(self.of_rows, x)
+
+    def of_rows(self, x: Tensor) -> Tensor:
         return self.dropout(self.shrink(self.dropout(F.relu(self.expand(x)))))
 
 

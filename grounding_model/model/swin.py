@@ -8,7 +8,7 @@ B batch, H W height and width of the map, C channels, windows of S x S.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 import torch
@@ -18,6 +18,7 @@ from timm.models.swin_transformer import PatchMerging, WindowAttention, window_p
 from torch import Tensor, nn
 
 from grounding_model.model.activation_checkpointing import Recomputed
+from grounding_model.model.attention import in_row_chunks
 from grounding_model.model.config import SwinBackbone
 
 
@@ -54,7 +55,7 @@ class SwinBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         x = x + self.drop_path(self.attend(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return x + self.drop_path(in_row_chunks(self.mlp, self.norm2(x)))
 
     def attend(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C): pad, roll, attend in windows, roll back, cut."""
@@ -96,6 +97,10 @@ class SwinTransformer(Recomputed):
         )
         self.downsamples = nn.ModuleList(PatchMerging(dim, 2 * dim) for dim in dims[:-1])
         self.out_norms = nn.ModuleDict({str(stage): nn.LayerNorm(dims[stage]) for stage in config.out_stages})
+
+    def blocks(self) -> Iterator[SwinBlock]:
+        for stage in cast(Iterable[nn.ModuleList], self.stages):
+            yield from cast(Iterable[SwinBlock], stage)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> [(B, C, H / stride, W / stride)], strides 4, 8, 16, 32 of the stages asked for."""

@@ -1,4 +1,4 @@
-"""Every setting of a training run. A run is one flat TOML file, read by formats.io.toml_config."""
+"""All settings of a training run. A run is one flat TOML file, read by formats.io.toml_config."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from grounding_model.data.augment import AugmentConfig
 from grounding_model.data.captions import AbsentNames
 from grounding_model.data.coco_folder import CocoFolder
 from grounding_model.data.sources import TrainingData
+from grounding_model.inputs.defaults import WEIGHTS
 from grounding_model.model.config import VARIANTS, ModelConfig
 from grounding_model.training.losses import LossSettings
 from grounding_model.training.optimizer import OptimizerConfig
@@ -20,20 +21,21 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class FromWeights:
-    """Go on from a trained model, with a fresh optimizer. source, text_encoder: as load_checkpoint takes them."""
+    """Start from a trained model, with a new optimizer. source, text_encoder: as in load_checkpoint."""
 
-    source: str = "glyph-tiny"
+    source: str = WEIGHTS
     text_encoder: Path | None = None
     kind: Literal["weights"] = "weights"
 
 
 @dataclass(frozen=True)
 class FromScratch:
-    """Random weights, but for the parts that are given.
+    """Start from random weights, except for the parts given here.
 
     tokenizer: "glyphs" for the words of the glyph world, or a folder with BERT's vocabulary.
-    backbone, text_encoder: trained parts, as grounding_model.checkpoints.pretrained_parts takes them.
-    variant: a name of grounding_model.model.config.VARIANTS; architecture: every dimension by itself, in its place.
+    backbone, text_encoder: pretrained parts, as in grounding_model.checkpoints.pretrained_parts.
+    variant: a name of grounding_model.model.config.VARIANTS; architecture: all dimensions, instead of
+    a variant.
     """
 
     tokenizer: str
@@ -46,7 +48,7 @@ class FromScratch:
     def __post_init__(self) -> None:
         if (self.variant is None) == (self.architecture is None):
             raise InputError(
-                "start", "needs one of variant and architecture", "expected variant = 'swin-t', for example"
+                "start", "needs either variant or architecture", "expected variant = 'swin-t', for example"
             )
         if self.variant is not None and self.variant not in VARIANTS:
             raise InputError("start.variant", f"'{self.variant}'", want_one_of(VARIANTS, self.variant))
@@ -60,10 +62,10 @@ class RegionWords:
     """The auxiliary loss of grounding_model.training.region_words, for training from scratch."""
 
     weight: float = 0.0  # 0 switches it off
-    alone_until: int = 0  # the first so many steps train backbone, neck and text encoder by this loss only, fast
+    alone_until: int = 0  # the first steps train backbone, neck and text encoder with this loss only, fast
 
 
-# Settings that change the speed of a run or what is told of it, but not its result.
+# Settings that change the speed or the output of a run, but not its result.
 WITHOUT_EFFECT = frozenset(
     (
         "work_dir",
@@ -87,48 +89,48 @@ WITHOUT_EFFECT = frozenset(
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One run. What follows `device` changes how fast it goes and what is told, not what comes out."""
+    """One run. The settings from `device` on change its speed and output, not its result."""
 
     work_dir: Path
     datasets: tuple[TrainingData, ...] = ()  # at least one, by the time training begins
-    data: CocoFolder | None = None  # a folder of one's own, in place of datasets and validate
+    data: CocoFolder | None = None  # a folder in COCO format, instead of datasets and validate
     start: FromWeights | FromScratch = field(default_factory=FromWeights)
     seed: int = 0
-    steps: int | None = None  # exactly one of steps and epochs is given
+    steps: int | None = None  # exactly one of steps and epochs is set
     epochs: float | None = None
     batch_size: int = 4  # images a process and forward pass
     accumulate: int = 1  # forward passes a step: one step learns from processes x accumulate x batch_size images
-    processes: int = 1  # that train together, one a device; torchrun starts them
-    group_by_aspect: bool = True  # upright images in one forward pass, flat ones in another: less padding
-    frozen: tuple[str, ...] = ()  # parameters whose name begins with one of these stay as they are
+    processes: int = 1  # data-parallel processes, one a device; torchrun starts them
+    group_by_aspect: bool = True  # portrait and landscape images in separate forward passes: less padding
+    frozen: tuple[str, ...] = ()  # parameters whose name begins with one of these are not trained
     absent_names: AbsentNames = field(default_factory=AbsentNames)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     losses: LossSettings = field(default_factory=LossSettings)
     region_words: RegionWords = field(default_factory=RegionWords)
-    moving_average: float = 0.0  # decay a step; the average is what is saved. 0 switches it off
+    moving_average: float = 0.0  # decay a step; the average is saved as the result. 0 switches it off
     precision: Precision = "float32"  # of the forward pass; weights are float32
     half: bool = False  # store the final weights as float16, at half the size
-    device: str = "auto"  # "auto" takes the GPU when there is one
-    threads: int = 0  # of PyTorch in the training process; 0 leaves PyTorch's own choice
+    device: str = "auto"  # "auto": the GPU if there is one
+    threads: int = 0  # of PyTorch in the training process; 0: PyTorch's default
     workers: int = 1  # processes that prepare batches; 0 prepares them in the training process
-    recompute: bool = False  # forget activations and compute them again: much less memory, a quarter more time
-    check_memory: bool = True  # estimate the memory before the first step, and stop where it will not fit
+    recompute: bool = False  # recompute activations in the backward pass: much less memory, a quarter more time
+    check_memory: bool = True  # estimate the memory before the first step, and stop if it will not fit
     log_every: int = 20  # steps
-    tensorboard: bool = False  # write events to work_dir/tensorboard too
-    checkpoint_every: int = 500  # steps between states to resume from; 0 keeps none
+    tensorboard: bool = False  # also write events to work_dir/tensorboard
+    checkpoint_every: int = 500  # steps between saved states; 0 saves none
     validate: tuple[TrainingData, ...] = ()  # AP of detection data during training
-    validate_every: int = 0  # steps; with validate_every_epochs 0 too, never
-    validate_every_epochs: float | None = None  # in place of validate_every
-    validate_scale: tuple[int, int] | None = None  # short and long side of the images then; None: the model's own
-    keep_best: bool = True  # the weights of the highest mean AP, as best.safetensors
-    get: str = ""  # where the data come from and how they lie, told when they are not there
+    validate_every: int = 0  # steps; 0: never, unless validate_every_epochs is set
+    validate_every_epochs: float | None = None  # instead of validate_every
+    validate_scale: tuple[int, int] | None = None  # short and long side of the images in validation; None: the model's
+    keep_best: bool = True  # save the weights with the highest mean AP as best.safetensors
+    get: str = ""  # where to get the data and their layout; shown in the error if a file is missing
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
-            raise InputError("steps", f"is {self.steps} and epochs is {self.epochs}", "expected exactly one of them")
+            raise InputError("steps", f"is {self.steps} and epochs is {self.epochs}", "expected exactly one to be set")
         if self.validate_every and self.validate_every_epochs is not None:
-            raise InputError("validate_every", "is given, and validate_every_epochs too", "expected one of them")
+            raise InputError("validate_every", "is set, and validate_every_epochs too", "expected one of them")
         for name in ("steps", "epochs", "batch_size", "accumulate", "processes", "validate_every_epochs"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -140,25 +142,25 @@ class TrainConfig:
             raise InputError("log_every", f"is {self.log_every}", "expected 1 or more")
         if self.region_words.alone_until and not self.region_words.weight:
             raise InputError(
-                "region_words.weight", "is 0 while alone_until is not", "expected a weight, or alone_until 0"
+                "region_words.weight", "is 0, but alone_until is not", "expected a weight above 0, or alone_until = 0"
             )
         if not 0 <= self.moving_average < 1:
             raise InputError("moving_average", f"is {self.moving_average}", "expected 0 <= decay < 1")
 
     def with_folder(self) -> TrainConfig:
-        """The same with the folder `data`, where one is given, as the data set and the one to validate on.
+        """The same configuration with the folder `data`, if set, as data set and validation set.
 
-        Raises InputError where it is not laid out as it should be, or other data are named too.
+        Raises InputError when its layout is unknown, or datasets or validate are set too.
         """
         if self.data is None:
             return self
         if self.datasets or self.validate:
-            raise InputError("data", "is given, and datasets or validate too", "expected one of them")
+            raise InputError("data", "is set, and datasets or validate too", "expected one of them")
         return replace(self, data=None, datasets=(self.data.train(),), validate=(self.data.validation(),))
 
     @property
     def total_batch_size(self) -> int:
-        """Images that one step learns from."""
+        """Number of images in one step."""
         return self.processes * self.accumulate * self.batch_size
 
     @property

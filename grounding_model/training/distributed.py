@@ -1,4 +1,4 @@
-"""The processes of one training run, each with its own device: torchrun starts them, torch.distributed joins them."""
+"""The processes of one training run, one a device: torchrun starts them, torch.distributed connects them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from torch import Tensor, distributed
 
 from formats.io.errors import InputError
 
-# Longer than the first process alone may take to write a state to a slow disk while the others wait for it.
-PATIENCE = timedelta(hours=2)
+# Longer than the first process may take to write a state to a slow disk while the others wait.
+TIMEOUT = timedelta(hours=2)
 
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of the run. index: 0 is the one that writes. local_index: on this machine."""
+    """This process among those of the run. index: its rank; rank 0 writes. local_index: its rank on this machine."""
 
     index: int = 0
     count: int = 1
@@ -35,7 +35,7 @@ class Processes:
 
 
 def processes_of_environment() -> Processes:
-    """What torchrun says in RANK, WORLD_SIZE and LOCAL_RANK; one process where it says nothing."""
+    """From RANK, WORLD_SIZE and LOCAL_RANK, which torchrun sets; a single process if they are not set."""
     return Processes(*(int(os.environ.get(name, default)) for name, default in zip(_VARIABLES, ("0", "1", "0"))))
 
 
@@ -44,9 +44,9 @@ _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
 @contextmanager
 def joined_processes(device: str) -> Iterator[Processes]:
-    """Joins the processes that torchrun started, where it started more than one; they part when the block ends.
+    """A process group of the processes that torchrun started, if it started more than one, until the block ends.
 
-    device: "cpu" takes gloo; else NCCL where there is a GPU.
+    device: "cpu" uses gloo, others NCCL if there is a GPU.
     """
     processes = processes_of_environment()
     if processes.count == 1:
@@ -55,7 +55,7 @@ def joined_processes(device: str) -> Iterator[Processes]:
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(processes.local_index)
-    distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
     try:
         yield processes
     finally:
@@ -63,11 +63,11 @@ def joined_processes(device: str) -> Iterator[Processes]:
 
 
 def check_devices(processes: int, device: str) -> None:
-    """Raises InputError where so many processes of this machine would have to share GPUs."""
+    """Raises InputError when this machine has fewer GPUs than processes."""
     gpus = torch.cuda.device_count()
     if device != "cpu" and gpus and processes > gpus:
-        remedy = f"expected {gpus}, with accumulate {-(-processes // gpus)} times as large for as many images a step"
-        raise InputError("processes", f"is {processes}, and there are {gpus} GPUs", remedy)
+        remedy = f"expected at most {gpus}, and for as many images a step accumulate times {-(-processes // gpus)}"
+        raise InputError("processes", f"is {processes}, but there are only {gpus} GPUs", remedy)
 
 
 def are_joined() -> bool:
@@ -75,7 +75,7 @@ def are_joined() -> bool:
 
 
 def mean_over_processes(values: Sequence[float] | Tensor, device: torch.device) -> Tensor:
-    """Numbers of this process -> their means over all, float32."""
+    """Values of this process -> their means over all processes, float32."""
     means = torch.as_tensor(values, dtype=torch.float32, device=device).clone()
     if are_joined():
         distributed.all_reduce(means)
@@ -83,8 +83,8 @@ def mean_over_processes(values: Sequence[float] | Tensor, device: torch.device) 
     return means
 
 
-def gathered(value: Any) -> list[Any]:
-    """This process's value -> every process's, in their order, on every process."""
+def gather(value: Any) -> list[Any]:
+    """This process's value -> the values of all processes, in order of rank, on every process."""
     if not are_joined():
         return [value]
     values: list[Any] = [None] * distributed.get_world_size()
@@ -92,10 +92,10 @@ def gathered(value: Any) -> list[Any]:
     return values
 
 
-def done_by_first(work: Callable[[], Value]) -> Value:
-    """What the first process finds, on every process; all have to call it, and the others wait.
+def run_on_first(work: Callable[[], Value]) -> Value:
+    """Runs `work` on the first process and returns its result on all; all must call it, and the others wait.
 
-    What it raises, all of them raise.
+    If it raises an exception, all processes raise it.
     """
     if not are_joined():
         return work()
@@ -106,12 +106,12 @@ def done_by_first(work: Callable[[], Value]) -> Value:
         except Exception as error:
             outcome[1] = error
     distributed.broadcast_object_list(outcome)
-    value, problem = outcome
-    if problem is not None:
-        raise problem
+    value, failure = outcome
+    if failure is not None:
+        raise failure
     return value
 
 
-def counted_together(counts: Mapping[str, int]) -> Counter[str]:
-    """The sums of every process's counts."""
-    return sum((Counter(one) for one in gathered(dict(counts))), Counter())
+def sum_counts(counts: Mapping[str, int]) -> Counter[str]:
+    """The sums of the counts of all processes."""
+    return sum((Counter(part) for part in gather(dict(counts))), Counter())

@@ -1,4 +1,4 @@
-"""Parts of a model that a training leaves as they are."""
+"""Parts of a model that are not trained."""
 
 from __future__ import annotations
 
@@ -10,24 +10,22 @@ from formats.io.errors import InputError
 
 
 def freeze(model: nn.Module, prefixes: Sequence[str]) -> list[nn.Module]:
-    """Parameters whose name begins with a prefix need no gradient. Returns the modules that thus hold still.
+    """Freezes the parameters whose name begins with a prefix. Returns the frozen modules.
 
-    Raises InputError for a prefix that no parameter has.
+    Raises InputError for a prefix without parameters.
     """
     for prefix in prefixes:
         parameters = [value for name, value in model.named_parameters() if name.startswith(prefix)]
         if not parameters:
             parts = ", ".join(name for name, _ in model.named_children())
-            raise InputError(
-                "frozen", f"no parameter begins with '{prefix}'", f"expected one of {parts} or a part of it"
-            )
+            raise InputError("frozen", f"no parameter begins with '{prefix}'", f"expected {parts} or a prefix below")
         for parameter in parameters:
             parameter.requires_grad_(False)
     return [module for name, module in model.named_modules() if any(name.startswith(prefix) for prefix in prefixes)]
 
 
 def set_training(model: nn.Module, frozen: Sequence[nn.Module]) -> None:
-    """Training mode, but for frozen parts: their dropout is off and their batch statistics stay."""
+    """Training mode, except for frozen modules: no dropout, and their batch statistics do not change."""
     model.train()
     for module in frozen:
         module.eval()

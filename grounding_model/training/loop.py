@@ -39,7 +39,7 @@ from grounding_model.data.sampler import MixedOrder
 from grounding_model.data.samples import Collate, TrainingBatch, TrainingSamples
 from grounding_model.data.sources import LabelledImages, open_for_training
 from grounding_model.detector import Detector, choose_device
-from grounding_model.glyphs import glyph_tokenizer
+from grounding_model.glyphs.tokenizer import glyph_tokenizer
 from grounding_model.inputs.image import ImageBatch
 from grounding_model.inputs.tokens import load_tokenizer
 from grounding_model.model.activation_checkpointing import set_recompute
@@ -48,11 +48,11 @@ from grounding_model.model.grounding import GroundingModel
 from grounding_model.training.config import FromScratch, FromWeights, TrainConfig
 from grounding_model.training.distributed import (
     Processes,
-    counted_together,
-    done_by_first,
     joined_processes,
     mean_over_processes,
     processes_of_environment,
+    run_on_first,
+    sum_counts,
 )
 from grounding_model.training.frozen import freeze, set_training
 from grounding_model.training.log import Meter, TrainingLog
@@ -132,7 +132,7 @@ def _train(
     on_progress: Callable[[dict[str, Any]], None] | None,
 ) -> TrainResult:
     device = choose_device(config.device)
-    settings = done_by_first(lambda: settings_with_effect(config))  # whole data sets are read for their hashes
+    settings = run_on_first(lambda: settings_with_effect(config))  # whole data sets are read for their hashes
     torch.manual_seed(config.seed)
     model, tokenizer = start_model(config.start)
     if config.check_memory:
@@ -194,7 +194,7 @@ def _train(
 
     checkpoint = config.work_dir / WEIGHTS_FILE
     run.load_average()
-    problems = counted_together(run.problems)
+    problems = sum_counts(run.problems)
     if processes.is_first:
         save_checkpoint(checkpoint, model.eval(), tokenizer, provenance(steps, settings, commit), half=config.half)
         log.draw()

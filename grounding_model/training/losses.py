@@ -9,19 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from grounding_model.model import boxes as box_maths
+from grounding_model.model.grounding import Grounding
 from grounding_model.model.targets import Matching, PaddedTargets, Target, pad_targets
 from grounding_model.training.distributed import mean_over_processes
 from grounding_model.training.matcher import MatchingCosts, match_queries
-
-if TYPE_CHECKING:
-    from grounding_model.model.grounding import Grounding
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 from formats.io.errors import InputError
 from grounding_model.checkpoints.weights import locate, read_weights
 from grounding_model.data.augment import AugmentConfig
+from grounding_model.detector import choose_device
 from grounding_model.inputs.image import ImageBatch
 from grounding_model.inputs.tokens import TextBatch
 from grounding_model.model.activation_checkpointing import set_recompute
@@ -34,6 +35,7 @@ from grounding_model.model.denoising import DenoisingQueries, attention_block
 from grounding_model.model.grounding import GroundingModel
 from grounding_model.model.targets import Matching
 from grounding_model.training.config import FromWeights, Precision, TrainConfig
+from grounding_model.training.frozen import freeze
 from grounding_model.training.losses import LossSettings, finite_logits, focal_loss
 from grounding_model.training.state import AUTOCAST
 
@@ -208,9 +210,6 @@ def _lines(path: Path) -> list[str]:
 
 def describe_memory(config: TrainConfig) -> str:
     """`groundhog train CONFIG --dry-run`: the estimate of a run as a table, and what is free. Loads no weights."""
-    from grounding_model.detector import choose_device
-    from grounding_model.training.frozen import freeze
-
     with torch.device("meta"):
         model = GroundingModel(_architecture(config))
     freeze(model, config.frozen)

@@ -20,7 +20,7 @@ from formats.io.files import sha256_of, write_whole
 from grounding_model.checkpoints.weights import checkpoint_hash
 from grounding_model.model.grounding import GroundingModel
 from grounding_model.training.config import WITHOUT_EFFECT, FromWeights, TrainConfig
-from grounding_model.training.distributed import Processes, counted_together, gathered
+from grounding_model.training.distributed import Processes, gather, sum_counts
 from grounding_model.training.objective import Objective
 from grounding_model.training.optimizer import MovingAverage, build_optimizer
 
@@ -54,9 +54,9 @@ class TrainingState:
 
     def save(self, path: Path, settings: Mapping[str, str]) -> None:
         """Written by the first process; all have to call it."""
-        random = gathered(torch.get_rng_state())
-        random_cuda = gathered(torch.cuda.get_rng_state() if torch.cuda.is_available() else None)
-        problems = counted_together(self.problems)
+        random = gather(torch.get_rng_state())
+        random_cuda = gather(torch.cuda.get_rng_state() if torch.cuda.is_available() else None)
+        problems = sum_counts(self.problems)
         if not self._processes.is_first:
             return
         state = {

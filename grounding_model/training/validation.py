@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,11 +13,9 @@ from formats.record import Record
 from grounding_model.data.sources import LabelledImages, TrainingData, open_dataset
 from grounding_model.detector import Detector
 from grounding_model.inputs.prompt import Prompt
-from grounding_model.training.distributed import Processes, gathered
+from grounding_model.metrics.coco import CocoResult, evaluate_coco
+from grounding_model.training.distributed import Processes, gather
 from grounding_model.training.log import MEAN_AP
-
-if TYPE_CHECKING:
-    from grounding_model.metrics.coco import CocoResult
 
 
 def open_for_validation(data: Sequence[TrainingData]) -> list[LabelledImages]:
@@ -66,8 +63,6 @@ def _average_precision(
     problems: Counter[str],
 ) -> CocoResult:
     """Images are read as they are needed; labels become places in the prompt."""
-    from grounding_model.metrics.coco import evaluate_coco
-
     names = list(dataset.categories.values())
     place = {label: index for index, label in enumerate(dataset.categories)}
     truth: list[Record] = []
@@ -99,4 +94,4 @@ def _average_precision(
 
 def _together(records: list[Record]) -> list[Record]:
     """The records of all processes by their image."""
-    return sorted((record for part in gathered(records) for record in part), key=lambda record: record.filename)
+    return sorted((record for part in gather(records) for record in part), key=lambda record: record.filename)

@@ -1,0 +1,33 @@
+"""`groundhog demo`: the whole loop, offline."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from flows.cli.arguments import command
+
+OUT_DIR = Path("outputs/demo")
+
+
+def add(commands) -> None:
+    parser = command(
+        commands,
+        "demo",
+        _demo,
+        "run the whole loop offline, on the embedded model and drawn scenes, and write a report; takes some minutes",
+        "groundhog demo --seed 1 --out-dir outputs/demo-1",
+    )
+    parser.add_argument("--out-dir", metavar="DIR", type=Path, default=OUT_DIR, help="default: %(default)s")
+    parser.add_argument("--seed", metavar="S", type=int, default=0, help="of the unlabelled scenes and the training")
+    parser.add_argument("--weights", metavar="W", help="start from these instead of the embedded model")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda:0 … (default: the GPU, if there is one)")
+    parser.add_argument("--quick", action="store_true", help="a few scenes and steps, to check that it runs")
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from flows.self_training.demo import next_steps, run_demo, table
+
+    result = run_demo(options.out_dir, options.seed, options.quick, options.weights, options.device)
+    print(f"\n{table(result)}\n{next_steps(options.out_dir, result)}")
+    return 0

@@ -1,0 +1,56 @@
+"""Whether lines that a person corrected belong to a plan: one check, wherever such lines come in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from flows.labelling.infer import parse_line
+from flows.labelling.manifest import Manifest, read_lines
+from formats.io.errors import InputError, want_one_of
+from formats.odvg_lines import is_quarantined
+from formats.record import Instance
+from formats.reviewed import Correction, Key, key_of
+
+
+def check_corrections(manifest: Manifest, given: Sequence[Correction]) -> None:
+    """Raises InputError for a line that is none of the source's, and for a label that its label map does not have."""
+    _check_lines(manifest, given)
+    for each in given:
+        if (each.record.instances if manifest.label_map is not None else each.record.regions) is None:
+            raise InputError(each.location, "is an unlabelled line", 'expected "instances": [] where nothing is')
+        for instance in each.record.instances or ():
+            if manifest.label_map is not None:
+                _check_category(manifest.label_map, instance, each.location)
+
+
+def _check_lines(manifest: Manifest, given: Sequence[Correction]) -> None:
+    missing = {key_of(each.record): each.location for each in given}
+    for line in read_lines(manifest.source):
+        if not missing:
+            return
+        if not is_quarantined(line.text):
+            try:
+                missing.pop(key_of(parse_line(line, manifest.source)), None)
+            except InputError:  # a broken line of the source, which labelling sets aside
+                continue
+    for key, place in missing.items():
+        more = f" (nor are {len(missing) - 1} more)" if len(missing) > 1 else ""
+        what = f"{_described(key)} is no line of {Path(manifest.source).name}{more}"
+        raise InputError(place, what, "expected lines of these labels")
+
+
+def _described(key: Key) -> str:
+    filename, caption = key
+    return repr(filename) if caption is None else f"{filename!r} with the caption {caption!r}"
+
+
+def _check_category(label_map: dict[str, str], instance: Instance, place: str) -> None:
+    name = label_map.get(str(instance.label))
+    if name == instance.category:
+        return
+    what = f"label {instance.label} is not {instance.category!r}"
+    if instance.category in label_map.values():
+        raise InputError(place, what, f"expected one of {label_map}")
+    what += ", which is none of this plan's categories"
+    raise InputError(place, what, want_one_of(label_map.values(), instance.category))

@@ -1,0 +1,138 @@
+"""The plan of a labelling as a file, `work_dir/manifest.json`.
+
+Its key is a digest of everything that decides the candidates. A shard of candidates carries the key of the plan that
+it was made for, so that an interrupted labelling resumes where it stopped and never mixes two plans.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flows.labelling.settings import LabellingSettings, recorded
+from formats.io.errors import InputError
+from formats.io.files import sha256_of, write_json
+from formats.io.storage import as_path
+
+MANIFEST_NAME = "manifest.json"
+
+# Entries that say where things lie, not what they are: moving a folder does not make another plan.
+PLACES = ("source", "weights", "text_encoder")
+# The order of a manifest.json since the first one; settings that are not here follow.
+_ORDER = (
+    "source", "source_sha256", "image_root", "weights", "weights_sha256", "text_encoder", "text_encoder_sha256",
+    "label_map", "score_floor", "scale", "max_per_image", "chunk_size", "shards", "software",
+)  # fmt: skip
+
+
+class SourceLine(NamedTuple):
+    """One line of an ODVG file. number: 0-based, blank lines counted. text: without the line break."""
+
+    number: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Lines first_line … first_line + lines - 1 of the source, which start at byte offset."""
+
+    index: int
+    first_line: int
+    lines: int
+    offset: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(LabellingSettings):
+    """A plan: its settings, and what they are applied to.
+
+    image_root: folder that filenames are relative to. label_map: keys as text, as in the file; None where every line
+    brings its own caption. software: which Groundhog made the plan.
+    """
+
+    source: str
+    source_sha256: str
+    image_root: str
+    weights_sha256: str
+    text_encoder_sha256: str | None
+    label_map: dict[str, str] | None
+    shards: tuple[Shard, ...]
+    software: str
+    work_dir: Path
+
+    def entries(self) -> dict[str, Any]:
+        """What manifest.json says, without the key."""
+        entries = recorded(self)
+        del entries["work_dir"]
+        if not self.mirrored:  # plans that were made before there were mirrors keep their keys
+            del entries["mirrored"]
+        return {name: entries.pop(name) for name in _ORDER} | entries
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the canonical JSON of all that decides the candidates; 64 hexadecimal digits."""
+        deciding = {name: value for name, value in self.entries().items() if name not in PLACES}
+        canonical = json.dumps(deciding, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @property
+    def path(self) -> Path:
+        """Where the plan itself lies."""
+        return self.work_dir / MANIFEST_NAME
+
+    def shard_path(self, index: int) -> Path:
+        """Where the candidates of one shard lie once they are complete."""
+        return self.work_dir / "candidates" / f"shard-{index:05d}.parquet"
+
+
+def write_manifest(manifest: Manifest) -> None:
+    """Writes the plan to its place, whole or not at all."""
+    write_json(manifest.path, {"key": manifest.key, **manifest.entries()}, ensure_ascii=False)
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """The plan in a manifest.json, or in the folder that holds one. Raises InputError when it is none."""
+    path = as_path(path)
+    path = path / MANIFEST_NAME if path.is_dir() else path
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        key = entries.pop("key")
+        shards = tuple(Shard(**shard) for shard in entries.pop("shards"))
+        scale = None if entries["scale"] is None else tuple(entries.pop("scale"))
+        manifest = Manifest(**entries | {"scale": scale}, shards=shards, work_dir=path.parent)
+    except FileNotFoundError:
+        raise InputError(path, "no such file", "plan first: `groundhog infer SOURCE …` writes it") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(path, f"not a manifest ({error})", "plan again with overwrite, or in another folder") from None
+    if key != manifest.key:
+        raise InputError(path, "its entries do not belong to its key", "it was edited by hand: plan again")
+    return manifest
+
+
+def as_manifest(plan: Manifest | str | Path) -> Manifest:
+    """A plan that is given as itself, or by where it lies. Raises InputError as read_manifest."""
+    return plan if isinstance(plan, Manifest) else read_manifest(plan)
+
+
+def check_source(manifest: Manifest) -> None:
+    """Raises InputError when the source is not the file that was planned: its shards would be other lines."""
+    if not as_path(manifest.source).is_file():
+        raise InputError(manifest.source, "no such file", "expected the file that was planned there")
+    if sha256_of(manifest.source) != manifest.source_sha256:
+        raise InputError(manifest.source, "has changed since the plan was made", "plan again: `groundhog infer`")
+
+
+def read_lines(source: str | Path, shard: Shard | None = None) -> Iterator[SourceLine]:
+    """The lines of a file, or of one shard of it. Blank lines are passed over, the numbers count them."""
+    with as_path(source).open("rb") as file:
+        file.seek(shard.offset if shard else 0)
+        first = shard.first_line if shard else 0
+        for number, raw in enumerate(file, start=first):
+            if shard and number >= first + shard.lines:
+                return
+            if text := raw.decode("utf-8-sig", errors="replace").strip():
+                yield SourceLine(number, text)

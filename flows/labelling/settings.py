@@ -1,0 +1,184 @@
+"""Every setting of a labelling, declared once: its type, its default, and the help that the command line shows.
+
+`LabellingSettings` decide the candidates, and so the key of the plan; `Execution` says how the work is done. To add a
+setting, declare it here and use it: configurations, deployments and the command line read it from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from formats.io.errors import InputError, did_you_mean
+from grounding_model.inputs import defaults
+
+Settings = TypeVar("Settings")
+
+
+def setting(default: Any, help: str, *, flag: str = "", metavar: str = "", added_later: bool = False) -> Any:
+    """A field with what the command line shows of it. flag: its option, where that is not the name itself.
+
+    added_later: the first plans did not have it. At its default it is left out of what is recorded, so that work that
+    was begun before it was declared keeps its key.
+    """
+    metadata = {"help": help, "flag": flag, "metavar": metavar, "added_later": added_later}
+    return field(default=default, metadata=metadata)
+
+
+def _check_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise InputError(name, f"{value} is less than one", "expected a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """How an image is shown to the model; boxes always lie in the stored image."""
+
+    scale: tuple[int, int] | None = setting(
+        None, "short and long side in pixels that an image is resized to fit (default: the model's own)"
+    )
+    mirrored: bool = setting(False, "show the model mirror images; boxes lie in the images themselves")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionSettings(View):
+    """What a model is asked of every image, whichever its weights are."""
+
+    score_floor: float = setting(
+        0.05, "0..1; candidates above it are kept, so that a threshold is chosen without the model", metavar="S"
+    )
+    max_per_image: int = setting(defaults.MAX_PER_IMAGE, "boxes an image", flag="--max-per-img", metavar="N")
+    chunk_size: int | None = setting(
+        None, "categories a prompt, for long lists (default: as many as fit)", flag="--chunked-size", metavar="N"
+    )
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.score_floor < 1.0:
+            remedy = f"expected {DetectionSettings.score_floor:g} or so"
+            raise InputError("score_floor", f"{self.score_floor} is outside 0..1", remedy)
+        if self.scale is not None and (len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]):
+            what, remedy = (
+                f"{self.scale} is not a short and a long side",
+                "expected two pixel numbers such as 800, 1333",
+            )
+            raise InputError("scale", what, remedy)
+        _check_positive("max_per_image", self.max_per_image)
+
+    def with_model(
+        self, weights: str, text_encoder: str | Path | None = None, view: View | None = None
+    ) -> LabellingSettings:
+        """The settings of a labelling by these weights. view: how images are shown, instead of the settings' own."""
+        own = values_of(self, DetectionSettings) | values_of(self if view is None else view, View)
+        return LabellingSettings(
+            **own, weights=weights, text_encoder=None if text_encoder is None else str(text_encoder)
+        )
+
+    def detector_arguments(self) -> dict[str, Any]:
+        """What a detector's predict_each takes by keyword."""
+        return {
+            "score_threshold": self.score_floor,
+            "max_per_image": self.max_per_image,
+            "scale": self.scale,
+            "chunk_size": self.chunk_size,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabellingSettings(DetectionSettings):
+    """What decides the candidates of a label map or of captions, and so the key of their plan."""
+
+    weights: str = setting(
+        defaults.WEIGHTS, "mmdet .pth, Hugging Face folder or ours (default %(default)s)", metavar="W"
+    )
+    text_encoder: str | None = setting(None, "BERT folder, where the weights carry no tokenizer", metavar="DIR")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where shards are labelled.
+
+    runner: threads of this process, one a device; or a Ray cluster (extra groundhog[ray], inside a Prefect flow),
+    where a worker gets a GPU if the cluster has any, else a core.
+    devices: for threads, as torch names them; one that is listed twice holds two models. (): whatever the caller
+    names, in the end every GPU of the machine or else its CPU.
+    address: of the Ray cluster, "HEAD:6379" on one of its machines or "ray://HEAD:10001"; None: RAY_ADDRESS, else a
+    cluster of this machine alone, which ends with the stage.
+    Raises InputError for settings of the other runner.
+    """
+
+    runner: Literal["threads", "ray"] = "threads"
+    devices: tuple[str, ...] = ()
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.runner not in ("threads", "ray"):
+            raise InputError("workers.runner", repr(self.runner), 'expected "threads" or "ray"')
+        if self.runner == "ray" and self.devices:
+            raise InputError("workers.devices", "Ray itself gives each worker its device", "expected none with Ray")
+        if self.runner == "threads" and self.address:
+            raise InputError("workers.address", "threads have no address", 'expected runner = "ray" with it')
+
+    def on(self, device: str) -> Workers:
+        """These workers, on this device where they name none themselves."""
+        return self if self.devices or self.runner == "ray" else replace(self, devices=(device,))
+
+
+ONE_EACH = Workers()  # a thread for every GPU of the machine, or one for its CPU
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a labelling is done. The candidates are the same, but for the last bits of their scores."""
+
+    shard_size: int = setting(
+        64, "lines a shard; a run that is killed loses the shards that it was working on", metavar="N"
+    )
+    batch_size: int = setting(4, "images at once", metavar="N")
+    overwrite: bool = setting(False, "throw away another plan that lies in WORK_DIR")
+    workers: Workers = ONE_EACH
+
+    def __post_init__(self) -> None:
+        _check_positive("shard_size", self.shard_size)
+
+
+LABELLING = LabellingSettings()
+EXECUTION = Execution()
+
+
+def part_of(settings: Any, part: type[Settings]) -> Settings:
+    """The settings of one of the classes above, of an object that has more."""
+    return part(**values_of(settings, part))
+
+
+def values_of(settings: Any, part: type) -> dict[str, Any]:
+    """The same as a dict by name."""
+    return {each.name: getattr(settings, each.name) for each in fields(part)}
+
+
+def split(changes: Mapping[str, Any], *parts: type) -> list[dict[str, Any]]:
+    """Values by name, those of each class. Raises TypeError, as a call does, for a name that none of them has."""
+    names = [[each.name for each in fields(part)] for part in parts]
+    known = [name for own in names for name in own]
+    for name in changes:
+        if name not in known:
+            hint = did_you_mean(known, name) or f"expected one of {', '.join(known)}"
+            raise TypeError(f"there is no setting {name!r}; {hint}")
+    return [{name: value for name, value in changes.items() if name in own} for own in names]
+
+
+def recorded(value: Any) -> Any:
+    """Settings as a record of them keeps them: dicts and lists. A later setting at its default is left out."""
+    if is_dataclass(value) and not isinstance(value, type):
+        kept = (each for each in fields(value) if not _is_left_out(each, getattr(value, each.name)))
+        return {each.name: recorded(getattr(value, each.name)) for each in kept}
+    if isinstance(value, Mapping):
+        return {key: recorded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [recorded(item) for item in value]
+    return value
+
+
+def _is_left_out(declared: Any, value: Any) -> bool:
+    return declared.metadata.get("added_later", False) and declared.default is not MISSING and value == declared.default

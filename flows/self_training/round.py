@@ -1,0 +1,154 @@
+"""One round, for the loop and for the ablation: a model labels the images, and the next one is trained on the labels.
+
+Files decide what is done: shards carry the key of their plan and a training its key, so that a round that is run again
+resumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flows.labelling.filter import FilterResult
+from flows.labelling.manifest import Manifest
+from flows.labelling.plan import asked_label_map
+from flows.labelling.settings import Execution, View, part_of
+from flows.policies.policy import Policy
+from flows.self_training.config import Labelling
+from flows.self_training.source import Source
+from flows.self_training.stages import RunName, Stages
+from flows.self_training.state import State
+from flows.training.train import between, training_key
+from grounding_model.data.sources import OdvgData, TrainingData
+from grounding_model.training.config import FromWeights, TrainConfig
+
+
+class PlannedView(NamedTuple):
+    """One way to show images to the model; None: as the labelling settings say. folder: of its plan and candidates."""
+
+    view: View | None
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round works on, and where its files go.
+
+    number: from 1. weights: of the model that labels, and that training starts from. start: the first round's model.
+    views: the boxes of the further ones are merged with the first's. labels: the file to write.
+    train: how it trains; its datasets are the pretraining data. ratio, student: as SelfTrainConfig has them.
+    reviewed, provenance: as filter_candidates takes them. mixture: where the data sets of the training are recorded.
+    training: its folder; None: one in `folder` that is named by the training's key, so that other labels or settings
+    never resume a training that is not theirs.
+    replaces_plans: another plan in a view's folder is replaced, not refused.
+    """
+
+    number: int
+    folder: Path
+    source: Source
+    weights: str
+    start: FromWeights
+    views: tuple[PlannedView, ...]
+    labels: Path
+    policy: Policy
+    labelling: Labelling
+    train: TrainConfig
+    ratio: float = 1.0
+    student: float = 1.0
+    reviewed: Path | None = None
+    provenance: Mapping[str, Any] | None = None
+    mixture: Path | None = None
+    training: Path | None = None
+    replaces_plans: bool = False
+
+    @property
+    def text_encoder(self) -> Path | None:
+        """Of the first round's model; checkpoints of our own training bring theirs."""
+        return self.start.text_encoder if self.weights == self.start.source else None
+
+
+class Labelled(NamedTuple):
+    """The labels of a round. manifests: the plan of each view, all of whose candidates are there."""
+
+    manifests: tuple[Manifest, ...]
+    result: FilterResult
+
+
+class Stop(NamedTuple):
+    """Why no training follows a round's labels."""
+
+    state: State
+    reason: str
+
+
+Reporter = Callable[..., None]  # (stage, state, **details)
+
+
+def run_round(
+    task: Round,
+    review: Callable[[Labelled], Path | Stop],
+    stages: Stages,
+    report: Reporter = lambda stage, state, **details: None,
+) -> str | Stop:
+    """Labels the images and trains on the labels; gives the weights of the next model, or why there are none.
+
+    review: judges the labels, and gives the file to train on or the reason to stop.
+    """
+    accepted = review(label_images(task, stages, report))
+    return accepted if isinstance(accepted, Stop) else train_model(task, accepted, stages, report)
+
+
+def label_images(task: Round, stages: Stages, report: Reporter = lambda stage, state, **details: None) -> Labelled:
+    """Candidates of every view, and the labels that the policy makes of them; what is there is not done again."""
+    named = [stages.run_as(RunName(task.number, index or None)) for index in range(len(task.views))]
+    manifests = tuple(_plan(task, planned, own) for planned, own in zip(task.views, named, strict=True))
+    report("infer", "started", shards=len(manifests[0].shards))
+    workers = task.labelling.workers.on(task.train.device)
+    for manifest, own in zip(manifests, named, strict=True):
+        own.infer(manifest, workers=workers, batch_size=task.labelling.batch_size)
+    result = named[0].filter_candidates(
+        manifests[0],
+        task.policy,
+        task.labels,
+        views=manifests[1:],
+        reviewed=task.reviewed,
+        provenance=task.provenance,
+    )
+    return Labelled(manifests, result)
+
+
+def _plan(task: Round, planned: PlannedView, stages: Stages) -> Manifest:
+    labelling, label_map, (view, folder) = task.labelling, task.source.label_map, planned
+    return stages.plan(
+        task.source.annotations,
+        task.source.images,
+        work_dir=folder,
+        label_map=label_map and asked_label_map(label_map, task.policy.distractors, folder),
+        settings=labelling.with_model(task.weights, task.text_encoder, view),
+        execution=replace(part_of(labelling, Execution), overwrite=labelling.overwrite or task.replaces_plans),
+    )
+
+
+def train_model(
+    task: Round, labels: Path | None, stages: Stages, report: Reporter = lambda stage, state, **details: None
+) -> str:
+    """The weights after a training that starts from the round's own model.
+
+    labels: mixed with the pretraining data; None trains on the pretraining data alone.
+    """
+    report("train", "started")
+    stages = stages.run_as(RunName(task.number))
+    datasets: tuple[TrainingData, ...] = task.train.datasets
+    if labels is not None:
+        pseudo = OdvgData(labels, task.source.images, task.source.label_map)
+        datasets = tuple(stages.merge(pseudo, datasets, task.ratio, task.mixture))
+    settings = replace(task.train, datasets=datasets, start=FromWeights(task.weights, task.text_encoder))
+    folder = task.training or task.folder / f"train-{training_key(settings)[:8]}"
+    progress = partial(report, "train", "progress", steps=settings.steps)
+    trained = stages.train(replace(settings, work_dir=folder), lambda numbers: progress(**numbers))
+    weights = str(between(task.start, trained, task.student))
+    report("train", "finished", weights=weights)
+    return weights

@@ -1,0 +1,49 @@
+"""The held-out scores of a round's model, measured once for the same weights, truth and settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from flows.evaluation.benchmarks import BenchmarkData, file_hashes
+from flows.evaluation.evaluate import SAMPLES_NAME, EvaluateConfig, evaluate_benchmark
+from flows.labelling.manifest import Manifest
+from flows.labelling.settings import Workers
+from formats.io.files import write_json
+
+
+def evaluate_weights(
+    truth: BenchmarkData, manifest: Manifest, device: str, out: Path, **settings: Any
+) -> dict[str, Any]:
+    """The figures of a plan's model, or those in `out` when they are of the same weights, truth and settings.
+
+    The matches behind them lie in the folder that is named as `out`. settings: as EvaluateConfig has them.
+    """
+    asked = json.loads(json.dumps({"truth": repr(truth), "settings": settings}, default=str))
+    asked["weights_sha256"] = manifest.weights_sha256
+    asked["truth_sha256"] = file_hashes(truth)
+    folder = samples_path(out).parent
+    try:
+        told = json.loads(out.read_text(encoding="utf-8"))
+        if told["asked"] == asked and samples_path(out).is_file():
+            return told["metrics"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    config = EvaluateConfig(
+        truth,
+        weights=manifest.weights,
+        text_encoder=manifest.text_encoder,
+        workers=Workers().on(device),
+        work_dir=folder,
+        overwrite=True,
+        **settings,
+    )
+    metrics = {name: value for name, value in evaluate_benchmark(config).numbers.items() if name != "weights"}
+    write_json(out, {"metrics": metrics, "asked": asked})
+    return metrics
+
+
+def samples_path(evaluation: Path) -> Path:
+    """round-1/evaluation.json -> the matches behind it, which intervals are drawn from."""
+    return evaluation.with_suffix("") / SAMPLES_NAME

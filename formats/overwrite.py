@@ -1,0 +1,55 @@
+"""What may be written over without a question: nothing that holds somebody's labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from formats.dataset_names import label_map_beside
+from formats.io.errors import InputError
+from formats.io.storage import as_path
+from formats.label_map import read_label_map
+from formats.odvg import read_odvg
+
+REMEDY = "expected another name, or --overwrite"
+
+
+def refuse_to_lose_labels(out: str | Path, label_map: Mapping[int, str] | None = None) -> None:
+    """Raises InputError where `out` is there and holds more than lines nobody has labelled.
+
+    label_map: what is about to be written beside it; another one there is refused too, as long as labels refer to it.
+    """
+    path = as_path(out)
+    if holds_labels(path):
+        raise InputError(path, "exists and holds labels", REMEDY)
+    if label_map is None:
+        return
+    beside = label_map_beside(path)
+    if beside.is_file() and _read(beside) != dict(label_map):
+        for labels in sorted(path.parent.glob(f"{_stem(beside)}_od*.json")):
+            if not labels.name.endswith(".meta.json") and holds_labels(labels):
+                raise InputError(beside, f"is another label map, to which {labels.name} refers", REMEDY)
+
+
+def holds_labels(path: Path) -> bool:
+    """Whether a file is anything else than ODVG lines without a label. An image without objects is a labelled one."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return False
+    try:
+        return any(
+            record.instances is not None or any(region.boxes for region in record.regions or ())
+            for record in read_odvg(path)
+        )
+    except InputError:  # of another format, or of a person who is in the middle of editing it
+        return True
+
+
+def _stem(label_map: Path) -> str:
+    return label_map.name.removesuffix("_label_map.json")
+
+
+def _read(path: Path) -> dict[int, str] | None:
+    try:
+        return read_label_map(path)
+    except InputError:
+        return None

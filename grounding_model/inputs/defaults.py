@@ -1,0 +1,7 @@
+"""Defaults of a detector that other rooms read too; nothing is loaded with them."""
+
+from __future__ import annotations
+
+WEIGHTS = "glyph-tiny"  # embedded in the package, so that everything works offline
+MAX_PER_IMAGE = 300  # boxes; what the reference keeps of an image
+SCORE_THRESHOLD = 0.3  # 0..1; boxes at or below it are not shown, as in the reference's demo

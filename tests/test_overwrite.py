@@ -1,0 +1,140 @@
+"""What holds somebody's labels is not written over without being asked to, and a list of names is not a name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flows.cli.arguments import names
+from flows.cli.command import main
+from flows.labelling.bootstrap import bootstrap_od
+from flows.labelling.filter import filter_candidates
+from flows.labelling.infer import infer
+from flows.labelling.plan import plan
+from flows.policies import Policy
+from formats.io.errors import InputError
+from tests.pipeline_cases import FakeDetector, make_images, make_weights
+
+LABELLED = (
+    '{"filename": "image-000.png", "height": 30, "width": 40, "detection": {"instances": '
+    '[{"bbox": [1, 2, 3, 4], "label": 0, "category": "cat"}]}}\n'
+)
+NOTHING_THERE = '{"filename": "image-000.png", "height": 30, "width": 40, "detection": {"instances": []}}\n'
+UNLABELLED = '{"filename": "image-000.png", "height": 30, "width": 40}\n'
+
+
+def bootstrap(folder: Path, *more: str, categories: str = "cat") -> int:
+    make_images(folder / "images", 1)
+    return main(["bootstrap", str(folder / "images"), str(folder / "x_od.json"), "--categories", categories, *more])
+
+
+@pytest.mark.parametrize("content", [LABELLED, NOTHING_THERE, UNLABELLED + LABELLED, '{"images": []}', "half a li"])
+def test_bootstrap_keeps_a_file_with_labels(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x_od.json").write_text(content)
+    assert bootstrap(tmp_path) == 2
+    assert (tmp_path / "x_od.json").read_text() == content
+    assert "--overwrite" in capsys.readouterr().err
+    assert bootstrap(tmp_path, "--overwrite") == 0
+    assert (tmp_path / "x_od.json").read_text() == UNLABELLED
+
+
+def test_bootstrap_may_be_run_again_while_nobody_has_labelled_anything(tmp_path: Path) -> None:
+    assert bootstrap(tmp_path) == 0
+    assert bootstrap(tmp_path, categories="cat,dog") == 0
+    assert json.loads((tmp_path / "x_label_map.json").read_text()) == {"0": "cat", "1": "dog"}
+
+
+def test_bootstrap_keeps_a_label_map_that_labels_refer_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bootstrap(tmp_path) == 0
+    (tmp_path / "x_od_v1.json").write_text(LABELLED)
+    assert bootstrap(tmp_path) == 0
+    assert bootstrap(tmp_path, categories="dog") == 2
+    assert "x_od_v1.json refers" in capsys.readouterr().err
+    assert json.loads((tmp_path / "x_label_map.json").read_text()) == {"0": "cat"}
+
+
+@pytest.mark.parametrize("parts", [(), ("--parts", "train=0.5,val=0.5")])
+def test_convert_keeps_what_is_there(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    (tmp_path / "in_od.json").write_text(LABELLED)
+    out = tmp_path / ("out_val_od.json" if parts else "out_od.json")
+    out.write_text(LABELLED.replace("3, 4", "9, 9"))
+    command = ["convert", "odvg", "odvg", str(tmp_path / "in_od.json"), str(tmp_path / "out_od.json"), *parts]
+    assert main(command) == 2
+    assert "9, 9" in out.read_text()
+    assert main([*command, "--overwrite"]) == 0
+    assert "9, 9" not in out.read_text()
+
+
+@pytest.fixture
+def plans(tmp_path: Path) -> Path:
+    """Two plans of one source, by two models."""
+    make_images(tmp_path / "images", 2)
+    made = bootstrap_od(tmp_path / "images", ["cat"], tmp_path / "x_od.json")
+    for name in ("work", "other"):
+        make_weights(tmp_path)
+        (tmp_path / "weights.safetensors").write_bytes(name.encode())
+        manifest = plan(made.annotations, tmp_path / "images", tmp_path / "weights.safetensors", tmp_path / name)
+        infer(manifest, FakeDetector(), progress=False)
+    return tmp_path
+
+
+def test_filter_keeps_the_labels_of_another_plan(plans: Path) -> None:
+    first = filter_candidates(plans / "work").labels
+    kept = first.read_bytes()
+    assert filter_candidates(plans / "work", Policy(0.9)).labels == first  # another policy of the same plan
+    filter_candidates(plans / "work")
+    with pytest.raises(InputError, match=r"x_od_v1\.json: holds the labels of another plan, as x_od_v1\.meta\.json"):
+        filter_candidates(plans / "other")
+    assert first.read_bytes() == kept
+    filter_candidates(plans / "other", overwrite=True)
+    with pytest.raises(InputError, match="of another plan"):
+        filter_candidates(plans / "work")
+
+
+def test_filter_keeps_labels_that_no_plan_claims(plans: Path) -> None:
+    (plans / "mine_od.json").write_text(LABELLED)
+    with pytest.raises(InputError, match="holds labels, and no"):
+        filter_candidates(plans / "work", out=plans / "mine_od.json")
+    assert (plans / "mine_od.json").read_text() == LABELLED
+
+
+def test_a_loop_replaces_the_labels_of_its_own_round_alone(plans: Path) -> None:
+    own, foreign = {"round": 2, "folder": "loop/round-2"}, {"round": 2, "folder": "another-loop/round-2"}
+    filter_candidates(plans / "work", provenance=own)
+    filter_candidates(plans / "other", provenance=own)  # round 1 was relabelled, so its plan is another
+    with pytest.raises(InputError, match="of another plan"):
+        filter_candidates(plans / "work", provenance=foreign)
+
+
+def test_names_come_from_commas_or_from_a_file(tmp_path: Path) -> None:
+    for name in ("classes.txt", "CLASSES.TXT", "obj.names", "classes.list"):
+        (tmp_path / name).write_text("cat\nSt. Bernard\n")
+        assert names(str(tmp_path / name)) == ["cat", "St. Bernard"]
+    (tmp_path / "x_label_map.json").write_text('{"0": "cat", "1": "dog"}')
+    assert names(str(tmp_path / "x_label_map.json")) == ["cat", "dog"]
+    (tmp_path / "data.YAML").write_text("names: [cat, dog]")
+    assert names(str(tmp_path / "data.YAML")) == ["cat", "dog"]
+    assert names("cat, TV/monitor,No.1") == ["cat", "TV/monitor", "No.1"]
+
+
+def test_a_file_of_names_that_is_not_there_is_no_name(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("cat\n")
+    with pytest.raises(InputError, match=r"clases\.txt: does not exist; did you mean 'classes\.txt'\?"):
+        names(str(tmp_path / "clases.txt"))
+    for name in ("obj.names", "X.TXT", "nowhere/data.yaml", "map.json"):
+        with pytest.raises(InputError, match="does not exist"):
+            names(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("text", ["raccoon. dog", "raccoon . dog .", "raccoon.  dog"])
+def test_a_prompt_is_no_category(text: str) -> None:
+    with pytest.raises(InputError, match=r"has a full stop; expected commas \(raccoon,dog\)"):
+        names(text)
+
+
+def test_a_label_map_with_a_gap_gives_no_list(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"1": "cat", "2": "dog"}')
+    with pytest.raises(InputError, match="without a gap"):
+        names(str(tmp_path / "a.json"))
