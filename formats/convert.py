@@ -16,7 +16,7 @@ from formats.coco import load_coco
 from formats.dataset_names import label_map_beside, part_path
 from formats.io.errors import InputError
 from formats.io.json_stream import stream_json
-from formats.label_map import read_label_map, write_label_map
+from formats.label_map import name_problems, read_label_map, write_label_map
 from formats.omissions import describe_omissions
 from formats.record import Record
 
@@ -85,6 +85,7 @@ def convert(
     lines = [write(target_format, path, chosen(part), _in_order(merged), options) for part, path in outputs.items()]
     if lost := formats.describe_omissions(omissions):
         lines.append(f"{source}: left out in reading:\n{lost}")
+    lines += map(str, name_problems(merged, source))
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ import formats
 from formats.convert import call, guess_format, with_progress
 from formats.dataset_names import label_map_beside
 from formats.io.errors import InputError
-from formats.label_map import read_label_map
+from formats.label_map import name_problems, read_label_map
 from formats.odvg import read_odvg_located
 from formats.odvg_lines import QUARANTINED
 from formats.record import Record
@@ -34,6 +34,7 @@ def check(source: str | Path, source_format: str | None = None, **options: Any) 
     if source_format in _ODVG:
         names = read_label_map(label_map_beside(source)) if label_map_beside(source).is_file() else None
         checker = Checker(names, image_dir)
+        yield from name_problems(names or {}, label_map_beside(source))
         for _, location, entry in with_progress(read_odvg_located(source, options.get("omissions"))):
             yield from checker.problems(entry, location) if isinstance(entry, Record) else [entry.error]
         return
@@ -45,6 +46,18 @@ def check(source: str | Path, source_format: str | None = None, **options: Any) 
         yield from _drained(refused)
         yield from checker.problems(record, f"{source}: record {index} ({record.filename})")
     yield from _drained(refused)
+    yield from name_problems(_names_of(source, source_format, options) or checker.names, source)
+
+
+def _names_of(source: str | Path, source_format: str, options: dict[str, Any]) -> dict[int, str]:
+    """The names that the source declares, used or not; {} where it declares none, or is too broken to say."""
+    if source_format not in formats.CATEGORIES:
+        return {}
+    try:
+        given = {name: value for name, value in options.items() if value is not None}
+        return dict(enumerate(call(source_format, formats.CATEGORIES[source_format], given, source)))
+    except InputError:
+        return {}
 
 
 def statistics(source: str | Path, source_format: str | None = None, **options: Any) -> Statistics:

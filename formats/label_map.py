@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,27 @@ def relabelled(record: Record, move: Mapping[int, int], names: Mapping[int, str]
         for instance in record.instances
     )
     return replace(record, instances=moved)
+
+
+def name_problems(names: Mapping[int, str], location: object) -> Iterator[InputError]:
+    """Labels that a detector cannot tell apart, and names that say nothing to it. location: the file of the names.
+
+    A detector reads a name in lower case, without what is in brackets and with a blank for each underscore.
+    """
+    first: dict[str, int] = {}
+    for label, name in names.items():
+        words = " ".join(re.sub(r"\(.*\)", "", name).replace("_", " ").lower().split())
+        if not any(map(str.isalnum, words)):
+            yield InputError(location, f"label {label}, {name!r}, has no word to look for", "expected a name in words")
+            continue
+        other = first.setdefault(words, label)
+        if names[other] == name and other != label:
+            what = f"labels {other} and {label} are both {name!r}"
+            yield InputError(location, what, "expected every name once: join the two, or rename one")
+        elif other != label:
+            what = f"labels {other} and {label}, {names[other]!r} and {name!r}, are the same words to a detector"
+            remedy = "expected names that differ beyond case and brackets, or every box comes twice: join or rename"
+            yield InputError(location, what, remedy)
 
 
 def read_category_names(path: str | Path) -> tuple[str, ...]:

@@ -29,6 +29,11 @@ class Checker:
         self._image_dir = image_dir
         self._seen: dict[str, str] = {}
 
+    @property
+    def names(self) -> Mapping[int, str]:
+        """The label map's names, or those of the records so far."""
+        return self._names
+
     def problems(self, record: Record, location: str) -> Iterator[InputError]:
         """What is wrong with the record at `location`."""
         if record.caption is None:

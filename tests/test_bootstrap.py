@@ -89,19 +89,33 @@ def test_a_phrase_that_is_only_part_of_a_word_is_quarantined(tmp_path: Path) -> 
     assert line["grounding"] == {"caption": "a container ship", "regions": []}
 
 
-def test_captions_come_in_four_forms(tmp_path: Path) -> None:
+def test_captions_come_in_six_forms(tmp_path: Path) -> None:
     names = make_images(tmp_path / "images", 2)
     (tmp_path / "a.csv").write_text(f'image,caption\n{names[0]},"a cat, black"\n{names[1]},a dog\n')
     (tmp_path / "b.json").write_text(json.dumps({names[0]: "a cat, black", names[1]: ["a dog"]}))
     (tmp_path / "c.jsonl").write_text(
         "".join(json.dumps({"filename": n, "caption": c}) + "\n" for n, c in zip(names, ("a cat, black", "a dog")))
     )
+    (tmp_path / "metadata.jsonl").write_text(
+        "".join(json.dumps({"file_name": n, "text": c}) + "\n" for n, c in zip(names, ("a cat, black", "a dog")))
+    )
+    coco = {"images": [{"id": 7 - i, "file_name": name} for i, name in enumerate(names)]}
+    coco["annotations"] = [{"id": 1, "image_id": 7, "caption": "a cat, black"}, {"image_id": 6, "caption": "a dog"}]
+    (tmp_path / "captions_val.json").write_text(json.dumps(coco))
     (tmp_path / "d").mkdir()
     for name, caption in zip(names, ("a cat, black", "a dog")):
         (tmp_path / "d" / name).with_suffix(".txt").write_text(caption + "\n")
-    for form in ("a.csv", "b.json", "c.jsonl", "d"):
+    for form in ("a.csv", "b.json", "c.jsonl", "metadata.jsonl", "captions_val.json", "d"):
         pairs = list(read_captions(tmp_path / form, tmp_path / "images"))
         assert pairs == [(names[0], "a cat, black"), (names[1], "a dog")], form
+
+
+@pytest.mark.parametrize("annotation", [{"image_id": 2, "caption": "a cat"}, {"image_id": 1}, 3])
+def test_coco_captions_of_no_image_are_refused(tmp_path: Path, annotation: object) -> None:
+    content = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [annotation]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"a\.json: is not a file of COCO captions"):
+        list(read_captions(tmp_path / "a.json", tmp_path))
 
 
 def test_a_table_without_captions_names_its_columns(tmp_path: Path) -> None:

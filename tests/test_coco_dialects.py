@@ -201,5 +201,6 @@ def test_broken_files_are_input_errors(tmp_path, name, text):
 
 
 def test_ignored_annotations_are_ignored(write):
-    content = {**ODINW, "annotations": [box(0, 1, ignore=1), box(0, 1, iscrowd=1), box(0, 1, ignore=0)]}
+    boxes = [box(0, 1, ignore=1), box(0, 1, iscrowd=1), box(0, 1, ignore=0)]
+    content = {**ODINW, "annotations": [{**each, "id": index} for index, each in enumerate(boxes)]}
     assert [instance.ignore for instance in next(read_coco(write(content))).instances] == [True, True, False]

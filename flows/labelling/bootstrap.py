@@ -66,8 +66,9 @@ def bootstrap_vg(
     """Captions of images -> `X_vg.json` (out): one line a caption, its noun phrases with the placeholder box.
 
     out: by default beside the folder of images `X`.
-    captions: CSV with a filename and a caption column, JSON (a mapping, or objects with filename and caption), a folder
-    of .txt files named as the images (one caption a line), or a mapping of filenames to one or several captions.
+    captions: CSV with a filename and a caption column, JSON (a mapping, objects with filename and caption, Hugging
+    Face's metadata.jsonl, or COCO's captions), a folder of .txt files named as the images (one caption a line), or a
+    mapping of filenames to one or several captions.
     phrases: of a caption's text, the phrases to look for in place of NLTK's noun phrases; a mapping, or a JSON file
     with one. A caption that is not in there keeps its noun phrases.
     Raises InputError when the captions cannot be read, or name no image at all.
@@ -188,17 +189,36 @@ def _captions_json(path: Path) -> Iterator[tuple[str, str]]:
         raise InputError(
             path, f"not JSON ({error})", "expected a mapping, a list of objects, or one object a line"
         ) from None
+    if isinstance(entries, dict) and {"images", "annotations"} <= set(entries):
+        yield from _flatten(_captions_coco(path, entries))
+        return
     if isinstance(entries, dict) and not _is_object(entries):
         yield from _flatten(entries.items())
         return
     for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
         if not _is_object(entry):
             raise InputError(f"{path}[{number}]", "no filename and caption", 'expected {"filename": …, "caption": …}')
-        yield from _flatten([(entry["filename"], entry.get("caption", entry.get("captions")))])
+        yield from _flatten([(_first(entry, FILENAME_COLUMNS), _first(entry, (*CAPTION_COLUMNS, "captions")))])
+
+
+def _captions_coco(path: Path, content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """COCO's captions in the order of the file; an image has several."""
+    try:
+        filenames = {image["id"]: image["file_name"] for image in content["images"]}
+        yield from ((filenames[each["image_id"]], each["caption"]) for each in content["annotations"])
+    except (KeyError, TypeError) as error:
+        remedy = 'expected {"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}'
+        raise InputError(path, f"is not a file of COCO captions ({error!r})", remedy) from None
 
 
 def _is_object(entry: Any) -> bool:
-    return isinstance(entry, dict) and "filename" in entry and ("caption" in entry or "captions" in entry)
+    """An object with a filename and a caption, under one of their names, as Hugging Face's metadata.jsonl has them."""
+    columns = (FILENAME_COLUMNS, (*CAPTION_COLUMNS, "captions"))
+    return isinstance(entry, dict) and all(any(name in entry for name in names) for names in columns)
+
+
+def _first(entry: Mapping[str, Any], names: Sequence[str]) -> Any:
+    return next(entry[name] for name in names if name in entry)
 
 
 def _flatten(entries: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
