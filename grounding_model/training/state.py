@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from torch import nn
@@ -174,7 +174,7 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
     """Writes a state with its digest, whole or not at all."""
     with write_whole(path, "wb") as stream:
         digested = _Digested(stream)
-        torch.save(state, digested)
+        torch.save(state, cast(IO[bytes], digested))
         stream.write(DIGEST_MARK + digested.digest.digest())
 
 
