@@ -237,7 +237,7 @@ def differences(found: Path, wanted: Path) -> list[str]:
 
 def content(path: Path) -> Any:
     """The bytes; of the files that hold figures of the clock, everything else."""
-    if path.name == "state.pt":
+    if path.suffix == ".pt":  # the state, and the one before
         import torch
 
         return repr(torch.load(path, weights_only=False, map_location="cpu"))

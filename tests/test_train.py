@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from PIL import Image
 from torch import nn
 
 from formats.io.errors import InputError
+from formats.io.locks import claim
 from formats.io.toml_config import read_config
 from formats.label_map import write_label_map
 from formats.odvg import write_odvg
@@ -111,6 +113,52 @@ def test_resumed_equals_uninterrupted(config: TrainConfig, tmp_path: Path) -> No
     expected, found = weights_of(whole), weights_of(resumed)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "text"])
+def test_a_damaged_state_is_named_and_the_one_before_taken_up(
+    config: TrainConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    whole = train(config)
+    with pytest.raises(Interrupted):
+        train(replace(config, work_dir=tmp_path / "resumed"), interrupt_at(5))
+    state = tmp_path / "resumed" / training_state.STATE_FILE
+    damaged = bytearray(state.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    damaged = {"flipped": damaged, "cut": damaged[:-1000], "empty": b"", "text": b"not a state"}[damage]
+    state.unlink()
+    state.write_bytes(damaged)
+    steps: list[int] = []
+    resumed = train(replace(config, work_dir=tmp_path / "resumed"), lambda line: steps.append(line["step"]))
+    assert steps == [4, 5, 6]
+    assert f"{state}: is damaged" in caplog.text
+    assert "resuming from state-before.pt, step 3" in caplog.text
+    expected, found = weights_of(whole), weights_of(resumed)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert training_state.read_state(state)["step"] == 6
+    state.unlink()
+    state.write_bytes(damaged)
+    training_state.before(state).unlink()
+    with pytest.raises(InputError, match=r"state\.pt: is damaged") as raised:
+        train(replace(config, work_dir=tmp_path / "resumed"))
+    assert "weights_only" not in str(raised.value)
+
+
+def test_a_state_that_was_written_without_a_checksum_is_still_taken_up(config: TrainConfig) -> None:
+    with pytest.raises(Interrupted):
+        train(config, interrupt_at(4))
+    path = config.work_dir / training_state.STATE_FILE
+    torch.save(training_state.read_state(path), path)
+    steps: list[int] = []
+    train(config, lambda line: steps.append(line["step"]))
+    assert steps == [4, 5, 6]
+
+
+def test_two_runs_do_not_train_in_one_folder(config: TrainConfig) -> None:
+    with claim(config.work_dir), pytest.raises(InputError, match=rf"process {os.getpid()} is at work here"):
+        train(config)
+    assert not (config.work_dir / training_state.STATE_FILE).exists()
+    train(replace(config, steps=1))
 
 
 def test_a_finished_run_is_not_done_again(config: TrainConfig) -> None:

@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -31,6 +31,7 @@ from transformers import PreTrainedTokenizerFast
 
 from formats.io.child_process import end_with_parent
 from formats.io.errors import InputError
+from formats.io.locks import lock
 from formats.io.toml_config import read_config
 from grounding_model.checkpoints.checkpoint import save_checkpoint
 from grounding_model.checkpoints.pretrained_parts import load_parts
@@ -97,7 +98,8 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
 
     on_progress is called with every object written to the log. An interrupted and resumed run ends with the same
     weights, bit for bit, as an uninterrupted one (on one machine, with the same versions and number of threads).
-    Raises InputError for invalid data or settings, TrainingFailed when the loss is no longer finite.
+    Raises InputError for invalid data or settings and while another process trains in work_dir, TrainingFailed when the
+    loss is no longer finite.
     """
     config = _of_these_processes(config)
     config = config.with_folder()
@@ -105,8 +107,13 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
     held_out = open_for_validation(config.validate) if config.validates else []
     commit = source_commit()  # now: the source tree may change during training
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forked
-    with _threads(config.threads), joined_processes(config.device) as processes:
+    with _alone_in(config.work_dir), _threads(config.threads), joined_processes(config.device) as processes:
         return _train(config, held_out, processes, commit, on_progress)
+
+
+def _alone_in(work_dir: Path) -> AbstractContextManager[None]:
+    """Two runs would mix their logs and states. Of several processes the first one stands for all."""
+    return lock(work_dir) if processes_of_environment().is_first else nullcontext()
 
 
 @contextmanager

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import logging
+import os
 import shlex
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import IO, Any, cast
 
 import torch
 from torch import nn
@@ -24,7 +28,12 @@ from grounding_model.training.distributed import Processes, gather, sum_counts
 from grounding_model.training.objective import Objective
 from grounding_model.training.optimizer import MovingAverage, build_optimizer
 
+log = logging.getLogger(__name__)
+
 STATE_FILE = "state.pt"
+STATE_KEYS = {"settings", "step", "weights", "optimizer", "scaler", "average", "random", "random_cuda", "problems"}
+DIGEST_MARK = b"SHA-256:"
+CHUNK = 1 << 20  # bytes that are read at once
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 GIT_ATTEMPTS = 3
 
@@ -44,6 +53,7 @@ class TrainingState:
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
         self.average = MovingAverage(model, config.moving_average) if config.moving_average else None
         self.step = 0
+        self._state_is_whole = True  # what lies there may be kept as the one before
         self.problems: Counter[str] = Counter()
 
     def without_synchronisation(self, last: bool) -> AbstractContextManager:
@@ -70,14 +80,27 @@ class TrainingState:
             "random_cuda": random_cuda,
             "problems": dict(problems),
         }
-        with write_whole(path, "wb") as stream:
-            torch.save(state, stream)
+        if self._state_is_whole:
+            _keep_before(path)
+        write_state(path, state)
+        self._state_is_whole = True
 
     def resume(self, path: Path, settings: Mapping[str, str]) -> None:
-        """Resumes from a saved state, if there is one. Raises InputError when it was saved with other settings."""
+        """Resumes from a saved state, if there is one, or from the one before where that is damaged.
+
+        Raises InputError when it was saved with other settings, and when it is damaged and there is none before.
+        """
         if not path.exists():
             return
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state = read_state(path)
+        except InputError as damaged:
+            if not before(path).exists():
+                raise
+            state = read_state(before(path))
+            self._state_is_whole = False
+            if self._processes.is_first:
+                log.warning("%s; resuming from %s, step %d", damaged, before(path).name, state["step"])
         saved = state["settings"]
         different = sorted(name for name in settings.keys() | saved.keys() if settings.get(name) != saved.get(name))
         if different:
@@ -115,6 +138,75 @@ class TrainingState:
         """Loads the moving average, if there is one, into the model."""
         if self.average:
             self.model.load_state_dict(self.average.weights)
+
+
+# --- the file: what torch.save writes, and a digest of that behind it, which torch.load passes over
+
+
+def before(path: Path) -> Path:
+    """Where the state before that of `path` is."""
+    return path.with_name(f"{path.stem}-before{path.suffix}")
+
+
+def _keep_before(path: Path) -> None:
+    """A second name, not a copy: a state may be gigabytes. Where a file system has none, there is no state before."""
+    if path.exists():
+        with suppress(OSError):
+            before(path).unlink(missing_ok=True)
+            os.link(path, before(path))
+
+
+class _Digested:
+    """A stream for torch.save that takes the digest of what goes through."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self.digest = stream, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self._stream.write(data)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+def write_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes a state with its digest, whole or not at all."""
+    with write_whole(path, "wb") as stream:
+        digested = _Digested(stream)
+        torch.save(state, cast(IO[bytes], digested))
+        stream.write(DIGEST_MARK + digested.digest.digest())
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The state in a file. Raises InputError that names the file when its bytes are not those that were written."""
+    remedy = "expected it as it was written; remove it to start anew"
+    if not _has_its_digest(path):
+        raise InputError(path, "is damaged: it is not what its checksum says", remedy)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken file makes torch raise nearly anything, with advice to load it unsafely
+        raise InputError(path, f"is damaged: not a training state ({type(error).__name__})", remedy) from error
+    if not isinstance(state, dict) or not state.keys() >= STATE_KEYS:
+        raise InputError(path, "is damaged: not a training state", remedy)
+    return state
+
+
+def _has_its_digest(path: Path) -> bool:
+    """True too for a state that was written before states had one; torch.load judges it."""
+    tail = len(DIGEST_MARK) + hashlib.sha256().digest_size
+    with open(path, "rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - tail))
+        mark = stream.read(tail)
+        if not mark.startswith(DIGEST_MARK):
+            return True
+        stream.seek(0)
+        digest, left = hashlib.sha256(), size - tail
+        while left and (part := stream.read(min(left, CHUNK))):
+            digest.update(part)
+            left -= len(part)
+    return mark.removeprefix(DIGEST_MARK) == digest.digest()
 
 
 def settings_with_effect(config: TrainConfig) -> dict[str, str]:
