@@ -1,6 +1,6 @@
-"""What a person says of a round: corrected lines (formats.reviewed), and the approval that lets a loop go on.
+"""What a person says of a round: corrected lines (formats.reviewed), and the approval that lets a loop continue.
 
-Filtering puts corrected lines in place of the model's, so that a run that goes on makes the same labels again.
+Filtering puts corrected lines in place of the model's, so that a run that resumes makes the same labels again.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def add_corrections(manifest: Manifest, file: str | Path, number: int) -> int:
 
 
 def approve(manifest: Manifest | str | Path, policy: Mapping[str, Any]) -> Path:
-    """Writes that a person agrees to go on after the round of this plan; another plan or policy asks again."""
+    """Writes that a person agrees to continue after the round of this plan; another plan or policy asks again."""
     manifest = as_manifest(manifest)
     path = manifest.work_dir / APPROVAL_NAME
     write_json(path, _approved(manifest, policy))
@@ -56,7 +56,7 @@ def approve(manifest: Manifest | str | Path, policy: Mapping[str, Any]) -> Path:
 
 
 def is_approved(manifest: Manifest, policy: Mapping[str, Any]) -> bool:
-    """Whether a person agreed to go on with the labels of this plan and policy."""
+    """Whether a person agreed to continue with the labels of this plan and policy."""
     path = manifest.work_dir / APPROVAL_NAME
     if not path.is_file():
         return False
@@ -75,11 +75,13 @@ def _check(manifest: Manifest, given: list[Correction]) -> None:
         if not is_quarantined(line.text):
             missing.pop(key_of(parse_line(line, manifest.source)), None)
     for (filename, caption), place in missing.items():
-        told = repr(filename) if caption is None else f"{filename!r} with the caption {caption!r}"
-        raise InputError(place, f"{told} is no line of {Path(manifest.source).name}", "expected lines of these labels")
+        name = repr(filename) if caption is None else f"{filename!r} with the caption {caption!r}"
+        raise InputError(
+            place, f"{name} is not a line of {Path(manifest.source).name}", "expected lines of these labels"
+        )
     for each in given:
         if (each.record.instances if manifest.label_map is not None else each.record.regions) is None:
-            raise InputError(each.place, "nobody has labelled this line", 'expected "instances": [] where nothing is')
+            raise InputError(each.place, "unlabelled line", 'expected "instances": [] where nothing is')
         for instance in each.record.instances or ():
             if manifest.label_map is not None and manifest.label_map.get(str(instance.label)) != instance.category:
                 what = f"label {instance.label} is not {instance.category!r}"
