@@ -43,7 +43,7 @@ def test_the_loop_goes_round_and_says_where_everything_is(
         assert [record.filename for record in records] == [f"{index:06d}.png" for index in range(6)]
     assert told.out.count("\n|") >= 4  # a row a round
     assert str(out / "report.html") in told.out
-    assert "v1: looking at the images" in told.err
+    assert "v1: labelling the images" in told.err
     assert main(arguments) == 0  # finished: told again, not done again
     assert "training" in capsys.readouterr().err
     with pytest.raises(InputError, match="another demo"):

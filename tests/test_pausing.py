@@ -1,4 +1,4 @@
-"""A flow that waits for a person goes on when he approves, with what he corrected."""
+"""A flow that waits for a person resumes when the person approves, with the corrected lines."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_an_approval_resumes_the_flow_that_waits(
             assert time.monotonic() < deadline
             time.sleep(0.2)
         approve_round(work_dir, 1, tmp_path / "mine.json")
-        while not (told and told[-1].endswith("goes on")):  # the file is there a moment before the flow is paused
+        while not (told and told[-1].endswith("resumes")):  # the file is there a moment before the flow is paused
             told.append(pausing.resume_waiting(work_dir, 1))
             time.sleep(0.5)
 
@@ -55,5 +55,5 @@ def test_an_approval_resumes_the_flow_that_waits(
         thread.join(60)
     assert result.state == "finished"
     assert [done.counts["reviewed"] for done in result.rounds] == [1, 1]
-    assert told[-1].endswith("goes on")
+    assert told[-1].endswith("resumes")
     assert pausing.resume_waiting(work_dir, 1) == ""

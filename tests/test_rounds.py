@@ -141,6 +141,7 @@ def test_labels_with_hardly_a_box_are_not_trained_on(config: SelfTrainConfig) ->
     result = self_train(strict, stages=recorder.stages())
     assert (result.state, recorder.trained, result.best.round) == ("stopped", 0, 1)
     assert "0 boxes in 5 images are hardly any" in result.reason
+    assert "stopped after v1: did not pass the gate: 0 boxes" in status(config.train.work_dir)
     approve_round(config.train.work_dir)
     assert self_train(strict, stages=recorder.stages()).rounds[0].approved
 
@@ -231,7 +232,7 @@ def test_an_approval_is_of_its_policy(config: SelfTrainConfig) -> None:  # noqa:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ({"filename": "other.png", "detection": {"instances": []}}, "'other.png' is no line of x_od.json"),
+        ({"filename": "other.png", "detection": {"instances": []}}, "'other.png' is not a line of x_od.json"),
         ({"filename": "image-000.png"}, "unlabelled line"),
         (
             {

@@ -18,7 +18,7 @@ def check_corrections(manifest: Manifest, given: Sequence[Correction]) -> None:
     _check_lines(manifest, given)
     for each in given:
         if (each.record.instances if manifest.label_map is not None else each.record.regions) is None:
-            raise InputError(each.location, "is an unlabelled line", 'expected "instances": [] where nothing is')
+            raise InputError(each.location, "unlabelled line", 'expected "instances": [] where nothing is')
         for instance in each.record.instances or ():
             if manifest.label_map is not None:
                 _check_category(manifest.label_map, instance, each.location)
@@ -36,7 +36,7 @@ def _check_lines(manifest: Manifest, given: Sequence[Correction]) -> None:
                 continue
     for key, place in missing.items():
         more = f" (nor are {len(missing) - 1} more)" if len(missing) > 1 else ""
-        what = f"{_described(key)} is no line of {Path(manifest.source).name}{more}"
+        what = f"{_described(key)} is not a line of {Path(manifest.source).name}{more}"
         raise InputError(place, what, "expected lines of these labels")
 
 

@@ -1,4 +1,4 @@
-"""What the Prefect UI tells of a loop: a log line an event, a table and a plot of its rounds, progress, asset lineage.
+"""What the Prefect UI shows of a loop: a log line an event, a table and a plot of its rounds, progress, asset lineage.
 
 Files stay the truth; nothing here is read by a stage.
 """
@@ -39,20 +39,22 @@ class PrefectReporter:
         if words := in_words(event):
             get_run_logger().info(words)
         if (event["stage"], event["state"]) == ("gate", "finished"):
-            self._tell_rounds(event["loop"])
+            self._report_rounds(event["loop"])
         elif event["stage"] == "train":
-            self._tell_training(event)
+            self._report_training(event)
 
-    def _tell_rounds(self, loop: LoopState) -> None:
+    def _report_rounds(self, loop: LoopState) -> None:
         create_markdown_artifact(
             rounds_as_markdown(loop), key=artifact_key("rounds", self._name), description=_described(loop)
         )
         done = loop.rounds[-1]
         sources = [] if self._weights is None else [asset_key(self._weights)]
         self._labels = done.labels
-        tell_asset(f"asset: labels v{done.round}", done.labels, sources, {"boxes": done.counts["kept"]} | _figure(loop))
+        report_asset(
+            f"asset: labels v{done.round}", done.labels, sources, {"boxes": done.counts["kept"]} | _figure(loop)
+        )
 
-    def _tell_training(self, event: Event) -> None:
+    def _report_training(self, event: Event) -> None:
         if event["state"] == "started":
             self._progress = cast(
                 UUID,
@@ -69,7 +71,7 @@ class PrefectReporter:
                 update_progress_artifact(self._progress, progress=100.0)
             self._weights = event["weights"]
             sources = [] if self._labels is None else [asset_key(self._labels)]
-            tell_asset(f"asset: model trained on v{event['round']}", self._weights, sources, {})
+            report_asset(f"asset: model trained on v{event['round']}", self._weights, sources, {})
 
 
 def artifact_key(*words: str) -> str:
@@ -83,7 +85,7 @@ def asset_key(place: str | Path) -> str:
     return text if "://" in text else f"file://{Path(text).resolve()}"
 
 
-def tell_asset(title: str, place: str | Path, made_of: list[str], metadata: dict[str, Any]) -> None:
+def report_asset(title: str, place: str | Path, made_of: list[str], metadata: dict[str, Any]) -> None:
     """A task run that says: this file was made, of those. Prefect keeps it as an event; its cloud draws the graph."""
     asset = Asset(key=asset_key(place))
 

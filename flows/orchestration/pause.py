@@ -29,7 +29,7 @@ def wait_in_flow(work_dir: Path, number: int) -> bool:
 
 
 def resume_waiting(work_dir: str | Path, number: int) -> str:
-    """Lets the flow run go on that waits for this round; says what happened, "" where none waits."""
+    """Resumes the flow run that waits for this round; says what happened, "" where none waits."""
     path = round_folder(Path(work_dir), number) / WAITING_NAME
     if not path.is_file():
         return ""
@@ -44,5 +44,5 @@ def resume_waiting(work_dir: str | Path, number: int) -> str:
     try:
         resume_flow_run(run)
     except (NotPausedError, FlowPauseTimeout) as error:
-        return f"flow run {run} does not wait any more ({error})"
-    return f"flow run {run} goes on"
+        return f"flow run {run} no longer waits ({error})"
+    return f"flow run {run} resumes"

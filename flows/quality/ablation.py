@@ -1,7 +1,7 @@
 """`groundhog quality`: which policy makes the best labels, and what a model gains from them, where the truth is known.
 
 The truth is kept aside: labelling sees images and names. Work is done in pieces, a variant with a seed each, in folders
-of their own; a piece is done when its done.json tells of the same settings, so that an interrupted ablation resumes.
+of their own; a piece is done when its done.json records the same settings, so that an interrupted ablation resumes.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class QualityConfig:
     data: labelled images whose labels are kept aside. Scenes of the glyph world are drawn with the seed of the piece.
     train: how a round trains; its start makes the first labels, its datasets are mixed in. target: labelled images
     like the data, that no training sees. source: images of what the model knew before; None leaves that out.
-    baseline: the variant that the gains in the table are told against.
+    baseline: the variant that the gains in the table are measured against.
     """
 
     name: str
@@ -129,7 +129,7 @@ def measure_quality(
     config: QualityConfig,
     variants: Sequence[str] = (),
     seeds: Sequence[int] = (),
-    tell: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> list[Piece]:
     """Does the pieces that are missing; gives all that are done.
 
@@ -142,10 +142,10 @@ def measure_quality(
         if missing := [name for name in variants or config.variants if _read_piece(config, name, seed) is None]:
             work = _Work(config, seed)
         for name in missing:
-            tell(f"{name}, seed {seed} …")
+            report(f"{name}, seed {seed} …")
             piece = work.piece(name)
             _write_piece(config, piece)
-            tell(f"{name}, seed {seed}: AP {piece.target[0]:.3f} -> {piece.target[-1]:.3f}")
+            report(f"{name}, seed {seed}: AP {piece.target[0]:.3f} -> {piece.target[-1]:.3f}")
     return list(done_pieces(config))
 
 
@@ -325,7 +325,7 @@ def _without_ignored(record: Record) -> Record:
 # What is done
 
 
-def _asked(config: QualityConfig, variant: str) -> Any:
+def _cache_key(config: QualityConfig, variant: str) -> Any:
     """What decides a piece, as JSON has it."""
     deciding = {
         "variant": recorded(config.variants[variant]),
@@ -341,18 +341,18 @@ def _asked(config: QualityConfig, variant: str) -> Any:
 
 
 def _write_piece(config: QualityConfig, piece: Piece) -> None:
-    told = piece._asdict() | {"labels": [quality._asdict() for quality in piece.labels]}
+    payload = piece._asdict() | {"labels": [quality._asdict() for quality in piece.labels]}
     done = piece_folder(config, piece.variant, piece.seed) / DONE_NAME
-    write_json(done, {"asked": _asked(config, piece.variant), "piece": told}, indent=1)
+    write_json(done, {"asked": _cache_key(config, piece.variant), "piece": payload}, indent=1)
 
 
 def _read_piece(config: QualityConfig, variant: str, seed: int) -> Piece | None:
     path = piece_folder(config, variant, seed) / DONE_NAME
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        if told["asked"] != _asked(config, variant):
+        payload = json.loads(path.read_text(encoding="utf-8"))
+        if payload["asked"] != _cache_key(config, variant):
             return None
-        piece = told["piece"]
+        piece = payload["piece"]
         labels = tuple(LabelQuality(**quality | {"curve": tuple(quality["curve"])}) for quality in piece["labels"])
         return Piece(piece["variant"], piece["seed"], labels, tuple(piece["target"]), tuple(piece["source"]))
     except (OSError, ValueError, KeyError, TypeError):

@@ -22,27 +22,27 @@ NOTHING = "–"
 
 def write_quality_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
     """Writes table and plots of pieces that were trained into the work_dir; gives the table."""
-    told = table(config, pieces)
+    table_text = table(config, pieces)
     with write_whole(config.train.work_dir / TABLE_NAME) as file:
-        file.write(told + "\n")
+        file.write(table_text + "\n")
     write_figure(config.train.work_dir / CURVES_NAME, _curves(config, pieces))
     if pieces:
         write_figure(config.train.work_dir / LADDER_NAME, _ladder(config, pieces))
-    return told
+    return table_text
 
 
 def write_labels_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
     """The same of labels alone."""
     lines = ["| variant | seeds | boxes | precision | recall | AP of labels |", "|:--" + "|--:" * 5 + "|"]
     for name, own in _by_variant(pieces).items():
-        cells = [_told([getattr(piece.labels[0], part) for piece in own]) for part in ("precision", "recall", "ap")]
-        boxes = _told([piece.labels[0].boxes for piece in own], ".0f")
+        cells = [_spread([getattr(piece.labels[0], part) for piece in own]) for part in ("precision", "recall", "ap")]
+        boxes = _spread([piece.labels[0].boxes for piece in own], ".0f")
         lines.append("| " + " | ".join([name, str(len(own)), boxes, *cells]) + " |")
-    told = "\n".join(lines)
+    table_text = "\n".join(lines)
     with write_whole(config.train.work_dir / LABELS_NAME) as file:
-        file.write(told + "\n")
+        file.write(table_text + "\n")
     write_figure(config.train.work_dir / CURVES_NAME, _curves(config, pieces))
-    return told
+    return table_text
 
 
 def table(config: QualityConfig, pieces: Sequence[Piece]) -> str:
@@ -62,12 +62,12 @@ def table(config: QualityConfig, pieces: Sequence[Piece]) -> str:
             cells = [
                 _round_name(config, name, number),
                 str(len(own)),
-                *(_told([getattr(each, part) for each in labels]) for part in ("precision", "recall", "ap")),
-                _told([piece.target[number] for piece in own]),
-                _told([piece.target[number] - piece.target[0] for piece in own], "+.3f"),
-                _told([] if name == config.baseline else over, "+.3f"),
-                _told([piece.source[number] for piece in own if piece.source]),
-                _told([piece.source[0] - piece.source[number] for piece in own if piece.source], "+.3f"),
+                *(_spread([getattr(each, part) for each in labels]) for part in ("precision", "recall", "ap")),
+                _spread([piece.target[number] for piece in own]),
+                _spread([piece.target[number] - piece.target[0] for piece in own], "+.3f"),
+                _spread([] if name == config.baseline else over, "+.3f"),
+                _spread([piece.source[number] for piece in own if piece.source]),
+                _spread([piece.source[0] - piece.source[number] for piece in own if piece.source], "+.3f"),
             ]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -77,7 +77,7 @@ def _round_name(config: QualityConfig, variant: str, number: int) -> str:
     return variant if config.variants[variant].rounds == 1 else f"{variant}, round {number}"
 
 
-def _told(values: Sequence[float], form: str = ".3f") -> str:
+def _spread(values: Sequence[float], form: str = ".3f") -> str:
     """0.412 ± 0.013; no spread of a single value."""
     if not values:
         return NOTHING

@@ -27,7 +27,7 @@ MOVED_IOU = 0.75  # a box that meets its old self with less has moved
 
 @dataclass(frozen=True)
 class Gate:
-    """When a round may follow another. enabled: False lets every round pass; it is judged and told all the same.
+    """When a round may follow another. enabled: False lets every round pass; it is judged and reported all the same.
 
     Bounds of drift hold between the labels of two rounds, and are wide: in six rounds of the glyph world, whose AP went
     from -0.02 to +0.05, labels changed in 30 to 54 % of the images, and boxes became up to 2.4 times fewer.
@@ -78,7 +78,7 @@ class Drift:
 class Verdict:
     """What the gate says of a round.
 
-    passed: the loop may go on from this round. reasons: why not; empty where passed. over: the best round before it,
+    passed: the loop may continue from this round. reasons: why not; empty where passed. over: the best round before it,
     that it is compared with. gain, interval: of its headline number over that round's; None without evaluation data.
     """
 
@@ -226,10 +226,10 @@ def _matched(before: Sequence[Box], after: Sequence[Box]) -> Counter[str]:
     return Counter({name: count for name, count in found.items() if count})
 
 
-def as_told(verdict: Verdict) -> dict[str, Any]:
+def payload_of(verdict: Verdict) -> dict[str, Any]:
     """For JSON; of the drift's counts the hundred that changed most."""
-    told = asdict(verdict)
+    payload = asdict(verdict)
     if verdict.drift is not None:
         counts = sorted(verdict.drift.counts.items(), key=lambda item: -abs(item[1][0] - item[1][1]))
-        told["drift"]["counts"] = {name: list(pair) for name, pair in counts[:100]}
-    return told
+        payload["drift"]["counts"] = {name: list(pair) for name, pair in counts[:100]}
+    return payload

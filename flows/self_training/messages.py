@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flows.self_training.state import drift_of, figure_of, gate_of
+from flows.self_training.state import drift_of, ending, figure_of, gate_of
 
 
 def in_words(event: Mapping[str, Any]) -> str | None:
     """One line about an event of flows.self_training.loop; None for those that say nothing to people."""
     stage, state, labels = event["stage"], event["state"], f"v{event['round']}"
     if (stage, state) == ("infer", "started"):
-        return f"{labels}: looking at the images, {_many(event['shards'], 'shard')}"
+        return f"{labels}: labelling the images, {_many(event['shards'], 'shard')}"
     if (stage, state) == ("filter", "finished"):
         return f"{labels}: {_counted(event['counts'])}"
     if (stage, state) == ("evaluate", "finished"):
@@ -32,16 +32,16 @@ def in_words(event: Mapping[str, Any]) -> str | None:
     if (stage, state) == ("train", "finished"):
         return f"{labels}: trained {event['weights']}"
     if stage == "loop":
-        return f"{state}: {event['reason']}" if event["reason"] else state
+        return ending(state, event["round"], event["reason"])
     return None
 
 
 def _counted(counts: Mapping[str, Any]) -> str:
     dropped = ", ".join(f"{reason} {count}" for reason, count in counts["dropped"].items())
-    told = f"{_many(counts['kept'], 'box')} kept of {counts['candidates']} candidates ({dropped or 'none'} dropped)"
+    message = f"{_many(counts['kept'], 'box')} kept of {counts['candidates']} candidates ({dropped or 'none'} dropped)"
     if counts.get("reviewed"):
-        told += f", {_many(counts['reviewed'], 'line')} with {_many(counts['reviewed_boxes'], 'box')} of a person's"
-    return told + (f", {_many(counts['quarantined'], 'line')} quarantined" if counts["quarantined"] else "")
+        message += f", {_many(counts['reviewed'], 'line')} with {_many(counts['reviewed_boxes'], 'box')} of a person's"
+    return message + (f", {_many(counts['quarantined'], 'line')} quarantined" if counts["quarantined"] else "")
 
 
 def _many(count: int, noun: str) -> str:

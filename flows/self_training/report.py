@@ -22,7 +22,7 @@ from browse.pictures import reduced_picture
 from flows.labelling.manifest import MANIFEST_NAME, Manifest, read_manifest
 from flows.self_training import html as pages
 from flows.self_training.gate import changed_lines
-from flows.self_training.state import ROUNDS_NAME, LoopState, name_of, read_state, state_rows
+from flows.self_training.state import ROUNDS_NAME, LoopState, ending, name_of, read_state, state_rows
 from formats.candidates import read_candidates
 from formats.dataset_names import labels_path, metadata_path
 from formats.images import safe_join
@@ -164,14 +164,14 @@ def _outcome(loop: LoopState | None) -> str:
     if loop is None:
         return ""
     best = loop.best
-    model = "the model as it came" if best.round == 1 else f"the model trained on v{best.round - 1}"
+    model = "the pretrained model" if best.round == 1 else f"the model trained on v{best.round - 1}"
     use = f"Best: labels v{best.round}, <code>{html.escape(str(best.labels))}</code>, and {model}, "
     use += f"<code>{html.escape(best.weights)}</code>."
     state = {"finished": "All rounds are done.", "running": "The loop is at work."}.get(loop.state, "")
     if loop.state == "waiting":
         state = f"The loop waits for a person: {loop.reason}."
     if loop.state == "stopped":
-        state = f"The loop stopped: {loop.reason}."
+        state = f"The loop {ending(loop.state, loop.rounds[-1].round, loop.reason)}."
     rejected = [(each.round, reason) for each in loop.rounds for reason in each.verdict.reasons]
     if loop.state == "finished" and rejected:
         state += " " + " ".join(f"v{number}: {reason}." for number, reason in rejected)
@@ -189,7 +189,7 @@ def _overview(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
     rows = []
     for entry in rounds:
         counts = entry.meta.get("counts", {})
-        made_by = "the model as it came" if entry.number == 1 else f"trained on v{entry.number - 1}"
+        made_by = "the pretrained model" if entry.number == 1 else f"trained on v{entry.number - 1}"
         row = [f"v{entry.number}" if entry.labels else "not yet", made_by]
         row += [pages.number(counts.get(key)) for key in ("kept", "lines_without_labels", "quarantined")]
         row += [pages.fraction(entry.evaluations.get(stem, {}).get(metric)) for stem, metric in columns]
@@ -342,7 +342,7 @@ def _score_counts(manifest: Manifest) -> np.ndarray:
         if path.is_file():
             try:
                 counts += np.histogram(read_candidates(path).score, SCORE_BINS)[0]
-            except InputError:  # a broken shard is labelled again when the run goes on
+            except InputError:  # a broken shard is labelled again when the run resumes
                 continue
     return counts
 

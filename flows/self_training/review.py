@@ -1,6 +1,6 @@
-"""What a person says of a round: corrected lines (formats.reviewed), and the approval that lets a loop go on.
+"""What a person says of a round: corrected lines (formats.reviewed), and the approval that lets a loop continue.
 
-Filtering puts corrected lines in place of the model's, so that a run that goes on makes the same labels again.
+Filtering puts corrected lines in place of the model's, so that a run that resumes makes the same labels again.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def add_corrections(manifest: Manifest, file: str | Path, number: int) -> int:
 
 
 def approve(manifest: Manifest | str | Path, policy: Mapping[str, Any]) -> Path:
-    """Writes that a person agrees to go on after the round of this plan; another plan or policy asks again."""
+    """Writes that a person agrees to continue after the round of this plan; another plan or policy asks again."""
     manifest = as_manifest(manifest)
     path = manifest.work_dir / APPROVAL_NAME
     write_json(path, _approved(manifest, policy))
@@ -54,7 +54,7 @@ def approve(manifest: Manifest | str | Path, policy: Mapping[str, Any]) -> Path:
 
 
 def is_approved(manifest: Manifest, policy: Mapping[str, Any]) -> bool:
-    """Whether a person agreed to go on with the labels of this plan and policy."""
+    """Whether a person agreed to continue with the labels of this plan and policy."""
     path = manifest.work_dir / APPROVAL_NAME
     if not path.is_file():
         return False

@@ -16,18 +16,18 @@ from formats.io.files import write_json
 def evaluate_weights(
     truth: BenchmarkData, manifest: Manifest, device: str, out: Path, **settings: Any
 ) -> dict[str, Any]:
-    """The figures of a plan's model, or those in `out` when they are of the same weights, truth and settings.
+    """The scores of a plan's model, or those in `out` when they are of the same weights, truth and settings.
 
     The matches behind them lie in the folder that is named as `out`. settings: as EvaluateConfig has them.
     """
-    asked = json.loads(json.dumps({"truth": repr(truth), "settings": settings}, default=str))
-    asked["weights_sha256"] = manifest.weights_sha256
-    asked["truth_sha256"] = file_hashes(truth)
+    cache_key = json.loads(json.dumps({"truth": repr(truth), "settings": settings}, default=str))
+    cache_key["weights_sha256"] = manifest.weights_sha256
+    cache_key["truth_sha256"] = file_hashes(truth)
     folder = samples_path(out).parent
     try:
-        told = json.loads(out.read_text(encoding="utf-8"))
-        if told["asked"] == asked and samples_path(out).is_file():
-            return told["metrics"]
+        kept = json.loads(out.read_text(encoding="utf-8"))
+        if kept["asked"] == cache_key and samples_path(out).is_file():
+            return kept["metrics"]
     except (OSError, ValueError, KeyError, TypeError):
         pass
     config = EvaluateConfig(
@@ -40,7 +40,7 @@ def evaluate_weights(
         **settings,
     )
     metrics = {name: value for name, value in evaluate_benchmark(config).numbers.items() if name != "weights"}
-    write_json(out, {"metrics": metrics, "asked": asked})
+    write_json(out, {"metrics": metrics, "asked": cache_key})
     return metrics
 
 

@@ -62,10 +62,10 @@ def _draw_glyphs(
     """Writes the scenes once; their truth lies apart, under truth/, and no stage reads it."""
     from grounding_model.glyphs import write_scenes
 
-    told, asked = folder / "scenes.json", json.loads(json.dumps(asdict(data)))
+    recorded, requested = folder / "scenes.json", json.loads(json.dumps(asdict(data)))
     remedy = "expected another train.work_dir, or that folder removed"
-    if told.exists() and load_json(told, remedy) != asked:
-        raise InputError(told, "other scenes were drawn there", remedy)
+    if recorded.exists() and load_json(recorded, remedy) != requested:
+        raise InputError(recorded, "other scenes were drawn there", remedy)
     captions, images = folder / "captions.csv", folder / "truth" / "images"
     if data.task == "captions":
         source = Source(annotation_path(folder, "glyphs", "vg"), images, None)
@@ -73,7 +73,7 @@ def _draw_glyphs(
         source = Source(annotation_path(folder, "glyphs", "od"), images, label_map_path(folder, "glyphs"))
     # The label map is written last: without it the run was cut off in between.
     if not (source.annotations.exists() and (source.label_map is None or source.label_map.exists())):
-        write_json(told, asked)
+        write_json(recorded, requested)
         truth = write_scenes(folder / "truth", data.domain, data.count, data.seed, data.task)
         if source.label_map is not None:
             bootstrap_od(images, data.categories, source.annotations, source.label_map)

@@ -1,4 +1,4 @@
-"""What a loop leaves on disk: rounds.json tells every round, each has its folder, and a person's approval lies there.
+"""What a loop leaves on disk: rounds.json lists every round, each has its folder, and a person's approval lies there.
 
 WORK_DIR/rounds.json, report.html
 WORK_DIR/round-1/ manifest.json, candidates/, the labels, evaluation.json, merge.json, train-…/model.safetensors
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from flows.labelling.manifest import read_manifest
-from flows.self_training.gate import Drift, Evaluation, Verdict, as_told
+from flows.self_training.gate import Drift, Evaluation, Verdict, payload_of
 from flows.self_training.review import add_corrections, approve
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json, write_whole
@@ -87,8 +87,8 @@ def round_folder(work_dir: Path, number: int) -> Path:
 def write_state(work_dir: Path, loop: LoopState) -> Path:
     """Writes WORK_DIR/rounds.json."""
     path = work_dir / ROUNDS_NAME
-    rounds = [each._asdict() | {"verdict": as_told(each.verdict)} for each in loop.rounds]
-    told = {
+    rounds = [each._asdict() | {"verdict": payload_of(each.verdict)} for each in loop.rounds]
+    payload = {
         "name": loop.name,
         "state": loop.state,
         "reason": loop.reason,
@@ -96,31 +96,31 @@ def write_state(work_dir: Path, loop: LoopState) -> Path:
         "policy": loop.policy,
         "rounds": rounds,
     }
-    write_json(path, told, default=str)
+    write_json(path, payload, default=str)
     return path
 
 
 def read_state(work_dir: str | Path) -> LoopState:
     """The loop in a work_dir. Raises InputError when none has come to its first labels there."""
     path = Path(work_dir) / ROUNDS_NAME
-    told = load_json(path, "expected the train.work_dir of a self-training")
+    payload = load_json(path, "expected the train.work_dir of a self-training")
     try:
         rounds = tuple(
             RoundResult(**each | {"labels": Path(each["labels"]), "verdict": _verdict(each["verdict"])})
-            for each in told["rounds"]
+            for each in payload["rounds"]
         )
-        return LoopState(told["name"], told["state"], told["reason"], told["policy"], rounds)
+        return LoopState(payload["name"], payload["state"], payload["reason"], payload["policy"], rounds)
     except (KeyError, TypeError) as error:
-        raise InputError(path, f"tells no rounds ({error!r})", "run `groundhog self-train` again") from None
+        raise InputError(path, f"lists no rounds ({error!r})", "run `groundhog self-train` again") from None
 
 
-def _verdict(told: Mapping[str, Any]) -> Verdict:
-    fields = dict(told) | {"reasons": tuple(told["reasons"])}
-    if told["interval"] is not None:
-        fields["interval"] = tuple(told["interval"])
-    if told["drift"] is not None:
-        counts = {name: tuple(pair) for name, pair in told["drift"]["counts"].items()}
-        fields["drift"] = Drift(**told["drift"] | {"counts": counts})
+def _verdict(payload: Mapping[str, Any]) -> Verdict:
+    fields = dict(payload) | {"reasons": tuple(payload["reasons"])}
+    if payload["interval"] is not None:
+        fields["interval"] = tuple(payload["interval"])
+    if payload["drift"] is not None:
+        counts = {name: tuple(pair) for name, pair in payload["drift"]["counts"].items()}
+        fields["drift"] = Drift(**payload["drift"] | {"counts": counts})
     return Verdict(**fields)
 
 
@@ -148,7 +148,7 @@ def keep(files: Iterable[Path], folder: Path) -> None:
 
 
 def approve_round(work_dir: str | Path, number: int | None = None, reviewed: str | Path | None = None) -> int:
-    """Lets a loop go on after a round's labels, though the gate stopped it; gives the number of the round.
+    """Lets a loop continue after a round's labels, though the gate stopped it; gives the number of the round.
 
     number: None takes the last round. reviewed: ODVG lines that a person corrected, as add_corrections takes them.
     Raises InputError for a round that has no labels yet.
@@ -173,8 +173,8 @@ def figure_of(metrics: Mapping[str, Any]) -> str:
     headline = metrics.get("headline")
     if headline is None:
         return "" if metrics.get("ap") is None else f"AP {metrics['ap']:.3f}"
-    told = f"{name_of(headline)} {metrics[headline]:.3f}"
-    return told if metrics.get("interval") is None else "{} ({:.3f} … {:.3f})".format(told, *metrics["interval"])
+    payload = f"{name_of(headline)} {metrics[headline]:.3f}"
+    return payload if metrics.get("interval") is None else "{} ({:.3f} … {:.3f})".format(payload, *metrics["interval"])
 
 
 def name_of(headline: str) -> str:
@@ -229,9 +229,15 @@ def status(work_dir: str | Path) -> str:
     loop = read_state(work_dir)
     lines = [aligned_rows(state_rows(loop)), "* the best round: these labels and the weights that made them"]
     lines += [f"v{each.round}: {reason}" for each in loop.rounds for reason in each.verdict.reasons]
-    lines.append(f"{loop.state}: {loop.reason}" if loop.reason else loop.state)
+    lines.append(ending(loop.state, loop.rounds[-1].round, loop.reason))
     lines += [f"labels:  {loop.best.labels}", f"weights: {loop.best.weights}"]
     return "\n".join(lines)
+
+
+def ending(state: str, number: int, reason: str) -> str:
+    """Where a loop stands: "stopped after v1: did not pass the gate: …". number: of its last round."""
+    where = state if state == "running" else f"{state} after v{number}"
+    return f"{where}: {reason}" if reason else where
 
 
 def aligned_rows(rows: Sequence[Sequence[str]]) -> str:

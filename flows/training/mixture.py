@@ -35,8 +35,8 @@ def merge(
         share = ratio * pseudo.weight * images / offered
         mixture += tuple(replace(data, weight=data.weight * share) for data in pretraining)
     if out is not None:
-        told = [asdict(data) | {"images": count_images(data)} for data in mixture]
-        write_json(out, {"ratio": ratio, "datasets": told}, default=str)
+        recorded = [asdict(data) | {"images": count_images(data)} for data in mixture]
+        write_json(out, {"ratio": ratio, "datasets": recorded}, default=str)
     return mixture
 
 

@@ -16,9 +16,9 @@ DONE_NAME = "done.json"
 
 
 def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | None = None) -> Path:
-    """Trains, or goes on with an interrupted run of config.work_dir, or finds it finished; gives the checkpoint.
+    """Trains, or resumes an interrupted run of config.work_dir, or finds it finished; gives the checkpoint.
 
-    Finished is a run whose `done.json` tells of the same settings, the same labels and the same starting weights.
+    Finished is a run whose `done.json` records the same settings, the same labels and the same starting weights.
     """
     from flows.training.torchrun import train_in_processes
     from grounding_model.training import loop as training
@@ -31,7 +31,7 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
         return checkpoint
     run = train_in_processes if config.processes > 1 else training.train
     result = run(config, on_progress)
-    told = {
+    record = {
         "key": key,
         "checkpoint": result.checkpoint.name,
         "sha256": sha256_of(result.checkpoint),
@@ -40,7 +40,7 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
         "best": result.best.name if result.best else None,
         "best_ap": result.best_ap,
     }
-    write_json(done, told)
+    write_json(done, record)
     return result.checkpoint
 
 
@@ -67,9 +67,9 @@ def training_key(config: TrainConfig) -> str:
 
 def _finished(done: Path, key: str) -> Path | None:
     try:
-        told: Mapping[str, Any] = json.loads(done.read_text(encoding="utf-8"))
-        checkpoint = done.parent / told["checkpoint"]
-        return checkpoint if told["key"] == key and sha256_of(checkpoint) == told["sha256"] else None
+        record: Mapping[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+        checkpoint = done.parent / record["checkpoint"]
+        return checkpoint if record["key"] == key and sha256_of(checkpoint) == record["sha256"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
