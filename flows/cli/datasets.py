@@ -1,4 +1,4 @@
-"""Annotation files and drawn ones: `groundhog convert`, `check`, `stats`, `glyphs`."""
+"""Annotation files, and synthetic ones: `groundhog convert`, `check`, `stats`, `glyphs`."""
 
 from __future__ import annotations
 
@@ -24,25 +24,29 @@ def _add_convert(commands) -> None:
         commands,
         "convert",
         _convert,
-        "turn annotations of one format into another",
+        "convert annotations from one format to another",
         "groundhog convert voc odvg data/raccoon/annotations data/raccoon/raccoon_od.json",
     )
     known = f"from: {', '.join(formats.READERS)}\nto:   {', '.join(formats.WRITERS)}"
-    parser.epilog = f"{parser.epilog}\n\n{known}\nwhat each one needs: docs/formats.md"
+    parser.epilog = f"{parser.epilog}\n\n{known}\noptions that each format needs: docs/formats.md"
     parser.add_argument("source_format", metavar="FROM", choices=tuple(formats.READERS))
     parser.add_argument("target_format", metavar="TO", choices=tuple(formats.WRITERS))
     parser.add_argument("source", metavar="SOURCE", help="annotation file, or folder of them")
-    parser.add_argument("out", metavar="OUT", help="file, or the folder to be made")
+    parser.add_argument("out", metavar="OUT", help="file, or a new folder")
     _add_source(parser)
     parser.add_argument(
         "--without", metavar="FILE", action="append", default=[], help="leave out the images of this ODVG or COCO file"
     )
     parser.add_argument(
-        "--label-map", metavar="FILE", help="labels by this map's names; names that it lacks get the next free labels"
+        "--label-map",
+        metavar="FILE",
+        help="number the categories as in this map; names that it lacks get the next free numbers",
     )
-    parser.add_argument("--sample", type=int, metavar="N", help="N images at random")
-    parser.add_argument("--parts", metavar="A=0.8,B=0.2", help="a file each: OUT_A, OUT_B, images at random")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="decides --sample and --parts (default 0)")
+    parser.add_argument("--sample", type=int, metavar="N", help="keep N random images")
+    parser.add_argument("--parts", metavar="A=0.8,B=0.2", help="split the images at random into OUT_A, OUT_B …")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="random seed of --sample and --parts (default 0)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT even if it holds labels")
 
 
@@ -68,9 +72,13 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", metavar="DIR", help="the image folder, where sizes are read from it")
-    parser.add_argument("--categories", metavar="A,B,C", help="names in the order of labels, or a file with them")
-    parser.add_argument("--truth", metavar="FILE", help="coco-results: the COCO file whose ids it uses")
+    parser.add_argument("--images", metavar="DIR", help="image folder, for formats without image sizes")
+    parser.add_argument(
+        "--categories", metavar="A,B,C", help="names in the order of their labels, or a file with one name a line"
+    )
+    parser.add_argument(
+        "--truth", metavar="FILE", help="coco-results: the COCO annotation file that the results belong to"
+    )
     parser.add_argument("--classes", metavar="FILE", help="openimages: class-descriptions-boxable.csv")
     parser.add_argument(
         "--frequencies", metavar="F,C", help="lvis: only categories that are f(requent), c(ommon) or r(are)"
@@ -80,7 +88,7 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def _given_source(options: argparse.Namespace) -> dict:
-    """What the readers and writers of formats ask for, by their own names."""
+    """The options of readers and writers, by their parameter names."""
     if options.images and not as_path(options.images).is_dir():
         raise InputError(options.images, "no such folder", "expected the folder of the images")
     return {
@@ -99,7 +107,7 @@ def _add_check(commands) -> None:
         commands,
         "check",
         _check,
-        "find every problem of an annotation file: its line, what is wrong and what would be right; exit code 1 if any",
+        "list every problem of an annotation file with its line, the fault and what was expected; exit code 1 if any",
         "groundhog check data/cat/cat_od_v1.json --images data/cat/images",
     )
     _add_inspected(parser)
@@ -124,11 +132,11 @@ def _add_stats(commands) -> None:
         commands,
         "stats",
         _stats,
-        "count what is in an annotation file: images, boxes, categories, sizes, scores",
+        "print statistics of an annotation file: images, boxes, categories, sizes, scores",
         "groundhog stats data/cat/cat_od_v1.json --out cat.png",
     )
     _add_inspected(parser)
-    parser.add_argument("--out", type=Path, metavar="PNG", help="draw the counts too")
+    parser.add_argument("--out", type=Path, metavar="PNG", help="also plot them")
 
 
 def _stats(options: argparse.Namespace) -> int:
@@ -151,7 +159,7 @@ def _add_inspected(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=tuple(formats.READERS),
         metavar="F",
-        help="as `convert` calls it (default: odvg, coco or voc)",
+        help="a format of `groundhog convert` (default: detect odvg, coco or voc)",
     )
     _add_source(parser)
 
@@ -161,7 +169,7 @@ def _add_glyphs(commands) -> None:
         commands,
         "glyphs",
         _glyphs,
-        "draw scenes of the glyph world with their truth",
+        "draw synthetic scenes of pictograms, with their annotations",
         "groundhog glyphs data/glyphs --domain cats --count 200",
     )
     parser.add_argument("folder", metavar="FOLDER")
@@ -169,11 +177,11 @@ def _add_glyphs(commands) -> None:
         "--domain", default="source", metavar="D", help="source (default), dense, or cats on hard backgrounds"
     )
     parser.add_argument(
-        "--task", default="od", metavar="T", help="od (default), colours, captions or expressions: what the truth tells"
+        "--task", default="od", metavar="T", help="kind of annotations: od (default), colours, captions or expressions"
     )
-    parser.add_argument("--count", type=int, default=100, metavar="N", help="scenes (default 100)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="other scenes (default 0)")
-    parser.add_argument("--unlabelled", action="store_true", help="images alone")
+    parser.add_argument("--count", type=int, default=100, metavar="N", help="number of scenes (default 100)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="random seed (default 0)")
+    parser.add_argument("--unlabelled", action="store_true", help="write images without annotations")
 
 
 def _glyphs(options: argparse.Namespace) -> int:

@@ -16,22 +16,24 @@ def add(commands) -> None:
         commands,
         "detect",
         _detect,
-        "find things in pictures: categories, phrases of a caption, or a referring expression",
+        "detect objects in images: categories, phrases of a caption, or a referring expression",
         "groundhog detect photo.jpg --weights mm_swin-t.pth --text-encoder bert-base-uncased --texts '$: coco'",
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders, patterns; addresses with --fetch")
+    parser.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders or patterns; URLs with --fetch")
     parser.add_argument(
         "--texts",
         required=True,
         metavar="T",
-        help="what to look for: a caption, whose noun phrases are found; '$: coco', the categories of a data set; "
-        "or see the next two",
+        help="the prompt: a caption, whose noun phrases are detected; '$: coco', the categories of a data set; "
+        "or as the next two options say",
     )
-    parser.add_argument("-c", "--custom-entities", action="store_true", help="T is a list 'cat. dog. bird'")
+    parser.add_argument(
+        "-c", "--custom-entities", action="store_true", help="T is a list of categories: 'cat. dog. bird'"
+    )
     parser.add_argument(
         "--tokens-positive",
         metavar="J",
-        help="-1: T is a referring expression; '[[[21,31]], [[45,59]]]': phrases of T, by their characters",
+        help="-1: T is a referring expression; '[[[21,31]], [[45,59]]]': phrases of T, as character ranges",
     )
     add_settings(parser, LabellingSettings, without=("score_floor",))
     parser.add_argument(
@@ -47,16 +49,16 @@ def add(commands) -> None:
         type=float,
         default=DetectOptions.score_threshold,
         metavar="S",
-        help="least score (default %(default)s)",
+        help="minimum score (default %(default)s)",
     )
     parser.add_argument(
         "--palette",
         default=DetectOptions.palette,
         metavar="P",
-        help="%(default)s (default), random, or one colour: red, #ff8800",
+        help="%(default)s (default), random, or a colour such as red or #ff8800",
     )
-    parser.add_argument("--fetch", action="store_true", help="download images that are given as addresses")
-    parser.add_argument("--all-scores", action="store_true", help="write each box's scores of everything looked for")
+    parser.add_argument("--fetch", action="store_true", help="download images that are given as URLs")
+    parser.add_argument("--all-scores", action="store_true", help="write the scores of all categories for each box")
     parser.add_argument(
         "--out-dir", type=Path, default=DetectOptions.out_dir, metavar="DIR", help="default: %(default)s"
     )

@@ -27,10 +27,10 @@ def add(commands) -> None:
         commands,
         "filter",
         _filter,
-        "turn the candidates of a WORK_DIR into labels; the model is not run again",
+        "turn the candidates of a WORK_DIR into labels, without running the model",
         "groundhog filter work_dirs/cat --score-threshold 0.4 --class-threshold dog=0.5",
     )
-    parser.add_argument("work_dir", metavar="WORK_DIR", help="of groundhog infer")
+    parser.add_argument("work_dir", metavar="WORK_DIR", help="folder that groundhog infer wrote")
     parser.add_argument("-o", "--out", metavar="FILE", help="default: X_od_v1.json beside X_od.json")
     parser.add_argument(
         "--score-threshold", type=float, metavar="S", help=f"a label scores more (default {SCORE_THRESHOLD})"
@@ -38,28 +38,60 @@ def add(commands) -> None:
     parser.add_argument("--class-threshold", action="append", default=[], metavar="NAME=S", help="of one category")
     adaptive = parser.add_mutually_exclusive_group()
     adaptive.add_argument(
-        "--boxes-per-image", type=float, metavar="N", help="thresholds at which a category has so many boxes an image"
+        "--boxes-per-image",
+        type=float,
+        metavar="N",
+        help="per-category thresholds that keep N boxes per image on average",
     )
-    adaptive.add_argument("--mixture", action="store_true", help="thresholds between a category's low and high scores")
     adaptive.add_argument(
-        "--precision", type=float, metavar="P", help="thresholds above which so many are right, as --reviewed says"
+        "--mixture", action="store_true", help="per-category thresholds from a mixture of two normal distributions"
+    )
+    adaptive.add_argument(
+        "--precision",
+        type=float,
+        metavar="P",
+        help="per-category thresholds that reach this precision on the lines of --reviewed",
     )
     parser.add_argument(
-        "--confident-from", type=float, metavar="S", help="ignore images without one box that scores it"
+        "--confident-from", type=float, metavar="S", help="ignore images that have no box with this score"
     )
-    parser.add_argument("--ignore-from", type=float, metavar="S", help="boxes from here to the threshold are ignored")
-    parser.add_argument("--soft-weights", action="store_true", help="a score is the weight of its loss")
-    parser.add_argument("--nms-iou", type=float, metavar="IOU", help="overlap of duplicates (default 0.5)")
+    parser.add_argument(
+        "--ignore-from",
+        type=float,
+        metavar="S",
+        help="boxes between this score and the threshold are ignored in training",
+    )
+    parser.add_argument("--soft-weights", action="store_true", help="weight the training loss of a box by its score")
+    parser.add_argument(
+        "--nms-iou",
+        type=float,
+        metavar="IOU",
+        help="boxes of a category that overlap more are duplicates (default 0.5)",
+    )
     parser.add_argument(
         "--cross-class-iou", type=float, metavar="IOU", help="the same across categories (default: off)"
     )
-    parser.add_argument("--distractors", metavar="A,B", help="categories of the labelling that reject what they win")
     parser.add_argument(
-        "--view", action="append", default=[], metavar="WORK_DIR", help="merge its boxes: another scale, or --mirrored"
+        "--distractors",
+        metavar="A,B",
+        help="categories that are dropped; they also drop the boxes that they overlap with a higher score",
     )
-    parser.add_argument("--reviewed", metavar="FILE", help="ODVG lines that a person corrected: they win")
-    parser.add_argument("--overwrite", action="store_true", help="replace labels that are not of this WORK_DIR's plan")
-    parser.add_argument("--min-size", type=float, metavar="PX", help="shorter side in pixels (default 1)")
+    parser.add_argument(
+        "--view",
+        action="append",
+        default=[],
+        metavar="WORK_DIR",
+        help="merge the boxes of another labelling: another scale, or --mirrored",
+    )
+    parser.add_argument(
+        "--reviewed", metavar="FILE", help="ODVG lines that a person corrected; they replace the model's"
+    )
+    parser.add_argument(
+        "--min-size", type=float, metavar="PX", help="minimum of the shorter side of a box in pixels (default 1)"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace labels that belong to the plan of another WORK_DIR"
+    )
     parser.add_argument("--max-per-img", type=int, dest="max_per_image", metavar="N", help=f"default {MAX_PER_IMAGE}")
 
 

@@ -1,4 +1,4 @@
-"""`groundhog init`: a configuration for one's own images."""
+"""`groundhog init`: a configuration for your own images."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def add(commands) -> None:
         commands,
         "init",
         _init,
-        "write a configuration that labels and learns your own images, and so the deployment self-train/NAME",
+        "write the configuration of a self-training on your own images; it becomes the deployment self-train/NAME",
         "groundhog init raccoon --images data/raccoon/images --categories raccoon",
     )
-    parser.add_argument("name", metavar="NAME", help="of the data set")
-    parser.add_argument("--images", required=True, metavar="DIR", help="folder")
+    parser.add_argument("name", metavar="NAME", help="name of the data set")
+    parser.add_argument("--images", required=True, metavar="DIR", help="image folder")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--categories", metavar="A,B,C", help="names to look for, or a text file with one name a line")
+    what.add_argument("--categories", metavar="A,B,C", help="names to detect, or a text file with one name a line")
     what.add_argument("--captions", metavar="FILE", help="CSV, JSON or a folder of .txt files")
     parser.add_argument("--weights", default=WEIGHTS, metavar="W", help="the first model (default: %(default)s)")
     parser.add_argument("--text-encoder", metavar="DIR", help="BERT folder, where the weights carry no tokenizer")

@@ -1,4 +1,4 @@
-"""`groundhog up`, `self-train`, and the stages by themselves: `bootstrap`, `infer`, `filter`."""
+"""`groundhog up`, `self-train`, and the single stages: `bootstrap`, `infer`, `filter`."""
 
 from __future__ import annotations
 
@@ -33,10 +33,12 @@ def _add_up(commands) -> None:
         commands,
         "up",
         _up,
-        "start Prefect (or reuse a healthy server) and serve all deployments",
+        "start a Prefect server, or use a running one, and serve all deployments",
         "groundhog up     # then, in another terminal: prefect deployment run self-train/glyphs --watch",
     )
-    parser.add_argument("--limit", type=int, default=1, help="flow runs at once (default 1: they share the device)")
+    parser.add_argument(
+        "--limit", type=int, default=1, help="number of concurrent flow runs (default 1, because they share the device)"
+    )
 
 
 def _up(options: argparse.Namespace) -> int:
@@ -52,7 +54,7 @@ def _add_self_train(commands) -> None:
         commands,
         "self-train",
         _self_train,
-        "label, train and label again as a configuration says, without Prefect",
+        "run the whole loop of a configuration: label, train, label again; without Prefect",
         "groundhog self-train configs/self_train_glyphs.toml --set rounds=2",
     )
     parser.add_argument("config", metavar="CONFIG", help="a TOML file")
@@ -87,16 +89,18 @@ def _add_bootstrap(commands) -> None:
         commands,
         "bootstrap",
         _bootstrap,
-        "make an ODVG file without boxes of a folder of images",
+        "list a folder of images as an ODVG file without boxes",
         "groundhog bootstrap data/cat/images data/cat/cat_od.json --categories cat",
     )
     parser.add_argument("images", metavar="IMAGES", help="folder")
-    parser.add_argument("out", metavar="OUT", help="X_od.json, or X_vg.json with captions")
+    parser.add_argument("out", metavar="OUT", help="X_od.json, or X_vg.json for captions")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--categories", metavar="A,B,C", help="names to look for, or a text file with one name a line")
+    what.add_argument("--categories", metavar="A,B,C", help="names to detect, or a text file with one name a line")
     what.add_argument("--captions", metavar="FILE", help="CSV, JSON or a folder of .txt files")
     parser.add_argument(
-        "--phrases", metavar="FILE", help="with --captions: JSON, caption -> phrases; otherwise noun phrases are found"
+        "--phrases",
+        metavar="FILE",
+        help="with --captions: JSON that maps captions to phrases (default: their noun phrases)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT even if it holds labels")
 
@@ -107,7 +111,7 @@ def _bootstrap(options: argparse.Namespace) -> int:
     from formats.overwrite import refuse_to_lose_labels
 
     if options.phrases and not options.captions:
-        raise InputError("--phrases", "there are no captions to find them in", "expected --captions too")
+        raise InputError("--phrases", "there are no captions", "expected --captions as well")
     categories = None if options.captions else names(options.categories)
     if not options.overwrite:
         refuse_to_lose_labels(options.out, dict(enumerate(categories)) if categories else None)
@@ -125,16 +129,16 @@ def _add_infer(commands) -> None:
         commands,
         "infer",
         _infer,
-        "label an ODVG file: every candidate box above a low floor, kept in WORK_DIR",
+        "run the detector on an ODVG file; every candidate box above a low score is stored in WORK_DIR",
         "groundhog infer data/cat/cat_od.json data/cat/images work_dirs/cat --label-map data/cat/cat_label_map.json",
     )
     parser.add_argument("source", metavar="SOURCE", help="X_od.json or X_vg.json")
-    parser.add_argument("image_root", metavar="IMAGES", help="folder that its filenames are relative to")
-    parser.add_argument("work_dir", metavar="WORK_DIR", help="manifest.json and candidates/ go there")
+    parser.add_argument("image_root", metavar="IMAGES", help="folder that the filenames are relative to")
+    parser.add_argument("work_dir", metavar="WORK_DIR", help="folder for manifest.json and candidates/")
     parser.add_argument(
         "--label-map",
         metavar="FILE",
-        help="its names are looked for (default: X_label_map.json beside X_od.json); else each line's caption",
+        help="categories to detect (default: X_label_map.json beside X_od.json, otherwise the caption of each line)",
     )
     add_settings(parser, LabellingSettings, Execution)
     add_device(parser)

@@ -1,4 +1,4 @@
-"""`groundhog quality`: policies measured where the truth is known. `groundhog agreement`: what to review first."""
+"""`groundhog quality`: filter policies compared against known truth. `groundhog agreement`: what to review first."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def _add_quality(commands) -> None:
         commands,
         "quality",
         _quality,
-        "measure labels of several policies, and what a model gains from them, against a truth that is kept aside",
+        "compare filter policies against held-back truth: quality of the labels, and AP of a model trained on them",
         "groundhog quality configs/quality_glyphs.toml --variants control,threshold --seeds 0",
     )
     parser.add_argument("config", metavar="CONFIG", help="a TOML file")
-    parser.add_argument("--variants", metavar="A,B", help="only these are done now (default: all that are missing)")
-    parser.add_argument("--seeds", metavar="N,M", help="only these are done now")
-    parser.add_argument("--labels-only", action="store_true", help="judge the first labels; nothing is trained")
+    parser.add_argument("--variants", metavar="A,B", help="only these variants (default: all that have no result yet)")
+    parser.add_argument("--seeds", metavar="N,M", help="only these seeds")
+    parser.add_argument("--labels-only", action="store_true", help="measure the labels only; train nothing")
     add_overrides(parser)
 
 
@@ -57,13 +57,13 @@ def _add_agreement(commands) -> None:
         commands,
         "agreement",
         _agreement,
-        "rank images by how far two label files agree: review the first ones first",
+        "rank images by the agreement of two label files, worst first: the order to review them in",
         "groundhog agreement data/cat/cat_od_v1.json data/cat/cat_od_v2.json -n 20",
     )
-    parser.add_argument("labels", metavar="LABELS", help="ODVG file: of a round, a view, a model")
+    parser.add_argument("labels", metavar="LABELS", help="ODVG file of a round, a view or a model")
     parser.add_argument("others", metavar="OTHERS", help="ODVG file of the same images")
-    parser.add_argument("-n", type=int, default=20, metavar="N", help="so many are shown (default 20)")
-    parser.add_argument("-o", "--out", metavar="FILE", help="CSV with all of them")
+    parser.add_argument("-n", type=int, default=20, metavar="N", help="number of images to show (default 20)")
+    parser.add_argument("-o", "--out", metavar="FILE", help="write the whole ranking as CSV")
 
 
 def _agreement(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`groundhog rounds`: where a loop stands, what a person says to it, where a label comes from."""
+"""`groundhog rounds`: the state of a loop, its approval by a person, and the origin of a label."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from flows.cli.arguments import command
 
 
 def add(commands) -> None:
-    told = "look at the rounds of a self-training, let it go on, follow a box to where it comes from"
-    parser = commands.add_parser("rounds", help=told, description=f"{told[0].upper()}{told[1:]}.")
+    summary = "show the rounds of a self-training, approve a round, trace a box back to its origin"
+    parser = commands.add_parser("rounds", help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_status(verbs)
     _add_approve(verbs)
@@ -21,7 +21,7 @@ def _add_status(verbs) -> None:
         verbs,
         "status",
         _status,
-        "show every round: held-out figure, drift of its labels, the gate's verdict",
+        "show every round: held-out score, drift of its labels, the gate's decision",
         "groundhog rounds status work_dirs/self_train_glyphs",
     )
     parser.add_argument("work_dir", metavar="WORK_DIR", help="train.work_dir of the configuration")
@@ -39,15 +39,17 @@ def _add_approve(verbs) -> None:
         verbs,
         "approve",
         _approve,
-        "let a loop go on that waits for a person, or that the gate stopped",
+        "let a loop continue that waits for review, or that the gate stopped",
         "groundhog rounds approve work_dirs/self_train_cat --round 1 --reviewed corrected.json",
     )
     parser.add_argument("work_dir", metavar="WORK_DIR", help="train.work_dir of the configuration")
-    parser.add_argument("--round", type=int, metavar="N", help="whose labels were looked at (default: the last)")
+    parser.add_argument(
+        "--round", type=int, metavar="N", help="the round whose labels were reviewed (default: the last)"
+    )
     parser.add_argument(
         "--reviewed",
         metavar="FILE",
-        help='ODVG lines that win over the model\'s from this round on: those with "reviewed": true, or all',
+        help='ODVG lines to use instead of the model\'s from now on: those with "reviewed": true, else all',
     )
 
 
@@ -57,7 +59,7 @@ def _approve(options: argparse.Namespace) -> int:
 
     number = approve_round(options.work_dir, options.round, options.reviewed)
     resumed = resume_waiting(options.work_dir, number)
-    print(f"round {number} is approved; {resumed or 'run `groundhog self-train` again to go on'}")
+    print(f"round {number} is approved; {resumed or 'run `groundhog self-train` again to continue'}")
     return 0
 
 
@@ -66,12 +68,14 @@ def _add_lineage(verbs) -> None:
         verbs,
         "lineage",
         _lineage,
-        "follow labels, or one box of them, back to the first round; exit code 1 where a file has changed since",
+        "trace labels, or one box, back to the first round; exit code 1 if a file has changed since",
         "groundhog rounds lineage data/cat/cat_od_v3.json --image a.jpg --box 0",
     )
     parser.add_argument("labels", metavar="LABELS", help="X_od_v3.json or X_vg_v3.json")
     parser.add_argument("--image", metavar="NAME", help="a filename in the labels")
-    parser.add_argument("--box", type=int, default=0, metavar="I", help="which of its boxes (default 0, the best)")
+    parser.add_argument(
+        "--box", type=int, default=0, metavar="I", help="index of the box (default 0, the one with the highest score)"
+    )
 
 
 def _lineage(options: argparse.Namespace) -> int:
