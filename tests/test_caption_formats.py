@@ -190,7 +190,7 @@ def test_grit_is_read_as_img2dataset_leaves_it(write, tmp_path):
         ({"ref_exps": [[0, 13, 0, 0, 1, 1, 2]]}, "sample 0: score 2.0 is outside"),
         ({"ref_exps": None}, "ref_exps None is not a list"),
         ({"key": 12}, "key 12 or caption .* is not text"),
-        ({"height": None}, "sample 0: size"),
+        ({"height": None}, "sample 0: does not give the image.s size"),
     ],
 )
 def test_grit_errors_name_the_sample(write, change, message):

@@ -305,7 +305,7 @@ def test_thresholds_of_a_round_follow_from_the_corrections_that_hold_for_it(labe
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"filename": "nowhere.png"}, "'nowhere.png' is no line of x_od.json"),
+        ({"filename": "nowhere.png"}, "'nowhere.png' is not a line of x_od.json"),
         ({"category": "umbrella"}, "label 0 is not 'umbrella', which is none of this plan's categories"),
         ({"category": "Cat"}, "did you mean 'cat'"),
         ({"label": 1}, "label 1 is not 'cat'"),

@@ -24,7 +24,7 @@ class Recorder:
         self.asked = []
 
     def predict_each(self, images, prompt, **settings):
-        self.asked.append("".join(piece.text for piece in prompt.pieces))
+        self.asked.append("".join(piece.text for piece in prompt.entries))
         for path in images:
             x, y, width, height = map(float, BOX)
             found = Instance((x, y, x + width, y + height), 0, prompt.labels[0], 0.9)

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 from formats.io.errors import InputError
-from formats.io.locks import claim
+from formats.io.locks import lock
 from formats.io.toml_config import read_config
 from formats.label_map import write_label_map
 from formats.odvg import write_odvg
@@ -155,7 +155,7 @@ def test_a_state_that_was_written_without_a_checksum_is_still_taken_up(config: T
 
 
 def test_two_runs_do_not_train_in_one_folder(config: TrainConfig) -> None:
-    with claim(config.work_dir), pytest.raises(InputError, match=rf"process {os.getpid()} is at work here"):
+    with lock(config.work_dir), pytest.raises(InputError, match=rf"in use by process {os.getpid()}; stop it or choose"):
         train(config)
     assert not (config.work_dir / training_state.STATE_FILE).exists()
     train(replace(config, steps=1))

@@ -87,6 +87,7 @@ class FilterParameters(Parameters):
     views: list[str] = []
     reviewed: str | None = None
     provenance: dict[str, Any] | None = None
+    overwrite: bool = False
 
 
 class MergeParameters(Parameters):
@@ -188,6 +189,7 @@ def filter_candidates(parameters: FilterParameters) -> str:
             views=parameters.views,
             reviewed=parameters.reviewed,
             provenance=parameters.provenance,
+            overwrite=parameters.overwrite,
         ).labels
     )
 
