@@ -560,3 +560,12 @@ def test_a_git_that_was_killed_is_asked_again(monkeypatch: pytest.MonkeyPatch) -
     assert training_state.source_commit() == "c0ffee-dirty"
     answers[:] = [(128, "")]
     assert training_state.source_commit() == "unknown"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bad_data_are_an_input_error_whichever_process_meets_them(config: TrainConfig, workers: int) -> None:
+    for data in config.datasets:
+        for path in Path(data.image_root).glob("*.png"):
+            Image.new("RGB", (9, 9)).save(path)
+    with pytest.raises(InputError, match=r"data set \d: \d+ images in a row are unusable; .* the image is 9x9"):
+        train(replace(config, workers=workers))

@@ -6,10 +6,11 @@ import logging
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg
 from flows.labelling.filter import filter_candidates
-from flows.labelling.infer import infer, missing_shards, share_warning
+from flows.labelling.infer import infer, missing_shards, problems_of, share_warning
 from flows.labelling.manifest import Manifest
 from flows.labelling.plan import plan
 from formats.candidates import Candidates, ImageProblem, write_candidates
@@ -79,3 +80,14 @@ def test_a_folder_of_files_that_are_no_images_is_not_bootstrapped(tmp_path: Path
         bootstrap_vg(tmp_path / "images", {"b.jpg": "a cat"}, tmp_path / "x_vg.json", {"a cat": ["a cat"]})
     assert not (tmp_path / "x_od.json").exists()
     assert not (tmp_path / "x_vg.json").exists()
+
+
+def test_a_picture_of_another_size_than_its_line_is_set_aside(planned: Manifest) -> None:
+    """Its boxes would be pixels of another picture: one that was replaced, or turned by its EXIF data."""
+    path = Path(planned.image_root) / "image-002.png"
+    with Image.open(path) as image:
+        image.resize((image.width * 2, image.height)).save(path)
+    infer(planned, FakeDetector(), progress=False)
+    [problem] = problems_of(planned)
+    assert problem.filename == "image-002.png"
+    assert "the image is 80x30, its line says 40x30" in problem.reason

@@ -47,11 +47,15 @@ SHARE_TO_WARN_OF = 0.1  # of a run's images that cannot be used; a data set has 
 
 
 class Image(NamedTuple):
-    """One line that can be looked at. regions: of each phrase of the prompt, its place in the line's regions."""
+    """One line whose image can be labelled. size: height, width in pixels, as the line gives them.
+
+    regions: for each phrase of the prompt, its index in the line's regions.
+    """
 
     line: int
     filename: str
     path: Path
+    size: tuple[int, int]
     prompt: Prompt | None
     regions: tuple[int, ...]
 
@@ -273,6 +277,8 @@ def label_shard(
     on_images(manifest.shards[index].lines - len(images))
     failures: list[Exception] = []
     for outcome, image in zip(_outcomes(detector, manifest, images, batch_size), images, strict=True):
+        if isinstance(outcome, Record) and (outcome.height, outcome.width) != image.size:
+            outcome = _wrong_size(image, outcome)
         if isinstance(outcome, Record):
             labelled.append(_candidates(image, outcome, manifest.score_floor))
         else:
@@ -316,7 +322,7 @@ def _images(manifest: Manifest, lines: Sequence[SourceLine], problems: list[Imag
             )
             continue
         if manifest.label_map is not None or regions:
-            yield Image(line.number, filename, path, prompt, regions)
+            yield Image(line.number, filename, path, (record.height, record.width), prompt, regions)
 
 
 def _prompt(manifest: Manifest, record: Record) -> tuple[Prompt | None, tuple[int, ...]]:
@@ -377,6 +383,13 @@ def _predict(
         mixed_sizes=False,  # an image's candidates do not depend on its neighbours
     )
     return (outcome if isinstance(outcome, Record) else outcome.error for outcome in outcomes)
+
+
+def _wrong_size(image: Image, record: Record) -> InputError:
+    """Boxes in pixels of one picture are wrong for the line of another: replaced, resized, or sized before rotation."""
+    (height, width), name = image.size, image.filename
+    what = f"the image is {record.width}x{record.height}, its line says {width}x{height}"
+    return InputError(name, what, "expected the size after EXIF rotation: bootstrap again, or restore the image")
 
 
 def _candidates(image: Image, record: Record, floor: float) -> ImageCandidates:

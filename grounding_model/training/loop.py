@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import cv2
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
@@ -36,8 +36,8 @@ from formats.io.toml_config import read_config
 from grounding_model.checkpoints.checkpoint import save_checkpoint
 from grounding_model.checkpoints.pretrained_parts import load_parts
 from grounding_model.checkpoints.weights import load_checkpoint
-from grounding_model.data.sampler import MixedOrder
-from grounding_model.data.samples import Collate, TrainingBatch, TrainingSamples
+from grounding_model.data.sampler import Draw, MixedOrder
+from grounding_model.data.samples import Collate, Sample, TrainingBatch, TrainingSamples
 from grounding_model.data.sources import LabelledImages, open_for_training
 from grounding_model.detector import Detector, choose_device
 from grounding_model.glyphs.tokenizer import glyph_tokenizer
@@ -182,7 +182,7 @@ def _train(
         while run.step < steps:
             set_training(model, frozen)
             rate = learning_rate_at(run.step, steps, config.optimizer, full_rate)
-            micro_batches = list(islice(batches, config.accumulate))
+            micro_batches = [_usable(batch) for batch in islice(batches, config.accumulate)]
             losses, norm = _step(run, config, micro_batches, rate, device)
             run.step += 1
             for batch in micro_batches:
@@ -353,10 +353,10 @@ def _loader(
     augment = config.augment.fitted_to(architecture.image_scale)
     max_tokens = architecture.max_text_tokens
     return DataLoader(
-        TrainingSamples(datasets, augment, tokenizer, max_tokens, config.seed, config.absent_names),
+        _Attempts(TrainingSamples(datasets, augment, tokenizer, max_tokens, config.seed, config.absent_names)),
         batch_sampler=order,
         num_workers=config.workers,
-        collate_fn=Collate(tokenizer, max_tokens),
+        collate_fn=partial(_collate_attempts, Collate(tokenizer, max_tokens)),
         # Forked workers share scenes that are kept in memory.
         multiprocessing_context="fork" if config.workers and sys.platform == "linux" else None,
         worker_init_fn=_start_worker,
@@ -364,6 +364,30 @@ def _loader(
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # separate, or the loader would draw from the generator of the model
     )
+
+
+class _Attempts(Dataset):
+    """Samples, or the InputError in place of one: raised in a worker process it would come back as its traceback."""
+
+    def __init__(self, samples: TrainingSamples) -> None:
+        self._samples = samples
+
+    def __getitem__(self, draw: Draw) -> Sample | InputError:
+        try:
+            return self._samples[draw]
+        except InputError as error:
+            return error
+
+
+def _collate_attempts(collate: Collate, attempts: Sequence[Sample | InputError]) -> TrainingBatch | InputError:
+    errors = [attempt for attempt in attempts if isinstance(attempt, InputError)]
+    return errors[0] if errors else collate([attempt for attempt in attempts if not isinstance(attempt, InputError)])
+
+
+def _usable(batch: TrainingBatch | InputError) -> TrainingBatch:
+    if isinstance(batch, InputError):
+        raise batch
+    return batch
 
 
 def _start_worker(_: int) -> None:
