@@ -11,12 +11,34 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from formats.cityscapes import read_cityscapes, read_cityscapes_categories
+from formats.coco import load_coco, read_coco, read_coco_categories
+from formats.coco_dialects import (
+    read_categories_by_id,
+    read_lvis,
+    read_lvis_details,
+    read_objects365v1,
+    read_objects365v2,
+    read_objects365v2_categories,
+    read_odinw,
+    read_odinw_categories,
+)
 from formats.dataset_names import label_map_beside, parse_annotation_name
+from formats.dod import read_dod, read_dod_details
 from formats.images import IMAGE_SUFFIXES
 from formats.io.errors import InputError, want_one_of
 from formats.io.files import sha256_of
+from formats.label_map import read_label_map
+from formats.mdetr import read_mdetr
+from formats.odvg import read_odvg
 from formats.record import Record, Region
+from formats.refcoco import read_refcoco
+from formats.voc import read_voc, read_voc_categories
+from formats.yolo import read_yolo
 from grounding_model.data.sources import CocoData, GlyphData, OdvgData, TrainingData
+from grounding_model.glyphs import write_scenes
+from grounding_model.glyphs.questions import write_questions
+from grounding_model.metrics.lvis import Federation
 
 if TYPE_CHECKING:
     from grounding_model.metrics.lvis import Federation
@@ -192,8 +214,6 @@ def open_benchmark(data: BenchmarkData, work_dir: Path) -> Benchmark:
 
 
 def _read_glyphs(data: GlyphData, work_dir: Path) -> Benchmark:
-    from grounding_model.glyphs import write_scenes
-
     folder = work_dir / "scenes"
     annotations = write_scenes(
         folder, data.domain, data.count, data.seed, data.task, data.pairs, "truth", hardness=data.hardness
@@ -208,9 +228,6 @@ def _read_glyphs(data: GlyphData, work_dir: Path) -> Benchmark:
 
 
 def _read_glyph_questions(data: GlyphQuestionData, work_dir: Path) -> Benchmark:
-    from grounding_model.glyphs.questions import write_questions
-    from grounding_model.metrics.lvis import Federation
-
     folder = work_dir / "scenes"
     found = write_questions(folder, data.family, data.domain, data.count, data.seed)
     federation = Federation(found.absent, found.partly, found.frequency) if data.family == "lvis" else None
@@ -226,9 +243,6 @@ def _read_glyph_questions(data: GlyphQuestionData, work_dir: Path) -> Benchmark:
 
 
 def _read_odvg(data: OdvgData, work_dir: Path) -> Benchmark:
-    from formats.label_map import read_label_map
-    from formats.odvg import read_odvg
-
     records = list(read_odvg(data.annotations))
     if records and records[0].caption is not None:
         return Benchmark(records, data.image_root, "phrases")
@@ -241,8 +255,6 @@ def _read_odvg(data: OdvgData, work_dir: Path) -> Benchmark:
 
 
 def _read_coco(data: CocoData, work_dir: Path) -> Benchmark:
-    from formats.coco import read_coco, read_coco_categories
-
     records = list(read_coco(data.annotations))
     names = read_coco_categories(data.annotations)
     benchmark = Benchmark(records, data.image_root, "coco", names, areas=_areas(records, data.annotations))
@@ -250,7 +262,6 @@ def _read_coco(data: CocoData, work_dir: Path) -> Benchmark:
 
 
 def _read_yolo(data: YoloData, work_dir: Path) -> Benchmark:
-    from formats.yolo import read_yolo
     from grounding_model.inputs.category_lists import read_category_list
 
     names = read_category_list(data.categories)
@@ -258,36 +269,26 @@ def _read_yolo(data: YoloData, work_dir: Path) -> Benchmark:
 
 
 def _read_voc(data: PublishedData, work_dir: Path) -> Benchmark:
-    from formats.voc import read_voc, read_voc_categories
-
     records = list(read_voc(data.annotations, image_dir=data.image_root))
     return Benchmark(records, data.image_root, "coco", read_voc_categories(data.annotations))
 
 
 def _read_cityscapes(data: PublishedData, work_dir: Path) -> Benchmark:
-    from formats.cityscapes import read_cityscapes, read_cityscapes_categories
-
     names = read_cityscapes_categories(data.annotations)
     return Benchmark(list(read_cityscapes(data.annotations)), data.image_root, "coco", names)
 
 
 def _read_objects365v1(data: PublishedData, work_dir: Path) -> Benchmark:
-    from formats.coco_dialects import read_categories_by_id, read_objects365v1
-
     records = list(read_objects365v1(data.annotations))
     return Benchmark(records, data.image_root, "coco", read_categories_by_id(data.annotations))
 
 
 def _read_objects365v2(data: PublishedData, work_dir: Path) -> Benchmark:
-    from formats.coco_dialects import read_objects365v2, read_objects365v2_categories
-
     records = list(read_objects365v2(data.annotations))
     return Benchmark(records, data.image_root, "coco", read_objects365v2_categories(data.annotations))
 
 
 def _read_odinw(data: OdinwData, work_dir: Path) -> Benchmark:
-    from formats.coco_dialects import read_odinw, read_odinw_categories
-
     image_root = data.split if data.split.is_dir() else data.split.parent
     names = read_odinw_categories(data.split)
     if unknown := [name for name in data.prompts if name not in names]:
@@ -296,9 +297,6 @@ def _read_odinw(data: OdinwData, work_dir: Path) -> Benchmark:
 
 
 def _read_lvis(data: PublishedData, work_dir: Path) -> Benchmark:
-    from formats.coco_dialects import read_categories_by_id, read_lvis, read_lvis_details
-    from grounding_model.metrics.lvis import Federation
-
     records, names = list(read_lvis(data.annotations)), read_categories_by_id(data.annotations)
     details = read_lvis_details(data.annotations)
 
@@ -311,15 +309,10 @@ def _read_lvis(data: PublishedData, work_dir: Path) -> Benchmark:
 
 
 def _read_flickr(data: PublishedData, work_dir: Path) -> Benchmark:
-    from formats.mdetr import read_mdetr
-
     return Benchmark(list(read_mdetr(data.annotations)), data.image_root, "phrases")
 
 
 def _read_expressions(data: ExpressionData, work_dir: Path) -> Benchmark:
-    from formats.coco import load_coco
-    from formats.mdetr import read_mdetr
-
     data_sets = [image.get("dataset_name") for image in load_coco(data.annotations).images.values()]
     records = [
         record
@@ -335,8 +328,6 @@ def _read_expressions(data: ExpressionData, work_dir: Path) -> Benchmark:
 
 
 def _read_refs(data: RefsData, work_dir: Path) -> Benchmark:
-    from formats.refcoco import read_refcoco
-
     return _expressions(list(read_refcoco(data.instances, data.refs, data.split)), data.image_root)
 
 
@@ -357,9 +348,6 @@ def _one_region(record: Record) -> tuple[Region, ...]:
 
 
 def _read_described(data: DescribedData, work_dir: Path) -> Benchmark:
-    from formats.coco_dialects import read_categories_by_id
-    from formats.dod import read_dod, read_dod_details
-
     records, names = list(read_dod(data.annotations)), read_categories_by_id(data.annotations)
     details = read_dod_details(data.scenarios)
     asked = [
@@ -410,8 +398,6 @@ def _areas(records: Sequence[Record], annotations: Path) -> dict[str, list[float
 
     records: of this file, in its order.
     """
-    from formats.coco import load_coco
-
     content = load_coco(annotations)
     areas: dict[Any, list[float]] = {image_id: [] for image_id in content.images}
     for entry in content.annotations or ():

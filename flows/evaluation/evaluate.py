@@ -26,6 +26,7 @@ from flows.evaluation.benchmarks import (
     open_benchmark,
 )
 from flows.evaluation.queries import Answers, Asking, write_questions
+from flows.evaluation.report import show_worst, write_report
 from flows.evaluation.scoring import SHOWN_SCORE, measure
 from flows.labelling.detector_pool import HeldDetectors, Lender, Predictor, devices_of, lender_of
 from flows.labelling.infer import infer, missing_shards
@@ -41,7 +42,9 @@ from formats.record import Record
 from grounding_model.data.sources import TrainingData
 from grounding_model.detector import load_detector
 from grounding_model.inputs.prompt import Prompt
-from grounding_model.metrics.coco import aligned
+from grounding_model.metrics.bootstrap import interval_of, write_samples
+from grounding_model.metrics.coco import aligned, evaluate_coco
+from grounding_model.metrics.expressions import truth_as_the_reference
 
 if TYPE_CHECKING:
     from grounding_model.metrics.coco import CocoResult
@@ -100,9 +103,6 @@ def evaluate(
     Raises InputError for an image that cannot be read or has another size than its record (a truth with holes is
     none), for captions, and for a category that the truth does not have.
     """
-    from flows.evaluation.report import show_worst
-    from grounding_model.metrics.coco import evaluate_coco
-
     detector = load_detector(detector) if isinstance(detector, str | Path) else detector
     with TemporaryDirectory(prefix="groundhog-") as folder:
         benchmark = only(open_benchmark(truth, Path(folder)), categories)
@@ -206,9 +206,6 @@ def evaluate_benchmark(
 
 
 def _evaluated(config: EvaluateConfig, show_dir: str | Path | None, detectors: Callable[[], Lender]) -> Evaluated:
-    from flows.evaluation.report import show_worst, write_report
-    from grounding_model.metrics.bootstrap import interval_of, write_samples
-
     if isinstance(config.truth, OdinwSuite):
         raise InputError("truth", "several data sets", "expected one of them; evaluate_config measures them all")
     config.work_dir.mkdir(parents=True, exist_ok=True)
@@ -245,8 +242,6 @@ def _evaluated(config: EvaluateConfig, show_dir: str | Path | None, detectors: C
 
 
 def _as_the_reference(benchmark: Benchmark, metric: Metric) -> Benchmark:
-    from grounding_model.metrics.expressions import truth_as_the_reference
-
     if metric != "generalized_expressions":
         raise InputError("first_box_alone", f"means nothing to '{metric}'", "expected it with generalized_expressions")
     return benchmark._replace(records=truth_as_the_reference(benchmark.records))

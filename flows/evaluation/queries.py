@@ -22,6 +22,7 @@ from formats.label_map import write_label_map
 from formats.odvg import record_to_line
 from formats.record import Instance, Record, Region
 from grounding_model.inputs.prompt import Prompt
+from grounding_model.metrics.found_boxes import FoundBoxes
 
 if TYPE_CHECKING:
     from grounding_model.metrics.found_boxes import FoundBoxes
@@ -122,8 +123,6 @@ class Answers(Sequence[Record]):
 
     def found_boxes(self) -> FoundBoxes:
         """The same as arrays."""
-        from grounding_model.metrics.found_boxes import FoundBoxes
-
         shards = (self._shard(shard.index) for shard in self._manifest.shards)
         return FoundBoxes.joined(
             [FoundBoxes(own.line.astype(np.int32), self._labels_of(own), own.box, own.score) for own in shards]

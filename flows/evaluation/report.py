@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from browse.contact_sheet import side_by_side
+from browse.draw import draw_record
+from browse.pictures import write_jpeg
 from flows.evaluation.benchmarks import Benchmark, Metric
 from flows.evaluation.scoring import SHOWN_SCORE, Measurement, confusion, mistakes_of
 from formats.images import safe_join
@@ -92,9 +95,6 @@ def show_worst(
     folder: Path, benchmark: Benchmark, predictions: Sequence[Record], metric: Metric, score_threshold: float
 ) -> int:
     """Pictures with truth left and prediction right, those with most mistakes first; gives how many were drawn."""
-    from browse.contact_sheet import side_by_side
-    from browse.draw import draw_record
-    from browse.pictures import write_jpeg
     from grounding_model.inputs.image import read_image
 
     least = score_threshold if metric == "generalized_expressions" else SHOWN_SCORE

@@ -17,6 +17,17 @@ from formats.boxes import best_pairs, pairwise_iou
 from formats.io.errors import InputError
 from formats.record import Instance, Record
 from grounding_model.inputs.defaults import SCORE_THRESHOLD
+from grounding_model.metrics.bootstrap import Shares
+from grounding_model.metrics.coco import aligned, judge_coco
+from grounding_model.metrics.described_objects import described
+from grounding_model.metrics.expressions import (
+    evaluate_generalized_expressions,
+    expression_precision,
+    expression_ranks,
+    found_expressions,
+)
+from grounding_model.metrics.lvis import judge_lvis
+from grounding_model.metrics.phrases import phrase_ranks, recall_at
 
 if TYPE_CHECKING:
     from grounding_model.metrics.bootstrap import Samples
@@ -52,10 +63,6 @@ def measure(
 
 
 def _measure_boxes(benchmark: Benchmark, predictions: Sequence[Record], metric: Metric) -> Measurement:
-    from grounding_model.metrics.coco import judge_coco
-    from grounding_model.metrics.described_objects import described
-    from grounding_model.metrics.lvis import judge_lvis
-
     truth, names, areas = benchmark.records, benchmark.names, benchmark.areas
     found = predictions.found_boxes() if isinstance(predictions, Answers) else predictions
     if metric == "lvis":
@@ -75,15 +82,6 @@ def _measure_boxes(benchmark: Benchmark, predictions: Sequence[Record], metric: 
 def _measure_captions(
     truth: Sequence[Record], predictions: Sequence[Record], metric: Metric, score_threshold: float
 ) -> Measurement:
-    from grounding_model.metrics.coco import aligned
-    from grounding_model.metrics.expressions import (
-        evaluate_generalized_expressions,
-        expression_precision,
-        expression_ranks,
-        found_expressions,
-    )
-    from grounding_model.metrics.phrases import phrase_ranks, recall_at
-
     if metric == "generalized_expressions":
         result = evaluate_generalized_expressions(truth, predictions, score_threshold=score_threshold)
         found = found_expressions(truth, predictions, score_threshold=score_threshold)
@@ -109,8 +107,6 @@ def _measure_captions(
 
 def _shares(truth: Sequence[Record], right: Sequence[Sequence[bool]]) -> Samples:
     """right: of each record, whether each of its phrases was found. Captions of one image are drawn together."""
-    from grounding_model.metrics.bootstrap import Shares
-
     places: dict[str, int] = {}
     owners = [places.setdefault(record.filename, len(places)) for record in truth]
     return Shares(
@@ -127,9 +123,6 @@ def mistakes_of(
 
     predictions: one for each record of the truth, in its order.
     """
-    from grounding_model.metrics.expressions import found_expressions
-    from grounding_model.metrics.phrases import phrase_ranks
-
     if metric == "generalized_expressions":
         outcomes = found_expressions(truth, predictions, score_threshold=score_threshold)
         return [int(each.f1 < 1) for each in outcomes]

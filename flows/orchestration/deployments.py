@@ -18,16 +18,19 @@ from prefect.states import Completed, Failed
 from pydantic import BaseModel, ConfigDict
 from pydantic.dataclasses import dataclass
 
+from flows.evaluation.evaluate import evaluate_config
 from flows.labelling.settings import Execution, LabellingSettings, Workers, part_of
 from flows.orchestration import tasks
 from flows.orchestration.artifacts import PrefectReporter
 from flows.orchestration.lifetime import ENDS_WITH_UP, UP_PROCESS, crash_orphans
 from flows.orchestration.pause import wait_in_flow
 from flows.orchestration.server import PASSWORD_FILE, PASSWORD_KEY, prefect_server
+from flows.policies.policy import Policy
 from flows.self_training.config import read_self_train
 from flows.self_training.init import CONFIG_DIR, PREFIX
 from flows.self_training.loop import self_train as run_rounds
 from formats.io.errors import InputError
+from formats.io.toml_config import read_config
 
 
 class Parameters(BaseModel):
@@ -179,8 +182,6 @@ def infer(parameters: InferParameters) -> str:
 @_flow("filter", titled="work_dir")
 def filter_candidates(parameters: FilterParameters) -> str:
     """Candidates become labels."""
-    from flows.policies.policy import Policy
-
     return str(
         tasks.filter_candidates(
             parameters.work_dir,
@@ -217,7 +218,6 @@ PATHS = ("annotations", "image_root", "label_map")
 @_flow("train", titled="title")
 def train(parameters: ConfigParameters) -> str:
     """One training; gives the checkpoint."""
-    from formats.io.toml_config import read_config
     from grounding_model.training.config import TrainConfig
 
     return str(tasks.train(read_config(parameters.config, TrainConfig, parameters.overrides)))
@@ -226,8 +226,6 @@ def train(parameters: ConfigParameters) -> str:
 @_flow("evaluate", titled="title")
 def evaluate(parameters: ConfigParameters) -> str:
     """One evaluation; gives its table."""
-    from flows.evaluation.evaluate import evaluate_config
-
     table = evaluate_config(parameters.config, parameters.overrides)
     create_markdown_artifact(f"```\n{table}\n```", key="evaluation")
     return table

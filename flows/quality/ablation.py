@@ -33,6 +33,8 @@ from formats.record import Record
 from grounding_model.checkpoints.weights import checkpoint_hash
 from grounding_model.data.sources import GlyphData, OdvgData, TrainingData
 from grounding_model.detector import load_detector
+from grounding_model.glyphs import write_scenes
+from grounding_model.metrics.coco import evaluate_coco
 from grounding_model.training.config import FromWeights, TrainConfig
 
 DONE_NAME = "done.json"
@@ -171,8 +173,6 @@ def done_pieces(config: QualityConfig) -> Iterator[Piece]:
 
 def label_quality(labels: Path, everything: Path, truth: Path, categories: Sequence[str]) -> LabelQuality:
     """Labels against the truth. everything: what the policy makes of the same candidates with no threshold."""
-    from grounding_model.metrics.coco import evaluate_coco
-
     true = [_only(record, categories) for record in read_odvg(truth)]
     made = [_without_ignored(record) for record in read_odvg(labels)]
     right = boxes = 0
@@ -284,8 +284,6 @@ def piece_folder(config: QualityConfig, variant: str, seed: int) -> Path:
 
 def _prepare(config: QualityConfig, seed: int, folder: Path) -> tuple[Source, Path]:
     """What is labelled, and apart from it the truth, as files; images of the glyph world are drawn."""
-    from grounding_model.glyphs import write_scenes
-
     label_map, truth = label_map_path(folder, "x"), annotation_path(folder, "truth", "od")
     source = Source(annotation_path(folder, "x", "od"), folder / "images", label_map)
     data = config.data

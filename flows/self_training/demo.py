@@ -28,6 +28,7 @@ from formats.io.errors import InputError
 from formats.io.files import load_json, write_json
 from grounding_model.checkpoints.weights import checkpoint_hash
 from grounding_model.data.sources import GlyphData
+from grounding_model.glyphs import draw_scene
 
 CONFIG = Path(__file__).parents[2] / "configs" / "self_train_glyphs.toml"
 OUT_DIR = Path("outputs/demo")
@@ -158,7 +159,6 @@ def _source_ap(config: SelfTrainConfig, done: RoundResult, quick: bool, reporter
 def _comparisons(config: SelfTrainConfig, first: str, last: str) -> dict[str, list[Comparison]]:
     """Title -> test scenes with their truth, the first model's boxes and the last one's."""
     from grounding_model.detector import load_detector
-    from grounding_model.glyphs import draw_scene
 
     data = _test_scenes(config)
     scenes = [

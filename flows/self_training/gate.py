@@ -21,6 +21,7 @@ from formats.boxes import best_pairs, boxes_by_name, pairwise_iou
 from formats.io.errors import InputError
 from formats.odvg_lines import is_quarantined
 from formats.record import Box, Record
+from grounding_model.metrics.bootstrap import interval_of, read_samples
 
 MOVED_IOU = 0.75  # a box that meets its old self with less has moved
 
@@ -112,8 +113,6 @@ def judge(
 
     Raises InputError when the samples of an evaluation are not there.
     """
-    from grounding_model.metrics.bootstrap import interval_of, read_samples
-
     reasons = [*too_few(gate, counts), *(() if drift is None else drifted(gate, drift))]
     over = gain = interval = None
     if found is not None and best is not None:

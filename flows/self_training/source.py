@@ -17,6 +17,7 @@ from formats.io.errors import InputError
 from formats.io.files import load_json, write_json, write_whole
 from formats.label_map import read_label_map, write_label_map
 from formats.odvg import read_odvg
+from grounding_model.glyphs import write_scenes
 
 
 class Source(NamedTuple):
@@ -60,8 +61,6 @@ def _draw_glyphs(
     data: GlyphScenes, folder: Path, bootstrap_od: Callable[..., Any], bootstrap_vg: Callable[..., Any]
 ) -> Source:
     """Writes the scenes once; their truth lies apart, under truth/, and no stage reads it."""
-    from grounding_model.glyphs import write_scenes
-
     recorded, requested = folder / "scenes.json", json.loads(json.dumps(asdict(data)))
     remedy = "expected another train.work_dir, or that folder removed"
     if recorded.exists() and load_json(recorded, remedy) != requested:
