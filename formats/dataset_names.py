@@ -10,6 +10,7 @@ Functions that take a path give one in the same folder.
 
 from __future__ import annotations
 
+import glob
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,6 +63,14 @@ def label_map_beside(annotations: str | Path) -> Path:
     name = parse_annotation_name(annotations)
     data_set = name.data_set if name.task in ("od", None) else f"{name.data_set}_{name.task}"
     return label_map_path(as_path(annotations).parent, data_set)
+
+
+def annotations_beside(label_map: str | Path) -> list[Path]:
+    """cat_label_map.json -> the files whose labels it names: cat_od.json, those of rounds, parts and corrections."""
+    label_map = as_path(label_map)
+    data_set = label_map.name.removesuffix("_label_map.json")
+    found = label_map.parent.glob(f"{glob.escape(data_set)}_od*.json")
+    return sorted(path for path in found if not path.name.endswith(".meta.json"))
 
 
 def labels_path(source: str | Path, version: int) -> Path:

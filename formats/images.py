@@ -40,6 +40,9 @@ _SIDEWAYS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap height and wi
 _BROKEN_IMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, Image.DecompressionBombError)
 
 
+SIZE_REMEDY = "expected the size after EXIF rotation"
+
+
 def list_images(folder: str | Path) -> list[str]:
     """Every image under `folder`, as sorted paths relative to it with "/" between the parts.
 
@@ -152,6 +155,19 @@ def image_size(path: str | Path) -> tuple[int, int]:
             path, f"cannot be read as an image ({error})", "expected a JPEG, PNG or other image file"
         ) from error
     return (width, height) if sideways else (height, width)
+
+
+def check_size(
+    filename: str, actual: tuple[int, int], recorded: tuple[int, int], whose: str, remedy: str = SIZE_REMEDY
+) -> None:
+    """Boxes in pixels of one picture are wrong for another: one that was replaced, resized, or sized before rotation.
+
+    actual, recorded: height, width. whose: who says the recorded size, "labels say" or "record says".
+    Raises InputError when they differ.
+    """
+    if actual != recorded:
+        what = f"the image is {actual[1]}x{actual[0]}, its {whose} {recorded[1]}x{recorded[0]}"
+        raise InputError(filename, what, remedy)
 
 
 def _turns_on_load(image: Image.Image) -> bool:

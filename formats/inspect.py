@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
 import inspect
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from formats.dataset_names import label_map_beside
 from formats.io.errors import InputError
 from formats.label_map import name_problems, read_label_map
 from formats.odvg import read_odvg_located
-from formats.odvg_lines import QUARANTINED
+from formats.odvg_lines import is_quarantined
 from formats.record import Record
 from formats.statistics import Statistics, statistics_of
 from formats.validate import Checker
@@ -71,17 +71,8 @@ def statistics(source: str | Path, source_format: str | None = None, **options: 
 
 def _quarantined_lines(path: Path) -> int:
     """The lines that every reader passes over."""
-    with open(path, "rb") as stream:
-        marked = [line for line in stream if f'"{QUARANTINED}"'.encode() in line]
-    return sum(1 for line in marked if _is_quarantined(line))
-
-
-def _is_quarantined(line: bytes) -> bool:
-    try:
-        value = json.loads(line.strip().removeprefix(b"\xef\xbb\xbf").strip(b"[], "))
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) and QUARANTINED in value
+    with open(path, "rb") as stream:  # a JSON array has a record a line too, between brackets and commas
+        return sum(is_quarantined(line.strip().removeprefix(codecs.BOM_UTF8).strip(b"[], ")) for line in stream)
 
 
 def _records(source: str | Path, source_format: str, options: dict[str, Any]) -> Iterator[Record]:

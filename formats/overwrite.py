@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from formats.dataset_names import label_map_beside
+from formats.dataset_names import annotations_beside, label_map_beside
 from formats.io.errors import InputError
 from formats.io.storage import as_path
 from formats.label_map import read_label_map
@@ -26,8 +26,8 @@ def refuse_to_lose_labels(out: str | Path, label_map: Mapping[int, str] | None =
         return
     beside = label_map_beside(path)
     if beside.is_file() and _read(beside) != dict(label_map):
-        for labels in sorted(path.parent.glob(f"{_stem(beside)}_od*.json")):
-            if not labels.name.endswith(".meta.json") and holds_labels(labels):
+        for labels in annotations_beside(beside):
+            if holds_labels(labels):
                 raise InputError(beside, f"is another label map, to which {labels.name} refers", REMEDY)
 
 
@@ -42,10 +42,6 @@ def holds_labels(path: Path) -> bool:
         )
     except InputError:  # of another format, or of a person who is in the middle of editing it
         return True
-
-
-def _stem(label_map: Path) -> str:
-    return label_map.name.removesuffix("_label_map.json")
 
 
 def _read(path: Path) -> dict[int, str] | None:

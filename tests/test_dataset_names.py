@@ -10,6 +10,7 @@ import pytest
 from formats.dataset_names import (
     AnnotationName,
     annotation_path,
+    annotations_beside,
     label_map_beside,
     label_map_path,
     labels_path,
@@ -77,3 +78,11 @@ def test_a_work_dir_is_named_by_its_source() -> None:
 
 def test_an_address_stays_one() -> None:
     assert str(label_map_beside("memory://bucket/cat_od_v1.json")) == "memory://bucket/cat_label_map.json"
+
+
+def test_a_label_map_knows_whose_labels_it_names(tmp_path: Path) -> None:
+    """Also of a data set whose name a pattern would read as its own signs."""
+    mine = ["a[1]_od.json", "a[1]_od_reviewed.json", "a[1]_od_v2.json"]
+    for name in (*mine, "a[1]_od_v2.meta.json", "a1_od.json", "a[1]_vg.json"):
+        (tmp_path / name).touch()
+    assert [path.name for path in annotations_beside(tmp_path / "a[1]_label_map.json")] == mine

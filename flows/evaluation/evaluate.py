@@ -33,7 +33,7 @@ from flows.labelling.infer import infer, missing_shards
 from flows.labelling.manifest import MANIFEST_NAME, Manifest
 from flows.labelling.plan import plan, software_version
 from flows.labelling.settings import Execution, LabellingSettings
-from formats.images import safe_join
+from formats.images import check_size, safe_join
 from formats.io.errors import InputError
 from formats.io.files import write_json
 from formats.io.toml_config import read_config
@@ -131,9 +131,8 @@ def evaluate(
 def _found(truth: Record, outcome: Any) -> Record:
     if not isinstance(outcome, Record):
         raise outcome.error
-    if (outcome.height, outcome.width) != (truth.height, truth.width):
-        found, said = (f"{each.width}x{each.height}" for each in (outcome, truth))
-        raise InputError(truth.filename, f"the image is {found}, its record says {said}", "expected the same size")
+    sizes = (outcome.height, outcome.width), (truth.height, truth.width)
+    check_size(truth.filename, *sizes, "record says", "expected the same size")
     return replace(outcome, filename=truth.filename)
 
 

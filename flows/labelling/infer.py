@@ -28,7 +28,7 @@ from formats.candidates import (
     read_candidates,
     write_candidates,
 )
-from formats.images import safe_join
+from formats.images import SIZE_REMEDY, check_size, safe_join
 from formats.io.errors import InputError
 from formats.io.files import NO_ROOM
 from formats.io.locks import lock
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHECKING = 8  # threads that read finished shards
+SIZE_ELSE = f"{SIZE_REMEDY}: bootstrap again, or restore the image"
 SHARE_TO_WARN_OF = 0.1  # of a run's images that cannot be used; a data set has some, a wrong folder has many
 
 
@@ -220,11 +221,10 @@ def check_usable(manifest: Manifest, indices: Sequence[int]) -> None:
     Shards in which no image could be used are removed before the error is raised: once the images are in place,
     labelling again must look at them.
     """
-    problems = {index: read_candidates(manifest.shard_path(index)).problems for index in indices}
-    if not any(problems.values()):
+    unusable = problems_of(manifest, indices)
+    if not unusable:
         return
     lines = sum(1 for index in indices for _ in read_lines(manifest.source, manifest.shards[index]))
-    unusable = [problem for of_shard in problems.values() for problem in of_shard]
     if len(unusable) == lines:
         for index in indices:
             manifest.shard_path(index).unlink()
@@ -247,12 +247,11 @@ def share_warning(unusable: int, lines: int) -> str:
     return f"{unusable} of {lines} images could not be used ({unusable / lines:.0%}); is this the folder of the images?"
 
 
-def problems_of(manifest: Manifest | str | Path) -> list[ImageProblem]:
-    """The lines and images of a plan that could not be labelled, in the order of their lines."""
+def problems_of(manifest: Manifest | str | Path, among: Sequence[int] | None = None) -> list[ImageProblem]:
+    """The lines and images of a plan, or of the shards `among`, that could not be labelled, in the order of lines."""
     manifest = as_manifest(manifest)
-    return [
-        problem for shard in manifest.shards for problem in read_candidates(manifest.shard_path(shard.index)).problems
-    ]
+    indices = range(len(manifest.shards)) if among is None else among
+    return [problem for index in indices for problem in read_candidates(manifest.shard_path(index)).problems]
 
 
 def label_shard(
@@ -276,9 +275,8 @@ def label_shard(
     images = list(_images(manifest, lines, problems))
     on_images(manifest.shards[index].lines - len(images))
     failures: list[Exception] = []
-    for outcome, image in zip(_outcomes(detector, manifest, images, batch_size), images, strict=True):
-        if isinstance(outcome, Record) and (outcome.height, outcome.width) != image.size:
-            outcome = _wrong_size(image, outcome)
+    for predicted, image in zip(_outcomes(detector, manifest, images, batch_size), images, strict=True):
+        outcome = _of_its_line(image, predicted)
         if isinstance(outcome, Record):
             labelled.append(_candidates(image, outcome, manifest.score_floor))
         else:
@@ -385,11 +383,14 @@ def _predict(
     return (outcome if isinstance(outcome, Record) else outcome.error for outcome in outcomes)
 
 
-def _wrong_size(image: Image, record: Record) -> InputError:
-    """Boxes in pixels of one picture are wrong for the line of another: replaced, resized, or sized before rotation."""
-    (height, width), name = image.size, image.filename
-    what = f"the image is {record.width}x{record.height}, its line says {width}x{height}"
-    return InputError(name, what, "expected the size after EXIF rotation: bootstrap again, or restore the image")
+def _of_its_line(image: Image, outcome: Record | Exception) -> Record | Exception:
+    """The detector's outcome, or the error that its picture is not the one of the line."""
+    if isinstance(outcome, Record):
+        try:
+            check_size(image.filename, (outcome.height, outcome.width), image.size, "line says", SIZE_ELSE)
+        except InputError as error:
+            return error
+    return outcome
 
 
 def _candidates(image: Image, record: Record, floor: float) -> ImageCandidates:

@@ -13,7 +13,7 @@ from typing import Any
 from flows.labelling.manifest import PLACES, Manifest, Shard, read_lines, read_manifest, write_manifest
 from flows.labelling.settings import EXECUTION, LABELLING, Execution, LabellingSettings, part_of, split, values_of
 from formats.candidates import candidates_key
-from formats.dataset_names import label_map_beside, label_map_path, parse_annotation_name
+from formats.dataset_names import label_map_beside, label_map_path, parse_annotation_name, work_dir_name
 from formats.io.errors import InputError
 from formats.io.storage import absolute, as_path, is_address
 from formats.label_map import read_label_map, write_label_map
@@ -53,7 +53,7 @@ def plan(
     manifest = _planned(
         source,
         image_root,
-        Path("work_dirs", source.stem.removesuffix("_od")) if work_dir is None else as_path(work_dir),
+        Path("work_dirs", work_dir_name(source)) if work_dir is None else as_path(work_dir),
         None if label_map is None else as_path(label_map),
         replace(part_of(settings, LabellingSettings), **of_labelling),
         execution := replace(part_of(execution, Execution), **of_execution),

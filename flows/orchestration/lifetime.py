@@ -74,10 +74,10 @@ def crash_orphans(deployment_ids: Collection[Any]) -> list[str]:
     with get_client(sync_client=True) as client:
         offset = 0
         while runs := client.read_flow_runs(flow_run_filter=unfinished, limit=PAGE, offset=offset):
-            kept = [run for run in runs if not run.infrastructure_pid or is_alive(run.infrastructure_pid)]
             for run in runs:
-                if run not in kept:
-                    client.set_flow_run_state(run.id, Crashed(message=CRASH_MESSAGE), force=True)
-                    crashed.append(run.name)
-            offset += len(kept)
+                if not run.infrastructure_pid or is_alive(run.infrastructure_pid):
+                    offset += 1  # it stays among the unfinished, which the next page is counted from
+                    continue
+                client.set_flow_run_state(run.id, Crashed(message=CRASH_MESSAGE), force=True)
+                crashed.append(run.name)
     return crashed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import subprocess
 import sys
@@ -17,8 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from dotenv import dotenv_values, set_key
+
 from formats.io.child_process import end_with_parent
-from formats.io.files import write_whole
 
 DEFAULT_API = "http://127.0.0.1:4200/api"
 LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -51,15 +51,12 @@ def password(file: Path = PASSWORD_FILE) -> str:
     """
     if there := os.environ.get(PASSWORD_KEY):
         return there
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    if kept := re.search(rf"^{PASSWORD_KEY}=\"?([^\"\n]+)", text, re.MULTILINE):
-        return kept[1]
+    if kept := dotenv_values(file).get(PASSWORD_KEY):
+        return kept
     made = f"groundhog:{secrets.token_urlsafe(18)}"
-    if text and not text.endswith("\n"):
-        text += "\n"
-    with write_whole(file) as out:
-        out.write(f"{text}{PASSWORD_KEY}={made}\n")
-    file.chmod(0o600)
+    file.touch(mode=0o600)
+    file.chmod(0o600)  # before the secret is in it
+    set_key(file, PASSWORD_KEY, made, quote_mode="never")
     return made
 
 

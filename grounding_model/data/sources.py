@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from formats.coco import CocoContent, coco_records, load_coco
 from formats.dataset_names import label_map_beside
-from formats.images import safe_join
+from formats.images import check_size, safe_join
 from formats.io.errors import InputError, want_one_of
 from formats.label_map import read_label_map
 from formats.odvg_lines import is_quarantined, record_from_line
@@ -193,13 +193,8 @@ def _is_labelled(record: Record) -> bool:
 def _image_of(record: Record, image_root: Path) -> np.ndarray:
     """(H, W, 3) uint8 RGB. Raises InputError when the image is missing or its size differs from its record's."""
     image = read_image(safe_join(image_root, record.filename))
-    if image.shape[:2] != (record.height, record.width):
-        actual, recorded = f"{image.shape[1]}x{image.shape[0]}", f"{record.width}x{record.height}"
-        raise InputError(
-            record.filename,
-            f"the image is {actual}, its labels say {recorded}",
-            "expected the size after EXIF rotation",
-        )
+    height, width = image.shape[:2]
+    check_size(record.filename, (height, width), (record.height, record.width), "labels say")
     return image
 
 
