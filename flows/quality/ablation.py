@@ -173,7 +173,7 @@ def done_pieces(config: QualityConfig) -> Iterator[Piece]:
 
 def label_quality(labels: Path, everything: Path, truth: Path, categories: Sequence[str]) -> LabelQuality:
     """Labels against the truth. everything: what the policy makes of the same candidates with no threshold."""
-    true = [_only(record, categories) for record in read_odvg(truth)]
+    true = [_select_categories(record, categories) for record in read_odvg(truth)]
     made = [_without_ignored(record) for record in read_odvg(labels)]
     right = boxes = 0
     for record, mine in zip(true, made, strict=True):
@@ -300,12 +300,12 @@ def _prepare(config: QualityConfig, seed: int, folder: Path) -> tuple[Source, Pa
         raise InputError("categories", f"the truth has no {', '.join(unknown)}", f"expected some of {sorted(known)}")
     folder.mkdir(parents=True, exist_ok=True)
     write_label_map(label_map, dict(enumerate(config.categories)))
-    write_odvg(truth, [_only(record, config.categories) for record in records])
+    write_odvg(truth, [_select_categories(record, config.categories) for record in records])
     write_odvg(source.annotations, [replace(record, instances=None) for record in records])
     return source, truth
 
 
-def _only(record: Record, categories: Sequence[str]) -> Record:
+def _select_categories(record: Record, categories: Sequence[str]) -> Record:
     """The boxes of these categories, labelled by their place among them."""
     place = {name: index for index, name in enumerate(categories)}
     return replace(

@@ -29,7 +29,7 @@ from flows.self_training.state import (
     RoundResult,
     State,
     best_round,
-    keep,
+    link_into,
     round_folder,
     write_state,
 )
@@ -164,7 +164,7 @@ class _Loop:
     def _judge_labels(self, task: Round, labelled: Labelled) -> RoundResult:
         """The round's entry in rounds.json: its labels, its model's held-out scores and the gate's verdict."""
         manifest, self._labels = labelled.manifests[0], labelled.result
-        keep((self._labels.labels, self._labels.meta), task.folder)
+        link_into((self._labels.labels, self._labels.meta), task.folder)
         self._report(task.number, "filter", "finished", counts=self._labels.counts)
         metrics = self._evaluate(task, manifest)
         self._report(task.number, "evaluate", "finished", metrics=metrics)
@@ -217,7 +217,7 @@ class _Loop:
         """rounds.json and the report; the round's folder keeps the report as it stood then."""
         path = write_state(self._work_dir, self._state(state, reason))
         report = self._stages.report(self._work_dir)
-        keep([report], round_folder(self._work_dir, len(self._rounds)))
+        link_into([report], round_folder(self._work_dir, len(self._rounds)))
         return path
 
     def _result(self, stop: Stop) -> SelfTrainResult:

@@ -21,7 +21,7 @@ from flows.self_training.config import Labelling
 from flows.self_training.source import Source
 from flows.self_training.stages import RunName, Stages
 from flows.self_training.state import State
-from flows.training.train import between, training_key
+from flows.training.train import interpolate_with_start, training_key
 from grounding_model.data.sources import OdvgData, TrainingData
 from grounding_model.training.config import FromWeights, TrainConfig
 
@@ -149,6 +149,6 @@ def train_model(
     folder = task.training or task.folder / f"train-{training_key(settings)[:8]}"
     progress = partial(report, "train", "progress", steps=settings.steps)
     trained = stages.train(replace(settings, work_dir=folder), lambda numbers: progress(**numbers))
-    weights = str(between(task.start, trained, task.student))
+    weights = str(interpolate_with_start(task.start, trained, task.student))
     report("train", "finished", weights=weights)
     return weights

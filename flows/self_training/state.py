@@ -124,7 +124,7 @@ def _verdict(payload: Mapping[str, Any]) -> Verdict:
     return Verdict(**fields)
 
 
-def keep(files: Iterable[Path], folder: Path) -> None:
+def link_into(files: Iterable[Path], folder: Path) -> None:
     """A second name for each file in the round's folder; a copy where the disk has no links.
 
     What is written over the first name later leaves the second as it is.

@@ -44,7 +44,7 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
     return result.checkpoint
 
 
-def between(start: FromWeights, trained: Path, student: float) -> Path:
+def interpolate_with_start(start: FromWeights, trained: Path, student: float) -> Path:
     """The weights between a loop's first model and a trained one, beside these; for a student of 1, these themselves.
 
     student: weight of the trained ones (WiSE-FT, arXiv 2109.01903): less forgets less of what the first model knew.
