@@ -186,7 +186,9 @@ def _read_table(path: str | Path) -> pa.Table:
     remedy = "delete it and run infer again"
     try:
         with as_path(path).open("rb") as stream:
-            table = pq.ParquetFile(stream, page_checksum_verification=True).read()
+            # Without Arrow's threads: one that still holds a buffer of Python's when the interpreter ends aborts it.
+            file = pq.ParquetFile(stream, pre_buffer=False, page_checksum_verification=True)
+            table = file.read(use_threads=False)
     except FileNotFoundError:
         raise InputError(path, "does not exist", "run infer first") from None
     except (OSError, pa.ArrowException) as error:

@@ -1,5 +1,9 @@
 """Candidates come back as they were written, in the same bytes; damage is seen."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -108,3 +112,15 @@ def test_another_table_is_no_shard(tmp_path):
     assert candidates_key(tmp_path / "other.parquet") is None
     with pytest.raises(InputError, match="has the columns"):
         read_candidates(tmp_path / "other.parquet")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+def test_reading_a_shard_starts_no_threads(tmp_path: Path) -> None:
+    """One that held a buffer of Python's when the interpreter ended aborted a labelling that was done."""
+    path = tmp_path / "shard.parquet"
+    write_candidates(path, Candidates.of_images([], [ImageProblem(0, "a.jpg", "gone")]), "key")
+    program = "import os, sys; from formats.candidates import read_candidates\n"
+    program += "threads = lambda: len(os.listdir('/proc/self/task'))\n"
+    program += "before = threads(); read_candidates(sys.argv[1]); print(threads() - before)"
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
