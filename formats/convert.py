@@ -18,6 +18,7 @@ from formats.io.errors import InputError
 from formats.io.json_stream import stream_json
 from formats.label_map import name_problems, read_label_map, write_label_map
 from formats.omissions import describe_omissions
+from formats.overwrite import refuse_to_lose_labels
 from formats.record import Record
 
 Item = TypeVar("Item")
@@ -46,12 +47,14 @@ def convert(
     out: str | Path,
     categories: Sequence[str] | None = None,
     selection: Selection = Selection(),
+    overwrite: bool = True,
     **options: Any,
 ) -> str:
     """Reads `source`, writes `out` (and, for odvg, the label map beside it); returns a summary, one line each.
 
     categories: names in the order of the labels; by default those of the source. options: what else the formats
-    need, by the names of their readers' and writers' parameters; None counts as missing.
+    need, by the names of their readers' and writers' parameters; None counts as missing. overwrite: whether a file that
+    holds labels, or a label map that other labels refer to, may be replaced.
     Raises InputError for options that neither format takes, for missing ones, and for data that cannot be read or
     written.
     """
@@ -65,6 +68,12 @@ def convert(
     merged, move = names, None
     if selection.label_map is not None:
         merged, (_, move) = formats.merge_label_maps([read_label_map(selection.label_map), names])
+
+    parts = selection.parts or {}
+    outputs: dict[str | None, str | Path] = {part: part_path(out, part) for part in parts} or {None: out}
+    if not overwrite:
+        for path in outputs.values():
+            refuse_to_lose_labels(path, merged if target_format in _WITH_LABEL_MAP and merged else None)
 
     omissions = formats.Omissions()
 
@@ -80,8 +89,6 @@ def convert(
             stream = formats.sample(stream, selection.sample, selection.seed)
         return stream if part is None else formats.only_part(stream, parts, part, selection.seed)
 
-    parts = selection.parts or {}
-    outputs: dict[str | None, str | Path] = {part: part_path(out, part) for part in parts} or {None: out}
     lines = [write(target_format, path, chosen(part), _in_order(merged), options) for part, path in outputs.items()]
     if lost := formats.describe_omissions(omissions):
         lines.append(f"{source}: left out in reading:\n{lost}")
@@ -147,13 +154,14 @@ def write(
         omissions["categories that no box has"] += len(names) - len(used)
     has_captions = first is not None and first.caption is not None
     message = f"{out}: captions" if has_captions else f"{out}: {len(names)} categories"
-    if target_format in ("odvg", "open-groundingdino") and not has_captions:
+    if target_format in _WITH_LABEL_MAP and not has_captions:
         write_label_map(label_map_beside(out), dict(enumerate(names)))
         message += f" in {label_map_beside(out)}"
     lost = describe_omissions(omissions)
     return f"{message}\n{target_format} cannot hold:\n{lost}" if lost else message
 
 
+_WITH_LABEL_MAP = ("odvg", "open-groundingdino")  # a file beside the labels
 _WITHOUT_CATEGORIES = ("labelstudio",)  # their categories are those of their boxes
 
 
@@ -174,7 +182,7 @@ def read_names(
         return list(categories)
     if source_format in formats.CATEGORIES:
         return list(call(f"convert {source_format}", formats.CATEGORIES[source_format], options or {}, source))
-    if source_format in ("odvg", "open-groundingdino") and label_map_beside(source).is_file():
+    if source_format in _WITH_LABEL_MAP and label_map_beside(source).is_file():
         return _in_order(read_label_map(label_map_beside(source)))
     names: dict[int, str] = {}
     for record in call(f"convert {source_format}", formats.READERS[source_format], options or {}, source):

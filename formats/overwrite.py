@@ -31,6 +31,13 @@ def refuse_to_lose_labels(out: str | Path, label_map: Mapping[int, str] | None =
                 raise InputError(beside, f"is another label map, to which {labels.name} refers", REMEDY)
 
 
+def refuse_to_lose_images(folder: str | Path) -> None:
+    """Raises InputError where the folder holds anything already."""
+    path = as_path(folder)
+    if path.is_dir() and next(path.iterdir(), None) is not None:
+        raise InputError(path, "exists and holds files", REMEDY)
+
+
 def holds_labels(path: Path) -> bool:
     """Whether a file is anything else than ODVG lines without a label. An image without objects is a labelled one."""
     if not path.is_file() or path.stat().st_size == 0:

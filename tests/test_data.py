@@ -262,3 +262,9 @@ def test_a_huge_file_costs_nine_bytes_a_line(odvg: OdvgData) -> None:
     assert len(dataset) == 3000
     assert dataset._offsets.itemsize * len(dataset) + dataset.portrait.nbytes == 27_000
     assert dataset.record(2998) == RECORDS[1]
+
+
+@pytest.mark.parametrize("count", [0, -3])
+def test_a_glyph_world_without_scenes_is_refused(count: int) -> None:
+    with pytest.raises(InputError, match=f"count: {count} scenes; expected at least one"):
+        GlyphData(count=count)

@@ -138,3 +138,38 @@ def test_a_label_map_with_a_gap_gives_no_list(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"1": "cat", "2": "dog"}')
     with pytest.raises(InputError, match="without a gap"):
         names(str(tmp_path / "a.json"))
+
+
+def test_convert_keeps_a_label_map_that_labels_refer_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x_od_v1.json").write_text(LABELLED)
+    (tmp_path / "x_label_map.json").write_text('{"0": "cat"}')
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "y_od.json").write_text(LABELLED.replace('"cat"', '"dog"'))
+    command = ["convert", "odvg", "odvg", str(tmp_path / "in" / "y_od.json"), str(tmp_path / "x_od_v2.json")]
+    assert main(command) == 2
+    assert "is another label map, to which x_od_v1.json refers" in capsys.readouterr().err
+    assert json.loads((tmp_path / "x_label_map.json").read_text()) == {"0": "cat"}
+    assert not (tmp_path / "x_od_v2.json").exists()
+    assert main([*command, "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize("there", ["images/000000.png", "cats_od.json"])
+def test_glyphs_draws_over_nothing(tmp_path: Path, there: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / there
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(LABELLED)
+    command = ["glyphs", str(tmp_path), "--domain", "cats", "--count", "1"]
+    assert main(command) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert path.read_text() == LABELLED
+    assert main([*command, "--overwrite"]) == 0
+
+
+def test_a_path_into_a_folder_is_a_file_of_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lists").mkdir()
+    with pytest.raises(InputError, match="lists/classes: does not exist"):
+        names("lists/classes")
+    (tmp_path / "lists" / "classes").write_text("cat\ndog\n")
+    assert names("lists/classes") == ["cat", "dog"]
+    assert names("Monitor/TV") == ["Monitor/TV"]

@@ -90,7 +90,8 @@ def names(text: str) -> list[str]:
     Raises InputError for a file that is not there, and for what is written as a prompt is: "cat. dog".
     """
     path = Path(text)
-    if path.suffix and (path.is_file() or path.suffix.lower() in NAME_FILES):
+    in_a_folder = path.parent != Path() and path.parent.is_dir()  # "Monitor/TV" is a name, "data/classes" a file
+    if in_a_folder or (path.suffix and (path.is_file() or path.suffix.lower() in NAME_FILES)):
         if not path.is_file() and (meant := did_you_mean(_files_in(path.parent), path.name)):
             raise InputError(text, "does not exist", meant)
         return list(read_category_names(text))

@@ -52,8 +52,6 @@ def _add_convert(commands) -> None:
 
 def _convert(options: argparse.Namespace) -> int:
     from formats.convert import Selection, convert
-    from formats.dataset_names import part_path
-    from formats.overwrite import refuse_to_lose_labels
     from formats.selection import parse_parts
 
     selection = Selection(
@@ -63,11 +61,8 @@ def _convert(options: argparse.Namespace) -> int:
         parse_parts(options.parts) if options.parts else None,
         options.seed,
     )
-    if not options.overwrite:
-        for part in selection.parts or (None,):
-            refuse_to_lose_labels(options.out if part is None else part_path(options.out, part))
     formats_and_paths = options.source_format, options.target_format, options.source, options.out
-    print(convert(*formats_and_paths, selection=selection, **_given_source(options)))
+    print(convert(*formats_and_paths, selection=selection, overwrite=options.overwrite, **_given_source(options)))
     return 0
 
 
@@ -182,13 +177,20 @@ def _add_glyphs(commands) -> None:
     parser.add_argument("--count", type=int, default=100, metavar="N", help="number of scenes (default 100)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="random seed (default 0)")
     parser.add_argument("--unlabelled", action="store_true", help="write images without annotations")
+    parser.add_argument("--overwrite", action="store_true", help="replace the images and labels of FOLDER")
 
 
 def _glyphs(options: argparse.Namespace) -> int:
+    from formats.dataset_names import annotation_path
+    from formats.overwrite import refuse_to_lose_images, refuse_to_lose_labels
     from grounding_model.glyphs import write_scenes
 
     if options.count < 1:
         raise InputError("--count", f"{options.count}", "expected at least one scene")
+    if not options.overwrite:
+        refuse_to_lose_images(Path(options.folder, "images"))
+        for task in ("od", "vg"):
+            refuse_to_lose_labels(annotation_path(options.folder, options.domain, task))
     annotations = write_scenes(
         options.folder, options.domain, options.count, options.seed, options.task, labelled=not options.unlabelled
     )

@@ -79,6 +79,10 @@ class GlyphData:
     keep: bool = False
     kind: Literal["glyphs"] = "glyphs"
 
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise InputError("count", f"{self.count} scenes", "expected at least one")
+
 
 TrainingData = OdvgData | CocoData | GlyphData
 
