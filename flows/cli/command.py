@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 import flows
-from flows.cli import (
+from flows.cli.commands import (
     browse,
     datasets,
     demo,

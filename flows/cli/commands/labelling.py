@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from flows.cli import filter
 from flows.cli.arguments import (
     add_device,
     add_overrides,
@@ -15,6 +14,7 @@ from flows.cli.arguments import (
     settings_of,
     tell,
 )
+from flows.cli.commands import filter
 from flows.labelling.settings import Execution, LabellingSettings, Workers
 from formats.dataset_names import metadata_path
 from formats.io.errors import InputError
@@ -48,7 +48,7 @@ def _up(options: argparse.Namespace) -> int:
 
 
 def _add_self_train(commands) -> None:
-    from flows.cli.train import add_start_and_work_dir
+    from flows.cli.commands.train import add_start_and_work_dir
 
     parser = command(
         commands,
@@ -63,7 +63,7 @@ def _add_self_train(commands) -> None:
 
 
 def _self_train(options: argparse.Namespace) -> int:
-    from flows.cli.train import overrides_of
+    from flows.cli.commands.train import overrides_of
     from flows.self_training.config import read_self_train
     from flows.self_training.loop import self_train
     from flows.self_training.report import REPORT_NAME

@@ -1,0 +1,1 @@
+"""Duplicates, leakage, diverse selection, and publishing a folder that others can use."""
