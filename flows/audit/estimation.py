@@ -145,7 +145,8 @@ def interval_of(
     trust = errors / (errors + PRIOR_ERRORS)
     per_box = np.maximum(seen, trust * seen + (1 - trust) * assumed)
     quantile = stats.norm.ppf(0.5 + confidence / 2)
-    shrink = (quantile / stats.t.ppf(0.5 + confidence / 2, _degrees(moments, parts, taken, growth))) ** 2
+    student = stats.t.ppf(0.5 + confidence / 2, _degrees(moments, parts, taken, growth))
+    shrink = (quantile / student) ** 2
     effective = shrink / np.maximum(per_box, 1e-12)
     low, high = binomial_interval(moments.value, effective, confidence)
     step = 0.5 / np.maximum(moments.total, 1.0)  # a count of boxes moves by whole ones: felt where few images are left

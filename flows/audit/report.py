@@ -63,7 +63,7 @@ class CertifiedThreshold:
 class AuditReport:
     """reviews: images that the numbers are from. drawn: images in the sample. images: that may be drawn; by_person:
     more, whose labels are a person's. skipped: reviewed ones of the sample that come after an unreviewed one.
-    more_reviews: how many more reach ± half_width, for "precision" and "recall"; None: not even all of them.
+    more_reviews: how many more reach ± half_width, for "precision" and "recall".
     """
 
     labels: str
@@ -77,7 +77,7 @@ class AuditReport:
     too_few: tuple[str, ...]
     threshold: CertifiedThreshold | None
     half_width: float
-    more_reviews: Mapping[str, int | None] = field(default_factory=dict)
+    more_reviews: Mapping[str, int] = field(default_factory=dict)
 
     def payload(self) -> dict[str, Any]:
         """For JSON."""
@@ -128,7 +128,7 @@ def report_audit(
     judged = [judge_labels(records[image], truth[key_of(records[image])], iou) for image in images]
     sample = _sample_of(records, [records[image] for image in images], judged, strata)
     moments = _moments(sample)
-    names = sorted({name for outcomes in judged for name in outcomes})
+    names = _by_objects(judged)
     by_name = {name: _moments(sample, name) for name in names} if len(names) > 1 else {}
     enough = {name: _quality(own, sample, strata, name) for name, own in by_name.items() if _enough(own, sample, name)}
     return AuditReport(
@@ -243,7 +243,7 @@ def _estimate(share: Share, boxes: int) -> Estimate:
     return Estimate(float(share.value), float(share.low), float(share.high), int(share.images), boxes)
 
 
-def _more_reviews(moments: Moments, audit: Audit, strata: Strata, half_width: float) -> int | None:
+def _more_reviews(moments: Moments, audit: Audit, strata: Strata, half_width: float) -> int:
     """How many more images reach the half width, if they are as the reviewed ones; 0 where it is reached."""
     now, order = len(strata.stratum), audit.design.stratum[audit.design.order]
     low, high = now, len(order)
@@ -279,3 +279,12 @@ def _filter_command(audit: Audit, score: float, work_dir: str) -> str:
     own = {**metadata.get("thresholds_found", {}), **policy.get("class_thresholds", {})}
     higher = [f"--class-threshold '{name}={value:g}'" for name, value in sorted(own.items()) if value > score]
     return " ".join(["groundhog filter", work_dir or "WORK_DIR", f"--score-threshold {score:g}", *higher])
+
+
+def _by_objects(judged: Sequence[Mapping[str, Outcome]]) -> list[str]:
+    """The categories of the reviewed images, those with most objects first."""
+    counts: dict[str, int] = {}
+    for outcomes in judged:
+        for name, each in outcomes.items():
+            counts[name] = counts.get(name, 0) + each.objects
+    return sorted(counts, key=lambda name: (-counts[name], name))

@@ -20,6 +20,7 @@ import numpy as np
 from flows.audit.estimation import Strata
 from flows.audit.judging import labels_by_name
 from flows.audit.sampling import Design, design, expected_errors
+from flows.labelling.filter import MADE_BY
 from flows.labelling.infer import parse_line
 from flows.labelling.manifest import read_lines
 from formats.dataset_names import audit_folder, metadata_path, reviewed_path
@@ -34,7 +35,6 @@ SETTINGS_NAME = "audit.json"
 FROZEN_NAME = "labels.json"
 DEFAULT_REVIEWS = 60
 MIN_REVIEWS = 10  # fewer make no interval that deserves its name
-MADE_BY = ("plan", "policy", "thresholds_found")  # of .meta.json: labels with the same are the same but for corrections
 _UNKNOWN = "remove the folder, or begin anew with --new"
 
 

@@ -21,9 +21,8 @@ def threshold_grid(scores: np.ndarray) -> np.ndarray:
     """(K,) scores of labels -> (T,) thresholds, falling; the last keeps every label."""
     unit = 10.0**-DECIMALS
     steps = np.quantile(scores, np.linspace(1 - FIRST_SHARE, 0, STEPS))
-    steps = np.floor(steps / unit) * unit
-    steps[-1] -= unit if (scores <= steps[-1]).any() else 0.0
-    return np.unique(np.maximum(steps, 0.0).round(DECIMALS))[::-1]
+    below = (np.ceil((steps / unit).round(6)) - 1) * unit  # the score at the step is above it
+    return np.unique(np.maximum(below, 0.0).round(DECIMALS))[::-1]
 
 
 def certified_threshold(hits: np.ndarray, labels: np.ndarray, strata: Strata, precision: float) -> int | None:
