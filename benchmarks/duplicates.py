@@ -86,7 +86,9 @@ def main() -> None:
     photos = [each for each in originals if isinstance(each, Fingerprint)]
     started = time.process_time()
     pairs = find_duplicates(photos)
-    print(f"{len(photos)} photos, {per_image * 1e3:.1f} CPU ms each; comparing all {time.process_time() - started:.1f} s")
+    print(
+        f"{len(photos)} photos, {per_image * 1e3:.1f} CPU ms each; comparing all {time.process_time() - started:.1f} s"
+    )
     print(f"pairs among the untouched photos: {len(pairs)}")
     for pair in pairs:
         print(f"  {pair.kind}, {pair.similarity:.0%}: {photos[pair.first].filename}, {photos[pair.second].filename}")

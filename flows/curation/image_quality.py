@@ -26,12 +26,12 @@ class ImageFinding(NamedTuple):
 
 def image_findings(image: Fingerprint) -> Iterator[ImageFinding]:
     """What is unusual about one picture."""
-    if image.contrast < MIN_CONTRAST:
-        yield ImageFinding(image.filename, "empty", f"contrast {image.contrast:.1f} (limit {MIN_CONTRAST:g})")
-    elif image.brightness < MIN_BRIGHTNESS:
+    if image.brightness < MIN_BRIGHTNESS:
         yield ImageFinding(image.filename, "dark", f"brightness {image.brightness:.0f} (limit {MIN_BRIGHTNESS:g})")
     elif image.brightness > MAX_BRIGHTNESS:
         yield ImageFinding(image.filename, "bright", f"brightness {image.brightness:.0f} (limit {MAX_BRIGHTNESS:g})")
+    elif image.contrast < MIN_CONTRAST:
+        yield ImageFinding(image.filename, "empty", f"contrast {image.contrast:.1f} (limit {MIN_CONTRAST:g})")
     elif image.sharpness < MIN_SHARPNESS:
         yield ImageFinding(image.filename, "blurred", f"sharpness {image.sharpness:.0f} (limit {MIN_SHARPNESS:g})")
     short, long = sorted((image.height, image.width))
