@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from flows.labelling.infer import parse_line
 from flows.labelling.manifest import Manifest, read_lines
@@ -36,7 +35,7 @@ def _check_lines(manifest: Manifest, given: Sequence[Correction]) -> None:
                 continue
     for key, place in missing.items():
         more = f" (nor are {len(missing) - 1} more)" if len(missing) > 1 else ""
-        what = f"{_described(key)} is not a line of {Path(manifest.source).name}{more}"
+        what = f"{_described(key)} is not a line of {manifest.source.name}{more}"
         raise InputError(place, what, "expected lines of these labels")
 
 

@@ -347,7 +347,7 @@ def _check(manifest: Manifest, views: Sequence[Manifest], policy: Policy, out: P
         for name in ("source_sha256", "weights_sha256", "label_map", "shards"):
             if getattr(view, name) != getattr(manifest, name):
                 raise InputError(view.work_dir, f"another {name} than the plan has", "expected views of the same plan")
-    if absolute(out) == manifest.source:
+    if absolute(out) == absolute(manifest.source):
         raise InputError(out, "would overwrite the source of the labels", "expected another file")
     if manifest.label_map is not None:
         known = sorted(manifest.label_map.values())
@@ -374,7 +374,7 @@ def _meta(
     return {
         "labels": out.name,
         "labels_sha256": sha256_of(out),
-        "source": Path(manifest.source).name,
+        "source": manifest.source.name,
         "source_sha256": manifest.source_sha256,
         "weights": Path(manifest.weights).name,
         "weights_sha256": manifest.weights_sha256,

@@ -233,7 +233,7 @@ def check_usable(manifest: Manifest, indices: Sequence[int]) -> None:
         logger.warning("%s", warning)
 
 
-def unusable_error(source: str | Path, problems: Sequence[ImageProblem]) -> InputError:
+def unusable_error(source: Path, problems: Sequence[ImageProblem]) -> InputError:
     """For a stage that could use no image; problems: why, one for each."""
     first = problems[0]
     what = f"not one of {len(problems)} images could be used; first {first.filename or 'a line'}: {first.reason}"
@@ -255,7 +255,7 @@ def problems_of(manifest: Manifest | str | Path, among: Sequence[int] | None = N
 
 
 def label_shard(
-    manifest: Manifest | str | Path,
+    manifest: Manifest,
     index: int,
     detector: Predictor,
     *,
@@ -268,7 +268,6 @@ def label_shard(
     dealt with. An error that is no fault of the input is raised when not one image of the shard comes through, and
     InputError when the plan's settings or prompt cannot work.
     """
-    manifest = as_manifest(manifest)
     labelled: list[ImageCandidates] = []
     problems: list[ImageProblem] = []
     lines = list(read_lines(manifest.source, manifest.shards[index]))
@@ -290,9 +289,9 @@ def label_shard(
     return path
 
 
-def parse_line(line: SourceLine, source: str | Path) -> Record:
+def parse_line(line: SourceLine, source: Path) -> Record:
     """The record of a line. Raises InputError when it is none, or was quarantined before."""
-    place = f"{Path(source).name}:{line.number + 1}"
+    place = f"{source.name}:{line.number + 1}"
     return record_from_line(object_of_line(line.text, place), place)
 
 

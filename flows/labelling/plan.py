@@ -88,9 +88,9 @@ def _planned(
     )
     return Manifest(
         **values_of(own, LabellingSettings),
-        source=absolute(source),
+        source=as_path(absolute(source)),
         source_sha256=digest,
-        image_root=absolute(image_root),
+        image_root=as_path(absolute(image_root)),
         weights_sha256=checkpoint_hash(settings.weights),
         text_encoder_sha256=None if text_encoder is None else checkpoint_hash(text_encoder),
         label_map=names,
