@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flows.labelling.infer import parse_line
-from flows.labelling.manifest import Manifest, read_lines
+from flows.labelling.manifest import Manifest, parse_line, read_lines
 from formats.io.errors import InputError, want_one_of
 from formats.odvg_lines import is_quarantined
 from formats.record import Instance

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flows.labelling.corrections import check_corrections
-from flows.labelling.infer import missing_shards, parse_line, share_warning, unusable_error
-from flows.labelling.manifest import Manifest, as_manifest, check_source, read_lines
+from flows.labelling.manifest import Manifest, as_manifest, check_source, parse_line, read_lines
+from flows.labelling.shards import missing_shards, share_warning, unusable_error
 from flows.policies.apply import Candidate, Label, apply_policy, merge_views
 from flows.policies.calibration import calibrate, judge, precision_threshold
 from flows.policies.policy import Mixture, Policy, Quantile, TargetPrecision

@@ -17,6 +17,8 @@ from flows.labelling.settings import LabellingSettings, recorded
 from formats.io.errors import InputError
 from formats.io.files import sha256_of, write_json
 from formats.io.storage import absolute, as_path
+from formats.odvg_lines import object_of_line, record_from_line
+from formats.record import Record
 
 MANIFEST_NAME = "manifest.json"
 
@@ -138,3 +140,9 @@ def read_lines(source: Path, shard: Shard | None = None) -> Iterator[SourceLine]
                 return
             if text := raw.decode("utf-8-sig", errors="replace").strip():
                 yield SourceLine(number, text)
+
+
+def parse_line(line: SourceLine, source: Path) -> Record:
+    """The record of a line. Raises InputError when it is none, or was quarantined before."""
+    place = f"{source.name}:{line.number + 1}"
+    return record_from_line(object_of_line(line.text, place), place)

@@ -14,10 +14,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from flows.evaluation.scoring import MATCH_IOU
-from flows.labelling.infer import parse_line
-from flows.labelling.manifest import read_lines
-from formats.boxes import best_pairs, boxes_by_name, pairwise_iou
+from flows.labelling.manifest import parse_line, read_lines
+from formats.boxes import MATCH_IOU, best_pairs, boxes_by_name, pairwise_iou
 from formats.io.errors import InputError
 from formats.odvg_lines import is_quarantined
 from formats.record import Box, Record

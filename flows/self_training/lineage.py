@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flows.labelling.infer import parse_line
-from flows.labelling.manifest import Manifest, read_lines, read_manifest
+from flows.labelling.manifest import Manifest, parse_line, read_lines, read_manifest
 from formats.boxes import pairwise_iou
 from formats.candidates import read_candidates
 from formats.dataset_names import metadata_path
@@ -26,6 +25,7 @@ from formats.io.files import load_json, sha256_of
 from formats.io.storage import as_path
 from formats.odvg_lines import QUARANTINED
 from formats.record import Box, Record
+from grounding_model.checkpoints.locations import checkpoint_hash
 
 REMEDY = "expected labels that `groundhog self-train` made, with their .meta.json beside them"
 
@@ -108,8 +108,6 @@ def _link(labels: Path, child: Link | None) -> Link:
 
 def _follow_plan(link: Link) -> None:
     """The plan of the round, what it names, and what its checkpoint was trained on."""
-    from grounding_model.checkpoints.weights import checkpoint_hash
-
     try:
         manifest = _manifest(link)
     except InputError as error:
