@@ -22,7 +22,8 @@ from transformers import PreTrainedTokenizerFast
 from formats.io.errors import InputError
 from formats.record import Box, Instance, Record, Region
 from grounding_model.inputs.defaults import MAX_PER_IMAGE, SCORE_THRESHOLD, WEIGHTS
-from grounding_model.inputs.image import check_image, collate_images, read_image, resize_for_test
+from grounding_model.inputs.image import check_image, read_image, resize_for_test
+from grounding_model.inputs.image_batch import collate_images
 from grounding_model.inputs.prompt import BuiltPrompt, Prompt
 from grounding_model.inputs.tokens import count_tokens, tokenize, tokens_of_spans
 from grounding_model.model.grounding import GroundingModel, ImageFeatures, TextFeatures

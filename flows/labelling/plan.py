@@ -17,7 +17,7 @@ from formats.dataset_names import label_map_beside, label_map_path, parse_annota
 from formats.io.errors import InputError
 from formats.io.storage import absolute, as_path, is_address
 from formats.label_map import read_label_map, write_label_map
-from grounding_model.checkpoints.weights import checkpoint_hash
+from grounding_model.checkpoints.locations import checkpoint_hash
 from grounding_model.inputs.prompt import Prompt
 
 MAX_SHARDS = 20_000  # files that a folder and its listing bear well; a scheduler sees them in groups
@@ -88,9 +88,9 @@ def _planned(
     )
     return Manifest(
         **values_of(own, LabellingSettings),
-        source=absolute(source),
+        source=as_path(absolute(source)),
         source_sha256=digest,
-        image_root=absolute(image_root),
+        image_root=as_path(absolute(image_root)),
         weights_sha256=checkpoint_hash(settings.weights),
         text_encoder_sha256=None if text_encoder is None else checkpoint_hash(text_encoder),
         label_map=names,

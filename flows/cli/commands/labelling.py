@@ -149,8 +149,9 @@ def _add_infer(commands) -> None:
 
 
 def _infer(options: argparse.Namespace) -> int:
-    from flows.labelling.infer import infer, problems_of
+    from flows.labelling.infer import infer
     from flows.labelling.plan import asked_label_map, plan
+    from flows.labelling.shards import problems_of
     from formats import quarantine
     from formats.dataset_names import label_map_beside
 
