@@ -80,7 +80,7 @@ def _detect(images: Sequence[Found], prompt: Prompt, options: DetectOptions, pal
     from grounding_model.detector import load_detector
 
     settings = options.settings
-    detector = load_detector(settings.weights, settings.text_encoder, options.device)
+    detector = load_detector(settings.weights, settings.text_encoder, options.device, settings.dtype)
     outcomes = shown_as(settings, detector).predict_each(
         [image.path for image in images],
         prompt,
