@@ -63,7 +63,7 @@ def detect(sources: Sequence[str], prompt: Prompt, options: DetectOptions) -> De
 
 def _detect(images: Sequence[Found], prompt: Prompt, options: DetectOptions, palette: str) -> DetectResult:
     settings = options.settings
-    detector = load_detector(settings.weights, settings.text_encoder, options.device)
+    detector = load_detector(settings.weights, settings.text_encoder, options.device, settings.dtype)
     outcomes = shown_as(settings, detector).predict_each(
         [image.path for image in images],
         prompt,

@@ -61,10 +61,10 @@ def load_planned_detector(manifest: Manifest, device: str = "auto") -> Predictor
     """The detector that the plan names. Raises InputError when its weights are no longer those of the plan."""
     if checkpoint_hash(manifest.weights) != manifest.weights_sha256:
         raise InputError(manifest.weights, "the weights have changed since the plan was made", "plan again")
-    return load_detector(manifest.weights, manifest.text_encoder, device)
+    return load_detector(manifest.weights, manifest.text_encoder, device, manifest.dtype)
 
 
-_Model = tuple[str, str | None]  # hashes of the weights and of the text encoder
+_Model = tuple[str, str | None, str]  # hashes of the weights and of the text encoder, number format
 
 
 class HeldDetectors:
@@ -86,7 +86,7 @@ class HeldDetectors:
         place = self._free.get()
         try:
             with self._lock:  # two models at once would need the memory of both while they are read
-                wanted = (manifest.weights_sha256, manifest.text_encoder_sha256)
+                wanted = (manifest.weights_sha256, manifest.text_encoder_sha256, manifest.dtype)
                 if place not in self._held or self._held[place][0] != wanted:
                     self._held.pop(place, None)  # the old one goes before the new one comes
                     self._held[place] = wanted, self._load(manifest, self.devices[place])

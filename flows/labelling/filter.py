@@ -383,6 +383,7 @@ def _meta(
         "scale": manifest.entries()["scale"],
         "max_per_image": manifest.max_per_image,
         "chunk_size": manifest.chunk_size,
+        "dtype": manifest.dtype,
         "plan": manifest.key,
         "views": [view.key for view in looks[1:]],
         "policy": _as_json(policy),

@@ -424,6 +424,7 @@ def _settings(rounds: Sequence[RoundOnDisk]) -> str:
             "score floor": f"{manifest.score_floor:g}",
             "scale": "the model's own" if manifest.scale is None else " x ".join(map(str, manifest.scale)),
             "most boxes an image": str(manifest.max_per_image),
+            "number format": manifest.dtype,
             "labels": str(entry.labels or "not yet"),
         }
         told |= {f"policy: {name}": str(value) for name, value in entry.meta.get("policy", {}).items()}
