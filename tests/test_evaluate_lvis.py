@@ -12,8 +12,8 @@ import pytest
 from formats.io.errors import InputError
 from formats.record import Instance, Record
 from grounding_model.metrics.coco import evaluate_coco
-from grounding_model.metrics.found_boxes import FoundBoxes
-from grounding_model.metrics.lvis import Federation, evaluate_lvis, judge_lvis
+from grounding_model.metrics.lvis import Federation, evaluate_lvis, evaluate_lvis_with_rankings
+from grounding_model.metrics.predicted_boxes import PredictedBoxes
 from tests.paths import GOLDEN
 
 EVAL = GOLDEN / "eval"
@@ -47,7 +47,9 @@ def lvis():
     ]
     federation = Federation(
         absent={i["file_name"]: frozenset(names[c] for c in i["neg_category_ids"]) for i in images.values()},
-        partly={i["file_name"]: frozenset(names[c] for c in i["not_exhaustive_category_ids"]) for i in images.values()},
+        not_exhaustive={
+            i["file_name"]: frozenset(names[c] for c in i["not_exhaustive_category_ids"]) for i in images.values()
+        },
         frequency={category["name"]: category["frequency"] for category in content["categories"]},
     )
     truth = [record(image_id, tuple(instances[image_id])) for image_id in images]
@@ -129,7 +131,7 @@ def test_order_of_records_does_not_matter(lvis):
 
 
 def test_rankings_for_the_interval_have_the_same_ap(lvis):
-    expected, rankings = judge_lvis(*lvis[:4], areas=lvis[4])
+    expected, rankings = evaluate_lvis_with_rankings(*lvis[:4], areas=lvis[4])
     levels = [ranking.precision_at_recall() for ranking in rankings]
     assert np.mean([level.mean() for level in levels if level is not None]) == pytest.approx(expected.ap)
 
@@ -149,8 +151,9 @@ def test_what_cannot_be_judged_is_named(lvis):
 def test_arrays_say_the_same_as_records_in_any_order(lvis):
     truth, predictions, names, federation, areas = lvis
     images = {record.filename: place for place, record in enumerate(truth)}
-    parts = [FoundBoxes.of_records([each], images, {n: place for place, n in enumerate(names)}) for each in predictions]
-    found = FoundBoxes.joined(parts[::-1])
+    labels = {name: label for label, name in enumerate(names)}
+    parts = [PredictedBoxes.of_records([each], images, labels) for each in predictions]
+    found = PredictedBoxes.joined(parts[::-1])
     assert evaluate_lvis(truth, found, names, federation, areas=areas) == evaluate_lvis(*lvis[:4], areas=areas)
 
 
@@ -164,7 +167,7 @@ def test_the_best_of_a_category_count_whatever_images_they_are_in():
         for index, record in enumerate(truth)
     ]
     federation = Federation({}, {}, {"cat": "r"})
-    boxes = FoundBoxes.of_records(found, {"0": 0, "1": 1, "2": 2}, {"cat": 0})
-    assert sorted(boxes.best(2).scores) == [0.7, 0.9]
+    boxes = PredictedBoxes.of_records(found, {"0": 0, "1": 1, "2": 2}, {"cat": 0})
+    assert sorted(boxes.best_of_each_label(2).scores) == [0.7, 0.9]
     assert evaluate_lvis(truth, found, ["cat"], federation, max_per_category=2).ap == pytest.approx(0.5 * 34 / 101)
     assert evaluate_lvis(truth, found, ["cat"], federation).ap == pytest.approx(0.75, abs=0.01)
