@@ -9,8 +9,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from flows.evaluation.benchmarks import GlyphQuestionData
+from flows.evaluation.config import EvaluateConfig
+from flows.evaluation.evaluate import evaluate_benchmark
+from flows.evaluation.predictions import predict_benchmark
+from flows.evaluation.readers import open_benchmark
+from flows.labelling.detector_pool import lender_of
 from formats.io.errors import InputError
 from formats.record import Instance, Record
+from grounding_model.detector import load_detector
 from grounding_model.metrics.coco import evaluate_coco
 from grounding_model.metrics.lvis import Federation, evaluate_lvis, evaluate_lvis_with_rankings
 from grounding_model.metrics.predicted_boxes import PredictedBoxes
@@ -171,3 +178,37 @@ def test_the_best_of_a_category_count_whatever_images_they_are_in():
     assert sorted(boxes.best_of_each_label(2).scores) == [0.7, 0.9]
     assert evaluate_lvis(truth, found, ["cat"], federation, max_per_category=2).ap == pytest.approx(0.5 * 34 / 101)
     assert evaluate_lvis(truth, found, ["cat"], federation).ap == pytest.approx(0.75, abs=0.01)
+
+
+def test_each_chunk_of_names_keeps_its_boxes_where_a_configuration_says_so(tmp_path):
+    """As the reference evaluates LVIS: every chunk is a query of its own, and fixed AP cuts their boxes by category."""
+    truth = GlyphQuestionData("lvis", count=6)
+    benchmark, detector = open_benchmark(truth, tmp_path / "drawn"), load_detector()
+    images = [benchmark.image_root / record.filename for record in benchmark.records]
+    found = [replace(record, instances=()) for record in benchmark.records]
+    for start in range(0, len(benchmark.names), 5):
+        names = list(benchmark.names[start : start + 5])
+        answers = detector.predict(images, names, score_threshold=0.0, max_per_image=10, batch_size=6)
+        found = [replace(one, instances=one.instances + more.instances) for one, more in zip(found, answers)]
+    expected = evaluate_lvis(benchmark.records, found, benchmark.names, benchmark.federation)
+
+    config = EvaluateConfig(truth, chunk_size=5, max_per_image=10, resamples=0, work_dir=tmp_path / "image")
+    per_chunk = replace(config, max_per_chunk=10, work_dir=tmp_path / "chunk")
+    ap = {each: evaluate_benchmark(each, detector=detector).numbers["ap"] for each in (config, per_chunk)}
+    assert ap[per_chunk] == pytest.approx(expected.ap, abs=1e-6)
+    assert ap[config] < ap[per_chunk] - 0.02  # what an image keeps is outbid by the frequent names
+
+
+def test_a_limit_per_category_is_kept_while_shards_are_read(tmp_path, monkeypatch):
+    """A data set of millions of boxes is cut on the way, and never whole in memory; equal scores keep the first."""
+    config = EvaluateConfig(GlyphQuestionData("lvis", count=6), shard_size=1, resamples=0, work_dir=tmp_path)
+    detector = load_detector()
+    benchmark = open_benchmark(config.truth, tmp_path)
+    stored = predict_benchmark(config, benchmark, "lvis", lambda: lender_of(detector))
+    whole = stored.as_arrays()
+    monkeypatch.setattr("flows.evaluation.predictions.CUT_AT", 100)
+    for count in (3, 17):
+        cut = stored.as_arrays(max_per_category=count)
+        assert len(cut.scores) == sum(min(count, n) for n in np.bincount(whole.labels))
+        for one, other in zip(cut, whole.best_of_each_label(count), strict=True):
+            np.testing.assert_array_equal(one, other)
