@@ -83,9 +83,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--order",
         default="file",
-        metavar="file|uncertain|SCORES",
-        help="uncertain: images with a score near its threshold first; SCORES: a CSV of groundhog agreement, or a JSON "
-        "table of file name and score, lowest first",
+        metavar="file|uncertain|FILE",
+        help="uncertain: images with a score near its threshold first; FILE: a list of images with a reason each "
+        '(.jsonl, {"filename": ..., "reason": ...} a line), a CSV of groundhog agreement, or a JSON table of file name '
+        "and score, lowest first",
     )
     parser.add_argument("--no-open", action="store_true", help="do not open the browser")
 

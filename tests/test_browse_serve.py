@@ -325,6 +325,11 @@ def test_uncertain_images_come_first(data: Path) -> None:
             [("agreement", "filename", "caption"), ("0.2", "deep/b.png", ""), ("0.5", "a.png", "")]
         )
     assert order(str(data / "agreement.csv")) == ["deep/b.png", "a.png", "c.png"]
+    (data / "list.jsonl").write_text('{"filename": "c.png", "reason": "odd"}\n\n{"filename": "deep/b.png"}\n')
+    assert order(str(data / "list.jsonl")) == ["c.png", "deep/b.png", "a.png"]
+    (data / "bad.jsonl").write_text('{"file": "c.png"}')
+    with pytest.raises(InputError, match=r"bad.jsonl:1.*expected lines such as"):
+        order(str(data / "bad.jsonl"))
     (data / "bad.json").write_text('{"a.png": "high"}')
     for wrong in ("nonsense", str(data / "bad.json")):
         with pytest.raises(InputError, match="expected"):
