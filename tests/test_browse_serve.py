@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 
 from browse.__main__ import main
-from browse.review_order import in_order
-from browse.review_session import Review
-from browse.serve import MAX_BODY, ReviewServer
+from browse.review.order import in_order
+from browse.review.serve import MAX_BODY, ReviewServer
+from browse.review.session import Review
 from flows.labelling.bootstrap import bootstrap_od
 from flows.labelling.filter import filter_candidates
 from flows.labelling.infer import infer

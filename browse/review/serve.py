@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from browse.arguments import add_data_paths, read_data_paths
-from browse.pictures import jpeg_of, reduced_picture
-from browse.review_session import Review, StaleRevision
+from browse.images.pictures import jpeg_of, reduced_picture
+from browse.review.arguments import add_data_paths, read_data_paths
+from browse.review.session import Review, StaleRevision
 from formats.images import safe_join
 from formats.io.errors import InputError
 from formats.io.locks import lock
