@@ -15,6 +15,8 @@ def check_corrections(manifest: Manifest, given: Sequence[Correction]) -> None:
     """Raises InputError for a line that is none of the source's, and for a label that its label map does not have."""
     _check_lines(manifest, given)
     for each in given:
+        if each.withdrawn:
+            continue
         if (each.record.instances if manifest.label_map is not None else each.record.regions) is None:
             raise InputError(each.location, "unlabelled line", 'expected "instances": [] where nothing is')
         for instance in each.record.instances or ():

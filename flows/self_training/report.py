@@ -18,7 +18,7 @@ import numpy as np
 
 from browse.contact_sheet import contact_sheet
 from browse.draw import draw_record
-from browse.pictures import reduced_picture
+from browse.images.pictures import reduced_picture
 from flows.labelling.manifest import MANIFEST_NAME, Manifest, read_manifest
 from flows.self_training import html as pages
 from flows.self_training.gate import changed_lines
