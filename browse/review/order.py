@@ -12,6 +12,7 @@ from typing import Any
 from formats.dataset_names import metadata_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, read_text
+from formats.io.values import Table
 from formats.record import Record
 
 Threshold = Callable[[str], float]  # category or phrase -> the score above which its boxes became labels
@@ -49,14 +50,14 @@ def _scored(record: Record) -> list[tuple[str, float]]:
 def _threshold(records: Sequence[Record], annotations: Path) -> Threshold:
     """The thresholds in X_od_v1.meta.json; without it the lowest score, which was just above its threshold."""
     meta = metadata_path(annotations)
-    policy: dict[str, Any] = {}
-    adaptive: dict[str, float] = {}
+    remedy = "remove it, or filter again"
+    policy, adaptive = Table({}, meta), dict[str, float]()
     if meta.is_file():
-        metadata: Any = load_json(meta, "remove it, or filter again")
-        policy, adaptive = metadata.get("policy", {}), metadata.get("thresholds_found", {})
+        metadata = Table(load_json(meta, remedy), meta, remedy)
+        policy, adaptive = metadata.table("policy"), metadata.numbers("thresholds_found")
     lowest = min((score for record in records for _, score in _scored(record)), default=0.0)
-    default: float = policy.get("score_threshold", lowest)
-    by_name: dict[str, float] = {**adaptive, **policy.get("class_thresholds", {})}
+    default: float = policy.number("score_threshold", lowest)
+    by_name = {**adaptive, **policy.numbers("class_thresholds")}
     return lambda name: by_name.get(name, default)
 
 
