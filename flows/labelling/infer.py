@@ -77,10 +77,10 @@ def infer(
     """Labels every shard that is missing; gives the files of all shards.
 
     detector: None loads the plan's own on each device of `workers`. lender: who has detectors already, instead of both.
-    executor: labels the shards in place of threads of this process, and brings its own detectors.
+    executor: labels the shards instead of threads of this process, and brings its own detectors.
     Shards that are complete are not labelled again.
     Raises InputError when not one image can be used, the source is no longer what was planned, the plan's settings or
-    prompt cannot work, another process labels this plan or Ray is asked for; OSError when there is no room for the
+    prompt cannot work, another process labels this plan or the workers are Ray's; OSError when there is no room for the
     candidates; RuntimeError at the end when a shard failed; the others are done and stay so.
     """
     if executor is None and workers.runner != "threads":
@@ -204,8 +204,8 @@ def label_shard(
 ) -> Path:
     """Labels one shard and writes its candidates; the unit of work that a scheduler maps.
 
-    A line or image that cannot be used becomes a problem row of the file. on_images is told how many more lines are
-    dealt with. An error that is no fault of the input is raised when not one image of the shard comes through, and
+    A line or image that cannot be used becomes a problem row of the file. on_images is called with how many more lines
+    are done. An error that is not the input's fault is raised when not one image of the shard comes through, and
     InputError when the plan's settings or prompt cannot work.
     """
     labelled: list[ImageCandidates] = []
@@ -270,7 +270,7 @@ def _prompt(manifest: Manifest, record: Record) -> tuple[Prompt | None, tuple[in
         spans.append(region.spans or [find_phrase(record.caption, text) for text in region.phrase])
         regions.append(index)
     if not regions:
-        return None, ()  # a caption without phrases: there is nothing to look for
+        return None, ()  # a caption without phrases: there is nothing to detect
     return Prompt.phrases(record.caption, spans), tuple(regions)
 
 
