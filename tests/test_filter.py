@@ -170,7 +170,7 @@ def test_what_is_not_labelled_cannot_be_filtered(folder: Path) -> None:
     with pytest.raises(InputError, match="2 of 2 shards"):
         filter_candidates(manifest)
     infer(manifest, FakeDetector(), progress=False)
-    with pytest.raises(InputError, match="no category 'dgo'"):
+    with pytest.raises(InputError, match="'dgo' is not in the prompt"):
         filter_candidates(manifest, Policy(class_thresholds={"dgo": 0.5}))
     with pytest.raises(InputError, match="outside 0"):
         Policy(score_threshold=30)
