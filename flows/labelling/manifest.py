@@ -94,7 +94,7 @@ class Manifest(LabellingSettings):
 
 
 def write_manifest(manifest: Manifest) -> None:
-    """Writes the plan to its place, whole or not at all."""
+    """Writes the plan to its work_dir, whole or not at all."""
     write_json(manifest.path, {"key": manifest.key, **manifest.entries()}, ensure_ascii=False)
 
 
@@ -148,5 +148,5 @@ def read_lines(source: Path, shard: Shard | None = None) -> Iterator[SourceLine]
 
 def parse_line(line: SourceLine, source: Path) -> Record:
     """The record of a line. Raises InputError when it is none, or was quarantined before."""
-    place = f"{source.name}:{line.number + 1}"
-    return record_from_line(object_of_line(line.text, place), place)
+    location = f"{source.name}:{line.number + 1}"
+    return record_from_line(object_of_line(line.text, location), location)

@@ -45,7 +45,7 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionSettings(View):
-    """What a model is asked of every image, whichever its weights are."""
+    """How a model predicts every image, whichever its weights are."""
 
     score_floor: float = setting(
         0.05, "0..1; candidates above it are kept, so that a threshold is chosen without the model", metavar="S"

@@ -151,7 +151,7 @@ class _Loop:
         if not done.holds:
             return Stop("stopped", f"did not pass the gate: {reasons}")
         if self._config.waits_after(number) and not done.approved:
-            remedy = f"look at {done.labels}, then: groundhog rounds approve {self._work_dir} --round {number}"
+            remedy = f"review {done.labels}, then: groundhog rounds approve {self._work_dir} --round {number}"
             self._write("waiting", remedy)
             self._report(number, "review", "started", remedy=remedy)
             if not self._wait(self._work_dir, number):
