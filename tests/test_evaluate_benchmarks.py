@@ -35,7 +35,7 @@ from flows.labelling.settings import Workers
 from formats.io.errors import InputError
 from formats.record import Instance, Region
 from grounding_model import detector
-from grounding_model.data.sources import CocoData
+from grounding_model.data.sources import CocoData, OdvgData
 
 CAT, DOG = [10, 20, 40, 30], [60, 50, 30, 40]  # x, y, width, height in an image of 120 x 100 pixels
 
@@ -489,3 +489,38 @@ def test_a_truth_is_another_when_a_file_in_its_folder_has_changed(tmp_path: Path
     (tmp_path / "images" / "a.jpg").write_bytes(b"a picture")  # images are not looked into
     assert file_hashes(truth) == seen[-1]
     assert len({tuple(each) for each in seen}) == 3
+
+
+def test_a_configuration_file_is_evaluated_from_python_as_by_the_command(tmp_path, images):
+    config, oracle = setting(tmp_path, coco)
+    path = tmp_path / "evaluate.toml"
+    path.write_text(
+        f'weights = "{config.weights}"\nwork_dir = "{config.work_dir}"\nresamples = 0\n[truth]\nkind = "coco"\n'
+        f'annotations = "{config.truth.annotations}"\nimage_root = "{config.truth.image_root}"\n'
+    )
+    found = evaluate(path, oracle)
+    assert found.numbers["ap"] == pytest.approx(1)
+    assert json.loads((config.work_dir / "evaluation.json").read_text()) == found.numbers
+    assert evaluate(path, oracle, ["cat"], overwrite=True).numbers["categories"] == ["cat"]
+    with pytest.raises(InputError, match=r"another plan lies here .*--overwrite"):
+        evaluate(path, oracle)
+    with pytest.raises(TypeError, match="no setting 'scal'; did you mean 'scale'"):
+        evaluate(path, oracle, scal=(64, 64))
+    with pytest.raises(TypeError, match="a configuration has its own"):
+        evaluate(path, oracle, out=tmp_path / "numbers.json")
+
+
+def test_a_truth_that_gives_no_score_is_named_not_the_files_made_from_it(tmp_path, images):
+    config, oracle = setting(tmp_path, coco)
+    empty = tmp_path / "empty_od.json"
+    empty.write_text("")
+    (tmp_path / "empty_label_map.json").write_text('{"0": "cat"}')
+    truth = OdvgData(empty, images, tmp_path / "empty_label_map.json")
+    with pytest.raises(InputError, match=rf"^{empty}: has no image"):
+        evaluate_benchmark(replace(config, truth=truth), detector=oracle)
+    for image in images.glob("*.jpg"):
+        Image.new("RGB", (9, 9)).save(image)
+    for key, record in oracle.records.items():
+        oracle.records[key] = replace(record, height=9, width=9)
+    with pytest.raises(InputError, match=rf"^{config.truth.annotations}: not one of 2 images could be used"):
+        evaluate_benchmark(config, detector=oracle)

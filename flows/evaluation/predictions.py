@@ -40,7 +40,8 @@ def predict_benchmark(
     if not (config.work_dir / MANIFEST_NAME).exists():
         for record in benchmark.records[:1]:  # where this is missing, the others are
             if not (path := safe_join(benchmark.image_root, record.filename)).is_file():
-                raise InputError(path, "no such image", config.get.strip())
+                remedy = config.get.strip() or f"expected the images of the truth in {benchmark.image_root}"
+                raise InputError(path, "no such image", remedy)
     manifest = plan_benchmark(config, benchmark, metric)
     if missing_shards(manifest):
         pool = _PromptingPool(detectors(), metric, benchmark.prompts)
@@ -50,7 +51,8 @@ def predict_benchmark(
             if error.location != manifest.source:
                 raise
             # The user knows the truth, not the file of queries that was made from it.
-            raise InputError(location_of(config.truth), error.what, error.remedy) from error
+            remedy = "expected the images that this truth was made for"
+            raise InputError(location_of(config.truth), error.what, remedy) from error
     return StoredPredictions(manifest, benchmark, metric)
 
 

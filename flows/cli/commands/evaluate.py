@@ -28,7 +28,7 @@ def _add_evaluate(commands) -> None:
     parser.add_argument("--work-dir", metavar="DIR", help="write there instead of the configuration's work_dir")
     parser.add_argument("--overwrite", action="store_true", help="replace another evaluation in the work_dir")
     parser.add_argument("--show-dir", metavar="DIR", help="draw ground truth and predictions there, worst images first")
-    add_overrides(parser)
+    add_overrides(parser, "'scale=[480, 800]'")
     _add_compare(Subcommands(parser))
 
 
@@ -48,7 +48,7 @@ def _add_compare(commands: Subcommands) -> None:
         commands,
         "compare",
         _compare,
-        "compare two evaluations of the same truth: scores, and the 95 % interval of the gain",
+        "compare the scores of two evaluations of the same ground truth, with the 95 % interval of the gain",
         "groundhog evaluate compare work_dirs/evaluate_before work_dirs/evaluate_after",
     )
     parser.add_argument("first", metavar="A", help="work_dir of an evaluation")
