@@ -31,10 +31,10 @@ from flows.evaluation.compare import compare
 from flows.evaluation.config import EvaluateConfig
 from flows.evaluation.evaluate import evaluate, evaluate_benchmark, evaluate_config
 from flows.evaluation.readers import open_benchmark
+from flows.labelling import detector_pool
 from flows.labelling.settings import Workers
 from formats.io.errors import InputError
 from formats.record import Instance, Region
-from grounding_model import detector
 from grounding_model.data.sources import CocoData, OdvgData
 
 CAT, DOG = [10, 20, 40, 30], [60, 50, 30, 40]  # x, y, width, height in an image of 120 x 100 pixels
@@ -329,11 +329,11 @@ def test_several_devices_leave_what_one_leaves(tmp_path, images, monkeypatch, la
     config, oracle = setting(tmp_path, layout)
     together, loaded = threading.Barrier(2, timeout=30), []
 
-    def load(weights, text_encoder, device):
+    def load(weights, text_encoder, device, dtype):
         loaded.append((device, Together(together, open_benchmark(config.truth, tmp_path))))
         return loaded[-1][1]
 
-    monkeypatch.setattr(detector, "load_detector", load)
+    monkeypatch.setattr(detector_pool, "load_detector", load)
     one = evaluate_benchmark(config, detector=oracle)
     two = replace(config, work_dir=tmp_path / "two", workers=Workers(devices=("cpu", "cpu")))
     assert evaluate_benchmark(two).numbers == one.numbers
@@ -437,7 +437,7 @@ def test_several_sets_are_measured_one_by_one(tmp_path, images, monkeypatch):
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     oracle = Oracle(open_benchmark(OdinwData(images), tmp_path))
     loads = []
-    monkeypatch.setattr(detector, "load_detector", lambda *arguments: loads.append(arguments) or oracle)
+    monkeypatch.setattr(detector_pool, "load_detector", lambda *arguments: loads.append(arguments) or oracle)
     (tmp_path / "suite.toml").write_text(
         f'weights = "{tmp_path}/model.safetensors"\nwork_dir = "{tmp_path}/work"\nresamples = 0\n'
         'workers.devices = ["cpu"]\n'

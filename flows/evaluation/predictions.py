@@ -18,9 +18,10 @@ from flows.evaluation.benchmarks import Benchmark, BenchmarkData, Metric, OdinwS
 from flows.evaluation.config import EvaluateConfig
 from flows.evaluation.queries import MetricPrompts, query_for, write_queries
 from flows.labelling.detector_pool import Lender, Predictor
-from flows.labelling.infer import infer, missing_shards
+from flows.labelling.infer import infer
 from flows.labelling.manifest import MANIFEST_NAME, Manifest
 from flows.labelling.plan import plan
+from flows.labelling.shards import missing_shards
 from formats.candidates import Candidates, ImageCandidates, read_candidates
 from formats.images import safe_join
 from formats.io.errors import InputError
@@ -48,7 +49,7 @@ def predict_benchmark(
         try:
             infer(manifest, lender=pool, batch_size=config.batch_size)
         except InputError as error:
-            if error.location != manifest.source:
+            if str(error.location) != str(manifest.source):
                 raise
             # The user knows the truth, not the file of queries that was made from it.
             remedy = "expected the images that this truth was made for"

@@ -60,6 +60,11 @@ class DetectionSettings(View):
         metavar="N",
         added_later=True,
     )
+    dtype: Literal["auto", "float32", "bfloat16"] = setting(
+        defaults.DTYPE,
+        "number format of the model's large layers; auto: bfloat16 where the device multiplies it natively",
+        added_later=True,
+    )
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.score_floor < 1.0:
@@ -74,6 +79,8 @@ class DetectionSettings(View):
         _check_positive("max_per_image", self.max_per_image)
         if self.max_per_chunk is not None:
             _check_positive("max_per_chunk", self.max_per_chunk)
+        if self.dtype not in defaults.DTYPES:
+            raise InputError("dtype", repr(self.dtype), f"expected one of {', '.join(defaults.DTYPES)}")
 
     def with_model(
         self, weights: str, text_encoder: str | Path | None = None, view: View | None = None
