@@ -303,9 +303,7 @@ def test_a_notebook_measures_what_the_command_measures(tmp_path, images):
     assert found.as_dict() == {key: told[key] for key in found.as_dict()}
     assert found.ap_medium is None
     assert len(list((tmp_path / "show").iterdir())) == 2
-    with pytest.raises(
-        InputError, match=r"flickr\.json: has captions, for which there is no AP; expected labelled boxes"
-    ):
+    with pytest.raises(InputError, match=r"flickr\.json: has captions, which have no AP; expected labelled boxes"):
         evaluate(flickr(tmp_path, images), oracle)
     oracle.records["a.jpg", None] = replace(oracle.records["a.jpg", None], height=99)
     with pytest.raises(InputError, match=r"a\.jpg: the image is 120x99, its line says 120x100"):

@@ -165,7 +165,7 @@ def _evaluate_any(config: EvaluateConfig, detectors: Callable[[], Lender], show_
 def _evaluate_suite(
     config: EvaluateConfig, suite: OdinwSuite, detectors: Callable[[], Lender], show_dir: str | Path | None
 ) -> Evaluated:
-    """Each set by itself in work_dir/NAME, and the mean of their APs."""
+    """Evaluates each set in work_dir/NAME, and gives the mean of their APs."""
     if unknown := set(suite.prompts) - set(suite.sets):
         raise InputError(
             "truth.prompts", f"no set is called {', '.join(sorted(unknown))}", "expected names of truth.sets"
@@ -213,7 +213,7 @@ def _score(config: EvaluateConfig, detectors: Callable[[], Lender]) -> _Scored:
     benchmark = _open(config, config.truth)
     metric = config.metric or benchmark.metric
     if metric in ("coco", "lvis", "described_objects") and not benchmark.names:
-        what = "has captions, for which there is no AP"
+        what = "has captions, which have no AP"
         raise InputError(location_of(config.truth), what, f'expected labelled boxes, or metric = "{benchmark.metric}"')
     if config.first_box_alone:
         benchmark = _with_first_boxes(benchmark, metric)

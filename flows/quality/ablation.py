@@ -137,9 +137,9 @@ def measure_quality(
 
     variants, seeds: only these are done now; () takes all. Raises InputError for one that the configuration lacks.
     """
-    for given, known, place in ((variants, config.variants, "variants"), (seeds, config.seeds, "seeds")):
-        if unknown := [each for each in given if each not in known]:
-            raise InputError(place, f"there is no {unknown[0]}", f"expected some of {', '.join(map(str, known))}")
+    for requested, known, setting in ((variants, config.variants, "variants"), (seeds, config.seeds, "seeds")):
+        if unknown := [each for each in requested if each not in known]:
+            raise InputError(setting, f"there is no {unknown[0]}", f"expected some of {', '.join(map(str, known))}")
     for seed in seeds or config.seeds:
         if missing := [name for name in variants or config.variants if _read_piece(config, name, seed) is None]:
             work = _Work(config, seed)
@@ -152,9 +152,9 @@ def measure_quality(
 
 
 def measure_labels(config: QualityConfig, seeds: Sequence[int] = ()) -> list[Piece]:
-    """The first labels of every variant that has a policy, without any training: pieces without figures.
+    """The first labels of every variant that has a policy, without any training: pieces without AP of a model.
 
-    Cheap enough to choose a policy by; what a model gains from the labels is another question.
+    This takes minutes and helps to choose a policy; what a model gains from the labels, only measure_quality shows.
     """
     pieces = []
     for seed in seeds or config.seeds:
@@ -306,12 +306,12 @@ def _prepare(config: QualityConfig, seed: int, folder: Path) -> tuple[Source, Pa
 
 
 def _select_categories(record: Record, categories: Sequence[str]) -> Record:
-    """The boxes of these categories, labelled by their place among them."""
-    place = {name: index for index, name in enumerate(categories)}
+    """The boxes of these categories, labelled by their index among them."""
+    labels = {name: label for label, name in enumerate(categories)}
     return replace(
         record,
         instances=tuple(
-            replace(each, label=place[each.category]) for each in record.instances or () if each.category in place
+            replace(each, label=labels[each.category]) for each in record.instances or () if each.category in labels
         ),
     )
 
