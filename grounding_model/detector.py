@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from formats.io.errors import InputError
 from formats.record import Box, Instance, Record, Region
 from grounding_model.inputs.defaults import DTYPE, DTYPES, MAX_PER_IMAGE, SCORE_THRESHOLD, WEIGHTS
-from grounding_model.inputs.image import check_image, read_image, resize_for_test
+from grounding_model.inputs.image import check_image, read_resized, resize_for_test
 from grounding_model.inputs.image_batch import collate_images
 from grounding_model.inputs.prompt import BuiltPrompt, Prompt
 from grounding_model.inputs.tokens import count_tokens, tokenize, tokens_of_spans
@@ -450,9 +450,11 @@ def _read_ahead(
 
 
 def _read(image: ImageSource, filename: str, scale: tuple[int, int]) -> Picture:
-    pixels = check_image(image, filename) if isinstance(image, np.ndarray) else read_image(image)
-    height, width = pixels.shape[:2]
-    return Picture(height, width, resize_for_test(pixels, scale))
+    if not isinstance(image, np.ndarray):
+        pixels, height, width = read_resized(image, scale)
+        return Picture(height, width, pixels)
+    height, width = check_image(image, filename).shape[:2]
+    return Picture(height, width, resize_for_test(image, scale))
 
 
 def _load(filename: str, picture: Future[Picture], prompt: Callable[[], ReadyPrompt]) -> LoadedImage | Failure:

@@ -14,7 +14,7 @@ import numpy as np
 
 from browse.contact_sheet import side_by_side
 from browse.draw import draw_record
-from browse.pictures import write_jpeg
+from browse.images.pictures import write_jpeg
 from flows.evaluation.benchmarks import Benchmark, Metric
 from flows.evaluation.scoring import SHOWN_SCORE, Measurement, confusion, mistakes_of
 from formats.images import safe_join
