@@ -489,23 +489,26 @@ def test_a_truth_is_another_when_a_file_in_its_folder_has_changed(tmp_path: Path
     assert len({tuple(each) for each in seen}) == 3
 
 
-def test_a_configuration_file_is_evaluated_from_python_as_by_the_command(tmp_path, images):
+def test_a_configuration_file_is_evaluated_from_python_as_by_the_command(tmp_path, images, monkeypatch):
     config, oracle = setting(tmp_path, coco)
+    monkeypatch.setattr(detector_pool, "load_detector", lambda *arguments: oracle)
     path = tmp_path / "evaluate.toml"
     path.write_text(
         f'weights = "{config.weights}"\nwork_dir = "{config.work_dir}"\nresamples = 0\n[truth]\nkind = "coco"\n'
         f'annotations = "{config.truth.annotations}"\nimage_root = "{config.truth.image_root}"\n'
     )
-    found = evaluate(path, oracle)
+    found = evaluate(path)
     assert found.numbers["ap"] == pytest.approx(1)
     assert json.loads((config.work_dir / "evaluation.json").read_text()) == found.numbers
-    assert evaluate(path, oracle, ["cat"], overwrite=True).numbers["categories"] == ["cat"]
+    assert evaluate(path, None, ["cat"], overwrite=True).numbers["categories"] == ["cat"]
     with pytest.raises(InputError, match=r"another plan lies here .*--overwrite"):
-        evaluate(path, oracle)
+        evaluate(path)
     with pytest.raises(TypeError, match="no setting 'scal'; did you mean 'scale'"):
-        evaluate(path, oracle, scal=(64, 64))
+        evaluate(path, scal=(64, 64))
     with pytest.raises(TypeError, match="a configuration has its own"):
-        evaluate(path, oracle, out=tmp_path / "numbers.json")
+        evaluate(path, out=tmp_path / "numbers.json")
+    with pytest.raises(TypeError, match="is evaluated with weights"):
+        evaluate(path, oracle)
 
 
 def test_a_truth_that_gives_no_score_is_named_not_the_files_made_from_it(tmp_path, images):

@@ -48,7 +48,7 @@ class Evaluated(NamedTuple):
 @overload
 def evaluate(
     truth: EvaluateConfig | str | Path,
-    detector: Predictor | str | Path | None = None,
+    detector: str | Path | None = None,
     categories: Sequence[str] | None = None,
     *,
     show_dir: str | Path | None = None,
@@ -85,7 +85,7 @@ def evaluate(
 
     truth: labelled images, of which nothing is left on the disk but `out`; or an EvaluateConfig, or the TOML file that
     holds one, whose work_dir gets all files.
-    detector: one that is loaded, or the weights of one; with a configuration, None takes the configuration's.
+    detector: one that is loaded, or the weights of one. With a configuration weights only; None: the configuration's.
     categories: which of the truth's are queried and scored; None: all.
     out: where the scores are written as JSON. show_dir: where the worst images are drawn.
     settings (None: the defaults, with a score floor of 0), execution, and changes to them by name, as flows.plan takes
@@ -100,6 +100,8 @@ def evaluate(
     if isinstance(truth, EvaluateConfig | str | Path):
         if settings or execution or out:
             raise TypeError("a configuration has its own settings, execution and work_dir; change them by name")
+        if not isinstance(detector, str | Path | None):  # its candidates would be taken for those of the weights
+            raise TypeError("a configuration is evaluated with weights; expected their path or name")
         config = truth if isinstance(truth, EvaluateConfig) else read_config(truth, EvaluateConfig)
         return _evaluate_any(*_with_detector(replace(config, **changed), detector), show_dir)
     with TemporaryDirectory(prefix="groundhog-") as folder:

@@ -142,10 +142,10 @@ def measure_quality(
             raise InputError(setting, f"there is no {unknown[0]}", f"expected some of {', '.join(map(str, known))}")
     for seed in seeds or config.seeds:
         if missing := [name for name in variants or config.variants if _read_piece(config, name, seed) is None]:
-            work = _Work(config, seed)
+            of_seed = _SeedPieces(config, seed)
         for name in missing:
             report(f"{name}, seed {seed} …")
-            piece = work.piece(name)
+            piece = of_seed.piece(name)
             _write_piece(config, piece)
             report(f"{name}, seed {seed}: AP {piece.target[0]:.3f} -> {piece.target[-1]:.3f}")
     return list(done_pieces(config))
@@ -158,8 +158,8 @@ def measure_labels(config: QualityConfig, seeds: Sequence[int] = ()) -> list[Pie
     """
     pieces = []
     for seed in seeds or config.seeds:
-        work = _Work(config, seed)
-        pieces += [work.labels(name) for name, variant in config.variants.items() if variant.labels == "policy"]
+        of_seed = _SeedPieces(config, seed)
+        pieces += [of_seed.labels(name) for name, variant in config.variants.items() if variant.labels == "policy"]
     return sorted(pieces, key=lambda piece: list(config.variants).index(piece.variant))
 
 
@@ -192,7 +192,7 @@ def label_quality(labels: Path, everything: Path, truth: Path, categories: Seque
     )
 
 
-class _Work:
+class _SeedPieces:
     """The pieces of one seed: they share images and candidates."""
 
     def __init__(self, config: QualityConfig, seed: int) -> None:
