@@ -48,9 +48,11 @@ class Evaluated(NamedTuple):
 @overload
 def evaluate(
     truth: EvaluateConfig | str | Path,
-    detector: Predictor | str | Path | None = None,
+    detector: str | Path | None = None,
+    categories: Sequence[str] | None = None,
     *,
     show_dir: str | Path | None = None,
+    **changes: Any,
 ) -> Evaluated: ...
 
 
@@ -73,8 +75,8 @@ def evaluate(
     detector: Predictor | str | Path | None = None,
     categories: Sequence[str] | None = None,
     *,
-    settings: LabellingSettings = EVERY_BOX,
-    execution: Execution = EXECUTION,
+    settings: LabellingSettings | None = None,
+    execution: Execution | None = None,
     out: str | Path | None = None,
     show_dir: str | Path | None = None,
     **changes: Any,
@@ -83,25 +85,28 @@ def evaluate(
 
     truth: labelled images, of which nothing is left on the disk but `out`; or an EvaluateConfig, or the TOML file that
     holds one, whose work_dir gets all files.
-    detector: one that is loaded, or the weights of one; with a configuration, None takes the configuration's.
+    detector: one that is loaded, or the weights of one. With a configuration weights only; None: the configuration's.
     categories: which of the truth's are queried and scored; None: all.
     out: where the scores are written as JSON. show_dir: where the worst images are drawn.
-    settings, execution, and changes to them by name, as flows.plan takes them: scale=(192, 192), batch_size=8 …
+    settings (None: the defaults, with a score floor of 0), execution, and changes to them by name, as flows.plan takes
+    them: scale=(192, 192), batch_size=8 …
     Raises InputError for an image that cannot be read or has another size than its record (a score on a part of the
     truth would mislead), for captions without a configuration, and for a category that the truth does not have;
     TypeError for a name that is not a setting.
     """
+    changed = _by_name(changes)
+    if categories is not None:
+        changed["categories"] = tuple(categories)
     if isinstance(truth, EvaluateConfig | str | Path):
+        if settings or execution or out:
+            raise TypeError("a configuration has its own settings, execution and work_dir; change them by name")
+        if not isinstance(detector, str | Path | None):  # its candidates would be taken for those of the weights
+            raise TypeError("a configuration is evaluated with weights; expected their path or name")
         config = truth if isinstance(truth, EvaluateConfig) else read_config(truth, EvaluateConfig)
-        return _evaluate_any(*_with_detector(config, detector), show_dir)
+        return _evaluate_any(*_with_detector(replace(config, **changed), detector), show_dir)
     with TemporaryDirectory(prefix="groundhog-") as folder:
-        config = EvaluateConfig(
-            truth,
-            metric="coco",
-            categories=None if categories is None else tuple(categories),
-            work_dir=Path(folder),
-            **_merged(settings, execution, changes),
-        )
+        declared = values_of(settings or EVERY_BOX, LabellingSettings) | values_of(execution or EXECUTION, Execution)
+        config = EvaluateConfig(truth, metric="coco", work_dir=Path(folder), **declared | changed)
         scored = _score(*_with_detector(config, detector))
         if show_dir is not None:
             draw_worst(Path(show_dir), scored.benchmark, scored.predictions, "coco", SHOWN_SCORE)
@@ -113,14 +118,10 @@ def evaluate(
     return result
 
 
-def _merged(settings: LabellingSettings, execution: Execution, changes: Mapping[str, Any]) -> dict[str, Any]:
+def _by_name(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes. Raises TypeError for a name that is not a setting."""
     of_labelling, of_execution = split(changes, LabellingSettings, Execution)
-    return {
-        **values_of(settings, LabellingSettings),
-        **of_labelling,
-        **values_of(execution, Execution),
-        **of_execution,
-    }
+    return of_labelling | of_execution
 
 
 def _with_detector(
@@ -166,7 +167,7 @@ def _evaluate_any(config: EvaluateConfig, detectors: Callable[[], Lender], show_
 def _evaluate_suite(
     config: EvaluateConfig, suite: OdinwSuite, detectors: Callable[[], Lender], show_dir: str | Path | None
 ) -> Evaluated:
-    """Each set by itself in work_dir/NAME, and the mean of their APs."""
+    """Evaluates each set in work_dir/NAME, and gives the mean of their APs."""
     if unknown := set(suite.prompts) - set(suite.sets):
         raise InputError(
             "truth.prompts", f"no set is called {', '.join(sorted(unknown))}", "expected names of truth.sets"
@@ -214,7 +215,7 @@ def _score(config: EvaluateConfig, detectors: Callable[[], Lender]) -> _Scored:
     benchmark = _open(config, config.truth)
     metric = config.metric or benchmark.metric
     if metric in ("coco", "lvis", "described_objects") and not benchmark.names:
-        what = "has captions, for which there is no AP"
+        what = "has captions, which have no AP"
         raise InputError(location_of(config.truth), what, f'expected labelled boxes, or metric = "{benchmark.metric}"')
     if config.first_box_alone:
         benchmark = _with_first_boxes(benchmark, metric)

@@ -322,7 +322,7 @@ def _scores(views: Sequence[Manifest], policy: Policy, truth: Mapping[Key, Recor
 
 def _refuse_other_labels(manifest: Manifest, out: Path, provenance: Mapping[str, Any]) -> None:
     """Labels of this plan under another policy are replaced, and a loop replaces those of its own round."""
-    remedy = "expected another file for these (--out), or overwrite"
+    remedy = "choose another file for these labels (--out FILE), or replace the old ones (--overwrite)"
     meta = metadata_path(out)
     if not out.is_file():
         return

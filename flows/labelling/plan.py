@@ -196,7 +196,11 @@ def _refuse_other_plan(manifest: Manifest, overwrite: bool) -> None:
     said = "; ".join(
         f"{name}: {_brief(before.get(name))} there, {_brief(after.get(name))} requested" for name in differing
     )
-    raise InputError(manifest.path, f"another plan lies here ({said})", "take another work_dir, or overwrite=True")
+    raise InputError(
+        manifest.path,
+        f"another plan lies here ({said})",
+        "choose another work_dir, or replace this one (--overwrite; in Python overwrite=True)",
+    )
 
 
 def _place(source: str | Path) -> str:

@@ -172,6 +172,7 @@ def _infer(options: argparse.Namespace) -> int:
         execution=replace(settings_of(options, Execution), workers=workers),
     )
     infer(manifest, workers=workers, batch_size=options.batch_size)
-    print(f"{len(manifest.shards)} shards: {manifest.work_dir}; next: groundhog filter {manifest.work_dir}")
+    shards = f"{len(manifest.shards)} {'shard' if len(manifest.shards) == 1 else 'shards'}"
+    print(f"{shards}: {manifest.work_dir}; next: groundhog filter {manifest.work_dir}")
     tell(quarantine.summary(problems_of(manifest), manifest.work_dir / "candidates"))
     return 0
