@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -55,6 +55,17 @@ def download(name: str) -> Path:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             name, f"cannot be downloaded from the Hugging Face hub ({reason})", "check the name, or specify a folder"
+        ) from None
+
+
+def download_file(name: str, file: str) -> Path:
+    """One file of a hub repository, from the cache or the network. Raises InputError when it cannot be downloaded."""
+    try:
+        return Path(hf_hub_download(name, file))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            name, f"cannot be downloaded from the Hugging Face hub ({reason})", "check the name, or specify a file"
         ) from None
 
 

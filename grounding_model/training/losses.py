@@ -37,7 +37,8 @@ class LossSettings:
     iou_aware: bool = False  # the target of positive tokens is the IoU of the predicted box, see varifocal_loss
     varifocal_alpha: float = 0.75  # factor on negative tokens then
     encoder_repeats: int = 1  # encoder proposals matched with each box
-    auxiliary_repeats: int = 1  # the same in every decoder layer but the last, which must be one-to-one
+    auxiliary_repeats: int = 1  # the same in every decoder layer but the last
+    last_repeats: int = field(default=1, repr=False)  # the same in the last; 1 unless the model has nms_iou
 
 
 def grounding_losses(
@@ -91,7 +92,9 @@ def _matched_sets(grounding: Grounding, padded: PaddedTargets, settings: LossSet
     sets = []
     for layer, (logits, boxes) in enumerate(zip(grounding.logits, grounding.boxes)):
         prefix = "" if layer == last else f"d{layer}."
-        sets.append(matched(prefix, logits, boxes, 1 if layer == last else settings.auxiliary_repeats))
+        sets.append(
+            matched(prefix, logits, boxes, settings.last_repeats if layer == last else settings.auxiliary_repeats)
+        )
         if grounding.denoising is not None:
             denoised = grounding.denoising
             positives = denoised.queries.positives
