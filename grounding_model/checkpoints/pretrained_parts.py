@@ -31,7 +31,8 @@ def load_parts(model: GroundingModel, backbone: Path | None, text_encoder: str |
     """Loads pretrained weights into the parts of the model; None does not change a part.
 
     backbone: a .pth of Microsoft's Swin Transformer; for a timm network, as in locate_backbone. text_encoder: a folder
-    of transformers with BERT, or its name in the Hugging Face cache. Raises InputError for missing files, and for weights that do not fit the part.
+    of transformers with BERT, or its name in the Hugging Face cache. Raises InputError for missing files, and for
+    weights that do not fit the part.
     """
     if backbone is not None:
         load_backbone(model.backbone, backbone)

@@ -27,9 +27,10 @@ class TimmBackbone:
     name: str = "resnet50"
     out_indices: tuple[int, ...] = (2, 3, 4)
     options: dict[str, Any] = field(default_factory=dict)  # passed to timm.create_model
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of the pixels, 0..1, that its weights were trained with
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    frozen_statistics: bool = False  # batch norms keep the statistics of their weights: a few images have worse ones
+    # Added later, so left out of repr, by which a run knows its settings again.
+    mean: tuple[float, ...] = field(default=(0.485, 0.456, 0.406), repr=False)  # of the pixels it was trained on, 0..1
+    std: tuple[float, ...] = field(default=(0.229, 0.224, 0.225), repr=False)
+    frozen_statistics: bool = field(default=False, repr=False)  # of batch norms: those of a few images are worse
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class ModelConfig:
     contrastive_scale: Literal["sqrt_width", "learned", "none"] = "sqrt_width"
     contrastive_bias: bool = True  # MM-Grounding-DINO has it, the original Grounding DINO has not
     denoising: Denoising = Denoising()
-    nms_iou: float | None = None  # of two answers of one label that overlap more the better stays; None: both
+    nms_iou: float | None = field(default=None, repr=False)  # answers of a label that overlap more are one; None: none
     image_scale: tuple[int, int] = (800, 1333)  # short and long side in pixels that the model was trained to see
 
 
@@ -121,8 +122,8 @@ PHOTO_TINY = replace(
     backbone=TimmBackbone(
         name="tf_efficientnet_lite0", out_indices=(3, 4), mean=(0.5,) * 3, std=(0.5,) * 3, frozen_statistics=True
     ),
-    # Several queries learn from each box (losses.last_repeats), which few images need; NMS then leaves one answer, as in
-    # DETA (arXiv 2212.06137).
+    # Several queries learn from each box (losses.last_repeats), which few images need; NMS then leaves one answer, as
+    # in DETA (arXiv 2212.06137).
     nms_iou=0.6,
     image_scale=(256, 416),
 )

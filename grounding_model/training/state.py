@@ -231,15 +231,16 @@ def settings_with_effect(config: TrainConfig) -> dict[str, str]:
     return settings
 
 
-def settings_added_later(config: TrainConfig) -> dict[str, str]:
+def settings_added_later(settings: Any, prefix: str = "") -> dict[str, str]:
     """Those that repr leaves out: at their defaults they are not recorded, as in runs before there were any."""
-    return {
-        f"{part.name}.{entry.name}": repr(value)
-        for part in dataclasses.fields(config)
-        if dataclasses.is_dataclass(settings := getattr(config, part.name))
-        for entry in dataclasses.fields(settings)
-        if not entry.repr and (value := getattr(settings, entry.name)) != entry.default
-    }
+    found: dict[str, str] = {}
+    for entry in dataclasses.fields(settings):
+        value, name = getattr(settings, entry.name), f"{prefix}{entry.name}"
+        if not entry.repr and value != entry.default:
+            found[name] = repr(value)
+        elif dataclasses.is_dataclass(value):
+            found |= settings_added_later(value, f"{name}.")
+    return found
 
 
 def backbone_file(start: FromScratch) -> Path:
