@@ -22,12 +22,13 @@ from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
 from formats.record import Box, Instance, Record, Region
-from grounding_model.inputs.defaults import MAX_PER_IMAGE, SCORE_THRESHOLD, WEIGHTS
-from grounding_model.inputs.image import check_image, collate_images, read_image, resize_for_test
+from grounding_model.inputs.defaults import DTYPE, DTYPES, MAX_PER_IMAGE, SCORE_THRESHOLD, WEIGHTS
+from grounding_model.inputs.image import check_image, read_image, resize_for_test
+from grounding_model.inputs.image_batch import collate_images
 from grounding_model.inputs.prompt import BuiltPrompt, Prompt
 from grounding_model.inputs.tokens import count_tokens, tokenize, tokens_of_spans
 from grounding_model.model.grounding import GroundingModel, ImageFeatures, TextFeatures
-from grounding_model.model.precision import DTYPE_NAMES, choose_dtype, use_bfloat16
+from grounding_model.model.precision import choose_dtype, use_bfloat16
 
 ImageSource = str | Path | np.ndarray
 PromptSource = Prompt | Sequence[str | tuple[str, ...]]
@@ -132,7 +133,7 @@ def load_detector(
     weights: str | Path = WEIGHTS,
     text_encoder: str | Path | None = None,
     device: str = "auto",
-    dtype: str = "float32",
+    dtype: str = DTYPE,
 ) -> Detector:
     """A detector from whatever load_checkpoint reads. device: as torch names it; 'auto' is a GPU where there is one.
 
@@ -173,12 +174,12 @@ class Detector:
         tokenizer: PreTrainedTokenizerFast,
         device: torch.device | str = "cpu",
         provenance: Mapping[str, str] | None = None,
-        dtype: str = "float32",
+        dtype: str = DTYPE,
     ) -> None:
         try:
             self.dtype = choose_dtype(dtype, torch.device(device))
         except ValueError as error:
-            raise InputError("dtype", f"'{dtype}'", f"expected {', '.join(DTYPE_NAMES)}") from error
+            raise InputError("dtype", f"'{dtype}'", f"expected {', '.join(DTYPES)}") from error
         self.model = model.to(device).eval()
         if self.dtype == "bfloat16":
             use_bfloat16(self.model)

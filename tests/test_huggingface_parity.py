@@ -31,7 +31,7 @@ from transformers import (
 from formats.io.errors import InputError
 from grounding_model.checkpoints.checkpoint import Checkpoint
 from grounding_model.checkpoints.weights import convert, inspect, load_checkpoint
-from grounding_model.inputs.image import ImageBatch
+from grounding_model.inputs.image_batch import ImageBatch
 from grounding_model.inputs.tokens import SEPARATORS, tokenize
 from grounding_model.model.grounding import padding_mask
 from tests.paths import GOLDEN

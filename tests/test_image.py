@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from formats.io.errors import InputError
-from grounding_model.inputs.image import MEAN, STD, collate_images, read_image, resize_for_test, size_for_test
+from grounding_model.inputs.image import read_image, resize_for_test, size_for_test
+from grounding_model.inputs.image_batch import MEAN, STD, collate_images
 from tests.paths import GOLDEN
 
 SIZES = json.loads((GOLDEN / "resize_sizes.json").read_text())

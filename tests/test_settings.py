@@ -89,7 +89,7 @@ def test_settings_have_no_default_anywhere_else() -> None:
         if name in SETTINGS and value not in (None, "")
     ]
     assert others == [
-        "flows/detection/detect.py: batch_size = 1",  # with its own reason
+        "flows/detection/options.py: batch_size = 1",  # with its own reason
         "flows/labelling/filter.py: overwrite = False",  # of label files; the setting is of plans
         "flows/orchestration/deployments.py: overwrite = False",
     ]

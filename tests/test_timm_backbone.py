@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from formats.io.errors import InputError
-from grounding_model.checkpoints import timm_backbone
+from grounding_model.checkpoints import locations
+from grounding_model.checkpoints.locations import locate_backbone
 from grounding_model.checkpoints.pretrained_parts import load_backbone
-from grounding_model.checkpoints.timm_backbone import locate_backbone
-from grounding_model.inputs.image import MEAN, STD
+from grounding_model.inputs.image_batch import MEAN, STD
 from grounding_model.model.backbone import build_backbone
 from grounding_model.model.config import PHOTO_TINY, TimmBackbone
 
@@ -43,7 +43,7 @@ def test_the_package_is_read_in_its_order_under_its_other_names(
 ) -> None:
     renamed = {f"_{index}": tensor for index, tensor in enumerate(classifier.state_dict().values())}
     torch.save(renamed, tmp_path / "lite0.pth")
-    monkeypatch.setattr(timm_backbone, "_packaged", lambda name: tmp_path / "lite0.pth")
+    monkeypatch.setattr(locations, "_packaged", lambda name: tmp_path / "lite0.pth")
     backbone = build_backbone(LITE0)
     load_backbone(backbone, Path("efficientnet-lite0"))
     for name, tensor in backbone.network.state_dict().items():
@@ -53,7 +53,7 @@ def test_the_package_is_read_in_its_order_under_its_other_names(
 def test_what_is_not_there_is_said_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="no such backbone; expected efficientnet-lite0, a file of timm"):
         locate_backbone("resnet")
-    monkeypatch.setitem(timm_backbone.PACKAGED, "efficientnet-lite0", "no_such_module")
+    monkeypatch.setitem(locations.PACKAGED_BACKBONES, "efficientnet-lite0", "no_such_module")
     with pytest.raises(InputError, match=r"not installed; pip install 'groundhog\[photos\]'"):
         locate_backbone("efficientnet-lite0")
 

@@ -29,10 +29,11 @@ from flows.evaluation.queries import Answers, Asking, write_questions
 from flows.evaluation.report import show_worst, write_report
 from flows.evaluation.scoring import SHOWN_SCORE, measure
 from flows.labelling.detector_pool import HeldDetectors, Lender, Predictor, devices_of, lender_of
-from flows.labelling.infer import infer, missing_shards
+from flows.labelling.infer import infer
 from flows.labelling.manifest import MANIFEST_NAME, Manifest
 from flows.labelling.plan import plan, software_version
 from flows.labelling.settings import Execution, LabellingSettings
+from flows.labelling.shards import missing_shards
 from formats.images import check_size, safe_join
 from formats.io.errors import InputError
 from formats.io.files import write_json

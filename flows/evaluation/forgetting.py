@@ -23,7 +23,7 @@ from formats.io.files import load_json, write_json
 from formats.io.plots import new_figure, write_figure
 from formats.io.toml_config import read_config
 from grounding_model.checkpoints.interpolation import write_interpolation
-from grounding_model.checkpoints.weights import checkpoint_hash
+from grounding_model.checkpoints.locations import checkpoint_hash
 
 RESULT_NAME = "forgetting.json"
 PLOT_NAME = "forgetting.png"

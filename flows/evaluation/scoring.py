@@ -13,7 +13,7 @@ import numpy as np
 
 from flows.evaluation.benchmarks import Benchmark, Metric
 from flows.evaluation.queries import Answers
-from formats.boxes import best_pairs, pairwise_iou
+from formats.boxes import MATCH_IOU, best_pairs, pairwise_iou
 from formats.io.errors import InputError
 from formats.record import Instance, Record
 from grounding_model.inputs.defaults import SCORE_THRESHOLD
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from grounding_model.metrics.bootstrap import Samples
 
 SHOWN_SCORE = SCORE_THRESHOLD  # boxes below it are neither drawn nor counted as mistakes
-MATCH_IOU = 0.5
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from flows.labelling.infer import parse_line
-from flows.labelling.manifest import Manifest, read_lines
+from flows.labelling.manifest import Manifest, parse_line, read_lines
 from formats.io.errors import InputError, want_one_of
 from formats.odvg_lines import is_quarantined
 from formats.record import Instance
@@ -36,7 +34,7 @@ def _check_lines(manifest: Manifest, given: Sequence[Correction]) -> None:
                 continue
     for key, place in missing.items():
         more = f" (nor are {len(missing) - 1} more)" if len(missing) > 1 else ""
-        what = f"{_described(key)} is not a line of {Path(manifest.source).name}{more}"
+        what = f"{_described(key)} is not a line of {manifest.source.name}{more}"
         raise InputError(place, what, "expected lines of these labels")
 
 

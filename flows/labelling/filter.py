@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flows.labelling.corrections import check_corrections
-from flows.labelling.infer import missing_shards, parse_line, share_warning, unusable_error
-from flows.labelling.manifest import Manifest, as_manifest, check_source, read_lines
+from flows.labelling.manifest import Manifest, as_manifest, check_source, parse_line, read_lines
+from flows.labelling.shards import missing_shards, share_warning, unusable_error
 from flows.policies.apply import Candidate, Label, apply_policy, merge_views
 from flows.policies.calibration import calibrate, judge, precision_threshold
 from flows.policies.policy import Mixture, Policy, Quantile, TargetPrecision
@@ -347,7 +347,7 @@ def _check(manifest: Manifest, views: Sequence[Manifest], policy: Policy, out: P
         for name in ("source_sha256", "weights_sha256", "label_map", "shards"):
             if getattr(view, name) != getattr(manifest, name):
                 raise InputError(view.work_dir, f"another {name} than the plan has", "expected views of the same plan")
-    if absolute(out) == manifest.source:
+    if absolute(out) == absolute(manifest.source):
         raise InputError(out, "would overwrite the source of the labels", "expected another file")
     if manifest.label_map is not None:
         known = sorted(manifest.label_map.values())
@@ -374,7 +374,7 @@ def _meta(
     return {
         "labels": out.name,
         "labels_sha256": sha256_of(out),
-        "source": Path(manifest.source).name,
+        "source": manifest.source.name,
         "source_sha256": manifest.source_sha256,
         "weights": Path(manifest.weights).name,
         "weights_sha256": manifest.weights_sha256,
@@ -383,6 +383,7 @@ def _meta(
         "scale": manifest.entries()["scale"],
         "max_per_image": manifest.max_per_image,
         "chunk_size": manifest.chunk_size,
+        "dtype": manifest.dtype,
         "plan": manifest.key,
         "views": [view.key for view in looks[1:]],
         "policy": _as_json(policy),

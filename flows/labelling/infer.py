@@ -12,39 +12,34 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
+from tqdm import tqdm
 
 from flows.labelling.detector_pool import HeldDetectors, Lender, Predictor, devices_of, lender_of
-from flows.labelling.manifest import Manifest, SourceLine, as_manifest, check_source, read_lines
+from flows.labelling.manifest import Manifest, SourceLine, as_manifest, check_source, parse_line, read_lines
 from flows.labelling.mirrored import shown_as
 from flows.labelling.settings import ONE_EACH, Execution, Workers
+from flows.labelling.shards import check_labelled, check_usable, missing_shards
 from formats.candidates import (
     Candidates,
     ImageCandidates,
     ImageProblem,
-    candidates_key,
-    read_candidates,
     write_candidates,
 )
 from formats.images import SIZE_REMEDY, check_size, safe_join
 from formats.io.errors import InputError
 from formats.io.files import NO_ROOM
 from formats.io.locks import lock
-from formats.odvg_lines import object_of_line, record_from_line
 from formats.phrases import find_phrase
 from formats.quarantine import filename_in, reason_of
 from formats.record import Record
-
-if TYPE_CHECKING:
-    from grounding_model.inputs.prompt import Prompt
+from grounding_model.inputs.prompt import Prompt
 
 logger = logging.getLogger(__name__)
 
-CHECKING = 8  # threads that read finished shards
 SIZE_ELSE = f"{SIZE_REMEDY}: bootstrap again, or restore the image"
-SHARE_TO_WARN_OF = 0.1  # of a run's images that cannot be used; a data set has some, a wrong folder has many
 
 
 class Image(NamedTuple):
@@ -99,15 +94,9 @@ def infer(
                     lender = HeldDetectors(devices_of(workers.devices)) if detector is None else lender_of(detector)
                 executor = ThreadExecutor(lender, progress)
             executor(manifest, missing, batch_size)
-            _check_labelled(manifest, missing)
+            check_labelled(manifest, missing)
             check_usable(manifest, missing)
     return [manifest.shard_path(shard.index) for shard in manifest.shards]
-
-
-def _check_labelled(manifest: Manifest, shards: Sequence[int]) -> None:
-    """Raises RuntimeError where a shard has no file of this plan: an executor may hear late of a failure, or never."""
-    if failed := missing_shards(manifest, shards):
-        raise RuntimeError(f"{len(failed)} of {len(manifest.shards)} shards failed; run again to resume")
 
 
 @dataclass(frozen=True)
@@ -118,8 +107,6 @@ class ThreadExecutor:
     progress: bool = True
 
     def __call__(self, manifest: Manifest, shards: Sequence[int], batch_size: int) -> None:
-        from tqdm import tqdm
-
         total = sum(shard.lines for shard in manifest.shards)
         done = total - sum(manifest.shards[index].lines for index in shards)
         hidden = None if self.progress else True  # None: hidden where the output is not a terminal
@@ -207,55 +194,8 @@ def raise_failures(manifest: Manifest, failures: Mapping[int, Exception]) -> Non
         ) from failures[index]
 
 
-def missing_shards(manifest: Manifest, among: Sequence[int] | None = None) -> list[int]:
-    """The shards (of those `among`) that are not there, are broken, or belong to another plan."""
-    indices = range(len(manifest.shards)) if among is None else among
-    key, paths = manifest.key, map(manifest.shard_path, indices)
-    with ThreadPoolExecutor(CHECKING) as readers:  # every page is read: many answers at once from a disk or a store
-        return [index for index, found in zip(indices, readers.map(candidates_key, paths)) if found != key]
-
-
-def check_usable(manifest: Manifest, indices: Sequence[int]) -> None:
-    """Judges shards that were just labelled: all of them unusable is an error, a good share of them a warning.
-
-    Shards in which no image could be used are removed before the error is raised: once the images are in place,
-    labelling again must look at them.
-    """
-    unusable = problems_of(manifest, indices)
-    if not unusable:
-        return
-    lines = sum(1 for index in indices for _ in read_lines(manifest.source, manifest.shards[index]))
-    if len(unusable) == lines:
-        for index in indices:
-            manifest.shard_path(index).unlink()
-        raise unusable_error(manifest.source, unusable)
-    if warning := share_warning(len(unusable), lines):
-        logger.warning("%s", warning)
-
-
-def unusable_error(source: str | Path, problems: Sequence[ImageProblem]) -> InputError:
-    """For a stage that could use no image; problems: why, one for each."""
-    first = problems[0]
-    what = f"not one of {len(problems)} images could be used; first {first.filename or 'a line'}: {first.reason}"
-    return InputError(source, what, "expected the folder of the images that the lines name")
-
-
-def share_warning(unusable: int, lines: int) -> str:
-    """Words for a run in which many images could not be used; "" where few were."""
-    if unusable <= SHARE_TO_WARN_OF * lines:
-        return ""
-    return f"{unusable} of {lines} images could not be used ({unusable / lines:.0%}); is this the folder of the images?"
-
-
-def problems_of(manifest: Manifest | str | Path, among: Sequence[int] | None = None) -> list[ImageProblem]:
-    """The lines and images of a plan, or of the shards `among`, that could not be labelled, in the order of lines."""
-    manifest = as_manifest(manifest)
-    indices = range(len(manifest.shards)) if among is None else among
-    return [problem for index in indices for problem in read_candidates(manifest.shard_path(index)).problems]
-
-
 def label_shard(
-    manifest: Manifest | str | Path,
+    manifest: Manifest,
     index: int,
     detector: Predictor,
     *,
@@ -268,7 +208,6 @@ def label_shard(
     dealt with. An error that is no fault of the input is raised when not one image of the shard comes through, and
     InputError when the plan's settings or prompt cannot work.
     """
-    manifest = as_manifest(manifest)
     labelled: list[ImageCandidates] = []
     problems: list[ImageProblem] = []
     lines = list(read_lines(manifest.source, manifest.shards[index]))
@@ -290,16 +229,8 @@ def label_shard(
     return path
 
 
-def parse_line(line: SourceLine, source: str | Path) -> Record:
-    """The record of a line. Raises InputError when it is none, or was quarantined before."""
-    place = f"{Path(source).name}:{line.number + 1}"
-    return record_from_line(object_of_line(line.text, place), place)
-
-
 def category_prompt(label_map: Mapping[str, str]) -> Prompt:
     """The prompt of all names of a label map. Raises InputError for a name that no prompt can hold."""
-    from grounding_model.inputs.prompt import Prompt
-
     return Prompt.categories(list(label_map.values()))
 
 
@@ -328,8 +259,6 @@ def _prompt(manifest: Manifest, record: Record) -> tuple[Prompt | None, tuple[in
 
     Regions without spans (Open-GroundingDino's dialect) are looked for in the caption as whole words.
     """
-    from grounding_model.inputs.prompt import Prompt
-
     if manifest.label_map is not None:
         return None, ()
     if record.caption is None:

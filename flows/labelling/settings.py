@@ -54,6 +54,11 @@ class DetectionSettings(View):
     chunk_size: int | None = setting(
         None, "categories a prompt, for long lists (default: as many as fit)", flag="--chunked-size", metavar="N"
     )
+    dtype: Literal["auto", "float32", "bfloat16"] = setting(
+        defaults.DTYPE,
+        "number format of the model's large layers; auto: bfloat16 where the device multiplies it natively",
+        added_later=True,
+    )
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.score_floor < 1.0:
@@ -66,6 +71,8 @@ class DetectionSettings(View):
             )
             raise InputError("scale", what, remedy)
         _check_positive("max_per_image", self.max_per_image)
+        if self.dtype not in defaults.DTYPES:
+            raise InputError("dtype", repr(self.dtype), f"expected one of {', '.join(defaults.DTYPES)}")
 
     def with_model(
         self, weights: str, text_encoder: str | Path | None = None, view: View | None = None

@@ -31,6 +31,8 @@ from flows.self_training.init import CONFIG_DIR, PREFIX
 from flows.self_training.loop import self_train as run_rounds
 from formats.io.errors import InputError
 from formats.io.toml_config import read_config
+from grounding_model.data.sources import GlyphData, OdvgData
+from grounding_model.training.config import TrainConfig
 
 
 class Parameters(BaseModel):
@@ -198,7 +200,6 @@ def filter_candidates(parameters: FilterParameters) -> str:
 @_flow("merge", titled="out")
 def merge(parameters: MergeParameters) -> str:
     """Pseudo-labels with pretraining data; gives the file that records the mixture."""
-    from grounding_model.data.sources import GlyphData, OdvgData
 
     def data(fields: dict[str, Any]) -> OdvgData | GlyphData:
         if fields.get("kind") == "glyphs":
@@ -218,8 +219,6 @@ PATHS = ("annotations", "image_root", "label_map")
 @_flow("train", titled="title")
 def train(parameters: ConfigParameters) -> str:
     """One training; gives the checkpoint."""
-    from grounding_model.training.config import TrainConfig
-
     return str(tasks.train(read_config(parameters.config, TrainConfig, parameters.overrides)))
 
 

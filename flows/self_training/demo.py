@@ -26,8 +26,9 @@ from flows.self_training.state import RoundResult
 from formats.dataset_names import label_map_beside
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json
-from grounding_model.checkpoints.weights import checkpoint_hash
+from grounding_model.checkpoints.locations import checkpoint_hash
 from grounding_model.data.sources import GlyphData
+from grounding_model.detector import load_detector
 from grounding_model.glyphs import draw_scene
 
 CONFIG = Path(__file__).parents[2] / "configs" / "self_train_glyphs.toml"
@@ -158,8 +159,6 @@ def _source_ap(config: SelfTrainConfig, done: RoundResult, quick: bool, reporter
 
 def _comparisons(config: SelfTrainConfig, first: str, last: str) -> dict[str, list[Comparison]]:
     """Title -> test scenes with their truth, the first model's boxes and the last one's."""
-    from grounding_model.detector import load_detector
-
     data = _test_scenes(config)
     scenes = [
         draw_scene(data.domain, data.seed, index, data.task, data.pairs, data.hardness)

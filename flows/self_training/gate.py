@@ -14,10 +14,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from flows.evaluation.scoring import MATCH_IOU
-from flows.labelling.infer import parse_line
-from flows.labelling.manifest import read_lines
-from formats.boxes import best_pairs, boxes_by_name, pairwise_iou
+from flows.labelling.manifest import parse_line, read_lines
+from formats.boxes import MATCH_IOU, best_pairs, boxes_by_name, pairwise_iou
 from formats.io.errors import InputError
 from formats.odvg_lines import is_quarantined
 from formats.record import Box, Record
@@ -164,7 +162,7 @@ def count_ratio(before: int, after: int) -> float:
     return max(before, after) / min(before, after) if min(before, after) else float("inf")
 
 
-def label_drift(before: str | Path, after: str | Path) -> Drift:
+def label_drift(before: Path, after: Path) -> Drift:
     """Two label files of one source, line by line; a pair of lines in memory at a time.
 
     Lines that either file quarantined are left out. Raises InputError when they are not files of the same lines.
@@ -187,7 +185,7 @@ def label_drift(before: str | Path, after: str | Path) -> Drift:
     return Drift(**totals, counts=dict(sorted(counts.items())), of_captions=of_captions)
 
 
-def changed_lines(before: str | Path, after: str | Path) -> Iterator[tuple[Record, Record]]:
+def changed_lines(before: Path, after: Path) -> Iterator[tuple[Record, Record]]:
     """The lines of label_drift that changed, as they were and as they are."""
     for old, new in _pairs(before, after):
         old_boxes, new_boxes = boxes_by_name(old), boxes_by_name(new)
@@ -196,7 +194,7 @@ def changed_lines(before: str | Path, after: str | Path) -> Iterator[tuple[Recor
             yield old, new
 
 
-def _pairs(before: str | Path, after: str | Path) -> Iterator[tuple[Record, Record]]:
+def _pairs(before: Path, after: Path) -> Iterator[tuple[Record, Record]]:
     for old, new in zip_longest(read_lines(before), read_lines(after)):
         if old is None or new is None:
             raise InputError(after, f"has not as many lines as {before}", "expected labels of the same source")

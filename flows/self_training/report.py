@@ -264,7 +264,7 @@ def _changed(rounds: Sequence[RoundOnDisk]) -> str:
     shown = pairs[:: max(1, len(pairs) // CHANGED_PICTURES)][:CHANGED_PICTURES]
     tiles, titles = [], []
     for pair in shown:
-        drawn = list(_drawn(pair, Path(after.manifest.image_root)))
+        drawn = list(_drawn(pair, after.manifest.image_root))
         if len(drawn) == 2:
             tiles += drawn
             titles += [f"v{before.number}", f"v{after.number}"]
@@ -377,7 +377,7 @@ def _label_sheet(entry: RoundOnDisk) -> str:
         return ""
     total = max(1, int(entry.meta["counts"].get("lines", 0)) - int(entry.meta["counts"].get("quarantined", 0)))
     records = islice(read_odvg(entry.labels, on_problem=lambda problem: None), 0, None, max(1, total // LABEL_PICTURES))
-    tiles = list(islice(_drawn(records, Path(entry.manifest.image_root)), LABEL_PICTURES))
+    tiles = list(islice(_drawn(records, entry.manifest.image_root), LABEL_PICTURES))
     if not tiles:
         return ""
     sheet = contact_sheet(tiles, columns=4, cell=(320, 320))
@@ -415,15 +415,16 @@ def _settings(rounds: Sequence[RoundOnDisk]) -> str:
     for entry in rounds:
         manifest = entry.manifest
         told = {
-            "source": manifest.source,
+            "source": str(manifest.source),
             "source SHA-256": manifest.source_sha256[:16],
-            "images": manifest.image_root,
+            "images": str(manifest.image_root),
             "weights": manifest.weights,
             "weights SHA-256": manifest.weights_sha256[:16],
             "prompt": _prompt(manifest),
             "score floor": f"{manifest.score_floor:g}",
             "scale": "the model's own" if manifest.scale is None else " x ".join(map(str, manifest.scale)),
             "most boxes an image": str(manifest.max_per_image),
+            "number format": manifest.dtype,
             "labels": str(entry.labels or "not yet"),
         }
         told |= {f"policy: {name}": str(value) for name, value in entry.meta.get("policy", {}).items()}

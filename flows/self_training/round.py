@@ -132,7 +132,11 @@ def _plan(task: Round, planned: PlannedView, stages: Stages) -> Manifest:
         work_dir=folder,
         label_map=label_map and asked_label_map(label_map, task.policy.distractors, folder),
         settings=labelling.with_model(task.weights, task.text_encoder, view),
-        execution=replace(part_of(labelling, Execution), overwrite=labelling.overwrite or task.replaces_plans),
+        execution=replace(
+            part_of(labelling, Execution),
+            overwrite=labelling.overwrite or task.replaces_plans,
+            workers=labelling.workers.on(task.train.device),
+        ),
     )
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -19,16 +16,14 @@ from transformers import GroundingDinoConfig, MMGroundingDinoConfig, PreTrainedT
 from formats.io.errors import InputError
 from grounding_model.checkpoints.checkpoint import LABEL_EMBEDDING, Weights, draw_label_embedding
 from grounding_model.checkpoints.infer_config import OFFICIAL, Hints, config_of
+from grounding_model.checkpoints.locations import TOKENIZER_FILES
 from grounding_model.checkpoints.safe_pickle import read_pickled_checkpoint
 from grounding_model.checkpoints.weight_names import counted_maps, hugging_face_table, without_wrappers
 from grounding_model.model.config import ModelConfig, SwinBackbone
 from grounding_model.model.grounding import GroundingModel
 
-log = logging.getLogger(__name__)
-
 MODEL_TYPES = {"mm-grounding-dino": "MM-Grounding-DINO", "grounding-dino": "Grounding DINO"}
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 CONSTANT_SETTINGS = {  # constants of the architecture; a file with other values is another model
     "two_stage": True,
     "embedding_init_target": True,
@@ -37,36 +32,6 @@ CONSTANT_SETTINGS = {  # constants of the architecture; a file with other values
     "activation_function": "relu",
     "query_dim": 4,
 }
-
-
-def download(name: str) -> Path:
-    """The folder of a hub repository, from the cache or the network. Raises InputError when it cannot be downloaded."""
-    patterns = ["config.json", *TOKENIZER_FILES, "*.safetensors", "*.safetensors.index.json"]
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
-        if (folder / "config.json").is_file():
-            return folder
-    except (LocalEntryNotFoundError, HFValidationError):
-        pass
-    log.info("downloading %s from the Hugging Face hub", name)
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            name, f"cannot be downloaded from the Hugging Face hub ({reason})", "check the name, or specify a folder"
-        ) from None
-
-
-def download_file(name: str, file: str) -> Path:
-    """One file of a hub repository, from the cache or the network. Raises InputError when it cannot be downloaded."""
-    try:
-        return Path(hf_hub_download(name, file))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            name, f"cannot be downloaded from the Hugging Face hub ({reason})", "check the name, or specify a file"
-        ) from None
 
 
 def read_folder(folder: Path) -> Weights:

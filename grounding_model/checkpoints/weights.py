@@ -7,7 +7,6 @@ weights are from. Nothing else is needed to run it.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -17,7 +16,6 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
-from formats.io.files import sha256_of
 from grounding_model.checkpoints.checkpoint import (
     Checkpoint,
     Weights,
@@ -26,8 +24,9 @@ from grounding_model.checkpoints.checkpoint import (
     read_ours,
     save_checkpoint,
 )
-from grounding_model.checkpoints.huggingface import download, read_folder, save_folder
+from grounding_model.checkpoints.huggingface import read_folder, save_folder
 from grounding_model.checkpoints.infer_config import Hints, config_of, hints_of_mmdet
+from grounding_model.checkpoints.locations import checkpoint_hash, locate
 from grounding_model.checkpoints.safe_pickle import read_pickled_checkpoint
 from grounding_model.checkpoints.weight_names import (
     MMDET_WITH_RESNET,
@@ -38,31 +37,11 @@ from grounding_model.checkpoints.weight_names import (
     idea_table,
     without_wrappers,
 )
-from grounding_model.inputs.defaults import WEIGHTS
 from grounding_model.inputs.tokens import load_tokenizer, tokenizer_from_text
 from grounding_model.model.config import ModelConfig
 from grounding_model.model.grounding import GroundingModel
 
-EMBEDDED = {WEIGHTS: Path(__file__).with_name(f"{WEIGHTS}.safetensors")}
 DEFAULT_TEXT_ENCODER = "bert-base-uncased"  # every published Grounding DINO reads this vocabulary
-HUB_PREFIX = "hf:"  # any repository of the Hugging Face hub; those below need no prefix
-HUB_NAMES = (
-    *(
-        f"openmmlab-community/mm_grounding_dino_{name}"
-        for name in (
-            "tiny_o365v1_goldg",
-            "tiny_o365v1_goldg_grit",
-            "tiny_o365v1_goldg_v3det",
-            "tiny_o365v1_goldg_grit_v3det",
-            "base_o365v1_goldg_v3det",
-            "base_all",
-            "large_o365v2_oiv6_goldg",
-            "large_all",
-        )
-    ),
-    *(f"iSEE-Laboratory/llmdet_{size}" for size in ("tiny", "base", "large")),
-    *(f"IDEA-Research/grounding-dino-{size}" for size in ("tiny", "base")),
-)
 
 
 def load_checkpoint(source: str | Path, text_encoder: str | Path | None = None) -> Checkpoint:
@@ -79,18 +58,6 @@ def load_checkpoint(source: str | Path, text_encoder: str | Path | None = None) 
     weights = read_weights(path, text_encoder)
     tokenizer = _tokenizer_of(weights, text_encoder, path)
     return Checkpoint(build_model(weights, path), tokenizer, weights.provenance)
-
-
-def checkpoint_hash(source: str | Path) -> str:
-    """SHA-256 of a checkpoint's file; of a folder, of the names and contents of the files that make up the model."""
-    path = locate(source)
-    if path.is_file():
-        return sha256_of(path)
-    digest = hashlib.sha256()
-    for file in sorted(path.iterdir()):
-        if file.suffix in {".safetensors", ".bin", ".json", ".txt"}:
-            digest.update(f"{file.name}\0{sha256_of(file)}\0".encode())
-    return digest.hexdigest()
 
 
 def convert(
@@ -135,26 +102,6 @@ def _described(config: Mapping[str, object], indent: str = "  ") -> list[str]:
 
 
 # --- where a checkpoint is
-
-
-def locate(source: str | Path) -> Path:
-    """The file or folder that `source` means. Raises InputError when there is none."""
-    if str(source) in EMBEDDED:
-        path = EMBEDDED[str(source)]
-        if not path.is_file():
-            raise InputError(source, f"is not in this installation ({path})", "install groundhog whole")
-        return path
-    path = Path(source)
-    if path.exists():
-        return path
-    name = str(source).removeprefix(HUB_PREFIX)
-    if name in HUB_NAMES or str(source).startswith(HUB_PREFIX):
-        return download(name)
-    raise InputError(
-        source,
-        "no such checkpoint",
-        f"expected {', '.join(EMBEDDED)}, a file, a folder, a hub name like {HUB_NAMES[0]}, or {HUB_PREFIX}owner/name",
-    )
 
 
 def read_weights(path: Path, text_encoder: str | Path | None = None) -> Weights:

@@ -1,39 +1,17 @@
-"""From image files and arrays to the backbone's input: resized, normalised, padded RGB.
-
-Shapes: B images, H, W height and width of the padded batch, h, w of one image.
-"""
+"""Images as RGB arrays: read from files, resized. No torch. h, w: height and width of an image."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from formats.io.errors import InputError
 from formats.io.storage import as_path
 
-# Mean and standard deviation of ImageNet in RGB 0..255: what every released backbone was trained with.
-MEAN = (123.675, 116.28, 103.53)
-STD = (58.395, 57.12, 57.375)
 # The background that the reference puts behind transparent greyscale images (close to the mean above).
 TRANSPARENT = (124, 117, 104)
-
-
-class ImageBatch(NamedTuple):
-    """pixels: (B, 3, H, W) float32 RGB normalised, zeros right of and below each image
-    sizes: (B, 2) int64 height, width of each image's content
-    """
-
-    pixels: Tensor
-    sizes: Tensor
-
-    def to(self, device: torch.device | str) -> ImageBatch:
-        return ImageBatch(self.pixels.to(device), self.sizes.to(device))
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -90,25 +68,6 @@ def resize_for_test(image: np.ndarray, scale: tuple[int, int] = (800, 1333)) -> 
     """(h, w, 3) uint8 -> (h', w', 3) uint8 of size_for_test, antialiased bilinear."""
     height, width = size_for_test(image.shape[0], image.shape[1], scale)
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-
-
-def collate_images(images: Sequence[np.ndarray]) -> ImageBatch:
-    """Images, each (h, w, 3) uint8 RGB -> normalised and padded to the largest height and width.
-
-    Raises InputError when the list is empty or an image is not (h, w, 3) uint8.
-    """
-    if not images:
-        raise InputError("images", "the list is empty", "expected at least one image")
-    for index, image in enumerate(images):
-        check_image(image, f"image {index}")
-    sizes = torch.tensor([image.shape[:2] for image in images], dtype=torch.int64)
-    height, width = sizes.amax(0).tolist()
-    pixels = torch.zeros(len(images), 3, height, width)
-    mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
-    for canvas, image in zip(pixels, images):
-        content = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
-        canvas[:, : image.shape[0], : image.shape[1]] = (content - mean) / std
-    return ImageBatch(pixels, sizes)
 
 
 def check_image(image: np.ndarray, location: object) -> np.ndarray:

