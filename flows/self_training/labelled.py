@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,10 +11,14 @@ from typing import NamedTuple
 
 from flows.labelling.manifest import read_lines
 from flows.training.mixture import count_images
+from formats import READERS
+from formats.convert import convert, guess_format
 from formats.dataset_names import label_map_beside, label_map_path, part_path
-from formats.io.errors import InputError
+from formats.images import safe_join
+from formats.io.errors import InputError, want_one_of
 from formats.io.files import write_whole
 from formats.label_map import read_label_map, write_label_map
+from formats.odvg import read_odvg
 from formats.odvg_lines import is_quarantined
 from grounding_model.data.sources import OdvgData
 
@@ -53,6 +58,29 @@ class LabelledSplit(NamedTuple):
         """The training part, weighted to be this share of an epoch with these pseudo-labels."""
         known, found = count_images(self.training), count_images(pseudo)
         return replace(self.training, weight=share / (1 - share) * found / known)
+
+
+def import_labels(
+    labels: Path, out: Path, images: Path, label_format: str | None, categories: Sequence[str] | None
+) -> tuple[str, ...]:
+    """Labels of any format that formats reads, as an ODVG file with its label map beside it; gives the categories.
+
+    label_format: guessed when None. categories: the names in the order of the labels, for a format without names.
+    Raises InputError where the format cannot be told, a labelled image is not in the folder, or nothing is labelled.
+    """
+    source_format = label_format or guess_format(labels)
+    if source_format not in READERS:
+        raise InputError("--labels-format", f"'{source_format}'", want_one_of(READERS, source_format))
+    takes = inspect.signature(READERS[source_format]).parameters
+    options = {"image_dir": images} if "image_dir" in takes else {}
+    convert(source_format, "odvg", labels, out, categories=categories, **options)
+    records = list(read_odvg(out))
+    if missing := [record.filename for record in records if not safe_join(images, record.filename).is_file()]:
+        what = f"{len(missing)} of {len(records)} images that {labels} names are not there, such as {missing[0]}"
+        raise InputError(images, what, "expected file names relative to this folder")
+    if not any(record.instances for record in records):
+        raise InputError(labels, "has no box", "expected labelled images")
+    return tuple(read_label_map(label_map_beside(out)).values())
 
 
 def split_labels(known: KnownLabels, images: Path, folder: Path) -> LabelledSplit:

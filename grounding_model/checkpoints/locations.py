@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from formats.io.errors import InputError
 from formats.io.files import sha256_of
-from grounding_model.inputs.defaults import WEIGHTS
+from grounding_model.inputs.defaults import PHOTO_WEIGHTS, WEIGHTS
 
 log = logging.getLogger(__name__)
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
-EMBEDDED = {WEIGHTS: Path(__file__).with_name(f"{WEIGHTS}.safetensors")}
+EMBEDDED = {name: Path(__file__).with_name(f"{name}.safetensors") for name in (WEIGHTS, PHOTO_WEIGHTS)}
 TIMM_PREFIX = "timm/"  # of the repositories of backbones that timm publishes
 HUB_PREFIX = "hf:"  # any repository of the Hugging Face hub; those below need no prefix
 HUB_NAMES = (
@@ -57,6 +59,19 @@ def locate(source: str | Path) -> Path:
         "no such checkpoint",
         f"expected {', '.join(EMBEDDED)}, a file, a folder, a hub name like {HUB_NAMES[0]}, or {HUB_PREFIX}owner/name",
     )
+
+
+def config_of_file(source: str | Path) -> dict[str, Any] | None:
+    """The configuration in a checkpoint of ours, as JSON has it; None for those of other programs and of the hub."""
+    path = EMBEDDED.get(str(source), Path(source))
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            return json.loads(json.loads(file.read(length))["__metadata__"]["config"])
+        except (ValueError, KeyError, TypeError):
+            return None
 
 
 def checkpoint_hash(source: str | Path) -> str:
