@@ -10,6 +10,7 @@ from flows.evaluation.benchmarks import BenchmarkData
 from flows.labelling.settings import DetectionSettings, Execution, View
 from flows.policies.policy import Policy
 from flows.self_training.gate import Gate
+from flows.self_training.labelled import KnownLabels
 from formats.io.errors import InputError
 from formats.io.toml_config import read_config
 from grounding_model.training.config import FromWeights, TrainConfig
@@ -90,6 +91,7 @@ class SelfTrainConfig:
     student: float = 1.0  # weight of a trained model in the mean with the first round's (WiSE-FT); 1 takes it as it is
     policy: Policy = field(default_factory=Policy)
     labelling: Labelling = field(default_factory=Labelling)
+    labelled: KnownLabels | None = None  # what a person labelled before; the first model learns from it
     evaluation: BenchmarkData | None = None  # labelled images or captions that no round sees
     evaluated_categories: tuple[str, ...] | None = None  # None: all that the evaluation data know
     gate: Gate = field(default_factory=Gate)
@@ -100,6 +102,8 @@ class SelfTrainConfig:
             raise InputError("rounds", f"{self.rounds} is negative", "expected 0 to label only, or more")
         if not 0.0 < self.student <= 1.0:
             raise InputError("student", f"{self.student}", "expected a fraction above 0")
+        if self.labelled is not None and not isinstance(self.data, ImageFolder):
+            raise InputError("labelled", f"is set for {self.data.kind}", 'expected data of kind = "images"')
         if not isinstance(self.train.start, FromWeights):
             raise InputError("train.start", "random weights cannot label", 'expected kind = "weights"')
 

@@ -24,6 +24,8 @@ def in_words(event: Mapping[str, Any]) -> str | None:
         return f"{labels}: gate {gate_of(done)}; labels changed in {drift}" if drift else None
     if (stage, state) == ("review", "started"):
         return f"{labels}: waiting for a person: {event['remedy']}"
+    if (stage, state, event["round"]) == ("train", "started", 0):
+        return "v0: training on the labels that are there"
     if (stage, state) == ("train", "started"):
         return f"{labels}: training on these labels"
     if (stage, state) == ("train", "progress"):

@@ -27,6 +27,10 @@ class TimmBackbone:
     name: str = "resnet50"
     out_indices: tuple[int, ...] = (2, 3, 4)
     options: dict[str, Any] = field(default_factory=dict)  # passed to timm.create_model
+    # Added later, so left out of repr, by which a run knows its settings again.
+    mean: tuple[float, ...] = field(default=(0.485, 0.456, 0.406), repr=False)  # of the pixels it was trained on, 0..1
+    std: tuple[float, ...] = field(default=(0.229, 0.224, 0.225), repr=False)
+    frozen_statistics: bool = field(default=False, repr=False)  # of batch norms: those of a few images are worse
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class ModelConfig:
     contrastive_scale: Literal["sqrt_width", "learned", "none"] = "sqrt_width"
     contrastive_bias: bool = True  # MM-Grounding-DINO has it, the original Grounding DINO has not
     denoising: Denoising = Denoising()
+    nms_iou: float | None = field(default=None, repr=False)  # answers of a label that overlap more are one; None: none
     image_scale: tuple[int, int] = (800, 1333)  # short and long side in pixels that the model was trained to see
 
 
@@ -111,4 +116,16 @@ GLYPH_TINY = ModelConfig(
     image_scale=(160, 320),
 )
 
-VARIANTS = {"swin-t": SWIN_T, "swin-b": SWIN_B, "swin-l": SWIN_L, "glyph-tiny": GLYPH_TINY}
+# The same on a network that has seen photos, whose objects are larger than pictograms: configs/photo_tiny.toml.
+PHOTO_TINY = replace(
+    GLYPH_TINY,
+    backbone=TimmBackbone(
+        name="tf_efficientnet_lite0", out_indices=(3, 4), mean=(0.5,) * 3, std=(0.5,) * 3, frozen_statistics=True
+    ),
+    # Several queries learn from each box (losses.last_repeats), which few images need; NMS then leaves one answer, as
+    # in DETA (arXiv 2212.06137).
+    nms_iou=0.6,
+    image_scale=(256, 416),
+)
+
+VARIANTS = {"swin-t": SWIN_T, "swin-b": SWIN_B, "swin-l": SWIN_L, "glyph-tiny": GLYPH_TINY, "photo-tiny": PHOTO_TINY}

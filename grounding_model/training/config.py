@@ -34,7 +34,8 @@ class FromScratch:
     tokenizer: "glyphs" for the words of the glyph world, or a folder with BERT's vocabulary.
     backbone, text_encoder: pretrained parts, as in grounding_model.checkpoints.pretrained_parts.
     variant: a name of grounding_model.model.config.VARIANTS; architecture: all dimensions, instead of
-    a variant.
+    a variant. rest: weights, as in load_checkpoint, for everything but the backbone and the neck, which joins it to
+    the rest.
     """
 
     tokenizer: str
@@ -42,6 +43,7 @@ class FromScratch:
     architecture: ModelConfig | None = None
     backbone: Path | None = None
     text_encoder: str | None = None
+    rest: str | None = field(default=None, repr=False)  # runs without it were recorded before there was one
     kind: Literal["scratch"] = "scratch"
 
     def __post_init__(self) -> None:

@@ -73,7 +73,9 @@ def _matched_sets(grounding: Grounding, padded: PaddedTargets, settings: LossSet
     sets = []
     for layer, (logits, boxes) in enumerate(zip(grounding.logits, grounding.boxes)):
         prefix = "" if layer == last else f"d{layer}."
-        sets.append(matched(prefix, logits, boxes, 1 if layer == last else settings.auxiliary_repeats))
+        sets.append(
+            matched(prefix, logits, boxes, settings.last_repeats if layer == last else settings.auxiliary_repeats)
+        )
         if grounding.denoising is not None:
             denoised = grounding.denoising
             positives = denoised.queries.positives

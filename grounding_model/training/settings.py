@@ -33,7 +33,8 @@ class LossSettings:
     iou_aware: bool = False  # the target of positive tokens is the IoU of the predicted box, see varifocal_loss
     varifocal_alpha: float = 0.75  # factor on negative tokens then
     encoder_repeats: int = 1  # encoder proposals matched with each box
-    auxiliary_repeats: int = 1  # the same in every decoder layer but the last, which must be one-to-one
+    auxiliary_repeats: int = 1  # the same in every decoder layer but the last
+    last_repeats: int = field(default=1, repr=False)  # the same in the last; 1 unless the model has nms_iou
 
 
 @dataclass(frozen=True)
