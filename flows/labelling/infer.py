@@ -33,6 +33,7 @@ from formats.images import SIZE_REMEDY, check_size, safe_join
 from formats.io.errors import InputError
 from formats.io.files import NO_ROOM
 from formats.io.locks import lock
+from formats.io.plurals import many
 from formats.phrases import find_phrase
 from formats.quarantine import filename_in, reason_of
 from formats.record import Record
@@ -107,9 +108,9 @@ def _drop_changed(manifest: Manifest, complete: Sequence[int]) -> list[int]:
     changed = changed_images(manifest, complete)
     if changed:
         names = [name for found in changed.values() for name in found]
-        images = f"{len(names)} image{'' if len(names) == 1 else 's'}"
-        shards = f"{len(changed)} of {len(manifest.shards)} shards"
-        logger.warning("%s changed since the labelling (%s …): labelling %s again", images, names[0], shards)
+        shards = f"{len(changed)} of {many(len(manifest.shards), 'shard')}"
+        changes = f"{many(len(names), 'image')} changed since the labelling ({names[0]} …)"
+        logger.warning("%s: labelling %s again", changes, shards)
     for index in changed:
         manifest.shard_path(index).unlink()
     return list(changed)
