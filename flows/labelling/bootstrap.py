@@ -183,9 +183,9 @@ def _captions_json(path: Path) -> Iterator[tuple[str, str]]:
     try:
         try:
             entries = json.loads(text)
-        except ValueError:  # one object a line
+        except (ValueError, RecursionError):  # one object a line
             entries = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: brackets without end
         raise InputError(
             path, f"not JSON ({error})", "expected a mapping, a list of objects, or one object a line"
         ) from None

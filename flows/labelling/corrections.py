@@ -16,6 +16,8 @@ def check_corrections(manifest: Manifest, given: Sequence[Correction]) -> None:
     for a label that the label map of the plan does not have."""
     _check_lines(manifest, given)
     for each in given:
+        if each.withdrawn:
+            continue
         if (each.record.instances if manifest.label_map is not None else each.record.regions) is None:
             raise InputError(each.location, "unlabelled line", 'expected "instances": [] where nothing is')
         for instance in each.record.instances or ():

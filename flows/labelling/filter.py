@@ -40,6 +40,7 @@ from formats.reviewed import Correction, Key, corrections_for, reviewed_line
 logger = logging.getLogger(__name__)
 
 DEFAULT_POLICY = Policy()
+MADE_BY = ("plan", "policy", "thresholds_found")  # labels with the same of these differ by corrections alone
 
 
 class FilterResult(NamedTuple):
@@ -103,7 +104,7 @@ def filter_candidates(
     counts = tally.counts()
     meta = metadata_path(out)
     payload = _meta(plans, policy, found, out, counts, tally.quarantined) | dict(provenance or {})
-    write_json(meta, payload, ensure_ascii=False)
+    write_json(meta, payload | _kept_audit(meta, payload), ensure_ascii=False)
     return FilterResult(out, meta, counts, tuple(tally.quarantined))
 
 
@@ -417,6 +418,15 @@ def _meta(
         ],
         "software": manifest.software,
     }
+
+
+def _kept_audit(meta: Path, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """The audit of the model's labels, where the same plan and policy make them again, with corrections or without."""
+    before = load_json(meta, "remove it, and filter again") if meta.is_file() else {}
+    if not isinstance(before, dict) or "audit" not in before:
+        return {}
+    now = json.loads(json.dumps({name: payload[name] for name in MADE_BY}))
+    return {"audit": before["audit"]} if all(before.get(name) == now[name] for name in MADE_BY) else {}
 
 
 def _as_json(policy: Policy) -> dict[str, Any]:

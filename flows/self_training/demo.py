@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from browse.pictures import write_jpeg
+from browse.images.pictures import write_jpeg
 from flows.evaluation.scoring import mistakes_of
 from flows.labelling.manifest import read_manifest
 from flows.policies.nms import without_duplicates

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from browse.pictures import jpeg_of
+from browse.images.pictures import jpeg_of
 from formats.io.plots import png_of
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import numpy as np
 
 from browse.contact_sheet import contact_sheet
 from browse.draw import draw_record
-from browse.pictures import reduced_picture
+from browse.images.pictures import reduced_picture
 from flows.labelling.manifest import MANIFEST_NAME, Manifest, read_manifest
 from flows.self_training import html as pages
 from flows.self_training.gate import changed_lines
@@ -87,6 +87,7 @@ def write_report(
     sections = [
         _outcome(loop),
         _overview(rounds, names),
+        _audits(rounds),
         _curves(rounds, names),
         _drift(loop),
         _changed(rounds),
@@ -195,6 +196,27 @@ def _overview(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
         row += [pages.fraction(entry.evaluations.get(stem, {}).get(metric)) for stem, metric in columns]
         rows.append(row)
     return pages.section("Rounds", pages.table(head, rows))
+
+
+def _audits(rounds: Sequence[RoundOnDisk]) -> str:
+    """What reviewed samples of the labels say (`groundhog audit`)."""
+    rows = []
+    for entry in rounds:
+        audit = entry.meta.get("audit") or {}
+        parts = {"all": audit, **audit.get("categories", {})} if audit else {}
+        for name, part in parts.items():
+            shares = [_interval(part.get(kind)) for kind in ("precision", "recall")]
+            rows.append([f"v{entry.number}", name, *shares, f"{audit['reviews']} of {audit['images']}"])
+    if not rows:
+        return ""
+    told = pages.paragraph("From reviewed samples: 95 % intervals, and the reviewed images that hold the boxes.")
+    return pages.section("Audited labels", told + pages.table(["", "", "Precision", "Recall", "Reviewed images"], rows))
+
+
+def _interval(estimate: Mapping[str, Any] | None) -> str:
+    if estimate is None:
+        return "–"
+    return f"{estimate['value']:.3f} ({estimate['low']:.3f} … {estimate['high']:.3f}; {estimate['images']} images)"
 
 
 def _shown_metrics(rounds: Sequence[RoundOnDisk], stem: str) -> list[str]:
