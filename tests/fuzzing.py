@@ -23,10 +23,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from browse.review_order import in_order
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from browse.review_order import in_order
 from flows.detection.download import fetch
 from flows.evaluation.evaluate import EvaluateConfig
 from flows.labelling.bootstrap import read_captions, read_phrases
