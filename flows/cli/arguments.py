@@ -67,13 +67,13 @@ def _add_setting(parser: argparse.ArgumentParser, declared: Field, type_hint: An
     )
 
 
-def add_overrides(parser: argparse.ArgumentParser) -> None:
+def add_overrides(parser: argparse.ArgumentParser, example: str = "optimizer.learning_rate=1e-4") -> None:
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="change a setting, e.g. optimizer.learning_rate=1e-4",
+        help=f"change a setting, e.g. {example}",
     )
 
 
