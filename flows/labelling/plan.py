@@ -93,6 +93,8 @@ def _planned(
     if names is not None:
         Prompt.categories(list(names.values()))  # a name that no prompt can hold is said now, not once an image
     digest, shards = _cut(source, execution.shard_size)
+    if not shards:
+        raise InputError(source, "holds no lines", "expected an ODVG file as bootstrap writes it")
     text_encoder = settings.text_encoder
     own = replace(
         settings,
@@ -196,11 +198,7 @@ def _refuse_other_plan(manifest: Manifest, overwrite: bool) -> None:
     said = "; ".join(
         f"{name}: {_brief(before.get(name))} there, {_brief(after.get(name))} requested" for name in differing
     )
-    raise InputError(
-        manifest.path,
-        f"another plan lies here ({said})",
-        "choose another work_dir, or replace this one (--overwrite; in Python overwrite=True)",
-    )
+    raise InputError(manifest.path, f"another plan lies here ({said})", "expected another work_dir, or overwrite=True")
 
 
 def _place(source: str | Path) -> str:
