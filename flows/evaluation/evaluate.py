@@ -37,6 +37,7 @@ from flows.labelling.shards import missing_shards
 from formats.images import check_size, safe_join
 from formats.io.errors import InputError
 from formats.io.files import write_json
+from formats.io.ranges import CountOrZero, Share
 from formats.io.toml_config import read_config
 from formats.odvg import record_to_line
 from formats.record import Record
@@ -71,9 +72,9 @@ class EvaluateConfig(LabellingSettings, Execution):
     metric: Metric | None = None
     categories: tuple[str, ...] | None = None
     score_floor: float = field(default=0.0, kw_only=True)  # an AP wants every box
-    score_threshold: float = 0.7
+    score_threshold: Share = 0.7
     first_box_alone: bool = False
-    resamples: int = 1000
+    resamples: CountOrZero = 1000
     work_dir: Path = Path("work_dirs/evaluation")
     get: str = ""
     published: tuple[str, ...] = ()

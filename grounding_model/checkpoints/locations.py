@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from pathlib import Path
 
 from formats.io.errors import InputError
@@ -41,7 +42,7 @@ def locate(source: str | Path) -> Path:
         if not path.is_file():
             raise InputError(source, f"is not in this installation ({path})", "install groundhog whole")
         return path
-    path = Path(source)
+    path = Path(os.path.expanduser(source))
     if path.exists():
         return path
     name = str(source).removeprefix(HUB_PREFIX)
