@@ -96,9 +96,7 @@ class SelfTrainConfig:
     evaluation: BenchmarkData | None = None  # labelled images or captions that no round sees
     evaluated_categories: tuple[str, ...] | None = None  # None: all that the evaluation data know
     gate: Gate = field(default_factory=Gate)
-    review: bool | tuple[CountOrZero, ...] = (
-        False  # after which rounds' labels a person is waited for; true: after each
-    )
+    review: bool | tuple[CountOrZero, ...] = False  # rounds whose labels a person is waited for; true: all
 
     def __post_init__(self) -> None:
         check_ranges(self)
