@@ -6,8 +6,9 @@ import base64
 import html
 from pathlib import Path
 
-from browse.draw import draw_record
 from browse.pictures import jpeg_of, reduced_picture
+
+from browse.draw import draw_record
 from flows.curation.data_card import DataCard, SplitCounts
 from formats.huggingface import read_huggingface
 from formats.images import safe_join

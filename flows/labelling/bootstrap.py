@@ -14,7 +14,7 @@ from formats.images import image_size, list_images, safe_join
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_whole
 from formats.io.storage import as_path
-from formats.label_map import write_label_map
+from formats.label_map import warn_of_names, write_label_map
 from formats.odvg import read_odvg, record_to_line
 from formats.phrases import find_phrase
 from formats.quarantine import quarantined_line, reason_of
@@ -50,6 +50,7 @@ def bootstrap_od(
     Raises InputError when the folder is missing or holds no image, and for an empty or repeated category.
     """
     names = check_categories(categories)
+    warn_of_names(dict(enumerate(names)), "categories")
     filenames = _list(images)
     if without is not None:
         filenames = _not_labelled(filenames, without)

@@ -34,7 +34,7 @@ CATALOGUE = (
 HEAD = ("weights", "for", "LVIS minival AP", "licence", "million parameters", "GiB in float32")
 
 
-def catalogue_rows() -> list[tuple[str, ...]]:
+def catalogue_rows() -> list[tuple[str, str, str, str, str, str]]:
     """The head and a row for each entry."""
     return [HEAD] + [
         (

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def locate(source: str | Path) -> Path:
         if not path.is_file():
             raise InputError(source, f"is not in this installation ({path})", "install groundhog whole")
         return path
-    path = Path(source)
+    path = Path(os.path.expanduser(source))
     if path.exists():
         return path
     name = str(source).removeprefix(HUB_PREFIX)
