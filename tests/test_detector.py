@@ -15,7 +15,7 @@ from PIL import Image
 
 from formats.io.errors import InputError
 from formats.record import Record
-from grounding_model.detector import READERS, Detector, Failure, label_scores, load_detector
+from grounding_model.detector import READERS, Detector, Failure, LabelScoring, label_scores, load_detector
 from grounding_model.inputs.category_lists import read_category_list
 from grounding_model.inputs.image import read_image
 from grounding_model.inputs.prompt import Prompt
@@ -427,7 +427,9 @@ def test_scores_are_the_best_mean_over_an_entitys_tokens(data):
             max_size=6,
         )
     )
-    scores, labels = label_scores(logits, [tokens for _, tokens in entities], [label for label, _ in entities])
+    names = [tokens for _, tokens in entities], [label for label, _ in entities]
+    scoring = LabelScoring.of(*names, torch.device("cpu"))
+    scores, labels = label_scores(logits, scoring), scoring.labels
     assert labels.tolist() == sorted({label for label, _ in entities})
     for column, label in enumerate(labels.tolist()):
         for query in range(queries):

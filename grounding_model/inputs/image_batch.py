@@ -22,14 +22,20 @@ STD = (58.395, 57.12, 57.375)
 
 class ImageBatch(NamedTuple):
     """pixels: (B, 3, H, W) float32 RGB normalised, zeros right of and below each image
-    sizes: (B, 2) int64 height, width of each image's content
+    sizes: (B, 2) int64 height, width of each image's content, always in the memory of the CPU: what is padding is
+    known without asking a GPU
     """
 
     pixels: Tensor
     sizes: Tensor
 
+    @property
+    def padded(self) -> bool:
+        """Whether an image does not fill the canvas."""
+        return bool((self.sizes != torch.tensor(self.pixels.shape[-2:])).any())
+
     def to(self, device: torch.device | str) -> ImageBatch:
-        return ImageBatch(self.pixels.to(device), self.sizes.to(device))
+        return ImageBatch(self.pixels.to(device, non_blocking=True), self.sizes)
 
 
 def collate_images(images: Sequence[np.ndarray]) -> ImageBatch:
