@@ -24,9 +24,9 @@ from pydantic import TypeAdapter, ValidationError
 from flows.labelling import detector_pool as workers
 from flows.labelling.detector_pool import HeldDetectors
 from flows.labelling.filter import filter_candidates
-from flows.labelling.infer import missing_shards
 from flows.labelling.plan import plan
 from flows.labelling.settings import LabellingSettings, part_of
+from flows.labelling.shards import missing_shards
 from flows.orchestration import deployments, tasks
 from flows.orchestration.server import is_healthy
 from flows.self_training.stages import RunName

@@ -7,43 +7,30 @@ import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+from PIL import Image, ImageColor
+from tqdm import tqdm
+
+from browse.draw import draw_record
 from flows.detection.download import fetch, is_url
+from flows.detection.options import DetectOptions
 from flows.labelling.mirrored import shown_as
-from flows.labelling.settings import LABELLING, LabellingSettings
 from formats.images import IMAGE_SUFFIXES, list_images
 from formats.io.errors import InputError
 from formats.io.files import write_json, write_whole
 from formats.record import Record
-from grounding_model.inputs.defaults import SCORE_THRESHOLD
-
-if TYPE_CHECKING:
-    from grounding_model.inputs.prompt import Prompt
+from grounding_model.detector import load_detector
+from grounding_model.inputs.image import read_image
+from grounding_model.inputs.prompt import Prompt
 
 JPEG_QUALITY = 92  # the names on a picture are small
 # What the reference's command calls its palettes; here every label has a colour of its own, whatever its data set.
 PALETTES_OF_REFERENCE = ("none", "coco", "voc", "citys")
-
-
-@dataclass(frozen=True)
-class DetectOptions:
-    """As the command line has them; see `groundhog detect --help`."""
-
-    settings: LabellingSettings = LABELLING  # of whose score floor the threshold takes the place
-    score_threshold: float = SCORE_THRESHOLD
-    batch_size: int = 1  # the first picture is there soonest
-    device: str = "auto"
-    palette: str = "category"
-    out_dir: Path = Path("outputs")
-    save_vis: bool = True
-    save_pred: bool = True
-    all_scores: bool = False
-    fetch: bool = False
 
 
 class DetectResult(NamedTuple):
@@ -75,10 +62,6 @@ def detect(sources: Sequence[str], prompt: Prompt, options: DetectOptions) -> De
 
 
 def _detect(images: Sequence[Found], prompt: Prompt, options: DetectOptions, palette: str) -> DetectResult:
-    from tqdm import tqdm
-
-    from grounding_model.detector import load_detector
-
     settings = options.settings
     detector = load_detector(settings.weights, settings.text_encoder, options.device, settings.dtype)
     outcomes = shown_as(settings, detector).predict_each(
@@ -189,8 +172,6 @@ def _known_palette(palette: str) -> str:
     if palette in PALETTES_OF_REFERENCE:
         return "category"
     if palette not in ("category", "random"):
-        from PIL import ImageColor
-
         try:
             ImageColor.getrgb(palette)
         except ValueError:
@@ -206,12 +187,6 @@ def _drawable(name: str) -> str:
 
 def _draw(path: Path, record: Record, target: Path, palette: str) -> None:
     """Raises InputError for a picture that its format cannot hold, such as WebP of more than 16,383 pixels a side."""
-    import numpy as np
-    from PIL import Image
-
-    from browse.draw import draw_record
-    from grounding_model.inputs.image import read_image
-
     picture = Image.fromarray(np.ascontiguousarray(draw_record(read_image(path), record, palette)))
     kind = Image.registered_extensions()[target.suffix.lower()]
     encoded = io.BytesIO()  # first, so that a full disk is not taken for a fault of this picture

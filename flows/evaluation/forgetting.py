@@ -16,14 +16,15 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from flows.evaluation.benchmarks import file_hashes
-from flows.evaluation.evaluate import EVALUATION_NAME, EvaluateConfig, evaluate_config
+from flows.evaluation.config import EvaluateConfig
+from flows.evaluation.evaluate import EVALUATION_NAME, evaluate_config
 from flows.labelling.settings import Workers
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json
 from formats.io.plots import new_figure, write_figure
 from formats.io.toml_config import read_config
 from grounding_model.checkpoints.interpolation import write_interpolation
-from grounding_model.checkpoints.weights import checkpoint_hash
+from grounding_model.checkpoints.locations import checkpoint_hash
 
 RESULT_NAME = "forgetting.json"
 PLOT_NAME = "forgetting.png"

@@ -30,7 +30,7 @@ from formats.io.files import write_json
 from formats.label_map import write_label_map
 from formats.odvg import read_odvg, write_odvg
 from formats.record import Record
-from grounding_model.checkpoints.weights import checkpoint_hash
+from grounding_model.checkpoints.locations import checkpoint_hash
 from grounding_model.data.sources import GlyphData, OdvgData, TrainingData
 from grounding_model.detector import load_detector
 from grounding_model.glyphs import write_scenes

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from grounding_model.inputs.image import ImageBatch
+from grounding_model.inputs.image_batch import ImageBatch
 from grounding_model.inputs.tokens import TextBatch
 from grounding_model.model.backbone import ChannelMapper, build_backbone
 from grounding_model.model.boxes import inverse_sigmoid
