@@ -194,6 +194,8 @@ class Detector:
         self.tokenizer = tokenizer
         self.device = torch.device(device)
         self.provenance = dict(provenance or {})
+        self._texts: dict[tuple[str, ...], TextFeatures] = {}
+        self._texts_version = -1
 
     def predict(
         self, images: Sequence[ImageSource], prompt: PromptSource | Sequence[PromptSource], **settings: Any
@@ -239,6 +241,17 @@ class Detector:
         loaded = _read_ahead(pairs, chosen.scale or self.model.config.image_scale, ahead=READERS + chosen.batch_size)
         return _in_batches(loaded, chosen.batch_size, _Labeller(self, chosen))
 
+    def captions(self, prompt: Prompt, chunk_size: int | None = None) -> list[str]:
+        """What the model reads of a prompt: one caption, or one for each chunk."""
+        return [chunk.caption for chunk in self._ready(prompt, chunk_size).chunks]
+
+    def text_cache(self) -> dict[tuple[str, ...], TextFeatures]:
+        """Features of captions by the captions of a batch, for as long as the weights stay: a training changes them."""
+        version = sum(weight._version for weight in self.model.text_encoder.parameters())
+        if version != self._texts_version:
+            self._texts, self._texts_version = {}, version
+        return self._texts
+
     def _ready(self, prompt: Prompt, chunk_size: int | None) -> ReadyPrompt:
         """Captions and token columns of a prompt; none for a caption without phrases.
 
@@ -264,7 +277,7 @@ class _Labeller:
     def __init__(self, detector: Detector, settings: PredictSettings) -> None:
         self.detector = detector
         self.settings = settings
-        self.texts: dict[tuple[str, ...], TextFeatures] = {}
+        self.texts = detector.text_cache()
         self.scorings: dict[int, tuple[Chunk, LabelScoring]] = {}
         self.last: tuple[np.ndarray, ImageFeatures] | None = None  # pixels as the model saw them, and their features
 
@@ -288,9 +301,9 @@ class _Labeller:
             filler = next(chunk.caption for chunk in chunks if chunk)
             captions = [chunk.caption if chunk else filler for chunk in chunks]
             shared = set(captions) == {filler}  # a text of one caption is that of every image
-            grounding = self.detector.model.ground(
-                features, self._encode_text((filler,) if shared else tuple(captions))
-            )
+            text = self._encode_text((filler,) if shared else tuple(captions))
+            grounding = self.detector.model.ground(features, text)
+            count = self.settings.max_per_chunk or self.settings.max_per_image
             last = grounding.logits[-1].float(), grounding.boxes[-1].float()
             count = self.settings.max_per_chunk or self.settings.max_per_image
             answers = [

@@ -55,7 +55,7 @@ class DetectionSettings(View):
         "number format of the model's large layers; auto: bfloat16 where the device multiplies it natively",
         added_later=True,
     )
-    max_per_chunk: int | None = setting(
+    max_per_chunk: Count | None = setting(
         None,
         "boxes of each chunk of categories, all of which an image keeps (default: only --max-per-img counts)",
         metavar="N",
@@ -75,8 +75,6 @@ class DetectionSettings(View):
         check_ranges(self)
         if self.dtype not in defaults.DTYPES:
             raise InputError("dtype", repr(self.dtype), f"expected one of {', '.join(defaults.DTYPES)}")
-        if self.max_per_chunk is not None:
-            _check_positive("max_per_chunk", self.max_per_chunk)
 
     def with_model(
         self, weights: str, text_encoder: str | Path | None = None, view: View | None = None

@@ -24,6 +24,10 @@ INFERENCE_ROWS = 1024
 TRAINING_ROWS = 4096  # each call's gradient is a whole table, so fewer calls pay here
 
 
+def on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu"
+
+
 def in_row_chunks(layer: Callable[..., Tensor], *inputs: Tensor, draws: bool = False) -> Tensor:
     """layer(*inputs) for a layer that treats each row alone: tensors (N, ...) -> (N, C').
 
@@ -31,7 +35,7 @@ def in_row_chunks(layer: Callable[..., Tensor], *inputs: Tensor, draws: bool = F
     less than writing and reading it. draws: the layer draws at random (dropout), so that it must run once.
     """
     training = torch.is_grad_enabled()
-    if inputs[0].device.type != "cpu" or (training and draws):
+    if not on_cpu(inputs[0]) or (training and draws):
         return layer(*inputs)
     chunks = zip(*(x.split(TRAINING_ROWS if training else INFERENCE_ROWS) for x in inputs))
     answers = [recomputed(layer, *rows) if training else layer(*rows) for rows in chunks]
@@ -217,7 +221,7 @@ class ImageTextFusion(nn.Module):
         """
         image, text = self.image_norm(image), self.text_norm(text)
         draws = self.training and self.dropout.p > 0
-        if image.device.type == "cpu" and not torch.is_grad_enabled() and not draws:
+        if on_cpu(image) and not torch.is_grad_enabled() and not draws:
             image_delta, seen, total = self.in_chunks(image, text, padding, token_mask)
         else:
             scores = self.scores(image, *self.query_words(text))
