@@ -1,7 +1,6 @@
 """Pictures for the page: reduced, small, or a part at full resolution; within bounds of memory and of time.
 
-A decoder may take gigabytes for a small file, and many windows may ask at once: large pictures are decoded one after
-the other, and what was made is kept for a while.
+Many windows may ask at once: what was made is kept for a while, and formats.images bounds what is decoded together.
 """
 
 from __future__ import annotations
@@ -16,10 +15,9 @@ from typing import Generic, TypeVar
 import numpy as np
 from PIL import Image
 
-from browse.images.pictures import check_pixels, jpeg_of, read_picture, reduced_picture
+from browse.images.pictures import jpeg_of, read_picture, reduced_picture
 from formats.images import safe_join
 
-LARGE = 40_000_000  # pixels from which a picture is decoded alone
 KEPT_BYTES = 64 << 20  # of JPEG files made
 KEPT_PIXELS = 120_000_000  # of whole pictures, for their parts
 MAX_REGION_SIDE = 2048  # pixels of a part
@@ -58,7 +56,7 @@ class Pictures:
     """The pictures of a review. All methods may be called from several threads.
 
     filename_of: gives the file name of a line; it comes from the labels, never from the network.
-    Methods raise OSError or InputError for what is no picture, and whatever a decoder raises.
+    Methods raise OSError or InputError for what is no picture.
     """
 
     def __init__(self, root: Path, filename_of: Callable[[int], str]) -> None:
@@ -66,7 +64,6 @@ class Pictures:
         self._made: Kept[bytes] = Kept(KEPT_BYTES)
         self._whole: Kept[np.ndarray] = Kept(KEPT_PIXELS)
         self._decoders = threading.BoundedSemaphore(max(2, os.cpu_count() or 2))
-        self._large = threading.Lock()
 
     def reduced(self, number: int, longest: int) -> bytes:
         """A JPEG file of the whole picture, its longer side at most `longest` pixels."""
@@ -75,7 +72,7 @@ class Pictures:
         made = self._made.get(key)
         if made is None:
             with self._decoders:
-                made = self._made.get(key) or self._decoded(path, lambda: jpeg_of(reduced_picture(path, longest)))
+                made = self._made.get(key) or jpeg_of(reduced_picture(path, longest))
             self._made.put(key, made, len(made))
         return made
 
@@ -102,15 +99,6 @@ class Pictures:
         picture = self._whole.get(key)
         if picture is None:
             with self._decoders:
-                picture = self._decoded(path, lambda: read_picture(path))
+                picture = read_picture(path)
             self._whole.put(key, picture, picture.shape[0] * picture.shape[1])
         return picture
-
-    def _decoded(self, path: Path, decode: Callable[[], Value]) -> Value:
-        with Image.open(path) as image:
-            check_pixels(image)
-            large = image.width * image.height > LARGE
-        if not large:
-            return decode()
-        with self._large:
-            return decode()

@@ -15,6 +15,7 @@ from browse.review.index import LineIndex
 from formats.dataset_names import metadata_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, read_text
+from formats.io.values import Table
 from formats.review_journal import key_bytes
 
 Listed = dict[tuple[str, str], str]  # (file name, caption or "") -> why it should be looked at
@@ -37,10 +38,11 @@ def read_thresholds(annotations: Path) -> Thresholds:
     meta = metadata_path(annotations)
     if not meta.is_file():
         return Thresholds(None, {})
-    metadata: Any = load_json(meta, "remove it, or filter again")
-    policy = metadata.get("policy", {})
-    by_name = {**metadata.get("thresholds_found", {}), **policy.get("class_thresholds", {})}
-    return Thresholds(policy.get("score_threshold"), by_name)
+    remedy = "remove it, or filter again"
+    metadata = Table(load_json(meta, remedy), meta, remedy)
+    policy = metadata.table("policy")
+    by_name = {**metadata.numbers("thresholds_found"), **policy.numbers("class_thresholds")}
+    return Thresholds(policy.number("score_threshold", None), by_name)
 
 
 def uncertain_order(index: LineIndex, names: Mapping[int, str], thresholds: Thresholds) -> np.ndarray:

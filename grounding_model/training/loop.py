@@ -41,7 +41,7 @@ from grounding_model.data.samples import Collate, Sample, TrainingBatch, Trainin
 from grounding_model.data.sources import LabelledImages, open_for_training
 from grounding_model.detector import Detector, choose_device
 from grounding_model.glyphs.tokenizer import glyph_tokenizer
-from grounding_model.inputs.image import ImageBatch
+from grounding_model.inputs.image_batch import ImageBatch
 from grounding_model.inputs.tokens import load_tokenizer
 from grounding_model.model.activation_checkpointing import set_recompute
 from grounding_model.model.config import ModelConfig

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from grounding_model.inputs.image import ImageBatch
+from grounding_model.inputs.image_batch import ImageBatch
 from grounding_model.inputs.tokens import TextBatch
 from grounding_model.model.grounding import GroundingModel
 from grounding_model.model.targets import Target
-from grounding_model.training.losses import LossSettings, grounding_losses
+from grounding_model.training.losses import grounding_losses
 from grounding_model.training.region_words import RegionWordHead
+from grounding_model.training.settings import LossSettings
 
 
 class Objective(nn.Module):
