@@ -1,6 +1,6 @@
 """`python -m browse DATA_ROOT ANN_FILE IMG_PREFIX …`, the same as `groundhog browse`: look at labels.
 
-`… browse serve …` reviews them in the browser (browse.serve).
+`… browse serve …` reviews them in the browser (browse.review.serve).
 
 A line or picture that cannot be drawn is counted and named at the end; it never ends the run.
 """
@@ -19,13 +19,14 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from browse import serve
-from browse.arguments import add_data_paths, read_data_paths
 from browse.draw import draw_record
-from browse.pictures import read_picture
+from browse.images.pictures import read_picture
+from browse.review import serve
+from browse.review.arguments import add_data_paths, read_data_paths
 from formats.images import safe_join
 from formats.io.errors import InputError
 from formats.io.files import write_whole
+from formats.label_map import read_label_map
 from formats.odvg import LineProblem, read_odvg
 from formats.record import Record
 
@@ -102,7 +103,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def browse(options: argparse.Namespace) -> Tally:
     """Draws as the options say. Raises InputError if nothing can be drawn at all."""
-    annotations, images, label_map = read_data_paths(options)
+    annotations, images, label_map_path = read_data_paths(options)
+    label_map = None if label_map_path is None else read_label_map(label_map_path)
     if not options.not_show:
         _check_display()
     elif options.output_dir is None:

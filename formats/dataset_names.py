@@ -3,6 +3,7 @@
     NAME_od.json            detection records          NAME_vg.json          captions with phrases
     NAME_od_v2.json         labels made in round 2     NAME_od_v2.meta.json  who made them, and how
     NAME_label_map.json     its categories             NAME_od_reviewed.json a person's corrections
+                                                       NAME_od_reviewed.sqlite drafts and changes of a review
     NAME_od_v2.audit/       a sample of them, drawn to be reviewed
 
 Other names are data too: photos.json has no task, and the _v2 of photos_v2.json is part of its user's name for it.
@@ -90,6 +91,11 @@ def reviewed_path(annotations: str | Path) -> Path:
     annotations = as_path(annotations)
     source = as_path(str(replace(parse_annotation_name(annotations), version=None)))
     return annotations.with_name(f"{source.stem}_reviewed{source.suffix}")
+
+
+def review_journal_path(corrections: str | Path) -> Path:
+    """cat_od_reviewed.json -> cat_od_reviewed.sqlite"""
+    return as_path(corrections).with_suffix(".sqlite")
 
 
 def part_path(annotations: str | Path, part: str) -> Path:

@@ -17,7 +17,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from flows.labelling.detector_pool import HeldDetectors, Lender, Predictor, devices_of, lender_of
+from flows.labelling.detector_pool import DetectorPool, LocalDetectorPool, Predictor, devices_of, pool_of
+from flows.labelling.image_state import changed_images, current_states, write_states
 from flows.labelling.manifest import Manifest, SourceLine, as_manifest, check_source, parse_line, read_lines
 from flows.labelling.mirrored import shown_as
 from flows.labelling.settings import ONE_EACH, Execution, Workers
@@ -32,6 +33,7 @@ from formats.images import SIZE_REMEDY, check_size, safe_join
 from formats.io.errors import InputError
 from formats.io.files import NO_ROOM
 from formats.io.locks import lock
+from formats.io.plurals import many
 from formats.phrases import find_phrase
 from formats.quarantine import filename_in, reason_of
 from formats.record import Record
@@ -69,41 +71,56 @@ def infer(
     detector: Predictor | None = None,
     *,
     workers: Workers = ONE_EACH,
-    lender: Lender | None = None,
+    pool: DetectorPool | None = None,
     batch_size: int = Execution.batch_size,
     progress: bool = True,
     executor: Executor | None = None,
 ) -> list[Path]:
     """Labels every shard that is missing; gives the files of all shards.
 
-    detector: None loads the plan's own on each device of `workers`. lender: who has detectors already, instead of both.
-    executor: labels the shards in place of threads of this process, and brings its own detectors.
-    Shards that are complete are not labelled again.
+    detector: None loads the plan's own on each device of `workers`. pool: who has detectors already, instead of both.
+    executor: labels the shards instead of threads of this process, and brings its own detectors.
+    Shards that are complete are not labelled again, unless one of their images is another file than it was.
     Raises InputError when not one image can be used, the source is no longer what was planned, the plan's settings or
-    prompt cannot work, another process labels this plan or Ray is asked for; OSError when there is no room for the
+    prompt cannot work, another process labels this plan or the workers are Ray's; OSError when there is no room for the
     candidates; RuntimeError at the end when a shard failed; the others are done and stay so.
     """
     if executor is None and workers.runner != "threads":
         raise InputError("workers.runner", "Ray works inside a Prefect flow", "expected the deployment infer/stage")
     manifest = as_manifest(manifest)
     with lock(manifest.work_dir):
-        if missing := missing_shards(manifest):
+        missing = missing_shards(manifest)
+        complete = sorted(set(range(len(manifest.shards))) - set(missing))
+        if missing := sorted(missing + _drop_changed(manifest, complete)):
             check_source(manifest)
             if executor is None:
-                if lender is None:
-                    lender = HeldDetectors(devices_of(workers.devices)) if detector is None else lender_of(detector)
-                executor = ThreadExecutor(lender, progress)
+                if pool is None:
+                    pool = LocalDetectorPool(devices_of(workers.devices)) if detector is None else pool_of(detector)
+                executor = ThreadExecutor(pool, progress)
             executor(manifest, missing, batch_size)
             check_labelled(manifest, missing)
             check_usable(manifest, missing)
     return [manifest.shard_path(shard.index) for shard in manifest.shards]
 
 
+def _drop_changed(manifest: Manifest, complete: Sequence[int]) -> list[int]:
+    """Removes the candidates of shards whose images changed since they were labelled, and says so; gives them."""
+    changed = changed_images(manifest, complete)
+    if changed:
+        names = [name for found in changed.values() for name in found]
+        shards = f"{len(changed)} of {many(len(manifest.shards), 'shard')}"
+        changes = f"{many(len(names), 'image')} changed since the labelling ({names[0]} …)"
+        logger.warning("%s: labelling %s again", changes, shards)
+    for index in changed:
+        manifest.shard_path(index).unlink()
+    return list(changed)
+
+
 @dataclass(frozen=True)
 class ThreadExecutor:
     """Labels by as many threads of this process as there are detectors. progress: with a bar in a terminal."""
 
-    detectors: Lender
+    detectors: DetectorPool
     progress: bool = True
 
     def __call__(self, manifest: Manifest, shards: Sequence[int], batch_size: int) -> None:
@@ -118,7 +135,7 @@ class ThreadExecutor:
 def _label_in_threads(
     manifest: Manifest,
     shards: Sequence[int],
-    detectors: Lender,
+    detectors: DetectorPool,
     batch_size: int,
     on_images: Callable[[int], object],
 ) -> dict[int, Exception]:
@@ -135,7 +152,7 @@ def _label_in_threads(
         if stopping.is_set():
             return
         try:
-            with detectors.lend(manifest) as detector:
+            with detectors.acquire(manifest) as detector:
                 failures.update(label_shards(manifest, [index], detector, batch_size=batch_size, on_images=count))
         except _Stopped:
             return
@@ -204,14 +221,16 @@ def label_shard(
 ) -> Path:
     """Labels one shard and writes its candidates; the unit of work that a scheduler maps.
 
-    A line or image that cannot be used becomes a problem row of the file. on_images is told how many more lines are
-    dealt with. An error that is no fault of the input is raised when not one image of the shard comes through, and
+    A line or image that cannot be used becomes a problem row of the file. on_images is called with how many more lines
+    are done. An error that is not the input's fault is raised when not one image of the shard comes through, and
     InputError when the plan's settings or prompt cannot work.
     """
     labelled: list[ImageCandidates] = []
     problems: list[ImageProblem] = []
     lines = list(read_lines(manifest.source, manifest.shards[index]))
     images = list(_images(manifest, lines, problems))
+    names = [image.filename for image in images] + [problem.filename for problem in problems]
+    states = current_states(manifest.image_root, filter(None, names))  # before the images are read
     on_images(manifest.shards[index].lines - len(images))
     failures: list[Exception] = []
     for predicted, image in zip(_outcomes(detector, manifest, images, batch_size), images, strict=True):
@@ -225,6 +244,7 @@ def label_shard(
     if failures and not labelled:
         raise failures[0]
     path = manifest.shard_path(index)
+    write_states(manifest, index, states)
     write_candidates(path, Candidates.of_images(labelled, problems), manifest.key)
     return path
 
@@ -270,7 +290,7 @@ def _prompt(manifest: Manifest, record: Record) -> tuple[Prompt | None, tuple[in
         spans.append(region.spans or [find_phrase(record.caption, text) for text in region.phrase])
         regions.append(index)
     if not regions:
-        return None, ()  # a caption without phrases: there is nothing to look for
+        return None, ()  # a caption without phrases: there is nothing to detect
     return Prompt.phrases(record.caption, spans), tuple(regions)
 
 

@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from flows.evaluation.evaluate import evaluate_config
 from flows.labelling.settings import Execution, LabellingSettings, Workers, part_of
-from flows.orchestration import tasks
+from flows.orchestration import log_filters, tasks
 from flows.orchestration.artifacts import PrefectReporter
 from flows.orchestration.lifetime import ENDS_WITH_UP, UP_PROCESS, crash_orphans
 from flows.orchestration.pause import wait_in_flow
@@ -33,6 +33,8 @@ from formats.io.errors import InputError
 from formats.io.toml_config import read_config
 from grounding_model.data.sources import GlyphData, OdvgData
 from grounding_model.training.config import TrainConfig
+
+log_filters.install()  # flow runs are processes that import this module
 
 
 class Parameters(BaseModel):
@@ -54,7 +56,7 @@ class SelfTrainParameters(Parameters):
 
 
 class BootstrapParameters(Parameters):
-    """categories or captions: one of them. phrases: a JSON file, caption -> phrases to look for."""
+    """categories or captions: one of them. phrases: a JSON file, caption -> phrases to detect."""
 
     images: str
     out: str | None = None
@@ -96,7 +98,7 @@ class FilterParameters(Parameters):
 
 
 class MergeParameters(Parameters):
-    """Fields of OdvgData (pseudo) and of OdvgData or GlyphData, told apart by `kind` (pretraining)."""
+    """Fields of OdvgData (pseudo) and of OdvgData or GlyphData, distinguished by `kind` (pretraining)."""
 
     pseudo: dict[str, Any]
     pretraining: list[dict[str, Any]] = []
@@ -121,14 +123,14 @@ def _flow(name: str, titled: str) -> Callable[[Callable[..., Any]], Any]:
 
     def decorate(function: Callable[..., Any]) -> Any:
         @functools.wraps(function)
-        def told(parameters: Any) -> Any:
+        def run(parameters: Any) -> Any:
             try:
                 return function(parameters)
             except InputError as error:
                 # `prefect deployment run --watch` shows a state's name and nothing else of it.
                 return Failed(name=f"Failed: {error}", message=str(error), data=error)
 
-        return flow(name=name, flow_run_name=f"{name} {{parameters.{titled}}}", on_running=ENDS_WITH_UP)(told)
+        return flow(name=name, flow_run_name=f"{name} {{parameters.{titled}}}", on_running=ENDS_WITH_UP)(run)
 
     return decorate
 

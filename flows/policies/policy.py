@@ -100,7 +100,7 @@ class Policy:
     soft_weights: bool = False  # a label's score is the weight of its loss
     nms_iou: float = 0.5  # of two boxes of one category that overlap more, the better scored stays
     cross_class_iou: float | None = None  # the same of two categories; None: both stay
-    distractors: tuple[str, ...] = ()  # categories that were asked for to be rejected
+    distractors: tuple[str, ...] = ()  # categories of the prompt that are rejected
     distractor_iou: float = 0.5  # a box goes that a better one of a distractor overlaps more
     consensus: Consensus = field(default_factory=Consensus)  # matters where there are several views
     min_size: float = 1.0  # pixels of the shorter side; training would drop smaller boxes anyway
@@ -136,7 +136,9 @@ class Policy:
         thresholds = [self.score_threshold, *self.class_thresholds.values()]
         if self.ignore_from is not None and self.adaptive is None and self.ignore_from >= max(thresholds):
             raise InputError(
-                "policy.ignore_from", f"{self.ignore_from} is no lower than {max(thresholds)}", "expected it lower"
+                "policy.ignore_from",
+                f"{self.ignore_from} is no lower than {max(thresholds)}",
+                "expected it below policy.score_threshold",
             )
         if self.confident_from is not None and self.adaptive is None and self.confident_from <= min(thresholds):
             raise InputError(

@@ -142,7 +142,7 @@ def too_few(gate: Gate, counts: Mapping[str, int]) -> Iterator[str]:
     if boxes < gate.min_boxes_per_image * lines:
         yield (
             f"{boxes} boxes in {lines} images are hardly any (gate.min_boxes_per_image): the model does not know what "
-            "it is asked for; expected other weights, or a lower policy.score_threshold"
+            "the prompt means; expected other weights, or a lower policy.score_threshold (and policy.ignore_from)"
         )
 
 
@@ -153,7 +153,7 @@ def drifted(gate: Gate, drift: Drift) -> Iterator[str]:
             f"labels changed in {drift.changed_share:.0%} of the images, more than {gate.max_changed_images:.0%} "
             "(gate.max_changed_images)"
         )
-    totals = tuple(sum(pair[place] for pair in drift.counts.values()) for place in (0, 1))
+    totals = tuple(sum(pair[side] for pair in drift.counts.values()) for side in (0, 1))
     judged = {"all": totals} | ({} if len(drift.counts) == 1 or drift.of_captions else dict(drift.counts))
     for name, (before, after) in judged.items():
         if max(before, after) >= gate.min_count and count_ratio(before, after) > gate.max_count_ratio:
@@ -226,9 +226,9 @@ def _pairs(before: Path, after: Path) -> Iterator[tuple[Record, Record]]:
             continue
         records = parse_line(old, before), parse_line(new, after)
         if (records[0].filename, records[0].caption) != (records[1].filename, records[1].caption):
-            place = f"{after}:{new.number + 1}"
+            location = f"{after}:{new.number + 1}"
             raise InputError(
-                place, f"is of {records[1].filename}, not {records[0].filename}", "expected the same source"
+                location, f"is of {records[1].filename}, not {records[0].filename}", "expected the same source"
             )
         yield records
 

@@ -5,14 +5,21 @@ B batch, C channels, H W height and width.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import timm
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 
+from grounding_model.inputs.image_batch import MEAN, STD
 from grounding_model.model.config import SwinBackbone, TimmBackbone
 from grounding_model.model.swin import SwinTransformer
+
+logger = logging.getLogger(__name__)
 
 # What makes timm read files or the network. A checkpoint's own configuration comes here too, and may be a stranger's.
 FETCHING_OPTIONS = frozenset(("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"))
@@ -42,12 +49,50 @@ class TimmFeatures(nn.Module):
         self.stride = max(info.reduction())
         # Transformers such as timm's Swin answer with channels last and say so in their name for the format.
         self.channels_last = str(getattr(self.network, "output_fmt", "NCHW")).endswith("NHWC")
+        self._renormalisation = renormalisation(config.mean, config.std)
+        self._frozen_statistics = config.frozen_statistics
+
+    def train(self, mode: bool = True) -> TimmFeatures:
+        super().train(mode)
+        if self._frozen_statistics:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> [(B, C, H / stride, W / stride)]. Pads to a multiple of the stride, which some need."""
         height, width = pixels.shape[2:]
-        maps = self.network(F.pad(pixels, (0, -width % self.stride, 0, -height % self.stride)))
+        if self._renormalisation is not None:
+            scale, shift = self._renormalisation
+            pixels = pixels * scale.to(pixels) + shift.to(pixels)
+        pixels = F.pad(pixels, (0, -width % self.stride, 0, -height % self.stride))
+        # Convolutions and pooling are about twice as fast with the channels of a pixel side by side in memory.
+        maps = self.network(pixels.contiguous(memory_format=torch.channels_last))
         return [x.permute(0, 3, 1, 2).contiguous() if self.channels_last else x for x in maps]
+
+    def fold_batch_norms(self) -> None:
+        """For inference, in place: a batch norm behind a convolution becomes part of its weights.
+
+        The network can no longer be trained or saved. One whose forward cannot be traced stays as it is.
+        """
+        try:
+            self.network = fuse(self.network.eval())
+        except Exception as error:  # tracing raises whatever the network's own code does
+            logger.debug("batch norms of the backbone stay as they are: %s", error)
+
+
+def renormalisation(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor] | None:
+    """Scale and shift (3, 1, 1) from pixels as collate_images normalises them to this mean and deviation, in 0..1.
+
+    None where they are the same: nothing is computed then.
+    """
+    ours = [value / 255 for value in (*MEAN, *STD)]
+    if all(abs(one - other) < 1e-3 for one, other in zip(ours, (*mean, *std))):
+        return None
+    scale = [one / other for one, other in zip(ours[3:], std)]
+    shift = [(one - other) / spread for one, other, spread in zip(ours[:3], mean, std)]
+    return torch.tensor(scale)[:, None, None], torch.tensor(shift)[:, None, None]
 
 
 def build_backbone(config: SwinBackbone | TimmBackbone) -> SwinTransformer | TimmFeatures:

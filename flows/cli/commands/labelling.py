@@ -19,6 +19,7 @@ from flows.cli.commands import filter
 from flows.labelling.settings import Execution, LabellingSettings, Workers
 from formats.dataset_names import metadata_path
 from formats.io.errors import InputError
+from formats.io.plurals import many
 
 
 def add(commands) -> None:
@@ -120,7 +121,7 @@ def _bootstrap(options: argparse.Namespace) -> int:
         made = bootstrap_vg(options.images, options.captions, options.out, options.phrases)
     else:
         made = bootstrap_od(options.images, categories or [], options.out)
-    print(f"{made.lines} lines: {made.annotations}" + (f", {made.label_map}" if made.label_map else ""))
+    print(f"{many(made.lines, 'line')}: {made.annotations}" + (f", {made.label_map}" if made.label_map else ""))
     tell(quarantine.summary(made.quarantined, made.annotations))
     return 0
 
@@ -146,12 +147,14 @@ def _add_infer(commands) -> None:
     parser.add_argument(
         "--devices", metavar="A,B", help="a model on each: cuda:0,cuda:1 (cpu,cpu: two); auto is every GPU"
     )
-    parser.add_argument("--distractors", metavar="A,B", help="asked for too, for groundhog filter to reject")
+    parser.add_argument(
+        "--distractors", metavar="A,B", help="further names for the prompt, whose boxes groundhog filter rejects"
+    )
 
 
 def _infer(options: argparse.Namespace) -> int:
     from flows.labelling.infer import infer
-    from flows.labelling.plan import asked_label_map, plan
+    from flows.labelling.plan import plan, prompt_label_map
     from flows.labelling.shards import problems_of
     from formats import quarantine
     from formats.dataset_names import label_map_beside
@@ -159,7 +162,7 @@ def _infer(options: argparse.Namespace) -> int:
     label_map = options.label_map
     if options.distractors:
         known = Path(label_map or label_map_beside(options.source))
-        label_map = asked_label_map(known, names(options.distractors), Path(options.work_dir))
+        label_map = prompt_label_map(known, names(options.distractors), Path(options.work_dir))
     workers = Workers(devices=tuple(options.devices.split(",")) if options.devices else (options.device,))
     manifest = plan(
         options.source,
@@ -170,6 +173,6 @@ def _infer(options: argparse.Namespace) -> int:
         execution=replace(settings_of(options, Execution), workers=workers),
     )
     infer(manifest, workers=workers, batch_size=options.batch_size)
-    print(f"{len(manifest.shards)} shards: {manifest.work_dir}; next: groundhog filter {manifest.work_dir}")
+    print(f"{many(len(manifest.shards), 'shard')}: {manifest.work_dir}; next: groundhog filter {manifest.work_dir}")
     tell(quarantine.summary(problems_of(manifest), manifest.work_dir / "candidates"))
     return 0

@@ -1,0 +1,148 @@
+"""The order in which images are reviewed, and why an image should be looked at."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from browse.review.index import LineIndex
+from formats.dataset_names import metadata_path
+from formats.io.errors import InputError
+from formats.io.files import load_json, read_text
+from formats.io.values import Table
+from formats.review_journal import key_bytes
+
+Listed = dict[tuple[str, str], str]  # (file name, caption or "") -> why it should be looked at
+LIST_SUFFIX = ".jsonl"
+
+
+class Thresholds(NamedTuple):
+    """The score above which a box became a label. default: None where nobody knows."""
+
+    default: float | None
+    of_name: Mapping[str, float]
+
+    def of(self, name: str, lowest: float = 0.0) -> float:
+        """Of a category or phrase. lowest: the lowest score of the labels, which was just above its threshold."""
+        return self.of_name.get(name, lowest if self.default is None else self.default)
+
+
+def read_thresholds(annotations: Path) -> Thresholds:
+    """The thresholds in X_od_v1.meta.json; none where it is not there."""
+    meta = metadata_path(annotations)
+    if not meta.is_file():
+        return Thresholds(None, {})
+    remedy = "remove it, or filter again"
+    metadata = Table(load_json(meta, remedy), meta, remedy)
+    policy = metadata.table("policy")
+    by_name = {**metadata.numbers("thresholds_found"), **policy.numbers("class_thresholds")}
+    return Thresholds(policy.number("score_threshold", None), by_name)
+
+
+def uncertain_order(index: LineIndex, names: Mapping[int, str], thresholds: Thresholds) -> np.ndarray:
+    """(N,) line numbers, those with a score closest to its threshold first; without scores last, as they come."""
+    return np.argsort(doubt_of_lines(index, names, thresholds), kind="stable")
+
+
+def doubt_of_lines(index: LineIndex, names: Mapping[int, str], thresholds: Thresholds) -> np.ndarray:
+    """(N,) float: how far the score of the line's least certain box is from its threshold; infinite without scores."""
+    distance = doubt_of_boxes(index, names, thresholds)
+    lines = np.full(len(index.lines), np.inf)
+    np.minimum.at(lines, index.box_lines(), distance)
+    return lines
+
+
+def doubt_of_boxes(index: LineIndex, names: Mapping[int, str], thresholds: Thresholds) -> np.ndarray:
+    """(B,) float: how far each score is from its threshold; infinite where there is none."""
+    labels, scores = index.labels, index.scores
+    lowest = float(np.nanmin(scores)) if np.isfinite(scores).any() else 0.0
+    limit = np.full(len(labels), thresholds.of("", lowest))
+    for label, name in names.items():
+        limit[labels == label] = thresholds.of(name, lowest)
+    distance = np.abs(scores - limit)
+    return np.where(np.isnan(distance), np.inf, distance)
+
+
+def read_order(path: Path) -> tuple[Listed, dict[tuple[str, str], float]]:
+    """What `--order FILE` lists, in its order: (reasons, rank, lowest first), both by (file name, caption or "").
+
+    Raises InputError for a file that is neither a list of images nor a table of scores.
+    """
+    if path.suffix.lower() == LIST_SUFFIX:
+        listed = read_listed(path)
+        return listed, {key: position for position, key in enumerate(listed)}
+    scores = _read_scores(path)
+    return {}, scores
+
+
+def ranked_order(index: LineIndex, rank: Mapping[tuple[str, str], float]) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) line numbers by rank, then those without one as they come; and which lines have one, (N,) bool.
+
+    A rank for a file name without a caption is that of all its lines.
+    """
+    index.done.wait()
+    by_hash = {hash(key_bytes(name, caption or None)): value for (name, caption), value in rank.items()}
+    ranks = np.array([by_hash.get(each, math.inf) for each in index.hashes.tolist()])
+    without = [number for number in np.flatnonzero(np.isinf(ranks)) if not index.broken[number]]
+    if any(caption == "" for _, caption in rank) and index_has_captions(index):
+        for number in without:
+            ranks[number] = rank.get((index.lines.record(int(number)).filename, ""), math.inf)
+    return np.argsort(ranks, kind="stable"), np.isfinite(ranks)
+
+
+def index_has_captions(index: LineIndex) -> bool:
+    """Whether the first line that can be reviewed has a caption."""
+    numbers = np.flatnonzero(~index.broken)
+    return bool(len(numbers)) and index.lines.record(int(numbers[0])).caption is not None
+
+
+def read_listed(path: Path) -> Listed:
+    """(file name, caption or "") -> why it should be looked at, in the order of a list of images.
+
+    A line is {"filename": "a.jpg", "reason": "two views disagree"}, for captions also "caption"; "reason" may be left
+    out. An image that is listed again keeps its place and gets both reasons.
+    Raises InputError for a line that is not such an object.
+    """
+    remedy = 'expected lines such as {"filename": "a.jpg", "reason": "two views disagree"}'
+    if not path.is_file():
+        raise InputError(path, "does not exist", remedy)
+    listed: Listed = {}
+    for number, text in enumerate(read_text(path, remedy).splitlines(), start=1):
+        if not text.strip():
+            continue
+        try:
+            entry = json.loads(text)
+            filename, caption, reason = entry["filename"], entry.get("caption") or "", entry.get("reason") or ""
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            what = f"is not an image to review ({type(error).__name__}: {error})"
+            raise InputError(f"{path}:{number}", what, remedy) from None
+        if not all(isinstance(value, str) for value in (filename, caption, reason)):
+            raise InputError(f"{path}:{number}", "has a value that is not text", remedy)
+        known = listed.get((filename, caption), "")
+        listed[filename, caption] = "; ".join(filter(None, dict.fromkeys((known, reason))))
+    return listed
+
+
+def _read_scores(path: Path) -> dict[tuple[str, str], float]:
+    """(file name, caption or "") -> score, of a JSON table or of the CSV that `groundhog agreement` writes."""
+    if not path.is_file():
+        raise InputError(
+            "--order", f"{str(path)!r} does not exist", 'expected "file", "uncertain", a list of images or of scores'
+        )
+    remedy = 'expected {"a.jpg": 0.4}, or a CSV of `groundhog agreement`'
+    try:
+        if path.suffix.lower() == ".csv":
+            rows = csv.DictReader(read_text(path, remedy).splitlines())
+            return {(row["filename"], row["caption"] or ""): float(row["agreement"]) for row in rows}
+        table: Mapping[str, Any] = load_json(path, remedy)
+        return {(filename, ""): float(score) for filename, score in table.items()}
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(path, f"is not a table of scores ({type(error).__name__}: {error})", remedy) from error

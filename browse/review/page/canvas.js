@@ -1,0 +1,314 @@
+// The picture with its boxes: loading it, drawing, zooming. What the pointer does is in pointer.js.
+// Boxes are in pixels of the stored image; the screen shows `scale` CSS pixels for each of them.
+
+import { visible } from "./candidates.js";
+import { byId, make, showBanner } from "./dom.js";
+import { area, clamp } from "./geometry.js";
+import { kinds, listen, state } from "./state.js";
+
+const SVG = "http://www.w3.org/2000/svg";
+const IGNORED = "#c8c8c8"; // grey, as drawings have it, and lighter: here it is dashed on a dark line
+export const HANDLE = 9; // CSS pixels
+const MARGIN = 28; // CSS pixels round the picture
+const LARGEST_ZOOM = 32;
+const MANY = 40; // boxes from which only the selected one has a tag, unless tags are asked for
+const TAG_HEIGHT = 20; // CSS pixels
+const SHARPER = 1.15; // a part is fetched when the screen has so many times the pixels of the reduced picture
+const SETTLED = 150; // milliseconds without scrolling after which a part is fetched
+export const HANDLES = [[0, 0], [0.5, 0], [1, 0], [1, 0.5], [1, 1], [0.5, 1], [0, 1], [0, 0.5]];
+const CHANGE_COLOURS = { lost: "#ff6b5e", moved: "#ffb84d", relabelled: "#c792ff", same: "#b8bcc4", gained: "#3ecf8e" };
+const RETRY = 1000; // milliseconds after which a picture that the server was too busy for is asked for again
+
+export class Canvas {
+  constructor() {
+    this.stage = byId("stage");
+    this.canvas = byId("canvas");
+    this.picture = byId("picture");
+    this.part = byId("part");
+    this.overlay = byId("overlay");
+    this.tags = byId("tags");
+    this.note = byId("no-picture");
+    this.zoom = 1;
+    this.scale = 1;
+    this.hidden = false; // boxes
+    this.tagMode = "auto"; // or "all", "selected"
+    this.drag = null; // what the pointer does, {kind, box}
+    this.ready = null; // number of the line whose picture is on the screen
+    this.drawn = []; // of each box {rim, frame, tag}
+    listen("line", () => this.showLine());
+    listen("boxes", () => this.draw());
+    listen("candidates", () => this.draw());
+    listen("selection", () => this.drawSelection());
+    this.stage.addEventListener("scroll", () => this.sharpenSoon());
+    this.stage.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
+    new ResizeObserver(() => this.draw()).observe(this.stage);
+  }
+
+  // The picture
+
+  // Nothing of the line before stays on the screen: its picture under new boxes would be accepted.
+  async showLine() {
+    const { line } = state;
+    this.zoom = 1;
+    this.hidden = false;
+    this.drag = null;
+    this.ready = null;
+    this.part.hidden = true;
+    this.picture.hidden = true;
+    this.note.hidden = !line;
+    this.note.className = "loading";
+    this.note.textContent = "loading the picture …";
+    this.draw();
+    if (line) await this.loadPicture(line);
+  }
+
+  async loadPicture(line) {
+    const loaded = new Image();
+    loaded.src = `images/${line.number}?${state.overview.run}`;
+    try {
+      await loaded.decode();
+    } catch {
+      if (state.line === line) await this.explain(line, loaded.src);
+      return;
+    }
+    if (state.line !== line) return; // another line is shown by now
+    loaded.id = "picture";
+    loaded.alt = `${line.filename}, with ${state.boxes.length} boxes`;
+    this.picture.replaceWith(loaded);
+    this.picture = loaded;
+    this.note.hidden = true;
+    this.ready = line.number;
+    this.checkShape(line);
+    this.draw();
+  }
+
+  checkShape({ width, height }) {
+    const { naturalWidth, naturalHeight } = this.picture;
+    if (Math.abs(naturalWidth / naturalHeight / (width / height) - 1) > 0.02) {
+      showBanner(`The picture's sides have the ratio ${naturalWidth} : ${naturalHeight}, but its line says ` +
+        `${width} x ${height}: its boxes may belong to another picture.`);
+    }
+  }
+
+  async explain(line, address) {
+    const answer = await fetch(address).catch(() => null);
+    if (answer?.status === 503 || answer?.ok) {
+      setTimeout(() => { if (state.line === line) this.loadPicture(line); }, RETRY);
+      return;
+    }
+    const message = answer ? (await answer.json().catch(() => ({}))).error : "the server does not answer";
+    if (state.line !== line) return;
+    this.note.className = "broken";
+    this.note.textContent = `This picture cannot be shown, so that it cannot be accepted; s skips it. ${message ?? ""}`;
+    this.note.hidden = false;
+  }
+
+  // Why the line cannot be accepted now; "" where it can.
+  obstacle() {
+    if (!state.line || this.ready !== state.line.number) return "the picture is not there: it cannot be accepted yet";
+    return "";
+  }
+
+  // Zooming
+
+  setZoom(zoom, at = null) {
+    const before = this.scale;
+    this.zoom = clamp(zoom, 1, LARGEST_ZOOM);
+    this.draw();
+    const box = this.stage.getBoundingClientRect();
+    const x = at ? at.clientX - box.left : box.width / 2;
+    const y = at ? at.clientY - box.top : box.height / 2;
+    const ratio = this.scale / before;
+    this.stage.scrollLeft = (this.stage.scrollLeft + x) * ratio - x;
+    this.stage.scrollTop = (this.stage.scrollTop + y) * ratio - y;
+  }
+
+  wheel(event) {
+    if (!event.ctrlKey) return;
+    event.preventDefault();
+    this.setZoom(this.zoom * Math.exp(-event.deltaY / 300), event);
+  }
+
+  sharpenSoon() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.sharpen(), SETTLED);
+  }
+
+  // What is in sight at the file's resolution, where the reduced picture has too few pixels for the screen.
+  async sharpen() {
+    const { line } = state;
+    if (!line || this.ready !== line.number) return;
+    const pixels = this.scale * devicePixelRatio;
+    const reduced = this.picture.naturalWidth / line.width;
+    if (pixels < reduced * SHARPER || reduced >= 0.99) {
+      this.part.hidden = true;
+      return;
+    }
+    const frame = this.canvas.getBoundingClientRect();
+    const stage = this.stage.getBoundingClientRect();
+    const sight = [stage.left - frame.left, stage.top - frame.top, stage.right - frame.left, stage.bottom - frame.top];
+    const [x1, y1, x2, y2] = sight.map((side, index) =>
+      clamp((index < 2 ? Math.floor : Math.ceil)(side / this.scale), 0, index % 2 ? line.height : line.width));
+    if (x2 <= x1 || y2 <= y1) return;
+    const side = Math.ceil(Math.max(x2 - x1, y2 - y1) * Math.min(1, pixels));
+    const loaded = new Image();
+    loaded.src = `regions/${line.number}?box=${x1},${y1},${x2},${y2}&side=${side}&${state.overview.run}`;
+    if (!await loaded.decode().then(() => true, () => false) || state.line !== line) return;
+    loaded.id = "part";
+    loaded.alt = "";
+    this.part.replaceWith(loaded);
+    this.part = loaded;
+    this.part.dataset.box = [x1, y1, x2, y2].join(" ");
+    this.placePart();
+  }
+
+  placePart() {
+    if (!this.part.dataset.box) return;
+    const [x1, y1, x2, y2] = this.part.dataset.box.split(" ").map(Number);
+    Object.assign(this.part.style, {
+      left: `${x1 * this.scale}px`, top: `${y1 * this.scale}px`,
+      width: `${(x2 - x1) * this.scale}px`, height: `${(y2 - y1) * this.scale}px`,
+    });
+  }
+
+  // Drawing
+
+  toggleBoxes() {
+    this.hidden = !this.hidden;
+    this.draw();
+  }
+
+  nextTagMode() {
+    const modes = ["auto", "all", "selected"];
+    this.tagMode = modes[(modes.indexOf(this.tagMode) + 1) % modes.length];
+    this.drawSelection();
+    return this.tagMode;
+  }
+
+  draw() {
+    byId("hidden-sign").hidden = !this.hidden || !state.line;
+    this.overlay.replaceChildren();
+    this.tags.replaceChildren();
+    this.drawn = [];
+    if (!state.line) return;
+    this.fit();
+    if (!this.hidden) {
+      const known = new Map(kinds().map((kind) => [kind.label, kind]));
+      for (const ghost of visible()) this.drawGhost(ghost, known.get(ghost.of));
+      this.drawOthers();
+      // The largest below, so that a small one shows.
+      const order = state.boxes.map((_, index) => index);
+      order.sort((a, b) => area(state.boxes[b].box) - area(state.boxes[a].box));
+      for (const index of order) this.drawn[index] = this.drawBox(state.boxes[index], known.get(state.boxes[index].of), index);
+    }
+    this.selectionLayer = this.append("g", {});
+    this.drawSelection();
+    this.sharpenSoon();
+    this.placePart();
+  }
+
+  fit() {
+    const { width, height } = state.line;
+    const fit = Math.min((this.stage.clientWidth - MARGIN) / width, (this.stage.clientHeight - MARGIN) / height);
+    this.scale = Math.max(fit, 0.01) * this.zoom;
+    this.canvas.style.width = `${width * this.scale}px`;
+    this.canvas.style.height = `${height * this.scale}px`;
+  }
+
+  // A selection alone changes a few classes, not hundreds of elements.
+  drawSelection() {
+    if (!this.selectionLayer) return;
+    const { selected, boxes } = state;
+    this.drawn.forEach(({ frame, tag }, index) => {
+      const chosen = index === selected;
+      frame.classList.toggle("chosen", chosen);
+      tag.classList.toggle("chosen", chosen);
+      tag.hidden = !chosen && (this.tagMode === "selected" || (this.tagMode === "auto" && boxes.length > MANY));
+    });
+    this.selectionLayer.replaceChildren();
+    if (selected !== null && boxes[selected] && !this.hidden && !this.drag?.box) this.drawHandles(boxes[selected].box);
+    if (this.drag?.box) this.drawDrag();
+  }
+
+  drawBox(each, kind, index) {
+    const colour = each.ignore ? IGNORED : kind?.colour ?? IGNORED;
+    const change = state.comparison?.changes[index];
+    const rim = this.rectangle(each.box, { class: "rim" });
+    const frame = this.rectangle(each.box, { class: "frame", stroke: colour });
+    if (each.ignore) frame.setAttribute("stroke-dasharray", "9 7");
+    if (change && change !== "same") rim.style.stroke = CHANGE_COLOURS[change];
+    if (change && change !== "same") rim.classList.add("changed");
+    const tag = this.tag(each.box, kind?.name ?? "?", each.score, colour, each.ignore ? "#000" : kind?.ink ?? "#000");
+    if (change && change !== "same") tag.append(make("span", "change", ` ${change}`));
+    return { rim, frame, tag };
+  }
+
+  drawGhost(each, kind) {
+    if (!kind) return;
+    this.rectangle(each.box, { class: "ghost", stroke: kind.colour });
+    const tag = this.tag(each.box, kind.name, each.score, "transparent", "#fff");
+    tag.classList.add("of-ghost");
+  }
+
+  // The other label file's boxes that ours do not have in their place.
+  drawOthers() {
+    for (const each of state.comparison?.boxes ?? []) {
+      if (each.change === "same") continue;
+      this.rectangle(each.box, { class: "other", stroke: CHANGE_COLOURS[each.change] });
+      const tag = this.tag(each.box, `${each.change === "lost" ? "lost" : "was"} ${each.name}`, each.score,
+        CHANGE_COLOURS[each.change], "#000", true);
+      tag.classList.add("of-other");
+    }
+  }
+
+  tag(box, name, score, paper, ink, below = false) {
+    const tag = make("span", "tag");
+    tag.append(make("bdi", "", name), score === null ? "" : ` ${score.toFixed(2)}`);
+    tag.style.background = paper;
+    tag.style.color = ink;
+    const [x, y, , bottom] = box.map((side) => side * this.scale);
+    const room = bottom + TAG_HEIGHT <= state.line.height * this.scale;
+    const top = below && room ? bottom + 1 : y >= TAG_HEIGHT ? y - TAG_HEIGHT : room ? bottom + 1 : y + 2;
+    tag.style.left = `${Math.max(0, x - 1)}px`;
+    tag.style.top = `${top}px`;
+    this.tags.append(tag);
+    return tag;
+  }
+
+  drawHandles(box) {
+    this.rectangle(box, { class: "movable" }, this.selectionLayer);
+    const [x1, y1, x2, y2] = box;
+    for (const [across, down] of HANDLES) {
+      const x = (x1 + (x2 - x1) * across) * this.scale;
+      const y = (y1 + (y2 - y1) * down) * this.scale;
+      const place = { class: "handle", x: x - HANDLE / 2, y: y - HANDLE / 2, width: HANDLE, height: HANDLE };
+      this.append("rect", place, this.selectionLayer).style.cursor = cursorOf(across, down);
+    }
+  }
+
+  drawDrag() {
+    const { box, kind } = this.drag;
+    this.rectangle(box, { class: "rim" }, this.selectionLayer);
+    const dashes = kind === "create" ? "6 4" : "none";
+    this.rectangle(box, { class: "frame chosen", stroke: "#fff", "stroke-dasharray": dashes }, this.selectionLayer);
+  }
+
+  rectangle([x1, y1, x2, y2], attributes, parent = this.overlay) {
+    const s = this.scale;
+    const place = { x: x1 * s, y: y1 * s, width: (x2 - x1) * s, height: (y2 - y1) * s };
+    return this.append("rect", { ...place, ...attributes }, parent);
+  }
+
+  append(kind, attributes, parent = this.overlay) {
+    const element = document.createElementNS(SVG, kind);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    parent.append(element);
+    return element;
+  }
+}
+
+function cursorOf(across, down) {
+  if (across === 0.5) return "ns-resize";
+  if (down === 0.5) return "ew-resize";
+  return across === down ? "nwse-resize" : "nesw-resize";
+}

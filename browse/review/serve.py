@@ -1,0 +1,225 @@
+"""`groundhog browse serve`: labels reviewed in the browser, one page without a build step, offline."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+import threading
+import time
+import webbrowser
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import uvicorn
+
+from browse.review.app import ReviewApp
+from browse.review.arguments import add_data_paths, read_data_paths
+from browse.review.candidates import CandidateBoxes, find_plan
+from browse.review.guard import Guard, kept_token
+from browse.review.session import Review
+from browse.review.views import Views
+from formats.io.errors import InputError
+from formats.io.locks import lock
+
+EXPORT_DELAY = 2.0  # seconds without a change after which the file of corrections is written
+EXPORT_SHARE = 20  # a file that takes long to write is written so many times its duration later
+
+
+def main(argv: Sequence[str] | None = None, program: str = "groundhog browse serve") -> int:
+    """Serves until it is interrupted. Exit code: 0, or 2 for bad input."""
+    options = build_parser(program).parse_args(argv)
+    try:
+        serve(options)
+    except InputError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def build_parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        program,
+        description="Review labels in the browser. Every change is saved at once, beside the labels.",
+        epilog=f"example:\n  {program} data/cat cat_train_od_v1.json images --order uncertain",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_options(parser)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_data_paths(parser)
+    parser.add_argument(
+        "-o", "--out", metavar="REVIEWED_FILE", type=Path, help="default: X_od_reviewed.json beside the labels"
+    )
+    parser.add_argument("--port", type=int, default=8765, help="default 8765; 0: any free port")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on (default 127.0.0.1, this machine)",
+    )
+    parser.add_argument(
+        "--order",
+        default="file",
+        metavar="file|uncertain|FILE",
+        help="uncertain: images with a score near its threshold first; FILE: a list of images with a reason each "
+        '(.jsonl, {"filename": ..., "reason": ...} a line), a CSV of groundhog agreement, or a JSON table of file name '
+        "and score, lowest first",
+    )
+    parser.add_argument(
+        "--candidates",
+        metavar="WORK_DIR",
+        type=Path,
+        help="show the model's boxes below the threshold, of the labelling in this folder (default: the one that the "
+        "labels' .meta.json names, where it is found)",
+    )
+    parser.add_argument(
+        "--compare", metavar="FILE", help="other labels of the same images, or the truth; relative to DATA_ROOT"
+    )
+    parser.add_argument("--reviewer", metavar="NAME", help="who is noted beside each change (default: the user)")
+    parser.add_argument("--no-open", action="store_true", help="do not open the browser")
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Serves until it is interrupted."""
+    with opened(options) as server:
+        review = server.review
+        print(f"{summary(review)}\nreview at {server.address}  (Ctrl+C ends)", flush=True)
+        if not options.no_open:
+            webbrowser.open(server.address)
+        server.run()
+        print(f"\n{summary(review)}")
+
+
+@contextmanager
+def opened(options: argparse.Namespace) -> Iterator[ReviewServer]:
+    """The server of a command line, while the block runs; its corrections are in their file afterwards."""
+    annotations, images, label_map = read_data_paths(options)
+    review = Review(annotations, label_map, options.out, options.reviewer)
+    with lock(review.path.parent, review.path.stem), closing(review):
+        other = None if options.compare is None else _inside(options.data_root, options.compare)
+        views = Views(review, options.order, other)
+        plan = find_plan(annotations, options.candidates)
+        candidates = None if plan is None else CandidateBoxes(plan)
+        for problem in review.index.problems:
+            print(f"cannot be reviewed: {problem}", file=sys.stderr)
+        with ReviewServer(views, images, options.host, options.port, candidates) as server:
+            yield server
+
+
+@contextmanager
+def closing(review: Review) -> Iterator[None]:
+    """Closes a review at the end of the block, which writes what its file lacks."""
+    try:
+        yield
+    finally:
+        review.close()
+
+
+def _inside(root: Path, name: str) -> Path:
+    inside = root / name
+    return inside if inside.is_file() else Path(name)
+
+
+def summary(review: Review) -> str:
+    """How far the review is, and where the corrections are."""
+    counts = review.progress()
+    message = f"{counts['accepted']} of {counts['lines']} accepted: {review.path}"
+    if counts["edited"]:
+        message += f"\n{counts['edited']} edited and not accepted: the loop does not use them yet"
+    if counts["skipped"]:
+        message += f"\n{counts['skipped']} skipped"
+    return message
+
+
+class ReviewServer:
+    """Serves one review. token: the first part of every address. address: of the page."""
+
+    def __init__(
+        self,
+        views: Views,
+        images: Path,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        candidates: CandidateBoxes | None = None,
+    ) -> None:
+        """Raises InputError where it cannot listen."""
+        self.review = views.review
+        self._socket = _listening(host, port)
+        self.token = kept_token(self.review.path.with_name(f".{self.review.path.stem}.token"))
+        self.address = f"http://{host}:{self._socket.getsockname()[1]}/{self.token}/"
+        self._exporter = Exporter(self.review)
+        app = ReviewApp(views, images, candidates, self._exporter.changed).starlette()
+        config = uvicorn.Config(Guard(app, self.token, host), log_level="error", access_log=False, lifespan="off")
+        self._server = uvicorn.Server(config)
+
+    def __enter__(self) -> ReviewServer:
+        self._exporter.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._exporter.stop()
+        self._socket.close()
+
+    def run(self) -> None:
+        """Answers until it is stopped or interrupted."""
+        with suppress(KeyboardInterrupt):
+            self._server.run(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """Lets run() end; may be called from another thread."""
+        self._server.should_exit = True
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, None)[0][0]
+        listening = socket.socket(family)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(256)
+    except (OSError, OverflowError) as error:
+        what = f"cannot listen on {host}:{port} ({error})"
+        raise InputError("--port", what, "expected another port; 0 picks a free one") from error
+    return listening
+
+
+class Exporter:
+    """Writes the file of corrections a moment after the last change, in the background."""
+
+    def __init__(self, review: Review) -> None:
+        self._review = review
+        self._changed = threading.Event()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="corrections", daemon=True)
+
+    def start(self) -> None:
+        """Starts waiting for changes."""
+        self._thread.start()
+
+    def changed(self) -> None:
+        """Says that there is something to write."""
+        self._changed.set()
+
+    def stop(self) -> None:
+        """Ends; what is not written stays in the journal."""
+        self._stopped.set()
+        self._changed.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        delay = EXPORT_DELAY
+        while True:
+            self._changed.wait()
+            while self._changed.is_set() and not self._stopped.is_set():
+                self._changed.clear()
+                self._stopped.wait(delay)
+            if self._stopped.is_set():
+                return
+            start = time.monotonic()
+            with suppress(OSError):  # of a full disk: the changes are in the journal, and the next export has them
+                self._review.export()
+            delay = max(EXPORT_DELAY, EXPORT_SHARE * (time.monotonic() - start))
