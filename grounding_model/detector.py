@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from formats.io.errors import InputError
 from formats.record import Box, Instance, Record, Region
 from grounding_model.inputs.defaults import DTYPE, DTYPES, MAX_PER_IMAGE, SCORE_THRESHOLD, WEIGHTS
-from grounding_model.inputs.image import check_image, read_image, resize_for_test
+from grounding_model.inputs.image import check_image, read_resized, resize_for_test
 from grounding_model.inputs.image_batch import collate_images
 from grounding_model.inputs.prompt import BuiltPrompt, Prompt
 from grounding_model.inputs.tokens import count_tokens, tokenize, tokens_of_spans
@@ -75,6 +75,8 @@ class PredictSettings:
     """How images are looked at: what predict and predict_each take by keyword.
 
     score_threshold: lower scores are left out. max_per_image: best (query, label) pairs kept, over all chunks.
+    max_per_chunk: pairs kept of each chunk, all of which the image keeps, as the reference does it for LVIS; None:
+    only max_per_image counts.
     scale: short and long side that the image is made to fit; None: the model's own.
     chunk_size: names a caption; longer prompts than the text encoder takes are split in any case, the image is
     encoded once.
@@ -87,6 +89,7 @@ class PredictSettings:
 
     score_threshold: float = SCORE_THRESHOLD
     max_per_image: int = MAX_PER_IMAGE
+    max_per_chunk: int | None = None
     scale: tuple[int, int] | None = None
     batch_size: int = 1
     chunk_size: int | None = None
@@ -98,6 +101,8 @@ class PredictSettings:
             raise InputError("score_threshold", str(self.score_threshold), "expected 0..1")
         if self.max_per_image < 1:
             raise InputError("max_per_image", str(self.max_per_image), "expected at least 1")
+        if self.max_per_chunk is not None and self.max_per_chunk < 1:
+            raise InputError("max_per_chunk", str(self.max_per_chunk), "expected at least 1")
         if self.scale is not None and (len(self.scale) != 2 or min(self.scale) < 1):
             raise InputError("scale", str(self.scale), "expected the short and the long side in pixels")
         if self.batch_size < 1:
@@ -282,7 +287,8 @@ class _Labeller:
             for index, (image, chunk) in enumerate(zip(images, chunks)):
                 if chunk:
                     logits, boxes = grounding.logits[-1, index], grounding.boxes[-1, index]
-                    count, columns = self.settings.max_per_image, self._columns(image)
+                    count = self.settings.max_per_chunk or self.settings.max_per_image
+                    columns = self._columns(image)
                     found[index].append(_detections(logits, boxes, chunk, image.picture, count, columns))
         return [self._record(image, parts) for image, parts in zip(images, found)]
 
@@ -306,8 +312,8 @@ class _Labeller:
         return len(image.prompt.prompt.labels) if self.settings.return_all_scores else 0
 
     def _record(self, image: LoadedImage, parts: Sequence[Detections]) -> Record:
-        nms_iou = self.detector.model.config.nms_iou
-        found = _best(parts, self.settings.max_per_image, self.settings.score_threshold, nms_iou)
+        count = self.settings.max_per_image if self.settings.max_per_chunk is None else None
+        found = _best(parts, count, self.settings.score_threshold, self.detector.model.config.nms_iou)
         if not self.settings.return_all_scores:
             return _record(image, found, Record)
         all_scores = found.all_scores
@@ -366,8 +372,9 @@ def _pixels(boxes: Tensor, picture: Picture) -> Tensor:
     return corners * corners.new_tensor([picture.width, picture.height] * 2)
 
 
-def _best(parts: Sequence[Detections], count: int, score_threshold: float, nms_iou: float | None) -> Detections:
-    """Detections of all chunks, sorted by score, without duplicates of a label, cut by count and threshold."""
+def _best(parts: Sequence[Detections], count: int | None, score_threshold: float, nms_iou: float | None) -> Detections:
+    """Detections of all chunks, sorted by score, without duplicates of a label, cut by count (None: all of them) and
+    threshold."""
     boxes, scores, labels, all_scores = (torch.cat(tensors) for tensors in zip(*parts))
     order = scores.argsort(descending=True, stable=True)
     order = order[scores[order] >= score_threshold]
@@ -448,9 +455,11 @@ def _read_ahead(
 
 
 def _read(image: ImageSource, filename: str, scale: tuple[int, int]) -> Picture:
-    pixels = check_image(image, filename) if isinstance(image, np.ndarray) else read_image(image)
-    height, width = pixels.shape[:2]
-    return Picture(height, width, resize_for_test(pixels, scale))
+    if not isinstance(image, np.ndarray):
+        pixels, height, width = read_resized(image, scale)
+        return Picture(height, width, pixels)
+    height, width = check_image(image, filename).shape[:2]
+    return Picture(height, width, resize_for_test(image, scale))
 
 
 def _load(filename: str, picture: Future[Picture], prompt: Callable[[], ReadyPrompt]) -> LoadedImage | Failure:

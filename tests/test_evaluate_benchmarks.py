@@ -26,10 +26,11 @@ from flows.evaluation.benchmarks import (
     RefsData,
     YoloData,
     file_hashes,
-    open_benchmark,
 )
 from flows.evaluation.compare import compare
-from flows.evaluation.evaluate import EvaluateConfig, evaluate, evaluate_benchmark, evaluate_config
+from flows.evaluation.config import EvaluateConfig
+from flows.evaluation.evaluate import evaluate, evaluate_benchmark, evaluate_config
+from flows.evaluation.readers import open_benchmark
 from flows.labelling.settings import Workers
 from formats.io.errors import InputError
 from formats.record import Instance, Region
@@ -267,7 +268,7 @@ def test_the_references_gref_numbers_are_a_setting(tmp_path, images):
     assert evaluate_benchmark(config, detector=oracle).numbers["f1"] == 1
     first = evaluate_benchmark(replace(config, first_box_alone=True), detector=oracle).numbers
     assert (first["f1"], oracle.calls) == (0.5, 2)
-    with pytest.raises(InputError, match="first_box_alone: means nothing to 'expressions'"):
+    with pytest.raises(InputError, match="first_box_alone: does not apply to the metric 'expressions'"):
         evaluate_benchmark(replace(config, metric="expressions", first_box_alone=True), detector=oracle)
 
 
@@ -302,10 +303,12 @@ def test_a_notebook_measures_what_the_command_measures(tmp_path, images):
     assert found.as_dict() == {key: told[key] for key in found.as_dict()}
     assert found.ap_medium is None
     assert len(list((tmp_path / "show").iterdir())) == 2
-    with pytest.raises(InputError, match="captions; expected labelled objects"):
+    with pytest.raises(
+        InputError, match=r"flickr\.json: has captions, for which there is no AP; expected labelled boxes"
+    ):
         evaluate(flickr(tmp_path, images), oracle)
     oracle.records["a.jpg", None] = replace(oracle.records["a.jpg", None], height=99)
-    with pytest.raises(InputError, match=r"a\.jpg: the image is 120x99, its record says 120x100"):
+    with pytest.raises(InputError, match=r"a\.jpg: the image is 120x99, its line says 120x100"):
         evaluate(config.truth, oracle)
 
 

@@ -220,7 +220,7 @@ def test_a_model_that_transformers_cannot_express_is_refused(tmp_path: Path) -> 
     ("change", "said"),
     [
         ({"model_type": "bert"}, "model_type is 'bert'"),
-        ({"two_stage": False}, "two_stage is False"),
+        ({"two_stage": False}, "two_stage is false; expected true"),
         ({"decoder_attention_heads": 4}, "differ in attention heads"),
         ({"decoder_layers": 2}, "no part of this architecture"),
         ({"backbone_config": {"model_type": "resnet"}}, "the backbone is resnet"),

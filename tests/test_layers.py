@@ -52,7 +52,9 @@ def test_arrows_hold(path: Path) -> None:
 ROOMS = {
     "formats.io": set(),
     "formats": {"formats.io"},
-    "browse": {"formats"},
+    "browse.images": {"formats"},
+    "browse.review": {"browse.images", "formats"},
+    "browse": {"browse.images", "browse.review", "formats"},
     "grounding_model.inputs": {"formats"},
     "grounding_model.model": {"grounding_model.inputs"},
     "grounding_model.checkpoints": {"grounding_model.inputs", "grounding_model.model"},

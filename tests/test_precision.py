@@ -94,7 +94,7 @@ def test_the_plan_says_the_dtype_and_its_detector_has_it(questions: tuple[Path, 
     source, images, work_dir = questions
     plain = plan(source, images, work_dir=work_dir)
     assert "dtype" not in json.loads(plain.path.read_text())  # plans made before there was a choice keep their keys
-    with pytest.raises(InputError, match='dtype: null there, "bfloat16" asked for'):
+    with pytest.raises(InputError, match='dtype: null there, "bfloat16" requested'):
         plan(source, images, work_dir=work_dir, dtype="bfloat16")
     rounded = plan(source, images, work_dir=work_dir, dtype="bfloat16", overwrite=True)
     assert rounded.key != plain.key

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli.command import build_parser
-from flows.evaluation.evaluate import EvaluateConfig
+from flows.evaluation.config import EvaluateConfig
 from flows.labelling.manifest import read_manifest, write_manifest
 from flows.labelling.plan import plan
 from flows.labelling.settings import (

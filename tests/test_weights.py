@@ -395,7 +395,7 @@ def test_a_damaged_file_of_ours_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"query_selection\.content\.weight \(50, 64\) instead of \(51, 64\)"):
         load_checkpoint(path)
     path.write_bytes(whole.replace(rb"\"queries\": 50", rb"\"querios\": 50"))
-    with pytest.raises(InputError, match="metadata is damaged"):
+    with pytest.raises(InputError, match="querios: is not a setting; did you mean 'queries'"):
         load_checkpoint(path)
 
 

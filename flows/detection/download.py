@@ -28,7 +28,10 @@ def fetch(url: str, folder: Path, largest: int = LARGEST) -> Path:
     Raises InputError when the scheme is none of SCHEMES, the server does not answer or says no, or the file is larger
     than `largest` bytes. Nothing is left in the folder then.
     """
-    address = urlsplit(url)
+    try:
+        address = urlsplit(url)
+    except ValueError as error:
+        raise InputError(url, f"is not an address ({error})", "expected http://host/photo.jpg") from error
     if address.scheme.lower() not in SCHEMES:
         raise InputError(url, f"{address.scheme}:// cannot be fetched", f"expected {', '.join(SCHEMES)}")
     target = folder / _file_name(address.path)

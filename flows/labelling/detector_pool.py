@@ -75,24 +75,24 @@ class HeldDetectors:
     ) -> None:
         self.devices, self._load = tuple(devices), load
         self._free: Queue[int] = Queue()
-        for place in range(len(self.devices)):
-            self._free.put(place)
+        for index in range(len(self.devices)):
+            self._free.put(index)
         self._lock = threading.Lock()
-        self._held: dict[int, tuple[_Model, Predictor]] = {}  # by place in devices
+        self._held: dict[int, tuple[_Model, Predictor]] = {}  # by index in devices
 
     @contextmanager
     def lend(self, manifest: Manifest) -> Iterator[Predictor]:
         """A detector that nobody else uses meanwhile."""
-        place = self._free.get()
+        index = self._free.get()
         try:
             with self._lock:  # two models at once would need the memory of both while they are read
                 wanted = (manifest.weights_sha256, manifest.text_encoder_sha256, manifest.dtype)
-                if place not in self._held or self._held[place][0] != wanted:
-                    self._held.pop(place, None)  # the old one goes before the new one comes
-                    self._held[place] = wanted, self._load(manifest, self.devices[place])
-            yield self._held[place][1]
+                if index not in self._held or self._held[index][0] != wanted:
+                    self._held.pop(index, None)  # the old one goes before the new one comes
+                    self._held[index] = wanted, self._load(manifest, self.devices[index])
+            yield self._held[index][1]
         finally:
-            self._free.put(place)
+            self._free.put(index)
 
 
 def lender_of(detector: Predictor) -> HeldDetectors:

@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from flows.labelling.detector_pool import HeldDetectors, Lender, Predictor, devices_of, lender_of
+from flows.labelling.image_state import changed_images, current_states, write_states
 from flows.labelling.manifest import Manifest, SourceLine, as_manifest, check_source, parse_line, read_lines
 from flows.labelling.mirrored import shown_as
 from flows.labelling.settings import ONE_EACH, Execution, Workers
@@ -77,17 +78,19 @@ def infer(
     """Labels every shard that is missing; gives the files of all shards.
 
     detector: None loads the plan's own on each device of `workers`. lender: who has detectors already, instead of both.
-    executor: labels the shards in place of threads of this process, and brings its own detectors.
-    Shards that are complete are not labelled again.
+    executor: labels the shards instead of threads of this process, and brings its own detectors.
+    Shards that are complete are not labelled again, unless one of their images is another file than it was.
     Raises InputError when not one image can be used, the source is no longer what was planned, the plan's settings or
-    prompt cannot work, another process labels this plan or Ray is asked for; OSError when there is no room for the
+    prompt cannot work, another process labels this plan or the workers are Ray's; OSError when there is no room for the
     candidates; RuntimeError at the end when a shard failed; the others are done and stay so.
     """
     if executor is None and workers.runner != "threads":
         raise InputError("workers.runner", "Ray works inside a Prefect flow", "expected the deployment infer/stage")
     manifest = as_manifest(manifest)
     with lock(manifest.work_dir):
-        if missing := missing_shards(manifest):
+        missing = missing_shards(manifest)
+        complete = sorted(set(range(len(manifest.shards))) - set(missing))
+        if missing := sorted(missing + _drop_changed(manifest, complete)):
             check_source(manifest)
             if executor is None:
                 if lender is None:
@@ -97,6 +100,19 @@ def infer(
             check_labelled(manifest, missing)
             check_usable(manifest, missing)
     return [manifest.shard_path(shard.index) for shard in manifest.shards]
+
+
+def _drop_changed(manifest: Manifest, complete: Sequence[int]) -> list[int]:
+    """Removes the candidates of shards whose images changed since they were labelled, and says so; gives them."""
+    changed = changed_images(manifest, complete)
+    if changed:
+        names = [name for found in changed.values() for name in found]
+        images = f"{len(names)} image{'' if len(names) == 1 else 's'}"
+        shards = f"{len(changed)} of {len(manifest.shards)} shards"
+        logger.warning("%s changed since the labelling (%s …): labelling %s again", images, names[0], shards)
+    for index in changed:
+        manifest.shard_path(index).unlink()
+    return list(changed)
 
 
 @dataclass(frozen=True)
@@ -204,14 +220,16 @@ def label_shard(
 ) -> Path:
     """Labels one shard and writes its candidates; the unit of work that a scheduler maps.
 
-    A line or image that cannot be used becomes a problem row of the file. on_images is told how many more lines are
-    dealt with. An error that is no fault of the input is raised when not one image of the shard comes through, and
+    A line or image that cannot be used becomes a problem row of the file. on_images is called with how many more lines
+    are done. An error that is not the input's fault is raised when not one image of the shard comes through, and
     InputError when the plan's settings or prompt cannot work.
     """
     labelled: list[ImageCandidates] = []
     problems: list[ImageProblem] = []
     lines = list(read_lines(manifest.source, manifest.shards[index]))
     images = list(_images(manifest, lines, problems))
+    names = [image.filename for image in images] + [problem.filename for problem in problems]
+    states = current_states(manifest.image_root, filter(None, names))  # before the images are read
     on_images(manifest.shards[index].lines - len(images))
     failures: list[Exception] = []
     for predicted, image in zip(_outcomes(detector, manifest, images, batch_size), images, strict=True):
@@ -225,6 +243,7 @@ def label_shard(
     if failures and not labelled:
         raise failures[0]
     path = manifest.shard_path(index)
+    write_states(manifest, index, states)
     write_candidates(path, Candidates.of_images(labelled, problems), manifest.key)
     return path
 
@@ -270,7 +289,7 @@ def _prompt(manifest: Manifest, record: Record) -> tuple[Prompt | None, tuple[in
         spans.append(region.spans or [find_phrase(record.caption, text) for text in region.phrase])
         regions.append(index)
     if not regions:
-        return None, ()  # a caption without phrases: there is nothing to look for
+        return None, ()  # a caption without phrases: there is nothing to detect
     return Prompt.phrases(record.caption, spans), tuple(regions)
 
 

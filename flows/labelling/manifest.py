@@ -17,6 +17,7 @@ from flows.labelling.settings import LabellingSettings, recorded
 from formats.io.errors import InputError
 from formats.io.files import sha256_of, write_json
 from formats.io.storage import absolute, as_path
+from formats.io.values import parse_json
 from formats.odvg_lines import object_of_line, record_from_line
 from formats.record import Record
 
@@ -93,7 +94,7 @@ class Manifest(LabellingSettings):
 
 
 def write_manifest(manifest: Manifest) -> None:
-    """Writes the plan to its place, whole or not at all."""
+    """Writes the plan to its work_dir, whole or not at all."""
     write_json(manifest.path, {"key": manifest.key, **manifest.entries()}, ensure_ascii=False)
 
 
@@ -102,17 +103,20 @@ def read_manifest(path: str | Path) -> Manifest:
     path = as_path(path)
     path = path / MANIFEST_NAME if path.is_dir() else path
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = parse_json(path.read_text(encoding="utf-8"), path, "plan again with overwrite, or in another folder")
         key = entries.pop("key")
         shards = tuple(Shard(**shard) for shard in entries.pop("shards"))
         scale = None if entries["scale"] is None else tuple(entries.pop("scale"))
         paths = {name: as_path(entries.pop(name)) for name in ("source", "image_root")}
         manifest = Manifest(**entries | paths | {"scale": scale}, shards=shards, work_dir=path.parent)
+        known = manifest.key
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(path, "no such file", "plan first: `groundhog infer SOURCE …` writes it") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(path, f"not a manifest ({error})", "plan again with overwrite, or in another folder") from None
-    if key != manifest.key:
+    if key != known:
         raise InputError(path, "its entries do not belong to its key", "it was edited by hand: plan again")
     return manifest
 
@@ -144,5 +148,5 @@ def read_lines(source: Path, shard: Shard | None = None) -> Iterator[SourceLine]
 
 def parse_line(line: SourceLine, source: Path) -> Record:
     """The record of a line. Raises InputError when it is none, or was quarantined before."""
-    place = f"{source.name}:{line.number + 1}"
-    return record_from_line(object_of_line(line.text, place), place)
+    location = f"{source.name}:{line.number + 1}"
+    return record_from_line(object_of_line(line.text, location), location)

@@ -113,8 +113,8 @@ def _planned(
     )
 
 
-def asked_label_map(label_map: Path, distractors: Sequence[str], folder: Path) -> Path:
-    """A label map that asks for distractors too, behind the categories of the given one; that one without any.
+def prompt_label_map(label_map: Path, distractors: Sequence[str], folder: Path) -> Path:
+    """The label map of the prompt: the categories of the given one, then the distractors; the given one without any.
 
     Raises InputError for a distractor that is a category.
     """
@@ -122,10 +122,10 @@ def asked_label_map(label_map: Path, distractors: Sequence[str], folder: Path) -
         return label_map
     names = read_label_map(label_map)
     if both := sorted(set(names.values()) & set(distractors)):
-        raise InputError("policy.distractors", f"{', '.join(both)} is a category", "expected what is not looked for")
-    asked = label_map_path(folder, "asked")
-    write_label_map(asked, {**names, **dict(enumerate(distractors, start=max(names) + 1))})
-    return asked
+        raise InputError("policy.distractors", f"{', '.join(both)} is a category", "expected names of other things")
+    path = label_map_path(folder, "asked")
+    write_label_map(path, {**names, **dict(enumerate(distractors, start=max(names) + 1))})
+    return path
 
 
 def software_version() -> str:
@@ -194,7 +194,7 @@ def _refuse_other_plan(manifest: Manifest, overwrite: bool) -> None:
     before, after = old.entries(), manifest.entries()
     differing = [name for name in after | before if name not in PLACES and before.get(name) != after.get(name)]
     said = "; ".join(
-        f"{name}: {_brief(before.get(name))} there, {_brief(after.get(name))} asked for" for name in differing
+        f"{name}: {_brief(before.get(name))} there, {_brief(after.get(name))} requested" for name in differing
     )
     raise InputError(manifest.path, f"another plan lies here ({said})", "take another work_dir, or overwrite=True")
 

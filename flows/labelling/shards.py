@@ -35,7 +35,7 @@ def check_usable(manifest: Manifest, indices: Sequence[int]) -> None:
     """Judges shards that were just labelled: all of them unusable is an error, a good share of them a warning.
 
     Shards in which no image could be used are removed before the error is raised: once the images are in place,
-    labelling again must look at them.
+    labelling again must include them.
     """
     unusable = problems_of(manifest, indices)
     if not unusable:

@@ -54,7 +54,7 @@ class SelfTrainParameters(Parameters):
 
 
 class BootstrapParameters(Parameters):
-    """categories or captions: one of them. phrases: a JSON file, caption -> phrases to look for."""
+    """categories or captions: one of them. phrases: a JSON file, caption -> phrases to detect."""
 
     images: str
     out: str | None = None
@@ -96,7 +96,7 @@ class FilterParameters(Parameters):
 
 
 class MergeParameters(Parameters):
-    """Fields of OdvgData (pseudo) and of OdvgData or GlyphData, told apart by `kind` (pretraining)."""
+    """Fields of OdvgData (pseudo) and of OdvgData or GlyphData, distinguished by `kind` (pretraining)."""
 
     pseudo: dict[str, Any]
     pretraining: list[dict[str, Any]] = []
@@ -121,14 +121,14 @@ def _flow(name: str, titled: str) -> Callable[[Callable[..., Any]], Any]:
 
     def decorate(function: Callable[..., Any]) -> Any:
         @functools.wraps(function)
-        def told(parameters: Any) -> Any:
+        def run(parameters: Any) -> Any:
             try:
                 return function(parameters)
             except InputError as error:
                 # `prefect deployment run --watch` shows a state's name and nothing else of it.
                 return Failed(name=f"Failed: {error}", message=str(error), data=error)
 
-        return flow(name=name, flow_run_name=f"{name} {{parameters.{titled}}}", on_running=ENDS_WITH_UP)(told)
+        return flow(name=name, flow_run_name=f"{name} {{parameters.{titled}}}", on_running=ENDS_WITH_UP)(run)
 
     return decorate
 

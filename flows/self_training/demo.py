@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from browse.pictures import write_jpeg
+from browse.images.pictures import write_jpeg
 from flows.evaluation.scoring import mistakes_of
 from flows.labelling.manifest import read_manifest
 from flows.policies.nms import without_duplicates
@@ -179,14 +179,14 @@ def _comparisons(config: SelfTrainConfig, first: str, last: str) -> dict[str, li
         for image, truth, before, after in zip(images, truths, *found)
     ]
     wrong = mistakes_of(truths, [scene.predictions["after"] for scene in all_scenes], "coco")
-    worst = sorted((place for place, count in enumerate(wrong) if count), key=lambda place: -wrong[place])[:SHOWN]
+    worst = sorted((index for index, count in enumerate(wrong) if count), key=lambda index: -wrong[index])[:SHOWN]
     return {
         "Test scenes: truth, before the first and after the last round": all_scenes[:SHOWN],
-        "The worst after the last round": [all_scenes[place] for place in worst],
+        "The worst after the last round": [all_scenes[index] for index in worst],
     }
 
 
-# What is told
+# Messages
 
 
 @dataclass

@@ -31,7 +31,7 @@ REMEDY = "expected labels that `groundhog self-train` made, with their .meta.jso
 
 
 class LabelledBox(NamedTuple):
-    """name: category or phrase. score: None from a person. overlap: IoU with the box that was asked for."""
+    """name: category or phrase. score: None from a person. overlap: IoU with the requested box."""
 
     name: str
     box: Box
@@ -199,12 +199,12 @@ def _candidate(link: Link, number: int, box: LabelledBox) -> FoundCandidate | No
         near &= np.abs(found.score - box.score) < 1e-5
     if not near.any():
         return None
-    place = int(near.argmax())
-    rank = 1 + int((found.score > found.score[place]).sum())
-    return FoundCandidate(float(found.score[place]), rank, len(found.score), path)
+    index = int(near.argmax())
+    rank = 1 + int((found.score > found.score[index]).sum())
+    return FoundCandidate(float(found.score[index]), rank, len(found.score), path)
 
 
-def told(links: Sequence[Link], image: str | None = None) -> str:
+def describe(links: Sequence[Link], image: str | None = None) -> str:
     """The chain for people, newest first."""
     lines: list[str] = []
     for link in links:
@@ -219,7 +219,7 @@ def told(links: Sequence[Link], image: str | None = None) -> str:
 def _facts(link: Link, image: str | None) -> Iterator[tuple[str, str]]:
     meta = link.meta
     if image is not None:
-        yield "box", _box_told(link, image)
+        yield "box", _box_text(link, image)
     if link.candidate is not None:
         score, rank, count, shard = link.candidate
         yield "candidate", f"score {score:.6f}, number {rank} of {count} of this image, in {shard}"
@@ -238,7 +238,7 @@ def _facts(link: Link, image: str | None) -> Iterator[tuple[str, str]]:
         yield "trained on", "no labels of this loop: it is the model that the loop started from"
 
 
-def _box_told(link: Link, image: str) -> str:
+def _box_text(link: Link, image: str) -> str:
     if link.box is None:
         return f"none of this name near it in {image}"
     corners = ", ".join(f"{side:g}" for side in link.box.box)

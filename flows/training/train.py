@@ -75,7 +75,7 @@ def _finished(done: Path, key: str) -> Path | None:
 def train_config(path: str | Path, overrides: Sequence[str] = (), resume: bool = False) -> Path:
     """`groundhog train`: one run as a TOML file says; gives the checkpoint.
 
-    Raises InputError when an interrupted run lies in the work_dir and resume was not asked for.
+    Raises InputError when an interrupted run lies in the work_dir and resume is False.
     """
     config = read_config(path, TrainConfig, overrides)
     training.check_resume(config, resume)

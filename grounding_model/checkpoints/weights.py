@@ -7,15 +7,17 @@ weights are from. Nothing else is needed to run it.
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
+from formats.io.files import load_json
+from formats.io.values import Table
 from grounding_model.checkpoints.checkpoint import (
     Checkpoint,
     Weights,
@@ -93,7 +95,7 @@ def inspect(source: str | Path, text_encoder: str | Path | None = None) -> str:
     here = f"from {text_encoder}" if text_encoder else "none here; --text-encoder says where there is one"
     lines.append(f"tokenizer: {'comes with it' if weights.tokenizer_source else here}")
     lines += [f"{key}: {value}" for key, value in weights.provenance.items()]
-    problems = _problems(_new_model(weights.config, path), weights)
+    problems = _problems(weights, path)
     return "\n".join([*lines, f"not whole: {'; '.join(problems)}" if problems else "whole: nothing is missing"])
 
 
@@ -198,17 +200,13 @@ def _with_text_encoder(hints: Hints, text_encoder: str | Path | None) -> Hints:
     config = Path(text_encoder or "") / "config.json"
     if text_encoder is None or not config.is_file():
         return hints
-    try:
-        values = json.loads(config.read_text(encoding="utf-8"))
-        return dataclasses.replace(
-            hints,
-            bert_heads=int(values["num_attention_heads"]),
-            bert_dropout=float(values.get("hidden_dropout_prob", hints.bert_dropout)),
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            config, f"is no BERT configuration ({error!r})", "expected num_attention_heads in it"
-        ) from None
+    remedy = "expected a BERT's, with num_attention_heads"
+    values = Table(load_json(config, remedy), config, remedy)
+    return dataclasses.replace(
+        hints,
+        bert_heads=values.whole("num_attention_heads", low=1, high=1000),
+        bert_dropout=values.number("hidden_dropout_prob", hints.bert_dropout, 0.0, 1.0),
+    )
 
 
 # --- from what was read to a model
@@ -216,10 +214,10 @@ def _with_text_encoder(hints: Hints, text_encoder: str | Path | None) -> Hints:
 
 def build_model(weights: Weights, place: object) -> GroundingModel:
     """The model with exactly these weights. Raises InputError naming what is missing, extra or misshapen."""
-    model = _new_model(weights.config, place)
-    problems = _problems(model, weights)
+    problems = _problems(weights, place)
     if problems:
         raise InputError(place, "; ".join(problems), "expected the whole checkpoint")
+    model = _new_model(weights.config, place)
     expected = model.state_dict()
     model.load_state_dict({name: t.reshape(expected[name].shape) for name, t in weights.tensors.items()}, strict=True)
     return model.eval()
@@ -228,12 +226,18 @@ def build_model(weights: Weights, place: object) -> GroundingModel:
 def _new_model(config: ModelConfig, place: object) -> GroundingModel:
     try:
         return GroundingModel(config)
-    except (ValueError, RuntimeError, AssertionError, TypeError) as error:  # the last: an option that timm lacks
-        raise InputError(place, f"no model can have these dimensions ({error})") from None
+    except Exception as error:  # timm and transformers raise nearly anything
+        what = f"no model can have these dimensions ({str(error).strip().partition(chr(10))[0]})"
+        raise InputError(place, what, "expected the configuration that the weights were trained with") from None
 
 
-def _problems(model: GroundingModel, weights: Weights) -> list[str]:
-    """What keeps the weights from being this model, by the names in the file; empty when nothing does."""
+def _problems(weights: Weights, place: object) -> list[str]:
+    """What keeps the weights from being this model, by the names in the file; empty when nothing does.
+
+    A model without numbers is enough to know, whatever dimensions the file claims.
+    """
+    with torch.device("meta"):
+        model = _new_model(weights.config, place)
     expected, given, name = model.state_dict(), weights.tensors, weights.name_in_file
     problems = []
     if missing := [name(key) for key in expected if key not in given]:

@@ -12,7 +12,7 @@ import numpy as np
 from formats.io.errors import InputError
 from formats.io.files import write_whole
 from formats.record import Record
-from grounding_model.metrics.coco import judge_coco
+from grounding_model.metrics.coco import evaluate_coco_with_rankings
 from grounding_model.metrics.ranking import Ranking
 
 
@@ -40,8 +40,8 @@ def bootstrap_interval(
     the same draws, which is far narrower than the difference of two intervals. Draws without a box to find are left
     out. Boxes are matched once, by pycocotools; a draw only weighs the matches. Raises InputError as evaluate_coco.
     """
-    found = judge_coco(truth, predictions, categories).rankings
-    known = None if baseline is None else judge_coco(truth, baseline, categories).rankings
+    found = evaluate_coco_with_rankings(truth, predictions, categories).rankings
+    known = None if baseline is None else evaluate_coco_with_rankings(truth, baseline, categories).rankings
     return interval_of(found, known, resamples=resamples, confidence=confidence, seed=seed)
 
 

@@ -146,12 +146,14 @@ def _add_infer(commands) -> None:
     parser.add_argument(
         "--devices", metavar="A,B", help="a model on each: cuda:0,cuda:1 (cpu,cpu: two); auto is every GPU"
     )
-    parser.add_argument("--distractors", metavar="A,B", help="asked for too, for groundhog filter to reject")
+    parser.add_argument(
+        "--distractors", metavar="A,B", help="further names for the prompt, whose boxes groundhog filter rejects"
+    )
 
 
 def _infer(options: argparse.Namespace) -> int:
     from flows.labelling.infer import infer
-    from flows.labelling.plan import asked_label_map, plan
+    from flows.labelling.plan import plan, prompt_label_map
     from flows.labelling.shards import problems_of
     from formats import quarantine
     from formats.dataset_names import label_map_beside
@@ -159,7 +161,7 @@ def _infer(options: argparse.Namespace) -> int:
     label_map = options.label_map
     if options.distractors:
         known = Path(label_map or label_map_beside(options.source))
-        label_map = asked_label_map(known, names(options.distractors), Path(options.work_dir))
+        label_map = prompt_label_map(known, names(options.distractors), Path(options.work_dir))
     workers = Workers(devices=tuple(options.devices.split(",")) if options.devices else (options.device,))
     manifest = plan(
         options.source,
