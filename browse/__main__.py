@@ -26,6 +26,7 @@ from browse.review.arguments import add_data_paths, read_data_paths
 from formats.images import safe_join
 from formats.io.errors import InputError
 from formats.io.files import write_whole
+from formats.label_map import read_label_map
 from formats.odvg import LineProblem, read_odvg
 from formats.record import Record
 
@@ -102,7 +103,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def browse(options: argparse.Namespace) -> Tally:
     """Draws as the options say. Raises InputError if nothing can be drawn at all."""
-    annotations, images, label_map = read_data_paths(options)
+    annotations, images, label_map_path = read_data_paths(options)
+    label_map = None if label_map_path is None else read_label_map(label_map_path)
     if not options.not_show:
         _check_display()
     elif options.output_dir is None:

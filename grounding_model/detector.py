@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.ops import batched_nms
 from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
@@ -304,6 +305,7 @@ class _Labeller:
             grounding = self.detector.model.ground(features, text)
             count = self.settings.max_per_chunk or self.settings.max_per_image
             last = grounding.logits[-1].float(), grounding.boxes[-1].float()
+            count = self.settings.max_per_chunk or self.settings.max_per_image
             answers = [
                 _best_pairs(logits, boxes, self._scoring(chunk), count, self._columns(image))
                 for logits, boxes, chunk, image in zip(*last, chunks, images)
@@ -345,7 +347,8 @@ class _Labeller:
 
     def _record(self, image: LoadedImage, parts: Sequence[Detections]) -> Record:
         count = self.settings.max_per_image if self.settings.max_per_chunk is None else None
-        found = _best(parts, count, self.settings.score_threshold)
+        nms_iou = self.detector.model.config.nms_iou
+        found = _best(parts, count, self.settings.score_threshold, nms_iou)
         if not self.settings.return_all_scores:
             return _record(image, found, Record)
         all_scores = found.all_scores
@@ -445,12 +448,15 @@ def _pixels(boxes: Tensor, picture: Picture) -> Tensor:
     return corners * corners.new_tensor([picture.width, picture.height] * 2)
 
 
-def _best(parts: Sequence[Detections], count: int | None, score_threshold: float) -> Detections:
-    """Detections of all chunks, sorted by score, cut by count (None: all of them) and threshold."""
+def _best(parts: Sequence[Detections], count: int | None, score_threshold: float, nms_iou: float | None) -> Detections:
+    """Detections of all chunks, sorted by score, without duplicates of a label, cut by count (None: all), threshold."""
     boxes, scores, labels, all_scores = (torch.cat(tensors) for tensors in zip(*parts))
-    scores, order = scores.sort(descending=True, stable=True)
-    keep = order[scores >= score_threshold][:count]
-    return Detections(boxes[keep], scores[: len(keep)], labels[keep], all_scores[keep])
+    order = scores.argsort(descending=True, stable=True)
+    order = order[scores[order] >= score_threshold]
+    if nms_iou is not None:
+        order = order[batched_nms(boxes[order], scores[order], labels[order], nms_iou)]
+    keep = order[:count]
+    return Detections(boxes[keep], scores[keep], labels[keep], all_scores[keep])
 
 
 def _record(image: LoadedImage, found: Detections, make: Callable[..., Record]) -> Record:

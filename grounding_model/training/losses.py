@@ -67,7 +67,7 @@ def _matched_sets(grounding: Grounding, padded: PaddedTargets, settings: LossSet
     last = len(grounding.logits) - 1
     to_match = {
         "" if layer == last else f"d{layer}.": QueriesToMatch(
-            logits, boxes, 1 if layer == last else settings.auxiliary_repeats
+            logits, boxes, settings.last_repeats if layer == last else settings.auxiliary_repeats
         )
         for layer, (logits, boxes) in enumerate(zip(grounding.logits, grounding.boxes))
     }
