@@ -31,7 +31,14 @@ from grounding_model.training.config import FromWeights
 
 
 def prepared(
-    folder: Path, records: Sequence, names: tuple[str, ...], images: Path, labelled: int, seed: int, test: OdvgData
+    folder: Path,
+    records: Sequence,
+    names: tuple[str, ...],
+    images: Path,
+    labelled: int,
+    seed: int,
+    test: OdvgData,
+    steps: int | None,
 ) -> SelfTrainConfig:
     """The configuration that init writes, on the training images alone, judged by the test images."""
     shown = folder / "images"
@@ -52,7 +59,7 @@ def prepared(
         evaluation=test,
         evaluated_categories=names,
         data=replace(read.data, annotations=folder / "few_od.json"),
-        train=replace(read.train, seed=seed, work_dir=folder / "loop", threads=1),
+        train=replace(read.train, steps=steps or read.train.steps, seed=seed, work_dir=folder / "loop", threads=1),
     )
 
 
@@ -98,6 +105,7 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--labelled", default="10,30")
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--steps", type=int, help="of every training, instead of those that init writes")
     parser.add_argument("--out", type=Path, default=Path("outputs/few_labels"))
     options = parser.parse_args()
     records = list(read_odvg(options.train))
@@ -109,7 +117,7 @@ def main() -> None:
     for labelled in map(int, options.labelled.split(",")):
         for seed in map(int, options.seeds.split(",")):
             folder = options.out / f"{labelled}-{seed}"
-            config = prepared(folder, records, names, options.images, labelled, seed, test)
+            config = prepared(folder, records, names, options.images, labelled, seed, test, options.steps)
             row = compared(config, folder)
             found.append({"labelled": labelled, "seed": seed, **row})
             low, high = row["interval"]  # type: ignore[misc]
