@@ -19,9 +19,11 @@ import numpy as np
 from browse.contact_sheet import contact_sheet
 from browse.draw import draw_record
 from browse.images.pictures import reduced_picture
+from browse.page_style import figures_of
 from flows.labelling.manifest import MANIFEST_NAME, Manifest, read_manifest
 from flows.self_training import html as pages
 from flows.self_training.gate import changed_lines
+from flows.self_training.review import browse_command
 from flows.self_training.state import ROUNDS_NAME, LoopState, ending, name_of, read_state, state_rows
 from formats.candidates import read_candidates
 from formats.dataset_names import labels_path, metadata_path
@@ -85,6 +87,8 @@ def write_report(
     rounds = read_rounds(run_dir, loop)
     names = {"evaluation": "labelled test images"} | dict(curve_names or {})
     sections = [
+        _headlines(rounds, names),
+        _review(rounds),
         _outcome(loop),
         _overview(rounds, names),
         _audits(rounds),
@@ -158,6 +162,41 @@ def _name_of(run_dir: Path) -> str:
 
 
 # The sections, in the order of the page; "" where there is nothing to say
+
+
+def _headlines(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
+    """What a reader looks for first: the last model's scores with their intervals, and how many labels there are."""
+    figures = []
+    for stem in _evaluation_stems(rounds):
+        measured = [entry for entry in rounds if stem in entry.evaluations]
+        first, last = measured[0], measured[-1]
+        metrics = last.evaluations[stem]
+        name = _headline(metrics)
+        low, high = metrics.get("interval") or (None, None)
+        note = "" if low is None else f"95 % interval {low:.3f} to {high:.3f}"
+        if first is not last:
+            note += f"{'; ' if note else ''}v{first.number}: {pages.fraction(first.evaluations[stem].get(name))}"
+        figures.append((f"{name_of(name)}, {_curve_name(stem, names)}, v{last.number}", f"{metrics[name]:.3f}", note))
+    labelled = [entry for entry in rounds if entry.meta]
+    if labelled:
+        last, counts = labelled[-1], labelled[-1].meta.get("counts", {})
+        without = pages.number(counts.get("lines_without_labels"))
+        boxes = counts.get("kept", 0) + counts.get("reviewed_boxes", 0)
+        figures.append((f"boxes in v{last.number}", pages.number(boxes), f"{without} images without one"))
+        reviewed = pages.number(counts.get("reviewed"))
+        figures.append((f"images in v{last.number}", pages.number(counts.get("lines")), f"{reviewed} of them reviewed"))
+    return figures_of(figures) if figures else ""
+
+
+def _review(rounds: Sequence[RoundOnDisk]) -> str:
+    """The command that opens the newest labels."""
+    labelled = [entry for entry in rounds if entry.labels is not None]
+    if not labelled:
+        return ""
+    labels = labelled[-1].labels
+    assert labels is not None
+    command = browse_command(labels, Path(labelled[-1].manifest.image_root))
+    return pages.paragraph(f"Review these labels in the browser: <code>{html.escape(command)}</code>")
 
 
 def _outcome(loop: LoopState | None) -> str:
