@@ -44,7 +44,8 @@ from formats.io.plain_pickle import read_plain_pickle
 from formats.io.toml_config import read_config
 from formats.label_map import keypoint_shape, name_problems, read_category_names, read_label_map
 from formats.reviewed import corrections_for
-from grounding_model.checkpoints.weights import EMBEDDED, build_model, read_weights
+from grounding_model.checkpoints.locations import EMBEDDED
+from grounding_model.checkpoints.weights import build_model, read_weights
 from grounding_model.inputs.image import read_image
 from grounding_model.inputs.prompt import Prompt
 from grounding_model.inputs.tokens import load_tokenizer, tokenizer_from_text

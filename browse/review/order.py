@@ -142,7 +142,7 @@ def _read_scores(path: Path) -> dict[tuple[str, str], float]:
             return {(row["filename"], row["caption"] or ""): float(row["agreement"]) for row in rows}
         table: Mapping[str, Any] = load_json(path, remedy)
         return {(filename, ""): float(score) for filename, score in table.items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(path, f"is not a table of scores ({type(error).__name__}: {error})", remedy) from error

@@ -34,7 +34,7 @@ from formats.io.errors import InputError
 from formats.io.locks import lock
 from formats.io.toml_config import read_config
 from grounding_model.checkpoints.checkpoint import save_checkpoint
-from grounding_model.checkpoints.pretrained_parts import load_parts
+from grounding_model.checkpoints.pretrained_parts import load_parts, load_rest
 from grounding_model.checkpoints.weights import load_checkpoint
 from grounding_model.data.sampler import Draw, MixedOrder
 from grounding_model.data.samples import Collate, Sample, TrainingBatch, TrainingSamples
@@ -265,6 +265,8 @@ def start_model(start: FromWeights | FromScratch) -> tuple[GroundingModel, PreTr
     text = replace(architecture.text, vocab_size=len(tokenizer))
     model = GroundingModel(replace(architecture, text=text))
     load_parts(model, start.backbone, start.text_encoder)
+    if start.rest is not None:
+        load_rest(model, start.rest)
     return model, tokenizer
 
 
