@@ -181,8 +181,7 @@ def _headlines(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
     if labelled:
         last, counts = labelled[-1], labelled[-1].meta.get("counts", {})
         without = pages.number(counts.get("lines_without_labels"))
-        boxes = counts.get("kept", 0) + counts.get("reviewed_boxes", 0)
-        figures.append((f"boxes in v{last.number}", pages.number(boxes), f"{without} images without one"))
+        figures.append((f"boxes in v{last.number}", pages.number(_boxes_in(counts)), f"{without} images without one"))
         reviewed = pages.number(counts.get("reviewed"))
         figures.append((f"images in v{last.number}", pages.number(counts.get("lines")), f"{reviewed} of them reviewed"))
     return figures_of(figures) if figures else ""
@@ -224,17 +223,23 @@ def _outcome(loop: LoopState | None) -> str:
 def _overview(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
     stems = _evaluation_stems(rounds)
     columns = [(stem, metric) for stem in stems for metric in _shown_metrics(rounds, stem)]
-    head = ["Labels", "Made by", "Boxes kept", "Images without", "Quarantined"]
+    head = ["Labels", "Made by", "Boxes", "Images without", "Quarantined"]
     head += [f"{_curve_name(stem, names)}: {name_of(metric)}" for stem, metric in columns]
     rows = []
     for entry in rounds:
         counts = entry.meta.get("counts", {})
         made_by = "the pretrained model" if entry.number == 1 else f"trained on v{entry.number - 1}"
         row = [f"v{entry.number}" if entry.labels else "not yet", made_by]
-        row += [pages.number(counts.get(key)) for key in ("kept", "lines_without_labels", "quarantined")]
+        row.append(pages.number(_boxes_in(counts)))
+        row += [pages.number(counts.get(key)) for key in ("lines_without_labels", "quarantined")]
         row += [pages.fraction(entry.evaluations.get(stem, {}).get(metric)) for stem, metric in columns]
         rows.append(row)
     return pages.section("Rounds", pages.table(head, rows))
+
+
+def _boxes_in(counts: Mapping[str, Any]) -> int | None:
+    """How many boxes the label file has: the model's that were kept, and those of a person."""
+    return None if "kept" not in counts else counts["kept"] + counts.get("reviewed_boxes", 0)
 
 
 def _audits(rounds: Sequence[RoundOnDisk]) -> str:
@@ -358,6 +363,10 @@ def _counts(rounds: Sequence[RoundOnDisk]) -> str:
     rows.append(
         ["ignored, between the thresholds", *(pages.number(entry.meta["counts"].get("ignored")) for entry in labelled)]
     )
+    if any(entry.meta["counts"].get("reviewed") for entry in labelled):
+        reviewed = [pages.number(entry.meta["counts"].get("reviewed_boxes", 0)) for entry in labelled]
+        rows.append(["boxes of a person, in their place", *reviewed])
+        rows.append(["boxes in the file", *(pages.number(_boxes_in(entry.meta["counts"])) for entry in labelled)])
     by_name = _kept_by_name(labelled)
     return pages.section("What became of the candidates", pages.table(head, rows) + by_name)
 
@@ -472,6 +481,19 @@ def _quarantined(rounds: Sequence[RoundOnDisk]) -> str:
     )
 
 
+def _in_words(value: object) -> str:
+    """A setting as a person reads it: "on", "0.3", "cat 0.4, dog 0.5"."""
+    if value is None or value in ({}, [], ()):
+        return "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_in_words(each)}" for name, each in value.items())
+    return ", ".join(map(_in_words, value)) if isinstance(value, list | tuple) else str(value)
+
+
 def _settings(rounds: Sequence[RoundOnDisk]) -> str:
     """Who made these labels, and how: what differs between rounds has a column each."""
     columns = []
@@ -490,7 +512,10 @@ def _settings(rounds: Sequence[RoundOnDisk]) -> str:
             "number format": manifest.dtype,
             "labels": str(entry.labels or "not yet"),
         }
-        settings |= {f"policy: {name}": str(value) for name, value in entry.meta.get("policy", {}).items()}
+        settings |= {
+            f"policy: {name.replace('_', ' ')}": _in_words(value)
+            for name, value in entry.meta.get("policy", {}).items()
+        }
         columns.append(settings)
     keys = list(dict.fromkeys(key for settings in columns for key in settings))
     rows = []
