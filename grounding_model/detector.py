@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -58,6 +58,16 @@ class ScoredRecord(Record):
     all_scores: np.ndarray = field(kw_only=True, compare=False)
 
 
+@dataclass(frozen=True)
+class FeaturedRecord(Record):
+    """A record that also has what the model saw of the whole image.
+
+    image_feature: (D,) float16, the mean over the image of each of the neck's levels, one after the other.
+    """
+
+    image_feature: np.ndarray = field(kw_only=True, compare=False)
+
+
 class Chunk(NamedTuple):
     """One caption of a prompt. tokens: the columns of every entity, none for an expression. labels: of every entity."""
 
@@ -84,6 +94,7 @@ class PredictSettings:
     mixed_sizes: images of a batch are padded to the largest, as in the reference, where an image's numbers depend on
     its padding. By default only images of one size share a batch, and each result is that of the image alone.
     return_all_scores: every record is a ScoredRecord.
+    return_image_feature: every record is a FeaturedRecord; not together with return_all_scores.
 
     Raises InputError for a value that cannot work.
     """
@@ -96,6 +107,7 @@ class PredictSettings:
     chunk_size: int | None = None
     mixed_sizes: bool = False
     return_all_scores: bool = False
+    return_image_feature: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.score_threshold <= 1:
@@ -108,6 +120,8 @@ class PredictSettings:
             raise InputError("scale", str(self.scale), "expected the short and the long side in pixels")
         if self.batch_size < 1:
             raise InputError("batch_size", str(self.batch_size), "expected at least 1")
+        if self.return_all_scores and self.return_image_feature:
+            raise InputError("return_image_feature", "together with return_all_scores", "expected one of them")
 
 
 class Picture(NamedTuple):
@@ -175,6 +189,8 @@ class Detector:
 
     dtype: as load_detector takes it; as an attribute, what 'auto' came to. bfloat16 changes the model in place.
     """
+
+    gives_image_features = True  # labelling asks only detectors that say so
 
     def __init__(
         self,
@@ -315,7 +331,11 @@ class _Labeller:
             asked = [index for index, chunk in enumerate(chunks) if chunk]
             for index, detections in zip(asked, _to_cpu(answers)):
                 found[index].append(_in_pixels(detections, images[index].picture))
-        return [self._record(image, parts) for image, parts in zip(images, found)]
+        records = [self._record(image, parts) for image, parts in zip(images, found)]
+        if not self.settings.return_image_feature:
+            return records
+        pooled = pooled_features(features).cpu().numpy()
+        return [_record_with(FeaturedRecord, record, image_feature=row) for record, row in zip(records, pooled)]
 
     def _encode_images(self, pictures: Sequence[np.ndarray]) -> ImageFeatures:
         """Row i is that of picture i. Those that share one array run through the backbone once, and the last of all
@@ -365,6 +385,19 @@ class _Labeller:
             tokens = tokenize(captions, self.detector.tokenizer, model.config.max_text_tokens)
             self.texts[captions] = model.encode_text(tokens.to(self.detector.device))
         return self.texts[captions]
+
+
+def pooled_features(features: ImageFeatures) -> Tensor:
+    """(B, K C) float16: the mean of each of K levels over the image's content."""
+    means = []
+    for level, padding in zip(features.levels, features.paddings):
+        content = (~padding)[:, None].float()
+        means.append((level.float() * content).sum((2, 3)) / content.sum((2, 3)))
+    return torch.cat(means, dim=1).to(torch.float16)
+
+
+def _record_with(kind: Callable[..., Record], record: Record, **more: Any) -> Record:
+    return kind(**{each.name: getattr(record, each.name) for each in fields(record)}, **more)
 
 
 class LabelScoring(NamedTuple):
