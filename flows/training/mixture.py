@@ -54,7 +54,7 @@ def merge(
 
 def _check_data_set(data: object) -> None:
     if not isinstance(data, OdvgData | CocoData | GlyphData):
-        what = f"{shortened(repr(data))} is not a data set"
+        what = f"{shortened(data)} is not a data set"
         raise InputError("merge", what, "expected OdvgData(annotations, image_root, label_map)")
 
 
