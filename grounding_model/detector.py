@@ -264,7 +264,8 @@ class Detector:
 
     def text_cache(self) -> dict[tuple[str, ...], TextFeatures]:
         """Features of captions by the captions of a batch, for as long as the weights stay: a training changes them."""
-        version = sum(weight._version for weight in self.model.text_encoder.parameters())
+        weights = self.model.text_encoder.parameters()
+        version = sum(weight._version for weight in weights if not weight.is_inference())  # others cannot be trained
         if version != self._texts_version:
             self._texts, self._texts_version = {}, version
         return self._texts

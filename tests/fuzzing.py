@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from browse.review_order import in_order
+from browse.review.order import read_order, read_thresholds
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -528,11 +528,11 @@ TARGETS: dict[str, Target] = {
     "rounds": Target(_rounds, _only(".", read_state)),
     "scores for an order": Target(
         _file("a.json", {"a.jpg": 0.5, "b.jpg": 1}),
-        _only("a.json", lambda path: in_order([Record("a.jpg", 4, 6)], str(path), path.with_name("x_od.json"))),
+        _only("a.json", read_order),
     ),
     "metadata of labels": Target(
         _file("x_od_v1.meta.json", {"policy": {"score_threshold": 0.3, "class_thresholds": {"cat": 0.5}}}),
-        _only("x_od_v1.json", lambda path: in_order([Record("a.jpg", 4, 6, ())], "uncertain", path)),
+        _only("x_od_v1.json", read_thresholds),
     ),
     "transformers folder": Target(_hub_folder, read_weights),
     "pickled checkpoint": Target(_pickled, _only("a.pth", read_weights)),
