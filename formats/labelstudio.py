@@ -21,6 +21,7 @@ from formats.omissions import Omissions, count_omissions, refuse_caption
 from formats.record import Box, Instance, Record
 
 _LOCAL_FILES = "/data/local-files/?d="  # Label Studio's address of a file below its local storage
+MODEL_VERSION = "groundhog"
 _WANT = "expected a JSON list of Label Studio's tasks"
 _BOX = "rectanglelabels"
 _TURNED = "turned boxes, left out"
@@ -265,35 +266,58 @@ def _instance(entry: Mapping, labels: Mapping[str, int], height: int, width: int
         ) from error
 
 
-def write_labelstudio(path: str | Path, records: Iterable[Record], image_dir: str | Path | None = None) -> Omissions:
+def write_labelstudio(
+    path: str | Path,
+    records: Iterable[Record],
+    image_dir: str | Path | None = None,
+    image_prefix: str | None = None,
+    model_version: str = MODEL_VERSION,
+) -> Omissions:
     """Writes detection records as a JSON list of tasks, whole or not at all; gives what has no place there.
 
     The image's address is that of a file below Label Studio's LOCAL_FILES_DOCUMENT_ROOT. image_dir: the image folder,
-    whose name goes before the file's: Label Studio serves only what lies in a folder of its root. Ignored boxes are
-    left out: a reviewer would take them for objects.
+    whose name goes before the file's: Label Studio serves only what lies in a folder of its root. image_prefix: what
+    goes before the file's name instead: a folder of that root ("photos"), an address ("https://images.test/cat"), or a
+    bucket ("s3://bucket/cat"). model_version: of the predictions; their score is that of their least certain box, so
+    that Label Studio can sort by it. Ignored boxes are left out: a reviewer would take them for objects.
     """
     omissions = Omissions()
-    folder = "" if image_dir is None else Path(image_dir).resolve().name + "/"
+    folder = "" if image_dir is None else Path(image_dir).resolve().name
+    prefix = folder if image_prefix is None else image_prefix
     with write_whole(path) as stream:
         stream.write("[")
         for index, record in enumerate(records):
             refuse_caption(record, "our Label Studio task")
             count_omissions(omissions, record, ("score", "unlabelled"))
-            stream.write((",\n" if index else "\n") + json.dumps(_task(record, folder), ensure_ascii=False))
+            task = _task(record, _address_below(prefix, record.filename), model_version)
+            stream.write((",\n" if index else "\n") + json.dumps(task, ensure_ascii=False))
         stream.write("\n]\n")
     return omissions
 
 
-def _task(record: Record, folder: str) -> dict[str, Any]:
+def _address_below(prefix: str, filename: str) -> str:
+    """Percent-encoded, but for buckets, of which Label Studio takes the key as it stands."""
+    below = prefix if prefix.endswith(("/", "=")) or not prefix else f"{prefix}/"
+    if re.match(r"(s3|gs|azure-blob)://", below):
+        return below + filename
+    if "://" in below or below.startswith("/"):
+        return below + quote(filename)
+    return _LOCAL_FILES + quote(below + filename)
+
+
+def _task(record: Record, address: str, model_version: str) -> dict[str, Any]:
     kept = [instance for instance in record.instances or () if not instance.ignore]
     drawn = [instance for instance in kept if instance.score is None]
     scored = [instance for instance in kept if instance.score is not None]
-    image = {"image": _LOCAL_FILES + quote(folder + record.filename), "height": record.height, "width": record.width}
-    task: dict[str, Any] = {"data": image}
+    task: dict[str, Any] = {"data": {"image": address, "height": record.height, "width": record.width}}
     if drawn:
         task["annotations"] = [{"result": [_rectangle(each, index, record) for index, each in enumerate(drawn)]}]
     if scored or (record.instances is not None and not drawn):
-        task["predictions"] = [{"result": [_rectangle(each, index, record) for index, each in enumerate(scored)]}]
+        prediction: dict[str, Any] = {"model_version": model_version}
+        if scored:
+            prediction["score"] = min(each.score for each in scored if each.score is not None)
+        result = [_rectangle(each, index, record) for index, each in enumerate(scored)]
+        task["predictions"] = [{**prediction, "result": result}]
     return task
 
 
