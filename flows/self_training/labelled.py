@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flows.labelling.manifest import read_lines
 from flows.training.mixture import count_images
@@ -72,7 +72,7 @@ def import_labels(
     if source_format not in READERS:
         raise InputError("--labels-format", f"'{source_format}'", want_one_of(READERS, source_format))
     takes = inspect.signature(READERS[source_format]).parameters
-    options = {"image_dir": images} if "image_dir" in takes else {}
+    options: dict[str, Any] = {"image_dir": images} if "image_dir" in takes else {}
     convert(source_format, "odvg", labels, out, categories=categories, **options)
     records = list(read_odvg(out))
     if missing := [record.filename for record in records if not safe_join(images, record.filename).is_file()]:
