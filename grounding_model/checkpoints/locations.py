@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from formats.io.errors import InputError
+from formats.io.errors import InputError, did_you_mean
 from formats.io.files import sha256_of
 from grounding_model.inputs.defaults import PHOTO_WEIGHTS, WEIGHTS
 
@@ -55,11 +55,10 @@ def locate(source: str | Path) -> Path:
     name = str(source).removeprefix(HUB_PREFIX)
     if name in HUB_NAMES or str(source).startswith(HUB_PREFIX):
         return download(name)
-    raise InputError(
-        source,
-        "no such checkpoint",
-        f"expected {', '.join(EMBEDDED)}, a file, a folder, a hub name like {HUB_NAMES[0]}, or {HUB_PREFIX}owner/name",
-    )
+    places = f"a file, a folder, a hub name like {HUB_NAMES[0]}, or {HUB_PREFIX}owner/name"
+    resembled = did_you_mean((*EMBEDDED, *HUB_NAMES), source if isinstance(source, str) else str(source))
+    remedy = resembled or f"expected {', '.join(EMBEDDED)}, {places}"
+    raise InputError(source, "no such checkpoint", remedy)
 
 
 def config_of_file(source: str | Path) -> dict[str, Any] | None:
