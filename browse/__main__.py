@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from browse.draw import draw_record
 from browse.images.pictures import read_picture
@@ -26,6 +25,7 @@ from browse.review.arguments import add_data_paths, read_data_paths
 from formats.images import safe_join
 from formats.io.errors import InputError
 from formats.io.files import write_whole
+from formats.io.progress import show_progress
 from formats.label_map import read_label_map
 from formats.odvg import LineProblem, read_odvg
 from formats.record import Record
@@ -115,7 +115,7 @@ def browse(options: argparse.Namespace) -> Tally:
     records = _records(annotations, label_map, options, tally)
     show = None if options.not_show else _window(options.show_interval)
     taken: set[Path] = set()
-    bar = tqdm(unit="picture", desc="draw", total=options.number, disable=None)
+    bar = show_progress(unit="picture", desc="draw", total=options.number)
     for record in records:
         if options.number is not None and tally.drawn >= options.number:
             break

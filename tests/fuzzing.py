@@ -23,10 +23,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from browse.review.order import read_order, read_thresholds
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from browse.review.order import read_order, read_thresholds
 from flows.detection.download import fetch
 from flows.evaluation.evaluate import EvaluateConfig
 from flows.labelling.bootstrap import read_captions, read_phrases
@@ -35,7 +35,7 @@ from flows.orchestration.server import password
 from flows.quality.ablation import QualityConfig
 from flows.self_training.config import SelfTrainConfig
 from flows.self_training.state import read_state
-from formats import CATEGORIES, READERS, InputError, Omissions, Record, read_lvis_details
+from formats import CATEGORIES, READERS, InputError, Omissions, read_lvis_details
 from formats.candidates import Candidates, ImageProblem, candidates_key, read_candidates, write_candidates
 from formats.convert import call, guess_format
 from formats.dod import read_dod_details

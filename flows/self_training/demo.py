@@ -203,8 +203,7 @@ class ConsoleReporter:
         print(f"[{minutes}:{seconds:02d}] {words}", file=sys.stderr, flush=True)
 
     def on_event(self, event: Event) -> None:
-        bar = event["state"] == "progress" and sys.stderr.isatty()  # a terminal has a progress bar
-        if not bar and (words := in_words(event)):
+        if event["state"] != "progress" and (words := in_words(event)):  # the training itself says how far it is
             self.say(words)
 
 
