@@ -22,6 +22,7 @@ from flows.cli.commands import (
     labelling,
     publish,
     quality,
+    reviews,
     rounds,
     train,
     weights,
@@ -30,7 +31,22 @@ from flows.cli.parser import CommandParser
 from formats.io.errors import InputError
 
 # In the order of `groundhog --help`.
-MODULES = (demo, browse, init, labelling, rounds, detect, evaluate, train, quality, audit, datasets, publish, weights)
+MODULES = (
+    demo,
+    browse,
+    init,
+    labelling,
+    reviews,
+    rounds,
+    detect,
+    evaluate,
+    train,
+    quality,
+    audit,
+    datasets,
+    publish,
+    weights,
+)
 
 # The user named a path that cannot be used as such. Any other OSError, such as a full disk, is a run that failed.
 WRONG_PATHS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)

@@ -53,6 +53,14 @@ def _add_convert(commands) -> None:
         choices=("mmdet", "open-groundingdino"),
         help="odvg: leave out, and count, what this program would train on wrongly or fail at (ignored boxes, …)",
     )
+    parser.add_argument(
+        "--image-prefix",
+        metavar="P",
+        help="labelstudio: what goes before file names: a folder of its local storage, https://…, s3://bucket/…",
+    )
+    parser.add_argument(
+        "--model-version", metavar="NAME", help="labelstudio: of the predictions (default: the name of SOURCE)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT even if it holds labels")
 
 
@@ -68,9 +76,17 @@ def _convert(options: argparse.Namespace) -> int:
         options.seed,
     )
     formats_and_paths = options.source_format, options.target_format, options.source, options.out
-    given = {**_given_source(options), "loader": options.loader}
+    given = {**_given_source(options), "loader": options.loader, **_labelstudio_options(options)}
     print(convert(*formats_and_paths, selection=selection, overwrite=options.overwrite, **given))
     return 0
+
+
+def _labelstudio_options(options: argparse.Namespace) -> dict:
+    """By the parameter names of its writer; others refuse them."""
+    given = {"image_prefix": options.image_prefix, "model_version": options.model_version}
+    if options.target_format == "labelstudio" and options.model_version is None:
+        given["model_version"] = Path(options.source).stem
+    return given
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
