@@ -3,6 +3,7 @@ the language of the caller."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np

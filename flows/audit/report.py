@@ -278,12 +278,10 @@ def _filter_command(audit: Audit, score: float, work_dir: str) -> str:
         work_dir = os.path.normpath(audit.labels.parent / metadata["folder"])
     policy = metadata.get("policy", {})
     own = {**metadata.get("thresholds_found", {}), **policy.get("class_thresholds", {})}
-    higher = [
-        f"--class-threshold {shlex.quote(f'{name}={value:g}')}" for name, value in sorted(own.items()) if value > score
-    ]
-    return " ".join(
-        ["groundhog filter", shlex.quote(work_dir) if work_dir else "WORK_DIR", f"--score-threshold {score:g}", *higher]
-    )
+    words = ["groundhog", "filter", work_dir or "WORK_DIR", "--score-threshold", f"{score:g}"]
+    for name, value in sorted(own.items()):
+        words += ["--class-threshold", f"{name}={value:g}"] if value > score else []
+    return shlex.join(words)
 
 
 def _by_objects(judged: Sequence[Mapping[str, Outcome]]) -> list[str]:
