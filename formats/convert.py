@@ -9,13 +9,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
 import formats
 from formats.coco import load_coco
 from formats.dataset_names import label_map_beside, part_path
 from formats.io.errors import InputError
 from formats.io.json_stream import stream_json
+from formats.io.progress import show_progress
 from formats.label_map import name_problems, read_label_map, write_label_map
 from formats.omissions import describe_omissions
 from formats.overwrite import refuse_to_lose_labels
@@ -139,8 +138,8 @@ def _has_coco_key(path: Path) -> bool:
 
 
 def with_progress(records: Iterable[Item]) -> Iterable[Item]:
-    """The records, with a progress bar on a terminal."""
-    return tqdm(records, unit=" records", disable=None, leave=False)
+    """The records, with progress on stderr."""
+    return show_progress(records, unit="record", leave=False)
 
 
 def write(

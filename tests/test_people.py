@@ -3,6 +3,7 @@ the language of the caller."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -115,3 +116,18 @@ class TestMessagesInTheCallersLanguage:
             plan(made, shard_size=0)
         assert main(["infer", str(made.annotations), str(made.images), "w", "--shard-size", "0"]) == 2
         assert capsys.readouterr().err.startswith("groundhog: --shard-size: is 0")
+
+
+def test_printed_commands_can_be_copied_where_a_folder_has_spaces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_images(tmp_path / "my photos")
+    assert main(["init", "mine", "--images", "my photos", "--categories", "cat", "--config-dir", "my configs"]) == 0
+    lines = [shlex.split(line, comments=True) for line in capsys.readouterr().out.splitlines() if "groundhog " in line]
+    commands = {words[1]: words for words in lines if words[:1] == ["groundhog"]}
+    assert commands["self-train"][2] == "my configs/self_train_mine.toml"
+    assert str(tmp_path / "my photos") in commands["browse"]
+    bootstrap_od("my photos", ["cat"], "x_od.json")
+    assert main(["infer", "x_od.json", "my photos", "my work"]) == 0
+    assert shlex.split(capsys.readouterr().out)[-1] == "my work"

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor
-from tqdm import tqdm
 
 from browse.draw import draw_record
 from flows.detection.download import fetch, is_url
@@ -23,6 +22,7 @@ from flows.labelling.mirrored import shown_as
 from formats.images import IMAGE_SUFFIXES, list_images
 from formats.io.errors import InputError
 from formats.io.files import write_json, write_whole
+from formats.io.progress import show_progress
 from formats.record import Record
 from grounding_model.detector import load_detector
 from grounding_model.inputs.image import read_image
@@ -73,7 +73,7 @@ def _detect(images: Sequence[ListedImage], prompt: Prompt, options: DetectOption
     )
     boxes, failures = 0, {}
     pairs = zip(outcomes, images, strict=True)
-    for outcome, image in tqdm(pairs, total=len(images), unit="image", disable=None):
+    for outcome, image in show_progress(pairs, total=len(images), unit="image", desc="detect"):
         if not isinstance(outcome, Record):
             failures[str(image.path)] = str(outcome.error)
             continue

@@ -15,6 +15,7 @@ from formats.io.errors import InputError
 from formats.io.files import load_json, write_whole
 from formats.io.notebook import html_table
 from formats.io.plurals import many
+from formats.io.progress import show_progress
 from formats.io.storage import as_path
 from formats.label_map import warn_of_names, write_label_map
 from formats.odvg import read_odvg, record_to_line
@@ -288,7 +289,7 @@ def _write(
     """One line an entry (filename, caption or None); what cannot be read or made stays as a quarantined line."""
     number, problems, readable = -1, [], 0
     with write_whole(out) as file:
-        for number, (filename, caption) in enumerate(entries):
+        for number, (filename, caption) in enumerate(show_progress(entries, desc="read", unit="image", leave=False)):
             height = width = None
             try:
                 _check_writable(filename)

@@ -7,6 +7,7 @@ and the gate's verdict follows from them. An interrupted run is run again and re
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -185,7 +186,7 @@ class _Loop:
             return Stop("stopped", f"did not pass the gate: {reasons}")
         if self._config.waits_after(number) and not done.approved:
             command = browse_command(Path(done.labels), self.source.images, self.source.label_map)
-            approval = f"groundhog rounds approve {self._work_dir} --round {number}"
+            approval = f"groundhog rounds approve {shlex.quote(str(self._work_dir))} --round {number}"
             remedy = f"review {done.labels}: {command}, then: {approval}"
             self._write("waiting", remedy)
             self._report(number, "review", "started", remedy=remedy)

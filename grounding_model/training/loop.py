@@ -26,12 +26,13 @@ import cv2
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from formats.io.child_process import end_with_parent
 from formats.io.errors import InputError
 from formats.io.locks import lock
+from formats.io.plurals import many
+from formats.io.progress import show_progress
 from formats.io.toml_config import read_config
 from grounding_model.checkpoints.checkpoint import save_checkpoint
 from grounding_model.checkpoints.pretrained_parts import load_parts, load_rest
@@ -177,8 +178,10 @@ def _train(
 
     if is_due(validate_every) and run.step not in log.validated:  # killed during validation
         validate_now()
-    silent = None if processes.is_first else True  # None: shown on a terminal
-    with tqdm(total=steps, initial=run.step, unit="step", disable=silent, dynamic_ncols=True) as bar, _one_thread_cv2():
+    if processes.is_first:
+        print(_announcement(config, device, datasets, run.step, steps, log.path), file=sys.stderr, flush=True)
+    shown = show_progress(total=steps, initial=run.step, desc="train", unit="step", hidden=not processes.is_first)
+    with shown as bar, _one_thread_cv2():
         while run.step < steps:
             set_training(model, frozen)
             rate = learning_rate_at(run.step, steps, config.optimizer, full_rate)
@@ -210,6 +213,16 @@ def _train(
     has_best = bool(log.validated) and config.keep_best
     best, best_ap = (config.work_dir / BEST_FILE, log.best_ap) if has_best else (None, None)
     return TrainResult(checkpoint, log.last, log.path, dict(problems), best, best_ap)
+
+
+def _announcement(
+    config: TrainConfig, device: torch.device, datasets: Sequence[LabelledImages], step: int, steps: int, log: Path
+) -> str:
+    """What is about to be done, for a log that somebody reads hours later."""
+    count = many(steps, "step") if step == 0 else f"steps {step + 1} to {steps}"
+    images = many(sum(len(dataset) for dataset in datasets), "image")
+    per_step = many(config.total_batch_size, "image")
+    return f"train: {count} of {per_step} on {device}, from {images} of {many(len(datasets), 'data set')}; log: {log}"
 
 
 def _of_these_processes(config: TrainConfig) -> TrainConfig:
