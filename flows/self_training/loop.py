@@ -40,12 +40,14 @@ from flows.self_training.state import (
     best_round,
     link_into,
     round_folder,
+    status,
     write_state,
 )
 from formats.candidates import ImageProblem
 from formats.dataset_names import labels_path, reviewed_path
 from formats.io.files import load_json, sha256_of
 from formats.io.locks import lock
+from formats.io.notebook import html_text
 from grounding_model.training.config import FromWeights
 
 Event = Mapping[str, Any]
@@ -70,6 +72,9 @@ class SelfTrainResult(NamedTuple):
     def weights(self) -> str:
         """The best round's."""
         return self.best.weights
+
+    def _repr_html_(self) -> str:
+        return html_text(status(self.summary.parent))
 
 
 def self_train(

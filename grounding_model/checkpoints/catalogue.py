@@ -36,7 +36,7 @@ HEAD = ("weights", "for", "LVIS minival AP", "licence", "million parameters", "G
 
 def catalogue_rows() -> list[tuple[str, str, str, str, str, str]]:
     """The head and a row for each entry."""
-    return [HEAD] + [
+    entries: list[tuple[str, ...]] = [
         (
             each.source,
             each.use,
@@ -47,6 +47,7 @@ def catalogue_rows() -> list[tuple[str, str, str, str, str, str]]:
         )
         for each in CATALOGUE
     ]
+    return [HEAD, *entries]
 
 
 def catalogue_table() -> str:
