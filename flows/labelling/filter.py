@@ -32,6 +32,7 @@ from formats.io.errors import InputError, want_one_of
 from formats.io.files import load_json, sha256_of, write_json, write_whole
 from formats.io.notebook import html_table
 from formats.io.storage import absolute, as_path
+from formats.label_map import warn_of_names
 from formats.odvg import record_to_line
 from formats.overwrite import holds_labels
 from formats.quarantine import requarantined_line
@@ -85,6 +86,8 @@ def filter_candidates(
     _check(manifest, others, policy, out)
     if not overwrite:
         _refuse_other_labels(manifest, out, provenance or {})
+    if manifest.label_map is not None and policy.cross_class_iou is None:
+        warn_of_names({int(label): name for label, name in manifest.label_map.items()}, manifest.path)
     plans = (manifest, *others)
     tally = _Tally()
     number = (provenance or {}).get("round")
