@@ -21,12 +21,14 @@ from torchvision.ops import batched_nms
 from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
+from formats.io.notebook import html_table
 from formats.record import Box, Instance, Record, Region
 from grounding_model.inputs.defaults import DTYPE, DTYPES, MAX_PER_IMAGE, SCORE_THRESHOLD, WEIGHTS
 from grounding_model.inputs.image import check_image, read_resized, resize_for_test
 from grounding_model.inputs.image_batch import collate_images
 from grounding_model.inputs.prompt import BuiltPrompt, Prompt
 from grounding_model.inputs.tokens import count_tokens, tokenize, tokens_of_spans
+from grounding_model.model.backbone import TimmFeatures
 from grounding_model.model.grounding import GroundingModel, ImageFeatures, TextFeatures
 from grounding_model.model.precision import choose_dtype, use_bfloat16
 
@@ -151,6 +153,8 @@ def load_detector(
 
     chosen = choose_device(device)
     checkpoint = load_checkpoint(weights, text_encoder)
+    if isinstance(checkpoint.model.backbone, TimmFeatures):
+        checkpoint.model.backbone.fold_batch_norms()
     return Detector(checkpoint.model, checkpoint.tokenizer, chosen, checkpoint.provenance, dtype)
 
 
@@ -191,6 +195,24 @@ class Detector:
         self.tokenizer = tokenizer
         self.device = torch.device(device)
         self.provenance = dict(provenance or {})
+        self._texts: dict[tuple[str, ...], TextFeatures] = {}
+        self._texts_version = -1
+
+    def __repr__(self) -> str:
+        return f"Detector({', '.join(f'{name}={value}' for name, value in self._description().items())})"
+
+    def _repr_html_(self) -> str:
+        return html_table("Detector", (), list((self._description() | self.provenance).items()))
+
+    def _description(self) -> dict[str, str]:
+        millions = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
+        short, long = self.model.config.image_scale
+        return {
+            "parameters": f"{millions:.1f}M",
+            "scale": f"({short}, {long})",
+            "device": str(self.device),
+            "dtype": self.dtype,
+        }
 
     def predict(
         self, images: Sequence[ImageSource], prompt: PromptSource | Sequence[PromptSource], **settings: Any
@@ -236,6 +258,18 @@ class Detector:
         loaded = _read_ahead(pairs, chosen.scale or self.model.config.image_scale, ahead=READERS + chosen.batch_size)
         return _in_batches(loaded, chosen.batch_size, _Labeller(self, chosen))
 
+    def captions(self, prompt: Prompt, chunk_size: int | None = None) -> list[str]:
+        """What the model reads of a prompt: one caption, or one for each chunk."""
+        return [chunk.caption for chunk in self._ready(prompt, chunk_size).chunks]
+
+    def text_cache(self) -> dict[tuple[str, ...], TextFeatures]:
+        """Features of captions by the captions of a batch, for as long as the weights stay: a training changes them."""
+        weights = self.model.text_encoder.parameters()
+        version = sum(weight._version for weight in weights if not weight.is_inference())  # others cannot be trained
+        if version != self._texts_version:
+            self._texts, self._texts_version = {}, version
+        return self._texts
+
     def _ready(self, prompt: Prompt, chunk_size: int | None) -> ReadyPrompt:
         """Captions and token columns of a prompt; none for a caption without phrases.
 
@@ -261,7 +295,8 @@ class _Labeller:
     def __init__(self, detector: Detector, settings: PredictSettings) -> None:
         self.detector = detector
         self.settings = settings
-        self.texts: dict[tuple[str, ...], TextFeatures] = {}
+        self.texts = detector.text_cache()
+        self.scorings: dict[int, tuple[Chunk, LabelScoring]] = {}
         self.last: tuple[np.ndarray, ImageFeatures] | None = None  # pixels as the model saw them, and their features
 
     def __call__(self, images: Sequence[LoadedImage]) -> list[Record]:
@@ -282,14 +317,21 @@ class _Labeller:
         for chunks in zip_longest(*(image.prompt.chunks for image in images)):
             # An image whose prompt has no chunk left runs along with another's caption, and gets nothing from it.
             filler = next(chunk.caption for chunk in chunks if chunk)
-            captions = tuple(chunk.caption if chunk else filler for chunk in chunks)
-            grounding = self.detector.model.ground(features, self._encode_text(captions))
-            for index, (image, chunk) in enumerate(zip(images, chunks)):
-                if chunk:
-                    logits, boxes = grounding.logits[-1, index], grounding.boxes[-1, index]
-                    count = self.settings.max_per_chunk or self.settings.max_per_image
-                    columns = self._columns(image)
-                    found[index].append(_detections(logits, boxes, chunk, image.picture, count, columns))
+            captions = [chunk.caption if chunk else filler for chunk in chunks]
+            shared = set(captions) == {filler}  # a text of one caption is that of every image
+            text = self._encode_text((filler,) if shared else tuple(captions))
+            grounding = self.detector.model.ground(features, text)
+            count = self.settings.max_per_chunk or self.settings.max_per_image
+            last = grounding.logits[-1].float(), grounding.boxes[-1].float()
+            count = self.settings.max_per_chunk or self.settings.max_per_image
+            answers = [
+                _best_pairs(logits, boxes, self._scoring(chunk), count, self._columns(image))
+                for logits, boxes, chunk, image in zip(*last, chunks, images)
+                if chunk
+            ]
+            asked = [index for index, chunk in enumerate(chunks) if chunk]
+            for index, detections in zip(asked, _to_cpu(answers)):
+                found[index].append(_in_pixels(detections, images[index].picture))
         return [self._record(image, parts) for image, parts in zip(images, found)]
 
     def _encode_images(self, pictures: Sequence[np.ndarray]) -> ImageFeatures:
@@ -307,13 +349,24 @@ class _Labeller:
             return encoded
         return ImageFeatures.joined([known[id(pixels)] for pixels in pictures])
 
+    def _scoring(self, chunk: Chunk) -> LabelScoring:
+        """Made once for a prompt of all images."""
+        key = id(chunk)
+        if key not in self.scorings:
+            if len(self.scorings) >= CACHED_TEXTS:
+                self.scorings.clear()
+            scoring = LabelScoring.of(chunk.tokens, chunk.labels, self.detector.device)
+            self.scorings[key] = chunk, scoring  # the chunk is kept, since another could get its id
+        return self.scorings[key][1]
+
     def _columns(self, image: LoadedImage) -> int:
         """How many labels' scores each box keeps beside its own."""
         return len(image.prompt.prompt.labels) if self.settings.return_all_scores else 0
 
     def _record(self, image: LoadedImage, parts: Sequence[Detections]) -> Record:
         count = self.settings.max_per_image if self.settings.max_per_chunk is None else None
-        found = _best(parts, count, self.settings.score_threshold, self.detector.model.config.nms_iou)
+        nms_iou = self.detector.model.config.nms_iou
+        found = _best(parts, count, self.settings.score_threshold, nms_iou)
         if not self.settings.return_all_scores:
             return _record(image, found, Record)
         all_scores = found.all_scores
@@ -331,38 +384,79 @@ class _Labeller:
         return self.texts[captions]
 
 
-def label_scores(logits: Tensor, tokens: Sequence[Sequence[int]], labels: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(Q, L) logits -> (Q, C) scores, (C,) labels: mean over the tokens of an entity, best entity of a label.
+class LabelScoring(NamedTuple):
+    """How the scores of a caption's L tokens become those of its labels, as tensors on the model's device.
 
-    Without tokens (an expression) C is 1: the best of all tokens, [CLS], '.' and [SEP] among them as in the reference.
+    mean: (L', E) shares of each token in each entity, for the L' first tokens; None for an expression.
+    places: (E,) int64 the column of each entity's label among labels. labels: (C,) int64, ascending.
+    """
+
+    mean: Tensor | None
+    places: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, tokens: Sequence[Sequence[int]], labels: Sequence[int], device: torch.device) -> LabelScoring:
+        """tokens: of each entity; none for an expression. labels: of each entity."""
+        if not tokens:
+            return cls(None, torch.zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.int64, device=device))
+        mean = torch.zeros(max(map(max, tokens)) + 1, len(tokens))
+        for entity, columns in enumerate(tokens):
+            mean[list(columns), entity] = 1 / len(columns)
+        unique, places = torch.tensor(labels).unique(return_inverse=True)
+        return cls(*(tensor.to(device, non_blocking=True) for tensor in (mean, places, unique)))
+
+
+def label_scores(logits: Tensor, scoring: LabelScoring) -> Tensor:
+    """(Q, L) logits -> (Q, C) scores: mean over the tokens of an entity, best entity of a label.
+
+    An expression's C is 1: the best of all tokens, [CLS], '.' and [SEP] among them as in the reference.
     """
     probabilities = logits.float().sigmoid()
-    if not tokens:
-        return probabilities.amax(dim=-1, keepdim=True), torch.zeros(1, dtype=torch.int64, device=logits.device)
-    entities = torch.stack([probabilities[:, columns].mean(dim=-1) for columns in tokens], dim=-1)
-    unique, place = torch.tensor(labels, device=logits.device).unique(return_inverse=True)
-    scores = entities.new_zeros(len(entities), len(unique))
-    return scores.scatter_reduce(1, place.expand_as(entities), entities, "amax"), unique
+    if scoring.mean is None:
+        return probabilities.amax(dim=-1, keepdim=True)
+    entities = probabilities[:, : len(scoring.mean)] @ scoring.mean
+    if entities.shape[1] == len(scoring.labels):  # a label each, in whatever order
+        return torch.empty_like(entities).index_copy(1, scoring.places, entities)
+    scores = entities.new_zeros(len(entities), len(scoring.labels))
+    return scores.scatter_reduce(1, scoring.places.expand_as(entities), entities, "amax")
 
 
 def _nothing(columns: int) -> Detections:
     return Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), torch.zeros(0, columns))
 
 
-def _detections(logits: Tensor, boxes: Tensor, chunk: Chunk, picture: Picture, count: int, columns: int) -> Detections:
-    """(Q, L) logits, (Q, 4) cx, cy, w, h in fractions of the content -> the best (query, label) pairs.
+def _best_pairs(logits: Tensor, boxes: Tensor, scoring: LabelScoring, count: int, columns: int) -> Detections:
+    """(Q, L) logits, (Q, 4) cx, cy, w, h in fractions of the content -> the best (query, label) pairs, boxes as given.
 
-    Raises InputError when the answer is not a number: such a model would find nothing anywhere and say nothing of it.
+    Nothing here waits for a GPU.
     """
-    if logits.isnan().any() or not boxes.isfinite().all():
-        raise InputError("weights", "the model's answer is not a number", "expected weights of a training that held")
-    scores, labels = label_scores(logits, chunk.tokens, chunk.labels)
+    scores = label_scores(logits, scoring)
     best, place = scores.flatten().topk(min(count, scores.numel()))
     query, column = place // scores.shape[1], place % scores.shape[1]
     all_scores = scores.new_full((len(query), columns), torch.nan)
     if columns:
-        all_scores[:, labels] = scores[query]
-    return Detections(_pixels(boxes.float()[query], picture).cpu(), best.cpu(), labels[column].cpu(), all_scores.cpu())
+        all_scores[:, scoring.labels] = scores[query]
+    # What is not a number anywhere must not be overlooked, since the best scores may well be some.
+    broken = logits.isnan().any() | ~boxes.isfinite().all()
+    return Detections(boxes[query].masked_fill(broken, torch.nan), best, scoring.labels[column], all_scores)
+
+
+def _to_cpu(answers: Sequence[Detections]) -> list[Detections]:
+    """At once: the one time that a batch waits for the device.
+
+    Raises InputError when an answer is not a number: such a model would find nothing anywhere and say nothing of it.
+    """
+    copies = [Detections(*(tensor.to("cpu", non_blocking=True) for tensor in answer)) for answer in answers]
+    if answers and answers[0].boxes.is_cuda:
+        torch.cuda.current_stream(answers[0].boxes.device).synchronize()
+    if any(copy.boxes.isnan().any() for copy in copies):
+        raise InputError("weights", "the model's answer is not a number", "expected weights of a training that held")
+    return copies
+
+
+def _in_pixels(detections: Detections, picture: Picture) -> Detections:
+    return detections._replace(boxes=_pixels(detections.boxes, picture))
 
 
 def _pixels(boxes: Tensor, picture: Picture) -> Tensor:
@@ -373,8 +467,7 @@ def _pixels(boxes: Tensor, picture: Picture) -> Tensor:
 
 
 def _best(parts: Sequence[Detections], count: int | None, score_threshold: float, nms_iou: float | None) -> Detections:
-    """Detections of all chunks, sorted by score, without duplicates of a label, cut by count (None: all of them) and
-    threshold."""
+    """Detections of all chunks, sorted by score, without duplicates of a label, cut by count (None: all), threshold."""
     boxes, scores, labels, all_scores = (torch.cat(tensors) for tensors in zip(*parts))
     order = scores.argsort(descending=True, stable=True)
     order = order[scores[order] >= score_threshold]

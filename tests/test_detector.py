@@ -15,7 +15,7 @@ from PIL import Image
 
 from formats.io.errors import InputError
 from formats.record import Record
-from grounding_model.detector import READERS, Detector, Failure, label_scores, load_detector
+from grounding_model.detector import READERS, Detector, Failure, LabelScoring, label_scores, load_detector
 from grounding_model.inputs.category_lists import read_category_list
 from grounding_model.inputs.image import read_image
 from grounding_model.inputs.prompt import Prompt
@@ -427,7 +427,9 @@ def test_scores_are_the_best_mean_over_an_entitys_tokens(data):
             max_size=6,
         )
     )
-    scores, labels = label_scores(logits, [tokens for _, tokens in entities], [label for label, _ in entities])
+    names = [tokens for _, tokens in entities], [label for label, _ in entities]
+    scoring = LabelScoring.of(*names, torch.device("cpu"))
+    scores, labels = label_scores(logits, scoring), scoring.labels
     assert labels.tolist() == sorted({label for label, _ in entities})
     for column, label in enumerate(labels.tolist()):
         for query in range(queries):
@@ -445,3 +447,26 @@ def test_a_model_that_answers_no_numbers_is_no_model_that_finds_nothing(referenc
         broken.decoder.norm.weight.fill_(torch.nan)
     with pytest.raises(InputError, match="not a number"):
         Detector(broken, reference_checkpoint.tokenizer).predict([A / "img0.png"], ["cat"], **SETTINGS)
+
+
+def test_features_of_a_text_stay_with_the_detector_until_the_weights_change(
+    reference_checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = deepcopy(reference_checkpoint.model)
+    encoded = []
+    encode = model.encode_text
+    monkeypatch.setattr(model, "encode_text", lambda text: encoded.append(text) or encode(text))
+    detector = Detector(model, reference_checkpoint.tokenizer)
+    first = detector.predict([picture(0)], ["cat", "dog"], **SETTINGS)
+    assert detector.predict([picture(0)], ["cat", "dog"], **SETTINGS) == first
+    assert len(encoded) == 1
+    with torch.no_grad():
+        model.text_encoder.projection.weight.mul_(0.5)
+    assert detector.predict([picture(0)], ["cat", "dog"], **SETTINGS) != first
+    assert len(encoded) == 2
+
+
+@torch.inference_mode()
+def test_a_detector_may_be_loaded_in_inference_mode() -> None:
+    (record,) = load_detector(device="cpu").predict([picture(0)], ["cat"])
+    assert record.filename == str(picture(0))

@@ -158,7 +158,7 @@ def test_presence_and_absence_are_judgements_of_their_own_descriptions(described
     assert result.absence == pytest.approx(evaluate_described_objects(truth, predictions, absence).full.ap)
     assert result.presence == pytest.approx(evaluate_described_objects(truth, predictions, rest).full.ap)
     assert evaluate_described_objects(truth, predictions, names).absence is None
-    with pytest.raises(InputError, match="is no description"):
+    with pytest.raises(InputError, match="is not a description"):
         evaluate_described_objects(truth, predictions, names, ["a unicorn"])
 
 

@@ -25,7 +25,7 @@ def command(commands, name: str, run: Callable, told: str, example: str) -> argp
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     return parser
 
 
@@ -67,13 +67,13 @@ def _add_setting(parser: argparse.ArgumentParser, declared: Field, type_hint: An
     )
 
 
-def add_overrides(parser: argparse.ArgumentParser) -> None:
+def add_overrides(parser: argparse.ArgumentParser, example: str = "optimizer.learning_rate=1e-4") -> None:
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="change a setting, e.g. optimizer.learning_rate=1e-4",
+        help=f"change a setting, e.g. {example}",
     )
 
 
@@ -86,10 +86,14 @@ def _scale(text: str) -> tuple[int, int]:
 
 
 def names(text: str) -> list[str]:
-    """Names between commas, or those of a file: a text with a name a line, YOLO's YAML, or a label map.
+    """Names between commas, those of a file (a name a line, YOLO's YAML, a label map), or of a data set: '$: coco'.
 
     Raises InputError for a file that is not there, and for what is written as a prompt is: "cat. dog".
     """
+    if text.strip().startswith("$:"):
+        from grounding_model.inputs.category_lists import read_category_list
+
+        return list(read_category_list(text.strip()[2:]))
     path = Path(text)
     in_a_folder = path.parent != Path() and path.parent.is_dir()  # "Monitor/TV" is a name, "data/classes" a file
     if in_a_folder or (path.suffix and (path.is_file() or path.suffix.lower() in NAME_FILES)):

@@ -41,7 +41,7 @@ class DetectResult(NamedTuple):
     failures: dict[str, str]
 
 
-class Found(NamedTuple):
+class ListedImage(NamedTuple):
     """One image to label. picture, prediction: its files below OUT/vis and OUT/preds."""
 
     path: Path
@@ -52,8 +52,8 @@ class Found(NamedTuple):
 def detect(sources: Sequence[str], prompt: Prompt, options: DetectOptions) -> DetectResult:
     """Labels the images of `sources` (files, folders, patterns); writes out_dir/vis/NAME and out_dir/preds/STEM.json.
 
-    Images of a folder keep their folders below out_dir. A bad image is a failure, the rest goes on. Addresses of
-    images are an error unless options.fetch says that they are to be downloaded.
+    Images of a folder keep their folders below out_dir. A bad image is a failure, and the others are still labelled.
+    URLs are an error unless options.fetch is set.
     """
     palette = _known_palette(options.palette)
     with TemporaryDirectory(prefix="groundhog-") as downloads:
@@ -61,7 +61,7 @@ def detect(sources: Sequence[str], prompt: Prompt, options: DetectOptions) -> De
         return _detect(find_images(local), prompt, options, palette)
 
 
-def _detect(images: Sequence[Found], prompt: Prompt, options: DetectOptions, palette: str) -> DetectResult:
+def _detect(images: Sequence[ListedImage], prompt: Prompt, options: DetectOptions, palette: str) -> DetectResult:
     settings = options.settings
     detector = load_detector(settings.weights, settings.text_encoder, options.device, settings.dtype)
     outcomes = shown_as(settings, detector).predict_each(
@@ -92,7 +92,7 @@ def _detect(images: Sequence[Found], prompt: Prompt, options: DetectOptions, pal
     return DetectResult(len(images) - len(failures), boxes, failures)
 
 
-def find_images(sources: Sequence[str]) -> list[Found]:
+def find_images(sources: Sequence[str]) -> list[ListedImage]:
     """Files, folders and patterns -> every image once, with the names that its outputs get.
 
     A name is the image's own, below its folder where a folder was given. Where two images would have the same,
@@ -109,7 +109,7 @@ def find_images(sources: Sequence[str]) -> list[Found]:
     stems = [Path(name).with_suffix("").as_posix() for name in names]
     taken = Counter([*stems, *names])
     return [
-        Found(path, _drawable(name), f"{stem if taken[stem] == 1 else name}.json")
+        ListedImage(path, _drawable(name), f"{stem if taken[stem] == 1 else name}.json")
         for path, name, stem in zip(named, names, stems)
     ]
 
@@ -117,7 +117,7 @@ def find_images(sources: Sequence[str]) -> list[Found]:
 def as_prediction(record: Record) -> dict[str, list[Any]]:
     """{"labels", "label_names", "scores", "bboxes"} of a record, best first.
 
-    A ScoredRecord also gives "all_scores", a list for each box with null where the box was not asked for a label.
+    A ScoredRecord also gives "all_scores", a list for each box, with null for labels that were not in its prompt.
     """
     found = [(instance.score, instance.label, instance.category, instance.box) for instance in record.instances or ()]
     for label, region in enumerate(record.regions or ()):
@@ -139,14 +139,16 @@ def as_prediction(record: Record) -> dict[str, list[Any]]:
 
 
 def _downloaded(sources: Sequence[str], folder: Path, allowed: bool) -> Iterator[str]:
-    """The sources with a local file in place of every address."""
+    """The sources with a local file in place of every URL."""
     for index, source in enumerate(sources):
         if not is_url(source):
             yield source
         elif allowed:
             yield str(fetch(source, folder / str(index)))
         else:
-            raise InputError(source, "is an address, and nothing is downloaded unasked", "add --fetch, or download it")
+            raise InputError(
+                source, "is a URL, and downloads are off", "expected fetch=True, or a file that you have downloaded"
+            )
 
 
 def _listed(sources: Sequence[str]) -> Iterator[tuple[Path, str]]:
@@ -176,7 +178,9 @@ def _known_palette(palette: str) -> str:
             ImageColor.getrgb(palette)
         except ValueError:
             known = ", ".join(("category", "random", *PALETTES_OF_REFERENCE))
-            raise InputError("--palette", f"'{palette}' is no colour", f"expected {known}, or red, #ff8800 …") from None
+            raise InputError(
+                "palette", f"'{palette}' is not a colour", f"expected {known}, or red, #ff8800 …"
+            ) from None
     return palette
 
 
@@ -195,7 +199,7 @@ def _draw(path: Path, record: Record, target: Path, palette: str) -> None:
     except (OSError, ValueError) as error:
         size = f"{picture.width} x {picture.height}"
         raise InputError(
-            target, f"{size} pixels cannot be saved as {kind} ({error})", "expected it as PNG, or --no-save-vis"
+            target, f"{size} pixels cannot be saved as {kind} ({error})", "expected it as PNG, or save_vis=False"
         ) from error
     with write_whole(target, "wb") as file:
         file.write(encoded.getbuffer())

@@ -13,7 +13,7 @@ from grounding_model.inputs.defaults import SCORE_THRESHOLD
 class DetectOptions:
     """As the command line has them; see `groundhog detect --help`."""
 
-    settings: LabellingSettings = LABELLING  # of whose score floor the threshold takes the place
+    settings: LabellingSettings = LABELLING  # its score floor is not used: score_threshold is
     score_threshold: float = SCORE_THRESHOLD
     batch_size: int = 1  # the first picture is there soonest
     device: str = "auto"

@@ -21,11 +21,12 @@ from flows.evaluation.predictions import location_of, predict_benchmark
 from flows.evaluation.readers import open_benchmark, select_categories
 from flows.evaluation.report import draw_worst, write_report
 from flows.evaluation.scoring import SHOWN_SCORE, Measurement, measure
-from flows.labelling.detector_pool import HeldDetectors, Lender, Predictor, devices_of, lender_of
+from flows.labelling.detector_pool import DetectorPool, LocalDetectorPool, Predictor, devices_of, pool_of
 from flows.labelling.plan import software_version
 from flows.labelling.settings import EXECUTION, Execution, LabellingSettings, split, values_of
 from formats.io.errors import InputError
 from formats.io.files import write_json
+from formats.io.notebook import html_text
 from formats.io.toml_config import read_config
 from formats.odvg import record_to_line
 from formats.record import Record
@@ -44,13 +45,18 @@ class Evaluated(NamedTuple):
     numbers: Mapping[str, Any]
     table: str
 
+    def _repr_html_(self) -> str:
+        return html_text(self.table)
+
 
 @overload
 def evaluate(
     truth: EvaluateConfig | str | Path,
-    detector: Predictor | str | Path | None = None,
+    detector: str | Path | None = None,
+    categories: Sequence[str] | None = None,
     *,
     show_dir: str | Path | None = None,
+    **changes: Any,
 ) -> Evaluated: ...
 
 
@@ -73,8 +79,8 @@ def evaluate(
     detector: Predictor | str | Path | None = None,
     categories: Sequence[str] | None = None,
     *,
-    settings: LabellingSettings = EVERY_BOX,
-    execution: Execution = EXECUTION,
+    settings: LabellingSettings | None = None,
+    execution: Execution | None = None,
     out: str | Path | None = None,
     show_dir: str | Path | None = None,
     **changes: Any,
@@ -83,25 +89,28 @@ def evaluate(
 
     truth: labelled images, of which nothing is left on the disk but `out`; or an EvaluateConfig, or the TOML file that
     holds one, whose work_dir gets all files.
-    detector: one that is loaded, or the weights of one; with a configuration, None takes the configuration's.
+    detector: one that is loaded, or the weights of one. With a configuration weights only; None: the configuration's.
     categories: which of the truth's are queried and scored; None: all.
     out: where the scores are written as JSON. show_dir: where the worst images are drawn.
-    settings, execution, and changes to them by name, as flows.plan takes them: scale=(192, 192), batch_size=8 …
+    settings (None: the defaults, with a score floor of 0), execution, and changes to them by name, as flows.plan takes
+    them: scale=(192, 192), batch_size=8 …
     Raises InputError for an image that cannot be read or has another size than its record (a score on a part of the
     truth would mislead), for captions without a configuration, and for a category that the truth does not have;
     TypeError for a name that is not a setting.
     """
+    changed = _by_name(changes)
+    if categories is not None:
+        changed["categories"] = tuple(categories)
     if isinstance(truth, EvaluateConfig | str | Path):
+        if settings or execution or out:
+            raise TypeError("a configuration has its own settings, execution and work_dir; change them by name")
+        if not isinstance(detector, str | Path | None):  # its candidates would be taken for those of the weights
+            raise TypeError("a configuration is evaluated with weights; expected their path or name")
         config = truth if isinstance(truth, EvaluateConfig) else read_config(truth, EvaluateConfig)
-        return _evaluate_any(*_with_detector(config, detector), show_dir)
+        return _evaluate_any(*_with_detector(replace(config, **changed), detector), show_dir)
     with TemporaryDirectory(prefix="groundhog-") as folder:
-        config = EvaluateConfig(
-            truth,
-            metric="coco",
-            categories=None if categories is None else tuple(categories),
-            work_dir=Path(folder),
-            **_merged(settings, execution, changes),
-        )
+        declared = values_of(settings or EVERY_BOX, LabellingSettings) | values_of(execution or EXECUTION, Execution)
+        config = EvaluateConfig(truth, metric="coco", work_dir=Path(folder), **declared | changed)
         scored = _score(*_with_detector(config, detector))
         if show_dir is not None:
             draw_worst(Path(show_dir), scored.benchmark, scored.predictions, "coco", SHOWN_SCORE)
@@ -113,27 +122,23 @@ def evaluate(
     return result
 
 
-def _merged(settings: LabellingSettings, execution: Execution, changes: Mapping[str, Any]) -> dict[str, Any]:
+def _by_name(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes. Raises TypeError for a name that is not a setting."""
     of_labelling, of_execution = split(changes, LabellingSettings, Execution)
-    return {
-        **values_of(settings, LabellingSettings),
-        **of_labelling,
-        **values_of(execution, Execution),
-        **of_execution,
-    }
+    return of_labelling | of_execution
 
 
 def _with_detector(
     config: EvaluateConfig, detector: Predictor | str | Path | None
-) -> tuple[EvaluateConfig, Callable[[], Lender]]:
+) -> tuple[EvaluateConfig, Callable[[], DetectorPool]]:
     """The configuration with these weights, and what gives detectors for it."""
     if isinstance(detector, str | Path):
         config = replace(config, weights=str(detector))
     if detector is None or isinstance(detector, str | Path):
         # The devices are looked for at the first call: where every shard is there, nothing has to run.
-        return config, functools.cache(lambda: HeldDetectors(devices_of(config.workers.devices)))
+        return config, functools.cache(lambda: LocalDetectorPool(devices_of(config.workers.devices)))
     loaded = detector
-    return config, lambda: lender_of(loaded)
+    return config, lambda: pool_of(loaded)
 
 
 def evaluate_config(path: str | Path, overrides: Sequence[str] = (), show_dir: str | Path | None = None) -> str:
@@ -157,16 +162,18 @@ def evaluate_benchmark(
     return _evaluate_one(*_with_detector(config, detector), show_dir)
 
 
-def _evaluate_any(config: EvaluateConfig, detectors: Callable[[], Lender], show_dir: str | Path | None) -> Evaluated:
+def _evaluate_any(
+    config: EvaluateConfig, detectors: Callable[[], DetectorPool], show_dir: str | Path | None
+) -> Evaluated:
     if isinstance(config.truth, OdinwSuite):
         return _evaluate_suite(config, config.truth, detectors, show_dir)
     return _evaluate_one(config, detectors, show_dir)
 
 
 def _evaluate_suite(
-    config: EvaluateConfig, suite: OdinwSuite, detectors: Callable[[], Lender], show_dir: str | Path | None
+    config: EvaluateConfig, suite: OdinwSuite, detectors: Callable[[], DetectorPool], show_dir: str | Path | None
 ) -> Evaluated:
-    """Each set by itself in work_dir/NAME, and the mean of their APs."""
+    """Evaluates each set in work_dir/NAME, and gives the mean of their APs."""
     if unknown := set(suite.prompts) - set(suite.sets):
         raise InputError(
             "truth.prompts", f"no set is called {', '.join(sorted(unknown))}", "expected names of truth.sets"
@@ -183,7 +190,9 @@ def _evaluate_suite(
     return Evaluated(numbers, aligned([*scores.items(), ("mean AP", mean)]))
 
 
-def _evaluate_one(config: EvaluateConfig, detectors: Callable[[], Lender], show_dir: str | Path | None) -> Evaluated:
+def _evaluate_one(
+    config: EvaluateConfig, detectors: Callable[[], DetectorPool], show_dir: str | Path | None
+) -> Evaluated:
     scored = _score(config, detectors)
     measurement, metric = scored.measurement, scored.metric
     interval = None
@@ -206,7 +215,7 @@ class _Scored(NamedTuple):
     measurement: Measurement
 
 
-def _score(config: EvaluateConfig, detectors: Callable[[], Lender]) -> _Scored:
+def _score(config: EvaluateConfig, detectors: Callable[[], DetectorPool]) -> _Scored:
     """The way from images to scores."""
     if isinstance(config.truth, OdinwSuite):
         raise InputError("truth", "several data sets", "expected one of them; flows.evaluate takes a suite")
@@ -214,7 +223,7 @@ def _score(config: EvaluateConfig, detectors: Callable[[], Lender]) -> _Scored:
     benchmark = _open(config, config.truth)
     metric = config.metric or benchmark.metric
     if metric in ("coco", "lvis", "described_objects") and not benchmark.names:
-        what = "has captions, for which there is no AP"
+        what = "has captions, which have no AP"
         raise InputError(location_of(config.truth), what, f'expected labelled boxes, or metric = "{benchmark.metric}"')
     if config.first_box_alone:
         benchmark = _with_first_boxes(benchmark, metric)

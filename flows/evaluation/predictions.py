@@ -17,10 +17,11 @@ import numpy as np
 from flows.evaluation.benchmarks import Benchmark, BenchmarkData, Metric, OdinwSuite, paths_of
 from flows.evaluation.config import EvaluateConfig
 from flows.evaluation.queries import MetricPrompts, query_for, write_queries
-from flows.labelling.detector_pool import Lender, Predictor
-from flows.labelling.infer import infer, missing_shards
+from flows.labelling.detector_pool import DetectorPool, Predictor
+from flows.labelling.infer import infer
 from flows.labelling.manifest import MANIFEST_NAME, Manifest
 from flows.labelling.plan import plan
+from flows.labelling.shards import missing_shards
 from formats.candidates import Candidates, ImageCandidates, read_candidates
 from formats.images import safe_join
 from formats.io.errors import InputError
@@ -31,7 +32,7 @@ CUT_AT = 2_000_000  # boxes in memory, from which those beyond the limit of each
 
 
 def predict_benchmark(
-    config: EvaluateConfig, benchmark: Benchmark, metric: Metric, detectors: Callable[[], Lender]
+    config: EvaluateConfig, benchmark: Benchmark, metric: Metric, detectors: Callable[[], DetectorPool]
 ) -> StoredPredictions:
     """The predictions for a benchmark, from candidates in work_dir that `detectors` make where they are missing.
 
@@ -40,17 +41,19 @@ def predict_benchmark(
     if not (config.work_dir / MANIFEST_NAME).exists():
         for record in benchmark.records[:1]:  # where this is missing, the others are
             if not (path := safe_join(benchmark.image_root, record.filename)).is_file():
-                raise InputError(path, "no such image", config.get.strip())
+                remedy = config.get.strip() or f"expected the images of the truth in {benchmark.image_root}"
+                raise InputError(path, "no such image", remedy)
     manifest = plan_benchmark(config, benchmark, metric)
     if missing_shards(manifest):
         pool = _PromptingPool(detectors(), metric, benchmark.prompts)
         try:
-            infer(manifest, lender=pool, batch_size=config.batch_size)
+            infer(manifest, pool=pool, batch_size=config.batch_size)
         except InputError as error:
-            if error.location != manifest.source:
+            if str(error.location) != str(manifest.source):
                 raise
             # The user knows the truth, not the file of queries that was made from it.
-            raise InputError(location_of(config.truth), error.what, error.remedy) from error
+            remedy = "expected the images that this truth was made for"
+            raise InputError(location_of(config.truth), error.what, remedy) from error
     return StoredPredictions(manifest, benchmark, metric)
 
 
@@ -73,13 +76,13 @@ def location_of(truth: BenchmarkData | OdinwSuite) -> Path | str:
 class _PromptingPool:
     """A pool of detectors that get the prompts of a metric."""
 
-    def __init__(self, pool: Lender, metric: Metric, prompts: Mapping[str, Mapping[str, str]]) -> None:
+    def __init__(self, pool: DetectorPool, metric: Metric, prompts: Mapping[str, Mapping[str, str]]) -> None:
         self.devices = pool.devices
         self._pool, self._metric, self._prompts = pool, metric, prompts
 
     @contextmanager
-    def lend(self, manifest: Manifest) -> Iterator[Predictor]:
-        with self._pool.lend(manifest) as detector:
+    def acquire(self, manifest: Manifest) -> Iterator[Predictor]:
+        with self._pool.acquire(manifest) as detector:
             yield MetricPrompts(detector, self._metric, self._prompts)
 
 

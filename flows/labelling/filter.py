@@ -6,6 +6,7 @@ beside them a .meta.json says who made them and how.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections import Counter
@@ -29,7 +30,9 @@ from formats.candidates import ImageCandidates, ImageProblem, read_candidates
 from formats.dataset_names import labels_path, metadata_path
 from formats.io.errors import InputError, want_one_of
 from formats.io.files import load_json, sha256_of, write_json, write_whole
+from formats.io.notebook import html_table
 from formats.io.storage import absolute, as_path
+from formats.label_map import warn_of_names
 from formats.odvg import record_to_line
 from formats.overwrite import holds_labels
 from formats.quarantine import requarantined_line
@@ -50,6 +53,11 @@ class FilterResult(NamedTuple):
     meta: Path
     counts: dict[str, Any]
     quarantined: tuple[ImageProblem, ...]
+
+    def _repr_html_(self) -> str:
+        dropped = [(f"dropped: {reason}", count) for reason, count in self.counts["dropped"].items()]
+        rows = [("images", self.counts["lines"]), ("boxes", self.counts["kept"]), *dropped]
+        return html_table(str(self.labels), (), rows)
 
 
 def filter_candidates(
@@ -78,19 +86,28 @@ def filter_candidates(
     _check(manifest, others, policy, out)
     if not overwrite:
         _refuse_other_labels(manifest, out, provenance or {})
+    if manifest.label_map is not None and policy.cross_class_iou is None:
+        warn_of_names({int(label): name for label, name in manifest.label_map.items()}, manifest.path)
     plans = (manifest, *others)
     tally = _Tally()
     number = (provenance or {}).get("round")
     check = partial(check_corrections, manifest)
     corrections = corrections_for(reviewed, number, check)
+    if reviewed is not None and not corrections and provenance is None:
+        raise InputError(reviewed, "holds no line", "expected ODVG lines that a person has corrected")
     truth = _truth(policy, corrections, number, check)
     found = _thresholds(plans, policy, truth)
     settled = replace(policy, class_thresholds={**found, **policy.class_thresholds}, adaptive=None)
+    digest = hashlib.sha256()
     with write_whole(out) as file:
         for line in _label_lines(plans, settled, corrections, tally):
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            text = json.dumps(line, ensure_ascii=False) + "\n"
+            digest.update(text.encode())
+            file.write(text)
         if tally.lines and len(tally.quarantined) == tally.lines:
             raise unusable_error(manifest.source, tally.quarantined)
+        if not overwrite:
+            _refuse_edited_labels(out, digest.hexdigest())
     if warning := share_warning(len(tally.quarantined), tally.lines):
         logger.warning("%s", warning)
     counts = tally.counts()
@@ -322,7 +339,7 @@ def _scores(views: Sequence[Manifest], policy: Policy, truth: Mapping[Key, Recor
 
 def _refuse_other_labels(manifest: Manifest, out: Path, provenance: Mapping[str, Any]) -> None:
     """Labels of this plan under another policy are replaced, and a loop replaces those of its own round."""
-    remedy = "expected another file for these (--out), or overwrite"
+    remedy = "expected another file for these labels, or overwrite=True"
     meta = metadata_path(out)
     if not out.is_file():
         return
@@ -335,6 +352,20 @@ def _refuse_other_labels(manifest: Manifest, out: Path, provenance: Mapping[str,
         same_round = isinstance(made_by, dict) and made_by.get("folder", ()) == provenance.get("folder")
         if not same_round:
             raise InputError(out, f"holds the labels of another plan, as {meta.name} says", remedy)
+
+
+def _refuse_edited_labels(out: Path, new_sha256: str) -> None:
+    """Raises InputError where a person changed the labels since they were written.
+
+    A filter that was killed between the labels and their .meta.json wrote the labels that it would write again.
+    """
+    meta = metadata_path(out)
+    if not out.is_file() or not meta.is_file():
+        return
+    recorded, there = load_json(meta, "remove it").get("labels_sha256"), sha256_of(out)
+    if recorded not in (None, there) and there != new_sha256:
+        remedy = f"expected corrections given as reviewed, a copy of them and overwrite=True, or {out.name} moved away"
+        raise InputError(out, f"was edited since it was written, as {meta.name} says", remedy)
 
 
 def _check(manifest: Manifest, views: Sequence[Manifest], policy: Policy, out: Path) -> None:

@@ -27,6 +27,7 @@ from formats.boxes import boxes_by_name
 from formats.dataset_names import annotation_path, label_map_path
 from formats.io.errors import InputError
 from formats.io.files import write_json
+from formats.io.ranges import Count, Factor, Name, PositiveShare, Seed, Share, check_ranges
 from formats.label_map import write_label_map
 from formats.odvg import read_odvg, write_odvg
 from formats.record import Record
@@ -52,8 +53,8 @@ class Variant:
     labels: Literal["policy", "none", "truth"] = "policy"
     policy: Policy = field(default_factory=Policy)
     views: tuple[View, ...] = (View(),)
-    rounds: int = 1
-    student: float = 1.0
+    rounds: Count = 1
+    student: PositiveShare = 1.0
 
     def __post_init__(self) -> None:
         if not self.views:
@@ -74,7 +75,7 @@ class QualityConfig:
     baseline: the variant that the gains in the table are measured against.
     """
 
-    name: str
+    name: Name
     data: GlyphData | OdvgData
     categories: tuple[str, ...]
     target: TrainingData
@@ -82,13 +83,14 @@ class QualityConfig:
     variants: dict[str, Variant]
     baseline: str
     source: TrainingData | None = None
-    seeds: tuple[int, ...] = (0, 1, 2)
-    ratio: float = 1.0  # pretraining images for each labelled one
-    score_floor: float = LabellingSettings.score_floor
-    shard_size: int = Execution.shard_size
-    batch_size: int = Execution.batch_size
+    seeds: tuple[Seed, ...] = (0, 1, 2)
+    ratio: Factor = 1.0  # pretraining images for each labelled one
+    score_floor: Share = LabellingSettings.score_floor
+    shard_size: Count = Execution.shard_size
+    batch_size: Count = Execution.batch_size
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.baseline not in self.variants:
             raise InputError("baseline", f"no variant {self.baseline!r}", f"expected one of {', '.join(self.variants)}")
         if not isinstance(self.train.start, FromWeights):
@@ -137,29 +139,29 @@ def measure_quality(
 
     variants, seeds: only these are done now; () takes all. Raises InputError for one that the configuration lacks.
     """
-    for given, known, place in ((variants, config.variants, "variants"), (seeds, config.seeds, "seeds")):
-        if unknown := [each for each in given if each not in known]:
-            raise InputError(place, f"there is no {unknown[0]}", f"expected some of {', '.join(map(str, known))}")
+    for requested, known, setting in ((variants, config.variants, "variants"), (seeds, config.seeds, "seeds")):
+        if unknown := [each for each in requested if each not in known]:
+            raise InputError(setting, f"there is no {unknown[0]}", f"expected some of {', '.join(map(str, known))}")
     for seed in seeds or config.seeds:
         if missing := [name for name in variants or config.variants if _read_piece(config, name, seed) is None]:
-            work = _Work(config, seed)
+            of_seed = _SeedPieces(config, seed)
         for name in missing:
             report(f"{name}, seed {seed} …")
-            piece = work.piece(name)
+            piece = of_seed.piece(name)
             _write_piece(config, piece)
             report(f"{name}, seed {seed}: AP {piece.target[0]:.3f} -> {piece.target[-1]:.3f}")
     return list(done_pieces(config))
 
 
 def measure_labels(config: QualityConfig, seeds: Sequence[int] = ()) -> list[Piece]:
-    """The first labels of every variant that has a policy, without any training: pieces without figures.
+    """The first labels of every variant that has a policy, without any training: pieces without AP of a model.
 
-    Cheap enough to choose a policy by; what a model gains from the labels is another question.
+    This takes minutes and helps to choose a policy; what a model gains from the labels, only measure_quality shows.
     """
     pieces = []
     for seed in seeds or config.seeds:
-        work = _Work(config, seed)
-        pieces += [work.labels(name) for name, variant in config.variants.items() if variant.labels == "policy"]
+        of_seed = _SeedPieces(config, seed)
+        pieces += [of_seed.labels(name) for name, variant in config.variants.items() if variant.labels == "policy"]
     return sorted(pieces, key=lambda piece: list(config.variants).index(piece.variant))
 
 
@@ -192,7 +194,7 @@ def label_quality(labels: Path, everything: Path, truth: Path, categories: Seque
     )
 
 
-class _Work:
+class _SeedPieces:
     """The pieces of one seed: they share images and candidates."""
 
     def __init__(self, config: QualityConfig, seed: int) -> None:
@@ -306,12 +308,12 @@ def _prepare(config: QualityConfig, seed: int, folder: Path) -> tuple[Source, Pa
 
 
 def _select_categories(record: Record, categories: Sequence[str]) -> Record:
-    """The boxes of these categories, labelled by their place among them."""
-    place = {name: index for index, name in enumerate(categories)}
+    """The boxes of these categories, labelled by their index among them."""
+    labels = {name: label for label, name in enumerate(categories)}
     return replace(
         record,
         instances=tuple(
-            replace(each, label=place[each.category]) for each in record.instances or () if each.category in place
+            replace(each, label=labels[each.category]) for each in record.instances or () if each.category in labels
         ),
     )
 

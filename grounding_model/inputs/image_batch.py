@@ -22,14 +22,23 @@ STD = (58.395, 57.12, 57.375)
 
 class ImageBatch(NamedTuple):
     """pixels: (B, 3, H, W) float32 RGB normalised, zeros right of and below each image
-    sizes: (B, 2) int64 height, width of each image's content
+    sizes: (B, 2) int64 height, width of each image's content, always in the memory of the CPU: what is padding is
+    known without asking a GPU
     """
 
     pixels: Tensor
     sizes: Tensor
 
+    @property
+    def padded(self) -> bool:
+        """Whether an image does not fill the canvas."""
+        return bool((self.sizes != torch.tensor(self.pixels.shape[-2:])).any())
+
     def to(self, device: torch.device | str) -> ImageBatch:
-        return ImageBatch(self.pixels.to(device), self.sizes.to(device))
+        pixels = self.pixels
+        if torch.device(device).type == "cuda" and not pixels.is_cuda:  # from pinned memory a copy needs no waiting
+            pixels = pixels.pin_memory()
+        return ImageBatch(pixels.to(device, non_blocking=True), self.sizes)
 
 
 def collate_images(images: Sequence[np.ndarray]) -> ImageBatch:
@@ -46,6 +55,6 @@ def collate_images(images: Sequence[np.ndarray]) -> ImageBatch:
     pixels = torch.zeros(len(images), 3, height, width)
     mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
     for canvas, image in zip(pixels, images):
-        content = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
-        canvas[:, : image.shape[0], : image.shape[1]] = (content - mean) / std
+        content = canvas[:, : image.shape[0], : image.shape[1]]
+        content.copy_(torch.from_numpy(np.array(image)).permute(2, 0, 1)).sub_(mean).div_(std)
     return ImageBatch(pixels, sizes)

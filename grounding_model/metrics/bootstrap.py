@@ -36,7 +36,7 @@ def bootstrap_interval(
     """The percentile bootstrap interval of AP (Efron and Tibshirani 1993, chapter 13): images are drawn anew with
     replacement, so it tells how much of a number is owed to the choice of test images.
 
-    baseline: other predictions of the same images; the interval is then of the gain in AP over them, both judged on
+    baseline: other predictions of the same images; the interval is then of the gain in AP over them, both scored on
     the same draws, which is far narrower than the difference of two intervals. Draws without a box to find are left
     out. Boxes are matched once, by pycocotools; a draw only weighs the matches. Raises InputError as evaluate_coco.
     """

@@ -63,7 +63,7 @@ class LvisResult:
         return self._numbers() | {"per_category": dict(self.per_category)}
 
     def table(self) -> str:
-        """A line a number, for people; of the categories only in the CSV."""
+        """A human-readable table, a line for each number; categories are in the CSV only."""
         titles = {"ap": "AP", "ap50": "AP50", "ap75": "AP75"}
         return aligned([(titles.get(key, f"AP {key[3:]}"), value) for key, value in self._numbers().items()])
 

@@ -28,6 +28,7 @@ from grounding_model.training.config import WITHOUT_EFFECT, FromScratch, FromWei
 from grounding_model.training.distributed import Processes, gather, sum_counts
 from grounding_model.training.objective import Objective
 from grounding_model.training.optimizer import MovingAverage, build_optimizer
+from grounding_model.training.recorded_settings import differing, first_field_name, recorded
 
 log = logging.getLogger(__name__)
 
@@ -102,9 +103,7 @@ class TrainingState:
             self._state_is_whole = False
             if self._processes.is_first:
                 log.warning("%s; resuming from %s, step %d", damaged, before(path).name, state["step"])
-        saved = state["settings"]
-        different = sorted(name for name in settings.keys() | saved.keys() if settings.get(name) != saved.get(name))
-        if different:
+        if different := differing(settings, state["settings"]):
             names = ", ".join(different)
             raise InputError(
                 path, f"was saved with a different {names}", "expected another work_dir, or the file removed"
@@ -213,7 +212,7 @@ def _has_its_digest(path: Path) -> bool:
 def settings_with_effect(config: TrainConfig) -> dict[str, str]:
     """All settings that affect the result, and the hashes of the files they name, as text."""
     settings = {
-        entry.name: repr(getattr(config, entry.name))
+        first_field_name("TrainConfig", entry.name): recorded(getattr(config, entry.name))
         for entry in dataclasses.fields(config)
         if entry.name not in WITHOUT_EFFECT
     } | settings_added_later(config)
