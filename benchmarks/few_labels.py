@@ -4,7 +4,7 @@
         data/raccoon/images --labelled 10,30 --seeds 0,1,2
 
 The first N lines of the training file are labelled, its other images are not; nothing is held back, and the test file
-judges. Both arms share their first training; then one goes --rounds rounds on true and pseudo-labels, the other trains as
+judges. Both arms share their first training; then one goes some rounds on true and pseudo-labels, the other trains as
 often and as long on the labels alone. Prints a Markdown table with the 95 % interval of the difference over the choice
 of test images, and writes results.json. Goes on where it was interrupted.
 """
