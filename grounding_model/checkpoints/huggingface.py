@@ -41,7 +41,13 @@ CONSTANT_SETTINGS = {  # constants of the architecture; a file with other values
 
 def download(name: str) -> Path:
     """The folder of a hub repository, from the cache or the network. Raises InputError when it cannot be downloaded."""
-    patterns = ["config.json", *TOKENIZER_FILES, "*.safetensors", "*.safetensors.index.json"]
+    patterns = [
+        "config.json",
+        "preprocessor_config.json",
+        *TOKENIZER_FILES,
+        "*.safetensors",
+        "*.safetensors.index.json",
+    ]
     try:
         folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
         if (folder / "config.json").is_file():

@@ -13,6 +13,7 @@ from grounding_model.data.coco_folder import CocoFolder
 from grounding_model.data.sources import TrainingData
 from grounding_model.inputs.defaults import WEIGHTS
 from grounding_model.model.config import VARIANTS, ModelConfig
+from grounding_model.students.config import FromStudent
 from grounding_model.training.losses import LossSettings
 from grounding_model.training.optimizer import OptimizerConfig
 
@@ -94,7 +95,7 @@ class TrainConfig:
     work_dir: Path
     datasets: tuple[TrainingData, ...] = ()  # at least one, by the time training begins
     data: CocoFolder | None = None  # a folder in COCO format, instead of datasets and validate
-    start: FromWeights | FromScratch = field(default_factory=FromWeights)
+    start: FromWeights | FromScratch | FromStudent = field(default_factory=FromWeights)
     seed: int = 0
     steps: int | None = None  # exactly one of steps and epochs is set
     epochs: float | None = None

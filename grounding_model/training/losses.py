@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from grounding_model.model import boxes as box_maths
-from grounding_model.model.grounding import Grounding
 from grounding_model.model.targets import Matching, PaddedTargets, Target, pad_targets
 from grounding_model.training.distributed import mean_over_processes
 from grounding_model.training.matcher import MatchingCosts, match_queries
@@ -40,8 +40,36 @@ class LossSettings:
     auxiliary_repeats: int = 1  # the same in every decoder layer but the last, which must be one-to-one
 
 
+class Denoised(Protocol):
+    """Answers to denoising queries: (D, B, N, L), (D, B, N, 4), and which of them has to become which box again."""
+
+    @property
+    def logits(self) -> Tensor: ...
+    @property
+    def boxes(self) -> Tensor: ...
+    @property
+    def positives(self) -> Matching: ...
+
+
+class Predictions(Protocol):
+    """What is judged: grounding_model.model.grounding.Grounding, or of a closed set, whose classes are the tokens."""
+
+    @property
+    def logits(self) -> Tensor: ...
+    @property
+    def boxes(self) -> Tensor: ...
+    @property
+    def encoder_logits(self) -> Tensor: ...
+    @property
+    def encoder_boxes(self) -> Tensor: ...
+    @property
+    def denoising(self) -> Denoised | None: ...
+    @property
+    def token_mask(self) -> Tensor: ...
+
+
 def grounding_losses(
-    grounding: Grounding, targets: Sequence[Target], settings: LossSettings = LossSettings()
+    grounding: Predictions, targets: Sequence[Target], settings: LossSettings = LossSettings()
 ) -> dict[str, Tensor]:
     """The weighted parts of the loss by the reference's names; their sum is to be minimised.
 
@@ -81,7 +109,7 @@ class _QuerySet:
     one_to_one: bool = False  # an object must be detected by only one query
 
 
-def _matched_sets(grounding: Grounding, padded: PaddedTargets, settings: LossSettings) -> list[_QuerySet]:
+def _matched_sets(grounding: Predictions, padded: PaddedTargets, settings: LossSettings) -> list[_QuerySet]:
     def matched(prefix: str, logits: Tensor, boxes: Tensor, repeats: int) -> _QuerySet:
         matching = match_queries(logits, boxes, padded, grounding.token_mask, settings.matching, repeats)
         one_to_one = prefix != "enc_" and repeats == 1
@@ -94,8 +122,7 @@ def _matched_sets(grounding: Grounding, padded: PaddedTargets, settings: LossSet
         sets.append(matched(prefix, logits, boxes, 1 if layer == last else settings.auxiliary_repeats))
         if grounding.denoising is not None:
             denoised = grounding.denoising
-            positives = denoised.queries.positives
-            sets.append(_QuerySet(f"{prefix}dn_", denoised.logits[layer], denoised.boxes[layer], positives))
+            sets.append(_QuerySet(f"{prefix}dn_", denoised.logits[layer], denoised.boxes[layer], denoised.positives))
     sets.append(matched("enc_", grounding.encoder_logits, grounding.encoder_boxes, settings.encoder_repeats))
     return sets
 
