@@ -86,8 +86,8 @@ class Student(nn.Module):
         best, place = scores.flatten(1).topk(count)
         query = place // scores.shape[2]
         chosen = boxes.gather(1, query[..., None].expand(-1, -1, 4))
-        sides = torch.stack([torch.as_tensor(side, dtype=boxes.dtype) for side in (width, height, width, height)])
-        return place % scores.shape[2], chosen * sides.to(boxes.device), best
+        x1, y1, x2, y2 = chosen.unbind(-1)
+        return place % scores.shape[2], torch.stack([x1 * width, y1 * height, x2 * width, y2 * height], -1), best
 
     def predict_for_training(self, pixels: Tensor, targets: Sequence[Target], known: Tensor) -> ClassPredictions:
         """What prepare gave, a target an image, (B, C) bool classes known -> everything that the losses judge."""
