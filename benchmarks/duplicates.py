@@ -17,8 +17,9 @@ from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
 
-from flows.evaluation.benchmarks import Benchmark, OdinwSuite, open_benchmark
-from flows.evaluation.evaluate import EvaluateConfig
+from flows.evaluation.benchmarks import Benchmark, OdinwSuite
+from flows.evaluation.config import EvaluateConfig
+from flows.evaluation.readers import open_benchmark
 from flows.policies.nms import without_duplicates
 from formats.boxes import pairwise_iou
 from formats.images import safe_join

@@ -20,8 +20,11 @@ from typing import Any, Literal
 import numpy as np
 from read_odvg import peak_megabytes
 
-from flows.evaluation.benchmarks import PublishedData, open_benchmark
-from flows.evaluation.evaluate import EvaluateConfig, evaluate_benchmark, plan_benchmark
+from flows.evaluation.benchmarks import PublishedData
+from flows.evaluation.config import EvaluateConfig
+from flows.evaluation.evaluate import evaluate_benchmark
+from flows.evaluation.predictions import plan_benchmark
+from flows.evaluation.readers import open_benchmark
 from formats.candidates import Candidates, ImageCandidates, write_candidates
 from grounding_model.data.sources import CocoData
 

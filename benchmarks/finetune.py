@@ -52,7 +52,9 @@ def table(curves: Sequence[ForgettingCurve]) -> str:
     for index, point in enumerate(mean.points):
         of_seeds = [curve.points[index] for curve in curves]
         cells = [f"{point.alpha:g}", values(of_seeds, lambda p: p.target), f"{point.target:.3f}"]
-        lines.append(f"| {' | '.join([*cells, values(of_seeds, lambda p: p.kept), f'{point.kept:.3f}'])} |")
+        lines.append(
+            f"| {' | '.join([*cells, values(of_seeds, lambda p: p.held_out_mean), f'{point.held_out_mean:.3f}'])} |"
+        )
     lines.append(f"\nrecommended at the mean: alpha {mean.recommended.alpha:g}")
     return "\n".join(lines)
 

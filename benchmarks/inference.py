@@ -37,7 +37,7 @@ from grounding_model import load_detector
 from grounding_model.checkpoints.checkpoint import Checkpoint
 from grounding_model.checkpoints.weights import load_checkpoint
 from grounding_model.glyphs import categories_of, draw_scene
-from grounding_model.inputs.image import ImageBatch
+from grounding_model.inputs.image_batch import ImageBatch
 from grounding_model.inputs.tokens import SEPARATORS, TextBatch, tokenize
 from grounding_model.model.precision import use_bfloat16
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from flows.labelling.filter import filter_candidates
-from flows.labelling.infer import missing_shards
 from flows.labelling.manifest import read_manifest
 from flows.labelling.plan import MAX_SHARDS, plan
+from flows.labelling.shards import missing_shards
 from formats.candidates import Candidates, ImageCandidates, write_candidates
 from formats.io.files import write_whole
 

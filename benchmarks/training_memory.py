@@ -20,17 +20,17 @@ from pathlib import Path
 import torch
 
 from grounding_model.data.samples import TrainingBatch
-from grounding_model.inputs.image import ImageBatch
+from grounding_model.inputs.image_batch import ImageBatch
 from grounding_model.inputs.tokens import TextBatch
 from grounding_model.model.activation_checkpointing import set_recompute
 from grounding_model.model.config import VARIANTS
 from grounding_model.model.grounding import GroundingModel
 from grounding_model.model.targets import Target
 from grounding_model.training.config import Precision
-from grounding_model.training.losses import LossSettings
 from grounding_model.training.memory import GIB, MAX_BOXES, MemoryEstimate, estimate_memory
 from grounding_model.training.objective import Objective
-from grounding_model.training.optimizer import OptimizerConfig, build_optimizer
+from grounding_model.training.optimizer import build_optimizer
+from grounding_model.training.settings import LossSettings, OptimizerConfig
 from grounding_model.training.state import AUTOCAST
 
 CASES = (

@@ -1,6 +1,6 @@
 """`python -m browse DATA_ROOT ANN_FILE IMG_PREFIX …`, the same as `groundhog browse`: look at labels.
 
-`… browse serve …` reviews them in the browser (browse.serve).
+`… browse serve …` reviews them in the browser (browse.review.serve).
 
 A line or picture that cannot be drawn is counted and named at the end; it never ends the run.
 """
@@ -19,10 +19,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from browse import serve
-from browse.arguments import add_data_paths, read_data_paths
 from browse.draw import draw_record
-from browse.pictures import read_picture
+from browse.images.pictures import read_picture
+from browse.review import serve
+from browse.review.arguments import add_data_paths, read_data_paths
 from formats.images import safe_join
 from formats.io.errors import InputError
 from formats.io.files import write_whole

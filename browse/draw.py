@@ -6,7 +6,6 @@ box   x1, y1, x2, y2 in pixels of the drawn picture (the record's box times the 
 
 from __future__ import annotations
 
-import colorsys
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,29 +15,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from browse.images.colours import Colour, colour_of, ink_on
 from formats.io.errors import InputError
 from formats.record import PLACEHOLDER_BOX, Box, Record, Region
 
-Colour = tuple[int, int, int]
-
-# Far apart in hue and lightness, the first ones the most; labels beyond them get hues by the golden ratio.
-FIRST_COLOURS: tuple[Colour, ...] = (
-    (0, 200, 120),
-    (255, 92, 56),
-    (40, 130, 255),
-    (255, 200, 0),
-    (220, 60, 200),
-    (0, 205, 225),
-    (150, 100, 255),
-    (170, 220, 40),
-    (255, 120, 170),
-    (190, 110, 40),
-    (0, 140, 130),
-    (255, 160, 60),
-)
 IGNORE_COLOUR: Colour = (150, 150, 150)
 LEGIBLE_SIDE = 480  # pixels: a picture whose longer side is less is enlarged, or its names could not be read
-GOLDEN_RATIO = 0.618034
 CAPTION_PAPER: Colour = (250, 250, 248)
 CAPTION_INK: Colour = (35, 35, 40)
 UNFOUND_PAPER: Colour = (222, 222, 222)
@@ -81,15 +63,6 @@ def draw_record(image: np.ndarray, record: Record, palette: str = "category") ->
     if record.caption is not None:
         picture = _with_caption(picture, _caption_pieces(record.caption, record.regions or (), colours))
     return np.asarray(picture)
-
-
-def colour_of(index: int) -> Colour:
-    """The colour of the label or phrase with this number: always the same, neighbours far apart."""
-    if 0 <= index < len(FIRST_COLOURS):
-        return FIRST_COLOURS[index]
-    hue, lightness = (index * GOLDEN_RATIO) % 1.0, (0.5, 0.62, 0.4)[index % 3]
-    red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.85)
-    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def _box_colours(palette: str, record: Record) -> Callable[[int, int], Colour]:
@@ -332,13 +305,6 @@ def _font_folder() -> Path:
     import matplotlib  # heavy; needed only for the folder of its fonts
 
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-
-
-def ink_on(paper: Colour) -> Colour:
-    """Black or white, whichever stands out more (relative luminance, WCAG 2.1)."""
-    linear = [(c / 255 / 12.92) if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in paper]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return (0, 0, 0) if (luminance + 0.05) ** 2 > 1.05 * 0.05 else (255, 255, 255)
 
 
 def _area(box: Box) -> float:

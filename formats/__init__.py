@@ -25,6 +25,7 @@ from formats.dod import DodDetails, read_dod, read_dod_details
 from formats.fiftyone import read_fiftyone, read_fiftyone_categories, write_fiftyone
 from formats.flickr30k import read_flickr30k
 from formats.grit import read_grit
+from formats.huggingface import read_huggingface, read_huggingface_categories, write_huggingface
 from formats.images import IMAGE_SUFFIXES, image_size, list_images, read_images, safe_join
 from formats.io.errors import InputError
 from formats.io.files import sha256_of, write_whole, write_whole_folder
@@ -72,6 +73,7 @@ READERS: dict[str, Callable[..., Iterator[Record]]] = {
     "labelstudio": read_labelstudio,
     "cvat": read_cvat,
     "fiftyone": read_fiftyone,
+    "huggingface": read_huggingface,
     "lvis": read_lvis,
     "objects365v1": read_objects365v1,
     "objects365v2": read_objects365v2,
@@ -101,6 +103,7 @@ CATEGORIES: dict[str, Callable[..., tuple[str, ...]]] = {
     "d3": read_categories_by_id,
     "cvat": read_cvat_categories,
     "fiftyone": read_fiftyone_categories,
+    "huggingface": read_huggingface_categories,
 }
 
 # Each takes a path, records, and the other parameters of its signature; it returns what the format cannot hold.
@@ -114,6 +117,7 @@ WRITERS: dict[str, Callable[..., Omissions]] = {
     "labelstudio": write_labelstudio,
     "cvat": write_cvat,
     "fiftyone": write_fiftyone,
+    "huggingface": write_huggingface,
 }
 
 _IN_CANDIDATES = (
@@ -164,6 +168,7 @@ __all__ = [
     "read_fiftyone",
     "read_flickr30k",
     "read_grit",
+    "read_huggingface",
     "read_images",
     "read_label_map",
     "read_labelstudio",
@@ -197,6 +202,7 @@ __all__ = [
     "write_coco_results",
     "write_cvat",
     "write_fiftyone",
+    "write_huggingface",
     "write_label_map",
     "write_labelstudio",
     "write_odvg",

@@ -8,6 +8,8 @@ import numpy as np
 
 from formats.record import Box, Record
 
+MATCH_IOU = 0.5  # the least overlap of a box that counts as found, as in PASCAL VOC
+
 
 def boxes_by_name(record: Record, with_ignored: bool = False) -> dict[str, list[Box]]:
     """Category or phrase -> its boxes, in the record's order. with_ignored: those too that are to be ignored.

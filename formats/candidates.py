@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from formats.io.errors import InputError
+from formats.io.errors import InputError, located
 from formats.io.files import write_whole
 from formats.io.storage import as_path
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _KEY = b"groundhog.key"
+_REMEDY = "delete it and run infer again"
 _SIDES = ("x1", "y1", "x2", "y2")
 _SCHEMA = pa.schema(
     [
@@ -161,14 +162,17 @@ def read_candidates(path: str | Path) -> Candidates:
     problem_rows = table.filter(table["problem"].is_valid()).select(["line", "filename", "problem"])
     problems = tuple(map(ImageProblem, *(column.to_pylist() for column in problem_rows.columns)))
     table = table.filter(table["problem"].is_null())
-    return Candidates(
-        line=table["line"].to_numpy(),
-        filename=_shared_strings(table["filename"]),
-        region=table["region"].to_numpy(),
-        box=np.stack([table[side].to_numpy() for side in _SIDES], axis=1),
-        score=table["score"].to_numpy(),
-        problems=problems,
-    )
+    if nulls := [name for name in table.schema.names if name != "problem" and table[name].null_count]:
+        raise InputError(path, f"has boxes without {', '.join(nulls)}", _REMEDY)
+    with located(path):
+        return Candidates(
+            line=table["line"].to_numpy(),
+            filename=_shared_strings(table["filename"]),
+            region=table["region"].to_numpy(),
+            box=np.stack([table[side].to_numpy() for side in _SIDES], axis=1),
+            score=table["score"].to_numpy(),
+            problems=problems,
+        )
 
 
 def candidates_key(path: str | Path) -> str | None:
@@ -183,7 +187,6 @@ def candidates_key(path: str | Path) -> str | None:
 
 
 def _read_table(path: str | Path) -> pa.Table:
-    remedy = "delete it and run infer again"
     try:
         with as_path(path).open("rb") as stream:
             # Without Arrow's threads: one that still holds a buffer of Python's when the interpreter ends aborts it.
@@ -191,10 +194,12 @@ def _read_table(path: str | Path) -> pa.Table:
             table = file.read(use_threads=False)
     except FileNotFoundError:
         raise InputError(path, "does not exist", "run infer first") from None
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(path, f"cannot be read as Parquet ({error})", remedy) from error
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise InputError(path, f"cannot be read as Parquet ({error})", _REMEDY) from error
     if table.schema.names != _SCHEMA.names:
-        raise InputError(path, f"has the columns {table.schema.names}", f"expected {_SCHEMA.names}; {remedy}")
+        raise InputError(path, f"has the columns {table.schema.names}", f"expected {_SCHEMA.names}; {_REMEDY}")
+    if other := [field.name for field, ours in zip(table.schema, _SCHEMA) if field.type != ours.type]:
+        raise InputError(path, f"has values of another type in {', '.join(other)}", _REMEDY)
     return table
 
 

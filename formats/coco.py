@@ -86,7 +86,8 @@ def _repeated_ids(content: CocoContent) -> Iterator[InputError]:
             last = annotation_id
             continue
         if seen is None:
-            seen = {each.get("id") for each, _ in zip(content.annotations or (), range(index))}
+            before = (each.get("id") for each, _ in zip(content.annotations or (), range(index)))
+            seen = {each for each in before if type(each) in (int, str)}
         if annotation_id in seen:
             location = f"{content.path}: annotation {index}"
             yield InputError(location, f"id {annotation_id!r} is given twice", "expected every id once")

@@ -3,6 +3,8 @@
     NAME_od.json            detection records          NAME_vg.json          captions with phrases
     NAME_od_v2.json         labels made in round 2     NAME_od_v2.meta.json  who made them, and how
     NAME_label_map.json     its categories             NAME_od_reviewed.json a person's corrections
+                                                       NAME_od_reviewed.sqlite drafts and changes of a review
+    NAME_od_v2.audit/       a sample of them, drawn to be reviewed
 
 Other names are data too: photos.json has no task, and the _v2 of photos_v2.json is part of its user's name for it.
 Functions that take a path give one in the same folder.
@@ -91,6 +93,11 @@ def reviewed_path(annotations: str | Path) -> Path:
     return annotations.with_name(f"{source.stem}_reviewed{source.suffix}")
 
 
+def review_journal_path(corrections: str | Path) -> Path:
+    """cat_od_reviewed.json -> cat_od_reviewed.sqlite"""
+    return as_path(corrections).with_suffix(".sqlite")
+
+
 def part_path(annotations: str | Path, part: str) -> Path:
     """cat_od.json, "train" -> cat_train_od.json, whose label map is cat_train_label_map.json."""
     annotations = as_path(annotations)
@@ -98,6 +105,11 @@ def part_path(annotations: str | Path, part: str) -> Path:
     if name.version is not None:  # a part of labels is the user's own file
         return annotations.with_name(f"{annotations.stem}_{part}{annotations.suffix}")
     return annotations.with_name(str(replace(name, data_set=f"{name.data_set}_{part}")))
+
+
+def audit_folder(labels: str | Path) -> Path:
+    """cat_od_v2.json -> cat_od_v2.audit"""
+    return as_path(labels).with_suffix(".audit")
 
 
 def work_dir_name(source: str | Path) -> str:

@@ -13,12 +13,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+from formats.images import safe_join
 from formats.io.errors import InputError, refused
 from formats.omissions import Omissions
 from formats.record import Box, Record, Region, Span
 from formats.voc import size_in, voc_box, voc_text, xml_root
 
-_PHRASE = re.compile(r"\[/EN#(?P<entity>\d+)(?:/[^\s\]]+)+ (?P<words>[^\]]*)\]")
+_PHRASE = re.compile(r"\[/EN#(?P<entity>\d+)/[^\s\[\]]+ (?P<words>[^\[\]]*)\]")
 _NOT_VISUAL = "0"
 
 
@@ -61,7 +62,10 @@ def _folder(root: Path, name: str) -> Path:
 def _image_ids(sentences: Path, split: str | Path | None) -> Sequence[str]:
     if split is None:
         return sorted(path.stem for path in sentences.glob("*.txt"))
-    return [line.strip() for line in _read_lines(Path(split)) if line.strip()]
+    ids = [line.strip() for line in _read_lines(Path(split)) if line.strip()]
+    for image_id in ids:
+        safe_join(sentences, image_id)
+    return ids
 
 
 def _read_lines(path: Path) -> list[str]:

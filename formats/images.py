@@ -5,16 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import struct
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from threading import Condition
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
 from formats.io.errors import InputError, handed_to
 from formats.io.storage import as_path, is_address
 from formats.record import Record
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +46,17 @@ _SIDEWAYS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap height and wi
 # What Pillow's readers raise on bytes that are not what their first bytes promise.
 _BROKEN_IMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, Image.DecompressionBombError)
 
+
+# A file of half a megabyte can hold a picture of gigabytes. Pillow refuses above this, and only warns above a half.
+MAX_PIXELS = 178_956_970
+MAX_PIXELS_VARIABLE = "GROUNDHOG_MAX_IMAGE_PIXELS"  # in the environment, so that every worker process has it
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # bounded here
+DECODED_AT_ONCE = 1 << 26  # pixels over all threads of a process; a larger picture is decoded when no other is
+_STRIP = 1 << 22  # pixels that are converted at once
+# The background that the reference puts behind transparent greyscale images (close to ImageNet's mean).
+TRANSPARENT = (124, 117, 104)
+
+_LONGEST_NAME = 255  # bytes of one part of a path, beyond which file systems answer with an error of their own
 
 SIZE_REMEDY = "expected the size after EXIF rotation"
 
@@ -94,6 +112,8 @@ def _opens_as_image(path: Path) -> bool:
     try:
         with path.open("rb") as stream, Image.open(stream):
             return True
+    except Image.DecompressionBombError:
+        return True  # whoever reads it says so
     except _BROKEN_IMAGE:
         return False
 
@@ -131,7 +151,7 @@ def read_images(folder: str | Path, on_problem: Callable[[InputError], None] | N
 def image_size(path: str | Path) -> tuple[int, int]:
     """(height, width) in pixels after the EXIF turn, from the file's header; no pixel is decoded.
 
-    Raises InputError when the file is missing, empty or no image.
+    Raises InputError when the file is missing, empty or no image, or has more than max_pixels() pixels.
     """
     path = as_path(path)
     if not path.is_file():
@@ -139,7 +159,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     if path.stat().st_size == 0:
         raise InputError(path, "is empty (0 bytes)", "expected an image file")
     try:
-        with path.open("rb") as stream, Image.open(stream) as image:
+        with path.open("rb") as stream, _opened(path, stream) as image:
             width, height = image.size
             if _turns_on_load(image):
                 return height, width
@@ -155,6 +175,169 @@ def image_size(path: str | Path) -> tuple[int, int]:
             path, f"cannot be read as an image ({error})", "expected a JPEG, PNG or other image file"
         ) from error
     return (width, height) if sideways else (height, width)
+
+
+class DecodedImage(NamedTuple):
+    """pixels: (h, w, 3) uint8 RGB, upright, perhaps reduced. height, width: of the stored picture, turned upright."""
+
+    pixels: np.ndarray
+    height: int
+    width: int
+
+
+def decode_image(path: str | Path, longest: int | None = None, whole_below: int = 0) -> DecodedImage:
+    """The first picture of a file: EXIF turn applied, more than 8 bits scaled down, transparency in RGB passed over.
+
+    longest: pixels along the longer side that are enough; a larger picture is decoded at a half, a third, … in less
+    time and memory, so that at least these are left. whole_below: pixels of a picture that is decoded whole all the
+    same. Threads share a bound, DECODED_AT_ONCE, on what they decode at once.
+    Raises InputError, naming the file, when it is missing, is not an image, cannot be decoded completely, or has more
+    than max_pixels() pixels.
+    """
+    try:
+        with as_path(path).open("rb") as stream, _opened(path, stream) as image:
+            width, height = image.size
+            longest = longest if width * height > whole_below else None
+            enough = 1.0 if longest is None else min(longest / max(width, height), 1.0)
+            if enough <= 0.5:  # a JPEG decodes at a half, a quarter or an eighth
+                image.draft(image.mode, (max(1, int(width * enough)), max(1, int(height * enough))))
+            with _turn_to_decode(image.width * image.height):
+                pixels = _rgb_of(image, max(1, int(max(image.size) / longest)) if longest else 1)
+                orientation = image.getexif().get(_ORIENTATION_TAG, 1)  # 1 of a TIFF, which Pillow has turned
+                pixels = _turned(pixels, orientation)
+    except FileNotFoundError as error:
+        raise InputError(path, "no such file", "expected an image file") from error
+    except UnidentifiedImageError as error:
+        raise InputError(path, "cannot be decoded (unknown image format)", "expected an image file") from error
+    except InputError:
+        raise
+    except Exception as error:  # decoders raise all kinds of exceptions on malformed bytes
+        raise InputError(path, f"cannot be decoded ({error})", "expected a complete image file") from error
+    return DecodedImage(pixels, *((width, height) if orientation in _SIDEWAYS else (height, width)))
+
+
+def max_pixels() -> int | None:
+    """The pixels that a picture may have: MAX_PIXELS, or what GROUNDHOG_MAX_IMAGE_PIXELS says; None: any number."""
+    said = os.environ.get(MAX_PIXELS_VARIABLE, "").strip()
+    if not said:
+        return MAX_PIXELS
+    if not (said.isascii() and said.isdecimal()) or len(said) > 18:
+        raise InputError(MAX_PIXELS_VARIABLE, f"is {said[:40]!r}", "expected a number of pixels; 0 for no limit")
+    return int(said) or None
+
+
+def _opened(path: str | Path, stream: IO[bytes]) -> Image.Image:
+    """Image.open with our limit in place of Pillow's, which cannot be told from a damaged file."""
+    limit = max_pixels()
+    if limit != MAX_PIXELS:
+        Image.MAX_IMAGE_PIXELS = limit
+    try:
+        image = Image.open(stream)
+    except Image.DecompressionBombError as error:
+        raise _too_large(path, str(error).partition("(")[2].partition(" ")[0] or "too many", limit) from error
+    if limit is not None and image.width * image.height > limit:
+        raise _too_large(path, f"{image.width}x{image.height}", limit)
+    return image
+
+
+def _too_large(path: str | Path, pixels: str, limit: int | None) -> InputError:
+    remedy = f"set {MAX_PIXELS_VARIABLE} to more pixels, or to 0 for no limit, if you trust it"
+    return InputError(path, f"has {pixels} pixels, the limit is {limit}", remedy)
+
+
+_decoding = 0  # pixels
+_decoded = Condition()
+
+
+@contextmanager
+def _turn_to_decode(pixels: int) -> Iterator[None]:
+    global _decoding
+    with _decoded:
+        _decoded.wait_for(lambda: not _decoding or _decoding + pixels <= DECODED_AT_ONCE)
+        _decoding += pixels
+    try:
+        yield
+    finally:
+        with _decoded:
+            _decoding -= pixels
+            _decoded.notify_all()
+
+
+def _decode_anew() -> None:
+    """In a forked child: the threads that were decoding are not there."""
+    global _decoding, _decoded
+    _decoding, _decoded = 0, Condition()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_decode_anew)
+
+
+def _rgb_of(image: Image.Image, factor: int) -> np.ndarray:
+    """(h, w, 3) uint8 RGB as stored, each side divided by `factor`; by strips, without a second whole picture."""
+    import numpy as np  # only here: `import formats` stays light
+
+    image.load()
+    extremes = _extremes(image) if image.mode == "F" else (0.0, 1.0)
+    rows = max(1, _STRIP // (image.width * factor)) * factor
+    height, width = -(-image.height // factor), -(-image.width // factor)
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, image.height, rows):
+        whole = rows >= image.height
+        strip = image if whole else image.crop((0, top, image.width, min(top + rows, image.height)))
+        rgb = _to_rgb(strip, extremes)
+        reduced = rgb.reduce(factor) if factor > 1 else rgb
+        pixels[top // factor : top // factor + reduced.height] = np.asarray(reduced)
+    return pixels
+
+
+def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels as stored -> upright. orientation: EXIF's, 1 to 8."""
+    import numpy as np
+
+    if orientation in _SIDEWAYS:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _to_rgb(image: Image.Image, extremes: tuple[float, float]) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        return _grey(image, extremes).convert("RGB")
+    if image.mode != "LA":
+        return image.convert("RGB")
+    with_alpha = image.convert("RGBA")
+    canvas = Image.new("RGB", image.size, TRANSPARENT)
+    canvas.paste(with_alpha, mask=with_alpha.getchannel("A"))
+    return canvas
+
+
+def _grey(image: Image.Image, extremes: tuple[float, float]) -> Image.Image:
+    """Grey values of more than 8 bits, scaled linearly; Pillow itself would clip them at 255.
+
+    Integers span 16 bits, the only range that such files have in practice. Floating-point images ("F") have no fixed
+    range: theirs is `extremes`.
+    """
+    import numpy as np
+
+    values = np.asarray(image)
+    if image.mode.startswith("I"):
+        return Image.fromarray((values.clip(0, 65535) / 257).round().astype(np.uint8))
+    low, high = extremes
+    scaled = (np.where(np.isfinite(values), values, low) - low) / max(high - low, float(np.finfo(np.float32).tiny))
+    return Image.fromarray((scaled * 255).round().astype(np.uint8))
+
+
+def _extremes(image: Image.Image) -> tuple[float, float]:
+    """The smallest and the largest finite value of a floating-point image; 0, 0 where it has none."""
+    import numpy as np
+
+    values = np.asarray(image)
+    finite = values[np.isfinite(values)]
+    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
 
 
 def check_size(
@@ -209,6 +392,8 @@ def safe_join(root: str | Path, filename: str) -> Path:
         raise InputError(root, f"file name {name!r} is absolute", "expected a path relative to the image folder")
     if "://" in name or ("::" in name and is_address(root)):  # fsspec would take it for another address
         raise InputError(root, f"file name {name!r} is an address", "expected a path relative to the image folder")
+    if any(len(part.encode("utf-8", "surrogatepass")) > _LONGEST_NAME for part in windows.parts) or len(name) > 4000:
+        raise InputError(root, f"file name {name[:40]!r}… is too long", "expected a path relative to the image folder")
     if ".." in windows.parts:  # Windows rules split at both kinds of slash
         raise InputError(
             root, f"file name {name!r} leaves its folder by '..'", "expected a path inside the image folder"

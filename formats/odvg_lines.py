@@ -7,7 +7,6 @@ another and say what is wrong. Instances and regions number from 0 in messages.
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Mapping
 from functools import lru_cache
@@ -16,7 +15,18 @@ from typing import Any
 from formats.io.errors import InputError, did_you_mean, refused
 from formats.omissions import Omissions, count_unread
 from formats.phrases import with_spans_found
-from formats.record import PLACEHOLDER_BOX, Box, Instance, Record, Region, Span, checked_instance, checked_region
+from formats.record import (
+    LARGEST,
+    MAX_LABEL,
+    PLACEHOLDER_BOX,
+    Box,
+    Instance,
+    Record,
+    Region,
+    Span,
+    checked_instance,
+    checked_region,
+)
 
 QUARANTINED = "quarantined"  # the key of a line for an image which could not be labelled
 _QUARANTINED_KEY = f'"{QUARANTINED}"'
@@ -99,8 +109,9 @@ def _plain_instance(entry: Any) -> Instance | None:
         if (
             type(label) is int
             and type(category) is str
-            and -_INFINITY < x1 <= x2 < _INFINITY
-            and -_INFINITY < y1 <= y2 < _INFINITY
+            and -LARGEST <= x1 <= x2 <= LARGEST
+            and -LARGEST <= y1 <= y2 <= LARGEST
+            and label <= MAX_LABEL
             and (len(entry) == 3 if score is None else len(entry) == 4 and type(score) is float and 0 <= score <= 1)
         ):
             return checked_instance(box, label, category, score)
@@ -120,9 +131,7 @@ def _plain_region(entry: Any) -> Region | None:
             and type(phrase) is str
             and type(start) is type(end) is int
             and 0 <= start < end
-            and all(
-                [-_INFINITY < x1 <= x2 < _INFINITY and -_INFINITY < y1 <= y2 < _INFINITY for x1, y1, x2, y2 in boxes]
-            )
+            and all([-LARGEST <= x1 <= x2 <= LARGEST and -LARGEST <= y1 <= y2 <= LARGEST for x1, y1, x2, y2 in boxes])
             and boxes != [PLACEHOLDER_BOX]
         ):
             return checked_region(tuple(boxes), (phrase,), ((start, end),), ())
@@ -137,9 +146,6 @@ def _plain_box(value: Any) -> Box:
     if type(x1) is type(y1) is type(x2) is type(y2) is float:
         return x1, y1, x2, y2
     return _box(value, "", "")
-
-
-_INFINITY = math.inf
 
 
 def _instance(entry: Any, location: str, index: int, omissions: Omissions | None) -> Instance:

@@ -19,15 +19,19 @@ Span = tuple[int, int]
 PLACEHOLDER_BOX: Box = (0.0, 0.0, 1.0, 1.0)
 
 
-_INFINITY = math.inf
+# No picture is a thousandth as wide; areas and sums of such numbers still are numbers.
+LARGEST = 1e9  # pixels
+MAX_LABEL = 999_999  # lists of names are as long as the largest label; the largest data sets have 20,000
 
 
 def check_box(box: Box) -> None:
-    """Raises ValueError unless the box is finite with x1 <= x2 and y1 <= y2."""
-    if len(box) == 4 and -_INFINITY < box[0] <= box[2] < _INFINITY and -_INFINITY < box[1] <= box[3] < _INFINITY:
+    """Raises ValueError unless the box has x1 <= x2 and y1 <= y2, all within -LARGEST..LARGEST."""
+    if len(box) == 4 and -LARGEST <= box[0] <= box[2] <= LARGEST and -LARGEST <= box[1] <= box[3] <= LARGEST:
         return
     if len(box) != 4 or not all(math.isfinite(value) for value in box):
         raise ValueError(f"box {box} is not four finite numbers; expected (x1, y1, x2, y2)")
+    if max(map(abs, box)) > LARGEST:
+        raise ValueError(f"box {box} reaches beyond {LARGEST:.0e} pixels; expected it inside the image")
     raise ValueError(f"box {box} has swapped corners; expected x1 <= x2 and y1 <= y2")
 
 
@@ -35,6 +39,21 @@ def check_score(score: float | None) -> None:
     """Raises ValueError unless the score is None or lies in 0..1."""
     if score is not None and not 0.0 <= score <= 1.0:
         raise ValueError(f"score {score} is outside 0..1")
+
+
+def check_label(label: int) -> None:
+    """Raises ValueError for a number that no list of names reaches."""
+    if label > MAX_LABEL:
+        raise ValueError(f"label {shortened(label)} is above {MAX_LABEL}; expected the number of a category, from 0")
+
+
+def shortened(value: object) -> str:
+    """A value in a message: a number of five thousand digits is refused by str(), and read by nobody."""
+    try:
+        text = str(value)
+    except ValueError:
+        return "of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:40]}…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +73,7 @@ class Instance:
 
     def __post_init__(self) -> None:
         check_box(self.box)
+        check_label(self.label)
         check_score(self.score)
 
 
@@ -104,6 +124,9 @@ class Record:
             raise ValueError("filename is empty")
         if self.height <= 0 or self.width <= 0:
             raise ValueError(f"{self.filename}: size {self.width}x{self.height} is not positive")
+        if max(self.height, self.width) > LARGEST:
+            size = f"{shortened(self.width)} x {shortened(self.height)}"
+            raise ValueError(f"{self.filename}: no image has {size} pixels; expected its size")
         if self.instances is not None and self.caption is not None:
             raise ValueError(f"{self.filename}: both detection and grounding; expected one of them")
         if self.caption is None and self.regions is not None:

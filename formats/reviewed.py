@@ -2,7 +2,11 @@
 
 They are stored beside their source, `X_od_reviewed.json` beside `X_od.json`: ODVG lines with `"reviewed": true` and the
 first round that they hold for, `"since_round": 2` (1 by default). One line per file name, caption and first round.
-Boxes of a person carry no score and have weight 1.
+Boxes of a person carry no score and have weight 1. A line with `"withdrawn": true` has no labels: from its round on
+the model's labels count again.
+
+While somebody reviews, the newest changes may be in the journal beside the file (formats.review_journal);
+read_corrections gives them too.
 """
 
 from __future__ import annotations
@@ -12,12 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from formats.dataset_names import review_journal_path
 from formats.io.errors import InputError
 from formats.io.files import write_whole
 from formats.io.storage import as_path
 from formats.odvg import line_bytes, record_to_line
 from formats.odvg_lines import object_of_line, record_from_line
 from formats.record import Record
+from formats.review_journal import key_bytes, pending_changes
 
 Key = tuple[str, str | None]  # file name and caption identify a line of a source
 
@@ -26,13 +32,14 @@ class Correction(NamedTuple):
     """A line as a person left it.
 
     location: file and line number. since: the first round that it holds for; 0 for a line not marked as reviewed.
-    text: the line as it is in the file, without its line end.
+    text: the line as it is in the file, without its line end. withdrawn: from that round on, nothing is corrected.
     """
 
     record: Record
     location: str
     since: int
     text: str
+    withdrawn: bool = False
 
 
 def key_of(record: Record) -> Key:
@@ -50,15 +57,40 @@ def reviewed_text(record: Record, since: int) -> str:
     return line_bytes(reviewed_line(by_person(record)) | {"since_round": since}).decode("utf-8")
 
 
+def withdrawn_text(record: Record, since: int) -> str:
+    """The line that says that a record is not corrected from a round on."""
+    line = record_to_line(replace(record, instances=None, regions=None))
+    return line_bytes(line | {"reviewed": True, "since_round": since, "withdrawn": True}).decode("utf-8")
+
+
 def read_corrections(path: str | Path) -> Iterator[Correction]:
-    """Every line of a file, marked as reviewed or not, without its scores and weights.
+    """Every line of a file, marked as reviewed or not, without its scores and weights, and with what its journal adds.
 
     Raises InputError for a line that is not a record, was quarantined, or whose round is not a number >= 1.
     """
+    pending = pending_changes(path)  # first: what is exported meanwhile is in the file then
+    journal = review_journal_path(path)
+    for each in read_corrections_file(path):
+        change = pending.pop((_key_bytes_of(each.record), each.since), None) if pending else None
+        if change is None:
+            yield each
+        elif change.text is not None:
+            yield parse_correction(change.text.encode("utf-8"), str(journal))
+    for change in pending.values():
+        if change.text is not None:
+            yield parse_correction(change.text.encode("utf-8"), str(journal))
+
+
+def read_corrections_file(path: str | Path) -> Iterator[Correction]:
+    """As read_corrections, of the file alone."""
     with as_path(path).open("rb") as stream:
         for number, raw in enumerate(stream, start=1):
             if raw.strip():
                 yield parse_correction(raw.strip().removeprefix(b"\xef\xbb\xbf"), f"{path}:{number}")
+
+
+def _key_bytes_of(record: Record) -> bytes:
+    return key_bytes(record.filename, record.caption)
 
 
 def write_corrections(path: str | Path, texts: Iterable[str]) -> None:
@@ -90,9 +122,10 @@ def corrections_for(
 
 
 def holding(corrections: Iterable[Correction], number: int | None = None) -> dict[Key, Correction]:
-    """Of corrections those that hold for a round (None: for all); a later one wins."""
+    """Of corrections those that hold for a round (None: for all); a later one wins, a withdrawn one leaves none."""
     known = sorted(corrections, key=lambda correction: correction.since)
-    return {key_of(each.record): each for each in known if number is None or each.since <= number}
+    last = {key_of(each.record): each for each in known if number is None or each.since <= number}
+    return {key: each for key, each in last.items() if not each.withdrawn}
 
 
 def by_person(record: Record) -> Record:
@@ -116,4 +149,5 @@ def parse_correction(raw: bytes, location: str) -> Correction:
     since = entries.get("since_round", 1)
     if type(since) is not int or since < 1:
         raise InputError(location, f"since_round is {since!r}", "expected the number of a round, from 1")
-    return Correction(record, location, since if entries.get("reviewed") is True else 0, text)
+    reviewed = entries.get("reviewed") is True
+    return Correction(record, location, since if reviewed else 0, text, entries.get("withdrawn") is True)

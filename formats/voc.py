@@ -17,10 +17,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from xml.etree import ElementTree
 
 from formats.images import IMAGE_SUFFIXES, image_size, list_images, safe_join, with_slashes
-from formats.io.errors import InputError, handed_to, refused, want_one_of
+from formats.io.errors import InputError, handed_to, located, want_one_of
 from formats.io.files import write_whole_folder
 from formats.omissions import Omissions, check_category, count_omissions, refuse_caption
-from formats.record import Box, Instance, Record
+from formats.record import Box, Instance, Record, check_box
 
 LABEL_MAP_NAME = "labelmap.txt"
 _BACKGROUND = "background"  # of segmentations; CVAT and datumaro declare it beside the names of objects
@@ -152,7 +152,8 @@ def _record(path: Path, labels: dict[str, int], images: _ImageNames, omissions: 
         _instance(entry, labels, f"{path}: object {index}") for index, entry in enumerate(root.iterfind("object"))
     )
     height, width = _size(root, path, filename, images.image_dir)
-    return Record(filename, height, width, instances)
+    with located(path):
+        return Record(filename, height, width, instances)
 
 
 def _count_unread(root: ElementTree.Element, omissions: Omissions) -> None:
@@ -185,18 +186,16 @@ def _instance(entry: ElementTree.Element, labels: dict[str, int], location: str)
     if name not in labels:
         raise InputError(location, f"{name!r} is no category", want_one_of(labels, name))
     ignore = _number(entry, "difficult", location, default=0.0) != 0
-    try:
-        return Instance(voc_box(entry, location), labels[name], name, ignore=ignore)
-    except InputError:
-        raise
-    except ValueError as error:
-        raise refused(location, error) from error
+    return Instance(voc_box(entry, location), labels[name], name, ignore=ignore)
 
 
 def voc_box(entry: ElementTree.Element, location: str) -> Box:
     """The box of <bndbox>, from 0 and with an exclusive end."""
     x1, y1, x2, y2 = (_number(entry, f"bndbox/{side}", location) for side in ("xmin", "ymin", "xmax", "ymax"))
-    return max(x1 - 1, 0.0), max(y1 - 1, 0.0), x2, y2
+    box = max(x1 - 1, 0.0), max(y1 - 1, 0.0), x2, y2
+    with located(location):
+        check_box(box)
+    return box
 
 
 def voc_text(element: ElementTree.Element, tag: str, location: object) -> str:

@@ -20,13 +20,15 @@ from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
 from formats.record import Box, Instance, Record, Region
-from grounding_model.inputs.defaults import WEIGHTS
-from grounding_model.inputs.image import check_image, collate_images, read_image, resize_for_test
+from grounding_model.inputs.defaults import DTYPE, DTYPES, WEIGHTS
+from grounding_model.inputs.image import check_image, read_resized, resize_for_test
+from grounding_model.inputs.image_batch import collate_images
 from grounding_model.inputs.predict import Failure, ImageSource, PredictSettings, ScoredRecord
 from grounding_model.inputs.prompt import BuiltPrompt, Prompt
 from grounding_model.inputs.tokens import count_tokens, tokenize, tokens_of_spans
+from grounding_model.model.backbone import TimmFeatures
 from grounding_model.model.grounding import GroundingModel, ImageFeatures, TextFeatures
-from grounding_model.model.precision import DTYPE_NAMES, choose_dtype, use_bfloat16
+from grounding_model.model.precision import choose_dtype, use_bfloat16
 from grounding_model.students.detector import StudentDetector
 from grounding_model.students.files import is_student, load_student
 
@@ -78,7 +80,7 @@ def load_detector(
     weights: str | Path = WEIGHTS,
     text_encoder: str | Path | None = None,
     device: str = "auto",
-    dtype: str = "float32",
+    dtype: str = DTYPE,
 ) -> Detector | StudentDetector:
     """A detector from whatever load_checkpoint reads, or from a student's folder.
 
@@ -95,6 +97,8 @@ def load_detector(
     if is_student(weights):
         return StudentDetector(load_student(weights), chosen)
     checkpoint = load_checkpoint(weights, text_encoder)
+    if isinstance(checkpoint.model.backbone, TimmFeatures):
+        checkpoint.model.backbone.fold_batch_norms()
     return Detector(checkpoint.model, checkpoint.tokenizer, chosen, checkpoint.provenance, dtype)
 
 
@@ -123,12 +127,12 @@ class Detector:
         tokenizer: PreTrainedTokenizerFast,
         device: torch.device | str = "cpu",
         provenance: Mapping[str, str] | None = None,
-        dtype: str = "float32",
+        dtype: str = DTYPE,
     ) -> None:
         try:
             self.dtype = choose_dtype(dtype, torch.device(device))
         except ValueError as error:
-            raise InputError("dtype", f"'{dtype}'", f"expected {', '.join(DTYPE_NAMES)}") from error
+            raise InputError("dtype", f"'{dtype}'", f"expected {', '.join(DTYPES)}") from error
         self.model = model.to(device).eval()
         if self.dtype == "bfloat16":
             use_bfloat16(self.model)
@@ -206,6 +210,7 @@ class _Labeller:
         self.detector = detector
         self.settings = settings
         self.texts: dict[tuple[str, ...], TextFeatures] = {}
+        self.scorings: dict[int, tuple[Chunk, LabelScoring]] = {}
         self.last: tuple[np.ndarray, ImageFeatures] | None = None  # pixels as the model saw them, and their features
 
     def __call__(self, images: Sequence[LoadedImage]) -> list[Record]:
@@ -226,13 +231,21 @@ class _Labeller:
         for chunks in zip_longest(*(image.prompt.chunks for image in images)):
             # An image whose prompt has no chunk left runs along with another's caption, and gets nothing from it.
             filler = next(chunk.caption for chunk in chunks if chunk)
-            captions = tuple(chunk.caption if chunk else filler for chunk in chunks)
-            grounding = self.detector.model.ground(features, self._encode_text(captions))
-            for index, (image, chunk) in enumerate(zip(images, chunks)):
-                if chunk:
-                    logits, boxes = grounding.logits[-1, index], grounding.boxes[-1, index]
-                    count, columns = self.settings.max_per_image, self._columns(image)
-                    found[index].append(_detections(logits, boxes, chunk, image.picture, count, columns))
+            captions = [chunk.caption if chunk else filler for chunk in chunks]
+            shared = set(captions) == {filler}  # a text of one caption is that of every image
+            grounding = self.detector.model.ground(
+                features, self._encode_text((filler,) if shared else tuple(captions))
+            )
+            last = grounding.logits[-1].float(), grounding.boxes[-1].float()
+            count = self.settings.max_per_chunk or self.settings.max_per_image
+            answers = [
+                _best_pairs(logits, boxes, self._scoring(chunk), count, self._columns(image))
+                for logits, boxes, chunk, image in zip(*last, chunks, images)
+                if chunk
+            ]
+            asked = [index for index, chunk in enumerate(chunks) if chunk]
+            for index, detections in zip(asked, _to_cpu(answers)):
+                found[index].append(_in_pixels(detections, images[index].picture))
         return [self._record(image, parts) for image, parts in zip(images, found)]
 
     def _encode_images(self, pictures: Sequence[np.ndarray]) -> ImageFeatures:
@@ -250,12 +263,23 @@ class _Labeller:
             return encoded
         return ImageFeatures.joined([known[id(pixels)] for pixels in pictures])
 
+    def _scoring(self, chunk: Chunk) -> LabelScoring:
+        """Made once for a prompt of all images."""
+        key = id(chunk)
+        if key not in self.scorings:
+            if len(self.scorings) >= CACHED_TEXTS:
+                self.scorings.clear()
+            scoring = LabelScoring.of(chunk.tokens, chunk.labels, self.detector.device)
+            self.scorings[key] = chunk, scoring  # the chunk is kept, since another could get its id
+        return self.scorings[key][1]
+
     def _columns(self, image: LoadedImage) -> int:
         """How many labels' scores each box keeps beside its own."""
         return len(image.prompt.prompt.labels) if self.settings.return_all_scores else 0
 
     def _record(self, image: LoadedImage, parts: Sequence[Detections]) -> Record:
-        found = _best(parts, self.settings.max_per_image, self.settings.score_threshold)
+        count = self.settings.max_per_image if self.settings.max_per_chunk is None else None
+        found = _best(parts, count, self.settings.score_threshold)
         if not self.settings.return_all_scores:
             return _record(image, found, Record)
         all_scores = found.all_scores
@@ -273,38 +297,79 @@ class _Labeller:
         return self.texts[captions]
 
 
-def label_scores(logits: Tensor, tokens: Sequence[Sequence[int]], labels: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(Q, L) logits -> (Q, C) scores, (C,) labels: mean over the tokens of an entity, best entity of a label.
+class LabelScoring(NamedTuple):
+    """How the scores of a caption's L tokens become those of its labels, as tensors on the model's device.
 
-    Without tokens (an expression) C is 1: the best of all tokens, [CLS], '.' and [SEP] among them as in the reference.
+    mean: (L', E) shares of each token in each entity, for the L' first tokens; None for an expression.
+    places: (E,) int64 the column of each entity's label among labels. labels: (C,) int64, ascending.
+    """
+
+    mean: Tensor | None
+    places: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, tokens: Sequence[Sequence[int]], labels: Sequence[int], device: torch.device) -> LabelScoring:
+        """tokens: of each entity; none for an expression. labels: of each entity."""
+        if not tokens:
+            return cls(None, torch.zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.int64, device=device))
+        mean = torch.zeros(max(map(max, tokens)) + 1, len(tokens))
+        for entity, columns in enumerate(tokens):
+            mean[list(columns), entity] = 1 / len(columns)
+        unique, places = torch.tensor(labels).unique(return_inverse=True)
+        return cls(*(tensor.to(device, non_blocking=True) for tensor in (mean, places, unique)))
+
+
+def label_scores(logits: Tensor, scoring: LabelScoring) -> Tensor:
+    """(Q, L) logits -> (Q, C) scores: mean over the tokens of an entity, best entity of a label.
+
+    An expression's C is 1: the best of all tokens, [CLS], '.' and [SEP] among them as in the reference.
     """
     probabilities = logits.float().sigmoid()
-    if not tokens:
-        return probabilities.amax(dim=-1, keepdim=True), torch.zeros(1, dtype=torch.int64, device=logits.device)
-    entities = torch.stack([probabilities[:, columns].mean(dim=-1) for columns in tokens], dim=-1)
-    unique, place = torch.tensor(labels, device=logits.device).unique(return_inverse=True)
-    scores = entities.new_zeros(len(entities), len(unique))
-    return scores.scatter_reduce(1, place.expand_as(entities), entities, "amax"), unique
+    if scoring.mean is None:
+        return probabilities.amax(dim=-1, keepdim=True)
+    entities = probabilities[:, : len(scoring.mean)] @ scoring.mean
+    if entities.shape[1] == len(scoring.labels):  # a label each, in whatever order
+        return torch.empty_like(entities).index_copy(1, scoring.places, entities)
+    scores = entities.new_zeros(len(entities), len(scoring.labels))
+    return scores.scatter_reduce(1, scoring.places.expand_as(entities), entities, "amax")
 
 
 def _nothing(columns: int) -> Detections:
     return Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), torch.zeros(0, columns))
 
 
-def _detections(logits: Tensor, boxes: Tensor, chunk: Chunk, picture: Picture, count: int, columns: int) -> Detections:
-    """(Q, L) logits, (Q, 4) cx, cy, w, h in fractions of the content -> the best (query, label) pairs.
+def _best_pairs(logits: Tensor, boxes: Tensor, scoring: LabelScoring, count: int, columns: int) -> Detections:
+    """(Q, L) logits, (Q, 4) cx, cy, w, h in fractions of the content -> the best (query, label) pairs, boxes as given.
 
-    Raises InputError when the answer is not a number: such a model would find nothing anywhere and say nothing of it.
+    Nothing here waits for a GPU.
     """
-    if logits.isnan().any() or not boxes.isfinite().all():
-        raise InputError("weights", "the model's answer is not a number", "expected weights of a training that held")
-    scores, labels = label_scores(logits, chunk.tokens, chunk.labels)
+    scores = label_scores(logits, scoring)
     best, place = scores.flatten().topk(min(count, scores.numel()))
     query, column = place // scores.shape[1], place % scores.shape[1]
     all_scores = scores.new_full((len(query), columns), torch.nan)
     if columns:
-        all_scores[:, labels] = scores[query]
-    return Detections(_pixels(boxes.float()[query], picture).cpu(), best.cpu(), labels[column].cpu(), all_scores.cpu())
+        all_scores[:, scoring.labels] = scores[query]
+    # What is not a number anywhere must not be overlooked, since the best scores may well be some.
+    broken = logits.isnan().any() | ~boxes.isfinite().all()
+    return Detections(boxes[query].masked_fill(broken, torch.nan), best, scoring.labels[column], all_scores)
+
+
+def _to_cpu(answers: Sequence[Detections]) -> list[Detections]:
+    """At once: the one time that a batch waits for the device.
+
+    Raises InputError when an answer is not a number: such a model would find nothing anywhere and say nothing of it.
+    """
+    copies = [Detections(*(tensor.to("cpu", non_blocking=True) for tensor in answer)) for answer in answers]
+    if answers and answers[0].boxes.is_cuda:
+        torch.cuda.current_stream(answers[0].boxes.device).synchronize()
+    if any(copy.boxes.isnan().any() for copy in copies):
+        raise InputError("weights", "the model's answer is not a number", "expected weights of a training that held")
+    return copies
+
+
+def _in_pixels(detections: Detections, picture: Picture) -> Detections:
+    return detections._replace(boxes=_pixels(detections.boxes, picture))
 
 
 def _pixels(boxes: Tensor, picture: Picture) -> Tensor:
@@ -314,8 +379,8 @@ def _pixels(boxes: Tensor, picture: Picture) -> Tensor:
     return corners * corners.new_tensor([picture.width, picture.height] * 2)
 
 
-def _best(parts: Sequence[Detections], count: int, score_threshold: float) -> Detections:
-    """Detections of all chunks, sorted by score, cut by count and threshold."""
+def _best(parts: Sequence[Detections], count: int | None, score_threshold: float) -> Detections:
+    """Detections of all chunks, sorted by score, cut by count (None: all of them) and threshold."""
     boxes, scores, labels, all_scores = (torch.cat(tensors) for tensors in zip(*parts))
     scores, order = scores.sort(descending=True, stable=True)
     keep = order[scores >= score_threshold][:count]
@@ -393,9 +458,11 @@ def _read_ahead(
 
 
 def _read(image: ImageSource, filename: str, scale: tuple[int, int]) -> Picture:
-    pixels = check_image(image, filename) if isinstance(image, np.ndarray) else read_image(image)
-    height, width = pixels.shape[:2]
-    return Picture(height, width, resize_for_test(pixels, scale))
+    if not isinstance(image, np.ndarray):
+        pixels, height, width = read_resized(image, scale)
+        return Picture(height, width, pixels)
+    height, width = check_image(image, filename).shape[:2]
+    return Picture(height, width, resize_for_test(image, scale))
 
 
 def _load(filename: str, picture: Future[Picture], prompt: Callable[[], ReadyPrompt]) -> LoadedImage | Failure:

@@ -57,6 +57,13 @@ _GRIT = {
     "noun_chunks": [[0, 13, 0.1, 0.2, 0.3, 0.4, 0.5]],
     "ref_exps": [[19, 32, 0.25, 0.5, 0.75, 1.0, 0.875]],
 }
+_FACE = {
+    "file_name": "images/a.jpg",
+    "width": 60,
+    "height": 40,
+    "author": "somebody",
+    "objects": {"bbox": [[1, 2, 30.5, 20]], "categories": ["cat"], "score": [0.5]},
+}
 _VOC = """<annotation><folder>f</folder><filename>a.jpg</filename>
 <size><width>60</width><height>40</height><depth>3</depth></size>
 <object><name>cat</name><pose>Left</pose><truncated>1</truncated><difficult>0</difficult>
@@ -178,6 +185,7 @@ SAMPLES: dict[str, Callable[[Path], tuple[Path, Given]]] = {
     "labelstudio": _file("a.json", [_TASK]),
     "cvat": _file("a.xml", _CVAT),
     "fiftyone": _fiftyone,
+    "huggingface": _file("metadata.jsonl", json.dumps(_FACE)),
     "lvis": _file("a.json", _LVIS),
     "objects365v1": _file("a.json", _COCO),
     "objects365v2": _file("a.json", {**_COCO, "annotations": [{**_BOX, "isfake": 1}]}),

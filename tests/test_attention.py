@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from grounding_model.model import attention
-from grounding_model.model.attention import FeedForward, ImageTextFusion, sample_levels
+from grounding_model.model.attention import (
+    DeformableAttention,
+    FeedForward,
+    ImageTextFusion,
+    MultiheadAttention,
+    sample_levels,
+)
 
 SIZES = [(5, 7), (3, 4), (1, 2), (1, 1)]
 HEADS, POINTS, CHANNELS = 3, 2, 4
@@ -68,20 +75,32 @@ def test_gradients_of_sampling_equal_those_of_grid_sample() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 4, 18])
-def test_sampling_does_not_depend_on_how_many_queries_run_at_a_time(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A chunk may hold queries of two images."""
-    case = sampling_case(9)
-    expected, expected_gradients = by_grid_sample(case[0], SIZES, *case[1:]), gradients_of_all(case)
+@pytest.mark.parametrize("kind", [2, 4], ids=["points", "boxes"])
+def test_deformable_attention_does_not_depend_on_how_many_queries_run_at_a_time(
+    rows: int, kind: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chunk may hold queries of two images; all images may share their references."""
+    torch.manual_seed(4)
+    layer = DeformableAttention(12, HEADS, len(SIZES), POINTS).double()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    query, memory = torch.randn(2, 9, 12, dtype=torch.float64), torch.randn(2, 50, 12, dtype=torch.float64)
+    references = torch.rand(1, 9, len(SIZES), kind, dtype=torch.float64)
+    padding = torch.rand(2, 50) < 0.3
+    function = partial(layer, sizes=SIZES, padding=padding)
+    value = layer.value(memory).masked_fill(padding[..., None], 0).unflatten(-1, (HEADS, -1))
+    locations, weights = layer.points_of(query.flatten(0, 1), references.expand(2, -1, -1, -1).flatten(0, 1), SIZES)
+    by_image = (locations.unflatten(0, (2, -1)), weights.unflatten(0, (2, -1)))
+    expected = layer.output(by_grid_sample(value, SIZES, *by_image)).detach()
+    expected_gradients = gradients(function, query, memory, references)
     monkeypatch.setattr(attention, "INFERENCE_ROWS", rows)
     monkeypatch.setattr(attention, "TRAINING_ROWS", rows)
     with torch.inference_mode():
-        torch.testing.assert_close(sample_levels(case[0], SIZES, *case[1:]), expected, rtol=0, atol=1e-12)
-    for gradient, reference in zip(gradients_of_all(case), expected_gradients, strict=True):
+        torch.testing.assert_close(function(query, memory, references), expected, rtol=0, atol=1e-12)
+    for gradient, reference in zip(gradients(function, query, memory, references), expected_gradients, strict=True):
+        assert reference.abs().max() > 0.01
         torch.testing.assert_close(gradient, reference, rtol=0, atol=1e-12)
-
-
-def gradients_of_all(case: tuple[Tensor, Tensor, Tensor]) -> list[Tensor]:
-    return gradients(lambda v, p, w: sample_levels(v, SIZES, p, w), *case)
 
 
 def test_half_precision_values_are_sampled_too() -> None:
@@ -131,6 +150,48 @@ def test_fusion_equals_the_plain_formula(padded: bool, limit: float, monkeypatch
     layer, inputs = fusion_case(padded)
     for found, expected in zip(layer(*inputs), plain_fusion(layer, *inputs), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 17])
+@pytest.mark.parametrize("padded", [False, True])
+def test_fusion_of_a_few_image_tokens_at_a_time_equals_the_whole(
+    rows: int, padded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some chunks hold padding alone, and the largest score of a word may be in any."""
+    layer, (image, text, padding, token_mask) = fusion_case(padded)
+    if padding is not None:
+        padding[1, :7] = True
+    expected = plain_fusion(layer, image, text, padding, token_mask)
+    monkeypatch.setattr(attention, "INFERENCE_ROWS", rows)
+    with torch.inference_mode():
+        for found, reference in zip(layer(image, text, padding, token_mask), expected, strict=True):
+            torch.testing.assert_close(found, reference.detach(), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_one_text_for_all_images_is_that_text_for_each(training: bool) -> None:
+    layer, (image, text, padding, token_mask) = fusion_case(padded=True)
+    with torch.set_grad_enabled(training):
+        found = layer(image, text[:1], padding, token_mask[:1])
+        expected = layer(image, text[:1].expand(2, -1, -1), padding, token_mask[:1].expand(2, -1))
+    for one, each in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, each, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3, None])
+@pytest.mark.parametrize("same", [False, True], ids=["queries of their own", "queries are the keys"])
+def test_multihead_attention_is_that_of_torch(dimensions: int | None, same: bool) -> None:
+    """One that is written out, since torch's copies a mask for each head."""
+    torch.manual_seed(3)
+    layer = MultiheadAttention(12, 3, dropout=0.0).double()
+    query, value = torch.randn(2, 6, 12, dtype=torch.float64), torch.randn(2, 6, 12, dtype=torch.float64)
+    key = query if same else torch.randn(2, 6, 12, dtype=torch.float64)
+    blocked = None if dimensions is None else (torch.rand(2, 6, 6) < 0.4) & ~torch.eye(6, dtype=torch.bool)
+    blocked = blocked[0] if dimensions == 2 and blocked is not None else blocked
+    padding = torch.tensor([[False] * 6, [False] * 3 + [True] * 3]) if blocked is None else None
+    mask = blocked.repeat_interleave(3, 0) if dimensions == 3 and blocked is not None else blocked
+    expected, _ = nn.MultiheadAttention.forward(layer, query, key, value, padding, attn_mask=mask, need_weights=False)
+    torch.testing.assert_close(layer(query, key, value, blocked, padding), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("limit", [50000.0, 0.3], ids=["free scores", "clamped scores"])

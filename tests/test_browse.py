@@ -14,7 +14,8 @@ from PIL import Image
 
 from browse.__main__ import main
 from browse.contact_sheet import contact_sheet, side_by_side
-from browse.draw import IGNORE_COLOUR, colour_of, draw_record, ink_on
+from browse.draw import IGNORE_COLOUR, draw_record
+from browse.images.colours import colour_of, ink_on
 from formats.io.errors import InputError
 from formats.label_map import write_label_map
 from formats.odvg import write_odvg

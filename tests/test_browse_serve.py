@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 
 from browse.__main__ import main
-from browse.review_order import in_order
-from browse.review_session import Review
-from browse.serve import MAX_BODY, ReviewServer
+from browse.review.order import in_order
+from browse.review.serve import MAX_BODY, ReviewServer
+from browse.review.session import Review
 from flows.labelling.bootstrap import bootstrap_od
 from flows.labelling.filter import filter_candidates
 from flows.labelling.infer import infer
@@ -325,6 +325,11 @@ def test_uncertain_images_come_first(data: Path) -> None:
             [("agreement", "filename", "caption"), ("0.2", "deep/b.png", ""), ("0.5", "a.png", "")]
         )
     assert order(str(data / "agreement.csv")) == ["deep/b.png", "a.png", "c.png"]
+    (data / "list.jsonl").write_text('{"filename": "c.png", "reason": "odd"}\n\n{"filename": "deep/b.png"}\n')
+    assert order(str(data / "list.jsonl")) == ["c.png", "deep/b.png", "a.png"]
+    (data / "bad.jsonl").write_text('{"file": "c.png"}')
+    with pytest.raises(InputError, match=r"bad.jsonl:1.*expected lines such as"):
+        order(str(data / "bad.jsonl"))
     (data / "bad.json").write_text('{"a.png": "high"}')
     for wrong in ("nonsense", str(data / "bad.json")):
         with pytest.raises(InputError, match="expected"):

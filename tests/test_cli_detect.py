@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from flows.cli.command import main
-from flows.detection.detect import Found, find_images
+from flows.detection.detect import ListedImage, find_images
 from flows.detection.download import fetch
 from formats.io.errors import InputError
 from grounding_model.inputs.prompt import clean_name
@@ -103,7 +103,7 @@ def test_images_are_found_in_folders_and_by_pattern(tmp_path: Path) -> None:
     by_folder = find_images([str(tmp_path / "images")])
     by_pattern = find_images([str(tmp_path / "*" / "*.png")])
     paths = [tmp_path / "images" / name for name in names]
-    assert by_folder == by_pattern == [Found(path, path.name, f"{path.stem}.json") for path in paths]
+    assert by_folder == by_pattern == [ListedImage(path, path.name, f"{path.stem}.json") for path in paths]
     assert find_images([str(tmp_path / "images"), *map(str, paths)]) == by_folder, "every image once"
 
 
@@ -172,7 +172,7 @@ def test_a_picture_that_cannot_be_saved_leaves_the_rest(tmp_path: Path, capsys, 
 
 def test_nothing_is_labelled_for_a_palette_or_device_that_is_not_there(tmp_path: Path, capsys) -> None:
     picture = str(save_picture(tmp_path / "x.png"))
-    for wrong, said in ((["--palette", "rainbow"], "'rainbow' is no colour"), (["--device", "abacus"], "abacus")):
+    for wrong, said in ((["--palette", "rainbow"], "'rainbow' is not a colour"), (["--device", "abacus"], "abacus")):
         arguments = [picture, "--texts", "cat", "-c", *MODEL, *wrong, "--out-dir", str(tmp_path / "out")]
         assert main(["detect", *arguments]) == 2
         assert said in capsys.readouterr().err
@@ -223,7 +223,7 @@ def test_what_cannot_be_fetched_is_named_and_leaves_nothing(served: tuple[Path, 
         ("ftp://127.0.0.1/x.png", "ftp:// cannot be fetched"),
     ):
         with pytest.raises(InputError, match=said):
-            fetch(url, downloads, largest=100_000)
+            fetch(url, downloads, max_bytes=100_000)
     assert not downloads.exists() or not list(downloads.iterdir())
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from flows.cli.command import build_parser, main
-from flows.evaluation.evaluate import EvaluateConfig
+from flows.evaluation.config import EvaluateConfig
 from flows.quality.ablation import QualityConfig
 from flows.self_training.config import SelfTrainConfig
 from formats.coco_dialects import read_lvis_categories

@@ -15,7 +15,7 @@ from PIL import Image
 
 from formats.io.errors import InputError
 from formats.record import Record
-from grounding_model.detector import READERS, Detector, Failure, label_scores, load_detector
+from grounding_model.detector import READERS, Detector, Failure, LabelScoring, label_scores, load_detector
 from grounding_model.inputs.category_lists import read_category_list
 from grounding_model.inputs.image import read_image
 from grounding_model.inputs.prompt import Prompt
@@ -114,12 +114,36 @@ def assert_same(one: Record, other: Record) -> None:
 
 @pytest.mark.parametrize("name", SINGLE)
 def test_single_images_equal_the_reference(name, detector):
-    """The reference gives every chunk of a prompt its own 40 boxes; ours are the best 40 of all."""
+    """The reference keeps 40 boxes of each chunk of a prompt; by default ours are the best 40 of all."""
     (item,) = SINGLE[name]["items"]
     chunk_size = SINGLE[name]["chunked_size"]
     settings = SETTINGS | {"chunk_size": chunk_size if chunk_size > 0 else None}
     (record,) = detector.predict([picture(item["img"])], prompt_of(item), **settings)
     assert_equal_to_reference(record, np.load(A / "predictions.npz"), f"{name}/0")
+
+
+@pytest.mark.parametrize("name", [name for name in SINGLE if name.startswith("chunk5")])
+def test_all_boxes_of_all_chunks_equal_the_reference(name, detector):
+    (item,) = SINGLE[name]["items"]
+    chunk_size = SINGLE[name]["chunked_size"] if SINGLE[name]["chunked_size"] > 0 else None
+    reference = np.load(A / "predictions.npz")
+    everything = len(reference[f"{name}/0/scores"])
+    assert everything == 40 * (3 if chunk_size else 1)
+    settings = SETTINGS | {"chunk_size": chunk_size, "max_per_chunk": 40}
+    (record,) = detector.predict([picture(item["img"])], prompt_of(item), **settings)
+    assert_equal_to_reference(record, reference, f"{name}/0", everything)
+
+
+def test_keeping_a_number_of_each_chunk_is_querying_chunk_by_chunk(detector):
+    names = [f"{colour} {noun}" for colour in ("red", "black") for noun in ("cat", "dog", "hat")]
+    settings = SETTINGS | {"max_per_image": 7}
+    (record,) = detector.predict([picture(0)], names, chunk_size=4, **settings, max_per_chunk=7)
+    parts = [detector.predict([picture(0)], part, **settings)[0] for part in (names[:4], names[4:])]
+    expected = sorted((row for part in parts for row in rows_of(part)), key=lambda row: -row[0])
+    assert len(record.instances) == 14
+    assert [row[0] for row in rows_of(record)] == pytest.approx([row[0] for row in expected], abs=1e-5)
+    (few,) = detector.predict([picture(0)], names, chunk_size=4, **settings)
+    assert len(few.instances) == 7
 
 
 @pytest.mark.parametrize("name", BATCHES)
@@ -374,6 +398,7 @@ def test_images_of_extreme_shape_are_labelled(shape, detector):
         ({"prompt": [["cat"], ["dog"]]}, "2 prompts for 1 images"),
         ({"score_threshold": 1.5}, "score_threshold"),
         ({"max_per_image": 0}, "max_per_image"),
+        ({"max_per_chunk": 0}, "max_per_chunk"),
         ({"scale": (0, 10)}, "scale"),
         ({"batch_size": 0}, "batch_size"),
         ({"chunk_size": 0}, "chunk_size"),
@@ -402,7 +427,9 @@ def test_scores_are_the_best_mean_over_an_entitys_tokens(data):
             max_size=6,
         )
     )
-    scores, labels = label_scores(logits, [tokens for _, tokens in entities], [label for label, _ in entities])
+    names = [tokens for _, tokens in entities], [label for label, _ in entities]
+    scoring = LabelScoring.of(*names, torch.device("cpu"))
+    scores, labels = label_scores(logits, scoring), scoring.labels
     assert labels.tolist() == sorted({label for label, _ in entities})
     for column, label in enumerate(labels.tolist()):
         for query in range(queries):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli.command import build_parser
-from grounding_model.checkpoints.weights import EMBEDDED
+from grounding_model.checkpoints.locations import EMBEDDED
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "inference.md").read_text(encoding="utf-8")

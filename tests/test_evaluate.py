@@ -10,8 +10,11 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from flows.evaluation.benchmarks import Benchmark
+from flows.evaluation.scoring import measure
 from formats.io.errors import InputError
 from formats.record import Instance, Record, Region
+from grounding_model.metrics import matching
 from grounding_model.metrics.bootstrap import (
     Shares,
     bootstrap_interval,
@@ -20,10 +23,10 @@ from grounding_model.metrics.bootstrap import (
     resampled,
     write_samples,
 )
-from grounding_model.metrics.coco import evaluate_coco, judge_coco
+from grounding_model.metrics.coco import evaluate_coco, evaluate_coco_with_rankings
 from grounding_model.metrics.expressions import expression_precision
-from grounding_model.metrics.found_boxes import FoundBoxes
 from grounding_model.metrics.phrases import recall_at
+from grounding_model.metrics.predicted_boxes import PredictedBoxes
 from tests.paths import GOLDEN
 
 EVAL = GOLDEN / "eval"
@@ -104,27 +107,45 @@ def test_coco_numbers_are_the_references(coco, counts, capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("at_once", [1, 3, 1000])
-def test_category_by_category_is_what_pycocotools_says_of_all_at_once(monkeypatch, at_once):
-    """To the last bit, however many images are looked at at once, from records and from arrays."""
-    monkeypatch.setattr("grounding_model.metrics.coco.IMAGES_AT_ONCE", at_once)
-    truth, found = noisy_case(20, seed=6)
-    found = [replace(one, instances=tuple(replace(e, score=round(e.score, 1)) for e in one.instances)) for one in found]
-    names = ("bird", "dog", "cat")  # of birds there is nothing
-    ours, rankings = judge_coco(truth, found, names, (1, 2, 3))
-    whole = all_at_once(truth, found, names, (1, 2, 3))
-    precision, recall = whole.eval["precision"][..., -1], whole.eval["recall"][:, :, 0]
-    assert ours.ap == np.mean(precision[..., 0][precision[..., 0] > -1])
-    assert ours.ap_large == np.mean(precision[..., 3][precision[..., 3] > -1])
-    assert ours.ar == {count: np.mean(recall[:, 1:, place]) for place, count in enumerate((1, 2, 3))}
+@pytest.mark.parametrize(("seed", "at_once"), [(0, 1), (1, 50), (2, 10**6), (3, 10**6)])
+def test_numbers_are_those_of_pycocotools_to_the_last_bit(seed, at_once, monkeypatch):
+    """With equal scores, equal overlaps and crowds, in blocks of any size, from records and from arrays."""
+    monkeypatch.setattr("grounding_model.metrics.matching.BOXES_AT_ONCE", at_once)
+    monkeypatch.setattr("grounding_model.metrics.matching.PAIRS_AT_ONCE", at_once)
+    truth, found = crowded_case(15, seed)
+    names, limits = ("bird", "dog", "cat"), (1, 3, 12)  # of birds there is nothing
+    ours, rankings = evaluate_coco_with_rankings(truth, found, names, limits)
+    judge = all_at_once(truth, found, names, limits)
+    precision, recall = judge.eval["precision"][..., -1], judge.eval["recall"][:, :, 0]
+    sizes = [np.mean(each[each > -1]) for each in np.moveaxis(precision, -1, 0)]
+    assert [ours.ap, ours.ap_small, ours.ap_medium, ours.ap_large] == sizes
+    assert ours.ar == {count: np.mean(recall[:, 1:, index]) for index, count in enumerate(limits)}
     np.testing.assert_array_equal(ours.precision_recall, precision[:, :, 1:, 0].mean(2))
+    assert ours.per_category == {name: np.mean(precision[:, :, k, 0]) for k, name in enumerate(names) if k}
     assert [len(each.images) for each in rankings] == [
-        sum(len(each["dtScores"]) for each in whole.evalImgs[place * 80 : place * 80 + 20] if each)
-        for place in range(3)
+        sum(len(each["dtScores"]) for each in judge.evalImgs[k * 60 : k * 60 + 15] if each) for k in range(3)
     ]
-    places = {record.filename: place for place, record in enumerate(truth)}
-    arrays = FoundBoxes.of_records(found, places, {name: place for place, name in enumerate(names)})
-    assert judge_coco(truth, arrays, names, (1, 2, 3)).result == ours
+    images = {record.filename: index for index, record in enumerate(truth)}
+    arrays = PredictedBoxes.of_records(found, images, {name: label for label, name in enumerate(names)})
+    assert evaluate_coco_with_rankings(truth, arrays, names, limits).result == ours
+
+
+def crowded_case(images: int, seed: int):
+    """Many boxes on a coarse grid, so that scores and overlaps are often equal; small, medium and large ones."""
+    rng = np.random.default_rng(seed)
+
+    def instances(count: int, scored: bool) -> list[tuple]:
+        made = []
+        for _ in range(count):
+            x, y, side = *rng.integers(0, 12, 2) * 10.0, float(rng.choice([20, 30, 90, 100, 110]))
+            corners = (float(x), float(y), float(x + side), float(y + side + rng.choice([0, 10, 20])))
+            score = float(rng.integers(1, 10) / 10) if scored else None
+            made.append((corners, str(rng.choice(["cat", "dog"])), score, not scored and rng.random() < 0.15))
+        return made
+
+    truth = [picture(f"{index}", *instances(rng.integers(0, 12), False)) for index in range(images)]
+    found = [picture(f"{index}", *instances(rng.integers(0, 60), True)) for index in range(images)]
+    return truth, found
 
 
 def all_at_once(truth, found, names, max_detections) -> COCOeval:
@@ -276,7 +297,7 @@ def test_weighing_images_is_repeating_them(seed):
         [replace(one, filename=f"{one.filename}-{copy}") for one, count in zip(side, draw) for copy in range(count)]
         for side in (truth, found)
     ]
-    weighed = resampled(judge_coco(truth, found, names).rankings, [draw])
+    weighed = resampled(evaluate_coco_with_rankings(truth, found, names).rankings, [draw])
     assert weighed[0] == pytest.approx(evaluate_coco(*repeated, names).ap, abs=1e-12)
 
 
@@ -305,7 +326,7 @@ def test_the_interval_of_a_gain_is_paired():
 def test_samples_come_back_as_they_were_written(tmp_path):
     truth, found = noisy_case(10, seed=3)
     for samples in (
-        judge_coco(truth, found, ["cat", "dog"]).rankings,
+        evaluate_coco_with_rankings(truth, found, ["cat", "dog"]).rankings,
         Shares(np.array([0, 0, 2]), np.array([True, False, True]), 3),
     ):
         write_samples(tmp_path / "samples.npz", samples)
@@ -433,26 +454,16 @@ def test_captions_that_cannot_be_judged_are_named():
 
 
 def test_boxes_are_matched_once_for_the_numbers_and_their_interval(monkeypatch):
-    """The samples of a measurement are those of a matching of their own, and its AP is pycocotools'."""
-    from flows.evaluation.benchmarks import Benchmark
-    from flows.evaluation.scoring import measure
-
+    """The samples of a measurement are those of a matching of their own."""
     truth, found = noisy_case(20, seed=4)
     names = ("cat", "dog")
     expected = evaluate_coco(truth, found, names)
     interval = bootstrap_interval(truth, found, names, resamples=30)
     matchings = []
-    monkeypatch.setattr(COCOeval, "evaluate", _counted(COCOeval.evaluate, matchings))
+    match = matching.match_detections
+    monkeypatch.setattr(matching, "match_detections", lambda *boxes: matchings.append(boxes) or match(*boxes))
     measured = measure(Benchmark(truth, EVAL, "coco", names), found, "coco")
-    assert len(matchings) == len(names)
+    assert len(matchings) == 1
     assert measured.numbers["ap"] == expected.ap
     assert resampled(measured.samples, [np.ones(20, dtype=np.int64)])[0] == pytest.approx(expected.ap, abs=1e-12)
     assert interval_of(measured.samples, resamples=30) == interval
-
-
-def _counted(evaluate, calls):
-    def counted(self):
-        calls.append(self)
-        evaluate(self)
-
-    return counted

@@ -10,7 +10,7 @@ import pytest
 from formats.io.errors import InputError
 from formats.record import Instance, Record, Region
 from grounding_model.metrics.described_objects import evaluate_described_objects, length_of
-from grounding_model.metrics.expressions import evaluate_generalized_expressions, truth_as_the_reference
+from grounding_model.metrics.expressions import evaluate_generalized_expressions, keep_first_boxes
 from tests.paths import GOLDEN
 
 EVAL = GOLDEN / "eval"
@@ -50,7 +50,7 @@ def test_of_the_first_box_alone_the_numbers_are_the_references(grefcoco, score, 
     truth, predictions = grefcoco
     expected = golden("grefcoco_results.json")[f"score{score}_f1{f1}"]
     result = evaluate_generalized_expressions(
-        truth_as_the_reference(truth), predictions, score_threshold=score, f1_threshold=f1
+        keep_first_boxes(truth), predictions, score_threshold=score, f1_threshold=f1
     )
     assert {"F1_score": result.f1, "N_acc": result.no_target, "T_acc": result.target} == pytest.approx(expected)
 
@@ -58,13 +58,13 @@ def test_of_the_first_box_alone_the_numbers_are_the_references(grefcoco, score, 
 def test_all_boxes_that_are_meant_count(grefcoco):
     truth, predictions = grefcoco
     published = evaluate_generalized_expressions(truth, predictions)
-    reference = evaluate_generalized_expressions(truth_as_the_reference(truth), predictions)
+    reference = evaluate_generalized_expressions(keep_first_boxes(truth), predictions)
     assert (published.no_target, published.target) == (reference.no_target, reference.target)
     perfect = [
         replace(one, regions=tuple(replace(r, scores=(0.9,) * len(r.boxes)) for r in one.regions)) for one in truth
     ]
     assert evaluate_generalized_expressions(truth, perfect) == (1, 1, 1)
-    assert evaluate_generalized_expressions(truth_as_the_reference(truth), perfect).f1 < 1
+    assert evaluate_generalized_expressions(keep_first_boxes(truth), perfect).f1 < 1
 
 
 def expression(*boxes, scores=()):
@@ -158,7 +158,7 @@ def test_presence_and_absence_are_judgements_of_their_own_descriptions(described
     assert result.absence == pytest.approx(evaluate_described_objects(truth, predictions, absence).full.ap)
     assert result.presence == pytest.approx(evaluate_described_objects(truth, predictions, rest).full.ap)
     assert evaluate_described_objects(truth, predictions, names).absence is None
-    with pytest.raises(InputError, match="is no description"):
+    with pytest.raises(InputError, match="is not a description"):
         evaluate_described_objects(truth, predictions, names, ["a unicorn"])
 
 

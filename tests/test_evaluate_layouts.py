@@ -12,7 +12,8 @@ import pytest
 
 from flows.cli.command import main
 from flows.evaluation import report as evaluation_report
-from flows.evaluation.evaluate import EvaluateConfig, evaluate_config
+from flows.evaluation.config import EvaluateConfig
+from flows.evaluation.evaluate import evaluate_config
 from formats.io.toml_config import read_config
 from formats.record import Instance, Record, Region
 from grounding_model import detector

@@ -9,11 +9,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from flows.evaluation.benchmarks import GlyphQuestionData
+from flows.evaluation.config import EvaluateConfig
+from flows.evaluation.evaluate import evaluate_benchmark
+from flows.evaluation.predictions import predict_benchmark
+from flows.evaluation.readers import open_benchmark
+from flows.labelling.detector_pool import lender_of
 from formats.io.errors import InputError
 from formats.record import Instance, Record
+from grounding_model.detector import load_detector
 from grounding_model.metrics.coco import evaluate_coco
-from grounding_model.metrics.found_boxes import FoundBoxes
-from grounding_model.metrics.lvis import Federation, evaluate_lvis, judge_lvis
+from grounding_model.metrics.lvis import Federation, evaluate_lvis, evaluate_lvis_with_rankings
+from grounding_model.metrics.predicted_boxes import PredictedBoxes
 from tests.paths import GOLDEN
 
 EVAL = GOLDEN / "eval"
@@ -47,7 +54,9 @@ def lvis():
     ]
     federation = Federation(
         absent={i["file_name"]: frozenset(names[c] for c in i["neg_category_ids"]) for i in images.values()},
-        partly={i["file_name"]: frozenset(names[c] for c in i["not_exhaustive_category_ids"]) for i in images.values()},
+        not_exhaustive={
+            i["file_name"]: frozenset(names[c] for c in i["not_exhaustive_category_ids"]) for i in images.values()
+        },
         frequency={category["name"]: category["frequency"] for category in content["categories"]},
     )
     truth = [record(image_id, tuple(instances[image_id])) for image_id in images]
@@ -129,7 +138,7 @@ def test_order_of_records_does_not_matter(lvis):
 
 
 def test_rankings_for_the_interval_have_the_same_ap(lvis):
-    expected, rankings = judge_lvis(*lvis[:4], areas=lvis[4])
+    expected, rankings = evaluate_lvis_with_rankings(*lvis[:4], areas=lvis[4])
     levels = [ranking.precision_at_recall() for ranking in rankings]
     assert np.mean([level.mean() for level in levels if level is not None]) == pytest.approx(expected.ap)
 
@@ -149,8 +158,9 @@ def test_what_cannot_be_judged_is_named(lvis):
 def test_arrays_say_the_same_as_records_in_any_order(lvis):
     truth, predictions, names, federation, areas = lvis
     images = {record.filename: place for place, record in enumerate(truth)}
-    parts = [FoundBoxes.of_records([each], images, {n: place for place, n in enumerate(names)}) for each in predictions]
-    found = FoundBoxes.joined(parts[::-1])
+    labels = {name: label for label, name in enumerate(names)}
+    parts = [PredictedBoxes.of_records([each], images, labels) for each in predictions]
+    found = PredictedBoxes.joined(parts[::-1])
     assert evaluate_lvis(truth, found, names, federation, areas=areas) == evaluate_lvis(*lvis[:4], areas=areas)
 
 
@@ -164,7 +174,41 @@ def test_the_best_of_a_category_count_whatever_images_they_are_in():
         for index, record in enumerate(truth)
     ]
     federation = Federation({}, {}, {"cat": "r"})
-    boxes = FoundBoxes.of_records(found, {"0": 0, "1": 1, "2": 2}, {"cat": 0})
-    assert sorted(boxes.best(2).scores) == [0.7, 0.9]
+    boxes = PredictedBoxes.of_records(found, {"0": 0, "1": 1, "2": 2}, {"cat": 0})
+    assert sorted(boxes.best_of_each_label(2).scores) == [0.7, 0.9]
     assert evaluate_lvis(truth, found, ["cat"], federation, max_per_category=2).ap == pytest.approx(0.5 * 34 / 101)
     assert evaluate_lvis(truth, found, ["cat"], federation).ap == pytest.approx(0.75, abs=0.01)
+
+
+def test_each_chunk_of_names_keeps_its_boxes_where_a_configuration_says_so(tmp_path):
+    """As the reference evaluates LVIS: every chunk is a query of its own, and fixed AP cuts their boxes by category."""
+    truth = GlyphQuestionData("lvis", count=6)
+    benchmark, detector = open_benchmark(truth, tmp_path / "drawn"), load_detector()
+    images = [benchmark.image_root / record.filename for record in benchmark.records]
+    found = [replace(record, instances=()) for record in benchmark.records]
+    for start in range(0, len(benchmark.names), 5):
+        names = list(benchmark.names[start : start + 5])
+        answers = detector.predict(images, names, score_threshold=0.0, max_per_image=10, batch_size=6)
+        found = [replace(one, instances=one.instances + more.instances) for one, more in zip(found, answers)]
+    expected = evaluate_lvis(benchmark.records, found, benchmark.names, benchmark.federation)
+
+    config = EvaluateConfig(truth, chunk_size=5, max_per_image=10, resamples=0, work_dir=tmp_path / "image")
+    per_chunk = replace(config, max_per_chunk=10, work_dir=tmp_path / "chunk")
+    ap = {each: evaluate_benchmark(each, detector=detector).numbers["ap"] for each in (config, per_chunk)}
+    assert ap[per_chunk] == pytest.approx(expected.ap, abs=1e-6)
+    assert ap[config] < ap[per_chunk] - 0.02  # what an image keeps is outbid by the frequent names
+
+
+def test_a_limit_per_category_is_kept_while_shards_are_read(tmp_path, monkeypatch):
+    """A data set of millions of boxes is cut on the way, and never whole in memory; equal scores keep the first."""
+    config = EvaluateConfig(GlyphQuestionData("lvis", count=6), shard_size=1, resamples=0, work_dir=tmp_path)
+    detector = load_detector()
+    benchmark = open_benchmark(config.truth, tmp_path)
+    stored = predict_benchmark(config, benchmark, "lvis", lambda: lender_of(detector))
+    whole = stored.as_arrays()
+    monkeypatch.setattr("flows.evaluation.predictions.CUT_AT", 100)
+    for count in (3, 17):
+        cut = stored.as_arrays(max_per_category=count)
+        assert len(cut.scores) == sum(min(count, n) for n in np.bincount(whole.labels))
+        for one, other in zip(cut, whole.best_of_each_label(count), strict=True):
+            np.testing.assert_array_equal(one, other)

@@ -15,7 +15,7 @@ from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg
 from flows.labelling.filter import filter_candidates
 from flows.labelling.infer import infer
 from flows.labelling.manifest import read_manifest
-from flows.labelling.plan import asked_label_map, plan
+from flows.labelling.plan import plan, prompt_label_map
 from flows.policies import Mixture, Policy, Quantile, TargetPrecision
 from flows.policies.apply import Candidate, apply_policy
 from flows.policies.nms import suppress_duplicates
@@ -170,7 +170,7 @@ def test_what_is_not_labelled_cannot_be_filtered(folder: Path) -> None:
     with pytest.raises(InputError, match="2 of 2 shards"):
         filter_candidates(manifest)
     infer(manifest, FakeDetector(), progress=False)
-    with pytest.raises(InputError, match="no category 'dgo'"):
+    with pytest.raises(InputError, match="'dgo' is not in the prompt"):
         filter_candidates(manifest, Policy(class_thresholds={"dgo": 0.5}))
     with pytest.raises(InputError, match="outside 0"):
         Policy(score_threshold=30)
@@ -189,7 +189,7 @@ def labelled(folder: Path) -> Path:
     """Asked for a cat, and for a plate to reject; another look through a mirror lies beside."""
     (folder / "images" / "image-002.png").unlink()
     made = bootstrap_od(folder / "images", ["cat"], folder / "x_od.json")
-    asked = asked_label_map(made.label_map, ["plate"], folder)
+    asked = prompt_label_map(made.label_map, ["plate"], folder)
     for name, mirrored in (("work", False), ("mirror", True)):
         manifest = plan(
             made.annotations,
@@ -214,18 +214,18 @@ class Mirrorable(FakeDetector):
                 yield Record("array", *image.shape[:2], instances=(Instance((0, 0, 10, 30), 0, "cat", 0.8),))
 
 
-def test_a_distractor_is_asked_for_and_never_written(labelled: Path) -> None:
+def test_a_distractor_is_in_the_prompt_and_never_written(labelled: Path) -> None:
     result = filter_candidates(labelled / "work", Policy(0.1, distractors=("plate",), nms_iou=0.9, distractor_iou=0.2))
     boxes = [each for record in read_odvg(result.labels) for each in record.instances]
     assert {(each.category, each.label) for each in boxes} == {("cat", 0)}
     assert result.counts["dropped"]["distractor"] > 0
     assert result.counts["candidates"] == len(boxes) + sum(result.counts["dropped"].values())
-    with pytest.raises(InputError, match="'dog' was asked"):
+    with pytest.raises(InputError, match="'dog' is not in the prompt"):
         filter_candidates(labelled / "work", Policy(distractors=("dog",)))
     with pytest.raises(InputError, match="one to keep"):
         filter_candidates(labelled / "work", Policy(distractors=("plate", "cat")))
     with pytest.raises(InputError, match="is a category"):
-        asked_label_map(labelled / "x_label_map.json", ["cat"], labelled)
+        prompt_label_map(labelled / "x_label_map.json", ["cat"], labelled)
 
 
 def test_another_view_adds_its_boxes_and_another_plan_is_none(labelled: Path) -> None:

@@ -24,9 +24,9 @@ from pydantic import TypeAdapter, ValidationError
 from flows.labelling import detector_pool as workers
 from flows.labelling.detector_pool import HeldDetectors
 from flows.labelling.filter import filter_candidates
-from flows.labelling.infer import missing_shards
 from flows.labelling.plan import plan
 from flows.labelling.settings import LabellingSettings, part_of
+from flows.labelling.shards import missing_shards
 from flows.orchestration import deployments, tasks
 from flows.orchestration.server import is_healthy
 from flows.self_training.stages import RunName
@@ -70,15 +70,15 @@ def test_a_misspelt_setting_of_a_plan_is_refused() -> None:
 def test_one_model_is_loaded_for_all_shards_of_a_plan() -> None:
     loaded = []
     lender = HeldDetectors(["cpu"], lambda manifest, device: loaded.append(device) or FakeDetector())
-    manifest = SimpleNamespace(weights_sha256="a", text_encoder_sha256=None)
+    manifest = SimpleNamespace(weights_sha256="a", text_encoder_sha256=None, dtype="float32")
     for _ in range(3):
         with lender.lend(manifest):
             pass
     assert loaded == ["cpu"]
-    for other in (("b", None), ("b", "c")):
-        with lender.lend(SimpleNamespace(weights_sha256=other[0], text_encoder_sha256=other[1])):
+    for weights, text_encoder, dtype in (("b", None, "float32"), ("b", "c", "float32"), ("b", "c", "bfloat16")):
+        with lender.lend(SimpleNamespace(weights_sha256=weights, text_encoder_sha256=text_encoder, dtype=dtype)):
             pass
-    assert loaded == ["cpu"] * 3
+    assert loaded == ["cpu"] * 4
 
 
 def hold(monkeypatch: pytest.MonkeyPatch, detector: FakeDetector) -> None:

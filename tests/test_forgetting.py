@@ -26,8 +26,8 @@ seed = 900
 """
 
 
-def curve(*points: tuple[float, float, float], most_lost: float = 0.03) -> ForgettingCurve:
-    return ForgettingCurve("cats", ("nouns",), tuple(Point(a, t, (h,)) for a, t, h in points), most_lost)
+def curve(*points: tuple[float, float, float], max_loss: float = 0.03) -> ForgettingCurve:
+    return ForgettingCurve("cats", ("nouns",), tuple(Point(a, t, (h,)) for a, t, h in points), max_loss)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_the_table_tells_gain_and_loss_and_the_advice() -> None:
         ["0.5", "0.600", "(+0.100)", "0.790", "(-0.010)"],
         ["1", "0.700", "(+0.200)", "0.600", "(-0.200)"],
     ]
-    assert told.endswith("recommended: alpha 0.5: +0.100 on cats, -0.010 held out (less than 0.03 may be lost)")
+    assert told.endswith("recommended: alpha 0.5: +0.100 on cats, -0.010 on held-out tasks (accepted: -0.03)")
     assert "recommended: alpha 0: no other point" in curve((0, 0.5, 0.8), (1, 0.7, 0.6)).table()
 
 
@@ -67,7 +67,7 @@ def test_a_curve_comes_back_from_its_json_and_means_are_taken_point_by_point() -
     one, other = curve((0, 0.5, 0.8), (1, 0.7, 0.6)), curve((0, 0.5, 0.8), (1, 0.8, 0.5))
     assert curve_from_dict(json.loads(json.dumps(one.as_dict()))) == one
     last = mean_curve([one, other]).points[-1]
-    assert (last.alpha, last.target, last.kept) == (1, pytest.approx(0.75), pytest.approx(0.55))
+    assert (last.alpha, last.target, last.held_out_mean) == (1, pytest.approx(0.75), pytest.approx(0.55))
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_what_was_measured_is_kept_and_the_rest_is_measured(
     first = measure_forgetting("glyph-tiny", tuned, target, [held_out], out, alphas=[])
     assert [point.alpha for point in first.points] == [0, 1]
     assert len(asked) == 4
-    assert first.points[0].kept > 0.5 > first.points[1].kept
+    assert first.points[0].held_out_mean > 0.5 > first.points[1].held_out_mean
     again = measure_forgetting("glyph-tiny", tuned, target, [held_out], out, alphas=[0.5])
     assert len(asked) == 6  # alpha 0.5 alone
     assert (again.points[0], again.points[2]) == first.points
@@ -128,5 +128,5 @@ def test_the_command_prints_the_table(
 
 
 def test_without_a_held_out_task_nothing_can_be_said(tuned: Path, tasks: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="expected at least one that was not tuned for"):
+    with pytest.raises(InputError, match="expected at least one that the model was not tuned for"):
         measure_forgetting("glyph-tiny", tuned, Task(tasks[0]), [], tmp_path / "out")

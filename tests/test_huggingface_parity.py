@@ -31,7 +31,7 @@ from transformers import (
 from formats.io.errors import InputError
 from grounding_model.checkpoints.checkpoint import Checkpoint
 from grounding_model.checkpoints.weights import convert, inspect, load_checkpoint
-from grounding_model.inputs.image import ImageBatch
+from grounding_model.inputs.image_batch import ImageBatch
 from grounding_model.inputs.tokens import SEPARATORS, tokenize
 from grounding_model.model.grounding import padding_mask
 from tests.paths import GOLDEN
@@ -220,7 +220,7 @@ def test_a_model_that_transformers_cannot_express_is_refused(tmp_path: Path) -> 
     ("change", "said"),
     [
         ({"model_type": "bert"}, "model_type is 'bert'"),
-        ({"two_stage": False}, "two_stage is False"),
+        ({"two_stage": False}, "two_stage is false; expected true"),
         ({"decoder_attention_heads": 4}, "differ in attention heads"),
         ({"decoder_layers": 2}, "no part of this architecture"),
         ({"backbone_config": {"model_type": "resnet"}}, "the backbone is resnet"),

@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 
 from formats.io.errors import InputError
-from grounding_model.inputs.image import MEAN, STD, collate_images, read_image, resize_for_test, size_for_test
+from grounding_model.inputs import image as inputs
+from grounding_model.inputs.image import read_image, read_resized, resize_for_test, size_for_test
+from grounding_model.inputs.image_batch import MEAN, STD, collate_images
 from tests.paths import GOLDEN
 
 SIZES = json.loads((GOLDEN / "resize_sizes.json").read_text())
@@ -144,3 +146,15 @@ def test_arrays_of_another_kind_are_refused(bad):
         collate_images([bad])
     with pytest.raises(InputError, match="the list is empty"):
         collate_images([])
+
+
+def test_a_picture_above_the_bound_is_decoded_reduced_to_the_same_size(tmp_path, monkeypatch):
+    ramp = np.add.outer(np.arange(600) // 6, np.arange(900) // 6).astype(np.uint8)
+    Image.fromarray(ramp).convert("RGB").save(tmp_path / "a.png")
+    whole = read_resized(tmp_path / "a.png", (80, 133))
+    np.testing.assert_array_equal(whole.pixels, resize_for_test(read_image(tmp_path / "a.png"), (80, 133)))
+    monkeypatch.setattr(inputs, "DECODED_WHOLE", 1000)
+    reduced = read_resized(tmp_path / "a.png", (80, 133))
+    assert reduced[1:] == whole[1:] == (600, 900)
+    assert reduced.pixels.shape == whole.pixels.shape
+    assert np.abs(reduced.pixels.astype(int) - whole.pixels).max() <= 2

@@ -1,6 +1,10 @@
 """Image headers say what decoding would; file names stay in their folder."""
 
 import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+import formats.images
 from formats import InputError, image_size, list_images, read_images, safe_join
+from formats.images import decode_image
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "avif"])
@@ -136,3 +142,78 @@ def test_names_inside_the_folder_pass(tmp_path, name):
 def test_names_that_could_leave_the_folder_are_refused(tmp_path, name):
     with pytest.raises(InputError, match="file name"):
         safe_join(tmp_path, name)
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "L", "RGB", "RGBA", "LA", "I;16"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_reduced_picture_is_the_whole_one_in_fewer_pixels(tmp_path, monkeypatch, mode, orientation):
+    ramp = np.add.outer(np.arange(60) * 2, np.arange(97)).astype(np.uint8)
+    picture = Image.fromarray(ramp.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(ramp).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / "a.png", exif=exif)
+    whole = decode_image(tmp_path / "a.png")
+    monkeypatch.setattr(formats.images, "_STRIP", 97 * 7)  # several strips, none of which the picture fills
+    np.testing.assert_array_equal(decode_image(tmp_path / "a.png").pixels, whole.pixels)
+    reduced = decode_image(tmp_path / "a.png", longest=24)
+    assert (reduced.height, reduced.width) == whole.pixels.shape[:2] == image_size(tmp_path / "a.png")
+    assert reduced.pixels.shape[:2] == ((25, 15) if orientation == 6 else (15, 25))
+    if mode != "1":
+        there = np.asarray(Image.fromarray(whole.pixels).resize(reduced.pixels.shape[1::-1], Image.Resampling.BOX))
+        assert np.abs(there.astype(int) - reduced.pixels).max() <= 6
+
+
+def test_a_jpeg_is_decoded_reduced_and_keeps_its_size(tmp_path):
+    Image.new("RGB", (1000, 640), (9, 99, 200)).save(tmp_path / "a.jpg")
+    decoded = decode_image(tmp_path / "a.jpg", longest=200)
+    assert (decoded.height, decoded.width) == (640, 1000)
+    assert 200 <= decoded.pixels.shape[1] < 400
+    assert decode_image(tmp_path / "a.jpg", longest=200, whole_below=640_000).pixels.shape == (640, 1000, 3)
+
+
+def test_the_limit_of_pixels_is_a_setting_and_its_message_says_so(tmp_path, monkeypatch):
+    Image.new("1", (600, 500)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # put back at the end
+    monkeypatch.setenv("GROUNDHOG_MAX_IMAGE_PIXELS", "100000")
+    for reader in (image_size, decode_image):
+        with pytest.raises(
+            InputError, match=r"a.png: has .* pixels, the limit is 100000; set GROUNDHOG_MAX_IMAGE_PIXELS"
+        ):
+            reader(tmp_path / "a.png")
+    for lifted in ("300000", "0"):
+        monkeypatch.setenv("GROUNDHOG_MAX_IMAGE_PIXELS", lifted)
+        assert image_size(tmp_path / "a.png") == decode_image(tmp_path / "a.png").pixels.shape[:2] == (500, 600)
+    monkeypatch.setenv("GROUNDHOG_MAX_IMAGE_PIXELS", "many")
+    with pytest.raises(InputError, match="expected a number of pixels; 0 for no limit"):
+        image_size(tmp_path / "a.png")
+
+
+def test_large_pictures_are_decoded_one_after_the_other(tmp_path, monkeypatch):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    monkeypatch.setattr(formats.images, "DECODED_AT_ONCE", 1000)
+    at_once: list[int] = []
+    decode = formats.images._rgb_of
+
+    def watched(image, factor):
+        at_once.append(formats.images._decoding)
+        time.sleep(0.01)
+        return decode(image, factor)
+
+    monkeypatch.setattr(formats.images, "_rgb_of", watched)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(decode_image, [tmp_path / "a.png"] * 8))
+    assert at_once == [1200] * 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "largest"), [("P", 450), ("RGB", 950)])
+def test_a_bomb_of_169_megapixels_takes_less_than_twice_its_pixels(tmp_path, mode, largest):
+    """In MB, for a picture as a page shows it; Pillow keeps 1 byte a pixel of P, 4 of RGB."""
+    Image.new(mode, (13_000, 13_000)).save(tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size < 500_000
+    program = (
+        "import sys; from formats.images import decode_image; decode_image(sys.argv[1], 2666);"
+        "print(int(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0]) // 1024)"
+    )
+    answer = subprocess.run([sys.executable, "-c", program, tmp_path / "a.png"], capture_output=True, text=True)
+    assert int(answer.stdout) < largest

@@ -52,7 +52,9 @@ def test_arrows_hold(path: Path) -> None:
 ROOMS = {
     "formats.io": set(),
     "formats": {"formats.io"},
-    "browse": {"formats"},
+    "browse.images": {"formats"},
+    "browse.review": {"browse.images", "formats"},
+    "browse": {"browse.images", "browse.review", "formats"},
     "grounding_model.inputs": {"formats"},
     "grounding_model.model": {"grounding_model.inputs"},
     "grounding_model.checkpoints": {"grounding_model.inputs", "grounding_model.model"},
@@ -177,3 +179,28 @@ def test_importing_loads_nothing_heavy(command: str, forbidden: tuple[str, ...])
     program = f"import sys; {command}; print([name for name in {forbidden} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+NO_MODEL = ("torch", "transformers", "timm", "prefect", "nltk", "matplotlib", "scipy", "huggingface_hub")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "rounds status nowhere",
+        "rounds lineage nowhere/x_od_v1.json",
+        "filter tests/kept/labelling/work_dir",
+        "check tests/kept/labelling/data/cats_od_v1.json",
+        "stats tests/kept/labelling/data/cats_od_v1.json",
+        "convert odvg coco tests/kept/labelling/data/cats_od_v1.json {folder}/coco.json",
+        "init cats --images docs/images --categories cat --config-dir {folder}",
+    ],
+)
+def test_commands_that_run_no_model_load_none(command: str, tmp_path: Path) -> None:
+    arguments = command.format(folder=tmp_path).split()
+    program = (
+        f"import sys; from flows.cli.command import main; main({arguments!r}); "
+        f"print([name for name in {NO_MODEL} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr

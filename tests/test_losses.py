@@ -14,8 +14,9 @@ from torch import Tensor, distributed, multiprocessing
 from grounding_model.model.denoising import DenoisingQueries
 from grounding_model.model.grounding import DenoisingGrounding, Grounding
 from grounding_model.model.targets import Matching, Target, pad_targets
-from grounding_model.training.losses import LossSettings, focal_loss, grounding_losses, varifocal_loss
+from grounding_model.training.losses import focal_loss, grounding_losses, varifocal_loss
 from grounding_model.training.region_words import RegionWordHead, pool_boxes
+from grounding_model.training.settings import LossSettings
 from tests.training_cases import (
     CASES,
     golden_cases,

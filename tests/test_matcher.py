@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from grounding_model.model.targets import Matching, Target, pad_targets
-from grounding_model.training.matcher import MatchingCosts, match_queries
+from grounding_model.training.matcher import match_queries
+from grounding_model.training.settings import MatchingCosts
 from tests.training_cases import CASES, golden_numbers, golden_targets, make_target, random_boxes, random_target
 
 ALL_TOKENS = torch.ones(1, 6, dtype=torch.bool)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from grounding_model.inputs.image import ImageBatch, collate_images, read_image, resize_for_test
+from grounding_model.inputs.image import read_image, resize_for_test
+from grounding_model.inputs.image_batch import ImageBatch, collate_images
 from grounding_model.inputs.tokens import tokenize
 from grounding_model.model.encoder import ImageTokens
 from grounding_model.model.positions import box_code, pixel_code, token_code

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from flows.evaluation.benchmarks import OdinwData
-from flows.evaluation.evaluate import EvaluateConfig, evaluate_benchmark, evaluate_config
+from flows.evaluation.config import EvaluateConfig
+from flows.evaluation.evaluate import evaluate_benchmark, evaluate_config
 from formats.io.errors import InputError
 from formats.record import Instance, Record
 

@@ -21,10 +21,11 @@ from flows.labelling import plan as planning
 from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg
 from flows.labelling.detector_pool import HeldDetectors, devices_of
 from flows.labelling.filter import filter_candidates
-from flows.labelling.infer import ThreadExecutor, infer, label_shard, missing_shards, problems_of
+from flows.labelling.infer import ThreadExecutor, infer, label_shard
 from flows.labelling.manifest import Manifest, read_lines, read_manifest
 from flows.labelling.plan import plan
 from flows.labelling.settings import Workers
+from flows.labelling.shards import missing_shards, problems_of
 from formats.candidates import read_candidates
 from formats.dataset_names import label_map_beside
 from formats.io.errors import InputError

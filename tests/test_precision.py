@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from flows.labelling.bootstrap import bootstrap_od
+from flows.labelling.detector_pool import HeldDetectors
+from flows.labelling.manifest import read_manifest
+from flows.labelling.plan import plan
+from flows.labelling.settings import Execution, LabellingSettings, Workers
 from formats.io.errors import InputError
 from grounding_model.detector import Detector, load_detector
-from grounding_model.glyphs import categories_of, draw_scene
+from grounding_model.glyphs import categories_of, draw_scene, write_scenes
 from grounding_model.metrics.coco import evaluate_coco
 from grounding_model.model.precision import BFloat16Linear, choose_dtype
 from tests.paths import GOLDEN
@@ -73,3 +80,45 @@ def test_auto_is_bfloat16_only_where_the_cpu_multiplies_it(
 def test_an_unknown_dtype_is_refused() -> None:
     with pytest.raises(InputError, match="dtype: 'float8'"):
         loaded("float8")
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """Source, images and work_dir of a labelling of one scene."""
+    write_scenes(tmp_path, "cats", 1, 0, labelled=False)
+    source = bootstrap_od(tmp_path / "images", ["cat"], tmp_path / "cats_od.json").annotations
+    return source, tmp_path / "images", tmp_path / "work_dir"
+
+
+def test_the_plan_says_the_dtype_and_its_detector_has_it(questions: tuple[Path, Path, Path]) -> None:
+    source, images, work_dir = questions
+    plain = plan(source, images, work_dir=work_dir)
+    assert "dtype" not in json.loads(plain.path.read_text())  # plans made before there was a choice keep their keys
+    with pytest.raises(InputError, match='dtype: null there, "bfloat16" requested'):
+        plan(source, images, work_dir=work_dir, dtype="bfloat16")
+    rounded = plan(source, images, work_dir=work_dir, dtype="bfloat16", overwrite=True)
+    assert rounded.key != plain.key
+    with HeldDetectors(["cpu"]).lend(rounded) as detector:
+        assert detector.dtype == "bfloat16"
+
+
+def test_auto_is_decided_by_the_plan_and_stays_so_elsewhere(
+    questions: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, images, work_dir = questions
+    execution = Execution(workers=Workers(devices=("cpu",)))
+    keys = {}
+    for dtype, native in (("float32", False), ("bfloat16", True)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda native=native: {"avx512_bf16": native})
+        made = plan(source, images, work_dir=work_dir / dtype, dtype="auto", execution=execution)
+        assert made.dtype == read_manifest(work_dir / dtype).dtype == dtype
+        keys[dtype] = made.key
+    assert keys["float32"] == plan(source, images, work_dir=work_dir / "plain").key
+    for dtype in keys:  # on a machine with other capabilities
+        assert plan(source, images, work_dir=work_dir / dtype, dtype="auto", execution=execution).key == keys[dtype]
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {})
+
+
+def test_a_setting_that_is_no_dtype_is_refused() -> None:
+    with pytest.raises(InputError, match="expected one of auto, float32, bfloat16"):
+        LabellingSettings(dtype="half")  # type: ignore[arg-type]

@@ -68,7 +68,7 @@ def test_pieces_are_done_once_and_again_when_asked_otherwise(
             done.append((name, self.seed))
             return Piece(name, self.seed, (LABELS,), (0.5, 0.6), ())
 
-    monkeypatch.setattr(quality, "_Work", Work)
+    monkeypatch.setattr(quality, "_SeedPieces", Work)
     measure_quality(config, ["plain"], [4])
     assert done == [("plain", 4)]
     pieces = measure_quality(config)

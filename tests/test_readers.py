@@ -32,6 +32,7 @@ _LOST = {
         "occluded of shapes": 1,
     },
     "fiftyone": {"age of boxes' attributes": 1},
+    "huggingface": {"author of lines": 1},
     "openimages": {"IsOccluded": 1},
     "cityscapes": {"masks, now the boxes round them": 1},
     "mdetr": {"dataset_name of images": 1, "boxes that name no words, left out": 1},

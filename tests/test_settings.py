@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli.command import build_parser
-from flows.evaluation.evaluate import EvaluateConfig
+from flows.evaluation.config import EvaluateConfig
 from flows.labelling.manifest import read_manifest, write_manifest
 from flows.labelling.plan import plan
 from flows.labelling.settings import (
@@ -89,7 +89,7 @@ def test_settings_have_no_default_anywhere_else() -> None:
         if name in SETTINGS and value not in (None, "")
     ]
     assert others == [
-        "flows/detection/detect.py: batch_size = 1",  # with its own reason
+        "flows/detection/options.py: batch_size = 1",  # with its own reason
         "flows/labelling/filter.py: overwrite = False",  # of label files; the setting is of plans
         "flows/orchestration/deployments.py: overwrite = False",
     ]

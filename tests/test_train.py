@@ -39,13 +39,13 @@ from grounding_model.training.learner import GroundingLearner, start_model
 from grounding_model.training.loop import TrainingFailed, train
 from grounding_model.training.optimizer import (
     MovingAverage,
-    OptimizerConfig,
     build_optimizer,
     learning_rate_at,
     multiplier_of,
     scaled_rate,
     set_learning_rate,
 )
+from grounding_model.training.settings import OptimizerConfig
 from tests.paths import GOLDEN
 from tests.training_data import DETERMINED, MICRO, weights_of, write_rectangles
 

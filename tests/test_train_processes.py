@@ -24,7 +24,7 @@ from grounding_model.data.sources import OdvgData
 from grounding_model.training.config import FromScratch, TrainConfig
 from grounding_model.training.distributed import check_devices, run_on_first
 from grounding_model.training.loop import TrainingFailed, TrainResult, train
-from grounding_model.training.optimizer import OptimizerConfig
+from grounding_model.training.settings import OptimizerConfig
 from tests.paths import GOLDEN
 from tests.training_data import DETERMINED, weights_of, write_rectangles
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from grounding_model.checkpoints.checkpoint import Checkpoint
 from grounding_model.checkpoints.weight_names import MMDET_WITH_SWIN
 from grounding_model.checkpoints.weights import load_checkpoint
-from grounding_model.inputs.image import ImageBatch, collate_images, read_image, resize_for_test
+from grounding_model.inputs.image import read_image, resize_for_test
+from grounding_model.inputs.image_batch import ImageBatch, collate_images
 from grounding_model.inputs.tokens import TextBatch, tokenize
 from grounding_model.model.grounding import Grounding
 from grounding_model.model.targets import pad_targets

@@ -10,9 +10,10 @@ from PIL import Image
 
 from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg
 from flows.labelling.filter import filter_candidates
-from flows.labelling.infer import infer, missing_shards, problems_of, share_warning
+from flows.labelling.infer import infer
 from flows.labelling.manifest import Manifest
 from flows.labelling.plan import plan
+from flows.labelling.shards import missing_shards, problems_of, share_warning
 from formats.candidates import Candidates, ImageProblem, write_candidates
 from formats.io.errors import InputError
 from tests.pipeline_cases import FakeDetector, make_images, make_weights

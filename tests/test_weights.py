@@ -15,9 +15,10 @@ from torch import Tensor
 from formats.io.errors import InputError
 from grounding_model.checkpoints.checkpoint import save_checkpoint
 from grounding_model.checkpoints.infer_config import Hints, config_of, hints_of_mmdet, python_literals
+from grounding_model.checkpoints.locations import checkpoint_hash
 from grounding_model.checkpoints.safe_pickle import read_pickled_checkpoint
 from grounding_model.checkpoints.weight_names import MMDET_WITH_RESNET, MMDET_WITH_SWIN, PATCH_ORDER
-from grounding_model.checkpoints.weights import _new_model, checkpoint_hash, convert, inspect, load_checkpoint
+from grounding_model.checkpoints.weights import _new_model, convert, inspect, load_checkpoint
 from grounding_model.inputs.tokens import load_tokenizer, tokenizer_to_text
 from grounding_model.model.backbone import build_backbone
 from grounding_model.model.config import SWIN_B, SWIN_L, SWIN_T, ModelConfig, SwinBackbone, TextEncoder, TimmBackbone
@@ -394,7 +395,7 @@ def test_a_damaged_file_of_ours_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"query_selection\.content\.weight \(50, 64\) instead of \(51, 64\)"):
         load_checkpoint(path)
     path.write_bytes(whole.replace(rb"\"queries\": 50", rb"\"querios\": 50"))
-    with pytest.raises(InputError, match="metadata is damaged"):
+    with pytest.raises(InputError, match="querios: is not a setting; did you mean 'queries'"):
         load_checkpoint(path)
 
 

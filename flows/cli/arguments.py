@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from formats.io.errors import InputError, did_you_mean
 from formats.label_map import read_category_names
@@ -55,24 +55,25 @@ def _add_setting(parser: argparse.ArgumentParser, declared: Field, type_hint: An
         parser.add_argument(flag, dest=declared.name, action="store_true", help=text)
         return
     kind = next(each for each in (get_args(type_hint) or (type_hint,)) if each is not type(None))
-    is_pair = get_origin(kind) is tuple
+    is_choice, is_pair = get_origin(type_hint) is Literal, get_origin(kind) is tuple
     parser.add_argument(
         flag,
         dest=declared.name,
-        type=_scale if is_pair else kind,
+        type=_scale if is_pair else str if is_choice else kind,
+        choices=get_args(type_hint) if is_choice else None,
         default=declared.default,
         metavar="SHORT,LONG" if is_pair else declared.metadata["metavar"] or None,
         help=text if declared.default is None or "(default" in text else f"{text} (default %(default)s)",
     )
 
 
-def add_overrides(parser: argparse.ArgumentParser) -> None:
+def add_overrides(parser: argparse.ArgumentParser, example: str = "optimizer.learning_rate=1e-4") -> None:
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="change a setting, e.g. optimizer.learning_rate=1e-4",
+        help=f"change a setting, e.g. {example}",
     )
 
 

@@ -11,13 +11,16 @@ from collections.abc import Sequence
 
 import flows
 from flows.cli.commands import (
+    audit,
     browse,
     datasets,
     demo,
     detect,
+    distill,
     evaluate,
     init,
     labelling,
+    publish,
     quality,
     rounds,
     train,
@@ -27,7 +30,22 @@ from flows.cli.parser import CommandParser
 from formats.io.errors import InputError
 
 # In the order of `groundhog --help`.
-MODULES = (demo, browse, init, labelling, rounds, detect, evaluate, train, quality, datasets, weights)
+MODULES = (
+    demo,
+    browse,
+    init,
+    labelling,
+    rounds,
+    detect,
+    evaluate,
+    train,
+    distill,
+    quality,
+    audit,
+    datasets,
+    publish,
+    weights,
+)
 
 # The user named a path that cannot be used as such. Any other OSError, such as a full disk, is a run that failed.
 WRONG_PATHS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)

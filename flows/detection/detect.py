@@ -7,43 +7,30 @@ import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+from PIL import Image, ImageColor
+from tqdm import tqdm
+
+from browse.draw import draw_record
 from flows.detection.download import fetch, is_url
+from flows.detection.options import DetectOptions
 from flows.labelling.mirrored import shown_as
-from flows.labelling.settings import LABELLING, LabellingSettings
 from formats.images import IMAGE_SUFFIXES, list_images
 from formats.io.errors import InputError
 from formats.io.files import write_json, write_whole
 from formats.record import Record
-from grounding_model.inputs.defaults import SCORE_THRESHOLD
-
-if TYPE_CHECKING:
-    from grounding_model.inputs.prompt import Prompt
+from grounding_model.detector import load_detector
+from grounding_model.inputs.image import read_image
+from grounding_model.inputs.prompt import Prompt
 
 JPEG_QUALITY = 92  # the names on a picture are small
 # What the reference's command calls its palettes; here every label has a colour of its own, whatever its data set.
 PALETTES_OF_REFERENCE = ("none", "coco", "voc", "citys")
-
-
-@dataclass(frozen=True)
-class DetectOptions:
-    """As the command line has them; see `groundhog detect --help`."""
-
-    settings: LabellingSettings = LABELLING  # of whose score floor the threshold takes the place
-    score_threshold: float = SCORE_THRESHOLD
-    batch_size: int = 1  # the first picture is there soonest
-    device: str = "auto"
-    palette: str = "category"
-    out_dir: Path = Path("outputs")
-    save_vis: bool = True
-    save_pred: bool = True
-    all_scores: bool = False
-    fetch: bool = False
 
 
 class DetectResult(NamedTuple):
@@ -54,7 +41,7 @@ class DetectResult(NamedTuple):
     failures: dict[str, str]
 
 
-class Found(NamedTuple):
+class ListedImage(NamedTuple):
     """One image to label. picture, prediction: its files below OUT/vis and OUT/preds."""
 
     path: Path
@@ -65,8 +52,8 @@ class Found(NamedTuple):
 def detect(sources: Sequence[str], prompt: Prompt, options: DetectOptions) -> DetectResult:
     """Labels the images of `sources` (files, folders, patterns); writes out_dir/vis/NAME and out_dir/preds/STEM.json.
 
-    Images of a folder keep their folders below out_dir. A bad image is a failure, the rest goes on. Addresses of
-    images are an error unless options.fetch says that they are to be downloaded.
+    Images of a folder keep their folders below out_dir. A bad image is a failure, and the others are still labelled.
+    URLs are an error unless options.fetch is set.
     """
     palette = _known_palette(options.palette)
     with TemporaryDirectory(prefix="groundhog-") as downloads:
@@ -74,13 +61,9 @@ def detect(sources: Sequence[str], prompt: Prompt, options: DetectOptions) -> De
         return _detect(find_images(local), prompt, options, palette)
 
 
-def _detect(images: Sequence[Found], prompt: Prompt, options: DetectOptions, palette: str) -> DetectResult:
-    from tqdm import tqdm
-
-    from grounding_model.detector import load_detector
-
+def _detect(images: Sequence[ListedImage], prompt: Prompt, options: DetectOptions, palette: str) -> DetectResult:
     settings = options.settings
-    detector = load_detector(settings.weights, settings.text_encoder, options.device)
+    detector = load_detector(settings.weights, settings.text_encoder, options.device, settings.dtype)
     outcomes = shown_as(settings, detector).predict_each(
         [image.path for image in images],
         prompt,
@@ -109,7 +92,7 @@ def _detect(images: Sequence[Found], prompt: Prompt, options: DetectOptions, pal
     return DetectResult(len(images) - len(failures), boxes, failures)
 
 
-def find_images(sources: Sequence[str]) -> list[Found]:
+def find_images(sources: Sequence[str]) -> list[ListedImage]:
     """Files, folders and patterns -> every image once, with the names that its outputs get.
 
     A name is the image's own, below its folder where a folder was given. Where two images would have the same,
@@ -126,7 +109,7 @@ def find_images(sources: Sequence[str]) -> list[Found]:
     stems = [Path(name).with_suffix("").as_posix() for name in names]
     taken = Counter([*stems, *names])
     return [
-        Found(path, _drawable(name), f"{stem if taken[stem] == 1 else name}.json")
+        ListedImage(path, _drawable(name), f"{stem if taken[stem] == 1 else name}.json")
         for path, name, stem in zip(named, names, stems)
     ]
 
@@ -134,7 +117,7 @@ def find_images(sources: Sequence[str]) -> list[Found]:
 def as_prediction(record: Record) -> dict[str, list[Any]]:
     """{"labels", "label_names", "scores", "bboxes"} of a record, best first.
 
-    A ScoredRecord also gives "all_scores", a list for each box with null where the box was not asked for a label.
+    A ScoredRecord also gives "all_scores", a list for each box, with null for labels that were not in its prompt.
     """
     found = [(instance.score, instance.label, instance.category, instance.box) for instance in record.instances or ()]
     for label, region in enumerate(record.regions or ()):
@@ -156,14 +139,16 @@ def as_prediction(record: Record) -> dict[str, list[Any]]:
 
 
 def _downloaded(sources: Sequence[str], folder: Path, allowed: bool) -> Iterator[str]:
-    """The sources with a local file in place of every address."""
+    """The sources with a local file in place of every URL."""
     for index, source in enumerate(sources):
         if not is_url(source):
             yield source
         elif allowed:
             yield str(fetch(source, folder / str(index)))
         else:
-            raise InputError(source, "is an address, and nothing is downloaded unasked", "add --fetch, or download it")
+            raise InputError(
+                source, "is a URL, which is only downloaded with --fetch", "add --fetch, or download the image yourself"
+            )
 
 
 def _listed(sources: Sequence[str]) -> Iterator[tuple[Path, str]]:
@@ -189,13 +174,13 @@ def _known_palette(palette: str) -> str:
     if palette in PALETTES_OF_REFERENCE:
         return "category"
     if palette not in ("category", "random"):
-        from PIL import ImageColor
-
         try:
             ImageColor.getrgb(palette)
         except ValueError:
             known = ", ".join(("category", "random", *PALETTES_OF_REFERENCE))
-            raise InputError("--palette", f"'{palette}' is no colour", f"expected {known}, or red, #ff8800 …") from None
+            raise InputError(
+                "--palette", f"'{palette}' is not a colour", f"expected {known}, or red, #ff8800 …"
+            ) from None
     return palette
 
 
@@ -206,12 +191,6 @@ def _drawable(name: str) -> str:
 
 def _draw(path: Path, record: Record, target: Path, palette: str) -> None:
     """Raises InputError for a picture that its format cannot hold, such as WebP of more than 16,383 pixels a side."""
-    import numpy as np
-    from PIL import Image
-
-    from browse.draw import draw_record
-    from grounding_model.inputs.image import read_image
-
     picture = Image.fromarray(np.ascontiguousarray(draw_record(read_image(path), record, palette)))
     kind = Image.registered_extensions()[target.suffix.lower()]
     encoded = io.BytesIO()  # first, so that a full disk is not taken for a fault of this picture

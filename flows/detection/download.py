@@ -1,4 +1,4 @@
-"""Pictures from the net, when asked for: one file each, of bounded size, into a folder of ours."""
+"""Images downloaded from URLs, one file of bounded size each."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ from urllib.request import Request, urlopen
 from formats.io.errors import InputError
 from formats.io.files import write_whole
 
-LARGEST = 100 * 2**20  # bytes; more is no photo
+MAX_BYTES = 100 * 2**20  # of an image; a larger file is not a photo
 TIMEOUT = 30  # seconds without a byte
 BLOCK = 2**16
 SCHEMES = ("http", "https", "file")
 
 
 def is_url(source: str) -> bool:
-    """True for 'scheme://…'. A drive letter is no scheme."""
+    """True for 'scheme://…'. A drive letter is not a scheme."""
     return re.match(r"[a-z][a-z0-9+.-]+://", source, re.IGNORECASE) is not None
 
 
-def fetch(url: str, folder: Path, largest: int = LARGEST) -> Path:
+def fetch(url: str, folder: Path, max_bytes: int = MAX_BYTES) -> Path:
     """Downloads one file into `folder`, under the last part of the address as its name.
 
     Raises InputError when the scheme is none of SCHEMES, the server does not answer or says no, or the file is larger
-    than `largest` bytes. Nothing is left in the folder then.
+    than `max_bytes` bytes. Nothing is left in the folder then.
     """
-    address = urlsplit(url)
+    try:
+        address = urlsplit(url)
+    except ValueError as error:
+        raise InputError(url, f"is not an address ({error})", "expected http://host/photo.jpg") from error
     if address.scheme.lower() not in SCHEMES:
         raise InputError(url, f"{address.scheme}:// cannot be fetched", f"expected {', '.join(SCHEMES)}")
     target = folder / _file_name(address.path)
@@ -38,13 +41,13 @@ def fetch(url: str, folder: Path, largest: int = LARGEST) -> Path:
             received = 0
             while block := answer.read(BLOCK):
                 received += len(block)
-                if received > largest:
-                    raise InputError(url, f"is larger than {largest} bytes", "download it yourself, if it is a picture")
+                if received > max_bytes:
+                    raise InputError(url, f"is larger than {max_bytes} bytes", "download it yourself if it is an image")
                 file.write(block)
     except InputError:
         raise
     except (OSError, HTTPException, ValueError) as error:
-        raise InputError(url, f"cannot be fetched ({error})", "expected the address of a picture") from error
+        raise InputError(url, f"cannot be fetched ({error})", "expected the URL of an image") from error
     return target
 
 

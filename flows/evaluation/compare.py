@@ -1,4 +1,4 @@
-"""Two evaluations of the same truth, beside one another: `groundhog evaluate compare A B`."""
+"""Two evaluations of the same ground truth compared: `groundhog evaluate compare A B`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from formats.io.errors import InputError
 from formats.io.files import load_json
 from grounding_model.metrics.bootstrap import Interval, drawn, interval_within, read_samples
 
-# What evaluation.json tells at the least, of one truth or of several sets.
+# Keys that every evaluation.json has, of one truth and of several sets.
 ONE_TRUTH, SEVERAL_SETS = {"truth_sha256", "headline", "metric", "records"}, {"sets", "ap"}
-MOST_CATEGORIES = 10  # told of those that gained, and of those that lost
+MAX_CATEGORIES = 10  # in the table, of those that gained and of those that lost
 
 
 class Comparison(NamedTuple):
-    """rows: name, number of A, number of B; None where a run has none. headline: the number that the interval is of.
+    """rows: name, score of A, score of B; None where a run has none. headline: the score that the interval is for.
 
-    gain: 95 % interval of B's headline less A's, on the same draws of images.
+    gain: 95 % interval of B's headline score minus A's, on the same draws of images.
     categories: name, AP of A, AP of B, by falling gain.
     """
 
@@ -31,15 +31,15 @@ class Comparison(NamedTuple):
     categories: list[tuple[str, float, float]]
 
     def table(self) -> str:
-        """Numbers, the interval, and the categories that changed most."""
+        """Scores, the interval, and the categories that changed most."""
         width = max(len(name) for name, _, _ in self.rows)
         lines = [f"{'':<{width}}  {'A':>5}  {'B':>5}  {'gain':>6}", *_aligned(self.rows)]
-        told = "no difference is shown" if self.gain.low <= 0 <= self.gain.high else "a difference"
+        verdict = "may be chance" if self.gain.low <= 0 <= self.gain.high else "more than chance"
         lines.append(
-            f"95 % interval of the gain in {self.headline}: {self.gain.low:+.3f} … {self.gain.high:+.3f} ({told})"
+            f"95 % interval of the gain in {self.headline}: {self.gain.low:+.3f} … {self.gain.high:+.3f} ({verdict})"
         )
-        gained = [row for row in self.categories if row[2] > row[1]][:MOST_CATEGORIES]
-        lost = [row for row in reversed(self.categories) if row[2] < row[1]][:MOST_CATEGORIES]
+        gained = [row for row in self.categories if row[2] > row[1]][:MAX_CATEGORIES]
+        lost = [row for row in reversed(self.categories) if row[2] < row[1]][:MAX_CATEGORIES]
         for title, rows in (("gained most", gained), ("lost most", lost)):
             lines += [f"\n{title}", *_aligned(rows)] if rows else []
         return "\n".join(lines)
@@ -48,8 +48,8 @@ class Comparison(NamedTuple):
 def compare(first: str | Path, second: str | Path, resamples: int = 1000) -> Comparison:
     """first, second: the work_dir of two evaluations, or their evaluation.json; the gain is the second's.
 
-    Of two evaluations of several sets it tells each set and their mean. Raises InputError when one of them is none, or
-    when they are not of the same truth, categories and metric.
+    For evaluations of several sets it has a row for each set, and their mean. Raises InputError for a folder without
+    an evaluation, and for evaluations of different ground truths, categories or metrics.
     """
     folders = _folder(first), _folder(second)
     one, other = (_read(folder) for folder in folders)
@@ -58,7 +58,7 @@ def compare(first: str | Path, second: str | Path, resamples: int = 1000) -> Com
     if one.get("truth_sha256") != other.get("truth_sha256") or "sets" in one:
         raise InputError(
             f"{first}, {second}",
-            f"not of one truth ({_described(one)}, {_described(other)})",
+            f"different ground truths ({_described(one)}, {_described(other)})",
             "expected two evaluations of the same images, categories and metric",
         )
     names = [name for name, value in {**one, **other}.items() if _is_score(name, value)]
@@ -78,11 +78,13 @@ def compare(first: str | Path, second: str | Path, resamples: int = 1000) -> Com
 def _compare_sets(
     folders: tuple[Path, Path], one: Mapping[str, Any], other: Mapping[str, Any], resamples: int
 ) -> Comparison:
-    """The images of each set are drawn by themselves: the sets themselves are no choice of chance."""
+    """The images of each set are drawn by themselves: the sets are not a sample."""
     for name in one["sets"]:
         compared = [_read(folder / name) for folder in folders]
         if compared[0].get("truth_sha256") != compared[1].get("truth_sha256"):
-            raise InputError(f"{folders[0]}, {folders[1]}", f"{name} is not of one truth", "expected the same images")
+            raise InputError(
+                f"{folders[0]}, {folders[1]}", f"different ground truths of {name}", "expected the same images"
+            )
     gains = [_gains((folders[0] / name, folders[1] / name), resamples) for name in one["sets"]]
     rows = [(name, value, other["sets"][name]) for name, value in one["sets"].items()]
     return Comparison(
@@ -115,7 +117,7 @@ def _read(folder: Path) -> Mapping[str, Any]:
     content = load_json(path, remedy)
     keys = content.keys() if isinstance(content, dict) else set()
     if not (keys >= ONE_TRUTH or keys >= SEVERAL_SETS):
-        raise InputError(path, "is no evaluation", remedy)
+        raise InputError(path, "is not an evaluation", remedy)
     return content
 
 

@@ -1,7 +1,7 @@
 """What fine-tuning gained and what it cost: `groundhog forgetting`.
 
-Two models, and those on the line between their weights (WiSE-FT, arXiv 2109.01903), do the task that was tuned for and
-tasks that were not, as their evaluation configurations say. What was measured once is kept.
+Two models, and interpolations between their weights (WiSE-FT, arXiv 2109.01903), are evaluated on the task that was
+tuned for and on held-out tasks, as their evaluation configurations say. Scores that are there are not computed again.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from flows.evaluation.benchmarks import file_hashes
-from flows.evaluation.evaluate import EVALUATION_NAME, EvaluateConfig, evaluate_config
-from flows.labelling.settings import Workers
+from flows.evaluation.config import EvaluateConfig
+from flows.evaluation.evaluate import EVALUATION_NAME, evaluate_config
+from flows.labelling.settings import Workers, recorded
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json
 from formats.io.plots import new_figure, write_figure
 from formats.io.toml_config import read_config
 from grounding_model.checkpoints.interpolation import write_interpolation
-from grounding_model.checkpoints.weights import checkpoint_hash
+from grounding_model.checkpoints.locations import checkpoint_hash
 
 RESULT_NAME = "forgetting.json"
 PLOT_NAME = "forgetting.png"
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
-MOST_LOST = 0.03
+MAX_LOSS = 0.03  # AP; more forgetting than that is noticed in use
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,15 @@ class Task:
 
 
 class Point(NamedTuple):
-    """One model on the line. target, held_out: the headline number of each task, 0..1, held_out in their order."""
+    """One model. target, held_out: the headline score of each task, 0..1; held_out in the order of the tasks."""
 
     alpha: float
     target: float
     held_out: tuple[float, ...]
 
     @property
-    def kept(self) -> float:
-        """What is known of the held-out tasks: the mean of their numbers."""
+    def held_out_mean(self) -> float:
+        """The mean score of the held-out tasks."""
         return fmean(self.held_out)
 
 
@@ -61,23 +62,25 @@ class Point(NamedTuple):
 class ForgettingCurve:
     """points: by rising alpha, from the base model (alpha 0) to the fine-tuned one (alpha 1).
 
-    most_lost: by how much the mean of the held-out numbers may fall for a point to be recommended.
+    max_loss: a point is recommended only if the mean score of the held-out tasks falls by less than this.
     """
 
     target: str
     held_out: tuple[str, ...]
     points: tuple[Point, ...]
-    most_lost: float = MOST_LOST
+    max_loss: float = MAX_LOSS
 
     @property
     def recommended(self) -> Point:
-        """The best on the target among those that lost less than most_lost; the base model is always one of them."""
+        """The best on the target among those that lost less than max_loss; the base model is always one of them."""
         base = self.points[0]
-        allowed = [point for point in self.points if point is base or base.kept - point.kept < self.most_lost]
-        return max(allowed, key=lambda point: (point.target, point.kept))
+        allowed = [
+            point for point in self.points if point is base or base.held_out_mean - point.held_out_mean < self.max_loss
+        ]
+        return max(allowed, key=lambda point: (point.target, point.held_out_mean))
 
     def table(self) -> str:
-        """A line a point, with what it gained or lost against the base model."""
+        """A line for each point, with its gain or loss against the base model."""
         base = self.points[0]
         titles = [self.target, *self.held_out, *(["held-out mean"] if len(self.held_out) > 1 else [])]
         width = max(16, *(len(title) for title in titles))
@@ -85,7 +88,7 @@ class ForgettingCurve:
         for point in self.points:
             cells = [
                 f"{f'{now:.3f} ({now - before:+.3f})':>{width}}"
-                for now, before in zip(_numbers(point), _numbers(base), strict=True)
+                for now, before in zip(_scores(point), _scores(base), strict=True)
             ]
             lines.append(f"{point.alpha:<9g}" + "  ".join(cells))
         return "\n".join([*lines, self._advice()])
@@ -93,25 +96,25 @@ class ForgettingCurve:
     def _advice(self) -> str:
         base, best = self.points[0], self.recommended
         if best is base:
-            return f"recommended: alpha 0: no other point gains and loses less than {self.most_lost:g} held out"
+            return f"recommended: alpha 0: no other point gains and loses less than {self.max_loss:g} on held-out tasks"
         return (
             f"recommended: alpha {best.alpha:g}: {best.target - base.target:+.3f} on {self.target}, "
-            f"{best.kept - base.kept:+.3f} held out (less than {self.most_lost:g} may be lost)"
+            f"{best.held_out_mean - base.held_out_mean:+.3f} on held-out tasks (accepted: -{self.max_loss:g})"
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """As forgetting.json tells it."""
+        """As forgetting.json holds it."""
         return {
             "target": self.target,
             "held_out": list(self.held_out),
-            "most_lost": self.most_lost,
+            "most_lost": self.max_loss,
             "recommended_alpha": self.recommended.alpha,
-            "points": [point._asdict() | {"held_out_mean": point.kept} for point in self.points],
+            "points": [point._asdict() | {"held_out_mean": point.held_out_mean} for point in self.points],
         }
 
 
-def _numbers(point: Point) -> list[float]:
-    return [point.target, *point.held_out, *([point.kept] if len(point.held_out) > 1 else [])]
+def _scores(point: Point) -> list[float]:
+    return [point.target, *point.held_out, *([point.held_out_mean] if len(point.held_out) > 1 else [])]
 
 
 def measure_forgetting(
@@ -122,67 +125,67 @@ def measure_forgetting(
     out_dir: str | Path,
     *,
     alphas: Sequence[float] = ALPHAS,
-    most_lost: float = MOST_LOST,
+    max_loss: float = MAX_LOSS,
     text_encoder: str | Path | None = None,
 ) -> ForgettingCurve:
-    """Measures every point, or finds it measured in out_dir, and writes forgetting.json and forgetting.png there.
+    """Evaluates every point that is not in out_dir yet, and writes forgetting.json and forgetting.png there.
 
     base, tuned, text_encoder: as load_checkpoint takes them. alphas: 0 and 1 are added where they are missing.
-    Raises InputError for an alpha outside 0..1, without a held-out task, for models without a line between them, and
+    Raises InputError for an alpha outside 0..1, without a held-out task, for models that cannot be interpolated, and
     for an evaluation that cannot be done.
     """
     if not held_out:
-        raise InputError("held_out", "no task", "expected at least one that was not tuned for")
+        raise InputError("held_out", "no task", "expected at least one that the model was not tuned for")
     if outside := [alpha for alpha in alphas if not 0 <= alpha <= 1]:
         raise InputError("alphas", f"{outside[0]:g}", "expected 0 (the base weights) to 1 (the fine-tuned ones)")
     out_dir = Path(out_dir)
-    line = _Line(str(base), str(tuned), out_dir, text_encoder)
+    models = _Interpolations(str(base), str(tuned), out_dir, text_encoder)
     points = []
     for alpha in sorted({0.0, 1.0, *alphas}):
-        first, *others = (line.measured(task, alpha) for task in (target, *held_out))
+        first, *others = (models.score(task, alpha) for task in (target, *held_out))
         points.append(Point(alpha, first, tuple(others)))
-    curve = ForgettingCurve(target.name, tuple(task.name for task in held_out), tuple(points), most_lost)
-    write_json(out_dir / RESULT_NAME, curve.as_dict() | line.ends)
+    curve = ForgettingCurve(target.name, tuple(task.name for task in held_out), tuple(points), max_loss)
+    write_json(out_dir / RESULT_NAME, curve.as_dict() | models.ends)
     plot_forgetting(out_dir / PLOT_NAME, [curve])
     return curve
 
 
-class _Line:
-    """The models between two, and what was measured of them."""
+class _Interpolations:
+    """The models between two, and their scores."""
 
     def __init__(self, base: str, tuned: str, out_dir: Path, text_encoder: str | Path | None) -> None:
         self._base, self._tuned, self._out_dir, self._text_encoder = base, tuned, out_dir, text_encoder
         hashes = {"base_sha256": checkpoint_hash(base), "tuned_sha256": checkpoint_hash(tuned)}
         self.ends = {"base": base, "tuned": tuned, **hashes}
 
-    def measured(self, task: Task, alpha: float) -> float:
-        """The headline number of one model on one task."""
+    def score(self, task: Task, alpha: float) -> float:
+        """The headline score of one model on one task."""
         config = read_config(task.config, EvaluateConfig, task.overrides)
         key = self._key(config, alpha)
-        kept = self._out_dir / "measurements" / f"{key[:16]}.json"
-        if kept.is_file():
-            return float(load_json(kept, "remove it: it is measured again")["value"])
-        # Named by what is measured, so that candidates of an evaluation that was interrupted are found again.
+        stored = self._out_dir / "measurements" / f"{key[:16]}.json"
+        if stored.is_file():
+            return float(load_json(stored, "remove it, and it will be computed again")["value"])
+        # Named by its key, so that the candidates of an interrupted evaluation are found again.
         work_dir = self._out_dir / "evaluations" / f"{task.name}-{key[:16]}"
         with self._weights(alpha) as weights:
-            places = [
+            overrides = [
                 f"weights={json.dumps(weights)}",
                 f"work_dir={json.dumps(str(work_dir))}",
                 "overwrite=true",
                 "resamples=0",
             ]
             if self._text_encoder is not None:
-                places.append(f"text_encoder={json.dumps(str(self._text_encoder))}")
-            evaluate_config(task.config, (*task.overrides, *places))
-        numbers = load_json(work_dir / EVALUATION_NAME, "measure again")
+                overrides.append(f"text_encoder={json.dumps(str(self._text_encoder))}")
+            evaluate_config(task.config, (*task.overrides, *overrides))
+        numbers = load_json(work_dir / EVALUATION_NAME, "evaluate again")
         headline = numbers.get("headline", "ap")
-        told = {"task": task.name, "alpha": alpha, "headline": headline, "value": numbers[headline]}
-        write_json(kept, told | self.ends | {"evaluation": str(work_dir)})
+        payload = {"task": task.name, "alpha": alpha, "headline": headline, "value": numbers[headline]}
+        write_json(stored, payload | self.ends | {"evaluation": str(work_dir)})
         return float(numbers[headline])
 
     @contextmanager
     def _weights(self, alpha: float) -> Iterator[str]:
-        """The model as a file, for as long as it is needed: one of a large model is a gigabyte."""
+        """The model as a file, removed after use: a large one has a gigabyte."""
         if alpha in (0, 1):
             yield self._tuned if alpha else self._base
             return
@@ -200,27 +203,36 @@ class _Line:
         deciding = replace(
             config, weights="", text_encoder=None, work_dir=Path(), overwrite=True, workers=Workers(), resamples=0
         )
-        parts = [model, alpha, repr(deciding), file_hashes(config.truth)]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        parts = [model, alpha, recorded(deciding), file_hashes(config.truth)]
+        return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
 
 
 def plot_forgetting(path: Path, curves: Sequence[ForgettingCurve], title: str = "") -> Path:
-    """The target against what is kept, a point an alpha. Of several runs each thinly, and their mean with labels."""
+    """Target against held-out score, a point for each alpha; of several runs each as a thin line, and their mean."""
     mean = mean_curve(curves)
     base = mean.points[0]
     figure = new_figure(6.0, 4.4)
     axes = figure.add_subplot()
     for curve in curves if len(curves) > 1 else ():
-        axes.plot([p.kept for p in curve.points], [p.target for p in curve.points], color="#9db4cc", linewidth=1)
-    axes.plot([p.kept for p in mean.points], [p.target for p in mean.points], color="#1f5fa8", marker="o", linewidth=2)
+        axes.plot(
+            [p.held_out_mean for p in curve.points], [p.target for p in curve.points], color="#9db4cc", linewidth=1
+        )
+    axes.plot(
+        [p.held_out_mean for p in mean.points],
+        [p.target for p in mean.points],
+        color="#1f5fa8",
+        marker="o",
+        linewidth=2,
+    )
     best = mean.recommended
-    told = f"recommended: alpha {best.alpha:g}"
-    axes.plot([best.kept], [best.target], "*", color="#d1492e", markersize=17, label=told, linestyle="none")
+    label = f"recommended: alpha {best.alpha:g}"
+    axes.plot([best.held_out_mean], [best.target], "*", color="#d1492e", markersize=17, label=label, linestyle="none")
     axes.axvline(
-        base.kept - mean.most_lost, color="grey", linestyle=":", label=f"{mean.most_lost:g} below the base model"
+        base.held_out_mean - mean.max_loss, color="grey", linestyle=":", label=f"{mean.max_loss:g} below the base model"
     )
     for point in mean.points:
-        axes.annotate(f"alpha {point.alpha:g}", (point.kept, point.target), textcoords="offset points", xytext=(8, 6))
+        where = point.held_out_mean, point.target
+        axes.annotate(f"alpha {point.alpha:g}", where, textcoords="offset points", xytext=(8, 6))
     axes.set(xlabel=f"held out, AP: {', '.join(mean.held_out)}", ylabel=f"target, AP: {mean.target}", title=title)
     axes.margins(0.12)
     axes.grid(alpha=0.3)
@@ -230,7 +242,7 @@ def plot_forgetting(path: Path, curves: Sequence[ForgettingCurve], title: str = 
 
 
 def mean_curve(curves: Sequence[ForgettingCurve]) -> ForgettingCurve:
-    """The mean of runs that were measured at the same alphas on the same tasks."""
+    """The mean of runs with the same alphas and the same tasks."""
     by_alpha = zip(*(curve.points for curve in curves), strict=True)
     points = tuple(
         Point(
@@ -243,7 +255,7 @@ def mean_curve(curves: Sequence[ForgettingCurve]) -> ForgettingCurve:
     return replace(curves[0], points=points)
 
 
-def curve_from_dict(told: Mapping[str, Any]) -> ForgettingCurve:
+def curve_from_dict(payload: Mapping[str, Any]) -> ForgettingCurve:
     """The inverse of ForgettingCurve.as_dict."""
-    points = tuple(Point(each["alpha"], each["target"], tuple(each["held_out"])) for each in told["points"])
-    return ForgettingCurve(told["target"], tuple(told["held_out"]), points, told["most_lost"])
+    points = tuple(Point(each["alpha"], each["target"], tuple(each["held_out"])) for each in payload["points"])
+    return ForgettingCurve(payload["target"], tuple(payload["held_out"]), points, payload["most_lost"])

@@ -1,4 +1,4 @@
-"""What an evaluation leaves beside its JSON: a CSV of categories, plots, and pictures of the worst images."""
+"""The files of an evaluation beside its JSON: a CSV of categories, plots, and pictures of the worst images."""
 
 from __future__ import annotations
 
@@ -14,33 +14,36 @@ import numpy as np
 
 from browse.contact_sheet import side_by_side
 from browse.draw import draw_record
-from browse.pictures import write_jpeg
+from browse.images.pictures import write_jpeg
 from flows.evaluation.benchmarks import Benchmark, Metric
 from flows.evaluation.scoring import SHOWN_SCORE, Measurement, confusion, mistakes_of
 from formats.images import safe_join
 from formats.io.files import write_whole
 from formats.io.plots import new_figure, write_figure
 from formats.record import Record, Region
+from grounding_model.inputs.image import read_image
 
-MOST_CONFUSED = 25  # categories of a confusion plot; more cannot be read
-MOST_PICTURES = 100
+MAX_CONFUSED = 25  # categories of a confusion plot; more cannot be read
+MAX_PICTURES = 100
 
 
-def write_report(folder: Path, benchmark: Benchmark, predictions: Sequence[Record], found: Measurement) -> list[Path]:
-    """per_category.csv, precision_recall.png and confusion.png, where the metric has them; gives their paths."""
+def write_report(
+    folder: Path, benchmark: Benchmark, predictions: Sequence[Record], measurement: Measurement
+) -> list[Path]:
+    """Writes per_category.csv, precision_recall.png and confusion.png, where the metric has them; gives their paths."""
     written = []
-    if found.per_category:
-        written.append(write_categories(folder / "per_category.csv", benchmark, found.per_category))
-    if found.precision_recall is not None:
-        written.append(plot_precision_recall(folder / "precision_recall.png", found.precision_recall))
-    if benchmark.names and benchmark.federation is None:  # of a federated truth nobody knows what is missing
+    if measurement.per_category:
+        written.append(write_categories(folder / "per_category.csv", benchmark, measurement.per_category))
+    if measurement.precision_recall is not None:
+        written.append(plot_precision_recall(folder / "precision_recall.png", measurement.precision_recall))
+    if benchmark.names and benchmark.federation is None:  # a federated truth does not say which boxes are missing
         table = confusion(benchmark.records, predictions, benchmark.names)
         written.append(plot_confusion(folder / "confusion.png", table, benchmark.names))
     return written
 
 
 def write_categories(path: Path, benchmark: Benchmark, per_category: Mapping[str, float]) -> Path:
-    """A line a category: its AP, empty without a box to find, and its boxes and images in the truth."""
+    """A line for each category: its AP (empty without a true box), and its boxes and images in the truth."""
     boxes = Counter(each.category for record in benchmark.records for each in record.instances or ())
     images = Counter(
         name for record in benchmark.records for name in {each.category for each in record.instances or ()}
@@ -69,11 +72,11 @@ def plot_precision_recall(path: Path, levels: np.ndarray) -> Path:
 
 
 def plot_confusion(path: Path, table: np.ndarray, names: Sequence[str]) -> Path:
-    """table: as measuring.confusion gives it. Of many categories those that are mistaken most."""
+    """table: as scoring.confusion gives it. Of many categories, those with most mistakes are shown."""
     wrong = table.sum(0) + table.sum(1) - 2 * table.diagonal()
-    kept = sorted(np.argsort(-wrong[:-1], kind="stable")[:MOST_CONFUSED])
+    kept = sorted(np.argsort(-wrong[:-1], kind="stable")[:MAX_CONFUSED])
     table = table[np.ix_([*kept, len(names)], [*kept, len(names)])]
-    labels = [names[place] for place in kept] + ["nothing"]
+    labels = [names[index] for index in kept] + ["nothing"]
     side = 2.5 + 0.32 * len(labels)
     figure = new_figure(side, side)
     axes = figure.add_subplot()
@@ -84,36 +87,34 @@ def plot_confusion(path: Path, table: np.ndarray, names: Sequence[str]) -> Path:
         axes.text(column, row, str(table[row, column]), ha="center", va="center", fontsize=7, color=ink)
     axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8)
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
-    axes.set(xlabel=f"found (score of {SHOWN_SCORE} or more)", ylabel="true")
+    axes.set(xlabel=f"predicted (score of {SHOWN_SCORE} or more)", ylabel="true")
     if len(kept) < len(names):
         axes.set_title(f"the {len(kept)} of {len(names)} categories with most mistakes", fontsize=9)
     write_figure(path, figure)
     return path
 
 
-def show_worst(
+def draw_worst(
     folder: Path, benchmark: Benchmark, predictions: Sequence[Record], metric: Metric, score_threshold: float
 ) -> int:
-    """Pictures with truth left and prediction right, those with most mistakes first; gives how many were drawn."""
-    from grounding_model.inputs.image import read_image
-
-    least = score_threshold if metric == "generalized_expressions" else SHOWN_SCORE
+    """Draws truth left and prediction right, the images with most mistakes first; gives how many were drawn."""
+    min_score = score_threshold if metric == "generalized_expressions" else SHOWN_SCORE
     if benchmark.names:
-        predictions = _Judged(benchmark, predictions)
+        predictions = _AnnotatedOnly(benchmark, predictions)
     wrong = mistakes_of(benchmark.records, predictions, metric, score_threshold)
-    order = sorted(range(len(wrong)), key=lambda place: (-wrong[place], place))[:MOST_PICTURES]
-    for rank, place in enumerate(order):
-        record = benchmark.records[place]
-        guess = predictions[place]
+    order = sorted(range(len(wrong)), key=lambda index: (-wrong[index], index))[:MAX_PICTURES]
+    for rank, index in enumerate(order):
+        record = benchmark.records[index]
+        prediction = confident_boxes(predictions[index], metric, min_score)
         pixels = read_image(safe_join(benchmark.image_root, record.filename))
-        picture = side_by_side(draw_record(pixels, record), draw_record(pixels, worth_showing(guess, metric, least)))
+        picture = side_by_side(draw_record(pixels, record), draw_record(pixels, prediction))
         stem = re.sub(r"[^\w.-]+", "_", Path(record.filename).stem)
-        write_jpeg(folder / f"{rank:03d}_{wrong[place]}_wrong_{stem}.jpg", picture)
+        write_jpeg(folder / f"{rank:03d}_{wrong[index]}_wrong_{stem}.jpg", picture)
     return len(order)
 
 
-class _Judged(Sequence[Record]):
-    """Predictions without what nobody looked for in their image, made when they are wanted."""
+class _AnnotatedOnly(Sequence[Record]):
+    """Predictions of those names that were annotated for their image, made when they are needed."""
 
     def __init__(self, benchmark: Benchmark, predictions: Sequence[Record]) -> None:
         self._benchmark = benchmark
@@ -122,22 +123,23 @@ class _Judged(Sequence[Record]):
     def __len__(self) -> int:
         return len(self._predictions)
 
-    def __getitem__(self, place: Any) -> Any:
-        found = self._predictions[place]
-        names = self._benchmark.judged(self._benchmark.records[place])
-        return replace(found, instances=tuple(each for each in found.instances or () if each.category in names))
+    def __getitem__(self, index: Any) -> Any:
+        prediction = self._predictions[index]
+        names = self._benchmark.annotated_names(self._benchmark.records[index])
+        instances = tuple(each for each in prediction.instances or () if each.category in names)
+        return replace(prediction, instances=instances)
 
 
-def worth_showing(record: Record, metric: Metric, least: float) -> Record:
-    """Boxes of at least this score; of a phrase or an expression that means one thing, the best box."""
+def confident_boxes(record: Record, metric: Metric, min_score: float) -> Record:
+    """Boxes of at least this score; of a phrase, or an expression with one target, the best box."""
     if record.caption is None:
-        kept = tuple(each for each in record.instances or () if (each.score or 0.0) >= least)
+        kept = tuple(each for each in record.instances or () if (each.score or 0.0) >= min_score)
         return replace(record, instances=kept)
     one = metric != "generalized_expressions"
-    return replace(record, regions=tuple(_best_boxes(each, one, least) for each in record.regions or ()))
+    return replace(record, regions=tuple(_best_boxes(each, one, min_score) for each in record.regions or ()))
 
 
-def _best_boxes(region: Region, one: bool, least: float) -> Region:
+def _best_boxes(region: Region, one: bool, min_score: float) -> Region:
     ranked = sorted(zip(region.scores, region.boxes), key=lambda pair: -pair[0])
-    kept = ranked[:1] if one else [pair for pair in ranked if pair[0] >= least]
+    kept = ranked[:1] if one else [pair for pair in ranked if pair[0] >= min_score]
     return replace(region, boxes=tuple(box for _, box in kept), scores=tuple(score for score, _ in kept))

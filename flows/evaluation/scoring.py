@@ -1,4 +1,4 @@
-"""What a benchmark's metric says about predictions: numbers, categories, curves, samples for intervals, mistakes.
+"""The scores of predictions by a benchmark's metric, with what reports, intervals and pictures of mistakes need.
 
 T IoU thresholds, R recall steps.
 """
@@ -7,39 +7,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from flows.evaluation.benchmarks import Benchmark, Metric
-from flows.evaluation.queries import Answers
-from formats.boxes import best_pairs, pairwise_iou
+from flows.evaluation.predictions import StoredPredictions
+from formats.boxes import MATCH_IOU, best_pairs, pairwise_iou
 from formats.io.errors import InputError
 from formats.record import Instance, Record
 from grounding_model.inputs.defaults import SCORE_THRESHOLD
-from grounding_model.metrics.bootstrap import Shares
-from grounding_model.metrics.coco import aligned, judge_coco
+from grounding_model.metrics.bootstrap import Samples, Shares
+from grounding_model.metrics.coco import CocoResult, aligned, evaluate_coco_with_rankings
 from grounding_model.metrics.described_objects import described
 from grounding_model.metrics.expressions import (
     evaluate_generalized_expressions,
+    expression_matches,
     expression_precision,
     expression_ranks,
-    found_expressions,
 )
-from grounding_model.metrics.lvis import judge_lvis
+from grounding_model.metrics.lvis import MAX_PER_CATEGORY, LvisResult, evaluate_lvis_with_rankings
 from grounding_model.metrics.phrases import phrase_ranks, recall_at
-
-if TYPE_CHECKING:
-    from grounding_model.metrics.bootstrap import Samples
+from grounding_model.metrics.predicted_boxes import PredictedBoxes
 
 SHOWN_SCORE = SCORE_THRESHOLD  # boxes below it are neither drawn nor counted as mistakes
-MATCH_IOU = 0.5
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """numbers: as JSON takes them. table: for people. headline: the name of the one number among them that the
-    samples are of. per_category: AP of each, {} for captions. precision_recall: (T, R), None for captions.
+    """numbers: as JSON takes them. table: a human-readable one. headline: the name of the number that the samples give
+    an interval of. per_category: AP of each, {} for captions. precision_recall: (T, R), None for captions.
+    result: of COCO's or LVIS's metric, None for captions.
     """
 
     headline: str
@@ -48,6 +46,7 @@ class Measurement:
     samples: Samples
     per_category: Mapping[str, float]
     precision_recall: np.ndarray | None = None
+    result: CocoResult | LvisResult | None = None
 
 
 def measure(
@@ -64,19 +63,21 @@ def measure(
 
 def _measure_boxes(benchmark: Benchmark, predictions: Sequence[Record], metric: Metric) -> Measurement:
     truth, names, areas = benchmark.records, benchmark.names, benchmark.areas
-    found = predictions.found_boxes() if isinstance(predictions, Answers) else predictions
     if metric == "lvis":
         if benchmark.federation is None:
-            raise InputError(
-                "metric", "'lvis' needs to know what was looked for in each image", "expected kind = 'lvis'"
-            )
-        federal, samples = judge_lvis(truth, found, names, benchmark.federation, areas=areas)
-        return Measurement(
-            "ap", federal.as_dict(), federal.table(), samples, federal.per_category, federal.precision_recall
-        )
-    box, rankings = judge_coco(truth, found, names, areas=areas)
-    shown = described(box, benchmark.absence) if metric == "described_objects" else box
-    return Measurement("ap", shown.as_dict(), shown.table(), rankings, box.per_category, box.precision_recall)
+            what = "'lvis' needs to know which categories were annotated in each image"
+            raise InputError("metric", what, "expected a truth of kind = 'lvis'")
+        boxes = _arrays(predictions, MAX_PER_CATEGORY)
+        lvis, samples = evaluate_lvis_with_rankings(truth, boxes, names, benchmark.federation, areas=areas)
+        return Measurement("ap", lvis.as_dict(), lvis.table(), samples, lvis.per_category, lvis.precision_recall, lvis)
+    coco, rankings = evaluate_coco_with_rankings(truth, _arrays(predictions), names, areas=areas)
+    shown = described(coco, benchmark.absence) if metric == "described_objects" else coco
+    return Measurement("ap", shown.as_dict(), shown.table(), rankings, coco.per_category, coco.precision_recall, coco)
+
+
+def _arrays(predictions: Sequence[Record], max_per_category: int | None = None) -> Sequence[Record] | PredictedBoxes:
+    """Stored predictions as arrays; the best of each category only, where no more count."""
+    return predictions.as_arrays(max_per_category) if isinstance(predictions, StoredPredictions) else predictions
 
 
 def _measure_captions(
@@ -84,17 +85,14 @@ def _measure_captions(
 ) -> Measurement:
     if metric == "generalized_expressions":
         result = evaluate_generalized_expressions(truth, predictions, score_threshold=score_threshold)
-        found = found_expressions(truth, predictions, score_threshold=score_threshold)
-        right = [[each.f1 >= 1] for each in found]
+        matches = expression_matches(truth, predictions, score_threshold=score_threshold)
+        right = [[each.f1 >= 1] for each in matches]
         return Measurement("f1", result.as_dict(), result.table(), _shares(truth, right), {})
     if metric == "phrases":
         shares, ranks, name = recall_at(truth, predictions), phrase_ranks(truth, predictions), "recall"
     else:
-        shares, ranks, name = (
-            expression_precision(truth, predictions),
-            expression_ranks(truth, predictions),
-            "precision",
-        )
+        shares, ranks = expression_precision(truth, predictions), expression_ranks(truth, predictions)
+        name = "precision"
     numbers: dict[str, Any] = {f"{name}@{k}": value for k, value in shares.items()}
     rows = list(numbers.items())
     if metric == "phrases":
@@ -106,26 +104,27 @@ def _measure_captions(
 
 
 def _shares(truth: Sequence[Record], right: Sequence[Sequence[bool]]) -> Samples:
-    """right: of each record, whether each of its phrases was found. Captions of one image are drawn together."""
-    places: dict[str, int] = {}
-    owners = [places.setdefault(record.filename, len(places)) for record in truth]
+    """right: for each record, whether each of its phrases was found. Captions of one image are drawn together."""
+    images: dict[str, int] = {}
+    owners = [images.setdefault(record.filename, len(images)) for record in truth]
     return Shares(
         np.repeat(np.array(owners, dtype=np.int64), [len(own) for own in right]),
         np.array([each for own in right for each in own], dtype=bool),
-        len(places),
+        len(images),
     )
 
 
 def mistakes_of(
     truth: Sequence[Record], predictions: Sequence[Record], metric: Metric, score_threshold: float = SHOWN_SCORE
 ) -> list[int]:
-    """How much is wrong with each record: boxes missed, invented or named wrongly; phrases not found at once.
+    """How many mistakes each record has: boxes missed, invented or of the wrong category; phrases whose best box is
+    wrong.
 
     predictions: one for each record of the truth, in its order.
     """
     if metric == "generalized_expressions":
-        outcomes = found_expressions(truth, predictions, score_threshold=score_threshold)
-        return [int(each.f1 < 1) for each in outcomes]
+        matches = expression_matches(truth, predictions, score_threshold=score_threshold)
+        return [int(each.f1 < 1) for each in matches]
     if metric in ("phrases", "expressions"):
         return [sum(rank != 1 for rank in own) for own in phrase_ranks(truth, predictions)]
     return [_mistakes(record, found) for record, found in zip(truth, predictions, strict=True)]
@@ -137,14 +136,14 @@ def _mistakes(truth: Record, found: Record) -> int:
 
 
 def match_boxes(truth: Record, found: Record) -> list[tuple[Instance | None, Instance | None]]:
-    """Every true and every found box once: pairs of the best overlap first, whatever their categories, then the rest.
+    """Every true and every predicted box once: pairs by falling overlap, whatever their categories, then the rest.
 
-    Boxes below SHOWN_SCORE and what the truth ignores are left out.
+    Boxes below SHOWN_SCORE and those that the truth ignores are left out.
     """
     true = [each for each in truth.instances or () if not each.ignore]
     guesses = [each for each in found.instances or () if (each.score or 0.0) >= SHOWN_SCORE]
     ious = pairwise_iou([each.box for each in true], [each.box for each in guesses])
-    # Of boxes that lie alike, the one that is named rightly is the match.
+    # Among boxes that overlap as much, the one of the right category is the match.
     same = np.array([[one.category == other.category for other in guesses] for one in true]).reshape(ious.shape)
     worth = np.where(ious >= MATCH_IOU, ious + same, 0.0)
     matched = best_pairs(worth, MATCH_IOU)
@@ -155,16 +154,16 @@ def match_boxes(truth: Record, found: Record) -> list[tuple[Instance | None, Ins
 
 
 def confusion(truth: Sequence[Record], predictions: Sequence[Record], names: Sequence[str]) -> np.ndarray:
-    """(K + 1, K + 1) int64: row the true category, column the found one; the last of each is nothing.
+    """(K + 1, K + 1) int64: row the true category, column the predicted one; the last of each is nothing.
 
     predictions: one for each record of the truth, in its order.
     """
-    places = {name: place for place, name in enumerate(names)}
+    labels = {name: label for label, name in enumerate(names)}
     table = np.zeros((len(names) + 1, len(names) + 1), dtype=np.int64)
     for record, found in zip(truth, predictions, strict=True):
         for true, guess in match_boxes(record, found):
-            row = places.get(true.category) if true else len(names)
-            column = places.get(guess.category) if guess else len(names)
+            row = labels.get(true.category) if true else len(names)
+            column = labels.get(guess.category) if guess else len(names)
             if row is not None and column is not None:
                 table[row, column] += 1
     return table

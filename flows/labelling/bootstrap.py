@@ -77,15 +77,15 @@ def bootstrap_vg(
     if not pairs:
         raise InputError(_named(captions), "no captions in there", "expected a caption for each image to label")
     given = {} if phrases is None else read_phrases(phrases)
-    if untold := next((caption for _, caption in pairs if caption and caption not in given), None):
-        placeholder_regions(untold)  # a missing tagger is said once, before anything is written
+    if unlisted := next((caption for _, caption in pairs if caption and caption not in given), None):
+        placeholder_regions(unlisted)  # a missing tagger is reported once, before anything is written
     out = _beside(images, "vg") if out is None else as_path(out)
     lines, quarantined = _write(out, images, pairs, lambda caption: placeholder_regions(caption, given.get(caption)))
     return Bootstrapped(out, None, lines, quarantined)
 
 
 def placeholder_regions(caption: str, phrases: Sequence[str] | None = None) -> tuple[Region, ...]:
-    """The phrases of a caption (NLTK's noun phrases when None) as regions that nobody has looked for yet."""
+    """The phrases of a caption (NLTK's noun phrases when None) as regions without boxes."""
     from grounding_model.inputs.noun_phrases import noun_phrases
 
     if phrases is None:
@@ -163,8 +163,8 @@ def _captions_csv(path: Path) -> Iterator[tuple[str, str]]:
     except pd.errors.EmptyDataError:
         table = pd.DataFrame()
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        told = " ".join(str(error).split())
-        raise InputError(path, f"is not a table ({told})", "expected captions with commas in quotes") from None
+        reason = " ".join(str(error).split())
+        raise InputError(path, f"is not a table ({reason})", "expected captions with commas in quotes") from None
     table.columns = table.columns.astype(str).str.strip()
     columns = list(table.columns)
     filename, caption = _column(path, columns, FILENAME_COLUMNS), _column(path, columns, CAPTION_COLUMNS)
@@ -183,9 +183,9 @@ def _captions_json(path: Path) -> Iterator[tuple[str, str]]:
     try:
         try:
             entries = json.loads(text)
-        except ValueError:  # one object a line
+        except (ValueError, RecursionError):  # one object a line
             entries = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: brackets without end
         raise InputError(
             path, f"not JSON ({error})", "expected a mapping, a list of objects, or one object a line"
         ) from None

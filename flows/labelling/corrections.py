@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from flows.labelling.infer import parse_line
-from flows.labelling.manifest import Manifest, read_lines
+from flows.labelling.manifest import Manifest, parse_line, read_lines
 from formats.io.errors import InputError, want_one_of
 from formats.odvg_lines import is_quarantined
 from formats.record import Instance
@@ -17,6 +15,8 @@ def check_corrections(manifest: Manifest, given: Sequence[Correction]) -> None:
     """Raises InputError for a line that is none of the source's, and for a label that its label map does not have."""
     _check_lines(manifest, given)
     for each in given:
+        if each.withdrawn:
+            continue
         if (each.record.instances if manifest.label_map is not None else each.record.regions) is None:
             raise InputError(each.location, "unlabelled line", 'expected "instances": [] where nothing is')
         for instance in each.record.instances or ():
@@ -34,10 +34,10 @@ def _check_lines(manifest: Manifest, given: Sequence[Correction]) -> None:
                 missing.pop(key_of(parse_line(line, manifest.source)), None)
             except InputError:  # a broken line of the source, which labelling sets aside
                 continue
-    for key, place in missing.items():
+    for key, location in missing.items():
         more = f" (nor are {len(missing) - 1} more)" if len(missing) > 1 else ""
-        what = f"{_described(key)} is not a line of {Path(manifest.source).name}{more}"
-        raise InputError(place, what, "expected lines of these labels")
+        what = f"{_described(key)} is not a line of {manifest.source.name}{more}"
+        raise InputError(location, what, "expected lines of these labels")
 
 
 def _described(key: Key) -> str:
@@ -45,12 +45,12 @@ def _described(key: Key) -> str:
     return repr(filename) if caption is None else f"{filename!r} with the caption {caption!r}"
 
 
-def _check_category(label_map: dict[str, str], instance: Instance, place: str) -> None:
+def _check_category(label_map: dict[str, str], instance: Instance, location: str) -> None:
     name = label_map.get(str(instance.label))
     if name == instance.category:
         return
     what = f"label {instance.label} is not {instance.category!r}"
     if instance.category in label_map.values():
-        raise InputError(place, what, f"expected one of {label_map}")
+        raise InputError(location, what, f"expected one of {label_map}")
     what += ", which is none of this plan's categories"
-    raise InputError(place, what, want_one_of(label_map.values(), instance.category))
+    raise InputError(location, what, want_one_of(label_map.values(), instance.category))

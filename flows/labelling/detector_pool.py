@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 from flows.labelling.manifest import Manifest
 from formats.io.errors import InputError
+from grounding_model.checkpoints.locations import checkpoint_hash
+from grounding_model.detector import choose_device, load_detector
 
 MAX_DEVICES = 16  # of one machine
 
@@ -38,8 +40,6 @@ def devices_of(devices: Sequence[str]) -> list[str]:
 
     Raises InputError for a device that is not there.
     """
-    from grounding_model.detector import choose_device
-
     return [
         found
         for device in devices or ("auto",)
@@ -48,8 +48,6 @@ def devices_of(devices: Sequence[str]) -> list[str]:
 
 
 def _all_gpus() -> list[str]:
-    from grounding_model.detector import choose_device
-
     found: list[str] = []
     while len(found) < MAX_DEVICES:
         try:
@@ -61,15 +59,12 @@ def _all_gpus() -> list[str]:
 
 def load_planned_detector(manifest: Manifest, device: str = "auto") -> Predictor:
     """The detector that the plan names. Raises InputError when its weights are no longer those of the plan."""
-    from grounding_model.checkpoints.weights import checkpoint_hash
-    from grounding_model.detector import load_detector
-
     if checkpoint_hash(manifest.weights) != manifest.weights_sha256:
         raise InputError(manifest.weights, "the weights have changed since the plan was made", "plan again")
-    return load_detector(manifest.weights, manifest.text_encoder, device)
+    return load_detector(manifest.weights, manifest.text_encoder, device, manifest.dtype)
 
 
-_Model = tuple[str, str | None]  # hashes of the weights and of the text encoder
+_Model = tuple[str, str | None, str]  # hashes of the weights and of the text encoder, number format
 
 
 class HeldDetectors:
@@ -80,24 +75,24 @@ class HeldDetectors:
     ) -> None:
         self.devices, self._load = tuple(devices), load
         self._free: Queue[int] = Queue()
-        for place in range(len(self.devices)):
-            self._free.put(place)
+        for index in range(len(self.devices)):
+            self._free.put(index)
         self._lock = threading.Lock()
-        self._held: dict[int, tuple[_Model, Predictor]] = {}  # by place in devices
+        self._held: dict[int, tuple[_Model, Predictor]] = {}  # by index in devices
 
     @contextmanager
     def lend(self, manifest: Manifest) -> Iterator[Predictor]:
         """A detector that nobody else uses meanwhile."""
-        place = self._free.get()
+        index = self._free.get()
         try:
             with self._lock:  # two models at once would need the memory of both while they are read
-                wanted = (manifest.weights_sha256, manifest.text_encoder_sha256)
-                if place not in self._held or self._held[place][0] != wanted:
-                    self._held.pop(place, None)  # the old one goes before the new one comes
-                    self._held[place] = wanted, self._load(manifest, self.devices[place])
-            yield self._held[place][1]
+                wanted = (manifest.weights_sha256, manifest.text_encoder_sha256, manifest.dtype)
+                if index not in self._held or self._held[index][0] != wanted:
+                    self._held.pop(index, None)  # the old one goes before the new one comes
+                    self._held[index] = wanted, self._load(manifest, self.devices[index])
+            yield self._held[index][1]
         finally:
-            self._free.put(place)
+            self._free.put(index)
 
 
 def lender_of(detector: Predictor) -> HeldDetectors:

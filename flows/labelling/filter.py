@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flows.labelling.corrections import check_corrections
-from flows.labelling.infer import missing_shards, parse_line, share_warning, unusable_error
-from flows.labelling.manifest import Manifest, as_manifest, check_source, read_lines
+from flows.labelling.manifest import Manifest, as_manifest, check_source, parse_line, read_lines
+from flows.labelling.shards import missing_shards, share_warning, unusable_error
 from flows.policies.apply import Candidate, Label, apply_policy, merge_views
 from flows.policies.calibration import calibrate, judge, precision_threshold
 from flows.policies.policy import Mixture, Policy, Quantile, TargetPrecision
@@ -39,6 +39,7 @@ from formats.reviewed import Correction, Key, corrections_for, reviewed_line
 logger = logging.getLogger(__name__)
 
 DEFAULT_POLICY = Policy()
+MADE_BY = ("plan", "policy", "thresholds_found")  # labels with the same of these differ by corrections alone
 
 
 class FilterResult(NamedTuple):
@@ -66,7 +67,7 @@ def filter_candidates(
     out: default is `X_od_v1.json` beside the source `X_od.json`.
     views: more plans of the same images, model and prompt, at another scale or mirrored; their boxes are merged with
     the plan's own.
-    reviewed: lines that a person corrected, as formats.reviewed has them; they stand in place of the model's.
+    reviewed: lines that a person corrected, as formats.reviewed has them; they replace the model's.
     provenance: what else the .meta.json tells: which round of a loop this is, and what its model was trained on.
     overwrite: replace labels that are of another plan, or of nobody knows whom.
     Raises InputError while shards are missing, for a view that is none of this plan, and for a category that the plan
@@ -77,16 +78,16 @@ def filter_candidates(
     _check(manifest, others, policy, out)
     if not overwrite:
         _refuse_other_labels(manifest, out, provenance or {})
-    looks = (manifest, *others)
+    plans = (manifest, *others)
     tally = _Tally()
     number = (provenance or {}).get("round")
     check = partial(check_corrections, manifest)
     corrections = corrections_for(reviewed, number, check)
     truth = _truth(policy, corrections, number, check)
-    found = _thresholds(looks, policy, truth)
+    found = _thresholds(plans, policy, truth)
     settled = replace(policy, class_thresholds={**found, **policy.class_thresholds}, adaptive=None)
     with write_whole(out) as file:
-        for line in _label_lines(looks, settled, corrections, tally):
+        for line in _label_lines(plans, settled, corrections, tally):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
         if tally.lines and len(tally.quarantined) == tally.lines:
             raise unusable_error(manifest.source, tally.quarantined)
@@ -94,8 +95,8 @@ def filter_candidates(
         logger.warning("%s", warning)
     counts = tally.counts()
     meta = metadata_path(out)
-    told = _meta(looks, policy, found, out, counts, tally.quarantined) | dict(provenance or {})
-    write_json(meta, told, ensure_ascii=False)
+    payload = _meta(plans, policy, found, out, counts, tally.quarantined) | dict(provenance or {})
+    write_json(meta, payload | _kept_audit(meta, payload), ensure_ascii=False)
     return FilterResult(out, meta, counts, tuple(tally.quarantined))
 
 
@@ -107,7 +108,7 @@ class _Tally:
     candidates: int = 0
     kept: Counter[str] = field(default_factory=Counter)  # by category or phrase
     ignored: int = 0
-    empty: int = 0  # lines that were looked at and have no label
+    empty: int = 0  # labelled lines without a box
     dropped: Counter[str] = field(default_factory=Counter)  # by reason
     reviewed: int = 0  # lines that a person corrected; their candidates are dropped for this reason
     reviewed_boxes: int = 0
@@ -130,19 +131,19 @@ class _Tally:
 
 
 class _Line(NamedTuple):
-    """A line that could be read. looks: its candidates in each view. problem: why it has none."""
+    """A line that could be read. views: its candidates in each view. problem: why it has none."""
 
     text: str
     record: Record | None
-    looks: list[list[Candidate]]
+    views: list[list[Candidate]]
     problem: ImageProblem | None
 
 
-def _lines(looks: Sequence[Manifest]) -> Iterator[_Line]:
+def _lines(views: Sequence[Manifest]) -> Iterator[_Line]:
     """Every line with its candidates, a shard of each view in memory at a time."""
-    manifest = looks[0]
+    manifest = views[0]
     for shard in manifest.shards:
-        shards = [read_candidates(look.shard_path(shard.index)) for look in looks]
+        shards = [read_candidates(view.shard_path(shard.index)) for view in views]
         by_line = [{image.line: image for image in found.by_line()} for found in shards]
         problems = {problem.line: problem for found in reversed(shards) for problem in found.problems}
         for line in read_lines(manifest.source, shard):
@@ -154,21 +155,21 @@ def _lines(looks: Sequence[Manifest]) -> Iterator[_Line]:
 
 
 def _label_lines(
-    looks: Sequence[Manifest], policy: Policy, corrections: Mapping[Key, Record], tally: _Tally
+    views: Sequence[Manifest], policy: Policy, corrections: Mapping[Key, Record], tally: _Tally
 ) -> Iterator[dict[str, Any]]:
     """The lines of the label file, one an input line."""
-    for line in _lines(looks):
+    for line in _lines(views):
         tally.lines += 1
         if line.problem is not None:
             tally.quarantined.append(line.problem)
             yield requarantined_line(line.problem.reason, line.text)
             continue
         assert line.record is not None
-        tally.candidates += sum(map(len, line.looks))
+        tally.candidates += sum(map(len, line.views))
         if (corrected := corrections.get((line.record.filename, line.record.caption))) is None:
-            yield record_to_line(_label(looks[0], policy, line.record, line.looks, tally))
+            yield record_to_line(_label(views[0], policy, line.record, line.views, tally))
         else:
-            _count_corrected(corrected, sum(map(len, line.looks)), tally)
+            _count_corrected(corrected, sum(map(len, line.views)), tally)
             yield reviewed_line(corrected)
 
 
@@ -187,10 +188,10 @@ def _candidates(image: ImageCandidates | None) -> list[Candidate]:
 
 
 def _label(
-    manifest: Manifest, policy: Policy, record: Record, looks: Sequence[Sequence[Candidate]], tally: _Tally
+    manifest: Manifest, policy: Policy, record: Record, views: Sequence[Sequence[Candidate]], tally: _Tally
 ) -> Record:
     names = _names(manifest, record)
-    labels = apply_policy(merge_views(looks, names, policy, tally.dropped), names, policy, tally.dropped)
+    labels = apply_policy(merge_views(views, names, policy, tally.dropped), names, policy, tally.dropped)
     tally.ignored += sum(label.ignore for label in labels)
     tally.empty += not labels
     tally.kept.update(names[label.candidate.region] for label in labels if not label.ignore)
@@ -263,11 +264,11 @@ def _truth(
     return truth
 
 
-def _thresholds(looks: Sequence[Manifest], policy: Policy, truth: Mapping[Key, Record]) -> dict[str, float]:
+def _thresholds(views: Sequence[Manifest], policy: Policy, truth: Mapping[Key, Record]) -> dict[str, float]:
     """Category -> threshold that the policy finds from its candidates; without those that keep the global one."""
     if policy.adaptive is None:
         return {}
-    images, scores = _scores(looks, policy, truth)
+    images, scores = _scores(views, policy, truth)
     found = {
         name: _threshold(policy.adaptive, name, images, own)
         for name, own in scores.items()
@@ -287,19 +288,19 @@ def _threshold(adaptive: Quantile | Mixture | TargetPrecision, name: str, images
     return precision_threshold(scores.all, calibrate(scores.judged, scores.right), adaptive.precision)
 
 
-def _scores(looks: Sequence[Manifest], policy: Policy, truth: Mapping[Key, Record]) -> tuple[int, dict[str, _Scores]]:
-    """The number of images that were looked at, and the scores of every category or phrase."""
+def _scores(views: Sequence[Manifest], policy: Policy, truth: Mapping[Key, Record]) -> tuple[int, dict[str, _Scores]]:
+    """The number of images, and the scores of every category or phrase."""
     iou = policy.adaptive.iou if isinstance(policy.adaptive, TargetPrecision) else 0.5
     everything = policy.without_thresholds()
     images, seen = 0, Counter[str]()
     every: dict[str, list[float]] = {}
     judged: dict[str, list[tuple[float, bool]]] = {}
-    for line in _lines(looks):
+    for line in _lines(views):
         if line.record is None:
             continue
         images += 1
-        names = _names(looks[0], line.record)
-        labels = apply_policy(merge_views(line.looks, names, policy, seen), names, everything, seen)
+        names = _names(views[0], line.record)
+        labels = apply_policy(merge_views(line.views, names, policy, seen), names, everything, seen)
         corrected = truth.get((line.record.filename, line.record.caption))
         true = {} if corrected is None else boxes_by_name(corrected, with_ignored=True)
         for region, name in enumerate(names):
@@ -321,7 +322,7 @@ def _scores(looks: Sequence[Manifest], policy: Policy, truth: Mapping[Key, Recor
 
 def _refuse_other_labels(manifest: Manifest, out: Path, provenance: Mapping[str, Any]) -> None:
     """Labels of this plan under another policy are replaced, and a loop replaces those of its own round."""
-    remedy = "expected another file for these (--out), or overwrite"
+    remedy = "choose another file for these labels (--out FILE), or replace the old ones (--overwrite)"
     meta = metadata_path(out)
     if not out.is_file():
         return
@@ -347,21 +348,21 @@ def _check(manifest: Manifest, views: Sequence[Manifest], policy: Policy, out: P
         for name in ("source_sha256", "weights_sha256", "label_map", "shards"):
             if getattr(view, name) != getattr(manifest, name):
                 raise InputError(view.work_dir, f"another {name} than the plan has", "expected views of the same plan")
-    if absolute(out) == manifest.source:
+    if absolute(out) == absolute(manifest.source):
         raise InputError(out, "would overwrite the source of the labels", "expected another file")
     if manifest.label_map is not None:
         known = sorted(manifest.label_map.values())
         for setting in ("class_thresholds", "distractors"):
             for name in getattr(policy, setting):
                 if name not in known:
-                    place, what = f"policy.{setting}", f"no category {name!r} was asked for"
-                    raise InputError(place, what, want_one_of(known, name))
+                    location, what = f"policy.{setting}", f"{name!r} is not in the prompt"
+                    raise InputError(location, what, want_one_of(known, name))
         if not set(known) - set(policy.distractors):
-            raise InputError("policy.distractors", "are all categories that were asked for", "expected one to keep")
+            raise InputError("policy.distractors", "are all categories of the prompt", "expected one to keep")
 
 
 def _meta(
-    looks: Sequence[Manifest],
+    views: Sequence[Manifest],
     policy: Policy,
     thresholds: Mapping[str, float],
     out: Path,
@@ -369,12 +370,12 @@ def _meta(
     quarantined: Sequence[ImageProblem],
 ) -> dict[str, Any]:
     """Who made these labels and how. No date and no folder of this machine: equal runs write equal files."""
-    manifest = looks[0]
+    manifest = views[0]
     categories = None if manifest.label_map is None else list(manifest.label_map.values())
     return {
         "labels": out.name,
         "labels_sha256": sha256_of(out),
-        "source": Path(manifest.source).name,
+        "source": manifest.source.name,
         "source_sha256": manifest.source_sha256,
         "weights": Path(manifest.weights).name,
         "weights_sha256": manifest.weights_sha256,
@@ -383,8 +384,9 @@ def _meta(
         "scale": manifest.entries()["scale"],
         "max_per_image": manifest.max_per_image,
         "chunk_size": manifest.chunk_size,
+        "dtype": manifest.dtype,
         "plan": manifest.key,
-        "views": [view.key for view in looks[1:]],
+        "views": [view.key for view in views[1:]],
         "policy": _as_json(policy),
         "thresholds_found": dict(thresholds),
         "counts": counts,
@@ -396,9 +398,18 @@ def _meta(
     }
 
 
+def _kept_audit(meta: Path, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """The audit of the model's labels, where the same plan and policy make them again, with corrections or without."""
+    before = load_json(meta, "remove it, and filter again") if meta.is_file() else {}
+    if not isinstance(before, dict) or "audit" not in before:
+        return {}
+    now = json.loads(json.dumps({name: payload[name] for name in MADE_BY}))
+    return {"audit": before["audit"]} if all(before.get(name) == now[name] for name in MADE_BY) else {}
+
+
 def _as_json(policy: Policy) -> dict[str, Any]:
     """The policy's settings; of a file of reviewed labels its name."""
-    told = asdict(policy)
+    payload = asdict(policy)
     if isinstance(policy.adaptive, TargetPrecision) and policy.adaptive.reviewed is not None:
-        told["adaptive"]["reviewed"] = policy.adaptive.reviewed.name
-    return told
+        payload["adaptive"]["reviewed"] = policy.adaptive.reviewed.name
+    return payload

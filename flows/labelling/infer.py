@@ -12,39 +12,35 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
+from tqdm import tqdm
 
 from flows.labelling.detector_pool import HeldDetectors, Lender, Predictor, devices_of, lender_of
-from flows.labelling.manifest import Manifest, SourceLine, as_manifest, check_source, read_lines
+from flows.labelling.image_state import changed_images, current_states, write_states
+from flows.labelling.manifest import Manifest, SourceLine, as_manifest, check_source, parse_line, read_lines
 from flows.labelling.mirrored import shown_as
 from flows.labelling.settings import ONE_EACH, Execution, Workers
+from flows.labelling.shards import check_labelled, check_usable, missing_shards
 from formats.candidates import (
     Candidates,
     ImageCandidates,
     ImageProblem,
-    candidates_key,
-    read_candidates,
     write_candidates,
 )
 from formats.images import SIZE_REMEDY, check_size, safe_join
 from formats.io.errors import InputError
 from formats.io.files import NO_ROOM
 from formats.io.locks import lock
-from formats.odvg_lines import object_of_line, record_from_line
 from formats.phrases import find_phrase
 from formats.quarantine import filename_in, reason_of
 from formats.record import Record
-
-if TYPE_CHECKING:
-    from grounding_model.inputs.prompt import Prompt
+from grounding_model.inputs.prompt import Prompt
 
 logger = logging.getLogger(__name__)
 
-CHECKING = 8  # threads that read finished shards
 SIZE_ELSE = f"{SIZE_REMEDY}: bootstrap again, or restore the image"
-SHARE_TO_WARN_OF = 0.1  # of a run's images that cannot be used; a data set has some, a wrong folder has many
 
 
 class Image(NamedTuple):
@@ -82,32 +78,41 @@ def infer(
     """Labels every shard that is missing; gives the files of all shards.
 
     detector: None loads the plan's own on each device of `workers`. lender: who has detectors already, instead of both.
-    executor: labels the shards in place of threads of this process, and brings its own detectors.
-    Shards that are complete are not labelled again.
+    executor: labels the shards instead of threads of this process, and brings its own detectors.
+    Shards that are complete are not labelled again, unless one of their images is another file than it was.
     Raises InputError when not one image can be used, the source is no longer what was planned, the plan's settings or
-    prompt cannot work, another process labels this plan or Ray is asked for; OSError when there is no room for the
+    prompt cannot work, another process labels this plan or the workers are Ray's; OSError when there is no room for the
     candidates; RuntimeError at the end when a shard failed; the others are done and stay so.
     """
     if executor is None and workers.runner != "threads":
         raise InputError("workers.runner", "Ray works inside a Prefect flow", "expected the deployment infer/stage")
     manifest = as_manifest(manifest)
     with lock(manifest.work_dir):
-        if missing := missing_shards(manifest):
+        missing = missing_shards(manifest)
+        complete = sorted(set(range(len(manifest.shards))) - set(missing))
+        if missing := sorted(missing + _drop_changed(manifest, complete)):
             check_source(manifest)
             if executor is None:
                 if lender is None:
                     lender = HeldDetectors(devices_of(workers.devices)) if detector is None else lender_of(detector)
                 executor = ThreadExecutor(lender, progress)
             executor(manifest, missing, batch_size)
-            _check_labelled(manifest, missing)
+            check_labelled(manifest, missing)
             check_usable(manifest, missing)
     return [manifest.shard_path(shard.index) for shard in manifest.shards]
 
 
-def _check_labelled(manifest: Manifest, shards: Sequence[int]) -> None:
-    """Raises RuntimeError where a shard has no file of this plan: an executor may hear late of a failure, or never."""
-    if failed := missing_shards(manifest, shards):
-        raise RuntimeError(f"{len(failed)} of {len(manifest.shards)} shards failed; run again to resume")
+def _drop_changed(manifest: Manifest, complete: Sequence[int]) -> list[int]:
+    """Removes the candidates of shards whose images changed since they were labelled, and says so; gives them."""
+    changed = changed_images(manifest, complete)
+    if changed:
+        names = [name for found in changed.values() for name in found]
+        images = f"{len(names)} image{'' if len(names) == 1 else 's'}"
+        shards = f"{len(changed)} of {len(manifest.shards)} shards"
+        logger.warning("%s changed since the labelling (%s …): labelling %s again", images, names[0], shards)
+    for index in changed:
+        manifest.shard_path(index).unlink()
+    return list(changed)
 
 
 @dataclass(frozen=True)
@@ -118,8 +123,6 @@ class ThreadExecutor:
     progress: bool = True
 
     def __call__(self, manifest: Manifest, shards: Sequence[int], batch_size: int) -> None:
-        from tqdm import tqdm
-
         total = sum(shard.lines for shard in manifest.shards)
         done = total - sum(manifest.shards[index].lines for index in shards)
         hidden = None if self.progress else True  # None: hidden where the output is not a terminal
@@ -207,55 +210,8 @@ def raise_failures(manifest: Manifest, failures: Mapping[int, Exception]) -> Non
         ) from failures[index]
 
 
-def missing_shards(manifest: Manifest, among: Sequence[int] | None = None) -> list[int]:
-    """The shards (of those `among`) that are not there, are broken, or belong to another plan."""
-    indices = range(len(manifest.shards)) if among is None else among
-    key, paths = manifest.key, map(manifest.shard_path, indices)
-    with ThreadPoolExecutor(CHECKING) as readers:  # every page is read: many answers at once from a disk or a store
-        return [index for index, found in zip(indices, readers.map(candidates_key, paths)) if found != key]
-
-
-def check_usable(manifest: Manifest, indices: Sequence[int]) -> None:
-    """Judges shards that were just labelled: all of them unusable is an error, a good share of them a warning.
-
-    Shards in which no image could be used are removed before the error is raised: once the images are in place,
-    labelling again must look at them.
-    """
-    unusable = problems_of(manifest, indices)
-    if not unusable:
-        return
-    lines = sum(1 for index in indices for _ in read_lines(manifest.source, manifest.shards[index]))
-    if len(unusable) == lines:
-        for index in indices:
-            manifest.shard_path(index).unlink()
-        raise unusable_error(manifest.source, unusable)
-    if warning := share_warning(len(unusable), lines):
-        logger.warning("%s", warning)
-
-
-def unusable_error(source: str | Path, problems: Sequence[ImageProblem]) -> InputError:
-    """For a stage that could use no image; problems: why, one for each."""
-    first = problems[0]
-    what = f"not one of {len(problems)} images could be used; first {first.filename or 'a line'}: {first.reason}"
-    return InputError(source, what, "expected the folder of the images that the lines name")
-
-
-def share_warning(unusable: int, lines: int) -> str:
-    """Words for a run in which many images could not be used; "" where few were."""
-    if unusable <= SHARE_TO_WARN_OF * lines:
-        return ""
-    return f"{unusable} of {lines} images could not be used ({unusable / lines:.0%}); is this the folder of the images?"
-
-
-def problems_of(manifest: Manifest | str | Path, among: Sequence[int] | None = None) -> list[ImageProblem]:
-    """The lines and images of a plan, or of the shards `among`, that could not be labelled, in the order of lines."""
-    manifest = as_manifest(manifest)
-    indices = range(len(manifest.shards)) if among is None else among
-    return [problem for index in indices for problem in read_candidates(manifest.shard_path(index)).problems]
-
-
 def label_shard(
-    manifest: Manifest | str | Path,
+    manifest: Manifest,
     index: int,
     detector: Predictor,
     *,
@@ -264,15 +220,16 @@ def label_shard(
 ) -> Path:
     """Labels one shard and writes its candidates; the unit of work that a scheduler maps.
 
-    A line or image that cannot be used becomes a problem row of the file. on_images is told how many more lines are
-    dealt with. An error that is no fault of the input is raised when not one image of the shard comes through, and
+    A line or image that cannot be used becomes a problem row of the file. on_images is called with how many more lines
+    are done. An error that is not the input's fault is raised when not one image of the shard comes through, and
     InputError when the plan's settings or prompt cannot work.
     """
-    manifest = as_manifest(manifest)
     labelled: list[ImageCandidates] = []
     problems: list[ImageProblem] = []
     lines = list(read_lines(manifest.source, manifest.shards[index]))
     images = list(_images(manifest, lines, problems))
+    names = [image.filename for image in images] + [problem.filename for problem in problems]
+    states = current_states(manifest.image_root, filter(None, names))  # before the images are read
     on_images(manifest.shards[index].lines - len(images))
     failures: list[Exception] = []
     for predicted, image in zip(_outcomes(detector, manifest, images, batch_size), images, strict=True):
@@ -286,20 +243,13 @@ def label_shard(
     if failures and not labelled:
         raise failures[0]
     path = manifest.shard_path(index)
+    write_states(manifest, index, states)
     write_candidates(path, Candidates.of_images(labelled, problems), manifest.key)
     return path
 
 
-def parse_line(line: SourceLine, source: str | Path) -> Record:
-    """The record of a line. Raises InputError when it is none, or was quarantined before."""
-    place = f"{Path(source).name}:{line.number + 1}"
-    return record_from_line(object_of_line(line.text, place), place)
-
-
 def category_prompt(label_map: Mapping[str, str]) -> Prompt:
     """The prompt of all names of a label map. Raises InputError for a name that no prompt can hold."""
-    from grounding_model.inputs.prompt import Prompt
-
     return Prompt.categories(list(label_map.values()))
 
 
@@ -328,8 +278,6 @@ def _prompt(manifest: Manifest, record: Record) -> tuple[Prompt | None, tuple[in
 
     Regions without spans (Open-GroundingDino's dialect) are looked for in the caption as whole words.
     """
-    from grounding_model.inputs.prompt import Prompt
-
     if manifest.label_map is not None:
         return None, ()
     if record.caption is None:
@@ -341,7 +289,7 @@ def _prompt(manifest: Manifest, record: Record) -> tuple[Prompt | None, tuple[in
         spans.append(region.spans or [find_phrase(record.caption, text) for text in region.phrase])
         regions.append(index)
     if not regions:
-        return None, ()  # a caption without phrases: there is nothing to look for
+        return None, ()  # a caption without phrases: there is nothing to detect
     return Prompt.phrases(record.caption, spans), tuple(regions)
 
 

@@ -16,7 +16,10 @@ from typing import Any, NamedTuple
 from flows.labelling.settings import LabellingSettings, recorded
 from formats.io.errors import InputError
 from formats.io.files import sha256_of, write_json
-from formats.io.storage import as_path
+from formats.io.storage import absolute, as_path
+from formats.io.values import parse_json
+from formats.odvg_lines import object_of_line, record_from_line
+from formats.record import Record
 
 MANIFEST_NAME = "manifest.json"
 
@@ -50,13 +53,14 @@ class Shard:
 class Manifest(LabellingSettings):
     """A plan: its settings, and what they are applied to.
 
-    image_root: folder that filenames are relative to. label_map: keys as text, as in the file; None where every line
-    brings its own caption. software: which Groundhog made the plan.
+    source, image_root: absolute paths, or addresses that were opened. Filenames are relative to image_root.
+    label_map: keys as text, as in the file; None where every line brings its own caption. software: which Groundhog
+    made the plan.
     """
 
-    source: str
+    source: Path
     source_sha256: str
-    image_root: str
+    image_root: Path
     weights_sha256: str
     text_encoder_sha256: str | None
     label_map: dict[str, str] | None
@@ -66,7 +70,7 @@ class Manifest(LabellingSettings):
 
     def entries(self) -> dict[str, Any]:
         """What manifest.json says, without the key."""
-        entries = recorded(self)
+        entries = recorded(self) | {"source": absolute(self.source), "image_root": absolute(self.image_root)}
         del entries["work_dir"]
         if not self.mirrored:  # plans that were made before there were mirrors keep their keys
             del entries["mirrored"]
@@ -90,7 +94,7 @@ class Manifest(LabellingSettings):
 
 
 def write_manifest(manifest: Manifest) -> None:
-    """Writes the plan to its place, whole or not at all."""
+    """Writes the plan to its work_dir, whole or not at all."""
     write_json(manifest.path, {"key": manifest.key, **manifest.entries()}, ensure_ascii=False)
 
 
@@ -99,16 +103,20 @@ def read_manifest(path: str | Path) -> Manifest:
     path = as_path(path)
     path = path / MANIFEST_NAME if path.is_dir() else path
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = parse_json(path.read_text(encoding="utf-8"), path, "plan again with overwrite, or in another folder")
         key = entries.pop("key")
         shards = tuple(Shard(**shard) for shard in entries.pop("shards"))
         scale = None if entries["scale"] is None else tuple(entries.pop("scale"))
-        manifest = Manifest(**entries | {"scale": scale}, shards=shards, work_dir=path.parent)
+        paths = {name: as_path(entries.pop(name)) for name in ("source", "image_root")}
+        manifest = Manifest(**entries | paths | {"scale": scale}, shards=shards, work_dir=path.parent)
+        known = manifest.key
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(path, "no such file", "plan first: `groundhog infer SOURCE …` writes it") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(path, f"not a manifest ({error})", "plan again with overwrite, or in another folder") from None
-    if key != manifest.key:
+    if key != known:
         raise InputError(path, "its entries do not belong to its key", "it was edited by hand: plan again")
     return manifest
 
@@ -120,15 +128,15 @@ def as_manifest(plan: Manifest | str | Path) -> Manifest:
 
 def check_source(manifest: Manifest) -> None:
     """Raises InputError when the source is not the file that was planned: its shards would be other lines."""
-    if not as_path(manifest.source).is_file():
+    if not manifest.source.is_file():
         raise InputError(manifest.source, "no such file", "expected the file that was planned there")
     if sha256_of(manifest.source) != manifest.source_sha256:
         raise InputError(manifest.source, "has changed since the plan was made", "plan again: `groundhog infer`")
 
 
-def read_lines(source: str | Path, shard: Shard | None = None) -> Iterator[SourceLine]:
+def read_lines(source: Path, shard: Shard | None = None) -> Iterator[SourceLine]:
     """The lines of a file, or of one shard of it. Blank lines are passed over, the numbers count them."""
-    with as_path(source).open("rb") as file:
+    with source.open("rb") as file:
         file.seek(shard.offset if shard else 0)
         first = shard.first_line if shard else 0
         for number, raw in enumerate(file, start=first):
@@ -136,3 +144,9 @@ def read_lines(source: str | Path, shard: Shard | None = None) -> Iterator[Sourc
                 return
             if text := raw.decode("utf-8-sig", errors="replace").strip():
                 yield SourceLine(number, text)
+
+
+def parse_line(line: SourceLine, source: Path) -> Record:
+    """The record of a line. Raises InputError when it is none, or was quarantined before."""
+    location = f"{source.name}:{line.number + 1}"
+    return record_from_line(object_of_line(line.text, location), location)

@@ -7,17 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from flows.labelling.settings import View
 from formats.io.errors import InputError
 from formats.record import Box, Record
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from grounding_model.inputs.prompt import Prompt
-
+from grounding_model.data.augment import says_left_or_right
+from grounding_model.inputs.image import read_image
+from grounding_model.inputs.prompt import Prompt
 
 _ABOVE_OR_BELOW = re.compile(r"\b(above|below|under|beneath|over|top|bottom|upper|lower|upside|up|down)", re.IGNORECASE)
 
@@ -42,8 +41,6 @@ class Flipped:
 
     def predict_each(self, images: Sequence[Path], prompt: Prompt | Sequence[Prompt], **settings: Any) -> Iterator[Any]:
         """As grounding_model.Detector.predict_each: in order, a record an image, or a failure with its `error`."""
-        from grounding_model.inputs.prompt import Prompt
-
         prompts = repeat(prompt) if isinstance(prompt, Prompt) else prompt
         views = [self._view_for(" ".join((each.text, *each.labels))) for _, each in zip(images, prompts)]
         seen = (_flipped(path, view) for path, view in zip(images, views))
@@ -51,8 +48,6 @@ class Flipped:
             yield flipped_back(outcome, view) if isinstance(outcome, Record) else outcome
 
     def _view_for(self, text: str) -> View:
-        from grounding_model.data.augment import says_left_or_right
-
         return View(
             mirrored=self._view.mirrored and not says_left_or_right(text),
             upside_down=self._view.upside_down and not _ABOVE_OR_BELOW.search(text),
@@ -77,8 +72,6 @@ def flipped_back(record: Record, view: View) -> Record:
 
 def _flipped(path: Path, view: View) -> np.ndarray | Path:
     """(H, W, 3); the path itself where there is no image, so that the detector says so as it always does."""
-    from grounding_model.inputs.image import read_image
-
     if not (view.mirrored or view.upside_down):
         return path
     try:

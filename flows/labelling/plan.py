@@ -10,14 +10,22 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from flows.labelling.manifest import PLACES, Manifest, Shard, read_lines, read_manifest, write_manifest
-from flows.labelling.settings import EXECUTION, LABELLING, Execution, LabellingSettings, part_of, split, values_of
+from flows.labelling.manifest import MANIFEST_NAME, PLACES, Manifest, Shard, read_lines, read_manifest, write_manifest
+from flows.labelling.settings import (
+    EXECUTION,
+    LABELLING,
+    Execution,
+    LabellingSettings,
+    part_of,
+    split,
+    values_of,
+)
 from formats.candidates import candidates_key
 from formats.dataset_names import label_map_beside, label_map_path, parse_annotation_name, work_dir_name
 from formats.io.errors import InputError
 from formats.io.storage import absolute, as_path, is_address
 from formats.label_map import read_label_map, write_label_map
-from grounding_model.checkpoints.weights import checkpoint_hash
+from grounding_model.checkpoints.locations import checkpoint_hash
 from grounding_model.inputs.prompt import Prompt
 
 MAX_SHARDS = 20_000  # files that a folder and its listing bear well; a scheduler sees them in groups
@@ -42,6 +50,8 @@ def plan(
     with captions has none: every line's caption is its prompt.
     changes: settings by their names, as flows.labelling.settings declares them: scale=(192, 192), shard_size=24 …
     A shard has more lines than shard_size where there would be more than 20,000 shards.
+    The plan says what dtype "auto" comes to: what a plan in work_dir has, so that it resumes on any machine; else what
+    suits the first device of the workers, as this machine has it.
     source, image_root, work_dir and label_map may be addresses (formats.io.storage); weights lie on every machine.
     Raises InputError when another plan lies in work_dir (overwrite=True replaces it and its candidates), and when the
     lines have neither a label map nor captions; TypeError for a name that is not a setting.
@@ -50,13 +60,16 @@ def plan(
     if weights is not None:
         of_labelling["weights"] = weights
     source, image_root = as_path(source), as_path(image_root)
+    work_dir = Path("work_dirs", work_dir_name(source)) if work_dir is None else as_path(work_dir)
+    execution = replace(part_of(execution, Execution), **of_execution)
+    settings = replace(part_of(settings, LabellingSettings), **of_labelling)
     manifest = _planned(
         source,
         image_root,
-        Path("work_dirs", work_dir_name(source)) if work_dir is None else as_path(work_dir),
+        work_dir,
         None if label_map is None else as_path(label_map),
-        replace(part_of(settings, LabellingSettings), **of_labelling),
-        execution := replace(part_of(execution, Execution), **of_execution),
+        _with_dtype(settings, work_dir, execution),
+        execution,
     )
     _refuse_other_plan(manifest, execution.overwrite)
     write_manifest(manifest)
@@ -88,9 +101,9 @@ def _planned(
     )
     return Manifest(
         **values_of(own, LabellingSettings),
-        source=absolute(source),
+        source=as_path(absolute(source)),
         source_sha256=digest,
-        image_root=absolute(image_root),
+        image_root=as_path(absolute(image_root)),
         weights_sha256=checkpoint_hash(settings.weights),
         text_encoder_sha256=None if text_encoder is None else checkpoint_hash(text_encoder),
         label_map=names,
@@ -100,8 +113,8 @@ def _planned(
     )
 
 
-def asked_label_map(label_map: Path, distractors: Sequence[str], folder: Path) -> Path:
-    """A label map that asks for distractors too, behind the categories of the given one; that one without any.
+def prompt_label_map(label_map: Path, distractors: Sequence[str], folder: Path) -> Path:
+    """The label map of the prompt: the categories of the given one, then the distractors; the given one without any.
 
     Raises InputError for a distractor that is a category.
     """
@@ -109,10 +122,10 @@ def asked_label_map(label_map: Path, distractors: Sequence[str], folder: Path) -
         return label_map
     names = read_label_map(label_map)
     if both := sorted(set(names.values()) & set(distractors)):
-        raise InputError("policy.distractors", f"{', '.join(both)} is a category", "expected what is not looked for")
-    asked = label_map_path(folder, "asked")
-    write_label_map(asked, {**names, **dict(enumerate(distractors, start=max(names) + 1))})
-    return asked
+        raise InputError("policy.distractors", f"{', '.join(both)} is a category", "expected names of other things")
+    path = label_map_path(folder, "asked")
+    write_label_map(path, {**names, **dict(enumerate(distractors, start=max(names) + 1))})
+    return path
 
 
 def software_version() -> str:
@@ -131,6 +144,20 @@ def _label_map(source: Path) -> Path | None:
     if any('"caption"' in line.text for line in read_lines(source)):
         return None
     raise InputError(source, "no label map and no captions", f"expected a label map, given or in {beside.name}")
+
+
+def _with_dtype(settings: LabellingSettings, work_dir: Path, execution: Execution) -> LabellingSettings:
+    """The settings, whose dtype, which decides the candidates, is float32 or bfloat16 and no longer auto."""
+    if settings.dtype != "auto":
+        return settings
+    path = work_dir / MANIFEST_NAME
+    if path.exists() and not execution.overwrite:
+        return replace(settings, dtype=read_manifest(path).dtype)
+    from grounding_model.detector import choose_device
+    from grounding_model.model.precision import choose_dtype
+
+    device = choose_device(next(iter(execution.workers.devices), "auto"))
+    return replace(settings, dtype=choose_dtype(settings.dtype, device))
 
 
 def _cut(source: Path, shard_size: int) -> tuple[str, tuple[Shard, ...]]:
@@ -167,9 +194,13 @@ def _refuse_other_plan(manifest: Manifest, overwrite: bool) -> None:
     before, after = old.entries(), manifest.entries()
     differing = [name for name in after | before if name not in PLACES and before.get(name) != after.get(name)]
     said = "; ".join(
-        f"{name}: {_brief(before.get(name))} there, {_brief(after.get(name))} asked for" for name in differing
+        f"{name}: {_brief(before.get(name))} there, {_brief(after.get(name))} requested" for name in differing
     )
-    raise InputError(manifest.path, f"another plan lies here ({said})", "take another work_dir, or overwrite=True")
+    raise InputError(
+        manifest.path,
+        f"another plan lies here ({said})",
+        "choose another work_dir, or replace this one (--overwrite; in Python overwrite=True)",
+    )
 
 
 def _place(source: str | Path) -> str:

@@ -45,7 +45,7 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionSettings(View):
-    """What a model is asked of every image, whichever its weights are."""
+    """How a model predicts every image, whichever its weights are."""
 
     score_floor: float = setting(
         0.05, "0..1; candidates above it are kept, so that a threshold is chosen without the model", metavar="S"
@@ -53,6 +53,17 @@ class DetectionSettings(View):
     max_per_image: int = setting(defaults.MAX_PER_IMAGE, "boxes an image", flag="--max-per-img", metavar="N")
     chunk_size: int | None = setting(
         None, "categories a prompt, for long lists (default: as many as fit)", flag="--chunked-size", metavar="N"
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = setting(
+        defaults.DTYPE,
+        "number format of the model's large layers; auto: bfloat16 where the device multiplies it natively",
+        added_later=True,
+    )
+    max_per_chunk: int | None = setting(
+        None,
+        "boxes of each chunk of categories, all of which an image keeps (default: only --max-per-img counts)",
+        metavar="N",
+        added_later=True,
     )
 
     def __post_init__(self) -> None:
@@ -66,6 +77,10 @@ class DetectionSettings(View):
             )
             raise InputError("scale", what, remedy)
         _check_positive("max_per_image", self.max_per_image)
+        if self.dtype not in defaults.DTYPES:
+            raise InputError("dtype", repr(self.dtype), f"expected one of {', '.join(defaults.DTYPES)}")
+        if self.max_per_chunk is not None:
+            _check_positive("max_per_chunk", self.max_per_chunk)
 
     def with_model(
         self, weights: str, text_encoder: str | Path | None = None, view: View | None = None
@@ -78,12 +93,14 @@ class DetectionSettings(View):
 
     def detector_arguments(self) -> dict[str, Any]:
         """What a detector's predict_each takes by keyword."""
-        return {
+        arguments = {
             "score_threshold": self.score_floor,
             "max_per_image": self.max_per_image,
             "scale": self.scale,
             "chunk_size": self.chunk_size,
         }
+        # Only where it is set: a detector of somebody else's need not know it.
+        return arguments if self.max_per_chunk is None else arguments | {"max_per_chunk": self.max_per_chunk}
 
 
 @dataclass(frozen=True, kw_only=True)

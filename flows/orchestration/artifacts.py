@@ -79,20 +79,20 @@ def artifact_key(*words: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
 
 
-def asset_key(place: str | Path) -> str:
+def asset_key(location: str | Path) -> str:
     """file:///… of a file here; addresses as they are."""
-    text = str(place)
+    text = str(location)
     return text if "://" in text else f"file://{Path(text).resolve()}"
 
 
-def report_asset(title: str, place: str | Path, made_of: list[str], metadata: dict[str, Any]) -> None:
+def report_asset(title: str, location: str | Path, made_of: list[str], metadata: dict[str, Any]) -> None:
     """A task run that says: this file was made, of those. Prefect keeps it as an event; its cloud draws the graph."""
-    asset = Asset(key=asset_key(place))
+    asset = Asset(key=asset_key(location))
 
     @materialize(asset, asset_deps=cast(Any, made_of), name=title, task_run_name=title, cache_policy=NO_CACHE)
     def made() -> str:
         asset.add_metadata(metadata)
-        return str(place)
+        return str(location)
 
     made()
 

@@ -31,6 +31,8 @@ from flows.self_training.init import CONFIG_DIR, PREFIX
 from flows.self_training.loop import self_train as run_rounds
 from formats.io.errors import InputError
 from formats.io.toml_config import read_config
+from grounding_model.data.sources import GlyphData, OdvgData
+from grounding_model.training.config import TrainConfig
 
 
 class Parameters(BaseModel):
@@ -52,7 +54,7 @@ class SelfTrainParameters(Parameters):
 
 
 class BootstrapParameters(Parameters):
-    """categories or captions: one of them. phrases: a JSON file, caption -> phrases to look for."""
+    """categories or captions: one of them. phrases: a JSON file, caption -> phrases to detect."""
 
     images: str
     out: str | None = None
@@ -94,7 +96,7 @@ class FilterParameters(Parameters):
 
 
 class MergeParameters(Parameters):
-    """Fields of OdvgData (pseudo) and of OdvgData or GlyphData, told apart by `kind` (pretraining)."""
+    """Fields of OdvgData (pseudo) and of OdvgData or GlyphData, distinguished by `kind` (pretraining)."""
 
     pseudo: dict[str, Any]
     pretraining: list[dict[str, Any]] = []
@@ -119,14 +121,14 @@ def _flow(name: str, titled: str) -> Callable[[Callable[..., Any]], Any]:
 
     def decorate(function: Callable[..., Any]) -> Any:
         @functools.wraps(function)
-        def told(parameters: Any) -> Any:
+        def run(parameters: Any) -> Any:
             try:
                 return function(parameters)
             except InputError as error:
                 # `prefect deployment run --watch` shows a state's name and nothing else of it.
                 return Failed(name=f"Failed: {error}", message=str(error), data=error)
 
-        return flow(name=name, flow_run_name=f"{name} {{parameters.{titled}}}", on_running=ENDS_WITH_UP)(told)
+        return flow(name=name, flow_run_name=f"{name} {{parameters.{titled}}}", on_running=ENDS_WITH_UP)(run)
 
     return decorate
 
@@ -198,7 +200,6 @@ def filter_candidates(parameters: FilterParameters) -> str:
 @_flow("merge", titled="out")
 def merge(parameters: MergeParameters) -> str:
     """Pseudo-labels with pretraining data; gives the file that records the mixture."""
-    from grounding_model.data.sources import GlyphData, OdvgData
 
     def data(fields: dict[str, Any]) -> OdvgData | GlyphData:
         if fields.get("kind") == "glyphs":
@@ -218,8 +219,6 @@ PATHS = ("annotations", "image_root", "label_map")
 @_flow("train", titled="title")
 def train(parameters: ConfigParameters) -> str:
     """One training; gives the checkpoint."""
-    from grounding_model.training.config import TrainConfig
-
     return str(tasks.train(read_config(parameters.config, TrainConfig, parameters.overrides)))
 
 

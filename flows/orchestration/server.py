@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values, set_key
 
 from formats.io.child_process import end_with_parent
+from formats.io.errors import InputError
 
 DEFAULT_API = "http://127.0.0.1:4200/api"
 LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -51,7 +52,11 @@ def password(file: Path = PASSWORD_FILE) -> str:
     """
     if there := os.environ.get(PASSWORD_KEY):
         return there
-    if kept := dotenv_values(file).get(PASSWORD_KEY):
+    try:
+        kept = dotenv_values(file).get(PASSWORD_KEY)
+    except ValueError as error:
+        raise InputError(file, f"is not UTF-8 ({error})", f"expected {PASSWORD_KEY}=user:password") from error
+    if kept:
         return kept
     made = f"groundhog:{secrets.token_urlsafe(18)}"
     file.touch(mode=0o600)

@@ -24,6 +24,7 @@ from flows.labelling import plan as planning
 from flows.labelling.detector_pool import devices_of, held_detectors, let_go
 from flows.labelling.manifest import Manifest, read_manifest
 from flows.labelling.settings import ONE_EACH, Execution, Workers
+from flows.labelling.shards import missing_shards
 from flows.orchestration.artifacts import artifact_key
 from flows.self_training import scores
 from flows.self_training.stages import RunName, Stage, Stages
@@ -68,7 +69,7 @@ def label_shards(
     lender = held_detectors(devices)
     manifest = read_manifest(manifest_path)
     # A task that is tried again, also after its worker was killed, resumes behind its last whole shard.
-    missing = inference.missing_shards(manifest, indices)
+    missing = missing_shards(manifest, indices)
     with lender.lend(manifest) as detector:
         failures = inference.label_shards(manifest, missing, detector, batch_size=batch_size)
     inference.raise_failures(manifest, failures)
@@ -137,7 +138,7 @@ def grouped(indices: Sequence[int], max_groups: int) -> list[list[int]]:
 def task_runner(workers: Workers, devices: int) -> Iterator[TaskRunner[Any]]:
     """What maps tasks while the block runs: a thread a device, or Ray.
 
-    Raises InputError where Ray is asked for and not installed.
+    Raises InputError where the workers are Ray's and it is not installed.
     """
     if workers.runner == "threads":
         threads: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=devices)

@@ -1,4 +1,4 @@
-"""How far two looks at one image agree: two views, two rounds, two models. Where they do not, a person should look."""
+"""How far two labellings of one image (views, rounds, models) agree: where they do not, a person should review it."""
 
 from __future__ import annotations
 

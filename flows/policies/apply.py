@@ -71,7 +71,7 @@ def apply_policy(
 def merge_views(
     views: Sequence[Sequence[Candidate]], names: Sequence[str], policy: Policy, reasons: Counter[str]
 ) -> list[Candidate]:
-    """The candidates of one image from several looks at it; those of a single look as they are.
+    """The candidates of one image from several views of it; those of a single view as they are.
 
     Distractors are rejected view by view, so that one view's error is outvoted; fused boxes are of wanted categories.
     """

@@ -100,7 +100,7 @@ class Policy:
     soft_weights: bool = False  # a label's score is the weight of its loss
     nms_iou: float = 0.5  # of two boxes of one category that overlap more, the better scored stays
     cross_class_iou: float | None = None  # the same of two categories; None: both stay
-    distractors: tuple[str, ...] = ()  # categories that were asked for to be rejected
+    distractors: tuple[str, ...] = ()  # categories of the prompt that are rejected
     distractor_iou: float = 0.5  # a box goes that a better one of a distractor overlaps more
     consensus: Consensus = field(default_factory=Consensus)  # matters where there are several views
     min_size: float = 1.0  # pixels of the shorter side; training would drop smaller boxes anyway

@@ -30,7 +30,7 @@ from formats.io.files import write_json
 from formats.label_map import write_label_map
 from formats.odvg import read_odvg, write_odvg
 from formats.record import Record
-from grounding_model.checkpoints.weights import checkpoint_hash
+from grounding_model.checkpoints.locations import checkpoint_hash
 from grounding_model.data.sources import GlyphData, OdvgData, TrainingData
 from grounding_model.detector import load_detector
 from grounding_model.glyphs import write_scenes
@@ -137,29 +137,29 @@ def measure_quality(
 
     variants, seeds: only these are done now; () takes all. Raises InputError for one that the configuration lacks.
     """
-    for given, known, place in ((variants, config.variants, "variants"), (seeds, config.seeds, "seeds")):
-        if unknown := [each for each in given if each not in known]:
-            raise InputError(place, f"there is no {unknown[0]}", f"expected some of {', '.join(map(str, known))}")
+    for requested, known, setting in ((variants, config.variants, "variants"), (seeds, config.seeds, "seeds")):
+        if unknown := [each for each in requested if each not in known]:
+            raise InputError(setting, f"there is no {unknown[0]}", f"expected some of {', '.join(map(str, known))}")
     for seed in seeds or config.seeds:
         if missing := [name for name in variants or config.variants if _read_piece(config, name, seed) is None]:
-            work = _Work(config, seed)
+            of_seed = _SeedPieces(config, seed)
         for name in missing:
             report(f"{name}, seed {seed} …")
-            piece = work.piece(name)
+            piece = of_seed.piece(name)
             _write_piece(config, piece)
             report(f"{name}, seed {seed}: AP {piece.target[0]:.3f} -> {piece.target[-1]:.3f}")
     return list(done_pieces(config))
 
 
 def measure_labels(config: QualityConfig, seeds: Sequence[int] = ()) -> list[Piece]:
-    """The first labels of every variant that has a policy, without any training: pieces without figures.
+    """The first labels of every variant that has a policy, without any training: pieces without AP of a model.
 
-    Cheap enough to choose a policy by; what a model gains from the labels is another question.
+    This takes minutes and helps to choose a policy; what a model gains from the labels, only measure_quality shows.
     """
     pieces = []
     for seed in seeds or config.seeds:
-        work = _Work(config, seed)
-        pieces += [work.labels(name) for name, variant in config.variants.items() if variant.labels == "policy"]
+        of_seed = _SeedPieces(config, seed)
+        pieces += [of_seed.labels(name) for name, variant in config.variants.items() if variant.labels == "policy"]
     return sorted(pieces, key=lambda piece: list(config.variants).index(piece.variant))
 
 
@@ -192,7 +192,7 @@ def label_quality(labels: Path, everything: Path, truth: Path, categories: Seque
     )
 
 
-class _Work:
+class _SeedPieces:
     """The pieces of one seed: they share images and candidates."""
 
     def __init__(self, config: QualityConfig, seed: int) -> None:
@@ -306,12 +306,12 @@ def _prepare(config: QualityConfig, seed: int, folder: Path) -> tuple[Source, Pa
 
 
 def _select_categories(record: Record, categories: Sequence[str]) -> Record:
-    """The boxes of these categories, labelled by their place among them."""
-    place = {name: index for index, name in enumerate(categories)}
+    """The boxes of these categories, labelled by their index among them."""
+    labels = {name: label for label, name in enumerate(categories)}
     return replace(
         record,
         instances=tuple(
-            replace(each, label=place[each.category]) for each in record.instances or () if each.category in place
+            replace(each, label=labels[each.category]) for each in record.instances or () if each.category in labels
         ),
     )
 

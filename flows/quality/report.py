@@ -32,7 +32,7 @@ def write_quality_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
 
 
 def write_labels_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
-    """The same of labels alone."""
+    """The same for labels only: table and curves, without trained models."""
     lines = ["| variant | seeds | boxes | precision | recall | AP of labels |", "|:--" + "|--:" * 5 + "|"]
     for name, own in _by_variant(pieces).items():
         cells = [_spread([getattr(piece.labels[0], part) for piece in own]) for part in ("precision", "recall", "ap")]
@@ -46,7 +46,7 @@ def write_labels_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
 
 
 def table(config: QualityConfig, pieces: Sequence[Piece]) -> str:
-    """A line a round of a variant: its labels, and AP of the model after it; mean ± standard deviation over the seeds.
+    """A line for each round of a variant: its labels, and AP of the model after it; mean ± deviation over the seeds.
 
     The gain is over the model before the first round; "over baseline" compares with the baseline after as many rounds,
     or after its last where it has fewer.
@@ -132,13 +132,13 @@ def _ladder(config: QualityConfig, pieces: Sequence[Piece]) -> Figure:
     ][::-1]
     figure = new_figure(11, 0.35 * len(rows) + 1.6)
     panels = figure.subplots(1, len(parts), squeeze=False)[0]
-    for axes, (title, figures_of) in zip(panels, parts):
-        for place, (_, number, own) in enumerate(rows):
-            after = [figures_of(piece)[number] for piece in own]
+    for axes, (title, scores_of) in zip(panels, parts):
+        for height, (_, number, own) in enumerate(rows):
+            after = [scores_of(piece)[number] for piece in own]
             # No bars: these would have to begin at 0, where all of them look alike.
-            axes.plot(after, [place] * len(after), "o", color="C0", alpha=0.7, markersize=5)
-            axes.plot(fmean(after), place, "|", color="black", markersize=13, markeredgewidth=2)
-        before = fmean(figures_of(piece)[0] for piece in pieces)
+            axes.plot(after, [height] * len(after), "o", color="C0", alpha=0.7, markersize=5)
+            axes.plot(fmean(after), height, "|", color="black", markersize=13, markeredgewidth=2)
+        before = fmean(scores_of(piece)[0] for piece in pieces)
         axes.axvline(before, color="C3", linestyle="--", linewidth=1, label="before")
         axes.set(title=title, xlabel="COCO AP after retraining")
         axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])

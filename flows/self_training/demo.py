@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from browse.pictures import write_jpeg
+from browse.images.pictures import write_jpeg
 from flows.evaluation.scoring import mistakes_of
 from flows.labelling.manifest import read_manifest
 from flows.policies.nms import without_duplicates
@@ -26,8 +26,9 @@ from flows.self_training.state import RoundResult
 from formats.dataset_names import label_map_beside
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json
-from grounding_model.checkpoints.weights import checkpoint_hash
+from grounding_model.checkpoints.locations import checkpoint_hash
 from grounding_model.data.sources import GlyphData
+from grounding_model.detector import load_detector
 from grounding_model.glyphs import draw_scene
 
 CONFIG = Path(__file__).parents[2] / "configs" / "self_train_glyphs.toml"
@@ -158,8 +159,6 @@ def _source_ap(config: SelfTrainConfig, done: RoundResult, quick: bool, reporter
 
 def _comparisons(config: SelfTrainConfig, first: str, last: str) -> dict[str, list[Comparison]]:
     """Title -> test scenes with their truth, the first model's boxes and the last one's."""
-    from grounding_model.detector import load_detector
-
     data = _test_scenes(config)
     scenes = [
         draw_scene(data.domain, data.seed, index, data.task, data.pairs, data.hardness)
@@ -180,14 +179,14 @@ def _comparisons(config: SelfTrainConfig, first: str, last: str) -> dict[str, li
         for image, truth, before, after in zip(images, truths, *found)
     ]
     wrong = mistakes_of(truths, [scene.predictions["after"] for scene in all_scenes], "coco")
-    worst = sorted((place for place, count in enumerate(wrong) if count), key=lambda place: -wrong[place])[:SHOWN]
+    worst = sorted((index for index, count in enumerate(wrong) if count), key=lambda index: -wrong[index])[:SHOWN]
     return {
         "Test scenes: truth, before the first and after the last round": all_scenes[:SHOWN],
-        "The worst after the last round": [all_scenes[place] for place in worst],
+        "The worst after the last round": [all_scenes[index] for index in worst],
     }
 
 
-# What is told
+# Messages
 
 
 @dataclass

@@ -14,10 +14,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from flows.evaluation.scoring import MATCH_IOU
-from flows.labelling.infer import parse_line
-from flows.labelling.manifest import read_lines
-from formats.boxes import best_pairs, boxes_by_name, pairwise_iou
+from flows.labelling.manifest import parse_line, read_lines
+from formats.boxes import MATCH_IOU, best_pairs, boxes_by_name, pairwise_iou
 from formats.io.errors import InputError
 from formats.odvg_lines import is_quarantined
 from formats.record import Box, Record
@@ -41,6 +39,8 @@ class Gate:
     max_count_ratio: float = 3.0  # boxes of a category against the round before, either way; also of all boxes
     min_boxes_per_image: float = 0.01  # labels with fewer teach a model that there is nothing to find
     min_count: int = 20  # fewer images, or fewer boxes of a category in both rounds, are not judged
+    audit_precision: float | None = None  # that a person's audit has to show with 95 % confidence; None asks for none
+    audit_recall: float | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("confidence", self.confidence), ("max_changed_images", self.max_changed_images)):
@@ -48,6 +48,9 @@ class Gate:
                 raise InputError(f"gate.{name}", f"{value} is outside 0..1", "expected a share")
         if self.max_count_ratio < 1.0:
             raise InputError("gate.max_count_ratio", f"{self.max_count_ratio} is less than 1", "expected 3 or so")
+        for name in ("audit_precision", "audit_recall"):
+            if (value := getattr(self, name)) is not None and not 0.0 < value < 1.0:
+                raise InputError(f"gate.{name}", f"{value} is outside 0..1", "expected a share")
         if self.resamples < 1:
             raise InputError("gate.resamples", f"{self.resamples} is less than one", "expected 1000 or so")
 
@@ -107,13 +110,14 @@ def judge(
     drift: Drift | None = None,
     found: Evaluation | None = None,
     best: Evaluation | None = None,
+    audit: Mapping[str, Any] | None = None,
 ) -> Verdict:
     """counts: of the round's labels: "lines", "kept", "reviewed_boxes". drift: against the round before; None for the
-    first. found, best: of this round and the best before it.
+    first. found, best: of this round and the best before it. audit: as the .meta.json of the labels has it.
 
     Raises InputError when the samples of an evaluation are not there.
     """
-    reasons = [*too_few(gate, counts), *(() if drift is None else drifted(gate, drift))]
+    reasons = [*too_few(gate, counts), *(() if drift is None else drifted(gate, drift)), *audited(gate, audit)]
     over = gain = interval = None
     if found is not None and best is not None:
         over, gain = best.number, found.value - best.value
@@ -149,7 +153,7 @@ def drifted(gate: Gate, drift: Drift) -> Iterator[str]:
             f"labels changed in {drift.changed_share:.0%} of the images, more than {gate.max_changed_images:.0%} "
             "(gate.max_changed_images)"
         )
-    totals = tuple(sum(pair[place] for pair in drift.counts.values()) for place in (0, 1))
+    totals = tuple(sum(pair[side] for pair in drift.counts.values()) for side in (0, 1))
     judged = {"all": totals} | ({} if len(drift.counts) == 1 or drift.of_captions else dict(drift.counts))
     for name, (before, after) in judged.items():
         if max(before, after) >= gate.min_count and count_ratio(before, after) > gate.max_count_ratio:
@@ -159,12 +163,30 @@ def drifted(gate: Gate, drift: Drift) -> Iterator[str]:
             )
 
 
+def audited(gate: Gate, audit: Mapping[str, Any] | None) -> Iterator[str]:
+    """What a person's audit of the labels does not show, of what the gate asks for."""
+    for kind in ("precision", "recall"):
+        wanted = getattr(gate, f"audit_{kind}")
+        if wanted is None:
+            continue
+        if audit is None:
+            yield f"{kind} of the labels is not audited (gate.audit_{kind}): run `groundhog audit` on them"
+        elif (found := audit.get(kind)) is None or found["low"] < wanted:
+            interval = (
+                "unknown" if found is None else f"{found['value']:.3f} ({found['low']:.3f} … {found['high']:.3f})"
+            )
+            yield (
+                f"{kind} of the labels is {interval} from {audit['reviews']} reviews, not surely {wanted:g} "
+                f"(gate.audit_{kind})"
+            )
+
+
 def count_ratio(before: int, after: int) -> float:
     """The larger number against the smaller; infinite where one of them is none."""
     return max(before, after) / min(before, after) if min(before, after) else float("inf")
 
 
-def label_drift(before: str | Path, after: str | Path) -> Drift:
+def label_drift(before: Path, after: Path) -> Drift:
     """Two label files of one source, line by line; a pair of lines in memory at a time.
 
     Lines that either file quarantined are left out. Raises InputError when they are not files of the same lines.
@@ -187,7 +209,7 @@ def label_drift(before: str | Path, after: str | Path) -> Drift:
     return Drift(**totals, counts=dict(sorted(counts.items())), of_captions=of_captions)
 
 
-def changed_lines(before: str | Path, after: str | Path) -> Iterator[tuple[Record, Record]]:
+def changed_lines(before: Path, after: Path) -> Iterator[tuple[Record, Record]]:
     """The lines of label_drift that changed, as they were and as they are."""
     for old, new in _pairs(before, after):
         old_boxes, new_boxes = boxes_by_name(old), boxes_by_name(new)
@@ -196,7 +218,7 @@ def changed_lines(before: str | Path, after: str | Path) -> Iterator[tuple[Recor
             yield old, new
 
 
-def _pairs(before: str | Path, after: str | Path) -> Iterator[tuple[Record, Record]]:
+def _pairs(before: Path, after: Path) -> Iterator[tuple[Record, Record]]:
     for old, new in zip_longest(read_lines(before), read_lines(after)):
         if old is None or new is None:
             raise InputError(after, f"has not as many lines as {before}", "expected labels of the same source")
@@ -204,9 +226,9 @@ def _pairs(before: str | Path, after: str | Path) -> Iterator[tuple[Record, Reco
             continue
         records = parse_line(old, before), parse_line(new, after)
         if (records[0].filename, records[0].caption) != (records[1].filename, records[1].caption):
-            place = f"{after}:{new.number + 1}"
+            location = f"{after}:{new.number + 1}"
             raise InputError(
-                place, f"is of {records[1].filename}, not {records[0].filename}", "expected the same source"
+                location, f"is of {records[1].filename}, not {records[0].filename}", "expected the same source"
             )
         yield records
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from browse.pictures import jpeg_of
+from browse.images.pictures import jpeg_of
 from formats.io.plots import png_of
 
 if TYPE_CHECKING:
@@ -57,20 +57,20 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = Tr
     return f'<div class="wide">{table}</div>'
 
 
-def plot(figure: Figure, told: str) -> str:
-    """A figure as an HTML image. told: what stands for it where it cannot be seen."""
-    return inline(png_of(figure, PLOT_DPI), "png", told, "plot")
+def plot(figure: Figure, alternative: str) -> str:
+    """A figure as an HTML image. alternative: text for readers who cannot see it."""
+    return inline(png_of(figure, PLOT_DPI), "png", alternative, "plot")
 
 
-def picture(picture: np.ndarray, told: str) -> str:
-    """Pixels as an HTML image. picture: (H, W, 3) uint8 RGB. told: what stands for it where it cannot be seen."""
-    return inline(jpeg_of(picture, SHEET_QUALITY), "jpeg", told, "sheet")
+def picture(picture: np.ndarray, alternative: str) -> str:
+    """Pixels as an HTML image. picture: (H, W, 3) uint8 RGB. alternative: text for readers who cannot see it."""
+    return inline(jpeg_of(picture, SHEET_QUALITY), "jpeg", alternative, "sheet")
 
 
-def inline(content: bytes, kind: str, told: str, role: str) -> str:
+def inline(content: bytes, kind: str, alternative: str, role: str) -> str:
     """An HTML image that carries its own file. kind: "png" or "jpeg". role: its class in the page's style."""
     encoded = base64.b64encode(content).decode("ascii")
-    return f'<img class="{role}" alt="{html.escape(told)}" src="data:image/{kind};base64,{encoded}">'
+    return f'<img class="{role}" alt="{html.escape(alternative)}" src="data:image/{kind};base64,{encoded}">'
 
 
 PAGE = """<!DOCTYPE html>

@@ -13,7 +13,7 @@ from formats.dataset_names import annotation_path, label_map_beside, labels_path
 from formats.images import list_images
 from formats.io.errors import InputError
 from formats.io.files import write_whole
-from grounding_model.checkpoints.weights import EMBEDDED
+from grounding_model.checkpoints.locations import EMBEDDED
 from grounding_model.inputs.defaults import WEIGHTS
 
 CONFIG_DIR = Path("configs")

@@ -9,28 +9,29 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from flows.labelling.infer import parse_line
-from flows.labelling.manifest import Manifest, read_lines, read_manifest
+from flows.labelling.manifest import Manifest, parse_line, read_lines, read_manifest
 from formats.boxes import pairwise_iou
 from formats.candidates import read_candidates
 from formats.dataset_names import metadata_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, sha256_of
+from formats.io.storage import as_path
 from formats.odvg_lines import QUARANTINED
 from formats.record import Box, Record
+from grounding_model.checkpoints.locations import checkpoint_hash
 
 REMEDY = "expected labels that `groundhog self-train` made, with their .meta.json beside them"
 
 
 class LabelledBox(NamedTuple):
-    """name: category or phrase. score: None from a person. overlap: IoU with the box that was asked for."""
+    """name: category or phrase. score: None from a person. overlap: IoU with the requested box."""
 
     name: str
     box: Box
@@ -72,7 +73,7 @@ def lineage(labels: str | Path, image: str | None = None, box: int = 0) -> list[
     In earlier rounds the box is the one of its name that overlaps it most.
     Raises InputError for an image or a box that the labels do not have, and for labels of no loop.
     """
-    path: Path | None = Path(labels)
+    path: Path | None = as_path(labels)
     links: list[Link] = []
     wanted: LabelledBox | None = None
     while path is not None:
@@ -107,8 +108,6 @@ def _link(labels: Path, child: Link | None) -> Link:
 
 def _follow_plan(link: Link) -> None:
     """The plan of the round, what it names, and what its checkpoint was trained on."""
-    from grounding_model.checkpoints.weights import checkpoint_hash
-
     try:
         manifest = _manifest(link)
     except InputError as error:
@@ -117,15 +116,16 @@ def _follow_plan(link: Link) -> None:
     link.weights = manifest.weights
     if manifest.key != link.meta["plan"]:
         link.broken.append(f"{manifest.path} is another plan than that of {link.labels.name}")
-    for place, digest, said in (
-        (manifest.source, sha256_of, manifest.source_sha256),
-        (manifest.weights, checkpoint_hash, manifest.weights_sha256),
-    ):
+    hashes: tuple[tuple[object, Callable[[], str], str], ...] = (
+        (manifest.source, lambda: sha256_of(manifest.source), manifest.source_sha256),
+        (manifest.weights, lambda: checkpoint_hash(manifest.weights), manifest.weights_sha256),
+    )
+    for location, digest, recorded in hashes:
         try:
-            if digest(place) != said:
-                link.broken.append(f"{place} has changed since")
+            if digest() != recorded:
+                link.broken.append(f"{location} has changed since")
         except (InputError, OSError):
-            link.broken.append(f"{place} is gone")
+            link.broken.append(f"{location} is gone")
     if (parent := link.meta.get("trained_on")) is not None:
         link.trained_on = parent["labels"]
         merged = Path(manifest.weights).parent.parent / "merge.json"
@@ -199,12 +199,12 @@ def _candidate(link: Link, number: int, box: LabelledBox) -> FoundCandidate | No
         near &= np.abs(found.score - box.score) < 1e-5
     if not near.any():
         return None
-    place = int(near.argmax())
-    rank = 1 + int((found.score > found.score[place]).sum())
-    return FoundCandidate(float(found.score[place]), rank, len(found.score), path)
+    index = int(near.argmax())
+    rank = 1 + int((found.score > found.score[index]).sum())
+    return FoundCandidate(float(found.score[index]), rank, len(found.score), path)
 
 
-def told(links: Sequence[Link], image: str | None = None) -> str:
+def describe(links: Sequence[Link], image: str | None = None) -> str:
     """The chain for people, newest first."""
     lines: list[str] = []
     for link in links:
@@ -219,7 +219,7 @@ def told(links: Sequence[Link], image: str | None = None) -> str:
 def _facts(link: Link, image: str | None) -> Iterator[tuple[str, str]]:
     meta = link.meta
     if image is not None:
-        yield "box", _box_told(link, image)
+        yield "box", _box_text(link, image)
     if link.candidate is not None:
         score, rank, count, shard = link.candidate
         yield "candidate", f"score {score:.6f}, number {rank} of {count} of this image, in {shard}"
@@ -238,7 +238,7 @@ def _facts(link: Link, image: str | None) -> Iterator[tuple[str, str]]:
         yield "trained on", "no labels of this loop: it is the model that the loop started from"
 
 
-def _box_told(link: Link, image: str) -> str:
+def _box_text(link: Link, image: str) -> str:
     if link.box is None:
         return f"none of this name near it in {image}"
     corners = ", ".join(f"{side:g}" for side in link.box.box)

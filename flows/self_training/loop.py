@@ -35,7 +35,7 @@ from flows.self_training.state import (
 )
 from formats.candidates import ImageProblem
 from formats.dataset_names import labels_path, reviewed_path
-from formats.io.files import sha256_of
+from formats.io.files import load_json, sha256_of
 from formats.io.locks import lock
 
 Event = Mapping[str, Any]
@@ -151,7 +151,7 @@ class _Loop:
         if not done.holds:
             return Stop("stopped", f"did not pass the gate: {reasons}")
         if self._config.waits_after(number) and not done.approved:
-            remedy = f"look at {done.labels}, then: groundhog rounds approve {self._work_dir} --round {number}"
+            remedy = f"review {done.labels}, then: groundhog rounds approve {self._work_dir} --round {number}"
             self._write("waiting", remedy)
             self._report(number, "review", "started", remedy=remedy)
             if not self._wait(self._work_dir, number):
@@ -201,14 +201,15 @@ class _Loop:
         )
 
     def _judge(self, done: RoundResult) -> Verdict:
+        audit = load_json(self._labels.meta, "run the loop again").get("audit")
         if done.round == 1:
-            return judge(self._config.gate, done.counts)
+            return judge(self._config.gate, done.counts, audit=audit)
         earlier = self._rounds[: done.round - 1]
         found, best = (
             each.evaluation(samples_path(round_folder(self._work_dir, each.round) / EVALUATION_NAME))
             for each in (done, best_round(earlier))
         )
-        return judge(self._config.gate, done.counts, label_drift(earlier[-1].labels, done.labels), found, best)
+        return judge(self._config.gate, done.counts, label_drift(earlier[-1].labels, done.labels), found, best, audit)
 
     def _state(self, state: State, reason: str) -> LoopState:
         return LoopState(self._config.name, state, reason, asdict(self._config.policy), tuple(self._rounds))

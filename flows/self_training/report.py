@@ -18,7 +18,7 @@ import numpy as np
 
 from browse.contact_sheet import contact_sheet
 from browse.draw import draw_record
-from browse.pictures import reduced_picture
+from browse.images.pictures import reduced_picture
 from flows.labelling.manifest import MANIFEST_NAME, Manifest, read_manifest
 from flows.self_training import html as pages
 from flows.self_training.gate import changed_lines
@@ -87,6 +87,7 @@ def write_report(
     sections = [
         _outcome(loop),
         _overview(rounds, names),
+        _audits(rounds),
         _curves(rounds, names),
         _drift(loop),
         _changed(rounds),
@@ -132,8 +133,8 @@ def _read_round(number: int, folder: Path) -> RoundOnDisk:
     if labels.is_file() and meta.get("plan") == entry.manifest.key:  # else they are of an earlier run
         entry.labels, entry.meta = labels, meta
     for path in sorted(folder.glob("evaluation*.json")):
-        told = _json(path)
-        metrics = told.get("metrics", told)
+        payload = _json(path)
+        metrics = payload.get("metrics", payload)
         if isinstance(metrics, dict) and isinstance(metrics.get(_headline(metrics)), int | float):
             entry.evaluations[path.stem] = metrics
     return entry
@@ -146,10 +147,10 @@ def _headline(metrics: Mapping[str, Any]) -> str:
 def _json(path: Path) -> dict[str, Any]:
     """An unfinished run lacks some files; that is no reason for no report."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        payload = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return payload if isinstance(payload, dict) else {}
 
 
 def _name_of(run_dir: Path) -> str:
@@ -197,6 +198,27 @@ def _overview(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
     return pages.section("Rounds", pages.table(head, rows))
 
 
+def _audits(rounds: Sequence[RoundOnDisk]) -> str:
+    """What reviewed samples of the labels say (`groundhog audit`)."""
+    rows = []
+    for entry in rounds:
+        audit = entry.meta.get("audit") or {}
+        parts = {"all": audit, **audit.get("categories", {})} if audit else {}
+        for name, part in parts.items():
+            shares = [_interval(part.get(kind)) for kind in ("precision", "recall")]
+            rows.append([f"v{entry.number}", name, *shares, f"{audit['reviews']} of {audit['images']}"])
+    if not rows:
+        return ""
+    told = pages.paragraph("From reviewed samples: 95 % intervals, and the reviewed images that hold the boxes.")
+    return pages.section("Audited labels", told + pages.table(["", "", "Precision", "Recall", "Reviewed images"], rows))
+
+
+def _interval(estimate: Mapping[str, Any] | None) -> str:
+    if estimate is None:
+        return "–"
+    return f"{estimate['value']:.3f} ({estimate['low']:.3f} … {estimate['high']:.3f}; {estimate['images']} images)"
+
+
 def _shown_metrics(rounds: Sequence[RoundOnDisk], stem: str) -> list[str]:
     metrics = next(entry.evaluations[stem] for entry in rounds if stem in entry.evaluations)
     return [name for name in dict.fromkeys((_headline(metrics), "ap50", "recall@5")) if name in metrics]
@@ -211,8 +233,8 @@ def _curves(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
         f"{_curve_name(stem, names)}": {e.number: e.evaluations[stem] for e in rounds if stem in e.evaluations}
         for stem in stems
     }
-    told = pages.paragraph("Bars are 95 % intervals over draws of the test images.")
-    return pages.section("Held-out figures", told + pages.plot(plot_rounds(curves), "figures of each round's model"))
+    intro = pages.paragraph("Bars are 95 % intervals over draws of the test images.")
+    return pages.section("Held-out figures", intro + pages.plot(plot_rounds(curves), "figures of each round's model"))
 
 
 def plot_rounds(curves: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Figure:
@@ -220,13 +242,13 @@ def plot_rounds(curves: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Figure
     figure = new_figure(6.4, 3.2)
     axes = figure.subplots()
     numbers = sorted({number for points in curves.values() for number in points})
-    for place, (title, points) in enumerate(curves.items()):
+    for index, (title, points) in enumerate(curves.items()):
         values = [metrics[_headline(metrics)] for metrics in points.values()]
         axes.plot(list(points), values, marker="o", label=title)
         for x, (y, metrics) in zip(points, zip(values, points.values())):
             if metrics.get("interval"):
-                axes.vlines(x, *metrics["interval"], color=f"C{place}", alpha=0.4, linewidth=5)
-            offset = (9, -10 if place % 2 else 4)
+                axes.vlines(x, *metrics["interval"], color=f"C{index}", alpha=0.4, linewidth=5)
+            offset = (9, -10 if index % 2 else 4)
             axes.annotate(f"{y:.3f}", (x, y), textcoords="offset points", xytext=offset, fontsize=8)
     axes.set_xticks(numbers, [f"v{number}" for number in numbers])
     axes.set(xlabel="labels, by the model that made them", ylim=(0, 1))
@@ -238,11 +260,11 @@ def plot_rounds(curves: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Figure
 
 def _drift(loop: LoopState | None) -> str:
     """What changed in the labels from round to round."""
-    told = [] if loop is None else [each for each in loop.rounds if each.verdict.drift is not None]
-    if not told:
+    judged = [] if loop is None else [each for each in loop.rounds if each.verdict.drift is not None]
+    if not judged:
         return ""
-    head = ["", *(f"v{each.round - 1} to v{each.round}" for each in told)]
-    drifts = [each.verdict.drift for each in told if each.verdict.drift is not None]
+    head = ["", *(f"v{each.round - 1} to v{each.round}" for each in judged)]
+    drifts = [each.verdict.drift for each in judged if each.verdict.drift is not None]
     rows = [["images whose labels changed", *(f"{drift.changed_share:.0%}" for drift in drifts)]]
     rows += [[f"boxes {name}", *(f"{getattr(drift, name):,}" for drift in drifts)] for name in BOX_CHANGES]
     names = sorted({name for drift in drifts for name in drift.counts})
@@ -264,56 +286,58 @@ def _changed(rounds: Sequence[RoundOnDisk]) -> str:
     shown = pairs[:: max(1, len(pairs) // CHANGED_PICTURES)][:CHANGED_PICTURES]
     tiles, titles = [], []
     for pair in shown:
-        drawn = list(_drawn(pair, Path(after.manifest.image_root)))
+        drawn = list(_drawn(pair, after.manifest.image_root))
         if len(drawn) == 2:
             tiles += drawn
             titles += [f"v{before.number}", f"v{after.number}"]
     if not tiles:
         return ""
     sheet = contact_sheet(tiles, columns=4, cell=(320, 320), titles=titles)
-    told = pages.paragraph(
+    intro = pages.paragraph(
         "Each image twice: its boxes in the round before, and in this one. Dashed ones are ignored in training."
     )
     return pages.section(
-        f"Changed labels, v{before.number} to v{after.number}", told + pages.picture(sheet, "labels that changed")
+        f"Changed labels, v{before.number} to v{after.number}", intro + pages.picture(sheet, "labels that changed")
     )
 
 
 def _counts(rounds: Sequence[RoundOnDisk]) -> str:
-    told = [entry for entry in rounds if entry.meta]
-    reasons = sorted({reason for entry in told for reason in entry.meta["counts"].get("dropped", {})})
-    if not told:
+    labelled = [entry for entry in rounds if entry.meta]
+    reasons = sorted({reason for entry in labelled for reason in entry.meta["counts"].get("dropped", {})})
+    if not labelled:
         return ""
-    head = ["", *(f"v{entry.number}" for entry in told)]
-    rows = [["images", *(pages.number(entry.meta["counts"].get("lines")) for entry in told)]]
+    head = ["", *(f"v{entry.number}" for entry in labelled)]
+    rows = [["images", *(pages.number(entry.meta["counts"].get("lines")) for entry in labelled)]]
     rows.append(
-        ["candidates above the floor", *(pages.number(entry.meta["counts"].get("candidates")) for entry in told)]
+        ["candidates above the floor", *(pages.number(entry.meta["counts"].get("candidates")) for entry in labelled)]
     )
     for reason in reasons:
-        rows.append([f"dropped: {reason}", *(pages.number(e.meta["counts"]["dropped"].get(reason, 0)) for e in told)])
-    rows.append(["kept", *(pages.number(entry.meta["counts"].get("kept")) for entry in told)])
+        rows.append(
+            [f"dropped: {reason}", *(pages.number(e.meta["counts"]["dropped"].get(reason, 0)) for e in labelled)]
+        )
+    rows.append(["kept", *(pages.number(entry.meta["counts"].get("kept")) for entry in labelled)])
     rows.append(
-        ["ignored, between the thresholds", *(pages.number(entry.meta["counts"].get("ignored")) for entry in told)]
+        ["ignored, between the thresholds", *(pages.number(entry.meta["counts"].get("ignored")) for entry in labelled)]
     )
-    by_name = _kept_by_name(told)
+    by_name = _kept_by_name(labelled)
     return pages.section("What became of the candidates", pages.table(head, rows) + by_name)
 
 
-def _kept_by_name(told: Sequence[RoundOnDisk], most: int = 30) -> str:
+def _kept_by_name(labelled: Sequence[RoundOnDisk], most: int = 30) -> str:
     """The most frequent categories or phrases; nothing where there is but one."""
     totals: dict[str, int] = {}
-    for entry in told:
+    for entry in labelled:
         for name, count in entry.meta["counts"].get("kept_by_name", {}).items():
             totals[name] = totals.get(name, 0) + count
     if len(totals) < 2:
         return ""
     shown = sorted(totals, key=lambda name: (-totals[name], name))[:most]
-    counts = [entry.meta["counts"].get("kept_by_name", {}) for entry in told]
+    counts = [entry.meta["counts"].get("kept_by_name", {}) for entry in labelled]
     rows = [[name, *(pages.number(count.get(name, 0)) for count in counts)] for name in shown]
     rest = (
         pages.paragraph(f"{len(totals) - most} more names are in the .meta.json files.") if len(totals) > most else ""
     )
-    return "<h3>Kept, by name</h3>" + pages.table(["", *(f"v{entry.number}" for entry in told)], rows) + rest
+    return "<h3>Kept, by name</h3>" + pages.table(["", *(f"v{entry.number}" for entry in labelled)], rows) + rest
 
 
 def _scores(rounds: Sequence[RoundOnDisk]) -> str:
@@ -330,8 +354,8 @@ def _scores(rounds: Sequence[RoundOnDisk]) -> str:
             axes.legend(frameon=False, fontsize=8)
         axes.set(title=f"v{entry.number}", xlabel="score", xlim=(0, 1), yscale="log")
     panels[0].set_ylabel("candidates (log)")
-    told = pages.paragraph("Every box above the floor is kept; moving the threshold does not run the model again.")
-    return pages.section("Scores of the candidates", told + pages.plot(figure, "Histogram of candidate scores"))
+    intro = pages.paragraph("Every box above the floor is kept; moving the threshold does not run the model again.")
+    return pages.section("Scores of the candidates", intro + pages.plot(figure, "Histogram of candidate scores"))
 
 
 def _score_counts(manifest: Manifest) -> np.ndarray:
@@ -377,12 +401,12 @@ def _label_sheet(entry: RoundOnDisk) -> str:
         return ""
     total = max(1, int(entry.meta["counts"].get("lines", 0)) - int(entry.meta["counts"].get("quarantined", 0)))
     records = islice(read_odvg(entry.labels, on_problem=lambda problem: None), 0, None, max(1, total // LABEL_PICTURES))
-    tiles = list(islice(_drawn(records, Path(entry.manifest.image_root)), LABEL_PICTURES))
+    tiles = list(islice(_drawn(records, entry.manifest.image_root), LABEL_PICTURES))
     if not tiles:
         return ""
     sheet = contact_sheet(tiles, columns=4, cell=(320, 320))
-    told = pages.paragraph(f"{len(tiles)} of {total} images of <code>{html.escape(entry.labels.name)}</code>.")
-    return pages.section(f"Labels v{entry.number}", told + pages.picture(sheet, f"labels v{entry.number}"))
+    intro = pages.paragraph(f"{len(tiles)} of {total} images of <code>{html.escape(entry.labels.name)}</code>.")
+    return pages.section(f"Labels v{entry.number}", intro + pages.picture(sheet, f"labels v{entry.number}"))
 
 
 def _drawn(records: Iterable[Record], image_root: Path) -> Iterable[np.ndarray]:
@@ -403,9 +427,9 @@ def _quarantined(rounds: Sequence[RoundOnDisk]) -> str:
         return pages.section("Quarantined", pages.paragraph("Nothing: every line and every image could be used."))
     rows = [[str(p.get("line", "")), str(p.get("filename") or "?"), str(p.get("reason"))] for p in problems]
     rest = f" The first {QUARANTINE_ROWS} are:" if len(rows) > QUARANTINE_ROWS else ""
-    told = pages.paragraph(f"{len(rows)} lines or images could not be used and were set aside.{rest}")
+    intro = pages.paragraph(f"{len(rows)} lines or images could not be used and were set aside.{rest}")
     return pages.section(
-        "Quarantined", told + pages.table(["Line", "File", "Reason"], rows[:QUARANTINE_ROWS], numbers=False)
+        "Quarantined", intro + pages.table(["Line", "File", "Reason"], rows[:QUARANTINE_ROWS], numbers=False)
     )
 
 
@@ -414,24 +438,25 @@ def _settings(rounds: Sequence[RoundOnDisk]) -> str:
     columns = []
     for entry in rounds:
         manifest = entry.manifest
-        told = {
-            "source": manifest.source,
+        settings = {
+            "source": str(manifest.source),
             "source SHA-256": manifest.source_sha256[:16],
-            "images": manifest.image_root,
+            "images": str(manifest.image_root),
             "weights": manifest.weights,
             "weights SHA-256": manifest.weights_sha256[:16],
             "prompt": _prompt(manifest),
             "score floor": f"{manifest.score_floor:g}",
             "scale": "the model's own" if manifest.scale is None else " x ".join(map(str, manifest.scale)),
             "most boxes an image": str(manifest.max_per_image),
+            "number format": manifest.dtype,
             "labels": str(entry.labels or "not yet"),
         }
-        told |= {f"policy: {name}": str(value) for name, value in entry.meta.get("policy", {}).items()}
-        columns.append(told)
-    keys = list(dict.fromkeys(key for told in columns for key in told))
+        settings |= {f"policy: {name}": str(value) for name, value in entry.meta.get("policy", {}).items()}
+        columns.append(settings)
+    keys = list(dict.fromkeys(key for settings in columns for key in settings))
     rows = []
     for key in keys:
-        values = [told.get(key, "") for told in columns]
+        values = [settings.get(key, "") for settings in columns]
         rows.append([key, *([values[0]] if len(set(values)) == 1 else values)])
     head = ["Setting", *(f"v{entry.number}" for entry in rounds)]
     return pages.section("Settings and provenance", pages.table(head, rows, numbers=False, spread=True))

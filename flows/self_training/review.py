@@ -15,11 +15,14 @@ from flows.labelling.manifest import Manifest, as_manifest
 from formats.dataset_names import reviewed_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json
+from formats.review_journal import locked_corrections
 from formats.reviewed import (
+    Correction,
     key_of,
     marked,
     read_corrections,
     reviewed_text,
+    withdrawn_text,
     write_corrections,
 )
 
@@ -37,12 +40,17 @@ def add_corrections(manifest: Manifest, file: str | Path, number: int) -> int:
         raise InputError(file, "holds no line", "expected ODVG lines that a person has corrected")
     check_corrections(manifest, given)
     path = reviewed_path(manifest.source)
-    before = marked(list(read_corrections(path))) if path.is_file() else []
-    known = {(key_of(each.record), max(1, each.since)): each for each in before}
-    known |= {(key_of(each.record), number): each for each in given}
-    lines = sorted(known.items(), key=lambda item: (item[0][1], item[0][0][0], item[0][0][1] or ""))
-    write_corrections(path, (reviewed_text(each.record, since) for (_, since), each in lines))
+    with locked_corrections(path):  # a review page may be open
+        before = marked(list(read_corrections(path))) if path.is_file() else []
+        known = {(key_of(each.record), max(1, each.since)): each for each in before}
+        known |= {(key_of(each.record), number): each for each in given}
+        lines = sorted(known.items(), key=lambda item: (item[0][1], item[0][0][0], item[0][0][1] or ""))
+        write_corrections(path, (_text(each, since) for (_, since), each in lines))
     return len(given)
+
+
+def _text(correction: Correction, since: int) -> str:
+    return (withdrawn_text if correction.withdrawn else reviewed_text)(correction.record, since)
 
 
 def approve(manifest: Manifest | str | Path, policy: Mapping[str, Any]) -> Path:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from flows.labelling.filter import FilterResult
 from flows.labelling.manifest import Manifest
-from flows.labelling.plan import asked_label_map
+from flows.labelling.plan import prompt_label_map
 from flows.labelling.settings import Execution, View, part_of
 from flows.policies.policy import Policy
 from flows.self_training.config import Labelling
@@ -126,9 +126,13 @@ def _plan(task: Round, planned: PlannedView, stages: Stages) -> Manifest:
         task.source.annotations,
         task.source.images,
         work_dir=folder,
-        label_map=label_map and asked_label_map(label_map, task.policy.distractors, folder),
+        label_map=label_map and prompt_label_map(label_map, task.policy.distractors, folder),
         settings=labelling.with_model(task.weights, task.text_encoder, view),
-        execution=replace(part_of(labelling, Execution), overwrite=labelling.overwrite or task.replaces_plans),
+        execution=replace(
+            part_of(labelling, Execution),
+            overwrite=labelling.overwrite or task.replaces_plans,
+            workers=labelling.workers.on(task.train.device),
+        ),
     )
 
 

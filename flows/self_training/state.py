@@ -110,7 +110,7 @@ def read_state(work_dir: str | Path) -> LoopState:
             for each in payload["rounds"]
         )
         return LoopState(payload["name"], payload["state"], payload["reason"], payload["policy"], rounds)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(path, f"lists no rounds ({error!r})", "run `groundhog self-train` again") from None
 
 

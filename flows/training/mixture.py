@@ -41,7 +41,7 @@ def merge(
 
 
 def count_images(data: TrainingData) -> int:
-    """Images that training can draw from: lines that are not quarantined, or the scenes that are asked for."""
+    """Images that training can draw from: lines that are not quarantined, or the number of scenes."""
     if isinstance(data, GlyphData):
         return data.count
     if isinstance(data, CocoData):

@@ -1,4 +1,4 @@
-"""Training in several processes: torchrun as a child that ends with us, its progress, the first error told."""
+"""Training in several processes: torchrun as a child that ends with us, its progress, the first error raised."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ def _follow(process: subprocess.Popen, on_progress: Callable[[dict[str, Any]], N
 
 
 def _raised(failure: Mapping[str, Any]) -> Exception:
-    place = f"process {failure['process']}"
+    process = f"process {failure['process']}"
     if failure["kind"] == "InputError":
         return InputError(**failure["error"])
-    return TrainingFailed(f"{place}: {failure['kind']}: {failure['error']}")
+    return TrainingFailed(f"{process}: {failure['kind']}: {failure['error']}")
 
 
 def _end(process: subprocess.Popen) -> None:
-    """torchrun, asked to end, ends its workers; they end by themselves where it is killed."""
+    """On SIGTERM torchrun ends its workers; they end by themselves where it is killed."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:

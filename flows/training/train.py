@@ -8,11 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.training.torchrun import train_in_processes
 from formats.io.errors import InputError
 from formats.io.files import write_json
 from formats.io.toml_config import read_config
-from grounding_model.checkpoints.weights import checkpoint_hash
+from grounding_model.checkpoints.interpolation import write_interpolation
+from grounding_model.checkpoints.locations import checkpoint_hash
+from grounding_model.training import loop as training
 from grounding_model.training.config import FromWeights, TrainConfig
+from grounding_model.training.log import CURVES_FILE, MEAN_AP
+from grounding_model.training.state import settings_with_effect
 
 DONE_NAME = "done.json"
 
@@ -22,9 +27,6 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
 
     Finished is a run whose `done.json` records the same settings, the same labels and the same starting weights.
     """
-    from flows.training.torchrun import train_in_processes
-    from grounding_model.training import loop as training
-
     config = config.with_folder()
     training.check_data(config)  # says where they come from, before their bytes are read for the key
     done = config.work_dir / DONE_NAME
@@ -51,8 +53,6 @@ def interpolate_with_start(start: FromWeights, trained: Path, student: float) ->
 
     student: weight of the trained ones (WiSE-FT, arXiv 2109.01903): less forgets less of what the first model knew.
     """
-    from grounding_model.checkpoints.interpolation import write_interpolation
-
     if student == 1.0:
         return trained
     weights = trained.with_name(f"between-{student:g}.safetensors")
@@ -62,8 +62,6 @@ def interpolate_with_start(start: FromWeights, trained: Path, student: float) ->
 
 def training_key(config: TrainConfig) -> str:
     """SHA-256 of what decides the outcome of a training: the settings, the labels' bytes, the starting weights."""
-    from grounding_model.training.state import settings_with_effect
-
     return hashlib.sha256(json.dumps(settings_with_effect(config), sort_keys=True).encode()).hexdigest()
 
 
@@ -79,19 +77,15 @@ def _finished(done: Path, key: str) -> Path | None:
 def train_config(path: str | Path, overrides: Sequence[str] = (), resume: bool = False) -> Path:
     """`groundhog train`: one run as a TOML file says; gives the checkpoint.
 
-    Raises InputError when an interrupted run lies in the work_dir and resume was not asked for.
+    Raises InputError when an interrupted run lies in the work_dir and resume is False.
     """
-    from grounding_model.training.loop import check_resume
-
     config = read_config(path, TrainConfig, overrides)
-    check_resume(config, resume)
+    training.check_resume(config, resume)
     return train(config)
 
 
 def describe_training(checkpoint: Path) -> str:
     """What a finished run left and reached, a line each, for the terminal. checkpoint: as `train` gave it."""
-    from grounding_model.training.log import CURVES_FILE, MEAN_AP
-
     done = json.loads(checkpoint.with_name(DONE_NAME).read_text(encoding="utf-8"))
     last, best = done["metrics"], done["best"]
     lines = [f"weights: {checkpoint}" + (f", AP {last[MEAN_AP]:.3f}" if MEAN_AP in last else "")]

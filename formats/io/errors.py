@@ -50,6 +50,17 @@ def refused(location: object, error: Exception, where: str = "") -> InputError:
 
 
 @contextmanager
+def located(location: object) -> Iterator[None]:
+    """A value's own error inside the block, as formats.record raises it, becomes an InputError at `location`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except ValueError as error:
+        raise refused(location, error) from error
+
+
+@contextmanager
 def handed_to(on_problem: Callable[[InputError], None] | None) -> Iterator[None]:
     """Passes an InputError of the block to `on_problem`; without one it is raised."""
     try:

@@ -16,6 +16,7 @@ from typing import IO, Any
 from formats.io.errors import InputError
 from formats.io.locks import temporary_beside, try_lock
 from formats.io.storage import as_path, is_address
+from formats.io.values import parse_json
 
 # What no other attempt can mend while the disk is as it is: full, over its quota, read-only, file too large for it.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
@@ -160,10 +161,10 @@ def read_text(path: str | Path, remedy: str) -> str:
 def load_json(path: str | Path, remedy: str) -> Any:
     """A JSON file's value. Raises InputError, which `remedy` ends, when it is missing or not JSON."""
     try:
-        return json.loads(as_path(path).read_text(encoding="utf-8-sig"))
+        return parse_json(as_path(path).read_text(encoding="utf-8-sig"), path, remedy)
     except FileNotFoundError:
         raise InputError(path, "does not exist", remedy) from None
     except IsADirectoryError:
         raise InputError(path, "is a folder", remedy) from None
-    except (ValueError, RecursionError) as error:
+    except UnicodeDecodeError as error:
         raise InputError(path, f"is not JSON ({error})", remedy) from error

@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, Union
 from formats.io.errors import InputError, want_one_of
 from formats.io.files import write_whole
 from formats.io.storage import as_path
+from formats.io.values import described
 
 Config = TypeVar("Config")
 
@@ -55,11 +56,16 @@ def read_config(path: str | Path, config_type: type[Config], overrides: Sequence
         raise location.error("does not exist", "expected a TOML file") from None
     except IsADirectoryError:
         raise location.error("is a folder", "expected a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also bytes that are no text, numbers and brackets without end
         raise location.error(f"is not TOML ({error})") from error
     for override in overrides:
         _apply_override(table, override, location)
     return _dataclass_value(config_type, table, location)
+
+
+def config_from_table(table: Any, config_type: type[Config], location: object) -> Config:
+    """The settings of a table that came with a file of another kind, as a `config_type`; errors as read_config's."""
+    return _dataclass_value(config_type, table, _Location(str(location)))
 
 
 # Overrides
@@ -98,7 +104,7 @@ def _list_index(node: list, part: str, override: str, location: _Location) -> in
 def _override_value(text: str) -> Any:
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
     return parsed["value"] if parsed.keys() == {"value"} else text  # a line break in the text could bring more keys
 
@@ -132,7 +138,10 @@ def _scalar(annotation: type, value: Any, location: _Location) -> Any:
     wanted: tuple[type, ...] = {float: (int, float), Path: (str,)}.get(annotation, (annotation,))
     if type(value) not in wanted:  # exact: bool is a kind of int in Python, not in a configuration
         raise location.error(f"is {_described(value)}", f"expected {_SCALARS[annotation]}")
-    return as_path(value) if annotation is Path else annotation(value)
+    try:
+        return as_path(value) if annotation is Path else annotation(value)
+    except OverflowError:
+        raise location.error(f"is {_described(value)}", f"expected {_SCALARS[annotation]}") from None
 
 
 def _literal(choices: tuple, value: Any, location: _Location) -> Any:
@@ -167,7 +176,7 @@ def _of_kind(members: Sequence[Any], table: dict, location: _Location) -> Any:
         raise TypeError(f'{location.key}: {members} need a field `kind: Literal["..."]` each to be distinguished')
     if "kind" not in table:
         raise location.at("kind").error("is missing", want_one_of(by_kind, None))
-    if table["kind"] not in by_kind:
+    if not isinstance(table["kind"], str) or table["kind"] not in by_kind:
         raise location.at("kind").error(f"is {_described(table['kind'])}", want_one_of(by_kind, table["kind"]))
     return by_kind[table["kind"]]
 
@@ -233,7 +242,8 @@ def _described(value: Any) -> str:
         return f"a list of {len(value)}"
     if isinstance(value, bool):
         return str(value).lower()
-    return f"the text {value!r}" if isinstance(value, str) else f"the {type(value).__name__} {value}"
+    text = described(value)
+    return f"the text {text}" if isinstance(value, str) else f"the {type(value).__name__} {text}"
 
 
 # Writing

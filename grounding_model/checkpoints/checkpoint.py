@@ -16,9 +16,11 @@ from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
 from formats.io.files import write_whole
+from formats.io.toml_config import config_from_table
+from formats.io.values import parse_json
 from grounding_model.checkpoints.weight_names import counted
 from grounding_model.inputs.tokens import tokenizer_to_text
-from grounding_model.model.config import Denoising, ModelConfig, SwinBackbone, TextEncoder, TimmBackbone
+from grounding_model.model.config import ModelConfig
 from grounding_model.model.grounding import GroundingModel
 
 FORMAT = "groundhog-1"
@@ -97,6 +99,9 @@ def is_safetensors(path: Path) -> bool:
         return file.read(9)[8:] == b"{"
 
 
+_DAMAGED = "download or write it again"
+
+
 def read_ours(path: Path) -> Weights:
     try:
         with safe_open(path, "pt") as file:
@@ -109,24 +114,15 @@ def read_ours(path: Path) -> Weights:
     if metadata["format"] != FORMAT:
         raise InputError(path, f"has format {metadata['format']}", f"this version reads {FORMAT}; update groundhog")
     try:
-        config = config_from_json(metadata["config"])
-        provenance, tokenizer = json.loads(metadata["provenance"]), metadata["tokenizer"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(path, f"its metadata is damaged ({error})") from None
+        config = config_from_json(metadata["config"], f"{path}: configuration")
+        provenance, tokenizer = parse_json(metadata["provenance"], path, _DAMAGED), metadata["tokenizer"]
+    except KeyError as error:
+        raise InputError(path, f"its metadata lacks {error}", _DAMAGED) from None
+    if not isinstance(provenance, dict) or not all(isinstance(each, str) for each in provenance.values()):
+        raise InputError(path, "its provenance is no table of texts", _DAMAGED)
     return Weights("Groundhog checkpoint", config, tensors, lambda name: name, tokenizer, provenance)
 
 
-def config_from_json(text: str) -> ModelConfig:
-    """The inverse of json.dumps(asdict(config)). Raises TypeError for unknown keys."""
-
-    def rebuilt(cls: type, values: Mapping[str, object]):
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
-
-    values = json.loads(text)
-    backbones = {"swin": SwinBackbone, "timm": TimmBackbone}
-    parts = {
-        "backbone": rebuilt(backbones[values["backbone"]["kind"]], values["backbone"]),
-        "text": rebuilt(TextEncoder, values["text"]),
-        "denoising": rebuilt(Denoising, values["denoising"]),
-    }
-    return rebuilt(ModelConfig, {**values, **parts})
+def config_from_json(text: str, location: object = "configuration") -> ModelConfig:
+    """The inverse of json.dumps(asdict(config)). Raises InputError for what is no such text."""
+    return config_from_table(parse_json(text, location, _DAMAGED), ModelConfig, location)

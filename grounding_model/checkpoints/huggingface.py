@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GroundingDinoConfig, MMGroundingDinoConfig, PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
+from formats.io.files import load_json
+from formats.io.values import Table, described
 from grounding_model.checkpoints.checkpoint import LABEL_EMBEDDING, Weights, draw_label_embedding
 from grounding_model.checkpoints.infer_config import OFFICIAL, Hints, config_of
+from grounding_model.checkpoints.locations import TOKENIZER_FILES
 from grounding_model.checkpoints.safe_pickle import read_pickled_checkpoint
 from grounding_model.checkpoints.weight_names import counted_maps, hugging_face_table, without_wrappers
 from grounding_model.model.config import ModelConfig, SwinBackbone
 from grounding_model.model.grounding import GroundingModel
 
-log = logging.getLogger(__name__)
-
 MODEL_TYPES = {"mm-grounding-dino": "MM-Grounding-DINO", "grounding-dino": "Grounding DINO"}
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 CONSTANT_SETTINGS = {  # constants of the architecture; a file with other values is another model
     "two_stage": True,
     "embedding_init_target": True,
@@ -39,48 +35,24 @@ CONSTANT_SETTINGS = {  # constants of the architecture; a file with other values
 }
 
 
-def download(name: str) -> Path:
-    """The folder of a hub repository, from the cache or the network. Raises InputError when it cannot be downloaded."""
-    patterns = [
-        "config.json",
-        "preprocessor_config.json",
-        *TOKENIZER_FILES,
-        "*.safetensors",
-        "*.safetensors.index.json",
-    ]
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
-        if (folder / "config.json").is_file():
-            return folder
-    except (LocalEntryNotFoundError, HFValidationError):
-        pass
-    log.info("downloading %s from the Hugging Face hub", name)
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            name, f"cannot be downloaded from the Hugging Face hub ({reason})", "check the name, or specify a folder"
-        ) from None
-
-
 def read_folder(folder: Path) -> Weights:
     """Reads config.json and the weights beside it. Raises InputError when they are not a supported Grounding DINO."""
     settings = _read_settings(folder)
     tensors, file = _read_tensors(folder)
     tensors = without_wrappers(tensors, file)
-    layers = int(settings.get("decoder_layers", OFFICIAL.decoder_layers))
+    layers = settings.whole("decoder_layers", OFFICIAL.decoder_layers, *_COUNT)
     table = hugging_face_table(counted_maps(tensors, "model.input_proj_vision"), layers)
     ours = table.to_ours(_unshared(tensors, settings, layers), file)
-    provenance = {"source": folder.name, "architecture": MODEL_TYPES[settings["model_type"]]}
-    if settings.get("_name_or_path"):
-        provenance["hub name"] = str(settings["_name_or_path"])
-    config = config_of(ours, _hints(settings, folder / "config.json"), file, table.name_in_file)
+    architecture = MODEL_TYPES[settings.text("model_type")]
+    provenance = {"source": folder.name, "architecture": architecture}
+    if hub_name := settings.text("_name_or_path", ""):
+        provenance["hub name"] = hub_name
+    config = config_of(ours, _hints(settings), file, table.name_in_file)
     if config.decoder_layers != layers:
         raise InputError(file, f"has heads for {config.decoder_layers} decoder layers, config.json says {layers}")
     draw_label_embedding(ours, config, provenance)
     return Weights(
-        f"transformers folder ({MODEL_TYPES[settings['model_type']]})",
+        f"transformers folder ({architecture})",
         config,
         ours,
         table.name_in_file,
@@ -89,45 +61,53 @@ def read_folder(folder: Path) -> Weights:
     )
 
 
-def _read_settings(folder: Path) -> dict:
+_COUNT = (1, 1000)  # what layers and heads are counted in: more is no model, and takes for ever to build
+_RATE = (0.0, 1.0)
+_WANT_CONFIG = "expected the config.json of transformers"
+
+
+def _read_settings(folder: Path) -> Table:
     path = folder / "config.json"
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(folder, "has no config.json", "expected a checkpoint folder of transformers") from None
-    except ValueError as error:
-        raise InputError(path, f"is not JSON ({error})") from None
-    if not isinstance(settings, dict) or settings.get("model_type") not in MODEL_TYPES:
-        kind = settings.get("model_type") if isinstance(settings, dict) else None
-        raise InputError(path, f"model_type is {kind!r}", f"expected {' or '.join(MODEL_TYPES)}")
-    backbone = (settings.get("backbone_config") or {}).get("model_type", "swin")
+    if not path.is_file():
+        raise InputError(folder, "has no config.json", "expected a checkpoint folder of transformers")
+    settings = Table(load_json(path, _WANT_CONFIG), path, _WANT_CONFIG)
+    if settings.text("model_type", None) not in MODEL_TYPES:
+        kind = described(settings.get("model_type"))
+        raise InputError(path, f"model_type is {kind}", f"expected {' or '.join(MODEL_TYPES)}")
+    backbone = settings.table("backbone_config").text("model_type", "swin")
     if backbone != "swin" or settings.get("use_timm_backbone"):
         raise InputError(path, f"the backbone is {backbone}", "expected swin")
     for key, value in CONSTANT_SETTINGS.items():
         if settings.get(key, value) != value:
-            raise InputError(path, f"{key} is {settings[key]!r}", f"expected {value!r}; other models are not supported")
+            what = f"{key} is {described(settings.get(key))}"
+            raise InputError(path, what, f"expected {described(value)}; other models are not supported")
     return settings
+
+
+_WANT_INDEX = 'expected {"weight_map": {"name of a tensor": "file beside it"}}'
 
 
 def _read_tensors(folder: Path) -> tuple[dict[str, Tensor], Path]:
     index = folder / "model.safetensors.index.json"
     try:
         if index.is_file():
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            files = Table(load_json(index, _WANT_INDEX), index, _WANT_INDEX).table("weight_map")
             tensors: dict[str, Tensor] = {}
-            for shard in shards:
+            for shard in sorted({files.text(name) for name in files.keys()}):  # noqa: SIM118 - not a dict
                 tensors |= load_file(folder / Path(shard).name)
             return tensors, index
         for name in WEIGHT_FILES:
             path = folder / name
             if path.is_file():
                 return load_file(path) if path.suffix == ".safetensors" else read_pickled_checkpoint(path).tensors, path
+    except InputError:
+        raise
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise InputError(folder, f"its weights cannot be read ({error})", "download them again") from None
     raise InputError(folder, "has no weights", f"expected {' or '.join(WEIGHT_FILES)}")
 
 
-def _unshared(tensors: Mapping[str, Tensor], settings: Mapping, decoder_layers: int) -> dict[str, Tensor]:
+def _unshared(tensors: Mapping[str, Tensor], settings: Table, decoder_layers: int) -> dict[str, Tensor]:
     """Heads shared by all decoder layers are stored once; here every layer gets a copy."""
     tensors = dict(tensors)
     shared = {"bbox_embed": "decoder_bbox_embed_share", "class_embed": "decoder_cls_embed_share"}
@@ -140,24 +120,25 @@ def _unshared(tensors: Mapping[str, Tensor], settings: Mapping, decoder_layers: 
     return tensors
 
 
-def _hints(settings: Mapping, location: Path) -> Hints:
-    heads = int(settings.get("encoder_attention_heads", OFFICIAL.heads))
-    if int(settings.get("decoder_attention_heads", heads)) != heads:
-        raise InputError(location, "the encoder and the decoder differ in attention heads", "expected the same number")
-    text = settings.get("text_config") or {}
-    backbone = settings.get("backbone_config") or {}
+def _hints(settings: Table) -> Hints:
+    heads = settings.whole("encoder_attention_heads", OFFICIAL.heads, *_COUNT)
+    if settings.whole("decoder_attention_heads", heads, *_COUNT) != heads:
+        raise InputError(
+            settings.location, "the encoder and the decoder differ in attention heads", "expected the same number"
+        )
+    text, backbone = settings.table("text_config"), settings.table("backbone_config")
     # Our folders contain the rates of training. Those of the hub are library defaults, not the rates used in training.
-    ours = settings.get("groundhog") or {}
+    ours = settings.table("groundhog")
     return Hints(
         heads=heads,
         text_heads=heads // 2,  # transformers derives both from the encoder's
         fusion_heads=heads // 2,
-        bert_heads=text.get("num_attention_heads"),
-        bert_dropout=text.get("hidden_dropout_prob", OFFICIAL.text.dropout),
-        swin_drop_path=backbone.get("drop_path_rate") if ours else None,
-        fusion_dropout=ours.get("fusion_dropout", OFFICIAL.fusion_dropout),
-        dropout=ours.get("dropout", OFFICIAL.dropout),
-        max_text_tokens=int(settings.get("max_text_len", OFFICIAL.max_text_tokens)),
+        bert_heads=text.whole("num_attention_heads", None, *_COUNT),
+        bert_dropout=text.number("hidden_dropout_prob", OFFICIAL.text.dropout, *_RATE),
+        swin_drop_path=backbone.number("drop_path_rate", None, *_RATE) if ours.keys() else None,
+        fusion_dropout=ours.number("fusion_dropout", OFFICIAL.fusion_dropout, *_RATE),
+        dropout=ours.number("dropout", OFFICIAL.dropout, *_RATE),
+        max_text_tokens=settings.whole("max_text_len", OFFICIAL.max_text_tokens, 1, 1 << 20),
     )
 
 

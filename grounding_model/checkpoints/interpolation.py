@@ -16,8 +16,9 @@ from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
 from grounding_model.checkpoints.checkpoint import Checkpoint, save_checkpoint
+from grounding_model.checkpoints.locations import checkpoint_hash
 from grounding_model.checkpoints.weight_names import counted
-from grounding_model.checkpoints.weights import checkpoint_hash, load_checkpoint
+from grounding_model.checkpoints.weights import load_checkpoint
 from grounding_model.model.config import ModelConfig
 
 SAME_ARCHITECTURE = "expected a model and what was fine-tuned from it"

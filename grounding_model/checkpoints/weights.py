@@ -7,17 +7,17 @@ weights are from. Nothing else is needed to run it.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
-from formats.io.files import sha256_of
+from formats.io.files import load_json
+from formats.io.values import Table
 from grounding_model.checkpoints.checkpoint import (
     Checkpoint,
     Weights,
@@ -26,8 +26,9 @@ from grounding_model.checkpoints.checkpoint import (
     read_ours,
     save_checkpoint,
 )
-from grounding_model.checkpoints.huggingface import download, read_folder, save_folder
+from grounding_model.checkpoints.huggingface import read_folder, save_folder
 from grounding_model.checkpoints.infer_config import Hints, config_of, hints_of_mmdet
+from grounding_model.checkpoints.locations import checkpoint_hash, locate
 from grounding_model.checkpoints.safe_pickle import read_pickled_checkpoint
 from grounding_model.checkpoints.weight_names import (
     MMDET_WITH_RESNET,
@@ -38,31 +39,11 @@ from grounding_model.checkpoints.weight_names import (
     idea_table,
     without_wrappers,
 )
-from grounding_model.inputs.defaults import WEIGHTS
 from grounding_model.inputs.tokens import load_tokenizer, tokenizer_from_text
 from grounding_model.model.config import ModelConfig
 from grounding_model.model.grounding import GroundingModel
 
-EMBEDDED = {WEIGHTS: Path(__file__).with_name(f"{WEIGHTS}.safetensors")}
 DEFAULT_TEXT_ENCODER = "bert-base-uncased"  # every published Grounding DINO reads this vocabulary
-HUB_PREFIX = "hf:"  # any repository of the Hugging Face hub; those below need no prefix
-HUB_NAMES = (
-    *(
-        f"openmmlab-community/mm_grounding_dino_{name}"
-        for name in (
-            "tiny_o365v1_goldg",
-            "tiny_o365v1_goldg_grit",
-            "tiny_o365v1_goldg_v3det",
-            "tiny_o365v1_goldg_grit_v3det",
-            "base_o365v1_goldg_v3det",
-            "base_all",
-            "large_o365v2_oiv6_goldg",
-            "large_all",
-        )
-    ),
-    *(f"iSEE-Laboratory/llmdet_{size}" for size in ("tiny", "base", "large")),
-    *(f"IDEA-Research/grounding-dino-{size}" for size in ("tiny", "base")),
-)
 
 
 def load_checkpoint(source: str | Path, text_encoder: str | Path | None = None) -> Checkpoint:
@@ -79,18 +60,6 @@ def load_checkpoint(source: str | Path, text_encoder: str | Path | None = None) 
     weights = read_weights(path, text_encoder)
     tokenizer = _tokenizer_of(weights, text_encoder, path)
     return Checkpoint(build_model(weights, path), tokenizer, weights.provenance)
-
-
-def checkpoint_hash(source: str | Path) -> str:
-    """SHA-256 of a checkpoint's file; of a folder, of the names and contents of the files that make up the model."""
-    path = locate(source)
-    if path.is_file():
-        return sha256_of(path)
-    digest = hashlib.sha256()
-    for file in sorted(path.iterdir()):
-        if file.suffix in {".safetensors", ".bin", ".json", ".txt"}:
-            digest.update(f"{file.name}\0{sha256_of(file)}\0".encode())
-    return digest.hexdigest()
 
 
 def convert(
@@ -120,7 +89,7 @@ def inspect(source: str | Path, text_encoder: str | Path | None = None) -> str:
     here = f"from {text_encoder}" if text_encoder else "none here; --text-encoder says where there is one"
     lines.append(f"tokenizer: {'comes with it' if weights.tokenizer_source else here}")
     lines += [f"{key}: {value}" for key, value in weights.provenance.items()]
-    problems = _problems(_new_model(weights.config, path), weights)
+    problems = _problems(weights, path)
     return "\n".join([*lines, f"not whole: {'; '.join(problems)}" if problems else "whole: nothing is missing"])
 
 
@@ -135,26 +104,6 @@ def _described(config: Mapping[str, object], indent: str = "  ") -> list[str]:
 
 
 # --- where a checkpoint is
-
-
-def locate(source: str | Path) -> Path:
-    """The file or folder that `source` means. Raises InputError when there is none."""
-    if str(source) in EMBEDDED:
-        path = EMBEDDED[str(source)]
-        if not path.is_file():
-            raise InputError(source, f"is not in this installation ({path})", "install groundhog whole")
-        return path
-    path = Path(source)
-    if path.exists():
-        return path
-    name = str(source).removeprefix(HUB_PREFIX)
-    if name in HUB_NAMES or str(source).startswith(HUB_PREFIX):
-        return download(name)
-    raise InputError(
-        source,
-        "no such checkpoint",
-        f"expected {', '.join(EMBEDDED)}, a file, a folder, a hub name like {HUB_NAMES[0]}, or {HUB_PREFIX}owner/name",
-    )
 
 
 def read_weights(path: Path, text_encoder: str | Path | None = None) -> Weights:
@@ -245,17 +194,13 @@ def _with_text_encoder(hints: Hints, text_encoder: str | Path | None) -> Hints:
     config = Path(text_encoder or "") / "config.json"
     if text_encoder is None or not config.is_file():
         return hints
-    try:
-        values = json.loads(config.read_text(encoding="utf-8"))
-        return dataclasses.replace(
-            hints,
-            bert_heads=int(values["num_attention_heads"]),
-            bert_dropout=float(values.get("hidden_dropout_prob", hints.bert_dropout)),
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            config, f"is no BERT configuration ({error!r})", "expected num_attention_heads in it"
-        ) from None
+    remedy = "expected a BERT's, with num_attention_heads"
+    values = Table(load_json(config, remedy), config, remedy)
+    return dataclasses.replace(
+        hints,
+        bert_heads=values.whole("num_attention_heads", low=1, high=1000),
+        bert_dropout=values.number("hidden_dropout_prob", hints.bert_dropout, 0.0, 1.0),
+    )
 
 
 # --- from what was read to a model
@@ -263,10 +208,10 @@ def _with_text_encoder(hints: Hints, text_encoder: str | Path | None) -> Hints:
 
 def build_model(weights: Weights, place: object) -> GroundingModel:
     """The model with exactly these weights. Raises InputError naming what is missing, extra or misshapen."""
-    model = _new_model(weights.config, place)
-    problems = _problems(model, weights)
+    problems = _problems(weights, place)
     if problems:
         raise InputError(place, "; ".join(problems), "expected the whole checkpoint")
+    model = _new_model(weights.config, place)
     expected = model.state_dict()
     model.load_state_dict({name: t.reshape(expected[name].shape) for name, t in weights.tensors.items()}, strict=True)
     return model.eval()
@@ -275,12 +220,18 @@ def build_model(weights: Weights, place: object) -> GroundingModel:
 def _new_model(config: ModelConfig, place: object) -> GroundingModel:
     try:
         return GroundingModel(config)
-    except (ValueError, RuntimeError, AssertionError, TypeError) as error:  # the last: an option that timm lacks
-        raise InputError(place, f"no model can have these dimensions ({error})") from None
+    except Exception as error:  # timm and transformers raise nearly anything
+        what = f"no model can have these dimensions ({str(error).strip().partition(chr(10))[0]})"
+        raise InputError(place, what, "expected the configuration that the weights were trained with") from None
 
 
-def _problems(model: GroundingModel, weights: Weights) -> list[str]:
-    """What keeps the weights from being this model, by the names in the file; empty when nothing does."""
+def _problems(weights: Weights, place: object) -> list[str]:
+    """What keeps the weights from being this model, by the names in the file; empty when nothing does.
+
+    A model without numbers is enough to know, whatever dimensions the file claims.
+    """
+    with torch.device("meta"):
+        model = _new_model(weights.config, place)
     expected, given, name = model.state_dict(), weights.tensors, weights.name_in_file
     problems = []
     if missing := [name(key) for key in expected if key not in given]:

@@ -19,7 +19,7 @@ from grounding_model.data.augment import AugmentConfig, augment
 from grounding_model.data.captions import AbsentNames, CategorySampler, TrainingText, caption_text
 from grounding_model.data.sampler import Draw
 from grounding_model.data.sources import LabelledImages
-from grounding_model.inputs.image import ImageBatch, collate_images
+from grounding_model.inputs.image_batch import ImageBatch, collate_images
 from grounding_model.inputs.tokens import CaptionTooLong, TextBatch, count_tokens, tokenize, tokens_of_spans
 from grounding_model.model.targets import Target
 

@@ -18,7 +18,7 @@ from grounding_model.glyphs.records import article, plural, region_of, write_pic
 from grounding_model.glyphs.scenes import Scene, Thing, domain_named, draw
 
 Family = Literal["generalized_expressions", "described_objects", "lvis"]
-LOOKED_FOR = 4  # names a scene that are asked although they are not there
+ABSENT_NAMES = 4  # names a scene that are queried although they are absent
 
 
 class Questions(NamedTuple):
@@ -39,7 +39,7 @@ class Questions(NamedTuple):
 
 
 def write_questions(folder: Path, family: Family, domain: str, count: int, seed: int) -> Questions:
-    """Scenes, with held-out pairs among them, as FOLDER/*.png, and what is asked about them; the same each time."""
+    """Scenes, with held-out pairs among them, as FOLDER/*.png, and the queries about them; the same each time."""
     folder.mkdir(parents=True, exist_ok=True)
     scenes = []
     for index in range(count):
@@ -73,14 +73,14 @@ def _expression(record: Record, scene: Scene, rng: np.random.Generator) -> Recor
 
 
 def _described(scenes: Sequence[tuple[Record, Scene]], rng: np.random.Generator) -> Questions:
-    """Three descriptions a noun; a scene is asked those of its nouns and of one that it does not have."""
+    """Three descriptions a noun; a scene is queried for those of its nouns and of one that it does not have."""
     colours = {noun: str(rng.choice(list(COLOURS))) for noun in NOUNS}
     of_noun = {
         noun: (article(noun), article(pair_name(colour, noun)), f"{article(noun)} that is not {colour}")
         for noun, colour in colours.items()
     }
     names = tuple(name for own in of_noun.values() for name in own)
-    places = {name: place for place, name in enumerate(names)}
+    indices = {name: index for index, name in enumerate(names)}
     records, asked = [], []
     for record, scene in scenes:
         here = {thing.noun for thing in scene.things}
@@ -90,7 +90,7 @@ def _described(scenes: Sequence[tuple[Record, Scene]], rng: np.random.Generator)
         for thing in scene.things:
             plain, coloured, otherwise = of_noun[thing.noun]
             for name in (plain, coloured if thing.colour == colours[thing.noun] else otherwise):
-                found.append(Instance(thing.box, places[name], name))
+                found.append(Instance(thing.box, indices[name], name))
         records.append(replace(record, instances=tuple(found)))
     return Questions(records, names, tuple(asked), absence=tuple(own[2] for own in of_noun.values()))
 
@@ -98,7 +98,7 @@ def _described(scenes: Sequence[tuple[Record, Scene]], rng: np.random.Generator)
 def _federated(scenes: Sequence[tuple[Record, Scene]], rng: np.random.Generator) -> Questions:
     """Nouns and pairs that occur; of a name that fits several things of a scene, now and then one is labelled."""
     seen = sorted({name for _, scene in scenes for thing in scene.things for name in _names_of(thing)})
-    places = {name: place for place, name in enumerate(seen)}
+    indices = {name: index for index, name in enumerate(seen)}
     rare = {pair_name(colour, noun) for colour, noun in HELD_OUT_PAIRS}
     records: list[Record] = []
     absent: dict[str, frozenset[str]] = {}
@@ -107,12 +107,12 @@ def _federated(scenes: Sequence[tuple[Record, Scene]], rng: np.random.Generator)
         named = [(thing, name) for thing in scene.things for name in _names_of(thing)]
         here = [name for _, name in named]
         some = frozenset(name for name in dict.fromkeys(here) if here.count(name) > 1 and rng.random() < 0.5)
-        kept = [pair for place, pair in enumerate(named) if pair[1] not in some or here.index(pair[1]) == place]
-        instances = tuple(Instance(thing.box, places[name], name) for thing, name in kept)
+        kept = [pair for index, pair in enumerate(named) if pair[1] not in some or here.index(pair[1]) == index]
+        instances = tuple(Instance(thing.box, indices[name], name) for thing, name in kept)
         records.append(replace(record, instances=instances))
         others = [name for name in seen if name not in here]
-        drawn = rng.permutation(len(others))[:LOOKED_FOR]
-        absent[record.filename] = frozenset(others[place] for place in drawn)
+        drawn = rng.permutation(len(others))[:ABSENT_NAMES]
+        absent[record.filename] = frozenset(others[index] for index in drawn)
         partly[record.filename] = some
     frequency = {name: "f" if name in NOUNS else "r" if name in rare else "c" for name in seen}
     return Questions(records, tuple(seen), absent=absent, partly=partly, frequency=frequency)

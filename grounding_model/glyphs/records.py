@@ -49,7 +49,7 @@ def draw_scene(
 ) -> tuple[np.ndarray, Record]:
     """(SIDE, SIDE, 3) uint8 RGB and its record; the same for the same arguments on every machine.
 
-    pairs: "train" keeps HELD_OUT_PAIRS out, "all" does not. hardness: 0..1 in place of the domain's own.
+    pairs: "train" keeps HELD_OUT_PAIRS out, "all" does not. hardness: 0..1 instead of the domain's own.
     Raises InputError for an unknown domain, task or choice of pairs, and for a hardness outside 0..1.
     """
     settings = domain_named(domain)
@@ -102,12 +102,12 @@ def _caption(things: Sequence[Thing], rng: np.random.Generator) -> tuple[str, tu
         name = thing.noun if thing.noun in plain else pair_name(thing.colour, thing.noun)
         groups.setdefault(name, []).append(thing)
     names = [str(name) for name in rng.permutation(sorted(groups))]
-    names = [name for place, name in enumerate(names) if place == 0 or rng.random() < 0.85]
+    names = [name for index, name in enumerate(names) if index == 0 or rng.random() < 0.85]
     text, regions = str(rng.choice(OPENINGS)), []
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         members = groups[name]
-        if place:
-            text += " and " if place == len(names) - 1 and place > 1 else str(rng.choice(JOINTS))
+        if index:
+            text += " and " if index == len(names) - 1 and index > 1 else str(rng.choice(JOINTS))
         phrase = article(name) if len(members) == 1 else NUMBERS[len(members)] + plural(name)
         regions.append(region_of([thing.box for thing in members], phrase, (len(text), len(text) + len(phrase))))
         text += phrase

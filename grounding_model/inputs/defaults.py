@@ -4,4 +4,6 @@ from __future__ import annotations
 
 WEIGHTS = "glyph-tiny"  # embedded in the package, so that everything works offline
 MAX_PER_IMAGE = 300  # boxes; what the reference keeps of an image
+DTYPE = "float32"  # the number format of the reference and of all published numbers
+DTYPES = ("auto", "float32", "bfloat16")
 SCORE_THRESHOLD = 0.3  # 0..1; boxes at or below it are not shown, as in the reference's demo

@@ -1,80 +1,42 @@
-"""From image files and arrays to the backbone's input: resized, normalised, padded RGB.
-
-Shapes: B images, H, W height and width of the padded batch, h, w of one image.
-"""
+"""Images as RGB arrays: read from files, resized. No torch. h, w: height and width of an image."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
+from PIL import Image
 
+from formats.images import decode_image
 from formats.io.errors import InputError
-from formats.io.storage import as_path
 
-# Mean and standard deviation of ImageNet in RGB 0..255: what every released backbone was trained with.
-MEAN = (123.675, 116.28, 103.53)
-STD = (58.395, 57.12, 57.375)
-# The background that the reference puts behind transparent greyscale images (close to the mean above).
-TRANSPARENT = (124, 117, 104)
+DECODED_WHOLE = 50_000_000  # pixels; no camera's photo changes by a shorter way than the reference's
+OVERSAMPLING = 2  # times the size that the model sees: what a larger image is decoded at, at least
 
 
-class ImageBatch(NamedTuple):
-    """pixels: (B, 3, H, W) float32 RGB normalised, zeros right of and below each image
-    sizes: (B, 2) int64 height, width of each image's content
-    """
+class ResizedImage(NamedTuple):
+    """pixels: (h', w', 3) uint8 RGB of size_for_test. height, width: of the stored image after its EXIF turn."""
 
-    pixels: Tensor
-    sizes: Tensor
-
-    def to(self, device: torch.device | str) -> ImageBatch:
-        return ImageBatch(self.pixels.to(device), self.sizes.to(device))
+    pixels: np.ndarray
+    height: int
+    width: int
 
 
 def read_image(path: str | Path) -> np.ndarray:
     """(h, w, 3) uint8 RGB of a file, EXIF orientation applied, first frame of an animation.
 
-    Raises InputError, naming the file, when it is missing, is not an image or cannot be decoded completely.
+    Raises InputError, naming the file, when it is missing, is not an image, cannot be decoded completely, or has more
+    pixels than formats.images.max_pixels().
     """
-    try:
-        with as_path(path).open("rb") as stream, Image.open(stream) as image:
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
-    except FileNotFoundError as error:
-        raise InputError(path, "no such file", "expected an image file") from error
-    except UnidentifiedImageError as error:
-        raise InputError(path, "cannot be decoded (unknown image format)", "expected an image file") from error
-    except Exception as error:  # decoders raise all kinds of exceptions on malformed bytes
-        raise InputError(path, f"cannot be decoded ({error})", "expected a complete image file") from error
+    return decode_image(path).pixels
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
-        return Image.fromarray(_to_bytes(np.asarray(image), image.mode)).convert("RGB")
-    if image.mode != "LA":
-        return image.convert("RGB")
-    with_alpha = image.convert("RGBA")
-    canvas = Image.new("RGB", image.size, TRANSPARENT)
-    canvas.paste(with_alpha, mask=with_alpha.getchannel("A"))
-    return canvas
-
-
-def _to_bytes(values: np.ndarray, mode: str) -> np.ndarray:
-    """(h, w) grey values of more than 8 bits -> uint8, scaled linearly; Pillow itself would clip them at 255.
-
-    Integers span 16 bits, the only range that such files have in practice. Floating-point images
-    ("F") have no fixed range: theirs is from the minimum to the maximum finite value.
-    """
-    if mode.startswith("I"):
-        return (values.clip(0, 65535) / 257).round().astype(np.uint8)
-    finite = np.isfinite(values)
-    low, high = (values[finite].min(), values[finite].max()) if finite.any() else (0.0, 0.0)
-    scaled = (np.where(finite, values, low) - low) / max(high - low, np.finfo(np.float32).tiny)
-    return (scaled * 255).round().astype(np.uint8)
+def read_resized(path: str | Path, scale: tuple[int, int] = (800, 1333)) -> ResizedImage:
+    """The same at the size of size_for_test. A file above DECODED_WHOLE pixels is decoded reduced, in less memory."""
+    image = decode_image(path, OVERSAMPLING * max(scale), DECODED_WHOLE)
+    height, width = size_for_test(image.height, image.width, scale)
+    return ResizedImage(_resized(image.pixels, height, width), image.height, image.width)
 
 
 def size_for_test(height: int, width: int, scale: tuple[int, int] = (800, 1333)) -> tuple[int, int]:
@@ -88,27 +50,11 @@ def size_for_test(height: int, width: int, scale: tuple[int, int] = (800, 1333))
 
 def resize_for_test(image: np.ndarray, scale: tuple[int, int] = (800, 1333)) -> np.ndarray:
     """(h, w, 3) uint8 -> (h', w', 3) uint8 of size_for_test, antialiased bilinear."""
-    height, width = size_for_test(image.shape[0], image.shape[1], scale)
+    return _resized(image, *size_for_test(image.shape[0], image.shape[1], scale))
+
+
+def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-
-
-def collate_images(images: Sequence[np.ndarray]) -> ImageBatch:
-    """Images, each (h, w, 3) uint8 RGB -> normalised and padded to the largest height and width.
-
-    Raises InputError when the list is empty or an image is not (h, w, 3) uint8.
-    """
-    if not images:
-        raise InputError("images", "the list is empty", "expected at least one image")
-    for index, image in enumerate(images):
-        check_image(image, f"image {index}")
-    sizes = torch.tensor([image.shape[:2] for image in images], dtype=torch.int64)
-    height, width = sizes.amax(0).tolist()
-    pixels = torch.zeros(len(images), 3, height, width)
-    mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
-    for canvas, image in zip(pixels, images):
-        content = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
-        canvas[:, : image.shape[0], : image.shape[1]] = (content - mean) / std
-    return ImageBatch(pixels, sizes)
 
 
 def check_image(image: np.ndarray, location: object) -> np.ndarray:

@@ -39,6 +39,8 @@ class PredictSettings:
     """How images are looked at: what predict and predict_each take by keyword.
 
     score_threshold: lower scores are left out. max_per_image: best (query, label) pairs kept, over all chunks.
+    max_per_chunk: pairs kept of each chunk, all of which the image keeps, as the reference does it for LVIS; None:
+    only max_per_image counts.
     scale: short and long side that the image is made to fit; None: the model's own.
     chunk_size: names a caption; longer prompts than the text encoder takes are split in any case, the image is
     encoded once.
@@ -51,6 +53,7 @@ class PredictSettings:
 
     score_threshold: float = SCORE_THRESHOLD
     max_per_image: int = MAX_PER_IMAGE
+    max_per_chunk: int | None = None
     scale: tuple[int, int] | None = None
     batch_size: int = 1
     chunk_size: int | None = None
@@ -62,6 +65,8 @@ class PredictSettings:
             raise InputError("score_threshold", str(self.score_threshold), "expected 0..1")
         if self.max_per_image < 1:
             raise InputError("max_per_image", str(self.max_per_image), "expected at least 1")
+        if self.max_per_chunk is not None and self.max_per_chunk < 1:
+            raise InputError("max_per_chunk", str(self.max_per_chunk), "expected at least 1")
         if self.scale is not None and (len(self.scale) != 2 or min(self.scale) < 1):
             raise InputError("scale", str(self.scale), "expected the short and the long side in pixels")
         if self.batch_size < 1:

@@ -316,7 +316,7 @@ def _read_spans(tokens_positive: object) -> Any:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise _bad_tokens_positive(tokens_positive) from error
     if value is None or value == -1 or isinstance(value, Sequence):
         return value

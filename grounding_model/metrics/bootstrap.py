@@ -12,7 +12,7 @@ import numpy as np
 from formats.io.errors import InputError
 from formats.io.files import write_whole
 from formats.record import Record
-from grounding_model.metrics.coco import judge_coco
+from grounding_model.metrics.coco import evaluate_coco_with_rankings
 from grounding_model.metrics.ranking import Ranking
 
 
@@ -36,12 +36,12 @@ def bootstrap_interval(
     """The percentile bootstrap interval of AP (Efron and Tibshirani 1993, chapter 13): images are drawn anew with
     replacement, so it tells how much of a number is owed to the choice of test images.
 
-    baseline: other predictions of the same images; the interval is then of the gain in AP over them, both judged on
+    baseline: other predictions of the same images; the interval is then of the gain in AP over them, both scored on
     the same draws, which is far narrower than the difference of two intervals. Draws without a box to find are left
     out. Boxes are matched once, by pycocotools; a draw only weighs the matches. Raises InputError as evaluate_coco.
     """
-    found = judge_coco(truth, predictions, categories).rankings
-    known = None if baseline is None else judge_coco(truth, baseline, categories).rankings
+    found = evaluate_coco_with_rankings(truth, predictions, categories).rankings
+    known = None if baseline is None else evaluate_coco_with_rankings(truth, baseline, categories).rankings
     return interval_of(found, known, resamples=resamples, confidence=confidence, seed=seed)
 
 

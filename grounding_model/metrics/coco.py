@@ -1,32 +1,36 @@
-"""COCO's average precision, computed by pycocotools.
+"""COCO's average precision: pycocotools' numbers to the last bit, from arrays.
 
-T IoU thresholds, R recall steps, K categories, A ranges of areas, M numbers of detections.
+T IoU thresholds, R recall steps, K categories, S ranges of areas, M numbers of detections.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from formats.io.errors import InputError
 from formats.record import Record
-from grounding_model.metrics.found_boxes import FoundBoxes, found_boxes
-from grounding_model.metrics.phrases import with_sizes
-from grounding_model.metrics.ranking import Match, Ranking
+from grounding_model.metrics.matching import (
+    IOU_THRESHOLDS,
+    RECALL_STEPS,
+    CategoryMatches,
+    box_areas,
+    match_categories,
+    outside,
+)
+from grounding_model.metrics.predicted_boxes import PredictedBoxes, predictions_as_arrays
+from grounding_model.metrics.ranking import Ranking
 from grounding_model.metrics.true_boxes import Areas, TrueBoxes
 
 ALL_AREAS = "all"
-AREAS = (ALL_AREAS, "small", "medium", "large")  # in pycocotools' order
+# Square pixels, both ends included.
+AREAS = {ALL_AREAS: (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 MAX_DETECTIONS = (1, 10, 100)  # of a category in an image
 MAX_IN_TABLE = 100  # categories
-IMAGES_AT_ONCE = 1000  # of a category, as pycocotools' dictionaries
+UNDEFINED = -1.0  # of a category without true boxes
 
 
 @dataclass(frozen=True)
@@ -86,15 +90,15 @@ def aligned(rows: Sequence[tuple[str, float | None]]) -> str:
 
 def evaluate_coco(
     truth: Sequence[Record],
-    predictions: Sequence[Record] | FoundBoxes,
+    predictions: Sequence[Record] | PredictedBoxes,
     categories: Sequence[str],
     max_detections: Sequence[int] = MAX_DETECTIONS,
     areas: Areas | None = None,
 ) -> CocoResult:
-    """COCO's box metrics, computed by pycocotools; prints nothing.
+    """COCO's box metrics, equal to those of pycocotools.
 
     Records are matched by filename and boxes by the name of their category; other categories than `categories` are
-    left out on both sides. An image without a prediction record has no detections. FoundBoxes are the same in
+    left out on both sides. An image without a prediction record has no detections. PredictedBoxes are the same in
     far less memory. Instances with ignore=True are COCO's crowds. max_detections: numbers of
     best detections of a category in an image, rising; AP is that of the last.
     (mmdet's logs use (100, 300, 1000) and mix them: mAP of 100, mAP_50 and the rest of 1000.)
@@ -104,134 +108,83 @@ def evaluate_coco(
     Raises InputError for predictions of unknown images or without scores, duplicate images, unlabelled images,
     duplicate names, and a truth without any box.
     """
-    return judge_coco(truth, predictions, categories, max_detections, areas).result
+    return evaluate_coco_with_rankings(truth, predictions, categories, max_detections, areas).result
 
 
-class CocoJudgement(NamedTuple):
+class CocoWithRankings(NamedTuple):
     """rankings: one for each category, for a bootstrap interval."""
 
     result: CocoResult
     rankings: list[Ranking]
 
 
-def judge_coco(
+def evaluate_coco_with_rankings(
     truth: Sequence[Record],
-    predictions: Sequence[Record] | FoundBoxes,
+    predictions: Sequence[Record] | PredictedBoxes,
     categories: Sequence[str],
     max_detections: Sequence[int] = MAX_DETECTIONS,
     areas: Areas | None = None,
-) -> CocoJudgement:
-    """As evaluate_coco, with the matches behind its numbers.
-
-    Categories are evaluated one after the other, as pycocotools does too: the numbers are the same to the last bit, but
-    pycocotools' dictionaries never hold more than a part of one category.
-    """
+) -> CocoWithRankings:
+    """As evaluate_coco, with the matches behind its numbers."""
     if list(max_detections) != sorted(set(max_detections)) or not max_detections or max_detections[0] < 1:
         raise InputError("max_detections", f"{tuple(max_detections)}", "expected rising positive numbers")
-    labels = {name: place for place, name in enumerate(categories)}
+    labels = {name: label for label, name in enumerate(categories)}
     if not categories or len(labels) < len(categories):
         raise InputError("categories", f"[{', '.join(categories)}]", "expected one name or more, each once")
-    predicted = found_boxes(truth, predictions, labels)
-    true_boxes = TrueBoxes.of_records(truth, labels, areas)
-    pairs = zip(true_boxes.by_label(len(labels)), predicted.by_label(len(labels)), strict=True)
-    with contextlib.redirect_stdout(io.StringIO()):
-        judged = [_judge_category(true, found, max_detections, len(truth)) for true, found in pairs]
-    return CocoJudgement(_result(judged, categories, max_detections), [category.ranking for category in judged])
+    predicted = predictions_as_arrays(truth, predictions, labels)
+    true = TrueBoxes.of_records(truth, labels, areas)
+    matches = match_categories(true, predicted, len(labels), _ignored, max_per_image=max_detections[-1])
+    scores = [_category_scores(each, max_detections, len(truth)) for each in matches]
+    return CocoWithRankings(_result(scores, categories, max_detections), [category.ranking for category in scores])
 
 
-class _Judged(NamedTuple):
-    """Of one category; -1 where there are no true boxes."""
+def _ignored(true: TrueBoxes) -> np.ndarray:
+    """(S, G): crowds, and in each range the boxes of another size."""
+    return np.stack([true.ignored | outside(true.areas, limits) for limits in AREAS.values()])
 
-    precision: np.ndarray  # (T, R, A), with the largest number of detections
+
+class _CategoryScores(NamedTuple):
+    """Of one category; UNDEFINED where there are no true boxes."""
+
+    precision: np.ndarray  # (T, R, S), with the largest number of detections
     recall: np.ndarray  # (T, M), of all areas
     ranking: Ranking
 
 
-def _judge_category(true: TrueBoxes, found: FoundBoxes, max_detections: Sequence[int], images: int) -> _Judged:
-    """found: sorted by image. images: number of images of the truth."""
-    found = found.best_of_each_image(max_detections[-1])  # pycocotools would ignore more
-    places = np.union1d(true.images, found.images)  # other images do not count
-    matches: list[list[dict[str, np.ndarray]]] = [[] for _ in AREAS]
-    for start in range(0, len(places), IMAGES_AT_ONCE):
-        block = places[start : start + IMAGES_AT_ONCE].tolist()
-        part = _evaluation(block, max_detections)
-        part.cocoGt = _coco(block, _true_entries(true.select_images(block[0], block[-1])))
-        part.cocoDt = _coco(block, _found_entries(found.select_images(block[0], block[-1])))
-        part.evaluate()
-        for area, area_matches in enumerate(matches):
-            area_matches += map(_compact, part.evalImgs[area * len(block) : (area + 1) * len(block)])
-    whole = _evaluation(places.tolist(), max_detections)
-    whole.evalImgs = [match for area_matches in matches for match in area_matches]
-    whole._paramsEval = whole.params  # as evaluate() leaves them for accumulate()
-    whole.accumulate()
-    all_areas = AREAS.index(ALL_AREAS)
-    ranking = Ranking.of(
-        [_match(image, kept) for image, kept in zip(places.tolist(), matches[all_areas])],
-        images,
-        whole.params.recThrs,
-    )
-    return _Judged(whole.eval["precision"][:, :, 0, :, -1], whole.eval["recall"][:, 0, all_areas], ranking)
+def _category_scores(matches: CategoryMatches, max_detections: Sequence[int], images: int) -> _CategoryScores:
+    precision = np.full((len(IOU_THRESHOLDS), len(RECALL_STEPS), len(AREAS)), UNDEFINED)
+    rankings = []
+    found_areas = box_areas(matches.found.boxes)
+    for size, limits in enumerate(AREAS.values()):
+        ranking = matches.ranking(size, outside(found_areas, limits), images)
+        level = ranking.precision_at_recall(epsilon=np.spacing(1))
+        if level is not None:
+            precision[..., size] = level
+        rankings.append(ranking)
+    every = list(AREAS).index(ALL_AREAS)
+    return _CategoryScores(precision, _recall(matches, every, max_detections), rankings[every])
 
 
-def _evaluation(images: Sequence[int], max_detections: Sequence[int]) -> COCOeval:
-    evaluation = COCOeval(iouType="bbox")
-    evaluation.params.imgIds, evaluation.params.catIds = list(images), [1]
-    evaluation.params.maxDets = list(max_detections)
-    return evaluation
+def _recall(matches: CategoryMatches, size: int, max_detections: Sequence[int]) -> np.ndarray:
+    """(T, M): the share of true boxes that is found when only the best detections of each image count."""
+    to_find = np.count_nonzero(~matches.ignored_true[size])
+    if not to_find:
+        return np.full((len(IOU_THRESHOLDS), len(max_detections)), UNDEFINED)
+    right = matches.matched[size] & ~matches.on_ignored[size]
+    ranks = matches.ranks_in_image()[matches.rows]
+    return np.stack([right[:, ranks < count].sum(1) / to_find for count in max_detections], axis=1)
 
 
-def _true_entries(true: TrueBoxes) -> Iterator[dict[str, Any]]:
-    rows = zip(_entries(true), true.areas.tolist(), true.ignored.tolist(), strict=True)
-    return (entry | {"area": area, "iscrowd": int(ignored)} for entry, area, ignored in rows)
-
-
-def _found_entries(found: FoundBoxes) -> Iterator[dict[str, Any]]:
-    return (entry | {"score": score} for entry, score in zip(_entries(found), found.scores.tolist(), strict=True))
-
-
-def _entries(boxes: TrueBoxes | FoundBoxes) -> Iterator[dict[str, Any]]:
-    """Annotations of the evaluated category. Ids count from 1: pycocotools reads a match with id 0 as none."""
-    rows = zip(boxes.images.tolist(), with_sizes(boxes.boxes).tolist(), strict=True)
-    for number, (image, box) in enumerate(rows, start=1):
-        yield {"id": number, "image_id": image, "category_id": 1, "bbox": box, "area": box[2] * box[3]}
-
-
-def _coco(images: Sequence[int], annotations: Iterable[Mapping[str, Any]]) -> COCO:
-    coco = COCO()
-    coco.dataset = {
-        "images": [{"id": place} for place in images],
-        "annotations": list(annotations),
-        "categories": [{"id": 1}],
-    }
-    coco.createIndex()
-    return coco
-
-
-def _compact(found: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The part of pycocotools' result for an image that accumulate() needs, in the smallest types."""
-    return {
-        "dtScores": np.asarray(found["dtScores"], dtype=np.float64),
-        "dtMatches": np.asarray(found["dtMatches"]) > 0,
-        "dtIgnore": np.asarray(found["dtIgnore"]) != 0,
-        "gtIgnore": np.asarray(found["gtIgnore"]) != 0,
-    }
-
-
-def _match(image: int, found: Mapping[str, np.ndarray]) -> Match:
-    to_find = int(np.count_nonzero(~found["gtIgnore"]))
-    return Match(image, found["dtScores"], found["dtMatches"], found["dtIgnore"], to_find)
-
-
-def _result(judged: Sequence[_Judged], categories: Sequence[str], max_detections: Sequence[int]) -> CocoResult:
+def _result(scores: Sequence[_CategoryScores], categories: Sequence[str], max_detections: Sequence[int]) -> CocoResult:
     """Raises InputError for a truth without any box."""
-    precision = np.stack([category.precision for category in judged], axis=2)  # (T, R, K, A)
-    recall = np.stack([category.recall for category in judged], axis=1)  # (T, K, M)
-    sizes = {size: mean_of_defined(precision[..., place]) for place, size in enumerate(AREAS)}
-    every = precision[..., AREAS.index(ALL_AREAS)]
+    precision = np.stack([category.precision for category in scores], axis=2)  # (T, R, K, S)
+    recall = np.stack([category.recall for category in scores], axis=1)  # (T, K, M)
+    sizes = {size: mean_of_defined(precision[..., index]) for index, size in enumerate(AREAS)}
+    every = precision[..., list(AREAS).index(ALL_AREAS)]
     ap = mean_of_defined(every)
     if ap is None:
         raise InputError("truth", f"no box of {', '.join(categories)}", "expected at least one labelled object to find")
-    by_category = {name: mean_of_defined(every[:, :, place]) for place, name in enumerate(categories)}
+    by_category = {name: mean_of_defined(every[:, :, label]) for label, name in enumerate(categories)}
     return CocoResult(
         ap=ap,
         ap50=float(mean_of_defined(every[0]) or 0.0),
@@ -239,13 +192,13 @@ def _result(judged: Sequence[_Judged], categories: Sequence[str], max_detections
         ap_small=sizes["small"],
         ap_medium=sizes["medium"],
         ap_large=sizes["large"],
-        ar={count: mean_of_defined(recall[..., place]) or 0.0 for place, count in enumerate(max_detections)},
+        ar={count: mean_of_defined(recall[..., index]) or 0.0 for index, count in enumerate(max_detections)},
         per_category={name: value for name, value in by_category.items() if value is not None},
-        precision_recall=every[:, :, (every > -1).all((0, 1))].mean(2),
+        precision_recall=every[:, :, (every > UNDEFINED).all((0, 1))].mean(2),
     )
 
 
 def mean_of_defined(values: np.ndarray) -> float | None:
-    """The mean of all defined values; COCO marks undefined ones with -1."""
-    defined = values[values > -1]
+    """The mean of all defined values; None where there are none."""
+    defined = values[values > UNDEFINED]
     return float(defined.mean()) if defined.size else None

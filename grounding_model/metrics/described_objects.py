@@ -35,7 +35,7 @@ class DescribedObjectsResult:
         return self.full.as_dict() | own
 
     def table(self) -> str:
-        """A line a number, for people."""
+        """A human-readable table, a line for each number."""
         rows = [("AP presence", self.presence), ("AP absence", self.absence)]
         rows += [(f"AP {length.replace('_', ' ')}", value) for length, value in self.by_length.items()]
         return f"{self.full.table()}\n{aligned(rows)}"
@@ -50,13 +50,13 @@ def evaluate_described_objects(
 ) -> DescribedObjectsResult:
     """descriptions: all of the data set. absence: those among them that tell what is lacking.
 
-    An image is asked only for the descriptions of its scenario; what was not asked for was not found, as in the
-    reference. AP is a mean over categories, each judged by itself: so presence and absence are means over their own,
-    equal to a judgement of the data set's files for each. Raises InputError as evaluate_coco, and for an unknown
-    description among `absence`.
+    An image is queried only for the descriptions of its scenario; others have no detections in it, as in the
+    reference. AP is a mean over categories, each scored independently: so presence and absence are means over their
+    descriptions, equal to the scores of the data set's separate files.
+    Raises InputError as evaluate_coco, and for an unknown description among `absence`.
     """
     if unknown := set(absence) - set(descriptions):
-        raise InputError("absence", f"'{min(unknown)}' is no description", "expected some of the descriptions")
+        raise InputError("absence", f"'{min(unknown)}' is not a description", "expected some of the descriptions")
     return described(evaluate_coco(truth, predictions, descriptions, areas=areas), absence)
 
 

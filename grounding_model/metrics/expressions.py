@@ -1,4 +1,4 @@
-"""Referring expressions: precision as on RefCOCO, and with none or several things meant as on gRefCOCO."""
+"""Referring expressions: precision as on RefCOCO, and with no target or several targets as on gRefCOCO."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from grounding_model.metrics.phrases import best_first, rank_of_first_hit, share
 def expression_precision(
     truth: Sequence[Record], predictions: Sequence[Record], ks: Sequence[int] = (1, 5, 10), iou: float = 0.5
 ) -> dict[int, float]:
-    """Precision@k of referring expressions as on RefCOCO: the share of expressions of which one of the best k boxes
-    meets the thing that is meant with IoU >= iou.
+    """Precision@k of referring expressions as on RefCOCO: the share of expressions for which one of the best k boxes
+    matches the target with IoU >= iou.
 
-    A record is one expression: its truth has one region, its prediction's regions count together. Expressions that
-    mean nothing in their image do not count. Raises InputError as recall_at, and for a truth of several regions.
+    A record is one expression: its truth has one region, its prediction's regions count together. Expressions without
+    a target in their image do not count. Raises InputError as recall_at, and for a truth of several regions.
     """
     ranks = expression_ranks(truth, predictions, iou)
     return shares([rank for own in ranks for rank in own], ks, "no expression has a box")
@@ -32,7 +32,7 @@ def expression_precision(
 def expression_ranks(
     truth: Sequence[Record], predictions: Sequence[Record], iou: float = 0.5
 ) -> list[list[int | None]]:
-    """Of each true record, the place of the first box that hits, [] where nothing is meant; as expression_precision."""
+    """For each true record, the rank of the first box that matches, [] without a target; as expression_precision."""
     ranks = []
     for record, found in paired_captions(truth, predictions):
         regions = regions_to_find(record)
@@ -45,9 +45,9 @@ def expression_ranks(
 
 
 class GeneralizedResult(NamedTuple):
-    """Each 0..1. f1: share of expressions found without a mistake (F1 = 1), those that mean nothing included.
+    """Each 0..1. f1: share of expressions found without a mistake (F1 = 1), those without a target included.
 
-    no_target: N-acc, the share of expressions that mean nothing for which nothing was found; None where there are none.
+    no_target: N-acc, the share of expressions without a target for which nothing was found; None where there are none.
     target: T-acc, the share of the others for which something was found, right or wrong; None where there are none.
     """
 
@@ -60,14 +60,14 @@ class GeneralizedResult(NamedTuple):
         return self._asdict()
 
     def table(self) -> str:
-        """A line a number, for people."""
+        """A human-readable table, a line for each number."""
         return aligned([("Pr@(F1=1)", self.f1), ("N-acc", self.no_target), ("T-acc", self.target)])
 
 
-class FoundExpression(NamedTuple):
-    """meant, found: how many boxes. f1: 2 TP / (2 TP + FP + FN); 1 where nothing is meant and nothing found."""
+class ExpressionMatch(NamedTuple):
+    """targets, found: how many boxes. f1: 2 TP / (2 TP + FP + FN); 1 where there is no target and nothing found."""
 
-    meant: int
+    targets: int
     found: int
     f1: float
 
@@ -80,18 +80,18 @@ def evaluate_generalized_expressions(
     f1_threshold: float = 1.0,
     iou: float = 0.5,
 ) -> GeneralizedResult:
-    """gRefCOCO's numbers (He et al. 2023, GREC): an expression may mean nothing, one thing or several.
+    """gRefCOCO's numbers (He et al. 2023, GREC): an expression may have no target, one or several.
 
-    A record is one expression: all boxes of its regions are meant. Found boxes below score_threshold do not count;
-    the others meet true ones one to one, the best overlap first. The reference looks at the first true box alone,
-    which counts every other box that is rightly found as wrong: see truth_as_the_reference.
+    A record is one expression: all boxes of its regions are targets. Found boxes below score_threshold do not count;
+    the others are matched with targets one to one, the best overlap first. The reference takes only the first true
+    box, so that finding another target counts as wrong: see keep_first_boxes.
     Raises InputError as expression_precision, and for a truth without a record.
     """
-    found = found_expressions(truth, predictions, score_threshold=score_threshold, iou=iou)
+    found = expression_matches(truth, predictions, score_threshold=score_threshold, iou=iou)
     if not found:
         raise InputError("truth", "no expression", "expected at least one")
-    absent = [each for each in found if not each.meant]
-    present = [each for each in found if each.meant]
+    absent = [each for each in found if not each.targets]
+    present = [each for each in found if each.targets]
     return GeneralizedResult(
         f1=sum(each.f1 >= f1_threshold for each in found) / len(found),
         no_target=sum(not each.found for each in absent) / len(absent) if absent else None,
@@ -99,21 +99,21 @@ def evaluate_generalized_expressions(
     )
 
 
-def found_expressions(
+def expression_matches(
     truth: Sequence[Record], predictions: Sequence[Record], *, score_threshold: float = 0.7, iou: float = 0.5
-) -> list[FoundExpression]:
-    """How each true record was met; settings as evaluate_generalized_expressions."""
-    outcomes = []
+) -> list[ExpressionMatch]:
+    """How well each true record was found; settings as evaluate_generalized_expressions."""
+    matches = []
     for record, regions in paired_captions(truth, predictions):
-        meant = [box for region in regions_to_find(record) for box in region.boxes]
+        targets = [box for region in regions_to_find(record) for box in region.boxes]
         found = best_first(regions, score_threshold)
-        right = _pairs(found, meant, iou)
-        outcomes.append(FoundExpression(len(meant), len(found), _f1(right, len(found), len(meant))))
-    return outcomes
+        right = _matched(found, targets, iou)
+        matches.append(ExpressionMatch(len(targets), len(found), _f1(right, len(found), len(targets))))
+    return matches
 
 
-def truth_as_the_reference(truth: Sequence[Record]) -> list[Record]:
-    """Every expression with its first box alone: mmdet 3.3.0 judges gRefCOCO so."""
+def keep_first_boxes(truth: Sequence[Record]) -> list[Record]:
+    """Every expression with only its first box, as mmdet 3.3.0 scores gRefCOCO."""
     return [replace(record, regions=_first_box_alone(regions_to_find(record))) for record in truth]
 
 
@@ -121,11 +121,11 @@ def _first_box_alone(regions: Sequence[Region]) -> tuple[Region, ...]:
     return tuple(replace(region, boxes=region.boxes[:1], scores=()) for region in regions[:1])
 
 
-def _pairs(found: Sequence[Box], meant: Sequence[Box], iou: float) -> int:
-    """How many found boxes meet a box that is meant, one to one, the best overlap first."""
-    if not found or not meant:
+def _matched(found: Sequence[Box], targets: Sequence[Box], iou: float) -> int:
+    """How many found boxes match a target, one to one, the best overlap first."""
+    if not found or not targets:
         return 0
-    overlaps = np.array(mask.iou(with_sizes(found), with_sizes(meant), [0] * len(meant)))  # (found, meant)
+    overlaps = np.array(mask.iou(with_sizes(found), with_sizes(targets), [0] * len(targets)))  # (found, targets)
     pairs = 0
     while overlaps.max() >= iou:
         row, column = np.unravel_index(overlaps.argmax(), overlaps.shape)
@@ -134,5 +134,5 @@ def _pairs(found: Sequence[Box], meant: Sequence[Box], iou: float) -> int:
     return pairs
 
 
-def _f1(right: int, found: int, meant: int) -> float:
-    return 2 * right / (found + meant) if found + meant else 1.0
+def _f1(right: int, found: int, targets: int) -> float:
+    return 2 * right / (found + targets) if found + targets else 1.0

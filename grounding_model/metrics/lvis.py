@@ -1,42 +1,40 @@
 """LVIS: average precision over a federated data set (Gupta et al. 2019), with the fixed AP of Dave et al. 2021.
 
-An image is judged only on the categories that somebody looked for in it. The `lvis` package (0.5.3) does not run with
-today's NumPy, so the matching is written anew; boxes overlap by pycocotools.
-T IoU thresholds, R recall steps, D detections and G true boxes of one category in one image.
+An image is scored only on the categories that were annotated in it. The `lvis` package (0.5.3) does not run with
+today's NumPy; its rule of matching is COCO's (matching.py).
+T IoU thresholds, R recall steps, N detections and G true boxes, I images, K categories, F pairs of a category and an
+image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from pycocotools import mask
 
 from formats.io.errors import InputError
 from formats.record import Record
-from grounding_model.metrics.coco import aligned
-from grounding_model.metrics.found_boxes import FoundBoxes, found_boxes
-from grounding_model.metrics.phrases import with_sizes
-from grounding_model.metrics.ranking import Match, Ranking
+from grounding_model.metrics.coco import ALL_AREAS, AREAS, aligned
+from grounding_model.metrics.matching import CategoryMatches, box_areas, match_categories, outside
+from grounding_model.metrics.predicted_boxes import PredictedBoxes, predictions_as_arrays
+from grounding_model.metrics.ranking import Ranking
 from grounding_model.metrics.true_boxes import Areas, TrueBoxes
 
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-RECALL_STEPS = np.linspace(0.0, 1.0, 101)
-SIZES = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
+MAX_PER_CATEGORY = 10_000  # of fixed AP: best detections in all images
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
 
 
 class Federation(NamedTuple):
     """What LVIS knows beyond boxes.
 
-    absent: filename -> categories that are certainly not in the image. partly: filename -> categories of which only
-    some objects are labelled there. frequency: category -> "r" (in 1 to 10 training images), "c" (to 100) or "f".
+    absent: filename -> categories that are certainly not in the image. not_exhaustive: filename -> categories of which
+    only some objects are labelled there. frequency: category -> "r" (in 1 to 10 training images), "c" (to 100) or "f".
     """
 
     absent: Mapping[str, frozenset[str]]
-    partly: Mapping[str, frozenset[str]]
+    not_exhaustive: Mapping[str, frozenset[str]]
     frequency: Mapping[str, str]
 
 
@@ -65,7 +63,7 @@ class LvisResult:
         return self._numbers() | {"per_category": dict(self.per_category)}
 
     def table(self) -> str:
-        """A line a number, for people; of the categories only in the CSV."""
+        """A human-readable table, a line for each number; categories are in the CSV only."""
         titles = {"ap": "AP", "ap50": "AP50", "ap75": "AP75"}
         return aligned([(titles.get(key, f"AP {key[3:]}"), value) for key, value in self._numbers().items()])
 
@@ -77,21 +75,21 @@ class LvisResult:
 
 def evaluate_lvis(
     truth: Sequence[Record],
-    predictions: Sequence[Record] | FoundBoxes,
+    predictions: Sequence[Record] | PredictedBoxes,
     categories: Sequence[str],
     federation: Federation,
     *,
-    max_per_category: int | None = 10_000,
+    max_per_category: int | None = MAX_PER_CATEGORY,
     max_per_image: int | None = None,
     areas: Areas | None = None,
 ) -> LvisResult:
     """By default LVIS's fixed AP: the best 10,000 detections of a category in all images count, any number an image.
 
     max_per_category=None with max_per_image=300 is the older definition, which rewards a category for scores that
-    outbid other categories in the same image. Records, names and areas are matched as by evaluate_coco; FoundBoxes
+    outbid other categories in the same image. Records, names and areas are matched as by evaluate_coco; PredictedBoxes
     say the same in far less memory. Raises InputError as evaluate_coco.
     """
-    return judge_lvis(
+    return evaluate_lvis_with_rankings(
         truth,
         predictions,
         categories,
@@ -102,60 +100,86 @@ def evaluate_lvis(
     ).result
 
 
-class LvisJudgement(NamedTuple):
+class LvisWithRankings(NamedTuple):
     """rankings: one for each category, for a bootstrap interval."""
 
     result: LvisResult
     rankings: list[Ranking]
 
 
-def judge_lvis(
+def evaluate_lvis_with_rankings(
     truth: Sequence[Record],
-    predictions: Sequence[Record] | FoundBoxes,
+    predictions: Sequence[Record] | PredictedBoxes,
     categories: Sequence[str],
     federation: Federation,
     *,
-    max_per_category: int | None = 10_000,
+    max_per_category: int | None = MAX_PER_CATEGORY,
     max_per_image: int | None = None,
     areas: Areas | None = None,
-) -> LvisJudgement:
-    """The numbers of evaluate_lvis, and the matches that they come from."""
+) -> LvisWithRankings:
+    """As evaluate_lvis, with the matches behind its numbers."""
     if not categories or len(set(categories)) < len(categories):
         raise InputError("categories", f"{len(categories)} names", "expected one name or more, each once")
-    images = {record.filename: place for place, record in enumerate(truth)}
-    labels = {name: place for place, name in enumerate(categories)}
-    found = found_boxes(truth, predictions, labels)
+    images = {record.filename: index for index, record in enumerate(truth)}
+    labels = {name: label for label, name in enumerate(categories)}
+    found = predictions_as_arrays(truth, predictions, labels)
     if max_per_image is not None:
         found = found.best_of_each_image(max_per_image)
-    true = TrueBoxes.of_records(truth, labels, areas).by_label(len(labels))
-    absent, partly = (_places(images, known, categories) for known in (federation.absent, federation.partly))
-    levels: dict[str, dict[str, np.ndarray]] = {size: {} for size in SIZES}
+    if max_per_category is not None:
+        found = found.best_of_each_label(max_per_category)
+    true = TrueBoxes.of_records(truth, labels, areas).without_crowds()
+    absent, not_exhaustive = (
+        _pairs_of(known, images, labels) for known in (federation.absent, federation.not_exhaustive)
+    )
+    annotated = np.union1d(_pairs(true, len(truth)), absent)
+    found = found.rows(np.isin(_pairs(found, len(truth)), annotated))
+    levels: dict[str, dict[str, np.ndarray]] = {size: {} for size in AREAS}
     rankings = []
-    for name, own_true, own in zip(categories, true, found.by_label(len(labels)), strict=True):
-        judged = own if max_per_category is None else own.best(max_per_category)
-        by_size = _rankings(own_true.by_image(), judged.by_image(), absent[name], partly[name], len(truth))
-        rankings.append(by_size["all"])
+    for name, matches in zip(categories, match_categories(true, found, len(labels), _of_other_size), strict=True):
+        unjudged = np.isin(_pairs(matches.found, len(truth)), not_exhaustive)
+        by_size = _rankings(matches, unjudged, len(truth))
+        rankings.append(by_size[ALL_AREAS])
         for size, ranking in by_size.items():
             precision = ranking.precision_at_recall()
             if precision is not None:
                 levels[size][name] = precision
-    return LvisJudgement(_result(levels, federation.frequency), rankings)
+    return LvisWithRankings(_result(levels, federation.frequency), rankings)
 
 
-def _places(
-    images: Mapping[str, int], known: Mapping[str, frozenset[str]], categories: Sequence[str]
-) -> dict[str, set[int]]:
-    """filename -> categories, turned into category -> places of images."""
-    places: dict[str, set[int]] = {name: set() for name in categories}
-    for filename, names in known.items():
-        for name in names & places.keys():
-            places[name].add(images[filename])
-    return places
+def _pairs(boxes: PredictedBoxes | TrueBoxes, images: int) -> np.ndarray:
+    """(N,) int64: a number for the category and image of each box."""
+    return boxes.labels.astype(np.int64) * images + boxes.images
+
+
+def _pairs_of(known: Mapping[str, frozenset[str]], images: Mapping[str, int], labels: Mapping[str, int]) -> np.ndarray:
+    """filename -> categories, as (F,) int64 of the numbers of _pairs."""
+    pairs = [
+        labels[name] * len(images) + images[filename]
+        for filename, names in known.items()
+        for name in names & labels.keys()
+    ]
+    return np.array(pairs, dtype=np.int64)
+
+
+def _of_other_size(true: TrueBoxes) -> np.ndarray:
+    """(S, G): in each range, the boxes that are smaller or larger."""
+    return np.stack([outside(true.areas, limits) for limits in AREAS.values()])
+
+
+def _rankings(matches: CategoryMatches, unjudged: np.ndarray, images: int) -> dict[str, Ranking]:
+    """Of one category, size -> ranking. unjudged: (N,) bool, the detections in images that have more of the category
+    than is labelled: where they match nothing they are not counted as wrong.
+    """
+    areas = box_areas(matches.found.boxes)
+    return {
+        size: matches.ranking(index, unjudged | outside(areas, limits), images)
+        for index, (size, limits) in enumerate(AREAS.items())
+    }
 
 
 def _result(levels: Mapping[str, Mapping[str, np.ndarray]], frequency: Mapping[str, str]) -> LvisResult:
     """levels: size -> category -> (T, R) precision."""
-    every = levels["all"]
+    every = levels[ALL_AREAS]
     if not every:
         raise InputError("truth", "no box of the categories", "expected at least one labelled object to find")
     by_category = {name: float(level.mean()) for name, level in every.items()}
@@ -168,85 +192,11 @@ def _result(levels: Mapping[str, Mapping[str, np.ndarray]], frequency: Mapping[s
         ap=float(mean_level.mean()),
         ap50=float(mean_level[0].mean()),
         ap75=float(mean_level[5].mean()),
-        **{f"ap_{size}": _mean([float(level.mean()) for level in levels[size].values()]) for size in list(SIZES)[1:]},
+        **{f"ap_{size}": _mean([float(level.mean()) for level in levels[size].values()]) for size in list(AREAS)[1:]},
         **by_frequency,
         per_category=by_category,
         precision_recall=mean_level,
     )
-
-
-def _rankings(
-    true: Mapping[int, TrueBoxes],
-    found: Mapping[int, tuple[np.ndarray, np.ndarray]],
-    absent: Collection[int],
-    partly: Collection[int],
-    images: int,
-) -> dict[str, Ranking]:
-    """Of one category, size -> ranking. true: image -> boxes. found: image -> boxes and scores, best first.
-
-    absent, partly: the images that have none of it, and those of which only some of it is labelled.
-    """
-    matches: dict[str, list[Match]] = {size: [] for size in SIZES}
-    for place in sorted(true.keys() | (found.keys() & set(absent))):
-        boxes, scores = found.get(place, _NOTHING)
-        known = true.get(place, _NONE)
-        overlaps = np.zeros((len(boxes), len(known.boxes)))
-        if overlaps.size:
-            overlaps = np.asarray(mask.iou(with_sizes(boxes), with_sizes(known.boxes), [0] * len(known.boxes)))
-        areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-        for size, limits in SIZES.items():
-            matches[size].append(_match(place, scores, areas, known.areas, overlaps, limits, place in partly))
-    return {size: Ranking.of(own, images, RECALL_STEPS) for size, own in matches.items()}
-
-
-_NONE = TrueBoxes.of_records((), {})
-_NOTHING = np.zeros((0, 4)), np.zeros(0)  # boxes, scores
-
-
-def _match(
-    image: int,
-    scores: np.ndarray,
-    areas: np.ndarray,
-    true_areas: np.ndarray,
-    overlaps: np.ndarray,
-    sizes: tuple[float, float],
-    partly: bool,
-) -> Match:
-    """scores, areas: (D,) of the detections. true_areas: (G,). overlaps: (D, G) IoU.
-
-    Each detection, best first, takes the true box that it overlaps most and that nothing better has taken.
-    True boxes of another size are ignored, and taken only where no other is left. Detections without a true box are
-    ignored when they are of another size, or of a category of which the image has more than is labelled.
-    """
-    other_size = (true_areas < sizes[0]) | (true_areas > sizes[1])
-    matched = np.zeros((len(IOU_THRESHOLDS), len(scores)), dtype=bool)
-    ignored = np.zeros_like(matched)
-    _take(overlaps, other_size, matched, ignored)
-    unjudged = partly | (areas < sizes[0]) | (areas > sizes[1])
-    ignored |= ~matched & unjudged
-    return Match(image, scores, matched, ignored, int(np.count_nonzero(~other_size)))
-
-
-def _take(overlaps: np.ndarray, other_size: np.ndarray, matched: np.ndarray, ignored: np.ndarray) -> None:
-    """(D, G) overlaps, (G,) bool -> fills matched and ignored, (T, D) bool, of the detections that take a box.
-
-    Of equal overlaps the last counts, as in LVIS's evaluation.
-    """
-    free = np.ones((len(matched), len(other_size)), dtype=bool)
-    rows = np.arange(len(matched))
-    for detection in np.flatnonzero((overlaps >= IOU_THRESHOLDS[0]).any(1)):  # others can take nothing
-        overlap = overlaps[detection]
-        enough = free & (overlap >= IOU_THRESHOLDS[:, None])  # (T, G)
-        if not enough.any():
-            continue
-        right = enough & ~other_size
-        eligible = np.where(right.any(1, keepdims=True), right, enough)
-        backwards = np.where(eligible, overlap, -1.0)[:, ::-1]
-        taken = len(other_size) - 1 - backwards.argmax(1)
-        hit = eligible.any(1)
-        matched[:, detection] = hit
-        ignored[:, detection] = hit & other_size[taken]
-        free[rows[hit], taken[hit]] = False
 
 
 def _mean(values: Sequence[float]) -> float | None:

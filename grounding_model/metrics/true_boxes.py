@@ -10,7 +10,6 @@ import numpy as np
 
 from formats.io.errors import InputError
 from formats.record import Record
-from grounding_model.metrics.found_boxes import by_image, rows_of_labels
 
 Areas = Mapping[str, Sequence[float]]  # filename -> area of each of its instances, in square pixels
 
@@ -34,20 +33,16 @@ class TrueBoxes(NamedTuple):
         images, box_labels = table[:, 0].astype(np.int32), table[:, 1].astype(np.int32)
         return cls(images, box_labels, table[:, 2:6], table[:, 6], table[:, 7] != 0)
 
-    def by_label(self, labels: int) -> Iterator[TrueBoxes]:
-        """The boxes of each category 0 … labels - 1."""
-        for rows in rows_of_labels(np.argsort(self.labels, kind="stable"), self.labels, labels):
-            yield self._rows(rows)
+    def sorted_by_label(self) -> TrueBoxes:
+        """Sorted by category, then by image."""
+        return self.rows(np.argsort(self.labels, kind="stable"))
 
-    def by_image(self) -> dict[int, TrueBoxes]:
-        """Index of an image -> its boxes."""
-        return {image: self._rows(rows) for image, rows in by_image(self.images)}
+    def without_crowds(self) -> TrueBoxes:
+        """The same boxes, each to be found."""
+        return self._replace(ignored=np.zeros_like(self.ignored))
 
-    def select_images(self, first: int, last: int) -> TrueBoxes:
-        """The boxes of the images first … last, both included."""
-        return self._rows(slice(*np.searchsorted(self.images, [first, last + 1])))
-
-    def _rows(self, rows: np.ndarray | slice) -> TrueBoxes:
+    def rows(self, rows: np.ndarray | slice) -> TrueBoxes:
+        """Some of the boxes."""
         return TrueBoxes(*(column[rows] for column in self))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -23,39 +24,66 @@ INFERENCE_ROWS = 1024
 TRAINING_ROWS = 4096  # each call's gradient is a whole table, so fewer calls pay here
 
 
-def in_row_chunks(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """layer(x) for a layer that treats each row alone: (..., C) -> (..., C')."""
-    if x.device.type != "cpu" or torch.is_grad_enabled():
-        return layer(x)
-    return torch.cat([layer(rows) for rows in x.flatten(0, -2).split(INFERENCE_ROWS)]).unflatten(0, x.shape[:-1])
+def in_row_chunks(layer: Callable[..., Tensor], *inputs: Tensor, draws: bool = False) -> Tensor:
+    """layer(*inputs) for a layer that treats each row alone: tensors (N, ...) -> (N, C').
+
+    On a CPU a few rows at a time; in training nothing of what happens inside is kept, since computing it again costs
+    less than writing and reading it. draws: the layer draws at random (dropout), so that it must run once.
+    """
+    training = torch.is_grad_enabled()
+    if inputs[0].device.type != "cpu" or (training and draws):
+        return layer(*inputs)
+    chunks = zip(*(x.split(TRAINING_ROWS if training else INFERENCE_ROWS) for x in inputs))
+    answers = [recomputed(layer, *rows) if training else layer(*rows) for rows in chunks]
+    return answers[0] if len(answers) == 1 else torch.cat(answers)
 
 
 def sample_levels(value: Tensor, sizes: LevelSizes, locations: Tensor, weights: Tensor) -> Tensor:
     """(B, V, H, C/H), (B, Q, H, K, P, 2) x y fractions, (B, Q, H, K, P) -> (B, Q, C).
 
-    Bilinear samples of every level, added up by weight; nothing is sampled outside a level. It is one weighted sum of
+    Bilinear samples of every level, added up by weight; nothing is sampled outside a level.
+    """
+    table = value.reshape(-1, value.shape[-1])
+    first_rows = first_rows_of(value, locations.shape[1])
+    sampled = sample_rows(table, sizes, first_rows, locations.flatten(0, 1), weights.flatten(0, 1))
+    return sampled.unflatten(0, locations.shape[:2])
+
+
+def first_rows_of(value: Tensor, queries: int) -> Tensor:
+    """(B, V, H, C/H) -> (B * Q,) int32: where the image of each query starts among the rows of all."""
+    batch, tokens, heads, _ = value.shape
+    images = torch.arange(batch, dtype=torch.int32, device=value.device)
+    return (images * (tokens * heads)).repeat_interleave(queries, output_size=batch * queries)
+
+
+def sample_rows(table: Tensor, sizes: LevelSizes, first_rows: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+    """(B * V * H, C/H), (N,) int32, (N, H, K, P, 2) x y fractions, (N, H, K, P) -> (N, C) for any N queries.
+
+    The row of a head of a token of an image is (image * V + token) * H + head. The answer is one weighted sum of
     4 * K * P rows for each query and head, so no sample is ever written to memory (tests compare with grid_sample).
     """
-    batch, tokens, heads, channels = value.shape
-    queries = locations.shape[1]
-    table = value.reshape(-1, channels)  # the row of a head of a token of an image: (image * V + token) * H + head
-    images = torch.arange(batch, dtype=torch.int32, device=value.device).repeat_interleave(queries)
-    by_query = (images * (tokens * heads), locations.flatten(0, 1), weights.flatten(0, 1))
+    rows, shares = corners(sizes, locations, weights)
+    rows = (rows + first_rows[:, None, None, None]).flatten(0, 1).flatten(1)
+    shares = shares.flatten(0, 1).flatten(1)
+    if torch.is_grad_enabled():  # the gradients of many samples are added up in the table's own precision
+        table = table.to(shares.dtype)
+    sampled = F.embedding_bag(rows, table, mode="sum", per_sample_weights=shares.to(table.dtype))
+    return sampled.view(len(locations), -1)
 
-    def sample(first_row: Tensor, location: Tensor, weight: Tensor) -> Tensor:
-        rows, shares = corners(sizes, location, weight)
-        rows = (rows + first_row[:, None, None, None]).view(len(rows) * heads, -1)
-        shares = shares.view(rows.shape).to(table.dtype)
-        return F.embedding_bag(rows, table, mode="sum", per_sample_weights=shares)
 
-    training = torch.is_grad_enabled()
-    if training:  # the gradients of many samples are added up in the table's own precision
-        table = table.to(locations.dtype)
-    size = len(images) if value.is_cuda else TRAINING_ROWS if training else INFERENCE_ROWS
-    parts = zip(*(x.split(max(size, 1)) for x in by_query))
-    # In training rows and shares are computed again in the backward pass: they are quick, and larger than the answer.
-    sampled = [recomputed(sample, *part) if training else sample(*part) for part in parts]
-    return torch.cat(sampled).view(batch, queries, heads * channels)
+def level_constants(sizes: LevelSizes, device: torch.device) -> Tensor:
+    """-> (K, 3) int32: height, width and first token of each level. A GPU gets them once: a copy waits for it."""
+    made = _level_constants_of_gpu if device.type == "cuda" else _level_constants
+    return made(tuple(sizes), device)
+
+
+def _level_constants(sizes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
+    starts = [0, *itertools.accumulate(height * width for height, width in sizes)]
+    with torch.inference_mode(False):  # a training may use them too
+        return torch.tensor([(*size, start) for size, start in zip(sizes, starts)], dtype=torch.int32, device=device)
+
+
+_level_constants_of_gpu = lru_cache(maxsize=256)(_level_constants)
 
 
 def corners(sizes: LevelSizes, locations: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,10 +92,10 @@ def corners(sizes: LevelSizes, locations: Tensor, weights: Tensor) -> tuple[Tens
     of it with share zero."""
     queries, heads, _, points = weights.shape
     # Constants of a point have one dimension, for all heads, levels and points: torch is slow to broadcast short ones.
-    ends = [0, *itertools.accumulate(height * width for height, width in sizes)]
-    levels = torch.tensor([(*size, end) for size, end in zip(sizes, ends)], dtype=torch.int32, device=weights.device)
-    height, width, start = levels.repeat_interleave(points, 0).repeat(heads, 1).T.contiguous()
-    head = torch.arange(heads, dtype=torch.int32, device=weights.device).repeat_interleave(len(sizes) * points)
+    levels = level_constants(sizes, weights.device)
+    height, width, start = levels[:, None].expand(-1, points, -1).flatten(0, 1).repeat(heads, 1).T.contiguous()
+    head = torch.arange(heads, dtype=torch.int32, device=weights.device)
+    head = head[:, None].expand(-1, len(sizes) * points).flatten()
     left, right, left_share, right_share = neighbours(locations[..., 0].flatten(1), width)
     top, bottom, top_share, bottom_share = neighbours(locations[..., 1].flatten(1), height)
     weights = weights.flatten(1)
@@ -90,6 +118,13 @@ def neighbours(fractions: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tenso
     shares = (1 - share) * ((before >= 0) & (before < length)), share * ((after >= 0) & (after < length))
     last, zero = length - 1, torch.zeros_like(length)
     return before.clamp(zero, last), after.clamp(zero, last), *shares
+
+
+def rows_times(rows: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
+    """(B, N, I) @ (B or 1, I, J) + bias, which broadcasts to (B, N, J)."""
+    if len(matrix) == 1:  # one product for all rows of the batch
+        return torch.addmm(bias.flatten(), rows.flatten(0, 1), matrix[0]).unflatten(0, rows.shape[:2])
+    return torch.baddbmm(bias, rows, matrix)
 
 
 class DeformableAttention(nn.Module):
@@ -125,21 +160,31 @@ class DeformableAttention(nn.Module):
     ) -> Tensor:
         """query (B, Q, C), position added; memory (B, V, C); references (B, Q, K, 2 or 4) points or cxcywh, in
         fractions of each level's padded size; padding (B, V) True beyond the content -> (B, Q, C)."""
-        batch, queries, _ = query.shape
         value = self.value(memory)
         if padding is not None:
             value = value.masked_fill(padding[..., None], 0)
         value = value.unflatten(-1, (self.heads, -1))
-        offsets = self.offsets(query).view(batch, queries, self.heads, self.levels, self.points, 2)
-        weights = self.weights(query).view(batch, queries, self.heads, -1).softmax(-1)
-        weights = weights.view(batch, queries, self.heads, self.levels, self.points)
-        references = references[:, :, None, :, None, :]
+        table = value.reshape(-1, value.shape[-1])
+
+        def look(query: Tensor, references: Tensor, first_rows: Tensor) -> Tensor:
+            locations, weights = self.points_of(query, references, sizes)
+            return self.output(sample_rows(table, sizes, first_rows, locations, weights).to(query.dtype))
+
+        references = references.expand(len(query), -1, -1, -1).flatten(0, 1)
+        answer = in_row_chunks(look, query.flatten(0, 1), references, first_rows_of(value, query.shape[1]))
+        return answer.unflatten(0, query.shape[:2])
+
+    def points_of(self, query: Tensor, references: Tensor, sizes: LevelSizes) -> tuple[Tensor, Tensor]:
+        """query (N, C), references (N, K, 2 or 4) -> x y fractions (N, H, K, P, 2), weights (N, H, K, P)."""
+        offsets = self.offsets(query).view(-1, self.heads, self.levels, self.points, 2)
+        weights = self.weights(query).view(len(query), self.heads, -1).softmax(-1)
+        weights = weights.view(-1, self.heads, self.levels, self.points)
+        references = references[:, None, :, None, :]
         if references.shape[-1] == 2:  # a point: offsets count in cells of the level
-            cells = torch.tensor([(w, h) for h, w in sizes], dtype=offsets.dtype, device=offsets.device)
-            locations = references + offsets / cells[:, None, :]
-        else:  # a box: offsets count in half boxes, shared out over the points
-            locations = references[..., :2] + offsets / self.points * references[..., 2:] * 0.5
-        return self.output(sample_levels(value, sizes, locations, weights).to(query.dtype))
+            cells = level_constants(sizes, query.device)[:, None, :2].flip(-1)
+            return references + offsets / cells, weights
+        # A box: offsets count in half boxes, shared out over the points.
+        return references[..., :2] + offsets / self.points * references[..., 2:] * 0.5, weights
 
 
 class ImageTextFusion(nn.Module):
@@ -171,40 +216,76 @@ class ImageTextFusion(nn.Module):
         it meets the image: (image W) words = image (W words). No image token is ever written in fusion_width channels.
         """
         image, text = self.image_norm(image), self.text_norm(text)
-        scores = self.scores(image, text)
-        # Padded words are not looked at. The reference lets them be (FACTS.md 7, quirk A), so that there an image's
-        # result depends on the longest caption of its batch.
-        to_text = scores.masked_fill(~token_mask[:, None, None, :], float("-inf")).softmax(-1)
-        if padding is not None:
-            scores = scores.masked_fill(padding[:, :, None, None], float("-inf"))
-        to_image = scores.softmax(1)
-        image_delta = self.seen_of_words(self.dropout(to_text), text)
-        text_delta = self.seen_of_image(self.dropout(to_image), image)
-        return image + self.image_scale * image_delta, text + self.text_scale * text_delta
+        draws = self.training and self.dropout.p > 0
+        if image.device.type == "cpu" and not torch.is_grad_enabled() and not draws:
+            image_delta, seen, total = self.in_chunks(image, text, padding, token_mask)
+        else:
+            scores = self.scores(image, *self.query_words(text))
+            # Padded words are not looked at. The reference lets them be (FACTS.md 7, quirk A), so that there an
+            # image's result depends on the longest caption of its batch.
+            to_text = scores.masked_fill(~token_mask[:, None, None, :], float("-inf")).softmax(-1)
+            if padding is not None:
+                scores = scores.masked_fill(padding[:, :, None, None], float("-inf"))
+            to_image = self.dropout(scores.softmax(1))
+            image_delta = self.seen_of_words(self.dropout(to_text), self.value_words(text))
+            seen, total = to_image.flatten(2).transpose(1, 2) @ image, to_image.sum(1)
+        return image + self.image_scale * image_delta, text + self.text_scale * self.seen_of_image(seen, total)
 
-    def scores(self, image: Tensor, text: Tensor) -> Tensor:
-        """How much each image token and each word have to do with one another: (B, V, H, L)."""
+    def in_chunks(
+        self, image: Tensor, text: Tensor, padding: Tensor | None, token_mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Without gradient and dropout: what image tokens take from the words, and seen, total of seen_of_image.
+
+        A few image tokens at a time, so that the scores stay in a CPU's cache. The sums over all image tokens are
+        rescaled when a chunk brings a larger score (online softmax, arXiv 1805.02867).
+        """
+        queries, values, all_real = self.query_words(text), self.value_words(text), bool(token_mask.all())
+        deltas = []
+        largest = image.new_full((len(image), 1, self.heads, text.shape[1]), -self.score_limit)
+        seen = total = image.new_zeros(())
+        for first in range(0, image.shape[1], INFERENCE_ROWS):
+            chunk = image[:, first : first + INFERENCE_ROWS]
+            scores = self.scores(chunk, *queries)
+            real = scores if all_real else scores.masked_fill(~token_mask[:, None, None, :], float("-inf"))
+            deltas.append(self.seen_of_words(real.softmax(-1), values))
+            if padding is not None:
+                scores.masked_fill_(padding[:, first : first + INFERENCE_ROWS, None, None], float("-inf"))
+            before, largest = largest, torch.maximum(largest, scores.amax(1, keepdim=True))
+            shares, rescale = scores.sub_(largest).exp_(), (before - largest).exp_()
+            total = total * rescale[:, 0] + shares.sum(1)
+            seen = seen * rescale.view(len(image), -1, 1) + shares.flatten(2).transpose(1, 2) @ chunk
+        return torch.cat(deltas, 1), seen / total.view(len(image), -1, 1), torch.ones_like(total)
+
+    def query_words(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """text (B, L, C) -> what an image token is multiplied with to get its scores (B, H * L, C), and the bias."""
         layer = self.image_query
         key = self.split_heads(self.text_key(text)) * (layer.out_features // self.heads) ** -0.5  # (B, H, L, D)
-        words = (key @ layer.weight.unflatten(0, (self.heads, -1))).flatten(1, 2)  # (B, H * L, C)
-        bias = (key @ layer.bias.view(self.heads, -1, 1)).flatten(1)  # (B, H * L)
-        scores = image @ words.transpose(1, 2) + bias[:, None]
+        words = (key @ layer.weight.unflatten(0, (self.heads, -1))).flatten(1, 2)
+        bias = (key @ layer.bias.view(self.heads, -1, 1)).flatten(1)
+        return words, bias[:, None]  # (B, 1, H * L)
+
+    def value_words(self, text: Tensor) -> Tensor:
+        """text (B, L, C) -> what each word gives to image tokens, (B, H * L, C)."""
+        value = self.split_heads(self.text_value(text))  # (B, H, L, D)
+        weight = self.image_output.weight.unflatten(1, (self.heads, -1)).permute(1, 2, 0)
+        return (value @ weight).flatten(1, 2)
+
+    def scores(self, image: Tensor, words: Tensor, bias: Tensor) -> Tensor:
+        """How much each image token and each word have to do with one another: (B, V, H, L)."""
+        scores = rows_times(image, words.transpose(1, 2), bias)
         return scores.clamp(-self.score_limit, self.score_limit).unflatten(-1, (self.heads, -1))
 
-    def seen_of_words(self, to_text: Tensor, text: Tensor) -> Tensor:
-        """to_text (B, V, H, L), text (B, L, C) -> what each image token takes from the words, (B, V, C)."""
-        layer = self.image_output
-        value = self.split_heads(self.text_value(text))  # (B, H, L, D)
-        words = value @ layer.weight.unflatten(1, (self.heads, -1)).permute(1, 2, 0)  # (B, H, L, C)
-        return to_text.flatten(2) @ words.flatten(1, 2) + layer.bias
+    def seen_of_words(self, to_text: Tensor, values: Tensor) -> Tensor:
+        """to_text (B, V, H, L), values (B, H * L, C) -> what each image token takes from the words, (B, V, C)."""
+        return rows_times(to_text.flatten(2), values, self.image_output.bias)
 
-    def seen_of_image(self, to_image: Tensor, image: Tensor) -> Tensor:
-        """to_image (B, V, H, L), image (B, V, C) -> what each word takes from the image, (B, L, C)."""
+    def seen_of_image(self, seen: Tensor, total: Tensor) -> Tensor:
+        """seen (B, H * L, C): image tokens by their shares. total (B, H, L): of the shares; 1, but for dropout.
+        -> what each word takes from the image, (B, L, C)."""
         layer = self.image_value
-        seen = (to_image.flatten(2).transpose(1, 2) @ image).unflatten(1, (self.heads, -1))  # (B, H, L, C)
-        total = to_image.sum(1)[..., None]  # 1, but for dropout
-        value = seen @ layer.weight.unflatten(0, (self.heads, -1)).transpose(1, 2)  # (B, H, L, D)
-        value = value + total * layer.bias.view(self.heads, 1, -1)
+        weight = layer.weight.unflatten(0, (self.heads, -1)).transpose(1, 2)
+        value = seen.unflatten(1, (self.heads, -1)) @ weight  # (B, H, L, D)
+        value = value + total[..., None] * layer.bias.view(self.heads, 1, -1)
         return self.text_output(value.transpose(1, 2).flatten(2))
 
     def split_heads(self, x: Tensor) -> Tensor:
@@ -221,7 +302,8 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return in_row_chunks(self.of_rows, x)
+        draws = self.training and self.dropout.p > 0
+        return in_row_chunks(self.of_rows, x.flatten(0, -2), draws=draws).unflatten(0, x.shape[:-1])
 
     def of_rows(self, x: Tensor) -> Tensor:
         return self.dropout(self.shrink(self.dropout(F.relu(self.expand(x)))))
@@ -241,9 +323,31 @@ class MultiheadAttention(nn.MultiheadAttention):
         blocked: Tensor | None = None,
         key_padding: Tensor | None = None,
     ) -> Tensor:
-        """query (B, Q, C), key and value (B, N, C), blocked (Q, N) or (B, Q, N), key_padding (B, N) -> (B, Q, C)."""
-        if blocked is not None and blocked.dim() == 3:
-            blocked = blocked.repeat_interleave(self.num_heads, dim=0)
-        return super().forward(query, key, value, attn_mask=blocked, key_padding_mask=key_padding, need_weights=False)[
-            0
-        ]
+        """query (B, Q, C), key and value (B, N, C), blocked (Q, N) or (B, Q, N), key_padding (B, N) -> (B, Q, C).
+
+        A first dimension of 1 instead of B is the same for the whole batch.
+        """
+        query, key, value = (self._split(x) for x in self._projected(query, key, value))
+        allowed = None
+        if blocked is not None:
+            allowed = ~(blocked[:, None] if blocked.dim() == 3 else blocked)
+        if key_padding is not None:
+            real = ~key_padding[:, None, None]
+            allowed = real if allowed is None else allowed & real
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+    def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> Sequence[Tensor]:
+        """Through the three parts of the input layer; at once where several read the same."""
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        if query is not key:
+            inputs = (query, key, value)
+            return [F.linear(x, w, b) for x, w, b in zip(inputs, weight.chunk(3), bias.chunk(3))]
+        both = 2 * self.embed_dim
+        first, second = F.linear(query, weight[:both], bias[:both]).chunk(2, -1)
+        return first, second, F.linear(value, weight[both:], bias[both:])
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, H, N, C / H)."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

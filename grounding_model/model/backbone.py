@@ -5,14 +5,19 @@ B batch, C channels, H W height and width.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import timm
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 
 from grounding_model.model.config import SwinBackbone, TimmBackbone
 from grounding_model.model.swin import SwinTransformer
+
+logger = logging.getLogger(__name__)
 
 # What makes timm read files or the network. A checkpoint's own configuration comes here too, and may be a stranger's.
 FETCHING_OPTIONS = frozenset(("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"))
@@ -46,8 +51,20 @@ class TimmFeatures(nn.Module):
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> [(B, C, H / stride, W / stride)]. Pads to a multiple of the stride, which some need."""
         height, width = pixels.shape[2:]
-        maps = self.network(F.pad(pixels, (0, -width % self.stride, 0, -height % self.stride)))
+        pixels = F.pad(pixels, (0, -width % self.stride, 0, -height % self.stride))
+        # Convolutions and pooling are about twice as fast with the channels of a pixel side by side in memory.
+        maps = self.network(pixels.contiguous(memory_format=torch.channels_last))
         return [x.permute(0, 3, 1, 2).contiguous() if self.channels_last else x for x in maps]
+
+    def fold_batch_norms(self) -> None:
+        """For inference, in place: a batch norm behind a convolution becomes part of its weights.
+
+        The network can no longer be trained or saved. One whose forward cannot be traced stays as it is.
+        """
+        try:
+            self.network = fuse(self.network.eval())
+        except Exception as error:  # tracing raises whatever the network's own code does
+            logger.debug("batch norms of the backbone stay as they are: %s", error)
 
 
 def build_backbone(config: SwinBackbone | TimmBackbone) -> SwinTransformer | TimmFeatures:

@@ -18,6 +18,7 @@ from grounding_model.model.attention import (
     ImageTextFusion,
     LevelSizes,
     MultiheadAttention,
+    level_constants,
 )
 from grounding_model.model.config import ModelConfig
 from grounding_model.model.positions import token_code
@@ -49,10 +50,9 @@ def cell_centres(sizes: LevelSizes, device: torch.device) -> list[Tensor]:
 def encoder_references(image: ImageTokens) -> Tensor:
     """-> (B, V, K, 2): where each token stands, in fractions of every level's padded size."""
     points = []
-    for level, (centres, (height, width)) in enumerate(
-        zip(cell_centres(image.sizes, image.tokens.device), image.sizes)
-    ):
-        content = image.valid_ratios[:, None, level] * torch.tensor([width, height], device=centres.device)
+    cells = level_constants(image.sizes, image.tokens.device)[:, :2].flip(-1)  # width, height
+    for level, centres in enumerate(cell_centres(image.sizes, image.tokens.device)):
+        content = image.valid_ratios[:, None, level] * cells[level]
         points.append(centres[None] / content)
     return torch.cat(points, dim=1)[:, :, None] * image.valid_ratios[:, None]
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from grounding_model.inputs.image import ImageBatch
+from grounding_model.inputs.image_batch import ImageBatch
 from grounding_model.inputs.tokens import TextBatch
 from grounding_model.model.backbone import ChannelMapper, build_backbone
 from grounding_model.model.boxes import inverse_sigmoid
@@ -126,28 +126,32 @@ class GroundingModel(nn.Module):
     def encode_image(self, images: ImageBatch) -> ImageFeatures:
         """Pixels -> feature maps of every level, and the same as one row of tokens."""
         levels = self.neck(self.backbone(images.pixels))
-        canvas = padding_mask(images)
-        paddings = [F.interpolate(canvas[None].float(), x.shape[-2:], mode="nearest")[0].bool() for x in levels]
+        if images.padded:
+            canvas = padding_mask(images)[None].float()
+            paddings = [F.interpolate(canvas, x.shape[-2:], mode="nearest")[0].bool() for x in levels]
+        else:  # one row for all images, which are alike
+            paddings = [x.new_zeros(1, *x.shape[-2:], dtype=torch.bool) for x in levels]
         positions = [
             pixel_code(padding, self.config.width).flatten(1, 2) + embedding
             for padding, embedding in zip(paddings, self.level_embedding)
         ]
-        padding = torch.cat([mask.flatten(1) for mask in paddings], dim=1)
+        ratios = torch.stack([valid_ratio(mask) for mask in paddings], dim=1)
+        count = len(images.pixels)
         image = ImageTokens(
             tokens=torch.cat([x.flatten(2).transpose(1, 2) for x in levels], dim=1),
-            positions=torch.cat(positions, dim=1),
-            padding=padding if bool(canvas.any()) else None,
+            positions=torch.cat(positions, dim=1).expand(count, -1, -1),
+            padding=torch.cat([mask.flatten(1) for mask in paddings], dim=1) if images.padded else None,
             sizes=[(x.shape[-2], x.shape[-1]) for x in levels],
-            valid_ratios=torch.stack([valid_ratio(mask) for mask in paddings], dim=1),
+            valid_ratios=ratios.expand(count, -1, -1),
         )
-        return ImageFeatures(levels, paddings, image)
+        return ImageFeatures(levels, [mask.expand(count, -1, -1) for mask in paddings], image)
 
     def encode_text(self, text: TextBatch) -> TextFeatures:
         """Tokens -> features, each token seeing its own sub-sentence only."""
         return TextFeatures(self.text_encoder(text), text)
 
     def ground(self, image: ImageFeatures, text: TextFeatures, denoising: DenoisingQueries | None = None) -> Grounding:
-        """Find in image i what text i names."""
+        """Find in image i what text i names; a text of one caption is that of every image."""
         token_mask, position_ids, attention = text.text.token_mask, text.text.position_ids, text.text.attention
         memory, words = self.encoder(image.image, text.tokens, token_mask, position_ids, attention)
         selected = self.query_selection(image.image, memory, words, token_mask, self.classify[-1], self.regress[-1])
@@ -176,8 +180,9 @@ class GroundingModel(nn.Module):
 def padding_mask(images: ImageBatch) -> Tensor:
     """-> (B, H, W) bool, True beyond each image's content."""
     height, width = images.pixels.shape[-2:]
-    rows = torch.arange(height, device=images.pixels.device)[None, :, None] >= images.sizes[:, 0, None, None]
-    columns = torch.arange(width, device=images.pixels.device)[None, None, :] >= images.sizes[:, 1, None, None]
+    sizes = images.sizes.to(images.pixels.device, non_blocking=True)[:, :, None, None]
+    rows = torch.arange(height, device=images.pixels.device)[None, :, None] >= sizes[:, 0]
+    columns = torch.arange(width, device=images.pixels.device)[None, None, :] >= sizes[:, 1]
     return rows | columns
 
 

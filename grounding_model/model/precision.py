@@ -14,20 +14,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from grounding_model.inputs.defaults import DTYPES
 from grounding_model.model.decoder import DecoderLayer
 from grounding_model.model.encoder import EncoderLayer
 from grounding_model.model.grounding import GroundingModel
 from grounding_model.model.swin import SwinTransformer
 
 Dtype = Literal["float32", "bfloat16"]
-DTYPE_NAMES = ("auto", "float32", "bfloat16")
 
 
 def choose_dtype(name: str, device: torch.device) -> Dtype:
-    """name: one of DTYPE_NAMES. 'auto' is bfloat16 where the device multiplies it natively, else float32; emulated it
+    """name: one of DTYPES. 'auto' is bfloat16 where the device multiplies it natively, else float32; emulated it
     is slower than float32. Raises ValueError for another name."""
-    if name not in DTYPE_NAMES:
-        raise ValueError(f"'{name}' is not a number format; expected {', '.join(DTYPE_NAMES)}")
+    if name not in DTYPES:
+        raise ValueError(f"'{name}' is not a number format; expected {', '.join(DTYPES)}")
     if name != "auto":
         return cast(Dtype, name)
     return "bfloat16" if multiplies_bfloat16(device) else "float32"

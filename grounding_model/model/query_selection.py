@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from grounding_model.model.attention import level_constants
 from grounding_model.model.encoder import ImageTokens, cell_centres
 from grounding_model.model.heads import BoxHead, ContrastiveHead
 
@@ -28,12 +29,10 @@ def proposal_boxes(image: ImageTokens) -> tuple[Tensor, Tensor]:
     hundredth of the image's edge are not usable.
     """
     boxes = []
-    for level, (centres, (height, width)) in enumerate(
-        zip(cell_centres(image.sizes, image.tokens.device), image.sizes)
-    ):
-        cells = torch.tensor([width, height], device=centres.device)
+    cells = level_constants(image.sizes, image.tokens.device)[:, :2].flip(-1)  # width, height
+    for level, centres in enumerate(cell_centres(image.sizes, image.tokens.device)):
         # The content of a level in whole cells, as the reference counts them.
-        content = (image.valid_ratios[:, level] * cells).round()[:, None]
+        content = (image.valid_ratios[:, level] * cells[level]).round()[:, None]
         centre = centres[None] / content
         boxes.append(torch.cat((centre, torch.full_like(centre, 0.05 * 2**level)), dim=-1))
     proposals = torch.cat(boxes, dim=1)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grounding_model.inputs.defaults import MAX_PER_IMAGE
-from grounding_model.inputs.image import MEAN, STD
+from grounding_model.inputs.image_batch import MEAN, STD
 from grounding_model.model.boxes import cxcywh_to_xyxy
 from grounding_model.model.targets import Matching, Target
 

@@ -14,8 +14,7 @@ from grounding_model.data.sources import TrainingData
 from grounding_model.inputs.defaults import WEIGHTS
 from grounding_model.model.config import VARIANTS, ModelConfig
 from grounding_model.students.config import FromStudent
-from grounding_model.training.losses import LossSettings
-from grounding_model.training.optimizer import OptimizerConfig
+from grounding_model.training.settings import LossSettings, OptimizerConfig
 
 Precision = Literal["float32", "bfloat16", "float16"]
 

@@ -8,7 +8,7 @@ L tokens of the longest caption, M matched pairs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -18,26 +18,8 @@ from torch import Tensor
 from grounding_model.model import boxes as box_maths
 from grounding_model.model.targets import Matching, PaddedTargets, Target, pad_targets
 from grounding_model.training.distributed import mean_over_processes
-from grounding_model.training.matcher import MatchingCosts, match_queries
-
-
-@dataclass(frozen=True)
-class LossSettings:
-    """Weights of the parts, and extensions of the reference, which are off by default."""
-
-    classification: float = 1.0
-    box: float = 5.0  # L1 of cx, cy, w, h in fractions of the content
-    giou: float = 2.0  # 1 - generalised IoU, in pixels
-    focal_alpha: float = 0.25
-    focal_gamma: float = 2.0
-    matching: MatchingCosts = field(default_factory=MatchingCosts)
-    ignore_iou: float = 0.5  # an unmatched query that overlaps an ignored box this much is not a negative
-    duplicate_weight: float = 1.0  # factor on the negatives of a decoder query that duplicates a detection
-    duplicate_iou: float = 0.7  # an unmatched query that overlaps a true box this much is a duplicate
-    iou_aware: bool = False  # the target of positive tokens is the IoU of the predicted box, see varifocal_loss
-    varifocal_alpha: float = 0.75  # factor on negative tokens then
-    encoder_repeats: int = 1  # encoder proposals matched with each box
-    auxiliary_repeats: int = 1  # the same in every decoder layer but the last, which must be one-to-one
+from grounding_model.training.matcher import match_queries
+from grounding_model.training.settings import REFERENCE_LOSSES, LossSettings
 
 
 class Denoised(Protocol):
@@ -69,7 +51,7 @@ class Predictions(Protocol):
 
 
 def grounding_losses(
-    grounding: Predictions, targets: Sequence[Target], settings: LossSettings = LossSettings()
+    grounding: Predictions, targets: Sequence[Target], settings: LossSettings = REFERENCE_LOSSES
 ) -> dict[str, Tensor]:
     """The weighted parts of the loss by the reference's names; their sum is to be minimised.
 

@@ -5,8 +5,6 @@ Shapes: B images, Q queries, T boxes of the image with most boxes, L tokens of t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -14,17 +12,7 @@ from torch import Tensor
 
 from grounding_model.model import boxes as box_maths
 from grounding_model.model.targets import Matching, PaddedTargets
-
-
-@dataclass(frozen=True)
-class MatchingCosts:
-    """Weights of the parts of the cost, and the focal parameters of the first."""
-
-    classification: float = 2.0  # binary focal cost, summed over the caption's tokens, not averaged
-    box: float = 5.0  # L1 of cx, cy, w, h in fractions of the content
-    giou: float = 2.0  # minus the generalised IoU, in pixels
-    focal_alpha: float = 0.25
-    focal_gamma: float = 2.0
+from grounding_model.training.settings import REFERENCE_COSTS, MatchingCosts
 
 
 @torch.no_grad()
@@ -33,7 +21,7 @@ def match_queries(
     boxes: Tensor,
     padded: PaddedTargets,
     token_mask: Tensor,
-    costs: MatchingCosts = MatchingCosts(),
+    costs: MatchingCosts = REFERENCE_COSTS,
     repeats: int = 1,
 ) -> Matching:
     """Matches every image of a batch separately.

@@ -24,10 +24,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from formats.io.errors import InputError
-from grounding_model.checkpoints.weights import locate, read_weights
+from grounding_model.checkpoints.locations import locate
+from grounding_model.checkpoints.weights import read_weights
 from grounding_model.data.augment import AugmentConfig
 from grounding_model.detector import choose_device
-from grounding_model.inputs.image import ImageBatch
+from grounding_model.inputs.image_batch import ImageBatch
 from grounding_model.inputs.tokens import TextBatch
 from grounding_model.model.activation_checkpointing import set_recompute
 from grounding_model.model.config import ModelConfig
@@ -36,7 +37,8 @@ from grounding_model.model.grounding import GroundingModel
 from grounding_model.model.targets import Matching
 from grounding_model.training.config import FromStudent, FromWeights, Precision, TrainConfig
 from grounding_model.training.frozen import freeze
-from grounding_model.training.losses import LossSettings, finite_logits, focal_loss
+from grounding_model.training.losses import finite_logits, focal_loss
+from grounding_model.training.settings import LossSettings
 from grounding_model.training.state import AUTOCAST
 
 MAX_BOXES = 100  # an image, in the batch of the estimate

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from grounding_model.data.samples import TrainingBatch
 from grounding_model.model.grounding import GroundingModel
-from grounding_model.training.losses import LossSettings, grounding_losses
+from grounding_model.training.losses import grounding_losses
 from grounding_model.training.region_words import RegionWordHead
+from grounding_model.training.settings import LossSettings
 
 
 class Objective(nn.Module):

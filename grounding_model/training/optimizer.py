@@ -4,33 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """The default is the reference's: AdamW, a tenth of the rate for backbone and text encoder, clipped gradients.
-
-    multipliers: the learning rate of parameters whose name contains the key; the longest matching key decides.
-    """
-
-    learning_rate: float = 1e-4
-    base_batch_size: int | None = None  # images a step that learning_rate is for; scaled linearly for others
-    weight_decay: float = 1e-4
-    decay_vectors: bool = True  # whether norms and biases decay too, as in the reference
-    betas: tuple[float, float] = (0.9, 0.999)
-    multipliers: dict[str, float] = field(default_factory=lambda: {"backbone": 0.1, "text_encoder.bert": 0.1})
-    clip_norm: float = 0.1  # gradients are clipped to this norm; 0: no clipping
-    schedule: Literal["cosine", "step", "constant"] = "step"
-    warmup_steps: int = 0  # the rate grows linearly
-    warmup_from: float = 0.0  # from this fraction of the rate
-    step_at: tuple[float, ...] = (0.67, 0.92)  # "step": fractions of the run after which the rate falls
-    step_factor: float = 0.1  # "step": by this factor
-    final_fraction: float = 0.0  # "cosine": fraction of the rate at the end
+from grounding_model.training.settings import OptimizerConfig
 
 
 def multiplier_of(name: str, multipliers: Mapping[str, float]) -> float:

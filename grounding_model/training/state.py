@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from formats.io.errors import InputError
 from formats.io.files import sha256_of, write_whole
-from grounding_model.checkpoints.weights import checkpoint_hash
+from grounding_model.checkpoints.locations import checkpoint_hash
 from grounding_model.training.config import WITHOUT_EFFECT, FromScratch, FromStudent, FromWeights, TrainConfig
 from grounding_model.training.distributed import Processes, gather, sum_counts
 from grounding_model.training.optimizer import MovingAverage, build_optimizer

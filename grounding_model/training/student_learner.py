@@ -25,7 +25,8 @@ from grounding_model.students.detector import StudentDetector
 from grounding_model.students.files import save_student
 from grounding_model.students.network import Student
 from grounding_model.training.config import TrainConfig
-from grounding_model.training.losses import LossSettings, grounding_losses
+from grounding_model.training.losses import grounding_losses
+from grounding_model.training.settings import LossSettings
 from grounding_model.training.state import AUTOCAST
 
 

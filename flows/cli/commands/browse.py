@@ -34,7 +34,7 @@ def _browse_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve_options(parser: argparse.ArgumentParser) -> None:
-    from browse.serve import add_options
+    from browse.review.serve import add_options
 
     add_options(parser)
 
@@ -46,7 +46,7 @@ def _browse(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from browse.serve import serve
+    from browse.review.serve import serve
 
     serve(options)
     return 0

@@ -102,13 +102,29 @@ def _add_check(commands) -> None:
         commands,
         "check",
         _check,
-        "list every problem of an annotation file with its line, the fault and what was expected; exit code 1 if any",
+        "list every problem of an annotation file with its line, the fault and what was expected, and with --images "
+        "duplicates, leaks, unreadable, blurred, dark, oddly sized images; exit code 1 for problems, leaks, unreadable",
         "groundhog check data/cat/cat_od_v1.json --images data/cat/images",
     )
-    _add_inspected(parser)
+    _add_inspected(parser, optional=True)
+    parser.add_argument(
+        "--against", metavar="DIR", help="image folder that must share no picture with --images, such as a test set's"
+    )
+    parser.add_argument("--quick", action="store_true", help="do not decode the images: names and sizes alone")
 
 
 def _check(options: argparse.Namespace) -> int:
+    if options.source is None and options.images is None:
+        raise InputError("check", "nothing to check", "expected an annotation file, or --images DIR, or both")
+    if options.against and (options.quick or not options.images):
+        raise InputError("--against", "needs to decode the images", "expected --images DIR, and no --quick")
+    failed = _check_labels(options) if options.source else False
+    if options.images and not options.quick:
+        failed |= _check_pictures(options)
+    return 1 if failed else 0
+
+
+def _check_labels(options: argparse.Namespace) -> bool:
     from formats.inspect import check
     from formats.omissions import Omissions, describe_omissions
 
@@ -119,7 +135,18 @@ def _check(options: argparse.Namespace) -> int:
     print(f"{options.source}: {problems or 'no'} problem{'' if problems == 1 else 's'}")
     if unread := describe_omissions(omissions):
         print(f"not read, since a record has no field for it:\n{unread}")
-    return 1 if problems else 0
+    return problems > 0
+
+
+def _check_pictures(options: argparse.Namespace) -> bool:
+    from flows.curation.check import check_images, describe_report
+
+    sets = {options.images: (options.images, None)}
+    if options.against:
+        sets[options.against] = (options.against, None)
+    report = check_images(sets)
+    print(describe_report(report))
+    return bool(report.leaks) or any(finding.kind == "unreadable" for finding in report.findings)
 
 
 def _add_stats(commands) -> None:
@@ -146,10 +173,12 @@ def _stats(options: argparse.Namespace) -> int:
     return 0
 
 
-def _add_inspected(parser: argparse.ArgumentParser) -> None:
+def _add_inspected(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     import formats
 
-    parser.add_argument("source", metavar="FILE", help="annotation file, or folder of them")
+    parser.add_argument(
+        "source", metavar="FILE", nargs="?" if optional else None, help="annotation file, or folder of them"
+    )
     parser.add_argument(
         "--format",
         choices=tuple(formats.READERS),

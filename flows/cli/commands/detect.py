@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from flows.cli.arguments import add_device, add_settings, command, settings_of
-from flows.detection.detect import DetectOptions
+from flows.detection.options import DetectOptions
 from flows.labelling.settings import LabellingSettings
 
 

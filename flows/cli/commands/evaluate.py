@@ -20,21 +20,26 @@ def _add_evaluate(commands) -> None:
         commands,
         "evaluate",
         _evaluate,
-        "evaluate a detector on labelled images, as a configuration says; compare: compare two evaluations",
+        "evaluate a detector on labelled images as a TOML file says; `evaluate compare A B` compares two evaluations",
         "groundhog evaluate configs/evaluate_glyphs.toml --weights work_dirs/glyphs/model.safetensors",
     )
-    parser.add_argument("config", metavar="CONFIG", help="a TOML file")
-    parser.add_argument("--weights", metavar="W", help="instead of the configuration's")
-    parser.add_argument("--show-dir", metavar="D", help="draw truth and prediction there, the worst images first")
-    add_overrides(parser)
+    parser.add_argument("config", metavar="CONFIG", help="a TOML file, such as configs/evaluate_coco.toml")
+    parser.add_argument("--weights", metavar="W", help="evaluate these weights instead of the configuration's")
+    parser.add_argument("--work-dir", metavar="DIR", help="write there instead of the configuration's work_dir")
+    parser.add_argument("--overwrite", action="store_true", help="replace another evaluation in the work_dir")
+    parser.add_argument("--show-dir", metavar="DIR", help="draw ground truth and predictions there, worst images first")
+    add_overrides(parser, "'scale=[480, 800]'")
     _add_compare(Subcommands(parser))
 
 
 def _evaluate(options: argparse.Namespace) -> int:
     from flows.evaluation.evaluate import evaluate_config
 
-    given = [f"weights={quoted(options.weights)}"] if options.weights else []
-    print(evaluate_config(options.config, (*options.set, *given), options.show_dir))
+    overrides = [*options.set]
+    overrides += [f"weights={quoted(options.weights)}"] if options.weights else []
+    overrides += [f"work_dir={quoted(options.work_dir)}"] if options.work_dir else []
+    overrides += ["overwrite=true"] if options.overwrite else []
+    print(evaluate_config(options.config, overrides, options.show_dir))
     return 0
 
 
@@ -43,7 +48,7 @@ def _add_compare(commands: Subcommands) -> None:
         commands,
         "compare",
         _compare,
-        "compare two evaluations of the same truth: scores, and the 95 % interval of the gain",
+        "compare the scores of two evaluations of the same ground truth, with the 95 % interval of the gain",
         "groundhog evaluate compare work_dirs/evaluate_before work_dirs/evaluate_after",
     )
     parser.add_argument("first", metavar="A", help="work_dir of an evaluation")
@@ -68,17 +73,19 @@ def _add_forgetting(commands) -> None:
     )
     parser.add_argument("base", metavar="BASE", help="weights that fine-tuning started from")
     parser.add_argument("tuned", metavar="TUNED", help="fine-tuned weights")
-    told = "evaluation configuration of the task that the model was tuned for"
-    parser.add_argument("--target", required=True, metavar="CONFIG", help=told)
-    told = "evaluation configuration of another task; repeat the option for several, their mean counts"
-    parser.add_argument("--held-out", required=True, action="append", metavar="CONFIG", help=told)
-    told = "interpolation weights, 0 is BASE and 1 is TUNED (default %(default)s)"
-    parser.add_argument("--alphas", default="0,0.25,0.5,0.75,1", metavar="A,B,…", help=told)
-    told = "recommend an alpha only if the held-out mean falls by less than this (default %(default)s)"
-    parser.add_argument("--most-lost", type=float, default=0.03, metavar="AP", help=told)
+    text = "evaluation configuration of the task that the model was tuned for"
+    parser.add_argument("--target", required=True, metavar="CONFIG", help=text)
+    text = "evaluation configuration of another task; repeat the option for several, whose mean score counts"
+    parser.add_argument("--held-out", required=True, action="append", metavar="CONFIG", help=text)
+    text = "interpolation weights, 0 is BASE and 1 is TUNED (default %(default)s)"
+    parser.add_argument("--alphas", default="0,0.25,0.5,0.75,1", metavar="A,B,…", help=text)
+    text = (
+        "recommend an alpha only if the mean score of the held-out tasks falls by less than this (default %(default)s)"
+    )
+    parser.add_argument("--max-loss", "--most-lost", type=float, default=0.03, metavar="AP", help=text)
     parser.add_argument("--text-encoder", metavar="DIR", help="BERT folder, for weights without a tokenizer")
-    told = "folder for the table as JSON, the plot and all evaluations, which are reused (default %(default)s)"
-    parser.add_argument("--out", default="outputs/forgetting", metavar="DIR", help=told)
+    text = "folder for the table as JSON, the plot and all evaluations, which are reused (default %(default)s)"
+    parser.add_argument("--out", default="outputs/forgetting", metavar="DIR", help=text)
 
 
 def _forgetting(options: argparse.Namespace) -> int:
@@ -91,7 +98,7 @@ def _forgetting(options: argparse.Namespace) -> int:
         [Task(Path(config)) for config in options.held_out],
         options.out,
         alphas=_alphas(options.alphas),
-        most_lost=options.most_lost,
+        max_loss=options.max_loss,
         text_encoder=options.text_encoder,
     )
     print(curve.table())
@@ -105,4 +112,4 @@ def _alphas(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise InputError("--alphas", f"'{text}'", "expected numbers with commas, such as 0,0.5,1") from None
+        raise InputError("--alphas", f"'{text}'", "expected numbers separated by commas, such as 0,0.5,1") from None

@@ -33,9 +33,14 @@ def add(commands) -> None:
     parser.add_argument("work_dir", metavar="WORK_DIR", help="folder that groundhog infer wrote")
     parser.add_argument("-o", "--out", metavar="FILE", help="default: X_od_v1.json beside X_od.json")
     parser.add_argument(
-        "--score-threshold", type=float, metavar="S", help=f"a label scores more (default {SCORE_THRESHOLD})"
+        "--score-threshold",
+        type=float,
+        metavar="S",
+        help=f"score above which a candidate becomes a label (default {SCORE_THRESHOLD})",
     )
-    parser.add_argument("--class-threshold", action="append", default=[], metavar="NAME=S", help="of one category")
+    parser.add_argument(
+        "--class-threshold", action="append", default=[], metavar="NAME=S", help="the threshold of one category"
+    )
     adaptive = parser.add_mutually_exclusive_group()
     adaptive.add_argument(
         "--boxes-per-image",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from flows.cli.arguments import (
@@ -145,29 +146,33 @@ def _add_infer(commands) -> None:
     parser.add_argument(
         "--devices", metavar="A,B", help="a model on each: cuda:0,cuda:1 (cpu,cpu: two); auto is every GPU"
     )
-    parser.add_argument("--distractors", metavar="A,B", help="asked for too, for groundhog filter to reject")
+    parser.add_argument(
+        "--distractors", metavar="A,B", help="further names for the prompt, whose boxes groundhog filter rejects"
+    )
 
 
 def _infer(options: argparse.Namespace) -> int:
-    from flows.labelling.infer import infer, problems_of
-    from flows.labelling.plan import asked_label_map, plan
+    from flows.labelling.infer import infer
+    from flows.labelling.plan import plan, prompt_label_map
+    from flows.labelling.shards import problems_of
     from formats import quarantine
     from formats.dataset_names import label_map_beside
 
     label_map = options.label_map
     if options.distractors:
         known = Path(label_map or label_map_beside(options.source))
-        label_map = asked_label_map(known, names(options.distractors), Path(options.work_dir))
+        label_map = prompt_label_map(known, names(options.distractors), Path(options.work_dir))
+    workers = Workers(devices=tuple(options.devices.split(",")) if options.devices else (options.device,))
     manifest = plan(
         options.source,
         options.image_root,
         work_dir=options.work_dir,
         label_map=label_map,
         settings=settings_of(options, LabellingSettings),
-        execution=settings_of(options, Execution),
+        execution=replace(settings_of(options, Execution), workers=workers),
     )
-    devices = tuple(options.devices.split(",")) if options.devices else (options.device,)
-    infer(manifest, workers=Workers(devices=devices), batch_size=options.batch_size)
-    print(f"{len(manifest.shards)} shards: {manifest.work_dir}; next: groundhog filter {manifest.work_dir}")
+    infer(manifest, workers=workers, batch_size=options.batch_size)
+    shards = f"{len(manifest.shards)} {'shard' if len(manifest.shards) == 1 else 'shards'}"
+    print(f"{shards}: {manifest.work_dir}; next: groundhog filter {manifest.work_dir}")
     tell(quarantine.summary(problems_of(manifest), manifest.work_dir / "candidates"))
     return 0

@@ -26,7 +26,7 @@ def _add_quality(commands) -> None:
     parser.add_argument("--variants", metavar="A,B", help="only these variants (default: all that have no result yet)")
     parser.add_argument("--seeds", metavar="N,M", help="only these seeds")
     parser.add_argument("--labels-only", action="store_true", help="measure the labels only; train nothing")
-    add_overrides(parser)
+    add_overrides(parser, "'seeds=[0, 1]'")
 
 
 def _quality(options: argparse.Namespace) -> int:

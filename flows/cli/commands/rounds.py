@@ -79,8 +79,8 @@ def _add_lineage(verbs) -> None:
 
 
 def _lineage(options: argparse.Namespace) -> int:
-    from flows.self_training.lineage import lineage, told
+    from flows.self_training.lineage import describe, lineage
 
     links = lineage(options.labels, options.image, options.box)
-    print(told(links, options.image))
+    print(describe(links, options.image))
     return 1 if any(link.broken for link in links) else 0

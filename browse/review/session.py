@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from browse.draw import Colour, colour_of, ink_on
-from browse.page_json import Phrase, boxes_to_page, phrases_of, record_from_page, with_scores
-from browse.review_order import in_order
+from browse.images.colours import Colour, colour_of, ink_on
+from browse.review.order import in_order
+from browse.review.page_json import Phrase, boxes_to_page, phrases_of, record_from_page, with_scores
 from formats.dataset_names import label_map_beside, parse_annotation_name, reviewed_path
 from formats.io.errors import InputError
 from formats.label_map import read_label_map, relabelled

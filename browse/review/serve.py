@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from browse.arguments import add_data_paths, read_data_paths
-from browse.pictures import jpeg_of, reduced_picture
-from browse.review_session import Review, StaleRevision
+from browse.images.pictures import jpeg_of, reduced_picture
+from browse.review.arguments import add_data_paths, read_data_paths
+from browse.review.session import Review, StaleRevision
 from formats.images import safe_join
 from formats.io.errors import InputError
 from formats.io.locks import lock
@@ -83,9 +83,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--order",
         default="file",
-        metavar="file|uncertain|SCORES",
-        help="uncertain: images with a score near its threshold first; SCORES: a CSV of groundhog agreement, or a JSON "
-        "table of file name and score, lowest first",
+        metavar="file|uncertain|FILE",
+        help="uncertain: images with a score near its threshold first; FILE: a list of images with a reason each "
+        '(.jsonl, {"filename": ..., "reason": ...} a line), a CSV of groundhog agreement, or a JSON table of file name '
+        "and score, lowest first",
     )
     parser.add_argument("--no-open", action="store_true", help="do not open the browser")
 

@@ -1,0 +1,113 @@
+"""What the benchmarks share: the peer with the same weights as ours, costs of contestants that take turns, tables.
+
+Weights are random, yet offsets, layer scales and heads are drawn as well: as a model starts they are so small or equal
+that mistakes in what they multiply would not show.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import torch
+from transformers import MMGroundingDinoConfig, MMGroundingDinoForObjectDetection
+
+from grounding_model import load_detector
+from grounding_model.checkpoints.checkpoint import Checkpoint
+from grounding_model.checkpoints.weights import load_checkpoint
+from grounding_model.inputs.tokens import SEPARATORS
+
+
+class Cost(NamedTuple):
+    """Of one run, in seconds. cpu: user and system of all threads; hardly depends on what else the machine does."""
+
+    cpu: float
+    wall: float
+
+
+@torch.no_grad()
+def drawn_peer(config: MMGroundingDinoConfig | None = None) -> MMGroundingDinoForObjectDetection:
+    """transformers' model, Swin-T and BERT-base by default. Content queries are alike, since among thousands of
+    proposals some score alike within rounding, and which of them comes first is random."""
+    torch.manual_seed(5)
+    peer = MMGroundingDinoForObjectDetection(config or MMGroundingDinoConfig())
+    for name, parameter in peer.named_parameters():
+        is_matrix = parameter.dim() > 1 or "embed" in name
+        parameter.add_(torch.randn_like(parameter) * (0.02 if is_matrix else 0.1))
+    embeddings = peer.model.query_position_embeddings.weight
+    embeddings[:] = embeddings[0].clone()
+    return peer.eval()
+
+
+def same_in_ours(peer: MMGroundingDinoForObjectDetection) -> Checkpoint:
+    """Our model with the peer's weights, and the embedded model's tokenizer; the peer learns its separators."""
+    with TemporaryDirectory() as folder:
+        peer.save_pretrained(folder)
+        load_detector("glyph-tiny", device="cpu").tokenizer.save_pretrained(folder)
+        ours = load_checkpoint(folder)
+    # transformers knows the separators by their numbers in BERT's own vocabulary; this one is smaller.
+    peer.model.special_tokens = torch.tensor(ours.tokenizer.convert_tokens_to_ids(list(SEPARATORS)))
+    ours.model.eval()
+    return ours
+
+
+def cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def costs(work: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Cost]:
+    """Medians; the contestants take turns. Each should have run once before."""
+    taken: dict[str, list[Cost]] = {name: [] for name in work}
+    for _ in range(rounds):
+        for name, run in work.items():
+            cpu, wall = cpu_seconds(), time.perf_counter()
+            run()
+            taken[name].append(Cost(cpu_seconds() - cpu, time.perf_counter() - wall))
+    return {name: Cost(*(median(column) for column in zip(*turns))) for name, turns in taken.items()}
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """In Markdown."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *rows))
+
+
+def beside(new: float, last: float | None) -> str:
+    return f"{new:.2f}" if last is None else f"{new:.2f} (last: {last:.2f})"
+
+
+def arguments(document: str | None, script: str, rounds: int) -> argparse.ArgumentParser:
+    """The options that each benchmark has. document: its docstring. script: its __file__."""
+    parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--rounds", type=int, default=rounds, help="turns that each contestant has (default %(default)s)"
+    )
+    kept = Path(script).with_suffix(".json").name
+    parser.add_argument("--keep", action="store_true", help=f"write the new ratios into {kept}")
+    return parser
+
+
+def use_threads() -> None:
+    """As many threads as OMP_NUM_THREADS says, else one."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def last_ratios(script: str) -> dict[str, float]:
+    kept = Path(script).with_suffix(".json")
+    return json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+
+
+def finish(script: str, new: Mapping[str, float], keep: bool) -> None:
+    """Prints what else the machine did meanwhile; keeps the new ratios beside the script where `keep` says so."""
+    print(f"load of the machine meanwhile: {os.getloadavg()[1]:.1f} processes on {os.cpu_count()} cores")
+    if keep:
+        rounded = {name: round(value, 3) for name, value in new.items()}
+        Path(script).with_suffix(".json").write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,185 @@
+"""A step of training, forward and backward, of ours beside transformers in one process: seconds, memory, gradients.
+
+    OMP_NUM_THREADS=1 python benchmarks/training_step.py [--size 480,640] [--batch 2] [--rounds 3] [--keep]
+
+The two programs have different losses, so both get the same one: a fixed random weighting of all scores of the answer.
+(Boxes are left out: from one decoder layer's to the next transformers stops their gradient, the reference does not.)
+They start from the same weights (Swin-T, BERT-base; see contest.py) and nothing is drawn at random, so that the
+gradients can be compared, in our names for both: the largest difference in a weight relative to the largest of its
+gradient, over the weights, its median and 99th percentile. "ours, recomputing" forgets the activations of whole layers
+(`recompute = true` of a training).
+
+Memory is what a process of its own has grown by at its peak since it held model and gradients (Linux, VmHWM).
+The last ratios, from training_step.json, are printed beside the new ones; --keep writes the new ones there.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from contest import (
+    arguments,
+    beside,
+    costs,
+    drawn_peer,
+    finish,
+    last_ratios,
+    same_in_ours,
+    table,
+    use_threads,
+)
+from torch import Tensor, nn
+from transformers import MMGroundingDinoForObjectDetection
+
+from grounding_model.inputs.image import ImageBatch
+from grounding_model.inputs.tokens import TextBatch, tokenize
+from grounding_model.model.activation_checkpointing import set_recompute
+
+CAPTION = "red cat. blue star. dog. "
+PEER, OURS, RECOMPUTING = "transformers float32", "ours float32", "ours, recomputing"
+GIB = 2**30
+
+
+def judged(logits: Tensor) -> Tensor:
+    """The loss of both: (B, Q, L) logits under fixed random weights."""
+    return (logits.sigmoid() * torch.rand(logits.shape, generator=torch.Generator().manual_seed(0))).mean()
+
+
+def contestants(batch: int, height: int, width: int, only: str | None = None) -> dict[str, tuple[nn.Module, Callable]]:
+    """-> model and its step, by name. only: nothing else is held in memory."""
+    peer = drawn_peer()
+    ours = same_in_ours(peer)
+    images = ImageBatch(torch.randn(batch, 3, height, width), torch.tensor([[height, width]] * batch))
+    text = tokenize([CAPTION] * batch, ours.tokenizer)
+    model = ours.model
+
+    def ours_with(recompute: bool) -> Callable[[], Tensor]:
+        def step() -> Tensor:
+            set_recompute(model, recompute)
+            found = model(images, text)
+            return stepped(model, found.logits[-1])
+
+        return step
+
+    made: dict[str, tuple[nn.Module, Callable]] = {
+        PEER: (peer, lambda: peer_step(peer, images, text)),
+        OURS: (model, ours_with(False)),
+        RECOMPUTING: (model, ours_with(True)),
+    }
+    return {name: made[name] for name in made if only in (None, name)}
+
+
+def peer_step(peer: MMGroundingDinoForObjectDetection, images: ImageBatch, text: TextBatch) -> Tensor:
+    found = peer(
+        pixel_values=images.pixels,
+        input_ids=text.input_ids,
+        attention_mask=text.token_mask.long(),
+        token_type_ids=torch.zeros_like(text.input_ids),
+    )
+    return stepped(peer, found.logits[..., : text.input_ids.shape[1]])
+
+
+def stepped(model: nn.Module, logits: Tensor) -> Tensor:
+    model.zero_grad()
+    loss = judged(logits)
+    loss.backward()
+    return loss.detach()
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    """By our names; the peer's are renamed as its weights are, by way of a folder."""
+    if not isinstance(model, MMGroundingDinoForObjectDetection):
+        return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    values = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    with torch.no_grad(), TemporaryDirectory() as folder:
+        for weight in model.parameters():
+            weight.copy_(torch.zeros_like(weight) if weight.grad is None else weight.grad)
+        model.save_pretrained(folder)
+        ours = same_in_ours(model).model.state_dict()
+        for name, weight in model.named_parameters():
+            weight.copy_(values[name])
+    return ours
+
+
+def differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> Tensor:
+    """Of each weight that has a gradient: the largest difference, relative to its largest gradient."""
+    pairs = [(expected[name], grad) for name, grad in found.items() if name in expected]
+    return torch.stack([(a - b).abs().max() / a.abs().max() for a, b in pairs if a.abs().max() > 1e-10])
+
+
+def peak(name: str, options: list[str]) -> float:
+    """GiB that a step of one contestant takes beyond model and gradients, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, __file__, *options, "--one", name], capture_output=True, text=True, check=True
+    )
+    return float(done.stdout.split()[-1])
+
+
+def measure_one(name: str, batch: int, size: tuple[int, int]) -> None:
+    [(model, step)] = contestants(batch, *size, only=name).values()
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM counts from here
+    before = memory("VmRSS")
+    step()
+    print((memory("VmHWM") - before) / GIB)
+
+
+def memory(entry: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(entry))
+
+
+def main() -> None:
+    parser = arguments(__doc__, __file__, rounds=3)
+    parser.add_argument("--size", default="480,640", help="height, width in pixels (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--one", help="measure the memory of this contestant alone")
+    options = parser.parse_args()
+    use_threads()
+    size = tuple(int(side) for side in options.size.split(","))
+    if options.one:
+        measure_one(options.one, options.batch, size)
+        return
+    case = f"batch {options.batch}, {size[0]} x {size[1]}"
+    last = last_ratios(__file__)
+    work = contestants(options.batch, *size)
+    losses, grads = {}, {}
+    for name, (model, step) in work.items():
+        losses[name] = step().item()
+        grads[name] = gradients(model)
+    apart = {name: differences(grads[PEER], found) for name, found in grads.items()}
+    del grads
+    taken = costs({name: step for name, (_, step) in work.items()}, options.rounds)
+    del work
+    peaks = {name: peak(name, ["--size", options.size, "--batch", str(options.batch)]) for name in taken}
+    new = {f"{name}, {case}": taken[PEER].cpu / cost.cpu for name, cost in taken.items()}
+    new |= {f"{name}, {case}, memory": peaks[name] / peaks[PEER] for name in taken}
+    rows = [
+        (
+            name,
+            f"{cost.cpu:.1f}",
+            f"{cost.wall:.1f}",
+            beside(new[f"{name}, {case}"], last.get(f"{name}, {case}")),
+            f"{peaks[name]:.2f}",
+            beside(new[f"{name}, {case}, memory"], last.get(f"{name}, {case}, memory")),
+            f"{losses[name]:.6f}",
+            f"{apart[name].median():.1e}, {apart[name].quantile(0.99):.1e}",
+        )
+        for name, cost in taken.items()
+    ]
+    heads = (
+        case, "CPU s", "wall s", "times the peer's speed", "GiB", "of the peer's memory", "loss",
+        "gradients: median, 99 %",
+    )  # fmt: skip
+    print(table(heads, rows), flush=True)
+    finish(__file__, last | new, options.keep)
+
+
+if __name__ == "__main__":
+    main()

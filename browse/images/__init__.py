@@ -1,0 +1,1 @@
+"""Picture files as people see them, and the colours of labels."""

@@ -1,0 +1,93 @@
+"""What a review says of an image's labels: which boxes are right, and how many objects there are, by category."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from flows.policies.calibration import judge
+from formats.boxes import boxes_by_name, pairwise_iou
+from formats.record import Box, Record
+
+DEFAULT_IOU = 0.5
+
+
+class Outcome(NamedTuple):
+    """One image, one category or phrase. K labels, best score first.
+
+    score: (K,), NaN without one. right: (K,) bool. objects: that the reviewer found there, labelled or not.
+    """
+
+    score: np.ndarray
+    right: np.ndarray
+    objects: int
+
+    @property
+    def hits(self) -> int:
+        return int(self.right.sum())
+
+    @property
+    def labels(self) -> int:
+        return len(self.right)
+
+
+class ScoredBox(NamedTuple):
+    box: Box
+    score: float | None
+
+
+def labels_by_name(record: Record) -> dict[str, list[ScoredBox]]:
+    """Category or phrase -> its boxes that training counts as objects, best score first, those without a score last."""
+    boxes: dict[str, list[ScoredBox]] = {}
+    for each in record.instances or ():
+        if not each.ignore:
+            boxes.setdefault(each.category, []).append(ScoredBox(each.box, each.score))
+    for region in record.regions or ():
+        if not region.ignore:
+            scores = region.scores or (None,) * len(region.boxes)
+            boxes.setdefault(" ".join(region.phrase), []).extend(map(ScoredBox, region.boxes, scores))
+    return {name: sorted(own, key=_worst_last) for name, own in boxes.items()}
+
+
+def _worst_last(box: ScoredBox) -> float:
+    return 1.0 if box.score is None else -box.score
+
+
+def judge_labels(labels: Record, reviewed: Record, iou: float = DEFAULT_IOU) -> dict[str, Outcome]:
+    """Labels against the same image as a person left it; by category, with those that have labels or objects.
+
+    A label is right that overlaps an object of its category by this IoU, each object once, as in COCO's evaluation.
+    Labels on what the person marked to be ignored count neither as right nor as wrong.
+    """
+    mine, objects = labels_by_name(labels), boxes_by_name(reviewed)
+    everything = boxes_by_name(reviewed, with_ignored=True)
+    return {
+        name: _outcome(mine.get(name, []), objects.get(name, []), everything.get(name, []), iou)
+        for name in mine.keys() | objects.keys()
+        if mine.get(name) or objects.get(name)
+    }
+
+
+def _outcome(labels: list[ScoredBox], objects: list[Box], everything: list[Box], iou: float) -> Outcome:
+    boxes = [each.box for each in labels]
+    right = judge(boxes, objects, iou)
+    counts = right | ~_on_ignored(boxes, objects, everything, iou)
+    scores = np.array([np.nan if each.score is None else each.score for each in labels], float)
+    return Outcome(scores[counts], right[counts], len(objects))
+
+
+def _on_ignored(boxes: list[Box], objects: list[Box], everything: list[Box], iou: float) -> np.ndarray:
+    """(K,) bool: the boxes that overlap one to be ignored, and no object."""
+    if len(objects) == len(everything):
+        return np.zeros(len(boxes), bool)
+    ignored = [box for box in everything if box not in objects]
+    overlap, known = pairwise_iou(boxes, ignored), pairwise_iou(boxes, objects)
+    return np.logical_and((overlap >= iou).any(1), ~(known >= iou).any(1))
+
+
+def totals(outcomes: Mapping[str, Outcome]) -> tuple[int, int, int]:
+    """Right labels, labels and objects of an image, over all categories."""
+    own = outcomes.values()
+    return sum(each.hits for each in own), sum(each.labels for each in own), sum(each.objects for each in own)

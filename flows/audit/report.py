@@ -1,0 +1,290 @@
+"""What an audit says: precision and recall with their intervals, a threshold, and how many reviews are wanting.
+
+Every number comes with the number of reviews that it is from.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flows.audit.estimation import Moments, Share, Strata, interval_of, moments_of
+from flows.audit.judging import DEFAULT_IOU, Outcome, judge_labels, labels_by_name, totals
+from flows.audit.sample import MIN_REVIEWS, Audit
+from flows.audit.thresholds import certified_threshold, threshold_grid
+from formats.dataset_names import metadata_path
+from formats.io.errors import InputError
+from formats.io.files import load_json, write_json
+from formats.record import Record
+from formats.reviewed import key_of
+
+REPORT_NAME = "report.json"
+CONFIDENCE = 0.95
+ENOUGH_IMAGES, ENOUGH_BOXES = 5, 10  # reviewed, of a category whose own numbers are worth reading
+
+
+class Estimate(NamedTuple):
+    """value, low, high: 0..1. images: reviewed ones that hold such boxes. boxes: of them, reviewed."""
+
+    value: float
+    low: float
+    high: float
+    images: int
+    boxes: int
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Of all labels, or of a category's. None where no box was seen."""
+
+    precision: Estimate | None
+    recall: Estimate | None
+
+
+@dataclass(frozen=True)
+class CertifiedThreshold:
+    """Labels that score more than `score` have at least this precision, with 95 % confidence. score: None where no
+    threshold is known to reach it. kept: share of the labels that score more.
+    """
+
+    precision: float
+    score: float | None
+    kept: float
+    own_suffices: bool = False
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """reviews: images that the numbers are from. drawn: images in the sample. images: that may be drawn; by_person:
+    more, whose labels are a person's. skipped: reviewed ones of the sample that come after an unreviewed one.
+    more_reviews: how many more reach ± half_width, for "precision" and "recall".
+    """
+
+    labels: str
+    iou: float
+    reviews: int
+    drawn: int
+    images: int
+    skipped: int
+    overall: Quality
+    categories: Mapping[str, Quality]
+    too_few: tuple[str, ...]
+    threshold: CertifiedThreshold | None
+    half_width: float
+    more_reviews: Mapping[str, int] = field(default_factory=dict)
+
+    def payload(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "labels": self.labels,
+            "iou": self.iou,
+            "confidence": CONFIDENCE,
+            "reviews": self.reviews,
+            "drawn": self.drawn,
+            "images": self.images,
+            **_payload_of(self.overall),
+            "categories": {name: _payload_of(each) for name, each in self.categories.items()},
+            "categories_with_too_few_reviews": list(self.too_few),
+            "threshold": None if self.threshold is None else vars(self.threshold),
+            "half_width": self.half_width,
+            "more_reviews": dict(self.more_reviews),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    """outcomes: of each reviewed image, by category. label_count, score_sum: by category, over all images; score_sum
+    only of categories whose labels all have a score.
+    """
+
+    outcomes: Sequence[Mapping[str, Outcome]]
+    known: Sequence[Mapping[str, tuple[int, float]]]  # labels and their summed score, by category, as they were drawn
+    strata: Strata
+    label_count: Mapping[str, int]
+    score_sum: Mapping[str, float]
+    scores: np.ndarray
+
+
+def report_audit(
+    audit: Audit, iou: float = DEFAULT_IOU, precision: float = 0.9, half_width: float = 0.05, work_dir: str = ""
+) -> AuditReport:
+    """What the reviews so far say. precision: that a threshold is looked for. half_width: that more reviews are for.
+
+    work_dir: of the candidates, for the command that is printed. Raises InputError with fewer than MIN_REVIEWS.
+    """
+    truth = audit.truth()
+    images, strata, skipped = audit.sample(truth)
+    if len(images) < min(MIN_REVIEWS, len(audit.records)):
+        behind = f", and {skipped} that come after skipped ones" if skipped else ""
+        found = f"{len(images)} of {audit.settings.drawn} drawn images are reviewed{behind}"
+        raise InputError(audit.reviewed, found, f"expected at least {MIN_REVIEWS}, in the order of the page")
+    records = audit.records
+    judged = [judge_labels(records[image], truth[key_of(records[image])], iou) for image in images]
+    sample = _sample_of(records, [records[image] for image in images], judged, strata)
+    moments = _moments(sample)
+    names = _by_objects(judged)
+    by_name = {name: _moments(sample, name) for name in names} if len(names) > 1 else {}
+    enough = {name: _quality(own, sample, strata, name) for name, own in by_name.items() if _enough(own, sample, name)}
+    return AuditReport(
+        audit.labels.name,
+        iou,
+        len(images),
+        audit.settings.drawn,
+        len(records),
+        skipped,
+        _quality(moments, sample, strata),
+        enough,
+        tuple(name for name in names if name not in enough and by_name),
+        _threshold(audit, sample, precision, work_dir),
+        half_width,
+        {
+            kind: _more_reviews(own, audit, strata, half_width)
+            for kind, own in zip(("precision", "recall"), moments)
+            if own is not None
+        },
+    )
+
+
+def write_audit_report(audit: Audit, report: AuditReport) -> Path:
+    """Writes report.json in the audit's folder, and the same as "audit" in the .meta.json of the labels, if any."""
+    path = audit.folder / REPORT_NAME
+    write_json(path, report.payload(), ensure_ascii=False)
+    meta = metadata_path(audit.labels)
+    if meta.is_file():
+        metadata = load_json(meta, "remove it, or filter again")
+        write_json(meta, metadata | {"audit": report.payload()}, ensure_ascii=False)
+    return path
+
+
+def _payload_of(quality: Quality) -> dict[str, Any]:
+    return {
+        kind: None if own is None else own._asdict()
+        for kind, own in (("precision", quality.precision), ("recall", quality.recall))
+    }
+
+
+def _sample_of(
+    records: Sequence[Record], reviewed: Sequence[Record], outcomes: Sequence[Mapping[str, Outcome]], strata: Strata
+) -> _Sample:
+    counts: dict[str, int] = {}
+    sums: dict[str, float] = {}
+    scores: list[float] = []
+    for record in records:
+        for name, (count, total) in _label_sums(record).items():
+            counts[name], sums[name] = counts.get(name, 0) + count, sums.get(name, 0.0) + total
+            scores += [each.score for each in labels_by_name(record)[name] if each.score is not None]
+    known = {name: total for name, total in sums.items() if np.isfinite(total)}
+    every = np.array(scores if len(scores) == sum(counts.values()) else [])
+    return _Sample(outcomes, [_label_sums(each) for each in reviewed], strata, counts, known, every)
+
+
+def _label_sums(record: Record) -> dict[str, tuple[int, float]]:
+    """Labels and their summed score by category; NaN where one has no score."""
+    return {
+        name: (len(own), sum(np.nan if each.score is None else each.score for each in own))
+        for name, own in labels_by_name(record).items()
+    }
+
+
+def _moments(sample: _Sample, name: str | None = None) -> tuple[Moments | None, Moments | None]:
+    """Of precision and recall; None where no box was seen. name: of one category."""
+    chosen = [_chosen(outcomes, name) for outcomes in sample.outcomes]
+    hits, labels, objects = np.array([totals(each) for each in chosen], float).reshape(-1, 3).T
+    control = _control(sample, name)
+    found = (moments_of(hits, boxes, sample.strata, control) if boxes.any() else None for boxes in (labels, objects))
+    precision, recall = found
+    return precision, recall
+
+
+def _chosen(outcomes: Mapping[str, Outcome], name: str | None) -> Mapping[str, Outcome]:
+    return outcomes if name is None else {key: each for key, each in outcomes.items() if key == name}
+
+
+def _control(sample: _Sample, name: str | None) -> np.ndarray | None:
+    """(n,) summed scores of each image's labels, less what so many labels have on average: zero over all images."""
+    wanted = list(sample.label_count) if name is None else [name]
+    if not wanted or not all(each in sample.score_sum for each in wanted):
+        return None
+    mean = sum(sample.score_sum[each] for each in wanted) / sum(sample.label_count[each] for each in wanted)
+    rows = [[known[each] for each in wanted if each in known] for known in sample.known]
+    return np.array([sum(total - mean * count for count, total in row) for row in rows])
+
+
+def _enough(moments: tuple[Moments | None, Moments | None], sample: _Sample, name: str) -> bool:
+    boxes = _boxes(sample, name)
+    return any(
+        own is not None and own.images >= ENOUGH_IMAGES and count >= ENOUGH_BOXES for own, count in zip(moments, boxes)
+    )
+
+
+def _boxes(sample: _Sample, name: str | None) -> tuple[int, int]:
+    """Reviewed labels and objects."""
+    chosen = [totals(_chosen(outcomes, name)) for outcomes in sample.outcomes]
+    return sum(each[1] for each in chosen), sum(each[2] for each in chosen)
+
+
+def _quality(
+    moments: tuple[Moments | None, Moments | None], sample: _Sample, strata: Strata, name: str | None = None
+) -> Quality:
+    found = [
+        None if own is None else _estimate(interval_of(own, strata.sizes, strata.taken, CONFIDENCE), count)
+        for own, count in zip(moments, _boxes(sample, name))
+    ]
+    return Quality(*found)
+
+
+def _estimate(share: Share, boxes: int) -> Estimate:
+    return Estimate(float(share.value), float(share.low), float(share.high), int(share.images), boxes)
+
+
+def _more_reviews(moments: Moments, audit: Audit, strata: Strata, half_width: float) -> int:
+    """How many more images reach the half width, if they are as the reviewed ones; 0 where it is reached."""
+    now, order = len(strata.stratum), audit.design.stratum[audit.design.order]
+    low, high = now, len(order)
+    while low < high:
+        middle = (low + high) // 2
+        taken = np.maximum(np.bincount(order[:middle], minlength=len(strata.sizes)), strata.taken)
+        share = interval_of(moments, strata.sizes, taken, CONFIDENCE, growth=middle / now)
+        low, high = (low, middle) if (share.high - share.low) / 2 <= half_width else (middle + 1, high)
+    return low - now
+
+
+def _threshold(audit: Audit, sample: _Sample, precision: float, work_dir: str) -> CertifiedThreshold | None:
+    """None where labels have no scores."""
+    if not len(sample.scores):
+        return None
+    grid = threshold_grid(sample.scores)
+    scores = [np.concatenate([each.score for each in own.values()] or [np.zeros(0)]) for own in sample.outcomes]
+    right = [np.concatenate([each.right for each in own.values()] or [np.zeros(0, bool)]) for own in sample.outcomes]
+    labels = np.array([(own[:, None] > grid).sum(0) for own in scores])
+    hits = np.array([(own[ok][:, None] > grid).sum(0) for own, ok in zip(scores, right)])
+    place = certified_threshold(hits, labels, sample.strata, precision)
+    if place is None:
+        return CertifiedThreshold(precision, None, 0.0)
+    score, kept = float(grid[place]), float((sample.scores > grid[place]).mean())
+    return CertifiedThreshold(precision, score, kept, kept == 1.0, _filter_command(audit, score, work_dir))
+
+
+def _filter_command(audit: Audit, score: float, work_dir: str) -> str:
+    metadata = load_json(meta, "filter again") if (meta := metadata_path(audit.labels)).is_file() else {}
+    if not work_dir and "folder" in metadata:
+        work_dir = os.path.normpath(audit.labels.parent / metadata["folder"])
+    policy = metadata.get("policy", {})
+    own = {**metadata.get("thresholds_found", {}), **policy.get("class_thresholds", {})}
+    higher = [f"--class-threshold '{name}={value:g}'" for name, value in sorted(own.items()) if value > score]
+    return " ".join(["groundhog filter", work_dir or "WORK_DIR", f"--score-threshold {score:g}", *higher])
+
+
+def _by_objects(judged: Sequence[Mapping[str, Outcome]]) -> list[str]:
+    """The categories of the reviewed images, those with most objects first."""
+    counts: dict[str, int] = {}
+    for outcomes in judged:
+        for name, each in outcomes.items():
+            counts[name] = counts.get(name, 0) + each.objects
+    return sorted(counts, key=lambda name: (-counts[name], name))

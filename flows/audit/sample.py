@@ -1,0 +1,179 @@
+"""An audit on disk: the labels as they were, the images that were drawn, and who reviews them.
+
+X_od_v1.audit/audit.json      seed, number of strata, how many images are drawn; probabilities follow from them
+X_od_v1.audit/labels.json     the labels as they were when the audit began, under whatever corrections come later
+X_od_v1.audit/X_od_v1.json    the lines that were drawn, in the order of their review: what the page or a tool shows
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flows.audit.estimation import Strata
+from flows.audit.judging import labels_by_name
+from flows.audit.sampling import Design, design, expected_errors
+from flows.labelling.filter import MADE_BY
+from flows.labelling.infer import parse_line
+from flows.labelling.manifest import read_lines
+from formats.dataset_names import audit_folder, metadata_path, reviewed_path
+from formats.io.errors import InputError
+from formats.io.files import load_json, sha256_of, write_json
+from formats.odvg import write_odvg
+from formats.odvg_lines import is_quarantined
+from formats.record import Record
+from formats.reviewed import Key, corrections_for, key_of
+
+SETTINGS_NAME = "audit.json"
+FROZEN_NAME = "labels.json"
+DEFAULT_REVIEWS = 60
+MIN_REVIEWS = 10  # fewer make no interval that deserves its name
+_UNKNOWN = "remove the folder, or begin anew with --new"
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """labels: their file name. drawn: images in the sample. planned: as many as at first, which decided the strata.
+
+    made_by: what the .meta.json says of how the labels were made; {} without one.
+    """
+
+    labels: str
+    labels_sha256: str
+    drawn: int
+    planned: int
+    seed: int = 0
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """labels: the audited file. reviewed: where the corrections are."""
+
+    labels: Path
+    settings: AuditSettings
+    reviewed: Path
+
+    @property
+    def folder(self) -> Path:
+        return audit_folder(self.labels)
+
+    @property
+    def sample_path(self) -> Path:
+        """Has the name of the labels, so that the page finds the round in it."""
+        return self.folder / self.labels.name
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """The images that may be drawn: what a model labelled. N of them."""
+        return [record for record, by_person in _labelled(self.folder / FROZEN_NAME) if not by_person]
+
+    @cached_property
+    def design(self) -> Design:
+        records = self.records
+        scores = [{name: [b.score for b in own] for name, own in labels_by_name(each).items()} for each in records]
+        keys = [json.dumps(key_of(each)) for each in records]
+        return design(expected_errors(scores), keys, self.settings.planned, self.settings.seed)
+
+    @property
+    def drawn(self) -> np.ndarray:
+        """(n,) positions of the drawn images among the records, in the order of their review."""
+        return self.design.order[: self.settings.drawn]
+
+    def truth(self) -> dict[Key, Record]:
+        """What people found in the images, by file name and caption, whichever round it was in."""
+        return corrections_for(self.reviewed)
+
+    def sample(self, truth: Mapping[Key, Record]) -> tuple[np.ndarray, Strata, int]:
+        """The reviewed images of the sample, their strata, and how many more are reviewed but were skipped over."""
+        reviewed = np.zeros(len(self.records), bool)
+        drawn = self.drawn
+        reviewed[drawn] = [key_of(self.records[image]) in truth for image in drawn]
+        images, strata = self.design.sample(reviewed)
+        return images, strata, int(reviewed.sum()) - len(images)
+
+
+def draw_audit(
+    labels: Path, reviews: int | None = None, seed: int = 0, reviewed: Path | None = None, anew: bool = False
+) -> Audit:
+    """Begins the audit of a label file, or continues it; with more reviews the sample is extended.
+
+    reviews: images in the sample; None: DEFAULT_REVIEWS, or as many as are drawn. anew: forgets an earlier audit of
+    these labels; what was reviewed stays reviewed.
+    Raises InputError for labels that hold nothing to audit, and for ones that have been made anew since the draw.
+    """
+    if reviews is not None and reviews < MIN_REVIEWS:
+        raise InputError("-n", f"{reviews} reviews", f"expected at least {MIN_REVIEWS}")
+    if anew:
+        shutil.rmtree(audit_folder(labels), ignore_errors=True)
+    audit = read_audit(labels, reviewed) if is_begun(labels) else _begin(labels, reviews, seed, reviewed)
+    wanted = max(audit.settings.drawn, min(reviews or audit.settings.drawn, len(audit.records)))
+    audit = replace(audit, settings=replace(audit.settings, drawn=wanted))
+    write_odvg(audit.sample_path, [audit.records[image] for image in audit.drawn])
+    write_json(audit.folder / SETTINGS_NAME, asdict(audit.settings))
+    return audit
+
+
+def is_begun(labels: Path) -> bool:
+    return (audit_folder(labels) / SETTINGS_NAME).is_file()
+
+
+def read_audit(labels: Path, reviewed: Path | None = None) -> Audit:
+    """The audit of a label file. Raises InputError when there is none, or when the labels have been made anew since."""
+    path = audit_folder(labels) / SETTINGS_NAME
+    if not path.is_file():
+        raise InputError(labels, "has no audit yet", f"expected `groundhog audit {labels}` first")
+    try:
+        settings = AuditSettings(**load_json(path, _UNKNOWN))
+    except TypeError as error:
+        raise InputError(path, f"is not an audit's ({error})", _UNKNOWN) from None
+    _check_same_labels(labels, settings)
+    return Audit(labels, settings, reviewed or reviewed_path(labels))
+
+
+def _begin(labels: Path, reviews: int | None, seed: int, reviewed: Path | None) -> Audit:
+    folder = audit_folder(labels)
+    audit = Audit(labels, AuditSettings(labels.name, "", 0, 0, seed), reviewed or reviewed_path(labels))
+    count = sum(not by_person for _, by_person in _labelled(labels))
+    if not count:
+        raise InputError(labels, "has no image that a model labelled", "expected labels, such as X_od_v1.json")
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(labels, folder / FROZEN_NAME)
+    planned = min(count, reviews or DEFAULT_REVIEWS)
+    settings = AuditSettings(labels.name, sha256_of(labels), planned, planned, seed, made_by(labels))
+    return replace(audit, settings=settings)
+
+
+def made_by(labels: Path) -> dict[str, Any]:
+    """Who made the labels and how, as their .meta.json says; {} without one."""
+    path = metadata_path(labels)
+    if not path.is_file():
+        return {}
+    metadata = load_json(path, "remove it, or filter again")
+    return {name: metadata[name] for name in MADE_BY if name in metadata}
+
+
+def _check_same_labels(labels: Path, settings: AuditSettings) -> None:
+    """Labels of the same plan and policy differ by corrections alone, and the audit is of what they were before."""
+    known = made_by(labels)
+    same = known == dict(settings.made_by) if known or settings.made_by else sha256_of(labels) == settings.labels_sha256
+    if not same:
+        raise InputError(labels, "has changed since its audit was drawn", "audit the new labels with --new")
+
+
+def _labelled(labels: Path) -> Iterator[tuple[Record, bool]]:
+    """Every line with labels, and whether they are a person's."""
+    for line in read_lines(labels):
+        if is_quarantined(line.text):
+            continue
+        record = parse_line(line, labels)
+        if record.instances is not None or record.regions is not None:
+            by_person = '"reviewed"' in line.text and json.loads(line.text).get("reviewed") is True
+            yield record, by_person

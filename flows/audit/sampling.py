@@ -1,0 +1,112 @@
+"""Which images to review, so that few reviews tell much: strata of images in which about as much is expected to be
+wrong, and an order in which every beginning is a stratified sample with known probabilities.
+
+N images. In a stratum of N_h images of which n_h are reviewed, each was drawn with probability n_h / N_h.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from flows.audit.estimation import Strata
+
+MIN_OF_STRATUM = 2  # images: fewer have no variance
+MAX_STRATA = 4  # more gain little (Cochran 1977, 5A.8) and cost degrees of freedom
+IMAGES_OF_STRATUM = 15  # reviews for each stratum at least, when the number of strata is chosen
+UNKNOWN_SCORE = 0.7  # of a box without a score
+# What is expected to be wrong with an image: with the image, with a box of a certain score, and how much more a box
+# of a rare category counts. benchmarks/audit_coverage.py --sizes compares others.
+IMAGE_TERM, BOX_TERM = 0.5, 0.05
+RARITY_POWER, MAX_RARITY = 0.5, 4.0  # (mean boxes of a category / this one's) ** power; Bankier 1988
+
+
+class Design(NamedTuple):
+    """stratum: (N,) int of each image. order: (N,) the images in the order of their review."""
+
+    stratum: np.ndarray
+    order: np.ndarray
+
+    def sample(self, reviewed: np.ndarray) -> tuple[np.ndarray, Strata]:
+        """(N,) bool -> the images of the sample, in their order, and their strata.
+
+        In each stratum those count that come before its first unreviewed image: what a person skipped, for being
+        difficult, say, may not make the sample easier.
+        """
+        kept: list[int] = []
+        closed: set[int] = set()
+        for image in self.order:
+            stratum = int(self.stratum[image])
+            if reviewed[image] and stratum not in closed:
+                kept.append(int(image))
+            else:
+                closed.add(stratum)
+        images = np.array(kept, dtype=int)
+        return images, Strata(self.stratum[images], np.bincount(self.stratum))
+
+
+def design(sizes: np.ndarray, keys: Sequence[str], reviews: int, seed: int) -> Design:
+    """sizes: (N,) > 0, what is expected to be wrong with each image. keys: what each is called. reviews: as many are
+    planned; it decides the number of strata, and the order goes on beyond them.
+    """
+    stratum = strata_of(sizes, max(1, min(MAX_STRATA, reviews // IMAGES_OF_STRATUM)))
+    chance = np.array([_chance(seed, key) for key in keys])
+    return Design(stratum, review_order(stratum, sizes, chance))
+
+
+def expected_errors(images: Sequence[Mapping[str, Sequence[float | None]]]) -> np.ndarray:
+    """(N,) of each image, from the scores of its boxes by category."""
+    totals: dict[str, int] = {}
+    for image in images:
+        for name, scores in image.items():
+            totals[name] = totals.get(name, 0) + len(scores)
+    mean = np.mean([total for total in totals.values() if total]) if any(totals.values()) else 1.0
+    rarity = {
+        name: min(MAX_RARITY, float(mean / total) ** RARITY_POWER) if total else 1.0 for name, total in totals.items()
+    }
+    doubts = [sum(rarity[name] * sum(map(_doubt, own)) for name, own in each.items()) for each in images]
+    return IMAGE_TERM + np.array(doubts, float)
+
+
+def _doubt(score: float | None) -> float:
+    share = UNKNOWN_SCORE if score is None else score
+    return share * (1 - share) + BOX_TERM
+
+
+def strata_of(sizes: np.ndarray, count: int) -> np.ndarray:
+    """(N,) int, 0 the largest: strata of equal summed sizes, so that equally many reviews of each are about right
+    (Neyman's allocation where sizes are standard deviations). Those of fewer than two images are merged.
+    """
+    order = np.argsort(-sizes, kind="stable")
+    middle = np.cumsum(sizes[order]) - sizes[order] / 2
+    stratum = np.empty(len(sizes), dtype=int)
+    stratum[order] = np.minimum(middle / sizes.sum() * count, count - 1e-9).astype(int)
+    for value in range(count - 1):
+        if 0 < (stratum == value).sum() < MIN_OF_STRATUM:
+            stratum[stratum == value] = value + 1
+    return np.unique(stratum, return_inverse=True)[1]
+
+
+def review_order(stratum: np.ndarray, sizes: np.ndarray, chance: np.ndarray) -> np.ndarray:
+    """(N,) positions of images: two of every stratum, and then always one of that in which it tells most.
+
+    That is the exact optimal allocation for every length (Wright, The American Statistician 66, 2012). chance: (N,)
+    random numbers; within a stratum the least come first.
+    """
+    count = int(stratum.max()) + 1
+    queues = [np.flatnonzero(stratum == h)[np.argsort(chance[stratum == h], kind="stable")] for h in range(count)]
+    worth = np.array([sizes[queue].sum() for queue in queues])
+    ranks = np.concatenate([np.arange(len(queue)) for queue in queues])
+    which = np.repeat(np.arange(count), [len(queue) for queue in queues])
+    priority = np.where(ranks < MIN_OF_STRATUM, np.inf, worth[which] / np.sqrt(np.maximum(ranks * (ranks + 1), 1)))
+    first = np.lexsort((which, ranks, -priority))
+    return np.concatenate(queues)[first]
+
+
+def _chance(seed: int, key: str) -> float:
+    """A random number in 0..1 that belongs to the image, whatever other images there are."""
+    digest = hashlib.sha256(f"{seed}\0{key}".encode()).digest()
+    return int.from_bytes(digest[:7], "big") / (1 << 56)

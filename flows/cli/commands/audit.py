@@ -1,0 +1,151 @@
+"""`groundhog audit`: how good labels are, from a reviewed sample. `groundhog suspects`: which are probably wrong."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.cli.arguments import command
+from formats.io.errors import InputError
+
+if TYPE_CHECKING:
+    from flows.audit.sample import Audit
+
+
+def add(commands) -> None:
+    _add_audit(commands)
+
+
+def _add_audit(commands) -> None:
+    parser = command(
+        commands,
+        "audit",
+        _audit,
+        "measure precision and recall of labels, with confidence intervals, on a sample that you review in the browser",
+        "groundhog audit data/cat/cat_od_v1.json -n 60     # Ctrl+C when you are done; again to continue",
+    )
+    _add_labels(parser)
+    parser.add_argument("-n", dest="reviews", type=int, metavar="N", help="images to review in all (default 60)")
+    parser.add_argument("--report", action="store_true", help="only say what the reviews so far say")
+    parser.add_argument(
+        "--no-review", action="store_true", help="only draw: the sample is an ODVG file for another tool"
+    )
+    parser.add_argument(
+        "--reviewed",
+        type=Path,
+        metavar="FILE",
+        help="reviewed ODVG lines (default: X_od_reviewed.json beside LABELS)",
+    )
+    parser.add_argument("--iou", type=float, default=0.5, metavar="IOU", help="from which a box is right (default 0.5)")
+    parser.add_argument(
+        "--precision", type=float, default=0.9, metavar="P", help="find the threshold with this precision (default 0.9)"
+    )
+    parser.add_argument(
+        "--half-width", type=float, default=0.05, metavar="E", help="say how many reviews ± E takes (default 0.05)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="random seed of the sample (default 0)")
+    parser.add_argument("--new", action="store_true", help="draw a new sample; reviews are kept")
+    _add_page(parser)
+
+
+def _add_labels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("labels", type=Path, metavar="LABELS", help="labels of a model, such as X_od_v1.json")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="folder of the images (default: images/ beside LABELS)"
+    )
+    parser.add_argument("-m", "--label-map", type=Path, metavar="FILE", help="default: X_label_map.json beside LABELS")
+    parser.add_argument("--work-dir", type=Path, metavar="DIR", help="where groundhog infer stored the candidates")
+
+
+def _add_page(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--port", type=int, default=8765, help="of the review page (default 8765; 0: any free port)")
+    parser.add_argument("--no-open", action="store_true", help="do not open the browser")
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from flows.audit.sample import draw_audit, read_audit
+
+    _check(options)
+    if options.report:
+        return _tell(read_audit(options.labels, options.reviewed), options)
+    audit = draw_audit(options.labels, options.reviews, options.seed, options.reviewed, options.new)
+    truth = audit.truth()
+    done = sum((each.filename, each.caption) in truth for each in (audit.records[image] for image in audit.drawn))
+    print(f"{audit.settings.drawn} of {len(audit.records)} images are drawn, {done} are reviewed: {audit.sample_path}")
+    if options.no_review:
+        print(f"correct a copy of it, then: groundhog audit {options.labels} --report --reviewed COPY")
+        return 0
+    if code := _review(audit, options):
+        return code
+    return _tell(audit, options)
+
+
+def _check(options: argparse.Namespace) -> None:
+    if not options.labels.is_file():
+        raise InputError(options.labels, "does not exist", "expected labels, such as X_od_v1.json")
+    for name in ("iou", "precision", "half_width"):
+        if not 0.0 < (value := getattr(options, name)) < 1.0:
+            raise InputError(f"--{name.replace('_', '-')}", f"{value}", "expected a fraction between 0 and 1")
+    if options.reviewed is not None and not options.reviewed.is_file() and options.report:
+        raise InputError(options.reviewed, "does not exist", "expected the lines that a person reviewed")
+
+
+def _review(audit: Audit, options: argparse.Namespace) -> int:
+    return _open_page(options, audit.sample_path, ["-o", str(audit.reviewed)])
+
+
+def _open_page(options: argparse.Namespace, annotations: Path, more: list[str]) -> int:
+    """The review page of the annotations, until it is interrupted. Gives its exit code."""
+    from browse.__main__ import main
+    from formats.dataset_names import label_map_beside
+
+    known = options.label_map or label_map_beside(options.labels)
+    label_map = ["-m", str(known.absolute())] if known.is_file() or options.label_map else []
+    folders = [str(options.labels.parent), str(annotations.absolute()), str(_images(options).absolute())]
+    page = ["--port", str(options.port), *(["--no-open"] if options.no_open else [])]
+    return main(["serve", *folders, *label_map, *more, *page], "groundhog browse")
+
+
+def _images(options: argparse.Namespace) -> Path:
+    """As given, of the plan that made the labels, or beside them."""
+    from flows.labelling.manifest import read_manifest
+
+    if options.images is not None:
+        return options.images
+    work_dir = _work_dir(options)
+    if work_dir is not None and (root := Path(read_manifest(work_dir).image_root)).is_dir():
+        return root
+    beside = options.labels.parent / "images"
+    if not beside.is_dir():
+        raise InputError(beside, "does not exist", "expected --images with the folder of the images")
+    return beside
+
+
+def _work_dir(options: argparse.Namespace) -> Path | None:
+    """Of the plan that made the labels: as given, or as their .meta.json says."""
+    from formats.dataset_names import metadata_path
+    from formats.io.files import load_json
+
+    if options.work_dir is not None:
+        return options.work_dir
+    meta = metadata_path(options.labels)
+    metadata = load_json(meta, "remove it, or filter again") if meta.is_file() else {}
+    if "folder" not in metadata:
+        return None
+    found = Path(os.path.normpath(options.labels.parent / metadata["folder"]))
+    return found if found.is_dir() else None
+
+
+def _tell(audit: Audit, options: argparse.Namespace) -> int:
+    from flows.audit.messages import describe
+    from flows.audit.report import report_audit, write_audit_report
+
+    work_dir = _work_dir(options)
+    report = report_audit(
+        audit, options.iou, options.precision, options.half_width, "" if work_dir is None else str(work_dir)
+    )
+    print(describe(report))
+    print(f"written to {write_audit_report(audit, report)}")
+    return 0

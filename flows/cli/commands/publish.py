@@ -1,0 +1,108 @@
+"""A data set as others see it: `groundhog select` and `groundhog publish`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from flows.cli.arguments import command
+from formats.io.errors import InputError
+
+
+def add(commands) -> None:
+    _add_select(commands)
+    _add_publish(commands)
+
+
+def _add_select(commands) -> None:
+    parser = command(
+        commands,
+        "select",
+        _select,
+        "choose the images to label or review first: a set that covers all, or those most like an example",
+        "groundhog select data/cat/images -n 200 --diverse --out data/cat_first/cat_first_od.json",
+    )
+    parser.add_argument("source", metavar="SOURCE", help="image folder, or an ODVG file with --images")
+    parser.add_argument("--images", metavar="DIR", help="image folder of an ODVG file")
+    parser.add_argument("-n", "--count", type=int, required=True, metavar="N", help="how many images")
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument("--diverse", action="store_true", help="so that no image is far from a selected one")
+    how.add_argument("--like", metavar="IMAGE", help="those most like this image, a file or a name in SOURCE")
+    parser.add_argument(
+        "--beside", metavar="FILE", help="with --diverse: images of this ODVG file are selected already"
+    )
+    parser.add_argument("--out", metavar="FILE", help="write the selected lines as ODVG (default: print file names)")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE even if it holds labels")
+
+
+def _select(options: argparse.Namespace) -> int:
+    from flows.curation.select import select_images
+    from formats.odvg import write_odvg
+    from formats.overwrite import refuse_to_lose_labels
+
+    if options.count < 1:
+        raise InputError("-n", f"{options.count}", "expected at least one image")
+    if options.out and not options.overwrite:
+        refuse_to_lose_labels(options.out)
+    records = select_images(
+        options.source,
+        options.count,
+        images=options.images,
+        like=options.like,
+        beside=options.beside,
+    )
+    if options.out:
+        write_odvg(options.out, records)
+        print(f"{options.out}: {len(records)} images")
+    else:
+        print("\n".join(record.filename for record in records))
+    return 0
+
+
+def _add_publish(commands) -> None:
+    parser = command(
+        commands,
+        "publish",
+        _publish,
+        "write a folder that others can use: images, Hugging Face layout, COCO, YOLO, data card, Croissant, a page",
+        "groundhog publish data/cat/cat_od_v3.json outputs/cat --images data/cat/images --license cc-by-4.0",
+    )
+    parser.add_argument(
+        "labels", metavar="LABELS", help="ODVG labels of the split `train`, with their label map beside"
+    )
+    parser.add_argument("out", type=Path, metavar="DIR", help="a new folder")
+    parser.add_argument("--images", required=True, metavar="DIR", help="image folder")
+    parser.add_argument(
+        "--split",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="labels of one more split, e.g. test=cat_test_od.json",
+    )
+    parser.add_argument("--name", metavar="TEXT", help="name of the data set (default: that of LABELS)")
+    parser.add_argument(
+        "--license", default="other", metavar="L", help="of images and labels, e.g. cc-by-4.0, mit (default: other)"
+    )
+    parser.add_argument("--link", action="store_true", help="hard links in place of copies of the images")
+
+
+def _publish(options: argparse.Namespace) -> int:
+    from flows.curation.publish import publish
+    from formats.omissions import describe_omissions
+
+    splits = {"train": options.labels}
+    for text in options.split:
+        name, separator, path = text.partition("=")
+        if not separator or not name.isidentifier() or name in splits:
+            raise InputError(
+                "--split", text, "expected NAME=FILE with another name for each, such as test=cat_test_od.json"
+            )
+        splits[name] = path
+    done = publish(splits, options.images, options.out, name=options.name, license=options.license, link=options.link)
+    for split in done.splits:
+        print(f"{split.name}: {split.images} images, {sum(split.boxes.values())} boxes")
+    for format_name, omissions in done.left_out.items():
+        if omissions:
+            print(f"{format_name} has no place for:\n{describe_omissions(omissions)}")
+    print(done.folder)
+    return 0

@@ -1,0 +1,127 @@
+"""Pictures that are the same picture: equal files, re-encoded, resized, mirrored, or cut out of one another.
+
+Two pictures are near duplicates where their perceptual hashes hardly differ, or where enough of their ORB key points
+agree on one turn, scale and shift (RANSAC). Only the pictures that look most alike are compared by key points.
+docs/curation.md has the measurement behind the limits. N images
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from flows.curation.fingerprints import HASH_BITS, Fingerprint
+
+Kind = Literal["equal files", "near duplicate", "mirrored", "cropped"]
+
+MAX_HASH_DISTANCE = 0.25  # share of the bits; 0.17 was the most between a photo and its copies, 0.35 the least else
+MIN_CONTRAST = 2.0  # standard deviation of grey; the hash of an even surface is noise
+NEIGHBOURS = 10  # by appearance, that are compared by key points
+MIN_INLIERS = 24  # key points that agree; other pairs of photos had up to 17
+SCALE_RANGE = (0.3, 3.3)  # of a crop that is compared
+RATIO = 0.8  # a match must be so much better than the second best (Lowe, 2004, section 7.1)
+BLOCK = 2048  # rows of a distance matrix that are in memory at once
+
+
+@dataclass(frozen=True)
+class DuplicatePair:
+    """first, second: indices. similarity: share of equal bits, or of the key points that agree."""
+
+    first: int
+    second: int
+    kind: Kind
+    similarity: float
+
+
+def find_duplicates(images: Sequence[Fingerprint]) -> list[DuplicatePair]:
+    """Every pair of duplicates among N images, the surest kind of each pair, in the order of the images."""
+    pairs: dict[tuple[int, int], DuplicatePair] = {}
+    for found in (_equal_files(images), _by_hash(images), _by_key_points(images, pairs)):
+        for pair in found:
+            pairs.setdefault((pair.first, pair.second), pair)
+    return [pairs[key] for key in sorted(pairs)]
+
+
+def duplicate_groups(count: int, pairs: Sequence[DuplicatePair]) -> list[list[int]]:
+    """Indices that hang together by pairs, groups of two and more, each in ascending order."""
+    rows, columns = [pair.first for pair in pairs], [pair.second for pair in pairs]
+    graph = coo_array((np.ones(len(pairs)), (rows, columns)), shape=(count, count))
+    _, labels = connected_components(graph, directed=False)
+    groups: dict[int, list[int]] = {}
+    for index, label in enumerate(labels):
+        groups.setdefault(int(label), []).append(index)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _equal_files(images: Sequence[Fingerprint]) -> Iterator[DuplicatePair]:
+    first: dict[str, int] = {}
+    for index, image in enumerate(images):
+        if (other := first.setdefault(image.sha256, index)) != index:
+            yield DuplicatePair(other, index, "equal files", 1.0)
+
+
+def _by_hash(images: Sequence[Fingerprint]) -> Iterator[DuplicatePair]:
+    usable = np.array([index for index, image in enumerate(images) if image.contrast >= MIN_CONTRAST], np.int64)
+    if not len(usable):
+        return
+    signs = _signs([images[index].bits for index in usable])
+    mirrored = _signs([images[index].mirrored_bits for index in usable])
+    for start in range(0, len(usable), BLOCK):
+        rows = signs[start : start + BLOCK]
+        # The dot product of signs is bits - 2 x distance.
+        near = (1 - rows @ signs.T / HASH_BITS) / 2
+        turned = (1 - rows @ mirrored.T / HASH_BITS) / 2
+        for row, column in zip(*np.nonzero(np.minimum(near, turned) <= MAX_HASH_DISTANCE)):
+            if start + row < column:
+                kind: Kind = "near duplicate" if near[row, column] <= turned[row, column] else "mirrored"
+                distance = min(near[row, column], turned[row, column])
+                yield DuplicatePair(int(usable[start + row]), int(usable[column]), kind, float(1 - distance))
+
+
+def _signs(bits: Sequence[np.ndarray]) -> np.ndarray:
+    return np.where(np.stack(bits), np.float32(1), np.float32(-1))
+
+
+def _by_key_points(
+    images: Sequence[Fingerprint], known: dict[tuple[int, int], DuplicatePair]
+) -> Iterator[DuplicatePair]:
+    appearance = np.stack([image.appearance for image in images]) if images else np.zeros((0, 1), np.float32)
+    compared: set[tuple[int, int]] = set()
+    for start in range(0, len(images), BLOCK):
+        alike = appearance[start : start + BLOCK] @ appearance.T
+        np.fill_diagonal(alike[:, start:], -1)
+        count = min(NEIGHBOURS, len(images) - 1)
+        for row, columns in enumerate(np.argpartition(-alike, count - 1, axis=1)[:, :count] if count else ()):
+            for column in columns:
+                pair = min(start + row, int(column)), max(start + row, int(column))
+                if pair in compared or pair in known:
+                    continue
+                compared.add(pair)
+                inliers = agreeing_points(images[pair[0]], images[pair[1]])
+                if inliers >= MIN_INLIERS:
+                    points = min(len(images[index].points) for index in pair)
+                    yield DuplicatePair(*pair, "cropped", inliers / points)
+
+
+def agreeing_points(first: Fingerprint, second: Fingerprint) -> int:
+    """How many key points of two pictures agree on one similarity transform."""
+    if min(len(first.points), len(second.points)) < MIN_INLIERS:
+        return 0
+    matches = cv2.BFMatcher(cv2.NORM_HAMMING).knnMatch(first.descriptors, second.descriptors, k=2)
+    good = [pair[0] for pair in matches if len(pair) == 2 and pair[0].distance < RATIO * pair[1].distance]
+    if len(good) < MIN_INLIERS:
+        return 0
+    source = first.points[[match.queryIdx for match in good]]
+    target = second.points[[match.trainIdx for match in good]]
+    cv2.setRNGSeed(0)  # the same pictures give the same answer
+    transform, inliers = cv2.estimateAffinePartial2D(source, target, ransacReprojThreshold=4.0)
+    if transform is None or not SCALE_RANGE[0] < np.hypot(transform[0, 0], transform[1, 0]) < SCALE_RANGE[1]:
+        return 0
+    # Several key points of one corner in several octaves are one piece of evidence.
+    return len({tuple(point) for point in np.round(source[inliers.ravel() == 1] / 4).astype(int).tolist()})

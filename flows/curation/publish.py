@@ -1,0 +1,168 @@
+"""A folder that others can use as it is: images with their labels in three formats, a data card, and a page.
+
+    OUT/README.md               data card; its header is what `datasets.load_dataset` reads
+    OUT/data.yaml               Ultralytics' entry
+    OUT/croissant.json          metadata that search engines of data sets read
+    OUT/index.html              pictures, offline
+    OUT/annotations/SPLIT.json  COCO
+    OUT/SPLIT/metadata.jsonl    Hugging Face's layout, a line an image
+    OUT/SPLIT/images/…          the images
+    OUT/SPLIT/labels/….txt      YOLO
+
+Everything is made beside OUT and renamed at the end, so OUT is whole or not there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from flows.curation.croissant import croissant_metadata
+from flows.curation.data_card import DataCard, SplitCounts, write_data_card
+from flows.curation.page import write_page
+from formats.coco import write_coco
+from formats.dataset_names import label_map_beside, metadata_path, parse_annotation_name
+from formats.huggingface import write_huggingface
+from formats.images import safe_join
+from formats.io.errors import InputError
+from formats.io.files import load_json, write_json, write_whole_folder
+from formats.label_map import read_label_map
+from formats.odvg import read_odvg
+from formats.record import Record
+from formats.yolo import write_yolo
+
+DEFAULT_LICENSE = "other"
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What was written. left_out: what the formats have no place for, by the format."""
+
+    folder: Path
+    splits: tuple[SplitCounts, ...]
+    left_out: Mapping[str, Counter[str]] = field(default_factory=dict)
+
+
+def publish(
+    splits: Mapping[str, str | Path],
+    images: str | Path,
+    out: str | Path,
+    *,
+    name: str | None = None,
+    license: str = DEFAULT_LICENSE,
+    link: bool = False,
+    progress: bool = True,
+) -> Publication:
+    """Writes a data set to a new folder.
+
+    splits: name of a split, such as "train" -> its labels, ODVG detection lines with a label map beside them.
+    images: the folder that their file names are relative to. license: an SPDX name, for the card. link: hard links in
+    place of copies of the images, where the file system has them.
+    Raises InputError for labels without a label map or of other categories than the first split's, for captions, for
+    an image that is missing, for one picture in two splits, and where `out` is there already.
+    """
+    if not splits:
+        raise InputError("splits", "there are none", "expected at least one file of labels")
+    first = next(iter(splits.values()))
+    categories = _categories(splits.values())
+    counted: list[SplitCounts] = []
+    left_out: dict[str, Counter[str]] = {}
+    seen: dict[str, str] = {}
+    with write_whole_folder(out) as root:
+        for split, labels in splits.items():
+            records = list(_labelled(labels, split, seen))
+            _place_images(records, Path(images), root / split / "images", link, progress)
+            for format_name, omissions in _write_split(root, split, records, categories).items():
+                left_out.setdefault(format_name, Counter()).update(omissions)
+            counted.append(SplitCounts.of(split, records, _meta(labels)))
+        card = DataCard(
+            name or parse_annotation_name(first).data_set or "data set", license, categories, tuple(counted)
+        )
+        write_data_card(root / "README.md", card)
+        (root / "data.yaml").write_text(_data_yaml(splits, categories), encoding="utf-8")
+        write_page(root, card)
+        write_json(root / "croissant.json", croissant_metadata(root, card), ensure_ascii=False)
+    return Publication(Path(out), tuple(counted), left_out)
+
+
+def _categories(files: Sequence[str | Path] | Any) -> tuple[str, ...]:
+    """The names of all labels, in their order; the same in every split."""
+    maps = {}
+    for labels in files:
+        path = label_map_beside(labels)
+        if not path.is_file():
+            raise InputError(labels, f"has no label map {path.name} beside it", "expected the labels' own label map")
+        maps[path] = read_label_map(path)
+    first, *others = maps.items()
+    for path, mapping in others:
+        if mapping != first[1]:
+            raise InputError(path, f"differs from {first[0]}", "expected one label map for all splits")
+    if sorted(first[1]) != list(range(len(first[1]))):
+        raise InputError(first[0], "its labels have gaps", f"expected 0..{len(first[1]) - 1}")
+    return tuple(first[1][label] for label in sorted(first[1]))
+
+
+def _labelled(labels: str | Path, split: str, seen: dict[str, str]) -> Iterator[Record]:
+    """The records of a split. seen: image -> its split; grows."""
+    for record in read_odvg(labels):
+        if record.instances is None:
+            what = "is a caption" if record.caption is not None else "has not been labelled"
+            raise InputError(f"{labels}: {record.filename}", what, "expected labels, as `groundhog filter` writes them")
+        if (other := seen.setdefault(record.filename, split)) != split:
+            raise InputError(f"{labels}: {record.filename}", f"is in split {other} too", "expected it in one split")
+        yield record
+
+
+def _place_images(records: Sequence[Record], source: Path, target: Path, link: bool, progress: bool) -> None:
+    target.mkdir(parents=True)
+    for record in tqdm(records, desc=f"copy {target.parent.name}", unit="image", disable=None if progress else True):
+        origin, place = safe_join(source, record.filename), safe_join(target, record.filename)
+        if not origin.is_file():
+            raise InputError(origin, "does not exist", "expected the folder of the images that the labels name")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if link:
+            try:
+                os.link(origin.resolve(), place)
+                continue
+            except OSError:  # another file system
+                pass
+        shutil.copyfile(origin, place)
+
+
+def _write_split(
+    root: Path, split: str, records: Sequence[Record], categories: Sequence[str]
+) -> dict[str, Counter[str]]:
+    """Writes the annotations of one split in each format; gives what each left out."""
+    (root / "annotations").mkdir(exist_ok=True)
+    coco = write_coco(root / "annotations" / f"{split}.json", records, categories)
+    yolo_folder = root / split / "yolo"
+    yolo = write_yolo(yolo_folder, records, categories)
+    (yolo_folder / "labels").rename(root / split / "labels")
+    shutil.rmtree(yolo_folder)
+    face = write_huggingface(root / split, records, categories, folder="images")
+    return {"COCO": coco, "YOLO": yolo, "Hugging Face": face}
+
+
+def _data_yaml(splits: Mapping[str, Any], categories: Sequence[str]) -> str:
+    """JSON texts are YAML texts. Ultralytics wants a val split: the last one stands in."""
+    paths = {name: f"{name}/images" for name in splits}
+    paths.setdefault("train", next(iter(paths.values())))
+    paths.setdefault("val", paths.get("validation") or paths.get("test") or list(paths.values())[-1])
+    lines = [f"{name}: {json.dumps(path)}" for name, path in paths.items()]
+    names = [f"  {label}: {json.dumps(name)}" for label, name in enumerate(categories)]
+    return "\n".join([*lines, "names:", *names]) + "\n"
+
+
+def _meta(labels: str | Path) -> Mapping[str, Any]:
+    """The .meta.json beside the labels; {} for labels that came from elsewhere."""
+    path = metadata_path(labels)
+    meta = load_json(path, "expected what filter wrote") if path.is_file() else {}
+    return meta if isinstance(meta, dict) else {}

@@ -1,0 +1,161 @@
+"""The one way from a benchmark's images to predictions: a plan, shards of candidates on the disk, records or arrays.
+
+Shards that are there are not predicted again, so that an interrupted evaluation resumes.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flows.evaluation.benchmarks import Benchmark, BenchmarkData, Metric, OdinwSuite, paths_of
+from flows.evaluation.config import EvaluateConfig
+from flows.evaluation.queries import MetricPrompts, query_for, write_queries
+from flows.labelling.detector_pool import Lender, Predictor
+from flows.labelling.infer import infer
+from flows.labelling.manifest import MANIFEST_NAME, Manifest
+from flows.labelling.plan import plan
+from flows.labelling.shards import missing_shards
+from formats.candidates import Candidates, ImageCandidates, read_candidates
+from formats.images import safe_join
+from formats.io.errors import InputError
+from formats.record import Instance, Record
+from grounding_model.metrics.predicted_boxes import PredictedBoxes
+
+CUT_AT = 2_000_000  # boxes in memory, from which those beyond the limit of each category are left out
+
+
+def predict_benchmark(
+    config: EvaluateConfig, benchmark: Benchmark, metric: Metric, detectors: Callable[[], Lender]
+) -> StoredPredictions:
+    """The predictions for a benchmark, from candidates in work_dir that `detectors` make where they are missing.
+
+    Raises InputError for an image that is missing or cannot be used: a score on a part of a benchmark would mislead.
+    """
+    if not (config.work_dir / MANIFEST_NAME).exists():
+        for record in benchmark.records[:1]:  # where this is missing, the others are
+            if not (path := safe_join(benchmark.image_root, record.filename)).is_file():
+                remedy = config.get.strip() or f"expected the images of the truth in {benchmark.image_root}"
+                raise InputError(path, "no such image", remedy)
+    manifest = plan_benchmark(config, benchmark, metric)
+    if missing_shards(manifest):
+        pool = _PromptingPool(detectors(), metric, benchmark.prompts)
+        try:
+            infer(manifest, lender=pool, batch_size=config.batch_size)
+        except InputError as error:
+            if str(error.location) != str(manifest.source):
+                raise
+            # The user knows the truth, not the file of queries that was made from it.
+            remedy = "expected the images that this truth was made for"
+            raise InputError(location_of(config.truth), error.what, remedy) from error
+    return StoredPredictions(manifest, benchmark, metric)
+
+
+def plan_benchmark(config: EvaluateConfig, benchmark: Benchmark, metric: Metric) -> Manifest:
+    """Writes the queries and the manifest of their labelling into work_dir."""
+    return plan(
+        write_queries(config.work_dir, benchmark, metric),
+        benchmark.image_root,
+        work_dir=config.work_dir,
+        settings=config,
+        execution=config,
+    )
+
+
+def location_of(truth: BenchmarkData | OdinwSuite) -> Path | str:
+    """What an error about the truth as a whole names: its first file or folder."""
+    return next(iter(paths_of(truth)), "truth")
+
+
+class _PromptingPool:
+    """A pool of detectors that get the prompts of a metric."""
+
+    def __init__(self, pool: Lender, metric: Metric, prompts: Mapping[str, Mapping[str, str]]) -> None:
+        self.devices = pool.devices
+        self._pool, self._metric, self._prompts = pool, metric, prompts
+
+    @contextmanager
+    def lend(self, manifest: Manifest) -> Iterator[Predictor]:
+        with self._pool.lend(manifest) as detector:
+            yield MetricPrompts(detector, self._metric, self._prompts)
+
+
+class StoredPredictions(Sequence[Record]):
+    """A record for each of the truth, in its order. One shard is in memory at a time, and read when it is needed."""
+
+    def __init__(self, manifest: Manifest, benchmark: Benchmark, metric: Metric) -> None:
+        """Raises InputError for the first image that could not be labelled; its shard is labelled again next time."""
+        for shard in manifest.shards:
+            path = manifest.shard_path(shard.index)
+            for problem in read_candidates(path).problems:
+                path.unlink()
+                raise InputError(problem.filename, problem.reason, "mend it, or take it out of the truth; run again")
+        self._manifest = manifest
+        self._benchmark = benchmark
+        self._metric = metric
+        self._labels = {name: label for label, name in enumerate(benchmark.names)}
+        self._open: tuple[int, dict[int, ImageCandidates]] | None = None  # index of a shard, its images by line
+
+    def __len__(self) -> int:
+        return len(self._benchmark.records)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[each] for each in range(len(self))[index]]
+        line = range(len(self))[index]
+        shard = self._manifest.shards[bisect_right(self._manifest.shards, line, key=lambda each: each.first_line) - 1]
+        if self._open is None or self._open[0] != shard.index:
+            self._open = shard.index, {each.line: each for each in self._shard(shard.index).by_line()}
+        truth, candidates = self._benchmark.records[line], self._open[1].get(line)
+        names = self._benchmark.names if self._benchmark.queried is None else self._benchmark.queried[line]
+        return _prediction(truth, candidates, [(self._labels[name], name) for name in names], self._metric)
+
+    def as_arrays(self, max_per_category: int | None = None) -> PredictedBoxes:
+        """All boxes. max_per_category: only the best ones of each category over all images.
+
+        Memory holds two million boxes and those that are kept: LVIS val has 180 million, of which 12 million count.
+        """
+        parts: list[PredictedBoxes] = []
+        for shard in self._manifest.shards:
+            own = self._shard(shard.index)
+            parts.append(PredictedBoxes(own.line.astype(np.int32), self._labels_of(own), own.box, own.score))
+            if max_per_category is not None and sum(len(part.scores) for part in parts[1:]) > CUT_AT:
+                parts = [PredictedBoxes.joined(parts).best_of_each_label(max_per_category)]
+        boxes = PredictedBoxes.joined(parts)
+        return boxes if max_per_category is None else boxes.best_of_each_label(max_per_category)
+
+    def _labels_of(self, candidates: Candidates) -> np.ndarray:
+        """(N,) int32: indices into the benchmark's names, from indices into the names queried in each image."""
+        queried = self._benchmark.queried
+        if queried is None:
+            return candidates.region
+        pairs = zip(candidates.line.tolist(), candidates.region.tolist(), strict=True)
+        return np.array([self._labels[queried[line][index]] for line, index in pairs], dtype=np.int32)
+
+    def _shard(self, index: int) -> Candidates:
+        return read_candidates(self._manifest.shard_path(index))
+
+
+def _prediction(
+    truth: Record, candidates: ImageCandidates | None, names: Sequence[tuple[int, str]], metric: Metric
+) -> Record:
+    """names: label and name of each query of the image. candidates: None where nothing was queried."""
+    rows = (
+        []
+        if candidates is None
+        else list(zip(candidates.region.tolist(), candidates.box.tolist(), candidates.score.tolist()))
+    )
+    if truth.caption is None:
+        named = ((tuple(box), names[index], score) for index, box, score in rows)
+        return replace(truth, instances=tuple(Instance(box, label, name, score) for box, (label, name), score in named))
+    regions = []
+    for index, region in enumerate(query_for(truth, metric).regions or ()):
+        own = [(tuple(box), score) for region_index, box, score in rows if region_index == index]
+        regions.append(replace(region, boxes=tuple(box for box, _ in own), scores=tuple(score for _, score in own)))
+    return replace(truth, regions=tuple(regions))

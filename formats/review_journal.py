@@ -1,0 +1,289 @@
+"""What a review remembers beside its corrections, in SQLite: X_od_reviewed.sqlite beside X_od_reviewed.json.
+
+The file of corrections is what people and the loop read; since it is written whole, it is not written for each change.
+A change is one transaction of the journal, however many lines there are, and it is marked as pending until the file
+has it. Whoever reads the file (formats.reviewed) takes pending changes from here, so that a killed review loses
+nothing. The journal also has what the file has no place for: drafts, skipped lines, who changed a line, and when.
+
+key    identifies a line of a source: its file name and, after a NUL, its caption, in UTF-8
+since  the first round that a correction holds for
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from formats.dataset_names import review_journal_path
+from formats.io.errors import InputError
+from formats.io.files import write_whole
+from formats.io.storage import is_address
+
+VERSION = 1
+BUSY_TIMEOUT = 20.0  # seconds to wait while another process writes
+ROWS_AT_ONCE = 5000  # of an export: changes are not held up for longer than it takes to read these
+
+_TABLES = f"""
+CREATE TABLE corrections (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, key BLOB NOT NULL, since INTEGER NOT NULL,
+    text TEXT, pending INTEGER NOT NULL DEFAULT 0, UNIQUE (key, since)
+);
+CREATE INDEX corrections_pending ON corrections (pending) WHERE pending > 0;
+CREATE TABLE marks (
+    key BLOB NOT NULL, round INTEGER NOT NULL, state TEXT NOT NULL, draft TEXT, reviewer TEXT NOT NULL,
+    at TEXT NOT NULL, PRIMARY KEY (key, round)
+) WITHOUT ROWID;
+CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+PRAGMA user_version = {VERSION};
+"""
+
+ChangedKey = tuple[bytes, int]  # key, since
+
+
+class Row(NamedTuple):
+    """One line of the file of corrections. text: the line without its end; None: the correction was removed."""
+
+    key: bytes
+    since: int
+    text: str | None
+
+
+class Mark(NamedTuple):
+    """What a person did with a line in a round.
+
+    state: "edited", "accepted" or "skipped". draft: the edited line that is not accepted. at: UTC, as ISO 8601.
+    """
+
+    state: str
+    draft: str | None
+    reviewer: str
+    at: str
+
+
+def key_bytes(filename: str, caption: str | None) -> bytes:
+    """The key of a line; file names that are not UTF-8 on disk too."""
+    name = filename.encode("utf-8", "surrogateescape")
+    return name if caption is None else name + b"\0" + caption.encode("utf-8", "surrogateescape")
+
+
+def pending_changes(corrections: str | Path) -> dict[ChangedKey, Row]:
+    """The changes that the file of corrections does not have yet; {} without a journal."""
+    path = review_journal_path(corrections)
+    if is_address(path) or not path.is_file():
+        return {}
+    with closing(_connect(path)) as connection:
+        rows = connection.execute("SELECT key, since, text FROM corrections WHERE pending > 0 ORDER BY id")
+        return {(key, since): Row(key, since, text) for key, since, text in rows}
+
+
+@contextmanager
+def locked_corrections(corrections: str | Path) -> Iterator[None]:
+    """While the block reads and writes the file of corrections, no review changes it; pending changes count as written.
+
+    For programs that change the file themselves, with what read_corrections gave them.
+    """
+    path = review_journal_path(corrections)
+    if is_address(path) or not path.is_file():
+        yield
+        return
+    with closing(_connect(path)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("DELETE FROM corrections WHERE text IS NULL")
+        connection.execute("UPDATE corrections SET pending = 0 WHERE pending > 0")
+        connection.execute("COMMIT")
+
+
+class ReviewJournal:
+    """The journal of one file of corrections, made if it is not there. All methods may be called from several threads.
+
+    read_file: gives the rows of the file of corrections; called where another program has written it.
+    """
+
+    def __init__(self, corrections: Path, read_file: Callable[[Path], Iterable[Row]]) -> None:
+        """Raises InputError where the journal cannot be opened or is none."""
+        self.corrections = corrections
+        self._read_file = read_file
+        self._lock = threading.RLock()
+        self._exporting = False
+        path = review_journal_path(corrections)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._connection = _connect(path, create=True)
+
+    def close(self) -> None:
+        """Exports what is pending, and closes the journal."""
+        with self._lock:
+            if self.pending():
+                self.export()
+            self._connection.close()
+
+    def sync(self) -> bool:
+        """Takes the file of corrections as another program left it; whether it had changed."""
+        stamp = _stamp(self.corrections)
+        with self._lock:
+            if self._exporting or stamp == self._fact("stamp"):
+                return False
+            rows = list(self._read_file(self.corrections)) if self.corrections.is_file() else []
+            with self._transaction():
+                self._replace_exported(rows)
+                self._set_fact("stamp", stamp)
+        return True
+
+    def _replace_exported(self, rows: list[Row]) -> None:
+        """The file's rows in place of those that had been exported; pending ones stay, being newer."""
+        run = self._connection.execute
+        run("CREATE TEMP TABLE IF NOT EXISTS given (key BLOB, since INTEGER, text TEXT, PRIMARY KEY (key, since))")
+        run("DELETE FROM given")
+        self._connection.executemany("INSERT OR REPLACE INTO given VALUES (?, ?, ?)", rows)
+        # What another program wrote about a line is newer than a draft or a skip of the same round.
+        run(
+            "DELETE FROM marks WHERE EXISTS (SELECT 1 FROM given LEFT JOIN corrections "
+            "USING (key, since) WHERE given.key = marks.key AND given.since = marks.round "
+            "AND given.text IS NOT corrections.text)"
+        )
+        run("DELETE FROM corrections WHERE pending = 0")
+        run(
+            "INSERT INTO corrections (key, since, text) SELECT key, since, text FROM given WHERE TRUE "
+            "ORDER BY rowid ON CONFLICT DO NOTHING"
+        )
+
+    def correction(self, key: bytes, number: int) -> Row | None:
+        """The correction of a line that holds in a round."""
+        with self._lock:
+            found = self._connection.execute(
+                "SELECT key, since, text FROM corrections WHERE key = ? AND since <= ? AND text IS NOT NULL "
+                "ORDER BY since DESC LIMIT 1",
+                (key, number),
+            ).fetchone()
+        return None if found is None else Row(*found)
+
+    def mark(self, key: bytes, number: int) -> tuple[int, Mark] | None:
+        """(round, mark): the last that a person did with a line up to a round."""
+        with self._lock:
+            found = self._connection.execute(
+                "SELECT round, state, draft, reviewer, at FROM marks WHERE key = ? AND round <= ? "
+                "ORDER BY round DESC LIMIT 1",
+                (key, number),
+            ).fetchone()
+        return None if found is None else (found[0], Mark(*found[1:]))
+
+    def corrections_up_to(self, number: int) -> Iterator[Row]:
+        """Of every line that has corrections up to a round the last, in no order."""
+        return (
+            Row(*row)
+            for row in self._all(
+                "SELECT key, max(since), text FROM corrections WHERE since <= ? AND text IS NOT NULL GROUP BY key",
+                number,
+            )
+        )
+
+    def marks_of(self, number: int) -> list[tuple[bytes, str]]:
+        """(key, state) of the marks of a round."""
+        return self._all("SELECT key, state FROM marks WHERE round = ?", number)
+
+    def change(self, changes: Iterable[tuple[Row | None, bytes, int, Mark | None]]) -> None:
+        """Saves changes in one transaction: (row of the corrections or None, key, round, mark or None for no mark)."""
+        with self._lock, self._transaction():
+            last = self._fact("last_change") or 0
+            for row, key, number, mark in changes:
+                if row is not None:
+                    last += 1
+                    self._connection.execute(
+                        "INSERT INTO corrections (key, since, text, pending) VALUES (?, ?, ?, ?) ON CONFLICT "
+                        "(key, since) DO UPDATE SET text = excluded.text, pending = excluded.pending",
+                        (*row, last),
+                    )
+                self._connection.execute("DELETE FROM marks WHERE key = ? AND round = ?", (key, number))
+                if mark is not None:
+                    self._connection.execute("INSERT INTO marks VALUES (?, ?, ?, ?, ?, ?)", (key, number, *mark))
+            self._set_fact("last_change", last)
+
+    def pending(self) -> int:
+        """How many changes the file of corrections does not have."""
+        return self._all("SELECT count(*) FROM corrections WHERE pending > 0")[0][0]
+
+    def export(self) -> None:
+        """Writes the file of corrections, whole or not at all. Changes may be made meanwhile; they stay pending."""
+        last = self._fact("last_change") or 0
+        self._exporting = True
+        try:
+            with write_whole(self.corrections) as stream:
+                for text in self._texts():
+                    stream.write(f"{text}\n")
+            with self._lock, self._transaction():
+                done = "pending <= ? AND"
+                self._connection.execute(f"DELETE FROM corrections WHERE {done} text IS NULL", (last,))
+                self._connection.execute(f"UPDATE corrections SET pending = 0 WHERE {done} pending > 0", (last,))
+                self._set_fact("stamp", _stamp(self.corrections))
+        finally:
+            self._exporting = False
+
+    def _texts(self) -> Iterator[str]:
+        """The lines of the file, a few thousand read at a time."""
+        query = "SELECT id, text FROM corrections WHERE id > ? AND text IS NOT NULL ORDER BY id LIMIT ?"
+        last = 0
+        while rows := self._all(query, last, ROWS_AT_ONCE):
+            last = rows[-1][0]
+            yield from (text for _, text in rows)
+
+    def _all(self, query: str, *values: Any) -> list[Any]:
+        with self._lock:
+            return self._connection.execute(query, values).fetchall()
+
+    def _fact(self, name: str) -> Any:
+        found = self._all("SELECT value FROM facts WHERE name = ?", name)
+        return found[0][0] if found else None
+
+    def _set_fact(self, name: str, value: Any) -> None:
+        self._connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+
+def _connect(path: Path, create: bool = False) -> sqlite3.Connection:
+    """Raises InputError for a file that is no journal, or one of a newer version."""
+    mode = "rwc" if create else "rw"
+    address = f"file:{_quoted(path)}?mode={mode}"
+    try:
+        connection = sqlite3.connect(
+            address, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+        )
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version == 0 and create and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+            connection.executescript(f"BEGIN;{_TABLES}COMMIT;")
+            version = VERSION
+    except sqlite3.Error as error:
+        raise InputError(
+            path,
+            f"cannot be read as a review's journal ({error})",
+            "expected it as a review left it; move it away to continue without its drafts and unwritten changes",
+        ) from error
+    if version != VERSION:
+        connection.close()
+        raise InputError(path, f"is of version {version} of the journal", f"expected version {VERSION}")
+    return connection
+
+
+def _quoted(path: Path) -> str:
+    """As part of an address of SQLite, where ? and # have a meaning."""
+    return str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+def _stamp(path: Path) -> str:
+    """Differs for every file that was ever renamed to the path."""
+    if not path.is_file():
+        return ""
+    status = path.stat()
+    return f"{status.st_ino} {status.st_mtime_ns} {status.st_size}"

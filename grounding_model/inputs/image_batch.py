@@ -1,0 +1,57 @@
+"""From arrays to the backbone's input: normalised, padded to one size.
+
+Shapes: B images, H, W height and width of the padded batch, h, w of one image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from formats.io.errors import InputError
+from grounding_model.inputs.image import check_image
+
+# Mean and standard deviation of ImageNet in RGB 0..255: what every released backbone was trained with.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+
+
+class ImageBatch(NamedTuple):
+    """pixels: (B, 3, H, W) float32 RGB normalised, zeros right of and below each image
+    sizes: (B, 2) int64 height, width of each image's content, always in the memory of the CPU: what is padding is
+    known without asking a GPU
+    """
+
+    pixels: Tensor
+    sizes: Tensor
+
+    @property
+    def padded(self) -> bool:
+        """Whether an image does not fill the canvas."""
+        return bool((self.sizes != torch.tensor(self.pixels.shape[-2:])).any())
+
+    def to(self, device: torch.device | str) -> ImageBatch:
+        return ImageBatch(self.pixels.to(device, non_blocking=True), self.sizes)
+
+
+def collate_images(images: Sequence[np.ndarray]) -> ImageBatch:
+    """Images, each (h, w, 3) uint8 RGB -> normalised and padded to the largest height and width.
+
+    Raises InputError when the list is empty or an image is not (h, w, 3) uint8.
+    """
+    if not images:
+        raise InputError("images", "the list is empty", "expected at least one image")
+    for index, image in enumerate(images):
+        check_image(image, f"image {index}")
+    sizes = torch.tensor([image.shape[:2] for image in images], dtype=torch.int64)
+    height, width = sizes.amax(0).tolist()
+    pixels = torch.zeros(len(images), 3, height, width)
+    mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
+    for canvas, image in zip(pixels, images):
+        content = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+        canvas[:, : image.shape[0], : image.shape[1]] = (content - mean) / std
+    return ImageBatch(pixels, sizes)

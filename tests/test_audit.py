@@ -1,0 +1,184 @@
+"""`groundhog audit`: what is drawn, what the reviews say, and where it is written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flows.audit.judging import judge_labels
+from flows.audit.messages import describe
+from flows.audit.report import report_audit, write_audit_report
+from flows.audit.sample import draw_audit, read_audit
+from flows.cli.command import main
+from flows.labelling.bootstrap import bootstrap_od
+from flows.labelling.filter import filter_candidates
+from flows.labelling.infer import infer
+from flows.policies import Policy
+from flows.self_training.gate import Gate, judge
+from formats.dataset_names import labels_path, metadata_path, reviewed_path
+from formats.io.errors import InputError
+from formats.odvg import read_odvg, record_to_line, write_odvg
+from formats.record import Instance, Record
+from formats.reviewed import reviewed_line, reviewed_text, write_corrections
+from tests.pipeline_cases import FakeDetector, make_images, make_weights, plan_images
+
+BOX, ELSEWHERE = (0.0, 0.0, 10.0, 10.0), (50.0, 50.0, 60.0, 60.0)
+
+
+def record(name: str, *boxes: tuple, score: float | None = None, category: str = "cat") -> Record:
+    return Record(name, 100, 100, tuple(Instance(box, 0, category, score) for box in boxes))
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    """40 images; every fourth has a wrong box that scores little, every fifth lacks an object."""
+    path = tmp_path / "x_od_v1.json"
+    lines = []
+    for index in range(40):
+        wrong = (Instance(ELSEWHERE, 0, "cat", 0.4),) if index % 4 == 0 else ()
+        lines.append(Record(f"{index}.png", 100, 100, (Instance(BOX, 0, "cat", 0.9), *wrong)))
+    write_odvg(path, lines)
+    return path
+
+
+def review(labels: Path, images: range = range(40)) -> None:
+    missed = (80.0, 80.0, 90.0, 90.0)
+    truth = [record(f"{index}.png", BOX, *([missed] if index % 5 == 0 else [])) for index in images]
+    write_corrections(reviewed_path(labels), [reviewed_text(each, 1) for each in truth])
+
+
+def test_all_images_reviewed_give_precision_and_recall_exactly(labels: Path) -> None:
+    audit = draw_audit(labels, reviews=100)
+    review(labels)
+    report = report_audit(audit)
+    assert report.reviews == report.images == 40
+    assert report.overall.precision == pytest.approx((0.8, 0.8, 0.8, 40, 50))
+    assert report.overall.recall == pytest.approx((40 / 48, 40 / 48, 40 / 48, 40, 48))  # what was missed counts
+
+
+def test_a_sample_brackets_them_and_says_from_how_many_reviews(labels: Path) -> None:
+    audit = draw_audit(labels, reviews=20)
+    review(labels)
+    report = report_audit(audit, precision=0.85)
+    assert report.reviews == 20
+    precision, recall = report.overall.precision, report.overall.recall
+    assert precision is not None
+    assert recall is not None
+    assert precision.low < 0.8 < precision.high
+    assert recall.low < 40 / 48 < recall.high
+    text = describe(report)
+    assert "20 reviewed images of 40" in text
+    assert text.count("reviewed images") >= 3
+    assert report.threshold is not None
+    assert report.threshold.score is not None
+    assert 0.4 <= report.threshold.score < 0.9
+    assert report.threshold.command == f"groundhog filter WORK_DIR --score-threshold {report.threshold.score:g}"
+    assert report.more_reviews["precision"] > 0
+
+
+def test_an_interrupted_audit_resumes_and_a_larger_one_keeps_what_was_reviewed(labels: Path) -> None:
+    first = draw_audit(labels, reviews=15)
+    names = [each.filename for each in read_odvg(first.sample_path)]
+    again = draw_audit(labels)
+    assert [each.filename for each in read_odvg(again.sample_path)] == names
+    larger = draw_audit(labels, reviews=25)
+    assert [each.filename for each in read_odvg(larger.sample_path)][:15] == names
+    assert draw_audit(labels, reviews=12).settings.drawn == 25
+    reached = {int(Path(name).stem) for name in names[:11]}
+    write_corrections(reviewed_path(labels), [reviewed_text(record(f"{i}.png", BOX), 1) for i in reached])
+    assert report_audit(larger).reviews == 11
+
+
+def test_too_few_reviews_are_refused_with_what_to_do(labels: Path) -> None:
+    with pytest.raises(InputError, match="has no audit yet"):
+        read_audit(labels)
+    with pytest.raises(InputError, match="expected at least 10"):
+        draw_audit(labels, reviews=5)
+    audit = draw_audit(labels, reviews=20)
+    with pytest.raises(InputError, match="0 of 20 drawn images are reviewed"):
+        report_audit(audit)
+
+
+def test_images_that_a_person_labelled_are_not_drawn(labels: Path) -> None:
+    records = list(read_odvg(labels))
+    lines = [reviewed_line(each) if index < 25 else record_to_line(each) for index, each in enumerate(records)]
+    labels.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    audit = draw_audit(labels, reviews=100)
+    assert {each.filename for each in audit.records} == {f"{index}.png" for index in range(25, 40)}
+
+
+def test_labels_made_anew_need_a_new_audit(labels: Path) -> None:
+    draw_audit(labels, reviews=20)
+    write_odvg(labels, [record("0.png", BOX)] * 12)
+    with pytest.raises(InputError, match="has changed since its audit was drawn; audit the new labels with --new"):
+        draw_audit(labels)
+    assert len(draw_audit(labels, anew=True).records) == 12
+
+
+def test_what_the_reviewer_ignores_counts_neither_way() -> None:
+    mine = record("a", BOX, ELSEWHERE, score=0.5)
+    theirs = record("a", BOX)
+    ignored = replace(theirs, instances=(*(theirs.instances or ()), Instance(ELSEWHERE, 0, "cat", ignore=True)))
+    assert [judge_labels(mine, each)["cat"].labels for each in (theirs, ignored)] == [2, 1]
+    assert judge_labels(mine, ignored)["cat"].hits == 1
+    assert judge_labels(mine, record("a"))["cat"].objects == 0
+
+
+def test_a_renamed_box_is_wrong_of_one_category_and_missing_of_the_other() -> None:
+    found = judge_labels(record("a", BOX, category="dog"), record("a", BOX))
+    assert (found["dog"].hits, found["dog"].labels, found["dog"].objects) == (0, 1, 0)
+    assert (found["cat"].hits, found["cat"].labels, found["cat"].objects) == (0, 0, 1)
+
+
+def test_the_audit_stays_in_the_metadata_when_corrections_go_into_the_labels(tmp_path: Path) -> None:
+    make_images(tmp_path / "images", 12)
+    make_weights(tmp_path)
+    made = bootstrap_od(tmp_path / "images", ["cat", "dog"], tmp_path / "x_od.json")
+    manifest = plan_images(tmp_path, made.annotations, made.label_map, tmp_path / "work")
+    infer(manifest, FakeDetector())
+    result = filter_candidates(manifest)
+    audit = draw_audit(result.labels, reviews=12)
+    write_corrections(audit.reviewed, [reviewed_text(each, 1) for each in audit.records])
+    path = write_audit_report(audit, report_audit(audit))
+    told = json.loads(path.read_text())
+    assert json.loads(result.meta.read_text())["audit"] == told
+    assert told["reviews"] == 12
+    filter_candidates(manifest, reviewed=audit.reviewed)
+    assert json.loads(result.meta.read_text())["audit"] == told
+    assert read_audit(result.labels).settings.drawn == 12  # still the same audit
+    filter_candidates(manifest, Policy(score_threshold=0.5))
+    assert "audit" not in json.loads(result.meta.read_text())
+
+
+def test_a_gate_asks_for_an_audit_and_reads_the_lower_limit() -> None:
+    gate, counts = Gate(audit_precision=0.8), {"kept": 90, "lines": 100}
+    [missing] = judge(gate, counts).reasons
+    assert "not audited" in missing
+    audit = {"reviews": 60, "precision": {"value": 0.9, "low": 0.79, "high": 0.95}}
+    [weak] = judge(gate, counts, audit=audit).reasons
+    assert weak.startswith("precision of the labels is 0.900 (0.790 … 0.950) from 60 reviews")
+    audit["precision"] = {"value": 0.9, "low": 0.81, "high": 0.95}
+    assert judge(gate, counts, audit=audit).passed
+    assert judge(Gate(), counts).passed
+
+
+def test_the_command_draws_for_another_tool_and_takes_its_corrections(labels: Path, capsys) -> None:
+    assert main(["audit", str(labels), "-n", "20", "--no-review"]) == 0
+    assert "20 of 40 images are drawn, 0 are reviewed" in capsys.readouterr().out
+    corrected = labels.parent / "corrected.json"
+    shutil.copy(labels.parent / "x_od_v1.audit" / "x_od_v1.json", corrected)
+    assert main(["audit", str(labels), "--report", "--reviewed", str(corrected)]) == 0
+    assert "precision  1.000" in capsys.readouterr().out
+    assert not metadata_path(labels).exists()
+    assert main(["audit", str(labels), "--report", "--reviewed", "nowhere.json"]) == 2
+    assert main(["audit", "nowhere.json"]) == 2
+    assert main(["audit", str(labels)]) == 2  # no folder of images
+    assert "expected --images" in capsys.readouterr().err
+
+
+def test_labels_path_and_audit_are_of_one_round() -> None:
+    assert labels_path("x_od.json", 1).with_suffix(".audit") == Path("x_od_v1.audit")

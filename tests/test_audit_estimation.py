@@ -1,0 +1,134 @@
+"""Estimators of the audit: intervals hold the truth, every beginning of the order is a sample, scores only help."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from flows.audit.estimation import Strata, estimate_share
+from flows.audit.sampling import design, expected_errors
+from flows.audit.thresholds import certified_threshold, threshold_grid
+
+AUDITS = 400
+
+
+def population(images: int = 300, wrong: float = 0.15, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(N,) right boxes, boxes, and summed scores of images; some images are far worse than others."""
+    rng = np.random.default_rng(seed)
+    boxes = 1 + rng.poisson(rng.gamma(1.0, 5.0, images))
+    hits = rng.binomial(boxes, 1 - np.minimum(0.9, wrong * 4 * rng.beta(1, 3, images)))
+    return hits, boxes, 0.8 * hits + 0.4 * (boxes - hits) + rng.normal(0, 0.1, images)
+
+
+def drawn(stratum: np.ndarray, order: np.ndarray, reviews: int, seed: int = 1) -> tuple[np.ndarray, Strata]:
+    rng = np.random.default_rng(seed)
+    taken = stratum[order[:reviews]]
+    images = np.empty((AUDITS, reviews), int)
+    for value in np.unique(taken):
+        members, places = np.flatnonzero(stratum == value), np.flatnonzero(taken == value)
+        images[:, places] = members[rng.random((AUDITS, len(members))).argsort(1)[:, : len(places)]]
+    return images, Strata(taken, np.bincount(stratum))
+
+
+@pytest.mark.parametrize("reviews", [10, 60])
+@pytest.mark.parametrize("wrong", [0.01, 0.15])
+def test_intervals_hold_the_truth_in_93_of_100_audits(reviews: int, wrong: float) -> None:
+    hits, boxes, scores = population(wrong=wrong)
+    plan = design(0.5 + 0.2 * boxes, list(map(str, range(300))), reviews, 0)
+    images, strata = drawn(plan.stratum, plan.order, reviews)
+    explained = scores - scores.sum() / boxes.sum() * boxes
+    share = estimate_share(hits[images], boxes[images], strata, explained[images])
+    truth = hits.sum() / boxes.sum()
+    assert np.mean((share.low <= truth) & (truth <= share.high)) >= 0.93
+    assert np.mean(share.value) == pytest.approx(truth, abs=0.01)
+
+
+def test_no_error_seen_leaves_room_for_some() -> None:
+    ones = np.ones(10)
+    few, many = (estimate_share(np.ones(n), np.ones(n), Strata(np.zeros(n, int), np.array([9999]))) for n in (10, 100))
+    assert few.value == few.high == 1.0
+    assert 0.60 < few.low < 0.69  # Clopper and Pearson, who know that the ten are independent: 0.69
+    assert 0.95 < many.low < 1.0
+    together = estimate_share(ones * 10, ones * 10, Strata(np.zeros(10, int), np.array([9999])))
+    assert few.low < together.low < many.low  # ten boxes of an image tell more than one, and less than ten images
+
+
+def test_what_is_known_whole_has_no_interval() -> None:
+    share = estimate_share(np.array([1, 0, 3]), np.array([1, 2, 3]), Strata(np.array([0, 0, 1]), np.array([2, 1])))
+    assert share.value == share.low == share.high == pytest.approx(4 / 6)
+
+
+def test_weights_undo_that_some_images_are_drawn_more_often() -> None:
+    hits, boxes = np.array([1, 1, 0, 0]), np.ones(4)
+    share = estimate_share(hits, boxes, Strata(np.array([0, 0, 1, 1]), np.array([2, 998])))
+    assert share.value == pytest.approx(2 / 1000)
+
+
+def test_scores_that_explain_errors_narrow_the_interval_and_others_do_not_widen_it() -> None:
+    hits, boxes, scores = population()
+    images, strata = drawn(np.zeros(300, int), np.arange(300), 60)
+    noise = np.random.default_rng(9).normal(size=300)
+    plain = estimate_share(hits[images], boxes[images], strata)
+    widths = {}
+    for name, values in {"good": scores, "useless": noise}.items():
+        known = values - values.sum() / boxes.sum() * boxes
+        share = estimate_share(hits[images], boxes[images], strata, known[images])
+        widths[name] = np.mean(share.high - share.low) / np.mean(plain.high - plain.low)
+    assert widths["good"] < 0.8
+    assert 0.95 < widths["useless"] < 1.05
+
+
+def test_a_share_without_boxes_is_unknown() -> None:
+    share = estimate_share(np.zeros(10), np.zeros(10), Strata(np.zeros(10, int), np.array([50])))
+    assert np.isnan(share.value)
+    assert (share.low, share.high) == (0.0, 1.0)
+
+
+def test_every_beginning_of_the_order_is_a_stratified_sample() -> None:
+    sizes = np.random.default_rng(0).gamma(1.0, 2.0, 200) + 0.1
+    plan = design(sizes, list(map(str, range(200))), 60, seed=3)
+    assert sorted(plan.order) == list(range(200))
+    strata = plan.stratum.max() + 1
+    assert (np.bincount(plan.stratum[plan.order[: 2 * strata]]) == 2).all()
+    images, counted = plan.sample(np.isin(np.arange(200), plan.order[:37]))
+    assert images.tolist() == plan.order[:37].tolist()
+    assert counted.sizes.tolist() == np.bincount(plan.stratum).tolist()
+    assert counted.weight.sum() == pytest.approx(200)
+
+
+def test_images_after_a_skipped_one_do_not_count_in_its_stratum() -> None:
+    plan = design(np.ones(100), list(map(str, range(100))), 10, seed=0)
+    reviewed = np.zeros(100, bool)
+    reviewed[plan.order[:20]] = True
+    reviewed[plan.order[12]] = False
+    images, _ = plan.sample(reviewed)
+    assert images.tolist() == plan.order[:12].tolist()
+
+
+def test_the_order_depends_on_the_seed_and_on_nothing_else() -> None:
+    keys = list(map(str, range(50)))
+    first, again, other = (design(np.ones(50), keys, 10, seed).order for seed in (0, 0, 1))
+    assert first.tolist() == again.tolist() != other.tolist()
+
+
+def test_images_with_doubtful_and_rare_boxes_are_expected_to_hold_more_errors() -> None:
+    images = [{"cat": [0.5]}, {"cat": [0.95]}, {"dog": [0.95]}, {}, *[{"cat": [0.9] * 3}] * 9]
+    doubtful, sure, rare, empty, *_ = expected_errors(images)
+    assert empty < sure < rare
+    assert sure < doubtful
+
+
+def test_a_threshold_is_certified_only_where_every_higher_one_is() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(0.3, 1.0, (200, 5))
+    right = rng.random((200, 5)) < np.where(scores > 0.6, 0.99, 0.4)
+    grid = threshold_grid(scores.ravel())
+    above = scores[:, :, None] > grid
+    labels, hits = above.sum(1), (above & right[:, :, None]).sum(1)
+    strata = Strata(np.zeros(200, int), np.array([5000]))
+    place = certified_threshold(hits, labels, strata, 0.9)
+    assert place is not None
+    assert 0.5 < grid[place] < 0.65
+    assert certified_threshold(0 * hits, labels, strata, 0.9) is None
+    assert (np.diff(grid) < 0).all()
+    assert (scores > grid[-1]).all()

@@ -1,0 +1,242 @@
+"""Duplicates, leaks, odd pictures, selection, and a published folder that the programs of others read."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from flows.cli.command import main
+from flows.curation.check import check_images, describe_report
+from flows.curation.duplicates import find_duplicates
+from flows.curation.fingerprints import HASH_BITS, fingerprint
+from flows.curation.publish import publish
+from flows.curation.selection import most_similar, select_diverse
+from formats import InputError, Instance, Record, read_coco, read_huggingface, read_yolo, write_label_map, write_odvg
+from formats.images import image_size
+
+SIDES = 400
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    return [textured(seed) for seed in range(6)]
+
+
+def textured(seed: int) -> Image.Image:
+    """A picture with structure at every scale, as photos have and flat drawings have not."""
+    random = np.random.default_rng(seed)
+    picture = np.zeros((SIDES, SIDES, 3))
+    for cells in (4, 10, 25, 200):
+        noise = Image.fromarray(random.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
+        picture += np.asarray(noise.resize((SIDES, SIDES), Image.Resampling.BICUBIC), float) / 4
+    return Image.fromarray(picture.astype(np.uint8))
+
+
+def seen(tmp_path, *images: Image.Image):
+    found = []
+    for index, image in enumerate(images):
+        image.save(tmp_path / f"{index}.png")
+        found.append(fingerprint(tmp_path / f"{index}.png"))
+    return found
+
+
+def encoded(image: Image.Image, quality: int) -> Image.Image:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=quality)
+    return Image.open(stream).convert("RGB")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind"),
+    [
+        (lambda image: image, "equal files"),
+        (lambda image: encoded(image, 20), "near duplicate"),
+        (lambda image: image.resize((150, 150)), "near duplicate"),
+        (ImageOps.mirror, "mirrored"),
+        (lambda image: image.crop((40, 60, 380, 370)), "cropped"),
+    ],
+)
+def test_a_copy_is_found_among_others_and_nothing_else(tmp_path, pictures, spoil, kind):
+    pairs = find_duplicates(seen(tmp_path, *pictures, spoil(pictures[2])))
+    assert [(pair.first, pair.second, pair.kind) for pair in pairs] == [(2, 6, kind)]
+
+
+def test_duplicates_do_not_depend_on_the_order(tmp_path, pictures):
+    images = seen(tmp_path, *pictures, encoded(pictures[1], 30), pictures[4].crop((0, 0, 330, 330)))
+    for order in (images, images[::-1]):
+        pairs = [sorted((order[pair.first].filename, order[pair.second].filename)) for pair in find_duplicates(order)]
+        assert sorted(pairs) == [["1.png", "6.png"], ["4.png", "7.png"]]
+
+
+def test_even_pictures_are_no_copies_of_one_another(tmp_path):
+    grey, white = (Image.new("RGB", (64, 64), (value,) * 3) for value in (90, 250))
+    assert find_duplicates(seen(tmp_path, grey, white)) == []
+
+
+def test_a_fingerprint_knows_the_size_after_the_turn(tmp_path, pictures):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pictures[0].crop((0, 0, 300, 200)).save(tmp_path / "a.jpg", exif=exif)
+    found = fingerprint(tmp_path / "a.jpg")
+    assert (found.height, found.width) == image_size(tmp_path / "a.jpg") == (300, 200)
+    assert found.bits.shape == (HASH_BITS,)
+
+
+def test_leaks_and_odd_pictures_are_named(tmp_path, pictures):
+    for name in ("train", "test"):
+        (tmp_path / name).mkdir()
+    for index, picture in enumerate(pictures):
+        picture.save(tmp_path / "train" / f"{index}.png")
+    encoded(pictures[3], 40).save(tmp_path / "test" / "x.jpg", quality=60)
+    Image.new("RGB", (80, 80), (128,) * 3).save(tmp_path / "train/even.png")
+    pictures[0].point(lambda value: value // 12).save(tmp_path / "train/night.png")
+    pictures[0].resize((4, 4)).resize((400, 400), Image.Resampling.BICUBIC).save(tmp_path / "train/soft.png")
+    pictures[0].crop((0, 0, 300, 20)).save(tmp_path / "train/strip.png")
+    (tmp_path / "train/broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    report = check_images({name: (tmp_path / name, None) for name in ("train", "test")}, progress=False)
+    leaks = [{report.images[pair.first].filename, report.images[pair.second].filename} for pair in report.leaks]
+    assert leaks == [{"3.png", "x.jpg"}]
+    kinds = {(finding.filename, finding.kind) for finding in report.findings}
+    odd = {("even.png", "empty"), ("night.png", "dark"), ("soft.png", "blurred"), ("broken.png", "unreadable")}
+    assert kinds == odd | {("strip.png", "tiny"), ("strip.png", "elongated")}
+    assert "1 leak" in describe_report(report)
+
+
+def test_check_ends_with_1_for_a_leak_and_0_for_a_blurred_picture(tmp_path, pictures, capsys):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    pictures[0].save(tmp_path / "a/0.png")
+    pictures[1].resize((4, 4)).resize((400, 400)).save(tmp_path / "a/soft.png")
+    assert main(["check", "--images", str(tmp_path / "a")]) == 0
+    encoded(pictures[0], 50).save(tmp_path / "b/1.jpg")
+    assert main(["check", "--images", str(tmp_path / "a"), "--against", str(tmp_path / "b")]) == 1
+    assert "leak" in capsys.readouterr().out
+    assert main(["check"]) == 2
+
+
+def test_a_diverse_set_covers_within_twice_the_best():
+    """Against every subset of a small set: the radius of farthest-first is at most twice the optimum."""
+    features = np.random.default_rng(0).normal(size=(11, 3))
+    between = np.linalg.norm(features[:, None] - features, axis=2)
+    chosen = select_diverse(features, 3)
+    best = min(between[list(subset)].min(0).max() for subset in itertools.combinations(range(11), 3))
+    assert len(set(chosen)) == 3
+    assert best <= between[chosen].min(0).max() <= 2 * best
+
+
+def test_images_that_are_selected_already_are_not_selected_again():
+    features = np.array([[0.0], [1.0], [10.0], [11.0]])
+    assert select_diverse(features, 1, start=[0]) == [3]
+    assert sorted(select_diverse(features, 3, start=[0])) == [1, 2, 3]
+    with pytest.raises(ValueError, match="cannot be selected"):
+        select_diverse(features, 4, start=[0])
+
+
+def test_most_similar_comes_first():
+    features = np.array([[0.0], [5.0], [1.0]])
+    assert most_similar(features, np.array([0.9]), 2) == [2, 0]
+
+
+@pytest.fixture
+def labels(tmp_path):
+    """Twelve drawn scenes in two splits, with scores, an ignored box and an image without objects."""
+    (tmp_path / "images/sub").mkdir(parents=True)
+    (tmp_path / "labels").mkdir()
+    records = []
+    for index in range(6):
+        name = f"sub/{index}.png"
+        textured(index).crop((0, 0, 120, 80)).save(tmp_path / "images" / name)
+        boxes = [Instance((10.0, 5.0, 50.5, 40.0), index % 2, ("cat", "dog")[index % 2], 0.5)]
+        boxes += [
+            Instance((0.0, 0.0, 20.0, 20.0), 0, "cat", 0.2, ignore=True),
+            Instance((60.0, 10.0, 90.0, 70.0), 1, "dog"),
+        ]
+        records.append(Record(name, 80, 120, tuple(boxes if index else ())))
+    for split, part in (("train", records[:4]), ("test", records[4:])):
+        write_odvg(tmp_path / "labels" / f"pets_{split}_od.json", part)
+        write_label_map(tmp_path / "labels" / f"pets_{split}_label_map.json", {0: "cat", 1: "dog"})
+    return tmp_path
+
+
+def published(labels, **options):
+    splits = {name: labels / "labels" / f"pets_{name}_od.json" for name in ("train", "test")}
+    return publish(splits, labels / "images", labels / "out", progress=False, **options)
+
+
+def test_a_published_folder_holds_the_same_boxes_in_every_format(labels):
+    done = published(labels, name="pets", license="mit")
+    out, names = done.folder, ("cat", "dog")
+    for split, count in (("train", 4), ("test", 2)):
+        face = list(read_huggingface(out / split))
+        assert len(face) == count
+        coco = list(read_coco(out / "annotations" / f"{split}.json"))
+        yolo = list(read_yolo(out / split / "labels", out / split / "images", names))
+        for one, other, third in zip(face, coco, yolo):
+            assert one.filename == f"images/{other.filename}" == f"images/{third.filename}"
+            kept = [(box.box, box.category) for box in other.instances if not box.ignore]
+            assert [(box.box, box.category) for box in one.instances] == kept
+            assert [box.category for box in third.instances] == [category for _, category in kept]
+            assert np.allclose([box.box for box in third.instances], [box for box, _ in kept], atol=1e-4) or not kept
+    assert done.left_out["YOLO"]["ignored boxes, left out"] == 5
+
+
+def test_what_is_published_is_whole_or_not_there(labels):
+    os.remove(labels / "images/sub/5.png")
+    with pytest.raises(InputError, match=r"5\.png: does not exist"):
+        published(labels)
+    assert not (labels / "out").exists()
+
+
+def test_an_image_in_two_splits_is_refused(labels):
+    twice = {"train": labels / "labels/pets_train_od.json", "test": labels / "labels/pets_train_od.json"}
+    with pytest.raises(InputError, match="is in split train too"):
+        publish(twice, labels / "images", labels / "out", progress=False)
+
+
+def test_the_card_tells_how_the_labels_were_made(labels):
+    meta = {"weights": "glyph-tiny", "weights_sha256": "ab" * 32, "prompt": ["cat", "dog"], "round": 2}
+    meta |= {"policy": {"score_threshold": 0.3}, "counts": {"candidates": 40, "kept": 7, "reviewed": 1}}
+    (labels / "labels/pets_train_od.meta.json").write_text(json.dumps(meta))
+    card = (published(labels).folder / "README.md").read_text()
+    for part in (
+        "round 2 of self-training",
+        "`glyph-tiny`",
+        "40 candidates, 7 kept, 1 images",
+        "| boxes of dog | 5 | 3 |",
+    ):
+        assert part in card, part
+
+
+@pytest.mark.slow
+def test_datasets_and_croissant_read_what_is_published(labels, monkeypatch):
+    datasets, croissant = pytest.importorskip("datasets"), pytest.importorskip("mlcroissant")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    out = published(labels, license="mit").folder
+    loaded = datasets.load_dataset(str(out), cache_dir=str(labels / "cache"))
+    assert {split: len(rows) for split, rows in loaded.items()} == {"train": 4, "test": 2}
+    row = loaded["test"][0]
+    assert row["image"].size == (120, 80)
+    assert row["objects"]["bbox"] == [[10.0, 5.0, 40.5, 35.0], [60.0, 10.0, 30.0, 60.0]]
+    assert row["objects"]["categories"] == [0, 1]
+    metadata = croissant.Dataset(jsonld=str(out / "croissant.json"))
+    assert next(iter(metadata.records("test")))["test/width"] == 120
+
+
+def test_the_commands_select_and_publish(labels, capsys):
+    images = str(labels / "images")
+    assert main(["select", images, "-n", "3", "--diverse", "--out", str(labels / "first_od.json")]) == 0
+    assert len((labels / "first_od.json").read_text().splitlines()) == 3
+    capsys.readouterr()
+    assert main(["select", images, "-n", "2", "--like", "sub/3.png"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "sub/3.png"
+    assert main(["select", images, "-n", "99", "--diverse"]) == 2
+    train, test = (str(labels / f"labels/pets_{name}_od.json") for name in ("train", "test"))
+    assert main(["publish", train, str(labels / "p"), "--images", images, "--split", f"test={test}"]) == 0
+    assert main(["publish", train, str(labels / "p"), "--images", images]) == 2
+    assert "already exists" in capsys.readouterr().err
