@@ -15,11 +15,11 @@ from sys import intern
 from typing import Any, NamedTuple
 
 from formats.images import image_size, safe_join, with_slashes
-from formats.io.errors import InputError, handed_to, refused, want_one_of
+from formats.io.errors import InputError, handed_to, located, refused, want_one_of
 from formats.io.files import write_json
 from formats.io.json_stream import JsonItem, PackedItems, stream_json
 from formats.omissions import Omissions, check_category, count_omissions, count_unread, refuse_caption
-from formats.record import Box, Instance, Record, Region
+from formats.record import Box, Instance, Record, Region, check_box
 
 _WANT_RESULTS = 'expected a COCO results file: [{"image_id": 1, "category_id": 1, "bbox": [...], "score": 0.5}]'
 _DECIMALS = 4  # of a written box; hides the noise that x2 - x1 leaves, keeps what any tool can see
@@ -339,7 +339,10 @@ def box_of(value: Any, location: str) -> Box:
         raise InputError(location, f"bbox {value} is not four numbers", "expected [x, y, width, height]") from None
     if width < 0 or height < 0:
         raise InputError(location, f"bbox {value} has a negative side", "expected [x, y, width, height]")
-    return x, y, x + width, y + height
+    box = x, y, x + width, y + height
+    with located(location):
+        check_box(box)
+    return box
 
 
 def xywh(box: Box) -> list[float]:

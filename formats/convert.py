@@ -204,7 +204,7 @@ def _first_of(records: Iterable[Record]) -> tuple[Record | None, Iterator[Record
 # The options of a reader or writer are the parameters of its function.
 
 # parameter -> its name on the command line
-OPTIONS = {"image_dir": "images"}
+OPTIONS = {"image_dir": "images", "loader": "for"}
 
 
 def call(location: str, function: Callable, options: Mapping[str, Any], *first: Any) -> Any:

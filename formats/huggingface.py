@@ -18,7 +18,7 @@ import yaml
 
 from formats.coco import box_of, xywh
 from formats.images import image_size, safe_join, with_slashes
-from formats.io.errors import InputError, handed_to, refused
+from formats.io.errors import InputError, handed_to, located, refused
 from formats.io.files import read_text, write_whole
 from formats.omissions import Omissions, check_category, count_omissions, count_unread, refuse_caption
 from formats.record import Instance, Record
@@ -113,9 +113,9 @@ def _record(line: Mapping[str, Any], images: Path, names: list[str], fixed: bool
     if not (type(height) is int and type(width) is int and height > 0 and width > 0):
         height, width = image_size(safe_join(images, filename))
     objects = line.get("objects")
-    if objects is None:
-        return Record(filename, height, width)
-    return Record(filename, height, width, tuple(_instances(objects, names, fixed, location)))
+    instances = None if objects is None else tuple(_instances(objects, names, fixed, location))
+    with located(location):
+        return Record(filename, height, width, instances)
 
 
 def _instances(objects: Any, names: list[str], fixed: bool, location: str) -> Iterator[Instance]:

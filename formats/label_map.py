@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +14,8 @@ from formats.io.files import read_text, write_json
 from formats.io.storage import as_path
 from formats.io.values import MAX_DEPTH, parse_json
 from formats.record import MAX_LABEL, Record
+
+_log = logging.getLogger(__name__)
 
 _REMEDY = 'expected {"0": "cat", "1": "dog"}'
 
@@ -130,6 +133,15 @@ def name_problems(names: Mapping[int, str], location: object) -> Iterator[InputE
             what = f"labels {other} and {label}, {names[other]!r} and {name!r}, are the same words to a detector"
             remedy = "expected names that differ beyond case and brackets, or every box comes twice: join or rename"
             yield InputError(location, what, remedy)
+
+
+def warn_of_names(names: Mapping[int, str], location: object, listed: int = 5) -> None:
+    """Logs what name_problems finds, the first `listed` of them: names are taken as they are all the same."""
+    problems = list(name_problems(names, location))
+    for problem in problems[:listed]:
+        _log.warning("%s", problem)
+    if len(problems) > listed:
+        _log.warning("%s: and %d more; `groundhog check` lists all", location, len(problems) - listed)
 
 
 def read_category_names(path: str | Path) -> tuple[str, ...]:

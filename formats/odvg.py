@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jsonlines
 import orjson
 
-from formats.io.errors import InputError
+from formats.io.errors import InputError, want_one_of
 from formats.io.files import write_whole
 from formats.io.json_stream import stream_json
 from formats.odvg_lines import QUARANTINED, record_from_line, text_of
@@ -156,19 +156,44 @@ def _decoded(text: str | bytes) -> Any:
 # Writing
 
 
-def write_odvg(path: str | Path, records: Iterable[Record], placeholder: bool = False) -> Omissions:
+LOADERS = ("mmdet", "open-groundingdino")
+
+
+def write_odvg(
+    path: str | Path, records: Iterable[Record], placeholder: bool = False, loader: str | None = None
+) -> Omissions:
     """Writes records as ODVG JSON Lines, whole or not at all, taking them one at a time; returns what was left out.
 
     placeholder: write regions without boxes with the box [0, 0, 1, 1], as a bootstrap file needs them; otherwise they
     are left out, since mmdet's loader cannot read an empty list of boxes.
+    loader: one of LOADERS, which is to train on the file: what it takes for an object, or fails at, is left out.
     """
+    if loader is not None and loader not in LOADERS:
+        raise InputError("--for", f"is {loader!r}", want_one_of(LOADERS, loader))
+    if loader == "open-groundingdino":
+        return write_open_groundingdino(path, records)
     omissions = Omissions()
     with write_whole(path, "wb") as stream, jsonlines.Writer(stream, dumps=line_bytes) as writer:
         for record in records:
+            record = record if loader is None else _without_ignored(record, omissions)
             writer.write(record_to_line(record, placeholder))
             if record.regions and not placeholder:
                 omissions["phrases without a box"] += sum(not region.boxes for region in record.regions)
     return +omissions  # without the zeros
+
+
+def _without_ignored(record: Record, omissions: Omissions) -> Record:
+    """mmdet knows no "ignore" in ODVG: it trains on such boxes as on objects."""
+    instances, regions = record.instances or (), record.regions or ()
+    ignored = sum(each.ignore for each in instances) + sum(len(each.boxes) for each in regions if each.ignore)
+    omissions["ignored boxes, left out"] += ignored
+    if not ignored:
+        return record
+    return replace(
+        record,
+        instances=record.instances and tuple(each for each in instances if not each.ignore),
+        regions=record.regions and tuple(each for each in regions if not each.ignore),
+    )
 
 
 def record_to_line(record: Record, placeholder: bool = False) -> dict[str, Any]:
@@ -240,7 +265,11 @@ def write_open_groundingdino(path: str | Path, records: Iterable[Record]) -> Omi
     omissions = Omissions()
     with write_whole(path, "wb") as stream, jsonlines.Writer(stream, dumps=line_bytes) as writer:
         for record in records:
-            writer.write(_open_line(record, omissions))
+            line = _open_line(record, omissions)
+            if record.caption is not None and not line["grounding"]["regions"]:
+                omissions["captions without a box, left out: the program fails at them"] += 1
+            else:
+                writer.write(line)
     return +omissions  # without the zeros
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.ops import batched_nms
 from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
@@ -139,6 +140,8 @@ class Detector:
         self.tokenizer = tokenizer
         self.device = torch.device(device)
         self.provenance = dict(provenance or {})
+        self._texts: dict[tuple[str, ...], TextFeatures] = {}
+        self._texts_version = -1
 
     def predict(
         self, images: Sequence[ImageSource], prompt: PromptSource | Sequence[PromptSource], **settings: Any
@@ -184,6 +187,18 @@ class Detector:
         loaded = _read_ahead(pairs, chosen.scale or self.model.config.image_scale, ahead=READERS + chosen.batch_size)
         return _in_batches(loaded, chosen.batch_size, _Labeller(self, chosen))
 
+    def captions(self, prompt: Prompt, chunk_size: int | None = None) -> list[str]:
+        """What the model reads of a prompt: one caption, or one for each chunk."""
+        return [chunk.caption for chunk in self._ready(prompt, chunk_size).chunks]
+
+    def text_cache(self) -> dict[tuple[str, ...], TextFeatures]:
+        """Features of captions by the captions of a batch, for as long as the weights stay: a training changes them."""
+        weights = self.model.text_encoder.parameters()
+        version = sum(weight._version for weight in weights if not weight.is_inference())  # others cannot be trained
+        if version != self._texts_version:
+            self._texts, self._texts_version = {}, version
+        return self._texts
+
     def _ready(self, prompt: Prompt, chunk_size: int | None) -> ReadyPrompt:
         """Captions and token columns of a prompt; none for a caption without phrases.
 
@@ -209,7 +224,7 @@ class _Labeller:
     def __init__(self, detector: Detector, settings: PredictSettings) -> None:
         self.detector = detector
         self.settings = settings
-        self.texts: dict[tuple[str, ...], TextFeatures] = {}
+        self.texts = detector.text_cache()
         self.scorings: dict[int, tuple[Chunk, LabelScoring]] = {}
         self.last: tuple[np.ndarray, ImageFeatures] | None = None  # pixels as the model saw them, and their features
 
@@ -233,9 +248,9 @@ class _Labeller:
             filler = next(chunk.caption for chunk in chunks if chunk)
             captions = [chunk.caption if chunk else filler for chunk in chunks]
             shared = set(captions) == {filler}  # a text of one caption is that of every image
-            grounding = self.detector.model.ground(
-                features, self._encode_text((filler,) if shared else tuple(captions))
-            )
+            text = self._encode_text((filler,) if shared else tuple(captions))
+            grounding = self.detector.model.ground(features, text)
+            count = self.settings.max_per_chunk or self.settings.max_per_image
             last = grounding.logits[-1].float(), grounding.boxes[-1].float()
             count = self.settings.max_per_chunk or self.settings.max_per_image
             answers = [
@@ -279,7 +294,8 @@ class _Labeller:
 
     def _record(self, image: LoadedImage, parts: Sequence[Detections]) -> Record:
         count = self.settings.max_per_image if self.settings.max_per_chunk is None else None
-        found = _best(parts, count, self.settings.score_threshold)
+        nms_iou = self.detector.model.config.nms_iou
+        found = _best(parts, count, self.settings.score_threshold, nms_iou)
         if not self.settings.return_all_scores:
             return _record(image, found, Record)
         all_scores = found.all_scores
@@ -379,12 +395,15 @@ def _pixels(boxes: Tensor, picture: Picture) -> Tensor:
     return corners * corners.new_tensor([picture.width, picture.height] * 2)
 
 
-def _best(parts: Sequence[Detections], count: int | None, score_threshold: float) -> Detections:
-    """Detections of all chunks, sorted by score, cut by count (None: all of them) and threshold."""
+def _best(parts: Sequence[Detections], count: int | None, score_threshold: float, nms_iou: float | None) -> Detections:
+    """Detections of all chunks, sorted by score, without duplicates of a label, cut by count (None: all), threshold."""
     boxes, scores, labels, all_scores = (torch.cat(tensors) for tensors in zip(*parts))
-    scores, order = scores.sort(descending=True, stable=True)
-    keep = order[scores >= score_threshold][:count]
-    return Detections(boxes[keep], scores[: len(keep)], labels[keep], all_scores[keep])
+    order = scores.argsort(descending=True, stable=True)
+    order = order[scores[order] >= score_threshold]
+    if nms_iou is not None:
+        order = order[batched_nms(boxes[order], scores[order], labels[order], nms_iou)]
+    keep = order[:count]
+    return Detections(boxes[keep], scores[keep], labels[keep], all_scores[keep])
 
 
 def _record(image: LoadedImage, found: Detections, make: Callable[..., Record]) -> Record:

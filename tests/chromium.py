@@ -68,15 +68,37 @@ class Page:
             time.sleep(0.05)
 
     def press(self, key: str, modifiers: int = 0) -> None:
-        """modifiers: 1 Alt, 2 Control, 4 Meta, 8 Shift, added."""
-        for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, modifiers=modifiers)
+        """modifiers: 1 Alt, 2 Control, 4 Meta, 8 Shift, added. Enter and single letters have their text, as typed."""
+        text = "\r" if key == "Enter" else key if len(key) == 1 and not modifiers & 7 else ""
+        codes = {"windowsVirtualKeyCode": 13} if key == "Enter" else {}
+        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, modifiers=modifiers, text=text, **codes)
+        self.call("Input.dispatchKeyEvent", type="keyUp", key=key, modifiers=modifiers, **codes)
 
-    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
-        """With the left button, in CSS pixels of the window; start == end is a click."""
+    def type(self, text: str) -> None:
+        """Letter by letter, into what has the focus."""
+        for letter in text:
+            self.press(letter)
+
+    def click(self, selector: str) -> None:
+        """The middle of an element."""
+        x, y = self.value(
+            f"(() => {{ const at = document.querySelector({json.dumps(selector)}).getBoundingClientRect();"
+            " return [at.left + at.width / 2, at.top + at.height / 2]; })()"
+        )
+        self.drag((x, y), (x, y))
+
+    def slow_down(self, latency: float) -> None:
+        """latency: milliseconds that every request takes longer; 0 for none."""
+        self.call("Network.enable")
+        speed = {"downloadThroughput": -1, "uploadThroughput": -1}
+        self.call("Network.emulateNetworkConditions", offline=False, latency=latency, **speed)
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float], modifiers: int = 0) -> None:
+        """With the left button, in CSS pixels of the window; start == end is a click. modifiers: as press has them."""
         middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
         for kind, (x, y) in (("Pressed", start), ("Moved", middle), ("Moved", end), ("Released", end)):
-            self.call("Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, button="left", buttons=1, clickCount=1)
+            place = {"x": x, "y": y, "modifiers": modifiers}
+            self.call("Input.dispatchMouseEvent", type=f"mouse{kind}", button="left", buttons=1, clickCount=1, **place)
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))

@@ -191,3 +191,10 @@ def test_phrases_of_another_form_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "phrases.json").write_text(text)
     with pytest.raises(InputError, match="expected a JSON file such as"):
         bootstrap_vg(tmp_path / "images", {names[0]: "a cat"}, tmp_path / "x_vg.json", tmp_path / "phrases.json")
+
+
+def test_names_that_a_detector_cannot_tell_apart_are_told(tmp_path, caplog):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (8, 6)).save(tmp_path / "photos/a.jpg")
+    bootstrap_od(tmp_path / "photos", ["bat (animal)", "bat (sports)", "dog"], tmp_path / "x_od.json")
+    assert "'bat (animal)' and 'bat (sports)', are the same words to a detector" in caplog.text

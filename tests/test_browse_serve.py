@@ -6,34 +6,44 @@ import csv
 import http.client
 import io
 import json
+import re
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from browse.__main__ import main
-from browse.review.order import in_order
-from browse.review.serve import MAX_BODY, ReviewServer
-from browse.review.session import Review
+from browse.review.app import MAX_BODY, PAGE_FILES
+from browse.review.candidates import CandidateBoxes, find_plan
+from browse.review.serve import ReviewServer
+from browse.review.session import Review, StaleRevision
+from browse.review.views import Query, Views
 from flows.labelling.bootstrap import bootstrap_od
 from flows.labelling.filter import filter_candidates
 from flows.labelling.infer import infer
+from flows.policies.policy import Policy
 from flows.self_training.review import add_corrections
+from formats.candidates import read_candidates
 from formats.dataset_names import reviewed_path
 from formats.io.errors import InputError
 from formats.label_map import write_label_map
 from formats.odvg import read_odvg, write_odvg
 from formats.record import Instance, Record, Region
 from formats.reviewed import corrections_for, read_corrections, reviewed_text, write_corrections
-from tests.chromium import chromium_page, find_chromium
 from tests.pipeline_cases import FakeDetector, make_images, make_weights, plan_images
 
+ROOT = Path(__file__).parent.parent
 NAMES = {0: "cat", 1: "dog"}
 RECORDS = (
     Record("a.png", 30, 40, (Instance((1, 2, 20, 25), 0, "cat", 0.9), Instance((5, 5, 39, 29), 1, "dog", 0.4))),
@@ -66,16 +76,38 @@ class Answer(NamedTuple):
 
 
 @contextmanager
-def served(data: Path, name: str = "x_od_v2.json", **settings: Any) -> Iterator[ReviewServer]:
-    server = ReviewServer(Review(data / name, **settings), data / "images")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
+def served(data: Path, name: str = "x_od_v2.json", order: str = "file", **settings: Any) -> Iterator[ReviewServer]:
+    review = Review(data / name, **settings)
+    with ReviewServer(Views(review, order), data / "images") as server:
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+            thread.join()
+    review.close()
+
+
+@contextmanager
+def reviewed(path: Path, **settings: Any) -> Iterator[Review]:
+    review = Review(path, **settings)
     try:
-        yield server
+        yield review
     finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+        review.close()
+
+
+def save(review: Review, number: int, state: str = "accepted", **changes: Any) -> dict[str, Any]:
+    """The line with these changes, its boxes as they are where none are given."""
+    line = review.page(number)
+    given = {"boxes": line["boxes"], "phrases": line["phrases"], "revision": line["revision"], **changes}
+    [saved] = review.save([{"number": number, "state": state, **given}])
+    return saved
+
+
+def post(server: ReviewServer, number: int, revision: str, state: str = "accepted", **changes: Any) -> Answer:
+    return ask(server, "lines", {"changes": [{"number": number, "revision": revision, "state": state, **changes}]})
 
 
 def ask(server: ReviewServer, path: str, body: Any = None, **headers: str) -> Answer:
@@ -105,12 +137,12 @@ def test_an_edit_comes_back_and_the_labels_stay_as_they_were(data: Path) -> None
     before = (data / "x_od_v2.json").read_bytes()
     with served(data) as server:
         line = ask(server, "lines/0").json()
-        assert (line["reviewed"], line["progress"]) == (False, {"reviewed": 0, "lines": 3})
+        assert (line["state"], line["progress"]["accepted"], line["progress"]["lines"]) == ("untouched", 0, 3)
         boxes = [*boxes_of(line, box=[2.5, 3, 20, 25], of=1, ignore=True), {"box": [0, 0, 40, 30], "of": 0}]
-        saved = ask(server, "lines/0", {"revision": line["revision"], "boxes": boxes})
-        assert saved.status == 200
-        assert saved.json() == ask(server, "lines/0").json()
-        assert saved.json()["progress"] == {"reviewed": 1, "lines": 3}
+        saved = post(server, 0, line["revision"], boxes=boxes).json()
+        [after] = saved["lines"]
+        assert after.items() <= ask(server, "lines/0").json().items()
+        assert saved["progress"]["accepted"] == 1
     [correction] = read_corrections(data / "x_od_reviewed.json")
     assert correction.since == 2  # of X_od_v2.json: round 1 keeps its labels
     assert correction.record.instances == (
@@ -119,41 +151,69 @@ def test_an_edit_comes_back_and_the_labels_stay_as_they_were(data: Path) -> None
         Instance((0, 0, 40, 30), 0, "cat"),
     )
     assert (data / "x_od_v2.json").read_bytes() == before
-    assert Review(data / "x_od_v2.json").progress() == {"reviewed": 1, "lines": 3}  # another day
+    with reviewed(data / "x_od_v2.json") as another_day:
+        assert another_day.progress()["accepted"] == 1
 
 
 def test_boxes_that_the_model_made_keep_showing_its_score(data: Path) -> None:
-    review = Review(data / "x_od_v2.json")
-    line = review.line(0)
-    moved = review.save(0, line["revision"], boxes_of(line, box=[0, 0, 20, 25]))
-    assert [each["score"] for each in moved["boxes"]] == [None, 0.4]
+    with reviewed(data / "x_od_v2.json") as review:
+        moved = save(review, 0, boxes=boxes_of(review.page(0), box=[0, 0, 20, 25]))
+        assert [each["score"] for each in moved["boxes"]] == [None, 0.4]
 
 
 def test_an_accepted_image_is_cut_at_the_border_and_an_empty_one_counts(data: Path) -> None:
-    review = Review(data / "x_od_v2.json")
-    for number in (1, 2):
-        line = review.line(number)
-        review.save(number, line["revision"], line["boxes"])
+    with reviewed(data / "x_od_v2.json") as review:
+        for number in (1, 2):
+            save(review, number)
     first, second = (each.record for each in read_corrections(review.path))
     assert [each.box for each in first.instances or ()] == [(1, 2, 40, 25)]
     assert second.instances == ()
 
 
-def test_what_was_accepted_can_be_taken_back(data: Path) -> None:
-    review = Review(data / "x_od_v2.json")
-    saved = review.save(0, review.line(0)["revision"], [])
-    assert review.withdraw(0, saved["revision"])["boxes"] == Review(data / "x_od_v2.json").line(0)["boxes"]
+def test_only_what_was_accepted_reaches_the_loop(data: Path) -> None:
+    with reviewed(data / "x_od_v2.json") as review:
+        edited = save(review, 0, "edited", boxes=[])
+        skipped = save(review, 1, "skipped")
+        assert (edited["state"], edited["boxes"], skipped["state"]) == ("edited", [], "skipped")
+        assert (edited["reviewer"], edited["at"][:2]) == (review.reviewer, "20")
+        assert corrections_for(review.path) == {}
+    with reviewed(data / "x_od_v2.json") as another_day:
+        assert another_day.page(0)["boxes"] == []
+        counts = another_day.progress()
+        assert (counts["edited"], counts["skipped"], counts["accepted"], counts["untouched"]) == (1, 1, 0, 1)
+
+
+def test_what_was_accepted_can_be_withdrawn_and_gets_the_boxes_of_the_model_again(data: Path) -> None:
+    with reviewed(data / "x_od_v2.json") as review:
+        before = review.page(0)
+        save(review, 0, boxes=[])
+        after = save(review, 0, "untouched")
+        assert (after["boxes"], after["revision"]) == (before["boxes"], before["revision"])
     assert list(read_corrections(review.path)) == []
+
+
+def test_a_correction_of_an_earlier_round_is_withdrawn_from_this_round_on(data: Path) -> None:
+    write_corrections(data / "x_od_reviewed.json", [reviewed_text(replace(RECORDS[0], instances=()), 1)])
+    with reviewed(data / "x_od_v2.json") as review:
+        assert (review.page(0)["state"], review.page(0)["earlier"]) == ("accepted", True)
+        assert save(review, 0, "untouched")["boxes"] == review.page(0)["model"] != []
+        assert review.progress()["accepted"] == 0
+    assert corrections_for(review.path, 2) == {}
+    assert len(corrections_for(review.path, 1)) == 1  # that round keeps its labels
+    with reviewed(data / "x_od_v2.json") as review:
+        assert review.page(0)["state"] == "untouched"
+        assert save(review, 0, "earlier")["state"] == "accepted"  # undo
+    assert len(corrections_for(review.path, 2)) == 1
 
 
 def test_other_lines_of_the_reviewed_file_stay_byte_for_byte(data: Path) -> None:
     earlier = '{"filename": "a.png",  "height":30,"width":40,"detection":{"instances":[]},"reviewed":true,"note":"é"}'
     later = reviewed_text(RECORDS[2], 3)
     write_corrections(data / "x_od_reviewed.json", [earlier, later])
-    review = Review(data / "x_od_v2.json")
-    assert (review.line(0)["reviewed"], review.line(0)["boxes"]) == (True, [])  # round 1's correction holds in round 2
-    assert not review.line(2)["reviewed"]  # that of round 3 does not
-    review.save(0, review.line(0)["revision"], [{"box": [1, 1, 9, 9], "of": 0}])
+    with reviewed(data / "x_od_v2.json") as review:
+        assert review.page(0)["boxes"] == []  # round 1's correction holds in round 2
+        assert review.page(2)["state"] == "untouched"  # that of round 3 does not
+        save(review, 0, boxes=[{"box": [1, 1, 9, 9], "of": 0}])
     lines = (data / "x_od_reviewed.json").read_text().splitlines()
     assert lines[:2] == [earlier, later]
     assert len(lines) == 3
@@ -161,23 +221,81 @@ def test_other_lines_of_the_reviewed_file_stay_byte_for_byte(data: Path) -> None
 
 
 def test_phrases_of_a_caption_get_boxes_and_marked_words_become_phrases(data: Path) -> None:
-    review = Review(data / "x_vg_v1.json")
-    line = review.line(0)
-    assert line["phrases"] == [{"texts": ("a cat",), "spans": ((2, 7),)}]
-    phrases = [*line["phrases"], {"texts": ["a dog"], "spans": [[15, 20]]}]
-    boxes = [*line["boxes"], {"box": [3, 3, 9, 9], "of": 1}, {"box": [4, 4, 9, 9], "of": 0, "ignore": True}]
-    saved = review.save(0, line["revision"], boxes, phrases)
-    [correction] = read_corrections(data / "x_vg_reviewed.json")
-    assert correction.record.regions == (
-        Region(((1, 2, 20, 25),), ("a cat",), ((2, 7),)),
-        Region(((4, 4, 9, 9),), ("a cat",), ((2, 7),), ignore=True),
-        Region(((3, 3, 9, 9),), ("a dog",), ((15, 20),)),
+    with reviewed(data / "x_vg_v1.json") as review:
+        line = review.page(0)
+        assert line["phrases"] == [{"texts": ("a cat",), "spans": ((2, 7),)}]
+        phrases = [*line["phrases"], {"texts": ["a dog"], "spans": [[15, 20]]}]
+        boxes = [*line["boxes"], {"box": [3, 3, 9, 9], "of": 1}, {"box": [4, 4, 9, 9], "of": 0, "ignore": True}]
+        save(review, 0, boxes=boxes, phrases=phrases)
+        review.export()
+        [correction] = read_corrections(data / "x_vg_reviewed.json")
+        assert correction.record.regions == (
+            Region(((1, 2, 20, 25),), ("a cat",), ((2, 7),)),
+            Region(((4, 4, 9, 9),), ("a cat",), ((2, 7),), ignore=True),
+            Region(((3, 3, 9, 9),), ("a dog",), ((15, 20),)),
+        )
+        emptied = save(review, 0, boxes=[])
+        assert emptied["phrases"][0]["texts"] == ("a cat",)  # a phrase of the line stays: it can get a box again
+        for wrong in ({"texts": ["a cow"], "spans": [[15, 20]]}, {"texts": ["g"], "spans": [[19, 99]]}, {"texts": 3}):
+            with pytest.raises(InputError, match=r"a\.png"):
+                save(review, 0, boxes=[], phrases=[wrong])
+
+
+# The journal, and the file that follows it
+
+
+def test_what_a_killed_review_had_acknowledged_is_not_lost(data: Path) -> None:
+    program = (
+        "import os, sys; from pathlib import Path; from tests.test_browse_serve import Review, save\n"
+        "review = Review(Path(sys.argv[1]))\n"
+        "[save(review, number, boxes=[]) for number in (0, 1)]; save(review, 2, 'edited')\n"
+        "os.kill(os.getpid(), 9)"
     )
-    emptied = review.save(0, saved["revision"], [], saved["phrases"])
-    assert emptied["phrases"][0]["texts"] == ("a cat",)  # a phrase of the line stays, so that it can get a box again
-    for wrong in ({"texts": ["a cow"], "spans": [[15, 20]]}, {"texts": ["g"], "spans": [[19, 99]]}, {"texts": 3}):
-        with pytest.raises(InputError, match=r"a\.png"):
-            review.save(0, emptied["revision"], [], [wrong])
+    subprocess.run([sys.executable, "-c", program, str(data / "x_od_v2.json")], cwd=ROOT, check=False)
+    path = data / "x_od_reviewed.json"
+    assert set(corrections_for(path)) == {("a.png", None), ("deep/b.png", None)}  # the loop may run first
+    with reviewed(data / "x_od_v2.json") as review:
+        assert review.progress()["accepted"] == 2
+        assert review.page(2)["state"] == "edited"
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_the_file_of_corrections_follows_by_itself(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("browse.review.serve.EXPORT_DELAY", 0.05)
+    with served(data) as server:
+        for number in (0, 1):
+            revision = ask(server, f"lines/{number}").json()["revision"]
+            assert post(server, number, revision, boxes=[]).status == 200
+        end = time.monotonic() + 20
+        while len((data / "x_od_reviewed.json").read_text().splitlines()) < 2:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+
+def test_what_another_process_wrote_is_seen(data: Path) -> None:
+    with reviewed(data / "x_od_v2.json") as review:
+        save(review, 1, "edited", boxes=[])
+        line = review.page(0)
+        write_corrections(review.path, [reviewed_text(replace(record, instances=()), 2) for record in RECORDS[:2]])
+        assert review.page(0)["boxes"] == []
+        assert review.page(1)["state"] == "accepted"  # it is newer than the draft
+        assert review.progress()["accepted"] == 2
+        with pytest.raises(StaleRevision, match="changed elsewhere"):
+            save(review, 0, revision=line["revision"])
+
+
+def test_a_file_of_corrections_that_was_removed_is_gone_from_the_review_too(data: Path) -> None:
+    with reviewed(data / "x_od_v2.json") as review:
+        save(review, 0)
+    review.path.unlink()
+    with reviewed(data / "x_od_v2.json") as review:
+        assert review.progress()["accepted"] == 0
+
+
+def test_a_journal_that_is_none_is_named(data: Path) -> None:
+    (data / "x_od_reviewed.sqlite").write_bytes(b"not a database, but longer than a header" * 10)
+    with pytest.raises(InputError, match=r"x_od_reviewed.sqlite: cannot be read"):
+        Review(data / "x_od_v2.json")
 
 
 # What is refused
@@ -201,36 +319,37 @@ def test_phrases_of_a_caption_get_boxes_and_marked_words_become_phrases(data: Pa
     ],
 )
 def test_impossible_boxes_are_refused_with_a_reason(data: Path, boxes: Any, message: str) -> None:
-    with served(data) as server:
-        revision = ask(server, "lines/0").json()["revision"]
-        answer = ask(server, "lines/0", {"revision": revision, "boxes": boxes})
-        assert answer.status == 400
-        assert message in answer.json()["error"]
-        assert "a.png" in answer.json()["error"]
-        assert not (data / "x_od_reviewed.json").exists()
+    with reviewed(data / "x_od_v2.json") as review:
+        with pytest.raises(InputError, match=re.escape(message)) as refused:
+            save(review, 0, boxes=boxes)
+        assert "a.png" in str(refused.value)
+        with pytest.raises(InputError, match="expected one of untouched"):
+            save(review, 0, "done")
+        assert review.progress()["untouched"] == 3
 
 
 def test_two_windows_do_not_overwrite_one_another(data: Path) -> None:
     with served(data) as server:
-        mine = theirs = ask(server, "lines/0").json()
-        assert ask(server, "lines/0", {"revision": theirs["revision"], "boxes": []}).status == 200
-        stored = (data / "x_od_reviewed.json").read_bytes()
-        for change in ({"boxes": mine["boxes"]}, {"reviewed": False}):
-            stale = ask(server, "lines/0", {"revision": mine["revision"], **change})
+        mine = ask(server, "lines/0").json()
+        assert post(server, 0, mine["revision"], boxes=[]).status == 200
+        for change in ({"boxes": mine["boxes"]}, {"state": "untouched"}):
+            stale = post(server, 0, mine["revision"], **change)
             assert stale.status == 409
             assert "changed elsewhere" in stale.json()["error"]
-        assert (data / "x_od_reviewed.json").read_bytes() == stored
+        assert ask(server, "lines/0").json()["boxes"] == []
         fresh = ask(server, "lines/1").json()  # other lines are free
-        assert ask(server, "lines/1", {"revision": fresh["revision"], "boxes": []}).status == 200
+        assert post(server, 1, fresh["revision"], boxes=[]).status == 200
 
 
-def test_what_another_process_wrote_is_seen(data: Path) -> None:
-    review = Review(data / "x_od_v2.json")
-    line = review.line(0)
-    write_corrections(review.path, [reviewed_text(replace(RECORDS[0], instances=()), 1)])
-    assert review.line(0)["boxes"] == []
-    with pytest.raises(Exception, match="changed elsewhere"):
-        review.save(0, line["revision"], line["boxes"])
+def test_changes_of_several_lines_are_saved_all_or_none(data: Path) -> None:
+    with served(data) as server:
+        lines = [ask(server, f"lines/{number}").json() for number in range(3)]
+        changes = [
+            {"number": each["number"], "revision": each["revision"], "state": "accepted", "boxes": []} for each in lines
+        ]
+        changes[2]["boxes"] = [{"box": [1, 2, 900, 25], "of": 0}]
+        assert ask(server, "lines", {"changes": changes}).status == 400
+        assert ask(server, "progress").json()["progress"]["accepted"] == 0
 
 
 @pytest.mark.parametrize(
@@ -245,8 +364,11 @@ def test_what_another_process_wrote_is_seen(data: Path) -> None:
         ("lines/0/more", 404),
         ("images/a.png", 404),
         ("images/../x_od_v2.json", 404),
+        ("regions/0?box=1,2,3&side=9", 404),
+        ("cuts/0?box=1,2,nan,9", 404),
         ("..%2f..%2fetc/passwd", 404),
-        ("serve.py", 404),
+        ("app.py", 404),
+        ("views/v9/rows?start=0&count=1", 410),
     ],
 )
 def test_addresses_that_are_none(data: Path, path: str, status: int) -> None:
@@ -257,36 +379,56 @@ def test_addresses_that_are_none(data: Path, path: str, status: int) -> None:
         assert answer.json()["error"]
 
 
+def test_the_bare_address_says_in_words_what_is_missing(data: Path) -> None:
+    with served(data) as server:
+        answer = ask(server, "/", Accept="text/html,*/*")
+        assert answer.status == 403
+        assert b"<h1>" in answer.body
+        assert b"Open the address that" in answer.body
+
+
 def test_requests_of_other_sites_are_refused(data: Path) -> None:
     with served(data) as server:
-        change = {"revision": ask(server, "lines/0").json()["revision"], "boxes": []}
+        revision = ask(server, "lines/0").json()["revision"]
+        change = {"changes": [{"number": 0, "revision": revision, "state": "accepted", "boxes": []}]}
         host = urlsplit(server.address).netloc
-        assert ask(server, "lines", Host="evil.example").status == 403
-        assert ask(server, "lines", Host="127.0.0.1.evil.example:80").status == 403
-        assert ask(server, "lines/0", change, Origin="http://evil.example").status == 403
-        assert ask(server, "lines/0", change, Origin="null").status == 403
-        assert ask(server, "lines/0", change, Content_Type="text/plain").status == 415  # as a form sends it
+        assert ask(server, "overview", Host="evil.example").status == 403
+        assert ask(server, "overview", Host="127.0.0.1.evil.example:80").status == 403
+        assert ask(server, "lines", change, Origin="http://evil.example").status == 403
+        assert ask(server, "lines", change, Origin="null").status == 403
+        assert ask(server, "lines", change, Content_Type="text/plain").status == 415  # as a form sends it
         assert not (data / "x_od_reviewed.json").exists()
-        assert ask(server, "lines", Host="localhost:9").status == 200  # through a tunnel
-        assert ask(server, "lines/0", change, Origin=f"http://{host}").status == 200
+        assert ask(server, "overview", Host="localhost:9").status == 200  # through a tunnel
+        assert ask(server, "lines", change, Origin=f"http://{host}").status == 200
+
+
+def test_an_open_page_survives_a_restart_of_the_server(data: Path) -> None:
+    with served(data) as server:
+        token, line = server.token, ask(server, "lines/0").json()
+    with served(data) as server:
+        assert server.token == token
+        assert post(server, 0, line["revision"], boxes=[]).status == 200
+    [kept] = data.glob(".*.token")
+    assert kept.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize(
-    ("body", "status"), [(b"{", 400), (b"[]", 400), (b"{}", 400), (b"[" * 100_000, 400), (b'{"revision": 3}', 400)]
+    "body", [b"{", b"[]", b"{}", b"[" * 100_000, b'{"changes": 3}', b'{"changes": [{"number": 0}]}']
 )
-def test_bodies_that_are_no_change(data: Path, body: bytes, status: int) -> None:
+def test_bodies_that_are_no_change(data: Path, body: bytes) -> None:
     with served(data) as server:
-        assert ask(server, "lines/0", body).status == status
-        assert ask(server, "lines/0", b"{}", Content_Length=str(MAX_BODY + 1)).status == 413
+        assert ask(server, "lines", body).status == 400
+        assert ask(server, "lines", b"{}", Content_Length=str(MAX_BODY + 1)).status == 413
 
 
 def test_file_names_of_the_labels_cannot_leave_the_image_folder(data: Path) -> None:
     Image.new("RGB", (40, 30)).save(data / "secret.png")
     write_odvg(data / "y_od.json", [replace(RECORDS[0], filename="../secret.png")])
     with served(data, "y_od.json", label_map=NAMES) as server:
-        answer = ask(server, "images/0")
-        assert answer.status == 404
-        assert "leaves its folder" in answer.json()["error"]
+        for path in ("images/0", "cuts/0?box=1,1,9,9"):
+            answer = ask(server, path)
+            assert answer.status == 404
+            assert "leaves its folder" in answer.json()["error"]
 
 
 def test_pictures_come_upright_and_reduced(data: Path) -> None:
@@ -295,25 +437,46 @@ def test_pictures_come_upright_and_reduced(data: Path) -> None:
     Image.new("RGB", (4000, 2000), (200, 30, 30)).save(data / "images" / "c.jpg", exif=exif)
     write_odvg(data / "y_od.json", [Record("c.jpg", 4000, 2000, ())])
     with served(data, "y_od.json", label_map=NAMES) as server:
-        sizes = [Image.open(io.BytesIO(ask(server, f"{kind}/0").body)).size for kind in ("images", "thumbnails")]
-        assert sizes == [(800, 1600), (80, 160)]
+        paths = ("images/0", "thumbnails/0", "regions/0?box=0,0,1000,500&side=4000", "cuts/0?box=0,0,1000,500")
+        sizes = [Image.open(io.BytesIO(ask(server, path).body)).size for path in paths]
+        assert sizes == [(800, 1600), (80, 160), (1000, 500), (256, 149)]
+
+
+def test_a_picture_that_takes_long_holds_up_no_line(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = threading.Event()
+
+    def slowly(path: Path, longest: int) -> np.ndarray:
+        held.wait(30)
+        return np.zeros((3, 4, 3), np.uint8)
+
+    monkeypatch.setattr("browse.review.images.reduced_picture", slowly)
+    with served(data) as server, ThreadPoolExecutor(200) as clients:
+        pictures = [clients.submit(ask, server, f"images/{number % 3}") for number in range(200)]
+        start = time.monotonic()
+        assert all(ask(server, f"lines/{number % 3}").status == 200 for number in range(20))
+        assert time.monotonic() - start < 10
+        held.set()
+        assert {each.result().status for each in pictures} == {200}
 
 
 def test_the_page_needs_nothing_from_elsewhere(data: Path) -> None:
     with served(data) as server:
-        for path in ("", "page.css", "page.js", "canvas.js", "strip.js"):
+        for path in ("", *PAGE_FILES):
             answer = ask(server, path)
             assert answer.status == 200
             assert b"https://" not in answer.body
-            assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+            assert "default-src 'self'" in answer.headers["content-security-policy"]
 
 
-# The order, and the command
+# What is shown, in which order
 
 
 def test_uncertain_images_come_first(data: Path) -> None:
     def order(name: str) -> list[str]:
-        return [record.filename for record in in_order(RECORDS, name, data / "x_od_v2.json")]
+        with reviewed(data / "x_od_v2.json") as review:
+            views = Views(review, name)
+            _, view = views.open(replace(views.first, listed=False))
+            return [views.row(view, position)["filename"] for position in range(view.count)]
 
     assert order("uncertain") == ["a.png", "deep/b.png", "c.png"]  # 0.4 is the least; c.png has no score
     (data / "x_od_v2.meta.json").write_text('{"policy": {"score_threshold": 0.3, "class_thresholds": {"cat": 0.58}}}')
@@ -336,6 +499,99 @@ def test_uncertain_images_come_first(data: Path) -> None:
             order(wrong)
 
 
+def test_a_list_of_images_opens_the_page_with_them_and_their_reasons(data: Path) -> None:
+    (data / "list.jsonl").write_text(
+        '{"filename": "c.png", "reason": "odd"}\n{"filename": "c.png", "reason": "small"}\n'
+    )
+    with served(data, order=str(data / "list.jsonl")) as server:
+        query = ask(server, "overview").json()["query"]
+        view = ask(server, "views", {"listed": query["listed"], "order": query["order"]}).json()
+        assert (view["count"], view["open"]) == (1, 0)
+        [row] = ask(server, f"views/{view['view']}/rows?start=0&count=9").json()["rows"]
+        assert (row["filename"], row["reason"]) == ("c.png", "odd; small")
+        assert ask(server, "lines/2").json()["reason"] == "odd; small"
+
+
+@pytest.mark.parametrize(
+    ("query", "filenames"),
+    [
+        ({}, ["a.png", "deep/b.png", "c.png"]),
+        ({"text": "DEEP"}, ["deep/b.png"]),
+        ({"label": 1}, ["a.png"]),
+        ({"label": 0, "high": 0.7}, ["deep/b.png"]),
+        ({"low": 0.5}, ["a.png", "deep/b.png"]),
+        ({"state": "accepted"}, ["c.png"]),
+        ({"state": "open"}, ["a.png", "deep/b.png"]),
+        ({"change": "lost"}, ["c.png"]),
+        ({"change": "moved"}, ["a.png"]),
+        ({"change": "relabelled"}, ["a.png"]),
+        ({"order": "boxes"}, ["a.png", "deep/b.png", "c.png"]),
+    ],
+)
+def test_a_filter_shows_the_lines_that_fit(data: Path, query: dict[str, Any], filenames: list[str]) -> None:
+    other = [
+        replace(RECORDS[0], instances=(Instance((1, 2, 17, 25), 0, "cat"), Instance((5, 5, 39, 29), 0, "cat"))),
+        RECORDS[1],
+        replace(RECORDS[2], instances=(Instance((1, 1, 9, 9), 0, "cat"),)),
+    ]
+    write_odvg(data / "truth.json", other)
+    with reviewed(data / "x_od_v2.json") as review:
+        save(review, 2)
+        views = Views(review, other=data / "truth.json")
+        _, view = views.open(Query.of(query))
+        assert [views.row(view, position)["filename"] for position in range(view.count)] == filenames
+    for wrong in ({"label": "cat"}, {"sort": 1}, {"order": "chance"}):
+        with pytest.raises(InputError, match="filter"):
+            Query.of(wrong)
+
+
+def test_the_next_line_to_review_goes_round_and_ends(data: Path) -> None:
+    with reviewed(data / "x_od_v2.json") as review:
+        views = Views(review)
+        _, view = views.open(Query())
+        save(review, 1, "skipped")
+        assert [views.next_open(view, after) for after in (-1, 0, 2)] == [0, 2, 0]
+        save(review, 0)
+        save(review, 2)
+        assert views.next_open(view, 0) is None
+
+
+def test_crops_are_changed_many_at_once_and_come_back(data: Path) -> None:
+    with served(data) as server:
+        view = ask(server, "views", {}).json()["view"]
+        crops = ask(server, "crops", {"view": view, "label": 0, "sort": "low"}).json()
+        rows = ask(server, f"crops/{crops['crops']}/rows?start=0&count=9").json()["rows"]
+        assert [(each["number"], each["score"]) for each in rows] == [(1, 0.6), (0, 0.9)]
+        items = [{"number": each["number"], "box": each["box"], "of": each["of"]} for each in rows]
+        done = ask(server, "crops/change", {"action": "relabel", "of": 1, "items": items}).json()
+        assert [[each["of"] for each in line["boxes"]] for line in done["after"]] == [[1], [1, 1]]
+        assert {line["state"] for line in done["after"]} == {"edited"}
+        again = ask(server, "crops/change", {"action": "delete", "items": items})
+        assert (again.status, "not there any more" in again.json()["error"]) == (400, True)
+        after = {line["number"]: line["revision"] for line in done["after"]}
+        back = [
+            {"number": line["number"], "revision": after[line["number"]], "state": "earlier", "boxes": line["boxes"]}
+            for line in done["before"]
+        ]
+        restored = ask(server, "lines", {"changes": back}).json()["lines"]
+        assert [line["boxes"] for line in restored] == [line["boxes"] for line in done["before"]]
+
+
+def test_a_category_is_added_to_a_label_map_that_no_plan_uses(data: Path) -> None:
+    with reviewed(data / "x_od_v2.json") as review:
+        assert review.add_category(" cow ") == {0: "cat", 1: "dog", 2: "cow"}
+        assert save(review, 0, boxes=[{"box": [1, 2, 3, 4], "of": 2}])["boxes"][0]["of"] == 2
+        for wrong in ("", "Cow", None):
+            with pytest.raises(InputError, match="expected a new name"):
+                review.add_category(wrong)
+        (data / "x_od_v2.meta.json").write_text('{"plan": "7f"}')
+        with pytest.raises(InputError, match="made for a plan"):
+            review.add_category("sheep")
+
+
+# The command
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -345,6 +601,8 @@ def test_uncertain_images_come_first(data: Path) -> None:
         (["bare_od.json", "images"], "expected -m LABEL_MAP"),
         (["x_od_v2.json", "images", "--port", "99999"], "--port"),
         (["x_od_v2.json", "images", "--order", "newest"], "--order"),
+        (["x_od_v2.json", "images", "--candidates", "{data}"], "manifest.json: does not exist"),
+        (["x_od_v2.json", "images", "--compare", "none.json"], "none.json: does not exist"),
     ],
 )
 def test_bad_input_is_reported_with_exit_code_2(
@@ -359,14 +617,25 @@ def test_bad_input_is_reported_with_exit_code_2(
 
 def test_lines_that_cannot_be_reviewed_are_named(data: Path) -> None:
     with open(data / "x_od_v2.json", "a") as file:
-        file.write('{"height": 3}\n')
+        file.write('{"height": 3}\n\n{"quarantined": "no such file", "filename": "e.png"}\n')
         unknown = {"bbox": [1, 1, 2, 2], "label": 9, "category": "cow"}
         line = {"filename": "d.png", "height": 30, "width": 40, "detection": {"instances": [unknown]}}
         file.write(json.dumps(line) + "\n")
-    overview = Review(data / "x_od_v2.json").overview()
-    assert (len(overview["lines"]), overview["problem_count"]) == (3, 2)
-    assert "x_od_v2.json:4" in overview["problems"][0]
-    assert "d.png" in overview["problems"][1]
+    with served(data) as server:
+        overview = ask(server, "overview").json()
+        assert (overview["progress"]["lines"], overview["progress"]["broken"]) == (3, 3)
+        assert ["x_od_v2.json:4" in overview["problems"][0], "no such file" in overview["problems"][1]] == [True, True]
+        assert "x_od_v2.json:7" in overview["problems"][2]
+        assert ask(server, "lines/3").status == 422
+
+
+def test_a_long_file_is_open_before_it_is_read(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("browse.review.index.CHECKED_LINES", 2)
+    with reviewed(data / "x_od_v2.json") as review:
+        assert review.page(2)["filename"] == "c.png"
+        save(review, 2)
+        review.index.done.wait()
+        assert review.progress()["accepted"] == 1
 
 
 # The loop takes it
@@ -380,10 +649,9 @@ def test_what_was_reviewed_stands_in_the_next_labels(tmp_path: Path) -> None:
     manifest = plan_images(tmp_path, source, tmp_path / "x_label_map.json", tmp_path / "work")
     infer(manifest, FakeDetector(), progress=False)
     first = filter_candidates(manifest)
-    review = Review(first.labels)
-    assert review.path == reviewed_path(source)  # where self_train looks by itself
-    line = review.line(1)
-    review.save(1, line["revision"], [{"box": [1, 2, 30, 20], "of": 1}])
+    with reviewed(first.labels) as review:
+        assert review.path == reviewed_path(source)  # where self_train looks by itself
+        save(review, 1, boxes=[{"box": [1, 2, 30, 20], "of": 1}])
     second = filter_candidates(manifest, out=tmp_path / "x_od_v2.json", reviewed=review.path)
     before, after = (list(read_odvg(made.labels)) for made in (first, second))
     assert after[1].instances == (Instance((1, 2, 30, 20), 1, "dog"),)
@@ -392,38 +660,42 @@ def test_what_was_reviewed_stands_in_the_next_labels(tmp_path: Path) -> None:
     assert add_corrections(manifest, review.path, 1) == 1  # groundhog rounds approve --reviewed
 
 
-# The page itself
+def test_an_approval_beside_an_open_page_loses_no_change(tmp_path: Path) -> None:
+    make_images(tmp_path / "images", 3)
+    make_weights(tmp_path)
+    source = tmp_path / "x_od.json"
+    bootstrap_od(tmp_path / "images", ["cat", "dog"], source)
+    manifest = plan_images(tmp_path, source, tmp_path / "x_label_map.json", tmp_path / "work")
+    infer(manifest, FakeDetector(), progress=False)
+    labels = filter_candidates(manifest).labels
+    names = [record.filename for record in read_odvg(source)]
+    with reviewed(labels) as review:
+        for number in (0, 1):
+            save(review, number, boxes=[])
+        assert review.pending() == 1  # the second is in the journal alone
+        boxes = (Instance((1, 2, 9, 9), 0, "cat"),)
+        given = [replace(record, instances=boxes) for record in read_odvg(labels) if record.filename == names[2]]
+        write_odvg(tmp_path / "given.json", given)
+        add_corrections(manifest, tmp_path / "given.json", 1)
+        assert [review.page(number)["state"] for number in range(3)] == ["accepted"] * 3
+    assert [key[0] for key in corrections_for(review.path)] == names
 
 
-@pytest.mark.browser
-@pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium")
-def test_images_are_reviewed_by_keys_and_pointer(data: Path, tmp_path: Path) -> None:
-    shown = "document.getElementById('picture').complete && document.getElementById('picture').naturalWidth > 0"
-    progress = "document.getElementById('progress').textContent"
-    place = "document.getElementById('position').textContent"
-    with served(data) as server, chromium_page(find_chromium() or "", tmp_path / "profile") as page:
-        page.open(server.address)
-        page.wait(f"{progress} === '0 of 3 reviewed' && {shown}")
-        page.press("Tab")
-        page.press("2")  # the first box is a dog
-        page.wait(f"{progress} === '1 of 3 reviewed'")
-        page.press("z")
-        page.wait(f"{progress} === '0 of 3 reviewed'")
-        page.press("Enter")
-        page.wait(f"{progress} === '1 of 3 reviewed' && {place} === '2 / 3'")
-        page.press("Tab")
-        page.press("x")
-        page.wait(f"{progress} === '2 of 3 reviewed'")
-        page.press("ArrowRight")
-        page.wait(f"{place} === '3 / 3' && {shown}")
-        left, top, scale = page.value(
-            "(() => { const at = document.getElementById('overlay').getBoundingClientRect();"
-            " return [at.left, at.top, at.width / 40]; })()"
-        )
-        page.drag((left + 10 * scale, top + 5 * scale), (left + 20 * scale, top + 15 * scale))
-        page.wait(f"{progress} === '3 of 3 reviewed' && document.getElementById('stored').textContent === 'saved'")
-    done = corrections_for(data / "x_od_reviewed.json")
-    first, second, third = (done[record.filename, None].instances or () for record in RECORDS)
-    assert [each.category for each in first] == ["cat", "dog"]
-    assert second == ()
-    assert third[0].box == pytest.approx((10, 5, 20, 15), abs=0.2)
+def test_candidates_below_the_threshold_are_shown_for_their_line(tmp_path: Path) -> None:
+    make_images(tmp_path / "images", 3)
+    make_weights(tmp_path)
+    source = tmp_path / "x_od.json"
+    bootstrap_od(tmp_path / "images", ["cat", "dog"], source)
+    manifest = plan_images(tmp_path, source, tmp_path / "x_label_map.json", tmp_path / "work")
+    infer(manifest, FakeDetector(), progress=False)
+    labels = filter_candidates(manifest, policy=Policy(score_threshold=0.99)).labels
+    plan = find_plan(labels, tmp_path / "work")
+    assert plan is not None
+    with reviewed(labels) as review:
+        record = review.record(1)
+        found = CandidateBoxes(plan).of_line(1, record, [], [], {"cat": 0, "dog": 1})
+        shard = read_candidates(manifest.shard_path(0))
+        scores = shard.score[shard.line == 1]
+        assert found
+        assert {round(each["score"], 5) for each in found} <= {round(float(score), 5) for score in scores}
+        assert CandidateBoxes(plan).of_line(1, record, found, [], {"cat": 0, "dog": 1}) == []  # they have boxes

@@ -48,7 +48,7 @@ WRONG_INPUTS = [
     ("infer bare_od.json images work", "bare_od.json: no label map and no captions; expected"),
     ("infer x_od.json images work --weights none.pth", "none.pth"),
     ("infer x_od.json images work --score-floor 2", "score_floor: 2.0 is outside 0..1; expected"),
-    ("infer x_od.json images work --shard-size 0", "shard_size: 0 is less than one; expected"),
+    ("infer x_od.json images work --shard-size 0", "shard_size: is 0; expected a number from 1"),
     ("filter none", "none: no such file; plan first"),
     ("filter none --score-threshold 7", "policy.score_threshold: 7.0 is outside 0..1; expected"),
     ("filter none --class-threshold dog", "--class-threshold: 'dog'; expected"),

@@ -130,6 +130,15 @@ def test_numbers_are_those_of_pycocotools_to_the_last_bit(seed, at_once, monkeyp
     assert evaluate_coco_with_rankings(truth, arrays, names, limits).result == ours
 
 
+def test_of_equal_overlaps_the_last_true_box_is_taken():
+    """As by pycocotools: so the second detection, which overlaps that one alone, finds nothing left."""
+    truth = [picture("a", ((0.0, 0.0, 100.0, 100.0), "cat"), ((20.0, 0.0, 120.0, 100.0), "cat"))]
+    found = [picture("a", ((10.0, 0.0, 110.0, 100.0), "cat", 0.9), ((40.0, 0.0, 140.0, 100.0), "cat", 0.8))]
+    recall = all_at_once(truth, found, ("cat",), (1, 10)).eval["recall"][0, 0, 0]
+    assert evaluate_coco(truth, found, ["cat"], (1, 10)).ap50 == pytest.approx(51 / 101)
+    assert recall[-1] == 0.5
+
+
 def crowded_case(images: int, seed: int):
     """Many boxes on a coarse grid, so that scores and overlaps are often equal; small, medium and large ones."""
     rng = np.random.default_rng(seed)

@@ -14,7 +14,7 @@ from flows.evaluation.config import EvaluateConfig
 from flows.evaluation.evaluate import evaluate_benchmark
 from flows.evaluation.predictions import predict_benchmark
 from flows.evaluation.readers import open_benchmark
-from flows.labelling.detector_pool import lender_of
+from flows.labelling.detector_pool import pool_of
 from formats.io.errors import InputError
 from formats.record import Instance, Record
 from grounding_model.detector import load_detector
@@ -204,7 +204,7 @@ def test_a_limit_per_category_is_kept_while_shards_are_read(tmp_path, monkeypatc
     config = EvaluateConfig(GlyphQuestionData("lvis", count=6), shard_size=1, resamples=0, work_dir=tmp_path)
     detector = load_detector()
     benchmark = open_benchmark(config.truth, tmp_path)
-    stored = predict_benchmark(config, benchmark, "lvis", lambda: lender_of(detector))
+    stored = predict_benchmark(config, benchmark, "lvis", lambda: pool_of(detector))
     whole = stored.as_arrays()
     monkeypatch.setattr("flows.evaluation.predictions.CUT_AT", 100)
     for count in (3, 17):

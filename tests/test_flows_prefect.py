@@ -22,7 +22,7 @@ from prefect.testing.utilities import prefect_test_harness
 from pydantic import TypeAdapter, ValidationError
 
 from flows.labelling import detector_pool as workers
-from flows.labelling.detector_pool import HeldDetectors
+from flows.labelling.detector_pool import LocalDetectorPool
 from flows.labelling.filter import filter_candidates
 from flows.labelling.plan import plan
 from flows.labelling.settings import LabellingSettings, part_of
@@ -69,22 +69,22 @@ def test_a_misspelt_setting_of_a_plan_is_refused() -> None:
 
 def test_one_model_is_loaded_for_all_shards_of_a_plan() -> None:
     loaded = []
-    lender = HeldDetectors(["cpu"], lambda manifest, device: loaded.append(device) or FakeDetector())
+    pool = LocalDetectorPool(["cpu"], lambda manifest, device: loaded.append(device) or FakeDetector())
     manifest = SimpleNamespace(weights_sha256="a", text_encoder_sha256=None, dtype="float32")
     for _ in range(3):
-        with lender.lend(manifest):
+        with pool.acquire(manifest):
             pass
     assert loaded == ["cpu"]
     for weights, text_encoder, dtype in (("b", None, "float32"), ("b", "c", "float32"), ("b", "c", "bfloat16")):
-        with lender.lend(SimpleNamespace(weights_sha256=weights, text_encoder_sha256=text_encoder, dtype=dtype)):
+        with pool.acquire(SimpleNamespace(weights_sha256=weights, text_encoder_sha256=text_encoder, dtype=dtype)):
             pass
     assert loaded == ["cpu"] * 4
 
 
 def hold(monkeypatch: pytest.MonkeyPatch, detector: FakeDetector) -> None:
     """The detector that stands for every model."""
-    made = lambda devices: HeldDetectors(devices, lambda manifest, device: detector)  # noqa: E731
-    monkeypatch.setattr(workers, "HeldDetectors", made)
+    made = lambda devices: LocalDetectorPool(devices, lambda manifest, device: detector)  # noqa: E731
+    monkeypatch.setattr(workers, "LocalDetectorPool", made)
 
 
 @pytest.mark.parametrize(("count", "most"), [(0, 4), (3, 4), (4, 4), (5, 4), (20_000, tasks.MAX_TASKS)])
@@ -161,7 +161,7 @@ def test_the_flow_labels_by_mapped_shards(
     result = deployments.self_train(deployments.SelfTrainParameters(config="configs/self_train_x.toml"))
     assert result["labels"].endswith("x_od_v3.json")
     assert recorder.detector.seen == 15
-    assert not workers._lenders  # the models of the labelling are gone before the training
+    assert not workers._pools  # the models of the labelling are gone before the training
     with get_client(sync_client=True) as client:
         assert "self-train x" in [run.name for run in client.read_flow_runs()]
         labelled = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ from flows.cli.command import main
 from flows.orchestration.deployments import configs
 from flows.self_training.config import CaptionedImages, ImageFolder, read_self_train
 from flows.self_training.init import init
+from flows.self_training.source import prepare
 from formats.io.errors import InputError
+from formats.odvg import read_odvg
+from grounding_model.checkpoints.locations import EMBEDDED
 from tests.pipeline_cases import make_images
 
 
@@ -47,7 +51,7 @@ def test_captions_and_published_weights(folder: Path) -> None:
     [
         ("a/b", {"categories": ["cat"]}, "letters, digits"),
         ("zoo", {"categories": ["cat", "cat"]}, "twice"),
-        ("zoo", {}, "expected one of the two"),
+        ("zoo", {}, "expected categories, captions or labels"),
         ("zoo", {"captions": "none.csv"}, "no such file"),
         ("zoo", {"categories": ["cat"], "weights": "none.pth"}, "no such file"),
     ],
@@ -61,3 +65,41 @@ def test_what_could_not_work_is_refused(folder: Path, name: str, settings: dict,
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no images there"):
         init("zoo", tmp_path / "none", categories=["cat"])
+
+
+def labelled(folder: Path) -> Path:
+    """A file of labels for one of the two images."""
+    box = {"bbox": [1, 1, 8, 8], "label": 0, "category": "red panda"}
+    name = sorted(path.name for path in folder.iterdir())[0]
+    line = {"filename": name, "height": 32, "width": 32, "detection": {"instances": [box]}}
+    Path("panda_od.json").write_text(json.dumps(line) + "\n")
+    Path("panda_label_map.json").write_text('{"0": "red panda"}')
+    return Path("panda_od.json")
+
+
+def test_labels_of_some_images_are_learnt_from_and_the_rest_is_labelled(folder: Path) -> None:
+    config = read_self_train(init("zoo", folder, labels=labelled(folder)))
+    assert isinstance(config.data, ImageFolder)
+    assert config.data.categories == ("red panda",)
+    assert config.start.source == "photo-tiny"
+    assert config.train.frozen == ("backbone",)
+    assert config.labelled is not None
+    assert config.labelled.held_back == 0.0  # nothing of a single image
+    source = prepare(config)
+    assert [record.filename for record in read_odvg(source.annotations)] == ["image-001.png"]
+
+
+def test_settings_follow_from_the_model_that_the_weights_are(folder: Path) -> None:
+    for number, (name, steps) in enumerate({"glyph-tiny": 150, "photo-tiny": 240}.items()):
+        renamed = Path(f"{number}.safetensors")
+        renamed.write_bytes(EMBEDDED[name].read_bytes())
+        config = read_self_train(init(f"zoo{number}", folder, categories=["cat"], weights=str(renamed)))
+        assert config.train.steps == steps
+
+
+def test_labels_of_images_that_are_not_there_are_refused(folder: Path, tmp_path: Path) -> None:
+    labels = labelled(folder)
+    make_images(tmp_path / "others", 1)
+    (tmp_path / "others" / "image-000.png").rename(tmp_path / "others" / "x.png")
+    with pytest.raises(InputError, match=r"1 of 1 images that .* names are not there, such as image-000.png"):
+        init("zoo", tmp_path / "others", labels=labels)

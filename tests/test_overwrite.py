@@ -173,3 +173,63 @@ def test_a_path_into_a_folder_is_a_file_of_names(tmp_path: Path, monkeypatch: py
     (tmp_path / "lists" / "classes").write_text("cat\ndog\n")
     assert names("lists/classes") == ["cat", "dog"]
     assert names("Monitor/TV") == ["Monitor/TV"]
+
+
+@pytest.fixture
+def filtered(tmp_path: Path) -> Path:
+    """Labels that `groundhog filter` wrote."""
+    make_images(tmp_path / "images", 3)
+    make_weights(tmp_path)
+    made = bootstrap_od(tmp_path / "images", ["cat"], tmp_path / "x_od.json")
+    manifest = plan(made.annotations, tmp_path / "images", tmp_path / "weights.safetensors", tmp_path / "work")
+    infer(manifest, FakeDetector(), progress=False)
+    assert main(["filter", str(tmp_path / "work")]) == 0
+    return tmp_path / "x_od_v1.json"
+
+
+def test_filter_keeps_labels_that_were_edited(filtered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["filter", str(filtered.parent / "work"), "--score-threshold", "0.5"]
+    edited = filtered.read_text().replace('"cat"', '"cats"')
+    filtered.write_text(edited)
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "x_od_v1.json: was edited since it was written" in error
+    assert "--overwrite" in error
+    assert "overwrite=True" not in error
+    assert filtered.read_text() == edited
+    assert main([*command, "--overwrite"]) == 0
+
+
+def test_filter_resumes_where_it_was_killed_before_the_second_file(filtered: Path) -> None:
+    command = ["filter", str(filtered.parent / "work"), "--score-threshold", "0.5"]
+    first_meta = filtered.with_suffix(".meta.json").read_bytes()
+    assert main(command) == 0
+    filtered.with_suffix(".meta.json").write_bytes(first_meta)  # as if it were killed between the two
+    assert main(command) == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (lambda line: "", "holds no line"),
+        (lambda line: line + line, "is listed twice, first in"),
+        (lambda line: line.replace('"height": 30', '"height": 60'), "x60 pixels, x_od.json says"),
+    ],
+)
+def test_reviewed_lines_that_would_lose_or_misplace_boxes_are_refused(
+    filtered: Path, changed, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = json.loads(filtered.read_text().splitlines()[0])
+    reviewed = filtered.with_name("mine.json")
+    reviewed.write_text(changed(json.dumps(line | {"reviewed": True}) + "\n"))
+    assert main(["filter", str(filtered.parent / "work"), "--reviewed", str(reviewed)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_empty_source_is_no_plan(tmp_path: Path) -> None:
+    make_images(tmp_path / "images", 1)
+    make_weights(tmp_path)
+    made = bootstrap_od(tmp_path / "images", ["cat"], tmp_path / "x_od.json")
+    made.annotations.write_text("")
+    with pytest.raises(InputError, match="holds no lines"):
+        plan(made.annotations, tmp_path / "images", tmp_path / "weights.safetensors", tmp_path / "work")

@@ -19,7 +19,7 @@ import pytest
 from flows.labelling import infer as inference
 from flows.labelling import plan as planning
 from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg
-from flows.labelling.detector_pool import HeldDetectors, devices_of
+from flows.labelling.detector_pool import LocalDetectorPool, devices_of
 from flows.labelling.filter import filter_candidates
 from flows.labelling.infer import ThreadExecutor, infer, label_shard
 from flows.labelling.manifest import Manifest, read_lines, read_manifest
@@ -270,7 +270,7 @@ def test_several_devices_label_at_once_and_write_what_one_writes(folder: Path) -
 
     one, two = plan_od(folder, "one", 2), plan_od(folder, "two", 2)
     infer(one, FakeDetector(), progress=False)
-    infer(two, executor=ThreadExecutor(HeldDetectors(["cpu", "cpu"], load), progress=False))
+    infer(two, executor=ThreadExecutor(LocalDetectorPool(["cpu", "cpu"], load), progress=False))
     assert len(detectors) == 2
     assert sum(detector.seen for detector in detectors) == 10
     assert all(

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from flows.labelling.bootstrap import bootstrap_od
-from flows.labelling.detector_pool import HeldDetectors
+from flows.labelling.detector_pool import LocalDetectorPool
 from flows.labelling.manifest import read_manifest
 from flows.labelling.plan import plan
 from flows.labelling.settings import Execution, LabellingSettings, Workers
@@ -98,7 +98,7 @@ def test_the_plan_says_the_dtype_and_its_detector_has_it(questions: tuple[Path, 
         plan(source, images, work_dir=work_dir, dtype="bfloat16")
     rounded = plan(source, images, work_dir=work_dir, dtype="bfloat16", overwrite=True)
     assert rounded.key != plain.key
-    with HeldDetectors(["cpu"]).lend(rounded) as detector:
+    with LocalDetectorPool(["cpu"]).acquire(rounded) as detector:
         assert detector.dtype == "bfloat16"
 
 

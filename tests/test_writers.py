@@ -242,3 +242,17 @@ def test_the_page_of_formats_names_every_format():
 def test_yolo_leaves_ignored_boxes_out(tmp_path):
     write_yolo(tmp_path / "yolo", [RICH], CATEGORIES)
     assert (tmp_path / "yolo/labels/a.txt").read_text() == "0 0.07500000 0.15000000 0.05000000 0.10000000\n"
+
+
+def test_a_file_for_another_program_leaves_out_what_it_takes_wrongly(tmp_path):
+    ignored = Instance((1, 2, 3, 4), 0, "cat", ignore=True)
+    kept = Instance((5, 6, 9, 9), 0, "cat")
+    caption = Record("b.jpg", 40, 60, caption="a cat", regions=())
+    records = [Record("a.jpg", 40, 60, (ignored, kept)), caption]
+    assert write_odvg(tmp_path / "m.json", records, loader="mmdet") == {"ignored boxes, left out": 1}
+    assert [each.instances for each in read_odvg(tmp_path / "m.json")] == [(kept,), None]
+    omissions = write_odvg(tmp_path / "o.json", records, loader="open-groundingdino")
+    assert omissions["ignored boxes, left out"] == 1
+    assert [each.filename for each in read_odvg(tmp_path / "o.json")] == ["a.jpg"]
+    with pytest.raises(InputError, match="did you mean 'mmdet'"):
+        write_odvg(tmp_path / "x.json", records, loader="mmdt")

@@ -9,24 +9,22 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from formats.images import decode_image
 from formats.io.files import write_whole
 
 JPEG_QUALITY = 88
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, EXIF turn applied. Raises OSError when it is not a whole picture."""
-    with Image.open(path) as image:
-        return np.asarray(_upright(image))
+    """(H, W, 3) uint8 RGB, EXIF turn applied. Raises InputError when it is not a whole picture, or too large a one."""
+    return decode_image(path).pixels
 
 
 def reduced_picture(path: Path, longest: int) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of the upright picture, its longer side at most `longest` pixels. Raises OSError likewise."""
-    with Image.open(path) as image:
-        image.draft("RGB", (longest, longest))  # a JPEG decodes at a half, a quarter or an eighth in less time
-        picture = _upright(image)
+    """(H, W, 3) uint8 RGB of the upright picture, its longer side at most `longest` pixels. Raises as read_picture."""
+    picture = Image.fromarray(decode_image(path, longest).pixels)
     picture.thumbnail((longest, longest))
     return np.asarray(picture)
 
@@ -42,7 +40,3 @@ def write_jpeg(path: Path, picture: np.ndarray) -> None:
     """Writes (H, W, 3) uint8 RGB as a JPEG file, whole or not at all. Raises OSError where nothing may be written."""
     with write_whole(path, "wb") as file:
         file.write(jpeg_of(picture))
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    return ImageOps.exif_transpose(image).convert("RGB")

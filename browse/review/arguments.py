@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from formats.io.errors import InputError
-from formats.label_map import read_label_map
 
 
 class DataPaths(NamedTuple):
-    """annotations: the ODVG file. images: the folder of its pictures. label_map: label -> name; None if not given."""
+    """annotations: the ODVG file. images: the folder of its pictures. label_map: its file; None if not given."""
 
     annotations: Path
     images: Path
-    label_map: Mapping[int, str] | None
+    label_map: Path | None
 
 
 def add_data_paths(parser: argparse.ArgumentParser) -> None:
@@ -42,4 +40,4 @@ def read_data_paths(options: argparse.Namespace) -> DataPaths:
     if options.label_map_file is None:
         return DataPaths(annotations, images, None)
     inside = options.data_root / options.label_map_file
-    return DataPaths(annotations, images, read_label_map(inside if inside.is_file() else options.label_map_file))
+    return DataPaths(annotations, images, inside if inside.is_file() else Path(options.label_map_file))

@@ -1,67 +1,108 @@
-"""The order in which images are reviewed."""
+"""The order in which images are reviewed, and why an image should be looked at."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from browse.review.index import LineIndex
 from formats.dataset_names import metadata_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, read_text
 from formats.io.values import Table
-from formats.record import Record
+from formats.review_journal import key_bytes
 
-Threshold = Callable[[str], float]  # category or phrase -> the score above which its boxes became labels
-
-
-def in_order(records: Sequence[Record], order: str, annotations: Path) -> list[Record]:
-    """The records in the order of `--order`: "file", "uncertain", a list of images (.jsonl), or a file of scores.
-
-    Records of equal rank, and those without a score, stay in the order of their file, the latter at the end.
-    Raises InputError for a file that is neither such a list nor such a table.
-    """
-    if order == "file":
-        return list(records)
-    if Path(order).suffix.lower() == ".jsonl":
-        rank = {key: position for position, key in enumerate(read_listed(Path(order)))}
-        return sorted(records, key=lambda record: _score(rank, record))
-    if order == "uncertain":
-        threshold = _threshold(records, annotations)
-        return sorted(records, key=lambda record: distance_to_threshold(record, threshold))
-    scores = _read_scores(Path(order))
-    return sorted(records, key=lambda record: _score(scores, record))
+Listed = dict[tuple[str, str], str]  # (file name, caption or "") -> why it should be looked at
+LIST_SUFFIX = ".jsonl"
 
 
-def distance_to_threshold(record: Record, threshold: Threshold) -> float:
-    """How far the score of the image's least certain box is from its threshold; infinite without scores."""
-    return min((abs(score - threshold(name)) for name, score in _scored(record)), default=math.inf)
+class Thresholds(NamedTuple):
+    """The score above which a box became a label. default: None where nobody knows."""
+
+    default: float | None
+    of_name: Mapping[str, float]
+
+    def of(self, name: str, lowest: float = 0.0) -> float:
+        """Of a category or phrase. lowest: the lowest score of the labels, which was just above its threshold."""
+        return self.of_name.get(name, lowest if self.default is None else self.default)
 
 
-def _scored(record: Record) -> list[tuple[str, float]]:
-    """(category or phrase, score) of every box that has a score, ignored ones too: they are the nearest."""
-    scored = [(each.category, each.score) for each in record.instances or () if each.score is not None]
-    return scored + [(" ".join(region.phrase), score) for region in record.regions or () for score in region.scores]
-
-
-def _threshold(records: Sequence[Record], annotations: Path) -> Threshold:
-    """The thresholds in X_od_v1.meta.json; without it the lowest score, which was just above its threshold."""
+def read_thresholds(annotations: Path) -> Thresholds:
+    """The thresholds in X_od_v1.meta.json; none where it is not there."""
     meta = metadata_path(annotations)
+    if not meta.is_file():
+        return Thresholds(None, {})
     remedy = "remove it, or filter again"
-    policy, adaptive = Table({}, meta), dict[str, float]()
-    if meta.is_file():
-        metadata = Table(load_json(meta, remedy), meta, remedy)
-        policy, adaptive = metadata.table("policy"), metadata.numbers("thresholds_found")
-    lowest = min((score for record in records for _, score in _scored(record)), default=0.0)
-    default: float = policy.number("score_threshold", lowest)
-    by_name = {**adaptive, **policy.numbers("class_thresholds")}
-    return lambda name: by_name.get(name, default)
+    metadata = Table(load_json(meta, remedy), meta, remedy)
+    policy = metadata.table("policy")
+    by_name = {**metadata.numbers("thresholds_found"), **policy.numbers("class_thresholds")}
+    return Thresholds(policy.number("score_threshold", None), by_name)
 
 
-def read_listed(path: Path) -> dict[tuple[str, str], str]:
+def uncertain_order(index: LineIndex, names: Mapping[int, str], thresholds: Thresholds) -> np.ndarray:
+    """(N,) line numbers, those with a score closest to its threshold first; without scores last, as they come."""
+    return np.argsort(doubt_of_lines(index, names, thresholds), kind="stable")
+
+
+def doubt_of_lines(index: LineIndex, names: Mapping[int, str], thresholds: Thresholds) -> np.ndarray:
+    """(N,) float: how far the score of the line's least certain box is from its threshold; infinite without scores."""
+    distance = doubt_of_boxes(index, names, thresholds)
+    lines = np.full(len(index.lines), np.inf)
+    np.minimum.at(lines, index.box_lines(), distance)
+    return lines
+
+
+def doubt_of_boxes(index: LineIndex, names: Mapping[int, str], thresholds: Thresholds) -> np.ndarray:
+    """(B,) float: how far each score is from its threshold; infinite where there is none."""
+    labels, scores = index.labels, index.scores
+    lowest = float(np.nanmin(scores)) if np.isfinite(scores).any() else 0.0
+    limit = np.full(len(labels), thresholds.of("", lowest))
+    for label, name in names.items():
+        limit[labels == label] = thresholds.of(name, lowest)
+    distance = np.abs(scores - limit)
+    return np.where(np.isnan(distance), np.inf, distance)
+
+
+def read_order(path: Path) -> tuple[Listed, dict[tuple[str, str], float]]:
+    """What `--order FILE` lists, in its order: (reasons, rank, lowest first), both by (file name, caption or "").
+
+    Raises InputError for a file that is neither a list of images nor a table of scores.
+    """
+    if path.suffix.lower() == LIST_SUFFIX:
+        listed = read_listed(path)
+        return listed, {key: position for position, key in enumerate(listed)}
+    scores = _read_scores(path)
+    return {}, scores
+
+
+def ranked_order(index: LineIndex, rank: Mapping[tuple[str, str], float]) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) line numbers by rank, then those without one as they come; and which lines have one, (N,) bool.
+
+    A rank for a file name without a caption is that of all its lines.
+    """
+    index.done.wait()
+    by_hash = {hash(key_bytes(name, caption or None)): value for (name, caption), value in rank.items()}
+    ranks = np.array([by_hash.get(each, math.inf) for each in index.hashes.tolist()])
+    without = [number for number in np.flatnonzero(np.isinf(ranks)) if not index.broken[number]]
+    if any(caption == "" for _, caption in rank) and index_has_captions(index):
+        for number in without:
+            ranks[number] = rank.get((index.lines.record(int(number)).filename, ""), math.inf)
+    return np.argsort(ranks, kind="stable"), np.isfinite(ranks)
+
+
+def index_has_captions(index: LineIndex) -> bool:
+    """Whether the first line that can be reviewed has a caption."""
+    numbers = np.flatnonzero(~index.broken)
+    return bool(len(numbers)) and index.lines.record(int(numbers[0])).caption is not None
+
+
+def read_listed(path: Path) -> Listed:
     """(file name, caption or "") -> why it should be looked at, in the order of a list of images.
 
     A line is {"filename": "a.jpg", "reason": "two views disagree"}, for captions also "caption"; "reason" may be left
@@ -71,7 +112,7 @@ def read_listed(path: Path) -> dict[tuple[str, str], str]:
     remedy = 'expected lines such as {"filename": "a.jpg", "reason": "two views disagree"}'
     if not path.is_file():
         raise InputError(path, "does not exist", remedy)
-    listed: dict[tuple[str, str], str] = {}
+    listed: Listed = {}
     for number, text in enumerate(read_text(path, remedy).splitlines(), start=1):
         if not text.strip():
             continue
@@ -92,7 +133,7 @@ def _read_scores(path: Path) -> dict[tuple[str, str], float]:
     """(file name, caption or "") -> score, of a JSON table or of the CSV that `groundhog agreement` writes."""
     if not path.is_file():
         raise InputError(
-            "--order", f"{str(path)!r} does not exist", 'expected "file", "uncertain" or a table of scores'
+            "--order", f"{str(path)!r} does not exist", 'expected "file", "uncertain", a list of images or of scores'
         )
     remedy = 'expected {"a.jpg": 0.4}, or a CSV of `groundhog agreement`'
     try:
@@ -101,13 +142,7 @@ def _read_scores(path: Path) -> dict[tuple[str, str], float]:
             return {(row["filename"], row["caption"] or ""): float(row["agreement"]) for row in rows}
         table: Mapping[str, Any] = load_json(path, remedy)
         return {(filename, ""): float(score) for filename, score in table.items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(path, f"is not a table of scores ({type(error).__name__}: {error})", remedy) from error
-
-
-def _score(scores: Mapping[tuple[str, str], float], record: Record) -> float:
-    """By file name and caption, or by file name alone."""
-    score = scores.get((record.filename, record.caption or ""), scores.get((record.filename, "")))
-    return math.inf if score is None else score

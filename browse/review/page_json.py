@@ -31,11 +31,20 @@ def phrases_of(*records: Record) -> list[Phrase]:
     return list(dict.fromkeys(named))
 
 
-def boxes_to_page(record: Record, phrases: Sequence[Phrase]) -> list[dict[str, Any]]:
+def name_of(record: Record, of: int) -> str:
+    """What a box of the record shows, in words; of: as the page has it."""
+    if record.caption is None:
+        return next((each.category for each in record.instances or () if each.label == of), str(of))
+    return " … ".join(phrases_of(record)[of].texts)
+
+
+def boxes_to_page(record: Record, phrases: Sequence[Phrase] | None = None) -> list[dict[str, Any]]:
     """The record's boxes, clipped to the image as training clips them.
 
-    A box wholly outside stays as it is, so that a person sees it and deletes it.
+    phrases: of the caption; the record's own by default. A box wholly outside stays as it is, so that a person sees
+    it and deletes it.
     """
+    phrases = phrases_of(record) if phrases is None else phrases
     boxes = [(each.box, each.label, each.score, each.ignore) for each in record.instances or ()]
     for region in record.regions or ():
         of = phrases.index(Phrase(region.phrase, region.spans))

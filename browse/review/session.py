@@ -1,124 +1,163 @@
-"""A label file under review, and the file that stores the corrections.
+"""A label file under review: its lines, what a person made of them, and the file that takes the corrections.
 
-Every change is written at once: the reviewed file (formats.reviewed) gets the line of that image, all other lines stay
-byte for byte, and the label file itself is never changed. Each line is sent with its revision, which a change has to
-return, so that two windows, or a window and `groundhog rounds approve`, do not overwrite one another.
+The label file itself is never changed. A change is saved in the journal (formats.review_journal) before it is
+acknowledged; the file of corrections follows a moment later. Each line is sent with its revision, which a change has
+to return, so that two windows, or a window and `groundhog rounds approve`, do not overwrite one another.
+
+state  "untouched", "edited" (a draft that the loop does not use), "accepted" (a correction), or "skipped"
 """
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from browse.images.colours import Colour, colour_of, ink_on
-from browse.review.order import in_order
+from browse.review.index import ACCEPTED, EDITED, STATES, UNTOUCHED, LabelLines, LineIndex
 from browse.review.page_json import Phrase, boxes_to_page, phrases_of, record_from_page, with_scores
-from formats.dataset_names import label_map_beside, parse_annotation_name, reviewed_path
+from formats.dataset_names import label_map_beside, metadata_path, parse_annotation_name, reviewed_path
 from formats.io.errors import InputError
-from formats.label_map import read_label_map, relabelled
-from formats.odvg import read_odvg
+from formats.io.files import load_json
+from formats.label_map import read_label_map, relabelled, write_label_map
 from formats.record import Record
-from formats.reviewed import (
-    Correction,
-    Key,
-    holding,
-    key_of,
-    parse_correction,
-    read_corrections,
-    reviewed_text,
-    write_corrections,
-)
+from formats.review_journal import Mark, ReviewJournal, Row, key_bytes
+from formats.reviewed import Correction, parse_correction, read_corrections_file, reviewed_text, withdrawn_text
 
-NAMED_PROBLEMS = 20  # this many lines that cannot be reviewed are listed; the rest are counted
-PHRASE_COLOURS = 64  # a caption has a few phrases; beyond this many, colours repeat
-UNTOUCHED = "untouched"  # the revision of an unreviewed line
+SAVED_STATES = ("untouched", "earlier", "edited", "accepted", "skipped")
 
 
 class StaleRevision(Exception):
     """A change to a line that somebody else has changed since it was read."""
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line as it is now. record: the model's, with the names of the label map. row: the correction that holds.
+
+    mark: what was done in `marked` (a round); None where nothing was.
+    """
+
+    number: int
+    record: Record
+    row: Row | None
+    correction: Correction | None
+    marked: int
+    mark: Mark | None
+
+
 class Review:
     """One label file under review. All methods may be called from several threads.
 
-    records: the lines that can be reviewed, in the order in which they are shown; their positions are the `number`
-    of the methods. problems: the lines that cannot. path: the reviewed file. round: the first round for which
-    corrections hold: 2 for X_od_v2.json, 1 for a name without a version.
+    path: the file of corrections. round: the first round for which corrections hold: 2 for X_od_v2.json, 1 for a name
+    without a version. reviewer: who is noted beside a change.
     """
 
     def __init__(
         self,
         annotations: Path,
-        label_map: Mapping[int, str] | None = None,
+        label_map: Mapping[int, str] | Path | None = None,
         out: Path | None = None,
-        order: str = "file",
+        reviewer: str | None = None,
     ) -> None:
-        """Raises InputError for a file that cannot be reviewed, or that cannot take the corrections."""
+        """Raises InputError for a file that cannot be reviewed, or that cannot take the corrections.
+
+        label_map: label -> name, or the file that has it; by default the file beside the labels.
+        """
         self.annotations = annotations
         self.path = reviewed_path(annotations) if out is None else out
         if self.path.exists() and self.path.samefile(annotations):
             raise InputError(self.path, "is the label file itself", "expected another file for the corrections")
         self.round = 1 if (version := parse_annotation_name(annotations).version) is None else version
-        self.problems: list[str] = []
-        records = list(read_odvg(annotations, on_problem=lambda problem: self.problems.append(str(problem.error))))
-        self.categories = dict(label_map or _categories(annotations, records))
-        if not self.categories and any(record.caption is None for record in records):
-            raise InputError(annotations, "has neither a label map nor boxes with names", "expected -m LABEL_MAP")
-        self.records = in_order(self._named(records), order, annotations)
+        self.reviewer = reviewer if reviewer is not None else _user()
+        self.label_map_path = label_map if isinstance(label_map, Path) else None
+        given = read_label_map(label_map) if isinstance(label_map, Path) else label_map
+        if given is None and label_map_beside(annotations).is_file():
+            self.label_map_path = label_map_beside(annotations)
+            given = read_label_map(self.label_map_path)
+        self.lines = LabelLines(annotations)
         self._lock = threading.RLock()
-        self._corrections: dict[tuple[Key, int], Correction] = {}
-        self._valid: dict[Key, Correction] = {}
-        self._seen: tuple[int, int, int] | None = None
-        self._refresh()
+        self._journal = ReviewJournal(self.path, _rows_of_file)
+        self._journal.sync()
+        self.index = LineIndex(self.lines, given)
+        self.index.set_states(self._states())
+        self.index.start()
+        self.categories: dict[int, str] = dict(given or {})
+        if given is None:
+            self.categories = self._named_categories()
 
-    def _named(self, records: list[Record]) -> list[Record]:
-        """The records with the names of the label map; those with a label that it lacks become problems."""
-        named = []
-        for record in records:
-            try:
-                named.append(relabelled(record, {label: label for label in self.categories}, self.categories))
-            except InputError as error:
-                self.problems.append(str(error))
-        return named
+    def _named_categories(self) -> dict[int, str]:
+        """The categories of the boxes, where there is no label map. Raises InputError where there are none either."""
+        self.index.done.wait()
+        names = dict(sorted(self.index.names.items()))
+        if not names and any(self.record(number).caption is None for number in self._some_numbers()):
+            location = self.annotations
+            raise InputError(location, "has neither a label map nor boxes with names", "expected -m LABEL_MAP")
+        return names
+
+    def _some_numbers(self, most: int = 100) -> list[int]:
+        numbers = range(min(most, len(self.lines)))
+        return [number for number in numbers if not self.index.broken[number]]
+
+    def close(self) -> None:
+        """Writes the file of corrections where it lacks a change, and closes the journal."""
+        self.index.stop()
+        self._journal.close()
+
+    def export(self) -> None:
+        """Writes the file of corrections where it lacks a change."""
+        if self._journal.pending():
+            self._journal.export()
+
+    def pending(self) -> int:
+        """How many changes the file of corrections lacks."""
+        return self._journal.pending()
 
     def progress(self) -> dict[str, int]:
-        """How many of the lines are reviewed."""
-        with self._lock:
-            self._refresh()
-            return {"reviewed": sum(key_of(each) in self._valid for each in self.records), "lines": len(self.records)}
+        """How many of the lines are in each state."""
+        self._sync()
+        return self.index.counts()
 
-    def overview(self) -> dict[str, Any]:
-        """What the page needs once: categories with their colours, and every line's name and state."""
-        with self._lock:
-            progress = self.progress()
-            lines = [
-                {"filename": each.filename, "caption": each.caption, "reviewed": key_of(each) in self._valid}
-                for each in self.records
-            ]
-        categories = [{"label": label, "name": name, **_inks(label)} for label, name in self.categories.items()]
-        return {
-            "annotations": self.annotations.name,
-            "stored": self.path.name,
-            "categories": categories,
-            "phrase_colours": [_inks(index) for index in range(PHRASE_COLOURS)],
-            "lines": lines,
-            "problems": self.problems[:NAMED_PROBLEMS],
-            "problem_count": len(self.problems),
-            "progress": progress,
-        }
+    def record(self, number: int) -> Record:
+        """A line of the label file with the names of the label map. Raises InputError for a broken one."""
+        try:
+            record = self.lines.record(number)
+            if record.instances and self.categories:
+                record = relabelled(record, {label: label for label in self.categories}, self.categories)
+        except InputError as error:
+            self.index.mark_broken(number, str(error))
+            raise
+        return record
 
-    def line(self, number: int) -> dict[str, Any]:
-        """A line as it is now, corrected if it has a correction. Raises IndexError for an unknown number."""
-        record = self.records[number]
+    def read(self, number: int) -> Line:
+        """A line as it is now. Raises InputError for a broken one, IndexError for an unknown number."""
+        record = self.record(number)
+        key = key_of(record)
         with self._lock:
-            self._refresh()
-            correction = self._valid.get(key_of(record))
-            phrases = self._phrases(record)
-            progress = self.progress()
-        shown = record if correction is None else correction.record
+            self._sync()
+            row = self._journal.correction(key, self.round)
+            marked, mark = self._journal.mark(key, self.round) or (0, None)
+        correction = None if row is None else _parsed(row, self.path)
+        if correction is not None and correction.withdrawn:
+            correction = None
+        if mark is not None and mark.state == "accepted" and correction is None:
+            mark = None  # another program has removed the correction
+        if mark is not None and mark.state != "accepted" and marked != self.round:
+            mark = None  # the draft of an earlier round
+        return Line(number, record, row, correction, marked, mark)
+
+    def page(self, number: int, extra_phrases: Sequence[Phrase] = ()) -> dict[str, Any]:
+        """A line for the page. extra_phrases: those of its caption that the model looked for in vain."""
+        line = self.read(number)
+        record, state = line.record, self._state(line)
+        phrases = self._phrases(line, extra_phrases)
+        model = boxes_to_page(record, phrases)
+        shown = self._shown(line)
+        mark = line.mark
         return {
             "number": number,
             "filename": record.filename,
@@ -126,90 +165,161 @@ class Review:
             "height": record.height,
             "caption": record.caption,
             "phrases": [each._asdict() for each in phrases],
-            "boxes": with_scores(boxes_to_page(shown, phrases), boxes_to_page(record, phrases)),
-            "reviewed": correction is not None,
-            "revision": _revision(correction),
-            "progress": progress,
+            "boxes": model if shown is record else with_scores(boxes_to_page(shown, phrases), model),
+            "model": model,
+            "state": state,
+            "earlier": not self._is_own(line),
+            "since": None if line.correction is None else line.correction.since,
+            "reviewer": None if mark is None else mark.reviewer,
+            "at": None if mark is None else mark.at,
+            "revision": _revision(line),
         }
 
-    def save(self, number: int, revision: str, boxes: Any, phrases: Any = None) -> dict[str, Any]:
-        """Saves the correction of a line; returns the corrected line.
+    def save(self, changes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Saves changes of lines, all or none; returns the lines as they are then.
 
-        Raises InputError for impossible boxes, StaleRevision, and OSError where the file cannot be written.
+        A change: {"number", "revision", "state", "boxes", "phrases"}; state is one of SAVED_STATES, "earlier" takes
+        back what was done in this round. Boxes are needed for "edited" and "accepted".
+        Raises InputError for an impossible one, StaleRevision, and OSError where nothing can be written.
         """
-        record = self.records[number]
         with self._lock:
-            self._check(record, revision)
-            corrected = record_from_page(record, boxes, phrases, self._phrases(record), self.categories)
-            text = reviewed_text(corrected, self.round)
-            correction = parse_correction(text.encode("utf-8"), str(self.path))
-            self._write({**self._corrections, (key_of(record), self.round): correction})
-            return self.line(number)
+            lines = [self.read(change["number"]) for change in changes]
+            for line, change in zip(lines, changes):
+                if change.get("revision") != _revision(line):
+                    name = line.record.filename
+                    raise StaleRevision(f"{name} was changed elsewhere after this page loaded it; nothing was saved")
+            planned = [self._planned(line, change) for line, change in zip(lines, changes)]
+            self._journal.change(planned)
+            if not self.path.exists():
+                self._journal.export()
+            after = [self.page(change["number"]) for change in changes]
+            for line, page in zip(lines, after):
+                self.index.set_state(key_of(line.record), STATES.index(page["state"]))
+            return after
 
-    def withdraw(self, number: int, revision: str) -> dict[str, Any]:
-        """Removes the correction of a line in this round; returns the line as it is then. Raises as save does."""
-        record = self.records[number]
+    def _planned(self, line: Line, change: Mapping[str, Any]) -> tuple[Row | None, bytes, int, Mark | None]:
+        """What the journal takes for a change."""
+        key, state = key_of(line.record), change.get("state")
+        if state not in SAVED_STATES:
+            location = line.record.filename
+            raise InputError(location, f"state is {state!r}", f"expected one of {', '.join(SAVED_STATES)}")
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        if state == "accepted":
+            text = self._text(line, change)
+            return Row(key, self.round, text), key, self.round, Mark("accepted", None, self.reviewer, at)
+        if state == "edited":
+            mark = Mark("edited", self._text(line, change), self.reviewer, at)
+            return self._removed(line, key, False), key, self.round, mark
+        if state == "skipped":
+            draft = self._text(line, change) if change.get("boxes") is not None else None
+            return self._removed(line, key, True), key, self.round, Mark("skipped", draft, self.reviewer, at)
+        return self._removed(line, key, state == "untouched"), key, self.round, None
+
+    def _removed(self, line: Line, key: bytes, withdraw: bool) -> Row | None:
+        """The row that takes back this round's correction; with withdraw, that of an earlier round from now on too."""
+        before = self._journal.correction(key, self.round - 1)
+        holds_before = before is not None and not _parsed(before, self.path).withdrawn
+        if withdraw and holds_before:
+            return Row(key, self.round, withdrawn_text(line.record, self.round))
+        return Row(key, self.round, None) if line.row is not None and line.row.since == self.round else None
+
+    def _text(self, line: Line, change: Mapping[str, Any]) -> str:
+        known = self._phrases(line)
+        boxes, phrases = change.get("boxes"), change.get("phrases")
+        corrected = record_from_page(line.record, boxes, phrases, known, self.categories)
+        return reviewed_text(corrected, self.round)
+
+    def _phrases(self, line: Line, extra: Sequence[Phrase] = ()) -> list[Phrase]:
+        """Every phrase that the line, its draft or its correction names, in the line's order."""
+        return list(dict.fromkeys([*phrases_of(line.record, self._shown(line)), *extra]))
+
+    def _shown(self, line: Line) -> Record:
+        """The draft, else the correction, else the model's record."""
+        if line.mark is not None and line.mark.draft is not None:
+            return parse_correction(line.mark.draft.encode("utf-8"), str(self.path)).record
+        return line.record if line.correction is None else line.correction.record
+
+    def _state(self, line: Line) -> str:
+        if line.mark is not None and line.marked == self.round and line.mark.state != "accepted":
+            return line.mark.state
+        return "untouched" if line.correction is None else "accepted"
+
+    def _is_own(self, line: Line) -> bool:
+        """Whether something was done with the line in this round."""
+        return line.marked == self.round or (line.row is not None and line.row.since == self.round)
+
+    def _sync(self) -> None:
         with self._lock:
-            self._check(record, revision)
-            self._write({at: each for at, each in self._corrections.items() if at != (key_of(record), self.round)})
-            return self.line(number)
+            if self._journal.sync():
+                self.index.set_states(self._states())
 
-    def _phrases(self, record: Record) -> list[Phrase]:
-        """Every phrase that the line or its correction names, in the line's order."""
-        correction = self._valid.get(key_of(record))
-        return phrases_of(record) if correction is None else phrases_of(record, correction.record)
+    def _states(self) -> list[tuple[bytes, int]]:
+        """The state of every line that has one."""
+        withdrawn = '"withdrawn": true'
+        states = {
+            row.key: ACCEPTED if withdrawn not in (row.text or "") or not _parsed(row, self.path).withdrawn
+            else UNTOUCHED
+            for row in self._journal.corrections_up_to(self.round)
+        }  # fmt: skip
+        for key, state in self._journal.marks_of(self.round):
+            if state != "accepted":
+                states[key] = STATES.index(state)
+        return list(states.items())
 
-    def _check(self, record: Record, revision: str) -> None:
-        self._refresh()
-        if revision != _revision(self._valid.get(key_of(record))):
-            raise StaleRevision(f"{record.filename} was changed elsewhere after this page loaded it; nothing was saved")
-
-    def _write(self, corrections: dict[tuple[Key, int], Correction]) -> None:
-        write_corrections(self.path, (each.text for each in corrections.values()))
-        self._take(corrections)
-
-    def _refresh(self) -> None:
-        """Reads the reviewed file again if another process has written it."""
-        if self._stamp() == self._seen:
-            return
-        corrections = {}
-        for each in read_corrections(self.path) if self.path.is_file() else ():
-            if not each.since:
-                raise InputError(
-                    each.location, 'is not marked "reviewed": true', "expected -o with a file of corrections"
+    def add_category(self, name: Any) -> dict[int, str]:
+        """Adds a category to the label map; the new label map. Raises InputError where there is none to add to."""
+        name = name.strip() if isinstance(name, str) else ""
+        with self._lock:
+            if not name or name.casefold() in {each.casefold() for each in self.categories.values()}:
+                raise InputError("category", f"{name!r} is empty or there already", "expected a new name")
+            if self.label_map_path is None:
+                raise InputError("category", "these labels have no label map file", "expected -m LABEL_MAP")
+            meta = metadata_path(self.annotations)
+            if meta.is_file() and isinstance(load_json(meta, ""), dict) and "plan" in load_json(meta, ""):
+                what = (
+                    "these labels were made for a plan with other categories, which refuses corrections with a new one"
                 )
-            corrections[key_of(each.record), each.since] = each
-        self._take(corrections)
+                raise InputError("category", what, f"add it to {self.label_map_path.name} and label again")
+            label = max(self.categories, default=-1) + 1
+            write_label_map(self.label_map_path, {**self.categories, label: name})
+            self.categories[label] = name
+            return dict(self.categories)
 
-    def _take(self, corrections: dict[tuple[Key, int], Correction]) -> None:
-        self._corrections, self._seen = corrections, self._stamp()
-        self._valid = holding(corrections.values(), self.round)
-
-    def _stamp(self) -> tuple[int, int, int]:
-        """Differs for every file that was ever renamed to the path."""
-        if not self.path.is_file():
-            return 0, 0, 0
-        status = self.path.stat()
-        return status.st_ino, status.st_mtime_ns, status.st_size
+    def touched(self) -> Iterator[int]:
+        """The lines that are edited or accepted, as far as the file is read."""
+        for number in range(self.index.known):
+            if self.index.state[number] in (EDITED, ACCEPTED):
+                yield number
 
 
-def _categories(annotations: Path, records: list[Record]) -> dict[int, str]:
-    """The categories of the label map beside the labels; without one, those of the boxes."""
-    beside = label_map_beside(annotations)
-    if beside.is_file():
-        return read_label_map(beside)
-    named = {each.label: each.category for record in records for each in record.instances or ()}
-    return dict(sorted(named.items()))
+def key_of(record: Record) -> bytes:
+    """The key of the record's line in the journal."""
+    return key_bytes(record.filename, record.caption)
 
 
-def _inks(index: int) -> dict[str, str]:
-    """The colour of a label or phrase, as drawings have it, and the ink that can be read on it."""
-    return {"colour": _css(colour_of(index)), "ink": _css(ink_on(colour_of(index)))}
+def _rows_of_file(path: Path) -> Iterable[Row]:
+    """The lines of a file of corrections. Raises InputError for one that is not marked as reviewed."""
+    for each in read_corrections_file(path):
+        if not each.since:
+            what = 'is not marked "reviewed": true'
+            raise InputError(each.location, what, "expected -o with a file of corrections")
+        yield Row(key_of(each.record), each.since, each.text)
 
 
-def _css(colour: Colour) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour)
+def _parsed(row: Row, path: Path) -> Correction:
+    assert row.text is not None  # rows without a text are not given out
+    return parse_correction(row.text.encode("utf-8"), str(path))
 
 
-def _revision(correction: Correction | None) -> str:
-    return UNTOUCHED if correction is None else hashlib.sha256(correction.text.encode("utf-8")).hexdigest()[:16]
+def _revision(line: Line) -> str:
+    """Changes with everything that a person made of the line."""
+    mark = None if line.mark is None or line.mark.state == "accepted" else (line.mark.state, line.mark.draft)
+    made = repr((None if line.row is None else (line.row.since, line.row.text), mark))
+    return hashlib.sha256(made.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container without names
+        return "unknown"

@@ -86,10 +86,14 @@ def _scale(text: str) -> tuple[int, int]:
 
 
 def names(text: str) -> list[str]:
-    """Names between commas, or those of a file: a text with a name a line, YOLO's YAML, or a label map.
+    """Names between commas, those of a file (a name a line, YOLO's YAML, a label map), or of a data set: '$: coco'.
 
     Raises InputError for a file that is not there, and for what is written as a prompt is: "cat. dog".
     """
+    if text.strip().startswith("$:"):
+        from grounding_model.inputs.category_lists import read_category_list
+
+        return list(read_category_list(text.strip()[2:]))
     path = Path(text)
     in_a_folder = path.parent != Path() and path.parent.is_dir()  # "Monitor/TV" is a name, "data/classes" a file
     if in_a_folder or (path.suffix and (path.is_file() or path.suffix.lower() in NAME_FILES)):

@@ -61,11 +61,12 @@ Turns a folder of unlabelled images into a labelled data set and a better detect
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
+    options = argparse.Namespace()
     try:
         options = build_parser().parse_args(argv)
         return options.run(options) or 0
     except InputError as error:
-        print(f"groundhog: {error}", file=sys.stderr)
+        print(f"groundhog: {in_options(str(error), options)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("groundhog: interrupted; run the same command again to continue", file=sys.stderr)
@@ -80,6 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         print(f"groundhog: failed: {error}", file=sys.stderr)
         return 1
+
+
+def in_options(message: str, options: argparse.Namespace) -> str:
+    """A message with Python's argument as the option that the command has for it."""
+    option = "--overwrite" if hasattr(options, "overwrite") else "--set labelling.overwrite=true"
+    return message.replace("overwrite=True", option)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -6,9 +6,8 @@ import base64
 import html
 from pathlib import Path
 
-from browse.pictures import jpeg_of, reduced_picture
-
 from browse.draw import draw_record
+from browse.images.pictures import jpeg_of, reduced_picture
 from flows.curation.data_card import DataCard, SplitCounts
 from formats.huggingface import read_huggingface
 from formats.images import safe_join

@@ -8,6 +8,7 @@ from pathlib import Path
 from flows.evaluation.benchmarks import BenchmarkData, Metric, OdinwSuite
 from flows.labelling.settings import Execution, LabellingSettings
 from formats.io.errors import InputError
+from formats.io.ranges import CountOrZero, Share, check_ranges
 
 EVERY_BOX = LabellingSettings(score_floor=0.0)  # an AP needs the boxes of every score
 
@@ -29,9 +30,9 @@ class EvaluateConfig(LabellingSettings, Execution):
     metric: Metric | None = None
     categories: tuple[str, ...] | None = None
     score_floor: float = field(default=EVERY_BOX.score_floor, kw_only=True)
-    score_threshold: float = 0.7
+    score_threshold: Share = 0.7
     first_box_alone: bool = False
-    resamples: int = 1000
+    resamples: CountOrZero = 1000
     work_dir: Path = Path("work_dirs/evaluation")
     get: str = ""
     published: tuple[str, ...] = ()
@@ -41,7 +42,4 @@ class EvaluateConfig(LabellingSettings, Execution):
         Execution.__post_init__(self)
         if self.workers.runner != "threads":
             raise InputError("workers.runner", f"'{self.workers.runner}' cannot evaluate", 'expected "threads"')
-        if self.resamples < 0:
-            raise InputError("resamples", f"{self.resamples} is negative", "expected 0 or more")
-        if not 0 <= self.score_threshold <= 1:
-            raise InputError("score_threshold", f"{self.score_threshold} is outside 0..1", "expected 0.7 or so")
+        check_ranges(self)

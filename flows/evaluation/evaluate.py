@@ -21,7 +21,7 @@ from flows.evaluation.predictions import location_of, predict_benchmark
 from flows.evaluation.readers import open_benchmark, select_categories
 from flows.evaluation.report import draw_worst, write_report
 from flows.evaluation.scoring import SHOWN_SCORE, Measurement, measure
-from flows.labelling.detector_pool import HeldDetectors, Lender, Predictor, devices_of, lender_of
+from flows.labelling.detector_pool import DetectorPool, LocalDetectorPool, Predictor, devices_of, pool_of
 from flows.labelling.plan import software_version
 from flows.labelling.settings import EXECUTION, Execution, LabellingSettings, split, values_of
 from formats.io.errors import InputError
@@ -126,15 +126,15 @@ def _by_name(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_detector(
     config: EvaluateConfig, detector: Predictor | str | Path | None
-) -> tuple[EvaluateConfig, Callable[[], Lender]]:
+) -> tuple[EvaluateConfig, Callable[[], DetectorPool]]:
     """The configuration with these weights, and what gives detectors for it."""
     if isinstance(detector, str | Path):
         config = replace(config, weights=str(detector))
     if detector is None or isinstance(detector, str | Path):
         # The devices are looked for at the first call: where every shard is there, nothing has to run.
-        return config, functools.cache(lambda: HeldDetectors(devices_of(config.workers.devices)))
+        return config, functools.cache(lambda: LocalDetectorPool(devices_of(config.workers.devices)))
     loaded = detector
-    return config, lambda: lender_of(loaded)
+    return config, lambda: pool_of(loaded)
 
 
 def evaluate_config(path: str | Path, overrides: Sequence[str] = (), show_dir: str | Path | None = None) -> str:
@@ -158,14 +158,16 @@ def evaluate_benchmark(
     return _evaluate_one(*_with_detector(config, detector), show_dir)
 
 
-def _evaluate_any(config: EvaluateConfig, detectors: Callable[[], Lender], show_dir: str | Path | None) -> Evaluated:
+def _evaluate_any(
+    config: EvaluateConfig, detectors: Callable[[], DetectorPool], show_dir: str | Path | None
+) -> Evaluated:
     if isinstance(config.truth, OdinwSuite):
         return _evaluate_suite(config, config.truth, detectors, show_dir)
     return _evaluate_one(config, detectors, show_dir)
 
 
 def _evaluate_suite(
-    config: EvaluateConfig, suite: OdinwSuite, detectors: Callable[[], Lender], show_dir: str | Path | None
+    config: EvaluateConfig, suite: OdinwSuite, detectors: Callable[[], DetectorPool], show_dir: str | Path | None
 ) -> Evaluated:
     """Evaluates each set in work_dir/NAME, and gives the mean of their APs."""
     if unknown := set(suite.prompts) - set(suite.sets):
@@ -184,7 +186,9 @@ def _evaluate_suite(
     return Evaluated(numbers, aligned([*scores.items(), ("mean AP", mean)]))
 
 
-def _evaluate_one(config: EvaluateConfig, detectors: Callable[[], Lender], show_dir: str | Path | None) -> Evaluated:
+def _evaluate_one(
+    config: EvaluateConfig, detectors: Callable[[], DetectorPool], show_dir: str | Path | None
+) -> Evaluated:
     scored = _score(config, detectors)
     measurement, metric = scored.measurement, scored.metric
     interval = None
@@ -207,7 +211,7 @@ class _Scored(NamedTuple):
     measurement: Measurement
 
 
-def _score(config: EvaluateConfig, detectors: Callable[[], Lender]) -> _Scored:
+def _score(config: EvaluateConfig, detectors: Callable[[], DetectorPool]) -> _Scored:
     """The way from images to scores."""
     if isinstance(config.truth, OdinwSuite):
         raise InputError("truth", "several data sets", "expected one of them; flows.evaluate takes a suite")

@@ -17,7 +17,7 @@ import numpy as np
 from flows.evaluation.benchmarks import Benchmark, BenchmarkData, Metric, OdinwSuite, paths_of
 from flows.evaluation.config import EvaluateConfig
 from flows.evaluation.queries import MetricPrompts, query_for, write_queries
-from flows.labelling.detector_pool import Lender, Predictor
+from flows.labelling.detector_pool import DetectorPool, Predictor
 from flows.labelling.infer import infer
 from flows.labelling.manifest import MANIFEST_NAME, Manifest
 from flows.labelling.plan import plan
@@ -32,7 +32,7 @@ CUT_AT = 2_000_000  # boxes in memory, from which those beyond the limit of each
 
 
 def predict_benchmark(
-    config: EvaluateConfig, benchmark: Benchmark, metric: Metric, detectors: Callable[[], Lender]
+    config: EvaluateConfig, benchmark: Benchmark, metric: Metric, detectors: Callable[[], DetectorPool]
 ) -> StoredPredictions:
     """The predictions for a benchmark, from candidates in work_dir that `detectors` make where they are missing.
 
@@ -47,7 +47,7 @@ def predict_benchmark(
     if missing_shards(manifest):
         pool = _PromptingPool(detectors(), metric, benchmark.prompts)
         try:
-            infer(manifest, lender=pool, batch_size=config.batch_size)
+            infer(manifest, pool=pool, batch_size=config.batch_size)
         except InputError as error:
             if str(error.location) != str(manifest.source):
                 raise
@@ -76,13 +76,13 @@ def location_of(truth: BenchmarkData | OdinwSuite) -> Path | str:
 class _PromptingPool:
     """A pool of detectors that get the prompts of a metric."""
 
-    def __init__(self, pool: Lender, metric: Metric, prompts: Mapping[str, Mapping[str, str]]) -> None:
+    def __init__(self, pool: DetectorPool, metric: Metric, prompts: Mapping[str, Mapping[str, str]]) -> None:
         self.devices = pool.devices
         self._pool, self._metric, self._prompts = pool, metric, prompts
 
     @contextmanager
-    def lend(self, manifest: Manifest) -> Iterator[Predictor]:
-        with self._pool.lend(manifest) as detector:
+    def acquire(self, manifest: Manifest) -> Iterator[Predictor]:
+        with self._pool.acquire(manifest) as detector:
             yield MetricPrompts(detector, self._metric, self._prompts)
 
 

@@ -14,8 +14,8 @@ from formats.images import image_size, list_images, safe_join
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_whole
 from formats.io.storage import as_path
-from formats.label_map import write_label_map
-from formats.odvg import record_to_line
+from formats.label_map import warn_of_names, write_label_map
+from formats.odvg import read_odvg, record_to_line
 from formats.phrases import find_phrase
 from formats.quarantine import quarantined_line, reason_of
 from formats.record import Record, Region
@@ -41,20 +41,31 @@ def bootstrap_od(
     categories: Sequence[str],
     out: str | Path | None = None,
     label_map: str | Path | None = None,
+    without: str | Path | None = None,
 ) -> Bootstrapped:
     """A folder of images and category names -> `X_od.json` (out) and `X_label_map.json` beside it (or label_map).
 
-    out: by default beside the folder `X`.
+    out: by default beside the folder `X`. without: an ODVG file whose images are left out: they are labelled.
     Sizes come from the file headers, EXIF turn applied. An image that cannot be read stays as a quarantined line.
     Raises InputError when the folder is missing or holds no image, and for an empty or repeated category.
     """
     names = check_categories(categories)
+    warn_of_names(dict(enumerate(names)), "categories")
     filenames = _list(images)
+    if without is not None:
+        filenames = _not_labelled(filenames, without)
     out = _beside(images, "od") if out is None else as_path(out)
     label_map = label_map_beside(out) if label_map is None else as_path(label_map)
     lines, quarantined = _write(out, images, ((filename, None) for filename in filenames))
     write_label_map(label_map, dict(enumerate(names)))
     return Bootstrapped(out, label_map, lines, quarantined)
+
+
+def _not_labelled(filenames: Sequence[str], labelled: str | Path) -> list[str]:
+    done = {record.filename for record in read_odvg(labelled)}
+    if not (left := [filename for filename in filenames if filename not in done]):
+        raise InputError(labelled, "labels every image of the folder", "expected images without labels too")
+    return left
 
 
 def bootstrap_vg(

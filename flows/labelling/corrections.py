@@ -12,7 +12,8 @@ from formats.reviewed import Correction, Key, key_of
 
 
 def check_corrections(manifest: Manifest, given: Sequence[Correction]) -> None:
-    """Raises InputError for a line that is none of the source's, and for a label that its label map does not have."""
+    """Raises InputError for a line that is not in the source, is listed twice or has the size of another picture, and
+    for a label that the label map of the plan does not have."""
     _check_lines(manifest, given)
     for each in given:
         if each.withdrawn:
@@ -25,19 +26,30 @@ def check_corrections(manifest: Manifest, given: Sequence[Correction]) -> None:
 
 
 def _check_lines(manifest: Manifest, given: Sequence[Correction]) -> None:
-    missing = {key_of(each.record): each.location for each in given}
+    missing: dict[Key, Correction] = {}
+    first: dict[tuple[Key, int], Correction] = {}
+    for each in given:
+        missing[key_of(each.record)] = each
+        if (same := first.setdefault((key_of(each.record), each.since), each)) is not each:
+            what = f"{_described(key_of(each.record))} is listed twice, first in {same.location}"
+            raise InputError(each.location, what, "expected one line an image")
     for line in read_lines(manifest.source):
         if not missing:
             return
         if not is_quarantined(line.text):
             try:
-                missing.pop(key_of(parse_line(line, manifest.source)), None)
+                record = parse_line(line, manifest.source)
             except InputError:  # a broken line of the source, which labelling sets aside
                 continue
-    for key, location in missing.items():
+            if (correction := missing.pop(key_of(record), None)) is not None:
+                size, known = (correction.record.height, correction.record.width), (record.height, record.width)
+                if size != known:
+                    what = f"says {size[1]}x{size[0]} pixels, {manifest.source.name} says {known[1]}x{known[0]}"
+                    raise InputError(correction.location, what, "expected boxes in pixels of the same picture")
+    for key, correction in missing.items():
         more = f" (nor are {len(missing) - 1} more)" if len(missing) > 1 else ""
         what = f"{_described(key)} is not a line of {manifest.source.name}{more}"
-        raise InputError(location, what, "expected lines of these labels")
+        raise InputError(correction.location, what, "expected lines of these labels")
 
 
 def _described(key: Key) -> str:

@@ -1,4 +1,4 @@
-"""Who labels: devices that each hold the plan's model, lent to one shard at a time."""
+"""The detectors that label: a pool of devices that each hold the plan's model, acquired for one shard at a time."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Predictor(Protocol):
         ...
 
 
-class Lender(Protocol):
-    """What labelling asks of whoever has the detectors; HeldDetectors has it. devices: one for each detector."""
+class DetectorPool(Protocol):
+    """What labelling asks of whoever has the detectors; LocalDetectorPool has it. devices: one for each detector."""
 
     devices: tuple[str, ...]
 
-    def lend(self, manifest: Manifest) -> AbstractContextManager[Predictor]:
+    def acquire(self, manifest: Manifest) -> AbstractContextManager[Predictor]:
         """A detector that nobody else uses meanwhile."""
         ...
 
@@ -67,7 +67,7 @@ def load_planned_detector(manifest: Manifest, device: str = "auto") -> Predictor
 _Model = tuple[str, str | None, str]  # hashes of the weights and of the text encoder, number format
 
 
-class HeldDetectors:
+class LocalDetectorPool:
     """The model of the current plan for each worker, loaded once and lent to one thread at a time."""
 
     def __init__(
@@ -81,7 +81,7 @@ class HeldDetectors:
         self._held: dict[int, tuple[_Model, Predictor]] = {}  # by index in devices
 
     @contextmanager
-    def lend(self, manifest: Manifest) -> Iterator[Predictor]:
+    def acquire(self, manifest: Manifest) -> Iterator[Predictor]:
         """A detector that nobody else uses meanwhile."""
         index = self._free.get()
         try:
@@ -95,24 +95,24 @@ class HeldDetectors:
             self._free.put(index)
 
 
-def lender_of(detector: Predictor) -> HeldDetectors:
+def pool_of(detector: Predictor) -> LocalDetectorPool:
     """Lends a detector that is there already."""
-    return HeldDetectors(["the detector's own"], lambda manifest, device: detector)
+    return LocalDetectorPool(["the detector's own"], lambda manifest, device: detector)
 
 
-_lenders: dict[tuple[str, ...], HeldDetectors] = {}
-_lenders_lock = threading.Lock()
+_pools: dict[tuple[str, ...], LocalDetectorPool] = {}
+_pools_lock = threading.Lock()
 
 
-def held_detectors(devices: Sequence[str]) -> HeldDetectors:
+def shared_pool(devices: Sequence[str]) -> LocalDetectorPool:
     """Those of this process on these devices: what one task has loaded the next one finds."""
-    with _lenders_lock:
-        if tuple(devices) not in _lenders:
-            _lenders[tuple(devices)] = HeldDetectors(devices_of(devices))
-        return _lenders[tuple(devices)]
+    with _pools_lock:
+        if tuple(devices) not in _pools:
+            _pools[tuple(devices)] = LocalDetectorPool(devices_of(devices))
+        return _pools[tuple(devices)]
 
 
-def let_go() -> None:
+def release_detectors() -> None:
     """Frees the memory of all models that this process holds."""
-    with _lenders_lock:
-        _lenders.clear()
+    with _pools_lock:
+        _pools.clear()

@@ -6,6 +6,7 @@ beside them a .meta.json says who made them and how.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections import Counter
@@ -83,14 +84,21 @@ def filter_candidates(
     number = (provenance or {}).get("round")
     check = partial(check_corrections, manifest)
     corrections = corrections_for(reviewed, number, check)
+    if reviewed is not None and not corrections and provenance is None:
+        raise InputError(reviewed, "holds no line", "expected ODVG lines that a person has corrected")
     truth = _truth(policy, corrections, number, check)
     found = _thresholds(plans, policy, truth)
     settled = replace(policy, class_thresholds={**found, **policy.class_thresholds}, adaptive=None)
+    digest = hashlib.sha256()
     with write_whole(out) as file:
         for line in _label_lines(plans, settled, corrections, tally):
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            text = json.dumps(line, ensure_ascii=False) + "\n"
+            digest.update(text.encode())
+            file.write(text)
         if tally.lines and len(tally.quarantined) == tally.lines:
             raise unusable_error(manifest.source, tally.quarantined)
+        if not overwrite:
+            _refuse_edited_labels(out, digest.hexdigest())
     if warning := share_warning(len(tally.quarantined), tally.lines):
         logger.warning("%s", warning)
     counts = tally.counts()
@@ -322,7 +330,7 @@ def _scores(views: Sequence[Manifest], policy: Policy, truth: Mapping[Key, Recor
 
 def _refuse_other_labels(manifest: Manifest, out: Path, provenance: Mapping[str, Any]) -> None:
     """Labels of this plan under another policy are replaced, and a loop replaces those of its own round."""
-    remedy = "choose another file for these labels (--out FILE), or replace the old ones (--overwrite)"
+    remedy = "expected another file for these labels, or overwrite=True"
     meta = metadata_path(out)
     if not out.is_file():
         return
@@ -335,6 +343,20 @@ def _refuse_other_labels(manifest: Manifest, out: Path, provenance: Mapping[str,
         same_round = isinstance(made_by, dict) and made_by.get("folder", ()) == provenance.get("folder")
         if not same_round:
             raise InputError(out, f"holds the labels of another plan, as {meta.name} says", remedy)
+
+
+def _refuse_edited_labels(out: Path, new_sha256: str) -> None:
+    """Raises InputError where a person changed the labels since they were written.
+
+    A filter that was killed between the labels and their .meta.json wrote the labels that it would write again.
+    """
+    meta = metadata_path(out)
+    if not out.is_file() or not meta.is_file():
+        return
+    recorded, there = load_json(meta, "remove it").get("labels_sha256"), sha256_of(out)
+    if recorded not in (None, there) and there != new_sha256:
+        remedy = f"expected corrections given as reviewed, a copy of them and overwrite=True, or {out.name} moved away"
+        raise InputError(out, f"was edited since it was written, as {meta.name} says", remedy)
 
 
 def _check(manifest: Manifest, views: Sequence[Manifest], policy: Policy, out: Path) -> None:

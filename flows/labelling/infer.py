@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from flows.labelling.detector_pool import HeldDetectors, Lender, Predictor, devices_of, lender_of
+from flows.labelling.detector_pool import DetectorPool, LocalDetectorPool, Predictor, devices_of, pool_of
 from flows.labelling.image_state import changed_images, current_states, write_states
 from flows.labelling.manifest import Manifest, SourceLine, as_manifest, check_source, parse_line, read_lines
 from flows.labelling.mirrored import shown_as
@@ -33,6 +33,7 @@ from formats.images import SIZE_REMEDY, check_size, safe_join
 from formats.io.errors import InputError
 from formats.io.files import NO_ROOM
 from formats.io.locks import lock
+from formats.io.plurals import many
 from formats.phrases import find_phrase
 from formats.quarantine import filename_in, reason_of
 from formats.record import Record
@@ -70,14 +71,14 @@ def infer(
     detector: Predictor | None = None,
     *,
     workers: Workers = ONE_EACH,
-    lender: Lender | None = None,
+    pool: DetectorPool | None = None,
     batch_size: int = Execution.batch_size,
     progress: bool = True,
     executor: Executor | None = None,
 ) -> list[Path]:
     """Labels every shard that is missing; gives the files of all shards.
 
-    detector: None loads the plan's own on each device of `workers`. lender: who has detectors already, instead of both.
+    detector: None loads the plan's own on each device of `workers`. pool: who has detectors already, instead of both.
     executor: labels the shards instead of threads of this process, and brings its own detectors.
     Shards that are complete are not labelled again, unless one of their images is another file than it was.
     Raises InputError when not one image can be used, the source is no longer what was planned, the plan's settings or
@@ -93,9 +94,9 @@ def infer(
         if missing := sorted(missing + _drop_changed(manifest, complete)):
             check_source(manifest)
             if executor is None:
-                if lender is None:
-                    lender = HeldDetectors(devices_of(workers.devices)) if detector is None else lender_of(detector)
-                executor = ThreadExecutor(lender, progress)
+                if pool is None:
+                    pool = LocalDetectorPool(devices_of(workers.devices)) if detector is None else pool_of(detector)
+                executor = ThreadExecutor(pool, progress)
             executor(manifest, missing, batch_size)
             check_labelled(manifest, missing)
             check_usable(manifest, missing)
@@ -107,9 +108,9 @@ def _drop_changed(manifest: Manifest, complete: Sequence[int]) -> list[int]:
     changed = changed_images(manifest, complete)
     if changed:
         names = [name for found in changed.values() for name in found]
-        images = f"{len(names)} image{'' if len(names) == 1 else 's'}"
-        shards = f"{len(changed)} of {len(manifest.shards)} shards"
-        logger.warning("%s changed since the labelling (%s …): labelling %s again", images, names[0], shards)
+        shards = f"{len(changed)} of {many(len(manifest.shards), 'shard')}"
+        changes = f"{many(len(names), 'image')} changed since the labelling ({names[0]} …)"
+        logger.warning("%s: labelling %s again", changes, shards)
     for index in changed:
         manifest.shard_path(index).unlink()
     return list(changed)
@@ -119,7 +120,7 @@ def _drop_changed(manifest: Manifest, complete: Sequence[int]) -> list[int]:
 class ThreadExecutor:
     """Labels by as many threads of this process as there are detectors. progress: with a bar in a terminal."""
 
-    detectors: Lender
+    detectors: DetectorPool
     progress: bool = True
 
     def __call__(self, manifest: Manifest, shards: Sequence[int], batch_size: int) -> None:
@@ -134,7 +135,7 @@ class ThreadExecutor:
 def _label_in_threads(
     manifest: Manifest,
     shards: Sequence[int],
-    detectors: Lender,
+    detectors: DetectorPool,
     batch_size: int,
     on_images: Callable[[int], object],
 ) -> dict[int, Exception]:
@@ -151,7 +152,7 @@ def _label_in_threads(
         if stopping.is_set():
             return
         try:
-            with detectors.lend(manifest) as detector:
+            with detectors.acquire(manifest) as detector:
                 failures.update(label_shards(manifest, [index], detector, batch_size=batch_size, on_images=count))
         except _Stopped:
             return

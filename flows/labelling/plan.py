@@ -24,7 +24,7 @@ from formats.candidates import candidates_key
 from formats.dataset_names import label_map_beside, label_map_path, parse_annotation_name, work_dir_name
 from formats.io.errors import InputError
 from formats.io.storage import absolute, as_path, is_address
-from formats.label_map import read_label_map, write_label_map
+from formats.label_map import read_label_map, warn_of_names, write_label_map
 from grounding_model.checkpoints.locations import checkpoint_hash
 from grounding_model.inputs.prompt import Prompt
 
@@ -89,10 +89,14 @@ def _planned(
     if not is_address(image_root) and not image_root.is_dir():  # a store has no folders, images alone
         raise InputError(image_root, "no such folder", "expected the folder that the filenames are relative to")
     label_map = _label_map(source) if label_map is None else label_map
-    names = None if label_map is None else {str(label): name for label, name in read_label_map(label_map).items()}
+    labels = {} if label_map is None else read_label_map(label_map)
+    warn_of_names(labels, label_map)
+    names = None if label_map is None else {str(label): name for label, name in labels.items()}
     if names is not None:
         Prompt.categories(list(names.values()))  # a name that no prompt can hold is said now, not once an image
     digest, shards = _cut(source, execution.shard_size)
+    if not shards:
+        raise InputError(source, "holds no lines", "expected an ODVG file as bootstrap writes it")
     text_encoder = settings.text_encoder
     own = replace(
         settings,
@@ -196,11 +200,7 @@ def _refuse_other_plan(manifest: Manifest, overwrite: bool) -> None:
     said = "; ".join(
         f"{name}: {_brief(before.get(name))} there, {_brief(after.get(name))} requested" for name in differing
     )
-    raise InputError(
-        manifest.path,
-        f"another plan lies here ({said})",
-        "choose another work_dir, or replace this one (--overwrite; in Python overwrite=True)",
-    )
+    raise InputError(manifest.path, f"another plan lies here ({said})", "expected another work_dir, or overwrite=True")
 
 
 def _place(source: str | Path) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from formats.io.errors import InputError, did_you_mean
+from formats.io.ranges import Count, check_ranges
 from grounding_model.inputs import defaults
 
 Settings = TypeVar("Settings")
@@ -25,11 +26,6 @@ def setting(default: Any, help: str, *, flag: str = "", metavar: str = "", added
     """
     metadata = {"help": help, "flag": flag, "metavar": metavar, "added_later": added_later}
     return field(default=default, metadata=metadata)
-
-
-def _check_positive(name: str, value: int) -> None:
-    if value < 1:
-        raise InputError(name, f"{value} is less than one", "expected a positive number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +46,8 @@ class DetectionSettings(View):
     score_floor: float = setting(
         0.05, "0..1; candidates above it are kept, so that a threshold is chosen without the model", metavar="S"
     )
-    max_per_image: int = setting(defaults.MAX_PER_IMAGE, "boxes an image", flag="--max-per-img", metavar="N")
-    chunk_size: int | None = setting(
+    max_per_image: Count = setting(defaults.MAX_PER_IMAGE, "boxes an image", flag="--max-per-img", metavar="N")
+    chunk_size: Count | None = setting(
         None, "categories a prompt, for long lists (default: as many as fit)", flag="--chunked-size", metavar="N"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = setting(
@@ -59,7 +55,7 @@ class DetectionSettings(View):
         "number format of the model's large layers; auto: bfloat16 where the device multiplies it natively",
         added_later=True,
     )
-    max_per_chunk: int | None = setting(
+    max_per_chunk: Count | None = setting(
         None,
         "boxes of each chunk of categories, all of which an image keeps (default: only --max-per-img counts)",
         metavar="N",
@@ -76,11 +72,9 @@ class DetectionSettings(View):
                 "expected two pixel numbers such as 800, 1333",
             )
             raise InputError("scale", what, remedy)
-        _check_positive("max_per_image", self.max_per_image)
+        check_ranges(self)
         if self.dtype not in defaults.DTYPES:
             raise InputError("dtype", repr(self.dtype), f"expected one of {', '.join(defaults.DTYPES)}")
-        if self.max_per_chunk is not None:
-            _check_positive("max_per_chunk", self.max_per_chunk)
 
     def with_model(
         self, weights: str, text_encoder: str | Path | None = None, view: View | None = None
@@ -150,15 +144,15 @@ ONE_EACH = Workers()  # a thread for every GPU of the machine, or one for its CP
 class Execution:
     """How a labelling is done. The candidates are the same, but for the last bits of their scores."""
 
-    shard_size: int = setting(
+    shard_size: Count = setting(
         64, "lines a shard; a run that is killed loses the shards that it was working on", metavar="N"
     )
-    batch_size: int = setting(4, "images at once", metavar="N")
+    batch_size: Count = setting(4, "images at once", metavar="N")
     overwrite: bool = setting(False, "throw away another plan that lies in WORK_DIR")
     workers: Workers = ONE_EACH
 
     def __post_init__(self) -> None:
-        _check_positive("shard_size", self.shard_size)
+        check_ranges(self)
 
 
 LABELLING = LabellingSettings()

@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from flows.evaluation.evaluate import evaluate_config
 from flows.labelling.settings import Execution, LabellingSettings, Workers, part_of
-from flows.orchestration import tasks
+from flows.orchestration import log_filters, tasks
 from flows.orchestration.artifacts import PrefectReporter
 from flows.orchestration.lifetime import ENDS_WITH_UP, UP_PROCESS, crash_orphans
 from flows.orchestration.pause import wait_in_flow
@@ -33,6 +33,8 @@ from formats.io.errors import InputError
 from formats.io.toml_config import read_config
 from grounding_model.data.sources import GlyphData, OdvgData
 from grounding_model.training.config import TrainConfig
+
+log_filters.install()  # flow runs are processes that import this module
 
 
 class Parameters(BaseModel):

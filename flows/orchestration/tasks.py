@@ -21,7 +21,7 @@ from flows.labelling import bootstrap as bootstrapping
 from flows.labelling import filter as filtering
 from flows.labelling import infer as inference
 from flows.labelling import plan as planning
-from flows.labelling.detector_pool import devices_of, held_detectors, let_go
+from flows.labelling.detector_pool import devices_of, release_detectors, shared_pool
 from flows.labelling.manifest import Manifest, read_manifest
 from flows.labelling.settings import ONE_EACH, Execution, Workers
 from flows.labelling.shards import missing_shards
@@ -66,11 +66,11 @@ def label_shards(
     Raises RuntimeError at the end when a shard failed; the others are done and stay so.
     """
     # Not a dict of this module: Ray is sent this function with a copy of all that it names here.
-    lender = held_detectors(devices)
+    pool = shared_pool(devices)
     manifest = read_manifest(manifest_path)
     # A task that is tried again, also after its worker was killed, resumes behind its last whole shard.
     missing = missing_shards(manifest, indices)
-    with lender.lend(manifest) as detector:
+    with pool.acquire(manifest) as detector:
         failures = inference.label_shards(manifest, missing, detector, batch_size=batch_size)
     inference.raise_failures(manifest, failures)
     return len(missing)
@@ -112,7 +112,7 @@ class MappedTasks:
             )
             for done, _ in enumerate(as_completed(list(futures)), start=1):
                 update_progress_artifact(artifact, progress=100.0 * done / len(groups))
-        let_go()  # evaluation and training, which come next in this process, need the memory
+        release_detectors()  # evaluation and training, which come next in this process, need the memory
 
     def _progress(self, manifest: Manifest, shards: int) -> UUID:
         labelled = str(self.name) or manifest.work_dir.name

@@ -136,7 +136,9 @@ class Policy:
         thresholds = [self.score_threshold, *self.class_thresholds.values()]
         if self.ignore_from is not None and self.adaptive is None and self.ignore_from >= max(thresholds):
             raise InputError(
-                "policy.ignore_from", f"{self.ignore_from} is no lower than {max(thresholds)}", "expected it lower"
+                "policy.ignore_from",
+                f"{self.ignore_from} is no lower than {max(thresholds)}",
+                "expected it below policy.score_threshold",
             )
         if self.confident_from is not None and self.adaptive is None and self.confident_from <= min(thresholds):
             raise InputError(

@@ -27,6 +27,7 @@ from formats.boxes import boxes_by_name
 from formats.dataset_names import annotation_path, label_map_path
 from formats.io.errors import InputError
 from formats.io.files import write_json
+from formats.io.ranges import Count, Factor, Name, PositiveShare, Seed, Share, check_ranges
 from formats.label_map import write_label_map
 from formats.odvg import read_odvg, write_odvg
 from formats.record import Record
@@ -52,8 +53,8 @@ class Variant:
     labels: Literal["policy", "none", "truth"] = "policy"
     policy: Policy = field(default_factory=Policy)
     views: tuple[View, ...] = (View(),)
-    rounds: int = 1
-    student: float = 1.0
+    rounds: Count = 1
+    student: PositiveShare = 1.0
 
     def __post_init__(self) -> None:
         if not self.views:
@@ -74,7 +75,7 @@ class QualityConfig:
     baseline: the variant that the gains in the table are measured against.
     """
 
-    name: str
+    name: Name
     data: GlyphData | OdvgData
     categories: tuple[str, ...]
     target: TrainingData
@@ -82,13 +83,14 @@ class QualityConfig:
     variants: dict[str, Variant]
     baseline: str
     source: TrainingData | None = None
-    seeds: tuple[int, ...] = (0, 1, 2)
-    ratio: float = 1.0  # pretraining images for each labelled one
-    score_floor: float = LabellingSettings.score_floor
-    shard_size: int = Execution.shard_size
-    batch_size: int = Execution.batch_size
+    seeds: tuple[Seed, ...] = (0, 1, 2)
+    ratio: Factor = 1.0  # pretraining images for each labelled one
+    score_floor: Share = LabellingSettings.score_floor
+    shard_size: Count = Execution.shard_size
+    batch_size: Count = Execution.batch_size
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.baseline not in self.variants:
             raise InputError("baseline", f"no variant {self.baseline!r}", f"expected one of {', '.join(self.variants)}")
         if not isinstance(self.train.start, FromWeights):

@@ -10,7 +10,9 @@ from flows.evaluation.benchmarks import BenchmarkData
 from flows.labelling.settings import DetectionSettings, Execution, View
 from flows.policies.policy import Policy
 from flows.self_training.gate import Gate
+from flows.self_training.labelled import KnownLabels
 from formats.io.errors import InputError
+from formats.io.ranges import Count, CountOrZero, Factor, Name, PositiveShare, Seed, check_ranges
 from formats.io.toml_config import read_config
 from grounding_model.training.config import FromWeights, TrainConfig
 
@@ -53,8 +55,8 @@ class GlyphScenes:
     """
 
     domain: str = "cats"
-    count: int = 144
-    seed: int = 0
+    count: Count = 144
+    seed: Seed = 0
     categories: tuple[str, ...] = ("cat",)
     task: Literal["od", "captions"] = "od"
     kind: Literal["glyphs"] = "glyphs"
@@ -82,24 +84,26 @@ class SelfTrainConfig:
     the pretraining data that are mixed in, if any.
     """
 
-    name: str
+    name: Name
     data: ImageFolder | CaptionedImages | GlyphScenes
     train: TrainConfig
-    rounds: int = 1  # trainings; labels are made once more than that
-    ratio: float = 1.0  # pretraining images for each pseudo-labelled one; 0 leaves the pretraining data out
-    student: float = 1.0  # weight of a trained model in the mean with the first round's (WiSE-FT); 1 takes it as it is
+    rounds: CountOrZero = 1  # trainings; labels are made once more than that
+    ratio: Factor = 1.0  # pretraining images for each pseudo-labelled one; 0 leaves the pretraining data out
+    student: PositiveShare = (
+        1.0  # weight of a trained model in the mean with the first round's (WiSE-FT); 1 takes it as it is
+    )
     policy: Policy = field(default_factory=Policy)
     labelling: Labelling = field(default_factory=Labelling)
+    labelled: KnownLabels | None = None  # what a person labelled before; the first model learns from it
     evaluation: BenchmarkData | None = None  # labelled images or captions that no round sees
     evaluated_categories: tuple[str, ...] | None = None  # None: all that the evaluation data know
     gate: Gate = field(default_factory=Gate)
-    review: bool | tuple[int, ...] = False  # after which rounds' labels a person is waited for; true: after each
+    review: bool | tuple[CountOrZero, ...] = False  # rounds whose labels a person is waited for; true: all
 
     def __post_init__(self) -> None:
-        if self.rounds < 0:
-            raise InputError("rounds", f"{self.rounds} is negative", "expected 0 to label only, or more")
-        if not 0.0 < self.student <= 1.0:
-            raise InputError("student", f"{self.student}", "expected a fraction above 0")
+        check_ranges(self)
+        if self.labelled is not None and not isinstance(self.data, ImageFolder):
+            raise InputError("labelled", f"is set for {self.data.kind}", 'expected data of kind = "images"')
         if not isinstance(self.train.start, FromWeights):
             raise InputError("train.start", "random weights cannot label", 'expected kind = "weights"')
 

@@ -142,7 +142,7 @@ def too_few(gate: Gate, counts: Mapping[str, int]) -> Iterator[str]:
     if boxes < gate.min_boxes_per_image * lines:
         yield (
             f"{boxes} boxes in {lines} images are hardly any (gate.min_boxes_per_image): the model does not know what "
-            "it is asked for; expected other weights, or a lower policy.score_threshold"
+            "the prompt means; expected other weights, or a lower policy.score_threshold (and policy.ignore_from)"
         )
 
 

@@ -6,17 +6,21 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from flows.labelling.bootstrap import check_categories, read_captions
 from flows.self_training.config import read_self_train
+from flows.self_training.labelled import import_labels, usable_lines
 from formats.dataset_names import annotation_path, label_map_beside, labels_path
 from formats.images import list_images
 from formats.io.errors import InputError
 from formats.io.files import write_whole
-from grounding_model.checkpoints.locations import EMBEDDED
-from grounding_model.inputs.defaults import WEIGHTS
+from grounding_model.checkpoints.locations import config_of_file
+from grounding_model.inputs.defaults import PHOTO_WEIGHTS, WEIGHTS
+from grounding_model.model.config import ModelConfig
 
 CONFIG_DIR = Path("configs")
+MIN_TO_HOLD_BACK = 25  # labelled images: a fifth of fewer judges nothing, and is missed in training
 PREFIX = "self_train_"  # of configurations that `groundhog up` serves
 
 
@@ -26,13 +30,18 @@ def init(
     *,
     categories: Sequence[str] | None = None,
     captions: str | Path | None = None,
-    weights: str = WEIGHTS,
+    labels: str | Path | None = None,
+    labels_format: str | None = None,
+    weights: str | None = None,
     text_encoder: str | Path | None = None,
     config_dir: str | Path = CONFIG_DIR,
 ) -> Path:
     """Writes CONFIG_DIR/self_train_NAME.toml, the deployment self-train/NAME, and gives its path.
 
-    categories or captions: one of them. weights: glyph-tiny trains in small steps, published weights as the reference.
+    categories, captions or labels: one of them. labels: of some of the images, in any format that we read
+    (labels_format: its name where it cannot be guessed; categories beside it: its names where it has none).
+    weights: the first model; None: photo-tiny with labels, else glyph-tiny. The settings of the training follow from
+    what model it is: published weights train as the reference does.
     Labels go to data/NAME, everything else to work_dirs/self_train_NAME, both below the current folder.
     Raises InputError for a name that is taken, a folder without images, captions that cannot be read.
     """
@@ -43,10 +52,19 @@ def init(
         raise InputError(path, "is there already", "expected another name, or change that file")
     if not Path(images).is_dir() or not list_images(images):
         raise InputError(images, "no images there", "expected a folder of .jpg, .png or other images")
-    if (categories is None) == (captions is None):
-        raise InputError("categories", "given with captions, or neither of them", "expected one of the two")
+    if (captions is not None) == (categories is not None or labels is not None):
+        remedy = "expected categories, captions or labels"
+        raise InputError("categories", "given with captions, or neither of them", remedy)
+    if labels is not None and not Path(labels).exists():
+        raise InputError(labels, "no such file or folder", "expected the labels of some of the images")
+    weights = weights or (PHOTO_WEIGHTS if labels is not None else WEIGHTS)
     if Path(weights).suffix and not Path(weights).exists():
         raise InputError(weights, "no such file", "expected weights, a folder of transformers, or a name of its hub")
+    recipe, labelled = recipe_of(weights), ""
+    if labels is not None:
+        known = annotation_path(f"data/{name}", f"{name}_labelled", "od")
+        categories = import_labels(Path(labels), known, Path(images), labels_format, categories)
+        labelled = LABELLED.format(annotations=_quoted(known), **_held_back(known))
     if categories is not None:
         data = _images_table(name, images, check_categories(categories))
     else:
@@ -54,13 +72,33 @@ def init(
         if next(read_captions(captions, images), None) is None:
             raise InputError(captions, "no captions in there", "expected a caption for each image to label")
         data = _captions_table(name, images, captions)
-    train = SMALL_STEPS if weights in EMBEDDED else AS_THE_REFERENCE
     start = _entries(kind="weights", source=weights, text_encoder=text_encoder)
-    text = HEAD.format(name=name, path=path.as_posix(), quoted=_quoted(name), data=data, work_dir=_work_dir(name))
+    text = HEAD.format(
+        name=name,
+        path=path.as_posix(),
+        quoted=_quoted(name),
+        data=data,
+        labelled=labelled,
+        policy=recipe.policy,
+        work_dir=_work_dir(name),
+    )
     with write_whole(path) as file:
-        file.write(f"{text}{train}\n[train.start]\n{start}\n")
+        file.write(f"{text}{recipe.train}\n[train.start]\n{start}\n")
     read_self_train(path)
     return path
+
+
+def recipe_of(weights: str) -> Recipe:
+    """How a model of this architecture is trained on somebody's images, wherever its weights are from."""
+    config = config_of_file(weights)
+    if config is None or config["width"] >= ModelConfig.width:
+        return AS_THE_REFERENCE
+    return ON_PHOTOS if config["backbone"].get("frozen_statistics") else SMALL_STEPS
+
+
+def _held_back(known: Path) -> dict[str, object]:
+    lines = len(usable_lines(known))
+    return {"count": lines, "held_back": 0.2 if lines >= MIN_TO_HOLD_BACK else 0.0}
 
 
 def next_steps(path: Path) -> str:
@@ -118,6 +156,13 @@ def _quoted(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+class Recipe(NamedTuple):
+    """Two parts of a configuration, as TOML."""
+
+    policy: str
+    train: str
+
+
 HEAD = """\
 # Self-training on {name}.
 #
@@ -131,16 +176,7 @@ rounds = 2  # trainings; labels are made once more than that
 [data]
 {data}
 
-[policy]
-score_threshold = 0.5  # a label scores more; look at v1 and move it, the model is not run again
-ignore_from = 0.25  # what lies between says neither yes nor no
-# What made the best labels where the truth was known, docs/label_quality.md: names of what yours are mistaken for, and
-# more looks at each image. Scores fall with each, and the two thresholds have to follow.
-# distractors = ["…"]
-
-# [labelling]
-# views = [{{mirrored = true}}]
-
+{labelled}{policy}
 # Labelled images that no round sees, to know whether a round gained; without them drift of the labels alone is judged.
 # [evaluation]
 # kind = "coco"  # or odvg, yolo, voc …
@@ -151,7 +187,30 @@ ignore_from = 0.25  # what lies between says neither yes nor no
 work_dir = {work_dir}
 """
 
-SMALL_STEPS = """\
+LABELLED = """\
+# What is labelled already: the first model is fine-tuned on it before it labels the rest, and no round forgets it.
+[labelled]
+annotations = {annotations}  # {count} images
+held_back = {held_back}  # share that no training sees; it judges the rounds where there is no [evaluation]
+share = 0.5  # of the images of a round's epoch
+
+"""
+
+ANY_POLICY = """\
+[policy]
+score_threshold = 0.5  # a label scores more; look at v1 and move it, the model is not run again
+ignore_from = 0.25  # what lies between says neither yes nor no
+# What made the best labels where the truth was known, docs/label_quality.md: names of what yours are mistaken for, and
+# more looks at each image. Scores fall with each, and the two thresholds have to follow.
+# distractors = ["…"]
+
+# [labelling]
+# views = [{mirrored = true}]
+"""
+
+SMALL_STEPS = Recipe(
+    ANY_POLICY,
+    """\
 steps = 150
 batch_size = 8
 moving_average = 0.99
@@ -167,9 +226,57 @@ schedule = "cosine"
 
 # The embedded model has only seen drawings, never a photo. For labels of photos that are worth something:
 #   --set train.start.source=openmmlab-community/mm_grounding_dino_tiny_o365v1_goldg_grit_v3det
-"""
+""",
+)
 
-AS_THE_REFERENCE = """\
+ON_PHOTOS = Recipe(
+    """\
+[policy]
+# The model answers once, and its score says how well a box fits: more looks at each image make tighter boxes.
+score_threshold = 0.4  # a label scores more; look at v1 and move it, the model is not run again
+ignore_from = 0.2  # what lies between says neither yes nor no
+
+[labelling]
+batch_size = 8
+views = [{mirrored = true}, {scale = [256, 416]}, {scale = [256, 416], mirrored = true}]
+""",
+    """\
+steps = 240
+batch_size = 8
+moving_average = 0.99
+precision = "bfloat16"
+frozen = ["backbone"]  # it has seen a million photos; what yours lack is told by the rest
+
+[train.losses]
+iou_aware = true
+encoder_repeats = 5
+auxiliary_repeats = 4
+last_repeats = 4
+
+[train.augment]
+short_sides = [192, 224, 256, 288]
+max_long_side = 416
+photometric = {brightness = 0.2, contrast = 0.3, saturation = 0.3, hue = 0.03, blur = 1.0}
+
+[train.augment.crop]
+probability = 0.5
+short_sides = [300, 360, 420]
+max_long_side = 800
+min_size = 200
+max_size = 400
+
+[train.optimizer]
+learning_rate = 4e-4
+multipliers = {}
+clip_norm = 1.0
+schedule = "cosine"
+warmup_steps = 10
+""",
+)
+
+AS_THE_REFERENCE = Recipe(
+    ANY_POLICY,
+    """\
 epochs = 4
 batch_size = 4
 accumulate = 8  # 32 images a step, as the reference; for any other number the learning rate follows in proportion
@@ -184,4 +291,5 @@ schedule = "step"
 step_at = [0.75]
 
 # Pretraining data against forgetting go under [[train.datasets]]; `ratio` says how many of them for each image.
-"""
+""",
+)

@@ -18,8 +18,17 @@ from flows.labelling.filter import FilterResult
 from flows.labelling.manifest import Manifest
 from flows.self_training.config import SelfTrainConfig, read_self_train
 from flows.self_training.gate import Verdict, judge, label_drift
-from flows.self_training.review import is_approved
-from flows.self_training.round import Labelled, PlannedView, Round, Stop, label_images, run_round
+from flows.self_training.labelled import split_labels
+from flows.self_training.review import browse_command, is_approved
+from flows.self_training.round import (
+    Labelled,
+    PlannedView,
+    Round,
+    Stop,
+    label_images,
+    run_round,
+    train_on_known,
+)
 from flows.self_training.scores import samples_path
 from flows.self_training.source import prepare
 from flows.self_training.stages import PLAIN_STAGES, RunName, Stages
@@ -37,8 +46,10 @@ from formats.candidates import ImageProblem
 from formats.dataset_names import labels_path, reviewed_path
 from formats.io.files import load_json, sha256_of
 from formats.io.locks import lock
+from grounding_model.training.config import FromWeights
 
 Event = Mapping[str, Any]
+LABELLED_FOLDER = "labelled"  # in the work_dir: the parts of what a person has labelled
 
 
 class SelfTrainResult(NamedTuple):
@@ -96,11 +107,17 @@ class _Loop:
         self._config, self._stages, self._wait, self._on_event = config, stages, wait_for_person, on_event
         self._work_dir = config.train.work_dir
         self.source = prepare(config, stages.bootstrap_od, stages.bootstrap_vg)
+        self._known = None
+        if config.labelled is not None:
+            self._known = split_labels(config.labelled, self.source.images, self._work_dir / LABELLED_FOLDER)
+        self._truth = config.evaluation or (self._known and self._known.held_back)
+        self._start = config.start
         self._rounds: list[RoundResult] = []
         self._labels: FilterResult  # of the last round
 
     def run(self) -> SelfTrainResult:
-        weights, trained_on = self._config.start.source, None
+        self._start = self._first_model()
+        weights, trained_on = self._start.source, None
         for number in range(1, self._config.rounds + 2):
             task = self._round(number, weights, trained_on)
             outcome = run_round(task, partial(self._review, task), self._stages, partial(self._report, number))
@@ -108,6 +125,15 @@ class _Loop:
                 return self._result(outcome)
             weights, trained_on = outcome, self._labels
         raise AssertionError("a loop has a last round")
+
+    def _first_model(self) -> FromWeights:
+        """What labels first: the start of the configuration, fine-tuned where a person has labelled something."""
+        known, config = self._known, self._config
+        if known is None or config.labelled is None:
+            return config.start
+        folder = round_folder(self._work_dir, 0)
+        report = partial(self._report, 0)
+        return FromWeights(train_on_known(config.train, known, config.labelled.steps, folder, self._stages, report))
 
     def _round(self, number: int, weights: str, trained_on: FilterResult | None) -> Round:
         config, folder = self._config, round_folder(self._work_dir, number)
@@ -117,7 +143,7 @@ class _Loop:
             folder,
             self.source,
             weights,
-            config.start,
+            self._start,
             tuple(PlannedView(view, folder / f"view-{i}" if i else folder) for i, view in enumerate(views)),
             labels_path(self.source.annotations, number),
             config.policy,
@@ -128,6 +154,8 @@ class _Loop:
             reviewed=reviewed_path(self.source.annotations),
             provenance=self._provenance(number, folder, trained_on),
             mixture=folder / "merge.json",
+            known=self._known,
+            known_share=config.labelled.share if config.labelled else 0.0,
             replaces_plans=number > 1,  # later rounds follow from the first: when its labels changed, theirs do
         )
 
@@ -151,7 +179,9 @@ class _Loop:
         if not done.holds:
             return Stop("stopped", f"did not pass the gate: {reasons}")
         if self._config.waits_after(number) and not done.approved:
-            remedy = f"review {done.labels}, then: groundhog rounds approve {self._work_dir} --round {number}"
+            command = browse_command(Path(done.labels), self.source.images, self.source.label_map)
+            approval = f"groundhog rounds approve {self._work_dir} --round {number}"
+            remedy = f"review {done.labels}: {command}, then: {approval}"
             self._write("waiting", remedy)
             self._report(number, "review", "started", remedy=remedy)
             if not self._wait(self._work_dir, number):
@@ -187,10 +217,10 @@ class _Loop:
 
     def _evaluate(self, task: Round, manifest: Manifest) -> dict[str, Any]:
         config = self._config
-        if config.evaluation is None:
+        if self._truth is None:
             return {}
         return self._stages.run_as(RunName(task.number)).evaluate(
-            config.evaluation,
+            self._truth,
             manifest,
             config.train.device,
             task.folder / EVALUATION_NAME,

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from flows.self_training.state import drift_of, ending, figure_of, gate_of
+from formats.io.plurals import many
 
 
 def in_words(event: Mapping[str, Any]) -> str | None:
     """One line about an event of flows.self_training.loop; None for those that say nothing to people."""
     stage, state, labels = event["stage"], event["state"], f"v{event['round']}"
     if (stage, state) == ("infer", "started"):
-        return f"{labels}: labelling the images, {_many(event['shards'], 'shard')}"
+        return f"{labels}: labelling the images, {many(event['shards'], 'shard')}"
     if (stage, state) == ("filter", "finished"):
         return f"{labels}: {_counted(event['counts'])}"
     if (stage, state) == ("evaluate", "finished"):
@@ -24,6 +25,8 @@ def in_words(event: Mapping[str, Any]) -> str | None:
         return f"{labels}: gate {gate_of(done)}; labels changed in {drift}" if drift else None
     if (stage, state) == ("review", "started"):
         return f"{labels}: waiting for a person: {event['remedy']}"
+    if (stage, state, event["round"]) == ("train", "started", 0):
+        return "v0: training on the labels that are there"
     if (stage, state) == ("train", "started"):
         return f"{labels}: training on these labels"
     if (stage, state) == ("train", "progress"):
@@ -38,11 +41,7 @@ def in_words(event: Mapping[str, Any]) -> str | None:
 
 def _counted(counts: Mapping[str, Any]) -> str:
     dropped = ", ".join(f"{reason} {count}" for reason, count in counts["dropped"].items())
-    message = f"{_many(counts['kept'], 'box')} kept of {counts['candidates']} candidates ({dropped or 'none'} dropped)"
+    message = f"{many(counts['kept'], 'box')} kept of {counts['candidates']} candidates ({dropped or 'none'} dropped)"
     if counts.get("reviewed"):
-        message += f", {_many(counts['reviewed'], 'line')} with {_many(counts['reviewed_boxes'], 'box')} of a person's"
-    return message + (f", {_many(counts['quarantined'], 'line')} quarantined" if counts["quarantined"] else "")
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith('x') else 's'}"
+        message += f", {many(counts['reviewed'], 'line')} with {many(counts['reviewed_boxes'], 'box')} of a person's"
+    return message + (f", {many(counts['quarantined'], 'line')} quarantined" if counts["quarantined"] else "")

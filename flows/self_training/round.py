@@ -18,6 +18,7 @@ from flows.labelling.plan import prompt_label_map
 from flows.labelling.settings import Execution, View, part_of
 from flows.policies.policy import Policy
 from flows.self_training.config import Labelling
+from flows.self_training.labelled import LabelledSplit
 from flows.self_training.source import Source
 from flows.self_training.stages import RunName, Stages
 from flows.self_training.state import State
@@ -44,6 +45,7 @@ class Round:
     training: its folder; None: one in `folder` that is named by the training's key, so that other labels or settings
     never resume a training that is not theirs.
     replaces_plans: another plan in a view's folder is replaced, not refused.
+    known, known_share: a person's labels, and how much of an epoch they are; None: there are none.
     """
 
     number: int
@@ -63,6 +65,8 @@ class Round:
     mixture: Path | None = None
     training: Path | None = None
     replaces_plans: bool = False
+    known: LabelledSplit | None = None
+    known_share: float = 0.5
 
     @property
     def text_encoder(self) -> Path | None:
@@ -149,10 +153,30 @@ def train_model(
     if labels is not None:
         pseudo = OdvgData(labels, task.source.images, task.source.label_map)
         datasets = tuple(stages.merge(pseudo, datasets, task.ratio, task.mixture))
+        if task.known is not None:
+            datasets += (task.known.beside(pseudo, task.known_share),)
     settings = replace(task.train, datasets=datasets, start=FromWeights(task.weights, task.text_encoder))
     folder = task.training or task.folder / f"train-{training_key(settings)[:8]}"
     progress = partial(report, "train", "progress", steps=settings.steps)
     trained = stages.train(replace(settings, work_dir=folder), lambda numbers: progress(**numbers))
     weights = str(interpolate_with_start(task.start, trained, task.student))
+    report("train", "finished", weights=weights)
+    return weights
+
+
+def train_on_known(
+    train: TrainConfig, known: LabelledSplit, steps: int | None, folder: Path, stages: Stages, report: Reporter
+) -> str:
+    """The weights after a training on a person's labels, before the first round.
+
+    train: its datasets are pretraining data, which stand beside them with their own weights.
+    """
+    report("train", "started")
+    settings = replace(train, datasets=(known.training, *train.datasets))
+    if steps is not None:
+        settings = replace(settings, steps=steps, epochs=None)
+    progress = partial(report, "train", "progress", steps=settings.steps)
+    settings = replace(settings, work_dir=folder / f"train-{training_key(settings)[:8]}")
+    weights = str(stages.run_as(RunName(0)).train(settings, lambda numbers: progress(**numbers)))
     report("train", "finished", weights=weights)
     return weights

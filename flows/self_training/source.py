@@ -48,7 +48,8 @@ def prepare(
         return Source(data.annotations, data.images, None)
     label_map = data.label_map or label_map_beside(data.annotations)
     if not data.annotations.exists():
-        bootstrap_od(data.images, data.categories, data.annotations, label_map)
+        without = {} if config.labelled is None else {"without": config.labelled.annotations}
+        bootstrap_od(data.images, data.categories, data.annotations, label_map, **without)
     elif not label_map.exists():  # the annotations may be somebody's own: they are never written over
         write_label_map(label_map, dict(enumerate(data.categories)))
     names, wanted = sorted(read_label_map(label_map).values()), sorted(name.strip() for name in data.categories)

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -200,7 +201,11 @@ def gate_word(done: RoundResult) -> str:
         return "approved"
     if not done.verdict.passed:
         return "stopped"
-    return "first" if done.round == 1 else "passed"
+    if done.verdict.reasons:
+        return "failed, gate.enabled is false"
+    if done.round == 1:
+        return "first"
+    return "passed, not significantly lower" if (done.verdict.gain or 0.0) < 0 else "passed"
 
 
 def gate_of(done: RoundResult) -> str:
@@ -231,7 +236,18 @@ def status(work_dir: str | Path) -> str:
     lines += [f"v{each.round}: {reason}" for each in loop.rounds for reason in each.verdict.reasons]
     lines.append(ending(loop.state, loop.rounds[-1].round, loop.reason))
     lines += [f"labels:  {loop.best.labels}", f"weights: {loop.best.weights}"]
+    lines += [f"{path} is of an earlier run with other settings, not of this one" for path in stale_labels(loop)]
     return "\n".join(lines)
+
+
+def stale_labels(loop: LoopState) -> list[Path]:
+    """Labels behind those of the last round that an earlier run in the same work_dir wrote: it had more rounds."""
+    last, path = loop.rounds[-1], loop.rounds[-1].labels
+    if loop.state in ("running", "waiting"):
+        return []
+    stem = path.stem.removesuffix(f"_v{last.round}")
+    later = (path.with_name(f"{stem}_v{number}{path.suffix}") for number in count(last.round + 1))
+    return list(takewhile(lambda labels: labels.is_file(), later))
 
 
 def ending(state: str, number: int, reason: str) -> str:

@@ -111,7 +111,8 @@ def write_json(path: str | Path, value: Any, **layout: Any) -> None:
     layout: what else json.dump takes.
     """
     with write_whole(path) as stream:
-        json.dump(value, stream, **{"indent": 2} | layout)
+        # dumps, not dump: without indent that is the encoder in C, in a fifth of the time.
+        stream.write(json.dumps(value, **{"indent": 2} | layout))
         stream.write("\n")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import tomllib
 import types
 import typing
@@ -19,6 +20,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, Union
 
 from formats.io.errors import InputError, want_one_of
 from formats.io.files import write_whole
+from formats.io.ranges import range_problems
 from formats.io.storage import as_path
 from formats.io.values import described
 
@@ -139,9 +141,16 @@ def _scalar(annotation: type, value: Any, location: _Location) -> Any:
     if type(value) not in wanted:  # exact: bool is a kind of int in Python, not in a configuration
         raise location.error(f"is {_described(value)}", f"expected {_SCALARS[annotation]}")
     try:
-        return as_path(value) if annotation is Path else annotation(value)
+        return _path(value, location) if annotation is Path else annotation(value)
     except OverflowError:
         raise location.error(f"is {_described(value)}", f"expected {_SCALARS[annotation]}") from None
+
+
+def _path(text: str, location: _Location) -> Path:
+    """~ is the user's folder, as in a shell. Raises InputError for a text that names no file anywhere."""
+    if not text or "\0" in text:
+        raise location.error(f"is {_described(text)}", "expected a path")
+    return as_path(os.path.expanduser(text))
 
 
 def _literal(choices: tuple, value: Any, location: _Location) -> Any:
@@ -213,6 +222,8 @@ def _dataclass_value(config_type: Any, table: Any, location: _Location) -> Any:
         raise location.at(missing[0]).error("is missing", "expected it set; it has no default")
     annotations = _annotations(config_type)
     values = {key: _value(annotations[key], value, location.at(key)) for key, value in table.items()}
+    for key, what, remedy in range_problems(config_type, values):
+        raise location.at(key).error(what, remedy)
     try:
         return config_type(**values)
     except ValueError as error:

@@ -15,11 +15,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
-from formats.io.files import write_whole
+from formats.io.files import sha256_of, write_whole
 from formats.io.toml_config import config_from_table
 from formats.io.values import parse_json
+from grounding_model.checkpoints.locations import locate_backbone
+from grounding_model.checkpoints.timm_backbone import load_timm_backbone
 from grounding_model.checkpoints.weight_names import counted
 from grounding_model.inputs.tokens import tokenizer_to_text
+from grounding_model.model.backbone import TimmFeatures, build_backbone
 from grounding_model.model.config import ModelConfig
 from grounding_model.model.grounding import GroundingModel
 
@@ -58,12 +61,16 @@ def save_checkpoint(
     tokenizer: PreTrainedTokenizerFast,
     provenance: Mapping[str, str],
     half: bool = False,
+    backbone: str | None = None,
 ) -> None:
     """Writes one `.safetensors` file atomically. half: stored as float16, at half the size.
 
-    Raises InputError when a weight does not fit into float16.
+    backbone: where the model's is from, as in locate_backbone; it is left out of the file and read from there again.
+    Raises InputError when a weight does not fit into float16, or the backbone is not that one.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if backbone is not None:
+        tensors = _without_backbone(path, tensors, model.config, backbone)
     if half:
         tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
         overflowed = [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
@@ -75,9 +82,38 @@ def save_checkpoint(
         "tokenizer": tokenizer_to_text(tokenizer),
         "provenance": json.dumps(dict(provenance), ensure_ascii=False),
     }
+    if backbone is not None:
+        metadata["backbone"] = json.dumps({"source": backbone, "sha256": sha256_of(locate_backbone(backbone))})
     with write_whole(path, "wb") as file:
         for part in _in_fixed_order(safetensors_bytes(tensors, metadata)):
             file.write(part)
+
+
+def _without_backbone(
+    path: str | Path, tensors: Mapping[str, Tensor], config: ModelConfig, source: str
+) -> dict[str, Tensor]:
+    theirs = _backbone_tensors(config, source)
+    if changed := [name for name, tensor in theirs.items() if not torch.equal(tensor, tensors[name])]:
+        remedy = "leave it in the file: it was trained"
+        raise InputError(path, f"the backbone differs from {source}: {counted(changed)} changed", remedy)
+    return {name: tensor for name, tensor in tensors.items() if name not in theirs}
+
+
+def _backbone_tensors(config: ModelConfig, source: str) -> dict[str, Tensor]:
+    """A model's backbone, by our names, from where it comes from."""
+    backbone = build_backbone(config.backbone)
+    if not isinstance(backbone, TimmFeatures):
+        raise InputError(source, "is not a backbone of this model", "expected a model with a timm backbone")
+    load_timm_backbone(backbone.network, source)
+    return {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
+
+
+def _read_backbone(path: Path, text: str, config: ModelConfig) -> dict[str, Tensor]:
+    told = json.loads(text)
+    found = locate_backbone(told["source"])
+    if sha256_of(found) != told["sha256"]:
+        raise InputError(found, f"is not the backbone that {path.name} was trained with", "expected the same version")
+    return _backbone_tensors(config, told["source"])
 
 
 def _in_fixed_order(file: bytes) -> tuple[bytes, memoryview]:
@@ -120,6 +156,8 @@ def read_ours(path: Path) -> Weights:
         raise InputError(path, f"its metadata lacks {error}", _DAMAGED) from None
     if not isinstance(provenance, dict) or not all(isinstance(each, str) for each in provenance.values()):
         raise InputError(path, "its provenance is no table of texts", _DAMAGED)
+    if "backbone" in metadata:
+        tensors |= _read_backbone(path, metadata["backbone"], config)
     return Weights("Groundhog checkpoint", config, tensors, lambda name: name, tokenizer, provenance)
 
 

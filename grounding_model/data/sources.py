@@ -18,6 +18,7 @@ from formats.coco import CocoContent, coco_records, load_coco
 from formats.dataset_names import label_map_beside
 from formats.images import check_size, safe_join
 from formats.io.errors import InputError, want_one_of
+from formats.io.ranges import Count, Factor, PositiveShare, Seed, Share
 from formats.label_map import read_label_map
 from formats.odvg_lines import is_quarantined, record_from_line
 from formats.record import Box, Instance, Record
@@ -40,8 +41,8 @@ class OdvgData:
     annotations: Path
     image_root: Path
     label_map: Path | None = None
-    weight: float = 1.0
-    oversample: float | None = None
+    weight: Factor = 1.0
+    oversample: PositiveShare | None = None
     kind: Literal["odvg"] = "odvg"
 
 
@@ -56,8 +57,8 @@ class CocoData:
     annotations: Path
     image_root: Path
     categories: tuple[str, ...] | None = None
-    weight: float = 1.0
-    oversample: float | None = None
+    weight: Factor = 1.0
+    oversample: PositiveShare | None = None
     kind: Literal["coco"] = "coco"
 
 
@@ -70,12 +71,12 @@ class GlyphData:
     """
 
     domain: str = "source"
-    count: int = 5000
-    seed: int = 0
+    count: Count = 5000
+    seed: Seed = 0
     task: str = "od"
     pairs: str = "train"
-    hardness: float | None = None
-    weight: float = 1.0
+    hardness: Share | None = None
+    weight: Factor = 1.0
     keep: bool = False
     kind: Literal["glyphs"] = "glyphs"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 WEIGHTS = "glyph-tiny"  # embedded in the package, so that everything works offline
+PHOTO_WEIGHTS = "photo-tiny"  # embedded too; its backbone comes with groundhog[photos]
 MAX_PER_IMAGE = 300  # boxes; what the reference keeps of an image
 DTYPE = "float32"  # the number format of the reference and of all published numbers
 DTYPES = ("auto", "float32", "bfloat16")

@@ -35,7 +35,10 @@ class ImageBatch(NamedTuple):
         return bool((self.sizes != torch.tensor(self.pixels.shape[-2:])).any())
 
     def to(self, device: torch.device | str) -> ImageBatch:
-        return ImageBatch(self.pixels.to(device, non_blocking=True), self.sizes)
+        pixels = self.pixels
+        if torch.device(device).type == "cuda" and not pixels.is_cuda:  # from pinned memory a copy needs no waiting
+            pixels = pixels.pin_memory()
+        return ImageBatch(pixels.to(device, non_blocking=True), self.sizes)
 
 
 def collate_images(images: Sequence[np.ndarray]) -> ImageBatch:
@@ -52,6 +55,6 @@ def collate_images(images: Sequence[np.ndarray]) -> ImageBatch:
     pixels = torch.zeros(len(images), 3, height, width)
     mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
     for canvas, image in zip(pixels, images):
-        content = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
-        canvas[:, : image.shape[0], : image.shape[1]] = (content - mean) / std
+        content = canvas[:, : image.shape[0], : image.shape[1]]
+        content.copy_(torch.from_numpy(np.array(image)).permute(2, 0, 1)).sub_(mean).div_(std)
     return ImageBatch(pixels, sizes)

@@ -6,6 +6,7 @@ B batch, C channels, H W height and width.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import timm
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
+from grounding_model.inputs.image_batch import MEAN, STD
 from grounding_model.model.config import SwinBackbone, TimmBackbone
 from grounding_model.model.swin import SwinTransformer
 
@@ -47,10 +49,23 @@ class TimmFeatures(nn.Module):
         self.stride = max(info.reduction())
         # Transformers such as timm's Swin answer with channels last and say so in their name for the format.
         self.channels_last = str(getattr(self.network, "output_fmt", "NCHW")).endswith("NHWC")
+        self._renormalisation = renormalisation(config.mean, config.std)
+        self._frozen_statistics = config.frozen_statistics
+
+    def train(self, mode: bool = True) -> TimmFeatures:
+        super().train(mode)
+        if self._frozen_statistics:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> [(B, C, H / stride, W / stride)]. Pads to a multiple of the stride, which some need."""
         height, width = pixels.shape[2:]
+        if self._renormalisation is not None:
+            scale, shift = self._renormalisation
+            pixels = pixels * scale.to(pixels) + shift.to(pixels)
         pixels = F.pad(pixels, (0, -width % self.stride, 0, -height % self.stride))
         # Convolutions and pooling are about twice as fast with the channels of a pixel side by side in memory.
         maps = self.network(pixels.contiguous(memory_format=torch.channels_last))
@@ -65,6 +80,19 @@ class TimmFeatures(nn.Module):
             self.network = fuse(self.network.eval())
         except Exception as error:  # tracing raises whatever the network's own code does
             logger.debug("batch norms of the backbone stay as they are: %s", error)
+
+
+def renormalisation(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor] | None:
+    """Scale and shift (3, 1, 1) from pixels as collate_images normalises them to this mean and deviation, in 0..1.
+
+    None where they are the same: nothing is computed then.
+    """
+    ours = [value / 255 for value in (*MEAN, *STD)]
+    if all(abs(one - other) < 1e-3 for one, other in zip(ours, (*mean, *std))):
+        return None
+    scale = [one / other for one, other in zip(ours[3:], std)]
+    shift = [(one - other) / spread for one, other, spread in zip(ours[:3], mean, std)]
+    return torch.tensor(scale)[:, None, None], torch.tensor(shift)[:, None, None]
 
 
 def build_backbone(config: SwinBackbone | TimmBackbone) -> SwinTransformer | TimmFeatures:

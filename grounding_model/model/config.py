@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from formats.io.ranges import Count, Range, Share
+
+Layers = Annotated[int, Range(1, 200)]  # the largest published has 24; building more takes for ever
 
 
 @dataclass(frozen=True)
@@ -11,12 +15,12 @@ class SwinBackbone:
     """Swin Transformer as mmdet computes it (arXiv 2103.14030)."""
 
     kind: Literal["swin"] = "swin"
-    embed_dim: int = 96
-    depths: tuple[int, ...] = (2, 2, 6, 2)
+    embed_dim: Count = 96
+    depths: tuple[Layers, ...] = (2, 2, 6, 2)
     heads: tuple[int, ...] = (3, 6, 12, 24)
     window: int = 7
     out_stages: tuple[int, ...] = (1, 2, 3)
-    drop_path: float = 0.2  # stochastic depth of the official pretraining
+    drop_path: Share = 0.2  # stochastic depth of the official pretraining
 
 
 @dataclass(frozen=True)
@@ -27,19 +31,23 @@ class TimmBackbone:
     name: str = "resnet50"
     out_indices: tuple[int, ...] = (2, 3, 4)
     options: dict[str, Any] = field(default_factory=dict)  # passed to timm.create_model
+    # Added later, so left out of repr, by which a run knows its settings again.
+    mean: tuple[float, ...] = field(default=(0.485, 0.456, 0.406), repr=False)  # of the pixels it was trained on, 0..1
+    std: tuple[float, ...] = field(default=(0.229, 0.224, 0.225), repr=False)
+    frozen_statistics: bool = field(default=False, repr=False)  # of batch norms: those of a few images are worse
 
 
 @dataclass(frozen=True)
 class TextEncoder:
     """BERT (arXiv 1810.04805), last hidden layer, no pooler."""
 
-    vocab_size: int = 30522
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    feedforward: int = 3072
-    positions: int = 512
-    dropout: float = 0.1  # BERT's own, active in training
+    vocab_size: Count = 30522
+    width: Count = 768
+    layers: Layers = 12
+    heads: Layers = 12
+    feedforward: Count = 3072
+    positions: Count = 512
+    dropout: Share = 0.1  # BERT's own, active in training
 
 
 @dataclass(frozen=True)
@@ -47,8 +55,8 @@ class Denoising:
     """Contrastive denoising (DINO, arXiv 2203.03605, section 3.3)."""
 
     queries: int = 100  # per image, shared out over groups; 0 switches it off
-    label_table: int = 256  # rows of the label embedding
-    label_noise: float = 0.5
+    label_table: Count = 256  # rows of the label embedding
+    label_noise: Share = 0.5
     box_noise: float = 1.0
 
 
@@ -56,25 +64,26 @@ class Denoising:
 class ModelConfig:
     backbone: SwinBackbone | TimmBackbone = SwinBackbone()
     text: TextEncoder = TextEncoder()
-    width: int = 256  # channels of every token after the neck
-    levels: int = 4  # feature maps: those of the backbone, then stride-2 convolutions
+    width: Count = 256  # channels of every token after the neck
+    levels: Layers = 4  # feature maps: those of the backbone, then stride-2 convolutions
     queries: int = 900
-    encoder_layers: int = 6
-    decoder_layers: int = 6
-    heads: int = 8
-    points: int = 4  # sampling points a head and level in deformable attention
-    feedforward: int = 2048
-    text_heads: int = 4
-    text_feedforward: int = 1024
-    fusion_width: int = 1024
-    fusion_heads: int = 4
+    encoder_layers: Layers = 6
+    decoder_layers: Layers = 6
+    heads: Layers = 8
+    points: Layers = 4  # sampling points a head and level in deformable attention
+    feedforward: Count = 2048
+    text_heads: Layers = 4
+    text_feedforward: Count = 1024
+    fusion_width: Count = 1024
+    fusion_heads: Layers = 4
     fusion_scale: float = 1e-4  # initial layer scale of image-text fusion
-    fusion_dropout: float = 0.1
-    dropout: float = 0.0
-    max_text_tokens: int = 256  # columns of the contrastive logits, and where the text is cut
+    fusion_dropout: Share = 0.1
+    dropout: Share = 0.0
+    max_text_tokens: Count = 256  # columns of the contrastive logits, and where the text is cut
     contrastive_scale: Literal["sqrt_width", "learned", "none"] = "sqrt_width"
     contrastive_bias: bool = True  # MM-Grounding-DINO has it, the original Grounding DINO has not
     denoising: Denoising = Denoising()
+    nms_iou: float | None = field(default=None, repr=False)  # answers of a label that overlap more are one; None: none
     image_scale: tuple[int, int] = (800, 1333)  # short and long side in pixels that the model was trained to see
 
 
@@ -111,4 +120,16 @@ GLYPH_TINY = ModelConfig(
     image_scale=(160, 320),
 )
 
-VARIANTS = {"swin-t": SWIN_T, "swin-b": SWIN_B, "swin-l": SWIN_L, "glyph-tiny": GLYPH_TINY}
+# The same on a network that has seen photos, whose objects are larger than pictograms: configs/photo_tiny.toml.
+PHOTO_TINY = replace(
+    GLYPH_TINY,
+    backbone=TimmBackbone(
+        name="tf_efficientnet_lite0", out_indices=(3, 4), mean=(0.5,) * 3, std=(0.5,) * 3, frozen_statistics=True
+    ),
+    # Several queries learn from each box (losses.last_repeats), which few images need; NMS then leaves one answer, as
+    # in DETA (arXiv 2212.06137).
+    nms_iou=0.6,
+    image_scale=(320, 520),  # larger than in training: boxes are tighter, docs/label_quality.md
+)
+
+VARIANTS = {"swin-t": SWIN_T, "swin-b": SWIN_B, "swin-l": SWIN_L, "glyph-tiny": GLYPH_TINY, "photo-tiny": PHOTO_TINY}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from formats.io.errors import InputError, want_one_of
+from formats.io.ranges import Amount, Count, CountOrZero, Factor, Pixels, Seed, check_ranges
 from grounding_model.data.augment import AugmentConfig
 from grounding_model.data.captions import AbsentNames
 from grounding_model.data.coco_folder import CocoFolder
@@ -35,7 +36,8 @@ class FromScratch:
     tokenizer: "glyphs" for the words of the glyph world, or a folder with BERT's vocabulary.
     backbone, text_encoder: pretrained parts, as in grounding_model.checkpoints.pretrained_parts.
     variant: a name of grounding_model.model.config.VARIANTS; architecture: all dimensions, instead of
-    a variant.
+    a variant. rest: weights, as in load_checkpoint, for everything but the backbone and the neck, which joins it to
+    the rest.
     """
 
     tokenizer: str
@@ -43,6 +45,7 @@ class FromScratch:
     architecture: ModelConfig | None = None
     backbone: Path | None = None
     text_encoder: str | None = None
+    rest: str | None = field(default=None, repr=False)  # runs without it were recorded before there was one
     kind: Literal["scratch"] = "scratch"
 
     def __post_init__(self) -> None:
@@ -61,8 +64,8 @@ class FromScratch:
 class RegionWords:
     """The auxiliary loss of grounding_model.training.region_words, for training from scratch."""
 
-    weight: float = 0.0  # 0 switches it off
-    alone_until: int = 0  # the first steps train backbone, neck and text encoder with this loss only, fast
+    weight: Factor = 0.0  # 0 switches it off
+    alone_until: CountOrZero = 0  # the first steps train backbone, neck and text encoder with this loss only, fast
 
 
 # Settings that change the speed or the output of a run, but not its result.
@@ -95,12 +98,12 @@ class TrainConfig:
     datasets: tuple[TrainingData, ...] = ()  # at least one, by the time training begins
     data: CocoFolder | None = None  # a folder in COCO format, instead of datasets and validate
     start: FromWeights | FromScratch | FromStudent = field(default_factory=FromWeights)
-    seed: int = 0
-    steps: int | None = None  # exactly one of steps and epochs is set
-    epochs: float | None = None
-    batch_size: int = 4  # images a process and forward pass
-    accumulate: int = 1  # forward passes a step: one step learns from processes x accumulate x batch_size images
-    processes: int = 1  # data-parallel processes, one a device; torchrun starts them
+    seed: Seed = 0
+    steps: Count | None = None  # exactly one of steps and epochs is set
+    epochs: Amount | None = None
+    batch_size: Count = 4  # images a process and forward pass
+    accumulate: Count = 1  # forward passes a step: one step learns from processes x accumulate x batch_size images
+    processes: Count = 1  # data-parallel processes, one a device; torchrun starts them
     group_by_aspect: bool = True  # portrait and landscape images in separate forward passes: less padding
     frozen: tuple[str, ...] = ()  # parameters whose name begins with one of these are not trained
     absent_names: AbsentNames = field(default_factory=AbsentNames)
@@ -112,17 +115,19 @@ class TrainConfig:
     precision: Precision = "float32"  # of the forward pass; weights are float32
     half: bool = False  # store the final weights as float16, at half the size
     device: str = "auto"  # "auto": the GPU if there is one
-    threads: int = 0  # of PyTorch in the training process; 0: PyTorch's default
-    workers: int = 1  # processes that prepare batches; 0 prepares them in the training process
+    threads: CountOrZero = 0  # of PyTorch in the training process; 0: PyTorch's default
+    workers: CountOrZero = 1  # processes that prepare batches; 0 prepares them in the training process
     recompute: bool = False  # recompute activations in the backward pass: much less memory, a quarter more time
     check_memory: bool = True  # estimate the memory before the first step, and stop if it will not fit
-    log_every: int = 20  # steps
+    log_every: Count = 20  # steps
     tensorboard: bool = False  # also write events to work_dir/tensorboard
-    checkpoint_every: int = 500  # steps between saved states; 0 saves none
+    checkpoint_every: CountOrZero = 500  # steps between saved states; 0 saves none
     validate: tuple[TrainingData, ...] = ()  # AP of detection data during training
-    validate_every: int = 0  # steps; 0: never, unless validate_every_epochs is set
-    validate_every_epochs: float | None = None  # instead of validate_every
-    validate_scale: tuple[int, int] | None = None  # short and long side of the images in validation; None: the model's
+    validate_every: CountOrZero = 0  # steps; 0: never, unless validate_every_epochs is set
+    validate_every_epochs: Amount | None = None  # instead of validate_every
+    validate_scale: tuple[Pixels, Pixels] | None = (
+        None  # short and long side of the images in validation; None: the model's
+    )
     keep_best: bool = True  # save the weights with the highest mean AP as best.safetensors
     get: str = ""  # where to get the data and their layout; shown in the error if a file is missing
 
@@ -131,15 +136,7 @@ class TrainConfig:
             raise InputError("steps", f"is {self.steps} and epochs is {self.epochs}", "expected exactly one to be set")
         if self.validate_every and self.validate_every_epochs is not None:
             raise InputError("validate_every", "is set, and validate_every_epochs too", "expected one of them")
-        for name in ("steps", "epochs", "batch_size", "accumulate", "processes", "validate_every_epochs"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise InputError(name, f"is {value}", "expected more than 0")
-        for name in ("workers", "threads", "checkpoint_every", "validate_every"):
-            if getattr(self, name) < 0:
-                raise InputError(name, f"is {getattr(self, name)}", "expected 0 or more")
-        if self.log_every < 1:
-            raise InputError("log_every", f"is {self.log_every}", "expected 1 or more")
+        check_ranges(self)
         if self.region_words.alone_until and not self.region_words.weight:
             raise InputError(
                 "region_words.weight", "is 0, but alone_until is not", "expected a weight above 0, or alone_until = 0"

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from grounding_model.checkpoints.checkpoint import save_checkpoint
-from grounding_model.checkpoints.pretrained_parts import load_parts
+from grounding_model.checkpoints.pretrained_parts import load_parts, load_rest
 from grounding_model.checkpoints.weights import load_checkpoint
 from grounding_model.data.samples import Collate, TrainingSamples
 from grounding_model.data.sources import LabelledImages
@@ -134,4 +134,6 @@ def start_model(start: FromWeights | FromScratch) -> tuple[GroundingModel, PreTr
     text = replace(architecture.text, vocab_size=len(tokenizer))
     model = GroundingModel(replace(architecture, text=text))
     load_parts(model, start.backbone, start.text_encoder)
+    if start.rest is not None:
+        load_rest(model, start.rest)
     return model, tokenizer

@@ -45,10 +45,9 @@ from grounding_model.training.distributed import (
     run_on_first,
     sum_counts,
 )
-from grounding_model.training.frozen import freeze, set_training
 from grounding_model.training.learner import Batch, GroundingLearner, Learner
 from grounding_model.training.log import Meter, TrainingLog
-from grounding_model.training.optimizer import learning_rate_at, scaled_rate, set_learning_rate
+from grounding_model.training.optimizer import freeze, learning_rate_at, scaled_rate, set_learning_rate, set_training
 from grounding_model.training.state import (
     STATE_FILE,
     TrainingState,

@@ -18,7 +18,7 @@ from torch import Tensor
 from grounding_model.model import boxes as box_maths
 from grounding_model.model.targets import Matching, PaddedTargets, Target, pad_targets
 from grounding_model.training.distributed import mean_over_processes
-from grounding_model.training.matcher import match_queries
+from grounding_model.training.matcher import QueriesToMatch, match_sets
 from grounding_model.training.settings import REFERENCE_LOSSES, LossSettings
 
 
@@ -92,20 +92,22 @@ class _QuerySet:
 
 
 def _matched_sets(grounding: Predictions, padded: PaddedTargets, settings: LossSettings) -> list[_QuerySet]:
-    def matched(prefix: str, logits: Tensor, boxes: Tensor, repeats: int) -> _QuerySet:
-        matching = match_queries(logits, boxes, padded, grounding.token_mask, settings.matching, repeats)
-        one_to_one = prefix != "enc_" and repeats == 1
-        return _QuerySet(prefix, logits, boxes, matching, one_to_one)
-
     last = len(grounding.logits) - 1
+    to_match = {
+        "" if layer == last else f"d{layer}.": QueriesToMatch(
+            logits, boxes, settings.last_repeats if layer == last else settings.auxiliary_repeats
+        )
+        for layer, (logits, boxes) in enumerate(zip(grounding.logits, grounding.boxes))
+    }
+    to_match["enc_"] = QueriesToMatch(grounding.encoder_logits, grounding.encoder_boxes, settings.encoder_repeats)
+    matchings = match_sets(list(to_match.values()), padded, grounding.token_mask, settings.matching)
     sets = []
-    for layer, (logits, boxes) in enumerate(zip(grounding.logits, grounding.boxes)):
-        prefix = "" if layer == last else f"d{layer}."
-        sets.append(matched(prefix, logits, boxes, 1 if layer == last else settings.auxiliary_repeats))
-        if grounding.denoising is not None:
+    for layer, ((prefix, each), matching) in enumerate(zip(to_match.items(), matchings)):
+        one_to_one = prefix != "enc_" and each.repeats == 1
+        sets.append(_QuerySet(prefix, each.logits, each.boxes, matching, one_to_one))
+        if grounding.denoising is not None and prefix != "enc_":
             denoised = grounding.denoising
             sets.append(_QuerySet(f"{prefix}dn_", denoised.logits[layer], denoised.boxes[layer], denoised.positives))
-    sets.append(matched("enc_", grounding.encoder_logits, grounding.encoder_boxes, settings.encoder_repeats))
     return sets
 
 

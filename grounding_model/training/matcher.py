@@ -5,6 +5,9 @@ Shapes: B images, Q queries, T boxes of the image with most boxes, L tokens of t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -15,7 +18,16 @@ from grounding_model.model.targets import Matching, PaddedTargets
 from grounding_model.training.settings import REFERENCE_COSTS, MatchingCosts
 
 
-@torch.no_grad()
+class QueriesToMatch(NamedTuple):
+    """One set of queries: logits (B, Q, L) before the sigmoid, anything at padded tokens; boxes (B, Q, 4) cx, cy, w, h
+    in fractions of the content; with how many of them a box is matched, or with as many as are available (one-to-many
+    matching of H-DETR, arXiv 2207.13080)."""
+
+    logits: Tensor
+    boxes: Tensor
+    repeats: int = 1
+
+
 def match_queries(
     logits: Tensor,
     boxes: Tensor,
@@ -24,19 +36,39 @@ def match_queries(
     costs: MatchingCosts = REFERENCE_COSTS,
     repeats: int = 1,
 ) -> Matching:
-    """Matches every image of a batch separately.
+    """match_sets of one set."""
+    return match_sets([QueriesToMatch(logits, boxes, repeats)], padded, token_mask, costs)[0]
 
-    logits (B, Q, L) before the sigmoid, anything at padded tokens; boxes (B, Q, 4) cx, cy, w, h in fractions of the
-    content; token_mask (B, L) bool, False for padding. Boxes marked ignore are not matched. With `repeats`
-    above 1 a box is matched with that many queries, or with as many as are available (one-to-many matching of
-    H-DETR, arXiv 2207.13080). Where boxes outnumber queries, the most expensive boxes stay unmatched.
+
+@torch.no_grad()
+def match_sets(
+    sets: Sequence[QueriesToMatch],
+    padded: PaddedTargets,
+    token_mask: Tensor,
+    costs: MatchingCosts = REFERENCE_COSTS,
+) -> list[Matching]:
+    """Matches every image of a batch and every set separately; a GPU is waited for once.
+
+    token_mask (B, L) bool, False for padding. Boxes marked ignore are not matched. Where boxes outnumber queries, the
+    most expensive boxes stay unmatched.
 
     Raises FloatingPointError, naming the image and the part of the cost that is not finite.
     """
-    with torch.autocast(logits.device.type, enabled=False):  # a cost in bfloat16 would tie queries that differ
-        parts = cost_parts(logits.float(), boxes.float(), padded, token_mask, costs)
-    total = torch.stack(list(parts.values())).sum(0).cpu().numpy()  # (B, Q, T)
-    to_match = padded.wanted.cpu().numpy()
+    device = token_mask.device
+    with torch.autocast(device.type, enabled=False):  # a cost in bfloat16 would tie queries that differ
+        parts = [cost_parts(each.logits.float(), each.boxes.float(), padded, token_mask, costs) for each in sets]
+    totals = [torch.stack(list(each.values())).sum(0) for each in parts]  # (B, Q, T)
+    downloaded = [*(total.to("cpu", non_blocking=True) for total in totals), padded.wanted.to("cpu", non_blocking=True)]
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+    *on_cpu, to_match = (tensor.numpy() for tensor in downloaded)
+    pairs = [_pairs(total, to_match, each.repeats, costs_of) for total, each, costs_of in zip(on_cpu, sets, parts)]
+    uploaded = torch.from_numpy(np.concatenate(pairs, axis=1)).to(device, non_blocking=True)
+    return [Matching(*each) for each in uploaded.split([rows.shape[1] for rows in pairs], dim=1)]
+
+
+def _pairs(total: np.ndarray, to_match: np.ndarray, repeats: int, parts: dict[str, Tensor]) -> np.ndarray:
+    """(B, Q, T) costs, (B, T) bool -> (3, M): image, query and box of each pair."""
     pairs = []
     for image, cost in enumerate(total):
         rows = np.flatnonzero(to_match[image])
@@ -46,7 +78,7 @@ def match_queries(
         copies = max(1, min(repeats, len(cost) // max(1, len(rows))))
         queries, columns = linear_sum_assignment(np.tile(cost, copies))
         pairs.append(np.stack([np.full_like(queries, image), queries, np.tile(rows, copies)[columns]]))
-    return Matching(*torch.from_numpy(np.concatenate(pairs, axis=1)).to(logits.device))
+    return np.concatenate(pairs, axis=1)
 
 
 def cost_parts(

@@ -36,8 +36,8 @@ from grounding_model.model.denoising import DenoisingQueries, attention_block
 from grounding_model.model.grounding import GroundingModel
 from grounding_model.model.targets import Matching
 from grounding_model.training.config import FromStudent, FromWeights, Precision, TrainConfig
-from grounding_model.training.frozen import freeze
 from grounding_model.training.losses import finite_logits, focal_loss
+from grounding_model.training.optimizer import freeze
 from grounding_model.training.settings import LossSettings
 from grounding_model.training.state import AUTOCAST
 

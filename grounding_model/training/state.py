@@ -21,10 +21,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from formats.io.errors import InputError
 from formats.io.files import sha256_of, write_whole
-from grounding_model.checkpoints.locations import checkpoint_hash
+from grounding_model.checkpoints.locations import checkpoint_hash, locate_backbone
+from grounding_model.model.config import TimmBackbone
 from grounding_model.training.config import WITHOUT_EFFECT, FromScratch, FromStudent, FromWeights, TrainConfig
 from grounding_model.training.distributed import Processes, gather, sum_counts
 from grounding_model.training.optimizer import MovingAverage, build_optimizer
+from grounding_model.training.recorded_settings import differing, first_field_name, recorded
 
 log = logging.getLogger(__name__)
 
@@ -108,9 +110,7 @@ class TrainingState:
             self._state_is_whole = False
             if self._processes.is_first:
                 log.warning("%s; resuming from %s, step %d", damaged, before(path).name, state["step"])
-        saved = state["settings"]
-        different = sorted(name for name in settings.keys() | saved.keys() if settings.get(name) != saved.get(name))
-        if different:
+        if different := differing(settings, state["settings"]):
             names = ", ".join(different)
             raise InputError(
                 path, f"was saved with a different {names}", "expected another work_dir, or the file removed"
@@ -219,23 +219,46 @@ def _has_its_digest(path: Path) -> bool:
 def settings_with_effect(config: TrainConfig) -> dict[str, str]:
     """All settings that affect the result, and the hashes of the files they name, as text."""
     settings = {
-        entry.name: repr(getattr(config, entry.name))
+        first_field_name("TrainConfig", entry.name): recorded(getattr(config, entry.name))
         for entry in dataclasses.fields(config)
         if entry.name not in WITHOUT_EFFECT
-    }
+    } | settings_added_later(config)
     for index, data in enumerate(config.datasets):
         if (annotations := getattr(data, "annotations", None)) is not None:
             settings[f"datasets.{index}.sha256"] = _sha256(annotations)
     if isinstance(config.start, FromWeights):
         settings["start.sha256"] = checkpoint_hash(config.start.source)
-    elif isinstance(config.start, FromScratch) and config.start.backbone is not None:
-        settings["start.backbone.sha256"] = _sha256(config.start.backbone)
-    elif isinstance(config.start, FromStudent):
+        return settings
+    if isinstance(config.start, FromStudent):
         if config.start.is_pretrained:
             settings["start.sha256"] = checkpoint_hash(config.start.student)
         elif Path(config.start.backbone_weights).is_file():
             settings["start.backbone.sha256"] = _sha256(Path(config.start.backbone_weights))
+        return settings
+    if config.start.backbone is not None:
+        settings["start.backbone.sha256"] = _sha256(backbone_file(config.start))
+    if config.start.rest is not None:
+        settings["start.rest.sha256"] = checkpoint_hash(config.start.rest)
     return settings
+
+
+def settings_added_later(settings: Any, prefix: str = "") -> dict[str, str]:
+    """Those that repr leaves out: at their defaults they are not recorded, as in runs before there were any."""
+    found: dict[str, str] = {}
+    for entry in dataclasses.fields(settings):
+        value, name = getattr(settings, entry.name), f"{prefix}{entry.name}"
+        if not entry.repr and value != entry.default:
+            found[name] = repr(value)
+        elif dataclasses.is_dataclass(value):
+            found |= settings_added_later(value, f"{name}.")
+    return found
+
+
+def backbone_file(start: FromScratch) -> Path:
+    """Where the trained backbone of a start is; Swin's is a file."""
+    assert start.backbone is not None
+    is_timm = isinstance(start.model_config().backbone, TimmBackbone)
+    return locate_backbone(start.backbone) if is_timm else start.backbone
 
 
 def _sha256(path: Path) -> str:

@@ -1,69 +1,119 @@
-// The picture with its boxes: drawing them, and what the pointer does to them.
-// Boxes are [x1, y1, x2, y2] in pixels of the stored image; the screen shows `scale` CSS pixels for each of them.
+// The picture with its boxes: loading it, drawing, zooming. What the pointer does is in pointer.js.
+// Boxes are in pixels of the stored image; the screen shows `scale` CSS pixels for each of them.
+
+import { visible } from "./candidates.js";
+import { byId, make, showBanner } from "./dom.js";
+import { area, clamp } from "./geometry.js";
+import { kinds, listen, state } from "./state.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const IGNORED = "#c8c8c8"; // grey, as drawings have it, and lighter: here it is dashed on a dark line
-const HANDLE = 9; // CSS pixels
-const CLICK = 4; // CSS pixels: a shorter drag is a click
-const LARGEST_ZOOM = 16;
-const HANDLES = [[0, 0], [0.5, 0], [1, 0], [1, 0.5], [1, 1], [0.5, 1], [0, 1], [0, 0.5]];
+export const HANDLE = 9; // CSS pixels
+const MARGIN = 28; // CSS pixels round the picture
+const LARGEST_ZOOM = 32;
+const MANY = 40; // boxes from which only the selected one has a tag, unless tags are asked for
+const TAG_HEIGHT = 20; // CSS pixels
+const SHARPER = 1.15; // a part is fetched when the screen has so many times the pixels of the reduced picture
+const SETTLED = 150; // milliseconds without scrolling after which a part is fetched
+export const HANDLES = [[0, 0], [0.5, 0], [1, 0], [1, 0.5], [1, 1], [0.5, 1], [0, 1], [0, 0.5]];
+const CHANGE_COLOURS = { lost: "#ff6b5e", moved: "#ffb84d", relabelled: "#c792ff", same: "#b8bcc4", gained: "#3ecf8e" };
+const RETRY = 1000; // milliseconds after which a picture that the server was too busy for is asked for again
 
 export class Canvas {
-  // actions: select(index or null), change(index, box), create(box)
-  constructor(actions) {
-    this.actions = actions;
-    this.stage = document.getElementById("stage");
-    this.canvas = document.getElementById("canvas");
-    this.picture = document.getElementById("picture");
-    this.overlay = document.getElementById("overlay");
-    this.tags = document.getElementById("tags");
-    this.noPicture = document.getElementById("no-picture");
-    this.view = null;
+  constructor() {
+    this.stage = byId("stage");
+    this.canvas = byId("canvas");
+    this.picture = byId("picture");
+    this.part = byId("part");
+    this.overlay = byId("overlay");
+    this.tags = byId("tags");
+    this.note = byId("no-picture");
     this.zoom = 1;
-    this.drag = null;
-    this.hidden = false;
-    this.overlay.addEventListener("pointerdown", (event) => this.press(event));
-    this.overlay.addEventListener("pointermove", (event) => this.move(event));
-    this.overlay.addEventListener("pointerup", (event) => this.release(event));
-    this.overlay.addEventListener("pointercancel", () => this.endDrag());
+    this.scale = 1;
+    this.hidden = false; // boxes
+    this.tagMode = "auto"; // or "all", "selected"
+    this.drag = null; // what the pointer does, {kind, box}
+    this.ready = null; // number of the line whose picture is on the screen
+    this.drawn = []; // of each box {rim, frame, tag}
+    listen("line", () => this.showLine());
+    listen("boxes", () => this.draw());
+    listen("candidates", () => this.draw());
+    listen("selection", () => this.drawSelection());
+    this.stage.addEventListener("scroll", () => this.sharpenSoon());
     this.stage.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
-    this.picture.addEventListener("load", () => this.loaded());
-    this.picture.addEventListener("error", () => this.failed());
     new ResizeObserver(() => this.draw()).observe(this.stage);
   }
 
-  // view: {number, width, height, boxes: [{box, name, colour, ink, score, ignore}], selected}
-  show(view) {
-    const another = this.view?.number !== view.number;
-    this.view = view;
-    if (another) {
-      this.zoom = 1;
-      this.endDrag();
-      this.noPicture.hidden = true;
-      this.picture.src = `images/${view.number}`;
+  // The picture
+
+  // Nothing of the line before stays on the screen: its picture under new boxes would be accepted.
+  async showLine() {
+    const { line } = state;
+    this.zoom = 1;
+    this.hidden = false;
+    this.drag = null;
+    this.ready = null;
+    this.part.hidden = true;
+    this.picture.hidden = true;
+    this.note.hidden = !line;
+    this.note.className = "loading";
+    this.note.textContent = "loading the picture …";
+    this.draw();
+    if (line) await this.loadPicture(line);
+  }
+
+  async loadPicture(line) {
+    const loaded = new Image();
+    loaded.src = `images/${line.number}?${state.overview.run}`;
+    try {
+      await loaded.decode();
+    } catch {
+      if (state.line === line) await this.explain(line, loaded.src);
+      return;
     }
+    if (state.line !== line) return; // another line is shown by now
+    loaded.id = "picture";
+    loaded.alt = `${line.filename}, with ${state.boxes.length} boxes`;
+    this.picture.replaceWith(loaded);
+    this.picture = loaded;
+    this.note.hidden = true;
+    this.ready = line.number;
+    this.checkShape(line);
     this.draw();
   }
 
-  loaded() {
+  checkShape({ width, height }) {
     const { naturalWidth, naturalHeight } = this.picture;
-    const { width, height } = this.view;
     if (Math.abs(naturalWidth / naturalHeight / (width / height) - 1) > 0.02) {
-      this.actions.warn(`The picture's sides have the ratio ${naturalWidth} : ${naturalHeight}, but its line says ` +
+      showBanner(`The picture's sides have the ratio ${naturalWidth} : ${naturalHeight}, but its line says ` +
         `${width} x ${height}: its boxes may belong to another picture.`);
     }
   }
 
-  async failed() {
-    const answer = await fetch(this.picture.src).catch(() => null);
+  async explain(line, address) {
+    const answer = await fetch(address).catch(() => null);
+    if (answer?.status === 503 || answer?.ok) {
+      setTimeout(() => { if (state.line === line) this.loadPicture(line); }, RETRY);
+      return;
+    }
     const message = answer ? (await answer.json().catch(() => ({}))).error : "the server does not answer";
-    this.noPicture.textContent = `This picture cannot be shown. ${message ?? ""}`;
-    this.noPicture.hidden = false;
+    if (state.line !== line) return;
+    this.note.className = "broken";
+    this.note.textContent = `This picture cannot be shown, so that it cannot be accepted; s skips it. ${message ?? ""}`;
+    this.note.hidden = false;
   }
+
+  // Why the line cannot be accepted now; "" where it can.
+  obstacle() {
+    if (!state.line || this.ready !== state.line.number) return "the picture is not there: it cannot be accepted yet";
+    return "";
+  }
+
+  // Zooming
 
   setZoom(zoom, at = null) {
     const before = this.scale;
-    this.zoom = Math.min(LARGEST_ZOOM, Math.max(1, zoom));
+    this.zoom = clamp(zoom, 1, LARGEST_ZOOM);
     this.draw();
     const box = this.stage.getBoundingClientRect();
     const x = at ? at.clientX - box.left : box.width / 2;
@@ -79,178 +129,184 @@ export class Canvas {
     this.setZoom(this.zoom * Math.exp(-event.deltaY / 300), event);
   }
 
+  sharpenSoon() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.sharpen(), SETTLED);
+  }
+
+  // What is in sight at the file's resolution, where the reduced picture has too few pixels for the screen.
+  async sharpen() {
+    const { line } = state;
+    if (!line || this.ready !== line.number) return;
+    const pixels = this.scale * devicePixelRatio;
+    const reduced = this.picture.naturalWidth / line.width;
+    if (pixels < reduced * SHARPER || reduced >= 0.99) {
+      this.part.hidden = true;
+      return;
+    }
+    const frame = this.canvas.getBoundingClientRect();
+    const stage = this.stage.getBoundingClientRect();
+    const sight = [stage.left - frame.left, stage.top - frame.top, stage.right - frame.left, stage.bottom - frame.top];
+    const [x1, y1, x2, y2] = sight.map((side, index) =>
+      clamp((index < 2 ? Math.floor : Math.ceil)(side / this.scale), 0, index % 2 ? line.height : line.width));
+    if (x2 <= x1 || y2 <= y1) return;
+    const side = Math.ceil(Math.max(x2 - x1, y2 - y1) * Math.min(1, pixels));
+    const loaded = new Image();
+    loaded.src = `regions/${line.number}?box=${x1},${y1},${x2},${y2}&side=${side}&${state.overview.run}`;
+    if (!await loaded.decode().then(() => true, () => false) || state.line !== line) return;
+    loaded.id = "part";
+    loaded.alt = "";
+    this.part.replaceWith(loaded);
+    this.part = loaded;
+    this.part.dataset.box = [x1, y1, x2, y2].join(" ");
+    this.placePart();
+  }
+
+  placePart() {
+    if (!this.part.dataset.box) return;
+    const [x1, y1, x2, y2] = this.part.dataset.box.split(" ").map(Number);
+    Object.assign(this.part.style, {
+      left: `${x1 * this.scale}px`, top: `${y1 * this.scale}px`,
+      width: `${(x2 - x1) * this.scale}px`, height: `${(y2 - y1) * this.scale}px`,
+    });
+  }
+
+  // Drawing
+
   toggleBoxes() {
     this.hidden = !this.hidden;
     this.draw();
   }
 
-  // Drawing
+  nextTagMode() {
+    const modes = ["auto", "all", "selected"];
+    this.tagMode = modes[(modes.indexOf(this.tagMode) + 1) % modes.length];
+    this.drawSelection();
+    return this.tagMode;
+  }
 
   draw() {
-    if (!this.view) return;
-    const { width, height, boxes, selected } = this.view;
-    const fit = Math.min((this.stage.clientWidth - 28) / width, (this.stage.clientHeight - 28) / height);
+    byId("hidden-sign").hidden = !this.hidden || !state.line;
+    this.overlay.replaceChildren();
+    this.tags.replaceChildren();
+    this.drawn = [];
+    if (!state.line) return;
+    this.fit();
+    if (!this.hidden) {
+      const known = new Map(kinds().map((kind) => [kind.label, kind]));
+      for (const ghost of visible()) this.drawGhost(ghost, known.get(ghost.of));
+      this.drawOthers();
+      // The largest below, so that a small one shows.
+      const order = state.boxes.map((_, index) => index);
+      order.sort((a, b) => area(state.boxes[b].box) - area(state.boxes[a].box));
+      for (const index of order) this.drawn[index] = this.drawBox(state.boxes[index], known.get(state.boxes[index].of), index);
+    }
+    this.selectionLayer = this.append("g", {});
+    this.drawSelection();
+    this.sharpenSoon();
+    this.placePart();
+  }
+
+  fit() {
+    const { width, height } = state.line;
+    const fit = Math.min((this.stage.clientWidth - MARGIN) / width, (this.stage.clientHeight - MARGIN) / height);
     this.scale = Math.max(fit, 0.01) * this.zoom;
     this.canvas.style.width = `${width * this.scale}px`;
     this.canvas.style.height = `${height * this.scale}px`;
-    this.overlay.replaceChildren();
-    this.tags.replaceChildren();
-    if (!this.hidden) {
-      // The largest below, so that a small one shows; the selected one on top of all.
-      const order = boxes.map((_, index) => index).sort((a, b) => area(boxes[b].box) - area(boxes[a].box));
-      for (const index of order) this.drawBox(boxes[index], index === selected);
-      if (selected !== null && boxes[selected]) this.drawHandles(boxes[selected].box);
-    }
+  }
+
+  // A selection alone changes a few classes, not hundreds of elements.
+  drawSelection() {
+    if (!this.selectionLayer) return;
+    const { selected, boxes } = state;
+    this.drawn.forEach(({ frame, tag }, index) => {
+      const chosen = index === selected;
+      frame.classList.toggle("chosen", chosen);
+      tag.classList.toggle("chosen", chosen);
+      tag.hidden = !chosen && (this.tagMode === "selected" || (this.tagMode === "auto" && boxes.length > MANY));
+    });
+    this.selectionLayer.replaceChildren();
+    if (selected !== null && boxes[selected] && !this.hidden && !this.drag?.box) this.drawHandles(boxes[selected].box);
     if (this.drag?.box) this.drawDrag();
   }
 
-  drawBox(each, chosen) {
-    const colour = each.ignore ? IGNORED : each.colour;
-    const stroke = chosen ? 4 : 2.5;
-    this.rectangle(each.box, { class: "rim", "stroke-width": stroke + 2 });
-    const look = { class: chosen ? "frame chosen" : "frame", stroke: colour, "stroke-width": stroke };
-    this.rectangle(each.box, { ...look, "stroke-dasharray": each.ignore ? "9 7" : "none" });
-    this.drawTag(each, colour, chosen);
+  drawBox(each, kind, index) {
+    const colour = each.ignore ? IGNORED : kind?.colour ?? IGNORED;
+    const change = state.comparison?.changes[index];
+    const rim = this.rectangle(each.box, { class: "rim" });
+    const frame = this.rectangle(each.box, { class: "frame", stroke: colour });
+    if (each.ignore) frame.setAttribute("stroke-dasharray", "9 7");
+    if (change && change !== "same") rim.style.stroke = CHANGE_COLOURS[change];
+    if (change && change !== "same") rim.classList.add("changed");
+    const tag = this.tag(each.box, kind?.name ?? "?", each.score, colour, each.ignore ? "#000" : kind?.ink ?? "#000");
+    if (change && change !== "same") tag.append(make("span", "change", ` ${change}`));
+    return { rim, frame, tag };
   }
 
-  drawTag(each, colour, chosen) {
-    const tag = document.createElement("span");
-    tag.className = chosen ? "tag chosen" : "tag";
-    tag.textContent = each.score === null ? each.name : `${each.name} ${each.score.toFixed(2)}`;
-    tag.style.background = colour;
-    tag.style.color = each.ignore ? "#000" : each.ink;
-    const [x, y, , bottom] = each.box.map((side) => side * this.scale);
-    const above = y >= 20;
-    const below = bottom + 20 <= this.view.height * this.scale;
+  drawGhost(each, kind) {
+    if (!kind) return;
+    this.rectangle(each.box, { class: "ghost-rim" });
+    this.rectangle(each.box, { class: "ghost", stroke: kind.colour });
+    const tag = this.tag(each.box, kind.name, each.score, "rgb(0 0 0 / .62)", "#fff");
+    tag.classList.add("of-ghost");
+  }
+
+  // The other label file's boxes that ours do not have in their place.
+  drawOthers() {
+    for (const each of state.comparison?.boxes ?? []) {
+      if (each.change === "same") continue;
+      this.rectangle(each.box, { class: "other", stroke: CHANGE_COLOURS[each.change] });
+      const tag = this.tag(each.box, `${each.change === "lost" ? "lost" : "was"} ${each.name}`, each.score,
+        CHANGE_COLOURS[each.change], "#000", true);
+      tag.classList.add("of-other");
+    }
+  }
+
+  tag(box, name, score, paper, ink, below = false) {
+    const tag = make("span", "tag");
+    tag.append(make("bdi", "", name), score === null ? "" : ` ${score.toFixed(2)}`);
+    tag.style.background = paper;
+    tag.style.color = ink;
+    const [x, y, , bottom] = box.map((side) => side * this.scale);
+    const room = bottom + TAG_HEIGHT <= state.line.height * this.scale;
+    const top = below && room ? bottom + 1 : y >= TAG_HEIGHT ? y - TAG_HEIGHT : room ? bottom + 1 : y + 2;
     tag.style.left = `${Math.max(0, x - 1)}px`;
-    tag.style.top = `${above ? y - 20 : below ? bottom + 1 : y + 2}px`;
+    tag.style.top = `${top}px`;
     this.tags.append(tag);
+    return tag;
   }
 
   drawHandles(box) {
-    this.rectangle(box, { class: "movable" });
+    this.rectangle(box, { class: "movable" }, this.selectionLayer);
     const [x1, y1, x2, y2] = box;
     for (const [across, down] of HANDLES) {
       const x = (x1 + (x2 - x1) * across) * this.scale;
       const y = (y1 + (y2 - y1) * down) * this.scale;
-      const handle = this.append("rect", {
-        class: "handle", x: x - HANDLE / 2, y: y - HANDLE / 2, width: HANDLE, height: HANDLE,
-      });
-      handle.style.cursor = cursorOf(across, down);
+      const place = { class: "handle", x: x - HANDLE / 2, y: y - HANDLE / 2, width: HANDLE, height: HANDLE };
+      this.append("rect", place, this.selectionLayer).style.cursor = cursorOf(across, down);
     }
   }
 
   drawDrag() {
     const { box, kind } = this.drag;
-    this.rectangle(box, { class: "rim", "stroke-width": 4 });
-    this.rectangle(box, { class: "frame chosen", stroke: "#fff", "stroke-width": 2, "stroke-dasharray": kind === "create" ? "6 4" : "none" });
+    this.rectangle(box, { class: "rim" }, this.selectionLayer);
+    const dashes = kind === "create" ? "6 4" : "none";
+    this.rectangle(box, { class: "frame chosen", stroke: "#fff", "stroke-dasharray": dashes }, this.selectionLayer);
   }
 
-  rectangle([x1, y1, x2, y2], attributes) {
+  rectangle([x1, y1, x2, y2], attributes, parent = this.overlay) {
     const s = this.scale;
-    return this.append("rect", { x: x1 * s, y: y1 * s, width: (x2 - x1) * s, height: (y2 - y1) * s, ...attributes });
+    const place = { x: x1 * s, y: y1 * s, width: (x2 - x1) * s, height: (y2 - y1) * s };
+    return this.append("rect", { ...place, ...attributes }, parent);
   }
 
-  append(kind, attributes) {
+  append(kind, attributes, parent = this.overlay) {
     const element = document.createElementNS(SVG, kind);
     for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-    this.overlay.append(element);
+    parent.append(element);
     return element;
   }
-
-  // The pointer
-
-  press(event) {
-    if (event.button !== 0 || !this.view || this.hidden) return;
-    const at = this.pixel(event);
-    const { boxes, selected } = this.view;
-    const chosen = selected === null ? null : boxes[selected];
-    const handle = chosen && !event.shiftKey ? this.handleAt(chosen.box, at) : null;
-    let kind = "create";
-    if (handle) kind = "resize";
-    else if (chosen && !event.shiftKey && inside(chosen.box, at)) kind = "move";
-    this.drag = { kind, handle, from: at, before: chosen?.box, box: null };
-    this.overlay.setPointerCapture(event.pointerId);
-    event.preventDefault();
-  }
-
-  move(event) {
-    if (!this.drag) return;
-    const at = this.pixel(event);
-    const { kind, from, before, handle } = this.drag;
-    if (!this.drag.box && distance(from, at) * this.scale < CLICK) return;
-    if (kind === "create") this.drag.box = this.within(ordered([...from, ...at]));
-    else if (kind === "move") this.drag.box = this.moved(before, at[0] - from[0], at[1] - from[1]);
-    else this.drag.box = this.resized(before, handle, at);
-    this.draw();
-  }
-
-  release(event) {
-    if (!this.drag) return;
-    const { kind, box, from } = this.drag;
-    this.endDrag();
-    if (!box) this.actions.select(this.boxAt(from));
-    else if (kind === "create") this.finishNew(box);
-    else this.actions.change(this.view.selected, rounded(box));
-    event.preventDefault();
-  }
-
-  finishNew(box) {
-    const [x1, y1, x2, y2] = box;
-    if ((x2 - x1) * this.scale >= CLICK && (y2 - y1) * this.scale >= CLICK) this.actions.create(rounded(box));
-    else this.draw();
-  }
-
-  endDrag() {
-    this.drag = null;
-    this.draw();
-  }
-
-  // The smallest box there; where it is selected already, the next larger one.
-  boxAt(at) {
-    const { boxes, selected } = this.view;
-    const there = boxes.map((_, index) => index).filter((index) => inside(boxes[index].box, at));
-    there.sort((a, b) => area(boxes[a].box) - area(boxes[b].box));
-    if (!there.length) return null;
-    return there[(there.indexOf(selected) + 1) % there.length];
-  }
-
-  handleAt([x1, y1, x2, y2], at) {
-    const reach = (HANDLE / 2 + 2) / this.scale;
-    return HANDLES.find(([across, down]) =>
-      Math.abs(x1 + (x2 - x1) * across - at[0]) <= reach && Math.abs(y1 + (y2 - y1) * down - at[1]) <= reach) ?? null;
-  }
-
-  pixel(event) {
-    const frame = this.overlay.getBoundingClientRect();
-    return [(event.clientX - frame.left) / this.scale, (event.clientY - frame.top) / this.scale];
-  }
-
-  moved(box, across, down) {
-    const { width, height } = this.view;
-    const dx = Math.min(Math.max(across, -box[0]), width - box[2]);
-    const dy = Math.min(Math.max(down, -box[1]), height - box[3]);
-    return [box[0] + dx, box[1] + dy, box[2] + dx, box[3] + dy];
-  }
-
-  resized([x1, y1, x2, y2], [across, down], at) {
-    const box = [across === 0 ? at[0] : x1, down === 0 ? at[1] : y1, across === 1 ? at[0] : x2, down === 1 ? at[1] : y2];
-    const [left, top, right, bottom] = this.within(ordered(box));
-    return [left, top, Math.max(right, left + 1), Math.max(bottom, top + 1)];
-  }
-
-  within([x1, y1, x2, y2]) {
-    const { width, height } = this.view;
-    const clamp = (value, most) => Math.min(Math.max(value, 0), most);
-    return [clamp(x1, width), clamp(y1, height), clamp(x2, width), clamp(y2, height)];
-  }
 }
-
-const area = ([x1, y1, x2, y2]) => (x2 - x1) * (y2 - y1);
-const inside = ([x1, y1, x2, y2], [x, y]) => x >= x1 && x <= x2 && y >= y1 && y <= y2;
-const distance = ([x1, y1], [x2, y2]) => Math.hypot(x2 - x1, y2 - y1);
-const ordered = ([x1, y1, x2, y2]) => [Math.min(x1, x2), Math.min(y1, y2), Math.max(x1, x2), Math.max(y1, y2)];
-const rounded = (box) => box.map((side) => Math.round(side * 100) / 100);
 
 function cursorOf(across, down) {
   if (across === 0.5) return "ns-resize";

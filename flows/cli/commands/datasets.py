@@ -47,6 +47,12 @@ def _add_convert(commands) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="random seed of --sample and --parts (default 0)"
     )
+    parser.add_argument(
+        "--for",
+        dest="loader",
+        choices=("mmdet", "open-groundingdino"),
+        help="odvg: leave out, and count, what this program would train on wrongly or fail at (ignored boxes, …)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT even if it holds labels")
 
 
@@ -62,7 +68,8 @@ def _convert(options: argparse.Namespace) -> int:
         options.seed,
     )
     formats_and_paths = options.source_format, options.target_format, options.source, options.out
-    print(convert(*formats_and_paths, selection=selection, overwrite=options.overwrite, **_given_source(options)))
+    given = {**_given_source(options), "loader": options.loader}
+    print(convert(*formats_and_paths, selection=selection, overwrite=options.overwrite, **given))
     return 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from flows.cli.arguments import add_device, add_settings, command, settings_of
 from flows.detection.options import DetectOptions
 from flows.labelling.settings import LabellingSettings
+from formats.io.plurals import many
 
 
 def add(commands) -> None:
@@ -88,7 +89,7 @@ def _detect(options: argparse.Namespace) -> int:
         ),
     )
     written = "" if options.no_save_vis and options.no_save_pred else f": {options.out_dir}"
-    print(f"{result.boxes} boxes in {result.images} images{written}")
+    print(f"{many(result.boxes, 'box')} in {many(result.images, 'image')}{written}")
     for reason in result.failures.values():
         print(f"not labelled: {reason}", file=sys.stderr)
     return 1 if result.failures and not result.images else 0

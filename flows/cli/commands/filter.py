@@ -7,6 +7,7 @@ from typing import Any
 
 from flows.cli.arguments import command, names, tell
 from formats.io.errors import InputError
+from formats.io.plurals import many
 from formats.io.storage import as_path
 from grounding_model.inputs.defaults import MAX_PER_IMAGE, SCORE_THRESHOLD
 
@@ -125,8 +126,9 @@ def _filter(options: argparse.Namespace) -> int:
     )
     dropped = ", ".join(f"{reason} {count}" for reason, count in result.counts["dropped"].items())
     by_person = result.counts["reviewed_boxes"]
+    boxes = many(result.counts["kept"] + by_person, "box")
     of_whom = f" ({by_person} of them a person's)" if result.counts["reviewed"] else ""
-    print(f"{result.counts['kept'] + by_person} boxes{of_whom} in {result.counts['lines']} lines: {result.labels}")
+    print(f"{boxes}{of_whom} in {many(result.counts['lines'], 'line')}: {result.labels}")
     print(f"dropped: {dropped or 'nothing'}; more in {result.meta}")
     tell(quarantine.summary(result.quarantined, result.meta))
     return 0

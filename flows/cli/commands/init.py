@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from flows.cli.arguments import command, names
-from grounding_model.inputs.defaults import WEIGHTS
+from grounding_model.inputs.defaults import PHOTO_WEIGHTS, WEIGHTS
 
 
 def add(commands) -> None:
@@ -14,14 +14,18 @@ def add(commands) -> None:
         "init",
         _init,
         "write the configuration of a self-training on your own images; it becomes the deployment self-train/NAME",
-        "groundhog init raccoon --images data/raccoon/images --categories raccoon",
+        "groundhog init raccoon --images data/raccoon/images --labels data/raccoon/first_thirty.json",
     )
     parser.add_argument("name", metavar="NAME", help="name of the data set")
     parser.add_argument("--images", required=True, metavar="DIR", help="image folder")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--categories", metavar="A,B,C", help="names to detect, or a text file with one name a line")
-    what.add_argument("--captions", metavar="FILE", help="CSV, JSON or a folder of .txt files")
-    parser.add_argument("--weights", default=WEIGHTS, metavar="W", help="the first model (default: %(default)s)")
+    parser.add_argument("--categories", metavar="A,B,C", help="names to detect, or a text file with one name a line")
+    parser.add_argument("--captions", metavar="FILE", help="CSV, JSON or a folder of .txt files")
+    parser.add_argument(
+        "--labels", metavar="FILE", help="labels of some of the images: the first model learns from them"
+    )
+    parser.add_argument("--labels-format", metavar="F", help="a format of `groundhog convert`, where it is not guessed")
+    told = f"the first model (default: {PHOTO_WEIGHTS} with --labels, else {WEIGHTS}); see `groundhog weights list`"
+    parser.add_argument("--weights", metavar="W", help=told)
     parser.add_argument("--text-encoder", metavar="DIR", help="BERT folder, where the weights carry no tokenizer")
     parser.add_argument("--config-dir", default="configs", metavar="DIR", help="default: %(default)s")
 
@@ -34,6 +38,8 @@ def _init(options: argparse.Namespace) -> int:
         options.images,
         categories=None if options.categories is None else names(options.categories),
         captions=options.captions,
+        labels=options.labels,
+        labels_format=options.labels_format,
         weights=options.weights,
         text_encoder=options.text_encoder,
         config_dir=options.config_dir,

@@ -19,6 +19,7 @@ from flows.cli.commands import filter
 from flows.labelling.settings import Execution, LabellingSettings, Workers
 from formats.dataset_names import metadata_path
 from formats.io.errors import InputError
+from formats.io.plurals import many
 
 
 def add(commands) -> None:
@@ -120,7 +121,7 @@ def _bootstrap(options: argparse.Namespace) -> int:
         made = bootstrap_vg(options.images, options.captions, options.out, options.phrases)
     else:
         made = bootstrap_od(options.images, categories or [], options.out)
-    print(f"{made.lines} lines: {made.annotations}" + (f", {made.label_map}" if made.label_map else ""))
+    print(f"{many(made.lines, 'line')}: {made.annotations}" + (f", {made.label_map}" if made.label_map else ""))
     tell(quarantine.summary(made.quarantined, made.annotations))
     return 0
 
@@ -172,7 +173,6 @@ def _infer(options: argparse.Namespace) -> int:
         execution=replace(settings_of(options, Execution), workers=workers),
     )
     infer(manifest, workers=workers, batch_size=options.batch_size)
-    shards = f"{len(manifest.shards)} {'shard' if len(manifest.shards) == 1 else 'shards'}"
-    print(f"{shards}: {manifest.work_dir}; next: groundhog filter {manifest.work_dir}")
+    print(f"{many(len(manifest.shards), 'shard')}: {manifest.work_dir}; next: groundhog filter {manifest.work_dir}")
     tell(quarantine.summary(problems_of(manifest), manifest.work_dir / "candidates"))
     return 0

@@ -1,4 +1,4 @@
-"""`groundhog weights`, `groundhog weights inspect` and `groundhog weights interpolate`."""
+"""`groundhog weights`: convert, `inspect`, `interpolate`, `list`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,14 @@ def add(commands) -> None:
     parser.add_argument("target", metavar="DST", nargs="?", help="NAME.safetensors, or a new folder; inspect if absent")
     _add_text_encoder(parser)
     _add_half(parser)
+    told = (
+        "leave an untrained backbone out of the file, and read it from here again: efficientnet-lite0, or a timm name"
+    )
+    parser.add_argument("--backbone-from", metavar="B", help=told)
     subcommands = Subcommands(parser)
     _add_inspect(subcommands)
     _add_interpolate(subcommands)
+    _add_list(subcommands)
 
 
 def _weights(options: argparse.Namespace) -> int:
@@ -30,7 +35,7 @@ def _weights(options: argparse.Namespace) -> int:
         return _inspect(options)
     from grounding_model.checkpoints.weights import convert
 
-    convert(options.source, options.target, options.text_encoder, options.half)
+    convert(options.source, options.target, options.text_encoder, options.half, options.backbone_from)
     print(options.target)
     return 0
 
@@ -76,6 +81,23 @@ def _interpolate(options: argparse.Namespace) -> int:
 
     write_interpolation(options.base, options.tuned, options.out, options.alpha, options.text_encoder, options.half)
     print(options.out)
+    return 0
+
+
+def _add_list(commands: Subcommands) -> None:
+    command(
+        commands,
+        "list",
+        _list,
+        "list weights to start from: what they are good for, their licence, memory, and the command that takes them",
+        "groundhog weights list",
+    )
+
+
+def _list(options: argparse.Namespace) -> int:
+    from grounding_model.checkpoints.catalogue import catalogue_table
+
+    print(catalogue_table())
     return 0
 
 

@@ -1,0 +1,81 @@
+"""Seconds for one image and the 1,203 names of LVIS's length, in chunks, ours beside transformers.
+
+    OMP_NUM_THREADS=1 python benchmarks/many_names.py [--size 800,1066] [--names 1203] [--chunks 1] [--keep]
+
+The same weights (Swin-T, BERT-base; see contest.py). The names are random words of the tokenizer's vocabulary, two to
+a name. The peer runs whole for each chunk of names, and every chunk costs it the same: it is measured on the first
+--chunks of them and multiplied. Ours is `predict` of the whole list: features of the image are computed once for all
+chunks, features of the texts once for a run; a second run, which finds the texts, tells what a further image costs.
+
+The last ratios, from many_names.json, are printed beside the new ones; --keep writes the new ones there.
+"""
+
+from __future__ import annotations
+
+import random
+from copy import deepcopy
+
+import numpy as np
+import torch
+from contest import PEER, arguments, beside, costs, drawn_peer, finish, last_ratios, same_in_ours, table, use_threads
+
+from grounding_model.detector import Detector
+from grounding_model.inputs.image_batch import collate_images
+from grounding_model.inputs.prompt import Prompt
+from grounding_model.inputs.tokens import tokenize
+
+
+def drawn_names(detector: Detector, count: int) -> list[str]:
+    words = sorted(word for word in detector.tokenizer.get_vocab() if word.isalpha() and len(word) > 2)
+    chooser = random.Random(0)
+    names: set[str] = set()
+    while len(names) < count:
+        names.add(" ".join(chooser.sample(words, 2)))
+    return sorted(names)
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = arguments(__doc__, __file__, rounds=1)
+    parser.add_argument("--size", default="800,1066", help="height, width in pixels (default %(default)s)")
+    parser.add_argument("--names", type=int, default=1203)
+    parser.add_argument("--chunks", type=int, default=1, help="chunks that the peer is measured on")
+    options = parser.parse_args()
+    use_threads()
+    height, width = (int(side) for side in options.size.split(","))
+    peer = drawn_peer()
+    ours = same_in_ours(peer)
+    detectors = {
+        f"ours {dtype}": Detector(deepcopy(ours.model), ours.tokenizer, "cpu", dtype=dtype)
+        for dtype in ("float32", "bfloat16")
+    }
+    one = detectors["ours float32"]
+    names = drawn_names(one, options.names)
+    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    chunks = one.captions(Prompt.categories(names))
+    pixels, texts = collate_images([picture]).pixels, [tokenize([caption], one.tokenizer) for caption in chunks]
+
+    def of_peer() -> None:
+        for text in texts[: options.chunks]:
+            types, mask = torch.zeros_like(text.input_ids), text.token_mask.long()
+            peer(pixel_values=pixels, input_ids=text.input_ids, attention_mask=mask, token_type_ids=types)
+
+    work = {PEER: of_peer}
+    for name, detector in detectors.items():
+        work[name] = lambda detector=detector: detector.predict([picture], names, scale=(height, max(height, width)))
+    detectors["ours float32"].predict([picture], names[:1], scale=(64, 64))
+    taken = costs(work, options.rounds)
+    whole = taken[PEER].cpu / min(options.chunks, len(texts)) * len(texts)
+    seconds = {name: whole if name == PEER else cost.cpu for name, cost in taken.items()}
+    case = f"{options.names} names, {height} x {width}"
+    last, ratios = last_ratios(__file__), {f"{name}, {case}": whole / taken_by for name, taken_by in seconds.items()}
+    rows = [
+        (name, f"{taken_by:.1f}", beside(ratios[f"{name}, {case}"], last.get(f"{name}, {case}")))
+        for name, taken_by in seconds.items()
+    ]
+    print(table((f"{case}, {len(texts)} chunks", "CPU s", "times the peer's speed"), rows), flush=True)
+    finish(__file__, last | ratios, options.keep)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,367 @@
+"""The addresses of the review page, behind the token (browse.review.guard). Errors are {"error": "..."}.
+
+Pictures and lines are requested by number: a file name never comes from the network. Changes are POSTed as JSON.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from browse.images.colours import colour_of, css_of, ink_on
+from browse.review.candidates import CandidateBoxes
+from browse.review.crops import change_crops, crop_rows, list_crops
+from browse.review.images import Pictures
+from browse.review.page_json import Phrase
+from browse.review.session import StaleRevision
+from browse.review.views import Query, View, Views
+from formats.io.errors import InputError
+
+MAX_BODY = 8 << 20  # bytes: a change to one image is a hundredth of it
+MAX_ROWS = 500  # that one request may ask for
+MAX_WAITING = 1000  # requests for pictures; more are told to come back
+PICTURE_THREADS = 4  # that read pictures: waiting for one must not take a thread from the lines
+SIDES = {"images": 1600, "thumbnails": 160}  # pixels
+CROP_SIDE = 256
+CROP_LISTS = 4  # that are kept
+PHRASE_COLOURS = 64  # a caption has a few phrases; beyond this many, colours repeat
+PAGE = Path(__file__).with_name("page")
+CONTENT_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+PAGE_FILES = {path.name: path for path in sorted(PAGE.iterdir()) if path.suffix in CONTENT_TYPES}
+
+
+class Refused(Exception):
+    """An answer that is not a success. The message goes to the page."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ReviewApp:
+    """What each address answers. changed: called after a change was saved."""
+
+    def __init__(
+        self,
+        views: Views,
+        images: Path,
+        candidates: CandidateBoxes | None = None,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.review, self.views, self.candidates = views.review, views, candidates
+        self.pictures = Pictures(images, lambda number: self.review.lines.record(number).filename)
+        self._changed = changed
+        self._waiting = 0
+        self._threads: anyio.CapacityLimiter | None = None  # made where its event loop runs
+        self._run = secrets.token_hex(4)  # in the addresses of pictures, since another run may number them otherwise
+        self._crop_lists: OrderedDict[str, list[tuple[int, int]]] = OrderedDict()
+        self._crop_names = (f"c{number}" for number in itertools.count(1))
+        self._lock = threading.Lock()
+
+    def starlette(self) -> Starlette:
+        """The application, without its guard."""
+        routes = [
+            Route("/", self._page),
+            Route("/overview", self._answer(self.overview)),
+            Route("/progress", self._answer(self.progress)),
+            Route("/views", self._answer(self.open_view), methods=["POST"]),
+            Route("/views/{view}/rows", self._answer(self.rows)),
+            Route("/views/{view}/open", self._answer(self.next_open)),
+            Route("/views/{view}/position", self._answer(self.position)),
+            Route("/lines", self._answer(self.save), methods=["POST"]),
+            Route("/lines/{number}", self._answer(self.line)),
+            Route("/lines/{number}/candidates", self._answer(self.line_candidates)),
+            Route("/lines/{number}/comparison", self._answer(self.line_comparison)),
+            Route("/crops", self._answer(self.open_crops), methods=["POST"]),
+            Route("/crops/change", self._answer(self.change_crops), methods=["POST"]),
+            Route("/crops/{crops}/rows", self._answer(self.crop_rows)),
+            Route("/categories", self._answer(self.add_category), methods=["POST"]),
+            Route("/images/{number}", self._image("images")),
+            Route("/thumbnails/{number}", self._image("thumbnails")),
+            Route("/regions/{number}", self._region),
+            Route("/cuts/{number}", self._cut),
+            Route("/{name}", self._page),
+        ]
+        return Starlette(routes=routes, exception_handlers={404: _nothing_here, 405: _nothing_here})
+
+    # What is asked. Each takes the path's and the query's values, and of a POST the JSON object
+
+    def overview(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
+        """What the page needs once."""
+        review, views = self.review, self.views
+        return {
+            "annotations": review.annotations.name,
+            "run": self._run,
+            "stored": review.path.name,
+            "round": review.round,
+            "reviewer": review.reviewer,
+            "categories": self._categories(),
+            "phrase_colours": [_inks(index) for index in range(PHRASE_COLOURS)],
+            "problems": review.index.problems,
+            "orders": views.orders(),
+            "query": views.first.__dict__,
+            "other": None if views.other is None else views.other.path.name,
+            "candidates": self.candidates is not None,
+            "threshold": views.thresholds.default,
+            "thresholds": dict(views.thresholds.of_name),
+            "may_add_category": review.label_map_path is not None,
+            **self.progress(values, body),
+        }
+
+    def progress(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
+        """How far the review is, and how much of the file is read."""
+        index = self.review.index
+        return {"progress": self.review.progress(), "known": index.known, "total": len(index.lines)}
+
+    def open_view(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
+        """A view of what the filter bar asks for, and its first position that waits for a review."""
+        name, view = self.views.open(Query.of(body))
+        return {"view": name, "count": view.count, "open": self.views.next_open(view, -1)}
+
+    def rows(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
+        """A stretch of the list of images."""
+        view = self._view(values)
+        start = _whole(values, "start")
+        stop = min(view.count, start + min(MAX_ROWS, _whole(values, "count")))
+        return {"start": start, "rows": [self.views.row(view, position) for position in range(start, stop)]}
+
+    def next_open(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
+        """The next position after one that waits for a review."""
+        return {"position": self.views.next_open(self._view(values), _whole(values, "after"))}
+
+    def position(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
+        """Where a line is in a view."""
+        return {"position": self._view(values).position(_whole(values, "number"))}
+
+    def line(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
+        """A line as it is now."""
+        number = self._number(values)
+        try:
+            asked = self._asked_phrases(number)
+            page = self.review.page(number, asked)
+        except InputError as error:
+            raise Refused(422, str(error)) from error
+        return {**page, "reason": self.views.reason(number), "progress": self.review.progress()}
+
+    def line_candidates(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
+        """The boxes of the model that did not become labels."""
+        number = self._number(values)
+        if self.candidates is None:
+            return {"candidates": []}
+        asked = self._asked_phrases(number)
+        page = self.review.page(number, asked)
+        phrases = [Phrase(*each.values()) for each in page["phrases"]]
+        labels = {name: label for label, name in self.review.categories.items()}
+        record = self.review.record(number)
+        return {"candidates": self.candidates.of_line(number, record, page["model"], phrases, labels)}
+
+    def line_comparison(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
+        """The other label file's boxes of this line, and what became of each."""
+        number = self._number(values)
+        page = self.review.page(number)
+        phrases = [" … ".join(each["texts"]) for each in page["phrases"]]
+        return {"comparison": self.views.comparison(number, page["boxes"], phrases)}
+
+    def save(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
+        """Saves changes of lines, all or none."""
+        changes = body.get("changes")
+        if not isinstance(changes, list) or not changes:
+            raise Refused(400, "expected changes, a list of lines")
+        for change in changes:
+            number = change.get("number") if isinstance(change, dict) else None
+            if type(number) is not int or not 0 <= number < len(self.review.lines):
+                raise Refused(400, "expected the number of each line")
+            if not isinstance(change.get("revision"), str):
+                raise Refused(400, "expected the revision that the line was read with")
+        lines = self.review.save(changes)
+        self._changed()
+        return {"lines": lines, "progress": self.review.progress()}
+
+    def open_crops(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
+        """A list of the boxes of one category in a view."""
+        view = self._view({"view": str(body.get("view"))})
+        label, sort = body.get("label"), body.get("sort")
+        low, high = body.get("low", 0.0), body.get("high", 1.0)
+        if type(label) is not int or not isinstance(sort, str) or not all(type(x) in (int, float) for x in (low, high)):
+            raise Refused(400, "expected a label, a sort, and limits of the score")
+        crops = list_crops(self.views, view, label, sort, low, high)
+        with self._lock:
+            name = next(self._crop_names)
+            self._crop_lists[name] = crops
+            if len(self._crop_lists) > CROP_LISTS:
+                self._crop_lists.popitem(last=False)
+        return {"crops": name, "count": len(crops)}
+
+    def crop_rows(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
+        """A stretch of such a list."""
+        crops = self._crop_lists.get(values["crops"])
+        if crops is None:
+            raise Refused(404, "this list of crops is too old: load the crops again")
+        start = _whole(values, "start")
+        stretch = crops[start : start + min(MAX_ROWS, _whole(values, "count"))]
+        return {"start": start, "rows": crop_rows(self.review, stretch)}
+
+    def change_crops(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
+        """Does one thing with many boxes."""
+        items = body.get("items")
+        for item in items if isinstance(items, list) else ():
+            number = item.get("number") if isinstance(item, dict) else None
+            if type(number) is not int or not 0 <= number < len(self.review.lines):
+                raise Refused(400, "expected the number of each box's line")
+        done = change_crops(self.review, str(body.get("action")), body.get("of"), items)
+        self._changed()
+        return {**done, "progress": self.review.progress()}
+
+    def add_category(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
+        """Adds a category to the label map."""
+        self.review.add_category(body.get("name"))
+        return {"categories": self._categories()}
+
+    # How it is answered
+
+    def _answer(self, act: Callable[[dict[str, str], dict[str, Any]], dict[str, Any]]) -> Callable[[Request], Any]:
+        async def answer(request: Request) -> Response:
+            try:
+                body = await _json_object(request) if request.method == "POST" else {}
+                values = {**request.query_params, **request.path_params}
+                return JSONResponse(await run_in_threadpool(act, values, body))
+            except Refused as error:
+                return _error(error.status, str(error))
+            except StaleRevision as error:
+                return _error(409, str(error))
+            except InputError as error:
+                return _error(400, str(error))
+            except OSError as error:  # a full disk
+                return _error(500, str(error))
+
+        return answer
+
+    def _image(self, kind: str) -> Callable[[Request], Any]:
+        async def answer(request: Request) -> Response:
+            return await self._picture(request, lambda number: self.pictures.reduced(number, SIDES[kind]))
+
+        return answer
+
+    async def _region(self, request: Request) -> Response:
+        """regions/N?box=x1,y1,x2,y2&side=S: a part at full resolution, at most S pixels."""
+        return await self._part(request, self.pictures.region, None)
+
+    async def _cut(self, request: Request) -> Response:
+        """cuts/N?box=x1,y1,x2,y2: an object, for the grid of crops."""
+        return await self._part(request, self.pictures.crop, CROP_SIDE)
+
+    async def _part(self, request: Request, make: Callable[..., bytes], side: int | None) -> Response:
+        try:
+            box = _box(request.query_params.get("box", ""))
+            longest = _whole(dict(request.query_params), "side") if side is None else side
+        except Refused as error:
+            return _error(error.status, str(error))
+        return await self._picture(request, lambda number: make(number, box, max(1, longest)))
+
+    async def _picture(self, request: Request, make: Callable[[int], bytes]) -> Response:
+        if self._waiting >= MAX_WAITING:
+            return _error(503, "too many pictures are asked for at once", {"Retry-After": "1"})
+        self._waiting += 1
+        try:
+            number = self._number(dict(request.path_params))
+            self._threads = self._threads or anyio.CapacityLimiter(PICTURE_THREADS)
+            content = await anyio.to_thread.run_sync(make, number, limiter=self._threads)
+        except Refused as error:
+            return _error(error.status, str(error))
+        except Exception as error:  # decoders raise all kinds of errors on broken files
+            return _error(404, str(error))
+        finally:
+            self._waiting -= 1
+        return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+
+    async def _page(self, request: Request) -> Response:
+        path = PAGE_FILES.get(request.path_params.get("name", "page.html"))
+        if path is None:
+            return _error(404, "there is nothing at this address")
+        return Response(path.read_bytes(), media_type=CONTENT_TYPES[path.suffix])
+
+    def _number(self, values: dict[str, str]) -> int:
+        number, count = _whole(values, "number"), len(self.review.lines)
+        if not 0 <= number < count:
+            raise Refused(404, f"no line {number}: there are {count} lines")
+        return number
+
+    def _view(self, values: dict[str, str]) -> View:
+        try:
+            return self.views.view(values["view"])
+        except KeyError:
+            raise Refused(410, "this view is too old") from None
+
+    def _asked_phrases(self, number: int) -> list[Phrase]:
+        return [] if self.candidates is None else self.candidates.asked_phrases(number, self.review.record(number))
+
+    def _categories(self) -> list[dict[str, Any]]:
+        categories = self.review.categories.items()
+        return [{"label": label, "name": name, **_inks(label)} for label, name in categories]
+
+
+async def _json_object(request: Request) -> dict[str, Any]:
+    """Raises Refused for anything but a JSON object of reasonable size, said to be one.
+
+    A form of another site cannot say so without asking first.
+    """
+    if request.headers.get("content-type", "").split(";")[0].strip() != "application/json":
+        raise Refused(415, "expected Content-Type: application/json")
+    length = request.headers.get("content-length", "")
+    if not length.isdecimal():
+        raise Refused(411, "expected Content-Length")
+    if int(length) > MAX_BODY:
+        raise Refused(413, f"expected at most {MAX_BODY} bytes")
+    try:
+        value = json.loads(await request.body())
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, f"is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise Refused(400, "expected a JSON object")
+    return value
+
+
+def _whole(values: dict[str, str], name: str) -> int:
+    text = values.get(name, "")
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdecimal() and len(digits) < 12):
+        raise Refused(404, f"{name} is {text!r}; expected a whole number")
+    return int(text)
+
+
+def _box(text: str) -> tuple[float, float, float, float]:
+    try:
+        x1, y1, x2, y2 = (float(side) for side in text.split(","))
+    except ValueError:
+        raise Refused(404, "expected box=x1,y1,x2,y2") from None
+    if not all(math.isfinite(side) and abs(side) < 1e6 for side in (x1, y1, x2, y2)) or x1 >= x2 or y1 >= y2:
+        raise Refused(404, "expected a box with x1 < x2 and y1 < y2")
+    return x1, y1, x2, y2
+
+
+def _error(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": message}, status_code=status, headers=headers)
+
+
+async def _nothing_here(request: Request, error: Exception) -> Response:
+    return _error(404, "there is nothing at this address")
+
+
+def _inks(index: int) -> dict[str, str]:
+    """The colour of a label or phrase, as drawings have it, and the ink that can be read on it."""
+    return {"colour": css_of(colour_of(index)), "ink": css_of(ink_on(colour_of(index)))}

@@ -1,0 +1,187 @@
+"""The boxes that the model gave for an image and that did not become labels, from the candidates of a plan.
+
+They lie on disk already: `candidates/shard-00000.parquet` in the folder of the plan, with their scores. A person takes
+a missing box by one key instead of drawing it.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from browse.review.index import LabelLines
+from browse.review.page_json import Phrase
+from formats.boxes import pairwise_iou
+from formats.candidates import Candidates, read_candidates
+from formats.dataset_names import metadata_path
+from formats.io.errors import InputError
+from formats.io.files import load_json
+from formats.record import Record
+
+MANIFEST = "manifest.json"
+SHARDS_IN_MEMORY = 4
+DUPLICATE = 0.7  # IoU with a box of its name from which a candidate shows what is labelled already
+MOST_SHOWN = 200  # of an image, best first
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a manifest.json says about its candidates. shards: (first line, lines) of each."""
+
+    folder: Path
+    source: Path
+    names: tuple[str, ...] | None
+    shards: tuple[tuple[int, int], ...]
+
+    def shard_of(self, line: int) -> int | None:
+        """The number of the shard that has a line of the source."""
+        return next((i for i, (first, count) in enumerate(self.shards) if first <= line < first + count), None)
+
+
+def find_plan(annotations: Path, work_dir: Path | None) -> Plan | None:
+    """The plan that made these labels: in work_dir, or where the labels' .meta.json and `work_dirs/` lead.
+
+    None where there is none. Raises InputError when work_dir is given and has no plan.
+    """
+    if work_dir is not None:
+        return read_plan(work_dir)
+    meta = metadata_path(annotations)
+    try:
+        made_by = json.loads(meta.read_text(encoding="utf-8"))
+        key, folder = made_by["plan"], made_by.get("folder")
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    for place in _places(annotations, folder):
+        try:
+            if json.loads((place / MANIFEST).read_text(encoding="utf-8")).get("key") == key:
+                return read_plan(place)
+        except (OSError, ValueError, AttributeError, InputError):
+            continue
+    return None
+
+
+def _places(annotations: Path, folder: object) -> Iterator[Path]:
+    if isinstance(folder, str):
+        yield annotations.parent / folder
+    work_dirs = Path("work_dirs")
+    yield from (path.parent for path in sorted(work_dirs.glob(f"*/{MANIFEST}")))
+    yield from (path.parent for path in sorted(work_dirs.glob(f"*/round-*/{MANIFEST}")))
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan in a folder. Raises InputError where there is none."""
+    manifest: Any = load_json(folder / MANIFEST, "expected the work_dir of a labelling, or of a round")
+    try:
+        label_map = manifest["label_map"]
+        names = None if label_map is None else tuple(label_map.values())
+        shards = tuple((int(each["first_line"]), int(each["lines"])) for each in manifest["shards"])
+        return Plan(folder, Path(manifest["source"]), names, shards)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(folder / MANIFEST, f"is not a plan ({error})", "expected that of a labelling") from error
+
+
+class CandidateBoxes:
+    """The candidates of a plan by line. All methods may be called from several threads."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._source = LabelLines(plan.source) if plan.source.is_file() else None
+        self._shards: OrderedDict[int, Candidates] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of_line(
+        self,
+        number: int,
+        record: Record,
+        model: Sequence[Mapping[str, Any]],
+        phrases: Sequence[Phrase],
+        labels: Mapping[str, int],
+    ) -> list[dict[str, Any]]:
+        """[{"box", "of", "score"}], best first, without what shows a box of the model's that became a label.
+
+        number, record: the line in the label file. model: its boxes as the page has them. labels: category -> label.
+        """
+        # A label file has a line for each line of its source that is not blank.
+        line = number if self._source is None or number >= len(self._source) else self._source.physical(number)
+        index = self._plan.shard_of(line)
+        if index is None:
+            return []
+        shard = self._shard(index)
+        start, end = np.searchsorted(shard.line, [line, line + 1])
+        rows = slice(start, end)
+        if start == end or shard.filename[start] != record.filename:
+            return []  # the labels are another file than the plan was made for
+        kinds = self._kinds(number, record, phrases, labels)
+        found = [
+            {"box": [round(float(side), 2) for side in _cut(box, record)], "of": kinds.get(int(region)), "score": score}
+            for box, region, score in zip(shard.box[rows], shard.region[rows], shard.score[rows].astype(float).tolist())
+        ]
+        found = [each for each in found if each["of"] is not None and _has_area(each["box"])]
+        return _without_duplicates(sorted(found, key=lambda each: -each["score"]), model)[:MOST_SHOWN]
+
+    def _kinds(
+        self, number: int, record: Record, phrases: Sequence[Phrase], labels: Mapping[str, int]
+    ) -> dict[int, int]:
+        """Region of a candidate -> what the page calls it: a label, or the position of a phrase."""
+        if self._plan.names is not None:
+            return {index: labels[name] for index, name in enumerate(self._plan.names) if name in labels}
+        if self._source is None or number >= len(self._source):
+            return {}
+        try:
+            asked = self._source.record(number)
+        except InputError:
+            return {}
+        if (asked.filename, asked.caption) != (record.filename, record.caption):
+            return {}
+        known = {phrase: position for position, phrase in enumerate(phrases)}
+        named = ((index, Phrase(region.phrase, region.spans)) for index, region in enumerate(asked.regions or ()))
+        return {index: known[phrase] for index, phrase in named if phrase in known}
+
+    def asked_phrases(self, number: int, record: Record) -> list[Phrase]:
+        """The phrases that the model looked for in a caption, found or not."""
+        if self._source is None or record.caption is None or number >= len(self._source):
+            return []
+        try:
+            asked = self._source.record(number)
+        except InputError:
+            return []
+        if (asked.filename, asked.caption) != (record.filename, record.caption):
+            return []
+        return [Phrase(region.phrase, region.spans) for region in asked.regions or ()]
+
+    def _shard(self, index: int) -> Candidates:
+        with self._lock:
+            if index not in self._shards:
+                path = self._plan.folder / "candidates" / f"shard-{index:05d}.parquet"
+                self._shards[index] = read_candidates(path)
+                if len(self._shards) > SHARDS_IN_MEMORY:
+                    self._shards.popitem(last=False)
+            self._shards.move_to_end(index)
+            return self._shards[index]
+
+
+def _without_duplicates(found: list[dict[str, Any]], model: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of boxes that show the same, the best; none that shows a label."""
+    boxes = np.array([each["box"] for each in (*model, *found)], float).reshape(-1, 4)
+    kinds = np.array([each["of"] for each in (*model, *found)])
+    iou = pairwise_iou(boxes, boxes) * (kinds[:, None] == kinds[None, :])
+    taken = list(range(len(model)))
+    for index in range(len(model), len(boxes)):
+        if not taken or iou[index, taken].max() < DUPLICATE:
+            taken.append(index)
+    return [found[index - len(model)] for index in taken[len(model) :]]
+
+
+def _cut(box: np.ndarray, record: Record) -> np.ndarray:
+    return np.clip(box, 0, [record.width, record.height, record.width, record.height])
+
+
+def _has_area(box: Sequence[float]) -> bool:
+    return box[0] < box[2] and box[1] < box[3]

@@ -1,0 +1,111 @@
+"""Who may ask: this machine's user, through the page that the server itself gave out.
+
+Addresses begin with a random token that only its user sees. A request must name this machine (otherwise a page
+elsewhere could reach the server by DNS rebinding), and a change must come from the server's own page.
+"""
+
+from __future__ import annotations
+
+import html
+import ipaddress
+import os
+import re
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; "
+    "base-uri 'none'; form-action 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",  # the address holds the token
+    "X-Content-Type-Options": "nosniff",
+}
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{22,64}")
+LOST = "This address has no valid token. Open the address that `groundhog browse serve` printed in its terminal."
+
+
+class Guard:
+    """Passes on what the server's own page asks, with the path behind the token; refuses the rest."""
+
+    def __init__(self, app: ASGIApp, token: str, host: str) -> None:
+        """host: what the server listens on."""
+        self._app, self._token, self._host = app, token, host
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("Cache-Control", "no-store")
+                for name, value in HEADERS.items():
+                    headers[name] = value
+            await send(message)
+
+        refusal = self._refusal(scope)
+        if refusal is not None:
+            await refusal(scope, receive, send_with_headers)
+            return
+        path = scope["path"][len(self._token) + 1 :]
+        await self._app({**scope, "path": path, "raw_path": path.encode()}, receive, send_with_headers)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        headers = Headers(scope=scope)
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if not is_this_machine(host, self._host):
+            return _refused(headers, f"this server does not answer requests for host {host!r}")
+        if origin is not None and origin != f"http://{host}":
+            return _refused(headers, f"this server does not accept requests from {origin!r}")
+        token = scope["path"].split("/")[1] if "/" in scope["path"] else ""
+        if not secrets.compare_digest(token.encode("utf-8", "replace"), self._token.encode()):
+            return _refused(headers, LOST)
+        if scope["path"] == f"/{token}":
+            return Response(status_code=307, headers={"Location": f"/{token}/"})
+        return None
+
+
+def _refused(headers: Headers, message: str) -> Response:
+    if "text/html" in headers.get("accept", ""):
+        return HTMLResponse(_PAGE.format(html.escape(message)), status_code=403)
+    return JSONResponse({"error": message}, status_code=403)
+
+
+_PAGE = '<!doctype html><html lang="en"><meta charset="utf-8"><title>groundhog review</title><h1>Not here</h1><p>{}</p>'
+
+
+def is_this_machine(host: str, listening: str) -> bool:
+    """Whether a Host header names what this server listens on, or is a number: rebinding needs a name."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        if name in ("localhost", listening):
+            return True
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def kept_token(path: Path) -> str:
+    """A token that stays the same for a file of corrections, so that an open page survives a restart of the server.
+
+    path: a file that only its owner can read; made where it is not there. A new token each time where that fails.
+    """
+    with suppress(OSError, UnicodeDecodeError):
+        if os.stat(path).st_mode & 0o077 == 0 and _TOKEN.fullmatch(token := path.read_text(encoding="ascii").strip()):
+            return token
+    token = secrets.token_urlsafe(16)
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(token)
+    return token

@@ -1,0 +1,104 @@
+"""Pictures for the page: reduced, small, or a part at full resolution; within bounds of memory and of time.
+
+Many windows may ask at once: what was made is kept for a while, and formats.images bounds what is decoded together.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from browse.images.pictures import jpeg_of, read_picture, reduced_picture
+from formats.images import safe_join
+
+KEPT_BYTES = 64 << 20  # of JPEG files made
+KEPT_PIXELS = 120_000_000  # of whole pictures, for their parts
+MAX_REGION_SIDE = 2048  # pixels of a part
+CROP_MARGIN = 0.2  # of a crop's longer side, so that an object is seen in its place
+
+Value = TypeVar("Value")
+
+
+class Kept(Generic[Value]):
+    """The values that were used last, up to a total cost."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._cost = most, 0
+        self._values: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable) -> Value | None:
+        """The value, which counts as used now."""
+        with self._lock:
+            if key not in self._values:
+                return None
+            self._values.move_to_end(key)
+            return self._values[key][0]
+
+    def put(self, key: Hashable, value: Value, cost: int) -> None:
+        """Keeps a value, and forgets those that were not used for longest."""
+        with self._lock:
+            if key not in self._values and cost <= self._most:
+                self._values[key] = (value, cost)
+                self._cost += cost
+            while self._cost > self._most:
+                self._cost -= self._values.popitem(last=False)[1][1]
+
+
+class Pictures:
+    """The pictures of a review. All methods may be called from several threads.
+
+    filename_of: gives the file name of a line; it comes from the labels, never from the network.
+    Methods raise OSError or InputError for what is no picture.
+    """
+
+    def __init__(self, root: Path, filename_of: Callable[[int], str]) -> None:
+        self._root, self._filename_of = root, filename_of
+        self._made: Kept[bytes] = Kept(KEPT_BYTES)
+        self._whole: Kept[np.ndarray] = Kept(KEPT_PIXELS)
+        self._decoders = threading.BoundedSemaphore(max(2, os.cpu_count() or 2))
+
+    def reduced(self, number: int, longest: int) -> bytes:
+        """A JPEG file of the whole picture, its longer side at most `longest` pixels."""
+        path = self._path(number)
+        key = (path, path.stat().st_mtime_ns, longest)
+        made = self._made.get(key)
+        if made is None:
+            with self._decoders:
+                made = self._made.get(key) or jpeg_of(reduced_picture(path, longest))
+            self._made.put(key, made, len(made))
+        return made
+
+    def region(self, number: int, box: tuple[float, float, float, float], longest: int) -> bytes:
+        """A JPEG file of a part. box: pixels of the upright picture. longest: pixels of its longer side at most."""
+        picture = self._read(self._path(number))
+        height, width = picture.shape[:2]
+        x1, y1 = max(0, int(box[0])), max(0, int(box[1]))
+        x2, y2 = min(width, int(np.ceil(box[2]))), min(height, int(np.ceil(box[3])))
+        part = Image.fromarray(picture[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)])
+        part.thumbnail((min(longest, MAX_REGION_SIDE),) * 2)
+        return jpeg_of(np.asarray(part))
+
+    def crop(self, number: int, box: tuple[float, float, float, float], longest: int) -> bytes:
+        """A JPEG file of an object with what surrounds it."""
+        margin = CROP_MARGIN * max(box[2] - box[0], box[3] - box[1])
+        return self.region(number, (box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin), longest)
+
+    def _path(self, number: int) -> Path:
+        return safe_join(self._root, self._filename_of(number))
+
+    def _read(self, path: Path) -> np.ndarray:
+        key = (path, path.stat().st_mtime_ns)
+        picture = self._whole.get(key)
+        if picture is None:
+            with self._decoders:
+                picture = read_picture(path)
+            self._whole.put(key, picture, picture.shape[0] * picture.shape[1])
+        return picture

@@ -1,0 +1,296 @@
+"""The lines of a label file by their number, and what is known of all of them: names, boxes, scores, states.
+
+A file of a million lines is open at once: finding where lines begin takes a second, and what filters need is read in
+the background, some thousand lines at a time. N lines; they number from 0, blank ones are not counted.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from array import array
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from formats.io.errors import InputError
+from formats.io.json_stream import stream_json
+from formats.odvg import line_bytes
+from formats.odvg_lines import QUARANTINED, object_of_line, record_from_line
+from formats.record import Record
+from formats.review_journal import key_bytes
+
+CHUNK = 2000  # lines that are read together; between two, requests are answered
+SCAN_CHUNK = 1 << 24  # bytes
+SHORTEST_LINE = 20  # bytes: whatever is shorter may be blank
+CHECKED_LINES = 10_000  # a file of at most so many is checked line by line when it is opened
+NAMED_PROBLEMS = 20  # so many lines that cannot be reviewed are named; the rest are counted
+
+UNTOUCHED, EDITED, ACCEPTED, SKIPPED = range(4)
+STATES = ("untouched", "edited", "accepted", "skipped")
+
+
+class LabelLines:
+    """The lines of an ODVG file, or of a file that is one JSON array, as they were when it was opened."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises InputError when there is no such file."""
+        if not path.is_file():
+            raise InputError(path, "does not exist", "expected an ODVG file (JSON Lines)")
+        self.path = path
+        self._content: bytes | None = None
+        self._file = open(path, "rb")  # noqa: SIM115  # stays open: a new file of that name is another one
+        if _is_array(self._file):
+            items = stream_json(path, "expected JSON Lines or one array")
+            self._content = b"\n".join(line_bytes(item.value) for item in items if item.position is not None)
+        self._starts, self._ends, self._physical = self._bounds()
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def raw(self, number: int) -> bytes:
+        """One line without its end. Raises IndexError for an unknown number."""
+        return self.chunk(number, number + 1)[0]
+
+    def chunk(self, start: int, stop: int) -> list[bytes]:
+        """The lines start … stop - 1."""
+        if not 0 <= start < stop <= len(self):
+            raise IndexError(f"lines {start} to {stop} of {len(self)}")
+        base, end = int(self._starts[start]), int(self._ends[stop - 1])
+        content = self._read(base, end)
+        return [
+            content[first - base : last - base]
+            for first, last in zip(self._starts[start:stop].tolist(), self._ends[start:stop].tolist())
+        ]
+
+    def location(self, number: int) -> str:
+        """`file:line`, from 1, as editors count."""
+        return f"{self.path}:{self.physical(number) + 1}"
+
+    def physical(self, number: int) -> int:
+        """The number of the line in its file, from 0, blank ones counted."""
+        return int(self._physical[number])
+
+    def record(self, number: int) -> Record:
+        """The record of a line. Raises InputError for a broken or quarantined one."""
+        location = self.location(number)
+        try:
+            text = self.raw(number).removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(location, f"is not UTF-8 ({error})", "expected it saved as UTF-8") from None
+        return record_from_line(object_of_line(text, location), location)
+
+    def _read(self, start: int, end: int) -> bytes:
+        if self._content is not None:
+            return self._content[start:end]
+        return os.pread(self._file.fileno(), end - start, start)
+
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(N,) int64 each: where lines begin, where they end, and their numbers with blank ones counted."""
+        size = len(self._content) if self._content is not None else os.fstat(self._file.fileno()).st_size
+        found = []
+        for base in range(0, size, SCAN_CHUNK):
+            piece = np.frombuffer(self._read(base, min(size, base + SCAN_CHUNK)), np.uint8)
+            found.append(np.flatnonzero(piece == ord("\n")) + base)
+        ends = np.concatenate([*found, [size]]).astype(np.int64)
+        starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)
+        keep = ends > starts
+        for number in np.flatnonzero(keep & (ends - starts < SHORTEST_LINE)):
+            keep[number] = bool(self._read(int(starts[number]), int(ends[number])).strip(b" \t\r\n\xef\xbb\xbf"))
+        return starts[keep], ends[keep], np.flatnonzero(keep)
+
+
+def _is_array(file: Any) -> bool:
+    first = next((line for line in file if line.strip()), b"")
+    return first.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+
+
+class LineIndex:
+    """What is known of every line, as arrays over the lines. Complete once `done` is set; before, up to `known`.
+
+    hashes    (N,) int64, of the line's key (formats.review_journal); equal keys have equal hashes, in this process
+    state     (N,) uint8, position in STATES
+    broken    (N,) bool, lines that cannot be reviewed
+    first     (N + 1,) int64, of the line's boxes in labels and scores: first[n] … first[n + 1] - 1
+    labels    (B,) int32, label of each box; -1 for a box of a caption
+    scores    (B,) float32, NaN where a box has none
+    problems  the first lines that cannot be reviewed, in words
+    names     label -> category, as the lines name them
+    """
+
+    def __init__(self, lines: LabelLines, categories: Mapping[int, str] | None) -> None:
+        """categories: lines with other labels are broken; None: every label is known."""
+        count = len(lines)
+        self.lines = lines
+        self.hashes = np.zeros(count, np.int64)
+        self.state = np.zeros(count, np.uint8)
+        self.broken = np.zeros(count, bool)
+        self.first = np.zeros(count + 1, np.int64)
+        self.problems: list[str] = []
+        self.names: dict[int, str] = {}
+        self.known = 0
+        self.done = threading.Event()
+        self._categories = categories
+        self._labels, self._scores = array("i"), array("f")
+        self._text, self._text_ends = bytearray(), array("q", [0])
+        self._known_states = (np.zeros(0, np.int64), np.zeros(0, np.uint8))
+        self._stopped = False
+        self._guard = threading.Lock()
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(B,) int32. Waits until all lines are known."""
+        self.done.wait()
+        return np.frombuffer(self._labels, np.int32)
+
+    @property
+    def scores(self) -> np.ndarray:
+        """(B,) float32. Waits until all lines are known."""
+        self.done.wait()
+        return np.frombuffer(self._scores, np.float32)
+
+    def start(self) -> None:
+        """Reads the lines: short files now, long ones in the background."""
+        if len(self.lines) <= CHECKED_LINES:
+            self._read_all()
+        else:
+            threading.Thread(target=self._read_all, name="index of lines", daemon=True).start()
+
+    def stop(self) -> None:
+        """Ends reading in the background."""
+        self._stopped = True
+
+    def set_states(self, states: Mapping[bytes, int] | Sequence[tuple[bytes, int]]) -> None:
+        """The states of all lines by their keys; lines that are not named are untouched."""
+        pairs = states.items() if isinstance(states, Mapping) else states
+        table = np.array([(hash(key), state) for key, state in pairs], np.int64).reshape(-1, 2)
+        table = table[np.argsort(table[:, 0], kind="stable")]
+        with self._guard:
+            self._known_states = (table[:, 0], table[:, 1].astype(np.uint8))
+            self._set_range(0, self.known)
+
+    def set_state(self, key: bytes, state: int) -> None:
+        """The state of the lines with this key."""
+        with self._guard:
+            hashes, states = self._known_states
+            place = int(np.searchsorted(hashes, hash(key)))
+            if place < len(hashes) and hashes[place] == hash(key):
+                states[place] = state
+            elif not self.done.is_set():
+                self._known_states = (np.insert(hashes, place, hash(key)), np.insert(states, place, state))
+            self.state[: self.known][self.hashes[: self.known] == hash(key)] = state
+
+    def counts(self) -> dict[str, int]:
+        """How many lines are in each state, and how many can be reviewed; while reading, as far as it is known."""
+        known = self.known
+        counts = np.bincount(self.state[:known][~self.broken[:known]], minlength=len(STATES))
+        broken = int(np.count_nonzero(self.broken[:known]))
+        return {**dict(zip(STATES, counts.tolist())), "lines": len(self.lines) - broken, "broken": broken}
+
+    def mark_broken(self, number: int, problem: str) -> None:
+        """For a line that turns out not to be a record when it is shown."""
+        if not self.broken[number]:
+            self.broken[number] = True
+            self._note(problem)
+
+    def matching(self, words: str) -> np.ndarray:
+        """(N,) bool: lines whose file name or caption contains the words, in whatever case; waits for all lines."""
+        self.done.wait()
+        wanted = words.casefold().encode("utf-8", "surrogateescape")
+        found = np.zeros(len(self.lines), bool)
+        ends = np.frombuffer(self._text_ends, np.int64)
+        text, at = bytes(self._text), 0
+        while (at := text.find(wanted, at)) >= 0:
+            number = int(np.searchsorted(ends, at, side="right")) - 1
+            found[number] = True
+            at = int(ends[number + 1])
+        return found
+
+    def box_lines(self) -> np.ndarray:
+        """(B,) int64: the line of each box."""
+        return np.repeat(np.arange(len(self.lines)), np.diff(self.first))
+
+    def _read_all(self) -> None:
+        for start in range(0, len(self.lines), CHUNK):
+            if self._stopped:
+                return
+            self._read_chunk(start, min(len(self.lines), start + CHUNK))
+        self.done.set()
+
+    def _read_chunk(self, start: int, stop: int) -> None:
+        checked = len(self.lines) <= CHECKED_LINES
+        for number, raw in enumerate(self.lines.chunk(start, stop), start=start):
+            boxes = len(self._labels)
+            try:
+                self.hashes[number] = hash(self._take(raw))
+                if checked:
+                    self.lines.record(number)
+            except (InputError, KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+                del self._labels[boxes:], self._scores[boxes:]
+                self.broken[number] = True
+                self._note(self._problem(number, error))
+            if len(self._text_ends) == number + 1:
+                self._text_ends.append(len(self._text))
+            self.first[number + 1] = len(self._labels)
+        with self._guard:
+            self._set_range(start, stop)
+            self.known = stop
+
+    def _take(self, raw: bytes) -> bytes:
+        """Takes a line's boxes and words; returns its key."""
+        try:
+            line = orjson.loads(raw)
+        except orjson.JSONDecodeError:
+            line = object_of_line(raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8"), "")
+        if QUARANTINED in line:
+            raise InputError(str(line.get("filename")), f"set aside: {line[QUARANTINED]}")
+        for each in (line.get("detection") or {"instances": ()})["instances"]:
+            label = each["label"]
+            self._add_box(label, each.get("score"))
+            if label not in self.names:
+                self._name(label, each["category"])
+        grounding = line.get("grounding")
+        caption = grounding["caption"] if grounding else None
+        for region in (grounding.get("regions") or ()) if grounding else ():
+            scores = region.get("score")
+            for score in scores if isinstance(scores, list) else (scores,):
+                self._add_box(-1, score)
+        filename = line["filename"]
+        words = filename if caption is None else f"{filename}\0{caption}"
+        self._text += words.casefold().encode("utf-8", "surrogateescape") + b"\n"
+        self._text_ends.append(len(self._text))
+        return key_bytes(filename, caption)
+
+    def _add_box(self, label: int, score: Any) -> None:
+        self._labels.append(label)
+        self._scores.append(score if isinstance(score, int | float) else np.nan)
+
+    def _name(self, label: int, category: str) -> None:
+        if self._categories is not None and label not in self._categories:
+            raise InputError("", f"label {label} ({category!r}) is not in the label map", "expected another label map")
+        self.names[label] = category
+
+    def _problem(self, number: int, error: Exception) -> str:
+        location = self.lines.location(number)
+        if isinstance(error, InputError):
+            return str(error) if error.location else str(InputError(location, error.what, error.remedy))
+        try:
+            self.lines.record(number)
+        except InputError as reason:
+            return str(reason)
+        return f"{location}: cannot be read ({type(error).__name__}: {error})"
+
+    def _note(self, problem: str) -> None:
+        if len(self.problems) < NAMED_PROBLEMS:
+            self.problems.append(problem)
+
+    def _set_range(self, start: int, stop: int) -> None:
+        hashes, states = self._known_states
+        if not len(hashes):
+            self.state[start:stop] = UNTOUCHED
+            return
+        place = np.minimum(np.searchsorted(hashes, self.hashes[start:stop]), len(hashes) - 1)
+        self.state[start:stop] = np.where(hashes[place] == self.hashes[start:stop], states[place], UNTOUCHED)

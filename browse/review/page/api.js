@@ -1,0 +1,31 @@
+// Requests to the server (browse/review/app.py).
+
+const RETRY_AFTER = 1000; // milliseconds, where the server has too much to do
+const RETRIES = 5;
+
+export class RequestError extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status; // 0 where the server does not answer
+  }
+}
+
+// The JSON at an address; with a body, POSTs it.
+export async function ask(path, body) {
+  const options = body && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  for (let attempt = 0; ; attempt += 1) {
+    let answer;
+    try {
+      answer = await fetch(path, options);
+    } catch {
+      throw new RequestError(0, "The server does not answer. Is it still running?");
+    }
+    if (answer.status === 503 && attempt < RETRIES) {
+      await new Promise((done) => setTimeout(done, RETRY_AFTER));
+      continue;
+    }
+    const payload = await answer.json().catch(() => ({ error: `The server answered ${answer.status}.` }));
+    if (!answer.ok) throw new RequestError(answer.status, payload.error);
+    return payload;
+  }
+}

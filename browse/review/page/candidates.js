@@ -1,0 +1,128 @@
+// The model's boxes below the threshold: faint on the picture, a slider a class, one key or click takes one.
+
+import { ask } from "./api.js";
+import { byId, make, makeRow, showStatus } from "./dom.js";
+import { change } from "./edits.js";
+import { iou } from "./geometry.js";
+import { kinds, state, tell, listen } from "./state.js";
+
+const SAME = 0.7; // IoU with a box of its kind from which a candidate shows what is there already
+const START = 0.6; // the slider begins at this share of the threshold
+const UNKNOWN_THRESHOLD = 0.3;
+const STEP = 0.05; // of the keys that move all sliders
+
+const floors = new Map(); // name of a kind -> the score from which its candidates are shown
+export const ghosts = { shown: true };
+
+export async function loadCandidates() {
+  const { line } = state;
+  state.candidates = [];
+  if (!state.overview.candidates) return;
+  try {
+    const { candidates } = await ask(`lines/${line.number}/candidates`);
+    if (state.line !== line) return; // another line is shown by now
+    state.candidates = candidates;
+  } catch (error) {
+    showStatus(`no candidates: ${error.message}`, true);
+  }
+  tell("candidates");
+}
+
+export function floorOf(name) {
+  const { threshold, thresholds } = state.overview;
+  return floors.get(name) ?? START * (thresholds[name] ?? threshold ?? UNKNOWN_THRESHOLD);
+}
+
+// Those that are shown: above their slider, and not of an object that has a box.
+export function visible() {
+  if (!ghosts.shown || !state.line) return [];
+  const names = new Map(kinds().map((kind) => [kind.label, kind.name]));
+  return state.candidates.filter((each) => each.score >= floorOf(names.get(each.of)) && isFree(each));
+}
+
+function isFree(candidate) {
+  return !state.boxes.some((box) => box.of === candidate.of && iou(box.box, candidate.box) >= SAME);
+}
+
+export function take(candidate) {
+  change("candidate", () => {
+    state.boxes.push({ box: candidate.box, of: candidate.of, score: null, ignore: false });
+    state.selected = state.boxes.length - 1;
+    state.kind = candidate.of;
+  });
+}
+
+export function takeBest() {
+  const [best] = visible();
+  if (best) take(best);
+  else showStatus("no candidate is shown");
+}
+
+export function takeAll() {
+  const all = visible();
+  if (!all.length) return showStatus("no candidate is shown");
+  change("candidates", () => {
+    for (const { box, of } of all) if (isFree({ box, of })) state.boxes.push({ box, of, score: null, ignore: false });
+    state.selected = null;
+  });
+}
+
+export function toggle() {
+  ghosts.shown = !ghosts.shown;
+  tell("candidates");
+}
+
+export function moveFloors(direction) {
+  for (const { name } of kinds()) setFloor(name, floorOf(name) + direction * STEP);
+  tell("candidates");
+}
+
+function setFloor(name, score) {
+  floors.set(name, Math.min(1, Math.max(0, Math.round(score * 100) / 100)));
+}
+
+// The panel: a slider for each kind that has candidates here.
+export function drawCandidates() {
+  const section = byId("candidates-section");
+  section.hidden = !state.overview.candidates;
+  if (section.hidden) return;
+  const shown = visible();
+  const free = state.line ? state.candidates.filter(isFree) : [];
+  byId("candidates-title").textContent = ghosts.shown
+    ? `Candidates: ${shown.length} of ${free.length} shown` : "Candidates: hidden (g)";
+  byId("take-all").disabled = !shown.length;
+  const there = kinds().filter((kind) => free.some((each) => each.of === kind.label));
+  const list = byId("candidates");
+  const known = new Map([...list.children].map((row) => [row.dataset.name, row]));
+  list.replaceChildren(...there.map((kind) => known.get(kind.name) ?? sliderRow(kind)));
+  for (const kind of there) updateSlider(list.children[there.indexOf(kind)], kind, shown, free);
+  if (!there.length) list.append(make("li", "empty", "none for this image"));
+}
+
+function sliderRow(kind) {
+  const row = makeRow(kind.colour, kind.name, "");
+  row.dataset.name = kind.name;
+  const slider = make("input");
+  Object.assign(slider, { type: "range", min: 0, max: 1, step: 0.01 });
+  slider.setAttribute("aria-label", `show candidates of ${kind.name} from this score`);
+  slider.addEventListener("input", () => {
+    setFloor(kind.name, Number(slider.value));
+    tell("candidates");
+  });
+  row.append(slider);
+  return row;
+}
+
+function updateSlider(row, kind, shown, free) {
+  const slider = row.querySelector("input");
+  slider.value = floorOf(kind.name);
+  const count = (list) => list.filter((each) => each.of === kind.label).length;
+  row.querySelector(".note").textContent = `${floorOf(kind.name).toFixed(2)} · ${count(shown)}/${count(free)}`;
+}
+
+export function startCandidates() {
+  byId("take-all").addEventListener("click", takeAll);
+  listen("candidates", drawCandidates);
+  listen("boxes", drawCandidates);
+  listen("line", drawCandidates);
+}

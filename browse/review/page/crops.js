@@ -1,0 +1,202 @@
+// Many objects at a glance: a grid of crops, select many, and one action for all of them.
+
+import { ask } from "./api.js";
+import { byId, make, showBanner, showStatus } from "./dom.js";
+import * as history from "./history.js";
+import { goToLine } from "./navigation.js";
+import { take } from "./saving.js";
+import { openSearch } from "./search.js";
+import { state } from "./state.js";
+
+const WINDOW = 120; // crops that are fetched together
+
+const grid = { open: false, list: null, rows: [], chosen: new Set(), anchor: null, loading: false };
+
+export const isOpen = () => grid.open;
+
+export async function openCrops() {
+  grid.open = true;
+  byId("crops").hidden = false;
+  byId("crops-button").setAttribute("aria-pressed", true);
+  await load();
+}
+
+export function closeCrops() {
+  grid.open = false;
+  byId("crops").hidden = true;
+  byId("crops-button").setAttribute("aria-pressed", false);
+  if (state.line) goToLine(state.line.number); // its boxes may be others now
+  byId("stage").focus();
+}
+
+async function load() {
+  const body = {
+    view: state.view.view, label: Number(byId("crops-label").value), sort: byId("crops-sort").value,
+    low: state.query.low ?? 0, high: state.query.high ?? 1,
+  };
+  try {
+    grid.list = await ask("crops", body);
+  } catch (error) {
+    return showBanner(error.message);
+  }
+  grid.rows = [];
+  grid.chosen.clear();
+  grid.anchor = null;
+  byId("crops-grid").replaceChildren();
+  byId("crops-grid").scrollTop = 0;
+  draw();
+  await more();
+  byId("crops-grid").querySelector("button")?.focus();
+}
+
+async function more() {
+  if (grid.loading || !grid.list || grid.rows.length >= grid.list.count || grid.ended === grid.list) return;
+  grid.loading = true;
+  try {
+    const { list } = grid;
+    const start = grid.fetched?.list === list ? grid.fetched.end : 0;
+    const { rows } = await ask(`crops/${list.crops}/rows?start=${start}&count=${WINDOW}`);
+    if (list !== grid.list) return;
+    grid.fetched = { list, end: start + WINDOW };
+    if (start + WINDOW >= list.count) grid.ended = list;
+    for (const row of rows) add(row);
+  } catch (error) {
+    showBanner(error.message);
+  } finally {
+    grid.loading = false;
+  }
+  draw();
+}
+
+function add(row) {
+  const index = grid.rows.length;
+  grid.rows.push(row);
+  const crop = make("button", "crop");
+  crop.type = "button";
+  crop.setAttribute("role", "option");
+  crop.title = row.filename;
+  const picture = make("img");
+  picture.src = `cuts/${row.number}?box=${row.box.join(",")}&${state.overview.run}`;
+  picture.alt = "";
+  picture.loading = "lazy";
+  const words = make("span", "words");
+  words.append(make("bdi", "", row.name), make("span", "score", row.score === null ? " by hand" : ` ${row.score.toFixed(2)}`));
+  crop.append(picture, words);
+  crop.addEventListener("click", (event) => pick(index, event.shiftKey));
+  crop.addEventListener("dblclick", () => open(index));
+  byId("crops-grid").append(crop);
+}
+
+function pick(index, range) {
+  if (range && grid.anchor !== null) {
+    const [first, last] = [Math.min(grid.anchor, index), Math.max(grid.anchor, index)];
+    for (let each = first; each <= last; each += 1) grid.chosen.add(each);
+  } else {
+    if (!grid.chosen.delete(index)) grid.chosen.add(index);
+    grid.anchor = index;
+  }
+  draw();
+}
+
+function draw() {
+  [...byId("crops-grid").children].forEach((crop, index) => {
+    crop.classList.toggle("chosen", grid.chosen.has(index));
+    crop.setAttribute("aria-selected", grid.chosen.has(index));
+    crop.classList.toggle("ignored", grid.rows[index].ignore);
+  });
+  const count = grid.list?.count ?? 0;
+  byId("crops-count").textContent = `${count} boxes, ${grid.chosen.size} selected`;
+  for (const button of document.querySelectorAll("#crops [data-action]")) button.disabled = !grid.chosen.size;
+}
+
+// Does one thing with the selected crops.
+export async function act(action, of = null) {
+  const items = [...grid.chosen].sort((a, b) => a - b).map((index) => {
+    const { number, box, of: kind } = grid.rows[index];
+    return { number, box, of: kind };
+  });
+  if (!items.length) return showStatus("nothing is selected");
+  showStatus("saving …");
+  try {
+    const done = await ask("crops/change", { action, of, items });
+    history.push(`${action} of ${items.length} crops`, done.before.map(plain), done.after.map(plain));
+    take({ lines: done.after, progress: done.progress });
+    showStatus(`${action}: ${items.length} boxes in ${done.after.length} images; z takes it back`);
+    await load();
+  } catch (error) {
+    showBanner(error.message);
+  }
+}
+
+// A line as undo restores it.
+function plain({ number, state: was, earlier, boxes, phrases }) {
+  return { number, state: was, earlier, boxes, phrases: phrases.map(({ texts, spans }) => ({ texts, spans })) };
+}
+
+export const reload = () => load();
+
+function open(index) {
+  const { number } = grid.rows[index];
+  grid.open = false;
+  byId("crops").hidden = true;
+  byId("crops-button").setAttribute("aria-pressed", false);
+  goToLine(number);
+  byId("stage").focus();
+}
+
+function relabel() {
+  openSearch((of) => act("relabel", of));
+}
+
+// Keys while the grid is open; whether the key was taken.
+export function pressInCrops(key, event) {
+  const crops = [...byId("crops-grid").children];
+  const here = crops.indexOf(document.activeElement);
+  if (key.startsWith("Arrow") && crops.length) {
+    const columns = Math.max(1, crops.filter((crop) => crop.offsetTop === crops[0].offsetTop).length);
+    const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[key];
+    const next = Math.min(Math.max(here + by, 0), crops.length - 1);
+    crops[next].focus();
+    if (event.shiftKey) pick(next, true);
+    return true;
+  }
+  const acts = {
+    " ": () => { if (here >= 0) pick(here, event.shiftKey); },
+    x: () => act("delete"), Delete: () => act("delete"), i: () => act("ignore"), Enter: () => act("accept"),
+    c: relabel, "/": relabel, o: () => { if (here >= 0) open(here); },
+    Escape: closeCrops, v: closeCrops,
+  };
+  if ((event.ctrlKey || event.metaKey) && key === "a") {
+    grid.rows.forEach((_, index) => grid.chosen.add(index));
+    draw();
+    return true;
+  }
+  if (event.ctrlKey || event.metaKey) return false;
+  if (/^[1-9]$/.test(key) && state.overview.categories[Number(key) - 1]) {
+    act("relabel", state.overview.categories[Number(key) - 1].label);
+    return true;
+  }
+  if (!Object.hasOwn(acts, key)) return false;
+  acts[key]();
+  return true;
+}
+
+export function startCrops() {
+  const { categories } = state.overview;
+  byId("crops-label").replaceChildren(...[[-1, "every category"], ...categories.map(({ label, name }) => [label, name])]
+    .map(([value, text]) => Object.assign(make("option", "", text), { value })));
+  if (categories.length) byId("crops-label").value = categories[0].label;
+  byId("crops-label").addEventListener("change", load);
+  byId("crops-sort").addEventListener("change", load);
+  byId("crops-close").addEventListener("click", closeCrops);
+  const size = byId("crops-size");
+  size.addEventListener("input", () => { byId("crops-grid").style.setProperty("--crop", `${size.value}px`); });
+  for (const button of document.querySelectorAll("#crops [data-action]")) {
+    const { action } = button.dataset;
+    button.addEventListener("click", () => (action === "relabel" ? relabel() : act(action)));
+  }
+  byId("crops-grid").addEventListener("scroll", (event) => {
+    const { scrollTop, clientHeight, scrollHeight } = event.target;
+    if (scrollTop + 2 * clientHeight > scrollHeight) more();
+  });
+}

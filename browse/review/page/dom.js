@@ -1,0 +1,37 @@
+// Making elements, and the two places where the page says something.
+
+export const byId = (id) => document.getElementById(id);
+
+export function make(kind, name = "", text = "") {
+  const element = document.createElement(kind);
+  if (name) element.className = name;
+  if (text) element.textContent = text;
+  return element;
+}
+
+// A name from the data, whose writing direction must not turn what stands beside it.
+export function makeName(text) {
+  const name = make("bdi", "label", text);
+  name.title = text;
+  return name;
+}
+
+// A row of a list: colour, name, note.
+export function makeRow(colour, label, note) {
+  const row = make("li", "row");
+  const swatch = make("span", "swatch");
+  swatch.style.background = colour;
+  row.append(swatch, makeName(label), make("span", "note", note));
+  return row;
+}
+
+export function showStatus(text, failed = false) {
+  byId("stored").textContent = text;
+  byId("stored").className = failed ? "failed" : "";
+}
+
+export function showBanner(text, good = false) {
+  byId("banner").hidden = !text;
+  byId("banner").className = good ? "good" : "";
+  byId("banner-text").textContent = text;
+}

@@ -1,0 +1,169 @@
+// Going from image to image, in the view that the filter bar asks for.
+
+import { ask } from "./api.js";
+import { loadCandidates } from "./candidates.js";
+import { loadComparison } from "./compare.js";
+import { byId, showBanner, showStatus } from "./dom.js";
+import { touches } from "./geometry.js";
+import { flush, isUnsaved, remember } from "./saving.js";
+import { state, tell } from "./state.js";
+
+const CHECK = 500; // milliseconds between looks at how much of a long file is read
+
+let going = 0; // counts the ways to a line: an answer for an older one is passed over
+
+// Opens what a query asks for. stay: keep the shown line where the view has it.
+export async function openView(query, stay = true) {
+  showStatus("");
+  const waiting = setInterval(showReading, CHECK);
+  let view;
+  try {
+    view = await ask("views", query);
+  } finally {
+    clearInterval(waiting);
+  }
+  Object.assign(state, { view, query });
+  const number = state.line?.number;
+  const kept = stay && number !== undefined ? (await ask(`views/${view.view}/position?number=${number}`)).position : null;
+  state.position = kept;
+  tell("view");
+  tell("progress");
+  if (!view.count) return showBanner("No image fits this filter.");
+  showBanner("");
+  if (kept === null) await go(view.open ?? 0);
+}
+
+async function showReading() {
+  const { known, total, progress } = await ask("progress").catch(() => state.overview);
+  if (known < total) showStatus(`reading the lines: ${Math.floor((100 * known) / total)} %`);
+  state.progress = progress;
+  tell("progress");
+}
+
+// The line at a position of the view.
+export async function go(position) {
+  if (position < 0 || position >= state.view.count) return;
+  const mine = begin();
+  try {
+    await saved();
+    const { view } = state;
+    const { rows } = await ask(`views/${view.view}/rows?start=${position}&count=1`);
+    if (mine !== going) return;
+    await load(rows[0].number, position, mine);
+  } catch (error) {
+    if (error.status === 410) return openView(state.query); // the server was restarted
+    fail(error, mine);
+  }
+}
+
+// A line by its number, whether the view shows it or not.
+export async function goToLine(number) {
+  const mine = begin();
+  try {
+    await saved();
+    const { position } = await ask(`views/${state.view.view}/position?number=${number}`);
+    await load(number, position, mine);
+  } catch (error) {
+    fail(error, mine);
+  }
+}
+
+// From now on no key changes the line that is still on the screen.
+function begin() {
+  going += 1;
+  if (state.line?.model) state.left = { ...state.line, boxes: state.boxes, phrases: state.phrases };
+  state.line = null;
+  state.boxes = [];
+  state.selected = null;
+  state.candidates = [];
+  state.comparison = null;
+  tell("line");
+  return going;
+}
+
+async function saved() {
+  if (isUnsaved()) await flush();
+  if (isUnsaved()) throw new Error("The last change is not saved yet.");
+}
+
+function fail(error, mine) {
+  if (mine !== going) return;
+  showBanner(error.message);
+  if (error.status !== 422 && state.left) show(state.left, state.position); // stay where it was
+}
+
+async function load(number, position, mine) {
+  let line;
+  try {
+    line = await ask(`lines/${number}`);
+  } catch (error) {
+    if (mine === going && error.status === 422) showBroken(number, position, error.message);
+    else throw error;
+    return;
+  }
+  if (mine !== going) return;
+  showBanner("");
+  showStatus("");
+  show(line, position);
+  state.progress = line.progress;
+  tell("progress");
+  preload(position);
+}
+
+export function show(line, position) {
+  remember(line);
+  const fits = (each) => touches(each.box, line.width, line.height);
+  state.line = line;
+  state.left = line;
+  state.position = position;
+  state.boxes = line.boxes.filter(fits);
+  line.model = line.model.filter(fits);
+  state.outside = line.boxes.length - state.boxes.length;
+  state.phrases = line.phrases;
+  if (line.caption !== null) state.kind = line.phrases.length ? 0 : null;
+  else state.kind ??= state.overview.categories[0]?.label ?? null;
+  history.replaceState(null, "", `#${line.number + 1}`);
+  tell("line");
+  if (state.outside) showBanner(`Boxes wholly outside the image are left out: ${state.outside}.`);
+  loadCandidates();
+  loadComparison();
+}
+
+// The shown line as undo or redo leaves it; its picture stays.
+export function restore({ state: was, earlier, boxes, phrases }) {
+  Object.assign(state.line, { state: was, earlier });
+  state.boxes = boxes;
+  state.phrases = phrases.length ? phrases : state.line.phrases;
+  state.selected = null;
+  tell("boxes");
+  tell("progress");
+}
+
+// A line that is no record: nothing to review, but others can be reached from here.
+function showBroken(number, position, message) {
+  state.position = position;
+  state.left = null;
+  history.replaceState(null, "", `#${number + 1}`);
+  tell("line");
+  showBanner(`This line cannot be reviewed. ${message}`);
+}
+
+async function preload(position) {
+  if (position === null || position + 1 >= state.view.count) return;
+  const { rows } = await ask(`views/${state.view.view}/rows?start=${position + 1}&count=1`).catch(() => ({ rows: [] }));
+  if (rows[0] && !rows[0].problem) new Image().src = `images/${rows[0].number}?${state.overview.run}`;
+}
+
+export const step = (by) => { if (state.view) go((state.position ?? -1) + by); };
+
+// The next line that is untouched or edited; where there is none, says so.
+export async function goToOpen() {
+  await saved().catch((error) => showBanner(error.message));
+  const { position } = await ask(`views/${state.view.view}/open?after=${state.position ?? -1}`);
+  if (position !== null && position !== state.position) return go(position);
+  const { accepted, lines } = state.progress;
+  const whole = accepted === lines;
+  showBanner(whole ? `All ${lines} images are accepted; the corrections are in ${state.overview.stored}.`
+    : "Nothing is left to review in this filter.", true);
+  byId("stage").focus();
+}

@@ -1,0 +1,263 @@
+"""Which lines are shown, in which order: what the filter bar asks for, as an array of line numbers.
+
+A view stays as it was made, so that lines do not vanish under a reviewer's hands when their state changes.
+N lines of the label file; a position counts in the view.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from browse.review.compare import OtherLabels, compared, named_boxes
+from browse.review.index import EDITED, STATES, UNTOUCHED
+from browse.review.order import (
+    Listed,
+    Thresholds,
+    doubt_of_boxes,
+    ranked_order,
+    read_order,
+    read_thresholds,
+    uncertain_order,
+)
+from browse.review.page_json import boxes_to_page, name_of
+from browse.review.session import Review, key_of
+from formats.io.errors import InputError
+
+VIEWS_IN_MEMORY = 8
+ORDERS = ("file", "uncertain", "listed", "boxes")
+CHANGES = ("", "any", "gained", "lost", "moved", "relabelled")
+
+
+@dataclass(frozen=True)
+class Query:
+    """What the filter bar asks for; the defaults ask for every line as it comes.
+
+    text: part of the file name or caption. label: lines with a box of it, -1 for any. low, high: that box's score.
+    state: one of STATES, "open" for untouched and edited, "" for any. change: against the other label file.
+    listed: only lines that the order's file names.
+    """
+
+    text: str = ""
+    label: int = -1
+    low: float = 0.0
+    high: float = 1.0
+    state: str = ""
+    change: str = ""
+    listed: bool = False
+    order: str = "file"
+
+    @staticmethod
+    def of(entries: Mapping[str, Any]) -> Query:
+        """Of a JSON object. Raises InputError for a value that is none."""
+        known = {field.name: type(field.default) for field in fields(Query)}
+        for name, value in entries.items():
+            kinds: tuple[type, ...] = (int, float) if known.get(name) is float else (known.get(name, type(None)),)
+            if type(value) not in kinds:
+                raise InputError("filter", f"{name} is {value!r}", f"expected {', '.join(known)}")
+        query = Query(**entries)
+        if query.order not in ORDERS or query.state not in ("", "open", *STATES) or query.change not in CHANGES:
+            raise InputError("filter", "order, state or change is unknown", f"expected an order of {', '.join(ORDERS)}")
+        return query
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether every line is shown as it comes: known before any line is read."""
+        return self == Query()
+
+
+@dataclass(frozen=True)
+class View:
+    """numbers: (K,) of the lines, by position; None where every line is shown and positions are line numbers."""
+
+    query: Query
+    numbers: np.ndarray | None
+    count: int
+
+    def number(self, position: int) -> int:
+        """The line at a position."""
+        return position if self.numbers is None else int(self.numbers[position])
+
+    def position(self, number: int) -> int | None:
+        """Where a line is; None where the view does not show it."""
+        if self.numbers is None:
+            return number if 0 <= number < self.count else None
+        found = np.flatnonzero(self.numbers == number)
+        return int(found[0]) if len(found) else None
+
+
+class Views:
+    """The views of a review. order: what `--order` said. other: the labels to compare with.
+
+    listed: (file name, caption or "") -> why a line should be looked at. first: the query that the page opens with.
+    """
+
+    def __init__(self, review: Review, order: str = "file", other: Path | None = None) -> None:
+        """Raises InputError for an order that is neither a known one nor a file of one."""
+        self.review = review
+        self.other = None if other is None else OtherLabels(other)
+        self.thresholds: Thresholds = read_thresholds(review.annotations)
+        self.listed: Listed = {}
+        self._views: OrderedDict[str, View] = OrderedDict()
+        self._ranked: tuple[np.ndarray, np.ndarray] | None = None
+        self._changed: dict[str, np.ndarray] | None = None
+        self._lock = threading.RLock()
+        if order in ("file", "uncertain"):
+            self.first = Query(order=order)
+        else:
+            self.listed, rank = read_order(Path(order))
+            self._ranked = ranked_order(review.index, rank)
+            self.first = Query(order="listed", listed=bool(self.listed))
+
+    def reason(self, number: int) -> str:
+        """Why a line should be looked at; "" where nobody said so."""
+        if not self.listed:
+            return ""
+        record = self.review.record(number)
+        return self.listed.get((record.filename, record.caption or ""), self.listed.get((record.filename, ""), ""))
+
+    def orders(self) -> list[str]:
+        """The orders that can be asked for."""
+        return [each for each in ORDERS if each != "listed" or self._ranked is not None]
+
+    def open(self, query: Query) -> tuple[str, View]:
+        """(name, view) for a query. Waits for the lines to be read where it needs them."""
+        view = self._made(query)
+        with self._lock:
+            self._count = getattr(self, "_count", 0) + 1
+            name = f"v{self._count}"
+            self._views[name] = view
+            if len(self._views) > VIEWS_IN_MEMORY:
+                self._views.popitem(last=False)
+        return name, view
+
+    def view(self, name: str) -> View:
+        """An opened view. Raises KeyError when it is not there any more."""
+        with self._lock:
+            self._views.move_to_end(name)
+            return self._views[name]
+
+    def next_open(self, view: View, position: int) -> int | None:
+        """The next position whose line is untouched or edited, from the top again at the end; None where none is."""
+        index = self.review.index
+        if view.numbers is None:
+            waiting = (index.state <= EDITED) & ~index.broken
+        else:
+            waiting = ((index.state <= EDITED) & ~index.broken)[view.numbers]
+        for part, start in ((waiting[position + 1 :], position + 1), (waiting[: position + 1], 0)):
+            if part.any():
+                return start + int(part.argmax())
+        return None
+
+    def row(self, view: View, position: int) -> dict[str, Any]:
+        """What the list of images shows of a line."""
+        number = view.number(position)
+        index = self.review.index
+        try:
+            record = self.review.record(number)
+        except InputError as error:
+            return {"number": number, "filename": "", "problem": str(error), "state": "broken", "reason": ""}
+        state = STATES[int(index.state[number])] if number < index.known else self.review.page(number)["state"]
+        return {
+            "number": number,
+            "filename": record.filename,
+            "state": state,
+            "reason": self.reason(number),
+            "boxes": len(boxes_to_page(record)),
+        }
+
+    def comparison(self, number: int, boxes: list[dict[str, Any]], phrases: list[str]) -> dict[str, Any] | None:
+        """The boxes of the other label file, and what became of each; None where there is no such file.
+
+        boxes: the page's, of this line. phrases: of a caption, the words of each.
+        """
+        if self.other is None:
+            return None
+        record = self.review.record(number)
+        other = self.other.record(key_of(record))
+        theirs = [] if other is None else named_boxes(other)
+        names = self.review.categories if record.caption is None else dict(enumerate(phrases))
+        ours = [{**each, "name": names.get(each["of"], "")} for each in boxes]
+        changes = compared(ours, theirs)
+        return {
+            "name": self.other.path.name,
+            "known": other is not None,
+            "boxes": [{**each, "change": change} for each, change in zip(theirs, changes["others"])],
+            "changes": changes["ours"],
+        }
+
+    def _made(self, query: Query) -> View:
+        index = self.review.index
+        if query.takes_all:
+            return View(query, None, len(self.review.lines))
+        index.done.wait()
+        keep = ~index.broken & self._of_state(query.state)
+        if query.text:
+            keep &= index.matching(query.text)
+        if query.label >= 0 or query.low > 0 or query.high < 1:
+            keep &= self._with_box(query)
+        if query.change:
+            keep &= self._changes()[query.change]
+        if query.listed and self._ranked is not None:
+            keep &= self._ranked[1]
+        order = self._order(query.order)
+        numbers = order[keep[order]]
+        return View(query, numbers, len(numbers))
+
+    def _of_state(self, state: str) -> np.ndarray:
+        states = self.review.index.state
+        if state == "open":
+            return (states == UNTOUCHED) | (states == EDITED)
+        return np.ones(len(states), bool) if not state else states == STATES.index(state)
+
+    def _with_box(self, query: Query) -> np.ndarray:
+        """(N,) bool: lines with a box of the label whose score lies between the limits."""
+        index = self.review.index
+        labels, scores = index.labels, index.scores
+        fits = np.ones(len(labels), bool) if query.label < 0 else labels == query.label
+        if query.low > 0 or query.high < 1:
+            fits &= (scores >= query.low) & (scores <= query.high)
+        keep = np.zeros(len(index.lines), bool)
+        keep[index.box_lines()[fits]] = True
+        return keep
+
+    def _order(self, order: str) -> np.ndarray:
+        index = self.review.index
+        if order == "uncertain":
+            return uncertain_order(index, self.review.categories, self.thresholds)
+        if order == "boxes":
+            return np.argsort(-np.diff(index.first), kind="stable")
+        if order == "listed" and self._ranked is not None:
+            return self._ranked[0]
+        return np.arange(len(index.lines))
+
+    def _changes(self) -> dict[str, np.ndarray]:
+        """Change -> (N,) bool, the lines that have a box of it. Raises InputError without another label file."""
+        if self.other is None:
+            raise InputError("filter", "there is no other label file", "expected --compare FILE")
+        with self._lock:
+            if self._changed is None:
+                found = {change: np.zeros(len(self.review.lines), bool) for change in CHANGES if change}
+                for number in np.flatnonzero(~self.review.index.broken).tolist():
+                    for change in self._changes_of(number):
+                        found[change][number] = found["any"][number] = True
+                self._changed = found
+            return self._changed
+
+    def _changes_of(self, number: int) -> set[str]:
+        assert self.other is not None
+        record = self.review.record(number)
+        ours = [{**each, "name": name_of(record, each["of"])} for each in boxes_to_page(record)]
+        other = self.other.record(key_of(record))
+        changes = compared(ours, [] if other is None else named_boxes(other))
+        return {*changes["ours"], *changes["others"]} - {"same"}
+
+    def doubt(self) -> np.ndarray:
+        """(B,) float: how far each box's score is from its threshold."""
+        return doubt_of_boxes(self.review.index, self.review.categories, self.thresholds)

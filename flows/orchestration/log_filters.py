@@ -1,0 +1,42 @@
+"""What Prefect logs about a run, without what helps nobody: tracebacks of bad input, and one line said every poll."""
+
+from __future__ import annotations
+
+import logging
+
+from formats.io.errors import InputError
+
+
+class WithoutTraceback(logging.Filter):
+    """An InputError says in its one line what is wrong and where; its traceback shows our code alone."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], InputError):
+            record.exc_info, record.exc_text = None, None
+        return True
+
+
+class SkippedRunsOnce(logging.Filter):
+    """The runner says at each poll, every few seconds, how many runs wait for their turn; here when that changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: object = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if "scheduled runs skipped" not in str(record.msg):
+            return True
+        changed, self._last = record.args != self._last, record.args
+        return changed
+
+
+def install() -> None:
+    """Adds the filters to Prefect's loggers of this process, once."""
+    for name, made in (
+        ("prefect.flow_runs", WithoutTraceback),
+        ("prefect.task_runs", WithoutTraceback),
+        ("prefect.runner", SkippedRunsOnce),
+    ):
+        logger = logging.getLogger(name)
+        if not any(isinstance(each, made) for each in logger.filters):
+            logger.addFilter(made())

@@ -1,0 +1,114 @@
+"""The labels that a person made before the loop began: the first model learns from them, and every round keeps them."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flows.labelling.manifest import read_lines
+from flows.training.mixture import count_images
+from formats import READERS
+from formats.convert import convert, guess_format
+from formats.dataset_names import label_map_beside, label_map_path, part_path
+from formats.images import safe_join
+from formats.io.errors import InputError, want_one_of
+from formats.io.files import write_whole
+from formats.label_map import read_label_map, write_label_map
+from formats.odvg import read_odvg
+from formats.odvg_lines import is_quarantined
+from grounding_model.data.sources import OdvgData
+
+SPLIT_SEED = 0  # which images are held back depends on it and on the labels alone
+
+
+@dataclass(frozen=True)
+class KnownLabels:
+    """Labels that a person made, of images in the folder that is labelled.
+
+    annotations: an ODVG file with its label map beside it; these images are not labelled again.
+    held_back: share of them that no training sees; they judge the rounds where the configuration has no evaluation.
+    share: of the images of a later epoch, how many have a person's labels; the others have pseudo-labels.
+    steps: of the first training, on these labels alone; None: as many as every other.
+    """
+
+    annotations: Path
+    held_back: float = 0.2
+    share: float = 0.5
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("held_back", "share"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise InputError(f"labelled.{name}", f"{getattr(self, name)}", "expected a share from 0 to below 1")
+        if self.steps is not None and self.steps < 1:
+            raise InputError("labelled.steps", f"{self.steps}", "expected 1 or more")
+
+
+class LabelledSplit(NamedTuple):
+    """training: what every round trains on. held_back: what judges the rounds; None where nothing is held back."""
+
+    training: OdvgData
+    held_back: OdvgData | None
+
+    def beside(self, pseudo: OdvgData, share: float) -> OdvgData:
+        """The training part, weighted to be this share of an epoch with these pseudo-labels."""
+        known, found = count_images(self.training), count_images(pseudo)
+        return replace(self.training, weight=share / (1 - share) * found / known)
+
+
+def import_labels(
+    labels: Path, out: Path, images: Path, label_format: str | None, categories: Sequence[str] | None
+) -> tuple[str, ...]:
+    """Labels of any format that formats reads, as an ODVG file with its label map beside it; gives the categories.
+
+    label_format: guessed when None. categories: the names in the order of the labels, for a format without names.
+    Raises InputError where the format cannot be told, a labelled image is not in the folder, or nothing is labelled.
+    """
+    source_format = label_format or guess_format(labels)
+    if source_format not in READERS:
+        raise InputError("--labels-format", f"'{source_format}'", want_one_of(READERS, source_format))
+    takes = inspect.signature(READERS[source_format]).parameters
+    options: dict[str, Any] = {"image_dir": images} if "image_dir" in takes else {}
+    convert(source_format, "odvg", labels, out, categories=categories, **options)
+    records = list(read_odvg(out))
+    if missing := [record.filename for record in records if not safe_join(images, record.filename).is_file()]:
+        what = f"{len(missing)} of {len(records)} images that {labels} names are not there, such as {missing[0]}"
+        raise InputError(images, what, "expected file names relative to this folder")
+    if not any(record.instances for record in records):
+        raise InputError(labels, "has no box", "expected labelled images")
+    return tuple(read_label_map(label_map_beside(out)).values())
+
+
+def split_labels(known: KnownLabels, images: Path, folder: Path) -> LabelledSplit:
+    """Writes the two parts into the folder, the same in every run. Raises InputError for labels that are not usable."""
+    lines = usable_lines(known.annotations)
+    held = round(known.held_back * len(lines))
+    chosen = set(random.Random(SPLIT_SEED).sample(range(len(lines)), held))
+    parts: dict[str, list[str]] = {"train": [], "held_back": []}
+    for index, line in enumerate(lines):
+        parts["held_back" if index in chosen else "train"].append(line)
+    if not parts["train"]:
+        raise InputError(known.annotations, "no labelled image is left to train on", "expected more, or held_back = 0")
+    names = read_label_map(label_map_beside(known.annotations))
+    train, held_back = (_write(folder, name, lines, names, images) for name, lines in parts.items())
+    return LabelledSplit(train, held_back if held else None)
+
+
+def usable_lines(annotations: Path) -> list[str]:
+    """The lines of an ODVG file that are not quarantined, without line breaks."""
+    if not annotations.is_file():
+        raise InputError(annotations, "no such file", "expected an ODVG file: groundhog convert writes them")
+    return [line.text for line in read_lines(annotations) if not is_quarantined(line.text)]
+
+
+def _write(folder: Path, part: str, lines: Sequence[str], names: Mapping[int, str], images: Path) -> OdvgData:
+    path = part_path(folder / "labelled_od.json", part)
+    with write_whole(path) as file:
+        file.writelines(f"{line}\n" for line in lines)
+    label_map = label_map_path(folder, f"labelled_{part}")
+    write_label_map(label_map, names)
+    return OdvgData(path, images, label_map)

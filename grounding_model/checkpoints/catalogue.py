@@ -1,0 +1,68 @@
+"""Weights to start from, for people: what they know, how good they are said to be, their licence and size. No torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from grounding_model.inputs.defaults import PHOTO_WEIGHTS, WEIGHTS
+
+
+class Entry(NamedTuple):
+    """lvis: AP on LVIS minival that their authors publish, zero-shot. parameters: in millions."""
+
+    source: str
+    use: str
+    lvis: float | None
+    licence: str
+    parameters: float
+
+    @property
+    def gibibytes(self) -> float:
+        """Of the weights in float32; what a training needs beside them, `groundhog train --dry-run` says."""
+        return self.parameters * 1e6 * 4 / 2**30
+
+
+HUB_TINY = "openmmlab-community/mm_grounding_dino_tiny_o365v1_goldg_grit_v3det"
+CATALOGUE = (
+    Entry(WEIGHTS, "drawn scenes: the demo and the tests; offline", None, "Apache-2.0", 4.7),
+    Entry(PHOTO_WEIGHTS, "photos, from 10 to some hundred labelled ones; offline", None, "Apache-2.0", 4.9),
+    Entry(HUB_TINY, "photos without labels", 41.4, "Apache-2.0", 173.0),
+    Entry("iSEE-Laboratory/llmdet_tiny", "photos without labels: the first choice", 44.7, "Apache-2.0", 173.0),
+    Entry("iSEE-Laboratory/llmdet_base", "the same, better and slower", 48.3, "Apache-2.0", 233.0),
+    Entry("iSEE-Laboratory/llmdet_large", "the same, best and slowest", 51.1, "Apache-2.0", 343.1),
+)
+HEAD = ("weights", "for", "LVIS minival AP", "licence", "million parameters", "GiB in float32")
+
+
+def catalogue_rows() -> list[tuple[str, str, str, str, str, str]]:
+    """The head and a row for each entry."""
+    return [HEAD] + [
+        (
+            each.source,
+            each.use,
+            "-" if each.lvis is None else f"{each.lvis}",
+            each.licence,
+            f"{each.parameters:.1f}",
+            f"{each.gibibytes:.2f}",
+        )
+        for each in CATALOGUE
+    ]
+
+
+def catalogue_table() -> str:
+    """`groundhog weights list`: the table, and a command for each entry."""
+    rows = catalogue_rows()
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    lines += [
+        "",
+        "AP as their authors publish it, zero-shot. Names with a slash are downloaded once, from the hub.",
+        "",
+    ]
+    for each in CATALOGUE:
+        lines.append(f"  groundhog init NAME --images DIR {_given(each.source)} --weights {each.source}")
+    return "\n".join(lines)
+
+
+def _given(source: str) -> str:
+    return "--labels FILE" if source == PHOTO_WEIGHTS else "--categories A,B"

@@ -1,0 +1,489 @@
+"""The review page in a real browser: keys and pointer, slow networks, two windows, long files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from browse.__main__ import main
+from browse.review.candidates import CandidateBoxes, read_plan
+from browse.review.serve import ReviewServer
+from browse.review.session import Review
+from browse.review.views import Views
+from formats.candidates import Candidates, ImageCandidates, write_candidates
+from formats.label_map import write_label_map
+from formats.odvg import write_odvg
+from formats.record import Instance, Record
+from formats.reviewed import corrections_for, reviewed_text, write_corrections
+from tests.chromium import Page, chromium_page, find_chromium
+from tests.test_browse_serve import ROOT, served
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium"),
+]
+
+NAMES = {0: "cat", 1: "dog", 2: "cow"}
+SHOWN = "document.getElementById('picture').naturalWidth > 0 && !document.getElementById('picture').hidden"
+
+
+def text(id: str) -> str:
+    return f"document.getElementById({json.dumps(id)}).textContent"
+
+
+def at(position: int, count: int) -> str:
+    """The page shows this image, and its picture."""
+    return f"{text('position')} === '{position} / {count}' && {SHOWN}"
+
+
+def accepted(count: int, of: int) -> str:
+    return f"{text('progress')} === '{count} of {of} accepted'"
+
+
+BADGE = text("badge")
+SAVED = f"{text('stored')} === 'saved'"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with chromium_page(find_chromium() or "", tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+def write_data(folder: Path, count: int, instances: Sequence[Instance] | None = None) -> None:
+    """Images of 40 x 30 pixels with a cat and a dog each, and labels of round 1."""
+    boxes = (Instance((1, 2, 20, 25), 0, "cat", 0.9), Instance((5, 5, 39, 29), 1, "dog", 0.4))
+    (folder / "images").mkdir()
+    for number in range(count):
+        Image.new("RGB", (40, 30), (90, 40 + 9 * (number % 20), 150)).save(folder / "images" / f"{number:02d}.png")
+    filenames = [f"{number:02d}.png" for number in range(count)]
+    shown = boxes if instances is None else tuple(instances)
+    write_odvg(folder / "x_od_v1.json", [Record(name, 30, 40, shown) for name in filenames])
+    write_label_map(folder / "x_label_map.json", NAMES)
+
+
+def corrected(folder: Path, number: int) -> list[str]:
+    """The names of the boxes of an image in the corrections."""
+    record = corrections_for(folder / "x_od_reviewed.json")[f"{number:02d}.png", None]
+    return [each.category for each in record.instances or ()]
+
+
+def on_screen(page: Page, x: float, y: float) -> tuple[float, float]:
+    """A point of the image, in CSS pixels of the window."""
+    left, top, scale = page.value(
+        "(() => { const at = document.getElementById('overlay').getBoundingClientRect();"
+        " return [at.left, at.top, at.width / 40]; })()"
+    )
+    return left + x * scale, top + y * scale
+
+
+def test_images_are_reviewed_by_keys_and_pointer(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 3)
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.open(server.address)
+        page.wait(at(1, 3))
+        page.press("Tab")
+        page.press("2")  # the first box is a dog
+        page.wait(f"{BADGE} === 'edited, not accepted' && {SAVED}")
+        page.press("z")
+        page.wait(f"{BADGE} === 'not reviewed'")
+        page.press("y")
+        page.wait(f"{BADGE} === 'edited, not accepted'")
+        page.press("Enter")
+        page.wait(f"{accepted(1, 3)} && {at(2, 3)}")
+        page.press("Tab")
+        page.press("X")  # with Caps Lock
+        page.wait(f"{text('boxes-title')} === '1 box'")
+        page.press("Enter")
+        page.wait(at(3, 3))
+        page.drag(on_screen(page, 22, 2), on_screen(page, 32, 12))
+        page.wait(f"{text('boxes-title')} === '3 boxes'")
+        page.press("Enter")
+        page.wait(f"{accepted(3, 3)} && {text('banner-text')}.startsWith('All 3 images are accepted')")
+    assert [corrected(tmp_path, number) for number in range(3)] == [["dog", "dog"], ["dog"], ["cat", "dog", "cat"]]
+
+
+def test_twenty_images_are_accepted_by_one_key_each(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 20)
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.open(server.address)
+        for number in range(20):
+            page.wait(at(number + 1, 20))
+            page.press("Enter")
+            page.wait(accepted(number + 1, 20))
+    assert len(corrections_for(tmp_path / "x_od_reviewed.json")) == 20
+
+
+def test_choosing_a_category_by_typing_does_not_accept_the_image(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 2)
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.open(server.address)
+        page.wait(at(1, 2))
+        page.press("Tab")
+        page.press("c")
+        page.wait("document.getElementById('search').open")
+        page.type("cow")
+        page.press("Enter")
+        page.wait(f"{BADGE} === 'edited, not accepted' && {SAVED}")
+        assert page.value(at(1, 2))
+        assert page.value(accepted(0, 2))
+        assert page.value("document.querySelector('#boxes .label').textContent") == "cow"
+
+
+def test_an_image_is_accepted_only_when_its_picture_is_seen(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 4)
+    (tmp_path / "images" / "02.png").write_bytes(b"no picture")
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.open(server.address)
+        page.wait(at(1, 4))
+        page.slow_down(400)
+        try:
+            page.press("ArrowRight")
+            for _ in range(5):  # held down while the next one loads
+                page.call("Input.dispatchKeyEvent", type="keyDown", key="Enter", autoRepeat=True)
+                page.press("Enter")
+            assert not page.value(SHOWN)
+            page.wait(at(2, 4))
+            assert page.value(accepted(0, 4))
+        finally:
+            page.slow_down(0)
+        page.press("h")
+        page.wait("!document.getElementById('hidden-sign').hidden")
+        page.press("Enter")  # shows the boxes, and accepts nothing
+        page.wait("document.getElementById('hidden-sign').hidden")
+        assert page.value(accepted(0, 4))
+        page.press("h")
+        page.press("ArrowRight")
+        broken = "document.getElementById('no-picture')"
+        page.wait(f"{text('position')} === '3 / 4' && {broken}.className === 'broken' && !{broken}.hidden")
+        assert page.value("document.getElementById('hidden-sign').hidden")  # the next image shows its boxes
+        page.press("Enter")
+        assert "cannot be accepted" in page.value(text("stored"))
+        page.press("s")
+        page.wait(f"{at(4, 4)} && {accepted(0, 4)}")
+
+
+def test_a_change_taken_back_leaves_the_line_as_it_was(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 2)
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.open(server.address)
+        page.wait(at(1, 2))
+        page.press("Tab")
+        page.press("x")
+        page.wait(f"{BADGE} === 'edited, not accepted' && {SAVED}")
+        page.press("z")
+        page.wait(f"{BADGE} === 'not reviewed' && {text('boxes-title')} === '2 boxes'")
+        page.press("x")  # nothing is selected
+        page.press("Enter")
+        page.wait(at(2, 2))
+        page.press("z")  # brings the first image up again, and takes the acceptance back
+        page.wait(f"{at(1, 2)} && {BADGE} === 'not reviewed' && {accepted(0, 2)}")
+        page.press("y")
+        page.wait(f"{BADGE} === 'accepted' && {accepted(1, 2)}")
+        page.open("about:blank")
+        page.open(server.address + "#1")
+        page.wait(f"{at(1, 2)} && {BADGE} === 'accepted'")
+        page.press("u")  # after a reload too
+        page.wait(f"{BADGE} === 'not reviewed' && {accepted(0, 2)}")
+    assert corrections_for(tmp_path / "x_od_reviewed.json") == {}
+
+
+def test_a_review_of_an_earlier_round_can_be_withdrawn(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 2)
+    (tmp_path / "x_od_v1.json").rename(tmp_path / "x_od_v2.json")
+    write_corrections(tmp_path / "x_od_reviewed.json", [reviewed_text(Record("00.png", 30, 40, ()), 1)])
+    with served(tmp_path, "x_od_v2.json") as server:
+        page.open(server.address + "#1")
+        page.wait(f"{at(1, 2)} && {BADGE} === 'accepted'")
+        page.press("u")
+        page.wait(f"{BADGE} === 'not reviewed' && {text('boxes-title')} === '2 boxes'")
+        page.wait(f"{text('banner-text')}.includes('corrected in round 1')")
+    assert len(corrections_for(tmp_path / "x_od_reviewed.json", 1)) == 1
+    assert corrections_for(tmp_path / "x_od_reviewed.json", 2) == {}
+
+
+def test_a_key_pressed_while_the_next_line_loads_changes_no_line(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 2)
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.open(server.address)
+        page.wait(at(1, 2))
+        page.press("Tab")
+        page.slow_down(300)
+        try:
+            page.press("ArrowRight")
+            page.press("x")
+            page.press("2")
+            page.wait(at(2, 2))
+        finally:
+            page.slow_down(0)
+        assert page.value(f"{text('boxes-title')} === '2 boxes'")
+        page.press("Tab")
+        page.press("x")  # the first edit here is not refused
+        page.wait(f"{BADGE} === 'edited, not accepted' && {SAVED}")
+        page.press("ArrowLeft")
+        page.wait(f"{at(1, 2)} && {BADGE} === 'not reviewed'")
+
+
+def test_a_box_outside_the_image_blocks_nothing(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 2, [Instance((50, 40, 60, 50), 0, "cat", 0.9), Instance((5, 5, 39, 29), 1, "dog", 0.4)])
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.open(server.address)
+        page.wait(f"{at(1, 2)} && {text('banner-text')} === 'Boxes wholly outside the image are left out: 1.'")
+        page.press("Enter")
+        page.wait(f"{at(2, 2)} && {accepted(1, 2)}")
+    assert corrected(tmp_path, 0) == ["dog"]
+
+
+def test_many_boxes_answer_a_key_at_once_and_leave_the_picture_free(page: Page, tmp_path: Path) -> None:
+    write_data(
+        tmp_path, 1, [Instance((x, y, x + 1, y + 1), 0, "\u202ecat", 0.57) for x in range(25) for y in range(16)]
+    )
+    measure = (
+        "(() => { const start = performance.now(); for (let n = 0; n < 20; n += 1) { document.dispatchEvent("
+        "new KeyboardEvent('keydown', {key: 'Tab', bubbles: true})); document.body.offsetHeight; }"
+        " return (performance.now() - start) / 20; })()"
+    )
+    with served(tmp_path, "x_od_v1.json", label_map={0: "\u202ecat"}) as server:
+        page.open(server.address)
+        page.wait(at(1, 1))
+        assert page.value(measure.replace("document.dispatchEvent", "document.body.dispatchEvent")) < 100
+        visible = "[...document.querySelectorAll('.tag')].filter((tag) => !tag.hidden).length"
+        assert page.value(visible) == 1
+        page.press("t")
+        assert page.value(visible) == 400
+        tag = "document.querySelector('.tag')"
+        # The score stands behind the name, although the name has a mark that turns the direction of writing.
+        name_right = page.value(f"{tag}.querySelector('bdi').getBoundingClientRect().right")
+        score_left = page.value(
+            f"(() => {{ const range = document.createRange(); range.selectNode({tag}.lastChild);"
+            " return range.getBoundingClientRect().left; })()"
+        )
+        assert score_left >= name_right - 0.5
+
+
+def test_two_windows_see_one_another(tmp_path: Path) -> None:
+    write_data(tmp_path, 2)
+    with ExitStack() as stack:
+        server = stack.enter_context(served(tmp_path, "x_od_v1.json"))
+        one, other = (
+            stack.enter_context(chromium_page(find_chromium() or "", tmp_path / name)) for name in ("one", "other")
+        )
+        for window in (one, other):
+            window.open(server.address)
+            window.wait(at(1, 2))
+            window.press("Tab")
+        one.press("x")
+        one.wait(f"{BADGE} === 'edited, not accepted' && {SAVED}")
+        other.press("2")
+        other.wait(f"{text('banner-text')}.includes('changed elsewhere')")
+        other.wait(f"{text('boxes-title')} === '1 box' && {BADGE} === 'edited, not accepted'")
+
+
+def test_an_open_page_saves_after_the_server_was_killed_and_started_again(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 3)
+    with killable(tmp_path, 0) as (address, kill):
+        page.open(address)
+        page.wait(at(1, 3))
+        page.press("Tab")
+        page.press("x")
+        page.wait(f"{BADGE} === 'edited, not accepted' && {SAVED}")
+        kill()
+    page.press("Enter")
+    page.wait(f"{text('stored')} === 'NOT SAVED'")
+    with killable(tmp_path, int(address.split(":")[2].split("/")[0])) as (again, kill):
+        assert again == address
+        page.wait(accepted(1, 3))
+        page.press("n")
+        page.wait(at(2, 3))
+    assert corrected(tmp_path, 0) == ["dog"]
+
+
+@contextmanager
+def killable(folder: Path, port: int) -> Iterator[tuple[str, object]]:
+    """(address, kill): the real command, which ends by kill -9."""
+    command = [sys.executable, "-m", "browse", "serve", str(folder), "x_od_v1.json", "images", "--no-open"]
+    process = subprocess.Popen([*command, "--port", str(port)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        address = next(line.split()[2] for line in process.stdout if line.startswith("review at"))
+        yield address, process.kill
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_candidates_are_taken_by_a_click_and_by_a_key(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 2, [])
+    boxes = np.array([[2, 2, 12, 12], [15, 5, 25, 20], [28, 3, 38, 28]], np.float32)
+    found = ImageCandidates(0, "00.png", np.array([0, 1, 1], np.int32), boxes, np.array([0.28, 0.25, 0.1], np.float32))
+    write_candidates(tmp_path / "work" / "candidates" / "shard-00000.parquet", Candidates.of_images([found]), "key")
+    label_map = {str(label): name for label, name in NAMES.items()}
+    shards = [{"index": 0, "first_line": 0, "lines": 2, "offset": 0}]
+    manifest = {"key": "key", "source": str(tmp_path / "x_od.json"), "label_map": label_map, "shards": shards}
+    (tmp_path / "work" / "manifest.json").write_text(json.dumps(manifest))
+    review = Review(tmp_path / "x_od_v1.json")
+    with running(review, tmp_path, CandidateBoxes(read_plan(tmp_path / "work"))) as server:
+        page.open(server.address)
+        ghosts = "document.querySelectorAll('.ghost').length"
+        page.wait(f"{at(1, 2)} && {ghosts} === 2")  # the third is below the sliders
+        place = on_screen(page, 20, 12)
+        page.drag(place, place)
+        page.wait(f"{text('boxes-title')} === '1 box' && {ghosts} === 1")
+        page.press("a")
+        page.wait(f"{text('boxes-title')} === '2 boxes' && {ghosts} === 0")
+        for _ in range(2):
+            page.press("[")
+        page.wait(f"{ghosts} === 1")
+        page.press("z")
+        page.wait(f"{text('boxes-title')} === '1 box' && {ghosts} === 2")
+        page.press("Enter")
+        page.wait(accepted(1, 2))
+    assert corrected(tmp_path, 0) == ["dog"]
+
+
+@contextmanager
+def running(
+    review: Review, folder: Path, candidates: CandidateBoxes | None = None, other: Path | None = None
+) -> Iterator[ReviewServer]:
+    import threading
+
+    with ReviewServer(Views(review, "file", other), folder / "images", candidates=candidates) as server:
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+            thread.join()
+    review.close()
+
+
+def test_thirty_crops_are_relabelled_at_once_and_back_again(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 30)
+    chosen = "document.querySelectorAll('.crop.chosen').length"
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.open(server.address)
+        page.wait(at(1, 30))
+        page.press("v")
+        page.wait("document.querySelectorAll('.crop').length === 30")
+        page.press("a", modifiers=2)
+        page.wait(f"{chosen} === 30")
+        page.press("3")
+        page.wait(f"{text('crops-count')} === '0 boxes, 0 selected'")  # no cat is left
+        assert Review(tmp_path / "x_od_v1.json").progress()["edited"] == 30
+        page.press("z")
+        page.wait("document.querySelectorAll('.crop').length === 30")
+        page.press("Escape")
+        page.wait(f"{at(1, 30)} && {BADGE} === 'not reviewed'")
+
+
+def test_a_filter_is_followed_by_the_list_and_the_keys(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 12)
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.open(server.address)
+        page.wait(at(1, 12))
+        page.press("f")
+        page.type("1")
+        page.wait(f"{text('filter-count')} === '3 of 12 images' && {at(1, 3)}")
+        page.press("Escape")
+        page.press("Enter")
+        page.wait(f"{at(2, 3)} && {text('name')} === '10.png'")
+        page.press("l")
+        page.type("6")
+        page.press("Enter")
+        page.wait(f"{text('position')} === 'not in this filter' && {text('name')} === '05.png'")
+        page.click("#filter-clear")
+        page.wait(at(6, 12))
+        assert page.value("document.querySelectorAll('.item').length") >= 8
+
+
+def test_two_label_files_are_compared_in_colours(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 2)
+    others = (
+        Instance((1, 2, 20, 24), 0, "cat"),
+        Instance((5, 5, 39, 29), 0, "cat"),
+        Instance((30, 1, 39, 9), 2, "cow"),
+    )
+    write_odvg(tmp_path / "truth.json", [Record("00.png", 30, 40, others), Record("01.png", 30, 40, others)])
+    with running(Review(tmp_path / "x_od_v1.json"), tmp_path, other=tmp_path / "truth.json") as server:
+        page.open(server.address)
+        page.wait(at(1, 2))
+        page.press("m")
+        page.wait(f"{text('comparison')} === 'against truth.json: 1 same, 1 relabelled, 1 lost'")
+        assert page.value("document.querySelectorAll('.other').length") == 2
+        page.press("m")
+        page.wait("document.querySelectorAll('.other').length === 0")
+
+
+AXE = Path(os.environ.get("GROUNDHOG_AXE", ROOT / "node_modules" / "axe-core" / "axe.min.js"))
+
+
+@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not there: npm install --no-save axe-core, or GROUNDHOG_AXE")
+def test_axe_finds_nothing_serious_in_any_view(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 12)
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.call("Page.setBypassCSP", enabled=True)
+        try:
+            page.open(server.address)
+            page.wait(at(1, 12))
+            page.value(AXE.read_text(encoding="utf-8") + "; true")
+            found = "axe.run(document).then((done) => done.violations.filter(({impact}) => "
+            found += "['serious', 'critical'].includes(impact)).map(({id, nodes}) => id + ' ' + nodes[0].html))"
+            for theme in ("dark", "light"):
+                page.value(f"document.documentElement.dataset.theme = '{theme}'")
+                assert page.value(found) == []
+                page.press("v")
+                page.wait("document.querySelectorAll('.crop').length === 12")
+                assert page.value(found) == []
+                page.press("Escape")
+                page.wait(at(1, 12))
+                for key, dialog in (("?", "help"), ("c", "search")):
+                    page.press(key)
+                    page.wait(f"document.getElementById('{dialog}').open")
+                    assert page.value(found) == []
+                    page.value(f"document.getElementById('{dialog}').close()")
+        finally:
+            page.call("Page.setBypassCSP", enabled=False)
+
+
+def test_the_index_of_drawings_filters_by_class_and_score(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 3)
+    assert main([str(tmp_path), "x_od_v1.json", "images", "-o", str(tmp_path / "seen"), "--not-show"]) == 0
+    page.open((tmp_path / "seen" / "index.html").as_uri())
+    page.wait(f"{text('count')} === '3 of 3 images'")
+    choose = "(() => {{ const field = document.getElementById('{}'); field.value = '{}'; "
+    choose += "field.dispatchEvent(new Event('input', {{bubbles: true}})); }})()"
+    page.value(choose.format("name", "dog"))
+    page.value(choose.format("low", "0.5"))
+    page.wait(f"{text('count')} === '0 of 3 images'")
+    page.value(choose.format("low", "0.3"))
+    page.wait(f"{text('count')} === '3 of 3 images'")
+
+
+def test_a_strip_of_a_million_lines_reaches_its_end(page: Page, tmp_path: Path) -> None:
+    count = 1_000_000
+    write_data(tmp_path, 1)
+    line = json.dumps({"filename": "00.png", "height": 30, "width": 40, "detection": {"instances": []}}) + "\n"
+    (tmp_path / "x_od_v1.json").write_text(line * count)
+    start = time.monotonic()
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.open(server.address)
+        page.wait(at(1, count))
+        assert time.monotonic() - start < 20  # a fifth of it on a free machine
+        page.press("End")
+        page.wait(at(count, count))
+        page.wait(f"[...document.querySelectorAll('.item .state')].some((each) => each.textContent === '{count}')")
+        start = time.monotonic()
+        page.press("ArrowLeft")
+        page.wait(at(count - 1, count))
+        assert time.monotonic() - start < 2

@@ -1,0 +1,125 @@
+"""The loop that begins with a person's labels: what learns from them, what judges by them, what is labelled."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flows.labelling import infer as inference
+from flows.self_training.config import GlyphScenes, ImageFolder, SelfTrainConfig
+from flows.self_training.labelled import KnownLabels, split_labels
+from flows.self_training.loop import self_train
+from flows.self_training.stages import Stages
+from formats.io.errors import InputError
+from formats.label_map import write_label_map
+from formats.odvg import read_odvg, write_odvg
+from formats.record import Instance, Record
+from grounding_model.data.sources import OdvgData
+from grounding_model.training.config import FromWeights, TrainConfig
+from tests.pipeline_cases import FakeDetector, make_images, make_weights
+
+LABELLED = [f"image-00{index}.png" for index in range(5)]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> SelfTrainConfig:
+    """Eight images, five of them labelled, two of these held back."""
+    make_images(tmp_path / "images", 8)
+    make_weights(tmp_path)
+    cat = Instance((1.0, 1.0, 9.0, 9.0), 0, "cat")
+    write_odvg(tmp_path / "known_od.json", [Record(name, 32, 32, (cat,)) for name in LABELLED], ("cat",))
+    write_label_map(tmp_path / "known_label_map.json", {0: "cat"})
+    return SelfTrainConfig(
+        name="test",
+        data=ImageFolder(tmp_path / "images", tmp_path / "x_od.json", ("cat",)),
+        train=TrainConfig(
+            work_dir=tmp_path / "work", steps=7, start=FromWeights(str(tmp_path / "weights.safetensors"))
+        ),
+        rounds=1,
+        labelled=KnownLabels(tmp_path / "known_od.json", held_back=0.4, share=0.5, steps=3),
+    )
+
+
+class Recorder:
+    """Stages whose model is a stand-in; keeps what was trained and what judged."""
+
+    def __init__(self) -> None:
+        self.trained: list[TrainConfig] = []
+        self.judged_by: list[object] = []
+
+    def stages(self) -> Stages:
+        return Stages(
+            infer=lambda manifest, **settings: inference.infer(manifest, FakeDetector(), progress=False),
+            train=self.train,
+            evaluate=self.evaluate,
+            report=lambda folder: folder / "report.html",
+        )
+
+    def train(self, config: TrainConfig, on_progress: object) -> Path:
+        self.trained.append(config)
+        path = config.work_dir / "model.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(str(len(self.trained)).encode())
+        return path
+
+    def evaluate(self, truth: object, *arguments: object, **settings: object) -> dict:
+        self.judged_by.append(truth)
+        return {"ap": 0.5}
+
+
+def run(config: SelfTrainConfig) -> Recorder:
+    recorder = Recorder()
+    (config.train.work_dir).mkdir(exist_ok=True)
+    (config.train.work_dir / "report.html").write_text("")
+    self_train(config, stages=recorder.stages())
+    return recorder
+
+
+def names(data: object) -> set[str]:
+    assert isinstance(data, OdvgData)
+    return {record.filename for record in read_odvg(data.annotations)}
+
+
+def test_the_first_model_learns_from_the_labels_and_labels_the_rest(config: SelfTrainConfig, tmp_path: Path) -> None:
+    first, second = run(config).trained
+    assert (first.steps, second.steps) == (3, 7)
+    assert names(first.datasets[0]) < set(LABELLED)
+    assert len(names(first.datasets[0])) == 3
+    assert names(OdvgData(tmp_path / "x_od_v1.json", tmp_path)) == {f"image-00{index}.png" for index in (5, 6, 7)}
+    assert first.start.source == str(tmp_path / "weights.safetensors")
+    assert second.start.source.endswith("model.safetensors")
+
+
+def test_every_later_epoch_has_its_share_of_them_at_full_weight(config: SelfTrainConfig) -> None:
+    pseudo, known = run(config).trained[1].datasets
+    assert names(pseudo) & set(LABELLED) == set()
+    assert len(names(known)) * known.weight == pytest.approx(len(names(pseudo)))
+    assert all(box.weight == 1.0 for record in read_odvg(known.annotations) for box in record.instances or ())
+
+
+def test_what_is_held_back_judges_and_is_never_trained_on(config: SelfTrainConfig) -> None:
+    recorder = run(config)
+    held_back = names(recorder.judged_by[0])
+    assert len(held_back) == 2
+    assert all(held_back & names(data) == set() for each in recorder.trained for data in each.datasets)
+
+
+def test_the_parts_are_the_same_in_every_run(config: SelfTrainConfig, tmp_path: Path) -> None:
+    assert config.labelled is not None
+    first, second = (split_labels(config.labelled, tmp_path, tmp_path / name) for name in ("a", "b"))
+    assert names(first.training) == names(second.training)
+
+
+def test_labels_of_every_image_or_of_none_are_refused(config: SelfTrainConfig, tmp_path: Path) -> None:
+    assert config.labelled is not None
+    for name in ("image-005.png", "image-006.png", "image-007.png"):
+        (tmp_path / "images" / name).unlink()
+    with pytest.raises(InputError, match="labels every image of the folder"):
+        run(config)
+    missing = replace(config, labelled=replace(config.labelled, annotations=tmp_path / "none.json"))
+    with pytest.raises(InputError, match=r"none.json: does not exist"):
+        run(missing)
+    with pytest.raises(InputError, match=r"labelled: is set for glyphs"):
+        replace(config, data=GlyphScenes())

