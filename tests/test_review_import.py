@@ -186,6 +186,7 @@ def test_shapes_that_are_no_upright_boxes_are_refused(tmp_path, labels, entry):
         ("b c.jpg", "sub/b c.jpg"),
         ("upload/3/1a2b3c4d-b_c.jpg", "sub/b c.jpg"),
         ("1a2b3c4d-b%20c.jpg", "sub/b c.jpg"),
+        ("images/879e8ec3__b_c.jpg", "sub/b c.jpg"),
     ],
 )
 def test_images_are_found_by_path_then_by_base_name(name, filename):
