@@ -164,7 +164,7 @@ def _submitted(task: Mapping, location: str) -> list[dict] | None:
     result = _result({"annotations": annotations}, location, omissions)
     lost = {what: count for what, count in omissions.items() if count and what in _SHAPES}
     if lost:
-        what = ", ".join(f"{count} {_SHAPES[what]}" for what, count in lost.items())
+        what = ", ".join(f"{_SHAPES[what]} ({count})" for what, count in lost.items())
         raise InputError(location, f"holds {what}", "expected upright rectangles")
     return result
 
