@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -40,6 +41,36 @@ READERS = 4  # threads that decode and resize: enough to keep a GPU busy with ph
 CACHED_TEXTS = 64  # batches of captions whose features are kept: a list of 1,203 categories takes about 30 captions
 
 
+@dataclass(frozen=True)
+class Failure:
+    """An image that could not be labelled, and why."""
+
+    filename: str
+    error: InputError
+
+
+@dataclass(frozen=True)
+class ScoredRecord(Record):
+    """A record that also has, for each of its boxes, the scores of everything that was looked for.
+
+    all_scores: (N, C) float32 for the N boxes in the record's order (instances, or region after region) and the C
+    labels of the prompt. A box of a prompt that was split into several captions has scores of its caption's labels;
+    the others, which were never asked about this box, are NaN.
+    """
+
+    all_scores: np.ndarray = field(kw_only=True, compare=False)
+
+
+@dataclass(frozen=True)
+class FeaturedRecord(Record):
+    """A record that also has what the model saw of the whole image.
+
+    image_feature: (D,) float16, the mean over the image of each of the neck's levels, one after the other.
+    """
+
+    image_feature: np.ndarray = field(kw_only=True, compare=False)
+
+
 class Chunk(NamedTuple):
     """One caption of a prompt. tokens: the columns of every entity, none for an expression. labels: of every entity."""
 
@@ -51,6 +82,49 @@ class Chunk(NamedTuple):
 class ReadyPrompt(NamedTuple):
     prompt: Prompt
     chunks: list[Chunk]
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """How images are looked at: what predict and predict_each take by keyword.
+
+    score_threshold: lower scores are left out. max_per_image: best (query, label) pairs kept, over all chunks.
+    max_per_chunk: pairs kept of each chunk, all of which the image keeps, as the reference does it for LVIS; None:
+    only max_per_image counts.
+    scale: short and long side that the image is made to fit; None: the model's own.
+    chunk_size: names a caption; longer prompts than the text encoder takes are split in any case, the image is
+    encoded once.
+    mixed_sizes: images of a batch are padded to the largest, as in the reference, where an image's numbers depend on
+    its padding. By default only images of one size share a batch, and each result is that of the image alone.
+    return_all_scores: every record is a ScoredRecord.
+    return_image_feature: every record is a FeaturedRecord; not together with return_all_scores.
+
+    Raises InputError for a value that cannot work.
+    """
+
+    score_threshold: float = SCORE_THRESHOLD
+    max_per_image: int = MAX_PER_IMAGE
+    max_per_chunk: int | None = None
+    scale: tuple[int, int] | None = None
+    batch_size: int = 1
+    chunk_size: int | None = None
+    mixed_sizes: bool = False
+    return_all_scores: bool = False
+    return_image_feature: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.score_threshold <= 1:
+            raise InputError("score_threshold", str(self.score_threshold), "expected 0..1")
+        if self.max_per_image < 1:
+            raise InputError("max_per_image", str(self.max_per_image), "expected at least 1")
+        if self.max_per_chunk is not None and self.max_per_chunk < 1:
+            raise InputError("max_per_chunk", str(self.max_per_chunk), "expected at least 1")
+        if self.scale is not None and (len(self.scale) != 2 or min(self.scale) < 1):
+            raise InputError("scale", str(self.scale), "expected the short and the long side in pixels")
+        if self.batch_size < 1:
+            raise InputError("batch_size", str(self.batch_size), "expected at least 1")
+        if self.return_all_scores and self.return_image_feature:
+            raise InputError("return_image_feature", "together with return_all_scores", "expected one of them")
 
 
 class Picture(NamedTuple):
@@ -122,6 +196,8 @@ class Detector:
 
     dtype: as load_detector takes it; as an attribute, what 'auto' came to. bfloat16 changes the model in place.
     """
+
+    gives_image_features = True  # labelling asks only detectors that say so
 
     def __init__(
         self,
@@ -278,7 +354,11 @@ class _Labeller:
             asked = [index for index, chunk in enumerate(chunks) if chunk]
             for index, detections in zip(asked, _to_cpu(answers)):
                 found[index].append(_in_pixels(detections, images[index].picture))
-        return [self._record(image, parts) for image, parts in zip(images, found)]
+        records = [self._record(image, parts) for image, parts in zip(images, found)]
+        if not self.settings.return_image_feature:
+            return records
+        pooled = pooled_features(features).cpu().numpy()
+        return [_record_with(FeaturedRecord, record, image_feature=row) for record, row in zip(records, pooled)]
 
     def _encode_images(self, pictures: Sequence[np.ndarray]) -> ImageFeatures:
         """Row i is that of picture i. Those that share one array run through the backbone once, and the last of all
@@ -328,6 +408,19 @@ class _Labeller:
             tokens = tokenize(captions, self.detector.tokenizer, model.config.max_text_tokens)
             self.texts[captions] = model.encode_text(tokens.to(self.detector.device))
         return self.texts[captions]
+
+
+def pooled_features(features: ImageFeatures) -> Tensor:
+    """(B, K C) float16: the mean of each of K levels over the image's content."""
+    means = []
+    for level, padding in zip(features.levels, features.paddings):
+        content = (~padding)[:, None].float()
+        means.append((level.float() * content).sum((2, 3)) / content.sum((2, 3)))
+    return torch.cat(means, dim=1).to(torch.float16)
+
+
+def _record_with(kind: Callable[..., Record], record: Record, **more: Any) -> Record:
+    return kind(**{each.name: getattr(record, each.name) for each in fields(record)}, **more)
 
 
 class LabelScoring(NamedTuple):
