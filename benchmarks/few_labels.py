@@ -4,7 +4,7 @@
         data/raccoon/images --labelled 10,30 --seeds 0,1,2
 
 The first N lines of the training file are labelled, its other images are not; nothing is held back, and the test file
-judges. Both arms share their first training; then one goes two rounds on true and pseudo-labels, the other trains as
+judges. Both arms share their first training; then one goes some rounds on true and pseudo-labels, the other trains as
 often and as long on the labels alone. Prints a Markdown table with the 95 % interval of the difference over the choice
 of test images, and writes results.json. Goes on where it was interrupted.
 """
@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--labelled", default="10,30")
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--rounds", type=int, default=2, help="default: %(default)s")
     parser.add_argument("--steps", type=int, help="of every training, instead of those that init writes")
     parser.add_argument("--out", type=Path, default=Path("outputs/few_labels"))
     options = parser.parse_args()
@@ -118,7 +119,7 @@ def main() -> None:
         for seed in map(int, options.seeds.split(",")):
             folder = options.out / f"{labelled}-{seed}"
             config = prepared(folder, records, names, options.images, labelled, seed, test, options.steps)
-            row = compared(config, folder)
+            row = compared(replace(config, rounds=options.rounds), folder)
             found.append({"labelled": labelled, "seed": seed, **row})
             low, high = row["interval"]  # type: ignore[misc]
             each = " · ".join(f"{value:.3f}" for value in row["each"])  # type: ignore[attr-defined]

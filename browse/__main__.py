@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from browse.contact_sheet import side_by_side
 from browse.draw import draw_record
@@ -30,6 +29,7 @@ from browse.static_page import INDEX_NAME, Tile, make_tile, write_index
 from formats.images import safe_join
 from formats.io.errors import InputError
 from formats.io.files import write_whole
+from formats.io.progress import show_progress
 from formats.label_map import read_label_map
 from formats.odvg import LineProblem, read_odvg
 from formats.record import Record
@@ -126,7 +126,7 @@ def browse(options: argparse.Namespace) -> Tally:
     show = None if options.not_show else _window(options.show_interval)
     taken: set[Path] = set()
     tiles: list[Tile] = []
-    bar = tqdm(unit="picture", desc="draw", total=options.number, disable=None)
+    bar = show_progress(unit="picture", desc="draw", total=options.number)
     for record in records:
         if options.number is not None and tally.drawn >= options.number:
             break

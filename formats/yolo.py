@@ -52,7 +52,7 @@ def read_yolo(
             labels, "is not a folder" if labels.exists() else "does not exist", "expected the folder of labels"
         )
     filenames = list_images(image_dir)
-    label_files = _label_files(labels)
+    label_files = find_label_files(labels)
     _check_images(labels, label_files, filenames, image_dir)
     keypoints = _keypoints(labels, categories)
     images = Counter(map(_stem, filenames))
@@ -71,7 +71,7 @@ def _stem(filename: str | PurePosixPath) -> PurePosixPath:
     return PurePosixPath(filename).with_suffix("")
 
 
-def _label_files(labels: Path) -> dict[PurePosixPath, Path]:
+def find_label_files(labels: Path) -> dict[PurePosixPath, Path]:
     """Stem of an image -> its label file, whichever case .txt has."""
     found: dict[PurePosixPath, Path] = {}
     for path in sorted(labels.rglob("*")):

@@ -271,6 +271,7 @@ def test_many_boxes_answer_a_key_at_once_and_leave_the_picture_free(page: Page, 
         assert score_left >= name_right - 0.5
 
 
+@pytest.mark.slow
 def test_two_windows_see_one_another(tmp_path: Path) -> None:
     write_data(tmp_path, 2)
     with ExitStack() as stack:
@@ -289,6 +290,7 @@ def test_two_windows_see_one_another(tmp_path: Path) -> None:
         other.wait(f"{text('boxes-title')} === '1 box' && {BADGE} === 'edited, not accepted'")
 
 
+@pytest.mark.slow
 def test_an_open_page_saves_after_the_server_was_killed_and_started_again(page: Page, tmp_path: Path) -> None:
     write_data(tmp_path, 3)
     with killable(tmp_path, 0) as (address, kill):
@@ -470,6 +472,7 @@ def test_the_index_of_drawings_filters_by_class_and_score(page: Page, tmp_path: 
     page.wait(f"{text('count')} === '3 of 3 images'")
 
 
+@pytest.mark.slow
 def test_a_strip_of_a_million_lines_reaches_its_end(page: Page, tmp_path: Path) -> None:
     count = 1_000_000
     write_data(tmp_path, 1)

@@ -38,6 +38,7 @@ COMMANDS = {
     "quality": ["groundhog quality configs/{}.toml"],
     "self_train": ["groundhog self-train configs/{}.toml", "prefect deployment run self-train/"],
     "glyph_tiny": ["make glyph-tiny"],
+    "photo_tiny": ["make photo-tiny"],
 }
 FREE_TABLES = {"sets", "prompts", "multipliers", "options", "variants"}  # their keys are the user's
 

@@ -512,10 +512,7 @@ def _settings(rounds: Sequence[RoundOnDisk]) -> str:
             "number format": manifest.dtype,
             "labels": str(entry.labels or "not yet"),
         }
-        settings |= {
-            f"policy: {name.replace('_', ' ')}": _in_words(value)
-            for name, value in entry.meta.get("policy", {}).items()
-        }
+        settings |= {f"policy: {name}": _in_words(value) for name, value in entry.meta.get("policy", {}).items()}
         columns.append(settings)
     keys = list(dict.fromkeys(key for settings in columns for key in settings))
     rows = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from flows.cli.arguments import command
@@ -76,7 +77,7 @@ def _audit(options: argparse.Namespace) -> int:
     done = sum((each.filename, each.caption) in truth for each in (audit.records[image] for image in audit.drawn))
     print(f"{audit.settings.drawn} of {len(audit.records)} images are drawn, {done} are reviewed: {audit.sample_path}")
     if options.no_review:
-        print(f"correct a copy of it, then: groundhog audit {options.labels} --report --reviewed COPY")
+        print(f"correct a copy of it, then: groundhog audit {quote(str(options.labels))} --report --reviewed COPY")
         return 0
     if code := _review(audit, options):
         return code
