@@ -5,6 +5,7 @@ B images of a batch, Q queries, L tokens, E entities of a caption, C labels of a
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,10 +27,12 @@ from grounding_model.inputs.defaults import DTYPE, DTYPES, MAX_PER_IMAGE, SCORE_
 from grounding_model.inputs.image import check_image, read_resized, resize_for_test
 from grounding_model.inputs.image_batch import collate_images
 from grounding_model.inputs.prompt import BuiltPrompt, Prompt
-from grounding_model.inputs.tokens import count_tokens, tokenize, tokens_of_spans
+from grounding_model.inputs.tokens import count_tokens, tokenize, tokens_of_spans, unknown_phrases
 from grounding_model.model.backbone import TimmFeatures
 from grounding_model.model.grounding import GroundingModel, ImageFeatures, TextFeatures
 from grounding_model.model.precision import choose_dtype, use_bfloat16
+
+logger = logging.getLogger(__name__)
 
 ImageSource = str | Path | np.ndarray
 PromptSource = Prompt | Sequence[str | tuple[str, ...]]
@@ -196,6 +199,7 @@ class Detector:
         self.provenance = dict(provenance or {})
         self._texts: dict[tuple[str, ...], TextFeatures] = {}
         self._texts_version = -1
+        self._warned: set[str] = set()
 
     def predict(
         self, images: Sequence[ImageSource], prompt: PromptSource | Sequence[PromptSource], **settings: Any
@@ -268,7 +272,17 @@ class Detector:
             if not found:
                 name = prompt.labels[label]
                 raise InputError(f"prompt '{name}'", "the tokenizer knows no token in it", "expected letters or digits")
+        unknown = unknown_phrases(part.caption, columns, self.tokenizer)
+        self._warn_of_unknown([prompt.labels[part.labels[index]] for index in unknown])
         return Chunk(part.caption, columns, part.labels)
+
+    def _warn_of_unknown(self, names: Sequence[str]) -> None:
+        """Once a name: a prompt is prepared again for every shard."""
+        for name in names:
+            if name not in self._warned:
+                self._warned.add(name)
+                remedy = "expected a name in the language of its tokenizer, or it finds nothing, or anything"
+                logger.warning("prompt %r: the model knows no word of it ([UNK]); %s", name, remedy)
 
 
 class _Labeller:

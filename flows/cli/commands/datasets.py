@@ -53,6 +53,12 @@ def _add_convert(commands) -> None:
         choices=("mmdet", "open-groundingdino"),
         help="odvg: leave out, and count, what this program would train on wrongly or fail at (ignored boxes, …)",
     )
+    parser.add_argument(
+        "--with-scores",
+        action="store_const",
+        const=True,
+        help="yolo: write each box's score too, as its predictions have it; training on such files drops their images",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT even if it holds labels")
 
 
@@ -68,7 +74,7 @@ def _convert(options: argparse.Namespace) -> int:
         options.seed,
     )
     formats_and_paths = options.source_format, options.target_format, options.source, options.out
-    given = {**_given_source(options), "loader": options.loader}
+    given = {**_given_source(options), "loader": options.loader, "with_scores": options.with_scores}
     print(convert(*formats_and_paths, selection=selection, overwrite=options.overwrite, **given))
     return 0
 
@@ -190,7 +196,7 @@ def _add_inspected(parser: argparse.ArgumentParser, optional: bool = False) -> N
         "--format",
         choices=tuple(formats.READERS),
         metavar="F",
-        help="a format of `groundhog convert` (default: detect odvg, coco or voc)",
+        help="a format of `groundhog convert` (default: detect it)",
     )
     _add_source(parser)
 
