@@ -25,6 +25,8 @@ from grounding_model.checkpoints.checkpoint import Checkpoint
 from grounding_model.checkpoints.weights import load_checkpoint
 from grounding_model.inputs.tokens import SEPARATORS
 
+PEER = "transformers float32"
+
 
 class Cost(NamedTuple):
     """Of one run, in seconds. cpu: user and system of all threads; hardly depends on what else the machine does."""

@@ -87,7 +87,7 @@ def _disturbed(
                 plant("doubled", moved(true.box, record, rng, 0.6, 0.9), true)
         if happens["invented"]:
             label = int(rng.integers(len(names)))
-            plant("invented", _anywhere(record, rng), Instance(true.box, label, names[label]))
+            plant("invented", anywhere(record, rng), Instance(true.box, label, names[label]))
     return replace(record, instances=tuple(labels))
 
 
@@ -116,7 +116,7 @@ def moved(box: Box, record: Record, rng: np.random.Generator, low: float, high: 
     return best
 
 
-def _anywhere(record: Record, rng: np.random.Generator) -> Box:
+def anywhere(record: Record, rng: np.random.Generator) -> Box:
     width, height = rng.uniform(0.08, 0.4, 2) * (record.width, record.height)
     x, y = rng.uniform(0, record.width - width), rng.uniform(0, record.height - height)
     return _clipped((x, y, x + width, y + height), record)

@@ -8,7 +8,8 @@ hardly depend on what else the machine does; wall seconds do.
 
 The weights are random, yet offsets, layer scales and heads are drawn as well: as a model starts they are so small or
 equal that mistakes in what they multiply would not show. Agreement is that of the peer's 100 best boxes: how many have
-a box of ours within 0.05 pixels with a score within 0.0001. Content queries are alike, since among thousands of
+a box of ours within 0.05 pixels with a score within 0.0001 (equal), and how many one of IoU 0.9 with a score within
+0.01 (alike), which is a fair question to ask of bfloat16. Content queries are alike, since among thousands of
 proposals some score alike within rounding, and which of them comes first is random.
 
 The last ratios, from inference.json, are printed beside the new ones; --keep writes the new ones there.
@@ -17,69 +18,41 @@ It needs 5 GB of memory.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import resource
-import time
 from collections.abc import Callable
 from copy import deepcopy
-from pathlib import Path
-from statistics import median
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
+from contest import (
+    PEER,
+    arguments,
+    beside,
+    costs,
+    drawn_peer,
+    finish,
+    last_ratios,
+    same_in_ours,
+    table,
+    use_threads,
+)
 from torch import Tensor
-from transformers import MMGroundingDinoConfig, MMGroundingDinoForObjectDetection
 
 from grounding_model import load_detector
-from grounding_model.checkpoints.checkpoint import Checkpoint
-from grounding_model.checkpoints.weights import load_checkpoint
 from grounding_model.glyphs import categories_of, draw_scene
 from grounding_model.inputs.image_batch import ImageBatch
-from grounding_model.inputs.tokens import SEPARATORS, TextBatch, tokenize
+from grounding_model.inputs.tokens import TextBatch, tokenize
+from grounding_model.model.boxes import cxcywh_to_xyxy, pairwise_iou
 from grounding_model.model.precision import use_bfloat16
 
-KEPT = Path(__file__).with_name("inference.json")
 HEIGHT, WIDTH = 800, 1066
 CAPTION = "red cat. blue star. dog. "
 BEST = 100
 SCENES = 80
-PEER = "transformers float32"
 
 
 class Answer(NamedTuple):
     scores: Tensor  # (Q,) of the best token
     boxes: Tensor  # (Q, 4) cxcywh in pixels
-
-
-class Cost(NamedTuple):
-    cpu: float
-    wall: float
-
-
-@torch.no_grad()
-def drawn_peer() -> MMGroundingDinoForObjectDetection:
-    torch.manual_seed(5)
-    peer = MMGroundingDinoForObjectDetection(MMGroundingDinoConfig())
-    for name, parameter in peer.named_parameters():
-        is_matrix = parameter.dim() > 1 or "embed" in name
-        parameter.add_(torch.randn_like(parameter) * (0.02 if is_matrix else 0.1))
-    embeddings = peer.model.query_position_embeddings.weight
-    embeddings[:] = embeddings[0].clone()
-    return peer.eval()
-
-
-def same_in_ours(peer: MMGroundingDinoForObjectDetection) -> Checkpoint:
-    with TemporaryDirectory() as folder:
-        peer.save_pretrained(folder)
-        load_detector("glyph-tiny", device="cpu").tokenizer.save_pretrained(folder)
-        ours = load_checkpoint(folder)
-    # transformers knows the separators by their numbers in BERT's own vocabulary; this one is smaller.
-    peer.model.special_tokens = torch.tensor(ours.tokenizer.convert_tokens_to_ids(list(SEPARATORS)))
-    ours.model.eval()
-    return ours
 
 
 def contestants() -> dict[str, Callable[[], Answer]]:
@@ -116,34 +89,21 @@ def answer(logits: Tensor, boxes: Tensor, text: TextBatch) -> Answer:
 
 
 def agreement(expected: Answer, found: Answer) -> dict[str, float]:
-    """Of the best boxes: the share that has an equal one, and the median and largest distance to the nearest."""
+    """Of the best boxes: how many have an equal one, how many one that nobody would tell apart (IoU 0.9, score within
+    0.01), and the median and largest distance to the nearest."""
     best = expected.scores.topk(BEST).indices
     distance = torch.cdist(expected.boxes[best], found.boxes, p=torch.inf)
     score = (expected.scores[best, None] - found.scores).abs()
     nearest = distance.amin(1)
     equal = ((distance <= 0.05) & (score <= 1e-4)).any(1)
+    iou = pairwise_iou(cxcywh_to_xyxy(expected.boxes[best]), cxcywh_to_xyxy(found.boxes))
     return {
+        "alike": ((iou >= 0.9) & (score <= 0.01)).any(1).sum().item(),
         "equal": equal.sum().item(),
         "median_pixels": nearest.median().item(),
         "largest_pixels": nearest.max().item(),
         "score": score.gather(1, distance.argmin(1, keepdim=True)).median().item(),
     }
-
-
-def cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-def costs(work: dict[str, Callable[[], object]], rounds: int) -> dict[str, Cost]:
-    """Medians; the contestants take turns. Each should have run once before."""
-    taken: dict[str, list[Cost]] = {name: [] for name in work}
-    for _ in range(rounds):
-        for name, run in work.items():
-            cpu, wall = cpu_seconds(), time.perf_counter()
-            run()
-            taken[name].append(Cost(cpu_seconds() - cpu, time.perf_counter() - wall))
-    return {name: Cost(*(median(column) for column in zip(*turns))) for name, turns in taken.items()}
 
 
 def small_model() -> dict[str, Callable[[], object]]:
@@ -156,14 +116,6 @@ def small_model() -> dict[str, Callable[[], object]]:
         return lambda: detectors[dtype].predict(pictures, names, batch_size=batch_size)
 
     return {f"glyph-tiny {dtype}, batch {size}": predict(dtype, size) for dtype in detectors for size in (1, 4)}
-
-
-def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in (heads, tuple("---" for _ in heads), *rows))
-
-
-def beside(new: float, last: float | None) -> str:
-    return f"{new:.2f}" if last is None else f"{new:.2f} (last: {last:.2f})"
 
 
 def full_size(rounds: int, last: dict[str, float]) -> dict[str, float]:
@@ -179,7 +131,7 @@ def full_size(rounds: int, last: dict[str, float]) -> dict[str, float]:
             f"{cost.cpu:.2f}",
             f"{cost.wall:.2f}",
             beside(ratios[name], last.get(name)),
-            f"{agreements[name]['equal']:.0f}",
+            f"{agreements[name]['equal']:.0f}, {agreements[name]['alike']:.0f}",
             f"{agreements[name]['median_pixels']:.4f}, {agreements[name]['largest_pixels']:.4f}",
             f"{agreements[name]['score']:.1e}",
         )
@@ -187,7 +139,7 @@ def full_size(rounds: int, last: dict[str, float]) -> dict[str, float]:
     ]
     heads = (
         "800 x 1066, three names", "CPU s", "wall s", "times the peer's speed",
-        f"equal of {BEST} best", "pixels: median, largest", "score: median",
+        f"equal, alike of {BEST} best", "pixels: median, largest", "score: median",
     )  # fmt: skip
     print(table(heads, rows), flush=True)
     return ratios
@@ -205,16 +157,11 @@ def embedded(rounds: int, last: dict[str, float]) -> dict[str, float]:
 
 @torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--keep", action="store_true", help="write the new ratios into inference.json")
-    arguments = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    last = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-    new = full_size(arguments.rounds, last) | embedded(arguments.rounds, last)
-    print(f"load of the machine meanwhile: {os.getloadavg()[1]:.1f} processes on {os.cpu_count()} cores")
-    if arguments.keep:
-        KEPT.write_text(json.dumps({name: round(value, 3) for name, value in new.items()}, indent=1) + "\n")
+    options = arguments(__doc__, __file__, rounds=5).parse_args()
+    use_threads()
+    last = last_ratios(__file__)
+    new = full_size(options.rounds, last) | embedded(options.rounds, last)
+    finish(__file__, new, options.keep)
 
 
 if __name__ == "__main__":

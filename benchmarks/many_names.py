@@ -17,7 +17,7 @@ from copy import deepcopy
 
 import numpy as np
 import torch
-from contest import arguments, beside, costs, drawn_peer, finish, last_ratios, same_in_ours, table, use_threads
+from contest import PEER, arguments, beside, costs, drawn_peer, finish, last_ratios, same_in_ours, table, use_threads
 
 from grounding_model.detector import Detector
 from grounding_model.inputs.image_batch import collate_images

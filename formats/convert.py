@@ -10,13 +10,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
 import formats
 from formats.coco import load_coco
 from formats.dataset_names import label_map_beside, part_path
 from formats.io.errors import InputError
 from formats.io.json_stream import stream_json
+from formats.io.progress import show_progress
 from formats.label_map import name_problems, read_label_map, write_label_map
 from formats.omissions import describe_omissions
 from formats.overwrite import refuse_to_lose_labels
@@ -121,7 +120,7 @@ def guess_format(source: str | Path) -> str:
     path = Path(source)
     if path.is_dir():
         if next(path.rglob("*.xml"), None) is None:
-            raise InputError(path, "is a folder without XML", "expected --format")
+            raise InputError(path, "is a folder without XML", 'expected its format, such as source_format="yolo"')
         return "voc"
     if not path.is_file():
         raise InputError(path, "does not exist", "expected an annotation file")
@@ -167,8 +166,8 @@ def _has_coco_key(path: Path) -> bool:
 
 
 def with_progress(records: Iterable[Item]) -> Iterable[Item]:
-    """The records, with a progress bar on a terminal."""
-    return tqdm(records, unit=" records", disable=None, leave=False)
+    """The records, with progress on stderr."""
+    return show_progress(records, unit="record", leave=False)
 
 
 def write(
@@ -206,7 +205,7 @@ def read_names(
     if categories is not None:
         in_source = source_format in formats.CATEGORIES
         if in_source and "categories" not in inspect.signature(formats.READERS[source_format]).parameters:
-            raise InputError("--categories", f"{source_format} has its own", "leave it out, or use --label-map")
+            raise InputError("categories", f"{source_format} has its own", "leave it out, or use label_map=FILE")
         return list(categories)
     if source_format in formats.CATEGORIES:
         return list(call(f"convert {source_format}", formats.CATEGORIES[source_format], options or {}, source))

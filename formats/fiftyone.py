@@ -9,15 +9,15 @@ may have null for the classes too; then each box has its name as its label.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from formats.images import image_size, list_images
-from formats.io.errors import InputError
+from formats.io.errors import InputError, handed_to
 from formats.io.files import load_json, write_whole_folder
 from formats.omissions import Omissions, check_category, count_unread, refuse_caption
-from formats.record import Instance, Record
+from formats.record import Box, Instance, Record
 
 _READ = frozenset({"label", "bounding_box", "confidence", "attributes"})
 _ATTRIBUTES = frozenset({"weight", "ignore"})
@@ -44,7 +44,7 @@ def read_fiftyone(
     for key, entries in labels.items():
         location = f"{path}: {key!r}"
         if key not in names:
-            raise InputError(location, f"has no image in {root}", "expected data/ with the images, or --images")
+            raise InputError(location, f"has no image in {root}", "expected data/ with the images, or image_dir=FOLDER")
         height, width = image_size(root / names[key])
         if entries is not None and not isinstance(entries, list):
             raise InputError(location, f"holds a JSON {type(entries).__name__}", "expected a list of boxes or null")
@@ -57,6 +57,29 @@ def read_fiftyone(
             count_unread(omissions, entry, _READ, "boxes")
             count_unread(omissions, entry.get("attributes") or {}, _ATTRIBUTES, "boxes' attributes")
         yield Record(names[key], height, width, instances)
+
+
+def read_labels_json(
+    path: Path, on_problem: Callable[[InputError], None] | None = None
+) -> Iterator[tuple[str, str, list[tuple[str, Box, bool]] | None]]:
+    """(location, key, boxes) of every entry of a labels.json, without its images; None for an unlabelled one.
+
+    A box: (class, corners in fractions of the image, whether it is ignored). Raises InputError for unknown classes and
+    broken boxes; on_problem takes an entry's instead, which is passed over.
+    """
+    content = load_json(path, _WANT)
+    classes = _classes(content, path)
+    known = {name: location for location, name in enumerate(classes)}
+    if not isinstance(content.get("labels"), dict):
+        raise InputError(path, "has no labels", _WANT)
+    for key, entries in content["labels"].items():
+        location = f"{path}: {key!r}"
+        with handed_to(on_problem):
+            if entries is not None and not isinstance(entries, list):
+                raise InputError(location, f"holds a JSON {type(entries).__name__}", "expected a list of boxes or null")
+            found = None if entries is None else [_instance(each, classes, known, 1, 1, location) for each in entries]
+            boxes = None if found is None else [(each.category, each.box, each.ignore) for each in found]
+            yield location, key, boxes
 
 
 def read_fiftyone_categories(folder: str | Path) -> tuple[str, ...]:

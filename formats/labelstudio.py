@@ -11,18 +11,32 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
 from formats.images import IMAGE_SUFFIXES, find_below, image_size, safe_join, with_slashes
 from formats.io.errors import InputError, handed_to, refused, want_one_of
 from formats.io.files import load_json, write_whole
 from formats.omissions import Omissions, count_omissions, refuse_caption
-from formats.record import Instance, Record
+from formats.record import Box, Instance, Record
 
 _LOCAL_FILES = "/data/local-files/?d="  # Label Studio's address of a file below its local storage
+MODEL_VERSION = "groundhog"
 _WANT = "expected a JSON list of Label Studio's tasks"
 _BOX = "rectanglelabels"
+_TURNED = "turned boxes, left out"
+# Results that show where an object is; choices and texts about the image are none.
+_SHAPES = {_TURNED: "turned boxes"} | {
+    f"results of type {kind}": f"{noun}"
+    for kind, noun in (
+        ("polygonlabels", "polygons"),
+        ("brushlabels", "masks"),
+        ("ellipselabels", "ellipses"),
+        ("keypointlabels", "points"),
+        ("rectangle", "rectangles without a label"),
+        ("polygon", "polygons without a label"),
+    )
+}
 _DECIMALS = 6  # of a percent: a thousandth of a pixel
 
 
@@ -92,7 +106,7 @@ def _result(task: Mapping, location: str, omissions: Omissions) -> list[dict] | 
         omissions.update(f"results of type {each['type']}" for each in answers[-1]["result"] if each["type"] != _BOX)
         boxes = [each for each in answers[-1]["result"] if each["type"] == _BOX]
         upright = [each for each in boxes if not (each["value"].get("rotation") or each.get("image_rotation"))]
-        omissions["turned boxes, left out"] += len(boxes) - len(upright)
+        omissions[_TURNED] += len(boxes) - len(upright)
         return upright
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(location, f"its annotations or predictions are broken ({error!r})", _WANT) from error
@@ -106,6 +120,61 @@ def _name(entry: Mapping, location: str) -> str:
         raise InputError(
             location, f"a rectangle has no single label ({error!r})", "expected one label a box"
         ) from error
+
+
+class Answer(NamedTuple):
+    """What a person made of a task.
+
+    path: of its image, below the local storage, a bucket or a server. size: height, width; None where the task does not
+    tell it. boxes: (name, corners in fractions of the image); None where nobody has submitted an annotation.
+    """
+
+    location: str
+    path: str
+    size: tuple[int, int] | None
+    boxes: tuple[tuple[str, Box], ...] | None
+
+
+def read_answers(path: str | Path, on_problem: Callable[[InputError], None] | None = None) -> Iterator[Answer]:
+    """Every task with the annotation that a person submitted, and no prediction.
+
+    Of several annotations the last counts, or the last that is marked as ground truth; cancelled ones (skipped tasks)
+    are none. Raises InputError for a broken task, and for one with shapes that are no upright rectangles; on_problem
+    takes it instead, and the task is passed over.
+    """
+    tasks = load_json(path, _WANT)
+    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+        raise InputError(path, "is not a list of tasks", _WANT)
+    for index, task in enumerate(tasks):
+        location = f"{path}: task {task.get('id', index)}"
+        with handed_to(on_problem):
+            result = _submitted(task, location)
+            yield Answer(
+                location, _path_of(_address(task, location)), _size(task, result), _fractions(result, location)
+            )
+
+
+def _submitted(task: Mapping, location: str) -> list[dict] | None:
+    omissions = Omissions()
+    annotations = task.get("annotations")
+    if isinstance(annotations, list) and any(
+        isinstance(each, dict) and each.get("ground_truth") for each in annotations
+    ):
+        annotations = [each for each in annotations if each.get("ground_truth")]
+    result = _result({"annotations": annotations}, location, omissions)
+    lost = {what: count for what, count in omissions.items() if count and what in _SHAPES}
+    if lost:
+        what = ", ".join(f"{_SHAPES[what]} ({count})" for what, count in lost.items())
+        raise InputError(location, f"holds {what}", "expected upright rectangles")
+    return result
+
+
+def _fractions(result: list[dict] | None, location: str) -> tuple[tuple[str, Box], ...] | None:
+    if result is None:
+        return None
+    labels = {_name(entry, location): 0 for entry in result}
+    instances = [_instance(entry, labels, 1, 1, location) for entry in result]
+    return tuple((each.category, each.box) for each in instances)
 
 
 def _has_address(task: Mapping) -> bool:
@@ -197,35 +266,58 @@ def _instance(entry: Mapping, labels: Mapping[str, int], height: int, width: int
         ) from error
 
 
-def write_labelstudio(path: str | Path, records: Iterable[Record], image_dir: str | Path | None = None) -> Omissions:
+def write_labelstudio(
+    path: str | Path,
+    records: Iterable[Record],
+    image_dir: str | Path | None = None,
+    image_prefix: str | None = None,
+    model_version: str = MODEL_VERSION,
+) -> Omissions:
     """Writes detection records as a JSON list of tasks, whole or not at all; gives what has no place there.
 
     The image's address is that of a file below Label Studio's LOCAL_FILES_DOCUMENT_ROOT. image_dir: the image folder,
-    whose name goes before the file's: Label Studio serves only what lies in a folder of its root. Ignored boxes are
-    left out: a reviewer would take them for objects.
+    whose name goes before the file's: Label Studio serves only what lies in a folder of its root. image_prefix: what
+    goes before the file's name instead: a folder of that root ("photos"), an address ("https://images.test/cat"), or a
+    bucket ("s3://bucket/cat"). model_version: of the predictions; their score is that of their least certain box, so
+    that Label Studio can sort by it. Ignored boxes are left out: a reviewer would take them for objects.
     """
     omissions = Omissions()
-    folder = "" if image_dir is None else Path(image_dir).resolve().name + "/"
+    folder = "" if image_dir is None else Path(image_dir).resolve().name
+    prefix = folder if image_prefix is None else image_prefix
     with write_whole(path) as stream:
         stream.write("[")
         for index, record in enumerate(records):
             refuse_caption(record, "our Label Studio task")
             count_omissions(omissions, record, ("score", "unlabelled"))
-            stream.write((",\n" if index else "\n") + json.dumps(_task(record, folder), ensure_ascii=False))
+            task = _task(record, _address_below(prefix, record.filename), model_version)
+            stream.write((",\n" if index else "\n") + json.dumps(task, ensure_ascii=False))
         stream.write("\n]\n")
     return omissions
 
 
-def _task(record: Record, folder: str) -> dict[str, Any]:
+def _address_below(prefix: str, filename: str) -> str:
+    """Percent-encoded, but for buckets, of which Label Studio takes the key as it stands."""
+    below = prefix if prefix.endswith(("/", "=")) or not prefix else f"{prefix}/"
+    if re.match(r"(s3|gs|azure-blob)://", below):
+        return below + filename
+    if "://" in below or below.startswith("/"):
+        return below + quote(filename)
+    return _LOCAL_FILES + quote(below + filename)
+
+
+def _task(record: Record, address: str, model_version: str) -> dict[str, Any]:
     kept = [instance for instance in record.instances or () if not instance.ignore]
     drawn = [instance for instance in kept if instance.score is None]
     scored = [instance for instance in kept if instance.score is not None]
-    image = {"image": _LOCAL_FILES + quote(folder + record.filename), "height": record.height, "width": record.width}
-    task: dict[str, Any] = {"data": image}
+    task: dict[str, Any] = {"data": {"image": address, "height": record.height, "width": record.width}}
     if drawn:
         task["annotations"] = [{"result": [_rectangle(each, index, record) for index, each in enumerate(drawn)]}]
     if scored or (record.instances is not None and not drawn):
-        task["predictions"] = [{"result": [_rectangle(each, index, record) for index, each in enumerate(scored)]}]
+        prediction: dict[str, Any] = {"model_version": model_version}
+        if scored:
+            prediction["score"] = min(each.score for each in scored if each.score is not None)
+        result = [_rectangle(each, index, record) for index, each in enumerate(scored)]
+        task["predictions"] = [{**prediction, "result": result}]
     return task
 
 

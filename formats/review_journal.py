@@ -80,6 +80,16 @@ def pending_changes(corrections: str | Path) -> dict[ChangedKey, Row]:
         return {(key, since): Row(key, since, text) for key, since, text in rows}
 
 
+def unfinished_drafts(corrections: str | Path, number: int) -> set[bytes]:
+    """The keys of the lines whose boxes somebody has edited in a round, and not accepted; none without a journal."""
+    path = review_journal_path(corrections)
+    if is_address(path) or not path.is_file():
+        return set()
+    with closing(_connect(path)) as connection:
+        rows = connection.execute("SELECT key FROM marks WHERE round = ? AND draft IS NOT NULL", (number,))
+        return {key for (key,) in rows}
+
+
 @contextmanager
 def locked_corrections(corrections: str | Path) -> Iterator[None]:
     """While the block reads and writes the file of corrections, no review changes it; pending changes count as written.

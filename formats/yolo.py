@@ -52,7 +52,7 @@ def read_yolo(
             labels, "is not a folder" if labels.exists() else "does not exist", "expected the folder of labels"
         )
     filenames = list_images(image_dir)
-    label_files = _label_files(labels)
+    label_files = find_label_files(labels)
     _check_images(labels, label_files, filenames, image_dir)
     keypoints = _keypoints(labels, categories)
     images = Counter(map(_stem, filenames))
@@ -71,7 +71,7 @@ def _stem(filename: str | PurePosixPath) -> PurePosixPath:
     return PurePosixPath(filename).with_suffix("")
 
 
-def _label_files(labels: Path) -> dict[PurePosixPath, Path]:
+def find_label_files(labels: Path) -> dict[PurePosixPath, Path]:
     """Stem of an image -> its label file, whichever case .txt has."""
     found: dict[PurePosixPath, Path] = {}
     for path in sorted(labels.rglob("*")):
@@ -137,8 +137,8 @@ def write_yolo(
     Gives what YOLO has no place for. with_scores: a sixth number, as predictions have it; Ultralytics' training passes
     over images whose labels have one. Ignored boxes are left out, since every YOLO box is an object; boxes are clipped
     to the image. data.yaml looks for the images in images/ beside labels/. Raises InputError for captions, for two
-    images of one stem, for labels that are not in `categories`, and where the folder is there already; overwrite: replace
-    one that holds labels alone.
+    images of one stem, for labels that are not in `categories`, and where the folder is there already;
+    overwrite: replace one that holds labels alone.
     """
     omissions = Omissions()
     with write_whole_folder(folder, {".txt", ".yaml"} if overwrite else ()) as root:

@@ -9,7 +9,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -22,43 +21,26 @@ from torchvision.ops import batched_nms
 from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
+from formats.io.notebook import html_table
 from formats.record import Box, Instance, Record, Region
-from grounding_model.inputs.defaults import DTYPE, DTYPES, MAX_PER_IMAGE, SCORE_THRESHOLD, WEIGHTS
+from grounding_model.inputs.defaults import DTYPE, DTYPES, WEIGHTS
 from grounding_model.inputs.image import check_image, read_resized, resize_for_test
 from grounding_model.inputs.image_batch import collate_images
+from grounding_model.inputs.predict import Failure, ImageSource, PredictSettings, ScoredRecord
 from grounding_model.inputs.prompt import BuiltPrompt, Prompt
 from grounding_model.inputs.tokens import count_tokens, tokenize, tokens_of_spans, unknown_phrases
 from grounding_model.model.backbone import TimmFeatures
 from grounding_model.model.grounding import GroundingModel, ImageFeatures, TextFeatures
 from grounding_model.model.precision import choose_dtype, use_bfloat16
+from grounding_model.students.detector import StudentDetector
+from grounding_model.students.files import is_student, load_student
 
 logger = logging.getLogger(__name__)
 
-ImageSource = str | Path | np.ndarray
 PromptSource = Prompt | Sequence[str | tuple[str, ...]]
 
 READERS = 4  # threads that decode and resize: enough to keep a GPU busy with photos
 CACHED_TEXTS = 64  # batches of captions whose features are kept: a list of 1,203 categories takes about 30 captions
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An image that could not be labelled, and why."""
-
-    filename: str
-    error: InputError
-
-
-@dataclass(frozen=True)
-class ScoredRecord(Record):
-    """A record that also has, for each of its boxes, the scores of everything that was looked for.
-
-    all_scores: (N, C) float32 for the N boxes in the record's order (instances, or region after region) and the C
-    labels of the prompt. A box of a prompt that was split into several captions has scores of its caption's labels;
-    the others, which were never asked about this box, are NaN.
-    """
-
-    all_scores: np.ndarray = field(kw_only=True, compare=False)
 
 
 class Chunk(NamedTuple):
@@ -72,45 +54,6 @@ class Chunk(NamedTuple):
 class ReadyPrompt(NamedTuple):
     prompt: Prompt
     chunks: list[Chunk]
-
-
-@dataclass(frozen=True)
-class PredictSettings:
-    """How images are looked at: what predict and predict_each take by keyword.
-
-    score_threshold: lower scores are left out. max_per_image: best (query, label) pairs kept, over all chunks.
-    max_per_chunk: pairs kept of each chunk, all of which the image keeps, as the reference does it for LVIS; None:
-    only max_per_image counts.
-    scale: short and long side that the image is made to fit; None: the model's own.
-    chunk_size: names a caption; longer prompts than the text encoder takes are split in any case, the image is
-    encoded once.
-    mixed_sizes: images of a batch are padded to the largest, as in the reference, where an image's numbers depend on
-    its padding. By default only images of one size share a batch, and each result is that of the image alone.
-    return_all_scores: every record is a ScoredRecord.
-
-    Raises InputError for a value that cannot work.
-    """
-
-    score_threshold: float = SCORE_THRESHOLD
-    max_per_image: int = MAX_PER_IMAGE
-    max_per_chunk: int | None = None
-    scale: tuple[int, int] | None = None
-    batch_size: int = 1
-    chunk_size: int | None = None
-    mixed_sizes: bool = False
-    return_all_scores: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.score_threshold <= 1:
-            raise InputError("score_threshold", str(self.score_threshold), "expected 0..1")
-        if self.max_per_image < 1:
-            raise InputError("max_per_image", str(self.max_per_image), "expected at least 1")
-        if self.max_per_chunk is not None and self.max_per_chunk < 1:
-            raise InputError("max_per_chunk", str(self.max_per_chunk), "expected at least 1")
-        if self.scale is not None and (len(self.scale) != 2 or min(self.scale) < 1):
-            raise InputError("scale", str(self.scale), "expected the short and the long side in pixels")
-        if self.batch_size < 1:
-            raise InputError("batch_size", str(self.batch_size), "expected at least 1")
 
 
 class Picture(NamedTuple):
@@ -143,17 +86,21 @@ def load_detector(
     text_encoder: str | Path | None = None,
     device: str = "auto",
     dtype: str = DTYPE,
-) -> Detector:
-    """A detector from whatever load_checkpoint reads. device: as torch names it; 'auto' is a GPU where there is one.
+) -> Detector | StudentDetector:
+    """A detector from whatever load_checkpoint reads, or from a student's folder.
+
+    device: as torch names it; 'auto' is a GPU where there is one.
 
     dtype: float32; bfloat16, which rounds the large linear layers of the image side only; or auto, which is bfloat16
-    where the device multiplies it natively.
+    where the device multiplies it natively. A student is small, and always float32.
 
     Raises InputError when the weights cannot be read, the device is not there, or the dtype is not one of these.
     """
     from grounding_model.checkpoints.weights import load_checkpoint
 
     chosen = choose_device(device)
+    if is_student(weights):
+        return StudentDetector(load_student(weights), chosen)
     checkpoint = load_checkpoint(weights, text_encoder)
     if isinstance(checkpoint.model.backbone, TimmFeatures):
         checkpoint.model.backbone.fold_batch_norms()
@@ -200,6 +147,22 @@ class Detector:
         self._texts: dict[tuple[str, ...], TextFeatures] = {}
         self._texts_version = -1
         self._warned: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"Detector({', '.join(f'{name}={value}' for name, value in self._description().items())})"
+
+    def _repr_html_(self) -> str:
+        return html_table("Detector", (), list((self._description() | self.provenance).items()))
+
+    def _description(self) -> dict[str, str]:
+        millions = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
+        short, long = self.model.config.image_scale
+        return {
+            "parameters": f"{millions:.1f}M",
+            "scale": f"({short}, {long})",
+            "device": str(self.device),
+            "dtype": self.dtype,
+        }
 
     def predict(
         self, images: Sequence[ImageSource], prompt: PromptSource | Sequence[PromptSource], **settings: Any
@@ -251,7 +214,8 @@ class Detector:
 
     def text_cache(self) -> dict[tuple[str, ...], TextFeatures]:
         """Features of captions by the captions of a batch, for as long as the weights stay: a training changes them."""
-        version = sum(weight._version for weight in self.model.text_encoder.parameters())
+        weights = self.model.text_encoder.parameters()
+        version = sum(weight._version for weight in weights if not weight.is_inference())  # others cannot be trained
         if version != self._texts_version:
             self._texts, self._texts_version = {}, version
         return self._texts

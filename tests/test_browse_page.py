@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from browse.__main__ import main
 from browse.review.candidates import CandidateBoxes, read_plan
 from browse.review.serve import ReviewServer
 from browse.review.session import Review
@@ -269,6 +271,7 @@ def test_many_boxes_answer_a_key_at_once_and_leave_the_picture_free(page: Page, 
         assert score_left >= name_right - 0.5
 
 
+@pytest.mark.slow
 def test_two_windows_see_one_another(tmp_path: Path) -> None:
     write_data(tmp_path, 2)
     with ExitStack() as stack:
@@ -287,6 +290,7 @@ def test_two_windows_see_one_another(tmp_path: Path) -> None:
         other.wait(f"{text('boxes-title')} === '1 box' && {BADGE} === 'edited, not accepted'")
 
 
+@pytest.mark.slow
 def test_an_open_page_saves_after_the_server_was_killed_and_started_again(page: Page, tmp_path: Path) -> None:
     write_data(tmp_path, 3)
     with killable(tmp_path, 0) as (address, kill):
@@ -423,6 +427,52 @@ def test_two_label_files_are_compared_in_colours(page: Page, tmp_path: Path) -> 
         page.wait("document.querySelectorAll('.other').length === 0")
 
 
+AXE = Path(os.environ.get("GROUNDHOG_AXE", ROOT / "node_modules" / "axe-core" / "axe.min.js"))
+
+
+@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not there: npm install --no-save axe-core, or GROUNDHOG_AXE")
+def test_axe_finds_nothing_serious_in_any_view(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 12)
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.call("Page.setBypassCSP", enabled=True)
+        try:
+            page.open(server.address)
+            page.wait(at(1, 12))
+            page.value(AXE.read_text(encoding="utf-8") + "; true")
+            found = "axe.run(document).then((done) => done.violations.filter(({impact}) => "
+            found += "['serious', 'critical'].includes(impact)).map(({id, nodes}) => id + ' ' + nodes[0].html))"
+            for theme in ("dark", "light"):
+                page.value(f"document.documentElement.dataset.theme = '{theme}'")
+                assert page.value(found) == []
+                page.press("v")
+                page.wait("document.querySelectorAll('.crop').length === 12")
+                assert page.value(found) == []
+                page.press("Escape")
+                page.wait(at(1, 12))
+                for key, dialog in (("?", "help"), ("c", "search")):
+                    page.press(key)
+                    page.wait(f"document.getElementById('{dialog}').open")
+                    assert page.value(found) == []
+                    page.value(f"document.getElementById('{dialog}').close()")
+        finally:
+            page.call("Page.setBypassCSP", enabled=False)
+
+
+def test_the_index_of_drawings_filters_by_class_and_score(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 3)
+    assert main([str(tmp_path), "x_od_v1.json", "images", "-o", str(tmp_path / "seen"), "--not-show"]) == 0
+    page.open((tmp_path / "seen" / "index.html").as_uri())
+    page.wait(f"{text('count')} === '3 of 3 images'")
+    choose = "(() => {{ const field = document.getElementById('{}'); field.value = '{}'; "
+    choose += "field.dispatchEvent(new Event('input', {{bubbles: true}})); }})()"
+    page.value(choose.format("name", "dog"))
+    page.value(choose.format("low", "0.5"))
+    page.wait(f"{text('count')} === '0 of 3 images'")
+    page.value(choose.format("low", "0.3"))
+    page.wait(f"{text('count')} === '3 of 3 images'")
+
+
+@pytest.mark.slow
 def test_a_strip_of_a_million_lines_reaches_its_end(page: Page, tmp_path: Path) -> None:
     count = 1_000_000
     write_data(tmp_path, 1)

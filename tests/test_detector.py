@@ -455,3 +455,26 @@ def test_a_name_that_the_tokenizer_does_not_know_is_said_once(caplog):
         detector.captions(Prompt.categories(["cat", "猫"]))
     (record,) = [each for each in caplog.records if "[UNK]" in each.getMessage()]
     assert record.getMessage().startswith("prompt '猫': the model knows no word of it")
+
+
+def test_features_of_a_text_stay_with_the_detector_until_the_weights_change(
+    reference_checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = deepcopy(reference_checkpoint.model)
+    encoded = []
+    encode = model.encode_text
+    monkeypatch.setattr(model, "encode_text", lambda text: encoded.append(text) or encode(text))
+    detector = Detector(model, reference_checkpoint.tokenizer)
+    first = detector.predict([picture(0)], ["cat", "dog"], **SETTINGS)
+    assert detector.predict([picture(0)], ["cat", "dog"], **SETTINGS) == first
+    assert len(encoded) == 1
+    with torch.no_grad():
+        model.text_encoder.projection.weight.mul_(0.5)
+    assert detector.predict([picture(0)], ["cat", "dog"], **SETTINGS) != first
+    assert len(encoded) == 2
+
+
+@torch.inference_mode()
+def test_a_detector_may_be_loaded_in_inference_mode() -> None:
+    (record,) = load_detector(device="cpu").predict([picture(0)], ["cat"])
+    assert record.filename == str(picture(0))

@@ -14,9 +14,9 @@ from flows.cli.command import main
 from flows.evaluation import report as evaluation_report
 from flows.evaluation.config import EvaluateConfig
 from flows.evaluation.evaluate import evaluate_config
+from flows.labelling import detector_pool
 from formats.io.toml_config import read_config
 from formats.record import Instance, Record, Region
-from grounding_model import detector
 from grounding_model.glyphs import SIDE
 from tests.benchmark_trees import TREES, Placed
 from tests.paths import GOLDEN
@@ -69,7 +69,7 @@ def test_a_published_layout_is_measured(config, tmp_path, monkeypatch):
     placed: Placed = {}
     TREES[config.stem](tmp_path / "data", placed)
     oracle = Oracle(placed)
-    monkeypatch.setattr(detector, "load_detector", lambda *arguments: oracle)
+    monkeypatch.setattr(detector_pool, "load_detector", lambda *arguments: oracle)
     monkeypatch.setattr(evaluation_report, "write_report", lambda *arguments: [])  # plots of 35 sets take half a minute
     told = evaluate_config(config, overrides(config, tmp_path))
     written = json.loads((tmp_path / "work/evaluation.json").read_text())

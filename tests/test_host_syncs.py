@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from grounding_model.detector import LabelScoring, _best_pairs
+from grounding_model.detector import LabelScoring, _best_pairs, load_detector
+from grounding_model.glyphs import categories_of, draw_scene
 from grounding_model.inputs.image_batch import ImageBatch
 from grounding_model.inputs.tokens import TextBatch
 from grounding_model.model.config import GLYPH_TINY
@@ -65,3 +71,50 @@ def test_label_scores_and_the_best_pairs_ask_nothing_of_the_device() -> None:
 def test_such_a_question_is_noticed() -> None:
     with pytest.raises(AssertionError, match="asks the device"), NoQuestions():
         bool(torch.ones(2).any())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_one_forward_on_a_gpu_waits_for_nothing(model: GroundingModel) -> None:
+    images = ImageBatch(torch.rand(2, 3, 96, 128), torch.tensor([[96, 128], [80, 96]])).to("cuda")
+    ids = torch.arange(10).view(2, 5)
+    eye = torch.eye(5, dtype=torch.bool).repeat(2, 1, 1)
+    text = TextBatch(ids, torch.ones(2, 5, dtype=torch.bool), torch.zeros_like(ids), eye).to("cuda")
+    on_gpu = deepcopy(model).cuda()
+    with torch.inference_mode():
+        on_gpu(images, text)  # constants of this size come to the device once
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            on_gpu(images, text)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_finds_what_a_cpu_finds() -> None:
+    pictures = [draw_scene("source", 9000, index, "od", pairs="all")[0] for index in range(4)]
+    names = list(categories_of("source", "od"))
+    found = [load_detector(device=device).predict(pictures, names, batch_size=4) for device in ("cpu", "cuda")]
+    for one, other in zip(*found, strict=True):
+        for mine, theirs in zip(one.instances or (), other.instances or (), strict=True):
+            assert mine.category == theirs.category
+            assert mine.score == pytest.approx(theirs.score, abs=1e-3)
+            assert mine.box == pytest.approx(theirs.box, abs=0.1)
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_gpu_runs_through_on_a_cpu() -> None:
+    """Where a GPU is at hand at last, its minutes are not for finding out that a line of the script fails."""
+    done = subprocess.run(
+        [sys.executable, "benchmarks/gpu.py", "--dry"],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "failed" not in done.stdout, done.stdout
+    assert "ours / transformers, bfloat16, batch 2" in done.stdout
+    assert "| ours float32 | 1 |" in done.stdout
+    assert "20 of 20" in done.stdout

@@ -5,6 +5,7 @@ import json
 import pytest
 from PIL import Image
 
+from flows.cli.command import main
 from formats import (
     CATEGORIES,
     READERS,
@@ -144,6 +145,31 @@ def test_labelstudio_serves_files_of_a_folder_in_its_root(tmp_path):
     assert task["data"]["image"] == "/data/local-files/?d=pho%20tos/a.jpg"
     (record,) = read_labelstudio(tmp_path / "a.json", image_dir=tmp_path / "pho tos")
     assert record.filename == "a.jpg"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "address"),
+    [
+        ("photos", "/data/local-files/?d=photos/sub/a%20%231.jpg"),
+        ("https://images.test/x/", "https://images.test/x/sub/a%20%231.jpg"),
+        ("/data/local-files/?d=", "/data/local-files/?d=sub/a%20%231.jpg"),
+        ("s3://bucket/x", "s3://bucket/x/sub/a #1.jpg"),
+    ],
+)
+def test_a_prefix_goes_before_encoded_file_names(tmp_path, prefix, address):
+    write_labelstudio(tmp_path / "a.json", [Record("sub/a #1.jpg", 10, 10, ())], image_prefix=prefix)
+    assert json.loads((tmp_path / "a.json").read_text())[0]["data"]["image"] == address
+
+
+def test_predictions_say_whose_they_are_and_how_doubtful(tmp_path):
+    scored = (*SCORED, Instance((1, 2, 3, 4), 0, "cat", 0.25))
+    write_odvg(tmp_path / "x_od_v2.json", [Record("a.jpg", 100, 120, scored), Record("b.jpg", 100, 120, ())])
+    command = ["convert", "odvg", "labelstudio", str(tmp_path / "x_od_v2.json"), str(tmp_path / "ls.json")]
+    assert main(command) == 0
+    first, empty = (task["predictions"][0] for task in json.loads((tmp_path / "ls.json").read_text()))
+    assert (first["model_version"], first["score"]) == ("x_od_v2", 0.25)
+    assert (empty["model_version"], "score" in empty) == ("x_od_v2", False)
+    assert main([*command[:2], "cvat", *command[3:], "--overwrite", "--image-prefix", "x"]) == 2
 
 
 def test_sizes_that_a_task_does_not_tell_come_from_the_images(tmp_path):

@@ -172,10 +172,10 @@ def test_pooler_and_indices_are_let_be(tmp_path: Path) -> None:
     assert_same(first.model, load_checkpoint(CHECKPOINT, BERT).model)
 
 
-@pytest.mark.parametrize(
-    "wrapped",
-    ["module.{}", "model.{}", "model.module.{}", "_orig_mod.{}", "module._orig_mod.{}", "_orig_mod.module.{}"],
-)
+WRAPPED = ("module.{}", "model.{}", "model.module.{}", "_orig_mod.{}", "module._orig_mod.{}", "_orig_mod.module.{}")
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED)
 def test_what_a_wrapper_puts_before_the_names_is_taken_off(tmp_path: Path, wrapped: str) -> None:
     tensors = {wrapped.format(name): tensor for name, tensor in FILE.tensors.items()}
     read = load_checkpoint(saved(tmp_path / "a.pth", tensors), BERT).model

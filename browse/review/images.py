@@ -15,11 +15,13 @@ from typing import Generic, TypeVar
 import numpy as np
 from PIL import Image
 
-from browse.images.pictures import jpeg_of, read_picture, reduced_picture
-from formats.images import safe_join
+from browse.images.pictures import jpeg_of, reduced_picture
+from formats.images import DecodedImage, decode_image, safe_join
 
 KEPT_BYTES = 64 << 20  # of JPEG files made
-KEPT_PIXELS = 120_000_000  # of whole pictures, for their parts
+KEPT_PIXELS = 150_000_000  # of whole pictures, for their parts
+WHOLE_PIXELS = 60_000_000  # up to which a picture is kept as it is
+WHOLE_SIDE = 6000  # pixels that a larger one keeps at least along its longer side
 MAX_REGION_SIDE = 2048  # pixels of a part
 CROP_MARGIN = 0.2  # of a crop's longer side, so that an object is seen in its place
 
@@ -62,7 +64,7 @@ class Pictures:
     def __init__(self, root: Path, filename_of: Callable[[int], str]) -> None:
         self._root, self._filename_of = root, filename_of
         self._made: Kept[bytes] = Kept(KEPT_BYTES)
-        self._whole: Kept[np.ndarray] = Kept(KEPT_PIXELS)
+        self._whole: Kept[DecodedImage] = Kept(KEPT_PIXELS)
         self._decoders = threading.BoundedSemaphore(max(2, os.cpu_count() or 2))
 
     def reduced(self, number: int, longest: int) -> bytes:
@@ -77,12 +79,16 @@ class Pictures:
         return made
 
     def region(self, number: int, box: tuple[float, float, float, float], longest: int) -> bytes:
-        """A JPEG file of a part. box: pixels of the upright picture. longest: pixels of its longer side at most."""
+        """A JPEG file of a part. box: pixels of the upright picture. longest: pixels of its longer side at most.
+
+        At the file's resolution; of a picture of more than WHOLE_PIXELS at a half, a third, ….
+        """
         picture = self._read(self._path(number))
-        height, width = picture.shape[:2]
-        x1, y1 = max(0, int(box[0])), max(0, int(box[1]))
-        x2, y2 = min(width, int(np.ceil(box[2]))), min(height, int(np.ceil(box[3])))
-        part = Image.fromarray(picture[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)])
+        height, width = picture.pixels.shape[:2]
+        scale = width / picture.width
+        x1, y1 = max(0, int(box[0] * scale)), max(0, int(box[1] * scale))
+        x2, y2 = min(width, int(np.ceil(box[2] * scale))), min(height, int(np.ceil(box[3] * scale)))
+        part = Image.fromarray(picture.pixels[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)])
         part.thumbnail((min(longest, MAX_REGION_SIDE),) * 2)
         return jpeg_of(np.asarray(part))
 
@@ -94,11 +100,11 @@ class Pictures:
     def _path(self, number: int) -> Path:
         return safe_join(self._root, self._filename_of(number))
 
-    def _read(self, path: Path) -> np.ndarray:
+    def _read(self, path: Path) -> DecodedImage:
         key = (path, path.stat().st_mtime_ns)
         picture = self._whole.get(key)
         if picture is None:
             with self._decoders:
-                picture = read_picture(path)
-            self._whole.put(key, picture, picture.shape[0] * picture.shape[1])
+                picture = self._whole.get(key) or decode_image(path, WHOLE_SIDE, whole_below=WHOLE_PIXELS)
+            self._whole.put(key, picture, picture.pixels.shape[0] * picture.pixels.shape[1])
         return picture

@@ -6,6 +6,7 @@ Every number comes with the number of reviews that it is from.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -277,8 +278,10 @@ def _filter_command(audit: Audit, score: float, work_dir: str) -> str:
         work_dir = os.path.normpath(audit.labels.parent / metadata["folder"])
     policy = metadata.get("policy", {})
     own = {**metadata.get("thresholds_found", {}), **policy.get("class_thresholds", {})}
-    higher = [f"--class-threshold '{name}={value:g}'" for name, value in sorted(own.items()) if value > score]
-    return " ".join(["groundhog filter", work_dir or "WORK_DIR", f"--score-threshold {score:g}", *higher])
+    words = ["groundhog", "filter", work_dir or "WORK_DIR", "--score-threshold", f"{score:g}"]
+    for name, value in sorted(own.items()):
+        words += ["--class-threshold", f"{name}={value:g}"] if value > score else []
+    return shlex.join(words)
 
 
 def _by_objects(judged: Sequence[Mapping[str, Outcome]]) -> list[str]:

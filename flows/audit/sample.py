@@ -8,6 +8,7 @@ X_od_v1.audit/X_od_v1.json    the lines that were drawn, in the order of their r
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -129,7 +130,7 @@ def read_audit(labels: Path, reviewed: Path | None = None) -> Audit:
     """The audit of a label file. Raises InputError when there is none, or when the labels have been made anew since."""
     path = audit_folder(labels) / SETTINGS_NAME
     if not path.is_file():
-        raise InputError(labels, "has no audit yet", f"expected `groundhog audit {labels}` first")
+        raise InputError(labels, "has no audit yet", f"expected `groundhog audit {shlex.quote(str(labels))}` first")
     try:
         settings = AuditSettings(**load_json(path, _UNKNOWN))
     except TypeError as error:

@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 from scipy.fft import dctn
-from tqdm import tqdm
 
 from formats.images import safe_join
 from formats.io.errors import InputError
+from formats.io.progress import show_progress
 
 LONG_SIDE = 512  # pixels that are looked at: what tells pictures apart is larger, and JPEGs decode faster when reduced
 KEYPOINT_SIDE = 384
@@ -72,11 +72,14 @@ def fingerprint_images(
         except InputError as error:
             return error
 
-    hidden = None if progress else True
     with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
         # In slices, so that the outcomes of a large folder are not all waiting in memory.
-        for start in tqdm(range(0, len(filenames), 256), desc="look at images", unit="256 images", disable=hidden):
-            yield from threads.map(outcome, filenames[start : start + 256])
+        shown = show_progress(total=len(filenames), desc="read", unit="image", hidden=not progress)
+        with shown as bar:
+            for start in range(0, len(filenames), 256):
+                slice_of_names = filenames[start : start + 256]
+                yield from threads.map(outcome, slice_of_names)
+                bar.update(len(slice_of_names))
 
 
 def fingerprint(path: Path, filename: str | None = None) -> Fingerprint:

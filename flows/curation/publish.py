@@ -23,8 +23,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from flows.curation.croissant import croissant_metadata
 from flows.curation.data_card import DataCard, SplitCounts, write_data_card
 from flows.curation.page import write_page
@@ -34,6 +32,7 @@ from formats.huggingface import write_huggingface
 from formats.images import safe_join
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json, write_whole_folder
+from formats.io.progress import show_progress
 from formats.label_map import read_label_map
 from formats.odvg import read_odvg
 from formats.record import Record
@@ -123,7 +122,7 @@ def _labelled(labels: str | Path, split: str, seen: dict[str, str]) -> Iterator[
 
 def _place_images(records: Sequence[Record], source: Path, target: Path, link: bool, progress: bool) -> None:
     target.mkdir(parents=True)
-    for record in tqdm(records, desc=f"copy {target.parent.name}", unit="image", disable=None if progress else True):
+    for record in show_progress(records, desc=f"copy {target.parent.name}", unit="image", hidden=not progress):
         origin, place = safe_join(source, record.filename), safe_join(target, record.filename)
         if not origin.is_file():
             raise InputError(origin, "does not exist", "expected the folder of the images that the labels name")

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor
-from tqdm import tqdm
 
 from browse.draw import draw_record
 from flows.detection.download import fetch, is_url
@@ -23,6 +22,7 @@ from flows.labelling.mirrored import shown_as
 from formats.images import IMAGE_SUFFIXES, list_images
 from formats.io.errors import InputError
 from formats.io.files import write_json, write_whole
+from formats.io.progress import show_progress
 from formats.record import Record
 from grounding_model.detector import load_detector
 from grounding_model.inputs.image import read_image
@@ -73,7 +73,7 @@ def _detect(images: Sequence[ListedImage], prompt: Prompt, options: DetectOption
     )
     boxes, failures = 0, {}
     pairs = zip(outcomes, images, strict=True)
-    for outcome, image in tqdm(pairs, total=len(images), unit="image", disable=None):
+    for outcome, image in show_progress(pairs, total=len(images), unit="image", desc="detect"):
         if not isinstance(outcome, Record):
             failures[str(image.path)] = str(outcome.error)
             continue
@@ -147,7 +147,7 @@ def _downloaded(sources: Sequence[str], folder: Path, allowed: bool) -> Iterator
             yield str(fetch(source, folder / str(index)))
         else:
             raise InputError(
-                source, "is a URL, which is only downloaded with --fetch", "add --fetch, or download the image yourself"
+                source, "is a URL, and downloads are off", "expected fetch=True, or a file that you have downloaded"
             )
 
 
@@ -179,7 +179,7 @@ def _known_palette(palette: str) -> str:
         except ValueError:
             known = ", ".join(("category", "random", *PALETTES_OF_REFERENCE))
             raise InputError(
-                "--palette", f"'{palette}' is not a colour", f"expected {known}, or red, #ff8800 …"
+                "palette", f"'{palette}' is not a colour", f"expected {known}, or red, #ff8800 …"
             ) from None
     return palette
 
@@ -199,7 +199,7 @@ def _draw(path: Path, record: Record, target: Path, palette: str) -> None:
     except (OSError, ValueError) as error:
         size = f"{picture.width} x {picture.height}"
         raise InputError(
-            target, f"{size} pixels cannot be saved as {kind} ({error})", "expected it as PNG, or --no-save-vis"
+            target, f"{size} pixels cannot be saved as {kind} ({error})", "expected it as PNG, or save_vis=False"
         ) from error
     with write_whole(target, "wb") as file:
         file.write(encoded.getbuffer())

@@ -1,8 +1,9 @@
-"""Whether lines that a person corrected belong to a plan: one check, wherever such lines come in."""
+"""Whether lines that a person corrected belong to labels: one check, wherever such lines come in."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from flows.labelling.manifest import Manifest, parse_line, read_lines
 from formats.io.errors import InputError, want_one_of
@@ -12,20 +13,28 @@ from formats.reviewed import Correction, Key, key_of
 
 
 def check_corrections(manifest: Manifest, given: Sequence[Correction]) -> None:
-    """Raises InputError for a line that is not in the source, is listed twice or has the size of another picture, and
-    for a label that the label map of the plan does not have."""
-    _check_lines(manifest, given)
+    """As check_lines, for the source of a plan and its label map."""
+    check_lines(manifest.source, manifest.label_map, given)
+
+
+def check_lines(labels: Path, label_map: Mapping[str, str] | None, given: Sequence[Correction]) -> None:
+    """Raises InputError for a line that is not in the labels, is listed twice or has the size of another picture, and
+    for a label that the label map does not have.
+
+    labels: an ODVG file, the source or the labels of a round. label_map: keys as text; None for captions.
+    """
+    _check_images(labels, given)
     for each in given:
         if each.withdrawn:
             continue
-        if (each.record.instances if manifest.label_map is not None else each.record.regions) is None:
+        if (each.record.instances if label_map is not None else each.record.regions) is None:
             raise InputError(each.location, "unlabelled line", 'expected "instances": [] where nothing is')
         for instance in each.record.instances or ():
-            if manifest.label_map is not None:
-                _check_category(manifest.label_map, instance, each.location)
+            if label_map is not None:
+                _check_category(label_map, instance, each.location)
 
 
-def _check_lines(manifest: Manifest, given: Sequence[Correction]) -> None:
+def _check_images(labels: Path, given: Sequence[Correction]) -> None:
     missing: dict[Key, Correction] = {}
     first: dict[tuple[Key, int], Correction] = {}
     for each in given:
@@ -33,22 +42,22 @@ def _check_lines(manifest: Manifest, given: Sequence[Correction]) -> None:
         if (same := first.setdefault((key_of(each.record), each.since), each)) is not each:
             what = f"{_described(key_of(each.record))} is listed twice, first in {same.location}"
             raise InputError(each.location, what, "expected one line an image")
-    for line in read_lines(manifest.source):
+    for line in read_lines(labels):
         if not missing:
             return
         if not is_quarantined(line.text):
             try:
-                record = parse_line(line, manifest.source)
-            except InputError:  # a broken line of the source, which labelling sets aside
+                record = parse_line(line, labels)
+            except InputError:  # a broken line, which labelling sets aside
                 continue
             if (correction := missing.pop(key_of(record), None)) is not None:
                 size, known = (correction.record.height, correction.record.width), (record.height, record.width)
                 if size != known:
-                    what = f"says {size[1]}x{size[0]} pixels, {manifest.source.name} says {known[1]}x{known[0]}"
+                    what = f"says {size[1]}x{size[0]} pixels, {labels.name} says {known[1]}x{known[0]}"
                     raise InputError(correction.location, what, "expected boxes in pixels of the same picture")
     for key, correction in missing.items():
         more = f" (nor are {len(missing) - 1} more)" if len(missing) > 1 else ""
-        what = f"{_described(key)} is not a line of {manifest.source.name}{more}"
+        what = f"{_described(key)} is not a line of {labels.name}{more}"
         raise InputError(correction.location, what, "expected lines of these labels")
 
 
@@ -57,12 +66,12 @@ def _described(key: Key) -> str:
     return repr(filename) if caption is None else f"{filename!r} with the caption {caption!r}"
 
 
-def _check_category(label_map: dict[str, str], instance: Instance, location: str) -> None:
+def _check_category(label_map: Mapping[str, str], instance: Instance, location: str) -> None:
     name = label_map.get(str(instance.label))
     if name == instance.category:
         return
     what = f"label {instance.label} is not {instance.category!r}"
     if instance.category in label_map.values():
-        raise InputError(location, what, f"expected one of {label_map}")
+        raise InputError(location, what, f"expected one of {dict(label_map)}")
     what += ", which is none of this plan's categories"
     raise InputError(location, what, want_one_of(label_map.values(), instance.category))

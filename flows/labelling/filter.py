@@ -30,6 +30,7 @@ from formats.candidates import ImageCandidates, ImageProblem, read_candidates
 from formats.dataset_names import labels_path, metadata_path
 from formats.io.errors import InputError, want_one_of
 from formats.io.files import load_json, sha256_of, write_json, write_whole
+from formats.io.notebook import html_table
 from formats.io.storage import absolute, as_path
 from formats.label_map import warn_of_names
 from formats.odvg import record_to_line
@@ -52,6 +53,11 @@ class FilterResult(NamedTuple):
     meta: Path
     counts: dict[str, Any]
     quarantined: tuple[ImageProblem, ...]
+
+    def _repr_html_(self) -> str:
+        dropped = [(f"dropped: {reason}", count) for reason, count in self.counts["dropped"].items()]
+        rows = [("images", self.counts["lines"]), ("boxes", self.counts["kept"]), *dropped]
+        return html_table(str(self.labels), (), rows)
 
 
 def filter_candidates(

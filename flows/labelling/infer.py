@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from flows.labelling.detector_pool import DetectorPool, LocalDetectorPool, Predictor, devices_of, pool_of
 from flows.labelling.image_state import changed_images, current_states, write_states
@@ -34,6 +33,7 @@ from formats.io.errors import InputError
 from formats.io.files import NO_ROOM
 from formats.io.locks import lock
 from formats.io.plurals import many
+from formats.io.progress import show_progress
 from formats.phrases import find_phrase
 from formats.quarantine import filename_in, reason_of
 from formats.record import Record
@@ -118,7 +118,7 @@ def _drop_changed(manifest: Manifest, complete: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class ThreadExecutor:
-    """Labels by as many threads of this process as there are detectors. progress: with a bar in a terminal."""
+    """Labels by as many threads of this process as there are detectors. progress: say how far it is."""
 
     detectors: DetectorPool
     progress: bool = True
@@ -126,8 +126,7 @@ class ThreadExecutor:
     def __call__(self, manifest: Manifest, shards: Sequence[int], batch_size: int) -> None:
         total = sum(shard.lines for shard in manifest.shards)
         done = total - sum(manifest.shards[index].lines for index in shards)
-        hidden = None if self.progress else True  # None: hidden where the output is not a terminal
-        with tqdm(total=total, initial=done, unit="image", desc="label", disable=hidden) as bar:
+        with show_progress(total=total, initial=done, unit="image", desc="label", hidden=not self.progress) as bar:
             failures = _label_in_threads(manifest, shards, self.detectors, batch_size, bar.update)
         raise_failures(manifest, failures)
 

@@ -6,6 +6,7 @@ the other categories each round forgets, pictures of what changed, and the repor
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -120,7 +121,7 @@ def _quick(config: SelfTrainConfig) -> SelfTrainConfig:
 def _claim(out_dir: Path, demo: Mapping[str, Any]) -> None:
     """Scenes of one seed under the labels of another would look like a result."""
     path = out_dir / DEMO_NAME
-    remedy = "remove the folder or name another --out-dir"
+    remedy = "remove the folder or choose another"
     if path.is_file():
         if load_json(path, remedy) != demo:
             raise InputError(out_dir, "another demo lies there", remedy)
@@ -203,8 +204,7 @@ class ConsoleReporter:
         print(f"[{minutes}:{seconds:02d}] {words}", file=sys.stderr, flush=True)
 
     def on_event(self, event: Event) -> None:
-        bar = event["state"] == "progress" and sys.stderr.isatty()  # a terminal has a progress bar
-        if not bar and (words := in_words(event)):
+        if event["state"] != "progress" and (words := in_words(event)):  # the training itself says how far it is
             self.say(words)
 
 
@@ -225,6 +225,8 @@ def table(result: DemoResult) -> str:
 def next_steps(out_dir: Path, result: DemoResult) -> str:
     """Commands that can be copied."""
     last = result.rounds[-1].labels
+    look = ["groundhog", "browse", last.parent, last.name, "truth/images", "-m", label_map_beside(last).name]
+    look += ["-o", out_dir / "seen", "--not-show"]
     return f"""
 Round 0 is the embedded model; each round trained on the labels of the one before.
 "AP cat": labelled test scenes that no round saw. "AP all categories": source scenes; tells what was forgotten.
@@ -234,7 +236,7 @@ labels:          {last}
 weights:         {result.weights}
 
 Next:
-  groundhog browse {last.parent} {last.name} truth/images -m {label_map_beside(last).name} -o {out_dir}/seen --not-show
-  groundhog detect IMAGES --weights {result.weights} --texts 'cat' -c
+  {shlex.join(map(str, look))}
+  groundhog detect IMAGES --weights {shlex.quote(str(result.weights))} --texts 'cat' -c
   groundhog self-train configs/self_train_cat.toml      # your own images: copy and change this file
   groundhog up                                          # the same as Prefect deployments"""

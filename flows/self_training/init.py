@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 from flows.labelling.bootstrap import check_categories, read_captions
@@ -75,7 +77,7 @@ def init(
     start = _entries(kind="weights", source=weights, text_encoder=text_encoder)
     text = HEAD.format(
         name=name,
-        path=path.as_posix(),
+        quoted_path=quote(path.as_posix()),
         quoted=_quoted(name),
         data=data,
         labelled=labelled,
@@ -107,13 +109,15 @@ def next_steps(path: Path) -> str:
     name = path.stem.removeprefix(PREFIX)
     annotations = config.data.annotations if config.data.kind != "glyphs" else Path()
     first = labels_path(annotations, 1)
-    map_option = f" -m {label_map_beside(annotations).name}" if config.data.kind == "images" else ""
+    look: list[object] = ["groundhog", "browse", first.parent, first.name, _images_of(path)]
+    look += ["-m", label_map_beside(annotations).name] if config.data.kind == "images" else []
+    look += ["-o", f"outputs/{name}", "--not-show"]
     return f"""\
 wrote {path}; look it through, then
 
-  groundhog self-train {path}        # labels, trains, labels again
-  groundhog rounds status {config.train.work_dir}
-  groundhog browse {first.parent} {first.name} {_images_of(path)}{map_option} -o outputs/{name} --not-show
+  groundhog self-train {quote(str(path))}        # labels, trains, labels again
+  groundhog rounds status {quote(str(config.train.work_dir))}
+  {shlex.join(map(str, look))}
 
 or, with Prefect (a `groundhog up` that runs already has to be started again):
 
@@ -166,7 +170,7 @@ class Recipe(NamedTuple):
 HEAD = """\
 # Self-training on {name}.
 #
-#   groundhog self-train {path}
+#   groundhog self-train {quoted_path}
 #   prefect deployment run self-train/{name} --watch      (while `groundhog up` runs)
 
 name = {quoted}
@@ -238,7 +242,7 @@ ignore_from = 0.2  # what lies between says neither yes nor no
 
 [labelling]
 batch_size = 8
-views = [{mirrored = true}, {scale = [320, 520]}, {scale = [320, 520], mirrored = true}]
+views = [{mirrored = true}, {scale = [256, 416]}, {scale = [256, 416], mirrored = true}]
 """,
     """\
 steps = 240

@@ -11,9 +11,8 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from tqdm import tqdm
-
 from formats.io.errors import InputError
+from formats.io.progress import show_progress
 
 _CHUNK = 1 << 20  # characters
 _BLANKS = re.compile(r"[ \t\n\r]*")
@@ -50,16 +49,16 @@ def stream_json(path: str | Path, remedy: str) -> Iterator[JsonItem]:
         raise InputError(path, f"is not JSON ({error})", remedy) from error
 
 
-def _bar(path: str | Path) -> tqdm:
+def _bar(path: str | Path) -> Any:
     """How much of a file that takes more than a moment is read, where a person looks on."""
     size = Path(path).stat().st_size
-    return tqdm(desc=Path(path).name, total=size, unit="B", unit_scale=True, disable=None, leave=False, delay=2)
+    return show_progress(desc=Path(path).name, total=size, unit="B", leave=False, delay=2)
 
 
 class _Scanner:
     """Text that is read on as far as the next value needs it."""
 
-    def __init__(self, stream: IO[str], bar: tqdm) -> None:
+    def __init__(self, stream: IO[str], bar: Any) -> None:
         self._stream = stream
         self._bar = bar
         self._decoder = json.JSONDecoder()

@@ -55,10 +55,18 @@ def locate(source: str | Path) -> Path:
     name = str(source).removeprefix(HUB_PREFIX)
     if name in HUB_NAMES or str(source).startswith(HUB_PREFIX):
         return download(name)
-    places = f"a file, a folder, a hub name like {HUB_NAMES[0]}, or {HUB_PREFIX}owner/name"
-    resembled = did_you_mean((*EMBEDDED, *HUB_NAMES), source if isinstance(source, str) else str(source))
-    remedy = resembled or f"expected {', '.join(EMBEDDED)}, {places}"
-    raise InputError(source, "no such checkpoint", remedy)
+    known = f"{', '.join(EMBEDDED)}, a file, a folder, a hub name like {HUB_NAMES[0]}, or {HUB_PREFIX}owner/name"
+    raise InputError(source, "no such checkpoint", _meant(path) or f"expected {known}")
+
+
+def _meant(path: Path) -> str:
+    """The remedy for a name that resembles a known one, or a file or folder beside it; else ""."""
+    if path.parent == Path() and (remedy := did_you_mean(EMBEDDED, path.name)):
+        return remedy
+    if remedy := did_you_mean(HUB_NAMES, str(path), similarity=0.9):
+        return remedy
+    beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    return did_you_mean(beside, path.name, similarity=0.8)
 
 
 def config_of_file(source: str | Path) -> dict[str, Any] | None:
@@ -92,7 +100,13 @@ def download(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["config.json", *TOKENIZER_FILES, "*.safetensors", "*.safetensors.index.json"]
+    patterns = [
+        "config.json",
+        "preprocessor_config.json",
+        *TOKENIZER_FILES,
+        "*.safetensors",
+        "*.safetensors.index.json",
+    ]
     try:
         folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
         if (folder / "config.json").is_file():

@@ -9,15 +9,15 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from formats.coco import CocoContent, coco_records, load_coco
 from formats.dataset_names import label_map_beside
 from formats.images import check_size, safe_join
 from formats.io.errors import InputError, want_one_of
+from formats.io.progress import show_progress
 from formats.io.ranges import Count, Factor, PositiveShare, Seed, Share
 from formats.label_map import read_label_map
 from formats.odvg_lines import is_quarantined, record_from_line
@@ -171,7 +171,7 @@ class OdvgDataset:
         """The instances of every line; () where there are none or the line is invalid."""
         with open(self._data.annotations, "rb") as stream:
             description = f"categories of {self._data.annotations.name}"
-            for index, offset in enumerate(tqdm(self._offsets, description, disable=None, delay=2, unit="line")):
+            for index, offset in enumerate(show_progress(self._offsets, desc=description, delay=2, unit="line")):
                 stream.seek(offset)
                 raw = stream.readline()
                 try:
@@ -228,10 +228,10 @@ def _lines_of(path: Path) -> tuple[array, np.ndarray]:
     return offsets, np.frombuffer(portrait, dtype=bool)
 
 
-def _bytes_bar(path: Path) -> tqdm:
-    """Shown on a terminal if it takes more than two seconds."""
+def _bytes_bar(path: Path) -> Any:
+    """Shown if it takes more than two seconds."""
     description = f"opening {path.name}"
-    return tqdm(total=path.stat().st_size, desc=description, disable=None, delay=2, unit="B", unit_scale=True)
+    return show_progress(total=path.stat().st_size, desc=description, delay=2, unit="B")
 
 
 class CocoDataset:

@@ -28,14 +28,15 @@ def on_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu"
 
 
-def in_row_chunks(layer: Callable[..., Tensor], *inputs: Tensor, draws: bool = False) -> Tensor:
+def in_row_chunks(layer: Callable[..., Tensor], *inputs: Tensor, recompute: bool = True) -> Tensor:
     """layer(*inputs) for a layer that treats each row alone: tensors (N, ...) -> (N, C').
 
-    On a CPU a few rows at a time; in training nothing of what happens inside is kept, since computing it again costs
-    less than writing and reading it. draws: the layer draws at random (dropout), so that it must run once.
+    On a CPU a few rows at a time. In training too, if nothing of what happens inside need be kept: computing it again
+    in the backward pass often costs less than writing and reading it. recompute: False where that does not pay, and
+    where the layer draws at random (dropout) and so must run once.
     """
     training = torch.is_grad_enabled()
-    if not on_cpu(inputs[0]) or (training and draws):
+    if not on_cpu(inputs[0]) or (training and not recompute):
         return layer(*inputs)
     chunks = zip(*(x.split(TRAINING_ROWS if training else INFERENCE_ROWS) for x in inputs))
     answers = [recomputed(layer, *rows) if training else layer(*rows) for rows in chunks]
@@ -306,8 +307,8 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        draws = self.training and self.dropout.p > 0
-        return in_row_chunks(self.of_rows, x.flatten(0, -2), draws=draws).unflatten(0, x.shape[:-1])
+        drawn = self.training and self.dropout.p > 0
+        return in_row_chunks(self.of_rows, x.flatten(0, -2), recompute=not drawn).unflatten(0, x.shape[:-1])
 
     def of_rows(self, x: Tensor) -> Tensor:
         return self.dropout(self.shrink(self.dropout(F.relu(self.expand(x)))))

@@ -55,7 +55,7 @@ class SwinBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         x = x + self.drop_path(self.attend(self.norm1(x)))
-        return x + self.drop_path(in_row_chunks(self.mlp, self.norm2(x).flatten(0, -2)).view(x.shape))
+        return x + self.drop_path(in_row_chunks(self.mlp, self.norm2(x).flatten(0, -2), recompute=False).view(x.shape))
 
     def attend(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C): pad, roll, attend in windows, roll back, cut."""

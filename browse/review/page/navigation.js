@@ -24,13 +24,24 @@ export async function openView(query, stay = true) {
   }
   Object.assign(state, { view, query });
   const number = state.line?.number;
-  const kept = stay && number !== undefined ? (await ask(`views/${view.view}/position?number=${number}`)).position : null;
+  const kept = stay && number !== undefined ? (await askView(`position?number=${number}`)).position : null;
   state.position = kept;
   tell("view");
   tell("progress");
   if (!view.count) return showBanner("No image fits this filter.");
   showBanner("");
   if (kept === null) await go(view.open ?? 0);
+}
+
+// Of the view; a server that was started again has forgotten it, and makes it anew.
+async function askView(rest) {
+  try {
+    return await ask(`views/${state.view.view}/${rest}`);
+  } catch (error) {
+    if (error.status !== 410) throw error;
+    state.view = await ask("views", state.query);
+    return ask(`views/${state.view.view}/${rest}`);
+  }
 }
 
 async function showReading() {
@@ -46,12 +57,10 @@ export async function go(position) {
   const mine = begin();
   try {
     await saved();
-    const { view } = state;
-    const { rows } = await ask(`views/${view.view}/rows?start=${position}&count=1`);
+    const { rows } = await askView(`rows?start=${position}&count=1`);
     if (mine !== going) return;
     await load(rows[0].number, position, mine);
   } catch (error) {
-    if (error.status === 410) return openView(state.query); // the server was restarted
     fail(error, mine);
   }
 }
@@ -61,7 +70,7 @@ export async function goToLine(number) {
   const mine = begin();
   try {
     await saved();
-    const { position } = await ask(`views/${state.view.view}/position?number=${number}`);
+    const { position } = await askView(`position?number=${number}`);
     await load(number, position, mine);
   } catch (error) {
     fail(error, mine);
@@ -150,7 +159,7 @@ function showBroken(number, position, message) {
 
 async function preload(position) {
   if (position === null || position + 1 >= state.view.count) return;
-  const { rows } = await ask(`views/${state.view.view}/rows?start=${position + 1}&count=1`).catch(() => ({ rows: [] }));
+  const { rows } = await askView(`rows?start=${position + 1}&count=1`).catch(() => ({ rows: [] }));
   if (rows[0] && !rows[0].problem) new Image().src = `images/${rows[0].number}?${state.overview.run}`;
 }
 
@@ -158,8 +167,13 @@ export const step = (by) => { if (state.view) go((state.position ?? -1) + by); }
 
 // The next line that is untouched or edited; where there is none, says so.
 export async function goToOpen() {
-  await saved().catch((error) => showBanner(error.message));
-  const { position } = await ask(`views/${state.view.view}/open?after=${state.position ?? -1}`);
+  let position;
+  try {
+    await saved();
+    ({ position } = await askView(`open?after=${state.position ?? -1}`));
+  } catch (error) {
+    return showBanner(error.message);
+  }
   if (position !== null && position !== state.position) return go(position);
   const { accepted, lines } = state.progress;
   const whole = accepted === lines;

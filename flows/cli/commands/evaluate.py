@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from flows.cli.arguments import add_overrides, command, quoted
@@ -103,7 +104,8 @@ def _forgetting(options: argparse.Namespace) -> int:
     )
     print(curve.table())
     if 0 < (alpha := curve.recommended.alpha) < 1:
-        print(f"groundhog weights interpolate {options.base} {options.tuned} OUT.safetensors --alpha {alpha:g}")
+        mixed = f"{shlex.join([options.base, options.tuned])} OUT.safetensors --alpha {alpha:g}"
+        print(f"groundhog weights interpolate {mixed}")
     print(f"written to {options.out}")
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 from flows.cli.arguments import (
     add_device,
@@ -173,6 +174,7 @@ def _infer(options: argparse.Namespace) -> int:
         execution=replace(settings_of(options, Execution), workers=workers),
     )
     infer(manifest, workers=workers, batch_size=options.batch_size)
-    print(f"{many(len(manifest.shards), 'shard')}: {manifest.work_dir}; next: groundhog filter {manifest.work_dir}")
+    labelled = f"{many(len(manifest.shards), 'shard')}: {manifest.work_dir}"
+    print(f"{labelled}; next: groundhog filter {quote(str(manifest.work_dir))}")
     tell(quarantine.summary(problems_of(manifest), manifest.work_dir / "candidates"))
     return 0

@@ -1,0 +1,325 @@
+"""What a GPU makes of the model, ours beside transformers, in under ten minutes. It was written without a GPU at hand.
+
+    python benchmarks/gpu.py [--minutes 9] [--batches 1,2,4,8,16,32] [--keep]
+    python benchmarks/gpu.py --dry         # the same paths on a CPU, a tiny model and a minute: whether it runs at all
+
+Prints, with the card's name:
+- images a second of transformers and ours (Swin-T, BERT-base, 800 x 1333, weights drawn: contest.py), in float32,
+  TF32 and bfloat16 (ours by its own layers, transformers by torch.autocast, each also compiled by torch.compile), for
+  every batch size that fits; peak memory; agreement with transformers in float32; and the share of the roofline, which
+  is what a product of large square matrices in the same format reaches on this card;
+- how often one forward waits for the device (torch.cuda.set_sync_debug_mode), which should be never;
+- a training step: forward, losses, backward;
+- one all-reduce by NCCL with one process;
+- the tests that need a GPU: pytest -m gpu.
+What fails is a row that says why. Nothing new is begun once the minutes are over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from contest import drawn_peer, finish, last_ratios, same_in_ours, table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import BertConfig, MMGroundingDinoConfig, SwinConfig
+
+from grounding_model.inputs.image_batch import ImageBatch
+from grounding_model.inputs.tokens import TextBatch, tokenize
+from grounding_model.model.grounding import GroundingModel
+from grounding_model.model.precision import use_bfloat16
+from grounding_model.model.targets import Target
+from grounding_model.training.losses import grounding_losses
+
+CAPTION = "red cat. blue star. dog. "
+RUNS, WARM = 10, 3  # of each contestant and batch size
+BEST = 100
+
+
+class Bench(NamedTuple):
+    device: torch.device
+    size: tuple[int, int]
+    batches: tuple[int, ...]
+    ends: float  # of time.monotonic
+    dry: bool
+
+    @property
+    def over(self) -> bool:
+        return time.monotonic() > self.ends
+
+
+class Run(NamedTuple):
+    seconds: float
+    gib: float
+
+
+class Contestant(NamedTuple):
+    """run: the scores (B, Q) of the best token and the boxes of a batch. dtype: what its roofline is measured in."""
+
+    run: Callable[[ImageBatch, TextBatch], tuple[Tensor, Tensor]]
+    around: Callable[[], AbstractContextManager]
+    dtype: torch.dtype
+
+
+def tiny_config() -> MMGroundingDinoConfig:
+    """Of a dry run."""
+    return MMGroundingDinoConfig(
+        backbone_config=SwinConfig(embed_dim=24, depths=[2, 2, 2, 2], num_heads=[1, 2, 4, 8], out_indices=[2, 3, 4]),
+        text_config=BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96),
+        d_model=64,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_ffn_dim=96,
+        decoder_ffn_dim=96,
+        num_queries=20,
+    )
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure(run: Callable[[], object], bench: Bench) -> Run:
+    """Median seconds of a run, the device waited for, and the most memory that it had."""
+    for _ in range(1 if bench.dry else WARM):
+        run()
+    wait(bench.device)
+    if bench.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(bench.device)
+    seconds = []
+    for _ in range(1 if bench.dry else RUNS):
+        began = time.perf_counter()
+        run()
+        wait(bench.device)
+        seconds.append(time.perf_counter() - began)
+    peak = torch.cuda.max_memory_allocated(bench.device) if bench.device.type == "cuda" else 0
+    return Run(median(seconds), peak / 2**30)
+
+
+@contextmanager
+def tf32() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def contestants(peer: nn.Module, ours: GroundingModel, bench: Bench) -> dict[str, Contestant]:
+    rounded = deepcopy(ours)
+    use_bfloat16(rounded)
+
+    def of_peer(model: nn.Module) -> Callable[[ImageBatch, TextBatch], tuple[Tensor, Tensor]]:
+        def run(images: ImageBatch, text: TextBatch) -> tuple[Tensor, Tensor]:
+            types, mask = torch.zeros_like(text.input_ids), text.token_mask.long()
+            found = model(
+                pixel_values=images.pixels, input_ids=text.input_ids, attention_mask=mask, token_type_ids=types
+            )
+            return found.logits[..., : text.input_ids.shape[1]].sigmoid().amax(-1), found.pred_boxes
+
+        return run
+
+    def of_ours(model: nn.Module) -> Callable[[ImageBatch, TextBatch], tuple[Tensor, Tensor]]:
+        def run(images: ImageBatch, text: TextBatch) -> tuple[Tensor, Tensor]:
+            found = model(images, text)
+            return found.logits[-1].sigmoid().amax(-1), found.boxes[-1]
+
+        return run
+
+    def rounding() -> AbstractContextManager:
+        return torch.autocast(bench.device.type, torch.bfloat16)
+
+    full, half = torch.float32, torch.bfloat16
+    made = {
+        "transformers float32": Contestant(of_peer(peer), nullcontext, full),
+        "ours float32": Contestant(of_ours(ours), nullcontext, full),
+        "transformers TF32": Contestant(of_peer(peer), tf32, full),
+        "ours TF32": Contestant(of_ours(ours), tf32, full),
+        "transformers bfloat16": Contestant(of_peer(peer), rounding, half),
+        "ours bfloat16": Contestant(of_ours(rounded), tf32, half),
+    }
+    if not bench.dry:
+        made["transformers bfloat16, compiled"] = Contestant(of_peer(torch.compile(peer)), rounding, half)
+        made["ours bfloat16, compiled"] = Contestant(of_ours(torch.compile(rounded)), tf32, half)
+    return made
+
+
+def inputs(count: int, tokenizer, bench: Bench) -> tuple[ImageBatch, TextBatch]:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(count, 3, *bench.size, generator=generator)
+    images = ImageBatch(pixels, torch.tensor([bench.size] * count)).to(bench.device)
+    return images, tokenize([CAPTION] * count, tokenizer).to(bench.device)
+
+
+def roofline(dtype: torch.dtype, bench: Bench) -> float:
+    """Operations a second of a large product of square matrices."""
+    side = 256 if bench.dry else 8192
+    matrix = torch.randn(side, side, device=bench.device, dtype=dtype)
+    return 2 * side**3 / measure(lambda: matrix @ matrix, bench).seconds
+
+
+def operations_of_an_image(ours: GroundingModel, tokenizer, bench: Bench) -> int:
+    """Of our forward; the peer's are more, for the same answer."""
+    with torch.inference_mode(False), torch.enable_grad(), FlopCounterMode(display=False) as counter:
+        ours(*inputs(1, tokenizer, bench))
+    return counter.get_total_flops()
+
+
+def equal_boxes(expected: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -> str:
+    """Of the best boxes of the first image, those that have one within a thousandth of the image and of the score."""
+    scores, boxes = expected[0][0].float(), expected[1][0].float()
+    best = scores.topk(min(BEST, len(scores))).indices
+    near = torch.cdist(boxes[best], found[1][0].float(), p=torch.inf) <= 1e-3
+    alike = (scores[best, None] - found[0][0].float()).abs() <= 1e-3
+    return f"{int((near & alike).any(1).sum())} of {len(best)}"
+
+
+@torch.inference_mode()
+def forward_table(peer: nn.Module, ours: GroundingModel, tokenizer, bench: Bench) -> dict[str, float]:
+    """Prints it -> images a second by contestant and batch size."""
+    runs = contestants(peer, ours, bench)
+    one = inputs(1, tokenizer, bench)
+    operations = operations_of_an_image(ours, tokenizer, bench)
+    expected = runs["transformers float32"].run(*one)
+    rows, speeds = [], {}
+    for name, contestant in runs.items():
+        peak = 0.0
+        for batch in bench.batches:
+            if bench.over:
+                rows.append((name, str(batch), "no time left", "", "", ""))
+                continue
+            try:
+                with contestant.around():
+                    peak = peak or roofline(contestant.dtype, bench)
+                    case = inputs(batch, tokenizer, bench)
+                    agreement = equal_boxes(expected, contestant.run(*one)) if batch == 1 else ""
+                    cost = measure(lambda contestant=contestant, case=case: contestant.run(*case), bench)
+            except Exception as error:  # out of memory, or what a compiler cannot do: the next one may well run
+                rows.append((name, str(batch), str(error).strip().splitlines()[0][:60], "", "", ""))
+                continue
+            speeds[f"{name}, batch {batch}"] = speed = batch / cost.seconds
+            share = speed * operations / peak
+            rows.append((name, str(batch), f"{speed:.2f}", f"{cost.gib:.1f}", f"{share:.0%}", agreement))
+    heads = ("forward", "images at once", "images/s", "GiB", "of the roofline", "equal to transformers float32")
+    print(table(heads, rows), flush=True)
+    return speeds
+
+
+@torch.inference_mode()
+def count_waits(ours: GroundingModel, tokenizer, bench: Bench) -> str:
+    if bench.device.type != "cuda":
+        return "waits for the device: not counted on a CPU"
+    case = inputs(2, tokenizer, bench)
+    ours(*case)  # constants of this size come to the device once
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            ours(*case)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    waits = sorted({str(each.filename) + f":{each.lineno}" for each in caught if "synchroniz" in str(each.message)})
+    return f"waits for the device in one forward: {len(waits)} {waits}"
+
+
+def training_step(ours: GroundingModel, tokenizer, bench: Bench) -> str:
+    model = deepcopy(ours).train()
+    images, text = inputs(2, tokenizer, bench)
+    tokens = torch.zeros(2, text.input_ids.shape[1], dtype=torch.bool)
+    tokens[0, 1:3], tokens[1, 4:6] = True, True
+    boxes = torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.6, 0.6, 0.3, 0.2]])
+    target = Target(boxes, tokens, torch.arange(2), torch.ones(2), torch.zeros(2).bool(), bench.size).to(bench.device)
+
+    def step() -> None:
+        model.zero_grad()
+        with torch.autocast(bench.device.type, torch.bfloat16):
+            found = model(images, text, [target, target])
+        torch.stack(list(grounding_losses(found, [target, target]).values())).sum().backward()
+
+    cost = measure(step, bench)
+    return f"training step, batch 2, bfloat16: {cost.seconds:.3f} s, {cost.gib:.1f} GiB"
+
+
+def all_reduce(bench: Bench) -> str:
+    backend = "nccl" if bench.device.type == "cuda" else "gloo"
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "29541")
+    torch.distributed.init_process_group(backend, rank=0, world_size=1)
+    try:
+        values = torch.ones(1 << 20, device=bench.device)
+        torch.distributed.all_reduce(values)
+        return f"{backend} all-reduce with one process: {'right' if bool((values == 1).all()) else 'WRONG'}"
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def gpu_tests(bench: Bench) -> str:
+    if bench.dry:
+        return "pytest -m gpu: left out of a dry run"
+    limit = max(60.0, bench.ends - time.monotonic())
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-m", "gpu", "-q"], capture_output=True, text=True, timeout=limit
+        )
+        return "pytest -m gpu: " + (done.stdout.strip().splitlines() or ["no output"])[-1]
+    except subprocess.TimeoutExpired:
+        return f"pytest -m gpu: not done in {limit:.0f} s"
+
+
+def attempt(name: str, work: Callable[[], str]) -> None:
+    try:
+        print(work(), flush=True)
+    except Exception as error:
+        print(f"{name} failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=9)
+    parser.add_argument("--batches", default="1,2,4,8,16,32")
+    parser.add_argument("--dry", action="store_true")
+    parser.add_argument("--keep", action="store_true", help="write the new ratios into gpu.json")
+    options = parser.parse_args()
+    if not options.dry and not torch.cuda.is_available():
+        sys.exit("no GPU here; --dry runs the same paths on a CPU")
+    device = torch.device("cpu" if options.dry else "cuda")
+    batches = (1, 2) if options.dry else tuple(int(each) for each in options.batches.split(","))
+    size = (192, 256) if options.dry else (800, 1333)
+    bench = Bench(device, size, batches, time.monotonic() + 60 * options.minutes, options.dry)
+    print("a CPU, dry run" if options.dry else torch.cuda.get_device_name(device), f"torch {torch.__version__}")
+    peer = drawn_peer(tiny_config() if options.dry else None)
+    checkpoint = same_in_ours(peer)
+    peer, ours = peer.to(device), checkpoint.model.to(device)
+    new = forward_table(peer, ours, checkpoint.tokenizer, bench)
+    attempt("counting waits", lambda: count_waits(ours, checkpoint.tokenizer, bench))
+    attempt("training step", lambda: training_step(ours, checkpoint.tokenizer, bench))
+    attempt("all-reduce", lambda: all_reduce(bench))
+    attempt("tests", lambda: gpu_tests(bench))
+    last = last_ratios(__file__)
+    for batch in batches:
+        for kind in ("float32", "bfloat16"):
+            pair = [new.get(f"{who} {kind}, batch {batch}") for who in ("ours", "transformers")]
+            if pair[0] and pair[1]:
+                key = f"{kind}, batch {batch}"
+                new[key] = pair[0] / pair[1]
+                print(f"ours / transformers, {key}: {new[key]:.2f}", f"(last: {last[key]:.2f})" if key in last else "")
+    finish(__file__, last | new, options.keep and not options.dry)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""What labels are compared with: the candidates of the plan that made them, or what another model found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from flows.labelling.infer import parse_line
+from flows.labelling.manifest import Manifest, as_manifest, read_lines
+from flows.labelling.shards import missing_shards
+from flows.policies.calibration import Calibration, calibrate, judge
+from formats.candidates import ImageCandidates, read_candidates
+from formats.io.errors import InputError
+from formats.odvg import read_odvg
+from formats.odvg_lines import is_quarantined
+from formats.record import Record
+from formats.reviewed import Key, key_of
+
+MATCH_IOU = 0.5
+MIN_TO_CALIBRATE = 50  # boxes of a second model; with fewer, its scores are taken as they are
+MIN_SCORE = 0.05  # lower ones say nothing
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """Of one image. name: (K,) object, categories or phrases. box: (K, 4) pixels. score: (K,) 0..1, NaN without one."""
+
+    name: np.ndarray
+    box: np.ndarray
+    score: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.name)
+
+    def of(self, rows: np.ndarray) -> Boxes:
+        return Boxes(self.name[rows], self.box[rows], self.score[rows])
+
+
+NOTHING = Boxes(np.empty(0, object), np.zeros((0, 4)), np.zeros(0))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """found: of each line that was looked at, by file name and caption. own: by the model that made the labels, so that
+    its scores cannot be calibrated by them.
+    """
+
+    found: Mapping[Key, Boxes]
+    own: bool
+
+
+def boxes_of(record: Record) -> Boxes:
+    """The record's boxes but for those to be ignored."""
+    rows = [(each.category, each.box, each.score) for each in record.instances or () if not each.ignore]
+    for region in record.regions or ():
+        if not region.ignore:
+            scores = region.scores or (None,) * len(region.boxes)
+            rows += [(" ".join(region.phrase), box, score) for box, score in zip(region.boxes, scores)]
+    if not rows:
+        return NOTHING
+    names = np.array([name for name, _, _ in rows], object)
+    scores_array = np.array([np.nan if score is None else score for _, _, score in rows], float)
+    return Boxes(names, np.array([box for _, box, _ in rows], float), scores_array)
+
+
+def stored_candidates(work_dir: Manifest | str | Path) -> Evidence:
+    """Of the plan that made the labels. Raises InputError while shards are missing."""
+    manifest = as_manifest(work_dir)
+    if missing := missing_shards(manifest):
+        raise InputError(manifest.work_dir, f"{len(missing)} shards are not labelled", "run infer again")
+    found: dict[Key, Boxes] = {}
+    for shard in manifest.shards:
+        by_line = {image.line: image for image in read_candidates(manifest.shard_path(shard.index)).by_line()}
+        for line in read_lines(manifest.source, shard):
+            if not is_quarantined(line.text):
+                record = parse_line(line, manifest.source)
+                found[key_of(record)] = _named(by_line.get(line.number), _names(manifest, record))
+    return Evidence(found, own=True)
+
+
+def second_model(path: str | Path) -> Evidence:
+    """What another model, or another round, found: an ODVG file with scores, best with a low threshold."""
+    found = {key_of(record): boxes_of(record) for record in read_odvg(path)}
+    if not any(np.isfinite(boxes.score).any() for boxes in found.values()):
+        raise InputError(path, "has no box with a score", "expected what a model found, such as X_od_v2.json")
+    return Evidence({key: boxes.of(boxes.score >= MIN_SCORE) for key, boxes in found.items()}, own=False)
+
+
+def calibrated(evidence: Evidence, labels: Mapping[Key, Boxes]) -> Evidence:
+    """Scores as the chance that such a box is among the labels, which are mostly right (isotonic regression).
+
+    Those of the labels' own model stay as they are: its boxes above the threshold are the labels.
+    """
+    if evidence.own:
+        return evidence
+    scores, right = _judged(evidence, labels)
+    if len(scores) < MIN_TO_CALIBRATE:
+        return evidence
+    scale: Calibration = calibrate(scores, right)
+    found = {key: replace(boxes, score=scale(boxes.score)) for key, boxes in evidence.found.items()}
+    return Evidence(found, own=False)
+
+
+def _judged(evidence: Evidence, labels: Mapping[Key, Boxes]) -> tuple[np.ndarray, np.ndarray]:
+    """(K,) scores and whether each box meets a label, over all images that both have."""
+    scores, right = [np.zeros(0)], [np.zeros(0, bool)]
+    for key, boxes in evidence.found.items():
+        known = labels.get(key, NOTHING)
+        for name in set(boxes.name) if key in labels else ():
+            mine = boxes.of(boxes.name == name)
+            mine = mine.of(np.argsort(-mine.score, kind="stable"))
+            scores.append(mine.score)
+            right.append(judge(mine.box, known.box[known.name == name], MATCH_IOU))
+    return np.concatenate(scores), np.concatenate(right)
+
+
+def _names(manifest: Manifest, record: Record) -> Sequence[str]:
+    if manifest.label_map is not None:
+        return list(manifest.label_map.values())
+    return [" ".join(region.phrase) for region in record.regions or ()]
+
+
+def _named(image: ImageCandidates | None, names: Sequence[str]) -> Boxes:
+    if image is None:
+        return NOTHING
+    kept = image.score >= MIN_SCORE
+    return Boxes(
+        np.array(names, object)[image.region[kept]], image.box[kept].astype(float), image.score[kept].astype(float)
+    )

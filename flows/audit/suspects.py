@@ -1,0 +1,229 @@
+"""Labels that are probably wrong, by kind, against what a model found: scores in the manner of ObjectLab (Tkachenko et
+al., arXiv 2309.00832), with kinds of its own for doubled boxes, slivers, boxes on nothing, and too many of a kind.
+
+Of one image: L labels, K boxes that a model found. A suspicion is 0..1; those of different kinds are comparable as far
+as the model's scores are chances (flows.audit.evidence.calibrated).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+
+from flows.audit.evidence import MATCH_IOU, Boxes, Evidence, boxes_of, calibrated
+from formats.boxes import pairwise_iou
+from formats.io.errors import InputError
+from formats.io.files import write_whole
+from formats.record import Box, Record
+from formats.reviewed import Key, key_of
+
+Kind = Literal["overlooked", "badly placed", "wrong category", "nothing there", "doubled", "sliver", "too many"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+TOUCHES = 0.1  # IoU from which a box found is about this label, if badly placed
+DOUBLED_FROM, DOUBLED_AT = 0.4, 0.8  # IoU of two labels of a category: no suspicion below, full suspicion above
+INSIDE = 0.9  # share of a sliver that lies in another label of its category
+NOTHING_WEIGHT = 0.6  # models overlook objects more often than they invent a better place for one
+OTHER_WEIGHT = 0.7  # where a model and a label disagree about the category, either may be wrong
+SLIVER_WEIGHT = 0.6  # small objects in front of large ones of their kind lie in their boxes too
+MIN_SUSPICION = 0.1
+
+
+class Suspect(NamedTuple):
+    """box: the label, or what was found for an overlooked object. category: of the label, or of what was found."""
+
+    suspicion: float
+    kind: Kind
+    filename: str
+    caption: str | None
+    category: str
+    box: Box
+    reason: str
+
+
+@dataclass(frozen=True)
+class SuspectRules:
+    """max_count: how many boxes of a category an image may have. kinds: to look for."""
+
+    max_count: Mapping[str, int] = field(default_factory=dict)
+    kinds: tuple[Kind, ...] = KINDS
+
+    def __post_init__(self) -> None:
+        for name, count in self.max_count.items():
+            if count < 0:
+                raise InputError("--max-count", f"{name}={count}", "expected 0 or more")
+
+
+class RankedImage(NamedTuple):
+    """suspicion: that something is wrong with the image. suspects: in it, the most suspicious first."""
+
+    suspicion: float
+    suspects: tuple[Suspect, ...]
+
+
+def find_suspects(records: Sequence[Record], evidence: Evidence, rules: SuspectRules | None = None) -> list[Suspect]:
+    """The boxes that are probably wrong or missing, the most suspicious first.
+
+    Images that the evidence does not have are compared with nothing: only doubled boxes, slivers and counts are found.
+    """
+    rules = rules or SuspectRules()
+    labels = {key_of(record): boxes_of(record) for record in records}
+    scaled = calibrated(evidence, labels)
+    found = [
+        suspect
+        for record in records
+        for suspect in _of_image(record, labels[key_of(record)], scaled.found.get(key_of(record)), rules)
+        if suspect.suspicion >= MIN_SUSPICION and suspect.kind in rules.kinds
+    ]
+    return sorted(_once_each(found), key=lambda each: (-each.suspicion, each.filename, each.box))
+
+
+def rank_images(suspects: Sequence[Suspect]) -> list[RankedImage]:
+    """Images with suspects: the chance that at least one of them is right, if they were independent."""
+    by_image: dict[Key, list[Suspect]] = {}
+    for each in suspects:
+        by_image.setdefault((each.filename, each.caption), []).append(each)
+    ranked = [
+        RankedImage(1 - float(np.prod([1 - min(each.suspicion, 0.999) for each in own])), tuple(own))
+        for own in by_image.values()
+    ]
+    return sorted(ranked, key=lambda image: (-image.suspicion, image.suspects[0].filename))
+
+
+def write_review_order(path: Path, ranked: Sequence[RankedImage], reasons: int = 3) -> None:
+    """The list of images that `groundhog browse serve --order` takes: a line each, with the strongest reasons."""
+    with write_whole(path) as stream:
+        for image in ranked:
+            first = image.suspects[0]
+            line = {"filename": first.filename, **({} if first.caption is None else {"caption": first.caption})}
+            line["reason"] = "; ".join(each.reason for each in image.suspects[:reasons])
+            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _once_each(suspects: Sequence[Suspect]) -> list[Suspect]:
+    """A box is listed for its most suspicious kind alone."""
+    best: dict[tuple, Suspect] = {}
+    for each in suspects:
+        place = (each.filename, each.caption, each.category, each.box)
+        if place not in best or best[place].suspicion < each.suspicion:
+            best[place] = each
+    return list(best.values())
+
+
+def _of_image(record: Record, labels: Boxes, found: Boxes | None, rules: SuspectRules) -> Iterator[Suspect]:
+    view = _Image(record, labels, found)
+    yield from _doubled(view)
+    yield from _slivers(view)
+    yield from _too_many(view, rules)
+    if found is not None:
+        yield from _overlooked(view, found)
+        yield from _against_found(view, found)
+
+
+class _Image:
+    """The labels of an image, what was found there, and how they overlap."""
+
+    def __init__(self, record: Record, labels: Boxes, found: Boxes | None) -> None:
+        self.record, self.labels = record, labels
+        self.among = pairwise_iou(labels.box, labels.box)
+        self.same = labels.name[:, None] == labels.name[None, :]
+        other = Boxes(np.empty(0, object), np.zeros((0, 4)), np.zeros(0)) if found is None else found
+        self.iou = pairwise_iou(labels.box, other.box)  # (L, K)
+        self.same_found = labels.name[:, None] == other.name[None, :]
+        self.support = _best(self.same_found * (self.iou >= MATCH_IOU) * other.score)
+
+    def suspect(self, suspicion: float, kind: Kind, boxes: Boxes, row: int, words: str) -> Suspect:
+        box = tuple(round(float(side), 2) for side in boxes.box[row])
+        record, name = self.record, str(boxes.name[row])
+        reason = f"{kind}: {name}{words}"
+        return Suspect(float(suspicion), kind, record.filename, record.caption, name, box, reason)  # type: ignore[arg-type]
+
+
+def _best(values: np.ndarray) -> np.ndarray:
+    """(L, K) -> (L,) the largest of each row, 0 where there is none."""
+    return values.max(1) if values.shape[1] else np.zeros(len(values))
+
+
+def _trust(view: _Image) -> np.ndarray:
+    """(L,) what speaks for each label: what was found there, or its own score."""
+    return np.maximum(view.support, np.nan_to_num(view.labels.score))
+
+
+def _doubled(view: _Image) -> Iterator[Suspect]:
+    """The weaker of two labels of a category on one object."""
+    trust = _trust(view)
+    for first, second in zip(*np.nonzero(np.triu(view.same & (view.among > DOUBLED_FROM), 1))):
+        weaker = second if trust[second] <= trust[first] else first
+        overlap = view.among[first, second]
+        suspicion = min(1.0, (overlap - DOUBLED_FROM) / (DOUBLED_AT - DOUBLED_FROM))
+        yield view.suspect(suspicion, "doubled", view.labels, int(weaker), f", IoU {overlap:.2f} with another")
+
+
+def _slivers(view: _Image) -> Iterator[Suspect]:
+    """A label that lies in another of its category, of a part of the object, say, and that little else speaks for."""
+    box = view.labels.box
+    sides = np.minimum(box[:, None, 2:], box[None, :, 2:]) - np.maximum(box[:, None, :2], box[None, :, :2])
+    area = (box[:, 2:] - box[:, :2]).prod(1)
+    inside = np.clip(sides, 0, None).prod(-1) / np.maximum(area[:, None], 1e-9)
+    nested = view.same & (inside >= INSIDE) & (view.among <= DOUBLED_FROM) & (area[:, None] < area[None, :])
+    trust = _trust(view)
+    for row in np.flatnonzero(nested.any(1)):
+        suspicion = SLIVER_WEIGHT * (1 - trust[row]) * inside[row][nested[row]].max()
+        yield view.suspect(suspicion, "sliver", view.labels, int(row), ", inside another")
+
+
+def _too_many(view: _Image, rules: SuspectRules) -> Iterator[Suspect]:
+    """Labels beyond the number that is allowed, the least trusted."""
+    trust = _trust(view)
+    for name, count in Counter(view.labels.name).items():
+        allowed = rules.max_count.get(name)
+        if allowed is None or count <= allowed:
+            continue
+        rows = np.flatnonzero(view.labels.name == name)
+        for row in rows[np.argsort(trust[rows], kind="stable")][: count - allowed]:
+            yield view.suspect(1.0, "too many", view.labels, int(row), f", {count} in the image, {allowed} allowed")
+
+
+def _overlooked(view: _Image, found: Boxes) -> Iterator[Suspect]:
+    """What was found where no label is; of several on one object the best."""
+    covered = (view.iou * view.same_found).max(0) if len(view.labels) else np.zeros(len(found))
+    renamed = view.iou.max(0) if len(view.labels) else np.zeros(len(found))
+    taken: list[int] = []
+    for row in np.argsort(-found.score, kind="stable"):
+        near = pairwise_iou(found.box[[row]], found.box[taken])[0] if taken else np.zeros(0)
+        if renamed[row] >= MATCH_IOU or (near >= MATCH_IOU).any():
+            continue
+        taken.append(int(row))
+        suspicion = found.score[row] * (1 - covered[row] / MATCH_IOU)
+        yield view.suspect(
+            suspicion, "overlooked", found, int(row), f" found with {found.score[row]:.2f}, not labelled"
+        )
+
+
+def _against_found(view: _Image, found: Boxes) -> Iterator[Suspect]:
+    """Labels that something else was found for: another place, another category, or nothing."""
+    same, other = view.same_found * found.score, ~view.same_found * found.score
+    for row in range(len(view.labels)):
+        overlap = view.iou[row]
+        renamed = OTHER_WEIGHT * other[row] * (overlap >= MATCH_IOU) * (1 - view.support[row])
+        # A box found that meets another label of the category better is not about this one.
+        rest = np.delete(view.iou * view.same_found, row, axis=0)
+        free = overlap >= (rest.max(0) if len(rest) else 0.0)
+        placed = same[row] * free * (overlap >= TOUCHES) * (1 - overlap) * (view.support[row] == 0)
+        if len(found) and renamed.max() > 0:
+            best = int(renamed.argmax())
+            words = f", {found.name[best]} found there with {found.score[best]:.2f}"
+            yield view.suspect(renamed[best], "wrong category", view.labels, row, words)
+        if len(found) and placed.max() > 0:
+            best = int(placed.argmax())
+            words = f", found with {found.score[best]:.2f} at IoU {overlap[best]:.2f}"
+            yield view.suspect(placed[best], "badly placed", view.labels, row, words)
+        anything = float((found.score * np.minimum(1.0, overlap / MATCH_IOU)).max()) if len(found) else 0.0
+        doubt = NOTHING_WEIGHT * (1 - max(anything, np.nan_to_num(view.labels.score[row]) / 2))
+        yield view.suspect(doubt, "nothing there", view.labels, row, ", nothing found there")

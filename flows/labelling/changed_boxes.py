@@ -1,0 +1,120 @@
+"""What a person changed among the boxes of an image that went to another program and came back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from formats.boxes import pairwise_iou
+from formats.exported import TOLERANCE, ExportedImage
+from formats.io.errors import InputError, want_one_of
+from formats.io.plurals import many
+from formats.record import Box, Instance, Record
+from formats.reviewed import by_person
+
+_SAME_OBJECT = 0.5  # IoU at which a person's box replaces an ignored one
+
+
+class Categories:
+    """The labels of category names, in any letter case; keeps those that are unknown, to report each once."""
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        self.names = names
+        self._exact = {name: label for label, name in names.items()}
+        self._labels = {name.strip().casefold(): label for label, name in names.items()}
+        self._unknown: dict[str, list[str]] = {}
+
+    def label(self, name: str, location: str) -> int | None:
+        """None for a name that is not in the label map."""
+        label = self._exact.get(name, self._labels.get(name.strip().casefold()))
+        if label is None:
+            self._unknown.setdefault(name, []).append(location)
+        return label
+
+    def problems(self) -> list[InputError]:
+        """One for each unknown name, with the first image that has it."""
+        return [
+            InputError(
+                locations[0],
+                f"{name!r} is not a category ({many(len(locations), 'box')} of {many(len(set(locations)), 'image')})",
+                want_one_of(self.names.values(), name),
+            )
+            for name, locations in self._unknown.items()
+        ]
+
+
+def drawn_instances(image: ExportedImage, record: Record, categories: Categories) -> tuple[Instance, ...] | None:
+    """The boxes of an export in pixels, clipped to the image, with the labels of the label map.
+
+    record: the same image in the labels. None where a category is unknown, which `categories` notes. Raises InputError
+    for a box without an area inside the image.
+    """
+    across, down = (record.width, record.height) if image.relative else (1, 1)
+    instances = []
+    labels = []
+    for each in image.boxes or ():
+        x1, y1, x2, y2 = each.box
+        box = clipped((x1 * across, y1 * down, x2 * across, y2 * down), record)
+        if box[0] >= box[2] or box[1] >= box[3]:
+            what = f"a box of {each.category!r} is empty or outside the image"
+            raise InputError(image.location, what, "expected it within the image, or deleted")
+        labels.append(categories.label(each.category, image.location))
+        if (label := labels[-1]) is not None:
+            instances.append(Instance(box, label, categories.names[label], ignore=each.ignore))
+    return None if None in labels else tuple(instances)
+
+
+def clipped(box: Box, record: Record) -> Box:
+    """The part of a box that lies in the image; empty for a box outside."""
+    width, height = float(record.width), float(record.height)
+    x1, x2 = (min(max(side, 0.0), width) for side in box[::2])
+    y1, y2 = (min(max(side, 0.0), height) for side in box[1::2])
+    return x1, y1, x2, y2
+
+
+def ignored_beside(record: Record, drawn: Sequence[Instance]) -> tuple[Instance, ...]:
+    """The ignored boxes of a record, but for those that a person has drawn as objects of the same category."""
+    kept = []
+    for each in record.instances or ():
+        rivals = [other.box for other in drawn if other.label == each.label]
+        if each.ignore and not (rivals and pairwise_iou([each.box], rivals).max() >= _SAME_OBJECT):
+            kept.append(each)
+    return tuple(kept)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a person made of an image. record: theirs. added, removed: boxes; a moved or relabelled one is both."""
+
+    record: Record
+    added: int
+    removed: int
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed)
+
+
+def change_of(record: Record, drawn: Sequence[Instance], tolerance: float = TOLERANCE, flagged: bool = True) -> Change:
+    """How drawn boxes differ from a record's. One that is there within `tolerance` pixels is the record's, as it is.
+
+    flagged: False where nothing in an export is ignored: the program has lost the flag, and nobody has taken it away.
+    """
+    free = [replace(each, box=clipped(each.box, record)) for each in record.instances or ()]
+    shown = len(free)
+    instances, added = [], 0
+    for each in drawn:
+        alike = [other for other in free if other.label == each.label and (other.ignore == each.ignore or not flagged)]
+        best = min(alike, key=lambda other: (_distance(each.box, other.box), other.ignore), default=None)
+        if best is None or _distance(each.box, best.box) > tolerance:
+            added += 1
+            instances.append(each)
+        else:
+            free.remove(best)
+            instances.append(best)
+    theirs = by_person(replace(record, instances=tuple(instances)))
+    return Change(theirs, added, shown - (len(drawn) - added))
+
+
+def _distance(a: Box, b: Box) -> float:
+    """Pixels, of the side that differs most."""
+    return max(abs(one - other) for one, other in zip(a, b))

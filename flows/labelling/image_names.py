@@ -1,0 +1,96 @@
+"""Which of our images a name in an export of another program stands for.
+
+Programs put folders before a name (those of their storage), leave folders out, and change names: Label Studio puts a
+key of eight digits before an uploaded file and takes blanks and brackets out, addresses are percent-encoded, and some
+formats drop the suffix.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from formats.io.errors import InputError
+
+_KEY = re.compile(r"[0-9a-f]{8}(?:-|__)(?=.)")  # Label Studio's: of an upload, and of an image that it exports
+_MAX_FOLDERS = 32  # before our own names; nobody's images lie deeper
+
+
+class Match(NamedTuple):
+    """filename: ours. by_path: folders and all; False where the base name alone told."""
+
+    filename: str
+    by_path: bool
+
+
+class ImageNames:
+    """The images of one label file, found by what another program calls them.
+
+    The same number of leading folders is taken from all names of an export: those that make most of them ours. A name
+    that is none of ours then is looked up by its base name, if only one of our images has it.
+    """
+
+    def __init__(self, filenames: Iterable[str], source: str, exported: Sequence[str], are_stems: bool = False) -> None:
+        """source: what the file is called in messages. exported: all names of the export. are_stems: no suffixes."""
+        self._source, self._are_stems = source, are_stems
+        self._paths: dict[str, list[str]] = defaultdict(list)
+        self._bases: dict[str, list[str]] = defaultdict(list)
+        self._cleaned: dict[str, list[str]] = defaultdict(list)
+        for filename in dict.fromkeys(filenames):
+            path = self._key(filename)
+            base = PurePosixPath(path).name
+            self._paths[path].append(filename)
+            self._bases[base].append(filename)
+            self._cleaned[_clean(base)].append(filename)
+        self._folders = self._leading_folders(exported)
+
+    def find(self, name: str, location: str) -> Match:
+        """Our image of an exported name. Raises InputError at `location` where there is none, or more than one."""
+        found = self._paths.get(_without_folders(_normal(name), self._folders), ())
+        if len(found) == 1:
+            return Match(found[0], by_path=True)
+        for alike in self._alike(PurePosixPath(_normal(name)).name):
+            if len(alike) == 1:
+                return Match(alike[0], by_path=False)
+            if alike:
+                what = f"{name!r} may be {' or '.join(alike[:2])} (its base name is that of {len(alike)} images)"
+                raise InputError(location, what, "expected the image's folder in the export")
+        raise InputError(location, f"{name!r} is not an image of {self._source}", "expected an export of these labels")
+
+    def _alike(self, base: str) -> Iterator[Sequence[str]]:
+        bases = dict.fromkeys([base, unquote(base)])
+        bases |= dict.fromkeys([_KEY.sub("", each, count=1) for each in bases])
+        yield from (self._bases.get(each, ()) for each in bases)
+        yield from (self._cleaned.get(_clean(each), ()) for each in bases)
+
+    def _leading_folders(self, exported: Sequence[str]) -> int:
+        names = [_normal(name) for name in exported]
+        deepest = min(max((name.count("/") for name in names), default=0), _MAX_FOLDERS)
+
+        def known(folders: int) -> int:
+            return sum(len(self._paths.get(_without_folders(name, folders), ())) == 1 for name in names)
+
+        return max(range(deepest + 1), key=known)
+
+    def _key(self, filename: str) -> str:
+        name = _normal(filename)
+        return PurePosixPath(name).with_suffix("").as_posix() if self._are_stems else name
+
+
+def _normal(name: str) -> str:
+    """macOS decomposes letters with accents in file names."""
+    return unicodedata.normalize("NFC", name).removeprefix("./").lstrip("/")
+
+
+def _without_folders(name: str, folders: int) -> str:
+    return "/".join(name.split("/")[folders:])
+
+
+def _clean(base: str) -> str:
+    """As a web server stores an uploaded name: blanks as _, and of other signs only letters, digits, - _ and dots."""
+    return re.sub(r"[^-\w.]", "", base.strip().replace(" ", "_"))

@@ -1,0 +1,206 @@
+"""What an export of a labelling tool says of its images, before it is known which of our images they are.
+
+Names are those that the tool has: an address, a path on another machine, or a stem without suffix. Boxes stay in the
+tool's units, since some formats tell no image sizes. Nothing is left out in silence: a shape that is no upright box is
+a problem of its image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from formats.coco import coco_records, load_coco
+from formats.cvat import read_cvat
+from formats.fiftyone import read_labels_json
+from formats.images import with_slashes
+from formats.io.errors import InputError, handed_to, refused
+from formats.io.files import read_text
+from formats.label_map import read_category_names
+from formats.labelstudio import read_answers
+from formats.omissions import Omissions
+from formats.record import Box, Record, check_box
+from formats.voc import read_voc
+from formats.yolo import find_label_files
+from formats.yolo_rows import read_rows
+
+TOLERANCE = 0.5  # pixels by which a side may differ and be the same: what rounding to whole pixels makes
+
+Problem = Callable[[InputError], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedBox:
+    """One object. box: x1, y1, x2, y2 in pixels, or in fractions of the image where the image's `relative` is set."""
+
+    category: str
+    box: Box
+    ignore: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedImage:
+    """One image of an export.
+
+    name: its path or stem, with "/" between the parts. size: height, width in pixels; None where nothing tells it.
+    boxes: None where nobody has finished it. is_stem: the name has no suffix. relative: boxes are in fractions.
+    finished: the tool says that a person is done with it; None for a tool that does not tell.
+    """
+
+    location: str
+    name: str
+    size: tuple[int, int] | None
+    boxes: tuple[ExportedBox, ...] | None
+    is_stem: bool = False
+    relative: bool = False
+    finished: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What some formats need. image_dir: where sizes are looked up. categories: YOLO's names, a list or their file."""
+
+    image_dir: Path | None = None
+    categories: Sequence[str] | Path | None = None
+
+
+def read_exported(
+    tool: str, path: str | Path, on_problem: Problem, options: ExportOptions = ExportOptions()
+) -> Iterator[ExportedImage]:
+    """Every image of an export. tool: a key of TOOLS.
+
+    on_problem: takes what is wrong with one image, which is passed over. Raises InputError for an export that cannot be
+    read as a whole.
+    """
+    if not Path(path).exists():
+        raise InputError(path, "does not exist", f"expected an export of {TOOLS[tool].title}")
+    return TOOLS[tool].read(Path(path), on_problem, options)
+
+
+def _labelstudio(path: Path, on_problem: Problem, options: ExportOptions) -> Iterator[ExportedImage]:
+    for answer in read_answers(path, on_problem):
+        boxes = None if answer.boxes is None else tuple(ExportedBox(name, box) for name, box in answer.boxes)
+        finished = answer.boxes is not None
+        yield ExportedImage(answer.location, answer.path, answer.size, boxes, relative=True, finished=finished)
+
+
+def _cvat(path: Path, on_problem: Problem, options: ExportOptions) -> Iterator[ExportedImage]:
+    omissions = Omissions()
+    for record in read_cvat(path, omissions=omissions):
+        location = f"{path}: {record.filename}"
+        lost = {what: count for what, count in omissions.items() if what.endswith("left out")}
+        omissions.clear()
+        with handed_to(on_problem):
+            _refuse_lost(lost, location)
+            yield _of_record(record, location)
+
+
+def _refuse_lost(lost: dict[str, int], location: str) -> None:
+    if lost:
+        what = ", ".join(f"{what.removesuffix(', left out')} ({count})" for what, count in lost.items())
+        raise InputError(location, f"holds {what}", "expected upright boxes")
+
+
+def _coco(path: Path, on_problem: Problem, options: ExportOptions) -> Iterator[ExportedImage]:
+    content = load_coco(path, also_read=("attributes",))
+    turned = set()
+    for entry in content.annotations or ():
+        attributes = entry.get("attributes")
+        if isinstance(attributes, dict) and _is_turn(attributes.get("rotation")):
+            turned.add(entry.get("image_id"))
+    for image_id, record in zip(content.images, coco_records(content, image_dir=options.image_dir), strict=True):
+        location = f"{path}: {record.filename}"
+        with handed_to(on_problem):
+            if image_id in turned:
+                raise InputError(location, "holds turned boxes", "expected upright boxes")
+            yield _of_record(record, location)
+
+
+def _is_turn(value: object) -> bool:
+    return isinstance(value, (int, float)) and value % 360 != 0
+
+
+def _voc(path: Path, on_problem: Problem, options: ExportOptions) -> Iterator[ExportedImage]:
+    for record in read_voc(path, image_dir=options.image_dir, on_problem=on_problem):
+        yield _of_record(record, f"{path}: {record.filename}")
+
+
+def _of_record(record: Record, location: str) -> ExportedImage:
+    instances = record.instances
+    boxes = (
+        None if instances is None else tuple(ExportedBox(each.category, each.box, each.ignore) for each in instances)
+    )
+    return ExportedImage(location, record.filename, (record.height, record.width), boxes)
+
+
+def _fiftyone(path: Path, on_problem: Problem, options: ExportOptions) -> Iterator[ExportedImage]:
+    file = path / "labels.json" if path.is_dir() else path
+    for location, key, entries in read_labels_json(file, on_problem):
+        with handed_to(on_problem):
+            boxes = None if entries is None else tuple(ExportedBox(*entry) for entry in entries)
+            yield ExportedImage(location, with_slashes(key), None, boxes, is_stem=True, relative=True)
+
+
+def _checked(box: Box, location: str) -> Box:
+    try:
+        check_box(box)
+    except ValueError as error:
+        raise refused(location, error) from error
+    return box
+
+
+_NAMES_FILES = ("data.yaml", "data.yml", "dataset.yaml", "obj.names", "classes.txt")
+
+
+def _yolo(path: Path, on_problem: Problem, options: ExportOptions) -> Iterator[ExportedImage]:
+    names = _yolo_names(path, options.categories)
+    for stem, file in find_label_files(path).items():
+        if file.name in _LISTS and _is_list(file):
+            continue
+        with handed_to(on_problem):
+            rows = read_rows(file, len(names), None)
+            if odd := [row for row in rows if row.unread]:
+                raise InputError(odd[0].location, f"holds {odd[0].unread}", "expected plain boxes: class cx cy w h")
+            boxes = tuple(ExportedBox(names[row.label], _checked(row.box, row.location)) for row in rows)
+            yield ExportedImage(str(file), stem.as_posix(), None, boxes, is_stem=True, relative=True)
+
+
+# CVAT and Darknet write lists of the images beside the labels; an image may be called test.jpg too.
+_LISTS = frozenset({"train.txt", "val.txt", "valid.txt", "test.txt", "subset.txt"})
+
+
+def _is_list(file: Path) -> bool:
+    first = read_text(file, "expected it saved as UTF-8").split(maxsplit=1)[:1]
+    return bool(first) and not first[0].replace(".", "", 1).isdecimal()
+
+
+def _yolo_names(path: Path, given: Sequence[str] | Path | None) -> Sequence[str]:
+    if isinstance(given, Path):
+        return read_category_names(given)
+    if given is not None:
+        return given
+    for folder in (path, path.parent):
+        for name in _NAMES_FILES:
+            if (folder / name).is_file():
+                return read_category_names(folder / name)
+    raise InputError(path, f"has none of {', '.join(_NAMES_FILES)}", "expected --categories with YOLO's names")
+
+
+@dataclass(frozen=True)
+class Tool:
+    """How a tool's export is read. holds_ignored: whether boxes that training ignores survive the way there."""
+
+    title: str
+    read: Callable[[Path, Problem, ExportOptions], Iterator[ExportedImage]]
+    holds_ignored: bool
+
+
+TOOLS = {
+    "labelstudio": Tool("Label Studio: the JSON of its tasks", _labelstudio, holds_ignored=False),
+    "cvat": Tool("CVAT: the XML of CVAT for images 1.1", _cvat, holds_ignored=False),
+    "fiftyone": Tool("FiftyOne: a FiftyOneImageDetectionDataset", _fiftyone, holds_ignored=True),
+    "coco": Tool("COCO: a JSON file", _coco, holds_ignored=True),
+    "yolo": Tool("YOLO: a folder of text files", _yolo, holds_ignored=False),
+    "voc": Tool("Pascal VOC: a folder of XML files", _voc, holds_ignored=True),
+}
