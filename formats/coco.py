@@ -15,11 +15,11 @@ from sys import intern
 from typing import Any, NamedTuple
 
 from formats.images import image_size, safe_join, with_slashes
-from formats.io.errors import InputError, handed_to, located, refused, want_one_of
+from formats.io.errors import InputError, handed_to, refused, want_one_of
 from formats.io.files import write_json
 from formats.io.json_stream import JsonItem, PackedItems, stream_json
 from formats.omissions import Omissions, check_category, count_omissions, count_unread, refuse_caption
-from formats.record import Box, Instance, Record, Region, check_box
+from formats.record import LARGEST, Box, Instance, Record, Region, check_box, checked_instance
 
 _WANT_RESULTS = 'expected a COCO results file: [{"image_id": 1, "category_id": 1, "bbox": [...], "score": 0.5}]'
 _DECIMALS = 4  # of a written box; hides the noise that x2 - x1 leaves, keeps what any tool can see
@@ -169,13 +169,18 @@ def annotations_by_image(
     Raises InputError for an annotation of no image; on_problem takes it instead.
     """
     found: dict[Any, array] = {}
+    images, images_left_out = content.images, content.images_left_out
     for index, entry in enumerate(content.annotations or ()):
-        location = f"{content.path}: annotation {index}"
+        image_id = entry.get("image_id")
+        if type(image_id) is int and image_id in images and image_id not in images_left_out:
+            found.setdefault(image_id, array("L")).append(index)
+            continue
+        location = f"{content.path}: annotation {index}"  # of one in a million: what is above makes no text
         with handed_to(on_problem):
             image_id = _needed_id(entry, "image_id", location)
-            if image_id in content.images_left_out:
+            if image_id in images_left_out:
                 continue
-            if image_id not in content.images:
+            if image_id not in images:
                 raise InputError(location, f"image_id {image_id!r} is no image's id", 'expected one of "images"')
             found.setdefault(image_id, array("L")).append(index)
     return found
@@ -186,7 +191,11 @@ def _instances(
 ) -> tuple[Instance, ...]:
     instances: list[Instance] = []
     for index in indices:
-        entry, location = content.annotations[index], f"{content.path}: annotation {index}"  # type: ignore[index]
+        entry = content.annotations[index]  # type: ignore[index]
+        if (plain := _plain_instance(entry, content)) is not None:
+            instances.append(plain)
+            continue
+        location = f"{content.path}: annotation {index}"
         with handed_to(on_problem):
             if _needed_id(entry, "category_id", location) not in content.categories_left_out:
                 instances.append(_instance(entry, content.categories, location))
@@ -309,6 +318,38 @@ def write_coco(path: str | Path, records: Iterable[Record], categories: Sequence
     return omissions
 
 
+def _plain_instance(entry: Any, content: CocoContent) -> Instance | None:
+    """The instance of a box and a category as nearly every entry has them, all as they should be; else None.
+
+    What is wrong, or merely uncommon, goes to _instance, which looks at one thing after the other.
+    """
+    try:
+        x, y, width, height = entry["bbox"]
+        category_id, score = entry["category_id"], entry.get("score")
+        x1, y1 = float(x), float(y)
+        x2, y2 = x1 + width, y1 + height
+        if (
+            type(category_id) is int
+            and category_id not in content.categories_left_out
+            and {type(x), type(y), type(width), type(height)} <= _NUMBERS
+            and width >= 0 <= height
+            and -LARGEST <= x1
+            and x2 <= LARGEST
+            and -LARGEST <= y1
+            and y2 <= LARGEST
+            and (score is None or (type(score) is float and 0 <= score <= 1))
+            and not _ignored(entry)
+        ):
+            label, name = content.categories[category_id]
+            return checked_instance((x1, y1, float(x2), float(y2)), label, name, score)
+    except (TypeError, KeyError, ValueError, OverflowError, AttributeError):
+        pass
+    return None
+
+
+_NUMBERS = {int, float}
+
+
 def _instance(entry: Mapping, categories: Mapping[Any, tuple[int, str]], location: str) -> Instance:
     category_id = _needed_id(entry, "category_id", location)
     if category_id not in categories:
@@ -340,8 +381,10 @@ def box_of(value: Any, location: str) -> Box:
     if width < 0 or height < 0:
         raise InputError(location, f"bbox {value} has a negative side", "expected [x, y, width, height]")
     box = x, y, x + width, y + height
-    with located(location):
+    try:
         check_box(box)
+    except ValueError as error:
+        raise refused(location, error) from error
     return box
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -88,7 +89,8 @@ def convert(
             stream = formats.sample(stream, selection.sample, selection.seed)
         return stream if part is None else formats.only_part(stream, parts, part, selection.seed)
 
-    lines = [write(target_format, path, chosen(part), _in_order(merged), options) for part, path in outputs.items()]
+    given = {**options, "overwrite": overwrite}
+    lines = [write(target_format, path, chosen(part), _in_order(merged), given) for part, path in outputs.items()]
     if lost := formats.describe_omissions(omissions):
         lines.append(f"{source}: left out in reading:\n{lost}")
     lines += map(str, name_problems(merged, source))
@@ -112,7 +114,9 @@ _COCO_KEYS = frozenset({"images", "annotations", "categories"})
 
 
 def guess_format(source: str | Path) -> str:
-    """voc for a folder with XML, cvat for its XML, coco for an object with one of COCO's keys, else odvg."""
+    """voc for a folder with XML, cvat for its XML, coco for an object with one of COCO's keys, labelstudio for an array
+    of tasks, huggingface for lines with a "file_name", else odvg.
+    """
     path = Path(source)
     if path.is_dir():
         if next(path.rglob("*.xml"), None) is None:
@@ -126,7 +130,31 @@ def guess_format(source: str | Path) -> str:
         if b"<annotations" in start:
             return "cvat"
         raise InputError(path, "is XML", "expected the folder of VOC's files, or CVAT's <annotations>")
-    return "coco" if start.startswith(b"{") and _has_coco_key(path) else "odvg"
+    if start.startswith(b"{") and _has_coco_key(path):
+        return "coco"
+    first = _first_entry(path, is_array=start.startswith(b"["))
+    if "filename" in first:
+        return "odvg"
+    if {"image_id", "bbox"} <= first.keys():
+        remedy = "expected the truth's file, or --format coco-results with --truth"
+        raise InputError(path, "holds the results of a model for COCO", remedy)
+    if isinstance(first.get("data"), dict):
+        return "labelstudio"
+    return "huggingface" if "file_name" in first else "odvg"
+
+
+def _first_entry(path: Path, is_array: bool) -> dict[str, Any]:
+    """The first object of an array, or of a file of lines; {} where it is none."""
+    try:
+        if is_array:
+            items = stream_json(path, "expected an annotation file")
+            first = next((item.value for item in items if item.position is not None), None)
+        else:
+            with open(path, encoding="utf-8-sig", errors="replace") as stream:
+                first = json.loads(next((line for line in stream if line.strip()), ""))
+    except (ValueError, RecursionError):  # also InputError: the reader says what is wrong
+        return {}
+    return first if isinstance(first, dict) else {}
 
 
 def _has_coco_key(path: Path) -> bool:

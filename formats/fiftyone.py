@@ -125,11 +125,14 @@ def _instance(
         ) from error
 
 
-def write_fiftyone(folder: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Omissions:
+def write_fiftyone(
+    folder: str | Path, records: Iterable[Record], categories: Sequence[str], overwrite: bool = False
+) -> Omissions:
     """Writes labels.json into a new folder, whole or not at all; ignore and weight become attributes.
 
     Put the images, or a link to their folder, beside it as data/. Raises InputError for captions, for two images of
-    one stem, and for labels that `categories` does not have.
+    one stem, for labels that `categories` does not have, and where the folder is there already; overwrite: replace one
+    that holds labels alone.
     """
     labels: dict[str, list[dict] | None] = {}
     for record in records:
@@ -140,7 +143,7 @@ def write_fiftyone(folder: str | Path, records: Iterable[Record], categories: Se
         for instance in record.instances or ():
             check_category(instance, categories, record.filename)
         labels[key] = None if record.instances is None else [_entry(each, record) for each in record.instances]
-    with write_whole_folder(folder) as root:
+    with write_whole_folder(folder, {".json"} if overwrite else ()) as root:
         text = json.dumps({"classes": list(categories), "labels": labels}, ensure_ascii=False)
         (root / "labels.json").write_text(text, encoding="utf-8")
     return Omissions()

@@ -222,16 +222,18 @@ def _number(element: ElementTree.Element, tag: str, location: object, default: f
 # Writing
 
 
-def write_voc(folder: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Omissions:
+def write_voc(
+    folder: str | Path, records: Iterable[Record], categories: Sequence[str], overwrite: bool = False
+) -> Omissions:
     """Writes Annotations/, ImageSets/Main/default.txt and labelmap.txt into a new folder, whole or not at all.
 
     Gives what VOC has no place for. The images belong beside them as JPEGImages/. `sub/a.jpg` becomes
     `Annotations/sub/a.xml`. ignore becomes difficult. Boxes keep 2 decimals and are clipped at the image's left and top
     edge, beyond which VOC cannot count. Raises InputError for captions, for two images of one stem, for labels that are
-    not in `categories`, and where the folder is there already.
+    not in `categories`, and where the folder is there already; overwrite: replace one that holds labels alone.
     """
     omissions = Omissions()
-    with write_whole_folder(folder) as root:
+    with write_whole_folder(folder, {".xml", ".txt"} if overwrite else ()) as root:
         annotations, images = root / "Annotations", root / "ImageSets" / "Main" / "default.txt"
         for made in (annotations, images.parent):
             made.mkdir(parents=True)

@@ -126,17 +126,22 @@ def _instances(
 
 
 def write_yolo(
-    folder: str | Path, records: Iterable[Record], categories: Sequence[str], with_scores: bool = False
+    folder: str | Path,
+    records: Iterable[Record],
+    categories: Sequence[str],
+    with_scores: bool = False,
+    overwrite: bool = False,
 ) -> Omissions:
     """Writes labels/NAME.txt for each record and data.yaml into a new folder, whole or not at all.
 
     Gives what YOLO has no place for. with_scores: a sixth number, as predictions have it; Ultralytics' training passes
     over images whose labels have one. Ignored boxes are left out, since every YOLO box is an object; boxes are clipped
     to the image. data.yaml looks for the images in images/ beside labels/. Raises InputError for captions, for two
-    images of one stem, for labels that are not in `categories`, and where the folder is there already.
+    images of one stem, for labels that are not in `categories`, and where the folder is there already;
+    overwrite: replace one that holds labels alone.
     """
     omissions = Omissions()
-    with write_whole_folder(folder) as root:
+    with write_whole_folder(folder, {".txt", ".yaml"} if overwrite else ()) as root:
         for record in records:
             refuse_caption(record, "YOLO")
             count_omissions(omissions, record, ("score",) if with_scores else ())

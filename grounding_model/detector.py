@@ -5,6 +5,7 @@ B images of a batch, Q queries, L tokens, E entities of a caption, C labels of a
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,12 +29,14 @@ from grounding_model.inputs.image import check_image, read_resized, resize_for_t
 from grounding_model.inputs.image_batch import collate_images
 from grounding_model.inputs.predict import Failure, FeaturedRecord, ImageSource, PredictSettings, ScoredRecord
 from grounding_model.inputs.prompt import BuiltPrompt, Prompt
-from grounding_model.inputs.tokens import count_tokens, tokenize, tokens_of_spans
+from grounding_model.inputs.tokens import count_tokens, tokenize, tokens_of_spans, unknown_phrases
 from grounding_model.model.backbone import TimmFeatures
 from grounding_model.model.grounding import GroundingModel, ImageFeatures, TextFeatures
 from grounding_model.model.precision import choose_dtype, use_bfloat16
 from grounding_model.students.detector import StudentDetector
 from grounding_model.students.files import is_student, load_student
+
+logger = logging.getLogger(__name__)
 
 PromptSource = Prompt | Sequence[str | tuple[str, ...]]
 
@@ -146,6 +149,7 @@ class Detector:
         self.provenance = dict(provenance or {})
         self._texts: dict[tuple[str, ...], TextFeatures] = {}
         self._texts_version = -1
+        self._warned: set[str] = set()
 
     def __repr__(self) -> str:
         return f"Detector({', '.join(f'{name}={value}' for name, value in self._description().items())})"
@@ -235,7 +239,17 @@ class Detector:
             if not found:
                 name = prompt.labels[label]
                 raise InputError(f"prompt '{name}'", "the tokenizer knows no token in it", "expected letters or digits")
+        unknown = unknown_phrases(part.caption, columns, self.tokenizer)
+        self._warn_of_unknown([prompt.labels[part.labels[index]] for index in unknown])
         return Chunk(part.caption, columns, part.labels)
+
+    def _warn_of_unknown(self, names: Sequence[str]) -> None:
+        """Once a name: a prompt is prepared again for every shard."""
+        for name in names:
+            if name not in self._warned:
+                self._warned.add(name)
+                remedy = "expected a name in the language of its tokenizer, or it finds nothing, or anything"
+                logger.warning("prompt %r: the model knows no word of it ([UNK]); %s", name, remedy)
 
 
 class _Labeller:

@@ -449,6 +449,14 @@ def test_a_model_that_answers_no_numbers_is_no_model_that_finds_nothing(referenc
         Detector(broken, reference_checkpoint.tokenizer).predict([A / "img0.png"], ["cat"], **SETTINGS)
 
 
+def test_a_name_that_the_tokenizer_does_not_know_is_said_once(caplog):
+    detector = load_detector("glyph-tiny", device="cpu")
+    for _ in range(2):
+        detector.captions(Prompt.categories(["cat", "猫"]))
+    (record,) = [each for each in caplog.records if "[UNK]" in each.getMessage()]
+    assert record.getMessage().startswith("prompt '猫': the model knows no word of it")
+
+
 def test_features_of_a_text_stay_with_the_detector_until_the_weights_change(
     reference_checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

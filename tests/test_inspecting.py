@@ -226,3 +226,24 @@ def test_stats_print_a_table_and_draw(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "records     4: 1 captions, 1 unlabelled" in capsys.readouterr().out
     with Image.open(tmp_path / "plots/a.png") as image:
         assert image.size == (12 * DPI, 8 * DPI)
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ('[{"id": 1, "data": {"image": "/data/a.jpg"}, "annotations": []}]', "labelstudio"),
+        ('{"file_name": "a.jpg", "width": 4, "height": 6, "objects": {"bbox": [], "categories": []}}', "huggingface"),
+        ('{"images": [], "annotations": [], "categories": []}', "coco"),
+        ('[{"filename": "a.jpg", "height": 6, "width": 4}]', "odvg"),
+        ("[[", "odvg"),
+    ],
+)
+def test_the_format_of_a_file_is_seen_in_its_first_entry(tmp_path, content, name):
+    (tmp_path / "a.json").write_text(content)
+    assert guess_format(tmp_path / "a.json") == name
+
+
+def test_results_for_coco_are_not_taken_for_lines(tmp_path):
+    (tmp_path / "a.json").write_text('[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]')
+    with pytest.raises(InputError, match="--format coco-results with --truth"):
+        guess_format(tmp_path / "a.json")

@@ -233,3 +233,23 @@ def test_an_empty_source_is_no_plan(tmp_path: Path) -> None:
     made.annotations.write_text("")
     with pytest.raises(InputError, match="holds no lines"):
         plan(made.annotations, tmp_path / "images", tmp_path / "weights.safetensors", tmp_path / "work")
+
+
+@pytest.mark.parametrize("target", ["yolo", "voc", "fiftyone"])
+def test_convert_replaces_a_folder_of_labels_alone(
+    tmp_path: Path, target: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in_od.json").write_text(LABELLED)
+    arguments = ["convert", "odvg", target, str(tmp_path / "in_od.json"), str(tmp_path / "out")]
+    assert main(arguments) == 0
+    files = sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert main(arguments) == 2
+    assert main([*arguments, "--overwrite"]) == 0
+    assert sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file()) == files
+    (tmp_path / "out/images").mkdir()
+    (tmp_path / "out/images/a.jpg").write_text("x")
+    capsys.readouterr()
+    assert main([*arguments, "--overwrite"]) == 2
+    assert "holds images/a.jpg, which is not replaced" in capsys.readouterr().err
+    assert (tmp_path / "out/images/a.jpg").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in_od.json", "out"]

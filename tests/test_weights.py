@@ -172,7 +172,10 @@ def test_pooler_and_indices_are_let_be(tmp_path: Path) -> None:
     assert_same(first.model, load_checkpoint(CHECKPOINT, BERT).model)
 
 
-@pytest.mark.parametrize("wrapped", ["module.{}", "_orig_mod.{}", "module._orig_mod.{}", "_orig_mod.module.{}"])
+WRAPPED = ("module.{}", "model.{}", "model.module.{}", "_orig_mod.{}", "module._orig_mod.{}", "_orig_mod.module.{}")
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED)
 def test_what_a_wrapper_puts_before_the_names_is_taken_off(tmp_path: Path, wrapped: str) -> None:
     tensors = {wrapped.format(name): tensor for name, tensor in FILE.tensors.items()}
     read = load_checkpoint(saved(tmp_path / "a.pth", tensors), BERT).model
@@ -283,7 +286,7 @@ def test_a_tensor_missing_from_ideas_file_is_named_as_there(tmp_path: Path) -> N
 def test_other_files_are_told_apart(tmp_path: Path) -> None:
     cases = {
         "weights file of a transformers folder": {"model.text_backbone.a": torch.ones(1)},
-        "is no Grounding DINO": {"backbone.conv1.weight": torch.ones(1)},
+        "is not a Grounding DINO": {"backbone.conv1.weight": torch.ones(1)},
         "unknown backbone": {"language_model.a": torch.ones(1), "backbone.stem.weight": torch.ones(1)},
     }
     for said, tensors in cases.items():
@@ -434,3 +437,21 @@ def test_the_order_of_a_file_does_not_change_from_process_to_process(tmp_path: P
     header = json.loads(written[8 : 8 + int.from_bytes(written[:8], "little")])
     assert list(header["__metadata__"]) == sorted(header["__metadata__"])  # the library's own order is random
     assert int.from_bytes(written[:8], "little") % 8 == 0
+
+
+def test_a_misspelt_name_of_weights_gets_a_suggestion():
+    with pytest.raises(InputError, match="did you mean 'glyph-tiny'"):
+        load_checkpoint("glyf-tiny")
+
+
+@pytest.mark.parametrize(("content", "what"), [(b"", "is empty"), (b"\0" * 100, "starts with zeros")])
+def test_an_unfinished_safetensors_file_is_called_that(tmp_path, content, what):
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match=f"{what}.*; expected a whole safetensors file"):
+        load_checkpoint(tmp_path / "a.safetensors")
+
+
+def test_inspect_shows_the_settings_of_a_training_as_tables():
+    text = inspect("glyph-tiny")
+    assert "OptimizerConfig(" not in text
+    assert "\noptimizer\n  learning_rate = 0.0004\n" in text

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -123,16 +123,18 @@ def sha256_of(path: str | Path) -> str:
 
 
 @contextmanager
-def write_whole_folder(path: str | Path) -> Iterator[Path]:
+def write_whole_folder(path: str | Path, replaces: Collection[str] = ()) -> Iterator[Path]:
     """Gives a folder to write into that appears under `path` only when the block ends well.
 
-    Raises InputError when something other than an empty folder is there: what others wrote is not mixed with ours.
+    replaces: suffixes of files; a folder that holds such files alone is replaced.
+    Raises InputError when something else than that or an empty folder is there: what others wrote is not mixed with
+    ours, and images that lie beside labels are not removed with them.
     """
     target = Path(os.path.realpath(path))
     if target.is_dir() and not any(target.iterdir()):
         target.rmdir()
     if target.exists():
-        raise InputError(path, "already exists", "expected a new folder; remove it first")
+        _check_replaced(path, target, replaces)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(target)
     temporary.mkdir()
@@ -141,6 +143,11 @@ def write_whole_folder(path: str | Path) -> Iterator[Path]:
         if descriptor is not None:
             try_lock(descriptor)
         yield temporary
+        if target.exists():
+            _check_replaced(path, target, replaces)
+            old = temporary_beside(target)
+            os.replace(target, old)
+            shutil.rmtree(old)
         os.replace(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -149,6 +156,17 @@ def write_whole_folder(path: str | Path) -> Iterator[Path]:
         if descriptor is not None:
             os.close(descriptor)
     _sync_folder(target.parent)
+
+
+def _check_replaced(path: str | Path, target: Path, replaces: Collection[str]) -> None:
+    if not replaces or not target.is_dir():
+        raise InputError(path, "already exists", "expected a new folder; remove it first")
+    for file in sorted(target.rglob("*")):
+        if not (file.is_dir() and not file.is_symlink()) and (file.suffix not in replaces or file.is_symlink()):
+            what = f"holds {file.relative_to(target)}, which is not replaced"
+            raise InputError(
+                path, what, f"expected a folder with {', '.join(sorted(replaces))} files alone, or a new one"
+            )
 
 
 def read_text(path: str | Path, remedy: str) -> str:

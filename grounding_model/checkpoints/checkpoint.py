@@ -146,7 +146,8 @@ def read_ours(path: Path) -> Weights:
     except SafetensorError as error:
         raise InputError(path, f"is not a complete safetensors file ({error})", "download or write it again") from None
     if not metadata.get("format", "").startswith("groundhog-"):
-        raise InputError(path, "has no Groundhog configuration", "expected the folder, for models of transformers")
+        remedy = "expected a file of `groundhog train` or `groundhog weights`; of a transformers model give the folder"
+        raise InputError(path, "has no Groundhog configuration", remedy)
     if metadata["format"] != FORMAT:
         raise InputError(path, f"has format {metadata['format']}", f"this version reads {FORMAT}; update groundhog")
     try:

@@ -28,7 +28,9 @@ def without_wrappers(tensors: Mapping[str, Tensor], place: object) -> dict[str, 
     """
     plain: dict[str, Tensor] = {}
     kept = [[part for part in name.split(".") if part not in WRAPPERS] for name in tensors]
-    drop = 1 if kept and all(parts[0] == OWNER and len(parts) > 1 for parts in kept) else 0
+    owned = bool(kept) and all(parts[0] == OWNER and len(parts) > 1 for parts in kept)
+    of_transformers = any(parts[:2] == [OWNER, "text_backbone"] for parts in kept)  # a name of its own, no wrapper
+    drop = 1 if owned and not of_transformers else 0
     for parts, (name, tensor) in zip(kept, tensors.items()):
         short = ".".join(parts[drop:])
         if short in plain:

@@ -6,6 +6,7 @@ weights are from. Nothing else is needed to run it.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import re
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ from grounding_model.checkpoints.checkpoint import (
 from grounding_model.checkpoints.huggingface import read_folder, save_folder
 from grounding_model.checkpoints.infer_config import Hints, config_of, hints_of_mmdet
 from grounding_model.checkpoints.locations import checkpoint_hash, locate
-from grounding_model.checkpoints.safe_pickle import read_pickled_checkpoint
+from grounding_model.checkpoints.safe_pickle import describe_head, read_pickled_checkpoint
 from grounding_model.checkpoints.weight_names import (
     MMDET_WITH_RESNET,
     MMDET_WITH_SWIN,
@@ -94,19 +95,39 @@ def inspect(source: str | Path, text_encoder: str | Path | None = None) -> str:
     lines += _described(dataclasses.asdict(weights.config))
     here = f"from {text_encoder}" if text_encoder else "missing; a folder of BERT has one"
     lines.append(f"tokenizer: {'comes with it' if weights.tokenizer_source else here}")
-    lines += [f"{key}: {value}" for key, value in weights.provenance.items()]
+    lines += _described({key: _readable(value) for key, value in weights.provenance.items()}, "")
     problems = _problems(weights, path)
     return "\n".join([*lines, f"not whole: {'; '.join(problems)}" if problems else "whole: nothing is missing"])
 
 
 def _described(config: Mapping[str, object], indent: str = "  ") -> list[str]:
+    """A line a value, `name = value`, at the outermost level `name: value`; what is inside a value is indented."""
     lines = []
     for name, value in config.items():
         if isinstance(value, dict) and value:
             lines += [f"{indent}{name}", *_described(value, indent + "  ")]
         else:
-            lines.append(f"{indent}{name} = {value}")
+            lines.append(f"{indent}{name} = {value}" if indent else f"{name}: {value}")
     return lines
+
+
+def _readable(text: str) -> object:
+    """A setting of the training, which the file has as Python prints it, as tables; any other text as it is."""
+    try:
+        return _value(ast.parse(text, mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return text
+
+
+def _value(node: ast.expr) -> object:
+    """Raises ValueError for what is neither a value nor a dataclass as it prints itself."""
+    if isinstance(node, ast.Call):
+        if node.args or not all(each.arg for each in node.keywords):
+            raise ValueError("not a dataclass")
+        return {each.arg: _value(each.value) for each in node.keywords}
+    if isinstance(node, ast.Tuple | ast.List) and any(isinstance(each, ast.Call) for each in node.elts):
+        return {str(number): _value(each) for number, each in enumerate(node.elts, 1)}
+    return ast.literal_eval(node)
 
 
 # --- where a checkpoint is
@@ -120,6 +141,9 @@ def read_weights(path: Path, text_encoder: str | Path | None = None) -> Weights:
         raise InputError(path, "no such file", "give the path of a checkpoint")
     if is_safetensors(path):
         return read_ours(path)
+    if path.suffix == ".safetensors":
+        what = describe_head(path).replace("is no PyTorch file", "is not a safetensors file")
+        raise InputError(path, what, "expected a whole safetensors file: download or write it again")
     return _read_pickled(path, text_encoder)
 
 
@@ -184,7 +208,10 @@ def _mmdet_table(tensors: Mapping[str, Tensor], path: Path) -> NameTable:
     if any(name.startswith("model.text_backbone.") for name in tensors):
         raise InputError(path, "is the weights file of a transformers folder", "give the folder, with its config.json")
     if not any(name.startswith("language_model.") for name in tensors):
-        raise InputError(path, f"is no Grounding DINO (it holds {counted(sorted(tensors))} there)")
+        names = sorted(tensors)
+        more = f" and {len(names) - 3} more" if names[3:] else ""
+        what = f"is not a Grounding DINO: its tensors are {', '.join(names[:3])}{more}"
+        raise InputError(path, what, "expected a checkpoint of mmdet's or IDEA's Grounding DINO")
     if "backbone.patch_embed.projection.weight" in tensors:
         return MMDET_WITH_SWIN
     if "backbone.conv1.weight" in tensors:

@@ -113,6 +113,18 @@ def tokens_of_spans(
     return entities
 
 
+def unknown_phrases(
+    caption: str, columns_per_entity: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerFast
+) -> list[int]:
+    """Which entities consist of [UNK] alone, by the columns that tokens_of_spans gives: all such look the same."""
+    ids, unknown = tokenizer.backend_tokenizer.encode(caption).ids, tokenizer.unk_token_id
+    return [
+        index
+        for index, columns in enumerate(columns_per_entity)
+        if columns and all(ids[column] == unknown for column in columns)
+    ]
+
+
 def load_tokenizer(source: str | Path, local_files_only: bool = True) -> PreTrainedTokenizerFast:
     """Loads a folder with tokenizer.json or vocab.txt, or one of these files, or a name on the Hugging Face hub.
 

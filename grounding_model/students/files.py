@@ -53,7 +53,12 @@ def load_student(source: str | Path, names: Sequence[str] | None = None, image_s
         raise InputError(source, "is not a closed-set detector", expected)
     try:
         with _quiet():
-            detector = AutoModelForObjectDetection.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+            detector = AutoModelForObjectDetection.from_pretrained(
+                folder,
+                local_files_only=True,
+                dtype=torch.float32,
+                trust_remote_code=False,  # else a folder's auto_map may run its own Python after a "y"
+            )
     except Exception as error:  # transformers raises nearly anything for a broken folder
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(folder, f"cannot be loaded ({reason})", "expected the folder as it was written") from None

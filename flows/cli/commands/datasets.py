@@ -54,6 +54,12 @@ def _add_convert(commands) -> None:
         help="odvg: leave out, and count, what this program would train on wrongly or fail at (ignored boxes, …)",
     )
     parser.add_argument(
+        "--with-scores",
+        action="store_const",
+        const=True,
+        help="yolo: write each box's score too, as its predictions have it; training on such files drops their images",
+    )
+    parser.add_argument(
         "--image-prefix",
         metavar="P",
         help="labelstudio: what goes before file names: a folder of its local storage, https://…, s3://bucket/…",
@@ -76,7 +82,8 @@ def _convert(options: argparse.Namespace) -> int:
         options.seed,
     )
     formats_and_paths = options.source_format, options.target_format, options.source, options.out
-    given = {**_given_source(options), "loader": options.loader, **_labelstudio_options(options)}
+    given = {**_given_source(options), "loader": options.loader, "with_scores": options.with_scores}
+    given |= _labelstudio_options(options)
     print(convert(*formats_and_paths, selection=selection, overwrite=options.overwrite, **given))
     return 0
 
@@ -209,7 +216,7 @@ def _add_inspected(parser: argparse.ArgumentParser, optional: bool = False) -> N
         dest="source_format",
         choices=tuple(formats.READERS),
         metavar="F",
-        help="a format of `groundhog convert` (default: detect odvg, coco or voc)",
+        help="a format of `groundhog convert` (default: detect it)",
     )
     _add_source(parser)
 
