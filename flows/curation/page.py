@@ -12,6 +12,7 @@ from flows.curation.data_card import DataCard, SplitCounts
 from formats.huggingface import read_huggingface
 from formats.images import safe_join
 from formats.io.files import write_whole
+from formats.io.plurals import many
 from formats.record import Record
 
 PICTURES = 48  # of each split
@@ -47,7 +48,7 @@ def _section(root: Path, split: SplitCounts, card: DataCard) -> str:
     step = max(1, len(records) // PICTURES)  # evenly over the split
     shown = "".join(_figure(root / split.name, record) for record in records[::step][:PICTURES])
     return (
-        f"<h2>{html.escape(split.name)}: {split.images} images</h2><table>{rows}</table>"
+        f"<h2>{html.escape(split.name)}: {many(split.images, 'image')}</h2><table>{rows}</table>"
         f'<div class="pictures">{shown}</div>'
     )
 
@@ -58,6 +59,6 @@ def _figure(folder: Path, record: Record) -> str:
     count = len(record.instances or ())
     source = base64.b64encode(jpeg_of(drawn)).decode()
     return (
-        f'<figure><img src="data:image/jpeg;base64,{source}" alt="{name} with {count} boxes" loading="lazy">'
+        f'<figure><img src="data:image/jpeg;base64,{source}" alt="{name} with {many(count, "box")}" loading="lazy">'
         f"<figcaption>{name} · {count}</figcaption></figure>"
     )

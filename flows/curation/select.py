@@ -10,6 +10,7 @@ from flows.curation.fingerprints import Fingerprint, fingerprint, fingerprint_im
 from flows.curation.selection import most_similar, select_diverse
 from formats.images import list_images, read_images
 from formats.io.errors import InputError, did_you_mean
+from formats.io.plurals import many
 from formats.odvg import read_odvg
 from formats.record import Record
 
@@ -66,4 +67,4 @@ def _like(names: list[str], features: np.ndarray, folder: Path, like: str, count
 
 def _check_count(count: int, left: int, source: str | Path) -> None:
     if count > left:
-        raise InputError(source, f"{count} images wanted, {left} can be chosen", f"expected at most {left}")
+        raise InputError(source, f"{many(count, 'image')} wanted, {left} can be chosen", f"expected at most {left}")

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
+from formats.io.plurals import many
 from formats.record import Box, Record, Span
 from grounding_model.data.augment import AugmentConfig, augment
 from grounding_model.data.captions import AbsentNames, CategorySampler, TrainingText, caption_text
@@ -93,7 +94,9 @@ class TrainingSamples(Dataset[Sample]):
                 continue
             rng = np.random.default_rng([self._seed, draw.position, 2])
             return self._sample(image, record, self._samplers[draw.dataset], rng, problems)
-        raise InputError(f"data set {draw.dataset}", f"{len(problems)} images in a row are unusable", problems[0])
+        raise InputError(
+            f"data set {draw.dataset}", f"{many(len(problems), 'image')} in a row are unusable", problems[0]
+        )
 
     def _sample(
         self,
