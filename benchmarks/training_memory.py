@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from grounding_model.data.samples import TrainingBatch
 from grounding_model.inputs.image_batch import ImageBatch
 from grounding_model.inputs.tokens import TextBatch
 from grounding_model.model.activation_checkpointing import set_recompute
@@ -99,13 +100,11 @@ def take_steps(case: str, device: torch.device) -> None:
     optimizer = build_optimizer(objective, OptimizerConfig())
     for _ in range(2):
         optimizer.zero_grad(set_to_none=True)
-        torch.stack([*objective(*batch(model, batch_size, size, device)).values()]).sum().backward()
+        torch.stack([*objective(batch(model, batch_size, size, device)).values()]).sum().backward()
         optimizer.step()
 
 
-def batch(
-    model: GroundingModel, count: int, size: tuple[int, int], device: torch.device
-) -> tuple[ImageBatch, TextBatch, list[Target]]:
+def batch(model: GroundingModel, count: int, size: tuple[int, int], device: torch.device) -> TrainingBatch:
     tokens = model.config.max_text_tokens
     text = TextBatch(
         torch.randint(5, model.config.text.vocab_size, (count, tokens)),
@@ -126,7 +125,7 @@ def batch(
         ).to(device)
         for _ in range(count)
     ]
-    return images.to(device), text.to(device), targets
+    return TrainingBatch(images, text, targets, names=[], problems=[]).to(device)
 
 
 def of_this_process(name: str) -> int:

@@ -3,6 +3,9 @@
 N rows (boxes) of the shard. A row is a box; an image that could not be read is a row with a problem and no box; an
 image in which nothing was found has no row. The manifest's key is in the file's metadata and identifies the model,
 prompt and settings that made it, and a checksum that covers every byte. Equal candidates give equal bytes.
+image in which nothing was found has no row. One more row an image may hold the model's feature of it.
+The manifest's key is in the file's metadata and identifies the model,
+prompt and settings that made it. Equal candidates give equal bytes.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ _SCHEMA = pa.schema(
         pa.field("problem", pa.string()),
     ]
 )
+_FEATURE = pa.field("feature", pa.list_(pa.float16()))  # not in every file
 
 
 class ImageProblem(NamedTuple):
@@ -50,6 +54,14 @@ class ImageProblem(NamedTuple):
     line: int
     filename: str
     reason: str
+
+
+class ImageFeature(NamedTuple):
+    """What the model saw of a whole image, boxes or not, for comparing images. line: as in ImageProblem."""
+
+    line: int
+    filename: str
+    feature: np.ndarray  # (D,) float16
 
 
 class ImageCandidates(NamedTuple):
@@ -133,8 +145,8 @@ def _joined(parts: Sequence, dtype: type, empty: tuple[int, ...] = (0,)) -> np.n
     return np.concatenate([np.asarray(part, dtype) for part in parts]) if parts else np.zeros(empty, dtype)
 
 
-def write_candidates(path: str | Path, candidates: Candidates, key: str) -> None:
-    """Writes one shard's candidates with the manifest's key, whole or not at all."""
+def write_candidates(path: str | Path, candidates: Candidates, key: str, features: Sequence[ImageFeature] = ()) -> None:
+    """Writes one shard's candidates with the manifest's key, whole or not at all. features: of images, any order."""
     boxes, problems = len(candidates), candidates.problems
     line = np.concatenate([candidates.line, np.array([problem.line for problem in problems], np.int64)])
     filename = pa.array([*candidates.filename, *(problem.filename for problem in problems)], pa.string())
@@ -158,6 +170,8 @@ def write_candidates(path: str | Path, candidates: Candidates, key: str) -> None
         writer.write_table(table)
         writer.add_key_value_metadata({_CHECKSUM_KEY: _CHECKSUM_SIGN + _NO_CHECKSUM.decode()})
     content = sink.getvalue().to_pybytes()
+    if features:
+        table = _with_features(table, sorted(features, key=lambda each: each.line))
     with write_whole(path, "wb") as stream:
         stream.write(_with_checksum(content))
 
@@ -184,6 +198,21 @@ def is_intact(content: bytes) -> bool:
     return digest.hexdigest().encode() == places[-1][1]
 
 
+def _with_features(table: pa.Table, features: Sequence[ImageFeature]) -> pa.Table:
+    """The table, then a row for each feature, of which the other columns are null."""
+    ends = np.cumsum([0, *(len(each.feature) for each in features)]).astype(np.int32)
+    values = np.concatenate([np.asarray(each.feature, np.float16) for each in features])
+    known = {
+        "line": pa.array([each.line for each in features], pa.int64()),
+        "filename": pa.array([each.filename for each in features], pa.string()).dictionary_encode(),
+        _FEATURE.name: pa.ListArray.from_arrays(pa.array(ends), pa.array(values, pa.float16())),
+    }
+    schema = table.schema.append(_FEATURE)
+    columns = [known[field.name] if field.name in known else pa.nulls(len(features), field.type) for field in schema]
+    above = table.append_column(_FEATURE, pa.nulls(len(table), _FEATURE.type))
+    return pa.concat_tables([above, pa.table(columns, schema=schema)]).unify_dictionaries()
+
+
 def _padded(values: np.ndarray, missing: int, arrow_type: pa.DataType) -> pa.Array:
     """The values, then nulls for the rows that are problems."""
     return pa.concat_arrays([pa.array(np.ascontiguousarray(values), arrow_type), pa.nulls(missing, arrow_type)])
@@ -195,6 +224,8 @@ def read_candidates(path: str | Path) -> Candidates:
     problem_rows = table.filter(table["problem"].is_valid()).select(["line", "filename", "problem"])
     problems = tuple(map(ImageProblem, *(column.to_pylist() for column in problem_rows.columns)))
     table = table.filter(table["problem"].is_null())
+    if _FEATURE.name in table.schema.names:
+        table = table.filter(table[_FEATURE.name].is_null()).drop_columns([_FEATURE.name])
     if nulls := [name for name in table.schema.names if name != "problem" and table[name].null_count]:
         raise InputError(path, f"has boxes without {', '.join(nulls)}", _REMEDY)
     with located(path):
@@ -206,6 +237,21 @@ def read_candidates(path: str | Path) -> Candidates:
             score=table["score"].to_numpy(),
             problems=problems,
         )
+
+
+def read_image_features(path: str | Path) -> list[ImageFeature]:
+    """The features of a shard's images, in the order of their lines; [] of a shard that was written without.
+
+    Raises InputError when the file is missing or damaged.
+    """
+    table = _read_table(path)
+    if _FEATURE.name not in table.schema.names:
+        return []
+    table = table.filter(table[_FEATURE.name].is_valid()).select(["line", "filename", _FEATURE.name])
+    if any(column.null_count for column in table.columns):
+        raise InputError(path, "has a feature without an image", _REMEDY)
+    values = [row.values.to_numpy(zero_copy_only=False) for row in table[_FEATURE.name]]
+    return list(map(ImageFeature, table["line"].to_pylist(), table["filename"].to_pylist(), values))
 
 
 def candidates_key(path: str | Path) -> str | None:
@@ -231,9 +277,9 @@ def _read_table(path: str | Path) -> pa.Table:
         raise InputError(path, "does not exist", "run infer first") from None
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise InputError(path, f"cannot be read as Parquet ({error})", _REMEDY) from error
-    if table.schema.names != _SCHEMA.names:
+    if table.schema.names not in (_SCHEMA.names, [*_SCHEMA.names, _FEATURE.name]):
         raise InputError(path, f"has the columns {table.schema.names}", f"expected {_SCHEMA.names}; {_REMEDY}")
-    if other := [field.name for field, ours in zip(table.schema, _SCHEMA) if field.type != ours.type]:
+    if other := [field.name for field, ours in zip(table.schema, [*_SCHEMA, _FEATURE]) if field.type != ours.type]:
         raise InputError(path, f"has values of another type in {', '.join(other)}", _REMEDY)
     return table
 

@@ -98,7 +98,7 @@ def _cvat(path: Path, on_problem: Problem, options: ExportOptions) -> Iterator[E
 
 def _refuse_lost(lost: dict[str, int], location: str) -> None:
     if lost:
-        what = ", ".join(f"{count} {what.removesuffix(', left out')}" for what, count in lost.items())
+        what = ", ".join(f"{what.removesuffix(', left out')} ({count})" for what, count in lost.items())
         raise InputError(location, f"holds {what}", "expected upright boxes")
 
 

@@ -164,7 +164,7 @@ def _submitted(task: Mapping, location: str) -> list[dict] | None:
     result = _result({"annotations": annotations}, location, omissions)
     lost = {what: count for what, count in omissions.items() if count and what in _SHAPES}
     if lost:
-        what = ", ".join(f"{count} {_SHAPES[what]}" for what, count in lost.items())
+        what = ", ".join(f"{_SHAPES[what]} ({count})" for what, count in lost.items())
         raise InputError(location, f"holds {what}", "expected upright rectangles")
     return result
 
@@ -201,7 +201,7 @@ def _address(task: Mapping, location: str) -> str:
     return found[0]
 
 
-UPLOAD_KEY = re.compile(r"[0-9a-f]{8}-(?=.)")  # before the name of a file that came by the browser
+_UPLOAD_KEY = re.compile(r"[0-9a-f]{8}-(?=.)")  # before the name of a file that came by the browser
 
 
 def _path_of(address: str) -> str:
@@ -222,7 +222,7 @@ def _without_upload_key(address: str) -> str:
     path = _path_of(address)
     if "upload/" not in path:
         return path
-    return UPLOAD_KEY.sub("", PurePosixPath(path).name, count=1)
+    return _UPLOAD_KEY.sub("", PurePosixPath(path).name, count=1)
 
 
 def _filename(address: str, image_dir: str | Path | None, uploads: Mapping[str, int]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -24,16 +24,18 @@ from formats.io.errors import InputError
 from formats.io.notebook import html_table
 from formats.io.plurals import many
 from formats.record import Box, Instance, Record, Region
-from grounding_model.inputs.defaults import DTYPE, DTYPES, MAX_PER_IMAGE, SCORE_THRESHOLD, WEIGHTS
+from grounding_model.inputs.defaults import DTYPE, DTYPES, WEIGHTS
 from grounding_model.inputs.image import check_image, read_resized, resize_for_test
 from grounding_model.inputs.image_batch import collate_images
+from grounding_model.inputs.predict import Failure, ImageSource, PredictSettings, ScoredRecord
 from grounding_model.inputs.prompt import BuiltPrompt, Prompt
 from grounding_model.inputs.tokens import count_tokens, tokenize, tokens_of_spans
 from grounding_model.model.backbone import TimmFeatures
 from grounding_model.model.grounding import GroundingModel, ImageFeatures, TextFeatures
 from grounding_model.model.precision import choose_dtype, use_bfloat16
+from grounding_model.students.detector import StudentDetector
+from grounding_model.students.files import is_student, load_student
 
-ImageSource = str | Path | np.ndarray
 PromptSource = Prompt | Sequence[str | tuple[str, ...]]
 
 READERS = 4  # threads that decode and resize: enough to keep a GPU busy with photos
@@ -58,6 +60,16 @@ class ScoredRecord(Record):
     """
 
     all_scores: np.ndarray = field(kw_only=True, compare=False)
+
+
+@dataclass(frozen=True)
+class FeaturedRecord(Record):
+    """A record that also has what the model saw of the whole image.
+
+    image_feature: (D,) float16, the mean over the image of each of the neck's levels, one after the other.
+    """
+
+    image_feature: np.ndarray = field(kw_only=True, compare=False)
 
 
 class Chunk(NamedTuple):
@@ -86,6 +98,7 @@ class PredictSettings:
     mixed_sizes: images of a batch are padded to the largest, as in the reference, where an image's numbers depend on
     its padding. By default only images of one size share a batch, and each result is that of the image alone.
     return_all_scores: every record is a ScoredRecord.
+    return_image_feature: every record is a FeaturedRecord; not together with return_all_scores.
 
     Raises InputError for a value that cannot work.
     """
@@ -98,6 +111,7 @@ class PredictSettings:
     chunk_size: int | None = None
     mixed_sizes: bool = False
     return_all_scores: bool = False
+    return_image_feature: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.score_threshold <= 1:
@@ -110,6 +124,8 @@ class PredictSettings:
             raise InputError("scale", str(self.scale), "expected the short and the long side in pixels")
         if self.batch_size < 1:
             raise InputError("batch_size", str(self.batch_size), "expected at least 1")
+        if self.return_all_scores and self.return_image_feature:
+            raise InputError("return_image_feature", "together with return_all_scores", "expected one of them")
 
 
 class Picture(NamedTuple):
@@ -142,17 +158,21 @@ def load_detector(
     text_encoder: str | Path | None = None,
     device: str = "auto",
     dtype: str = DTYPE,
-) -> Detector:
-    """A detector from whatever load_checkpoint reads. device: as torch names it; 'auto' is a GPU where there is one.
+) -> Detector | StudentDetector:
+    """A detector from whatever load_checkpoint reads, or from a student's folder.
+
+    device: as torch names it; 'auto' is a GPU where there is one.
 
     dtype: float32; bfloat16, which rounds the large linear layers of the image side only; or auto, which is bfloat16
-    where the device multiplies it natively.
+    where the device multiplies it natively. A student is small, and always float32.
 
     Raises InputError when the weights cannot be read, the device is not there, or the dtype is not one of these.
     """
     from grounding_model.checkpoints.weights import load_checkpoint
 
     chosen = choose_device(device)
+    if is_student(weights):
+        return StudentDetector(load_student(weights), chosen)
     checkpoint = load_checkpoint(weights, text_encoder)
     if isinstance(checkpoint.model.backbone, TimmFeatures):
         checkpoint.model.backbone.fold_batch_norms()
@@ -177,6 +197,8 @@ class Detector:
 
     dtype: as load_detector takes it; as an attribute, what 'auto' came to. bfloat16 changes the model in place.
     """
+
+    gives_image_features = True  # labelling asks only detectors that say so
 
     def __init__(
         self,
@@ -333,7 +355,11 @@ class _Labeller:
             asked = [index for index, chunk in enumerate(chunks) if chunk]
             for index, detections in zip(asked, _to_cpu(answers)):
                 found[index].append(_in_pixels(detections, images[index].picture))
-        return [self._record(image, parts) for image, parts in zip(images, found)]
+        records = [self._record(image, parts) for image, parts in zip(images, found)]
+        if not self.settings.return_image_feature:
+            return records
+        pooled = pooled_features(features).cpu().numpy()
+        return [_record_with(FeaturedRecord, record, image_feature=row) for record, row in zip(records, pooled)]
 
     def _encode_images(self, pictures: Sequence[np.ndarray]) -> ImageFeatures:
         """Row i is that of picture i. Those that share one array run through the backbone once, and the last of all
@@ -383,6 +409,19 @@ class _Labeller:
             tokens = tokenize(captions, self.detector.tokenizer, model.config.max_text_tokens)
             self.texts[captions] = model.encode_text(tokens.to(self.detector.device))
         return self.texts[captions]
+
+
+def pooled_features(features: ImageFeatures) -> Tensor:
+    """(B, K C) float16: the mean of each of K levels over the image's content."""
+    means = []
+    for level, padding in zip(features.levels, features.paddings):
+        content = (~padding)[:, None].float()
+        means.append((level.float() * content).sum((2, 3)) / content.sum((2, 3)))
+    return torch.cat(means, dim=1).to(torch.float16)
+
+
+def _record_with(kind: Callable[..., Record], record: Record, **more: Any) -> Record:
+    return kind(**{each.name: getattr(record, each.name) for each in fields(record)}, **more)
 
 
 class LabelScoring(NamedTuple):

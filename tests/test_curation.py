@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from flows import bootstrap_od
 from flows.cli.command import main
 from flows.curation.check import check_images, describe_report
 from flows.curation.duplicates import find_duplicates
@@ -18,7 +19,18 @@ from flows.curation.fingerprints import HASH_BITS, fingerprint
 from flows.curation.publish import publish
 from flows.curation.selection import most_similar, select_diverse
 from formats import InputError, Instance, Record, read_coco, read_huggingface, read_yolo, write_label_map, write_odvg
-from formats.images import image_size
+from formats.candidates import (
+    Candidates,
+    ImageCandidates,
+    ImageFeature,
+    ImageProblem,
+    candidates_key,
+    read_candidates,
+    read_image_features,
+    write_candidates,
+)
+from formats.images import image_size, list_images
+from grounding_model.glyphs import write_scenes
 
 SIDES = 400
 
@@ -141,6 +153,56 @@ def test_images_that_are_selected_already_are_not_selected_again():
 def test_most_similar_comes_first():
     features = np.array([[0.0], [5.0], [1.0]])
     assert most_similar(features, np.array([0.9]), 2) == [2, 0]
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """Six drawn scenes labelled by the embedded model; the last is the first once more, flipped upside down."""
+    folder = tmp_path_factory.mktemp("labelled")
+    write_scenes(str(folder / "d"), "cats", 5, 0, labelled=False)
+    first = folder / "d/images" / list_images(folder / "d/images")[0]
+    ImageOps.flip(Image.open(first)).save(first.with_name(f"flipped_{first.name}"))
+    command = ["infer", str(folder / "d/cats_od.json"), str(folder / "d/images"), str(folder / "w")]
+    bootstrap_od(folder / "d/images", ["cat"], folder / "d/cats_od.json")
+    assert main([*command, "--shard-size", "4"]) == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_a_labelling_keeps_a_feature_of_every_image_and_select_uses_it(labelled, capsys):
+    shards = sorted((labelled / "w/candidates").glob("*.parquet"))
+    kept = [each for shard in shards for each in read_image_features(shard)]
+    names = [each.filename for each in kept]
+    assert sorted(names) == list_images(labelled / "d/images")
+    assert {(each.feature.dtype, each.feature.shape) for each in kept} == {
+        (np.dtype(np.float16), kept[0].feature.shape)
+    }
+    flipped = next(name for name in names if name.startswith("flipped"))
+    capsys.readouterr()
+    assert main(["select", "--work-dir", str(labelled / "w"), "-n", "2", "--like", flipped]) == 0
+    assert capsys.readouterr().out.split() == [flipped, flipped.removeprefix("flipped_")]
+    assert main(["select", "--work-dir", str(labelled / "w"), "-n", "5", "--diverse"]) == 0
+    chosen = capsys.readouterr().out.split()
+    assert len({name.removeprefix("flipped_") for name in chosen}) == 5
+    assert main(["select", "--work-dir", str(labelled / "w"), "-n", "2", "--like", "other.png"]) == 2
+
+
+def test_features_are_beside_the_candidates_and_equal_ones_give_equal_bytes(tmp_path):
+    box = ImageCandidates(0, "a.jpg", np.array([0], np.int32), np.ones((1, 4), np.float32), np.ones(1, np.float32))
+    candidates = Candidates.of_images([box], [ImageProblem(2, "c.jpg", "is empty")])
+    features = [ImageFeature(line, name, np.full(3, line, np.float16)) for line, name in ((1, "b.jpg"), (0, "a.jpg"))]
+    for name, each in (("one", features), ("two", features[::-1]), ("without", [])):
+        write_candidates(tmp_path / name, candidates, "key", each)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert [(each.filename, each.feature.tolist()) for each in read_image_features(tmp_path / "one")] == [
+        ("a.jpg", [0.0] * 3),
+        ("b.jpg", [1.0] * 3),
+    ]
+    assert read_image_features(tmp_path / "without") == []
+    for name in ("one", "without"):
+        back = read_candidates(tmp_path / name)
+        assert candidates_key(tmp_path / name) == "key"
+        assert (back.line.tolist(), back.problems) == ([0], candidates.problems)
 
 
 @pytest.fixture

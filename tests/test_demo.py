@@ -15,7 +15,7 @@ from formats.io.errors import InputError
 from formats.odvg import read_odvg
 from grounding_model.checkpoints.checkpoint import save_checkpoint
 from grounding_model.training.config import FromScratch
-from grounding_model.training.loop import start_model
+from grounding_model.training.learner import start_model
 
 
 @pytest.fixture(scope="module")

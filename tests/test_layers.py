@@ -58,17 +58,19 @@ ROOMS = {
     "grounding_model.inputs": {"formats"},
     "grounding_model.model": {"grounding_model.inputs"},
     "grounding_model.checkpoints": {"grounding_model.inputs", "grounding_model.model"},
-    "grounding_model": {"formats", "grounding_model.checkpoints", "grounding_model.inputs", "grounding_model.model"},
+    "grounding_model.students": {
+        "formats", "grounding_model.checkpoints", "grounding_model.inputs", "grounding_model.model",
+    },
+    "grounding_model": {
+        "formats", "grounding_model.checkpoints", "grounding_model.inputs", "grounding_model.model",
+        "grounding_model.students",
+    },
     "grounding_model.metrics": {"formats"},
     "grounding_model.glyphs": {"formats", "grounding_model.inputs"},
     "grounding_model.data": {"formats", "grounding_model.glyphs", "grounding_model.inputs", "grounding_model.model"},
     "grounding_model.training": {
         "formats", "grounding_model", "grounding_model.checkpoints", "grounding_model.data", "grounding_model.glyphs",
-        "grounding_model.inputs", "grounding_model.metrics", "grounding_model.model",
-    },
-    "grounding_model.students": {
-        "formats", "grounding_model", "grounding_model.checkpoints", "grounding_model.data", "grounding_model.inputs",
-        "grounding_model.metrics", "grounding_model.model", "grounding_model.training",
+        "grounding_model.inputs", "grounding_model.metrics", "grounding_model.model", "grounding_model.students",
     },
     "flows.policies": {"formats"},
     "flows.labelling": {"flows.policies"},

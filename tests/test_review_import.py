@@ -158,6 +158,21 @@ def test_the_annotation_that_is_ground_truth_counts(tmp_path, labels):
     assert corrected(labels)["sub/b c.jpg"] == (replace(CAT, score=None),)
 
 
+def test_a_submission_without_boxes_says_that_an_unlabelled_image_has_none(tmp_path, labels):
+    write_odvg(labels, [Record("a.jpg", 100, 120)])
+    task = {"data": {"image": "/data/upload/1/1a2b3c4d-a.jpg"}, "annotations": [{"result": []}]}
+    (tmp_path / "ls.json").write_text(json.dumps([task]))
+    assert import_reviews(labels, tmp_path / "ls.json", "labelstudio").counts.confirmed == 1
+    assert corrected(labels) == {"a.jpg": ()}
+
+
+def test_turned_boxes_of_cvat_are_refused(tmp_path, labels):
+    export = exported(tmp_path, "cvat", RECORDS)
+    export.write_text(export.read_text().replace('occluded="0"', 'occluded="0" rotation="10.5"', 1))
+    with pytest.raises(InputError, match=r"a\.jpg: holds turned boxes and ellipses \(1\)"):
+        import_reviews(labels, export, "cvat")
+
+
 @pytest.mark.parametrize("entry", [{"value": {"rotation": 30}}, {"type": "polygonlabels"}])
 def test_shapes_that_are_no_upright_boxes_are_refused(tmp_path, labels, entry):
     def turned(task):
@@ -167,7 +182,7 @@ def test_shapes_that_are_no_upright_boxes_are_refused(tmp_path, labels, entry):
         task["annotations"] = [{"result": result}]
 
     export = tasks_of(tmp_path, turned)
-    with pytest.raises(InputError, match=r"holds 1 (turned boxes|polygons)"):
+    with pytest.raises(InputError, match=r"holds (turned boxes|polygons) \(1\)"):
         import_reviews(labels, export, "labelstudio")
     assert not reviewed_path(labels).exists()
     import_reviews(labels, export, "labelstudio", ImportOptions(skip=True))
@@ -186,6 +201,7 @@ def test_shapes_that_are_no_upright_boxes_are_refused(tmp_path, labels, entry):
         ("b c.jpg", "sub/b c.jpg"),
         ("upload/3/1a2b3c4d-b_c.jpg", "sub/b c.jpg"),
         ("1a2b3c4d-b%20c.jpg", "sub/b c.jpg"),
+        ("images/879e8ec3__b_c.jpg", "sub/b c.jpg"),
     ],
 )
 def test_images_are_found_by_path_then_by_base_name(name, filename):

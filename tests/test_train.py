@@ -35,6 +35,7 @@ from grounding_model.training import objective, validation
 from grounding_model.training import state as training_state
 from grounding_model.training.config import FromScratch, FromWeights, RegionWords, TrainConfig
 from grounding_model.training.distributed import Processes
+from grounding_model.training.learner import GroundingLearner, start_model
 from grounding_model.training.loop import TrainingFailed, train
 from grounding_model.training.optimizer import (
     MovingAverage,
@@ -105,7 +106,7 @@ def test_resumed_equals_uninterrupted(config: TrainConfig, tmp_path: Path) -> No
     resumed_config = replace(config, work_dir=tmp_path / "resumed", workers=1)
     with pytest.raises(Interrupted):
         train(resumed_config, interrupt_at(4))
-    assert not (tmp_path / "resumed" / training.WEIGHTS_FILE).exists()
+    assert not (tmp_path / "resumed" / GroundingLearner.weights_name).exists()
     steps: list[int] = []
     resumed = train(resumed_config, lambda line: steps.append(line["step"]))
     assert steps == [4, 5, 6]
@@ -222,7 +223,7 @@ def test_a_loss_that_is_not_finite_ends_training_and_is_named(
     monkeypatch.setattr(objective, "grounding_losses", broken)
     with pytest.raises(TrainingFailed, match=r"step 1: not finite: d0\.loss_iou;"):
         train(config)
-    assert not (config.work_dir / training.WEIGHTS_FILE).exists()
+    assert not (config.work_dir / GroundingLearner.weights_name).exists()
 
 
 def test_what_was_passed_over_is_counted(config: TrainConfig, tmp_path: Path) -> None:
@@ -365,7 +366,7 @@ def test_an_interrupted_run_goes_on_only_when_asked(config: TrainConfig, capsys:
     training.check_resume(config, resume=True)
     with pytest.raises(InputError, match="contains an interrupted run; expected --resume"):
         training.check_resume(config, resume=False)
-    (config.work_dir / training.WEIGHTS_FILE).touch()  # finished
+    (config.work_dir / GroundingLearner.weights_name).touch()  # finished
     training.check_resume(config, resume=False)
 
 
@@ -381,10 +382,10 @@ def test_data_that_cannot_be_validated_on_are_refused_before_the_first_step(conf
 def gradients_of(model: nn.Module, config: TrainConfig) -> dict[str, torch.Tensor]:
     """Of one batch of the configuration's data, dropout included."""
     datasets = [open_for_training(data) for data in config.datasets]
-    tokenizer = training.start_model(config.start)[1]
-    processes = Processes()
-    loader = training._loader(config, datasets, tokenizer, model.config, 0, 1, torch.device("cpu"), processes)
-    run = training_state.TrainingState(model, config, processes)
+    learner, processes = GroundingLearner(config), Processes()
+    learner.model = model
+    loader = training._loader(config, datasets, learner, 0, 1, torch.device("cpu"), processes)
+    run = training_state.TrainingState(learner, config, processes)
     torch.manual_seed(1)
     training._step(run, config, list(loader), 0.0, torch.device("cpu"))
     return {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
@@ -395,7 +396,7 @@ def test_recomputed_activations_give_the_same_gradients(config: TrainConfig, bac
     architecture = replace(MICRO, backbone=backbone, levels=4, width=64, fusion_width=64)
     config = replace(config, start=replace(config.start, architecture=architecture), region_words=RegionWords())
     torch.manual_seed(0)
-    model, _ = training.start_model(config.start)
+    model, _ = start_model(config.start)
     model.train()
     twin = copy.deepcopy(model)
     set_recompute(twin, True)
@@ -434,13 +435,13 @@ def test_half_precision_learns_the_same(config: TrainConfig, tmp_path: Path, pre
 def test_a_gradient_that_overflows_float16_costs_one_step_and_not_the_run(config: TrainConfig) -> None:
     """The scale of the loss starts high and falls until the gradients fit."""
     config = replace(config, precision="float16", steps=4)
-    model, _ = training.start_model(config.start)
-    run = training_state.TrainingState(model, config, Processes())
+    learner = GroundingLearner(config)
+    model = learner.model
+    run = training_state.TrainingState(learner, config, Processes())
     run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
     datasets = [open_for_training(data) for data in config.datasets]
-    tokenizer = training.start_model(config.start)[1]
     before = model.level_embedding.detach().clone()
-    for batch in training._loader(config, datasets, tokenizer, model.config, 1, 3, torch.device("cpu"), Processes()):
+    for batch in training._loader(config, datasets, learner, 1, 3, torch.device("cpu"), Processes()):
         run.step += 1
         training._step(run, config, [batch], 1e-3, torch.device("cpu"))
     assert run.scaler.get_scale() < 2.0**40
@@ -454,7 +455,7 @@ def test_the_best_weights_are_kept(config: TrainConfig, monkeypatch: pytest.Monk
     found = iter([0.2, 0.6, 0.4])
     monkeypatch.setattr(training, "validate", lambda *_: {training_log.MEAN_AP: next(found)})
     result = train(replace(config, validate=config.datasets[:1], validate_every=2))
-    assert result.best == config.work_dir / training.BEST_FILE
+    assert result.best == config.work_dir / GroundingLearner.best_name
     best = load_checkpoint(result.best)
     assert (best.provenance["step"], best.provenance["ap"]) == ("4", "0.6")
     assert not torch.equal(best.model.level_embedding, weights_of(result)["level_embedding"])

@@ -26,7 +26,7 @@ NEIGHBOURS = 10  # by appearance, that are compared by key points
 MIN_INLIERS = 24  # key points that agree; other pairs of photos had up to 17
 SCALE_RANGE = (0.3, 3.3)  # of a crop that is compared
 RATIO = 0.8  # a match must be so much better than the second best (Lowe, 2004, section 7.1)
-BLOCK = 2048  # rows of a distance matrix that are in memory at once
+MAX_CELLS = 1 << 24  # of a distance matrix that are in memory at once: 64 MB in each of three or four arrays
 
 
 @dataclass(frozen=True)
@@ -72,16 +72,24 @@ def _by_hash(images: Sequence[Fingerprint]) -> Iterator[DuplicatePair]:
         return
     signs = _signs([images[index].bits for index in usable])
     mirrored = _signs([images[index].mirrored_bits for index in usable])
-    for start in range(0, len(usable), BLOCK):
-        rows = signs[start : start + BLOCK]
+    block = _rows_at_once(len(usable))
+    for start in range(0, len(usable), block):
+        rows = signs[start : start + block]
         # The dot product of signs is bits - 2 x distance.
         near = (1 - rows @ signs.T / HASH_BITS) / 2
         turned = (1 - rows @ mirrored.T / HASH_BITS) / 2
         for row, column in zip(*np.nonzero(np.minimum(near, turned) <= MAX_HASH_DISTANCE)):
             if start + row < column:
+                first, second = int(usable[start + row]), int(usable[column])
                 kind: Kind = "near duplicate" if near[row, column] <= turned[row, column] else "mirrored"
+                if images[first].sha256 == images[second].sha256:  # the third of three
+                    kind = "equal files"
                 distance = min(near[row, column], turned[row, column])
-                yield DuplicatePair(int(usable[start + row]), int(usable[column]), kind, float(1 - distance))
+                yield DuplicatePair(first, second, kind, float(1 - distance))
+
+
+def _rows_at_once(count: int) -> int:
+    return max(1, MAX_CELLS // max(1, count))
 
 
 def _signs(bits: Sequence[np.ndarray]) -> np.ndarray:
@@ -93,8 +101,9 @@ def _by_key_points(
 ) -> Iterator[DuplicatePair]:
     appearance = np.stack([image.appearance for image in images]) if images else np.zeros((0, 1), np.float32)
     compared: set[tuple[int, int]] = set()
-    for start in range(0, len(images), BLOCK):
-        alike = appearance[start : start + BLOCK] @ appearance.T
+    block = _rows_at_once(len(images))
+    for start in range(0, len(images), block):
+        alike = appearance[start : start + block] @ appearance.T
         np.fill_diagonal(alike[:, start:], -1)
         count = min(NEIGHBOURS, len(images) - 1)
         for row, columns in enumerate(np.argpartition(-alike, count - 1, axis=1)[:, :count] if count else ()):

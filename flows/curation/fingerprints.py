@@ -5,7 +5,6 @@ N images
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +13,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from scipy.fft import dctn
 
-from formats.images import safe_join
+from formats.images import decode_image, safe_join
 from formats.io.errors import InputError
+from formats.io.files import sha256_of
 from formats.io.progress import show_progress
 
 LONG_SIDE = 512  # pixels that are looked at: what tells pictures apart is larger, and JPEGs decode faster when reduced
@@ -84,18 +84,15 @@ def fingerprint_images(
 
 def fingerprint(path: Path, filename: str | None = None) -> Fingerprint:
     """Raises InputError when the file is missing or cannot be decoded."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(path, f"cannot be read ({error.strerror})", "expected an image file") from error
-    picture, (height, width) = _decode(path)
+    decoded = decode_image(path, LONG_SIDE)
+    picture = _small(decoded.pixels)
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     points, descriptors = _key_points(grey)
     return Fingerprint(
         filename or path.name,
-        hashlib.sha256(content).hexdigest(),
-        height,
-        width,
+        sha256_of(path),
+        decoded.height,
+        decoded.width,
         perceptual_hash(grey),
         perceptual_hash(grey[:, ::-1]),
         _appearance(picture, grey),
@@ -107,20 +104,11 @@ def fingerprint(path: Path, filename: str | None = None) -> Fingerprint:
     )
 
 
-def _decode(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
-    """(h, w, 3) uint8 RGB with at most LONG_SIDE pixels on a side; height, width of the stored picture."""
-    try:
-        with path.open("rb") as stream, Image.open(stream) as image:
-            size = image.size
-            image.draft("RGB", (LONG_SIDE, LONG_SIDE))  # a JPEG is decoded at a half, a quarter or an eighth
-            turned = ImageOps.exif_transpose(image)
-            sideways = (turned.width > turned.height) != (size[0] > size[1])
-            small = turned.convert("RGB")
-    except Exception as error:  # Pillow's readers raise what they like on broken bytes
-        raise InputError(path, f"cannot be read as an image ({error})", "expected an image that opens") from error
-    small.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.BOX)
-    width, height = size[::-1] if sideways else size
-    return np.asarray(small), (height, width)
+def _small(pixels: np.ndarray) -> np.ndarray:
+    """(h, w, 3) uint8 -> the same with at most LONG_SIDE pixels on a side."""
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.BOX)
+    return np.asarray(picture)
 
 
 def perceptual_hash(grey: np.ndarray) -> np.ndarray:

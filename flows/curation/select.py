@@ -1,13 +1,16 @@
-"""Selecting images of a folder or an ODVG file by what they look like."""
+"""Selecting images of a folder or an ODVG file by what they look like, or by what a model saw of them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from flows.curation.fingerprints import Fingerprint, fingerprint, fingerprint_images
 from flows.curation.selection import most_similar, select_diverse
+from flows.labelling.manifest import read_manifest
+from formats.candidates import read_image_features
 from formats.images import list_images, read_images
 from formats.io.errors import InputError, did_you_mean
 from formats.io.plurals import many
@@ -35,8 +38,61 @@ def select_images(
     seen = [outcome for outcome in outcomes if isinstance(outcome, Fingerprint)]
     features = np.stack([image.appearance for image in seen]) if seen else np.zeros((0, 1), np.float32)
     names = [image.filename for image in seen]
+    if like is not None and str(like) not in names:
+        example = _example(folder, str(like))
+        _check_count(count, len(names), folder)
+        return [records[names[index]] for index in most_similar(features, example, count)]
+    return _selected(records, names, features, source, count, None if like is None else str(like), beside)
+
+
+def select_labelled(
+    work_dir: str | Path,
+    count: int,
+    *,
+    like: str | None = None,
+    beside: str | Path | None = None,
+) -> list[Record]:
+    """As select_images, of the images of a labelling, by what its model saw of them; no image is read.
+
+    work_dir: of `groundhog infer`. like: a filename of its source. The records are the lines of its source.
+    Raises InputError too for a labelling without features, as versions before them and other detectors write it.
+    """
+    manifest = read_manifest(work_dir)
+    shards = [read_image_features(manifest.shard_path(shard.index)) for shard in manifest.shards]
+    by_name = {each.filename: each.feature for shard in shards for each in shard}
+    records = {record.filename: record for record in read_odvg(manifest.source) if record.filename in by_name}
+    if not records:
+        remedy = "label it anew in another folder, or name SOURCE in place of --work-dir to compare appearance"
+        raise InputError(work_dir, "its candidates hold no image features", remedy)
+    if len({len(by_name[name]) for name in records}) > 1:
+        raise InputError(work_dir, "holds features of several lengths", "label it anew in another folder")
+    features = _centred(np.stack([by_name[name] for name in records]))
+    return _selected(records, list(records), features, work_dir, count, like, beside)
+
+
+def _centred(features: np.ndarray) -> np.ndarray:
+    """(N, D), without what all images share, of length 1, so that distances are of directions."""
+    values = np.nan_to_num(features.astype(np.float32))
+    values -= values.mean(axis=0)
+    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
+
+
+def _selected(
+    records: Mapping[str, Record],
+    names: list[str],
+    features: np.ndarray,
+    source: str | Path,
+    count: int,
+    like: str | None,
+    beside: str | Path | None,
+) -> list[Record]:
+    """names: of the rows of features (N, D)."""
     if like is not None:
-        chosen = _like(names, features, folder, str(like), count)
+        if like not in names:
+            meant = did_you_mean(names, like)
+            raise InputError(like, f"is not an image of {source}", meant or "expected one of its file names")
+        _check_count(count, len(names), source)
+        chosen = most_similar(features, features[names.index(like)], count)
     else:
         taken = {record.filename for record in read_odvg(beside)} if beside is not None else set()
         start = [index for index, name in enumerate(names) if name in taken]
@@ -53,16 +109,12 @@ def _records(source: Path, images: str | Path | None) -> tuple[dict[str, Record]
     return {record.filename: record for record in read_odvg(source)}, Path(images)
 
 
-def _like(names: list[str], features: np.ndarray, folder: Path, like: str, count: int) -> list[int]:
-    if like in names:
-        example = features[names.index(like)]
-    elif Path(like).is_file():
-        example = fingerprint(Path(like)).appearance
-    else:
+def _example(folder: Path, like: str) -> np.ndarray:
+    """The appearance of an image file."""
+    if not Path(like).is_file():
         meant = did_you_mean(list_images(folder), like)
         raise InputError(like, "is not an image of the source, and no file", meant or "expected one of them")
-    _check_count(count, len(names), folder)
-    return most_similar(features, example, count)
+    return fingerprint(Path(like)).appearance
 
 
 def _check_count(count: int, left: int, source: str | Path) -> None:

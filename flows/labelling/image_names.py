@@ -16,8 +16,8 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from formats.io.errors import InputError
-from formats.labelstudio import UPLOAD_KEY
 
+_KEY = re.compile(r"[0-9a-f]{8}(?:-|__)(?=.)")  # Label Studio's: of an upload, and of an image that it exports
 _MAX_FOLDERS = 32  # before our own names; nobody's images lie deeper
 
 
@@ -64,7 +64,7 @@ class ImageNames:
 
     def _alike(self, base: str) -> Iterator[Sequence[str]]:
         bases = dict.fromkeys([base, unquote(base)])
-        bases |= dict.fromkeys([UPLOAD_KEY.sub("", each, count=1) for each in bases])
+        bases |= dict.fromkeys([_KEY.sub("", each, count=1) for each in bases])
         yield from (self._bases.get(each, ()) for each in bases)
         yield from (self._cleaned.get(_clean(each), ()) for each in bases)
 

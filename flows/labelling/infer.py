@@ -25,6 +25,7 @@ from flows.labelling.shards import check_labelled, check_usable, missing_shards
 from formats.candidates import (
     Candidates,
     ImageCandidates,
+    ImageFeature,
     ImageProblem,
     write_candidates,
 )
@@ -226,6 +227,7 @@ def label_shard(
     """
     labelled: list[ImageCandidates] = []
     problems: list[ImageProblem] = []
+    features: list[ImageFeature] = []
     lines = list(read_lines(manifest.source, manifest.shards[index]))
     images = list(_images(manifest, lines, problems))
     names = [image.filename for image in images] + [problem.filename for problem in problems]
@@ -236,6 +238,8 @@ def label_shard(
         outcome = _of_its_line(image, predicted)
         if isinstance(outcome, Record):
             labelled.append(_candidates(image, outcome, manifest.score_floor))
+            if (feature := getattr(outcome, "image_feature", None)) is not None:
+                features.append(ImageFeature(image.line, image.filename, feature))
         else:
             problems.append(ImageProblem(image.line, image.filename, reason_of(outcome, manifest.image_root)))
             failures += [] if isinstance(outcome, InputError) else [outcome]
@@ -244,7 +248,7 @@ def label_shard(
         raise failures[0]
     path = manifest.shard_path(index)
     write_states(manifest, index, states)
-    write_candidates(path, Candidates.of_images(labelled, problems), manifest.key)
+    write_candidates(path, Candidates.of_images(labelled, problems), manifest.key, features)
     return path
 
 
@@ -318,7 +322,9 @@ def _outcomes(
 def _predict(
     detector: Predictor, manifest: Manifest, images: Sequence[Image], batch_size: int
 ) -> Iterator[Record | Exception]:
-    outcomes = shown_as(manifest, detector).predict_each(
+    viewed = shown_as(manifest, detector)
+    wanted = {"return_image_feature": True} if getattr(viewed, "gives_image_features", False) else {}
+    outcomes = viewed.predict_each(
         [image.path for image in images],
         # Without a label map every image that is looked at has a prompt of its own.
         [image.prompt for image in images if image.prompt is not None]
@@ -327,6 +333,7 @@ def _predict(
         **manifest.detector_arguments(),
         batch_size=batch_size,
         mixed_sizes=False,  # an image's candidates do not depend on its neighbours
+        **wanted,
     )
     return (outcome if isinstance(outcome, Record) else outcome.error for outcome in outcomes)
 

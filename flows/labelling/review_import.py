@@ -213,7 +213,7 @@ def _counted(change: Change, image: ExportedImage, record: Record, counts: Impor
         counts.changed += 1
         counts.added += change.added
         counts.removed += change.removed
-    elif everything or (image.finished and _was_predicted(record)):
+    elif everything or (image.finished and _needs_a_person(record)):
         counts.confirmed += 1
     else:
         counts.unchanged += 1
@@ -221,9 +221,9 @@ def _counted(change: Change, image: ExportedImage, record: Record, counts: Impor
     return True
 
 
-def _was_predicted(record: Record) -> bool:
-    """Whether the model said what is there: what a person drew is sent as a finished annotation, and comes back so."""
-    return record.instances is not None and all(each.score is not None for each in record.instances)
+def _needs_a_person(record: Record) -> bool:
+    """Whether it takes a person to finish the image: what a person drew is sent as a finished annotation already."""
+    return record.instances is None or all(each.score is not None for each in record.instances)
 
 
 # Into the file of corrections
@@ -307,7 +307,7 @@ def _refuse_problems(export: str, counts: ImportCounts, skip: bool) -> None:
     more = [f"  and {len(problems) - NAMED_PROBLEMS} more"] if len(problems) > NAMED_PROBLEMS else []
     listed = "\n".join([f"  {problem}" for problem in problems[:NAMED_PROBLEMS]] + more)
     what = f"nothing was imported: {many(len(problems), 'problem')} in {many(counts.exported, 'image')}"
-    raise InputError(export, what, f"mend them, or --skip leaves those images out\n{listed}")
+    raise InputError(export, what, f"mend them there, or --skip leaves those images out\n{listed}")
 
 
 def describe(imported: Imported, labels: str | Path) -> str:
@@ -315,7 +315,7 @@ def describe(imported: Imported, labels: str | Path) -> str:
     counts, name = imported.counts, Path(labels).name
     lines = [
         f"{many(counts.exported, 'image')} exported: {counts.by_path} found by path, {counts.by_name} by file name",
-        f"{counts.changed} changed ({counts.added} boxes added, {counts.removed} removed; a moved box is both), "
+        f"{counts.changed} changed ({many(counts.added, 'box')} added, {counts.removed} removed; a moved one is both), "
         f"{counts.confirmed} confirmed as they were, {counts.unchanged} unchanged, {counts.unfinished} not labelled",
     ]
     if imported.absent:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from flows.training.torchrun import train_in_processes
-from formats.io.files import sha256_of, write_json
+from formats.io.errors import InputError
+from formats.io.files import write_json
 from formats.io.toml_config import read_config
 from grounding_model.checkpoints.interpolation import write_interpolation
+from grounding_model.checkpoints.locations import checkpoint_hash
 from grounding_model.training import loop as training
 from grounding_model.training.config import FromWeights, TrainConfig
 from grounding_model.training.log import CURVES_FILE, MEAN_AP
@@ -39,7 +41,7 @@ def train(config: TrainConfig | str | Path, on_progress: Callable[[dict[str, Any
     record = {
         "key": key,
         "checkpoint": result.checkpoint.name,
-        "sha256": sha256_of(result.checkpoint),
+        "sha256": checkpoint_hash(result.checkpoint),  # of a student, a folder
         "metrics": result.metrics,
         "problems": result.problems,
         "best": result.best.name if result.best else None,
@@ -70,8 +72,8 @@ def _finished(done: Path, key: str) -> Path | None:
     try:
         record: Mapping[str, Any] = json.loads(done.read_text(encoding="utf-8"))
         checkpoint = done.parent / record["checkpoint"]
-        return checkpoint if record["key"] == key and sha256_of(checkpoint) == record["sha256"] else None
-    except (OSError, ValueError, KeyError, TypeError):
+        return checkpoint if record["key"] == key and checkpoint_hash(checkpoint) == record["sha256"] else None
+    except (InputError, OSError, ValueError, KeyError, TypeError):
         return None
 
 

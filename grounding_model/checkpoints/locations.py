@@ -100,7 +100,13 @@ def download(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["config.json", *TOKENIZER_FILES, "*.safetensors", "*.safetensors.index.json"]
+    patterns = [
+        "config.json",
+        "preprocessor_config.json",
+        *TOKENIZER_FILES,
+        "*.safetensors",
+        "*.safetensors.index.json",
+    ]
     try:
         folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
         if (folder / "config.json").is_file():

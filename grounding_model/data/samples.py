@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
-from formats.io.plurals import many
 from formats.record import Box, Record, Span
 from grounding_model.data.augment import AugmentConfig, augment
 from grounding_model.data.captions import AbsentNames, CategorySampler, TrainingText, caption_text
@@ -61,6 +60,13 @@ class TrainingBatch(NamedTuple):
     names: list[list[str]]
     problems: list[str]
 
+    def to(self, device: torch.device | str) -> TrainingBatch:
+        """The same batch with its tensors on `device`; the images channels last."""
+        images = self.images.to(device)
+        images = images._replace(pixels=images.pixels.contiguous(memory_format=torch.channels_last))
+        targets = [target.to(device) for target in self.targets]
+        return self._replace(images=images, text=self.text.to(device), targets=targets)
+
 
 class TrainingSamples(Dataset[Sample]):
     """Draw -> Sample. An unreadable image is replaced by its next neighbour and reported, so batches stay full."""
@@ -84,19 +90,10 @@ class TrainingSamples(Dataset[Sample]):
         ]
 
     def __getitem__(self, draw: Draw) -> Sample:
-        dataset = self._datasets[draw.dataset]
         problems: list[str] = []
-        for offset in range(min(len(dataset), MAX_REPLACEMENTS)):
-            try:
-                image, record = dataset.load((draw.item + offset) % len(dataset))
-            except InputError as error:
-                problems.append(str(error))
-                continue
-            rng = np.random.default_rng([self._seed, draw.position, 2])
-            return self._sample(image, record, self._samplers[draw.dataset], rng, problems)
-        raise InputError(
-            f"data set {draw.dataset}", f"{many(len(problems), 'image')} in a row are unusable", problems[0]
-        )
+        image, record = load_usable(self._datasets[draw.dataset], draw, problems)
+        rng = np.random.default_rng([self._seed, draw.position, 2])
+        return self._sample(image, record, self._samplers[draw.dataset], rng, problems)
 
     def _sample(
         self,
@@ -146,6 +143,16 @@ class TrainingSamples(Dataset[Sample]):
         except CaptionTooLong:
             return []
         return tokens
+
+
+def load_usable(dataset: LabelledImages, draw: Draw, problems: list[str]) -> tuple[np.ndarray, Record]:
+    """The image of a draw, or its next neighbour that can be read; what was wrong with the others goes to problems."""
+    for offset in range(min(len(dataset), MAX_REPLACEMENTS)):
+        try:
+            return dataset.load((draw.item + offset) % len(dataset))
+        except InputError as error:
+            problems.append(str(error))
+    raise InputError(f"data set {draw.dataset}", f"{len(problems)} images in a row are unusable", problems[0])
 
 
 class LabelledBox(NamedTuple):

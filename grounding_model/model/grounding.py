@@ -24,7 +24,7 @@ from grounding_model.model.encoder import Encoder, ImageTokens
 from grounding_model.model.heads import BoxHead, ContrastiveHead
 from grounding_model.model.positions import pixel_code
 from grounding_model.model.query_selection import QuerySelection
-from grounding_model.model.targets import Target
+from grounding_model.model.targets import Matching, Target
 from grounding_model.model.text_encoder import BertEncoder
 
 
@@ -74,6 +74,11 @@ class DenoisingGrounding(NamedTuple):
     logits: Tensor  # (D, B, N, L)
     boxes: Tensor  # (D, B, N, 4)
     queries: DenoisingQueries
+
+    @property
+    def positives(self) -> Matching:
+        """Which of the queries has to become which box again."""
+        return self.queries.positives
 
 
 class Grounding(NamedTuple):

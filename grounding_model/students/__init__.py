@@ -1,1 +1,1 @@
-"""Small closed-set detectors of transformers: building, training, ONNX export. No prompt, no text encoder."""
+"""Small closed-set detectors of transformers: which there are, building them, files, answering, ONNX, model cards."""

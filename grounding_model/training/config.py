@@ -14,6 +14,7 @@ from grounding_model.data.coco_folder import CocoFolder
 from grounding_model.data.sources import TrainingData
 from grounding_model.inputs.defaults import WEIGHTS
 from grounding_model.model.config import VARIANTS, ModelConfig
+from grounding_model.students.config import FromStudent
 from grounding_model.training.settings import LossSettings, OptimizerConfig
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -96,7 +97,7 @@ class TrainConfig:
     work_dir: Path
     datasets: tuple[TrainingData, ...] = ()  # at least one, by the time training begins
     data: CocoFolder | None = None  # a folder in COCO format, instead of datasets and validate
-    start: FromWeights | FromScratch = field(default_factory=FromWeights)
+    start: FromWeights | FromScratch | FromStudent = field(default_factory=FromWeights)
     seed: Seed = 0
     steps: Count | None = None  # exactly one of steps and epochs is set
     epochs: Amount | None = None

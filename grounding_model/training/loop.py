@@ -26,7 +26,6 @@ import cv2
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedTokenizerFast
 
 from formats.io.child_process import end_with_parent
 from formats.io.errors import InputError
@@ -34,20 +33,11 @@ from formats.io.locks import lock
 from formats.io.plurals import many
 from formats.io.progress import show_progress
 from formats.io.toml_config import read_config
-from grounding_model.checkpoints.checkpoint import save_checkpoint
-from grounding_model.checkpoints.pretrained_parts import load_parts, load_rest
-from grounding_model.checkpoints.weights import load_checkpoint
 from grounding_model.data.sampler import Draw, MixedOrder
-from grounding_model.data.samples import Collate, Sample, TrainingBatch, TrainingSamples
 from grounding_model.data.sources import LabelledImages, open_for_training
-from grounding_model.detector import Detector, choose_device
-from grounding_model.glyphs.tokenizer import glyph_tokenizer
-from grounding_model.inputs.image_batch import ImageBatch
-from grounding_model.inputs.tokens import load_tokenizer
-from grounding_model.model.activation_checkpointing import set_recompute
-from grounding_model.model.config import ModelConfig
-from grounding_model.model.grounding import GroundingModel
-from grounding_model.training.config import FromScratch, FromWeights, TrainConfig
+from grounding_model.detector import choose_device
+from grounding_model.students.config import FromStudent
+from grounding_model.training.config import TrainConfig
 from grounding_model.training.distributed import (
     Processes,
     joined_processes,
@@ -56,10 +46,9 @@ from grounding_model.training.distributed import (
     run_on_first,
     sum_counts,
 )
-from grounding_model.training.frozen import freeze, set_training
+from grounding_model.training.learner import Batch, GroundingLearner, Learner
 from grounding_model.training.log import Meter, TrainingLog
-from grounding_model.training.memory import check_memory, estimate_run
-from grounding_model.training.optimizer import learning_rate_at, scaled_rate, set_learning_rate
+from grounding_model.training.optimizer import freeze, learning_rate_at, scaled_rate, set_learning_rate, set_training
 from grounding_model.training.state import (
     STATE_FILE,
     TrainingState,
@@ -67,10 +56,10 @@ from grounding_model.training.state import (
     settings_with_effect,
     source_commit,
 )
+from grounding_model.training.student_learner import StudentLearner
 from grounding_model.training.validation import open_for_validation, validate
 
-WEIGHTS_FILE = "model.safetensors"
-BEST_FILE = "best.safetensors"
+WEIGHTS_NAMES = (GroundingLearner.weights_name, StudentLearner.weights_name)  # of a finished run
 
 # float16: gradients that overflow even at this scale of the loss have another cause.
 MIN_LOSS_SCALE = 2.0**-10
@@ -141,18 +130,18 @@ def _train(
 ) -> TrainResult:
     device = choose_device(config.device)
     settings = run_on_first(lambda: settings_with_effect(config))  # reads whole data sets for their hashes
+    datasets = [open_for_training(data) for data in config.datasets]
     torch.manual_seed(config.seed)
-    model, tokenizer = start_model(config.start)
-    if config.check_memory:
-        check_memory(estimate_run(config, model), device)
+    learner = new_learner(config, datasets)
+    learner.check_categories(held_out)
+    learner.check_memory(device)
+    model = learner.model
     # Channels last: convolutions take a fifth less time on a CPU, and less on a GPU in bfloat16.
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    set_recompute(model, config.recompute)
     frozen = freeze(model, config.frozen)
-    datasets = [open_for_training(data) for data in config.datasets]
     steps = total_steps(config, datasets)
     validate_every = config.validate_every or _epochs_in_steps(config, datasets, config.validate_every_epochs)
-    run = TrainingState(model, config, processes)
+    run = TrainingState(learner, config, processes)
     if processes.count > 1:  # dropout and noise differ between processes
         torch.manual_seed(config.seed + processes.index)
     run.resume(config.work_dir / STATE_FILE, settings)
@@ -160,18 +149,18 @@ def _train(
     log = TrainingLog(config.work_dir, run.step, on_progress, processes.is_first, config.tensorboard)
     meter = Meter(device, processes.count)
     full_rate = scaled_rate(config.optimizer, config.total_batch_size)
-    batches = iter(_loader(config, datasets, tokenizer, model.config, run.step, steps, device, processes))
+    batches = iter(_loader(config, datasets, learner, run.step, steps, device, processes))
 
     def validate_now() -> None:
         """Validates the weights that would be saved now, and saves them if they are the best so far."""
-        detector = Detector(model, tokenizer, device)
+        detector = learner.detector(device)
         with run.averaged():
             numbers = validate(detector, held_out, config.validate_scale, config.batch_size, processes, run.problems)
             best = log.best_ap
             log.write({"step": run.step} | numbers)
             if config.keep_best and processes.is_first and log.best_ap > best:
                 origin = provenance(steps, settings, commit) | {"step": str(run.step), "ap": str(log.best_ap)}
-                save_checkpoint(config.work_dir / BEST_FILE, model, tokenizer, origin, half=config.half)
+                learner.save(config.work_dir / learner.best_name, origin)
 
     def is_due(every: int) -> bool:
         return bool(every and run.step and (run.step % every == 0 or run.step == steps))
@@ -202,16 +191,17 @@ def _train(
                 validate_now()
                 meter.restart_clock()
 
-    checkpoint = config.work_dir / WEIGHTS_FILE
+    checkpoint = config.work_dir / learner.weights_name
     run.load_average()
     problems = sum_counts(run.problems)
     if processes.is_first:
-        save_checkpoint(checkpoint, model.eval(), tokenizer, provenance(steps, settings, commit), half=config.half)
+        model.eval()
+        learner.save(checkpoint, provenance(steps, settings, commit))
         log.draw()
         for problem, count in problems.most_common():
             print(f"skipped {many(count, 'time')}: {problem}", file=sys.stderr)
     has_best = bool(log.validated) and config.keep_best
-    best, best_ap = (config.work_dir / BEST_FILE, log.best_ap) if has_best else (None, None)
+    best, best_ap = (config.work_dir / learner.best_name, log.best_ap) if has_best else (None, None)
     return TrainResult(checkpoint, log.last, log.path, dict(problems), best, best_ap)
 
 
@@ -260,31 +250,19 @@ def check_resume(config: TrainConfig, resume: bool) -> None:
     started = (config.work_dir / STATE_FILE).exists()
     if resume and not started:
         print(f"{config.work_dir}: nothing to resume, starting a new run", file=sys.stderr)
-    elif started and not resume and not (config.work_dir / WEIGHTS_FILE).exists():
+    elif started and not resume and not any((config.work_dir / name).exists() for name in WEIGHTS_NAMES):
         raise InputError(config.work_dir, "contains an interrupted run", "expected resume=True, or another work_dir")
 
 
-def start_model(start: FromWeights | FromScratch) -> tuple[GroundingModel, PreTrainedTokenizerFast]:
-    """The model that training starts from and its tokenizer."""
-    if isinstance(start, FromWeights):
-        loaded = load_checkpoint(start.source, start.text_encoder)
-        return loaded.model, loaded.tokenizer
-    if start.tokenizer == "glyphs":
-        tokenizer = glyph_tokenizer()
-    else:
-        tokenizer = load_tokenizer(start.tokenizer)
-    architecture = start.model_config()
-    # The vocabulary determines the number of rows of the word embedding.
-    text = replace(architecture.text, vocab_size=len(tokenizer))
-    model = GroundingModel(replace(architecture, text=text))
-    load_parts(model, start.backbone, start.text_encoder)
-    if start.rest is not None:
-        load_rest(model, start.rest)
-    return model, tokenizer
+def new_learner(config: TrainConfig, datasets: Sequence[LabelledImages]) -> Learner:
+    """What the configuration trains, as it is before the first step."""
+    if isinstance(config.start, FromStudent):
+        return StudentLearner(config, datasets)
+    return GroundingLearner(config)
 
 
 def _step(
-    run: TrainingState, config: TrainConfig, batches: Sequence[TrainingBatch], rate: float, device: torch.device
+    run: TrainingState, config: TrainConfig, batches: Sequence[Batch], rate: float, device: torch.device
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Forward and backward of every micro-batch, one step of the optimizer.
 
@@ -295,7 +273,7 @@ def _step(
     parts: dict[str, Tensor] = {}
     for number, (batch, share) in enumerate(zip(batches, _shares(batches, device)), start=1):
         with run.without_synchronisation(last=number == len(batches)):
-            losses = {name: share * value for name, value in _losses(run, config, batch, device).items()}
+            losses = {name: share * value for name, value in _losses(run, batch, device).items()}
             total = torch.stack(list(losses.values())).sum()
             if not torch.isfinite(total):
                 broken = ", ".join(name for name, value in losses.items() if not torch.isfinite(value))
@@ -317,16 +295,14 @@ def _step(
     return parts, norm.detach()
 
 
-def _losses(run: TrainingState, config: TrainConfig, batch: TrainingBatch, device: torch.device) -> dict[str, Tensor]:
-    targets = [target.to(device) for target in batch.targets]
-    words_alone = run.step < config.region_words.alone_until
+def _losses(run: TrainingState, batch: Batch, device: torch.device) -> dict[str, Tensor]:
     try:
-        return run.parallel(_channels_last(batch.images.to(device)), batch.text.to(device), targets, words_alone)
+        return run.parallel(batch.to(device), run.step)
     except FloatingPointError as error:
         raise TrainingFailed(f"step {run.step}: {error}") from error
 
 
-def _shares(batches: Sequence[TrainingBatch], device: torch.device) -> Tensor:
+def _shares(batches: Sequence[Batch], device: torch.device) -> Tensor:
     """(M,) weights of M micro-batches, so that the sum of their losses is the loss of one batch of all their images.
 
     The losses of a micro-batch are divided by its number of boxes (over all processes, at least one); those of the
@@ -339,15 +315,10 @@ def _shares(batches: Sequence[TrainingBatch], device: torch.device) -> Tensor:
     return means.clamp(min=1) / means.sum().clamp(min=1)
 
 
-def _channels_last(images: ImageBatch) -> ImageBatch:
-    return images._replace(pixels=images.pixels.contiguous(memory_format=torch.channels_last))
-
-
 def _loader(
     config: TrainConfig,
     datasets: Sequence[LabelledImages],
-    tokenizer: PreTrainedTokenizerFast,
-    architecture: ModelConfig,
+    learner: Learner,
     first_step: int,
     steps: int,
     device: torch.device,
@@ -365,13 +336,11 @@ def _loader(
         accumulate=config.accumulate,
         portrait=[dataset.portrait for dataset in datasets] if config.group_by_aspect else None,
     )
-    augment = config.augment.fitted_to(architecture.image_scale)
-    max_tokens = architecture.max_text_tokens
     return DataLoader(
-        _Attempts(TrainingSamples(datasets, augment, tokenizer, max_tokens, config.seed, config.absent_names)),
+        _Attempts(learner.samples(datasets)),
         batch_sampler=order,
         num_workers=config.workers,
-        collate_fn=partial(_collate_attempts, Collate(tokenizer, max_tokens)),
+        collate_fn=partial(_collate_attempts, learner.collate()),
         # Forked workers share scenes that are kept in memory.
         multiprocessing_context="fork" if config.workers and sys.platform == "linux" else None,
         worker_init_fn=_start_worker,
@@ -384,22 +353,22 @@ def _loader(
 class _Attempts(Dataset):
     """Samples, or the InputError in place of one: raised in a worker process it would come back as its traceback."""
 
-    def __init__(self, samples: TrainingSamples) -> None:
+    def __init__(self, samples: Dataset) -> None:
         self._samples = samples
 
-    def __getitem__(self, draw: Draw) -> Sample | InputError:
+    def __getitem__(self, draw: Draw) -> Any:
         try:
             return self._samples[draw]
         except InputError as error:
             return error
 
 
-def _collate_attempts(collate: Collate, attempts: Sequence[Sample | InputError]) -> TrainingBatch | InputError:
+def _collate_attempts(collate: Callable[[Sequence[Any]], Any], attempts: Sequence[Any]) -> Any:
     errors = [attempt for attempt in attempts if isinstance(attempt, InputError)]
     return errors[0] if errors else collate([attempt for attempt in attempts if not isinstance(attempt, InputError)])
 
 
-def _usable(batch: TrainingBatch | InputError) -> TrainingBatch:
+def _usable(batch: Batch | InputError) -> Batch:
     if isinstance(batch, InputError):
         raise batch
     return batch

@@ -9,21 +9,49 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from grounding_model.model import boxes as box_maths
-from grounding_model.model.grounding import Grounding
 from grounding_model.model.targets import Matching, PaddedTargets, Target, pad_targets
 from grounding_model.training.distributed import mean_over_processes
 from grounding_model.training.matcher import QueriesToMatch, match_sets
 from grounding_model.training.settings import REFERENCE_LOSSES, LossSettings
 
 
+class Denoised(Protocol):
+    """Answers to denoising queries: (D, B, N, L), (D, B, N, 4), and which of them has to become which box again."""
+
+    @property
+    def logits(self) -> Tensor: ...
+    @property
+    def boxes(self) -> Tensor: ...
+    @property
+    def positives(self) -> Matching: ...
+
+
+class Predictions(Protocol):
+    """What is judged: grounding_model.model.grounding.Grounding, or of a closed set, whose classes are the tokens."""
+
+    @property
+    def logits(self) -> Tensor: ...
+    @property
+    def boxes(self) -> Tensor: ...
+    @property
+    def encoder_logits(self) -> Tensor: ...
+    @property
+    def encoder_boxes(self) -> Tensor: ...
+    @property
+    def denoising(self) -> Denoised | None: ...
+    @property
+    def token_mask(self) -> Tensor: ...
+
+
 def grounding_losses(
-    grounding: Grounding, targets: Sequence[Target], settings: LossSettings = REFERENCE_LOSSES
+    grounding: Predictions, targets: Sequence[Target], settings: LossSettings = REFERENCE_LOSSES
 ) -> dict[str, Tensor]:
     """The weighted parts of the loss by the reference's names; their sum is to be minimised.
 
@@ -63,7 +91,7 @@ class _QuerySet:
     one_to_one: bool = False  # an object must be detected by only one query
 
 
-def _matched_sets(grounding: Grounding, padded: PaddedTargets, settings: LossSettings) -> list[_QuerySet]:
+def _matched_sets(grounding: Predictions, padded: PaddedTargets, settings: LossSettings) -> list[_QuerySet]:
     last = len(grounding.logits) - 1
     to_match = {
         "" if layer == last else f"d{layer}.": QueriesToMatch(
@@ -79,8 +107,7 @@ def _matched_sets(grounding: Grounding, padded: PaddedTargets, settings: LossSet
         sets.append(_QuerySet(prefix, each.logits, each.boxes, matching, one_to_one))
         if grounding.denoising is not None and prefix != "enc_":
             denoised = grounding.denoising
-            positives = denoised.queries.positives
-            sets.append(_QuerySet(f"{prefix}dn_", denoised.logits[layer], denoised.boxes[layer], positives))
+            sets.append(_QuerySet(f"{prefix}dn_", denoised.logits[layer], denoised.boxes[layer], denoised.positives))
     return sets
 
 

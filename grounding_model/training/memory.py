@@ -36,9 +36,9 @@ from grounding_model.model.config import ModelConfig
 from grounding_model.model.denoising import DenoisingQueries, attention_block
 from grounding_model.model.grounding import GroundingModel
 from grounding_model.model.targets import Matching
-from grounding_model.training.config import FromWeights, Precision, TrainConfig
-from grounding_model.training.frozen import freeze
+from grounding_model.training.config import FromStudent, FromWeights, Precision, TrainConfig
 from grounding_model.training.losses import finite_logits, focal_loss
+from grounding_model.training.optimizer import freeze
 from grounding_model.training.settings import LossSettings
 from grounding_model.training.state import AUTOCAST
 
@@ -212,6 +212,8 @@ def _lines(path: Path) -> list[str]:
 
 def describe_memory(config: TrainConfig) -> str:
     """`groundhog train CONFIG --dry-run`: the estimate of a run as a table, and the free memory. Loads no weights."""
+    if isinstance(config.start, FromStudent):
+        raise InputError("start", "a student's memory is not estimated", "expected a model with text; just train")
     with torch.device("meta"):
         model = GroundingModel(_architecture(config))
     freeze(model, config.frozen)
@@ -228,6 +230,7 @@ def _enough(estimate: MemoryEstimate, free: int | None) -> str:
 
 def _architecture(config: TrainConfig) -> ModelConfig:
     start = config.start
+    assert not isinstance(start, FromStudent)
     if isinstance(start, FromWeights):
         return read_weights(locate(start.source), start.text_encoder).config
     return start.model_config()

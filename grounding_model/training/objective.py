@@ -5,15 +5,11 @@ B images of a batch, L tokens of the longest caption
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
-from grounding_model.inputs.image_batch import ImageBatch
-from grounding_model.inputs.tokens import TextBatch
+from grounding_model.data.samples import TrainingBatch
 from grounding_model.model.grounding import GroundingModel
-from grounding_model.model.targets import Target
 from grounding_model.training.losses import grounding_losses
 from grounding_model.training.region_words import RegionWordHead
 from grounding_model.training.settings import LossSettings
@@ -28,23 +24,25 @@ class Objective(nn.Module):
         losses: LossSettings,
         region_words_weight: float = 0.0,
         autocast: torch.dtype | None = None,
+        words_alone_until: int = 0,
     ) -> None:
         super().__init__()
         self.model = model
         self._losses, self._region_words_weight, self._autocast = losses, region_words_weight, autocast
+        self._words_alone_until = words_alone_until
         self.region_words: RegionWordHead | None = None
         if region_words_weight:
             width = model.config.width
             self.region_words = RegionWordHead(width, width, width).to(model.level_embedding.device)
 
-    def forward(
-        self, images: ImageBatch, text: TextBatch, targets: Sequence[Target], words_alone: bool = False
-    ) -> dict[str, Tensor]:
-        """The weighted parts of the loss for B images, their captions and targets.
+    def forward(self, batch: TrainingBatch, step: int = 0) -> dict[str, Tensor]:
+        """The weighted parts of the loss of a batch, which is on the model's device.
 
-        words_alone: only region_words, without the transformer. Raises FloatingPointError where an output is not
-        finite.
+        In the first words_alone_until steps region_words is trained alone, without the transformer. Raises
+        FloatingPointError where an output is not finite.
         """
+        images, text, targets = batch.images, batch.text, batch.targets
+        words_alone = step < self._words_alone_until
         losses: dict[str, Tensor] = {}
         with torch.autocast(images.pixels.device.type, self._autocast, enabled=self._autocast is not None):
             if words_alone:

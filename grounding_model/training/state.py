@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -23,10 +23,8 @@ from formats.io.errors import InputError
 from formats.io.files import sha256_of, write_whole
 from grounding_model.checkpoints.locations import checkpoint_hash, locate_backbone
 from grounding_model.model.config import TimmBackbone
-from grounding_model.model.grounding import GroundingModel
-from grounding_model.training.config import WITHOUT_EFFECT, FromScratch, FromWeights, TrainConfig
+from grounding_model.training.config import WITHOUT_EFFECT, FromScratch, FromStudent, FromWeights, TrainConfig
 from grounding_model.training.distributed import Processes, gather, sum_counts
-from grounding_model.training.objective import Objective
 from grounding_model.training.optimizer import MovingAverage, build_optimizer
 from grounding_model.training.recorded_settings import differing, first_field_name, recorded
 
@@ -40,17 +38,26 @@ AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float1
 GIT_ATTEMPTS = 3
 
 
+class Trained(Protocol):
+    """What the state is of; learner.Learner has it."""
+
+    skips_parameters: bool
+
+    @property
+    def model(self) -> nn.Module: ...
+    def objective(self) -> nn.Module: ...
+
+
 class TrainingState:
     """Everything that a step changes. objective: the trained module; parallel: the same, wrapped in DDP."""
 
-    def __init__(self, model: GroundingModel, config: TrainConfig, processes: Processes) -> None:
-        self.model, self._processes = model, processes
-        device = model.level_embedding.device
-        self.objective = Objective(model, config.losses, config.region_words.weight, AUTOCAST[config.precision])
+    def __init__(self, learner: Trained, config: TrainConfig, processes: Processes) -> None:
+        self.model, self._processes = learner.model, processes
+        model, device = learner.model, next(learner.model.parameters()).device
+        self.objective = learner.objective()
         self.parallel: nn.Module = self.objective
         if processes.count > 1:
-            leaves_out = config.region_words.alone_until > 0  # the transformer, at first
-            self.parallel = DistributedDataParallel(self.objective, find_unused_parameters=leaves_out)
+            self.parallel = DistributedDataParallel(self.objective, find_unused_parameters=learner.skips_parameters)
         self.optimizer = build_optimizer(self.objective, config.optimizer)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
         self.average = MovingAverage(model, config.moving_average) if config.moving_average else None
@@ -221,6 +228,12 @@ def settings_with_effect(config: TrainConfig) -> dict[str, str]:
             settings[f"datasets.{index}.sha256"] = _sha256(annotations)
     if isinstance(config.start, FromWeights):
         settings["start.sha256"] = checkpoint_hash(config.start.source)
+        return settings
+    if isinstance(config.start, FromStudent):
+        if config.start.is_pretrained:
+            settings["start.sha256"] = checkpoint_hash(config.start.student)
+        elif Path(config.start.backbone_weights).is_file():
+            settings["start.backbone.sha256"] = _sha256(Path(config.start.backbone_weights))
         return settings
     if config.start.backbone is not None:
         settings["start.backbone.sha256"] = _sha256(backbone_file(config.start))

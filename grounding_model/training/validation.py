@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 
 from formats.io.errors import InputError
 from formats.record import Record
 from grounding_model.data.sources import LabelledImages, TrainingData, open_dataset
-from grounding_model.detector import Detector
 from grounding_model.inputs.prompt import Prompt
 from grounding_model.metrics.coco import CocoResult, evaluate_coco
 from grounding_model.training.distributed import Processes, gather
 from grounding_model.training.log import MEAN_AP
+
+
+class Validated(Protocol):
+    """What validation asks of a detector; Detector has it."""
+
+    @property
+    def predict_each(self) -> Callable[..., Iterator[Any]]: ...
 
 
 def open_for_validation(data: Sequence[TrainingData]) -> list[LabelledImages]:
@@ -35,7 +42,7 @@ def open_for_validation(data: Sequence[TrainingData]) -> list[LabelledImages]:
 
 
 def validate(
-    detector: Detector,
+    detector: Validated,
     datasets: Sequence[LabelledImages],
     scale: tuple[int, int] | None,
     batch_size: int,
@@ -55,7 +62,7 @@ def validate(
 
 
 def _average_precision(
-    detector: Detector,
+    detector: Validated,
     dataset: LabelledImages,
     scale: tuple[int, int] | None,
     batch_size: int,

@@ -23,7 +23,10 @@ def _add_select(commands) -> None:
         "choose the images to label or review first: a set that covers all, or those most like an example",
         "groundhog select data/cat/images -n 200 --diverse --out data/cat_first/cat_first_od.json",
     )
-    parser.add_argument("source", metavar="SOURCE", help="image folder, or an ODVG file with --images")
+    parser.add_argument("source", metavar="SOURCE", nargs="?", help="image folder, or an ODVG file with --images")
+    parser.add_argument(
+        "--work-dir", metavar="DIR", help="in place of SOURCE: a labelled work_dir; by what the model saw of its images"
+    )
     parser.add_argument("--images", metavar="DIR", help="image folder of an ODVG file")
     parser.add_argument("-n", "--count", type=int, required=True, metavar="N", help="how many images")
     how = parser.add_mutually_exclusive_group(required=True)
@@ -37,21 +40,21 @@ def _add_select(commands) -> None:
 
 
 def _select(options: argparse.Namespace) -> int:
-    from flows.curation.select import select_images
+    from flows.curation.select import select_images, select_labelled
     from formats.odvg import write_odvg
     from formats.overwrite import refuse_to_lose_labels
 
+    if (options.source is None) == (options.work_dir is None):
+        raise InputError("select", "nothing or two to select from", "expected SOURCE or --work-dir DIR")
     if options.count < 1:
         raise InputError("-n", f"{options.count}", "expected at least one image")
     if options.out and not options.overwrite:
         refuse_to_lose_labels(options.out)
-    records = select_images(
-        options.source,
-        options.count,
-        images=options.images,
-        like=options.like,
-        beside=options.beside,
-    )
+    how = {"like": options.like, "beside": options.beside}
+    if options.work_dir:
+        records = select_labelled(options.work_dir, options.count, **how)
+    else:
+        records = select_images(options.source, options.count, images=options.images, **how)
     if options.out:
         write_odvg(options.out, records)
         print(f"{options.out}: {many(len(records), 'image')}")

@@ -1,0 +1,103 @@
+"""Distillation: a small detector taught with labels, written as a folder of transformers and as an ONNX file.
+
+WORK_DIR/student/      what AutoModelForObjectDetection loads; README.md in it is the model card
+WORK_DIR/student.onnx  the same for ONNX Runtime alone
+WORK_DIR/distill.json  teacher and student compared
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flows.distillation.card import write_card
+from flows.distillation.comparison import Row, as_json, compare, table
+from flows.distillation.config import DistillConfig
+from flows.distillation.trust import write_trusted
+from flows.training.train import train
+from formats.dataset_names import annotation_path, label_map_beside, metadata_path, parse_annotation_name
+from formats.io.errors import InputError
+from formats.io.files import load_json, sha256_of, write_json
+from formats.label_map import read_label_map
+from grounding_model.checkpoints.locations import EMBEDDED, HUB_NAMES
+from grounding_model.data.sources import OdvgData
+from grounding_model.students.export import export_onnx
+from grounding_model.students.files import load_student
+
+ONNX_NAME = "student.onnx"
+RESULT_NAME = "distill.json"
+OUR_LICENCE = "Apache-2.0"  # of the embedded model and of the published weights that need no prefix
+
+
+class DistillResult(NamedTuple):
+    """student: a folder. onnx: a file, None where it was not asked for. rows: of the table."""
+
+    student: Path
+    onnx: Path | None
+    rows: tuple[Row, ...]
+
+    @property
+    def table(self) -> str:
+        return table(self.rows)
+
+
+def distill(config: DistillConfig, on_progress: Callable[[dict[str, Any]], None] | None = None) -> DistillResult:
+    """Trains the student, exports it, and compares it with its teacher; what is done is not done again.
+
+    Raises InputError for labels without a label map or of captions, and for whatever training and evaluation refuse.
+    """
+    label_map = config.label_map or label_map_beside(config.labels)
+    if not config.labels.is_file():
+        raise InputError(config.labels, "no such file", "expected labels as `groundhog filter` writes them")
+    if not label_map.is_file():
+        raise InputError(label_map, "no label map there", "expected one beside the labels, or --label-map")
+    names = config.start.names or tuple(read_label_map(label_map).values())
+    folder = train(_training(config, label_map, names), on_progress)
+    student = load_student(folder)
+    facts = _facts(config)
+    onnx = config.work_dir / ONNX_NAME if config.onnx else None
+    if onnx is not None:
+        export_onnx(onnx, student, facts)
+    rows = tuple(compare(config, names, folder, onnx))
+    write_json(config.work_dir / RESULT_NAME, {"facts": facts, "rows": as_json(rows)}, ensure_ascii=False)
+    write_card(folder / "README.md", names, student.image_size, facts, table(rows))
+    return DistillResult(folder, onnx, rows)
+
+
+def _training(config: DistillConfig, label_map: Path, names: tuple[str, ...]) -> Any:
+    folder = config.work_dir / f"labels-{config.trust}"
+    trusted = write_trusted(config.labels, annotation_path(folder, _data_set(config.labels), "od"), config.trust)
+    own = OdvgData(trusted, config.images, label_map)
+    start = replace(config.start, names=names)
+    return replace(config.train, datasets=(own, *config.train.datasets), start=start)
+
+
+def _data_set(labels: Path) -> str:
+    return parse_annotation_name(labels).data_set or "labels"
+
+
+def _facts(config: DistillConfig) -> dict[str, str]:
+    """Where the student's knowledge is from, as text."""
+    facts = {"labels": config.labels.name, "labels_sha256": sha256_of(config.labels), "trust": config.trust}
+    meta = metadata_path(config.labels)
+    made_by: Mapping[str, Any] = load_json(meta, "expected it as `groundhog filter` wrote it") if meta.is_file() else {}
+    facts |= {f"labels_{key}": str(made_by[key]) for key in ("round", "weights", "weights_sha256") if key in made_by}
+    if config.teacher:
+        facts["teacher"] = config.teacher
+    if licence := config.licence or licence_of(config.teacher):
+        facts["teacher_licence"] = licence
+    return facts
+
+
+def licence_of(teacher: str) -> str:
+    """What is known of the licence of weights: of ours, and of a folder whose card names it. "" where nothing is."""
+    if teacher in EMBEDDED or teacher in HUB_NAMES:
+        return OUR_LICENCE
+    card = Path(teacher) / "README.md"
+    if teacher and card.is_file():
+        found = re.search(r"^license:\s*(\S+)", card.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        return found[1] if found else ""
+    return ""

@@ -1,0 +1,32 @@
+"""How far a label is trusted when a student learns from it: a copy of the labels with other weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from flows.distillation.config import Trust
+from formats.odvg import read_odvg, write_odvg
+from formats.record import Record
+
+
+def write_trusted(labels: Path, out: Path, trust: Trust) -> Path:
+    """Writes the labels as `trust` has them (see DistillConfig), and gives the file; the labels themselves as they are.
+
+    Lines that cannot be read are left out: training skips and counts them when it reads the labels themselves.
+    """
+    if trust == "labels":
+        return labels
+    write_odvg(out, _trusted(labels, trust))
+    return out
+
+
+def _trusted(labels: Path, trust: Trust) -> Iterator[Record]:
+    for record in read_odvg(labels, on_problem=lambda problem: None):
+        instances = record.instances
+        if instances is not None and trust == "none":
+            instances = tuple(replace(each, weight=1.0) for each in instances if not each.ignore)
+        elif instances is not None:
+            instances = tuple(each if each.score is None else replace(each, weight=each.score) for each in instances)
+        yield replace(record, instances=instances)

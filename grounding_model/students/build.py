@@ -1,0 +1,141 @@
+"""A new student: the model of transformers for an architecture, and pretrained weights for parts of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import (
+    DFineConfig,
+    DFineForObjectDetection,
+    RTDetrV2Config,
+    RTDetrV2ForObjectDetection,
+    TimmBackboneConfig,
+)
+
+from formats.io.errors import InputError
+from grounding_model.checkpoints.weight_names import counted
+from grounding_model.students.config import IMAGE_SIZE, STUDENTS, Architecture, FromStudent
+from grounding_model.students.files import load_student
+from grounding_model.students.network import Student
+
+FAMILIES: Mapping[str, tuple[Any, Any]] = {
+    "rt_detr_v2": (RTDetrV2Config, RTDetrV2ForObjectDetection),
+    "d_fine": (DFineConfig, DFineForObjectDetection),
+}
+
+
+def start_student(start: FromStudent, names: Sequence[str]) -> Student:
+    """The student that a training starts from, for these classes.
+
+    Raises InputError for a backbone that timm does not have or whose weights do not fit.
+    """
+    if start.is_pretrained:
+        return load_student(start.student.removeprefix("hf:"), names, start.image_size)
+    architecture = STUDENTS[start.student]
+    backbone = start.backbone or architecture.backbone
+    student = Student(_new_detector(architecture, backbone, names), names, start.image_size or IMAGE_SIZE)
+    _load_backbone(student.detector.model.backbone.model._backbone, backbone, start.backbone_weights)
+    return student
+
+
+def _new_detector(architecture: Architecture, backbone: str, names: Sequence[str]) -> nn.Module:
+    indices, channels = _maps_of(backbone, architecture.strides)
+    config_type, model_type = FAMILIES[architecture.family]
+    levels, width = len(architecture.strides), architecture.width
+    model = model_type(
+        config_type(
+            backbone_config=TimmBackboneConfig(backbone=backbone, out_indices=indices),  # type: ignore[call-arg]
+            # transformers would put norms without activation in place of timm's norms that have one.
+            freeze_backbone_batch_norms=False,
+            encoder_hidden_dim=width,
+            encoder_in_channels=channels,
+            feat_strides=list(architecture.strides),
+            encoder_ffn_dim=architecture.feedforward,
+            encode_proj_layers=[levels - 1],
+            d_model=width,
+            num_queries=architecture.queries,
+            decoder_in_channels=[width] * levels,
+            decoder_ffn_dim=architecture.feedforward,
+            num_feature_levels=levels,
+            decoder_n_levels=levels,
+            decoder_layers=architecture.decoder_layers,
+            num_denoising=architecture.denoising,
+            id2label=dict(enumerate(names)),
+            label2id={name: label for label, name in enumerate(names)},
+        )
+    )
+    _restore_norms(model)
+    return model
+
+
+def _restore_norms(model: Any) -> None:
+    """transformers draws the factors of norms around 0, so that nothing passes; published weights hide it."""
+    backbone = set(model.model.backbone.modules())
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module not in backbone:
+            nn.init.ones_(module.weight)
+    last = model.model.enc_bbox_head.layers[-1]  # proposals start as their anchors
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+
+
+def _maps_of(backbone: str, strides: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Indices and channels of a timm network's maps at these strides, the last where several have one."""
+    if ":" in backbone or "/" in backbone or not timm.is_model(backbone):
+        similar = ", ".join(timm.list_models(f"{backbone[:6]}*")[:4]) or "resnet18, mobilenetv4_conv_small"
+        raise InputError("start.backbone", f"timm has no network {backbone!r}", f"expected such as {similar}")
+    try:
+        info: Any = timm.create_model(backbone, pretrained=False, features_only=True).feature_info
+    except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
+        raise InputError("start.backbone", f"{backbone} has no feature maps ({error})", "expected another") from None
+    reductions, channels = info.reduction(), info.channels()
+    if missing := [stride for stride in strides if stride not in reductions]:
+        what = f"{backbone} has no map of stride {missing[0]}, but of {', '.join(map(str, reductions))}"
+        raise InputError("start.backbone", what, "expected another backbone or student")
+    indices = [max(index for index, own in enumerate(reductions) if own == stride) for stride in strides]
+    return indices, [channels[index] for index in indices]
+
+
+def _load_backbone(network: nn.Module, name: str, source: str) -> None:
+    """source: as FromStudent.backbone_weights. Layers behind the last map that is taken are left out."""
+    if source == "random":
+        return
+    tensors = _imagenet(name) if source == "imagenet" else _read(Path(source))
+    expected = network.state_dict()
+    chosen = {key: tensors[key] for key in expected if key in tensors and tensors[key].shape == expected[key].shape}
+    if missing := [key for key in expected if key not in chosen and not key.endswith("num_batches_tracked")]:
+        what = f"{counted(missing)} missing or misshapen for {name}"
+        raise InputError(source, what, "expected weights of this network by timm's names")
+    network.load_state_dict(chosen, strict=False)
+
+
+def _imagenet(name: str) -> Mapping[str, Tensor]:
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # the hub's client raises nearly anything without a network
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        remedy = "expected a network, or the weights as a file in backbone_weights"
+        raise InputError("start.backbone_weights", f"{name} cannot be fetched ({reason})", remedy) from None
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise InputError(path, "no such file", 'expected "random", "imagenet", or a file of weights')
+    try:
+        tensors = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:  # a broken file makes torch raise nearly anything
+        raise InputError(path, f"cannot be read ({type(error).__name__})", "expected a file of weights") from None
+    tensors = tensors.get("state_dict", tensors) if isinstance(tensors, dict) else None
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise InputError(path, "holds no table of weights", "expected weights by timm's names")
+    return {key.removeprefix("module."): value for key, value in tensors.items()}

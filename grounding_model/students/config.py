@@ -1,0 +1,73 @@
+"""Which small detectors there are, and what a training of one starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from formats.io.errors import InputError, want_one_of
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the students differ in; everything else is as transformers has it.
+
+    family: RT-DETRv2 (arXiv 2407.17140) or D-FINE (arXiv 2410.13842). backbone: one of timm's own networks, whose maps
+    at these strides the encoder takes.
+    """
+
+    family: Literal["rt_detr_v2", "d_fine"]
+    backbone: str
+    strides: tuple[int, ...]
+    width: int
+    feedforward: int
+    decoder_layers: int
+    queries: int
+    denoising: int  # queries of it in training
+
+
+STUDENTS = {
+    "rtdetrv2-nano": Architecture("rt_detr_v2", "mobilenetv4_conv_small", (16, 32), 128, 256, 3, 100, 100),
+    "rtdetrv2-lite0": Architecture("rt_detr_v2", "efficientnet_lite0", (16, 32), 128, 256, 3, 100, 100),
+    "rtdetrv2-small": Architecture("rt_detr_v2", "resnet18d", (8, 16, 32), 256, 1024, 3, 300, 100),
+    "dfine-nano": Architecture("d_fine", "mobilenetv4_conv_small", (16, 32), 128, 256, 3, 100, 100),
+    "dfine-lite0": Architecture("d_fine", "efficientnet_lite0", (16, 32), 128, 256, 3, 100, 100),
+    "glyph-student": Architecture("rt_detr_v2", "test_resnet", (8, 16), 64, 128, 2, 30, 20),
+}
+DEFAULT_STUDENT = "rtdetrv2-nano"
+IMAGE_SIZE = 640  # pixels; what published RT-DETR and D-FINE are trained with
+
+
+@dataclass(frozen=True)
+class FromStudent:
+    """Train a closed-set detector.
+
+    student: a name of STUDENTS, or a folder or hub name ("hf:owner/name") of RT-DETRv2 or D-FINE, whose weights are
+    taken where they fit. backbone: instead of the student's own, any of timm's networks. backbone_weights: "random";
+    "imagenet", fetched by timm; or a file with the backbone's weights by timm's names.
+    names: the classes; None: those of the first data set, in the order of their labels. image_size: pixels of the
+    square that every image is resized to; None: the folder's, or 640.
+    """
+
+    student: str = DEFAULT_STUDENT
+    names: tuple[str, ...] | None = None
+    backbone: str | None = None
+    backbone_weights: str = "random"
+    image_size: int | None = None
+    kind: Literal["student"] = "student"
+
+    def __post_init__(self) -> None:
+        if self.student not in STUDENTS and not self.is_pretrained:
+            raise InputError("start.student", f"'{self.student}'", want_one_of(STUDENTS, self.student))
+        if self.is_pretrained and self.backbone is not None:
+            raise InputError("start.backbone", "is set, and start.student brings its own", "expected one of them")
+        if self.image_size is not None and (self.image_size < 32 or self.image_size % 32):
+            raise InputError("start.image_size", f"{self.image_size}", "expected a multiple of 32")
+        if self.names is not None and len({name.casefold() for name in self.names}) < max(1, len(self.names)):
+            raise InputError("start.names", f"{list(self.names)}", "expected at least one name, and each once")
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the student's weights come from a folder or a hub."""
+        return self.student not in STUDENTS and (Path(self.student).is_dir() or self.student.startswith("hf:"))

@@ -1,0 +1,181 @@
+"""A student as everybody outside sees a detector: images and categories in, records out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from formats.io.errors import InputError, want_one_of
+from formats.record import Instance, Record
+from grounding_model.inputs.image import check_image, read_image
+from grounding_model.inputs.predict import Failure, ImageSource, PredictSettings, ScoredRecord
+from grounding_model.inputs.prompt import Prompt, clean_name
+from grounding_model.students.network import Student
+
+READERS = 4  # threads that decode and resize
+STRIDE = 32  # pixels; of the coarsest map
+
+
+class Loaded(NamedTuple):
+    """One image. pixels: (1, 3, S, S) as the model takes them. classes: for each label, those of its names."""
+
+    filename: str
+    height: int
+    width: int
+    pixels: Tensor
+    prompt: Prompt
+    classes: list[list[int]]
+
+
+class StudentDetector:
+    """A student on a device, which answers as grounding_model.detector.Detector does.
+
+    It knows its own classes alone, by their names in any case: a prompt of others, of phrases or of an expression is
+    an InputError. Images are stretched to the square that it was trained with, or to one as wide as `scale` is short.
+    """
+
+    def __init__(self, student: Student, device: torch.device | str = "cpu") -> None:
+        self.student = student.to(device).eval()
+        self.device = torch.device(device)
+        self.provenance = student.provenance
+        self._class_of = {_words(name): label for label, name in enumerate(student.names)}
+
+    def predict(self, images: Any, prompt: Any = None, **settings: Any) -> list[Record]:
+        """The records of all images; Raises InputError at the first bad one. As Detector.predict has it.
+
+        prompt: None asks for all classes.
+        """
+        images = [images] if isinstance(images, str | Path | np.ndarray) else list(images)
+        records = []
+        for outcome in self.predict_each(images, self._prompts(prompt, len(images)), **settings):
+            if isinstance(outcome, Failure):
+                raise outcome.error
+            records.append(outcome)
+        return records
+
+    def predict_each(
+        self, images: Iterable[ImageSource], prompt: Prompt | Iterable[Prompt], **settings: Any
+    ) -> Iterator[Record | Failure]:
+        """One outcome an image, in order; as Detector.predict_each has it. chunk_size and mixed_sizes mean nothing."""
+        chosen = PredictSettings(**settings)
+        if isinstance(prompt, Prompt):
+            self.classes_of(prompt)  # said now, not once an image
+            pairs: Iterable[tuple[ImageSource, Prompt]] = ((image, prompt) for image in images)
+        else:
+            pairs = zip(images, prompt, strict=True)
+        return self._answers(pairs, chosen)
+
+    def classes_of(self, prompt: Prompt) -> list[list[int]]:
+        """The student's classes for each label of a prompt. Raises InputError for what it was not trained for."""
+        if prompt.kind != "categories":
+            what = f"'{prompt.text}' is {'an expression' if prompt.kind == 'expression' else 'a caption'}"
+            raise InputError("prompt", what, f"expected names of this detector's classes: {self._known()}")
+        classes: list[list[int]] = [[] for _ in prompt.labels]
+        for entry in prompt.entries:
+            if (found := self._class_of.get(_words(entry.name))) is not None:
+                classes[entry.label].append(found)
+        for name, own in zip(prompt.labels, classes):
+            if not own:
+                remedy = want_one_of(self.student.names, name)
+                raise InputError(f"prompt '{name}'", "is no class of this detector, whose classes are fixed", remedy)
+        return classes
+
+    def _known(self) -> str:
+        names = self.student.names
+        return ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
+
+    def _prompts(self, prompt: Any, count: int) -> Prompt | list[Prompt]:
+        if prompt is None:
+            return Prompt.categories(self.student.names)
+        if isinstance(prompt, Prompt):
+            return prompt
+        entries = list(prompt) if not isinstance(prompt, str) else prompt
+        if not entries or isinstance(entries, str) or not all(isinstance(each, Prompt | list) for each in entries):
+            return Prompt.categories(entries)
+        if len(entries) != count:
+            raise InputError(
+                "prompt", f"{len(entries)} prompts for {count} images", "expected one for all, or one each"
+            )
+        return [each if isinstance(each, Prompt) else Prompt.categories(each) for each in entries]
+
+    def _answers(
+        self, pairs: Iterable[tuple[ImageSource, Prompt]], settings: PredictSettings
+    ) -> Iterator[Record | Failure]:
+        waiting: list[Loaded | Failure] = []
+        for outcome in chain(self._read_ahead(pairs, settings), [None]):
+            if outcome is not None:
+                waiting.append(outcome)
+            images = [each for each in waiting if isinstance(each, Loaded)]
+            if outcome is None or len(images) == settings.batch_size:
+                records = iter(self._label(images, settings) if images else [])
+                yield from (each if isinstance(each, Failure) else next(records) for each in waiting)
+                waiting = []
+
+    def _read_ahead(
+        self, pairs: Iterable[tuple[ImageSource, Prompt]], settings: PredictSettings
+    ) -> Iterator[Loaded | Failure]:
+        """Images in order, of which a few more than a batch are decoded and not yet taken."""
+        side = side_for(settings.scale, self.student.image_size)
+        waiting: deque[Future[Loaded | Failure]] = deque()
+        with ThreadPoolExecutor(READERS, thread_name_prefix="read-image") as readers:
+            try:
+                for index, (image, prompt) in enumerate(pairs):
+                    filename = f"image-{index}" if isinstance(image, np.ndarray) else str(image)
+                    waiting.append(readers.submit(self._load, image, filename, prompt, side))
+                    if len(waiting) >= READERS + settings.batch_size:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _load(self, image: ImageSource, filename: str, prompt: Prompt, side: int) -> Loaded | Failure:
+        try:
+            array = check_image(image, filename) if isinstance(image, np.ndarray) else read_image(image)
+            pixels = self.student.prepare(torch.from_numpy(np.array(array))[None], side)
+            height, width = array.shape[:2]
+            return Loaded(filename, height, width, pixels, prompt, self.classes_of(prompt))
+        except InputError as error:
+            return Failure(filename, error)
+
+    @torch.no_grad()
+    def _label(self, images: Sequence[Loaded], settings: PredictSettings) -> list[Record]:
+        scores, boxes = self.student.score(torch.cat([image.pixels for image in images]).to(self.device))
+        if scores.isnan().any() or not boxes.isfinite().all():
+            remedy = "expected weights of a training that held"
+            raise InputError("weights", "the model's answer is not a number", remedy)
+        return [_record(*each, settings) for each in zip(images, scores.cpu(), boxes.cpu())]
+
+
+def side_for(scale: tuple[int, int] | None, image_size: int) -> int:
+    """The square's side for a scale of short and long side: the short one, to the next multiple of the stride."""
+    return image_size if scale is None else max(STRIDE, round(min(scale) / STRIDE) * STRIDE)
+
+
+def _record(image: Loaded, scores: Tensor, boxes: Tensor, settings: PredictSettings) -> Record:
+    """scores (Q, C), boxes (Q, 4) in fractions -> the best (query, label) pairs in pixels of the stored image."""
+    by_label = torch.stack([scores[:, own].amax(1) for own in image.classes], dim=1)
+    best, place = by_label.flatten().topk(min(settings.max_per_image, by_label.numel()))
+    kept = int((best >= settings.score_threshold).sum())
+    query, label = place[:kept] // by_label.shape[1], place[:kept] % by_label.shape[1]
+    pixels = boxes[query] * boxes.new_tensor([image.width, image.height] * 2)
+    rows = zip(pixels.tolist(), label.tolist(), best.tolist())
+    instances = tuple(Instance(tuple(box), n, image.prompt.labels[n], score) for box, n, score in rows)
+    size = (image.filename, image.height, image.width)
+    if settings.return_all_scores:
+        return ScoredRecord(*size, instances=instances, all_scores=by_label[query].numpy())
+    return Record(*size, instances=instances)
+
+
+def _words(name: str) -> str:
+    """As prompts spell a name, whatever its case."""
+    return " ".join(clean_name(name).casefold().split())

@@ -1,0 +1,154 @@
+"""Students in and out: a folder that transformers loads by AutoModelForObjectDetection, with what we know of it beside.
+
+config.json, model.safetensors   as transformers writes them, with the classes' names
+preprocessor_config.json         size and normalisation, for AutoImageProcessor
+student.json                     how the weights were made
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForObjectDetection, RTDetrImageProcessor
+from transformers.utils import logging as transformers_logging
+
+from formats.io.errors import InputError
+from formats.io.files import load_json, write_json, write_whole_folder
+from grounding_model.checkpoints.locations import HUB_PREFIX, download
+from grounding_model.students.network import Student
+
+PROVENANCE_FILE = "student.json"
+CONFIG_FILE = "config.json"
+PROCESSOR_FILE = "preprocessor_config.json"
+MODEL_TYPES = ("rt_detr_v2", "d_fine", "rt_detr")  # what loads as a student; the last is trained by nobody here
+LEVELS = 255.0  # of a pixel
+CLASS_TENSORS = ("class_embed", "enc_score_head")  # in their names; a row belongs to a class
+
+
+def is_student(source: str | Path) -> bool:
+    """Whether a folder holds a closed-set detector of a kind that load_student reads."""
+    try:
+        settings = json.loads((Path(source) / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(settings, dict) and settings.get("model_type") in MODEL_TYPES
+
+
+def load_student(source: str | Path, names: Sequence[str] | None = None, image_size: int | None = None) -> Student:
+    """The student in a folder, or in a repository of the Hugging Face hub where no folder is called so.
+
+    names: classes to train for, in place of its own; what it knows of a class of the same name stays, the others are
+    drawn anew. image_size: None takes what the folder says. Raises InputError when it is none or cannot be read.
+    """
+    folder = Path(source) if Path(source).is_dir() else download(str(source).removeprefix(HUB_PREFIX))
+    if not is_student(folder):
+        expected = f"expected a folder of transformers with {' or '.join(MODEL_TYPES[:2])}"
+        raise InputError(source, "is not a closed-set detector", expected)
+    try:
+        with _quiet():
+            detector = AutoModelForObjectDetection.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    except Exception as error:  # transformers raises nearly anything for a broken folder
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(folder, f"cannot be loaded ({reason})", "expected the folder as it was written") from None
+    processor = _processor(folder)
+    if names is not None:
+        detector = _for_classes(detector, names)
+    return Student(
+        detector,
+        _names_of(detector.config),
+        image_size or int(processor["size"]["height"]),
+        [LEVELS * value for value in processor["image_mean"]] if processor["do_normalize"] else [0.0] * 3,
+        [LEVELS * value for value in processor["image_std"]] if processor["do_normalize"] else [LEVELS] * 3,
+        _provenance(folder),
+    ).eval()
+
+
+def save_student(folder: str | Path, student: Student, provenance: Mapping[str, str], half: bool = False) -> None:
+    """Writes the folder, whole or not at all, in place of one that a training wrote there before.
+
+    half: store the weights as float16, at half the size.
+    """
+    folder = Path(folder)
+    if is_student(folder):
+        shutil.rmtree(folder)
+    with write_whole_folder(folder) as target, _quiet():
+        tensors = {
+            name: value.half() if half and value.is_floating_point() else value
+            for name, value in student.detector.state_dict().items()
+        }
+        student.detector.save_pretrained(target, state_dict=tensors)
+        _processor_of(student).save_pretrained(target)
+        write_json(target / PROVENANCE_FILE, dict(provenance), ensure_ascii=False)
+
+
+def _names_of(config: Any) -> list[str]:
+    return [config.id2label[label] for label in range(config.num_labels)]
+
+
+def _for_classes(detector: Any, names: Sequence[str]) -> Any:
+    """The same detector for other classes. Rows of weights that belong to a class of the same name are kept.
+
+    A table of one row more than classes has, in its last, that of no class.
+    """
+    before = [name.casefold() for name in _names_of(detector.config)]
+    kept = [(label, before.index(name.casefold())) for label, name in enumerate(names) if name.casefold() in before]
+    config = copy.deepcopy(detector.config)
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: label for label, name in enumerate(names)}
+    other = type(detector)(config)
+    old = detector.state_dict()
+    for name, tensor in other.state_dict().items():
+        if not any(part in name for part in CLASS_TENSORS):
+            tensor.copy_(old[name])
+            continue
+        for row, source in [*kept, (-1, -1)] if len(tensor) == len(names) + 1 else kept:
+            tensor[row] = old[name][source]
+    return other
+
+
+def _processor_of(student: Student) -> RTDetrImageProcessor:
+    side = student.image_size
+    return RTDetrImageProcessor(
+        size={"height": side, "width": side},
+        do_normalize=True,
+        image_mean=[value / LEVELS for value in student.mean],
+        image_std=[value / LEVELS for value in student.std],
+    )
+
+
+def _processor(folder: Path) -> Mapping[str, Any]:
+    """The settings that matter here, where the folder lacks them as transformers has them."""
+    default = {"size": {"height": 640, "width": 640}, "do_normalize": False, "image_mean": None, "image_std": None}
+    if not (folder / PROCESSOR_FILE).is_file():
+        return default
+    settings = load_json(folder / PROCESSOR_FILE, "expected it as transformers writes it")
+    merged = default | {key: value for key, value in settings.items() if key in default}
+    if not isinstance(merged["size"], dict) or merged["size"].get("height") != merged["size"].get("width"):
+        raise InputError(folder / PROCESSOR_FILE, f"size is {merged['size']}", "expected height and width, the same")
+    return merged
+
+
+def _provenance(folder: Path) -> dict[str, str]:
+    path = folder / PROVENANCE_FILE
+    return load_json(path, "expected it as it was written") if path.is_file() else {}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers shows bars and tells at length what it does."""
+    before, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+        if bars:
+            transformers_logging.enable_progress_bar()

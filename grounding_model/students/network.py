@@ -1,0 +1,114 @@
+"""A closed-set detector around a model of transformers: stored images in, boxes of classes out.
+
+B images, H W their height and width in pixels, S side of the square that the model sees, C classes, Q queries,
+N denoising queries, D layers with an answer, K boxes kept of an image, M positive denoising queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from grounding_model.inputs.defaults import MAX_PER_IMAGE
+from grounding_model.inputs.image_batch import MEAN, STD
+from grounding_model.model.boxes import cxcywh_to_xyxy
+from grounding_model.model.targets import Matching, Target
+
+
+class DenoisedClasses(NamedTuple):
+    """What the decoder made of the denoising queries, and which of them has to become which box again."""
+
+    logits: Tensor  # (D, B, N, C)
+    boxes: Tensor  # (D, B, N, 4)
+    positives: Matching
+
+
+class ClassPredictions(NamedTuple):
+    """What a student answers in training, in the form that grounding_losses takes: a class is a token of its own."""
+
+    logits: Tensor  # (D, B, Q, C) before the sigmoid; the last layer is the answer
+    boxes: Tensor  # (D, B, Q, 4) cx, cy, w, h in fractions of the image
+    encoder_logits: Tensor  # (B, Q, C)
+    encoder_boxes: Tensor  # (B, Q, 4)
+    denoising: DenoisedClasses | None
+    token_mask: Tensor  # (B, C) bool, the classes that the image's labels know
+
+
+class Student(nn.Module):
+    """detector: RTDetrV2ForObjectDetection or DFineForObjectDetection. names: of its C classes.
+
+    image_size: S. mean, std: of the pixels in RGB 0..255.
+    """
+
+    def __init__(
+        self,
+        detector: nn.Module,
+        names: Sequence[str],
+        image_size: int,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+        provenance: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.detector: Any = detector
+        self.names, self.image_size = tuple(names), image_size
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.provenance = dict(provenance or {})
+
+    def prepare(self, images: Tensor, side: int | None = None) -> Tensor:
+        """(B, H, W, 3) uint8 RGB -> (B, 3, S, S) as the model takes them: stretched to the square, normalised.
+
+        side: S; None: image_size.
+        """
+        pixels = images.permute(0, 3, 1, 2).float()
+        side = side or self.image_size
+        resized = F.interpolate(pixels, (side, side), mode="bilinear", align_corners=False, antialias=True)
+        mean, std = (resized.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (resized - mean) / std
+
+    def score(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """What prepare gave -> (B, Q, C) scores, (B, Q, 4) x1, y1, x2, y2 in fractions of the image, inside it."""
+        answer = self.detector(pixels)
+        return answer.logits.float().sigmoid(), cxcywh_to_xyxy(answer.pred_boxes.float()).clamp(0, 1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, H, W, 3) uint8 RGB -> (B, K) int64 classes, (B, K, 4) boxes, (B, K) scores, best first.
+
+        Boxes are x1, y1, x2, y2 in pixels of the images.
+        """
+        scores, boxes = self.score(self.prepare(images))
+        height, width = images.shape[1], images.shape[2]
+        count = min(MAX_PER_IMAGE, scores.shape[1] * scores.shape[2])
+        best, place = scores.flatten(1).topk(count)
+        query = place // scores.shape[2]
+        chosen = boxes.gather(1, query[..., None].expand(-1, -1, 4))
+        x1, y1, x2, y2 = chosen.unbind(-1)
+        return place % scores.shape[2], torch.stack([x1 * width, y1 * height, x2 * width, y2 * height], -1), best
+
+    def predict_for_training(self, pixels: Tensor, targets: Sequence[Target], known: Tensor) -> ClassPredictions:
+        """What prepare gave, a target an image, (B, C) bool classes known -> everything that the losses judge."""
+        rows = [torch.nonzero(~target.ignore).flatten() for target in targets]  # the boxes that are denoised
+        labels = [
+            {"class_labels": target.labels[row], "boxes": target.boxes[row]} for target, row in zip(targets, rows)
+        ]
+        answer = self.detector.model(pixels, labels=labels)
+        logits, boxes = answer.intermediate_logits.transpose(0, 1), answer.intermediate_reference_points.transpose(0, 1)
+        denoised = None
+        if (meta := answer.denoising_meta_values) is not None:
+            (noisy_logits, logits), (noisy_boxes, boxes) = (
+                part.split(meta["dn_num_split"], dim=2) for part in (logits, boxes)
+            )
+            denoised = DenoisedClasses(noisy_logits, noisy_boxes, _positives(meta, rows))
+        return ClassPredictions(logits, boxes, answer.enc_topk_logits, answer.enc_topk_bboxes, denoised, known)
+
+
+def _positives(meta: Mapping[str, Any], rows: Sequence[Tensor]) -> Matching:
+    """transformers counts group after group, in each the image's boxes in their order. rows: of each image's Target."""
+    queries = meta["dn_positive_idx"]
+    images = [torch.full_like(own, image) for image, own in enumerate(queries)]
+    targets = [row.repeat(meta["dn_num_group"]) for row in rows]
+    return Matching(torch.cat(images), torch.cat(list(queries)), torch.cat(targets))

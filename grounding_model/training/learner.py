@@ -1,0 +1,139 @@
+"""What the loop trains, whichever kind of model it is; and the first kind, MM-Grounding-DINO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerFast
+
+from grounding_model.checkpoints.checkpoint import save_checkpoint
+from grounding_model.checkpoints.pretrained_parts import load_parts, load_rest
+from grounding_model.checkpoints.weights import load_checkpoint
+from grounding_model.data.samples import Collate, TrainingSamples
+from grounding_model.data.sources import LabelledImages
+from grounding_model.detector import Detector
+from grounding_model.glyphs.tokenizer import glyph_tokenizer
+from grounding_model.inputs.tokens import load_tokenizer
+from grounding_model.model.activation_checkpointing import set_recompute
+from grounding_model.model.grounding import GroundingModel
+from grounding_model.model.targets import Target
+from grounding_model.training.config import FromScratch, FromWeights, TrainConfig
+from grounding_model.training.memory import check_memory, estimate_run
+from grounding_model.training.objective import Objective
+from grounding_model.training.state import AUTOCAST
+from grounding_model.training.validation import Validated
+
+
+class Batch(Protocol):
+    """Some images of a step with their targets. problems: what was skipped on the way."""
+
+    @property
+    def targets(self) -> Sequence[Target]: ...
+    @property
+    def problems(self) -> Sequence[str]: ...
+    def to(self, device: torch.device) -> Any: ...
+
+
+class Learner(Protocol):
+    """A model and all that depends on its kind: how its batches are made and judged, and what its files are.
+
+    weights_name, best_name: of the file or folder of the final and of the best weights. skips_parameters: whether a
+    step may leave parameters without a gradient.
+    """
+
+    weights_name: str
+    best_name: str
+    skips_parameters: bool
+
+    @property
+    def model(self) -> nn.Module: ...
+    def check_memory(self, device: torch.device) -> None:
+        """Raises InputError when a step will not fit."""
+
+    def check_categories(self, datasets: Sequence[LabelledImages]) -> None:
+        """Raises InputError when the model cannot be validated on these data sets."""
+
+    def objective(self) -> nn.Module:
+        """A module that gives the weighted parts of the loss by name for (a batch on its device, the step)."""
+        ...
+
+    def samples(self, datasets: Sequence[LabelledImages]) -> Dataset:
+        """Draw -> sample; in worker processes."""
+        ...
+
+    def collate(self) -> Callable[[Sequence[Any]], Any]:
+        """Samples -> batch; in worker processes."""
+        ...
+
+    def detector(self, device: torch.device) -> Validated:
+        """The model as it is now, as validation asks it."""
+        ...
+
+    def save(self, path: Path, provenance: Mapping[str, str]) -> None:
+        """Writes the weights, whole or not at all."""
+
+
+class GroundingLearner:
+    """MM-Grounding-DINO, on captions."""
+
+    weights_name = "model.safetensors"
+    best_name = "best.safetensors"
+
+    def __init__(self, config: TrainConfig) -> None:
+        assert isinstance(config.start, FromWeights | FromScratch)
+        self._config = config
+        self.model, self.tokenizer = start_model(config.start)
+        set_recompute(self.model, config.recompute)
+        self.skips_parameters = config.region_words.alone_until > 0  # the transformer, at first
+
+    def check_memory(self, device: torch.device) -> None:
+        if self._config.check_memory:
+            check_memory(estimate_run(self._config, self.model), device)
+
+    def check_categories(self, datasets: Sequence[LabelledImages]) -> None:
+        """Any category can be asked for; open_for_validation has checked that they make a prompt."""
+
+    def objective(self) -> Objective:
+        config = self._config
+        words = config.region_words
+        return Objective(self.model, config.losses, words.weight, AUTOCAST[config.precision], words.alone_until)
+
+    def samples(self, datasets: Sequence[LabelledImages]) -> TrainingSamples:
+        config, architecture = self._config, self.model.config
+        augment = config.augment.fitted_to(architecture.image_scale)
+        tokens = architecture.max_text_tokens
+        return TrainingSamples(datasets, augment, self.tokenizer, tokens, config.seed, config.absent_names)
+
+    def collate(self) -> Collate:
+        return Collate(self.tokenizer, self.model.config.max_text_tokens)
+
+    def detector(self, device: torch.device) -> Detector:
+        return Detector(self.model, self.tokenizer, device)
+
+    def save(self, path: Path, provenance: Mapping[str, str]) -> None:
+        save_checkpoint(path, self.model, self.tokenizer, provenance, half=self._config.half)
+
+
+def start_model(start: FromWeights | FromScratch) -> tuple[GroundingModel, PreTrainedTokenizerFast]:
+    """The model that training starts from and its tokenizer."""
+    if isinstance(start, FromWeights):
+        loaded = load_checkpoint(start.source, start.text_encoder)
+        return loaded.model, loaded.tokenizer
+    if start.tokenizer == "glyphs":
+        tokenizer = glyph_tokenizer()
+    else:
+        tokenizer = load_tokenizer(start.tokenizer)
+    architecture = start.model_config()
+    # The vocabulary determines the number of rows of the word embedding.
+    text = replace(architecture.text, vocab_size=len(tokenizer))
+    model = GroundingModel(replace(architecture, text=text))
+    load_parts(model, start.backbone, start.text_encoder)
+    if start.rest is not None:
+        load_rest(model, start.rest)
+    return model, tokenizer

@@ -1,0 +1,146 @@
+"""Training a closed-set detector: its batches, its losses and its folder.
+
+Shapes: B images of a batch, G boxes of one image, C classes, S side of the square that the model sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from formats.io.errors import InputError
+from grounding_model.data.class_samples import ClassSample, ClassSamples
+from grounding_model.data.sources import LabelledImages
+from grounding_model.inputs.prompt import Prompt
+from grounding_model.model.boxes import xyxy_to_cxcywh
+from grounding_model.model.targets import Target
+from grounding_model.students.build import start_student
+from grounding_model.students.config import FromStudent
+from grounding_model.students.detector import StudentDetector
+from grounding_model.students.files import save_student
+from grounding_model.students.network import Student
+from grounding_model.training.config import TrainConfig
+from grounding_model.training.losses import grounding_losses
+from grounding_model.training.settings import LossSettings
+from grounding_model.training.state import AUTOCAST
+
+
+class ClassBatch(NamedTuple):
+    """pixels: (B, 3, S, S) as the model takes them. known: (B, C) bool, the classes that the image's labels tell of."""
+
+    pixels: Tensor
+    targets: list[Target]
+    known: Tensor
+    problems: list[str]
+
+    def to(self, device: torch.device | str) -> ClassBatch:
+        """The same batch with its tensors on `device`; the images channels last."""
+        pixels = self.pixels.to(device).contiguous(memory_format=torch.channels_last)
+        targets = [target.to(device) for target in self.targets]
+        return self._replace(pixels=pixels, targets=targets, known=self.known.to(device))
+
+
+class ClassCollate:
+    """Samples -> ClassBatch; an object, so that it can be passed to worker processes."""
+
+    def __init__(self, student: Student) -> None:
+        # Not the student itself, whose weights would be copied into every worker's memory.
+        self._square = Student(nn.Identity(), student.names, student.image_size, student.mean, student.std)
+
+    def __call__(self, samples: Sequence[ClassSample]) -> ClassBatch:
+        pixels = [self._square.prepare(torch.from_numpy(sample.image.copy())[None]) for sample in samples]
+        return ClassBatch(
+            torch.cat(pixels),
+            [_target(sample) for sample in samples],
+            torch.from_numpy(np.stack([sample.known for sample in samples])),
+            [problem for sample in samples for problem in sample.problems],
+        )
+
+
+def _target(sample: ClassSample) -> Target:
+    """Stretching leaves fractions of the image, and ratios of areas, as they are."""
+    height, width = sample.image.shape[:2]
+    classes = torch.from_numpy(sample.classes)
+    corners = torch.from_numpy(sample.boxes) / torch.tensor([width, height, width, height], dtype=torch.float32)
+    return Target(
+        boxes=xyxy_to_cxcywh(corners),
+        tokens=nn.functional.one_hot(classes, len(sample.known)).bool(),
+        labels=classes,
+        weights=torch.from_numpy(sample.weights),
+        ignore=torch.from_numpy(sample.ignore),
+        size=(height, width),
+    )
+
+
+class StudentObjective(nn.Module):
+    """A student and the losses of its outputs: those of the teacher, with classes in place of tokens."""
+
+    def __init__(self, model: Student, losses: LossSettings, autocast: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self._losses, self._autocast = losses, autocast
+
+    def forward(self, batch: ClassBatch, step: int = 0) -> dict[str, Tensor]:
+        """The weighted parts of the loss of a batch, which is on the model's device.
+
+        Raises FloatingPointError where an output is not finite.
+        """
+        with torch.autocast(batch.pixels.device.type, self._autocast, enabled=self._autocast is not None):
+            predictions = self.model.predict_for_training(batch.pixels, batch.targets, batch.known)
+        return grounding_losses(predictions, batch.targets, self._losses)
+
+
+class StudentLearner:
+    """A closed-set detector of transformers, on the categories of its data sets."""
+
+    weights_name = "student"
+    best_name = "best-student"
+    skips_parameters = True  # without a box in the batch nothing is denoised
+
+    def __init__(self, config: TrainConfig, datasets: Sequence[LabelledImages]) -> None:
+        assert isinstance(config.start, FromStudent)
+        self._config = config
+        self.model = start_student(config.start, config.start.names or names_of(datasets))
+
+    def check_memory(self, device: torch.device) -> None:
+        """Nothing: a student is small."""
+
+    def check_categories(self, datasets: Sequence[LabelledImages]) -> None:
+        for index, dataset in enumerate(datasets):
+            try:
+                StudentDetector(self.model).classes_of(Prompt.categories(list(dataset.categories.values())))
+            except InputError as error:
+                raise InputError(
+                    f"validate.{index}", str(error), "expected categories that it is trained for"
+                ) from None
+
+    def objective(self) -> StudentObjective:
+        return StudentObjective(self.model, self._config.losses, AUTOCAST[self._config.precision])
+
+    def samples(self, datasets: Sequence[LabelledImages]) -> ClassSamples:
+        side = self.model.image_size
+        augment = self._config.augment.fitted_to((side, side))
+        return ClassSamples(datasets, augment, self.model.names, self._config.seed)
+
+    def collate(self) -> ClassCollate:
+        return ClassCollate(self.model)
+
+    def detector(self, device: torch.device) -> StudentDetector:
+        return StudentDetector(self.model, device)
+
+    def save(self, path: Path, provenance: Mapping[str, str]) -> None:
+        save_student(path, self.model, provenance, half=self._config.half)
+
+
+def names_of(datasets: Sequence[LabelledImages]) -> tuple[str, ...]:
+    """The classes of a student that names none: the first data set's. Raises InputError where it has none."""
+    names = tuple(datasets[0].categories.values())
+    if not names:
+        remedy = "expected a label map, or start.names"
+        raise InputError("datasets.0", "has no categories", remedy)
+    return names

@@ -1,0 +1,283 @@
+"""Students: trained by the same loop, heard with the same trust, shipped with the same answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from flows.cli.command import main
+from formats.io.errors import InputError
+from formats.label_map import write_label_map
+from formats.odvg import read_odvg, write_odvg
+from formats.record import Instance, Record
+from grounding_model import Prompt, load_detector
+from grounding_model.data.augment import AugmentConfig
+from grounding_model.data.class_samples import classes_of_labels
+from grounding_model.data.sampler import Draw
+from grounding_model.data.sources import OdvgData, open_for_training
+from grounding_model.students.build import start_student
+from grounding_model.students.config import STUDENTS, FromStudent
+from grounding_model.students.detector import StudentDetector
+from grounding_model.students.export import OnnxSession, export_onnx
+from grounding_model.students.files import load_student, save_student
+from grounding_model.students.network import Student
+from grounding_model.training.config import TrainConfig
+from grounding_model.training.loop import train
+from grounding_model.training.settings import LossSettings, OptimizerConfig
+from grounding_model.training.student_learner import ClassBatch, ClassCollate, StudentLearner
+from tests.training_data import write_rectangles
+
+NAMES = ("red", "green", "blue")
+START = FromStudent("glyph-student", NAMES, image_size=64)
+
+
+@pytest.fixture(scope="module")
+def student() -> Student:
+    torch.manual_seed(0)
+    return start_student(START, NAMES).eval()
+
+
+@pytest.fixture(scope="module")
+def folder(student: Student, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("student") / "folder"
+    save_student(path, student, {"made by": "a test"})
+    return path
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TrainConfig:
+    (tmp_path / "data").mkdir()
+    data, _ = write_rectangles(tmp_path / "data")
+    write_label_map(tmp_path / "data" / "map.json", dict(enumerate(NAMES)))
+    return TrainConfig(
+        tmp_path / "run",
+        (replace(data, label_map=tmp_path / "data" / "map.json"),),
+        start=replace(START, names=None),
+        steps=4,
+        batch_size=2,
+        augment=AugmentConfig(short_sides=()),
+        losses=LossSettings(iou_aware=True),
+        optimizer=OptimizerConfig(learning_rate=1e-3, multipliers={}),
+        moving_average=0.9,
+        workers=0,
+        log_every=1,
+        checkpoint_every=1,
+        device="cpu",
+    )
+
+
+class Interrupted(Exception):
+    """Stands for a killed process."""
+
+
+def test_a_resumed_training_equals_an_uninterrupted_one(config: TrainConfig, tmp_path: Path) -> None:
+    def interrupt(line: dict) -> None:
+        if line["step"] == 3:
+            raise Interrupted
+
+    whole = train(config).checkpoint
+    other = replace(config, work_dir=tmp_path / "resumed")
+    with pytest.raises(Interrupted):
+        train(other, interrupt)
+    resumed = train(other).checkpoint
+    assert whole.name == resumed.name == StudentLearner.weights_name
+    assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
+    assert load_detector(whole).student.names == NAMES
+
+
+def losses_of(batch: ClassBatch, config: TrainConfig, student: Student) -> dict[str, torch.Tensor]:
+    learner = StudentLearner(config, [open_for_training(data) for data in config.datasets])
+    learner.model = student.train()
+    torch.manual_seed(1)
+    losses = learner.objective()(batch)
+    student.eval()
+    return losses
+
+
+def test_a_weight_is_a_factor_on_the_box_loss_and_an_ignored_box_has_none(
+    config: TrainConfig, student: Student
+) -> None:
+    learner = StudentLearner(config, datasets := [open_for_training(data) for data in config.datasets])
+    samples = learner.samples(datasets)
+    batch = ClassCollate(student)([samples[Draw(0, 0, 0)]])
+
+    def of(**changes: torch.Tensor) -> float:
+        target = batch.targets[0]._replace(**changes)
+        return float(losses_of(batch._replace(targets=[target]), config, student)["loss_bbox"].detach())
+
+    full = of()
+    assert full > 0
+    assert of(weights=torch.tensor([0.25])) == pytest.approx(full / 4, rel=1e-4)
+    assert of(ignore=torch.tensor([True])) == 0
+
+
+def test_a_class_that_a_data_set_does_not_label_is_not_taken_for_absent(config: TrainConfig, student: Student) -> None:
+    learner = StudentLearner(config, datasets := [open_for_training(data) for data in config.datasets])
+    batch = ClassCollate(student)([learner.samples(datasets)[Draw(0, 0, 0)]])
+    empty = [batch.targets[0]._replace(ignore=torch.tensor([True]))]
+    all_known = losses_of(batch._replace(targets=empty), config, student)["loss_cls"]
+    none_known = losses_of(batch._replace(targets=empty, known=torch.zeros(1, 3).bool()), config, student)["loss_cls"]
+    assert all_known > 0
+    assert none_known == 0
+    assert classes_of_labels({4: "Blue", 7: "black"}, NAMES) == {4: 2}
+
+
+@pytest.mark.parametrize("records", ["no boxes at all", "one image"])
+def test_labels_with_hardly_anything_are_learnt_from(config: TrainConfig, records: str) -> None:
+    data = config.datasets[0]
+    assert isinstance(data, OdvgData)
+    lines = list(read_odvg(data.annotations))
+    kept = lines[:1] if records == "one image" else [replace(line, instances=()) for line in lines]
+    write_odvg(data.annotations, kept)  # green and blue have no box, or no class has
+    result = train(replace(config, steps=2))
+    assert all(np.isfinite(json.loads(line)["loss"]) for line in result.log.read_text().splitlines())
+    assert load_detector(result.checkpoint).student.names == NAMES
+
+
+def test_data_that_know_no_class_are_refused(config: TrainConfig) -> None:
+    with pytest.raises(InputError, match=r"datasets\.0: its categories are red, green, blue; expected some of dog"):
+        train(replace(config, start=replace(START, names=("dog",))))
+
+
+def test_transformers_loads_the_folder_with_its_names(folder: Path, student: Student) -> None:
+    from transformers import AutoImageProcessor, AutoModelForObjectDetection
+
+    model = AutoModelForObjectDetection.from_pretrained(folder).eval()
+    assert tuple(model.config.id2label[label] for label in range(3)) == NAMES
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8))
+    pixels = AutoImageProcessor.from_pretrained(folder)(image, return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 64, 64)
+    with torch.no_grad():
+        ours, _ = student.score(pixels)
+        torch.testing.assert_close(model(pixels).logits.sigmoid(), ours, rtol=1e-4, atol=1e-5)
+
+
+def test_a_student_answers_as_a_detector(folder: Path) -> None:
+    detector = load_detector(folder)
+    assert isinstance(detector, StudentDetector)
+    assert detector.provenance == {"made by": "a test"}
+    image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)
+    (record,) = detector.predict([image], ["Blue", "red"], score_threshold=0.0)
+    assert {each.category for each in record.instances or ()} == {"Blue", "red"}
+    scores = [each.score for each in record.instances or ()]
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 <= x <= 70 for each in record.instances or () for x in each.box[::2])
+    bad, good = detector.predict_each(["no such.png", image], Prompt.categories(NAMES))
+    assert "no such file" in str(bad.error)
+    assert isinstance(good, Record)
+
+
+def test_a_prompt_of_other_classes_is_named(folder: Path) -> None:
+    detector = load_detector(folder)
+    with pytest.raises(InputError, match=r"prompt 'gren': is no class of this detector.*did you mean 'green'"):
+        detector.predict_each([], Prompt.categories(["gren"]))
+    with pytest.raises(InputError, match=r"is an expression; expected names of this detector's classes: red, green"):
+        detector.predict_each([], Prompt.expression("the red one"))
+
+
+def test_what_is_known_of_a_class_stays_when_others_join_it(folder: Path, student: Student) -> None:
+    other = load_student(folder, ("yellow", "Green"))
+    heads, before = other.detector.state_dict(), student.detector.state_dict()
+    name = "model.enc_score_head.weight"
+    assert torch.equal(heads[name][1], before[name][1])
+    assert heads[name].shape[0] == 2
+    assert torch.equal(
+        heads["model.denoising_class_embed.weight"][-1], before["model.denoising_class_embed.weight"][-1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"student": "rtdetrv2-nan"}, "did you mean 'rtdetrv2-nano'"),
+        ({"image_size": 100}, "expected a multiple of 32"),
+        ({"names": ()}, "at least one name"),
+    ],
+)
+def test_a_start_that_cannot_work_is_refused(change: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        replace(START, **change)
+
+
+def test_a_backbone_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="timm has no network 'resnet19'"):
+        start_student(replace(START, backbone="resnet19"), NAMES)
+    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match="missing or misshapen for test_resnet"):
+        start_student(replace(START, backbone_weights=str(tmp_path / "other.pth")), NAMES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({"rtdetrv2-nano", "dfine-nano"}))
+def test_every_family_is_exported_with_equal_answers(name: str, tmp_path: Path) -> None:
+    assert STUDENTS[name].width == 128
+    check_onnx(start_student(FromStudent(name, image_size=96), NAMES).eval(), tmp_path)
+
+
+@pytest.mark.slow
+def test_onnx_runtime_gives_equal_answers(student: Student, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    check_onnx(student, tmp_path)
+
+
+def check_onnx(student: Student, tmp_path: Path) -> None:
+    """Scores, and boxes in fractions of the image, within 1e-4, for any number and size of images."""
+    export_onnx(tmp_path / "student.onnx", student, {"teacher_licence": "Apache-2.0"})
+    session = OnnxSession(tmp_path / "student.onnx", threads=1)
+    assert json.loads(session.metadata["names"]) == list(NAMES)
+    assert session.metadata["teacher_licence"] == "Apache-2.0"
+    for count, height, width in ((1, 64, 64), (3, 120, 51), (2, 40, 90)):
+        drawn = np.random.default_rng(height).integers(0, 255, (count, 4, 4, 3), dtype=np.uint8)
+        images = drawn.repeat(-(-height // 4), 1).repeat(-(-width // 4), 2)[:, :height, :width]
+        with torch.no_grad():
+            _, boxes, scores = student(torch.from_numpy(images.copy()))
+        _, found, found_scores = session(np.ascontiguousarray(images))
+        np.testing.assert_allclose(found_scores, scores.numpy(), atol=1e-4)
+        # Of queries that score alike within rounding any may come first, so each box has to have one like it.
+        distance = np.abs(found[:, :, None] - boxes.numpy()[:, None]).max(-1) / max(height, width)
+        assert distance.min(2).max() < 1e-4
+
+
+@pytest.mark.slow
+def test_labels_are_distilled_by_one_command(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = config.datasets[0]
+    assert isinstance(data, OdvgData)
+    lines = [
+        replace(
+            line, instances=tuple(replace(each, score=0.5, ignore=bool(index % 2)) for each in line.instances or ())
+        )
+        for index, line in enumerate(read_odvg(data.annotations))
+    ]
+    write_odvg(data.annotations, lines)
+    out = tmp_path / "distilled"
+    arguments = [str(data.annotations), str(data.image_root), "--label-map", str(data.label_map), "--device", "cpu"]
+    arguments += ["--student", "glyph-student", "--image-size", "64", "--steps", "1", "--work-dir", str(out)]
+    assert main(["distill", *arguments, "--trust", "scores", "--truth", str(data.annotations)]) == 0
+    told = capsys.readouterr().out
+    assert "| student, ONNX Runtime |" in told
+    rows = json.loads((out / "distill.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["student, PyTorch", "student, ONNX Runtime"]
+    assert "Classes, in the order of their labels: red, green, blue" in (out / "student" / "README.md").read_text()
+    (trusted,) = (out / "labels-scores").glob("*_od.json")
+    weights = [each.weight for line in read_odvg(trusted) for each in line.instances or ()]
+    assert weights == [0.5] * len(lines)
+    assert main(["distill", str(data.annotations)]) == 2
+    assert "IMAGES: is missing" in capsys.readouterr().err
+
+
+def test_labels_that_nobody_trusts_have_no_weight_and_no_doubt(tmp_path: Path) -> None:
+    from flows.distillation.trust import write_trusted
+
+    sure, unsure = Instance((0, 0, 9, 9), 0, "cat", 0.9, weight=0.9), Instance((5, 5, 9, 9), 0, "cat", ignore=True)
+    write_odvg(tmp_path / "a_od.json", [Record("a.png", 10, 10, (sure, unsure)), Record("b.png", 10, 10)])
+    first, second = read_odvg(write_trusted(tmp_path / "a_od.json", tmp_path / "b_od.json", "none"))
+    assert first.instances == (replace(sure, weight=1.0),)
+    assert second.instances is None
