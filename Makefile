@@ -2,11 +2,15 @@
 #   make demo    the whole loop on the embedded model, offline, with a report
 #   make test    every test that this machine can run
 #   make check   lint, types and the fast tests
+#   make setup TORCH_INDEX=ADDRESS   with PyTorch from there, such as its CPU wheels, which are much smaller
 #   make glyph-tiny   trains the embedded model from nothing, in under 90 minutes on two cores
 #   make photo-tiny   trains the embedded model for photos, from glyph-tiny and a backbone, in under 30 minutes
 PYTHON ?= python3
 VENV ?= .venv
+# What pip takes as --index-url for torch and torchvision alone; empty: where the other packages come from.
+TORCH_INDEX ?=
 READY := $(VENV)/.ready
+PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check
 # A core a process; a model of the tests takes a gigabyte or two.
 PYTEST := $(VENV)/bin/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
@@ -24,8 +28,9 @@ $(READY): pyproject.toml constraints.txt
 	  echo "groundhog needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
 	       "name another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing (PyTorch included: some gigabytes, about five minutes) ..."
-	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
+	$(if $(TORCH_INDEX),$(PIP) -c constraints.txt --index-url $(TORCH_INDEX) torch torchvision)
+	@echo "Installing; PyTorch with CUDA takes some gigabytes (its CPU wheel: see CONTRIBUTING.md)"
+	$(PIP) -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: $(READY)

@@ -21,6 +21,7 @@ from browse.images.pictures import jpeg_of
 from browse.page_style import figures_of, page_of
 from browse.review.compare import CHANGES, compared, named_boxes
 from formats.io.files import write_whole
+from formats.io.plurals import many
 from formats.record import Record
 
 INDEX_NAME = "index.html"
@@ -62,7 +63,7 @@ def write_index(folder: Path, title: str, tiles: Sequence[Tile], command: str, o
     changes = Counter(change for tile in tiles for change in tile.changes)
     figures = [
         ("images", f"{len(tiles):,}", f"{sum(not tile.boxes for tile in tiles):,} without a box"),
-        ("boxes", f"{counts.total():,}", f"{len(counts)} categories or phrases"),
+        ("boxes", f"{counts.total():,}", f"{many(len(counts), 'category')} or phrases"),
     ]
     if other is not None:
         figures.append((f"as in {other}", f"{changes['same']:,}", "boxes of the same name and place"))

@@ -333,9 +333,9 @@ def _plain_instance(entry: Any, content: CocoContent) -> Instance | None:
             and category_id not in content.categories_left_out
             and {type(x), type(y), type(width), type(height)} <= _NUMBERS
             and width >= 0 <= height
-            and -LARGEST <= x1
+            and x1 >= -LARGEST
             and x2 <= LARGEST
-            and -LARGEST <= y1
+            and y1 >= -LARGEST
             and y2 <= LARGEST
             and (score is None or (type(score) is float and 0 <= score <= 1))
             and not _ignored(entry)

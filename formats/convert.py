@@ -15,6 +15,7 @@ from formats.coco import load_coco
 from formats.dataset_names import label_map_beside, part_path
 from formats.io.errors import InputError
 from formats.io.json_stream import stream_json
+from formats.io.plurals import many
 from formats.io.progress import show_progress
 from formats.label_map import name_problems, read_label_map, write_label_map
 from formats.omissions import describe_omissions
@@ -171,16 +172,29 @@ def with_progress(records: Iterable[Item]) -> Iterable[Item]:
 
 
 def write(
-    target_format: str, out: str | Path, records: Iterable[Record], names: Sequence[str], options: Mapping
+    target_format: str,
+    out: str | Path,
+    records: Iterable[Record],
+    names: Sequence[str],
+    options: Mapping,
+    source: str | Path,
+    may_be_empty: bool = False,
 ) -> str:
-    """Writes the records; returns lines that say where, and what the format cannot hold."""
+    """Writes the records; returns lines that say where, and what the format cannot hold.
+
+    source: where they come from. Raises InputError where there are none, unless may_be_empty.
+    """
     writer, used = formats.WRITERS[target_format], set[int]()
-    first, records = _first_of(_noting_labels(records, used))
+    tally = Counter[str]()
+    first, records = _first_of(_noting_labels(records, used, tally))
+    if first is None and not may_be_empty:
+        raise InputError(source, "no image to convert", "expected annotations of at least one image")
     omissions = call(f"convert to {target_format}", writer, {**options, "categories": names}, out, records)
     if target_format in _WITHOUT_CATEGORIES and len(used) < len(names):
         omissions["categories that no box has"] += len(names) - len(used)
     has_captions = first is not None and first.caption is not None
-    message = f"{out}: captions" if has_captions else f"{out}: {len(names)} categories"
+    kinds = "captions" if has_captions else many(len(names), "category")
+    message = f"{out}: {many(tally['images'], 'record')}, {kinds}"
     if target_format in _WITH_LABEL_MAP and not has_captions:
         write_label_map(label_map_beside(out), dict(enumerate(names)))
         message += f" in {label_map_beside(out)}"
@@ -192,8 +206,9 @@ _WITH_LABEL_MAP = ("odvg", "open-groundingdino")  # a file beside the labels
 _WITHOUT_CATEGORIES = ("labelstudio",)  # their categories are those of their boxes
 
 
-def _noting_labels(records: Iterable[Record], used: set[int]) -> Iterator[Record]:
+def _noting_labels(records: Iterable[Record], used: set[int], tally: Counter[str]) -> Iterator[Record]:
     for record in records:
+        tally["images"] += 1
         used.update(instance.label for instance in record.instances or ())
         yield record
 

@@ -35,10 +35,13 @@ def check(source: str | Path, source_format: str | None = None, **options: Any) 
         names = read_label_map(label_map_beside(source)) if label_map_beside(source).is_file() else None
         checker = Checker(names, image_dir)
         yield from name_problems(names or {}, label_map_beside(source))
+        location = None
         for _, location, entry in with_progress(read_odvg_located(source, options.get("omissions"))):
             yield from checker.problems(entry, location) if isinstance(entry, Record) else [entry.error]
+        if location is None:
+            yield _is_empty(source)
         return
-    checker = Checker(None, image_dir)
+    checker, index = Checker(None, image_dir), -1
     refused: list[InputError] = []
     for index, record in enumerate(
         with_progress(_records(source, source_format, {**options, "on_problem": refused.append}))
@@ -46,7 +49,13 @@ def check(source: str | Path, source_format: str | None = None, **options: Any) 
         yield from _drained(refused)
         yield from checker.problems(record, f"{source}: record {index} ({record.filename})")
     yield from _drained(refused)
+    if index < 0:
+        yield _is_empty(source)
     yield from name_problems(_names_of(source, source_format, options) or checker.names, source)
+
+
+def _is_empty(source: str | Path) -> InputError:
+    return InputError(source, "has no image", "expected annotations of at least one")
 
 
 def _names_of(source: str | Path, source_format: str, options: dict[str, Any]) -> dict[int, str]:

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
 from formats.io.notebook import html_table
+from formats.io.plurals import many
 from formats.record import Box, Instance, Record, Region
 from grounding_model.inputs.defaults import DTYPE, DTYPES, WEIGHTS
 from grounding_model.inputs.image import check_image, read_resized, resize_for_test
@@ -557,5 +558,7 @@ def _prompts_of(prompt: PromptSource | Sequence[PromptSource], count: int) -> Pr
     if not entries or not all(isinstance(entry, Prompt | list) for entry in entries):
         return Prompt.categories(entries)
     if len(entries) != count:
-        raise InputError("prompt", f"{len(entries)} prompts for {count} images", "expected one for all, or one each")
+        raise InputError(
+            "prompt", f"{many(len(entries), 'prompt')} for {many(count, 'image')}", "expected one for all, or one each"
+        )
     return [entry if isinstance(entry, Prompt) else Prompt.categories(entry) for entry in entries]

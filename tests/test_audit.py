@@ -168,7 +168,7 @@ def test_a_gate_asks_for_an_audit_and_reads_the_lower_limit() -> None:
 
 def test_the_command_draws_for_another_tool_and_takes_its_corrections(labels: Path, capsys) -> None:
     assert main(["audit", str(labels), "-n", "20", "--no-review"]) == 0
-    assert "20 of 40 images are drawn, 0 are reviewed" in capsys.readouterr().out
+    assert "20 of 40 images drawn, 0 of them reviewed" in capsys.readouterr().out
     corrected = labels.parent / "corrected.json"
     shutil.copy(labels.parent / "x_od_v1.audit" / "x_od_v1.json", corrected)
     assert main(["audit", str(labels), "--report", "--reviewed", str(corrected)]) == 0

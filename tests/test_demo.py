@@ -55,10 +55,10 @@ def test_another_demo_in_the_folder_is_refused(weights: Path, tmp_path: Path) ->
     own.write_bytes(weights.read_bytes())
     claim = {"seed": 0, "quick": True, "weights": str(own), "weights_sha256": "that of other weights under this name"}
     (tmp_path / "demo.json").write_text(json.dumps(claim))
-    with pytest.raises(InputError, match="remove the folder or name another --out-dir"):
+    with pytest.raises(InputError, match="remove the folder or choose another"):
         run_demo(tmp_path, quick=True, weights=own)
     (tmp_path / "demo.json").write_text("{broken")
-    with pytest.raises(InputError, match=r"demo\.json: is not JSON .*remove the folder or name another"):
+    with pytest.raises(InputError, match=r"demo\.json: is not JSON .*remove the folder or choose another"):
         run_demo(tmp_path, quick=True, weights=own)
 
 

@@ -18,6 +18,7 @@ from formats.coco import write_coco
 from formats.convert import convert
 from formats.io.errors import InputError
 from formats.io.notebook import html_table
+from formats.io.plurals import many
 from formats.record import Instance, Record
 from grounding_model import load_detector
 
@@ -131,3 +132,26 @@ def test_printed_commands_can_be_copied_where_a_folder_has_spaces(
     bootstrap_od("my photos", ["cat"], "x_od.json")
     assert main(["infer", "x_od.json", "my photos", "my work"]) == 0
     assert shlex.split(capsys.readouterr().out)[-1] == "my work"
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "text"),
+    [
+        (1, "category", "1 category"),
+        (0, "category", "0 categories"),
+        (2, "box", "2 boxes"),
+        (3, "data set", "3 data sets"),
+    ],
+)
+def test_nouns_are_counted(count: int, noun: str, text: str) -> None:
+    assert many(count, noun) == text
+
+
+def test_what_is_empty_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = tmp_path / "x_od.json"
+    empty.touch()
+    assert main(["convert", "odvg", "coco", str(empty), str(tmp_path / "out.json")]) == 2
+    assert f"{empty}: no image to convert" in capsys.readouterr().err
+    assert not (tmp_path / "out.json").exists()
+    assert main(["check", str(empty)]) == 1
+    assert f"{empty}: has no image" in capsys.readouterr().out

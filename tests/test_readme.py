@@ -58,6 +58,43 @@ def test_links_lead_somewhere(page: str) -> None:
         assert target.startswith("https://") or (ROOT / target).exists(), target
 
 
+# AP of the cats and of all categories, before and after the demo's rounds, as the README has them.
+RESULT = re.compile(
+    r"AP for cats .*? from (\S+) to (\S+) in .*? AP over all 41 categories rises from (\S+) to (\S+)\.\s", re.DOTALL
+)
+# Between processors and seeds digits differ: a seed of the table lies up to 0.009 from the mean.
+TOLERANCE = 0.02
+
+
+def test_the_result_is_the_mean_of_the_seeds_in_the_docs() -> None:
+    found = RESULT.search(README)
+    assert found is not None
+    page = (ROOT / "docs/label_quality.md").read_text(encoding="utf-8")
+    table = page[page.index("<!-- demo-table:") :].split("\n\n")[0]
+    rows = [[cell.split(" · ") for cell in line.split("|")[2:6]] for line in table.splitlines()[3:]]
+    for column, means in ((0, found.groups()[:2]), (2, found.groups()[2:])):
+        for row, mean in zip((rows[0], rows[-1]), means, strict=True):
+            seeds = [float(each) for each in row[column]]
+            assert row[column + 1] == [mean] or float(row[column + 1][0]) == pytest.approx(float(mean))
+            assert sum(seeds) / len(seeds) == pytest.approx(float(mean), abs=0.0006)
+            assert seeds == pytest.approx([float(mean)] * len(seeds), abs=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_this_machine_measures_about_the_result_that_the_demo_starts_from() -> None:
+    """An interval, since the last digits depend on the processor."""
+    from dataclasses import replace
+
+    from flows import evaluate
+    from flows.self_training.demo import TEST_SCENES, _test_scenes, demo_config
+
+    found = RESULT.search(README)
+    assert found is not None
+    scenes = replace(_test_scenes(demo_config(Path("unused"))), count=TEST_SCENES)
+    measured = evaluate(scenes, "glyph-tiny", ["cat"], batch_size=8)
+    assert measured.ap == pytest.approx(float(found[1]), abs=TOLERANCE)
+
+
 @pytest.mark.slow
 def test_the_stages_and_the_python_run_in_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

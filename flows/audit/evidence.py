@@ -14,6 +14,7 @@ from flows.labelling.shards import missing_shards
 from flows.policies.calibration import Calibration, calibrate, judge
 from formats.candidates import ImageCandidates, read_candidates
 from formats.io.errors import InputError
+from formats.io.plurals import many
 from formats.odvg import read_odvg
 from formats.odvg_lines import is_quarantined
 from formats.record import Record
@@ -70,7 +71,7 @@ def stored_candidates(work_dir: Manifest | str | Path) -> Evidence:
     """Of the plan that made the labels. Raises InputError while shards are missing."""
     manifest = as_manifest(work_dir)
     if missing := missing_shards(manifest):
-        raise InputError(manifest.work_dir, f"{len(missing)} shards are not labelled", "run infer again")
+        raise InputError(manifest.work_dir, f"{many(len(missing), 'shard')} not labelled yet", "run infer again")
     found: dict[Key, Boxes] = {}
     for shard in manifest.shards:
         by_line = {image.line: image for image in read_candidates(manifest.shard_path(shard.index)).by_line()}

@@ -12,6 +12,7 @@ from flows.curation.fingerprints import Fingerprint, fingerprint_images
 from flows.curation.image_quality import ImageFinding, image_findings
 from formats.images import list_images
 from formats.io.errors import InputError
+from formats.io.plurals import many
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,15 @@ def describe_report(report: ImageReport, max_lines: int = 20) -> str:
         lines = [", ".join(report.images[index].filename for index in group) for group in groups]
         counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         parts.append(
-            _listing(f"{len(groups)} groups of duplicates, {spare} images to spare ({counted})", lines, max_lines)
+            _listing(
+                f"{len(groups)} groups of duplicates, {many(spare, 'image')} to spare ({counted})", lines, max_lines
+            )
         )
     by_kind: dict[str, list[str]] = {}
     for finding in report.findings:
         by_kind.setdefault(finding.kind, []).append(f"{finding.filename}: {finding.detail}")
     parts += [_listing(f"{len(lines)} {kind}", lines, max_lines) for kind, lines in by_kind.items()]
-    return "\n".join(parts) or f"{len(report.images)} images: no duplicates, nothing unusual"
+    return "\n".join(parts) or f"{many(len(report.images), 'image')}: no duplicates, nothing unusual"
 
 
 def _pair(report: ImageReport, pair: DuplicatePair) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from formats.io.files import write_whole
+from formats.io.plurals import many
 from formats.record import Record
 
 # Hugging Face's steps of size_categories.
@@ -78,7 +79,7 @@ class DataCard:
         """One sentence."""
         kinds = f"{len(self.categories)} {'category' if len(self.categories) == 1 else 'categories'}"
         made = " The boxes were found by a model." if any(split.meta for split in self.splits) else ""
-        return f"{self.images} images with {self.boxes} boxes of {kinds}.{made}"
+        return f"{many(self.images, 'image')} with {many(self.boxes, 'box')} of {kinds}.{made}"
 
 
 def write_data_card(path: Path, card: DataCard) -> None:
@@ -136,11 +137,7 @@ def _counts_table(card: DataCard) -> str:
     lines = [f"| | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
     lines += [f"| {' | '.join(map(str, row))} |" for row in rows]
     ignored = sum(split.ignored for split in card.splits)
-    note = (
-        f"\n\n{ignored} boxes are marked `iscrowd` in COCO and are left out elsewhere: they are unsure."
-        if ignored
-        else ""
-    )
+    note = f"\n\n{many(ignored, 'unsure box')} marked `iscrowd` in COCO and left out elsewhere." if ignored else ""
     return "\n".join(lines) + note
 
 

@@ -13,6 +13,7 @@ from flows.labelling.manifest import read_manifest
 from formats.candidates import read_image_features
 from formats.images import list_images, read_images
 from formats.io.errors import InputError, did_you_mean
+from formats.io.plurals import many
 from formats.odvg import read_odvg
 from formats.record import Record
 
@@ -118,4 +119,4 @@ def _example(folder: Path, like: str) -> np.ndarray:
 
 def _check_count(count: int, left: int, source: str | Path) -> None:
     if count > left:
-        raise InputError(source, f"{count} images wanted, {left} can be chosen", f"expected at most {left}")
+        raise InputError(source, f"{many(count, 'image')} wanted, {left} can be chosen", f"expected at most {left}")

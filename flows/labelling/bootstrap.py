@@ -307,7 +307,7 @@ def _write(
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
         if problems and not readable:
             first = f"first {problems[0].filename}: {problems[0].reason}"
-            what = f"not one of {len(problems)} images could be read; {first}"
+            what = f"not one of {many(len(problems), 'image')} could be read; {first}"
             raise InputError(images, what, "expected the folder of the images")
     return number + 1, tuple(problems)
 

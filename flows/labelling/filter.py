@@ -31,6 +31,7 @@ from formats.dataset_names import labels_path, metadata_path
 from formats.io.errors import InputError, want_one_of
 from formats.io.files import load_json, sha256_of, write_json, write_whole
 from formats.io.notebook import html_table
+from formats.io.plurals import many
 from formats.io.storage import absolute, as_path
 from formats.label_map import warn_of_names
 from formats.odvg import record_to_line
@@ -373,7 +374,9 @@ def _check(manifest: Manifest, views: Sequence[Manifest], policy: Policy, out: P
     for plan in (manifest, *views):
         if missing := missing_shards(plan):
             raise InputError(
-                plan.work_dir, f"{len(missing)} of {len(plan.shards)} shards are not labelled", "run infer again"
+                plan.work_dir,
+                f"{len(missing)} of {many(len(plan.shards), 'shard')} are not labelled",
+                "run infer again",
             )
     for view in views:
         for name in ("source_sha256", "weights_sha256", "label_map", "shards"):

@@ -206,7 +206,7 @@ def raise_failures(manifest: Manifest, failures: Mapping[int, Exception]) -> Non
     if failures:
         index = min(failures)
         raise RuntimeError(
-            f"{len(failures)} of {len(manifest.shards)} shards failed, first {index}: {failures[index]}; "
+            f"{len(failures)} of {many(len(manifest.shards), 'shard')} failed, first {index}: {failures[index]}; "
             "run again to resume"
         ) from failures[index]
 

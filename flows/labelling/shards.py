@@ -10,6 +10,7 @@ from pathlib import Path
 from flows.labelling.manifest import Manifest, as_manifest, read_lines
 from formats.candidates import ImageProblem, candidates_key, read_candidates
 from formats.io.errors import InputError
+from formats.io.plurals import many
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def missing_shards(manifest: Manifest, among: Sequence[int] | None = None) -> li
 def check_labelled(manifest: Manifest, shards: Sequence[int]) -> None:
     """Raises RuntimeError where a shard has no file of this plan: an executor may hear late of a failure, or never."""
     if failed := missing_shards(manifest, shards):
-        raise RuntimeError(f"{len(failed)} of {len(manifest.shards)} shards failed; run again to resume")
+        raise RuntimeError(f"{len(failed)} of {many(len(manifest.shards), 'shard')} failed; run again to resume")
 
 
 def check_usable(manifest: Manifest, indices: Sequence[int]) -> None:
@@ -52,7 +53,9 @@ def check_usable(manifest: Manifest, indices: Sequence[int]) -> None:
 def unusable_error(source: Path, problems: Sequence[ImageProblem]) -> InputError:
     """For a stage that could use no image; problems: why, one for each."""
     first = problems[0]
-    what = f"not one of {len(problems)} images could be used; first {first.filename or 'a line'}: {first.reason}"
+    what = (
+        f"not one of {many(len(problems), 'image')} could be used; first {first.filename or 'a line'}: {first.reason}"
+    )
     return InputError(source, what, "expected the folder of the images that the lines name")
 
 
@@ -60,7 +63,8 @@ def share_warning(unusable: int, lines: int) -> str:
     """Words for a run in which many images could not be used; "" where few were."""
     if unusable <= SHARE_TO_WARN_OF * lines:
         return ""
-    return f"{unusable} of {lines} images could not be used ({unusable / lines:.0%}); is this the folder of the images?"
+    share = f"{unusable} of {many(lines, 'image')} could not be used ({unusable / lines:.0%})"
+    return f"{share}; is this the folder of the images?"
 
 
 def problems_of(manifest: Manifest | str | Path, among: Sequence[int] | None = None) -> list[ImageProblem]:

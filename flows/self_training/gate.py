@@ -17,6 +17,7 @@ from typing import Any
 from flows.labelling.manifest import parse_line, read_lines
 from formats.boxes import MATCH_IOU, best_pairs, boxes_by_name, pairwise_iou
 from formats.io.errors import InputError
+from formats.io.plurals import many
 from formats.odvg_lines import is_quarantined
 from formats.record import Box, Record
 from grounding_model.metrics.bootstrap import interval_of, read_samples
@@ -141,8 +142,9 @@ def too_few(gate: Gate, counts: Mapping[str, int]) -> Iterator[str]:
     boxes, lines = counts["kept"] + counts.get("reviewed_boxes", 0), counts["lines"]
     if boxes < gate.min_boxes_per_image * lines:
         yield (
-            f"{boxes} boxes in {lines} images are hardly any (gate.min_boxes_per_image): the model does not know what "
-            "the prompt means; expected other weights, or a lower policy.score_threshold (and policy.ignore_from)"
+            f"{many(boxes, 'box')} in {many(lines, 'image')} are hardly any (gate.min_boxes_per_image): "
+            "the model does not know what the prompt "
+            "means; expected other weights, or a lower policy.score_threshold (and policy.ignore_from)"
         )
 
 

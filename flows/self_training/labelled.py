@@ -17,6 +17,7 @@ from formats.dataset_names import label_map_beside, label_map_path, part_path
 from formats.images import safe_join
 from formats.io.errors import InputError, want_one_of
 from formats.io.files import write_whole
+from formats.io.plurals import many
 from formats.label_map import read_label_map, write_label_map
 from formats.odvg import read_odvg
 from formats.odvg_lines import is_quarantined
@@ -76,7 +77,9 @@ def import_labels(
     convert(source_format, "odvg", labels, out, categories=categories, **options)
     records = list(read_odvg(out))
     if missing := [record.filename for record in records if not safe_join(images, record.filename).is_file()]:
-        what = f"{len(missing)} of {len(records)} images that {labels} names are not there, such as {missing[0]}"
+        what = (
+            f"{len(missing)} of {many(len(records), 'image')} that {labels} names are not there, such as {missing[0]}"
+        )
         raise InputError(images, what, "expected file names relative to this folder")
     if not any(record.instances for record in records):
         raise InputError(labels, "has no box", "expected labelled images")

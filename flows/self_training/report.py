@@ -31,6 +31,7 @@ from formats.images import safe_join
 from formats.io.errors import InputError
 from formats.io.files import write_whole
 from formats.io.plots import new_figure
+from formats.io.plurals import many
 from formats.odvg import read_odvg
 from formats.record import Record
 
@@ -453,7 +454,7 @@ def _label_sheet(entry: RoundOnDisk) -> str:
     if not tiles:
         return ""
     sheet = contact_sheet(tiles, columns=4, cell=(320, 320))
-    intro = pages.paragraph(f"{len(tiles)} of {total} images of <code>{html.escape(entry.labels.name)}</code>.")
+    intro = pages.paragraph(f"{len(tiles)} of {many(total, 'image')} of <code>{html.escape(entry.labels.name)}</code>.")
     return pages.section(f"Labels v{entry.number}", intro + pages.picture(sheet, f"labels v{entry.number}"))
 
 

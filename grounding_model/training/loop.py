@@ -199,7 +199,7 @@ def _train(
         learner.save(checkpoint, provenance(steps, settings, commit))
         log.draw()
         for problem, count in problems.most_common():
-            print(f"skipped {count} times: {problem}", file=sys.stderr)
+            print(f"skipped {many(count, 'time')}: {problem}", file=sys.stderr)
     has_best = bool(log.validated) and config.keep_best
     best, best_ap = (config.work_dir / learner.best_name, log.best_ap) if has_best else (None, None)
     return TrainResult(checkpoint, log.last, log.path, dict(problems), best, best_ap)

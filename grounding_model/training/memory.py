@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from formats.io.errors import InputError
+from formats.io.plurals import many
 from grounding_model.checkpoints.locations import locate
 from grounding_model.checkpoints.weights import read_weights
 from grounding_model.data.augment import AugmentConfig
@@ -80,7 +81,7 @@ class MemoryEstimate:
         parts = ("weights", "gradients", "optimizer", "average", "activations", "total")
         lines = [f"{name:<11}  {getattr(self, name) / GIB:8.2f} GiB" for name in parts]
         return "\n".join(
-            [f"{self.batch_size} images of {width} x {height} pixels, {self.precision}{recomputed}", *lines]
+            [f"{many(self.batch_size, 'image')} of {width} x {height} pixels, {self.precision}{recomputed}", *lines]
         )
 
 
@@ -143,7 +144,7 @@ def check_memory(estimate: MemoryEstimate, device: torch.device) -> None:
     free = free_memory(device)
     if free is None or estimate.total <= free:
         return
-    images = "1 image" if estimate.batch_size == 1 else f"{estimate.batch_size} images"
+    images = many(estimate.batch_size, "image")
     raise InputError(
         "batch_size",
         f"a step with {images} of {estimate.image_size[1]} x {estimate.image_size[0]} pixels needs about "

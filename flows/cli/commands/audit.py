@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from flows.cli.arguments import command
 from formats.io.errors import InputError
+from formats.io.plurals import many
 
 if TYPE_CHECKING:
     from flows.audit.sample import Audit
@@ -75,7 +76,8 @@ def _audit(options: argparse.Namespace) -> int:
     audit = draw_audit(options.labels, options.reviews, options.seed, options.reviewed, options.new)
     truth = audit.truth()
     done = sum((each.filename, each.caption) in truth for each in (audit.records[image] for image in audit.drawn))
-    print(f"{audit.settings.drawn} of {len(audit.records)} images are drawn, {done} are reviewed: {audit.sample_path}")
+    drawn = f"{audit.settings.drawn} of {many(len(audit.records), 'image')} drawn"
+    print(f"{drawn}, {done} of them reviewed: {audit.sample_path}")
     if options.no_review:
         print(f"correct a copy of it, then: groundhog audit {quote(str(options.labels))} --report --reviewed COPY")
         return 0
@@ -195,7 +197,7 @@ def _suspects(options: argparse.Namespace) -> int:
         print(f"{each.suspicion:.2f}  {each.filename}  {each.reason}  ({box})")
     ranked = rank_images(suspects)
     write_review_order(out, ranked)
-    print(f"{len(suspects)} suspicious boxes in {len(ranked)} images: {out}")
+    print(f"{many(len(suspects), 'suspicious box')} in {many(len(ranked), 'image')}: {out}")
     if options.no_review or not ranked:
         return 0
     return _open_page(options, options.labels, ["--order", str(out.absolute())])

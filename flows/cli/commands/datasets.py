@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flows.cli.arguments import command, names
 from formats.io.errors import InputError
+from formats.io.plurals import many
 from formats.io.storage import as_path
 
 
@@ -256,5 +257,5 @@ def _glyphs(options: argparse.Namespace) -> int:
     annotations = write_scenes(
         options.folder, options.domain, options.count, options.seed, options.task, labelled=not options.unlabelled
     )
-    print(f"{options.count} scenes: {annotations or options.folder}")
+    print(f"{many(options.count, 'scene')}: {annotations or options.folder}")
     return 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flows.cli.arguments import command
 from formats.io.errors import InputError
+from formats.io.plurals import many
 
 
 def add(commands) -> None:
@@ -56,7 +57,7 @@ def _select(options: argparse.Namespace) -> int:
         records = select_images(options.source, options.count, images=options.images, **how)
     if options.out:
         write_odvg(options.out, records)
-        print(f"{options.out}: {len(records)} images")
+        print(f"{options.out}: {many(len(records), 'image')}")
     else:
         print("\n".join(record.filename for record in records))
     return 0
@@ -103,7 +104,7 @@ def _publish(options: argparse.Namespace) -> int:
         splits[name] = path
     done = publish(splits, options.images, options.out, name=options.name, license=options.license, link=options.link)
     for split in done.splits:
-        print(f"{split.name}: {split.images} images, {sum(split.boxes.values())} boxes")
+        print(f"{split.name}: {many(split.images, 'image')}, {many(sum(split.boxes.values()), 'box')}")
     for format_name, omissions in done.left_out.items():
         if omissions:
             print(f"{format_name} has no place for:\n{describe_omissions(omissions)}")

@@ -7,6 +7,7 @@ import sys
 
 from flows.cli.arguments import add_overrides, command, names
 from formats.io.errors import InputError
+from formats.io.plurals import many
 
 
 def add(commands) -> None:
@@ -74,5 +75,5 @@ def _agreement(options: argparse.Namespace) -> int:
         print(f"{each.agreement:.3f}  {each.filename}")
     if options.out:
         write_ranking(options.out, ranking)
-        print(f"{len(ranking)} images: {options.out}")
+        print(f"{many(len(ranking), 'image')}: {options.out}")
     return 0
