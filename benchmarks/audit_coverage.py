@@ -20,11 +20,11 @@ import numpy as np
 from benchmarks.disturbed_labels import Disturbance, disturb, drawn_scenes, read_coco128, repeated
 from flows.audit.estimation import Share, Strata, estimate_share
 from flows.audit.judging import judge_labels, labels_by_name
+from flows.audit.report import ENOUGH_BOXES, ENOUGH_IMAGES
 from flows.audit.sampling import Design, design, expected_errors
 from flows.audit.thresholds import certified_threshold, threshold_grid
 from formats.record import Record
 
-ENOUGH_IMAGES, ENOUGH_BOXES = 5, 10
 AUDITS = 1000
 REVIEWS = (10, 30, 60, 120)
 DISTURBANCES = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,17 +20,22 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from browse.contact_sheet import side_by_side
 from browse.draw import draw_record
 from browse.images.pictures import read_picture
 from browse.review import serve
 from browse.review.arguments import add_data_paths, read_data_paths
+from browse.review.compare import OtherLabels
+from browse.static_page import INDEX_NAME, Tile, make_tile, write_index
 from formats.images import safe_join
 from formats.io.errors import InputError
 from formats.io.files import write_whole
 from formats.label_map import read_label_map
 from formats.odvg import LineProblem, read_odvg
 from formats.record import Record
+from formats.review_journal import key_bytes
 
+MOST_TILES = 20_000  # of index.html
 NAMED_PROBLEMS = 20  # this many are listed at the end; the rest are counted
 QUIT_KEYS = (ord("q"), 27)  # q, escape
 WINDOW = "groundhog browse (any key: next, q: quit)"
@@ -70,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
     tally = browse(options)
     print(tally.summary())
     if options.output_dir and tally.drawn:
-        print(f"pictures: {options.output_dir}")
+        print(f"pictures: {options.output_dir}, all of them: {options.output_dir / INDEX_NAME}")
     return 1 if tally.problems and not tally.drawn else 0
 
 
@@ -87,7 +93,10 @@ def build_parser(program: str) -> argparse.ArgumentParser:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_data_paths(parser)
-    parser.add_argument("-o", "--output-dir", metavar="DIR", type=Path, help="write the drawn pictures to this folder")
+    parser.add_argument(
+        "-o", "--output-dir", metavar="DIR", type=Path, help="write the drawn pictures and an index.html to this folder"
+    )
+    parser.add_argument("--compare", metavar="FILE", help="other labels of the same images beside these, or the truth")
     parser.add_argument("--not-show", action="store_true", help="do not open a window")
     parser.add_argument("-n", "--number", metavar="N", type=int, help="stop after N pictures")
     parser.add_argument("--shuffle", action="store_true", help="in random order; the same --seed gives the same order")
@@ -111,18 +120,28 @@ def browse(options: argparse.Namespace) -> Tally:
         raise InputError("--not-show", "without -o there is no output", "expected -o DIR")
     if options.output_dir is not None and options.output_dir.is_file():
         raise InputError(options.output_dir, "is a file", "expected a folder for the pictures")
+    other = None if options.compare is None else OtherLabels(_inside(options.data_root, options.compare))
     tally = Tally()
     records = _records(annotations, label_map, options, tally)
     show = None if options.not_show else _window(options.show_interval)
     taken: set[Path] = set()
+    tiles: list[Tile] = []
     bar = tqdm(unit="picture", desc="draw", total=options.number, disable=None)
     for record in records:
         if options.number is not None and tally.drawn >= options.number:
             break
         try:
-            drawn = draw_record(read_picture(safe_join(images, record.filename)), record, options.palette)
+            picture = read_picture(safe_join(images, record.filename))
+            drawn = alone = draw_record(picture, record, options.palette)
+            theirs = None if other is None else other.record(key_bytes(record.filename, record.caption))
+            if theirs is not None and other is not None:
+                titles = (annotations.name, other.path.name)
+                drawn = side_by_side(drawn, draw_record(picture, theirs, options.palette), titles)
             if options.output_dir is not None:
-                _write(drawn, _target(options.output_dir, record.filename, taken))
+                target = _target(options.output_dir, record.filename, taken)
+                _write(drawn, target)
+                if len(tiles) < MOST_TILES:
+                    tiles.append(make_tile(record, alone, target.relative_to(options.output_dir).as_posix(), theirs))
         except (InputError, OSError) as error:
             if isinstance(error, InputError) and error.location == "palette":
                 raise
@@ -133,9 +152,21 @@ def browse(options: argparse.Namespace) -> Tally:
         if show is not None and not show(drawn):
             break
     bar.close()
+    if options.output_dir is not None and tiles:
+        name = None if other is None else other.path.name
+        write_index(options.output_dir, annotations.name, tiles, _review_command(options), name)
     if show is not None:
         _close_windows()
     return tally
+
+
+def _inside(root: Path, name: str) -> Path:
+    return root / name if (root / name).is_file() else Path(name)
+
+
+def _review_command(options: argparse.Namespace) -> str:
+    words = ["groundhog", "browse", "serve", str(options.data_root), options.ann_file, options.img_prefix]
+    return shlex.join(words + (["-m", str(options.label_map_file)] if options.label_map_file else []))
 
 
 def _records(

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from browse.images.colours import Colour, colour_of, ink_on
+from browse.images.pictures import read_picture
 from formats.io.errors import InputError
 from formats.record import PLACEHOLDER_BOX, Box, Record, Region
 
@@ -63,6 +64,18 @@ def draw_record(image: np.ndarray, record: Record, palette: str = "category") ->
     if record.caption is not None:
         picture = _with_caption(picture, _caption_pieces(record.caption, record.regions or (), colours))
     return np.asarray(picture)
+
+
+def draw_image(record: Record, image: str | Path | np.ndarray | None = None, palette: str = "category") -> Image.Image:
+    """A record on its picture, as a notebook shows it.
+
+    image: the picture, its path, or the folder that record.filename lies in; None: record.filename is a path, as
+    Detector.predict gives it. palette: as in draw_record. Raises InputError for a picture that cannot be read.
+    """
+    if not isinstance(image, np.ndarray):
+        path = Path(record.filename if image is None else image)
+        image = read_picture(path / record.filename if path.is_dir() else path)
+    return Image.fromarray(draw_record(image, record, palette))
 
 
 def _box_colours(palette: str, record: Record) -> Callable[[int, int], Colour]:

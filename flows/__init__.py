@@ -1,6 +1,8 @@
 """The pipeline: every stage a plain function, loaded when it is asked for.
 
 `from flows import bootstrap_od, bootstrap_vg, plan, infer, filter_candidates, merge, train, evaluate, self_train`
+
+What they take is here too: `from flows import LabellingSettings, Execution, Workers, Policy, OdvgData, TrainConfig`.
 """
 
 from __future__ import annotations
@@ -9,34 +11,56 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flows.evaluation.config import EvaluateConfig
     from flows.evaluation.evaluate import evaluate
     from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg
     from flows.labelling.filter import filter_candidates
     from flows.labelling.infer import infer
     from flows.labelling.plan import plan
+    from flows.labelling.settings import Execution, LabellingSettings, Workers
     from flows.policies.policy import Policy
     from flows.self_training.config import SelfTrainConfig
     from flows.self_training.loop import self_train
     from flows.training.mixture import merge
     from flows.training.train import train
+    from grounding_model.data.sources import CocoData, GlyphData, OdvgData
+    from grounding_model.training.config import FromWeights, TrainConfig
 
 _MODULE_OF = {
-    "bootstrap_od": "labelling.bootstrap",
-    "bootstrap_vg": "labelling.bootstrap",
-    "plan": "labelling.plan",
-    "infer": "labelling.infer",
-    "Policy": "labelling.filter",
-    "filter_candidates": "labelling.filter",
-    "merge": "training.mixture",
-    "train": "training.train",
-    "evaluate": "evaluation.evaluate",
-    "SelfTrainConfig": "self_training.config",
-    "self_train": "self_training.loop",
+    "bootstrap_od": "flows.labelling.bootstrap",
+    "bootstrap_vg": "flows.labelling.bootstrap",
+    "plan": "flows.labelling.plan",
+    "infer": "flows.labelling.infer",
+    "Execution": "flows.labelling.settings",
+    "LabellingSettings": "flows.labelling.settings",
+    "Workers": "flows.labelling.settings",
+    "Policy": "flows.policies.policy",
+    "filter_candidates": "flows.labelling.filter",
+    "merge": "flows.training.mixture",
+    "CocoData": "grounding_model.data.sources",
+    "GlyphData": "grounding_model.data.sources",
+    "OdvgData": "grounding_model.data.sources",
+    "FromWeights": "grounding_model.training.config",
+    "TrainConfig": "grounding_model.training.config",
+    "train": "flows.training.train",
+    "EvaluateConfig": "flows.evaluation.config",
+    "evaluate": "flows.evaluation.evaluate",
+    "SelfTrainConfig": "flows.self_training.config",
+    "self_train": "flows.self_training.loop",
 }
 
 __all__ = [
+    "CocoData",
+    "EvaluateConfig",
+    "Execution",
+    "FromWeights",
+    "GlyphData",
+    "LabellingSettings",
+    "OdvgData",
     "Policy",
     "SelfTrainConfig",
+    "TrainConfig",
+    "Workers",
     "bootstrap_od",
     "bootstrap_vg",
     "evaluate",
@@ -59,8 +83,8 @@ def __getattr__(name: str) -> Any:
             return "(not installed)"
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    return getattr(import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted([*__all__, "__version__"])

@@ -2,11 +2,13 @@
 
 N rows (boxes) of the shard. A row is a box; an image that could not be read is a row with a problem and no box; an
 image in which nothing was found has no row. The manifest's key is in the file's metadata and identifies the model,
-prompt and settings that made it. Equal candidates give equal bytes.
+prompt and settings that made it, and a checksum that covers every byte. Equal candidates give equal bytes.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _KEY = b"groundhog.key"
+# The last entry of the footer holds the SHA-256 of the whole file, computed with zeros in its own place.
+_CHECKSUM_KEY, _CHECKSUM_SIGN = "groundhog.sha256", "of the whole file: "
+_NO_CHECKSUM = b"0" * 64
+_CHECKSUM = re.compile(rb"groundhog\.sha256.{1,8}of the whole file: ([0-9a-f]{64})", re.DOTALL)
 _REMEDY = "delete it and run infer again"
 _SIDES = ("x1", "y1", "x2", "y2")
 _SCHEMA = pa.schema(
@@ -141,14 +147,41 @@ def write_candidates(path: str | Path, candidates: Candidates, key: str) -> None
         pa.array([None] * boxes + [problem.reason for problem in problems], pa.string()),
     ]
     table = pa.table(columns, schema=_SCHEMA.with_metadata({_KEY: key.encode()}))
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        table.schema,
+        compression="zstd",
+        use_dictionary=["filename"],  # boxes and scores hardly repeat
+        write_page_checksum=True,
+    ) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({_CHECKSUM_KEY: _CHECKSUM_SIGN + _NO_CHECKSUM.decode()})
+    content = sink.getvalue().to_pybytes()
     with write_whole(path, "wb") as stream:
-        pq.write_table(
-            table,
-            stream,
-            compression="zstd",
-            use_dictionary=["filename"],  # boxes and scores hardly repeat
-            write_page_checksum=True,
-        )
+        stream.write(_with_checksum(content))
+
+
+def _with_checksum(content: bytes) -> bytes:
+    """The file's bytes with their checksum in place of the zeros."""
+    *_, place = _CHECKSUM.finditer(content)
+    return content[: place.start(1)] + hashlib.sha256(content).hexdigest().encode() + content[place.end(1) :]
+
+
+def is_intact(content: bytes) -> bool:
+    """Whether the file's bytes are those that were written; also for a shard of a version that wrote no checksum.
+
+    A page's own checksum does not cover its header, nor any the footer. The checksum has two names before it, so that
+    damage to one of them does not make it a file without.
+    """
+    places = list(_CHECKSUM.finditer(content))
+    if not places:
+        return not (_CHECKSUM_KEY.encode() in content or _CHECKSUM_SIGN.encode() in content)
+    start, end = places[-1].span(1)
+    digest = hashlib.sha256(content[:start])
+    digest.update(_NO_CHECKSUM)
+    digest.update(content[end:])
+    return digest.hexdigest().encode() == places[-1][1]
 
 
 def _padded(values: np.ndarray, missing: int, arrow_type: pa.DataType) -> pa.Array:
@@ -178,7 +211,7 @@ def read_candidates(path: str | Path) -> Candidates:
 def candidates_key(path: str | Path) -> str | None:
     """The manifest's key, when the file is there and whole; None when it is missing, cut off or damaged.
 
-    Every page is read and its checksum verified: a shard that has a key is not made again.
+    All of it is read and its checksum verified: a shard that has a key is not made again.
     """
     try:
         return (_read_table(path).schema.metadata or {})[_KEY].decode()
@@ -188,10 +221,12 @@ def candidates_key(path: str | Path) -> str | None:
 
 def _read_table(path: str | Path) -> pa.Table:
     try:
-        with as_path(path).open("rb") as stream:
-            # Without Arrow's threads: one that still holds a buffer of Python's when the interpreter ends aborts it.
-            file = pq.ParquetFile(stream, pre_buffer=False, page_checksum_verification=True)
-            table = file.read(use_threads=False)
+        content = as_path(path).read_bytes()
+        if not is_intact(content):
+            raise InputError(path, "is damaged: its checksum is another", _REMEDY)
+        # Without Arrow's threads: one that still holds a buffer of Python's when the interpreter ends aborts it.
+        file = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False, page_checksum_verification=True)
+        table = file.read(use_threads=False)
     except FileNotFoundError:
         raise InputError(path, "does not exist", "run infer first") from None
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:

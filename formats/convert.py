@@ -117,7 +117,7 @@ def guess_format(source: str | Path) -> str:
     path = Path(source)
     if path.is_dir():
         if next(path.rglob("*.xml"), None) is None:
-            raise InputError(path, "is a folder without XML", "expected --format")
+            raise InputError(path, "is a folder without XML", 'expected its format, such as source_format="yolo"')
         return "voc"
     if not path.is_file():
         raise InputError(path, "does not exist", "expected an annotation file")
@@ -178,7 +178,7 @@ def read_names(
     if categories is not None:
         in_source = source_format in formats.CATEGORIES
         if in_source and "categories" not in inspect.signature(formats.READERS[source_format]).parameters:
-            raise InputError("--categories", f"{source_format} has its own", "leave it out, or use --label-map")
+            raise InputError("categories", f"{source_format} has its own", "leave it out, or use label_map=FILE")
         return list(categories)
     if source_format in formats.CATEGORIES:
         return list(call(f"convert {source_format}", formats.CATEGORIES[source_format], options or {}, source))

@@ -44,7 +44,7 @@ def read_fiftyone(
     for key, entries in labels.items():
         location = f"{path}: {key!r}"
         if key not in names:
-            raise InputError(location, f"has no image in {root}", "expected data/ with the images, or --images")
+            raise InputError(location, f"has no image in {root}", "expected data/ with the images, or image_dir=FOLDER")
         height, width = image_size(root / names[key])
         if entries is not None and not isinstance(entries, list):
             raise InputError(location, f"holds a JSON {type(entries).__name__}", "expected a list of boxes or null")

@@ -146,7 +146,7 @@ def _label(label: Any, names: list[str], fixed: bool, location: str) -> tuple[in
         return names.index(label), label
     if type(label) is int and 0 <= label < len(names):
         return label, names[label]
-    remedy = "name them by --categories, or in the README.md" if not names else f"expected 0..{len(names) - 1}"
+    remedy = "name them by categories=NAMES, or in the README.md" if not names else f"expected 0..{len(names) - 1}"
     raise InputError(location, f"category {label!r} has no name", remedy)
 
 

@@ -131,7 +131,10 @@ def name_problems(names: Mapping[int, str], location: object) -> Iterator[InputE
             yield InputError(location, what, "expected every name once: join the two, or rename one")
         elif other != label:
             what = f"labels {other} and {label}, {names[other]!r} and {name!r}, are the same words to a detector"
-            remedy = "expected names that differ beyond case and brackets, or every box comes twice: join or rename"
+            remedy = "expected names that differ beyond case and brackets, since every box comes under both labels: "
+            remedy += (
+                "give them one label, rename one, or filter with --cross-class-iou 0.9, which keeps one of the two"
+            )
             yield InputError(location, what, remedy)
 
 

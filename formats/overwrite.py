@@ -11,7 +11,7 @@ from formats.io.storage import as_path
 from formats.label_map import read_label_map
 from formats.odvg import read_odvg
 
-REMEDY = "expected another name, or --overwrite"
+REMEDY = "expected another name, or overwrite=True"
 
 
 def refuse_to_lose_labels(out: str | Path, label_map: Mapping[int, str] | None = None) -> None:

@@ -12,6 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
+from formats.io.notebook import html_table
+from formats.io.plurals import many
+
 Box = tuple[float, float, float, float]
 Span = tuple[int, int]
 
@@ -138,6 +141,25 @@ class Record:
                     raise ValueError(
                         f"{self.filename}: span [{start}, {end}] leaves the caption of {length} characters"
                     )
+
+    def _repr_html_(self) -> str:
+        """A notebook's view: a row for each box. browse.draw_image shows the boxes on the picture."""
+        rows = [
+            (instance.category, _number(instance.score, 2), *(_number(value, 0) for value in instance.box))
+            for instance in self.instances or ()
+        ]
+        for region in self.regions or ():
+            for index, box in enumerate(region.boxes):
+                score = region.scores[index] if region.scores else None
+                rows.append((" ".join(region.phrase), _number(score, 2), *(_number(value, 0) for value in box)))
+        what = "unlabelled" if self.instances is None and self.regions is None else many(len(rows), "box")
+        caption = f"{self.filename}, {self.width} x {self.height} pixels: {what}"
+        caption += "" if self.caption is None else f"; {self.caption!r}"
+        return html_table(caption, ("what", "score", "x1", "y1", "x2", "y2") if rows else (), rows)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 # Frozen classes set their fields the slow way. Files hold millions of boxes, so a reader that has checked the values

@@ -21,6 +21,7 @@ from torchvision.ops import batched_nms
 from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
+from formats.io.notebook import html_table
 from formats.record import Box, Instance, Record, Region
 from grounding_model.inputs.defaults import DTYPE, DTYPES, MAX_PER_IMAGE, SCORE_THRESHOLD, WEIGHTS
 from grounding_model.inputs.image import check_image, read_resized, resize_for_test
@@ -196,6 +197,22 @@ class Detector:
         self.provenance = dict(provenance or {})
         self._texts: dict[tuple[str, ...], TextFeatures] = {}
         self._texts_version = -1
+
+    def __repr__(self) -> str:
+        return f"Detector({', '.join(f'{name}={value}' for name, value in self._description().items())})"
+
+    def _repr_html_(self) -> str:
+        return html_table("Detector", (), list((self._description() | self.provenance).items()))
+
+    def _description(self) -> dict[str, str]:
+        millions = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
+        short, long = self.model.config.image_scale
+        return {
+            "parameters": f"{millions:.1f}M",
+            "scale": f"({short}, {long})",
+            "device": str(self.device),
+            "dtype": self.dtype,
+        }
 
     def predict(
         self, images: Sequence[ImageSource], prompt: PromptSource | Sequence[PromptSource], **settings: Any

@@ -93,11 +93,12 @@ class Page:
         speed = {"downloadThroughput": -1, "uploadThroughput": -1}
         self.call("Network.emulateNetworkConditions", offline=False, latency=latency, **speed)
 
-    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
-        """With the left button, in CSS pixels of the window; start == end is a click."""
+    def drag(self, start: tuple[float, float], end: tuple[float, float], modifiers: int = 0) -> None:
+        """With the left button, in CSS pixels of the window; start == end is a click. modifiers: as press has them."""
         middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
         for kind, (x, y) in (("Pressed", start), ("Moved", middle), ("Moved", end), ("Released", end)):
-            self.call("Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, button="left", buttons=1, clickCount=1)
+            place = {"x": x, "y": y, "modifiers": modifiers}
+            self.call("Input.dispatchMouseEvent", type=f"mouse{kind}", button="left", buttons=1, clickCount=1, **place)
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))

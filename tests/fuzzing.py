@@ -23,10 +23,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from browse.review_order import in_order
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from browse.review.order import read_order, read_thresholds
 from flows.detection.download import fetch
 from flows.evaluation.evaluate import EvaluateConfig
 from flows.labelling.bootstrap import read_captions, read_phrases
@@ -35,7 +35,7 @@ from flows.orchestration.server import password
 from flows.quality.ablation import QualityConfig
 from flows.self_training.config import SelfTrainConfig
 from flows.self_training.state import read_state
-from formats import CATEGORIES, READERS, InputError, Omissions, Record, read_lvis_details
+from formats import CATEGORIES, READERS, InputError, Omissions, read_lvis_details
 from formats.candidates import Candidates, ImageProblem, candidates_key, read_candidates, write_candidates
 from formats.convert import call, guess_format
 from formats.dod import read_dod_details
@@ -528,11 +528,11 @@ TARGETS: dict[str, Target] = {
     "rounds": Target(_rounds, _only(".", read_state)),
     "scores for an order": Target(
         _file("a.json", {"a.jpg": 0.5, "b.jpg": 1}),
-        _only("a.json", lambda path: in_order([Record("a.jpg", 4, 6)], str(path), path.with_name("x_od.json"))),
+        _only("a.json", read_order),
     ),
     "metadata of labels": Target(
         _file("x_od_v1.meta.json", {"policy": {"score_threshold": 0.3, "class_thresholds": {"cat": 0.5}}}),
-        _only("x_od_v1.json", lambda path: in_order([Record("a.jpg", 4, 6, ())], "uncertain", path)),
+        _only("x_od_v1.json", read_thresholds),
     ),
     "transformers folder": Target(_hub_folder, read_weights),
     "pickled checkpoint": Target(_pickled, _only("a.pth", read_weights)),

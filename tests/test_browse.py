@@ -158,7 +158,7 @@ def test_the_command_draws_every_line_to_its_place(data: Path, capsys: pytest.Ca
     out = data / "seen"
     assert run(data, "-m", "x_label_map.json", "-o", str(out), "--not-show") == 0
     written = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*"))
-    assert written == ["a.png", "c.png", "deep/b-2.jpg", "deep/b.jpg"]
+    assert written == ["a.png", "c.png", "deep/b-2.jpg", "deep/b.jpg", "index.html"]
     assert "4 drawn, 0 not drawn" in capsys.readouterr().out
 
 
@@ -189,7 +189,7 @@ def test_a_file_in_place_of_the_folder_is_told_once(data: Path, capsys: pytest.C
 
 def test_number_and_shuffle(data: Path) -> None:
     assert run(data, "-o", str(data / "first"), "--not-show", "-n", "2") == 0
-    assert len(list((data / "first").rglob("*.*"))) == 2
+    assert len(list((data / "first").rglob("*.*"))) == 3  # with index.html
     for folder in ("one", "two"):
         assert run(data, "-o", str(data / folder), "--not-show", "--shuffle", "-n", "1", "--seed", "3") == 0
     names = [[path.name for path in (data / folder).rglob("*.*")] for folder in ("one", "two")]
@@ -229,3 +229,26 @@ def test_python_m_browse_runs(data: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "4 drawn" in done.stdout
+
+
+def test_the_index_has_every_drawing_and_needs_nothing_from_elsewhere(data: Path) -> None:
+    write_odvg(data / "truth.json", [Record("a.png", 100, 120, (Instance((60, 60, 90, 90), 0, "cat"),))])
+    out = data / "seen"
+    assert run(data, "-m", "x_label_map.json", "-o", str(out), "--not-show", "--compare", "truth.json") == 0
+    page = (out / "index.html").read_text()
+    assert page.count('class="tile"') == 4
+    assert [link for link in ("a.png", "deep/b.jpg", "deep/b-2.jpg", "c.png") if f'href="{link}"' not in page] == []
+    assert page.count("1 gained, 1 lost") == 1
+    assert "groundhog browse serve" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_file_names_cannot_put_markup_into_the_index(data: Path) -> None:
+    name = '"><script>alert(1)</script>.png'
+    Image.fromarray(grey(100, 120)).save(data / "images" / name.replace("/", "_"))
+    record = Record(name.replace("/", "_"), 100, 120, (Instance((1, 1, 9, 9), 0, "<b>cat</b>", 0.5),))
+    write_odvg(data / "x_od_v1.json", [record])
+    assert run(data, "-o", str(data / "seen"), "--not-show") == 0
+    page = (data / "seen" / "index.html").read_text()
+    assert "<script>alert" not in page
+    assert "<b>cat" not in page

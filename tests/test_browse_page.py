@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from browse.__main__ import main
 from browse.review.candidates import CandidateBoxes, read_plan
 from browse.review.serve import ReviewServer
 from browse.review.session import Review
@@ -421,6 +423,51 @@ def test_two_label_files_are_compared_in_colours(page: Page, tmp_path: Path) -> 
         assert page.value("document.querySelectorAll('.other').length") == 2
         page.press("m")
         page.wait("document.querySelectorAll('.other').length === 0")
+
+
+AXE = Path(os.environ.get("GROUNDHOG_AXE", ROOT / "node_modules" / "axe-core" / "axe.min.js"))
+
+
+@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not there: npm install --no-save axe-core, or GROUNDHOG_AXE")
+def test_axe_finds_nothing_serious_in_any_view(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 12)
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.call("Page.setBypassCSP", enabled=True)
+        try:
+            page.open(server.address)
+            page.wait(at(1, 12))
+            page.value(AXE.read_text(encoding="utf-8") + "; true")
+            found = "axe.run(document).then((done) => done.violations.filter(({impact}) => "
+            found += "['serious', 'critical'].includes(impact)).map(({id, nodes}) => id + ' ' + nodes[0].html))"
+            for theme in ("dark", "light"):
+                page.value(f"document.documentElement.dataset.theme = '{theme}'")
+                assert page.value(found) == []
+                page.press("v")
+                page.wait("document.querySelectorAll('.crop').length === 12")
+                assert page.value(found) == []
+                page.press("Escape")
+                page.wait(at(1, 12))
+                for key, dialog in (("?", "help"), ("c", "search")):
+                    page.press(key)
+                    page.wait(f"document.getElementById('{dialog}').open")
+                    assert page.value(found) == []
+                    page.value(f"document.getElementById('{dialog}').close()")
+        finally:
+            page.call("Page.setBypassCSP", enabled=False)
+
+
+def test_the_index_of_drawings_filters_by_class_and_score(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 3)
+    assert main([str(tmp_path), "x_od_v1.json", "images", "-o", str(tmp_path / "seen"), "--not-show"]) == 0
+    page.open((tmp_path / "seen" / "index.html").as_uri())
+    page.wait(f"{text('count')} === '3 of 3 images'")
+    choose = "(() => {{ const field = document.getElementById('{}'); field.value = '{}'; "
+    choose += "field.dispatchEvent(new Event('input', {{bubbles: true}})); }})()"
+    page.value(choose.format("name", "dog"))
+    page.value(choose.format("low", "0.5"))
+    page.wait(f"{text('count')} === '0 of 3 images'")
+    page.value(choose.format("low", "0.3"))
+    page.wait(f"{text('count')} === '3 of 3 images'")
 
 
 def test_a_strip_of_a_million_lines_reaches_its_end(page: Page, tmp_path: Path) -> None:

@@ -12,12 +12,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -438,6 +440,23 @@ def test_pictures_come_upright_and_reduced(data: Path) -> None:
         paths = ("images/0", "thumbnails/0", "regions/0?box=0,0,1000,500&side=4000", "cuts/0?box=0,0,1000,500")
         sizes = [Image.open(io.BytesIO(ask(server, path).body)).size for path in paths]
         assert sizes == [(800, 1600), (80, 160), (1000, 500), (256, 149)]
+
+
+def test_a_picture_that_takes_long_holds_up_no_line(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = threading.Event()
+
+    def slowly(path: Path, longest: int) -> np.ndarray:
+        held.wait(30)
+        return np.zeros((3, 4, 3), np.uint8)
+
+    monkeypatch.setattr("browse.review.images.reduced_picture", slowly)
+    with served(data) as server, ThreadPoolExecutor(200) as clients:
+        pictures = [clients.submit(ask, server, f"images/{number % 3}") for number in range(200)]
+        start = time.monotonic()
+        assert all(ask(server, f"lines/{number % 3}").status == 200 for number in range(20))
+        assert time.monotonic() - start < 10
+        held.set()
+        assert {each.result().status for each in pictures} == {200}
 
 
 def test_the_page_needs_nothing_from_elsewhere(data: Path) -> None:

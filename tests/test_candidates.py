@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from formats import (
@@ -16,6 +17,7 @@ from formats import (
     read_candidates,
     write_candidates,
 )
+from formats.candidates import is_intact
 
 FIELDS = ("line", "filename", "region", "box", "score")
 
@@ -96,7 +98,7 @@ def test_damage_leaves_no_key(tmp_path):
     for kept in (0, 10, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:kept])
         assert candidates_key(path) is None, kept
-        with pytest.raises(InputError, match=r"shard\.parquet: cannot be read"):
+        with pytest.raises(InputError, match=r"shard\.parquet: (cannot be read|is damaged)"):
             read_candidates(path)
     flipped = bytearray(whole)
     flipped[len(whole) // 3] ^= 0x55  # inside a page: the footer still reads
@@ -124,3 +126,27 @@ def test_reading_a_shard_starts_no_threads(tmp_path: Path) -> None:
     program += "before = threads(); read_candidates(sys.argv[1]); print(threads() - before)"
     done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
     assert done.stdout == "0\n"
+
+
+def test_any_flipped_bit_of_a_shard_is_noticed(tmp_path):
+    path = tmp_path / "shard.parquet"
+    write_candidates(path, make_candidates(1), "key")
+    whole = path.read_bytes()
+    assert is_intact(whole)
+    for at in range(len(whole)):
+        damaged = whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :]
+        assert not is_intact(damaged), f"byte {at} of {len(whole)}"
+        if at % 100 == 0:
+            path.write_bytes(damaged)
+            assert candidates_key(path) is None
+
+
+def test_a_shard_of_a_version_without_checksums_is_read(tmp_path):
+    path = tmp_path / "shard.parquet"
+    write_candidates(path, make_candidates(), "key")
+    table = pq.read_table(path, use_threads=False)
+    metadata = {b"groundhog.key": b"key"}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "old.parquet", use_dictionary=["filename"])
+    assert b"groundhog.sha256" not in (tmp_path / "old.parquet").read_bytes()
+    assert candidates_key(tmp_path / "old.parquet") == "key"
+    np.testing.assert_array_equal(read_candidates(tmp_path / "old.parquet").box, make_candidates().box)

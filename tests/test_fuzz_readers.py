@@ -15,7 +15,7 @@ from formats.io.errors import InputError
 from formats.io.values import MAX_DEPTH, Table, parse_json
 from tests.fuzzing import BYTES, SECONDS, TARGETS, TooLong, bounded, run
 
-_EXAMPLES = 120  # of each reader; about four minutes for all on one core
+_EXAMPLES = 100  # of each reader; 40 s of processor time for all
 _NUMBERS = st.integers(0, 999_999)
 _MUTATIONS = st.lists(st.tuples(_NUMBERS, st.tuples(_NUMBERS, _NUMBERS, _NUMBERS)), min_size=1, max_size=3)
 

@@ -249,6 +249,14 @@ def test_repeats_reach_encoder_and_auxiliary_layers_only() -> None:
     assert changed == set(plain) - unchanged
 
 
+def test_the_last_layer_learns_from_several_queries_a_box_where_it_is_told_so() -> None:
+    grounding, targets = random_grounding(1), random_targets((2,))
+    plain = grounding_losses(grounding, targets)
+    many = grounding_losses(grounding, targets, replace(LossSettings(), last_repeats=2))
+    changed = {name for name in plain if not torch.isclose(plain[name], many[name])}
+    assert changed == {"loss_cls", "loss_bbox", "loss_iou"}
+
+
 def losses_on_a_process(rank: int, rendezvous: str, result: str) -> None:
     """One of two processes, each with one image of the batch; both have to be importable, so it stands here."""
     distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)

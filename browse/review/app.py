@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -32,7 +34,8 @@ from formats.io.errors import InputError
 
 MAX_BODY = 8 << 20  # bytes: a change to one image is a hundredth of it
 MAX_ROWS = 500  # that one request may ask for
-MAX_WAITING = 64  # requests for pictures; more are told to come back
+MAX_WAITING = 1000  # requests for pictures; more are told to come back
+PICTURE_THREADS = 4  # that read pictures: waiting for one must not take a thread from the lines
 SIDES = {"images": 1600, "thumbnails": 160}  # pixels
 CROP_SIDE = 256
 CROP_LISTS = 4  # that are kept
@@ -64,6 +67,7 @@ class ReviewApp:
         self.pictures = Pictures(images, lambda number: self.review.lines.record(number).filename)
         self._changed = changed
         self._waiting = 0
+        self._threads: anyio.CapacityLimiter | None = None  # made where its event loop runs
         self._run = secrets.token_hex(4)  # in the addresses of pictures, since another run may number them otherwise
         self._crop_lists: OrderedDict[str, list[tuple[int, int]]] = OrderedDict()
         self._crop_names = (f"c{number}" for number in itertools.count(1))
@@ -275,7 +279,8 @@ class ReviewApp:
         self._waiting += 1
         try:
             number = self._number(dict(request.path_params))
-            content = await run_in_threadpool(make, number)
+            self._threads = self._threads or anyio.CapacityLimiter(PICTURE_THREADS)
+            content = await anyio.to_thread.run_sync(make, number, limiter=self._threads)
         except Refused as error:
             return _error(error.status, str(error))
         except Exception as error:  # decoders raise all kinds of errors on broken files

@@ -29,7 +29,9 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 TOUCHES = 0.1  # IoU from which a box found is about this label, if badly placed
 DOUBLED_FROM, DOUBLED_AT = 0.4, 0.8  # IoU of two labels of a category: no suspicion below, full suspicion above
 INSIDE = 0.9  # share of a sliver that lies in another label of its category
-NOTHING_WEIGHT = 0.6  # models overlook objects more often than they invent a better place or name for one
+NOTHING_WEIGHT = 0.6  # models overlook objects more often than they invent a better place for one
+OTHER_WEIGHT = 0.7  # where a model and a label disagree about the category, either may be wrong
+SLIVER_WEIGHT = 0.6  # small objects in front of large ones of their kind lie in their boxes too
 MIN_SUSPICION = 0.1
 
 
@@ -172,7 +174,7 @@ def _slivers(view: _Image) -> Iterator[Suspect]:
     nested = view.same & (inside >= INSIDE) & (view.among <= DOUBLED_FROM) & (area[:, None] < area[None, :])
     trust = _trust(view)
     for row in np.flatnonzero(nested.any(1)):
-        suspicion = (1 - trust[row]) * inside[row][nested[row]].max()
+        suspicion = SLIVER_WEIGHT * (1 - trust[row]) * inside[row][nested[row]].max()
         yield view.suspect(suspicion, "sliver", view.labels, int(row), ", inside another")
 
 
@@ -209,7 +211,7 @@ def _against_found(view: _Image, found: Boxes) -> Iterator[Suspect]:
     same, other = view.same_found * found.score, ~view.same_found * found.score
     for row in range(len(view.labels)):
         overlap = view.iou[row]
-        renamed = other[row] * (overlap >= MATCH_IOU) * (1 - view.support[row])
+        renamed = OTHER_WEIGHT * other[row] * (overlap >= MATCH_IOU) * (1 - view.support[row])
         # A box found that meets another label of the category better is not about this one.
         rest = np.delete(view.iou * view.same_found, row, axis=0)
         free = overlap >= (rest.max(0) if len(rest) else 0.0)

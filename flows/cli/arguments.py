@@ -25,7 +25,7 @@ def command(commands, name: str, run: Callable, told: str, example: str) -> argp
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     return parser
 
 

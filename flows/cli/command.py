@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a run failed, 2 a wrong command, configuration or input, 1
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = build_parser().parse_args(argv)
         return options.run(options) or 0
     except InputError as error:
-        print(f"groundhog: {in_options(str(error), options)}", file=sys.stderr)
+        print(f"groundhog: {in_options(error, options)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("groundhog: interrupted; run the same command again to continue", file=sys.stderr)
@@ -83,10 +84,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def in_options(message: str, options: argparse.Namespace) -> str:
-    """A message with Python's argument as the option that the command has for it."""
-    option = "--overwrite" if hasattr(options, "overwrite") else "--set labelling.overwrite=true"
-    return message.replace("overwrite=True", option)
+QUOTES = "'\""
+# overwrite=True, text_encoder='bert-base-uncased', images=FOLDER: how functions name their arguments in messages.
+_ARGUMENT = re.compile(r"""(?<![\w.])([a-z][a-z_]*)=(True\b|False\b|[A-Z][A-Z_]*\b|'[^']*'|"[^"]*")""")
+
+
+def in_options(error: InputError, options: argparse.Namespace) -> str:
+    """A message with Python's arguments as the options that the command has for them: overwrite=True, --overwrite."""
+    parser = getattr(options, "parser", None)
+    if parser is None:
+        return str(error)
+    flags = {action.dest: action.option_strings[-1] for action in parser._actions if action.option_strings}
+    if "set" in flags and "overwrite" not in flags:
+        flags["overwrite"] = f"{flags['set']} labelling.overwrite=true"
+
+    def as_option(found: re.Match) -> str:
+        name, value = found.groups()
+        if value == "False":
+            return flags.get(f"no_{name}", found[0])
+        if name not in flags:
+            return found[0]
+        return flags[name] if value == "True" else f"{flags[name]} {value.strip(QUOTES)}"
+
+    location = flags.get(error.location, error.location)
+    return str(InputError(location, _ARGUMENT.sub(as_option, error.what), _ARGUMENT.sub(as_option, error.remedy)))
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -171,12 +171,14 @@ def _listed(prompt: Any) -> str:
 
 
 def _audit(audit: Mapping[str, Any]) -> str:
-    """The intervals of an audit; each number says from how many reviewed images it comes."""
-    reviewed = audit.get("reviewed_images")
-    lines = [f"From {reviewed} images that a person reviewed (random sample, 95 % intervals):", ""]
-    lines += ["| | estimate | from | to |", "|---|---:|---:|---:|"]
-    for name, value in audit.get("estimates", {}).items():
-        lines.append(f"| {name} | {value['value']:.3f} | {value['low']:.3f} | {value['high']:.3f} |")
+    """The intervals of an audit (flows.audit.report); each number says from how many reviewed images it comes."""
+    lines = [f"From {audit['reviews']} images that a person reviewed (a stratified random sample, 95 % intervals):", ""]
+    lines += ["| | | estimate | from | to | reviewed images |", "|---|---|---:|---:|---:|---:|"]
+    for name, part in {"all": audit, **audit.get("categories", {})}.items():
+        for kind in ("precision", "recall"):
+            if (found := part.get(kind)) is not None:
+                numbers = " | ".join(f"{found[each]:.3f}" for each in ("value", "low", "high"))
+                lines.append(f"| {name} | {kind} | {numbers} | {found['images']} |")
     return "\n".join(lines)
 
 

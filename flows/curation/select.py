@@ -48,7 +48,7 @@ def _records(source: Path, images: str | Path | None) -> tuple[dict[str, Record]
     if source.is_dir():
         return {record.filename: record for record in read_images(source, lambda problem: None)}, source
     if images is None:
-        raise InputError(source, "is a file", "name the folder of its images by --images")
+        raise InputError(source, "is a file", "expected the folder of its images: images=FOLDER")
     return {record.filename: record for record in read_odvg(source)}, Path(images)
 
 

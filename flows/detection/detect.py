@@ -147,7 +147,7 @@ def _downloaded(sources: Sequence[str], folder: Path, allowed: bool) -> Iterator
             yield str(fetch(source, folder / str(index)))
         else:
             raise InputError(
-                source, "is a URL, which is only downloaded with --fetch", "add --fetch, or download the image yourself"
+                source, "is a URL, and downloads are off", "expected fetch=True, or a file that you have downloaded"
             )
 
 
@@ -179,7 +179,7 @@ def _known_palette(palette: str) -> str:
         except ValueError:
             known = ", ".join(("category", "random", *PALETTES_OF_REFERENCE))
             raise InputError(
-                "--palette", f"'{palette}' is not a colour", f"expected {known}, or red, #ff8800 …"
+                "palette", f"'{palette}' is not a colour", f"expected {known}, or red, #ff8800 …"
             ) from None
     return palette
 
@@ -199,7 +199,7 @@ def _draw(path: Path, record: Record, target: Path, palette: str) -> None:
     except (OSError, ValueError) as error:
         size = f"{picture.width} x {picture.height}"
         raise InputError(
-            target, f"{size} pixels cannot be saved as {kind} ({error})", "expected it as PNG, or --no-save-vis"
+            target, f"{size} pixels cannot be saved as {kind} ({error})", "expected it as PNG, or save_vis=False"
         ) from error
     with write_whole(target, "wb") as file:
         file.write(encoded.getbuffer())

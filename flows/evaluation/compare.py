@@ -11,6 +11,7 @@ import numpy as np
 from flows.evaluation.evaluate import EVALUATION_NAME, SAMPLES_NAME
 from formats.io.errors import InputError
 from formats.io.files import load_json
+from formats.io.notebook import html_text
 from grounding_model.metrics.bootstrap import Interval, drawn, interval_within, read_samples
 
 # Keys that every evaluation.json has, of one truth and of several sets.
@@ -29,6 +30,9 @@ class Comparison(NamedTuple):
     headline: str
     gain: Interval
     categories: list[tuple[str, float, float]]
+
+    def _repr_html_(self) -> str:
+        return html_text(self.table())
 
     def table(self) -> str:
         """Scores, the interval, and the categories that changed most."""

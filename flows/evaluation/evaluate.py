@@ -26,6 +26,7 @@ from flows.labelling.plan import software_version
 from flows.labelling.settings import EXECUTION, Execution, LabellingSettings, split, values_of
 from formats.io.errors import InputError
 from formats.io.files import write_json
+from formats.io.notebook import html_text
 from formats.io.toml_config import read_config
 from formats.odvg import record_to_line
 from formats.record import Record
@@ -43,6 +44,9 @@ class Evaluated(NamedTuple):
 
     numbers: Mapping[str, Any]
     table: str
+
+    def _repr_html_(self) -> str:
+        return html_text(self.table)
 
 
 @overload

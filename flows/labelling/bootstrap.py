@@ -13,6 +13,8 @@ from formats.dataset_names import Task, annotation_path, label_map_beside
 from formats.images import image_size, list_images, safe_join
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_whole
+from formats.io.notebook import html_table
+from formats.io.plurals import many
 from formats.io.storage import as_path
 from formats.label_map import warn_of_names, write_label_map
 from formats.odvg import read_odvg, record_to_line
@@ -28,12 +30,21 @@ PHRASES_WANTED = 'expected a JSON file such as {"a cat on a mat": ["a cat", "a m
 
 
 class Bootstrapped(NamedTuple):
-    """annotations: the ODVG file. label_map: None for captions. lines: in it. quarantined: those set aside."""
+    """annotations: the ODVG file. label_map: None for captions. lines: in it. quarantined: those set aside.
+
+    images: the folder that the filenames are relative to.
+    """
 
     annotations: Path
     label_map: Path | None
     lines: int
     quarantined: tuple[ImageProblem, ...]
+    images: Path
+
+    def _repr_html_(self) -> str:
+        rows = [("annotations", self.annotations), ("label map", self.label_map), ("images", self.images)]
+        title = f"{many(self.lines, 'line')}, {len(self.quarantined)} of them set aside"
+        return html_table(title, (), [row for row in rows if row[1] is not None])
 
 
 def bootstrap_od(
@@ -58,7 +69,7 @@ def bootstrap_od(
     label_map = label_map_beside(out) if label_map is None else as_path(label_map)
     lines, quarantined = _write(out, images, ((filename, None) for filename in filenames))
     write_label_map(label_map, dict(enumerate(names)))
-    return Bootstrapped(out, label_map, lines, quarantined)
+    return Bootstrapped(out, label_map, lines, quarantined, as_path(images))
 
 
 def _not_labelled(filenames: Sequence[str], labelled: str | Path) -> list[str]:
@@ -92,7 +103,7 @@ def bootstrap_vg(
         placeholder_regions(unlisted)  # a missing tagger is reported once, before anything is written
     out = _beside(images, "vg") if out is None else as_path(out)
     lines, quarantined = _write(out, images, pairs, lambda caption: placeholder_regions(caption, given.get(caption)))
-    return Bootstrapped(out, None, lines, quarantined)
+    return Bootstrapped(out, None, lines, quarantined, as_path(images))
 
 
 def placeholder_regions(caption: str, phrases: Sequence[str] | None = None) -> tuple[Region, ...]:

@@ -30,7 +30,9 @@ from formats.candidates import ImageCandidates, ImageProblem, read_candidates
 from formats.dataset_names import labels_path, metadata_path
 from formats.io.errors import InputError, want_one_of
 from formats.io.files import load_json, sha256_of, write_json, write_whole
+from formats.io.notebook import html_table
 from formats.io.storage import absolute, as_path
+from formats.label_map import warn_of_names
 from formats.odvg import record_to_line
 from formats.overwrite import holds_labels
 from formats.quarantine import requarantined_line
@@ -51,6 +53,11 @@ class FilterResult(NamedTuple):
     meta: Path
     counts: dict[str, Any]
     quarantined: tuple[ImageProblem, ...]
+
+    def _repr_html_(self) -> str:
+        dropped = [(f"dropped: {reason}", count) for reason, count in self.counts["dropped"].items()]
+        rows = [("images", self.counts["lines"]), ("boxes", self.counts["kept"]), *dropped]
+        return html_table(str(self.labels), (), rows)
 
 
 def filter_candidates(
@@ -79,6 +86,8 @@ def filter_candidates(
     _check(manifest, others, policy, out)
     if not overwrite:
         _refuse_other_labels(manifest, out, provenance or {})
+    if manifest.label_map is not None and policy.cross_class_iou is None:
+        warn_of_names({int(label): name for label, name in manifest.label_map.items()}, manifest.path)
     plans = (manifest, *others)
     tally = _Tally()
     number = (provenance or {}).get("round")

@@ -103,7 +103,9 @@ def read_manifest(path: str | Path) -> Manifest:
     path = as_path(path)
     path = path / MANIFEST_NAME if path.is_dir() else path
     try:
-        entries = parse_json(path.read_text(encoding="utf-8"), path, "plan again with overwrite, or in another folder")
+        entries = parse_json(
+            path.read_text(encoding="utf-8"), path, "plan again with overwrite=True, or in another folder"
+        )
         key = entries.pop("key")
         shards = tuple(Shard(**shard) for shard in entries.pop("shards"))
         scale = None if entries["scale"] is None else tuple(entries.pop("scale"))
@@ -115,7 +117,9 @@ def read_manifest(path: str | Path) -> Manifest:
     except FileNotFoundError:
         raise InputError(path, "no such file", "plan first: `groundhog infer SOURCE …` writes it") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(path, f"not a manifest ({error})", "plan again with overwrite, or in another folder") from None
+        raise InputError(
+            path, f"not a manifest ({error})", "plan again with overwrite=True, or in another folder"
+        ) from None
     if key != known:
         raise InputError(path, "its entries do not belong to its key", "it was edited by hand: plan again")
     return manifest

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from flows.labelling.bootstrap import Bootstrapped
 from flows.labelling.manifest import MANIFEST_NAME, PLACES, Manifest, Shard, read_lines, read_manifest, write_manifest
 from flows.labelling.settings import (
     EXECUTION,
@@ -32,8 +33,8 @@ MAX_SHARDS = 20_000  # files that a folder and its listing bear well; a schedule
 
 
 def plan(
-    source: str | Path,
-    image_root: str | Path,
+    source: str | Path | Bootstrapped,
+    image_root: str | Path | None = None,
     weights: str | Path | None = None,
     work_dir: str | Path | None = None,
     *,
@@ -44,7 +45,8 @@ def plan(
 ) -> Manifest:
     """Writes work_dir/manifest.json, or finds the same plan there.
 
-    source: ODVG file. image_root: folder that its filenames are relative to. weights: those of the settings when None.
+    source: ODVG file, or what bootstrap_od and bootstrap_vg gave. image_root: folder that its filenames are relative
+    to; of what was bootstrapped, its own when None. weights: those of the settings when None.
     work_dir: work_dirs/X of X_od.json.
     label_map: its categories are the prompt; None takes the X_label_map.json that lies beside an X_od.json. A source
     with captions has none: every line's caption is its prompt.
@@ -59,7 +61,7 @@ def plan(
     of_labelling, of_execution = split(changes, LabellingSettings, Execution)
     if weights is not None:
         of_labelling["weights"] = weights
-    source, image_root = as_path(source), as_path(image_root)
+    source, image_root, label_map = _opened(source, image_root, label_map)
     work_dir = Path("work_dirs", work_dir_name(source)) if work_dir is None else as_path(work_dir)
     execution = replace(part_of(execution, Execution), **of_execution)
     settings = replace(part_of(settings, LabellingSettings), **of_labelling)
@@ -74,6 +76,18 @@ def plan(
     _refuse_other_plan(manifest, execution.overwrite)
     write_manifest(manifest)
     return manifest
+
+
+def _opened(
+    source: str | Path | Bootstrapped, image_root: str | Path | None, label_map: str | Path | None
+) -> tuple[Path, Path, str | Path | None]:
+    if isinstance(source, Bootstrapped):
+        image_root = source.images if image_root is None else image_root
+        label_map = source.label_map if label_map is None else label_map
+        source = source.annotations
+    if image_root is None:
+        raise InputError("image_root", "is missing", f"expected the folder that the filenames of {source} start from")
+    return as_path(source), as_path(image_root), label_map
 
 
 def _planned(

@@ -120,7 +120,7 @@ def _quick(config: SelfTrainConfig) -> SelfTrainConfig:
 def _claim(out_dir: Path, demo: Mapping[str, Any]) -> None:
     """Scenes of one seed under the labels of another would look like a result."""
     path = out_dir / DEMO_NAME
-    remedy = "remove the folder or name another --out-dir"
+    remedy = "remove the folder or choose another"
     if path.is_file():
         if load_json(path, remedy) != demo:
             raise InputError(out_dir, "another demo lies there", remedy)

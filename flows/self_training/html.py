@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from browse.images.pictures import jpeg_of
+from browse.page_style import page_of
 from formats.io.plots import png_of
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ PLOT_DPI = 150  # pixels an inch: sharp on screens of twice the density
 
 def page(title: str, body: str, software: str) -> str:
     """body: HTML already."""
-    return PAGE.format(title=html.escape(title), body=body, software=html.escape(software))
+    return page_of(title, body, f"Written by {html.escape(software)}.")
 
 
 def number(value: object) -> str:
@@ -71,40 +72,3 @@ def inline(content: bytes, kind: str, alternative: str, role: str) -> str:
     """An HTML image that carries its own file. kind: "png" or "jpeg". role: its class in the page's style."""
     encoded = base64.b64encode(content).decode("ascii")
     return f'<img class="{role}" alt="{html.escape(alternative)}" src="data:image/{kind};base64,{encoded}">'
-
-
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light; --ink: #1f2328; --faint: #656d76; --line: #d8dee4; }}
-body {{ margin: 2.5rem auto; max-width: 70rem; padding: 0 1.5rem; color: var(--ink); background: #fff;
-        font: 15px/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }}
-h1 {{ font-size: 1.7rem; margin: 0 0 .2rem; }}
-h2 {{ font-size: 1.15rem; margin: 2.4rem 0 .6rem; border-bottom: 1px solid var(--line); padding-bottom: .3rem; }}
-h3 {{ font-size: 1rem; margin: 1.2rem 0 .4rem; }}
-p, footer {{ color: var(--faint); margin: .3rem 0 .8rem; max-width: 46rem; }}
-code {{ font: .92em ui-monospace, "DejaVu Sans Mono", monospace; color: var(--ink); }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }}
-thead th {{ color: var(--faint); font-weight: 600; }}
-tbody th {{ font-weight: 500; }}
-.numbers td, .numbers thead th:not(:first-child) {{ text-align: right; padding: .3rem .9rem; }}
-.words td {{ overflow-wrap: anywhere; }}
-img.plot {{ max-width: 100%; height: auto; max-height: 24rem; }}
-img.sheet {{ width: 100%; height: auto; }}
-footer {{ margin-top: 3rem; font-size: .85rem; }}
-@media print {{ section {{ break-inside: avoid; }} }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}
-<footer>Written by {software}.</footer>
-</body>
-</html>
-"""

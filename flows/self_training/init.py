@@ -238,7 +238,7 @@ ignore_from = 0.2  # what lies between says neither yes nor no
 
 [labelling]
 batch_size = 8
-views = [{mirrored = true}, {scale = [320, 520]}, {scale = [320, 520], mirrored = true}]
+views = [{mirrored = true}, {scale = [256, 416]}, {scale = [256, 416], mirrored = true}]
 """,
     """\
 steps = 240

@@ -70,7 +70,7 @@ def import_labels(
     """
     source_format = label_format or guess_format(labels)
     if source_format not in READERS:
-        raise InputError("--labels-format", f"'{source_format}'", want_one_of(READERS, source_format))
+        raise InputError("labels_format", f"'{source_format}'", want_one_of(READERS, source_format))
     takes = inspect.signature(READERS[source_format]).parameters
     options: dict[str, Any] = {"image_dir": images} if "image_dir" in takes else {}
     convert(source_format, "odvg", labels, out, categories=categories, **options)

@@ -19,7 +19,7 @@ from flows.labelling.manifest import Manifest
 from flows.self_training.config import SelfTrainConfig, read_self_train
 from flows.self_training.gate import Verdict, judge, label_drift
 from flows.self_training.labelled import split_labels
-from flows.self_training.review import is_approved
+from flows.self_training.review import browse_command, is_approved
 from flows.self_training.round import (
     Labelled,
     PlannedView,
@@ -40,12 +40,14 @@ from flows.self_training.state import (
     best_round,
     link_into,
     round_folder,
+    status,
     write_state,
 )
 from formats.candidates import ImageProblem
 from formats.dataset_names import labels_path, reviewed_path
 from formats.io.files import load_json, sha256_of
 from formats.io.locks import lock
+from formats.io.notebook import html_text
 from grounding_model.training.config import FromWeights
 
 Event = Mapping[str, Any]
@@ -70,6 +72,9 @@ class SelfTrainResult(NamedTuple):
     def weights(self) -> str:
         """The best round's."""
         return self.best.weights
+
+    def _repr_html_(self) -> str:
+        return html_text(status(self.summary.parent))
 
 
 def self_train(
@@ -179,7 +184,9 @@ class _Loop:
         if not done.holds:
             return Stop("stopped", f"did not pass the gate: {reasons}")
         if self._config.waits_after(number) and not done.approved:
-            remedy = f"review {done.labels}, then: groundhog rounds approve {self._work_dir} --round {number}"
+            command = browse_command(Path(done.labels), self.source.images, self.source.label_map)
+            approval = f"groundhog rounds approve {self._work_dir} --round {number}"
+            remedy = f"review {done.labels}: {command}, then: {approval}"
             self._write("waiting", remedy)
             self._report(number, "review", "started", remedy=remedy)
             if not self._wait(self._work_dir, number):

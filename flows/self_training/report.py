@@ -19,9 +19,11 @@ import numpy as np
 from browse.contact_sheet import contact_sheet
 from browse.draw import draw_record
 from browse.images.pictures import reduced_picture
+from browse.page_style import figures_of
 from flows.labelling.manifest import MANIFEST_NAME, Manifest, read_manifest
 from flows.self_training import html as pages
 from flows.self_training.gate import changed_lines
+from flows.self_training.review import browse_command
 from flows.self_training.state import ROUNDS_NAME, LoopState, ending, name_of, read_state, state_rows
 from formats.candidates import read_candidates
 from formats.dataset_names import labels_path, metadata_path
@@ -85,6 +87,8 @@ def write_report(
     rounds = read_rounds(run_dir, loop)
     names = {"evaluation": "labelled test images"} | dict(curve_names or {})
     sections = [
+        _headlines(rounds, names),
+        _review(rounds),
         _outcome(loop),
         _overview(rounds, names),
         _audits(rounds),
@@ -160,6 +164,40 @@ def _name_of(run_dir: Path) -> str:
 # The sections, in the order of the page; "" where there is nothing to say
 
 
+def _headlines(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
+    """What a reader looks for first: the last model's scores with their intervals, and how many labels there are."""
+    figures = []
+    for stem in _evaluation_stems(rounds):
+        measured = [entry for entry in rounds if stem in entry.evaluations]
+        first, last = measured[0], measured[-1]
+        metrics = last.evaluations[stem]
+        name = _headline(metrics)
+        low, high = metrics.get("interval") or (None, None)
+        note = "" if low is None else f"95 % interval {low:.3f} to {high:.3f}"
+        if first is not last:
+            note += f"{'; ' if note else ''}v{first.number}: {pages.fraction(first.evaluations[stem].get(name))}"
+        figures.append((f"{name_of(name)}, {_curve_name(stem, names)}, v{last.number}", f"{metrics[name]:.3f}", note))
+    labelled = [entry for entry in rounds if entry.meta]
+    if labelled:
+        last, counts = labelled[-1], labelled[-1].meta.get("counts", {})
+        without = pages.number(counts.get("lines_without_labels"))
+        figures.append((f"boxes in v{last.number}", pages.number(_boxes_in(counts)), f"{without} images without one"))
+        reviewed = pages.number(counts.get("reviewed"))
+        figures.append((f"images in v{last.number}", pages.number(counts.get("lines")), f"{reviewed} of them reviewed"))
+    return figures_of(figures) if figures else ""
+
+
+def _review(rounds: Sequence[RoundOnDisk]) -> str:
+    """The command that opens the newest labels."""
+    labelled = [entry for entry in rounds if entry.labels is not None]
+    if not labelled:
+        return ""
+    labels = labelled[-1].labels
+    assert labels is not None
+    command = browse_command(labels, Path(labelled[-1].manifest.image_root))
+    return pages.paragraph(f"Review these labels in the browser: <code>{html.escape(command)}</code>")
+
+
 def _outcome(loop: LoopState | None) -> str:
     """How it ended, and what to use."""
     if loop is None:
@@ -185,17 +223,23 @@ def _outcome(loop: LoopState | None) -> str:
 def _overview(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
     stems = _evaluation_stems(rounds)
     columns = [(stem, metric) for stem in stems for metric in _shown_metrics(rounds, stem)]
-    head = ["Labels", "Made by", "Boxes kept", "Images without", "Quarantined"]
+    head = ["Labels", "Made by", "Boxes", "Images without", "Quarantined"]
     head += [f"{_curve_name(stem, names)}: {name_of(metric)}" for stem, metric in columns]
     rows = []
     for entry in rounds:
         counts = entry.meta.get("counts", {})
         made_by = "the pretrained model" if entry.number == 1 else f"trained on v{entry.number - 1}"
         row = [f"v{entry.number}" if entry.labels else "not yet", made_by]
-        row += [pages.number(counts.get(key)) for key in ("kept", "lines_without_labels", "quarantined")]
+        row.append(pages.number(_boxes_in(counts)))
+        row += [pages.number(counts.get(key)) for key in ("lines_without_labels", "quarantined")]
         row += [pages.fraction(entry.evaluations.get(stem, {}).get(metric)) for stem, metric in columns]
         rows.append(row)
     return pages.section("Rounds", pages.table(head, rows))
+
+
+def _boxes_in(counts: Mapping[str, Any]) -> int | None:
+    """How many boxes the label file has: the model's that were kept, and those of a person."""
+    return None if "kept" not in counts else counts["kept"] + counts.get("reviewed_boxes", 0)
 
 
 def _audits(rounds: Sequence[RoundOnDisk]) -> str:
@@ -319,6 +363,10 @@ def _counts(rounds: Sequence[RoundOnDisk]) -> str:
     rows.append(
         ["ignored, between the thresholds", *(pages.number(entry.meta["counts"].get("ignored")) for entry in labelled)]
     )
+    if any(entry.meta["counts"].get("reviewed") for entry in labelled):
+        reviewed = [pages.number(entry.meta["counts"].get("reviewed_boxes", 0)) for entry in labelled]
+        rows.append(["boxes of a person, in their place", *reviewed])
+        rows.append(["boxes in the file", *(pages.number(_boxes_in(entry.meta["counts"])) for entry in labelled)])
     by_name = _kept_by_name(labelled)
     return pages.section("What became of the candidates", pages.table(head, rows) + by_name)
 
@@ -433,6 +481,19 @@ def _quarantined(rounds: Sequence[RoundOnDisk]) -> str:
     )
 
 
+def _in_words(value: object) -> str:
+    """A setting as a person reads it: "on", "0.3", "cat 0.4, dog 0.5"."""
+    if value is None or value in ({}, [], ()):
+        return "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_in_words(each)}" for name, each in value.items())
+    return ", ".join(map(_in_words, value)) if isinstance(value, list | tuple) else str(value)
+
+
 def _settings(rounds: Sequence[RoundOnDisk]) -> str:
     """Who made these labels, and how: what differs between rounds has a column each."""
     columns = []
@@ -451,7 +512,10 @@ def _settings(rounds: Sequence[RoundOnDisk]) -> str:
             "number format": manifest.dtype,
             "labels": str(entry.labels or "not yet"),
         }
-        settings |= {f"policy: {name}": str(value) for name, value in entry.meta.get("policy", {}).items()}
+        settings |= {
+            f"policy: {name.replace('_', ' ')}": _in_words(value)
+            for name, value in entry.meta.get("policy", {}).items()
+        }
         columns.append(settings)
     keys = list(dict.fromkeys(key for settings in columns for key in settings))
     rows = []

@@ -6,13 +6,14 @@ Filtering puts corrected lines in place of the model's, so that a run that resum
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from flows.labelling.corrections import check_corrections
 from flows.labelling.manifest import Manifest, as_manifest
-from formats.dataset_names import reviewed_path
+from formats.dataset_names import label_map_beside, reviewed_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json
 from formats.review_journal import locked_corrections
@@ -51,6 +52,16 @@ def add_corrections(manifest: Manifest, file: str | Path, number: int) -> int:
 
 def _text(correction: Correction, since: int) -> str:
     return (withdrawn_text if correction.withdrawn else reviewed_text)(correction.record, since)
+
+
+def browse_command(labels: Path, images: Path, label_map: Path | None = None) -> str:
+    """The command line that opens the review page of labels."""
+    inside = images.resolve().is_relative_to(labels.parent.resolve())
+    folder = images.resolve().relative_to(labels.parent.resolve()) if inside else images.resolve()
+    words = ["groundhog", "browse", "serve", str(labels.parent), labels.name, str(folder)]
+    if label_map is not None and label_map.resolve() != label_map_beside(labels).resolve():
+        words += ["-m", str(label_map.resolve())]
+    return shlex.join(words)
 
 
 def approve(manifest: Manifest | str | Path, policy: Mapping[str, Any]) -> Path:

@@ -10,34 +10,52 @@ from flows.labelling.manifest import read_lines
 from formats.io.errors import InputError
 from formats.io.files import write_json
 from formats.odvg_lines import is_quarantined
+from formats.record import shortened
 from grounding_model.data.sources import CocoData, GlyphData, OdvgData, TrainingData, open_dataset
 
 
 def merge(
-    pseudo: OdvgData, pretraining: Sequence[TrainingData] = (), ratio: float = 1.0, out: str | Path | None = None
+    pseudo: OdvgData | Sequence[OdvgData],
+    pretraining: Sequence[TrainingData] = (),
+    ratio: float = 1.0,
+    out: str | Path | None = None,
 ) -> tuple[TrainingData, ...]:
     """The data sets of a training: the pseudo-labels, and pretraining data weighted against them.
 
+    pseudo: one data set, or several, each as often as its weight says.
     ratio: pretraining images for each pseudo-labelled one in an epoch; 0 leaves the pretraining data out. Among
     themselves the pretraining data sets keep their sizes and weights. out: where the mixture is recorded as JSON.
-    Raises InputError when there is nothing to mix.
+    Raises InputError when there is nothing to mix, and for what is not a data set, such as a path.
     """
+    if not isinstance(pseudo, OdvgData | list | tuple):
+        _check_data_set(pseudo)
+    labelled: tuple[OdvgData, ...] = (pseudo,) if isinstance(pseudo, OdvgData) else tuple(pseudo)
+    if not labelled:
+        raise InputError("pseudo", "is empty", "expected OdvgData(annotations, image_root, label_map)")
+    for data in (*labelled, *pretraining):
+        _check_data_set(data)
     if ratio < 0:
         raise InputError("ratio", f"{ratio} is negative", "expected pretraining images for each pseudo-labelled one")
-    images = count_images(pseudo)
-    if not images:
-        raise InputError(pseudo.annotations, "not one line to train on", "expected labels")
-    mixture: tuple[TrainingData, ...] = (pseudo,)
+    for data in labelled:
+        if not count_images(data):
+            raise InputError(data.annotations, "not one line to train on", "expected labels")
+    mixture: tuple[TrainingData, ...] = labelled
     if ratio and pretraining:
         offered = sum(data.weight * count_images(data) for data in pretraining)
         if not offered:
             raise InputError("pretraining", "its weights leave no image", "expected larger weights, or ratio 0")
-        share = ratio * pseudo.weight * images / offered
+        share = ratio * sum(data.weight * count_images(data) for data in labelled) / offered
         mixture += tuple(replace(data, weight=data.weight * share) for data in pretraining)
     if out is not None:
         recorded = [asdict(data) | {"images": count_images(data)} for data in mixture]
         write_json(out, {"ratio": ratio, "datasets": recorded}, default=str)
     return mixture
+
+
+def _check_data_set(data: object) -> None:
+    if not isinstance(data, OdvgData | CocoData | GlyphData):
+        what = f"{shortened(data)} is not a data set"
+        raise InputError("merge", what, "expected OdvgData(annotations, image_root, label_map)")
 
 
 def count_images(data: TrainingData) -> int:

@@ -20,11 +20,14 @@ from grounding_model.training.state import settings_with_effect
 DONE_NAME = "done.json"
 
 
-def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | None = None) -> Path:
+def train(config: TrainConfig | str | Path, on_progress: Callable[[dict[str, Any]], None] | None = None) -> Path:
     """Trains, or resumes an interrupted run of config.work_dir, or finds it finished; gives the checkpoint.
 
+    config: or the TOML file that holds one. on_progress: as grounding_model.training.loop.train calls it.
     Finished is a run whose `done.json` records the same settings, the same labels and the same starting weights.
     """
+    if isinstance(config, str | Path):
+        config = read_config(config, TrainConfig)
     config = config.with_folder()
     training.check_data(config)  # says where they come from, before their bytes are read for the key
     done = config.work_dir / DONE_NAME

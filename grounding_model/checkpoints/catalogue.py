@@ -31,12 +31,19 @@ CATALOGUE = (
     Entry("iSEE-Laboratory/llmdet_base", "the same, better and slower", 48.3, "Apache-2.0", 233.0),
     Entry("iSEE-Laboratory/llmdet_large", "the same, best and slowest", 51.1, "Apache-2.0", 343.1),
 )
-HEAD = ("weights", "for", "LVIS minival AP", "licence", "million parameters", "GiB in float32")
+HEAD: tuple[str, str, str, str, str, str] = (
+    "weights",
+    "for",
+    "LVIS minival AP",
+    "licence",
+    "million parameters",
+    "GiB in float32",
+)
 
 
-def catalogue_rows() -> list[tuple[str, str, str, str, str, str]]:
+def catalogue_rows() -> list[tuple[str, ...]]:
     """The head and a row for each entry."""
-    return [HEAD] + [
+    entries: list[tuple[str, ...]] = [
         (
             each.source,
             each.use,
@@ -47,6 +54,7 @@ def catalogue_rows() -> list[tuple[str, str, str, str, str, str]]:
         )
         for each in CATALOGUE
     ]
+    return [HEAD, *entries]
 
 
 def catalogue_table() -> str:

@@ -95,7 +95,7 @@ def _without_backbone(
     theirs = _backbone_tensors(config, source)
     if changed := [name for name, tensor in theirs.items() if not torch.equal(tensor, tensors[name])]:
         remedy = "leave it in the file: it was trained"
-        raise InputError(path, f"the backbone is not {source}: {counted(changed)} differ", remedy)
+        raise InputError(path, f"the backbone differs from {source}: {counted(changed)} changed", remedy)
     return {name: tensor for name, tensor in tensors.items() if name not in theirs}
 
 

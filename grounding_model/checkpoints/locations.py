@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from formats.io.errors import InputError
+from formats.io.errors import InputError, did_you_mean
 from formats.io.files import sha256_of
 from grounding_model.inputs.defaults import PHOTO_WEIGHTS, WEIGHTS
 
@@ -55,11 +55,18 @@ def locate(source: str | Path) -> Path:
     name = str(source).removeprefix(HUB_PREFIX)
     if name in HUB_NAMES or str(source).startswith(HUB_PREFIX):
         return download(name)
-    raise InputError(
-        source,
-        "no such checkpoint",
-        f"expected {', '.join(EMBEDDED)}, a file, a folder, a hub name like {HUB_NAMES[0]}, or {HUB_PREFIX}owner/name",
-    )
+    known = f"{', '.join(EMBEDDED)}, a file, a folder, a hub name like {HUB_NAMES[0]}, or {HUB_PREFIX}owner/name"
+    raise InputError(source, "no such checkpoint", _meant(path) or f"expected {known}")
+
+
+def _meant(path: Path) -> str:
+    """The remedy for a name that resembles a known one, or a file or folder beside it; else ""."""
+    if path.parent == Path() and (remedy := did_you_mean(EMBEDDED, path.name)):
+        return remedy
+    if remedy := did_you_mean(HUB_NAMES, str(path), similarity=0.9):
+        return remedy
+    beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    return did_you_mean(beside, path.name, similarity=0.8)
 
 
 def config_of_file(source: str | Path) -> dict[str, Any] | None:

@@ -18,13 +18,19 @@ from formats.io.errors import InputError
 
 # What DistributedDataParallel, torch.compile, FSDP and activation checkpointing put into the name of what they wrap.
 WRAPPERS = frozenset(("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
+OWNER = "model"
 
 
 def without_wrappers(tensors: Mapping[str, Tensor], place: object) -> dict[str, Tensor]:
-    """The tensors under the names that they have when nothing is wrapped. Raises InputError where two become one."""
+    """The tensors under the names that they have when nothing is wrapped. Raises InputError where two become one.
+
+    A trainer that keeps the network as its `model` puts that before every name.
+    """
     plain: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        short = ".".join(part for part in name.split(".") if part not in WRAPPERS)
+    kept = [[part for part in name.split(".") if part not in WRAPPERS] for name in tensors]
+    drop = 1 if kept and all(parts[0] == OWNER and len(parts) > 1 for parts in kept) else 0
+    for parts, (name, tensor) in zip(kept, tensors.items()):
+        short = ".".join(parts[drop:])
         if short in plain:
             raise InputError(place, f"holds {short} twice, once as {name}", "expected one model in a file")
         plain[short] = tensor

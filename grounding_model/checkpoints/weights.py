@@ -92,7 +92,7 @@ def inspect(source: str | Path, text_encoder: str | Path | None = None) -> str:
     numbers = sum(tensor.numel() for tensor in weights.tensors.values())
     lines = [f"{path}: {weights.kind}", f"{len(weights.tensors)} tensors, {numbers / 1e6:.1f} million numbers"]
     lines += _described(dataclasses.asdict(weights.config))
-    here = f"from {text_encoder}" if text_encoder else "none here; --text-encoder says where there is one"
+    here = f"from {text_encoder}" if text_encoder else "missing; a folder of BERT has one"
     lines.append(f"tokenizer: {'comes with it' if weights.tokenizer_source else here}")
     lines += [f"{key}: {value}" for key, value in weights.provenance.items()]
     problems = _problems(weights, path)
@@ -283,7 +283,7 @@ def _cached_tokenizer(path: Path) -> PreTrainedTokenizerFast:
         raise InputError(
             path,
             f"carries no tokenizer, and {DEFAULT_TEXT_ENCODER} is not in the local cache",
-            f"pass --text-encoder FOLDER with a vocab.txt in it, or --text-encoder {DEFAULT_TEXT_ENCODER} to fetch it",
+            f"expected text_encoder=FOLDER with a vocab.txt, or text_encoder={DEFAULT_TEXT_ENCODER!r} to fetch it",
         ) from None
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from formats.io.errors import InputError
+from formats.io.notebook import html_text
 from formats.record import Record
 from grounding_model.metrics.matching import (
     IOU_THRESHOLDS,
@@ -65,6 +66,9 @@ class CocoResult:
             "ar": {str(count): recall for count, recall in self.ar.items()},
             "per_category": dict(self.per_category),
         }
+
+    def _repr_html_(self) -> str:
+        return html_text(self.table())
 
     def table(self) -> str:
         """A human-readable table; - for a size that the truth does not have. More than 100 categories are left out."""

@@ -240,15 +240,15 @@ def check_data(config: TrainConfig) -> None:
 
 
 def check_resume(config: TrainConfig, resume: bool) -> None:
-    """With --resume an interrupted run in config.work_dir is continued; without one, a new run starts.
+    """resume: an interrupted run in config.work_dir is continued; where there is none, a new run starts.
 
-    Raises InputError when there is an interrupted run and --resume was not given.
+    Raises InputError when there is an interrupted run and resume is False.
     """
     started = (config.work_dir / STATE_FILE).exists()
     if resume and not started:
         print(f"{config.work_dir}: nothing to resume, starting a new run", file=sys.stderr)
     elif started and not resume and not (config.work_dir / WEIGHTS_FILE).exists():
-        raise InputError(config.work_dir, "contains an interrupted run", "expected --resume, or another work_dir")
+        raise InputError(config.work_dir, "contains an interrupted run", "expected resume=True, or another work_dir")
 
 
 def start_model(start: FromWeights | FromScratch) -> tuple[GroundingModel, PreTrainedTokenizerFast]:

@@ -245,8 +245,9 @@ export class Canvas {
 
   drawGhost(each, kind) {
     if (!kind) return;
+    this.rectangle(each.box, { class: "ghost-rim" });
     this.rectangle(each.box, { class: "ghost", stroke: kind.colour });
-    const tag = this.tag(each.box, kind.name, each.score, "transparent", "#fff");
+    const tag = this.tag(each.box, kind.name, each.score, "rgb(0 0 0 / .62)", "#fff");
     tag.classList.add("of-ghost");
   }
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def add(commands) -> None:
     _add_audit(commands)
+    _add_suspects(commands)
 
 
 def _add_audit(commands) -> None:
@@ -149,3 +150,72 @@ def _tell(audit: Audit, options: argparse.Namespace) -> int:
     print(describe(report))
     print(f"written to {write_audit_report(audit, report)}")
     return 0
+
+
+def _add_suspects(commands) -> None:
+    parser = command(
+        commands,
+        "suspects",
+        _suspects,
+        "rank labels that are probably wrong, and review them in this order",
+        "groundhog suspects data/cat/cat_od_v1.json --against data/cat/cat_od_v2.json",
+    )
+    _add_labels(parser)
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="FILE",
+        help="what another model found: ODVG with scores (default: the candidates of the plan that made LABELS)",
+    )
+    parser.add_argument(
+        "--max-count", action="append", default=[], metavar="NAME=N", help="an image has at most N boxes of NAME"
+    )
+    parser.add_argument("-n", dest="shown", type=int, default=20, metavar="N", help="boxes to print (default 20)")
+    parser.add_argument(
+        "-o", "--out", type=Path, metavar="FILE", help="review order (default: X_od_v1_suspects.jsonl beside LABELS)"
+    )
+    parser.add_argument("--no-review", action="store_true", help="only print and write the ranking")
+    _add_page(parser)
+
+
+def _suspects(options: argparse.Namespace) -> int:
+    from flows.audit.suspects import SuspectRules, find_suspects, rank_images, write_review_order
+    from formats.odvg import read_odvg
+
+    if not options.labels.is_file():
+        raise InputError(options.labels, "does not exist", "expected labels, such as X_od_v1.json")
+    out = options.out or options.labels.with_name(f"{options.labels.stem}_suspects.jsonl")
+    if out.suffix != ".jsonl":
+        raise InputError("--out", f"{out}", "expected a name that ends with .jsonl")
+    rules = SuspectRules(dict(map(_max_count, options.max_count)))
+    suspects = find_suspects(list(read_odvg(options.labels)), _evidence(options), rules)
+    for each in suspects[: options.shown]:
+        box = ", ".join(f"{side:g}" for side in each.box)
+        print(f"{each.suspicion:.2f}  {each.filename}  {each.reason}  ({box})")
+    ranked = rank_images(suspects)
+    write_review_order(out, ranked)
+    print(f"{len(suspects)} suspicious boxes in {len(ranked)} images: {out}")
+    if options.no_review or not ranked:
+        return 0
+    return _open_page(options, options.labels, ["--order", str(out.absolute())])
+
+
+def _evidence(options: argparse.Namespace):
+    from flows.audit.evidence import second_model, stored_candidates
+
+    if options.against is not None:
+        if not options.against.is_file():
+            raise InputError(options.against, "does not exist", "expected what another model found")
+        return second_model(options.against)
+    work_dir = _work_dir(options)
+    if work_dir is None:
+        remedy = "expected --work-dir, where groundhog infer stored them, or --against with another model's boxes"
+        raise InputError(options.labels, "nothing says where the candidates are", remedy)
+    return stored_candidates(work_dir)
+
+
+def _max_count(text: str) -> tuple[str, int]:
+    name, _, value = text.rpartition("=")
+    if not name or not value.isdecimal():
+        raise InputError("--max-count", f"{text!r}", "expected NAME=N such as nose=1")
+    return name, int(value)

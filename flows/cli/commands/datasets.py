@@ -90,7 +90,9 @@ def _labelstudio_options(options: argparse.Namespace) -> dict:
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", metavar="DIR", help="image folder, for formats without image sizes")
+    parser.add_argument(
+        "--images", metavar="DIR", dest="image_dir", help="image folder, for formats without image sizes"
+    )
     parser.add_argument(
         "--categories", metavar="A,B,C", help="names in the order of their labels, or a file with one name a line"
     )
@@ -107,10 +109,10 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
 
 def _given_source(options: argparse.Namespace) -> dict:
     """The options of readers and writers, by their parameter names."""
-    if options.images and not as_path(options.images).is_dir():
-        raise InputError(options.images, "no such folder", "expected the folder of the images")
+    if options.image_dir and not as_path(options.image_dir).is_dir():
+        raise InputError(options.image_dir, "no such folder", "expected the folder of the images")
     return {
-        "image_dir": options.images,
+        "image_dir": options.image_dir,
         "categories": names(options.categories) if options.categories else None,
         "truth": options.truth,
         "classes": options.classes,
@@ -137,12 +139,12 @@ def _add_check(commands) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    if options.source is None and options.images is None:
+    if options.source is None and options.image_dir is None:
         raise InputError("check", "nothing to check", "expected an annotation file, or --images DIR, or both")
-    if options.against and (options.quick or not options.images):
+    if options.against and (options.quick or not options.image_dir):
         raise InputError("--against", "needs to decode the images", "expected --images DIR, and no --quick")
     failed = _check_labels(options) if options.source else False
-    if options.images and not options.quick:
+    if options.image_dir and not options.quick:
         failed |= _check_pictures(options)
     return 1 if failed else 0
 
@@ -152,7 +154,7 @@ def _check_labels(options: argparse.Namespace) -> bool:
     from formats.omissions import Omissions, describe_omissions
 
     problems, omissions = 0, Omissions()
-    for problem in check(options.source, options.format, omissions=omissions, **_given_source(options)):
+    for problem in check(options.source, options.source_format, omissions=omissions, **_given_source(options)):
         print(problem)
         problems += 1
     print(f"{options.source}: {problems or 'no'} problem{'' if problems == 1 else 's'}")
@@ -164,7 +166,7 @@ def _check_labels(options: argparse.Namespace) -> bool:
 def _check_pictures(options: argparse.Namespace) -> bool:
     from flows.curation.check import check_images, describe_report
 
-    sets = {options.images: (options.images, None)}
+    sets = {options.image_dir: (options.image_dir, None)}
     if options.against:
         sets[options.against] = (options.against, None)
     report = check_images(sets)
@@ -188,7 +190,7 @@ def _stats(options: argparse.Namespace) -> int:
     from formats.inspect import statistics
     from formats.statistics import draw_statistics, statistics_table
 
-    counted = statistics(options.source, options.format, **_given_source(options))
+    counted = statistics(options.source, options.source_format, **_given_source(options))
     print(statistics_table(counted))
     if options.out:
         draw_statistics(counted, options.out)
@@ -204,6 +206,7 @@ def _add_inspected(parser: argparse.ArgumentParser, optional: bool = False) -> N
     )
     parser.add_argument(
         "--format",
+        dest="source_format",
         choices=tuple(formats.READERS),
         metavar="F",
         help="a format of `groundhog convert` (default: detect odvg, coco or voc)",

@@ -1,0 +1,76 @@
+"""The look of pages with everything inside: reports, and the index of drawn labels. Light and dark, and in print."""
+
+from __future__ import annotations
+
+import html
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1c2127; --faint: #59636e; --line: #d5dae0; --paper: #ffffff;
+  --raised: #f5f7f9; --accent: #0b62c4; --good: #116b40; --bad: #b3261e; --warn: #7a4d00; --other: #6b2fb3; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8ebee; --faint: #a4adb7; --line: #363c44; --paper: #15181c; --raised: #1e2329;
+    --accent: #77b6ff; --good: #58dda0; --bad: #ff9183; --warn: #ffcf70; --other: #cda2ff; }
+}
+* { box-sizing: border-box; }
+body { margin: 2.5rem auto; max-width: 76rem; padding: 0 1.5rem; color: var(--ink); background: var(--paper);
+  font: 15px/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .6rem; }
+h2 { font-size: 1.15rem; margin: 2.6rem 0 .6rem; border-bottom: 1px solid var(--line); padding-bottom: .3rem; }
+h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
+p, footer { color: var(--faint); margin: .3rem 0 .8rem; max-width: 50rem; }
+a { color: var(--accent); }
+:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+code { font: .92em ui-monospace, "DejaVu Sans Mono", monospace; color: var(--ink); background: var(--raised);
+  padding: .1em .35em; border-radius: 4px; overflow-wrap: anywhere; }
+.figures { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1rem 0 1.4rem; padding: 0; list-style: none; }
+.figures li { flex: 1 1 11rem; max-width: 19rem; padding: .8rem 1rem; border-radius: 10px;
+  border: 1px solid var(--line); background: var(--raised); }
+.figures .value { display: block; font-size: 1.65rem; font-weight: 650; line-height: 1.25;
+  font-variant-numeric: tabular-nums; }
+.figures .of, .figures .note { display: block; color: var(--faint); font-size: .85rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+thead th { color: var(--faint); font-weight: 600; }
+tbody th { font-weight: 500; }
+tbody tr:hover { background: var(--raised); }
+.numbers td, .numbers thead th:not(:first-child) { text-align: right; padding: .3rem .9rem; }
+.words td { overflow-wrap: anywhere; }
+img.plot { max-width: 100%; height: auto; max-height: 24rem; background: #fff; border-radius: 8px; }
+img.sheet { width: 100%; height: auto; border-radius: 8px; }
+footer { margin-top: 3rem; font-size: .85rem; }
+@media print { section { break-inside: avoid; } }
+"""
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<main>
+<h1>{title}</h1>
+{body}
+</main>
+<footer>{footer}</footer>
+</body>
+</html>
+"""
+
+
+def page_of(title: str, body: str, footer: str, style: str = "") -> str:
+    """A page with everything inside. body, footer: HTML already. style: CSS of its own, after the common one."""
+    return _PAGE.format(title=html.escape(title), body=body, footer=footer, style=STYLE + style)
+
+
+def figures_of(figures: list[tuple[str, str, str]]) -> str:
+    """The headline figures, (what it is of, its value, a note such as the interval) each."""
+    cards = (
+        f'<li><span class="of">{html.escape(of)}</span><span class="value">{html.escape(value)}</span>'
+        f'<span class="note">{html.escape(note)}</span></li>'
+        for of, value, note in figures
+    )
+    return f'<ul class="figures">{"".join(cards)}</ul>'

