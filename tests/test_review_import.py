@@ -20,7 +20,7 @@ from formats import (
 )
 from formats.dataset_names import review_journal_path, reviewed_path
 from formats.exported import ExportOptions
-from formats.review_journal import Mark, ReviewJournal, key_bytes
+from formats.review_journal import Mark, ReviewJournal, Row, key_bytes
 from formats.reviewed import corrections_for, read_corrections, reviewed_text, write_corrections
 
 NAMES = ("cat", "dog")
@@ -286,6 +286,29 @@ def test_a_review_takes_an_import_over_and_its_drafts_are_kept(tmp_path, labels)
     journal.close()
     assert review_journal_path(path).is_file()
     assert corrected(labels) == {"a.jpg": (MOVED,)}
+
+
+def test_an_import_while_a_review_writes_its_file_is_kept(tmp_path, labels, monkeypatch):
+    path, at = reviewed_path(labels), "2026-01-01T00:00:00+00:00"
+    journal = ReviewJournal(path, rows_of)
+    journal.sync()
+    key, text = key_bytes("c.jpg", None), reviewed_text(RECORDS[2], 1)
+    journal.change([(Row(key, 1, text), key, 1, Mark("accepted", None, "somebody", at))])
+    journal.export()
+    journal.change([(Row(key, 1, text), key, 1, Mark("accepted", None, "somebody", at))])
+    export = coco(tmp_path, replace(RECORDS[0], instances=(MOVED,)))
+    read = journal._texts
+
+    def imported_meanwhile():
+        monkeypatch.undo()
+        texts = list(read())
+        import_reviews(labels, export, "coco")
+        return texts
+
+    monkeypatch.setattr(journal, "_texts", imported_meanwhile)
+    journal.export()
+    journal.close()
+    assert corrected(labels) == {"a.jpg": (MOVED,), "c.jpg": ()}
 
 
 def rows_of(path):
