@@ -92,6 +92,23 @@ def test_all_takes_what_stayed_the_same_with_the_coordinates_of_the_labels(tmp_p
     assert import_reviews(labels, export, "coco", ImportOptions(tolerance=0.3)).counts.changed == 1
 
 
+def test_an_export_that_rounds_its_boxes_corrects_none(tmp_path, labels):
+    boxes = tuple(Instance((i, 10 * i, i + 30, 10 * i + 20), 0, "cat", 0.5) for i in range(1, 8))
+    write_odvg(labels, [replace(RECORDS[0], instances=boxes)])
+    shifted = [replace(each, box=(each.box[0] - 1, each.box[1] - 1, *each.box[2:])) for each in boxes]
+    export = coco(tmp_path, replace(RECORDS[0], instances=tuple(shifted[1:])))
+    with pytest.raises(InputError, match=r"6 of 6 boxes differ by 0\.5 to 2 pixels .* expected --tolerance 2"):
+        import_reviews(labels, export, "coco")
+    counts = import_reviews(labels, export, "coco", ImportOptions(tolerance=2)).counts
+    assert (counts.added, counts.removed) == (0, 1)
+
+
+def test_lists_of_images_are_no_labels(tmp_path, labels):
+    export = exported(tmp_path, "yolo", [replace(RECORDS[0], instances=(MOVED,))])
+    (export / "train.txt").write_text("data/obj_train_data/a b.jpg\n")
+    assert import_reviews(labels, export, "yolo").counts.exported == 1
+
+
 def test_categories_are_those_of_one_name_whatever_their_numbers(tmp_path, labels):
     named = Record("a.jpg", 100, 120, (Instance(MOVED.box, 1, "Cat"),))
     import_reviews(labels, coco(tmp_path, named, names=("dog", "Cat")), "coco")
