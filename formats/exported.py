@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from formats.coco import coco_records, load_coco
 from formats.cvat import read_cvat
 from formats.fiftyone import read_labels_json
-from formats.images import with_slashes
+from formats.images import IMAGE_SUFFIXES, with_slashes
 from formats.io.errors import InputError, handed_to, refused
 from formats.io.files import read_text
 from formats.label_map import read_category_names
@@ -156,7 +156,7 @@ _NAMES_FILES = ("data.yaml", "data.yml", "dataset.yaml", "obj.names", "classes.t
 def _yolo(path: Path, on_problem: Problem, options: ExportOptions) -> Iterator[ExportedImage]:
     names = _yolo_names(path, options.categories)
     for stem, file in find_label_files(path).items():
-        if file.name in _LISTS and _is_list(file):
+        if _is_list(file):
             continue
         with handed_to(on_problem):
             rows = read_rows(file, len(names), None)
@@ -166,13 +166,10 @@ def _yolo(path: Path, on_problem: Problem, options: ExportOptions) -> Iterator[E
             yield ExportedImage(str(file), stem.as_posix(), None, boxes, is_stem=True, relative=True)
 
 
-# CVAT and Darknet write lists of the images beside the labels; an image may be called test.jpg too.
-_LISTS = frozenset({"train.txt", "val.txt", "valid.txt", "test.txt", "subset.txt"})
-
-
 def _is_list(file: Path) -> bool:
-    first = read_text(file, "expected it saved as UTF-8").split(maxsplit=1)[:1]
-    return bool(first) and not first[0].replace(".", "", 1).isdecimal()
+    """Whether it lists images: CVAT, datumaro and Darknet write such files beside the labels."""
+    lines = read_text(file, "expected it saved as UTF-8").split("\n", 1)
+    return PurePosixPath(lines[0].strip()).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _yolo_names(path: Path, given: Sequence[str] | Path | None) -> Sequence[str]:

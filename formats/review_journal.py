@@ -14,7 +14,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,6 +106,10 @@ def locked_corrections(corrections: str | Path) -> Iterator[None]:
         connection.execute("DELETE FROM corrections WHERE text IS NULL")
         connection.execute("UPDATE corrections SET pending = 0 WHERE pending > 0")
         connection.execute("COMMIT")
+
+
+class _WrittenElsewhere(Exception):
+    """Another program has written the file of corrections, and the journal has not read it yet."""
 
 
 class ReviewJournal:
@@ -217,14 +221,29 @@ class ReviewJournal:
         return self._all("SELECT count(*) FROM corrections WHERE pending > 0")[0][0]
 
     def export(self) -> None:
-        """Writes the file of corrections, whole or not at all. Changes may be made meanwhile; they stay pending."""
+        """Writes the file of corrections, whole or not at all. Changes may be made meanwhile; they stay pending.
+
+        Where another program has written the file since it was last read, its lines are taken first.
+        """
+        while True:
+            try:
+                return self._export()
+            except _WrittenElsewhere:
+                self.sync()
+
+    def _export(self) -> None:
         last = self._fact("last_change") or 0
         self._exporting = True
         try:
-            with write_whole(self.corrections) as stream:
-                for text in self._texts():
-                    stream.write(f"{text}\n")
-            with self._lock, self._transaction():
+            with ExitStack() as held:
+                with write_whole(self.corrections) as stream:
+                    for text in self._texts():
+                        stream.write(f"{text}\n")
+                    # From here on nobody else writes the file (locked_corrections).
+                    held.enter_context(self._lock)
+                    held.enter_context(self._transaction())
+                    if _stamp(self.corrections) != (self._fact("stamp") or ""):
+                        raise _WrittenElsewhere
                 done = "pending <= ? AND"
                 self._connection.execute(f"DELETE FROM corrections WHERE {done} text IS NULL", (last,))
                 self._connection.execute(f"UPDATE corrections SET pending = 0 WHERE {done} pending > 0", (last,))

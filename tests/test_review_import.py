@@ -20,7 +20,7 @@ from formats import (
 )
 from formats.dataset_names import review_journal_path, reviewed_path
 from formats.exported import ExportOptions
-from formats.review_journal import Mark, ReviewJournal, key_bytes
+from formats.review_journal import Mark, ReviewJournal, Row, key_bytes
 from formats.reviewed import corrections_for, read_corrections, reviewed_text, write_corrections
 
 NAMES = ("cat", "dog")
@@ -90,6 +90,23 @@ def test_all_takes_what_stayed_the_same_with_the_coordinates_of_the_labels(tmp_p
     assert import_reviews(labels, export, "coco", ImportOptions(everything=True)).counts.confirmed == 1
     assert corrected(labels) == {"a.jpg": (replace(CAT, score=None),)}
     assert import_reviews(labels, export, "coco", ImportOptions(tolerance=0.3)).counts.changed == 1
+
+
+def test_an_export_that_rounds_its_boxes_corrects_none(tmp_path, labels):
+    boxes = tuple(Instance((i, 10 * i, i + 30, 10 * i + 20), 0, "cat", 0.5) for i in range(1, 8))
+    write_odvg(labels, [replace(RECORDS[0], instances=boxes)])
+    shifted = [replace(each, box=(each.box[0] - 1, each.box[1] - 1, *each.box[2:])) for each in boxes]
+    export = coco(tmp_path, replace(RECORDS[0], instances=tuple(shifted[1:])))
+    with pytest.raises(InputError, match=r"6 of 6 boxes differ by 0\.5 to 2 pixels .* expected --tolerance 2"):
+        import_reviews(labels, export, "coco")
+    counts = import_reviews(labels, export, "coco", ImportOptions(tolerance=2)).counts
+    assert (counts.added, counts.removed) == (0, 1)
+
+
+def test_lists_of_images_are_no_labels(tmp_path, labels):
+    export = exported(tmp_path, "yolo", [replace(RECORDS[0], instances=(MOVED,))])
+    (export / "train.txt").write_text("data/obj_train_data/a b.jpg\n")
+    assert import_reviews(labels, export, "yolo").counts.exported == 1
 
 
 def test_categories_are_those_of_one_name_whatever_their_numbers(tmp_path, labels):
@@ -286,6 +303,29 @@ def test_a_review_takes_an_import_over_and_its_drafts_are_kept(tmp_path, labels)
     journal.close()
     assert review_journal_path(path).is_file()
     assert corrected(labels) == {"a.jpg": (MOVED,)}
+
+
+def test_an_import_while_a_review_writes_its_file_is_kept(tmp_path, labels, monkeypatch):
+    path, at = reviewed_path(labels), "2026-01-01T00:00:00+00:00"
+    journal = ReviewJournal(path, rows_of)
+    journal.sync()
+    key, text = key_bytes("c.jpg", None), reviewed_text(RECORDS[2], 1)
+    journal.change([(Row(key, 1, text), key, 1, Mark("accepted", None, "somebody", at))])
+    journal.export()
+    journal.change([(Row(key, 1, text), key, 1, Mark("accepted", None, "somebody", at))])
+    export = coco(tmp_path, replace(RECORDS[0], instances=(MOVED,)))
+    read = journal._texts
+
+    def imported_meanwhile():
+        monkeypatch.undo()
+        texts = list(read())
+        import_reviews(labels, export, "coco")
+        return texts
+
+    monkeypatch.setattr(journal, "_texts", imported_meanwhile)
+    journal.export()
+    journal.close()
+    assert corrected(labels) == {"a.jpg": (MOVED,), "c.jpg": ()}
 
 
 def rows_of(path):

@@ -12,6 +12,7 @@ from formats.io.plurals import many
 from formats.record import Box, Instance, Record
 from formats.reviewed import by_person
 
+NEAR = 2.0  # pixels, of a side: what cut digits and pixels that count from 1 make of a box that nobody has moved
 _SAME_OBJECT = 0.5  # IoU at which a person's box replaces an ignored one
 
 
@@ -84,11 +85,15 @@ def ignored_beside(record: Record, drawn: Sequence[Instance]) -> tuple[Instance,
 
 @dataclass(frozen=True)
 class Change:
-    """What a person made of an image. record: theirs. added, removed: boxes; a moved or relabelled one is both."""
+    """What a person made of an image. record: theirs. added, removed: boxes; a moved or relabelled one is both.
+
+    near: of those added, boxes that differ from one of the labels by no more than NEAR.
+    """
 
     record: Record
     added: int
     removed: int
+    near: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.added or self.removed)
@@ -101,18 +106,19 @@ def change_of(record: Record, drawn: Sequence[Instance], tolerance: float = TOLE
     """
     free = [replace(each, box=clipped(each.box, record)) for each in record.instances or ()]
     shown = len(free)
-    instances, added = [], 0
+    instances, added, near = [], 0, 0
     for each in drawn:
         alike = [other for other in free if other.label == each.label and (other.ignore == each.ignore or not flagged)]
         best = min(alike, key=lambda other: (_distance(each.box, other.box), other.ignore), default=None)
         if best is None or _distance(each.box, best.box) > tolerance:
             added += 1
+            near += best is not None and _distance(each.box, best.box) <= NEAR
             instances.append(each)
         else:
             free.remove(best)
             instances.append(best)
     theirs = by_person(replace(record, instances=tuple(instances)))
-    return Change(theirs, added, shown - (len(drawn) - added))
+    return Change(theirs, added, shown - (len(drawn) - added), near)
 
 
 def _distance(a: Box, b: Box) -> float:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flows.labelling.changed_boxes import (
+    NEAR,
     Categories,
     Change,
     change_of,
@@ -40,6 +41,7 @@ from formats.reviewed import (
     write_corrections,
 )
 
+_MIN_ROUNDED = 5  # boxes below which a person may have moved them all
 NAMED_PROBLEMS = 20  # of the images that cannot be placed; the rest are counted
 
 
@@ -76,6 +78,8 @@ class ImportCounts:
     already: int = 0
     added: int = 0
     removed: int = 0
+    near: int = 0
+    drawn: int = 0
     problems: list[InputError] = field(default_factory=list)
 
 
@@ -119,6 +123,7 @@ def import_reviews(
     _refuse_empty(ours, images, export, counts, options)
     placed = _placed(ours, images, counts)
     taken = _taken(ours, placed, counts, options, TOOLS[tool].holds_ignored)
+    _refuse_rounded(export, counts, options)
     target = _Target(path, ours, parse_annotation_name(ours.path).version or 1, str(export))
     written = _put(target, taken, counts, options)
     return Imported(path, written, target.number, len(ours.records) - len(placed), counts)
@@ -155,6 +160,14 @@ def _refuse_empty(
     if empty and boxes and not counts.problems and not options.everything:
         what = f"holds no box in any of {many(len(images), 'image')}, {ours.path.name} holds {boxes}"
         raise InputError(export, what, "expected an export with its annotations, or --all if every box was deleted")
+
+
+def _refuse_rounded(export: str | Path, counts: ImportCounts, options: ImportOptions) -> None:
+    """Nobody moves most boxes by a pixel; a program that rounds does, and every image would count as corrected."""
+    if options.tolerance == TOLERANCE and counts.near >= _MIN_ROUNDED and counts.near * 2 > counts.drawn:
+        what = f"{counts.near} of {counts.drawn} boxes differ by {TOLERANCE:g} to {NEAR:g} pixels from the labels"
+        remedy = f"expected --tolerance {NEAR:g}, since the program rounds or counts pixels otherwise"
+        raise InputError(export, what, remedy)
 
 
 # Which image, which boxes
@@ -200,6 +213,7 @@ def _taken(
             drawn = drawn_instances(image, record, categories)
             if drawn is not None:
                 drawn += () if keeps_ignored else ignored_beside(record, drawn)
+                counts.drawn += len(drawn)
                 change = change_of(record, drawn, options.tolerance, flagged)
                 if _counted(change, image, record, counts, options.everything):
                     taken[record.filename] = change.record
@@ -213,6 +227,7 @@ def _counted(change: Change, image: ExportedImage, record: Record, counts: Impor
         counts.changed += 1
         counts.added += change.added
         counts.removed += change.removed
+        counts.near += change.near
     elif everything or (image.finished and _needs_a_person(record)):
         counts.confirmed += 1
     else:
