@@ -110,8 +110,6 @@ class _Scanner:
         at = self._at
         plain = self._text[at + 2 : at + 3] in _PLAIN_STARTS
         if plain and self._text[at : at + 2] == ", ":  # as nearly all files have it
-            self._text[at : at + 2] == ", " and self._text[at + 2 : at + 3] in _PLAIN_STARTS
-        ):  # as nearly all files have it
             self._at = at + 2
             return True
         if self._sign() == end:
