@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from sys import intern
 from typing import Any, NamedTuple
@@ -99,6 +101,20 @@ def read_coco_categories(path: str | Path) -> tuple[str, ...]:
     return tuple(name for _, name in load_coco(path, annotated=False).categories.values())
 
 
+_kept: ContextVar[dict[tuple[str, frozenset[str]], tuple[CocoContent, Omissions]] | None]
+_kept = ContextVar("kept", default=None)
+
+
+@contextmanager
+def loaded_once() -> Iterator[None]:
+    """Inside the block a file that is loaded again, for its categories and for its records, is parsed once."""
+    token = _kept.set({})
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
 def load_coco(
     path: str | Path, omissions: Omissions | None = None, also_read: Collection[str] = (), annotated: bool = True
 ) -> CocoContent:
@@ -107,6 +123,22 @@ def load_coco(
     also_read: keys of images and annotations that are read beside COCO's own, and so not counted in `omissions`.
     annotated: False passes over the annotations.
     """
+    kept = _kept.get()
+    if kept is None:
+        return _load(path, omissions, also_read, annotated)
+    key = str(path), frozenset(also_read)
+    if key not in kept:
+        counted = Omissions()
+        kept[key] = _load(path, counted, also_read), counted
+    content, counted = kept[key]
+    if omissions is not None:
+        omissions.update(counted)
+    return content
+
+
+def _load(
+    path: str | Path, omissions: Omissions | None, also_read: Collection[str], annotated: bool = True
+) -> CocoContent:
     tables: dict[str, dict[Any, dict]] = {}
     annotations: PackedItems | None = None
     read = {"images": _IMAGE_KEYS.union(also_read), "categories": _CATEGORY_KEYS}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import formats
-from formats.coco import load_coco
+from formats.coco import load_coco, loaded_once
 from formats.dataset_names import label_map_beside, part_path
 from formats.io.errors import InputError
 from formats.io.json_stream import stream_json
@@ -62,10 +62,27 @@ def convert(
     options = {name: value for name, value in options.items() if value is not None}
     reader, writer = formats.READERS[source_format], formats.WRITERS[target_format]
     check_known((source_format, target_format), (reader, writer), options)
+    excluded = _images_of(selection.without)
+    with loaded_once():
+        return _converted(
+            source_format, target_format, source, out, categories, selection, overwrite, options, excluded
+        )
+
+
+def _converted(
+    source_format: str,
+    target_format: str,
+    source: str | Path,
+    out: str | Path,
+    categories: Sequence[str] | None,
+    selection: Selection,
+    overwrite: bool,
+    options: Mapping[str, Any],
+    excluded: set[str],
+) -> str:
+    reader = formats.READERS[source_format]
     reader_options = {**options, **({"categories": categories} if categories is not None else {})}
     names = dict(enumerate(read_names(source_format, source, categories, options)))
-    excluded = _images_of(selection.without)
-
     merged, move = names, None
     if selection.label_map is not None:
         merged, (_, move) = formats.merge_label_maps([read_label_map(selection.label_map), names])

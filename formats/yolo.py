@@ -142,32 +142,42 @@ def write_yolo(
     """
     omissions = Omissions()
     with write_whole_folder(folder, {".txt", ".yaml"} if overwrite else ()) as root:
+        labels = root / "labels"
+        labels.mkdir()
+        made = {labels}
         for record in records:
             refuse_caption(record, "YOLO")
             count_omissions(omissions, record, ("score",) if with_scores else ())
-            path = safe_join(root / "labels", record.filename).with_suffix(".txt")
-            if path.exists():
-                raise InputError(record.filename, "has the stem of another image", "expected one image a stem")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(_lines(record, categories, omissions, with_scores)), encoding="utf-8")
-        (root / "labels").mkdir(exist_ok=True)
+            path = safe_join(labels, record.filename).with_suffix(".txt")
+            if path.parent not in made:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                made.add(path.parent)
+            text = "".join(_lines(record, categories, omissions, with_scores))
+            try:
+                with open(path, "xb", buffering=0) as stream:  # a file an image: most of the time is the system's
+                    stream.write(text.encode())
+            except FileExistsError:
+                what = "has the stem of another image"
+                raise InputError(record.filename, what, "expected one image a stem") from None
         (root / "data.yaml").write_text(_data_yaml(categories), encoding="utf-8")
     return omissions
 
 
 def _lines(record: Record, categories: Sequence[str], omissions: Omissions, with_scores: bool) -> Iterator[str]:
+    width, height = record.width, record.height
     for instance in record.instances or ():
         check_category(instance, categories, record.filename)
         if instance.ignore:
             continue
         x1, y1, x2, y2 = instance.box
-        left, right = (min(max(x, 0.0), record.width) / record.width for x in (x1, x2))
-        top, bottom = (min(max(y, 0.0), record.height) / record.height for y in (y1, y2))
-        if not 0 <= x1 <= x2 <= record.width or not 0 <= y1 <= y2 <= record.height:
+        if not 0 <= x1 <= x2 <= width or not 0 <= y1 <= y2 <= height:
             omissions["boxes beyond the image, clipped"] += 1
-        numbers = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
-        numbers += [instance.score] if with_scores and instance.score is not None else []
-        yield " ".join([str(instance.label), *(f"{number:.8f}" for number in numbers)]) + "\n"
+            x1, x2 = min(max(x1, 0.0), width), min(max(x2, 0.0), width)
+            y1, y2 = min(max(y1, 0.0), height), min(max(y2, 0.0), height)
+        left, right, top, bottom = x1 / width, x2 / width, y1 / height, y2 / height
+        center = f"{(left + right) / 2:.8f} {(top + bottom) / 2:.8f}"
+        score = f" {instance.score:.8f}" if with_scores and instance.score is not None else ""
+        yield f"{instance.label} {center} {right - left:.8f} {bottom - top:.8f}{score}\n"
 
 
 def _data_yaml(categories: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from formats.io.progress import show_progress
 
 _CHUNK = 1 << 20  # characters
 _BLANKS = re.compile(r"[ \t\n\r]*")
+_PLAIN_STARTS = frozenset('{"0123456789')
 _NEAR_THE_END = 16  # characters, longer than any JSON word or escape that a chunk's end can cut
 
 
@@ -106,6 +107,11 @@ class _Scanner:
 
     def _goes_on(self, end: str) -> bool:
         """Steps over a comma; False where the array or object ends."""
+        at = self._at
+        plain = self._text[at + 2 : at + 3] in _PLAIN_STARTS
+        if plain and self._text[at : at + 2] == ", ":  # as nearly all files have it
+            self._at = at + 2
+            return True
         if self._sign() == end:
             return False
         self._take(",")
