@@ -206,7 +206,7 @@ def test_addresses_are_fetched_when_asked_and_only_then(served: tuple[Path, str]
     sources = [f"{address}/a/x.png?size=large", (folder / "b" / "x.png").as_uri()]
     arguments = ["detect", *sources, "--texts", "cat", "-c", *AS_REFERENCE, "--out-dir", str(tmp_path / "out")]
     assert main(arguments) == 2
-    assert "add --fetch" in capsys.readouterr().err
+    assert "expected --fetch" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert main([*arguments, "--fetch"]) == 0
     assert len(list((tmp_path / "out").rglob("x.json"))) == 2

@@ -364,7 +364,7 @@ def test_an_interrupted_run_goes_on_only_when_asked(config: TrainConfig, capsys:
     config.work_dir.mkdir()
     (config.work_dir / training_state.STATE_FILE).touch()
     training.check_resume(config, resume=True)
-    with pytest.raises(InputError, match="contains an interrupted run; expected --resume"):
+    with pytest.raises(InputError, match="contains an interrupted run; expected resume=True"):
         training.check_resume(config, resume=False)
     (config.work_dir / GroundingLearner.weights_name).touch()  # finished
     training.check_resume(config, resume=False)
