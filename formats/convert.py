@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -108,7 +109,10 @@ def _converted(
         return stream if part is None else formats.only_part(stream, parts, part, selection.seed)
 
     given = {**options, "overwrite": overwrite}
-    lines = [write(target_format, path, chosen(part), _in_order(merged), given) for part, path in outputs.items()]
+    lines = [
+        write(target_format, path, chosen(part), _in_order(merged), given, source, may_be_empty=bool(parts))
+        for part, path in outputs.items()
+    ]
     if lost := formats.describe_omissions(omissions):
         lines.append(f"{source}: left out in reading:\n{lost}")
     lines += map(str, name_problems(merged, source))
