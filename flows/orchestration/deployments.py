@@ -18,6 +18,7 @@ from prefect.states import Completed, Failed
 from pydantic import BaseModel, ConfigDict
 from pydantic.dataclasses import dataclass
 
+from flows.distillation.config import DistillConfig
 from flows.evaluation.evaluate import evaluate_config
 from flows.labelling.settings import Execution, LabellingSettings, Workers, part_of
 from flows.orchestration import log_filters, tasks
@@ -35,6 +36,9 @@ from grounding_model.data.sources import GlyphData, OdvgData
 from grounding_model.training.config import TrainConfig
 
 log_filters.install()  # flow runs are processes that import this module
+
+
+DISTILL_PREFIX = "distill_"  # of a configuration's file name
 
 
 class Parameters(BaseModel):
@@ -107,7 +111,7 @@ class MergeParameters(Parameters):
 
 
 class ConfigParameters(Parameters):
-    """config: a TOML file of `groundhog train` or `groundhog evaluate`."""
+    """config: a TOML file of `groundhog train`, `groundhog evaluate` or `groundhog distill`."""
 
     config: str
     overrides: list[str] = []
@@ -115,7 +119,7 @@ class ConfigParameters(Parameters):
     @property
     def title(self) -> str:
         """coco, of configs/evaluate_coco.toml."""
-        return Path(self.config).stem.removeprefix("evaluate_")
+        return Path(self.config).stem.removeprefix("evaluate_").removeprefix(DISTILL_PREFIX)
 
 
 def _flow(name: str, titled: str) -> Callable[[Callable[..., Any]], Any]:
@@ -232,8 +236,16 @@ def evaluate(parameters: ConfigParameters) -> str:
     return table
 
 
+@_flow("distill", titled="title")
+def distill(parameters: ConfigParameters) -> str:
+    """One student; gives its folder. The table beside its teacher is an artifact."""
+    result = tasks.distill(read_config(parameters.config, DistillConfig, parameters.overrides))
+    create_markdown_artifact(result.table, key="student")
+    return str(result.student)
+
+
 def deployments() -> list[RunnerDeployment]:
-    """Everything that is served: self-train/NAME for each configuration, and each stage alone."""
+    """Everything that is served: self-train/NAME and distill/NAME for their configurations, and each stage alone."""
     made = [
         self_train.to_deployment(
             name,
@@ -241,6 +253,14 @@ def deployments() -> list[RunnerDeployment]:
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
         for name, config in configs().items()
+    ]
+    made += [
+        distill.to_deployment(
+            path.stem.removeprefix(DISTILL_PREFIX),
+            parameters={"parameters": {"config": str(path)}},
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        )
+        for path in sorted(CONFIG_DIR.glob(f"{DISTILL_PREFIX}*.toml"))
     ]
     stages = (bootstrap, plan, infer, filter_candidates, merge, train, evaluate)
     made += [stage.to_deployment("stage", entrypoint_type=EntrypointType.MODULE_PATH) for stage in stages]

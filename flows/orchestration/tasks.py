@@ -17,6 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from flows.distillation import distill as distillation
 from flows.labelling import bootstrap as bootstrapping
 from flows.labelling import filter as filtering
 from flows.labelling import infer as inference
@@ -51,6 +52,7 @@ plan = _shell(planning.plan, "plan")
 filter_candidates = _shell(filtering.filter_candidates, "filter_candidates")
 merge = _shell(merging.merge, "merge")
 train = _shell(training.train, "train")
+distill = _shell(distillation.distill, "distill")
 evaluate = _shell(scores.evaluate_weights, "evaluate")
 
 NO_ROUND = RunName()

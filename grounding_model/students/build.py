@@ -19,9 +19,12 @@ from transformers import (
 )
 
 from formats.io.errors import InputError
+from grounding_model.checkpoints.locations import PACKAGED_BACKBONES
+from grounding_model.checkpoints.timm_backbone import load_timm_backbone
 from grounding_model.checkpoints.weight_names import counted
+from grounding_model.inputs.image_batch import MEAN, STD
 from grounding_model.students.config import IMAGE_SIZE, STUDENTS, Architecture, FromStudent
-from grounding_model.students.files import load_student
+from grounding_model.students.files import LEVELS, load_student
 from grounding_model.students.network import Student
 
 FAMILIES: Mapping[str, tuple[Any, Any]] = {
@@ -39,7 +42,8 @@ def start_student(start: FromStudent, names: Sequence[str]) -> Student:
         return load_student(start.student.removeprefix("hf:"), names, start.image_size)
     architecture = STUDENTS[start.student]
     backbone = start.backbone or architecture.backbone
-    student = Student(_new_detector(architecture, backbone, names), names, start.image_size or IMAGE_SIZE)
+    pixels = _pixels_of(backbone, start.backbone_weights)
+    student = Student(_new_detector(architecture, backbone, names), names, start.image_size or IMAGE_SIZE, *pixels)
     _load_backbone(student.detector.model.backbone.model._backbone, backbone, start.backbone_weights)
     return student
 
@@ -102,9 +106,20 @@ def _maps_of(backbone: str, strides: Sequence[int]) -> tuple[list[int], list[int
     return indices, [channels[index] for index in indices]
 
 
+def _pixels_of(backbone: str, source: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation of pixels, RGB 0..255, that trained weights of a timm network expect."""
+    trained = None if source == "random" else timm.get_pretrained_cfg(backbone)
+    if trained is None:
+        return MEAN, STD
+    return [LEVELS * value for value in trained.mean], [LEVELS * value for value in trained.std]
+
+
 def _load_backbone(network: nn.Module, name: str, source: str) -> None:
     """source: as FromStudent.backbone_weights. Layers behind the last map that is taken are left out."""
     if source == "random":
+        return
+    if source in PACKAGED_BACKBONES:
+        load_timm_backbone(network, source)
         return
     tensors = _imagenet(name) if source == "imagenet" else _read(Path(source))
     expected = network.state_dict()
@@ -126,7 +141,7 @@ def _imagenet(name: str) -> Mapping[str, Tensor]:
 
 def _read(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
-        raise InputError(path, "no such file", 'expected "random", "imagenet", or a file of weights')
+        raise InputError(path, "no such file", "expected random, imagenet, efficientnet-lite0, or a file of weights")
     try:
         tensors = (
             load_file(path)

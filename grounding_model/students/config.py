@@ -29,10 +29,10 @@ class Architecture:
 
 STUDENTS = {
     "rtdetrv2-nano": Architecture("rt_detr_v2", "mobilenetv4_conv_small", (16, 32), 128, 256, 3, 100, 100),
-    "rtdetrv2-lite0": Architecture("rt_detr_v2", "efficientnet_lite0", (16, 32), 128, 256, 3, 100, 100),
+    "rtdetrv2-lite0": Architecture("rt_detr_v2", "tf_efficientnet_lite0", (16, 32), 128, 256, 3, 100, 100),
     "rtdetrv2-small": Architecture("rt_detr_v2", "resnet18d", (8, 16, 32), 256, 1024, 3, 300, 100),
     "dfine-nano": Architecture("d_fine", "mobilenetv4_conv_small", (16, 32), 128, 256, 3, 100, 100),
-    "dfine-lite0": Architecture("d_fine", "efficientnet_lite0", (16, 32), 128, 256, 3, 100, 100),
+    "dfine-lite0": Architecture("d_fine", "tf_efficientnet_lite0", (16, 32), 128, 256, 3, 100, 100),
     "glyph-student": Architecture("rt_detr_v2", "test_resnet", (8, 16), 64, 128, 2, 30, 20),
 }
 DEFAULT_STUDENT = "rtdetrv2-nano"
@@ -45,7 +45,8 @@ class FromStudent:
 
     student: a name of STUDENTS, or a folder or hub name ("hf:owner/name") of RT-DETRv2 or D-FINE, whose weights are
     taken where they fit. backbone: instead of the student's own, any of timm's networks. backbone_weights: "random";
-    "imagenet", fetched by timm; or a file with the backbone's weights by timm's names.
+    "imagenet", fetched by timm; "efficientnet-lite0", those of the extra groundhog[photos], for tf_efficientnet_lite0;
+    or a file with the backbone's weights by timm's names.
     names: the classes; None: those of the first data set, in the order of their labels. image_size: pixels of the
     square that every image is resized to; None: the folder's, or 640.
     """

@@ -21,7 +21,7 @@ def add(commands) -> None:
     parser.add_argument("images", metavar="IMAGES", nargs="?", help="folder that the filenames are relative to")
     parser.add_argument("--student", metavar="NAME", help="rtdetrv2-nano (default) …, or a folder or hf:owner/name")
     parser.add_argument("--backbone", metavar="NAME", help="any of timm's networks, instead of the student's own")
-    parser.add_argument("--backbone-weights", metavar="W", help="random (default), imagenet, or a file by timm's names")
+    parser.add_argument("--backbone-weights", metavar="W", help="random (default), imagenet, efficientnet-lite0, file")
     parser.add_argument("--image-size", type=int, metavar="N", help="pixels of the square that images are resized to")
     parser.add_argument("--label-map", metavar="FILE", help="default: X_label_map.json beside X_od_v1.json")
     parser.add_argument("--trust", choices=("labels", "scores", "none"), help="how labels weigh (default labels)")
