@@ -11,13 +11,22 @@ import pytest
 
 from flows.labelling import infer as inference
 from flows.policies.policy import Policy
-from flows.self_training.config import CaptionedImages, GlyphScenes, ImageFolder, SelfTrainConfig, read_self_train
+from flows.self_training.config import (
+    CaptionedImages,
+    GlyphScenes,
+    ImageFolder,
+    SelfTrainConfig,
+    StudentStage,
+    read_self_train,
+)
 from flows.self_training.loop import self_train
+from flows.self_training.report import write_report
 from flows.self_training.scores import evaluate_weights
 from flows.self_training.source import prepare
 from flows.self_training.stages import Stages
 from flows.training import train as training
 from formats.io.errors import InputError
+from formats.io.files import sha256_of, write_json
 from formats.label_map import read_label_map
 from grounding_model.data.sources import CocoData, GlyphData
 from grounding_model.training.config import FromWeights, TrainConfig
@@ -221,3 +230,24 @@ def test_the_configurations_of_the_deployments_are_valid(name: str) -> None:
 def test_the_loop_takes_the_path_of_its_configuration(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         self_train(tmp_path / "none.toml")
+
+
+def test_the_last_labels_that_passed_teach_a_student(config: SelfTrainConfig, tmp_path: Path) -> None:
+    asked, recorder = [], Recorder()
+    stages = recorder.stages()._replace(distill=lambda settings: asked.append(settings) or SimpleNamespace(table="|"))
+    result = self_train(replace(config, distill=StudentStage(steps=7)), stages=stages)
+    (settings,) = asked
+    assert (settings.labels, settings.teacher) == (result.rounds[-1].labels, result.rounds[-1].weights)
+    assert (settings.work_dir, settings.train.steps) == (tmp_path / "work" / "student", 7)
+    assert settings.truth == config.evaluation
+
+
+def test_the_report_shows_the_student_of_these_labels_alone(config: SelfTrainConfig, tmp_path: Path) -> None:
+    last = self_train(config, stages=Recorder().stages()).rounds[-1]
+    facts = {"labels": last.labels.name, "labels_sha256": sha256_of(last.labels)}
+    row = {"name": "student, ONNX Runtime", "ap": 0.7, "milliseconds": 1.5, "megabytes": 2.5}
+    result = tmp_path / "work" / "student" / "distill.json"
+    write_json(result, {"facts": facts, "rows": [row]})
+    assert "student, ONNX Runtime" in write_report(tmp_path / "work").read_text()
+    write_json(result, {"facts": facts | {"labels_sha256": "other"}, "rows": [row]})
+    assert "student, ONNX Runtime" not in write_report(tmp_path / "work").read_text()

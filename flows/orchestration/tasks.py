@@ -169,5 +169,6 @@ STAGES = Stages(
     merge=merge,
     train=train,
     evaluate=evaluate,
+    distill=distill,
     named=named,
 )

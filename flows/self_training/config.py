@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from flows.distillation.config import STEPS, Trust
 from flows.evaluation.benchmarks import BenchmarkData
 from flows.labelling.settings import DetectionSettings, Execution, View
 from flows.policies.policy import Policy
@@ -14,6 +15,7 @@ from flows.self_training.labelled import KnownLabels
 from formats.io.errors import InputError
 from formats.io.ranges import Count, CountOrZero, Factor, Name, PositiveShare, Seed, check_ranges
 from formats.io.toml_config import read_config
+from grounding_model.students.config import FromStudent
 from grounding_model.training.config import FromWeights, TrainConfig
 
 
@@ -77,6 +79,20 @@ class Labelling(DetectionSettings, Execution):
 
 
 @dataclass(frozen=True)
+class StudentStage:
+    """The last stage: a small detector taught with the last labels that passed the gate, in WORK_DIR/student.
+
+    Other settings are those of `groundhog distill`. licence: of the first round's weights; "" where unknown.
+    """
+
+    start: FromStudent = field(default_factory=FromStudent)
+    steps: Count = STEPS
+    trust: Trust = "labels"
+    licence: str = ""
+    onnx: bool = True
+
+
+@dataclass(frozen=True)
 class SelfTrainConfig:
     """A run of the loop.
 
@@ -99,11 +115,14 @@ class SelfTrainConfig:
     evaluated_categories: tuple[str, ...] | None = None  # None: all that the evaluation data know
     gate: Gate = field(default_factory=Gate)
     review: bool | tuple[CountOrZero, ...] = False  # rounds whose labels a person is waited for; true: all
+    distill: StudentStage | None = None  # after the last round
 
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.labelled is not None and not isinstance(self.data, ImageFolder):
             raise InputError("labelled", f"is set for {self.data.kind}", 'expected data of kind = "images"')
+        if self.distill is not None and "captions" in (self.data.kind, getattr(self.data, "task", "")):
+            raise InputError("distill", "is set for captions", "expected data with categories: a student has classes")
         if not isinstance(self.train.start, FromWeights):
             raise InputError("train.start", "random weights cannot label", 'expected kind = "weights"')
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flows.distillation.config import DistillConfig, default_training
 from flows.evaluation.evaluate import EVALUATION_NAME
 from flows.labelling.filter import FilterResult
 from flows.labelling.manifest import Manifest
@@ -35,6 +36,7 @@ from flows.self_training.source import prepare
 from flows.self_training.stages import PLAIN_STAGES, RunName, Stages
 from flows.self_training.state import (
     ROUNDS_NAME,
+    STUDENT_FOLDER,
     LoopState,
     RoundResult,
     State,
@@ -49,6 +51,7 @@ from formats.dataset_names import labels_path, reviewed_path
 from formats.io.files import load_json, sha256_of
 from formats.io.locks import lock
 from formats.io.notebook import html_text
+from grounding_model.data.sources import CocoData, GlyphData, OdvgData
 from grounding_model.training.config import FromWeights
 
 Event = Mapping[str, Any]
@@ -259,11 +262,37 @@ class _Loop:
 
     def _result(self, stop: Stop) -> SelfTrainResult:
         state, reason = stop
+        if state != "waiting":
+            self._distill()
         # A loop that waits has been written before it began to wait.
         summary = self._work_dir / ROUNDS_NAME if state == "waiting" else self._write(state, reason)
         self._report(self._rounds[-1].round, "loop", state, reason=reason)
         best = best_round(self._rounds)
         return SelfTrainResult(tuple(self._rounds), best, state, reason, summary, self._labels.quarantined)
+
+    def _distill(self) -> None:
+        """Teaches the student with the last labels that passed the gate; none where none did."""
+        stage, train = self._config.distill, self._config.train
+        passed = [each for each in self._rounds if each.holds]
+        if stage is None or not passed:
+            return
+        done = passed[-1]
+        settings = default_training(self._work_dir / STUDENT_FOLDER)
+        settings = replace(settings, start=stage.start, steps=stage.steps)
+        config = DistillConfig(
+            done.labels,
+            self.source.images,
+            self.source.label_map,
+            stage.trust,
+            replace(settings, device=train.device, seed=train.seed),
+            teacher=done.weights,
+            text_encoder=self._start.text_encoder,
+            truth=self._truth if isinstance(self._truth, OdvgData | CocoData | GlyphData) else None,
+            licence=stage.licence,
+            onnx=stage.onnx,
+        )
+        self._report(done.round, "distill", "started")
+        self._report(done.round, "distill", "finished", table=self._stages.distill(config).table)
 
     def _report(self, number: int, stage: str, state: str, **details: Any) -> None:
         self._on_event({"round": number, "stage": stage, "state": state} | details)

@@ -34,6 +34,8 @@ def in_words(event: Mapping[str, Any]) -> str | None:
         return None if loss is None else f"{labels}: step {event.get('step')}, loss {loss:.2f}"
     if (stage, state) == ("train", "finished"):
         return f"{labels}: trained {event['weights']}"
+    if (stage, state) == ("distill", "finished"):
+        return f"{labels}: a student was taught with these labels\n{event['table']}"
     if stage == "loop":
         return ending(state, event["round"], event["reason"])
     return None

@@ -20,16 +20,17 @@ from browse.contact_sheet import contact_sheet
 from browse.draw import draw_record
 from browse.images.pictures import reduced_picture
 from browse.page_style import figures_of
+from flows.distillation.distill import RESULT_NAME
 from flows.labelling.manifest import MANIFEST_NAME, Manifest, read_manifest
 from flows.self_training import html as pages
 from flows.self_training.gate import changed_lines
 from flows.self_training.review import browse_command
-from flows.self_training.state import ROUNDS_NAME, LoopState, ending, name_of, read_state, state_rows
+from flows.self_training.state import ROUNDS_NAME, STUDENT_FOLDER, LoopState, ending, name_of, read_state, state_rows
 from formats.candidates import read_candidates
 from formats.dataset_names import labels_path, metadata_path
 from formats.images import safe_join
 from formats.io.errors import InputError
-from formats.io.files import write_whole
+from formats.io.files import sha256_of, write_whole
 from formats.io.plots import new_figure
 from formats.io.plurals import many
 from formats.odvg import read_odvg
@@ -92,6 +93,7 @@ def write_report(
         _review(rounds),
         _outcome(loop),
         _overview(rounds, names),
+        _student(run_dir / STUDENT_FOLDER / RESULT_NAME, rounds),
         _audits(rounds),
         _curves(rounds, names),
         _drift(loop),
@@ -241,6 +243,22 @@ def _overview(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
 def _boxes_in(counts: Mapping[str, Any]) -> int | None:
     """How many boxes the label file has: the model's that were kept, and those of a person."""
     return None if "kept" not in counts else counts["kept"] + counts.get("reviewed_boxes", 0)
+
+
+def _student(result: Path, rounds: Sequence[RoundOnDisk]) -> str:
+    """Teacher and student beside each other; nothing where no student was taught with the labels of these rounds."""
+    payload = _json(result)
+    facts = payload.get("facts", {})
+    labels = {entry.labels.name: entry.labels for entry in rounds if entry.labels is not None}
+    used = labels.get(facts.get("labels", ""))
+    if used is None or sha256_of(used) != facts.get("labels_sha256"):
+        return ""
+    rows = [
+        [row["name"], pages.fraction(row["ap"]), f"{row['milliseconds']:.1f}", f"{row['megabytes']:.1f}"]
+        for row in payload["rows"]
+    ]
+    intro = pages.paragraph(f"Taught with <code>{html.escape(used.name)}</code>. Time is that of one image on the CPU.")
+    return pages.section("Student", intro + pages.table(["", "AP", "ms an image", "MB"], rows))
 
 
 def _audits(rounds: Sequence[RoundOnDisk]) -> str:

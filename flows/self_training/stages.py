@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flows.distillation.distill import DistillResult, distill
 from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg
 from flows.labelling.filter import FilterResult, filter_candidates
 from flows.labelling.infer import infer
@@ -48,6 +49,7 @@ class Stages(NamedTuple):
     train: Callable[..., Path] = train
     evaluate: Callable[..., dict[str, Any]] = evaluate_weights
     report: Callable[..., Path] = write_report
+    distill: Callable[..., DistillResult] = distill
     named: Callable[[Stage, RunName], Stage] = lambda stage, name: stage
 
     def run_as(self, name: RunName) -> Stages:

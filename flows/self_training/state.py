@@ -24,6 +24,7 @@ from formats.io.locks import temporary_beside
 from formats.io.storage import is_address
 
 ROUNDS_NAME = "rounds.json"
+STUDENT_FOLDER = "student"  # in the work_dir: what was distilled at the end
 State = Literal["running", "waiting", "stopped", "finished"]
 
 
