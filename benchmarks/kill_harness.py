@@ -20,6 +20,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -240,12 +241,29 @@ def content(path: Path) -> Any:
     if path.suffix == ".pt":  # the state, and the one before
         import torch
 
-        return repr(torch.load(path, weights_only=False, map_location="cpu"))
+        return tensor_bytes(torch.load(path, weights_only=False, map_location="cpu"))
+    if path.parent.name == "images" and path.suffix == ".json":  # when a picture was written, and its digest
+        return re.sub(r"\b\d{16,}\b", "", path.read_text(encoding="utf-8"))
     if path.suffix in (".json", ".jsonl") and path.parent.name.startswith("train-"):
         text = path.read_text(encoding="utf-8")
         values = [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
         return without_clock(values)
     return path.read_bytes()
+
+
+def _bytes_of(tensor: Any) -> bytes:
+    import torch
+
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+
+
+def tensor_bytes(value: Any) -> Any:
+    """The value with each tensor as its type, shape and bytes: repr shortens large ones."""
+    if hasattr(value, "numpy"):
+        return str(value.dtype), tuple(value.shape), _bytes_of(value)
+    if isinstance(value, dict):
+        return {str(key): tensor_bytes(entry) for key, entry in value.items()}
+    return [tensor_bytes(entry) for entry in value] if isinstance(value, list | tuple) else repr(value)
 
 
 def without_clock(value: Any) -> Any:

@@ -36,10 +36,10 @@ def log(**event: Any) -> None:
 
 def watch() -> None:
     """In this process: logs each model that is loaded and each shard that is taken up, and may be killed at one."""
+    from flows.labelling import detector_pool
     from flows.labelling import infer as inference
-    from grounding_model import detector
 
-    load, label = detector.load_detector, inference.label_shard
+    load, label = detector_pool.load_detector, inference.label_shard
 
     def load_and_log(*arguments: Any, **settings: Any) -> Any:
         log(event="load")
@@ -50,7 +50,7 @@ def watch() -> None:
         settings["on_images"] = lambda count: count and end_where_armed(manifest.work_dir, index)
         return label(manifest, index, *arguments, **settings)
 
-    detector.load_detector, inference.label_shard = load_and_log, label_and_log
+    detector_pool.load_detector, inference.label_shard = load_and_log, label_and_log
 
 
 def end_where_armed(work_dir: Path, shard: int) -> None:

@@ -395,7 +395,7 @@ def test_images_of_extreme_shape_are_labelled(shape, detector):
     [
         ({"prompt": "cat"}, "expected a list of names"),
         ({"prompt": []}, "empty"),
-        ({"prompt": [["cat"], ["dog"]]}, "2 prompts for 1 images"),
+        ({"prompt": [["cat"], ["dog"]]}, "2 prompts for 1 image"),
         ({"score_threshold": 1.5}, "score_threshold"),
         ({"max_per_image": 0}, "max_per_image"),
         ({"max_per_chunk": 0}, "max_per_chunk"),

@@ -171,7 +171,11 @@ for number in range(5000):
 @pytest.mark.slow
 def test_what_went_wrong_in_a_process_is_told_by_the_one_that_started_it(config: TrainConfig) -> None:
     with pytest.raises(TrainingFailed, match=r"process \d: TrainingFailed: step \d: .*not finite"):
-        train_in_processes(replace(config, processes=2, optimizer=OptimizerConfig(learning_rate=1e30)))
+        train_in_processes(
+            replace(
+                config, processes=2, optimizer=OptimizerConfig(learning_rate=10.0, base_batch_size=1, clip_norm=0.0)
+            )
+        )
 
 
 @pytest.mark.slow

@@ -75,9 +75,9 @@ def test_candidates_without_one_image_make_no_labels(planned: Manifest) -> None:
 def test_a_folder_of_files_that_are_no_images_is_not_bootstrapped(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").write_text("text")
-    with pytest.raises(InputError, match=r"not one of 1 images could be read; first a\.jpg: "):
+    with pytest.raises(InputError, match=r"not one of 1 image could be read; first a\.jpg: "):
         bootstrap_od(tmp_path / "images", ["cat"], tmp_path / "x_od.json")
-    with pytest.raises(InputError, match="not one of 1 images could be read"):
+    with pytest.raises(InputError, match="not one of 1 image could be read"):
         bootstrap_vg(tmp_path / "images", {"b.jpg": "a cat"}, tmp_path / "x_vg.json", {"a cat": ["a cat"]})
     assert not (tmp_path / "x_od.json").exists()
     assert not (tmp_path / "x_vg.json").exists()
