@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,12 @@ class Architecture:
     decoder_layers: int
     queries: int
     denoising: int  # queries of it in training
+
+    @property
+    def min_image_size(self) -> int:
+        """Pixels of the smallest square whose maps have a position for every query."""
+        sides = count(32, 32)
+        return next(side for side in sides if sum((side // each) ** 2 for each in self.strides) >= self.queries)
 
 
 STUDENTS = {
@@ -65,6 +72,9 @@ class FromStudent:
             raise InputError("start.backbone", "is set, and start.student brings its own", "expected one of them")
         if self.image_size is not None and (self.image_size < 32 or self.image_size % 32):
             raise InputError("start.image_size", f"{self.image_size}", "expected a multiple of 32")
+        if self.image_size is not None and (own := STUDENTS.get(self.student)) and self.image_size < own.min_image_size:
+            what = f"{self.image_size} is too small for {own.queries} queries"
+            raise InputError("start.image_size", what, f"expected at least {own.min_image_size}")
         if self.names is not None and len({name.casefold() for name in self.names}) < max(1, len(self.names)):
             raise InputError("start.names", f"{list(self.names)}", "expected at least one name, and each once")
 
