@@ -28,7 +28,15 @@ from formats.record import Box, Instance, Record, Region
 from grounding_model.inputs.defaults import DTYPE, DTYPES, WEIGHTS
 from grounding_model.inputs.image import check_image, read_resized, resize_for_test
 from grounding_model.inputs.image_batch import collate_images
-from grounding_model.inputs.predict import Failure, FeaturedRecord, ImageSource, PredictSettings, ScoredRecord
+from grounding_model.inputs.predict import (
+    Failure,
+    FeaturedRecord,
+    ImageSource,
+    PredictSettings,
+    ScoredRecord,
+    image_list,
+    records_of,
+)
 from grounding_model.inputs.prompt import BuiltPrompt, Prompt
 from grounding_model.inputs.tokens import count_tokens, tokenize, tokens_of_spans, unknown_phrases
 from grounding_model.model.backbone import TimmFeatures
@@ -176,13 +184,8 @@ class Detector:
         prompt: category names, a Prompt, or a list with one of them for each image. settings: as PredictSettings
         tells them, such as score_threshold=0.3 and batch_size=4.
         """
-        images = [images] if isinstance(images, str | Path | np.ndarray) else list(images)
-        records = []
-        for outcome in self.predict_each(images, _prompts_of(prompt, len(images)), **settings):
-            if isinstance(outcome, Failure):
-                raise outcome.error
-            records.append(outcome)
-        return records
+        images = image_list(images)
+        return records_of(self.predict_each(images, _prompts_of(prompt, len(images)), **settings))
 
     def predict_each(
         self, images: Iterable[ImageSource], prompt: Prompt | Iterable[Prompt], **settings: Any

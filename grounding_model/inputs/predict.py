@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,3 +86,18 @@ class PredictSettings:
             raise InputError("batch_size", str(self.batch_size), "expected at least 1")
         if self.return_all_scores and self.return_image_feature:
             raise InputError("return_image_feature", "together with return_all_scores", "expected one of them")
+
+
+def image_list(images: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
+    """Several images; one alone becomes a list of it."""
+    return [images] if isinstance(images, str | Path | np.ndarray) else list(images)
+
+
+def records_of(outcomes: Iterable[Record | Failure]) -> list[Record]:
+    """The records of all images, in their order. Raises the error of the first failure."""
+    records = []
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            raise outcome.error
+        records.append(outcome)
+    return records

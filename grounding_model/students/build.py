@@ -43,15 +43,12 @@ def start_student(start: FromStudent, names: Sequence[str]) -> Student:
     architecture = STUDENTS[start.student]
     backbone = start.backbone or architecture.backbone
     pixels = _pixels_of(backbone, start.backbone_weights)
-    size = start.image_size or IMAGE_SIZE
-    # Queries are the best cells of the feature maps, of which a small image has fewer.
-    queries = min(architecture.queries, sum((size // stride) ** 2 for stride in architecture.strides))
-    student = Student(_new_detector(architecture, backbone, names, queries), names, size, *pixels)
+    student = Student(_new_detector(architecture, backbone, names), names, start.image_size or IMAGE_SIZE, *pixels)
     _load_backbone(student.detector.model.backbone.model._backbone, backbone, start.backbone_weights)
     return student
 
 
-def _new_detector(architecture: Architecture, backbone: str, names: Sequence[str], queries: int) -> nn.Module:
+def _new_detector(architecture: Architecture, backbone: str, names: Sequence[str]) -> nn.Module:
     indices, channels = _maps_of(backbone, architecture.strides)
     config_type, model_type = FAMILIES[architecture.family]
     levels, width = len(architecture.strides), architecture.width
@@ -66,7 +63,7 @@ def _new_detector(architecture: Architecture, backbone: str, names: Sequence[str
             encoder_ffn_dim=architecture.feedforward,
             encode_proj_layers=[levels - 1],
             d_model=width,
-            num_queries=queries,
+            num_queries=architecture.queries,
             decoder_in_channels=[width] * levels,
             decoder_ffn_dim=architecture.feedforward,
             num_feature_levels=levels,

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor
 from formats.io.errors import InputError, want_one_of
 from formats.record import Instance, Record
 from grounding_model.inputs.image import check_image, read_image
-from grounding_model.inputs.predict import Failure, ImageSource, PredictSettings, ScoredRecord
+from grounding_model.inputs.predict import Failure, ImageSource, PredictSettings, ScoredRecord, image_list, records_of
 from grounding_model.inputs.prompt import Prompt, clean_name
 from grounding_model.students.network import Student
 
@@ -53,13 +52,8 @@ class StudentDetector:
 
         prompt: None asks for all classes.
         """
-        images = [images] if isinstance(images, str | Path | np.ndarray) else list(images)
-        records = []
-        for outcome in self.predict_each(images, self._prompts(prompt, len(images)), **settings):
-            if isinstance(outcome, Failure):
-                raise outcome.error
-            records.append(outcome)
-        return records
+        images = image_list(images)
+        return records_of(self.predict_each(images, self._prompts(prompt, len(images)), **settings))
 
     def predict_each(
         self, images: Iterable[ImageSource], prompt: Prompt | Iterable[Prompt], **settings: Any
