@@ -74,7 +74,8 @@ def table(config: QualityConfig, pieces: Sequence[Piece]) -> str:
 
 
 def _round_name(config: QualityConfig, variant: str, number: int) -> str:
-    return variant if config.variants[variant].rounds == 1 else f"{variant}, round {number}"
+    """The labels that a round trains on: "all, v1". The model of that row was trained on them."""
+    return variant if config.variants[variant].rounds == 1 else f"{variant}, v{number}"
 
 
 def _spread(values: Sequence[float], form: str = ".3f") -> str:

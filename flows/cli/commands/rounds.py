@@ -44,7 +44,7 @@ def _add_approve(verbs) -> None:
     )
     parser.add_argument("work_dir", metavar="WORK_DIR", help="train.work_dir of the configuration")
     parser.add_argument(
-        "--round", type=int, metavar="N", help="the round whose labels were reviewed (default: the last)"
+        "--round", type=int, metavar="N", help="2 for the labels v2 (default: the last)"
     )
     parser.add_argument(
         "--reviewed",
@@ -59,7 +59,7 @@ def _approve(options: argparse.Namespace) -> int:
 
     number = approve_round(options.work_dir, options.round, options.reviewed)
     resumed = resume_waiting(options.work_dir, number)
-    print(f"round {number} is approved; {resumed or 'run `groundhog self-train` again to continue'}")
+    print(f"v{number} is approved; {resumed or 'run `groundhog self-train` again to continue'}")
     return 0
 
 
