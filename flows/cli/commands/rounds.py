@@ -43,9 +43,7 @@ def _add_approve(verbs) -> None:
         "groundhog rounds approve work_dirs/self_train_cat --round 1 --reviewed corrected.json",
     )
     parser.add_argument("work_dir", metavar="WORK_DIR", help="train.work_dir of the configuration")
-    parser.add_argument(
-        "--round", type=int, metavar="N", help="2 for the labels v2 (default: the last)"
-    )
+    parser.add_argument("--round", type=int, metavar="N", help="2 for the labels v2 (default: the last)")
     parser.add_argument(
         "--reviewed",
         metavar="FILE",
