@@ -72,8 +72,9 @@ def test_a_scene_does_not_depend_on_what_was_drawn_before():
 
 
 def test_a_scene_does_not_depend_on_the_process():
-    code = "import hashlib; from grounding_model.glyphs import draw_scene; from grounding_model.glyphs.records import TASKS"
-    code += f"\nSEED = {SEED}\n{inspect.getsource(digest)}\nprint(digest([0, 5]))"  # without the imports of this file
+    code = "import hashlib; from grounding_model.glyphs import draw_scene\n"
+    code += "from grounding_model.glyphs.records import TASKS\n"
+    code += f"SEED = {SEED}\n{inspect.getsource(digest)}\nprint(digest([0, 5]))"  # without the imports of this file
     environment = os.environ | {"PYTHONHASHSEED": "12345"}
     other = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert other.stdout.strip() == str(digest([0, 5]))
