@@ -96,6 +96,11 @@ def _repeated_ids(content: CocoContent) -> Iterator[InputError]:
         seen.add(annotation_id)
 
 
+def read_coco_results_categories(path: str | Path, truth: str | Path) -> tuple[str, ...]:
+    """The names of the labels, which the annotations know and the results do not."""
+    return read_coco_categories(truth)
+
+
 def read_coco_categories(path: str | Path) -> tuple[str, ...]:
     """The category names in file order: the name of each label that read_coco gives."""
     return tuple(name for _, name in load_coco(path, annotated=False).categories.values())

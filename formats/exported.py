@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from formats.coco import coco_records, load_coco
 from formats.cvat import read_cvat
+from formats.export_tools import TITLES
 from formats.fiftyone import read_labels_json
 from formats.images import IMAGE_SUFFIXES, with_slashes
 from formats.io.errors import InputError, handed_to, refused
@@ -24,8 +25,6 @@ from formats.record import Box, Record, check_box
 from formats.voc import read_voc
 from formats.yolo import find_label_files
 from formats.yolo_rows import read_rows
-
-TOLERANCE = 0.5  # pixels by which a side may differ and be the same: what rounding to whole pixels makes
 
 Problem = Callable[[InputError], None]
 
@@ -194,10 +193,10 @@ class Tool:
 
 
 TOOLS = {
-    "labelstudio": Tool("Label Studio: the JSON of its tasks", _labelstudio, holds_ignored=False),
-    "cvat": Tool("CVAT: the XML of CVAT for images 1.1", _cvat, holds_ignored=False),
-    "fiftyone": Tool("FiftyOne: a FiftyOneImageDetectionDataset", _fiftyone, holds_ignored=True),
-    "coco": Tool("COCO: a JSON file", _coco, holds_ignored=True),
-    "yolo": Tool("YOLO: a folder of text files", _yolo, holds_ignored=False),
-    "voc": Tool("Pascal VOC: a folder of XML files", _voc, holds_ignored=True),
+    "labelstudio": Tool(TITLES["labelstudio"], _labelstudio, holds_ignored=False),
+    "cvat": Tool(TITLES["cvat"], _cvat, holds_ignored=False),
+    "fiftyone": Tool(TITLES["fiftyone"], _fiftyone, holds_ignored=True),
+    "coco": Tool(TITLES["coco"], _coco, holds_ignored=True),
+    "yolo": Tool(TITLES["yolo"], _yolo, holds_ignored=False),
+    "voc": Tool(TITLES["voc"], _voc, holds_ignored=True),
 }

@@ -12,6 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+from pyarrow import parquet
+
 from formats.coco import needed, size_of
 from formats.io.errors import InputError, refused
 from formats.io.json_stream import stream_json
@@ -72,9 +75,6 @@ def _samples(file: Path) -> Iterator[tuple[Any, str]]:
 
 
 def _parquet_samples(file: Path) -> Iterator[tuple[Any, str]]:
-    import pyarrow  # only here: `import formats` stays light
-    from pyarrow import parquet
-
     try:
         with parquet.ParquetFile(file) as table:
             rows = (row for batch in table.iter_batches(1000) for row in batch.to_pylist())

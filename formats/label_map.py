@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from formats.io.errors import InputError
 from formats.io.files import read_text, write_json
 from formats.io.storage import as_path
@@ -203,8 +205,6 @@ def _yaml_value(path: Path, wanted: str) -> Any:
 
     None where the key or the table is missing, and in place of anything deeper.
     """
-    import yaml  # only here: the names of most data sets come as a list
-
     text = read_text(path, "expected it saved as UTF-8")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, and with nested brackets a thousand
     try:

@@ -25,6 +25,7 @@ from formats.io.errors import InputError
 from formats.io.notebook import html_table
 from formats.io.plurals import many
 from formats.record import Box, Instance, Record, Region
+from grounding_model.checkpoints.weights import load_checkpoint
 from grounding_model.inputs.defaults import DTYPE, DTYPES, WEIGHTS
 from grounding_model.inputs.image import check_image, read_resized, resize_for_test
 from grounding_model.inputs.image_batch import collate_images
@@ -106,8 +107,6 @@ def load_detector(
 
     Raises InputError when the weights cannot be read, the device is not there, or the dtype is not one of these.
     """
-    from grounding_model.checkpoints.weights import load_checkpoint
-
     chosen = choose_device(device)
     if is_student(weights):
         return StudentDetector(load_student(weights), chosen)

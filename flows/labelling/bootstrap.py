@@ -22,6 +22,7 @@ from formats.odvg import read_odvg, record_to_line
 from formats.phrases import find_phrase
 from formats.quarantine import quarantined_line, reason_of
 from formats.record import Record, Region
+from grounding_model.inputs.noun_phrases import noun_phrases
 
 Captions = str | Path | Mapping[str, str | Sequence[str]]
 Phrases = str | Path | Mapping[str, Sequence[str]]
@@ -109,8 +110,6 @@ def bootstrap_vg(
 
 def placeholder_regions(caption: str, phrases: Sequence[str] | None = None) -> tuple[Region, ...]:
     """The phrases of a caption (NLTK's noun phrases when None) as regions without boxes."""
-    from grounding_model.inputs.noun_phrases import noun_phrases
-
     if phrases is None:
         spans = noun_phrases(caption)
     else:

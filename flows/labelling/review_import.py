@@ -22,7 +22,8 @@ from flows.labelling.changed_boxes import (
 from flows.labelling.corrections import check_lines
 from flows.labelling.image_names import ImageNames
 from formats.dataset_names import label_map_beside, parse_annotation_name, reviewed_path
-from formats.exported import TOLERANCE, TOOLS, ExportedImage, ExportOptions, read_exported
+from formats.export_tools import TOLERANCE
+from formats.exported import TOOLS, ExportedImage, ExportOptions, read_exported
 from formats.io.errors import InputError, handed_to
 from formats.io.plurals import many
 from formats.label_map import read_label_map, relabelled

@@ -24,6 +24,7 @@ from formats.io.locks import temporary_beside
 from formats.io.storage import is_address
 
 ROUNDS_NAME = "rounds.json"
+WAITING_NAME = "waiting.json"  # in the folder of a round that waits for a person: which flow run of Prefect waits
 STUDENT_FOLDER = "student"  # in the work_dir: what was distilled at the end
 PRETRAINED = "pretrained"
 FINE_TUNED = "trained on your labels"  # where a person has labelled something before the first round

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from flows.cli.arguments import command
 
@@ -52,11 +53,14 @@ def _add_approve(verbs) -> None:
 
 
 def _approve(options: argparse.Namespace) -> int:
-    from flows.orchestration.pause import resume_waiting
-    from flows.self_training.state import approve_round
+    from flows.self_training.state import WAITING_NAME, approve_round, round_folder
 
     number = approve_round(options.work_dir, options.round, options.reviewed)
-    resumed = resume_waiting(options.work_dir, number)
+    resumed = ""
+    if (round_folder(Path(options.work_dir), number) / WAITING_NAME).is_file():
+        from flows.orchestration.pause import resume_waiting  # Prefect takes seconds to import
+
+        resumed = resume_waiting(options.work_dir, number)
     print(f"v{number} is approved; {resumed or 'run `groundhog self-train` again to continue'}")
     return 0
 
