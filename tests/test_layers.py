@@ -158,6 +158,40 @@ def test_modules_have_no_circle() -> None:
     assert set(graph) - done == set()
 
 
+# Imports inside functions, other than those of the command line: each with its reason. Nothing else may have one.
+LAZY = {
+    "browse/__main__.py browse": "a window needs OpenCV, pages and files do not",
+    "browse/draw.py _font_folder": "matplotlib, for the folder of its fonts alone",
+    "flows/labelling/bootstrap.py _captions_csv": "pandas, for captions in CSV alone",
+    "flows/labelling/plan.py _with_dtype": "torch, where dtype is auto: other plans need no model",
+    "flows/orchestration/tasks.py task_runner": "optional: groundhog[ray]",
+    "formats/candidates.py to_frame": "pandas, for notebooks alone",
+    "formats/io/plots.py new_figure": "matplotlib takes longer to import than most commands take",
+    "formats/io/storage.py as_path": "universal_pathlib, for addresses alone",
+    "grounding_model/checkpoints/locations.py locate": "the hub, for its names alone",
+    "grounding_model/checkpoints/locations.py locate_backbone": "the hub, for its names alone",
+    "grounding_model/inputs/noun_phrases.py _nltk": "NLTK, for noun phrases alone",
+    "grounding_model/students/export.py _check_installed": "optional: groundhog[onnx]",
+    "grounding_model/students/export.py __init__": "optional: groundhog[onnx]",
+    "grounding_model/training/log.py _tensorboard": "optional: groundhog[tensorboard]",
+}
+COMMAND_LINE = "flows/cli/"
+
+
+def functions_that_import(path: Path) -> Iterator[str]:
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            inner = (each for statement in node.body for each in ast.walk(statement))
+            if any(isinstance(each, ast.Import | ast.ImportFrom) for each in inner):
+                yield f"{path.relative_to(ROOT).as_posix()} {node.name}"
+
+
+def test_imports_stand_at_the_top_of_a_file() -> None:
+    """But at the door of the command line, and where a reason stands above."""
+    lazy = {each for path in FILES for each in functions_that_import(path) if not each.startswith(COMMAND_LINE)}
+    assert lazy == set(LAZY)
+
+
 def test_rooms_stay_small() -> None:
     count = Counter(path.parent.relative_to(ROOT) for path in FILES if path.name != "__init__.py")
     crowded = {str(folder): modules for folder, modules in count.items() if modules > MOST_MODULES}
