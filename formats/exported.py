@@ -98,7 +98,7 @@ def _cvat(path: Path, on_problem: Problem, options: ExportOptions) -> Iterator[E
 def _refuse_lost(lost: dict[str, int], location: str) -> None:
     if lost:
         what = ", ".join(f"{what.removesuffix(', left out')} ({count})" for what, count in lost.items())
-        raise InputError(location, f"holds {what}", "expected upright boxes")
+        raise InputError(location, f"contains {what}", "expected upright boxes")
 
 
 def _coco(path: Path, on_problem: Problem, options: ExportOptions) -> Iterator[ExportedImage]:
@@ -112,7 +112,7 @@ def _coco(path: Path, on_problem: Problem, options: ExportOptions) -> Iterator[E
         location = f"{path}: {record.filename}"
         with handed_to(on_problem):
             if image_id in turned:
-                raise InputError(location, "holds turned boxes", "expected upright boxes")
+                raise InputError(location, "contains rotated boxes", "expected upright boxes")
             yield _of_record(record, location)
 
 
@@ -160,7 +160,7 @@ def _yolo(path: Path, on_problem: Problem, options: ExportOptions) -> Iterator[E
         with handed_to(on_problem):
             rows = read_rows(file, len(names), None)
             if odd := [row for row in rows if row.unread]:
-                raise InputError(odd[0].location, f"holds {odd[0].unread}", "expected plain boxes: class cx cy w h")
+                raise InputError(odd[0].location, f"contains {odd[0].unread}", "expected plain boxes: class cx cy w h")
             boxes = tuple(ExportedBox(names[row.label], _checked(row.box, row.location)) for row in rows)
             yield ExportedImage(str(file), stem.as_posix(), None, boxes, is_stem=True, relative=True)
 
@@ -171,11 +171,11 @@ def _is_list(file: Path) -> bool:
     return PurePosixPath(lines[0].strip()).suffix.lower() in IMAGE_SUFFIXES
 
 
-def _yolo_names(path: Path, given: Sequence[str] | Path | None) -> Sequence[str]:
-    if isinstance(given, Path):
-        return read_category_names(given)
-    if given is not None:
-        return given
+def _yolo_names(path: Path, categories: Sequence[str] | Path | None) -> Sequence[str]:
+    if isinstance(categories, Path):
+        return read_category_names(categories)
+    if categories is not None:
+        return categories
     for folder in (path, path.parent):
         for name in _NAMES_FILES:
             if (folder / name).is_file():

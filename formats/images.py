@@ -216,12 +216,12 @@ def decode_image(path: str | Path, longest: int | None = None, whole_below: int 
 
 def max_pixels() -> int | None:
     """The pixels that a picture may have: MAX_PIXELS, or what GROUNDHOG_MAX_IMAGE_PIXELS says; None: any number."""
-    said = os.environ.get(MAX_PIXELS_VARIABLE, "").strip()
-    if not said:
+    text = os.environ.get(MAX_PIXELS_VARIABLE, "").strip()
+    if not text:
         return MAX_PIXELS
-    if not (said.isascii() and said.isdecimal()) or len(said) > 18:
-        raise InputError(MAX_PIXELS_VARIABLE, f"is {said[:40]!r}", "expected a number of pixels; 0 for no limit")
-    return int(said) or None
+    if not (text.isascii() and text.isdecimal()) or len(text) > 18:
+        raise InputError(MAX_PIXELS_VARIABLE, f"is {text[:40]!r}", "expected a number of pixels; 0 for no limit")
+    return int(text) or None
 
 
 def _opened(path: str | Path, stream: IO[bytes]) -> Image.Image:

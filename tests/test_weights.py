@@ -198,7 +198,7 @@ def test_a_model_that_is_there_wrapped_and_bare_is_refused(tmp_path: Path) -> No
 def test_a_file_without_its_language_model_says_that(tmp_path: Path, form: str) -> None:
     tensors = FILE.tensors if form == "mmdet" else in_names_of_idea(FILE.tensors)
     rest = {name: t for name, t in tensors.items() if not name.startswith(("language_model.", "module.bert."))}
-    with pytest.raises(InputError, match="holds no language model"):
+    with pytest.raises(InputError, match="contains no language model"):
         load_checkpoint(saved(tmp_path / "a.pth", rest), BERT)
 
 

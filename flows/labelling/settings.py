@@ -80,9 +80,9 @@ class DetectionSettings(View):
         self, weights: str, text_encoder: str | Path | None = None, view: View | None = None
     ) -> LabellingSettings:
         """The settings of a labelling by these weights. view: how images are shown, instead of the settings' own."""
-        own = values_of(self, DetectionSettings) | values_of(self if view is None else view, View)
+        values = values_of(self, DetectionSettings) | values_of(self if view is None else view, View)
         return LabellingSettings(
-            **own, weights=weights, text_encoder=None if text_encoder is None else str(text_encoder)
+            **values, weights=weights, text_encoder=None if text_encoder is None else str(text_encoder)
         )
 
     def detector_arguments(self) -> dict[str, Any]:
@@ -172,12 +172,12 @@ def values_of(settings: Any, part: type) -> dict[str, Any]:
 def split(changes: Mapping[str, Any], *parts: type) -> list[dict[str, Any]]:
     """Values by name, those of each class. Raises TypeError, as a call does, for a name that none of them has."""
     names = [[each.name for each in fields(part)] for part in parts]
-    known = [name for own in names for name in own]
+    known = [name for names_of_part in names for name in names_of_part]
     for name in changes:
         if name not in known:
             hint = did_you_mean(known, name) or f"expected one of {', '.join(known)}"
             raise TypeError(f"there is no setting {name!r}; {hint}")
-    return [{name: value for name, value in changes.items() if name in own} for own in names]
+    return [{name: value for name, value in changes.items() if name in names_of_part} for names_of_part in names]
 
 
 def recorded(value: Any) -> Any:

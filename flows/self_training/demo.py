@@ -124,7 +124,7 @@ def _claim(out_dir: Path, demo: Mapping[str, Any]) -> None:
     remedy = "remove the folder or choose another"
     if path.is_file():
         if load_json(path, remedy) != demo:
-            raise InputError(out_dir, "another demo lies there", remedy)
+            raise InputError(out_dir, "contains another demo", remedy)
         return
     write_json(path, demo)
 

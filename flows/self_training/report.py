@@ -342,8 +342,8 @@ def _drift(loop: LoopState | None) -> str:
     rows += [[f"boxes {name}", *(f"{getattr(drift, name):,}" for drift in drifts)] for name in BOX_CHANGES]
     names = sorted({name for drift in drifts for name in drift.counts})
     changes = {name: [drift.counts.get(name, (0, 0)) for drift in drifts] for name in names}
-    most = sorted(names, key=lambda name: -sum(abs(after - before) for before, after in changes[name]))[:COUNT_ROWS]
-    rows += [[f"{name}: boxes", *(f"{before:,} to {after:,}" for before, after in changes[name])] for name in most]
+    largest = sorted(names, key=lambda name: -sum(abs(after - before) for before, after in changes[name]))[:COUNT_ROWS]
+    rows += [[f"{name}: boxes", *(f"{before:,} to {after:,}" for before, after in changes[name])] for name in largest]
     return pages.section("Label drift", pages.table(head, rows))
 
 
@@ -400,7 +400,7 @@ def _counts(rounds: Sequence[RoundOnDisk]) -> str:
     return pages.section("What became of the candidates", pages.table(head, rows) + by_name)
 
 
-def _kept_by_name(labelled: Sequence[RoundOnDisk], most: int = 30) -> str:
+def _kept_by_name(labelled: Sequence[RoundOnDisk], max_rows: int = 30) -> str:
     """The most frequent categories or phrases; nothing where there is but one."""
     totals: dict[str, int] = {}
     for entry in labelled:
@@ -408,11 +408,13 @@ def _kept_by_name(labelled: Sequence[RoundOnDisk], most: int = 30) -> str:
             totals[name] = totals.get(name, 0) + count
     if len(totals) < 2:
         return ""
-    shown = sorted(totals, key=lambda name: (-totals[name], name))[:most]
+    shown = sorted(totals, key=lambda name: (-totals[name], name))[:max_rows]
     counts = [entry.meta["counts"].get("kept_by_name", {}) for entry in labelled]
     rows = [[name, *(pages.number(count.get(name, 0)) for count in counts)] for name in shown]
     rest = (
-        pages.paragraph(f"{len(totals) - most} more names are in the .meta.json files.") if len(totals) > most else ""
+        pages.paragraph(f"{len(totals) - max_rows} more names are in the .meta.json files.")
+        if len(totals) > max_rows
+        else ""
     )
     return "<h3>Kept, by name</h3>" + pages.table(["", *(f"v{entry.number}" for entry in labelled)], rows) + rest
 
@@ -552,11 +554,11 @@ def _settings(rounds: Sequence[RoundOnDisk]) -> str:
     return pages.section("Settings and provenance", pages.table(head, rows, numbers=False, spread=True))
 
 
-def _prompt(manifest: Manifest, most: int = 40) -> str:
+def _prompt(manifest: Manifest, max_names: int = 40) -> str:
     if manifest.label_map is None:
         return "each line's caption"
     names = list(manifest.label_map.values())
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(names[:max_names]) + (f" and {len(names) - max_names} more" if len(names) > max_names else "")
 
 
 def _evaluation_stems(rounds: Sequence[RoundOnDisk]) -> list[str]:

@@ -259,7 +259,7 @@ def _check_unique(names: Sequence[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise InputError("categories", f"'{name}' is listed twice", "expected every name once")
+            raise InputError("categories", f"'{name}' is listed twice", "expected unique names")
         seen.add(name)
 
 

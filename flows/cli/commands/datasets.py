@@ -83,18 +83,18 @@ def _convert(options: argparse.Namespace) -> int:
         options.seed,
     )
     formats_and_paths = options.source_format, options.target_format, options.source, options.out
-    given = {**_given_source(options), "loader": options.loader, "with_scores": options.with_scores}
-    given |= _labelstudio_options(options)
-    print(convert(*formats_and_paths, selection=selection, overwrite=options.overwrite, **given))
+    chosen = {**_given_source(options), "loader": options.loader, "with_scores": options.with_scores}
+    chosen |= _labelstudio_options(options)
+    print(convert(*formats_and_paths, selection=selection, overwrite=options.overwrite, **chosen))
     return 0
 
 
 def _labelstudio_options(options: argparse.Namespace) -> dict:
     """By the parameter names of its writer; others refuse them."""
-    given = {"image_prefix": options.image_prefix, "model_version": options.model_version}
+    chosen = {"image_prefix": options.image_prefix, "model_version": options.model_version}
     if options.target_format == "labelstudio" and options.model_version is None:
-        given["model_version"] = Path(options.source).stem
-    return given
+        chosen["model_version"] = Path(options.source).stem
+    return chosen
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:

@@ -106,13 +106,13 @@ def _filter(options: argparse.Namespace) -> int:
     from flows.policies import Policy
     from formats import quarantine
 
-    given: dict[str, Any] = {name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
+    settings: dict[str, Any] = {name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
     policy = Policy(
         class_thresholds=dict(map(_class_threshold, options.class_threshold)),
         adaptive=_adaptive(options),
         soft_weights=options.soft_weights,
         distractors=tuple(names(options.distractors)) if options.distractors else (),
-        **given,
+        **settings,
     )
     if options.reviewed and not as_path(options.reviewed).is_file():
         raise InputError(options.reviewed, "no such file", "expected the lines that a person corrected")

@@ -24,8 +24,10 @@ def add(commands) -> None:
         "--labels", metavar="FILE", help="labels of some of the images: the first model learns from them"
     )
     parser.add_argument("--labels-format", metavar="F", help="a format of `groundhog convert`, where it is not guessed")
-    told = f"the first model (default: {PHOTO_WEIGHTS} with --labels, else {WEIGHTS}); see `groundhog weights list`"
-    parser.add_argument("--weights", metavar="W", help=told)
+    weights_help = (
+        f"the first model (default: {PHOTO_WEIGHTS} with --labels, else {WEIGHTS}); see `groundhog weights list`"
+    )
+    parser.add_argument("--weights", metavar="W", help=weights_help)
     parser.add_argument("--text-encoder", metavar="DIR", help="BERT folder, where the weights carry no tokenizer")
     parser.add_argument("--config-dir", default="configs", metavar="DIR", help="default: %(default)s")
 
