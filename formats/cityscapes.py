@@ -39,7 +39,7 @@ def read_cityscapes(gt_dir: str | Path, omissions: Omissions | None = None) -> I
     root = Path(gt_dir)
     paths = sorted(root.rglob(f"*{_SUFFIX}"))
     if not paths:
-        raise InputError(root, f"holds no *{_SUFFIX}", "expected gtFine/train or gtFine/val")
+        raise InputError(root, f"contains no *{_SUFFIX}", "expected gtFine/train or gtFine/val")
     for path in paths:
         name = path.name.removesuffix(_SUFFIX) + "_leftImg8bit.png"
         numbers = _read_numbers(path)

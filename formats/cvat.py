@@ -35,7 +35,7 @@ def read_cvat(
         raise InputError(path, f"is <{root.tag}>", _WANT)
     if root.find("image") is None and (tracks := len(root.findall("track"))):
         remedy = "expected CVAT for images 1.1: export the task in that format"
-        raise InputError(path, f"holds {tracks} tracks of a video, and no image with a name", remedy)
+        raise InputError(path, f"contains {tracks} tracks of a video, and no image with a name", remedy)
     names = categories if categories is not None else _names(root)
     labels = {name: label for label, name in enumerate(names)}
     for index, image in enumerate(root.iterfind("image")):

@@ -111,7 +111,7 @@ def test_cityscapes_boxes_stand_round_what_is_seen(tmp_path):
 
 
 def test_cityscapes_errors_name_the_file(tmp_path):
-    with pytest.raises(InputError, match=r"holds no \*_gtFine_instanceIds.png"):
+    with pytest.raises(InputError, match=r"contains no \*_gtFine_instanceIds.png"):
         list(read_cityscapes(tmp_path))
     path = tmp_path / "a_gtFine_instanceIds.png"
     Image.new("RGB", (4, 4)).save(path)

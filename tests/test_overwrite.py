@@ -250,6 +250,6 @@ def test_convert_replaces_a_folder_of_labels_alone(
     (tmp_path / "out/images/a.jpg").write_text("x")
     capsys.readouterr()
     assert main([*arguments, "--overwrite"]) == 2
-    assert "holds images/a.jpg, which is not replaced" in capsys.readouterr().err
+    assert "contains images/a.jpg, which is not replaced" in capsys.readouterr().err
     assert (tmp_path / "out/images/a.jpg").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in_od.json", "out"]

@@ -159,7 +159,7 @@ def _refuse_empty(
     boxes = sum(len(record.instances or ()) for record in ours.records.values())
     empty = not any(image.boxes or image.finished is not None for image in images)
     if empty and boxes and not counts.problems and not options.everything:
-        what = f"contains no box in any of {many(len(images), 'image')}, {ours.path.name} holds {boxes}"
+        what = f"contains no box in any of {many(len(images), 'image')}, {ours.path.name} contains {boxes}"
         raise InputError(export, what, "expected an export with its annotations, or --all if every box was deleted")
 
 

@@ -34,7 +34,7 @@ def without_wrappers(tensors: Mapping[str, Tensor], location: object) -> dict[st
     for parts, (name, tensor) in zip(kept, tensors.items()):
         short = ".".join(parts[drop:])
         if short in plain:
-            raise InputError(location, f"holds {short} twice, once as {name}", "expected one model in a file")
+            raise InputError(location, f"contains {short} twice, once as {name}", "expected one model in a file")
         plain[short] = tensor
     return plain
 
