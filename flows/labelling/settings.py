@@ -39,6 +39,9 @@ class View:
     upside_down: bool = setting(
         False, "show the model images upside down; boxes are those of the stored images", added_later=True
     )
+    transposed: bool = setting(
+        False, "show the model images with x and y exchanged; with --mirrored, turned by 90 degrees", added_later=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
