@@ -1,4 +1,4 @@
-"""The pipeline: every stage a plain function, loaded when it is asked for.
+"""The pipeline: every stage a plain function, loaded on first use.
 
 `from flows import bootstrap_od, bootstrap_vg, plan, infer, filter_candidates, merge, train, evaluate, self_train`
 

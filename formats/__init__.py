@@ -1,6 +1,6 @@
 """The files that Groundhog reads and writes, and the record that travels. Imports nothing else of ours.
 
-Names are loaded when they are asked for, so that importing costs nothing.
+Names are loaded on first use, so that importing costs nothing.
 """
 
 from __future__ import annotations

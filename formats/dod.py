@@ -21,11 +21,11 @@ from formats.record import Record
 class DodDetails(NamedTuple):
     """What D3 knows beyond boxes; the metric and the prompt need it.
 
-    asked: file name -> labels of the descriptions of the image's group, ascending. absence: labels of the
+    queried: file name -> labels of the descriptions of the image's group, ascending. absence: labels of the
     descriptions that speak of something absent.
     """
 
-    asked: dict[str, tuple[int, ...]]
+    queried: dict[str, tuple[int, ...]]
     absence: frozenset[int]
 
 

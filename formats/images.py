@@ -127,7 +127,7 @@ def _list_address(root: Path) -> list[str]:
 
 
 def _refuse_folder(error: OSError) -> None:
-    """Its images would be missing from everything that comes after, and nobody would know."""
+    """Its images would silently be missing from everything that follows."""
     what = f"cannot be listed ({error.strerror})"
     raise InputError(error.filename, what, "expected a folder that can be read") from error
 
@@ -225,7 +225,7 @@ def max_pixels() -> int | None:
 
 
 def _opened(path: str | Path, stream: IO[bytes]) -> Image.Image:
-    """Image.open with our limit in place of Pillow's, which cannot be told from a damaged file."""
+    """Image.open with our limit in place of Pillow's, which cannot be distinguished from a damaged file."""
     limit = max_pixels()
     if limit != MAX_PIXELS:
         Image.MAX_IMAGE_PIXELS = limit

@@ -201,7 +201,7 @@ def _names_by_line(path: Path) -> tuple[str, ...]:
 
 
 def _yaml_value(path: Path, wanted: str) -> Any:
-    """A key's value: a text, a list or a table of what stands there as text, since YAML's `no`, null and 07 are names.
+    """A key's value: a text, a list or a table of the values as text, since YAML's `no`, null and 07 are names.
 
     None where the key or the table is missing, and in place of anything deeper.
     """

@@ -53,7 +53,7 @@ def read_labelstudio(
     sorted. image_dir: where a task's image is looked for, below as many of its address's folders as it takes, and its
     size where the task does not tell it. omissions: takes what else a task holds: other shapes, rotated boxes, choices,
     answers beside the one, and tasks whose size nothing tells. Raises InputError for unknown categories, broken tasks,
-    and where no task's size is told; on_problem takes a task's instead, which is passed over.
+    and where no task has a size; on_problem takes a task's instead, which is passed over.
     """
     tasks = load_json(path, _WANT)
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
@@ -95,7 +95,7 @@ def _all_names(
 
 
 def _result(task: Mapping, location: str, omissions: Omissions) -> list[dict] | None:
-    """The upright rectangles that count; None where nobody has labelled the task."""
+    """The upright rectangles that count; None for an unlabelled task."""
     try:
         done = [each for each in task.get("annotations") or [] if not each.get("was_cancelled")]
         predicted = [each for each in (task.get("predictions") or [])[::-1] if not isinstance(each, int)]  # only an id
@@ -126,7 +126,7 @@ class Answer(NamedTuple):
     """What a person made of a task.
 
     path: of its image, below the local storage, a bucket or a server. size: height, width; None where the task does not
-    tell it. boxes: (name, corners in fractions of the image); None where nobody has submitted an annotation.
+    tell it. boxes: (name, corners in fractions of the image); None without a submitted annotation.
     """
 
     location: str

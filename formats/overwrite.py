@@ -15,7 +15,7 @@ REMEDY = "expected another name, or overwrite=True"
 
 
 def refuse_to_lose_labels(out: str | Path, label_map: Mapping[int, str] | None = None) -> None:
-    """Raises InputError where `out` is there and holds more than lines nobody has labelled.
+    """Raises InputError where `out` is there and contains more than unlabelled lines.
 
     label_map: what is about to be written beside it; another one there is refused too, as long as labels refer to it.
     """

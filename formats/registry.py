@@ -1,4 +1,4 @@
-"""Functions by the name of their format. A module is loaded when its function is asked for, not with the others."""
+"""Functions by the name of their format. A module is loaded when its function is first used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MM-Grounding-DINO: model, training, evaluation. Names are loaded when asked for, so that importing costs nothing."""
+"""MM-Grounding-DINO: model, training, evaluation. Names are loaded on first use, so that importing costs nothing."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ class Detector:
         caller's text. Boxes are sorted by score.
 
         Raises InputError for settings or a common prompt that cannot work, before the first image. A bad image or a
-        bad prompt of one image is a Failure in its place, and the rest goes on.
+        bad prompt of one image is a Failure in its place, and the rest continues.
         """
         chosen = PredictSettings(**settings)
         pairs: Iterable[tuple[ImageSource, Callable[[], ReadyPrompt]]]

@@ -152,7 +152,7 @@ def test_d3_categories_are_descriptions(tmp_path):
         Record("g1/a.jpg", 50, 60, (Instance((1, 2, 4, 6), 1, "dog on a leash"),))
     ]
     details = read_dod_details(d3_pickles(tmp_path))
-    assert details.asked == {"g1/a.jpg": (0, 1)}
+    assert details.queried == {"g1/a.jpg": (0, 1)}
     assert details.absence == {0}
 
 

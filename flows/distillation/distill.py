@@ -33,7 +33,7 @@ OUR_LICENCE = "Apache-2.0"  # of the embedded model and of the published weights
 
 
 class DistillResult(NamedTuple):
-    """student: a folder. onnx: a file, None where it was not asked for. rows: of the table."""
+    """student: a folder. onnx: a file, None where it was not requested. rows: of the table."""
 
     student: Path
     onnx: Path | None

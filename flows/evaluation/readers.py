@@ -91,7 +91,7 @@ def _read_glyph_questions(data: GlyphQuestionData, work_dir: Path) -> Benchmark:
         data.family,
         found.names,
         federation=federation,
-        queried=list(found.asked) or None,
+        queried=list(found.queried) or None,
         absence=found.absence,
     )
 
@@ -203,7 +203,7 @@ def _read_described(data: DescribedData, work_dir: Path) -> Benchmark:
     records, names = list(read_dod(data.annotations)), read_categories_by_id(data.annotations)
     details = read_dod_details(data.scenarios)
     queried = [
-        tuple(names[label] for label in details.asked.get(record.filename, ()) if label < len(names))
+        tuple(names[label] for label in details.queried.get(record.filename, ()) if label < len(names))
         for record in records
     ]
     return Benchmark(

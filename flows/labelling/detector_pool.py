@@ -31,7 +31,7 @@ class DetectorPool(Protocol):
     devices: tuple[str, ...]
 
     def acquire(self, manifest: Manifest) -> AbstractContextManager[Predictor]:
-        """A detector that nobody else uses meanwhile."""
+        """A detector for exclusive use."""
         ...
 
 
@@ -82,7 +82,7 @@ class LocalDetectorPool:
 
     @contextmanager
     def acquire(self, manifest: Manifest) -> Iterator[Predictor]:
-        """A detector that nobody else uses meanwhile."""
+        """A detector for exclusive use."""
         index = self._free.get()
         try:
             with self._lock:  # two models at once would need the memory of both while they are read

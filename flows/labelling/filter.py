@@ -78,7 +78,7 @@ def filter_candidates(
     the plan's own.
     reviewed: lines that a person corrected, as formats.reviewed has them; they replace the model's.
     provenance: what else the .meta.json tells: which round of a loop this is, and what its model was trained on.
-    overwrite: replace labels that are of another plan, or of nobody knows whom.
+    overwrite: replace labels of another plan, or of unknown origin.
     Raises InputError while shards are missing, for a view that is none of this plan, and for a category that the plan
     does not know.
     """

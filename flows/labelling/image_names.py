@@ -22,7 +22,7 @@ _MAX_FOLDERS = 32  # before our own names; nobody's images lie deeper
 
 
 class Match(NamedTuple):
-    """filename: ours. by_path: folders and all; False where the base name alone told."""
+    """filename: ours. by_path: folders and all; False where only the base name matched."""
 
     filename: str
     by_path: bool

@@ -77,7 +77,7 @@ def _changed(recorded: States, image_root: Path, find: Callable[[Path], ImageSta
 
 
 def _is_other(before: ImageState | None, now: ImageState | None, path: Path) -> bool:
-    """Whether a file has another content. Only one that was written anew, in the same size, is read for it."""
+    """Whether a file has another content. Only a file that was rewritten in the same size is read for it."""
     if before is None or now is None:
         return before is not now
     if before.size != now.size or before.written == now.written:

@@ -1,7 +1,7 @@
 """Labelling: every image of a shard through the detector, every candidate above the floor kept with its score.
 
 A shard is done when its file is there, complete and carrying the plan's key. It is written beside and renamed, so a run
-that is killed at any moment loses at most the shards it was at work on, and resuming never mixes two plans.
+that is killed at any moment loses at most the shards that it was labelling, and resuming never mixes two plans.
 """
 
 from __future__ import annotations

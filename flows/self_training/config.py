@@ -1,4 +1,4 @@
-"""Every setting of a self-training: what is labelled, how, how often, and when the loop goes on."""
+"""Every setting of a self-training: what is labelled, how, how often, and when the loop continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON of a stranger, value by value: parsed within bounds, and asked for by type.
+"""Untrusted JSON, value by value: parsed within bounds and checked by type.
 
 `Table(value, location)` is a JSON object; each of its methods gives a value of one type or raises InputError that names
 the place, the key and what stands there. So no reader meets a list where it calls `.get`.

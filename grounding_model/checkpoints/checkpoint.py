@@ -48,7 +48,7 @@ class Weights(NamedTuple):
 
 
 def draw_label_embedding(tensors: dict[str, Tensor], config: ModelConfig, provenance: dict[str, str]) -> None:
-    """Adds what only training needs and other programs leave out; it starts anew, the same in every run."""
+    """Adds what only training needs and other programs leave out; it is drawn at random, the same in every run."""
     if LABEL_EMBEDDING not in tensors:
         shape = (config.denoising.label_table, config.width)
         tensors[LABEL_EMBEDDING] = torch.randn(shape, generator=torch.Generator().manual_seed(0))

@@ -22,7 +22,7 @@ ABSENT_NAMES = 4  # names a scene that are queried although they are absent
 
 
 class Questions(NamedTuple):
-    """records: the truth. names: categories or descriptions, () for expressions. asked: of each record, which of them.
+    """records: the truth. names: categories or descriptions, () for expressions. queried: of each record, some of them.
 
     absence: descriptions of what a thing is not. absent, partly: filename -> names that are certainly not there, and
     names of which only some things are labelled. frequency: name -> "f" (a noun), "c" (a colour and a noun) or "r"
@@ -31,7 +31,7 @@ class Questions(NamedTuple):
 
     records: list[Record]
     names: tuple[str, ...] = ()
-    asked: tuple[tuple[str, ...], ...] = ()
+    queried: tuple[tuple[str, ...], ...] = ()
     absence: tuple[str, ...] = ()
     absent: Mapping[str, frozenset[str]] = MappingProxyType({})
     partly: Mapping[str, frozenset[str]] = MappingProxyType({})

@@ -29,7 +29,7 @@ class ScoredRecord(Record):
 
     all_scores: (N, C) float32 for the N boxes in the record's order (instances, or region after region) and the C
     labels of the prompt. A box of a prompt that was split into several captions has scores of its caption's labels;
-    the others, which were never asked about this box, are NaN.
+    the others, which were not in this box's prompt, are NaN.
     """
 
     all_scores: np.ndarray = field(kw_only=True, compare=False)

@@ -1,4 +1,4 @@
-"""The confidence interval of a number, by drawing images anew. I images, S draws of I images, N samples."""
+"""The confidence interval of a number, by resampling images. I images, S draws of I images, N samples."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def bootstrap_interval(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """The percentile bootstrap interval of AP (Efron and Tibshirani 1993, chapter 13): images are drawn anew with
+    """The percentile bootstrap interval of AP (Efron and Tibshirani 1993, chapter 13): images are resampled with
     replacement, so it tells how much of a number is owed to the choice of test images.
 
     baseline: other predictions of the same images; the interval is then of the gain in AP over them, both scored on

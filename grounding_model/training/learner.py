@@ -97,7 +97,7 @@ class GroundingLearner:
             check_memory(estimate_run(self._config, self.model), device)
 
     def check_categories(self, datasets: Sequence[LabelledImages]) -> None:
-        """Any category can be asked for; open_for_validation has checked that they make a prompt."""
+        """Any category can be queried; open_for_validation has checked that they make a prompt."""
 
     def objective(self) -> Objective:
         config = self._config

@@ -218,7 +218,7 @@ def _announcement(
 def _of_these_processes(config: TrainConfig) -> TrainConfig:
     """The configuration with the number of processes that torchrun started, which may be on several machines.
 
-    Raises InputError where the configuration wants several and nobody started them.
+    Raises InputError where the configuration wants several processes and there is one.
     """
     count = processes_of_environment().count
     if count == 1 and config.processes > 1:
