@@ -67,7 +67,7 @@ def import_labels(
     """Labels of any format that formats reads, as an ODVG file with its label map beside it; gives the categories.
 
     label_format: guessed when None. categories: the names in the order of the labels, for a format without names.
-    Raises InputError where the format cannot be detected, a labelled image is not in the folder, or nothing is labelled.
+    Raises InputError where the format is not detected, a labelled image is not in the folder, or nothing is labelled.
     """
     source_format = label_format or guess_format(labels)
     if source_format not in READERS:
