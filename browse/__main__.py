@@ -35,7 +35,7 @@ from formats.odvg import LineProblem, read_odvg
 from formats.record import Record
 from formats.review_journal import key_bytes
 
-MOST_TILES = 20_000  # of index.html
+MAX_TILES = 20_000  # of index.html
 NAMED_PROBLEMS = 20  # this many are listed at the end; the rest are counted
 DRAWABLE = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP"}
 
@@ -142,7 +142,7 @@ def browse(options: argparse.Namespace) -> Tally:
             if options.output_dir is not None:
                 target = _target(options.output_dir, record.filename, taken)
                 _write(drawn, target)
-                if len(tiles) < MOST_TILES:
+                if len(tiles) < MAX_TILES:
                     tiles.append(make_tile(record, alone, target.relative_to(options.output_dir).as_posix(), theirs))
         except (InputError, OSError) as error:
             if isinstance(error, InputError) and error.location == "palette":

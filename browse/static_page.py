@@ -27,7 +27,7 @@ from formats.record import Record
 INDEX_NAME = "index.html"
 THUMBNAIL = 220  # pixels
 THUMBNAIL_QUALITY = 72
-MOST_THUMBNAILS = 3000  # some ten kilobytes each; images beyond them are counted
+MAX_THUMBNAILS = 3000  # some ten kilobytes each; images beyond them are counted
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def write_index(folder: Path, title: str, tiles: Sequence[Tile], command: str, o
     if other is not None:
         figures.append((f"as in {other}", f"{changes['same']:,}", "boxes of the same name and place"))
         figures += [(change, f"{changes[change]:,}", f"against {other}") for change in CHANGES]
-    shown = tiles[:MOST_THUMBNAILS]
+    shown = tiles[:MAX_THUMBNAILS]
     body = [
         headlines_of(figures),
         f"<p>Review them in the browser: <code>{html.escape(command)}</code></p>",

@@ -7,7 +7,7 @@ import numpy as np
 from flows.policies.policy import Mixture
 
 _STEPS = 200  # of expectation and maximisation; tens suffice
-_LEAST_DEVIATION = 0.01  # of a component: equal scores must not make a spike of infinite density
+_MIN_DEVIATION = 0.01  # of a component: equal scores must not make a spike of infinite density
 
 
 def quantile_threshold(scores: np.ndarray, expected: float) -> float:
@@ -29,7 +29,7 @@ def mixture_threshold(scores: np.ndarray, settings: Mixture) -> float | None:
     (arXiv 2209.01589, section 3.3) does, from the lowest and the highest score; its threshold is the likeliest score of
     the upper distribution, which with a share of the density instead can be set.
     """
-    if len(scores) < settings.least or np.ptp(scores) < 4 * _LEAST_DEVIATION:
+    if len(scores) < settings.least or np.ptp(scores) < 4 * _MIN_DEVIATION:
         return None
     weights, means, deviations = _fit_two_normals(scores)
     if means[1] - means[0] < max(deviations):
@@ -43,14 +43,14 @@ def mixture_threshold(scores: np.ndarray, settings: Mixture) -> float | None:
 def _fit_two_normals(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(N,) -> weights, means and standard deviations, (2,) each, by expectation and maximisation; lower one first."""
     weights, means = np.array([0.5, 0.5]), np.array([scores.min(), scores.max()], dtype=np.float64)
-    deviations = np.full(2, max(scores.std(), _LEAST_DEVIATION))
+    deviations = np.full(2, max(scores.std(), _MIN_DEVIATION))
     for _ in range(_STEPS):
         densities = _densities(scores, weights, means, deviations)
         shares = densities / densities.sum(0)  # (2, N)
         mass = shares.sum(1)
         weights, means = mass / len(scores), shares @ scores / mass
         variances = (shares * (scores - means[:, None]) ** 2).sum(1) / mass
-        deviations = np.maximum(np.sqrt(variances), _LEAST_DEVIATION)
+        deviations = np.maximum(np.sqrt(variances), _MIN_DEVIATION)
     order = np.argsort(means)
     return weights[order], means[order], deviations[order]
 

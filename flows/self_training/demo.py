@@ -68,7 +68,9 @@ def run_demo(
     out_dir = Path(out_dir)
     config = demo_config(out_dir, seed, quick, weights, device)
     source = config.start.source
-    _claim(out_dir, {"seed": seed, "quick": quick, "weights": source, "weights_sha256": checkpoint_hash(source)})
+    _refuse_another_demo(
+        out_dir, {"seed": seed, "quick": quick, "weights": source, "weights_sha256": checkpoint_hash(source)}
+    )
     reporter = ConsoleReporter()
     reporter.say(
         f"{_unlabelled(config).count} unlabelled scenes, {config.rounds} rounds of training; all files go to {out_dir}"
@@ -118,7 +120,7 @@ def _quick(config: SelfTrainConfig) -> SelfTrainConfig:
     )
 
 
-def _claim(out_dir: Path, demo: Mapping[str, Any]) -> None:
+def _refuse_another_demo(out_dir: Path, demo: Mapping[str, Any]) -> None:
     """Scenes of one seed under the labels of another would look like a result."""
     path = out_dir / DEMO_NAME
     remedy = "remove the folder or choose another"

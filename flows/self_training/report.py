@@ -55,7 +55,7 @@ LABEL_PICTURES = 12  # of each round's labels
 QUARANTINE_ROWS = 100
 COUNT_ROWS = 12  # categories or phrases whose number of boxes changed most
 CHANGED_PICTURES = 8
-MOST_CHANGED = 400  # changed images that the pictures are chosen among
+MAX_CHANGED = 400  # changed images that the pictures are chosen among
 BOX_CHANGES = ("gained", "lost", "moved", "same")
 SCORE_BINS = np.linspace(0.0, 1.0, 51)
 
@@ -355,7 +355,7 @@ def _changed(rounds: Sequence[RoundOnDisk]) -> str:
     before, after = labelled[-2:]
     assert before.labels is not None
     assert after.labels is not None
-    pairs = list(islice(changed_lines(before.labels, after.labels), MOST_CHANGED))
+    pairs = list(islice(changed_lines(before.labels, after.labels), MAX_CHANGED))
     shown = pairs[:: max(1, len(pairs) // CHANGED_PICTURES)][:CHANGED_PICTURES]
     tiles, titles = [], []
     for pair in shown:

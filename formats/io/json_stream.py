@@ -91,7 +91,7 @@ class _Scanner:
                 yield from self._array(key)
             else:
                 yield JsonItem(key, None, self._value())
-            more = self._goes_on("}")
+            more = self._has_another("}")
         self._take("}")
 
     def _array(self, key: str) -> Iterator[JsonItem]:
@@ -102,10 +102,10 @@ class _Scanner:
             if not more:
                 break
             yield JsonItem(key, position, self._value())
-            more = self._goes_on("]")
+            more = self._has_another("]")
         self._take("]")
 
-    def _goes_on(self, end: str) -> bool:
+    def _has_another(self, end: str) -> bool:
         """Steps over a comma; False where the array or object ends."""
         at = self._at
         plain = self._text[at + 2 : at + 3] in _PLAIN_STARTS
