@@ -68,9 +68,7 @@ def run_demo(
     out_dir = Path(out_dir)
     config = demo_config(out_dir, seed, quick, weights, device)
     source = config.start.source
-    _refuse_another_demo(
-        out_dir, {"seed": seed, "quick": quick, "weights": source, "weights_sha256": checkpoint_hash(source)}
-    )
+    _check_same(out_dir, {"seed": seed, "quick": quick, "weights": source, "weights_sha256": checkpoint_hash(source)})
     reporter = ConsoleReporter()
     reporter.say(
         f"{_unlabelled(config).count} unlabelled scenes, {config.rounds} rounds of training; all files go to {out_dir}"
@@ -120,7 +118,7 @@ def _quick(config: SelfTrainConfig) -> SelfTrainConfig:
     )
 
 
-def _refuse_another_demo(out_dir: Path, demo: Mapping[str, Any]) -> None:
+def _check_same(out_dir: Path, demo: Mapping[str, Any]) -> None:
     """Scenes of one seed under the labels of another would look like a result."""
     path = out_dir / DEMO_NAME
     remedy = "remove the folder or choose another"
