@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _KEY = b"groundhog.key"
-# The last entry of the footer holds the SHA-256 of the whole file, computed with zeros in its own place.
+# The last entry of the footer contains the SHA-256 of the whole file, computed with zeros in its own place.
 _CHECKSUM_KEY, _CHECKSUM_SIGN = "groundhog.sha256", "of the whole file: "
 _NO_CHECKSUM = b"0" * 64
 _CHECKSUM = re.compile(rb"groundhog\.sha256.{1,8}of the whole file: ([0-9a-f]{64})", re.DOTALL)

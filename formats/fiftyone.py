@@ -132,7 +132,7 @@ def write_fiftyone(
 
     Put the images, or a link to their folder, beside it as data/. Raises InputError for captions, for two images of
     one stem, for labels that `categories` does not have, and where the folder is there already; overwrite: replace one
-    that holds labels alone.
+    that contains labels alone.
     """
     labels: dict[str, list[dict] | None] = {}
     for record in records:

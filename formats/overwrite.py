@@ -1,4 +1,4 @@
-"""What may be written over without a question: nothing that holds somebody's labels."""
+"""What may be written over without a question: nothing that contains somebody's labels."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def refuse_to_lose_labels(out: str | Path, label_map: Mapping[int, str] | None =
 
 
 def refuse_to_lose_images(folder: str | Path) -> None:
-    """Raises InputError where the folder holds anything already."""
+    """Raises InputError where the folder contains anything already."""
     path = as_path(folder)
     if path.is_dir() and next(path.iterdir(), None) is not None:
         raise InputError(path, "exists and contains files", REMEDY)

@@ -166,7 +166,7 @@ class ReviewJournal:
         )
 
     def correction(self, key: bytes, number: int) -> Row | None:
-        """The correction of a line that holds in a round."""
+        """The correction of a line that applies in a round."""
         with self._lock:
             found = self._connection.execute(
                 "SELECT key, since, text FROM corrections WHERE key = ? AND since <= ? AND text IS NOT NULL "

@@ -230,7 +230,7 @@ def write_voc(
     Gives what VOC has no place for. The images belong beside them as JPEGImages/. `sub/a.jpg` becomes
     `Annotations/sub/a.xml`. ignore becomes difficult. Boxes keep 2 decimals and are clipped at the image's left and top
     edge, beyond which VOC cannot count. Raises InputError for captions, for two images of one stem, for labels that are
-    not in `categories`, and where the folder is there already; overwrite: replace one that holds labels alone.
+    not in `categories`, and where the folder is there already; overwrite: replace one that contains labels alone.
     """
     omissions = Omissions()
     with write_whole_folder(folder, {".xml", ".txt"} if overwrite else ()) as root:

@@ -138,7 +138,7 @@ def write_yolo(
     over images whose labels have one. Ignored boxes are left out, since every YOLO box is an object; boxes are clipped
     to the image. data.yaml looks for the images in images/ beside labels/. Raises InputError for captions, for two
     images of one stem, for labels that are not in `categories`, and where the folder is there already;
-    overwrite: replace one that holds labels alone.
+    overwrite: replace one that contains labels alone.
     """
     omissions = Omissions()
     with write_whole_folder(folder, {".txt", ".yaml"} if overwrite else ()) as root:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flows.cli.command import main
+from flows.training.train import interpolate_with_start
 from formats.io.errors import InputError
 from formats.io.files import sha256_of
 from grounding_model.checkpoints.checkpoint import Checkpoint, save_checkpoint
@@ -17,6 +21,7 @@ from grounding_model.checkpoints.interpolation import interpolate, interpolate_w
 from grounding_model.checkpoints.weights import load_checkpoint
 from grounding_model.inputs.tokens import tokenizer_from_text, tokenizer_to_text
 from grounding_model.model.grounding import GroundingModel
+from grounding_model.training.config import FromWeights
 
 
 def weights(**changed: Tensor) -> dict[str, Tensor]:
@@ -123,3 +128,19 @@ def test_the_command_writes_a_checkpoint(tuned: Path, tmp_path: Path, capsys: py
         main(["weights", "interpolate", "glyph-tiny", str(tuned)])
     assert ended.value.code == 2
     assert "required: OUT" in capsys.readouterr().err
+
+
+def test_an_interpolation_of_an_older_version_is_left_as_it_is(tuned: Path) -> None:
+    """Its bytes name the plan of the next round, which would be labelled again."""
+    path = interpolate_with_start(FromWeights("glyph-tiny"), tuned, 0.5)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    config = json.loads(metadata["config"])
+    del config["nms_iou"]  # a setting of the model that came later
+    save_file(load_file(path), path, metadata | {"config": json.dumps(config)})
+    older = sha256_of(path)
+    assert interpolate_with_start(FromWeights("glyph-tiny"), tuned, 0.5) == path
+    assert sha256_of(path) == older
+    path.write_bytes(path.read_bytes()[:-100])
+    interpolate_with_start(FromWeights("glyph-tiny"), tuned, 0.5)
+    assert load_checkpoint(path).provenance["alpha"] == "0.5"

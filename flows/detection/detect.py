@@ -96,7 +96,7 @@ def find_images(sources: Sequence[str]) -> list[ListedImage]:
     """Files, folders and patterns -> every image once, with the names that its outputs get.
 
     A name is the image's own, below its folder where a folder was given. Where two images would have the same,
-    all names start at the folder that holds all images; where two differ by suffix alone, their predictions keep it.
+    all names start at the folder that contains all images; where two differ by suffix alone, their predictions keep it.
     Raises InputError for what does not exist.
     """
     named: dict[Path, str] = {}

@@ -73,7 +73,7 @@ class OdinwSuite:
 class ExpressionData:
     """Referring expressions in MDETR's files: finetune_refcoco_testA.json, finetune_grefcoco_val.json ….
 
-    data_set: only images with this `dataset_name`; final_refexp_val.json holds refcoco, refcoco+ and refcocog.
+    data_set: only images with this `dataset_name`; final_refexp_val.json contains refcoco, refcoco+ and refcocog.
     """
 
     annotations: Path

@@ -40,7 +40,7 @@ SAMPLES_NAME = "samples.npz"
 
 
 class Evaluated(NamedTuple):
-    """numbers: as evaluation.json holds them. table: a human-readable one, with the interval."""
+    """numbers: as in evaluation.json. table: a human-readable one, with the interval."""
 
     numbers: Mapping[str, Any]
     table: str
@@ -234,7 +234,7 @@ def _score(config: EvaluateConfig, detectors: Callable[[], DetectorPool]) -> _Sc
 
 
 def _numbers(config: EvaluateConfig, scored: _Scored, interval: tuple[str, float, float] | None) -> dict[str, Any]:
-    """What evaluation.json holds."""
+    """The content of evaluation.json."""
     benchmark, metric, measurement = scored.benchmark, scored.metric, scored.measurement
     return {
         **measurement.numbers,

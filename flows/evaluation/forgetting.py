@@ -103,7 +103,7 @@ class ForgettingCurve:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """As forgetting.json holds it."""
+        """The content of forgetting.json."""
         return {
             "target": self.target,
             "held_out": list(self.held_out),

@@ -1,6 +1,6 @@
 """From candidates to labels, by a policy: pure, cheap, and without the model.
 
-Whatever is dropped is counted by reason. The labels stand beside their source, in its order, one line an input line;
+Whatever is dropped is counted by reason. The labels are written beside their source, in its order, line by line;
 beside them a .meta.json says who made them and how.
 """
 
@@ -231,7 +231,7 @@ def _label(
 
 
 def _regions(record: Record, labels: Sequence[Label]) -> tuple[Region, ...]:
-    """The phrases that were found, in the caption's order, boxes best first; ignored boxes stand in a region apart."""
+    """The phrases that were found, in the caption's order, boxes best first; ignored boxes are in a separate region."""
     found = []
     for index, region in enumerate(record.regions or ()):
         for ignore in (False, True):

@@ -1,4 +1,4 @@
-"""Which of our images a name in an export of another program stands for.
+"""Which of our images a name in an export of another program means.
 
 Programs put folders before a name (those of their storage), leave folders out, and change names: Label Studio puts a
 key of eight digits before an uploaded file and takes blanks and brackets out, addresses are percent-encoded, and some

@@ -99,7 +99,7 @@ def write_manifest(manifest: Manifest) -> None:
 
 
 def read_manifest(path: str | Path) -> Manifest:
-    """The plan in a manifest.json, or in the folder that holds one. Raises InputError when it is none."""
+    """The plan in a manifest.json, or in the folder that contains one. Raises InputError when it is none."""
     path = as_path(path)
     path = path / MANIFEST_NAME if path.is_dir() else path
     try:

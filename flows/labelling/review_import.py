@@ -1,8 +1,8 @@
 """Corrections made in another program, as lines of the file of corrections: `groundhog reviews import`.
 
-An export holds every image that was sent there. Taken are those that a person changed, and those that the program says
-a person has finished. Boxes that did not move keep the coordinates of the labels, so that the way there and back, with
-its rounding, changes nothing. An export that cannot be placed as a whole is refused as a whole.
+An export contains all images that were sent there. Taken are those that a person changed, and those that the program
+says a person has finished. Boxes that did not move keep the coordinates of the labels, so that the way there and back,
+with its rounding, changes nothing. An export that cannot be placed as a whole is refused as a whole.
 """
 
 from __future__ import annotations

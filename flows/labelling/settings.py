@@ -127,7 +127,7 @@ class Workers:
 
     runner: threads of this process, one a device; or a Ray cluster (extra groundhog[ray], inside a Prefect flow),
     where a worker gets a GPU if the cluster has any, else a core.
-    devices: for threads, as torch names them; one that is listed twice holds two models. (): whatever the caller
+    devices: for threads, as torch names them; one that is listed twice gets two models. (): whatever the caller
     names, in the end every GPU of the machine or else its CPU.
     address: of the Ray cluster, "HEAD:6379" on one of its machines or "ray://HEAD:10001"; None: RAY_ADDRESS, else a
     cluster of this machine alone, which ends with the stage.

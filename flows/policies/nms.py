@@ -38,7 +38,7 @@ def without_duplicates(record: Record, iou: float) -> Record:
 
 def won_by_distractor(boxes: np.ndarray, distractor: np.ndarray, iou: float) -> np.ndarray:
     """(N, 4), (N,) bool -> (N,) True for a box of no distractor that a better one of a distractor overlaps more
-    than `iou`. Of equal scores the one that stands first is the better.
+    than `iou`. Of equal scores the first is the better.
 
     Asking for more than is wanted, to know what it is not, is from arXiv 2401.00094.
     """

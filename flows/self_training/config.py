@@ -96,7 +96,7 @@ class StudentStage:
 class SelfTrainConfig:
     """A run of the loop.
 
-    train: how a round trains. Its work_dir holds all rounds, its start is the first round's model, its datasets are
+    train: how a round trains. Its work_dir contains all rounds, its start is the first round's model, its datasets are
     the pretraining data that are mixed in, if any.
     """
 

@@ -46,7 +46,7 @@ def paragraph(content: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True, spread: bool = False) -> str:
-    """numbers: all columns but the first stand to the right. spread: a row's single value goes over all columns."""
+    """numbers: all columns but the first are right-aligned. spread: a row's single value spans all columns."""
     top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
     lines = []
     for first, *rest in rows:

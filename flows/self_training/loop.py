@@ -91,10 +91,10 @@ def self_train(
 ) -> SelfTrainResult:
     """Labels, trains and labels again, `rounds` times, as long as the gate lets it; gives every round's scores.
 
-    config: or the TOML file that holds one.
+    config: or the TOML file that contains it.
     on_event: called with {"round", "stage", "state": "started" | "finished", …}. Run again, the loop resumes.
     wait_for_person: called with the work_dir and a round's number where config.review asks for one; True says that
-    approve_round was called meanwhile. Otherwise the loop ends as "waiting", to be run again after the approval.
+    approve_round was called in the meantime. Otherwise the loop ends as "waiting", to be run again after the approval.
     Raises InputError while another process works in the work_dir or writes labels of the same images.
     """
     config = config if isinstance(config, SelfTrainConfig) else read_self_train(config)

@@ -267,7 +267,7 @@ def stale_labels(loop: LoopState) -> list[Path]:
 
 
 def ending(state: str, number: int, reason: str) -> str:
-    """Where a loop stands: "stopped after v1: did not pass the gate: …". number: of its last round."""
+    """The state of a loop: "stopped after v1: did not pass the gate: …". number: of its last round."""
     where = state if state == "running" else f"{state} after v{number}"
     return f"{where}: {reason}" if reason else where
 

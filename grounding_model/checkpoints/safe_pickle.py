@@ -53,7 +53,7 @@ BUILTINS_OF_ATTACKS = frozenset(("eval", "exec", "compile", "open", "__import__"
 
 
 class PickledCheckpoint(NamedTuple):
-    """What a PyTorch file holds that can be had without running it."""
+    """What a PyTorch file contains that can be had without running it."""
 
     tensors: dict[str, Tensor]  # by their names in the file, on the CPU, in the stored type
     meta: dict[str, object]  # mmengine's `meta`: texts, numbers, lists and dicts of these; everything else left out

@@ -1,6 +1,6 @@
 """Category names of well-known data sets, in the order of each data set; `--texts '$: coco'` looks them up here.
 
-categories/NAME.txt holds one data set, a name a line; categories/odinw.json the 35 of Object Detection in the Wild
+categories/NAME.txt contains one data set, a name a line; categories/odinw.json the 35 of Object Detection in the Wild
 (arXiv 2204.08790), without the blank category of its ChessPieces.
 """
 

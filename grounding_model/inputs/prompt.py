@@ -68,7 +68,7 @@ class Prompt:
         names: Iterable[str | Sequence[str]],
         enhance: Mapping[str, Mapping[str, str]] | None = None,
     ) -> Prompt:
-        """Categories; a tuple or list among them holds synonyms of one category, which has the name of the first.
+        """Categories; a tuple or list among them contains synonyms of one category, which has the name of the first.
 
         enhance: name (original or cleaned) -> `prefix`, `suffix` and an alternative `name` for the caption.
         Raises InputError for a text instead of a list, an empty list, a blank name, a duplicate name, or an

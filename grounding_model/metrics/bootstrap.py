@@ -139,7 +139,7 @@ def read_samples(path: str | Path) -> Samples:
 
 
 def image_draws(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """(I,) int64 each: how often a draw holds each image. Raises InputError where there is none to draw."""
+    """(I,) int64 each: how often a draw contains each image. Raises InputError where there is none to draw."""
     if images == 0:
         raise InputError("truth", "no images", "expected at least one")
     rng, chances = np.random.default_rng(seed), np.full(images, 1 / images)

@@ -34,7 +34,7 @@ CLASS_TENSORS = ("class_embed", "enc_score_head")  # in their names; a row belon
 
 
 def is_student(source: str | Path) -> bool:
-    """Whether a folder holds a closed-set detector of a kind that load_student reads."""
+    """Whether a folder contains a closed-set detector of a kind that load_student reads."""
     try:
         settings = json.loads((Path(source) / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
