@@ -434,7 +434,7 @@ def _to_cpu(answers: Sequence[Detections]) -> list[Detections]:
     if answers and answers[0].boxes.is_cuda:
         torch.cuda.current_stream(answers[0].boxes.device).synchronize()
     if any(copy.boxes.isnan().any() for copy in copies):
-        raise InputError("weights", "the model's answer is not a number", "expected weights of a training that held")
+        raise InputError("weights", "the model's answer is not a number", "expected weights of a training without NaN")
     return copies
 
 

@@ -229,7 +229,7 @@ def test_a_small_pickle_costs_neither_memory_nor_stack_nor_time(tmp_path: Path, 
         system = pickle.dumps({"little_endian": True}, 2)
         head = LEGACY_HEAD + pickle.dumps(1001, 2) + system if form == "stream" else b""
         (tmp_path / "a.pth").write_bytes(head + program + (pickle.dumps([], 2) if head else b""))
-    before = time.monotonic()
+    before = time.process_time()
     tracemalloc.start()
     try:
         with pytest.raises(InputError) if name != "a memo of a billion" or form != "plain" else nullcontext():
@@ -237,7 +237,7 @@ def test_a_small_pickle_costs_neither_memory_nor_stack_nor_time(tmp_path: Path, 
         assert tracemalloc.get_traced_memory()[1] < 100 * len(program) + 2_000_000
     finally:
         tracemalloc.stop()
-    assert time.monotonic() - before < 20
+    assert time.process_time() - before < 20
 
 
 def test_tensors_that_share_their_numbers_may_not_multiply_the_file(tmp_path: Path) -> None:

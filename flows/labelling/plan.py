@@ -161,7 +161,7 @@ def _label_map(source: Path) -> Path | None:
         return beside
     if any('"caption"' in line.text for line in read_lines(source)):
         return None
-    raise InputError(source, "no label map and no captions", f"expected a label map, given or in {beside.name}")
+    raise InputError(source, "no label map and no captions", f"expected label_map, or {beside.name} beside it")
 
 
 def _with_dtype(settings: LabellingSettings, work_dir: Path, execution: Execution) -> LabellingSettings:

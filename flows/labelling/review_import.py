@@ -184,7 +184,7 @@ def _placed(ours: _Labels, images: Sequence[ExportedImage], counts: ImportCounts
             record = ours.records[match.filename]
             if (other := placed.get(match.filename)) is not None:
                 what = f"{image.name!r} is {match.filename}, and so is {other.name!r} of {other.location}"
-                raise InputError(image.location, what, "expected every image once")
+                raise InputError(image.location, what, "expected each image only once")
             if image.size is not None and image.size != (record.height, record.width):
                 size = f"{image.size[1]}x{image.size[0]} pixels"
                 what = f"{image.name!r} has {size}, {ours.path.name} says {record.width}x{record.height}"

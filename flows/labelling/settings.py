@@ -76,7 +76,7 @@ class DetectionSettings(View):
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.score_floor < 1.0:
-            remedy = f"expected {DetectionSettings.score_floor:g} or so"
+            remedy = f"expected 0 or more and below 1, such as {DetectionSettings.score_floor:g}"
             raise InputError("score_floor", f"{self.score_floor} is outside 0..1", remedy)
         if self.scale is not None and (len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]):
             what, remedy = (

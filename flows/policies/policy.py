@@ -43,9 +43,7 @@ class Mixture:
         if not 0.0 < self.share < 1.0:
             raise InputError("policy.adaptive.share", f"{self.share}", "expected a fraction between 0 and 1")
         if self.least < 2:
-            raise InputError(
-                "policy.adaptive.least", f"{self.least}", "expected some tens of candidates, 2 at the least"
-            )
+            raise InputError("policy.adaptive.least", f"{self.least}", "expected at least 2; a few dozen are sensible")
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,9 @@ class Policy:
         self._check_order()
         if both := sorted(set(self.distractors) & set(self.class_thresholds)):
             raise InputError(
-                "policy.distractors", f"{', '.join(both)} has a threshold too", "expected a category or not"
+                "policy.distractors",
+                f"{', '.join(both)} also has a threshold",
+                "expected it in only one of the two",
             )
         if not self.min_size >= 0:
             raise InputError("policy.min_size", f"{self.min_size}", "expected pixels, 0 or more")
@@ -144,7 +144,7 @@ class Policy:
             raise InputError(
                 "policy.confident_from",
                 f"{self.confident_from} is not above {min(thresholds)}",
-                "expected it higher",
+                "expected a score above every threshold",
             )
 
     def threshold(self, category: str) -> float:

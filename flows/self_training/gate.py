@@ -48,12 +48,16 @@ class Gate:
             if not 0.0 < value <= 1.0:
                 raise InputError(f"gate.{name}", f"{value} is outside 0..1", "expected a share")
         if self.max_count_ratio < 1.0:
-            raise InputError("gate.max_count_ratio", f"{self.max_count_ratio} is less than 1", "expected 3 or so")
+            raise InputError(
+                "gate.max_count_ratio", f"{self.max_count_ratio} is less than 1", "expected at least 1, such as 3"
+            )
         for name in ("audit_precision", "audit_recall"):
             if (value := getattr(self, name)) is not None and not 0.0 < value < 1.0:
                 raise InputError(f"gate.{name}", f"{value} is outside 0..1", "expected a share")
         if self.resamples < 1:
-            raise InputError("gate.resamples", f"{self.resamples} is less than one", "expected 1000 or so")
+            raise InputError(
+                "gate.resamples", f"{self.resamples} is less than one", "expected at least 1, such as 1000"
+            )
 
 
 @dataclass(frozen=True)
@@ -223,7 +227,7 @@ def changed_lines(before: Path, after: Path) -> Iterator[tuple[Record, Record]]:
 def _pairs(before: Path, after: Path) -> Iterator[tuple[Record, Record]]:
     for old, new in zip_longest(read_lines(before), read_lines(after)):
         if old is None or new is None:
-            raise InputError(after, f"has not as many lines as {before}", "expected labels of the same source")
+            raise InputError(after, f"does not have as many lines as {before}", "expected labels of the same source")
         if is_quarantined(old.text) or is_quarantined(new.text):
             continue
         records = parse_line(old, before), parse_line(new, after)

@@ -56,7 +56,7 @@ def init(
         raise InputError(images, "no images there", "expected a folder of .jpg, .png or other images")
     if (captions is not None) == (categories is not None or labels is not None):
         remedy = "expected categories, captions or labels"
-        raise InputError("categories", "given with captions, or neither of them", remedy)
+        raise InputError("categories", "set together with captions, or neither is set", remedy)
     if labels is not None and not Path(labels).exists():
         raise InputError(labels, "no such file or folder", "expected the labels of some of the images")
     weights = weights or (PHOTO_WEIGHTS if labels is not None else WEIGHTS)

@@ -94,7 +94,7 @@ def _link(labels: Path, child: Link | None) -> Link:
         return gone
     meta = load_json(meta_path, REMEDY)
     if not isinstance(meta, dict) or not {"round", "folder", "labels_sha256"} <= meta.keys():
-        raise InputError(meta_path, "tells of no round", REMEDY)
+        raise InputError(meta_path, "records no round", REMEDY)
     link = Link(meta["round"], labels, meta["labels_sha256"], meta)
     if not labels.is_file():
         link.broken.append(f"{labels} is gone")
@@ -148,7 +148,7 @@ def _trace(link: Link, image: str, index: int, wanted: LabelledBox | None) -> La
     """Finds the box in a round's labels and its candidate; gives it."""
     found = _line(link.labels, image)
     if found is None:
-        raise InputError(link.labels, f"has no image {image!r}", "expected a filename as it stands in the labels")
+        raise InputError(link.labels, f"has no image {image!r}", "expected a file name as in the labels")
     number, record, link.reviewed = found
     boxes = list(_boxes(record))
     if wanted is None:

@@ -43,7 +43,7 @@ def locate(source: str | Path) -> Path:
     if str(source) in EMBEDDED:
         path = EMBEDDED[str(source)]
         if not path.is_file():
-            raise InputError(source, f"is not in this installation ({path})", "install groundhog whole")
+            raise InputError(source, f"is not in this installation ({path})", "install groundhog again")
         return path
     path = Path(os.path.expanduser(source))
     if path.exists():

@@ -91,7 +91,7 @@ def _read(file: IO[bytes], path: Path) -> PickledCheckpoint:
         raise
     except _AttackError as attack:
         what = f"asks to run {attack}, which no checkpoint needs; nothing was run"
-        raise InputError(path, what, "get the weights from another place") from None
+        raise InputError(path, what, "get the weights from another source") from None
     except (EOFError, zipfile.BadZipFile, struct.error) as error:
         raise InputError(path, f"is cut short or damaged ({error})", "download it again") from None
     except Exception as error:  # a hostile pickle can make the reader fail in any way, and none may pass for ours
@@ -280,7 +280,7 @@ def _read_archive(file: IO[bytes], path: Path) -> tuple[object, OpenStorage]:
     archive = zipfile.ZipFile(file)
     entries = {entry.filename: entry for entry in archive.infolist()}
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
-        raise InputError(path, "is a compressed zip archive", "expected a PyTorch checkpoint, which is stored as it is")
+        raise InputError(path, "is a compressed zip archive", "expected a PyTorch checkpoint, which is not compressed")
     program = next((name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")), None)
     if program is None:
         raise InputError(path, "is a zip archive without a checkpoint in it", "expected a PyTorch checkpoint")
@@ -288,7 +288,7 @@ def _read_archive(file: IO[bytes], path: Path) -> tuple[object, OpenStorage]:
     if f"{folder}constants.pkl" in entries:
         raise InputError(path, "is a TorchScript program", "expected the checkpoint with the weights")
     if f"{folder}byteorder" in entries and archive.read(f"{folder}byteorder") != b"little":
-        raise InputError(path, "was written on a big-endian machine", "save it again on an ordinary one")
+        raise InputError(path, "was written on a big-endian machine", "save it again on a little-endian one")
 
     def open_storage(storage: StoredArray) -> bytes:
         entry = entries.get(f"{folder}data/{storage.key}")

@@ -309,7 +309,7 @@ def _cached_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     except InputError:
         raise InputError(
             path,
-            f"carries no tokenizer, and {DEFAULT_TEXT_ENCODER} is not in the local cache",
+            f"contains no tokenizer, and {DEFAULT_TEXT_ENCODER} is not in the local cache",
             f"expected text_encoder=FOLDER with a vocab.txt, or text_encoder={DEFAULT_TEXT_ENCODER!r} to fetch it",
         ) from None
 

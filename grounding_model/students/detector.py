@@ -145,7 +145,7 @@ class StudentDetector:
     def _label(self, images: Sequence[Loaded], settings: PredictSettings) -> list[Record]:
         scores, boxes = self.student.score(torch.cat([image.pixels for image in images]).to(self.device))
         if scores.isnan().any() or not boxes.isfinite().all():
-            remedy = "expected weights of a training that held"
+            remedy = "expected weights of a training without NaN"
             raise InputError("weights", "the model's answer is not a number", remedy)
         return [_record(*each, settings) for each in zip(images, scores.cpu(), boxes.cpu())]
 
