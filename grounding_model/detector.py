@@ -41,6 +41,7 @@ from grounding_model.inputs.prompt import BuiltPrompt, Prompt
 from grounding_model.inputs.tokens import count_tokens, tokenize, tokens_of_spans, unknown_phrases
 from grounding_model.model.backbone import TimmFeatures
 from grounding_model.model.grounding import GroundingModel, ImageFeatures, TextFeatures
+from grounding_model.model.kernels.cuda_graphs import ReplayedModel
 from grounding_model.model.precision import choose_dtype, use_bfloat16
 from grounding_model.students.detector import StudentDetector
 from grounding_model.students.files import is_student, load_student
@@ -130,6 +131,17 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
+def fast_forward(model: GroundingModel) -> GroundingModel | ReplayedModel:
+    """On a GPU: layers as single kernels where Triton is installed, and CUDA graphs of sizes that come again."""
+    try:
+        from grounding_model.model.kernels.choice import use_kernels
+    except ImportError as error:  # Triton comes with PyTorch for GPUs, but not on every system
+        logger.info("the plain layers answer, without Triton's kernels: %s", error)
+    else:
+        use_kernels(model)
+    return ReplayedModel(model)
+
+
 class Detector:
     """A model with its tokenizer on a device. provenance: how the weights came about, as their file tells it.
 
@@ -155,6 +167,7 @@ class Detector:
             use_bfloat16(self.model)
         self.tokenizer = tokenizer
         self.device = torch.device(device)
+        self.forward = fast_forward(self.model) if self.device.type == "cuda" else self.model
         self.provenance = dict(provenance or {})
         self._texts: dict[tuple[str, ...], TextFeatures] = {}
         self._texts_version = -1
@@ -287,7 +300,7 @@ class _Labeller:
             captions = [chunk.caption if chunk else filler for chunk in chunks]
             shared = set(captions) == {filler}  # a text of one caption is that of every image
             text = self._encode_text((filler,) if shared else tuple(captions))
-            grounding = self.detector.model.ground(features, text)
+            grounding = self.detector.forward.ground(features, text)
             count = self.settings.max_per_chunk or self.settings.max_per_image
             last = grounding.logits[-1].float(), grounding.boxes[-1].float()
             count = self.settings.max_per_chunk or self.settings.max_per_image
@@ -312,7 +325,7 @@ class _Labeller:
         known = {id(self.last[0]): self.last[1]} if self.last else {}
         new = list({id(pixels): pixels for pixels in pictures if id(pixels) not in known}.values())
         if new:
-            encoded = self.detector.model.encode_image(collate_images(new).to(self.detector.device))
+            encoded = self.detector.forward.encode_image(collate_images(new).to(self.detector.device))
             known |= {id(pixels): encoded.one(place) for place, pixels in enumerate(new)}
         if not self.settings.mixed_sizes:
             self.last = pictures[-1], known[id(pictures[-1])]
