@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
@@ -40,11 +39,12 @@ from grounding_model.inputs.predict import (
 from grounding_model.inputs.prompt import BuiltPrompt, Prompt
 from grounding_model.inputs.tokens import count_tokens, tokenize, tokens_of_spans, unknown_phrases
 from grounding_model.model.backbone import TimmFeatures
+from grounding_model.model.boxes import without_duplicates
 from grounding_model.model.grounding import GroundingModel, ImageFeatures, TextFeatures
 from grounding_model.model.kernels.cuda_graphs import ReplayedModel
 from grounding_model.model.precision import choose_dtype, use_bfloat16
+from grounding_model.students.config import is_student
 from grounding_model.students.detector import StudentDetector
-from grounding_model.students.files import is_student, load_student
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +111,8 @@ def load_detector(
 
     chosen = choose_device(device)
     if is_student(weights):
+        from grounding_model.students.files import load_student  # loads transformers' models, which takes seconds
+
         return StudentDetector(load_student(weights), chosen)
     checkpoint = load_checkpoint(weights, text_encoder)
     if isinstance(checkpoint.model.backbone, TimmFeatures):
@@ -469,7 +471,7 @@ def _best(parts: Sequence[Detections], count: int | None, score_threshold: float
     order = scores.argsort(descending=True, stable=True)
     order = order[scores[order] >= score_threshold]
     if nms_iou is not None:
-        order = order[batched_nms(boxes[order], scores[order], labels[order], nms_iou)]
+        order = order[without_duplicates(boxes[order], labels[order], nms_iou)]
     keep = order[:count]
     return Detections(boxes[keep], scores[keep], labels[keep], all_scores[keep])
 
