@@ -111,6 +111,8 @@ def test_the_whole_model_with_kernels(model: GroundingModel) -> None:
     torch.testing.assert_close(found.boxes, expected.boxes, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: the interpreter multiplies no bfloat16")
 @torch.inference_mode()
 def test_in_bfloat16_kernels_round_no_more_than_plain_layers(model: GroundingModel) -> None:
     rounded = deepcopy(model)

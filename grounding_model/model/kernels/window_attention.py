@@ -91,6 +91,5 @@ class KernelSwinBlock(SwinBlock):
     def attend(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         layer = self.attention
-        position_bias = layer._get_rel_pos_bias()[0]
-        seen = window_attention(layer.qkv(x), layer.qkv.bias, position_bias, layer.num_heads, self.window, self.shift)
+        seen = window_attention(layer.qkv(x), layer.qkv.bias, layer.bias(), layer.heads, self.window, self.shift)
         return layer.proj(seen)
