@@ -41,6 +41,7 @@ from grounding_model.inputs.tokens import count_tokens, tokenize, tokens_of_span
 from grounding_model.model.backbone import TimmFeatures
 from grounding_model.model.boxes import without_duplicates
 from grounding_model.model.grounding import GroundingModel, ImageFeatures, TextFeatures
+from grounding_model.model.kernels.compiled_gather import use_compiled_gather
 from grounding_model.model.precision import choose_dtype, use_bfloat16
 from grounding_model.students.config import is_student
 from grounding_model.students.detector import StudentDetector
@@ -157,6 +158,8 @@ class Detector:
             use_bfloat16(self.model)
         self.tokenizer = tokenizer
         self.device = torch.device(device)
+        if self.device.type == "cpu":
+            use_compiled_gather(self.model)
         self.provenance = dict(provenance or {})
         self._texts: dict[tuple[str, ...], TextFeatures] = {}
         self._texts_version = -1

@@ -173,11 +173,18 @@ class DeformableAttention(nn.Module):
 
         def look(query: Tensor, references: Tensor, first_rows: Tensor) -> Tensor:
             locations, weights = self.points_of(query, references, sizes)
-            return self.output(sample_rows(table, sizes, first_rows, locations, weights).to(query.dtype))
+            sampled = self.sample(table, sizes, first_rows, locations, weights)
+            return self.output(sampled.to(query.dtype))
 
         references = references.expand(len(query), -1, -1, -1).flatten(0, 1)
         answer = in_row_chunks(look, query.flatten(0, 1), references, first_rows_of(value, query.shape[1]))
         return answer.unflatten(0, query.shape[:2])
+
+    def sample(
+        self, table: Tensor, sizes: LevelSizes, first_rows: Tensor, locations: Tensor, weights: Tensor
+    ) -> Tensor:
+        """As sample_rows; a kernel may stand in its place."""
+        return sample_rows(table, sizes, first_rows, locations, weights)
 
     def points_of(self, query: Tensor, references: Tensor, sizes: LevelSizes) -> tuple[Tensor, Tensor]:
         """query (N, C), references (N, K, 2 or 4) -> x y fractions (N, H, K, P, 2), weights (N, H, K, P)."""
