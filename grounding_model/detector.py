@@ -42,6 +42,7 @@ from grounding_model.inputs.tokens import count_tokens, tokenize, tokens_of_span
 from grounding_model.model.backbone import TimmFeatures
 from grounding_model.model.boxes import without_duplicates
 from grounding_model.model.grounding import GroundingModel, ImageFeatures, TextFeatures
+from grounding_model.model.kernels.compiled_gather import use_compiled_gather
 from grounding_model.model.kernels.cuda_graphs import ReplayedModel
 from grounding_model.model.precision import choose_dtype, float32_products, use_bfloat16
 from grounding_model.students.config import is_student
@@ -173,6 +174,8 @@ class Detector:
         self.tokenizer = tokenizer
         self.device = torch.device(device)
         self.forward = fast_forward(self.model) if self.device.type == "cuda" else self.model
+        if self.device.type == "cpu":
+            use_compiled_gather(self.model)
         self.provenance = dict(provenance or {})
         self._texts: dict[tuple[str, ...], TextFeatures] = {}
         self._texts_version = -1

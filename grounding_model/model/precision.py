@@ -1,13 +1,14 @@
-"""Inference in bfloat16 where it costs no accuracy: the large linear layers of the image side.
+"""Inference in bfloat16 where it costs no accuracy: the large linear layers of the image side, and what image tokens
+and words take from each other.
 
-Everything that places a box or ranks it stays float32: sampling offsets and weights, image-text fusion, query
+Everything that places a box or ranks it stays float32: sampling offsets and weights, the scores of fusion, query
 selection, the decoder but for its image values, the heads, and the text encoder. torch.autocast as it is also rounds
 those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal, cast
 
@@ -76,6 +77,8 @@ def use_bfloat16(model: GroundingModel) -> None:
     """Replaces the layers named above, in place. The model can no longer be trained or saved."""
     for module, name, output in bfloat16_layers(model):
         setattr(module, name, BFloat16Linear(getattr(module, name), output))
+    for layer in cast(Iterable[EncoderLayer], model.encoder.layers):
+        layer.fusion.taken_dtype = torch.bfloat16
 
 
 def bfloat16_layers(model: GroundingModel) -> Iterator[tuple[nn.Module, str, torch.dtype]]:

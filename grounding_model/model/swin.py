@@ -62,7 +62,7 @@ class WindowAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int, window: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.num_heads = heads
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         self.register_buffer("relative_position_index", relative_positions(window), persistent=False)
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
@@ -70,7 +70,7 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """x (B * windows, S * S, C), mask (windows, S * S, S * S) to be added -> as x."""
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         scores = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1) + self.bias()
         if mask is not None:
             scores = (scores.unflatten(0, (-1, len(mask))) + mask[:, None]).flatten(0, 1)

@@ -39,7 +39,7 @@ def use_kernels(model: GroundingModel) -> None:
 def fits(module: nn.Module) -> bool:
     """Whether the module's head is as wide as a kernel can take it."""
     if isinstance(module, SwinBlock):
-        channels = len(module.attention.proj.weight) // module.attention.heads
+        channels = len(module.attention.proj.weight) // module.attention.num_heads
         return is_power_of_two(channels) and channels >= MIN_CHANNELS
     if isinstance(module, DeformableAttention):
         return is_power_of_two(len(module.value.weight) // module.heads)

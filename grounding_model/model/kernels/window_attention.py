@@ -91,5 +91,5 @@ class KernelSwinBlock(SwinBlock):
     def attend(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         layer = self.attention
-        seen = window_attention(layer.qkv(x), layer.qkv.bias, layer.bias(), layer.heads, self.window, self.shift)
+        seen = window_attention(layer.qkv(x), layer.qkv.bias, layer.bias(), layer.num_heads, self.window, self.shift)
         return layer.proj(seen)
