@@ -89,12 +89,12 @@ def compared(config: SelfTrainConfig, folder: Path) -> dict[str, object]:
     rounds, round_samples = judged(last, config, folder / "judge-rounds")
     interval = interval_of(read_samples(round_samples), read_samples(alone_samples), resamples=1000)
     return {
-        "first": result.rounds[0].figure,
+        "first": result.rounds[0].score,
         "rounds": rounds,
         "alone": alone,
         "gain": rounds - alone,
         "interval": [interval.low, interval.high],
-        "each": [done.figure for done in result.rounds],
+        "each": [done.score for done in result.rounds],
     }
 
 

@@ -102,7 +102,7 @@ def colours(detector: Detector, scenes: int) -> tuple[float, float, float]:
         found.append(answer)
         blind.append(colour_blind(answer))
     names = sorted({instance.category for record in truth for instance in record.instances or ()})
-    # What was a near miss in one scene and stands nowhere is no category of the truth.
+    # What was a near miss in one scene and stands nowhere is not a category of the truth.
     found, blind = ([only(record, names) for record in records] for records in (found, blind))
     result = evaluate_coco(truth, found, names)
     held_out = {f"{colour} {noun}" for colour, noun in HELD_OUT_PAIRS}

@@ -12,7 +12,7 @@ import os
 import random
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -37,8 +37,6 @@ from formats.review_journal import key_bytes
 
 MOST_TILES = 20_000  # of index.html
 NAMED_PROBLEMS = 20  # this many are listed at the end; the rest are counted
-QUIT_KEYS = (ord("q"), 27)  # q, escape
-WINDOW = "groundhog browse (any key: next, q: quit)"
 DRAWABLE = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP"}
 
 
@@ -114,8 +112,12 @@ def browse(options: argparse.Namespace) -> Tally:
     """Draws as the options say. Raises InputError if nothing can be drawn at all."""
     annotations, images, label_map_path = read_data_paths(options)
     label_map = None if label_map_path is None else read_label_map(label_map_path)
+    window = None
     if not options.not_show:
         _check_display()
+        from browse.window import Window  # OpenCV, which pages and files do without
+
+        window = Window(options.show_interval)
     elif options.output_dir is None:
         raise InputError("--not-show", "without -o there is no output", "expected -o DIR")
     if options.output_dir is not None and options.output_dir.is_file():
@@ -123,7 +125,7 @@ def browse(options: argparse.Namespace) -> Tally:
     other = None if options.compare is None else OtherLabels(_inside(options.data_root, options.compare))
     tally = Tally()
     records = _records(annotations, label_map, options, tally)
-    show = None if options.not_show else _window(options.show_interval)
+
     taken: set[Path] = set()
     tiles: list[Tile] = []
     bar = show_progress(unit="picture", desc="draw", total=options.number)
@@ -149,14 +151,14 @@ def browse(options: argparse.Namespace) -> Tally:
             continue
         tally.drawn += 1
         bar.update()
-        if show is not None and not show(drawn):
+        if window is not None and not window.show(drawn):
             break
     bar.close()
     if options.output_dir is not None and tiles:
         name = None if other is None else other.path.name
         write_index(options.output_dir, annotations.name, tiles, _review_command(options), name)
-    if show is not None:
-        _close_windows()
+    if window is not None:
+        window.close()
     return tally
 
 
@@ -231,25 +233,6 @@ def _check_display() -> None:
     """Raises InputError where no window can open: OpenCV would abort the process."""
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise InputError("display", "none to open a window on", "expected -o DIR --not-show, which writes pictures")
-
-
-def _window(interval: float) -> Callable[[np.ndarray], bool]:
-    """Returns a function that shows a picture and returns whether to continue. interval: seconds, 0 waits for a key."""
-    import cv2
-
-    def show(picture: np.ndarray) -> bool:
-        cv2.namedWindow(WINDOW, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
-        cv2.imshow(WINDOW, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-        pressed = cv2.waitKey(max(1, round(interval * 1000)) if interval > 0 else 0)
-        return pressed & 0xFF not in QUIT_KEYS if pressed >= 0 else True
-
-    return show
-
-
-def _close_windows() -> None:
-    import cv2
-
-    cv2.destroyAllWindows()
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def page_of(title: str, body: str, footer: str, style: str = "") -> str:
     return _PAGE.format(title=html.escape(title), body=body, footer=footer, style=STYLE + style)
 
 
-def figures_of(figures: list[tuple[str, str, str]]) -> str:
+def headlines_of(figures: list[tuple[str, str, str]]) -> str:
     """The headline figures, (what it is of, its value, a note such as the interval) each."""
     cards = (
         f'<li><span class="of">{html.escape(of)}</span><span class="value">{html.escape(value)}</span>'

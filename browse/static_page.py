@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from browse.images.pictures import jpeg_of
-from browse.page_style import figures_of, page_of
+from browse.page_style import headlines_of, page_of
 from browse.review.compare import CHANGES, compared, named_boxes
 from formats.io.files import write_whole
 from formats.io.plurals import many
@@ -70,7 +70,7 @@ def write_index(folder: Path, title: str, tiles: Sequence[Tile], command: str, o
         figures += [(change, f"{changes[change]:,}", f"against {other}") for change in CHANGES]
     shown = tiles[:MOST_THUMBNAILS]
     body = [
-        figures_of(figures),
+        headlines_of(figures),
         f"<p>Review them in the browser: <code>{html.escape(command)}</code></p>",
         _controls(sorted(counts), other is not None),
         f'<div id="tiles">{"".join(map(_tile, shown))}</div>',

@@ -47,6 +47,7 @@ _MODULE_OF = {
     "evaluate": "flows.evaluation.evaluate",
     "SelfTrainConfig": "flows.self_training.config",
     "self_train": "flows.self_training.loop",
+    "__version__": "flows.version",
 }
 
 __all__ = [
@@ -74,13 +75,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":  # of the installed package
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            return version("groundhog")
-        except PackageNotFoundError:  # a checkout that was never installed
-            return "(not installed)"
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_MODULE_OF[name]), name)

@@ -178,8 +178,8 @@ def write_candidates(path: str | Path, candidates: Candidates, key: str, feature
 
 def _with_checksum(content: bytes) -> bytes:
     """The file's bytes with their checksum in place of the zeros."""
-    *_, place = _CHECKSUM.finditer(content)
-    return content[: place.start(1)] + hashlib.sha256(content).hexdigest().encode() + content[place.end(1) :]
+    *_, match = _CHECKSUM.finditer(content)
+    return content[: match.start(1)] + hashlib.sha256(content).hexdigest().encode() + content[match.end(1) :]
 
 
 def is_intact(content: bytes) -> bool:

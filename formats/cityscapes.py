@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from formats.io.errors import InputError
 from formats.omissions import Omissions
 from formats.record import Instance, Record
@@ -36,7 +39,7 @@ def read_cityscapes(gt_dir: str | Path, omissions: Omissions | None = None) -> I
     root = Path(gt_dir)
     paths = sorted(root.rglob(f"*{_SUFFIX}"))
     if not paths:
-        raise InputError(root, f"holds no *{_SUFFIX}", "expected gtFine/train or gtFine/val")
+        raise InputError(root, f"contains no *{_SUFFIX}", "expected gtFine/train or gtFine/val")
     for path in paths:
         name = path.name.removesuffix(_SUFFIX) + "_leftImg8bit.png"
         numbers = _read_numbers(path)
@@ -55,9 +58,6 @@ def read_cityscapes_categories(gt_dir: str | Path) -> tuple[str, ...]:
 
 def _read_numbers(path: Path):
     """(H, W) int, the number of each pixel."""
-    import numpy as np  # only here: `import formats` stays light
-    from PIL import Image
-
     try:
         with Image.open(path) as image:
             numbers = np.asarray(image).astype(np.int64)
@@ -69,8 +69,6 @@ def _read_numbers(path: Path):
 
 
 def _instances(numbers) -> Iterator[Instance]:
-    import numpy as np
-
     labels = {number: label for label, number in enumerate(_CLASSES)}
     for number in np.unique(numbers).tolist():
         group = number < 1000

@@ -92,8 +92,13 @@ def _repeated_ids(content: CocoContent) -> Iterator[InputError]:
             seen = {each for each in before if type(each) in (int, str)}
         if annotation_id in seen:
             location = f"{content.path}: annotation {index}"
-            yield InputError(location, f"id {annotation_id!r} is given twice", "expected every id once")
+            yield InputError(location, f"id {annotation_id!r} is listed twice", "expected unique ids")
         seen.add(annotation_id)
+
+
+def read_coco_results_categories(path: str | Path, truth: str | Path) -> tuple[str, ...]:
+    """The names of the labels, which the annotations know and the results do not."""
+    return read_coco_categories(truth)
 
 
 def read_coco_categories(path: str | Path) -> tuple[str, ...]:
@@ -149,7 +154,7 @@ def _load(
         if position is None and isinstance(entry, list):
             tables[key], annotations = {}, PackedItems() if key == "annotations" else annotations
         elif position is None or not isinstance(entry, dict):
-            raise InputError(path, f"{key!r} is no list of objects", "expected a COCO annotation file")
+            raise InputError(path, f"{key!r} is not a list of objects", "expected a COCO annotation file")
         elif key != "annotations":
             count_unread(omissions, entry, read[key], key)
             _add_by_id(tables[key], entry, f"{path}: {key} {position}")
@@ -213,7 +218,7 @@ def annotations_by_image(
             if image_id in images_left_out:
                 continue
             if image_id not in images:
-                raise InputError(location, f"image_id {image_id!r} is no image's id", 'expected one of "images"')
+                raise InputError(location, f"image_id {image_id!r} is not the id of an image", "expected one of them")
             found.setdefault(image_id, array("L")).append(index)
     return found
 
@@ -261,7 +266,7 @@ def size_of(image: Mapping, location: str) -> tuple[int, int]:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            location, f"size {image['width']!r} x {image['height']!r} is no size", "expected pixels"
+            location, f"size {image['width']!r} x {image['height']!r} is not a size", "expected pixels"
         ) from error
 
 
@@ -274,7 +279,7 @@ def read_coco_results(path: str | Path, truth: str | Path) -> Iterator[Record]:
     entries = PackedItems()
     for index, entry in enumerate(item.value for item in _items(path, list) if item.position is not None):
         if not isinstance(entry, dict):
-            raise InputError(path, "holds more than objects", _WANT_RESULTS)
+            raise InputError(path, "contains more than objects", _WANT_RESULTS)
         needed(entry, "score", f"{path}: annotation {index}")
         entries.append(_without_outlines(entry))
     yield from coco_records(content._replace(path=path, annotations=entries))
@@ -296,7 +301,7 @@ def write_coco_results(path: str | Path, records: Iterable[Record], truth: str |
         count_omissions(omissions, record, ("score",))
         if record.filename not in image_ids:
             raise InputError(
-                record.filename, f"is no image of {truth}", "expected predictions for the images of the truth"
+                record.filename, f"is not an image of {truth}", "expected predictions for the images of the truth"
             )
         for instance in record.instances or ():
             if not instance.ignore:
@@ -310,7 +315,7 @@ def _result(instance: Instance, image_id: Any, category_ids: Mapping[str, Any], 
         raise InputError(location, f"the box {instance.box} has no score", "expected a model's boxes, or write coco")
     if instance.category not in category_ids:
         remedy = want_one_of(category_ids, instance.category)
-        raise InputError(location, f"{instance.category!r} is no category of the truth", remedy)
+        raise InputError(location, f"{instance.category!r} is not a category of the truth", remedy)
     return {
         "image_id": image_id,
         "category_id": category_ids[instance.category],
@@ -386,7 +391,7 @@ def _instance(entry: Mapping, categories: Mapping[Any, tuple[int, str]], locatio
     category_id = _needed_id(entry, "category_id", location)
     if category_id not in categories:
         raise InputError(
-            location, f"category_id {category_id!r} is no category's id", f"expected one of {list(categories)}"
+            location, f"category_id {category_id!r} is not the id of a category", f"expected one of {list(categories)}"
         )
     label, name = categories[category_id]
     box = box_of(needed(entry, "bbox", location), location)
@@ -449,14 +454,14 @@ def _items(path: str | Path, kind: type) -> Iterator[JsonItem]:
     top = next(items).value
     if not isinstance(top, kind):
         remedy = 'expected {"images": [...], "annotations": [...], ...}' if kind is dict else want
-        raise InputError(path, f"holds a JSON {type(top).__name__}", remedy)
+        raise InputError(path, f"contains a JSON {type(top).__name__}", remedy)
     yield from items
 
 
 def _add_by_id(table: dict[Any, dict], entry: dict, location: str) -> None:
     entry_id = _needed_id(entry, "id", location)
     if entry_id in table:
-        raise InputError(location, f"id {entry_id!r} is given twice", "expected every id once")
+        raise InputError(location, f"id {entry_id!r} is listed twice", "expected unique ids")
     # One text for a key of all entries: each comes with its own.
     table[entry_id] = {intern(key): value for key, value in entry.items() if key not in _OF_NO_USE}
 

@@ -203,7 +203,7 @@ def _odinw(split: str | Path, omissions: Omissions | None = None) -> CocoContent
     if path.is_dir():
         files = [path / name for name in _ODINW_FILES if (path / name).is_file()]
         if not files:
-            raise InputError(path, "holds no annotations of ODinW", f"expected {' or '.join(_ODINW_FILES)} in it")
+            raise InputError(path, "contains no annotations of ODinW", f"expected {' or '.join(_ODINW_FILES)} in it")
         path = files[0]
     content = _by_category_id(load_coco(path, omissions))
     used = any(entry.get("category_id") == 0 for entry in content.annotations or ())

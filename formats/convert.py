@@ -108,9 +108,9 @@ def _converted(
             stream = formats.sample(stream, selection.sample, selection.seed)
         return stream if part is None else formats.only_part(stream, parts, part, selection.seed)
 
-    given = {**options, "overwrite": overwrite}
+    passed = {**options, "overwrite": overwrite}
     lines = [
-        write(target_format, path, chosen(part), _in_order(merged), given, source, may_be_empty=bool(parts))
+        write(target_format, path, chosen(part), _in_order(merged), passed, source, may_be_empty=bool(parts))
         for part, path in outputs.items()
     ]
     if lost := formats.describe_omissions(omissions):
@@ -159,7 +159,7 @@ def guess_format(source: str | Path) -> str:
         return "odvg"
     if {"image_id", "bbox"} <= first.keys():
         remedy = "expected the truth's file, or --format coco-results with --truth"
-        raise InputError(path, "holds the results of a model for COCO", remedy)
+        raise InputError(path, "contains results in COCO's format, not annotations", remedy)
     if isinstance(first.get("data"), dict):
         return "labelstudio"
     return "huggingface" if "file_name" in first else "odvg"

@@ -26,7 +26,7 @@ def read_cvat(
     """One record for each image; polygons, masks and ellipses as the boxes round them.
 
     categories: the names in the order of the labels; by default those that the file's meta lists, then others that
-    occur. omissions: takes outlines, shapes that are left out (turned boxes, polylines, points, cuboids, skeletons),
+    occur. omissions: takes outlines, shapes that are left out (rotated boxes, polylines, points, cuboids, skeletons),
     tags of whole images, attributes and what is said of occlusion and groups. Raises InputError for broken XML, missing
     attributes, unknown categories and videos, whose frames have no file names.
     """
@@ -35,7 +35,7 @@ def read_cvat(
         raise InputError(path, f"is <{root.tag}>", _WANT)
     if root.find("image") is None and (tracks := len(root.findall("track"))):
         remedy = "expected CVAT for images 1.1: export the task in that format"
-        raise InputError(path, f"holds {tracks} tracks of a video, and no image with a name", remedy)
+        raise InputError(path, f"contains {tracks} tracks of a video, and no image with a name", remedy)
     names = categories if categories is not None else _names(root)
     labels = {name: label for label, name in enumerate(names)}
     for index, image in enumerate(root.iterfind("image")):
@@ -47,7 +47,7 @@ def read_cvat(
 def _count_unread(image: ElementTree.Element, omissions: Omissions) -> None:
     for shape in image:
         if _is_turned(shape):
-            omissions["turned boxes and ellipses, left out"] += 1
+            omissions["rotated boxes and ellipses, left out"] += 1
         elif shape.tag in _OUTLINES:
             omissions[f"{_OUTLINES[shape.tag]}, now the boxes round them"] += 1
         elif shape.tag == "tag":
@@ -85,7 +85,7 @@ def _record(image: ElementTree.Element, labels: Mapping[str, int], location: str
             continue  # counted
         name = _attribute(shape, "label", where)
         if name not in labels:
-            raise InputError(where, f"{name!r} is no category", want_one_of(labels, name))
+            raise InputError(where, f"{name!r} is not a category", want_one_of(labels, name))
         box = _BOXES[shape.tag](shape, where)
         try:
             instances.append(Instance(box, labels[name], name))
@@ -140,7 +140,7 @@ def _number(text: str, location: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(location, f"{text!r} is no number", _WANT)
+        raise InputError(location, f"{text!r} is not a number", _WANT)
     return number
 
 

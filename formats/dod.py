@@ -37,16 +37,16 @@ def read_dod(ann_file: str | Path, omissions: Omissions | None = None) -> Iterat
 def read_dod_details(pickles: str | Path) -> DodDetails:
     """What the folder d3_pkl says. Raises InputError unless its pickles hold plain containers alone."""
     images, groups, sentences = (_load(Path(pickles) / f"{name}.pkl") for name in ("images", "groups", "sentences"))
-    asked: dict[str, tuple[int, ...]] = {}
+    queries: dict[str, tuple[int, ...]] = {}
     for image_id, image in images.items():
         location = f"{Path(pickles) / 'images.pkl'}: image {image_id!r}"
         group_id = needed(image, "group_id", location)
         if group_id not in groups:
             raise InputError(location, f"group_id {group_id!r} is not a group", "expected one of groups.pkl")
         ids = needed(groups[group_id], "inner_sent_id", f"{Path(pickles) / 'groups.pkl'}: group {group_id!r}")
-        asked[needed(image, "file_name", location)] = tuple(sorted(each - 1 for each in ids))
+        queries[needed(image, "file_name", location)] = tuple(sorted(each - 1 for each in ids))
     absence = frozenset(each - 1 for each, sentence in sentences.items() if sentence.get("is_negative"))
-    return DodDetails(asked, absence)
+    return DodDetails(queries, absence)
 
 
 def _load(path: Path) -> Mapping[Any, dict]:

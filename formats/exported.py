@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from formats.coco import coco_records, load_coco
 from formats.cvat import read_cvat
+from formats.export_tools import TITLES
 from formats.fiftyone import read_labels_json
 from formats.images import IMAGE_SUFFIXES, with_slashes
 from formats.io.errors import InputError, handed_to, refused
@@ -24,8 +25,6 @@ from formats.record import Box, Record, check_box
 from formats.voc import read_voc
 from formats.yolo import find_label_files
 from formats.yolo_rows import read_rows
-
-TOLERANCE = 0.5  # pixels by which a side may differ and be the same: what rounding to whole pixels makes
 
 Problem = Callable[[InputError], None]
 
@@ -99,7 +98,7 @@ def _cvat(path: Path, on_problem: Problem, options: ExportOptions) -> Iterator[E
 def _refuse_lost(lost: dict[str, int], location: str) -> None:
     if lost:
         what = ", ".join(f"{what.removesuffix(', left out')} ({count})" for what, count in lost.items())
-        raise InputError(location, f"holds {what}", "expected upright boxes")
+        raise InputError(location, f"contains {what}", "expected upright boxes")
 
 
 def _coco(path: Path, on_problem: Problem, options: ExportOptions) -> Iterator[ExportedImage]:
@@ -113,7 +112,7 @@ def _coco(path: Path, on_problem: Problem, options: ExportOptions) -> Iterator[E
         location = f"{path}: {record.filename}"
         with handed_to(on_problem):
             if image_id in turned:
-                raise InputError(location, "holds turned boxes", "expected upright boxes")
+                raise InputError(location, "contains rotated boxes", "expected upright boxes")
             yield _of_record(record, location)
 
 
@@ -161,7 +160,7 @@ def _yolo(path: Path, on_problem: Problem, options: ExportOptions) -> Iterator[E
         with handed_to(on_problem):
             rows = read_rows(file, len(names), None)
             if odd := [row for row in rows if row.unread]:
-                raise InputError(odd[0].location, f"holds {odd[0].unread}", "expected plain boxes: class cx cy w h")
+                raise InputError(odd[0].location, f"contains {odd[0].unread}", "expected plain boxes: class cx cy w h")
             boxes = tuple(ExportedBox(names[row.label], _checked(row.box, row.location)) for row in rows)
             yield ExportedImage(str(file), stem.as_posix(), None, boxes, is_stem=True, relative=True)
 
@@ -172,11 +171,11 @@ def _is_list(file: Path) -> bool:
     return PurePosixPath(lines[0].strip()).suffix.lower() in IMAGE_SUFFIXES
 
 
-def _yolo_names(path: Path, given: Sequence[str] | Path | None) -> Sequence[str]:
-    if isinstance(given, Path):
-        return read_category_names(given)
-    if given is not None:
-        return given
+def _yolo_names(path: Path, categories: Sequence[str] | Path | None) -> Sequence[str]:
+    if isinstance(categories, Path):
+        return read_category_names(categories)
+    if categories is not None:
+        return categories
     for folder in (path, path.parent):
         for name in _NAMES_FILES:
             if (folder / name).is_file():
@@ -194,10 +193,10 @@ class Tool:
 
 
 TOOLS = {
-    "labelstudio": Tool("Label Studio: the JSON of its tasks", _labelstudio, holds_ignored=False),
-    "cvat": Tool("CVAT: the XML of CVAT for images 1.1", _cvat, holds_ignored=False),
-    "fiftyone": Tool("FiftyOne: a FiftyOneImageDetectionDataset", _fiftyone, holds_ignored=True),
-    "coco": Tool("COCO: a JSON file", _coco, holds_ignored=True),
-    "yolo": Tool("YOLO: a folder of text files", _yolo, holds_ignored=False),
-    "voc": Tool("Pascal VOC: a folder of XML files", _voc, holds_ignored=True),
+    "labelstudio": Tool(TITLES["labelstudio"], _labelstudio, holds_ignored=False),
+    "cvat": Tool(TITLES["cvat"], _cvat, holds_ignored=False),
+    "fiftyone": Tool(TITLES["fiftyone"], _fiftyone, holds_ignored=True),
+    "coco": Tool(TITLES["coco"], _coco, holds_ignored=True),
+    "yolo": Tool(TITLES["yolo"], _yolo, holds_ignored=False),
+    "voc": Tool(TITLES["voc"], _voc, holds_ignored=True),
 }

@@ -47,7 +47,7 @@ def read_fiftyone(
             raise InputError(location, f"has no image in {root}", "expected data/ with the images, or image_dir=FOLDER")
         height, width = image_size(root / names[key])
         if entries is not None and not isinstance(entries, list):
-            raise InputError(location, f"holds a JSON {type(entries).__name__}", "expected a list of boxes or null")
+            raise InputError(location, f"contains a JSON {type(entries).__name__}", "expected a list or null")
         instances = (
             None
             if entries is None
@@ -76,7 +76,7 @@ def read_labels_json(
         location = f"{path}: {key!r}"
         with handed_to(on_problem):
             if entries is not None and not isinstance(entries, list):
-                raise InputError(location, f"holds a JSON {type(entries).__name__}", "expected a list of boxes or null")
+                raise InputError(location, f"contains a JSON {type(entries).__name__}", "expected a list or null")
             found = None if entries is None else [_instance(each, classes, known, 1, 1, location) for each in entries]
             boxes = None if found is None else [(each.category, each.box, each.ignore) for each in found]
             yield location, key, boxes

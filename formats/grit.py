@@ -12,6 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+from pyarrow import parquet
+
 from formats.coco import needed, size_of
 from formats.io.errors import InputError, refused
 from formats.io.json_stream import stream_json
@@ -39,7 +42,7 @@ def read_grit(source: str | Path, omissions: Omissions | None = None) -> Iterato
     kinds = [_shards(path, pattern) for pattern in _PATTERNS] if path.is_dir() else [[path]]
     files = next((files for files in kinds if files), None)
     if files is None:
-        raise InputError(path, f"holds none of {', '.join(_PATTERNS)}", _WANT)
+        raise InputError(path, f"contains none of {', '.join(_PATTERNS)}", _WANT)
     for file in files:
         for sample, location in _samples(file):
             if not isinstance(sample, dict):
@@ -67,14 +70,11 @@ def _samples(file: Path) -> Iterator[tuple[Any, str]]:
     items = stream_json(file, _WANT)
     top = next(items).value
     if not isinstance(top, list):
-        raise InputError(file, f"holds a JSON {type(top).__name__}", _WANT)
+        raise InputError(file, f"contains a JSON {type(top).__name__}", _WANT)
     yield from ((item.value, f"{file}: sample {item.position}") for item in items)
 
 
 def _parquet_samples(file: Path) -> Iterator[tuple[Any, str]]:
-    import pyarrow  # only here: `import formats` stays light
-    from pyarrow import parquet
-
     try:
         with parquet.ParquetFile(file) as table:
             rows = (row for batch in table.iter_batches(1000) for row in batch.to_pylist())

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import yaml
+
 from formats.coco import box_of, xywh
 from formats.images import image_size, safe_join, with_slashes
 from formats.io.errors import InputError, handed_to, located, refused
@@ -75,8 +77,6 @@ def _names_of_card(card: Path) -> tuple[str, ...]:
     header = text[3:].split("\n---", 1)[0]
     if "&" in header and "*" in header:  # aliases can double without end
         raise InputError(card, "its YAML header has anchors", "expected a header without them")
-    import yaml  # only here: it takes a while to load
-
     try:
         found = _class_names(yaml.load(header, yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader))
     except (yaml.YAMLError, RecursionError) as error:

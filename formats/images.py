@@ -12,16 +12,14 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from threading import Condition
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, NamedTuple
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from formats.io.errors import InputError, handed_to
 from formats.io.storage import as_path, is_address
 from formats.record import Record
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _log = logging.getLogger(__name__)
 
@@ -218,12 +216,12 @@ def decode_image(path: str | Path, longest: int | None = None, whole_below: int 
 
 def max_pixels() -> int | None:
     """The pixels that a picture may have: MAX_PIXELS, or what GROUNDHOG_MAX_IMAGE_PIXELS says; None: any number."""
-    said = os.environ.get(MAX_PIXELS_VARIABLE, "").strip()
-    if not said:
+    text = os.environ.get(MAX_PIXELS_VARIABLE, "").strip()
+    if not text:
         return MAX_PIXELS
-    if not (said.isascii() and said.isdecimal()) or len(said) > 18:
-        raise InputError(MAX_PIXELS_VARIABLE, f"is {said[:40]!r}", "expected a number of pixels; 0 for no limit")
-    return int(said) or None
+    if not (text.isascii() and text.isdecimal()) or len(text) > 18:
+        raise InputError(MAX_PIXELS_VARIABLE, f"is {text[:40]!r}", "expected a number of pixels; 0 for no limit")
+    return int(text) or None
 
 
 def _opened(path: str | Path, stream: IO[bytes]) -> Image.Image:
@@ -275,8 +273,6 @@ if hasattr(os, "register_at_fork"):
 
 def _rgb_of(image: Image.Image, factor: int) -> np.ndarray:
     """(h, w, 3) uint8 RGB as stored, each side divided by `factor`; by strips, without a second whole picture."""
-    import numpy as np  # only here: `import formats` stays light
-
     image.load()
     extremes = _extremes(image) if image.mode == "F" else (0.0, 1.0)
     rows = max(1, _STRIP // (image.width * factor)) * factor
@@ -293,8 +289,6 @@ def _rgb_of(image: Image.Image, factor: int) -> np.ndarray:
 
 def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Pixels as stored -> upright. orientation: EXIF's, 1 to 8."""
-    import numpy as np
-
     if orientation in _SIDEWAYS:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
@@ -321,8 +315,6 @@ def _grey(image: Image.Image, extremes: tuple[float, float]) -> Image.Image:
     Integers span 16 bits, the only range that such files have in practice. Floating-point images ("F") have no fixed
     range: theirs is `extremes`.
     """
-    import numpy as np
-
     values = np.asarray(image)
     if image.mode.startswith("I"):
         return Image.fromarray((values.clip(0, 65535) / 257).round().astype(np.uint8))
@@ -333,8 +325,6 @@ def _grey(image: Image.Image, extremes: tuple[float, float]) -> Image.Image:
 
 def _extremes(image: Image.Image) -> tuple[float, float]:
     """The smallest and the largest finite value of a floating-point image; 0, 0 where it has none."""
-    import numpy as np
-
     values = np.asarray(image)
     finite = values[np.isfinite(values)]
     return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)

@@ -63,8 +63,8 @@ def _names_of(source: str | Path, source_format: str, options: dict[str, Any]) -
     if source_format not in formats.CATEGORIES:
         return {}
     try:
-        given = {name: value for name, value in options.items() if value is not None}
-        return dict(enumerate(call(source_format, formats.CATEGORIES[source_format], given, source)))
+        chosen = {name: value for name, value in options.items() if value is not None}
+        return dict(enumerate(call(source_format, formats.CATEGORIES[source_format], chosen, source)))
     except InputError:
         return {}
 

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from formats.io.errors import InputError
 from formats.io.files import read_text, write_json
 from formats.io.storage import as_path
@@ -34,12 +36,12 @@ def read_label_map(path: str | Path) -> dict[int, str]:
     except UnicodeDecodeError as error:
         raise InputError(path, f"is not JSON ({error})", _REMEDY) from error
     if not isinstance(pairs, _Pairs):
-        raise InputError(path, f"holds a JSON {type(pairs).__name__}", _REMEDY)
+        raise InputError(path, f"contains a JSON {type(pairs).__name__}", _REMEDY)
     names: dict[int, str] = {}
     for key, name in pairs:
         label = _label(path, key)
         if label in names:
-            raise InputError(path, f"label {key} is listed twice", "expected every label once")
+            raise InputError(path, f"label {key} is listed twice", "expected unique labels")
         if not isinstance(name, str) or not name.strip():
             raise InputError(path, f"label {key} has the name {name!r}", "expected a non-empty text")
         names[label] = name
@@ -128,7 +130,7 @@ def name_problems(names: Mapping[int, str], location: object) -> Iterator[InputE
         other = first.setdefault(words, label)
         if names[other] == name and other != label:
             what = f"labels {other} and {label} are both {name!r}"
-            yield InputError(location, what, "expected every name once: join the two, or rename one")
+            yield InputError(location, what, "expected unique names: join the two, or rename one")
         elif other != label:
             what = f"labels {other} and {label}, {names[other]!r} and {name!r}, are the same words to a detector"
             remedy = "expected names that differ beyond case and brackets, since every box comes under both labels: "
@@ -203,8 +205,6 @@ def _yaml_value(path: Path, wanted: str) -> Any:
 
     None where the key or the table is missing, and in place of anything deeper.
     """
-    import yaml  # only here: the names of most data sets come as a list
-
     text = read_text(path, "expected it saved as UTF-8")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, and with nested brackets a thousand
     try:
@@ -229,7 +229,7 @@ def _yaml_table(node: Any, path: Path) -> dict[str, Any]:
     for key, value in node.value if node is not None and node.id == "mapping" else ():
         if not isinstance(key.value, str) or key.value in table:
             line = f"{path}:{key.start_mark.line + 1}"
-            raise InputError(line, f"{_yaml_text(key)!r} is listed twice, or is not a text", "expected every key once")
+            raise InputError(line, f"{_yaml_text(key)!r} is listed twice, or is not a text", "expected unique keys")
         table[key.value] = value
     return table
 

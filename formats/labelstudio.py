@@ -24,9 +24,9 @@ _LOCAL_FILES = "/data/local-files/?d="  # Label Studio's address of a file below
 MODEL_VERSION = "groundhog"
 _WANT = "expected a JSON list of Label Studio's tasks"
 _BOX = "rectanglelabels"
-_TURNED = "turned boxes, left out"
+_TURNED = "rotated boxes, left out"
 # Results that show where an object is; choices and texts about the image are none.
-_SHAPES = {_TURNED: "turned boxes"} | {
+_SHAPES = {_TURNED: "rotated boxes"} | {
     f"results of type {kind}": f"{noun}"
     for kind, noun in (
         ("polygonlabels", "polygons"),
@@ -51,13 +51,13 @@ def read_labelstudio(
 
     A task with neither is unlabelled. categories: the names in the order of the labels; by default all that occur,
     sorted. image_dir: where a task's image is looked for, below as many of its address's folders as it takes, and its
-    size where the task does not tell it. omissions: takes what else a task holds: other shapes, turned boxes, choices,
+    size where the task does not tell it. omissions: takes what else a task holds: other shapes, rotated boxes, choices,
     answers beside the one, and tasks whose size nothing tells. Raises InputError for unknown categories, broken tasks,
     and where no task's size is told; on_problem takes a task's instead, which is passed over.
     """
     tasks = load_json(path, _WANT)
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-        raise InputError(path, "is no list of tasks", _WANT)
+        raise InputError(path, "is not a list of tasks", _WANT)
     locations = [f"{path}: task {index}" for index in range(len(tasks))]
     omissions = Omissions() if omissions is None else omissions
     read: list[tuple[str, Mapping, list[dict] | None]] = []
@@ -76,9 +76,9 @@ def read_labelstudio(
                 size = image_size(safe_join(image_dir, filename))
             if size is None and not sized:
                 remedy = 'expected a box, "height" and "width" in its data, or the image folder to look it up in'
-                raise InputError(location, "does not tell its image's size", remedy)
+                raise InputError(location, "does not say its image's size", remedy)
             if size is None:
-                omissions["tasks that do not tell their image's size, left out; the image folder would"] += 1
+                omissions["tasks that do not say their image's size, left out; the image folder would"] += 1
                 continue
             yield _record(filename, size, result, labels, location)
 
@@ -165,7 +165,7 @@ def _submitted(task: Mapping, location: str) -> list[dict] | None:
     lost = {what: count for what, count in omissions.items() if count and what in _SHAPES}
     if lost:
         what = ", ".join(f"{_SHAPES[what]} ({count})" for what, count in lost.items())
-        raise InputError(location, f"holds {what}", "expected upright rectangles")
+        raise InputError(location, f"contains {what}", "expected upright rectangles")
     return result
 
 
@@ -236,8 +236,11 @@ def _filename(address: str, image_dir: str | Path | None, uploads: Mapping[str, 
 
 def _size(task: Mapping, result: list[dict] | None) -> tuple[int, int] | None:
     data, first = task.get("data"), result[0] if result else {}
-    told = data if isinstance(data, dict) else {}
-    height, width = first.get("original_height", told.get("height")), first.get("original_width", told.get("width"))
+    metadata = data if isinstance(data, dict) else {}
+    height, width = (
+        first.get("original_height", metadata.get("height")),
+        first.get("original_width", metadata.get("width")),
+    )
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
@@ -254,7 +257,7 @@ def _record(
 def _instance(entry: Mapping, labels: Mapping[str, int], height: int, width: int, location: str) -> Instance:
     name, value = _name(entry, location), entry["value"]
     if name not in labels:
-        raise InputError(location, f"{name!r} is no category", want_one_of(labels, name))
+        raise InputError(location, f"{name!r} is not a category", want_one_of(labels, name))
     try:
         x, y, w, h = (float(value[side]) / 100 for side in ("x", "y", "width", "height"))
         return Instance(

@@ -87,7 +87,7 @@ def read_odvg_located(
             error = InputError(location, value.what, "expected one JSON object a line")
             yield line, location, LineProblem(line, None, value.text, error)
         elif not isinstance(value, dict):
-            error = InputError(location, f"holds a JSON {type(value).__name__}", "expected an object a line")
+            error = InputError(location, f"contains a JSON {type(value).__name__}", "expected an object a line")
             yield line, location, LineProblem(line, None, text_of(value), error)
         elif QUARANTINED not in value:
             try:

@@ -59,7 +59,7 @@ def object_of_line(text: str, location: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InputError(location, f"is not JSON ({error})", "expected one JSON object a line") from None
     if not isinstance(entries, dict):
-        raise InputError(location, f"holds a JSON {type(entries).__name__}", "expected one JSON object a line")
+        raise InputError(location, f"contains a JSON {type(entries).__name__}", "expected one JSON object a line")
     if QUARANTINED in entries:
         raise InputError(location, str(entries[QUARANTINED]))
     return entries
@@ -325,10 +325,10 @@ def _check_keys(
 
 
 @lru_cache(maxsize=1024)
-def _misspelt(given: frozenset[str], known: frozenset[str]) -> tuple[str, str] | None:
+def _misspelt(keys: frozenset[str], known: frozenset[str]) -> tuple[str, str] | None:
     """The first key that looks like a known one that is not there, and the remedy."""
-    absent = sorted(known - given)
-    for key in sorted(given - known):
+    absent = sorted(known - keys)
+    for key in sorted(keys - known):
         if remedy := did_you_mean(absent, key, similarity=0.8):
             return key, remedy
     return None

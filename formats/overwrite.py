@@ -21,7 +21,7 @@ def refuse_to_lose_labels(out: str | Path, label_map: Mapping[int, str] | None =
     """
     path = as_path(out)
     if holds_labels(path):
-        raise InputError(path, "exists and holds labels", REMEDY)
+        raise InputError(path, "exists and contains labels", REMEDY)
     if label_map is None:
         return
     beside = label_map_beside(path)
@@ -35,7 +35,7 @@ def refuse_to_lose_images(folder: str | Path) -> None:
     """Raises InputError where the folder holds anything already."""
     path = as_path(folder)
     if path.is_dir() and next(path.iterdir(), None) is not None:
-        raise InputError(path, "exists and holds files", REMEDY)
+        raise InputError(path, "exists and contains files", REMEDY)
 
 
 def holds_labels(path: Path) -> bool:

@@ -53,8 +53,8 @@ def _load_refs(path: str | Path) -> list[dict]:
 
 def _boxes_by_id(content: CocoContent) -> dict[Any, int]:
     """annotation id -> its index in content.annotations."""
-    given = ((entry.get("id"), index) for index, entry in enumerate(content.annotations or ()))
-    return {each: index for each, index in given if isinstance(each, (int, str))}
+    ids = ((entry.get("id"), index) for index, entry in enumerate(content.annotations or ()))
+    return {each: index for each, index in ids if isinstance(each, (int, str))}
 
 
 def _records(
@@ -77,8 +77,8 @@ def _records(
 
 
 def _boxes(ref: Mapping, annotations: Mapping[Any, int], content: CocoContent, location: str) -> Iterator[Box]:
-    given = needed(ref, "ann_id", location)
-    for annotation_id in given if isinstance(given, list) else [given]:
+    annotation_ids = needed(ref, "ann_id", location)
+    for annotation_id in annotation_ids if isinstance(annotation_ids, list) else [annotation_ids]:
         if annotation_id == _NO_TARGET:
             continue
         if not isinstance(annotation_id, (int, str)) or annotation_id not in annotations:

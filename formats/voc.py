@@ -66,7 +66,7 @@ def _paths(ann_dir: str | Path) -> list[Path]:
         )
     paths = sorted(folder.rglob("*.xml"))
     if not paths:
-        raise InputError(folder, "holds no XML file", "expected a folder of VOC XML files")
+        raise InputError(folder, "contains no XML file", "expected a folder of VOC XML files")
     return paths
 
 
@@ -108,10 +108,10 @@ class _ImageNames:
         folders = [self._root.absolute().parent / name for name in ("JPEGImages", "images")] + [self._root]
         self._folder = image_dir if image_dir is not None else next(filter(Path.is_dir, folders), None)
 
-    def name_of(self, path: Path, said: str) -> str:
-        """said: the <filename>. Paths of the machine that drew the boxes lose their folders."""
-        name = with_slashes(said)
-        windows = PureWindowsPath(said)
+    def name_of(self, path: Path, filename: str) -> str:
+        """filename: the <filename>. Paths of the machine that drew the boxes lose their folders."""
+        name = with_slashes(filename)
+        windows = PureWindowsPath(filename)
         if PurePosixPath(name).is_absolute() or windows.drive or windows.root:
             name = windows.name
         if ".." in PurePosixPath(name).parts:
@@ -159,8 +159,8 @@ def _record(path: Path, labels: dict[str, int], images: _ImageNames, omissions: 
 def _count_unread(root: ElementTree.Element, omissions: Omissions) -> None:
     for entry in root.iterfind("object"):
         for field in entry:
-            said = len(field) or (field.text or "").strip() not in _NOTHING_SAID
-            if said and field.tag not in ("name", "difficult", "bndbox"):
+            has_text = len(field) or (field.text or "").strip() not in _NOTHING_SAID
+            if has_text and field.tag not in ("name", "difficult", "bndbox"):
                 omissions[f"{field.tag} of objects"] += 1
 
 
@@ -184,7 +184,7 @@ def _has_size(root: ElementTree.Element, path: Path) -> bool:
 def _instance(entry: ElementTree.Element, labels: dict[str, int], location: str) -> Instance:
     name = voc_text(entry, "name", location)
     if name not in labels:
-        raise InputError(location, f"{name!r} is no category", want_one_of(labels, name))
+        raise InputError(location, f"{name!r} is not a category", want_one_of(labels, name))
     ignore = _number(entry, "difficult", location, default=0.0) != 0
     return Instance(voc_box(entry, location), labels[name], name, ignore=ignore)
 

@@ -89,7 +89,7 @@ def _check_images(
     stems = set(map(_stem, filenames))
     alone = [path for stem, path in label_files.items() if stem not in stems]
     if filenames and not label_files:
-        raise InputError(labels, "holds no label file", "expected a .txt for each image with objects")
+        raise InputError(labels, "contains no label file", "expected a .txt for each image with objects")
     if label_files and len(alone) == len(label_files):
         what = f"none of its {len(alone)} label files has an image in {image_dir}; the first is {alone[0]}"
         raise InputError(labels, what, "expected the folder of these labels' images, laid out alike")
@@ -102,8 +102,8 @@ def _check_images(
 def _keypoints(labels: Path, categories: Sequence[str] | str | Path) -> Keypoints | None:
     """The kpt_shape of the data set's YAML: the one given, or data.yaml in the folder of labels or the two above."""
     above = [folder / name for folder in (labels, *labels.absolute().parents[:2]) for name in _DATA_YAML]
-    given = [Path(categories)] if isinstance(categories, (str, Path)) else []
-    path = next((path for path in given + above if path.suffix.lower() in (".yaml", ".yml") and path.is_file()), None)
+    files = [Path(categories)] if isinstance(categories, (str, Path)) else []
+    path = next((path for path in files + above if path.suffix.lower() in (".yaml", ".yml") and path.is_file()), None)
     shape = None if path is None else keypoint_shape(path)
     return None if shape is None else Keypoints(*shape)
 

@@ -107,7 +107,7 @@ def _row(location: str, label: int, numbers: list[float], keypoints: Keypoints |
         raise InputError(location, f"{len(numbers)} numbers after the class", f"expected {want}")
     beyond = next((number for number in numbers if not -_SLACK <= number <= 1 + _SLACK), None)
     if beyond is not None:
-        raise InputError(location, f"{beyond:g} is no fraction of the image", "expected numbers in 0..1, not pixels")
+        raise InputError(location, f"{beyond:g} is not a fraction of the image", "expected numbers in 0..1, not pixels")
     if len(numbers) in (4, 5):
         cx, cy, w, h = numbers[:4]
         box = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2

@@ -25,6 +25,7 @@ from formats.io.errors import InputError
 from formats.io.notebook import html_table
 from formats.io.plurals import many
 from formats.record import Box, Instance, Record, Region
+from grounding_model.checkpoints.weights import load_checkpoint
 from grounding_model.inputs.defaults import DTYPE, DTYPES, WEIGHTS
 from grounding_model.inputs.image import check_image, read_resized, resize_for_test
 from grounding_model.inputs.image_batch import collate_images
@@ -111,8 +112,6 @@ def load_detector(
 
     Raises InputError when the weights cannot be read, the device is not there, or the dtype is not one of these.
     """
-    from grounding_model.checkpoints.weights import load_checkpoint
-
     chosen = choose_device(device)
     if is_student(weights):
         from grounding_model.students.files import load_student  # loads transformers' models, which takes seconds
@@ -256,8 +255,8 @@ class Detector:
         """
         budget = self.model.config.max_text_tokens - 2  # [CLS], [SEP]
         built = prompt.chunks(lambda text: count_tokens(text, self.tokenizer), budget, chunk_size)
-        asked = [part for part in built if part.labels or prompt.kind == "expression"]
-        return ReadyPrompt(prompt, [self._chunk(prompt, part) for part in asked])
+        with_labels = [part for part in built if part.labels or prompt.kind == "expression"]
+        return ReadyPrompt(prompt, [self._chunk(prompt, part) for part in with_labels])
 
     def _chunk(self, prompt: Prompt, part: BuiltPrompt) -> Chunk:
         columns = tokens_of_spans(part.caption, part.spans, self.tokenizer, self.model.config.max_text_tokens)
@@ -356,7 +355,7 @@ class _Labeller:
         new = list({id(pixels): pixels for pixels in pictures if id(pixels) not in known}.values())
         if new:
             encoded = self.detector.forward.encode_image(collate_images(new, self.detector.device))
-            known |= {id(pixels): encoded.one(place) for place, pixels in enumerate(new)}
+            known |= {id(pixels): encoded.one(index) for index, pixels in enumerate(new)}
         if not self.settings.mixed_sizes:
             self.last = pictures[-1], known[id(pictures[-1])]
         if len(new) == len(pictures):
@@ -459,8 +458,8 @@ def _best_pairs(logits: Tensor, boxes: Tensor, scoring: LabelScoring, count: int
     Nothing here waits for a GPU.
     """
     scores = label_scores(logits, scoring)
-    best, place = scores.flatten().topk(min(count, scores.numel()))
-    query, column = place // scores.shape[1], place % scores.shape[1]
+    best, indices = scores.flatten().topk(min(count, scores.numel()))
+    query, column = indices // scores.shape[1], indices % scores.shape[1]
     all_scores = scores.new_full((len(query), columns), torch.nan)
     if columns:
         all_scores[:, scoring.labels] = scores[query]
@@ -515,13 +514,13 @@ def _record(image: LoadedImage, found: Detections, make: Callable[..., Record]) 
     spans = prompt.spans if prompt.kind == "phrases" else (((0, len(prompt.text)),),)
     regions = []
     for label, phrase in enumerate(spans):
-        own = [(box, score) for box, score, n in rows if n == label]
+        boxes_of_label = [(box, score) for box, score, n in rows if n == label]
         regions.append(
             Region(
-                boxes=tuple(box for box, _ in own),
+                boxes=tuple(box for box, _ in boxes_of_label),
                 phrase=tuple(prompt.text[start:end] for start, end in phrase),
                 spans=phrase,
-                scores=tuple(score for _, score in own),
+                scores=tuple(score for _, score in boxes_of_label),
             )
         )
     return make(*size, caption=prompt.text, regions=tuple(regions))

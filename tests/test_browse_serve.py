@@ -6,9 +6,9 @@ import csv
 import http.client
 import io
 import json
+import os
 import re
-import subprocess
-import sys
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -41,6 +41,7 @@ from formats.label_map import write_label_map
 from formats.odvg import read_odvg, write_odvg
 from formats.record import Instance, Record, Region
 from formats.reviewed import corrections_for, read_corrections, reviewed_text, write_corrections
+from tests.forked import fork
 from tests.pipeline_cases import FakeDetector, make_images, make_weights, plan_images
 
 ROOT = Path(__file__).parent.parent
@@ -245,13 +246,14 @@ def test_phrases_of_a_caption_get_boxes_and_marked_words_become_phrases(data: Pa
 
 
 def test_what_a_killed_review_had_acknowledged_is_not_lost(data: Path) -> None:
-    program = (
-        "import os, sys; from pathlib import Path; from tests.test_browse_serve import Review, save\n"
-        "review = Review(Path(sys.argv[1]))\n"
-        "[save(review, number, boxes=[]) for number in (0, 1)]; save(review, 2, 'edited')\n"
-        "os.kill(os.getpid(), 9)"
-    )
-    subprocess.run([sys.executable, "-c", program, str(data / "x_od_v2.json")], cwd=ROOT, check=False)
+    def killed_review() -> None:
+        review = Review(data / "x_od_v2.json")
+        for number in (0, 1):
+            save(review, number, boxes=[])
+        save(review, 2, "edited")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert os.waitpid(fork(killed_review), 0)[1] == signal.SIGKILL
     path = data / "x_od_reviewed.json"
     assert set(corrections_for(path)) == {("a.png", None), ("deep/b.png", None)}  # the loop may run first
     with reviewed(data / "x_od_v2.json") as review:

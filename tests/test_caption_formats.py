@@ -94,7 +94,7 @@ def test_spans_that_stand_apart_stay_apart(write):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"image_id": 9}, "annotation 0: image_id 9 is no image's id"),
+        ({"image_id": 9}, "annotation 0: image_id 9 is not the id of an image"),
         ({"tokens_positive": [[0, 99]]}, r"annotation 0: tokens_positive \[\[0, 99\]\] leaves the caption of 35"),
         ({"tokens_positive": [[5, 5]]}, "leaves the caption"),
         ({"tokens_positive": [0, 5]}, "is not a list of spans"),
@@ -344,7 +344,7 @@ class Attack:
 def test_a_pickle_that_calls_something_is_refused_and_nothing_runs(tmp_path, monkeypatch, protocol):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.p").write_bytes(pickle.dumps([Attack()], protocol))
-    with pytest.raises(InputError, match=r"a\.p: is no pickle of plain containers .*mkdir"):
+    with pytest.raises(InputError, match=r"a\.p: is not a pickle of plain containers .*mkdir"):
         read_plain_pickle("a.p")
     assert not (tmp_path / "attacked").exists()
 
@@ -364,7 +364,7 @@ def test_texts_of_python_2_are_read(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"not a pickle", b"\x80\x04."])
 def test_what_is_no_pickle(tmp_path, content):
     (tmp_path / "a.p").write_bytes(content)
-    with pytest.raises(InputError, match="is no pickle of plain containers"):
+    with pytest.raises(InputError, match="is not a pickle of plain containers"):
         read_plain_pickle(tmp_path / "a.p")
     with pytest.raises(InputError, match="does not exist"):
         read_plain_pickle(tmp_path / "none.p")

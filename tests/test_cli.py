@@ -93,7 +93,7 @@ def test_wrong_input_is_one_line_and_2(
     assert len(error.splitlines()) == 1
 
 
-@pytest.mark.parametrize("arguments", [["filter", "no-such-folder"], ["detect", "x.jpg", "--texts", "$: no-such-set"]])
+@pytest.mark.parametrize("arguments", [["filter", "no-such-folder"], ["check", "no-such-file.json"]])
 def test_a_process_with_wrong_input_shows_no_traceback(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-m", "flows.cli", *arguments], capture_output=True, text=True)
     assert done.returncode == 2, done.stderr

@@ -164,7 +164,7 @@ def test_odinw_is_found_in_its_folder_without_the_category_that_nothing_bears(wr
 
 
 def test_odinw_without_annotations_says_what_it_wants(tmp_path):
-    with pytest.raises(InputError, match="holds no annotations of ODinW; expected annotations_without_background"):
+    with pytest.raises(InputError, match="contains no annotations of ODinW; expected annotations_without_background"):
         list(read_odinw(tmp_path))
 
 

@@ -39,7 +39,7 @@ def test_a_score_that_is_no_number_is_named(tmp_path: Path, score: object) -> No
 @pytest.mark.parametrize("ids", [[1, 2, 2], [3, 1, 3], [1, 5, 2, 5], ["a", "b", "a"]])
 def test_an_annotation_id_given_twice_is_named(tmp_path: Path, ids: list) -> None:
     path = coco(tmp_path / "a.json", *({**BOX, "id": each} for each in ids), height=20, width=30)
-    with pytest.raises(InputError, match=f"annotation {len(ids) - 1}: id {ids[-1]!r} is given twice"):
+    with pytest.raises(InputError, match=f"annotation {len(ids) - 1}: id {ids[-1]!r} is listed twice"):
         list(read_coco(path))
     found: list[InputError] = []
     assert len(list(read_coco(path, found.append))) == 1

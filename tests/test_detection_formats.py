@@ -111,7 +111,7 @@ def test_cityscapes_boxes_stand_round_what_is_seen(tmp_path):
 
 
 def test_cityscapes_errors_name_the_file(tmp_path):
-    with pytest.raises(InputError, match=r"holds no \*_gtFine_instanceIds.png"):
+    with pytest.raises(InputError, match=r"contains no \*_gtFine_instanceIds.png"):
         list(read_cityscapes(tmp_path))
     path = tmp_path / "a_gtFine_instanceIds.png"
     Image.new("RGB", (4, 4)).save(path)
@@ -162,7 +162,7 @@ def test_d3_categories_are_descriptions(tmp_path):
         ({"groups": {}}, "image 0: group_id 5 is not a group"),
         ({"groups": {5: {}}}, "group 5: 'inner_sent_id' is missing"),
         ({"images": []}, r"images\.pkl: is not a table of entries"),
-        ({"sentences": np.zeros(1)}, r"sentences\.pkl: is no pickle of plain containers"),
+        ({"sentences": np.zeros(1)}, r"sentences\.pkl: is not a pickle of plain containers"),
     ],
 )
 def test_d3_errors_name_the_pickle(tmp_path, changes, message):

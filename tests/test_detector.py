@@ -189,7 +189,7 @@ PROMPTS = [
 ]
 
 
-@settings(max_examples=12, derandomize=True)
+@settings(max_examples=6, derandomize=True)
 @given(
     st.lists(st.tuples(st.sampled_from(sorted(POOL)), st.sampled_from(PROMPTS)), min_size=2, max_size=6),
     st.integers(2, 6),

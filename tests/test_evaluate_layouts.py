@@ -23,7 +23,11 @@ from tests.paths import GOLDEN
 
 ROOT = GOLDEN.parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("evaluate_*.toml"))
-PUBLISHED = [path for path in CONFIGS if "glyphs" not in path.stem]
+PUBLISHED = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem == "evaluate_odinw35" else [])
+    for path in CONFIGS
+    if "glyphs" not in path.stem
+]
 
 
 class Oracle:
@@ -64,7 +68,7 @@ def overrides(config: Path, root: Path) -> list[str]:
     return moved + [f"truth.{key}={json.dumps(str(root / value))}" for key, value in paths]
 
 
-@pytest.mark.parametrize("config", PUBLISHED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("config", PUBLISHED)
 def test_a_published_layout_is_measured(config, tmp_path, monkeypatch):
     placed: Placed = {}
     TREES[config.stem](tmp_path / "data", placed)
@@ -85,7 +89,7 @@ def test_a_published_layout_is_measured(config, tmp_path, monkeypatch):
     assert changes + 1 == len(set(oracle.images))  # captions of an image are asked one after the other
 
 
-@pytest.mark.parametrize("config", PUBLISHED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("config", PUBLISHED)
 def test_where_nothing_lies_it_says_what_is_wanted(config, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"none")

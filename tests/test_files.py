@@ -103,7 +103,7 @@ def test_a_label_map_reads_back_in_the_order_of_its_labels(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('["cat"]', "holds a JSON list"),
+        ('["cat"]', "contains a JSON list"),
         ('{"cat": 0}', "'cat' is not a whole number"),
         ('{"-1": "cat"}', "'-1' is not a whole number"),
         ('{"0": 1}', "label 0 has the name 1"),

@@ -259,7 +259,7 @@ def test_thresholds_follow_from_the_candidates(labelled: Path) -> None:
 
 
 def test_a_precision_is_reached_on_reviewed_images(labelled: Path) -> None:
-    with pytest.raises(InputError, match="nobody has reviewed"):
+    with pytest.raises(InputError, match="no reviewed labels"):
         filter_candidates(labelled / "work", Policy(adaptive=TargetPrecision()), labelled / "out.json")
     every = filter_candidates(labelled / "work", Policy(0.0, nms_iou=1.0), labelled / "every.json")
     reviewed = labelled / "reviewed.json"

@@ -71,7 +71,7 @@ def test_coco_without_annotations_is_unlabelled(coco):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"annotations": [{**COCO["annotations"][0], "image_id": 8}]}, "annotation 0: image_id 8 is no image's id"),
+        ({"annotations": [{**COCO["annotations"][0], "image_id": 8}]}, "0: image_id 8 is not the id of an image"),
         (
             {"annotations": [{**COCO["annotations"][0], "category_id": 1}]},
             r"category_id 1 is .*; expected one of \[90, 5\]",
@@ -79,15 +79,15 @@ def test_coco_without_annotations_is_unlabelled(coco):
         ({"annotations": [{**COCO["annotations"][0], "bbox": [1, 2, -3, 4]}]}, "annotation 0: bbox .* negative side"),
         ({"annotations": [{**COCO["annotations"][0], "bbox": [1, 2]}]}, "annotation 0: bbox .* not four numbers"),
         ({"annotations": [{"image_id": 7, "category_id": 5}]}, "annotation 0: 'bbox' is missing"),
-        ({"images": [COCO["images"][0], COCO["images"][0]]}, "images 1: id 7 is given twice"),
-        ({"categories": [{"id": 5, "name": "a"}, {"id": 5, "name": "b"}]}, "categories 1: id 5 is given twice"),
+        ({"images": [COCO["images"][0], COCO["images"][0]]}, "images 1: id 7 is listed twice"),
+        ({"categories": [{"id": 5, "name": "a"}, {"id": 5, "name": "b"}]}, "categories 1: id 5 is listed twice"),
         (
             {"images": [{"id": 7, "file_name": "b.jpg", "height": 5}], "annotations": []},
             "image 7: does not give the .* size",
         ),
         ({"images": [{"id": 7, "file_name": "b.jpg", "height": 0, "width": 1}], "annotations": []}, "not positive"),
         ({"images": None}, "'images' is missing"),
-        ({"categories": {}}, "'categories' is no list"),
+        ({"categories": {}}, "'categories' is not a list"),
     ],
 )
 def test_coco_errors_name_the_entry(coco, changes, message):
@@ -182,7 +182,7 @@ def test_voc_boxes_count_from_1_and_hold_both_corners(tmp_path):
 def test_voc_labels_follow_the_given_categories(tmp_path):
     voc_file(tmp_path / "a.xml", objects=voc_object("cat"))
     assert next(read_voc(tmp_path, ["dog", "cat"])).instances[0].label == 1
-    with pytest.raises(InputError, match=r"a\.xml: object 0: 'cat' is no category; did you mean 'cats'\?"):
+    with pytest.raises(InputError, match=r"a\.xml: object 0: 'cat' is not a category; did you mean 'cats'\?"):
         list(read_voc(tmp_path, ["dog", "cats"]))
 
 
@@ -216,7 +216,7 @@ def test_voc_errors_name_the_file_and_the_object(tmp_path, objects, message):
 
 
 def test_voc_without_a_file_is_named(tmp_path):
-    with pytest.raises(InputError, match="holds no XML file"):
+    with pytest.raises(InputError, match="contains no XML file"):
         list(read_voc(tmp_path))
     with pytest.raises(InputError, match="does not exist"):
         list(read_voc(tmp_path / "none"))
@@ -282,7 +282,7 @@ def test_yolo_names_that_are_none(yolo, text):
         ("0.5 0.5 0.5 0.5 0.5", "class 0.5 is unknown"),
         ("cat 0.5 0.5 0.5 0.5", "is not all numbers"),
         ("0 nan 0.5 0.5 0.5", "is not all finite"),
-        ("0 100 50 20 20", "100 is no fraction of the image; expected numbers in 0..1, not pixels"),
+        ("0 100 50 20 20", "100 is not a fraction of the image; expected numbers in 0..1, not pixels"),
         ("0 0.5 0.5 0.5", "3 numbers after the class"),
         ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "7 numbers after the class"),
         ("0", "0 numbers after the class"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import itertools
 import os
 import re
@@ -71,7 +72,9 @@ def test_a_scene_does_not_depend_on_what_was_drawn_before():
 
 
 def test_a_scene_does_not_depend_on_the_process():
-    code = "from tests.test_glyphs import digest; print(digest([0, 5]))"
+    code = "import hashlib; from grounding_model.glyphs import draw_scene\n"
+    code += "from grounding_model.glyphs.records import TASKS\n"
+    code += f"SEED = {SEED}\n{inspect.getsource(digest)}\nprint(digest([0, 5]))"  # without the imports of this file
     environment = os.environ | {"PYTHONHASHSEED": "12345"}
     other = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert other.stdout.strip() == str(digest([0, 5]))

@@ -83,7 +83,7 @@ ENTRY = {"type": "rectanglelabels", "original_width": 10, "original_height": 10,
     ("task", "message"),
     [
         ({}, "task 0: has no image"),
-        ({"data": {"image": "a.jpg"}}, "task 0: does not tell its image's size"),
+        ({"data": {"image": "a.jpg"}}, "task 0: does not say its image's size"),
         ({"annotations": [{}]}, "task 0: its annotations or predictions are broken"),
         ({"annotations": 3}, "task 0: its annotations or predictions are broken"),
         ({"predictions": [{"result": [{**ENTRY, "value": {**BOX, "x": None}}]}]}, "a box of 'cat' is broken"),
@@ -195,7 +195,7 @@ def test_turned_boxes_of_labelstudio_are_left_out_and_counted(tmp_path):
     task = {"data": {"image": "a.jpg"}, "annotations": [{"result": [turned, ENTRY]}]}
     (record,) = labelstudio(tmp_path, [task], omissions=omissions)
     assert len(record.instances) == 1
-    assert +omissions == {"turned boxes, left out": 1}
+    assert +omissions == {"rotated boxes, left out": 1}
 
 
 def test_every_broken_task_is_handed_on(tmp_path):
@@ -246,7 +246,7 @@ def test_cvat_shapes_without_an_upright_box_are_left_out_and_counted(tmp_path):
     (record,) = read_cvat(tmp_path / "a.xml", omissions=omissions)
     assert [instance.box for instance in record.instances] == [(1, 2, 3, 4), (10, 20, 40, 60), (30, 50, 70, 70)]
     assert +omissions == {
-        "turned boxes and ellipses, left out": 2,
+        "rotated boxes and ellipses, left out": 2,
         "polylines, left out": 1,
         "points, left out": 1,
         "cuboids, left out": 1,
@@ -259,7 +259,7 @@ def test_cvat_shapes_without_an_upright_box_are_left_out_and_counted(tmp_path):
 def test_a_cvat_video_is_refused_not_read_as_nothing(tmp_path):
     track = f'<track id="0" label="cat"><box frame="0" outside="0" {SIDES}/></track>'
     (tmp_path / "a.xml").write_text(f"<annotations>{track}</annotations>")
-    with pytest.raises(InputError, match=r"holds 1 tracks of a video, and no image .*export the task"):
+    with pytest.raises(InputError, match=r"contains 1 tracks of a video, and no image .*export the task"):
         list(read_cvat(tmp_path / "a.xml"))
 
 
@@ -270,9 +270,9 @@ def test_a_cvat_video_is_refused_not_read_as_nothing(tmp_path):
         ("<annotation/>", "is <annotation>; expected CVAT for images 1.1"),
         ("<annotations><image/></annotations>", "image 0: <image> has no height"),
         (cvat('<box label="cat"/>'), "image 0, shape 0: <box> has no xtl"),
-        (cvat('<box label="cat" xtl="x" ytl="1" xbr="1" ybr="1"/>'), "shape 0: 'x' is no number"),
+        (cvat('<box label="cat" xtl="x" ytl="1" xbr="1" ybr="1"/>'), "shape 0: 'x' is not a number"),
         (cvat('<box label="cat" xtl="9" ytl="1" xbr="1" ybr="1"/>'), "shape 0: box .* swapped corners"),
-        (cvat('<box label="cat" rotation="x" xtl="1" ytl="1" xbr="1" ybr="1"/>'), "shape 0: 'x' is no number"),
+        (cvat('<box label="cat" rotation="x" xtl="1" ytl="1" xbr="1" ybr="1"/>'), "shape 0: 'x' is not a number"),
         (cvat('<polygon label="cat" points="1;2"/>'), "shape 0: has broken points"),
         (cvat('<mask label="cat" left="1" top="2" width="3"/>'), "shape 0: <mask> has no height"),
         (cvat("<box/>"), "shape 0: <box> has no label"),
@@ -304,7 +304,7 @@ def test_fiftyone_comes_back_whole(tmp_path):
         ({"classes": [1]}, "has no classes"),
         ({"classes": ["cat"]}, "has no labels"),
         ({"classes": ["cat"], "labels": {"z": []}}, "'z': has no image in"),
-        ({"classes": ["cat"], "labels": {"a": 3}}, "'a': holds a JSON int"),
+        ({"classes": ["cat"], "labels": {"a": 3}}, "'a': contains a JSON int"),
         ({"classes": ["cat"], "labels": {"a": [{"label": 1}]}}, r"'a': label 1 is unknown; expected 0\.\.0"),
         ({"classes": ["cat"], "labels": {"a": [{"label": 0}]}}, "'a': has a broken box"),
         ({"classes": ["cat"], "labels": {"a": [{"label": 0, "bounding_box": [1, 2]}]}}, "'a': has a broken box"),

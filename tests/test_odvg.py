@@ -283,8 +283,8 @@ def without(table: dict, key: str) -> dict:
             grounding("a cat", REGION, {**REGION, "bbox": [[1, 2, 3, 4], [9, 2, 3, 4]]}),
             "region 1: box .* swapped corners",
         ),
-        ([1], "holds a JSON list; expected an object"),
-        (None, "holds a JSON NoneType"),
+        ([1], "contains a JSON list; expected an object"),
+        (None, "contains a JSON NoneType"),
     ],
 )
 def test_errors_name_the_line_what_stands_there_and_the_remedy(tmp_path, line, message):

@@ -85,7 +85,7 @@ def test_filter_keeps_the_labels_of_another_plan(plans: Path) -> None:
     kept = first.read_bytes()
     assert filter_candidates(plans / "work", Policy(0.9)).labels == first  # another policy of the same plan
     filter_candidates(plans / "work")
-    with pytest.raises(InputError, match=r"x_od_v1\.json: holds the labels of another plan, as x_od_v1\.meta\.json"):
+    with pytest.raises(InputError, match=r"x_od_v1\.json: contains the labels of another plan, as x_od_v1\.meta\.json"):
         filter_candidates(plans / "other")
     assert first.read_bytes() == kept
     filter_candidates(plans / "other", overwrite=True)
@@ -95,7 +95,7 @@ def test_filter_keeps_the_labels_of_another_plan(plans: Path) -> None:
 
 def test_filter_keeps_labels_that_no_plan_claims(plans: Path) -> None:
     (plans / "mine_od.json").write_text(LABELLED)
-    with pytest.raises(InputError, match="holds labels, and no"):
+    with pytest.raises(InputError, match="contains labels, and no"):
         filter_candidates(plans / "work", out=plans / "mine_od.json")
     assert (plans / "mine_od.json").read_text() == LABELLED
 
@@ -211,7 +211,7 @@ def test_filter_resumes_where_it_was_killed_before_the_second_file(filtered: Pat
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (lambda line: "", "holds no line"),
+        (lambda line: "", "contains no line"),
         (lambda line: line + line, "is listed twice, first in"),
         (lambda line: line.replace('"height": 30', '"height": 60'), "x60 pixels, x_od.json says"),
     ],
@@ -231,7 +231,7 @@ def test_an_empty_source_is_no_plan(tmp_path: Path) -> None:
     make_weights(tmp_path)
     made = bootstrap_od(tmp_path / "images", ["cat"], tmp_path / "x_od.json")
     made.annotations.write_text("")
-    with pytest.raises(InputError, match="holds no lines"):
+    with pytest.raises(InputError, match="contains no lines"):
         plan(made.annotations, tmp_path / "images", tmp_path / "weights.safetensors", tmp_path / "work")
 
 
@@ -250,6 +250,6 @@ def test_convert_replaces_a_folder_of_labels_alone(
     (tmp_path / "out/images/a.jpg").write_text("x")
     capsys.readouterr()
     assert main([*arguments, "--overwrite"]) == 2
-    assert "holds images/a.jpg, which is not replaced" in capsys.readouterr().err
+    assert "contains images/a.jpg, which is not replaced" in capsys.readouterr().err
     assert (tmp_path / "out/images/a.jpg").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in_od.json", "out"]

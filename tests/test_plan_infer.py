@@ -6,12 +6,10 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -32,6 +30,8 @@ from formats.io.errors import InputError
 from formats.io.files import write_whole
 from formats.io.locks import lock
 from formats.io.storage import as_path
+from grounding_model.inputs.prompt import Prompt
+from tests.forked import fork, is_running
 from tests.pipeline_cases import FakeDetector, make_images, make_weights, plan_images
 
 ROOT = Path(__file__).parent.parent
@@ -218,29 +218,21 @@ def test_captions_are_labelled_phrase_by_phrase(tmp_path: Path) -> None:
     assert set(candidates.region.tolist()) == {0, 1}
 
 
-SLOW_LABELLING = """
-import sys, time
-from flows.labelling.infer import infer
-from tests.pipeline_cases import FakeDetector
-
-class Slow(FakeDetector):
-    def predict_each(self, images, prompt, **settings):
+class SlowDetector(FakeDetector):
+    def predict_each(self, images: Sequence[Path], prompt: Prompt | Sequence[Prompt], **settings: object) -> Iterator:
         time.sleep(0.15)
         return super().predict_each(images, prompt, **settings)
-
-infer(sys.argv[1], Slow(), progress=False)
-"""
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
 def test_killed_labelling_goes_on_and_ends_in_equal_bytes(folder: Path) -> None:
     manifest = plan_od(folder, "killed", shard_size=1)
-    process = subprocess.Popen([sys.executable, "-c", SLOW_LABELLING, str(manifest.path)], cwd=ROOT)
+    child = fork(lambda: infer(manifest, SlowDetector(), progress=False))
     while len(missing_shards(manifest)) > 7:
-        assert process.poll() is None, "the labelling ended by itself"
+        assert is_running(child), "the labelling ended by itself"
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
     done = [manifest.shard_path(index) for index in range(10) if index not in missing_shards(manifest)]
     before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in done}
     assert 3 <= len(done) < 10

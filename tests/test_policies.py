@@ -338,3 +338,27 @@ def test_an_image_upside_down_gives_boxes_of_the_stored_image(
     Image.fromarray(picture).save(tmp_path / "a.png")
     [found] = shown_as(view, TopFinder()).predict_each([tmp_path / "a.png"], Prompt.categories([name]))
     assert [(each.box, each.score) for each in found.instances] == [((0, 30, 20, 40), 1.0)]
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("upside_down", [False, True])
+def test_a_transposed_image_gives_boxes_of_the_stored_image(mirrored: bool, upside_down: bool, tmp_path: Path) -> None:
+    """With the two flips these are all eight ways to lay an image on a table."""
+    picture = np.zeros((40, 20, 3), np.uint8)
+    bright = slice(15, 20) if mirrored else slice(0, 5)  # what the finder sees at the top is a side of the stored image
+    picture[:, bright, 0] = 255
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    view = View(transposed=True, mirrored=mirrored, upside_down=upside_down)
+    [found] = shown_as(view, TopFinder()).predict_each([tmp_path / "a.png"], Prompt.categories(["cat"]))
+    assert (found.width, found.height) == (20, 40)
+    assert [each.box for each in found.instances] == [(bright.start, 0, bright.stop, 40)]
+
+
+def test_names_of_a_side_are_not_transposed(tmp_path: Path) -> None:
+    picture = np.zeros((40, 20, 3), np.uint8)
+    picture[:10, :, 0] = 255
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    [found] = shown_as(View(transposed=True), TopFinder()).predict_each(
+        [tmp_path / "a.png"], Prompt.categories(["left cat"])
+    )
+    assert [each.box for each in found.instances] == [(0, 0, 20, 10)]

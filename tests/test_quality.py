@@ -90,7 +90,7 @@ def test_the_table_tells_every_round_and_the_plots_are_drawn(config: QualityConf
         Piece("more", 3, (LABELS, LABELS), (0.5, 0.65, 0.75), (0.8, 0.8, 0.81)),
     ]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table(config, pieces).splitlines()]
-    assert [row[0] for row in rows[2:]] == ["plain", "more, round 1", "more, round 2"]
+    assert [row[0] for row in rows[2:]] == ["plain", "more, v1", "more, v2"]
     assert rows[2][1:5] == ["2", "0.900 ± 0.000", "0.800 ± 0.000", "0.600 ± 0.000"]
     assert rows[2][5:] == ["0.650 ± 0.071", "+0.150 ± 0.071", "–", "0.780 ± 0.014", "+0.020 ± 0.014"]
     assert rows[4][5:] == ["0.750", "+0.250", "+0.150", "0.810", "-0.010"]  # against the same seed of the baseline
@@ -123,7 +123,7 @@ def test_a_small_ablation_from_images_to_table(tmp_path: Path, capsys: pytest.Ca
     command += [part for setting in settings for part in ("--set", setting)]
     assert main(command) == 0
     told = capsys.readouterr()
-    assert "all, round 2" in told.out
+    assert "all, v2" in told.out
     assert told.err.count("AP") == 2
     labels = tmp_path / "seed-1" / "all" / "round-1" / "labels_od.json"
     lines = [json.loads(line) for line in labels.read_text().splitlines()]

@@ -71,7 +71,7 @@ def test_the_result_is_the_mean_of_the_seeds_in_the_docs() -> None:
     assert found is not None
     page = (ROOT / "docs/label_quality.md").read_text(encoding="utf-8")
     table = page[page.index("<!-- demo-table:") :].split("\n\n")[0]
-    rows = [[cell.split(" · ") for cell in line.split("|")[2:6]] for line in table.splitlines()[3:]]
+    rows = [[cell.split(" · ") for cell in line.split("|")[3:7]] for line in table.splitlines()[3:]]
     for column, means in ((0, found.groups()[:2]), (2, found.groups()[2:])):
         for row, mean in zip((rows[0], rows[-1]), means, strict=True):
             seeds = [float(each) for each in row[column]]

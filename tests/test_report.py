@@ -79,8 +79,8 @@ def test_the_report_tells_the_whole_run(run_dir: Path) -> None:
     assert page.headings[0] == "Groundhog: cats & dogs"
     for heading in (
         "Outcome",
-        "Held-out figures",
-        "Drift of the labels",
+        "Held-out scores",
+        "Label drift",
         "Changed labels, v1 to v2",
         "Scores of the candidates",
         "Labels v1",
@@ -119,7 +119,7 @@ def test_an_unfinished_run_has_a_report_too(run_dir: Path) -> None:
         path.unlink()
     page = Page(write_report(run_dir).read_text())
     assert "not yet" in page.text
-    assert "Held-out figures" not in page.headings
+    assert "Held-out scores" not in page.headings
 
 
 def test_labels_of_another_plan_are_not_shown_as_this_run_s(run_dir: Path) -> None:

@@ -186,7 +186,7 @@ def test_a_submission_without_boxes_says_that_an_unlabelled_image_has_none(tmp_p
 def test_turned_boxes_of_cvat_are_refused(tmp_path, labels):
     export = exported(tmp_path, "cvat", RECORDS)
     export.write_text(export.read_text().replace('occluded="0"', 'occluded="0" rotation="10.5"', 1))
-    with pytest.raises(InputError, match=r"a\.jpg: holds turned boxes and ellipses \(1\)"):
+    with pytest.raises(InputError, match=r"a\.jpg: contains rotated boxes and ellipses \(1\)"):
         import_reviews(labels, export, "cvat")
 
 
@@ -199,7 +199,7 @@ def test_shapes_that_are_no_upright_boxes_are_refused(tmp_path, labels, entry):
         task["annotations"] = [{"result": result}]
 
     export = tasks_of(tmp_path, turned)
-    with pytest.raises(InputError, match=r"holds (turned boxes|polygons) \(1\)"):
+    with pytest.raises(InputError, match=r"contains (rotated boxes|polygons) \(1\)"):
         import_reviews(labels, export, "labelstudio")
     assert not reviewed_path(labels).exists()
     import_reviews(labels, export, "labelstudio", ImportOptions(skip=True))
@@ -264,9 +264,9 @@ def test_another_data_set_is_refused_even_with_skip(tmp_path, labels):
 
 
 def test_an_export_without_its_boxes_deletes_none(tmp_path, labels):
-    with pytest.raises(InputError, match="holds no image"):
+    with pytest.raises(InputError, match="contains no image"):
         import_reviews(labels, coco(tmp_path), "coco")
-    with pytest.raises(InputError, match=r"holds no box in any of 3 images, x_od_v1\.json holds 3"):
+    with pytest.raises(InputError, match=r"contains no box in any of 3 images, x_od_v1\.json contains 3"):
         import_reviews(labels, coco(tmp_path, *(replace(each, instances=()) for each in RECORDS)), "coco")
 
 

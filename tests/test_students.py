@@ -77,6 +77,7 @@ class Interrupted(Exception):
     """Stands for a killed process."""
 
 
+@pytest.mark.slow
 def test_a_resumed_training_equals_an_uninterrupted_one(config: TrainConfig, tmp_path: Path) -> None:
     def interrupt(line: dict) -> None:
         if line["step"] == 3:
@@ -129,7 +130,7 @@ def test_a_class_that_a_data_set_does_not_label_is_not_taken_for_absent(config: 
     assert classes_of_labels({4: "Blue", 7: "black"}, NAMES) == {4: 2}
 
 
-@pytest.mark.parametrize("records", ["no boxes at all", "one image"])
+@pytest.mark.parametrize("records", [pytest.param("no boxes at all", marks=pytest.mark.slow), "one image"])
 def test_labels_with_hardly_anything_are_learnt_from(config: TrainConfig, records: str) -> None:
     data = config.datasets[0]
     assert isinstance(data, OdvgData)
@@ -176,7 +177,7 @@ def test_a_student_answers_as_a_detector(folder: Path) -> None:
 
 def test_a_prompt_of_other_classes_is_named(folder: Path) -> None:
     detector = load_detector(folder)
-    with pytest.raises(InputError, match=r"prompt 'gren': is no class of this detector.*did you mean 'green'"):
+    with pytest.raises(InputError, match=r"prompt 'gren': is not a class of this detector.*did you mean 'green'"):
         detector.predict_each([], Prompt.categories(["gren"]))
     with pytest.raises(InputError, match=r"is an expression; expected names of this detector's classes: red, green"):
         detector.predict_each([], Prompt.expression("the red one"))

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,15 +143,12 @@ def test_a_phrase_beyond_the_cut_is_refused_and_one_before_it_is_not(tokenizer):
     assert tokens_of_spans(caption, [[(20, 23)]], tokenizer, max_tokens=12) == [[9]]
 
 
-def test_a_folder_cannot_run_its_own_python(tmp_path):
+def test_a_folder_cannot_run_its_own_python(tmp_path, monkeypatch):
     trace = tmp_path / "executed"
     config = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     (tmp_path / "own.py").write_text(f"open({str(trace)!r}, 'w')\n\n\nclass Own:\n    pass\n")
-    program = f"from grounding_model.inputs.tokens import load_tokenizer; load_tokenizer({str(tmp_path)!r})"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "HF_HOME": str(tmp_path / "cache")}
-    run = subprocess.run(
-        [sys.executable, "-c", program], input="y\n", capture_output=True, text=True, env=environment, check=False
-    )
-    assert "InputError" in run.stderr
+    monkeypatch.setattr("builtins.input", lambda *prompt: "y")  # transformers asks whether it may
+    with pytest.raises(InputError):
+        load_tokenizer(tmp_path)
     assert not trace.exists()

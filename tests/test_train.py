@@ -47,7 +47,11 @@ from grounding_model.training.optimizer import (
 )
 from grounding_model.training.settings import OptimizerConfig
 from tests.paths import GOLDEN
-from tests.training_data import DETERMINED, MICRO, weights_of, write_rectangles
+from tests.training_data import DETERMINED, MICRO, no_curves, weights_of, write_rectangles
+
+__all__ = ["no_curves"]
+pytestmark = pytest.mark.usefixtures("no_curves")
+draw_curves = training_log.draw_curves
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +120,9 @@ def test_resumed_equals_uninterrupted(config: TrainConfig, tmp_path: Path) -> No
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "text"])
+@pytest.mark.parametrize(
+    "damage", ["flipped", "cut", *(pytest.param(each, marks=pytest.mark.slow) for each in ("empty", "text"))]
+)
 def test_a_damaged_state_is_named_and_the_one_before_taken_up(
     config: TrainConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
@@ -502,7 +508,8 @@ def test_validation_may_be_asked_for_in_epochs(config: TrainConfig) -> None:
     assert [line["step"] for line in lines if training_log.MEAN_AP in line] == [2, 4, 6, 8, 10]
 
 
-def test_curves_and_events_are_written(config: TrainConfig) -> None:
+def test_curves_and_events_are_written(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_log, "draw_curves", draw_curves)
     train(replace(config, tensorboard=True))
     picture = Image.open(config.work_dir / training_log.CURVES_FILE)
     assert picture.width > picture.height > 200
@@ -524,6 +531,7 @@ def test_curves_are_drawn_without_touching_what_a_notebook_draws_with(tmp_path: 
     assert (tmp_path / "curves.png").is_file()
 
 
+@pytest.mark.slow
 def test_memory_stays_where_it_is(config: TrainConfig) -> None:
     """After the first steps, which load libraries and fill caches."""
     result = train(replace(config, steps=60, checkpoint_every=0))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,10 +24,14 @@ from grounding_model.data.augment import AugmentConfig
 from grounding_model.data.sources import OdvgData
 from grounding_model.training.config import FromScratch, TrainConfig
 from grounding_model.training.distributed import check_devices, run_on_first
-from grounding_model.training.loop import TrainingFailed, TrainResult, train
+from grounding_model.training.loop import TrainingFailed, TrainResult, _report, train
 from grounding_model.training.settings import OptimizerConfig
+from tests.forked import fork
 from tests.paths import GOLDEN
-from tests.training_data import DETERMINED, weights_of, write_rectangles
+from tests.training_data import DETERMINED, no_curves, weights_of, write_rectangles
+
+__all__ = ["no_curves"]
+pytestmark = pytest.mark.usefixtures("no_curves")
 
 ROOT = Path(__file__).parent.parent
 
@@ -145,26 +150,22 @@ def assert_same_bits(one: TrainResult, other: TrainResult) -> None:
 
 
 def test_reports_of_processes_that_share_a_pipe_do_not_mix(tmp_path: Path) -> None:
-    program = """
-import sys, time
-from pathlib import Path
-from grounding_model.training.loop import _report
-Path(sys.argv[1]).touch()
-while len(list(Path(sys.argv[1]).parent.iterdir())) < 2:  # both at once
-    time.sleep(0.001)
-for number in range(5000):
-    _report("progress", number, word="x" * 300)
-"""
     reading, writing = os.pipe()
-    environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
-    both = [
-        subprocess.Popen([sys.executable, "-c", program, str(tmp_path / name)], stdout=writing, env=environment)
-        for name in "ab"
-    ]
+
+    def report(name: str) -> None:
+        os.dup2(writing, 1)
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+        (tmp_path / name).touch()
+        while len(list(tmp_path.iterdir())) < 2:  # both at once
+            time.sleep(0.001)
+        for number in range(5000):
+            _report("progress", number, word="x" * 300)
+
+    both = [fork(partial(report, name)) for name in "ab"]
     os.close(writing)
     with open(reading, encoding="utf-8") as lines:
         told = [json.loads(line)["progress"] for line in lines]
-    assert [process.wait() for process in both] == [0, 0]
+    assert [os.waitpid(child, 0)[1] for child in both] == [0, 0]
     assert sorted(told) == sorted([*range(5000), *range(5000)])
 
 

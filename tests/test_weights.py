@@ -190,7 +190,7 @@ def test_a_part_that_was_compiled_alone_loses_its_wrapper_too(tmp_path: Path) ->
 
 def test_a_model_that_is_there_wrapped_and_bare_is_refused(tmp_path: Path) -> None:
     tensors = FILE.tensors | {"module.level_embed": torch.ones(4, 64)}
-    with pytest.raises(InputError, match=r"holds level_embed twice, once as module\.level_embed"):
+    with pytest.raises(InputError, match=r"contains level_embed twice, once as module\.level_embed"):
         load_checkpoint(saved(tmp_path / "a.pth", tensors), BERT)
 
 
@@ -198,7 +198,7 @@ def test_a_model_that_is_there_wrapped_and_bare_is_refused(tmp_path: Path) -> No
 def test_a_file_without_its_language_model_says_that(tmp_path: Path, form: str) -> None:
     tensors = FILE.tensors if form == "mmdet" else in_names_of_idea(FILE.tensors)
     rest = {name: t for name, t in tensors.items() if not name.startswith(("language_model.", "module.bert."))}
-    with pytest.raises(InputError, match="holds no language model"):
+    with pytest.raises(InputError, match="contains no language model"):
         load_checkpoint(saved(tmp_path / "a.pth", rest), BERT)
 
 

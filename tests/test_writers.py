@@ -117,9 +117,9 @@ def test_coco_results_are_what_pycocotools_loads(tmp_path):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        (Record("z.jpg", 100, 200, ()), "z.jpg: is no image of"),
+        (Record("z.jpg", 100, 200, ()), "z.jpg: is not an image of"),
         (Record("a.jpg", 100, 200, (Instance((0, 0, 1, 1), 0, "cat"),)), "has no score"),
-        (Record("a.jpg", 100, 200, (Instance((0, 0, 1, 1), 2, "emu", 0.5),)), "'emu' is no category of the truth"),
+        (Record("a.jpg", 100, 200, (Instance((0, 0, 1, 1), 2, "emu", 0.5),)), "'emu' is not a category of the truth"),
     ],
 )
 def test_coco_results_refuse_what_the_truth_does_not_have(tmp_path, record, message):
@@ -132,8 +132,8 @@ def test_coco_results_refuse_what_the_truth_does_not_have(tmp_path, record, mess
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{}", "holds a JSON dict; expected a COCO results file"),
-        ("[1]", "holds more than objects"),
+        ("{}", "contains a JSON dict; expected a COCO results file"),
+        ("[1]", "contains more than objects"),
         ('[{"image_id": 9, "category_id": 1, "bbox": [1, 1, 1, 1], "score": 1}]', "annotation 0: image_id 9"),
         ('[{"image_id": 1, "category_id": 1, "bbox": [1, 1, 1, 1]}]', "annotation 0: 'score' is missing"),
         ('[{"image_id": 1, "category_id": 1, "bbox": [1, 1, 1, 1], "score": 2}]', "annotation 0: score 2 is outside"),

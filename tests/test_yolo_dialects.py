@@ -83,7 +83,7 @@ def test_a_triangle_among_polygons_stays_one(root: Path) -> None:
 
 
 def test_what_is_outside_the_image_is_the_number_named(root: Path) -> None:
-    with pytest.raises(InputError, match=r"-0\.2 is no fraction"):
+    with pytest.raises(InputError, match=r"-0\.2 is not a fraction"):
         rows(root, "0 0.5 0.5 -0.2 0.2")
 
 
@@ -113,7 +113,7 @@ def test_images_that_do_not_belong_to_the_labels_are_refused(root: Path, label_f
 
 def test_a_folder_without_label_files_is_refused(root: Path) -> None:
     (root / "labels/classes.txt").write_text("cat\n")
-    with pytest.raises(InputError, match="labels: holds no label file"):
+    with pytest.raises(InputError, match="labels: contains no label file"):
         list(read_yolo(root / "labels", root / "images", ["cat"]))
 
 

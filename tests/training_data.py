@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -13,6 +14,7 @@ from formats.record import Instance, Record, Region
 from grounding_model.checkpoints.weights import load_checkpoint
 from grounding_model.data.sources import OdvgData
 from grounding_model.model.config import Denoising, ModelConfig, SwinBackbone, TextEncoder, TimmBackbone
+from grounding_model.training import log as training_log
 from grounding_model.training.loop import TrainResult
 
 MICRO = ModelConfig(
@@ -68,3 +70,9 @@ def write_rectangles(folder: Path, count: int = 5) -> tuple[OdvgData, OdvgData]:
 def weights_of(result: TrainResult) -> dict[str, torch.Tensor]:
     """The final weights of a run, by name."""
     return load_checkpoint(result.checkpoint).model.state_dict()
+
+
+@pytest.fixture
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings of a second do without their plot, which takes a third of one."""
+    monkeypatch.setattr(training_log, "draw_curves", lambda log, out: None)

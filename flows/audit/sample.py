@@ -36,7 +36,7 @@ SETTINGS_NAME = "audit.json"
 FROZEN_NAME = "labels.json"
 DEFAULT_REVIEWS = 60
 MIN_REVIEWS = 10  # fewer make no interval that deserves its name
-_UNKNOWN = "remove the folder, or begin anew with --new"
+_UNKNOWN = "remove the folder, or start again with --new"
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from formats.label_map import read_category_names
 Settings = TypeVar("Settings")
 
 
-def command(commands, name: str, run: Callable, told: str, example: str) -> argparse.ArgumentParser:
-    """A parser for one command. told: what it does, as a clause. example: a command line that works."""
+def command(commands, name: str, run: Callable, summary: str, example: str) -> argparse.ArgumentParser:
+    """A parser for one command. summary: what it does, as a clause. example: a command line that works."""
     parser = commands.add_parser(
         name,
-        help=told,
-        description=f"{told[0].upper()}{told[1:]}.",
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -44,8 +44,8 @@ def add_settings(parser: argparse.ArgumentParser, *parts: type, without: Sequenc
 
 def settings_of(options: argparse.Namespace, part: type[Settings]) -> Settings:
     """The settings of a class that the command line gives; the others keep their defaults."""
-    given = vars(options)
-    return part(**{each.name: given[each.name] for each in fields(part) if each.name in given})  # type: ignore[arg-type]
+    values = vars(options)
+    return part(**{each.name: values[each.name] for each in fields(part) if each.name in values})  # type: ignore[arg-type]
 
 
 def _add_setting(parser: argparse.ArgumentParser, declared: Field, type_hint: Any) -> None:

@@ -64,7 +64,7 @@ class DistillConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.train.start, FromStudent):
             raise InputError(
-                "train.start", "is no student", f'expected kind = "student", student = "{DEFAULT_STUDENT}"'
+                "train.start", "is not a student", f'expected kind = "student", student = "{DEFAULT_STUDENT}"'
             )
 
     @property

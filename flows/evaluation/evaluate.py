@@ -181,9 +181,9 @@ def _evaluate_suite(
     scores = {}
     for name, split_of_set in suite.sets.items():
         truth = OdinwData(suite.root / split_of_set, suite.prompts.get(name, {}))
-        own = replace(config, truth=truth, work_dir=config.work_dir / name)
+        part = replace(config, truth=truth, work_dir=config.work_dir / name)
         shown = None if show_dir is None else Path(show_dir) / name
-        scores[name] = float(_evaluate_one(own, detectors, shown).numbers["ap"])
+        scores[name] = float(_evaluate_one(part, detectors, shown).numbers["ap"])
     mean = sum(scores.values()) / len(scores)
     numbers = {"ap": mean, "sets": scores, "weights": config.weights, "metric": "coco"}
     write_json(config.work_dir / EVALUATION_NAME, numbers)

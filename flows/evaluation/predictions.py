@@ -123,8 +123,12 @@ class StoredPredictions(Sequence[Record]):
         """
         parts: list[PredictedBoxes] = []
         for shard in self._manifest.shards:
-            own = self._shard(shard.index)
-            parts.append(PredictedBoxes(own.line.astype(np.int32), self._labels_of(own), own.box, own.score))
+            candidates = self._shard(shard.index)
+            parts.append(
+                PredictedBoxes(
+                    candidates.line.astype(np.int32), self._labels_of(candidates), candidates.box, candidates.score
+                )
+            )
             if max_per_category is not None and sum(len(part.scores) for part in parts[1:]) > CUT_AT:
                 parts = [PredictedBoxes.joined(parts).best_of_each_label(max_per_category)]
         boxes = PredictedBoxes.joined(parts)
@@ -156,6 +160,6 @@ def _prediction(
         return replace(truth, instances=tuple(Instance(box, label, name, score) for box, (label, name), score in named))
     regions = []
     for index, region in enumerate(query_for(truth, metric).regions or ()):
-        own = [(tuple(box), score) for region_index, box, score in rows if region_index == index]
-        regions.append(replace(region, boxes=tuple(box for box, _ in own), scores=tuple(score for _, score in own)))
+        boxes = [(tuple(box), score) for region_index, box, score in rows if region_index == index]
+        regions.append(replace(region, boxes=tuple(box for box, _ in boxes), scores=tuple(score for _, score in boxes)))
     return replace(truth, regions=tuple(regions))

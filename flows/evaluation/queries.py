@@ -78,8 +78,8 @@ class MetricPrompts:
         return self._detector.predict_each(images, prompts, **settings)
 
     def _enhanced(self, prompt: Prompt) -> Prompt:
-        own = {name: parts for name, parts in self._prompts.items() if name in prompt.labels}
-        return Prompt.categories(prompt.labels, enhance=own) if own else prompt
+        prompts = {name: parts for name, parts in self._prompts.items() if name in prompt.labels}
+        return Prompt.categories(prompt.labels, enhance=prompts) if prompts else prompt
 
     def _converted(self, prompt: Prompt) -> Prompt:
         if self._metric in EXPRESSIONS:

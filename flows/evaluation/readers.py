@@ -153,7 +153,7 @@ def _read_lvis(data: PublishedData, work_dir: Path) -> Benchmark:
     details = read_lvis_details(data.annotations)
 
     def named(labels: Mapping[str, frozenset[int]]) -> dict[str, frozenset[str]]:
-        return {filename: frozenset(names[label] for label in own) for filename, own in labels.items()}
+        return {filename: frozenset(names[label] for label in ids) for filename, ids in labels.items()}
 
     federation = Federation(named(details.absent), named(details.not_exhaustive), dict(zip(names, details.frequency)))
     areas = _areas(records, data.annotations)
@@ -174,7 +174,7 @@ def _read_expressions(data: ExpressionData, work_dir: Path) -> Benchmark:
     if not records:
         known = sorted({str(each) for each in data_sets})
         raise InputError(
-            data.annotations, f"holds no expression of '{data.data_set}'", want_one_of(known, data.data_set)
+            data.annotations, f"contains no expression of '{data.data_set}'", want_one_of(known, data.data_set)
         )
     return _expressions(records, data.image_root)
 

@@ -108,8 +108,8 @@ def _shares(truth: Sequence[Record], right: Sequence[Sequence[bool]]) -> Samples
     images: dict[str, int] = {}
     owners = [images.setdefault(record.filename, len(images)) for record in truth]
     return Shares(
-        np.repeat(np.array(owners, dtype=np.int64), [len(own) for own in right]),
-        np.array([each for own in right for each in own], dtype=bool),
+        np.repeat(np.array(owners, dtype=np.int64), [len(of_image) for of_image in right]),
+        np.array([each for of_image in right for each in of_image], dtype=bool),
         len(images),
     )
 
@@ -126,7 +126,7 @@ def mistakes_of(
         matches = expression_matches(truth, predictions, score_threshold=score_threshold)
         return [int(each.f1 < 1) for each in matches]
     if metric in ("phrases", "expressions"):
-        return [sum(rank != 1 for rank in own) for own in phrase_ranks(truth, predictions)]
+        return [sum(rank != 1 for rank in ranks) for ranks in phrase_ranks(truth, predictions)]
     return [_mistakes(record, found) for record, found in zip(truth, predictions, strict=True)]
 
 

@@ -22,6 +22,7 @@ from formats.odvg import read_odvg, record_to_line
 from formats.phrases import find_phrase
 from formats.quarantine import quarantined_line, reason_of
 from formats.record import Record, Region
+from grounding_model.inputs.noun_phrases import noun_phrases
 
 Captions = str | Path | Mapping[str, str | Sequence[str]]
 Phrases = str | Path | Mapping[str, Sequence[str]]
@@ -59,7 +60,7 @@ def bootstrap_od(
 
     out: by default beside the folder `X`. without: an ODVG file whose images are left out: they are labelled.
     Sizes come from the file headers, EXIF turn applied. An image that cannot be read stays as a quarantined line.
-    Raises InputError when the folder is missing or holds no image, and for an empty or repeated category.
+    Raises InputError when the folder is missing or contains no image, and for an empty or repeated category.
     """
     names = check_categories(categories)
     warn_of_names(dict(enumerate(names)), "categories")
@@ -99,18 +100,16 @@ def bootstrap_vg(
     pairs = list(read_captions(captions, images))
     if not pairs:
         raise InputError(_named(captions), "no captions in there", "expected a caption for each image to label")
-    given = {} if phrases is None else read_phrases(phrases)
-    if unlisted := next((caption for _, caption in pairs if caption and caption not in given), None):
+    known = {} if phrases is None else read_phrases(phrases)
+    if unlisted := next((caption for _, caption in pairs if caption and caption not in known), None):
         placeholder_regions(unlisted)  # a missing tagger is reported once, before anything is written
     out = _beside(images, "vg") if out is None else as_path(out)
-    lines, quarantined = _write(out, images, pairs, lambda caption: placeholder_regions(caption, given.get(caption)))
+    lines, quarantined = _write(out, images, pairs, lambda caption: placeholder_regions(caption, known.get(caption)))
     return Bootstrapped(out, None, lines, quarantined, as_path(images))
 
 
 def placeholder_regions(caption: str, phrases: Sequence[str] | None = None) -> tuple[Region, ...]:
     """The phrases of a caption (NLTK's noun phrases when None) as regions without boxes."""
-    from grounding_model.inputs.noun_phrases import noun_phrases
-
     if phrases is None:
         spans = noun_phrases(caption)
     else:
@@ -264,7 +263,7 @@ def check_categories(categories: Sequence[str]) -> list[str]:
             "categories", f"{categories!r} has an empty name or none", 'expected names such as "cat", "dog"'
         )
     if repeated := {name for name in names if names.count(name) > 1}:
-        raise InputError("categories", f"{', '.join(sorted(repeated))} stands there twice", "expected every name once")
+        raise InputError("categories", f"{', '.join(sorted(repeated))} is listed twice", "expected unique names")
     return names
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from formats.boxes import pairwise_iou
-from formats.exported import TOLERANCE, ExportedImage
+from formats.export_tools import TOLERANCE
+from formats.exported import ExportedImage
 from formats.io.errors import InputError, want_one_of
 from formats.io.plurals import many
 from formats.record import Box, Instance, Record

@@ -12,19 +12,19 @@ from formats.record import Instance
 from formats.reviewed import Correction, Key, key_of
 
 
-def check_corrections(manifest: Manifest, given: Sequence[Correction]) -> None:
+def check_corrections(manifest: Manifest, corrections: Sequence[Correction]) -> None:
     """As check_lines, for the source of a plan and its label map."""
-    check_lines(manifest.source, manifest.label_map, given)
+    check_lines(manifest.source, manifest.label_map, corrections)
 
 
-def check_lines(labels: Path, label_map: Mapping[str, str] | None, given: Sequence[Correction]) -> None:
+def check_lines(labels: Path, label_map: Mapping[str, str] | None, corrections: Sequence[Correction]) -> None:
     """Raises InputError for a line that is not in the labels, is listed twice or has the size of another picture, and
     for a label that the label map does not have.
 
     labels: an ODVG file, the source or the labels of a round. label_map: keys as text; None for captions.
     """
-    _check_images(labels, given)
-    for each in given:
+    _check_images(labels, corrections)
+    for each in corrections:
         if each.withdrawn:
             continue
         if (each.record.instances if label_map is not None else each.record.regions) is None:
@@ -34,10 +34,10 @@ def check_lines(labels: Path, label_map: Mapping[str, str] | None, given: Sequen
                 _check_category(label_map, instance, each.location)
 
 
-def _check_images(labels: Path, given: Sequence[Correction]) -> None:
+def _check_images(labels: Path, corrections: Sequence[Correction]) -> None:
     missing: dict[Key, Correction] = {}
     first: dict[tuple[Key, int], Correction] = {}
-    for each in given:
+    for each in corrections:
         missing[key_of(each.record)] = each
         if (same := first.setdefault((key_of(each.record), each.since), each)) is not each:
             what = f"{_described(key_of(each.record))} is listed twice, first in {same.location}"

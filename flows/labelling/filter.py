@@ -95,7 +95,7 @@ def filter_candidates(
     check = partial(check_corrections, manifest)
     corrections = corrections_for(reviewed, number, check)
     if reviewed is not None and not corrections and provenance is None:
-        raise InputError(reviewed, "holds no line", "expected ODVG lines that a person has corrected")
+        raise InputError(reviewed, "contains no line", "expected ODVG lines that a person has corrected")
     truth = _truth(policy, corrections, number, check)
     found = _thresholds(plans, policy, truth)
     settled = replace(policy, class_thresholds={**found, **policy.class_thresholds}, adaptive=None)
@@ -235,11 +235,11 @@ def _regions(record: Record, labels: Sequence[Label]) -> tuple[Region, ...]:
     found = []
     for index, region in enumerate(record.regions or ()):
         for ignore in (False, True):
-            mine = [label for label in labels if label.candidate.region == index and label.ignore is ignore]
-            if mine:
-                boxes = tuple(label.candidate.box for label in mine)
-                scores = tuple(label.candidate.score for label in mine)
-                weight = sum(label.weight for label in mine) / len(mine)  # a region has one for all its boxes
+            of_region = [label for label in labels if label.candidate.region == index and label.ignore is ignore]
+            if of_region:
+                boxes = tuple(label.candidate.box for label in of_region)
+                scores = tuple(label.candidate.score for label in of_region)
+                weight = sum(label.weight for label in of_region) / len(of_region)  # a region has one for all its boxes
                 found.append(replace(region, boxes=boxes, scores=scores, weight=weight, ignore=ignore))
     return tuple(found)
 
@@ -272,13 +272,11 @@ def _truth(
     """
     if not isinstance(policy.adaptive, TargetPrecision):
         return {}
-    own = policy.adaptive.reviewed
-    truth = corrections if own is None else corrections_for(own, number, check)
+    reviewed = policy.adaptive.reviewed
+    truth = corrections if reviewed is None else corrections_for(reviewed, number, check)
     if not truth:
         until = "" if number is None else f" up to round {number}"
-        raise InputError(
-            "policy.adaptive", f"nobody has reviewed labels of this source{until}", "expected a file of them"
-        )
+        raise InputError("policy.adaptive", f"no reviewed labels of this source{until}", "expected a file of them")
     return truth
 
 
@@ -288,8 +286,8 @@ def _thresholds(views: Sequence[Manifest], policy: Policy, truth: Mapping[Key, R
         return {}
     images, scores = _scores(views, policy, truth)
     found = {
-        name: _threshold(policy.adaptive, name, images, own)
-        for name, own in scores.items()
+        name: _threshold(policy.adaptive, name, images, values)
+        for name, values in scores.items()
         if name not in policy.class_thresholds
     }
     return {name: threshold for name, threshold in sorted(found.items()) if threshold is not None}
@@ -322,11 +320,11 @@ def _scores(views: Sequence[Manifest], policy: Policy, truth: Mapping[Key, Recor
         corrected = truth.get((line.record.filename, line.record.caption))
         true = {} if corrected is None else boxes_by_name(corrected, with_ignored=True)
         for region, name in enumerate(names):
-            mine = [label.candidate for label in labels if label.candidate.region == region]
-            every.setdefault(name, []).extend(each.score for each in mine)
+            of_region = [label.candidate for label in labels if label.candidate.region == region]
+            every.setdefault(name, []).extend(each.score for each in of_region)
             if corrected is not None:
-                right = judge([each.box for each in mine], true.get(name, ()), iou)
-                judged.setdefault(name, []).extend(zip((each.score for each in mine), right.tolist()))
+                right = judge([each.box for each in of_region], true.get(name, ()), iou)
+                judged.setdefault(name, []).extend(zip((each.score for each in of_region), right.tolist()))
     return images, {
         name: _Scores(
             np.array(scores),
@@ -346,13 +344,13 @@ def _refuse_other_labels(manifest: Manifest, out: Path, provenance: Mapping[str,
         return
     if not meta.is_file():
         if not provenance and holds_labels(out):  # a loop may have been killed between the two files
-            raise InputError(out, "holds labels, and no .meta.json beside it says that this plan made them", remedy)
+            raise InputError(out, "contains labels, and no .meta.json beside it says that this plan made them", remedy)
         return
     made_by = load_json(meta, remedy)
     if not isinstance(made_by, dict) or made_by.get("plan") != manifest.key:
         same_round = isinstance(made_by, dict) and made_by.get("folder", ()) == provenance.get("folder")
         if not same_round:
-            raise InputError(out, f"holds the labels of another plan, as {meta.name} says", remedy)
+            raise InputError(out, f"contains the labels of another plan, as {meta.name} says", remedy)
 
 
 def _refuse_edited_labels(out: Path, new_sha256: str) -> None:
@@ -365,7 +363,7 @@ def _refuse_edited_labels(out: Path, new_sha256: str) -> None:
         return
     recorded, there = load_json(meta, "remove it").get("labels_sha256"), sha256_of(out)
     if recorded not in (None, there) and there != new_sha256:
-        remedy = f"expected corrections given as reviewed, a copy of them and overwrite=True, or {out.name} moved away"
+        remedy = f"expected corrections passed as reviewed, a copy of them and overwrite=True, or {out.name} moved away"
         raise InputError(out, f"was edited since it was written, as {meta.name} says", remedy)
 
 

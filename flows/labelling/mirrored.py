@@ -26,14 +26,14 @@ def shown_as(view: View, detector: Any) -> Any:
 
     Its scale is the detector's own business: predict_each takes it.
     """
-    return Flipped(detector, view) if view.mirrored or view.upside_down else detector
+    return Flipped(detector, view) if view.mirrored or view.upside_down or view.transposed else detector
 
 
 class Flipped:
-    """What labelling asks of a detector, given every picture mirrored, upside down, or both.
+    """What labelling asks of a detector, which is shown every image mirrored, upside down, transposed, or several.
 
     A caption or name that says left or right would be false of a mirror image, one that says above or below of an
-    image upside down: its picture is not flipped that way.
+    image upside down, and either of a transposed one: its image is not changed that way.
     """
 
     def __init__(self, detector: Any, view: View) -> None:
@@ -48,33 +48,41 @@ class Flipped:
             yield flipped_back(outcome, view) if isinstance(outcome, Record) else outcome
 
     def _view_for(self, text: str) -> View:
+        across, along = says_left_or_right(text), bool(_ABOVE_OR_BELOW.search(text))
         return View(
-            mirrored=self._view.mirrored and not says_left_or_right(text),
-            upside_down=self._view.upside_down and not _ABOVE_OR_BELOW.search(text),
+            mirrored=self._view.mirrored and not across,
+            upside_down=self._view.upside_down and not along,
+            transposed=self._view.transposed and not (across or along),
         )
 
 
 def flipped_back(record: Record, view: View) -> Record:
-    """The boxes of a flipped image as they lie in the image itself."""
+    """The record of an image that was shown so, in pixels of the image itself."""
+    height, width = record.height, record.width
+    if view.transposed:
+        height, width = width, height
 
     def box_of(box: Box) -> Box:
         x1, y1, x2, y2 = box
+        if view.transposed:
+            x1, y1, x2, y2 = y1, x1, y2, x2
         if view.mirrored:
-            x1, x2 = record.width - x2, record.width - x1
+            x1, x2 = width - x2, width - x1
         if view.upside_down:
-            y1, y2 = record.height - y2, record.height - y1
+            y1, y2 = height - y2, height - y1
         return x1, y1, x2, y2
 
     instances = record.instances and tuple(replace(each, box=box_of(each.box)) for each in record.instances)
     regions = record.regions and tuple(replace(each, boxes=tuple(map(box_of, each.boxes))) for each in record.regions)
-    return replace(record, instances=instances, regions=regions)
+    return replace(record, height=height, width=width, instances=instances, regions=regions)
 
 
 def _flipped(path: Path, view: View) -> np.ndarray | Path:
     """(H, W, 3); the path itself where there is no image, so that the detector says so as it always does."""
-    if not (view.mirrored or view.upside_down):
+    if not (view.mirrored or view.upside_down or view.transposed):
         return path
     try:
-        return read_image(path)[:: -1 if view.upside_down else 1, :: -1 if view.mirrored else 1].copy()
+        image = read_image(path)[:: -1 if view.upside_down else 1, :: -1 if view.mirrored else 1]
     except InputError:
         return path
+    return (image.transpose(1, 0, 2) if view.transposed else image).copy()

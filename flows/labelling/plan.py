@@ -110,15 +110,15 @@ def _planned(
         Prompt.categories(list(names.values()))  # a name that no prompt can hold is said now, not once an image
     digest, shards = _cut(source, execution.shard_size)
     if not shards:
-        raise InputError(source, "holds no lines", "expected an ODVG file as bootstrap writes it")
+        raise InputError(source, "contains no lines", "expected an ODVG file as bootstrap writes it")
     text_encoder = settings.text_encoder
-    own = replace(
+    recorded = replace(
         settings,
         weights=_place(settings.weights),
         text_encoder=None if text_encoder is None else _place(text_encoder),
     )
     return Manifest(
-        **values_of(own, LabellingSettings),
+        **values_of(recorded, LabellingSettings),
         source=as_path(absolute(source)),
         source_sha256=digest,
         image_root=as_path(absolute(image_root)),
@@ -211,10 +211,12 @@ def _refuse_other_plan(manifest: Manifest, overwrite: bool) -> None:
         return
     before, after = old.entries(), manifest.entries()
     differing = [name for name in after | before if name not in PLACES and before.get(name) != after.get(name)]
-    said = "; ".join(
+    differences = "; ".join(
         f"{name}: {_brief(before.get(name))} there, {_brief(after.get(name))} requested" for name in differing
     )
-    raise InputError(manifest.path, f"another plan lies here ({said})", "expected another work_dir, or overwrite=True")
+    raise InputError(
+        manifest.path, f"another plan is here ({differences})", "expected another work_dir, or overwrite=True"
+    )
 
 
 def _place(source: str | Path) -> str:

@@ -22,7 +22,8 @@ from flows.labelling.changed_boxes import (
 from flows.labelling.corrections import check_lines
 from flows.labelling.image_names import ImageNames
 from formats.dataset_names import label_map_beside, parse_annotation_name, reviewed_path
-from formats.exported import TOLERANCE, TOOLS, ExportedImage, ExportOptions, read_exported
+from formats.export_tools import TOLERANCE
+from formats.exported import TOOLS, ExportedImage, ExportOptions, read_exported
 from formats.io.errors import InputError, handed_to
 from formats.io.plurals import many
 from formats.label_map import read_label_map, relabelled
@@ -136,7 +137,7 @@ def _read_labels(path: Path, label_map: Path | None) -> _Labels:
     for record in records.values():
         refuse_caption(record, "a tool that draws boxes")
     if not records:
-        raise InputError(path, "holds no line", "expected the labels that were exported")
+        raise InputError(path, "contains no line", "expected the labels that were exported")
     map_path = label_map_beside(path) if label_map is None else label_map
     if label_map is not None or map_path.is_file():
         names = read_label_map(map_path)
@@ -154,11 +155,11 @@ def _refuse_empty(
 ) -> None:
     """An export without its annotations would delete every box."""
     if not counts.exported:
-        raise InputError(export, "holds no image", "expected the export of a task that has images")
+        raise InputError(export, "contains no image", "expected the export of a task that has images")
     boxes = sum(len(record.instances or ()) for record in ours.records.values())
     empty = not any(image.boxes or image.finished is not None for image in images)
     if empty and boxes and not counts.problems and not options.everything:
-        what = f"holds no box in any of {many(len(images), 'image')}, {ours.path.name} holds {boxes}"
+        what = f"contains no box in any of {many(len(images), 'image')}, {ours.path.name} contains {boxes}"
         raise InputError(export, what, "expected an export with its annotations, or --all if every box was deleted")
 
 

@@ -33,10 +33,15 @@ class View:
     """How an image is shown to the model; boxes always lie in the stored image."""
 
     scale: tuple[int, int] | None = setting(
-        None, "short and long side in pixels that an image is resized to fit (default: the model's own)"
+        None, "resize images to fit a short and a long side of so many pixels (default: those of the model)"
     )
-    mirrored: bool = setting(False, "show the model mirror images; boxes lie in the images themselves")
-    upside_down: bool = setting(False, "show the model images upside down", added_later=True)
+    mirrored: bool = setting(False, "show the model mirror images; boxes are those of the stored images")
+    upside_down: bool = setting(
+        False, "show the model images upside down; boxes are those of the stored images", added_later=True
+    )
+    transposed: bool = setting(
+        False, "show the model images with x and y exchanged; with --mirrored, turned by 90 degrees", added_later=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +49,18 @@ class DetectionSettings(View):
     """How a model predicts every image, whichever its weights are."""
 
     score_floor: float = setting(
-        0.05, "0..1; candidates above it are kept, so that a threshold is chosen without the model", metavar="S"
+        0.05,
+        "store candidates that score more than this, so that a threshold can be chosen later without the model",
+        metavar="S",
     )
-    max_per_image: Count = setting(defaults.MAX_PER_IMAGE, "boxes an image", flag="--max-per-img", metavar="N")
+    max_per_image: Count = setting(
+        defaults.MAX_PER_IMAGE, "maximum number of boxes per image", flag="--max-per-img", metavar="N"
+    )
     chunk_size: Count | None = setting(
-        None, "categories a prompt, for long lists (default: as many as fit)", flag="--chunked-size", metavar="N"
+        None,
+        "maximum number of categories per prompt; longer lists are split (default: as many as fit)",
+        flag="--chunked-size",
+        metavar="N",
     )
     dtype: Literal["auto", "float32", "bfloat16"] = setting(
         defaults.DTYPE,
@@ -57,7 +69,7 @@ class DetectionSettings(View):
     )
     max_per_chunk: Count | None = setting(
         None,
-        "boxes of each chunk of categories, all of which an image keeps (default: only --max-per-img counts)",
+        "maximum number of boxes per prompt of a split list, instead of --max-per-img per image (default: none)",
         metavar="N",
         added_later=True,
     )
@@ -80,9 +92,9 @@ class DetectionSettings(View):
         self, weights: str, text_encoder: str | Path | None = None, view: View | None = None
     ) -> LabellingSettings:
         """The settings of a labelling by these weights. view: how images are shown, instead of the settings' own."""
-        own = values_of(self, DetectionSettings) | values_of(self if view is None else view, View)
+        values = values_of(self, DetectionSettings) | values_of(self if view is None else view, View)
         return LabellingSettings(
-            **own, weights=weights, text_encoder=None if text_encoder is None else str(text_encoder)
+            **values, weights=weights, text_encoder=None if text_encoder is None else str(text_encoder)
         )
 
     def detector_arguments(self) -> dict[str, Any]:
@@ -102,9 +114,11 @@ class LabellingSettings(DetectionSettings):
     """What decides the candidates of a label map or of captions, and so the key of their plan."""
 
     weights: str = setting(
-        defaults.WEIGHTS, "mmdet .pth, Hugging Face folder or ours (default %(default)s)", metavar="W"
+        defaults.WEIGHTS,
+        "mmdet .pth, Hugging Face folder or hub name, or .safetensors of `groundhog weights` (default %(default)s)",
+        metavar="W",
     )
-    text_encoder: str | None = setting(None, "BERT folder, where the weights carry no tokenizer", metavar="DIR")
+    text_encoder: str | None = setting(None, "BERT folder, for weights without a tokenizer", metavar="DIR")
 
 
 @dataclass(frozen=True)
@@ -145,10 +159,10 @@ class Execution:
     """How a labelling is done. The candidates are the same, but for the last bits of their scores."""
 
     shard_size: Count = setting(
-        64, "lines a shard; a run that is killed loses the shards that it was working on", metavar="N"
+        64, "lines per shard; a killed run loses the shards that it was working on", metavar="N"
     )
-    batch_size: Count = setting(4, "images at once", metavar="N")
-    overwrite: bool = setting(False, "throw away another plan that lies in WORK_DIR")
+    batch_size: Count = setting(4, "images per batch", metavar="N")
+    overwrite: bool = setting(False, "replace a plan with other settings in WORK_DIR, and its candidates")
     workers: Workers = ONE_EACH
 
     def __post_init__(self) -> None:
@@ -172,12 +186,12 @@ def values_of(settings: Any, part: type) -> dict[str, Any]:
 def split(changes: Mapping[str, Any], *parts: type) -> list[dict[str, Any]]:
     """Values by name, those of each class. Raises TypeError, as a call does, for a name that none of them has."""
     names = [[each.name for each in fields(part)] for part in parts]
-    known = [name for own in names for name in own]
+    known = [name for names_of_part in names for name in names_of_part]
     for name in changes:
         if name not in known:
             hint = did_you_mean(known, name) or f"expected one of {', '.join(known)}"
             raise TypeError(f"there is no setting {name!r}; {hint}")
-    return [{name: value for name, value in changes.items() if name in own} for own in names]
+    return [{name: value for name, value in changes.items() if name in names_of_part} for names_of_part in names]
 
 
 def recorded(value: Any) -> Any:

@@ -19,7 +19,7 @@ LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 def create_app() -> FastAPI:
     """Prefect's application for PREFECT_API_URL; any other Host gets 400."""
     app = create_prefect_app()
-    own = urlsplit(os.environ.get("PREFECT_API_URL", "")).hostname
-    hosts = {*LOCAL_NAMES, own} if own else set(LOCAL_NAMES)
+    hostname = urlsplit(os.environ.get("PREFECT_API_URL", "")).hostname
+    hosts = {*LOCAL_NAMES, hostname} if hostname else set(LOCAL_NAMES)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=sorted(hosts), www_redirect=False)
     return app

@@ -20,7 +20,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.self_training.loop import Event
 from flows.self_training.messages import in_words
 from flows.self_training.report import plot_rounds
-from flows.self_training.state import LoopState, RoundResult, boxes_of, figure_of, gate_word, name_of
+from flows.self_training.state import LoopState, RoundResult, boxes_of, gate_word, name_of, score_text
 from formats.io.plots import png_of
 
 ARTIFACT_DPI = 80  # pixels an inch: Prefect's server keeps the plot as text
@@ -51,7 +51,7 @@ class PrefectReporter:
         sources = [] if self._weights is None else [asset_key(self._weights)]
         self._labels = done.labels
         report_asset(
-            f"asset: labels v{done.round}", done.labels, sources, {"boxes": done.counts["kept"]} | _figure(loop)
+            f"asset: labels v{done.round}", done.labels, sources, {"boxes": done.counts["kept"]} | _score(loop)
         )
 
     def _report_training(self, event: Event) -> None:
@@ -99,19 +99,19 @@ def report_asset(title: str, location: str | Path, made_of: list[str], metadata:
 
 def rounds_as_markdown(loop: LoopState) -> str:
     """The table of rounds, what the gate said, what to use, and the plot."""
-    head = ("labels", "boxes", "held-out figure of the model that made them", "changed images", "gate")
+    head = ("labels", "boxes", "held-out score of the model that made them", "changed images", "gate")
     lines = [f"## {loop.name}", "", _row(head), _row(["---"] * len(head)), *map(_cells, loop.rounds), ""]
     lines += [f"- v{each.round}: {reason}" for each in loop.rounds for reason in each.verdict.reasons]
     lines += ["", f"Best so far: **v{loop.best.round}**, `{loop.best.labels}`, made by `{loop.best.weights}`", ""]
     if picture := _plot(loop):
-        lines.append(f"![held-out figure of each round](data:image/png;base64,{picture})")
+        lines.append(f"![held-out score of each round](data:image/png;base64,{picture})")
     return "\n".join(lines)
 
 
 def _cells(done: RoundResult) -> str:
     drift = done.verdict.drift
     changed = "" if drift is None else f"{drift.changed_share:.0%}"
-    return _row((f"v{done.round}", f"{boxes_of(done):,}", figure_of(done.metrics), changed, gate_word(done)))
+    return _row((f"v{done.round}", f"{boxes_of(done):,}", score_text(done.metrics), changed, gate_word(done)))
 
 
 def _row(cells: Iterable[str]) -> str:
@@ -122,14 +122,14 @@ def _described(loop: LoopState) -> str:
     return f"After labels v{len(loop.rounds)}; the best are v{loop.best.round}"
 
 
-def _figure(loop: LoopState) -> dict[str, Any]:
+def _score(loop: LoopState) -> dict[str, Any]:
     done = loop.rounds[-1]
-    return {} if done.figure is None else {done.metrics["headline"]: round(done.figure, 4)}
+    return {} if done.score is None else {done.metrics["headline"]: round(done.score, 4)}
 
 
 def _plot(loop: LoopState) -> str:
     """PNG as base64; "" without evaluation data."""
-    points = {each.round: each.metrics for each in loop.rounds if each.figure is not None}
+    points = {each.round: each.metrics for each in loop.rounds if each.score is not None}
     if not points:
         return ""
     headline = name_of(next(iter(points.values()))["headline"])

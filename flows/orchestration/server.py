@@ -17,6 +17,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values, set_key
+from prefect.context import refresh_global_settings_context
+from prefect.settings import get_current_settings
 
 from formats.io.child_process import end_with_parent
 from formats.io.errors import InputError
@@ -31,8 +33,6 @@ START_TIMEOUT = 300.0  # seconds; 9 to 15 were measured on two idle cores, the f
 
 def api_url() -> str:
     """The server's address: of the environment, prefect.toml or the profile, else Prefect's usual one."""
-    from prefect.settings import get_current_settings
-
     return str(get_current_settings().api.url or DEFAULT_API)
 
 
@@ -65,18 +65,8 @@ def password(file: Path = PASSWORD_FILE) -> str:
     return made
 
 
-def _reload_settings() -> None:
-    """Prefect keeps the settings that it found when it was imported; addresses set since then would not count."""
-    if "prefect" in sys.modules:
-        from prefect.context import refresh_global_settings_context
-
-        refresh_global_settings_context()
-
-
 def _check_admitted(api: str) -> None:
     """Raises RuntimeError where a server that is running asks for another password than this folder's."""
-    from prefect.settings import get_current_settings
-
     secret = get_current_settings().api.auth_string
     request = urllib.request.Request(f"{api}/admin/version")
     if secret is not None:
@@ -112,7 +102,7 @@ def prefect_server(api: str | None = None) -> Iterator[str]:
     api = api or api_url()
     os.environ["PREFECT_API_URL"] = api
     if is_healthy(api):
-        _reload_settings()
+        refresh_global_settings_context()  # Prefect read its settings when it was imported
         _check_admitted(api)
         yield api
         return
@@ -120,7 +110,7 @@ def prefect_server(api: str | None = None) -> Iterator[str]:
     if address.hostname not in LOCAL_HOSTS:
         raise RuntimeError(f"the Prefect server at {api} does not answer, and is not on this machine")
     os.environ[PASSWORD_KEY] = password()
-    _reload_settings()
+    refresh_global_settings_context()  # Prefect read its settings when it was imported
     server = _Server(address.hostname, address.port or 4200)
     try:
         _wait(server.process, api)

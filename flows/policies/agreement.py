@@ -19,9 +19,9 @@ def image_agreement(boxes: Mapping[str, Sequence[Box]], others: Mapping[str, Seq
     if not total:
         return 1.0
     shared = 0.0
-    for name, mine in boxes.items():
-        theirs = others.get(name, ())
-        found = judge(mine, theirs, iou)
+    for name, boxes_of_name in boxes.items():
+        others_of_name = others.get(name, ())
+        found = judge(boxes_of_name, others_of_name, iou)
         if found.any():
-            shared += float(pairwise_iou(mine, theirs)[found].max(axis=1).sum())
+            shared += float(pairwise_iou(boxes_of_name, others_of_name)[found].max(axis=1).sum())
     return 2 * shared / total

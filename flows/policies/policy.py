@@ -14,7 +14,7 @@ from grounding_model.inputs.defaults import MAX_PER_IMAGE, SCORE_THRESHOLD
 class Quantile:
     """A threshold a category, at which it gets as many boxes as are expected (LabelMatch, arXiv 2206.06608).
 
-    boxes_per_image: how many objects of a category an image holds on average; of_class: by category name, instead.
+    boxes_per_image: how many objects of a category an image contains on average; of_class: by category name, instead.
     """
 
     boxes_per_image: float
@@ -137,13 +137,13 @@ class Policy:
         if self.ignore_from is not None and self.adaptive is None and self.ignore_from >= max(thresholds):
             raise InputError(
                 "policy.ignore_from",
-                f"{self.ignore_from} is no lower than {max(thresholds)}",
+                f"{self.ignore_from} is not below {max(thresholds)}",
                 "expected it below policy.score_threshold",
             )
         if self.confident_from is not None and self.adaptive is None and self.confident_from <= min(thresholds):
             raise InputError(
                 "policy.confident_from",
-                f"{self.confident_from} is no higher than {min(thresholds)}",
+                f"{self.confident_from} is not above {min(thresholds)}",
                 "expected it higher",
             )
 

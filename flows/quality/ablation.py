@@ -178,8 +178,8 @@ def label_quality(labels: Path, everything: Path, truth: Path, categories: Seque
     true = [_select_categories(record, categories) for record in read_odvg(truth)]
     made = [_without_ignored(record) for record in read_odvg(labels)]
     right = boxes = 0
-    for record, mine in zip(true, made, strict=True):
-        objects_of, boxes_of = boxes_by_name(record, with_ignored=True), boxes_by_name(mine)
+    for record, labelled in zip(true, made, strict=True):
+        objects_of, boxes_of = boxes_by_name(record, with_ignored=True), boxes_by_name(labelled)
         for name in categories:
             found = judge(boxes_of.get(name, ()), objects_of.get(name, ()), RIGHT_IOU)
             right, boxes = right + int(found.sum()), boxes + len(found)

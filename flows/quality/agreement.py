@@ -27,11 +27,11 @@ def rank_by_agreement(labels: str | Path, others: str | Path) -> list[Agreement]
 
     Lines are matched by file name and caption. Raises InputError when not one is in both.
     """
-    theirs = {(record.filename, record.caption): record for record in read_odvg(others)}
+    by_image = {(record.filename, record.caption): record for record in read_odvg(others)}
     ranking = [
         Agreement(image_agreement(boxes_by_name(record), boxes_by_name(other)), record.filename, record.caption)
         for record in read_odvg(labels)
-        if (other := theirs.get((record.filename, record.caption))) is not None
+        if (other := by_image.get((record.filename, record.caption))) is not None
     ]
     if not ranking:
         raise InputError(others, f"has no line of {labels}", "expected labels of the same images")

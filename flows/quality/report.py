@@ -34,10 +34,10 @@ def write_quality_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
 def write_labels_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
     """The same for labels only: table and curves, without trained models."""
     lines = ["| variant | seeds | boxes | precision | recall | AP of labels |", "|:--" + "|--:" * 5 + "|"]
-    for name, own in _by_variant(pieces).items():
-        cells = [_spread([getattr(piece.labels[0], part) for piece in own]) for part in ("precision", "recall", "ap")]
-        boxes = _spread([piece.labels[0].boxes for piece in own], ".0f")
-        lines.append("| " + " | ".join([name, str(len(own)), boxes, *cells]) + " |")
+    for name, group in _by_variant(pieces).items():
+        cells = [_spread([getattr(piece.labels[0], part) for piece in group]) for part in ("precision", "recall", "ap")]
+        boxes = _spread([piece.labels[0].boxes for piece in group], ".0f")
+        lines.append("| " + " | ".join([name, str(len(group)), boxes, *cells]) + " |")
     table_text = "\n".join(lines)
     with write_whole(config.train.work_dir / LABELS_NAME) as file:
         file.write(table_text + "\n")
@@ -55,26 +55,27 @@ def table(config: QualityConfig, pieces: Sequence[Piece]) -> str:
     lines = [f"| {' | '.join(columns)} |".replace("-", " "), "|:--" + "|--:" * (len(columns) - 1) + "|"]
     by_variant = _by_variant(pieces)
     base = {piece.seed: piece.target[1:] for piece in by_variant.get(config.baseline, ())}
-    for name, own in by_variant.items():
+    for name, group in by_variant.items():
         for number in range(1, config.variants[name].rounds + 1):
-            labels = [piece.labels[number - 1] for piece in own if piece.labels]
-            over = [piece.target[number] - base[piece.seed][:number][-1] for piece in own if piece.seed in base]
+            labels = [piece.labels[number - 1] for piece in group if piece.labels]
+            over = [piece.target[number] - base[piece.seed][:number][-1] for piece in group if piece.seed in base]
             cells = [
                 _round_name(config, name, number),
-                str(len(own)),
+                str(len(group)),
                 *(_spread([getattr(each, part) for each in labels]) for part in ("precision", "recall", "ap")),
-                _spread([piece.target[number] for piece in own]),
-                _spread([piece.target[number] - piece.target[0] for piece in own], "+.3f"),
+                _spread([piece.target[number] for piece in group]),
+                _spread([piece.target[number] - piece.target[0] for piece in group], "+.3f"),
                 _spread([] if name == config.baseline else over, "+.3f"),
-                _spread([piece.source[number] for piece in own if piece.source]),
-                _spread([piece.source[0] - piece.source[number] for piece in own if piece.source], "+.3f"),
+                _spread([piece.source[number] for piece in group if piece.source]),
+                _spread([piece.source[0] - piece.source[number] for piece in group if piece.source], "+.3f"),
             ]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def _round_name(config: QualityConfig, variant: str, number: int) -> str:
-    return variant if config.variants[variant].rounds == 1 else f"{variant}, round {number}"
+    """The labels that a round trains on: "all, v1". The model of that row was trained on them."""
+    return variant if config.variants[variant].rounds == 1 else f"{variant}, v{number}"
 
 
 def _spread(values: Sequence[float], form: str = ".3f") -> str:
@@ -101,8 +102,8 @@ def _curves(config: QualityConfig, pieces: Sequence[Piece]) -> Figure:
     axes = figure.add_subplot()
     colours: dict[tuple[float, ...], str] = {}  # policies that only cut elsewhere share a curve
     dots: dict[tuple[float, float], list[str]] = {}  # and those that only mark boxes share a dot
-    for name, own in _by_variant(pieces).items():
-        labelled = [piece.labels[0] for piece in own if piece.labels]
+    for name, group in _by_variant(pieces).items():
+        labelled = [piece.labels[0] for piece in group if piece.labels]
         if not labelled:
             continue
         each = np.array([quality.curve for quality in labelled])
@@ -126,15 +127,15 @@ def _ladder(config: QualityConfig, pieces: Sequence[Piece]) -> Figure:
     if any(piece.source for piece in pieces):
         parts.append(("source, all categories", lambda piece: piece.source))
     rows = [
-        (_round_name(config, name, number), number, own)
-        for name, own in _by_variant(pieces).items()
+        (_round_name(config, name, number), number, group)
+        for name, group in _by_variant(pieces).items()
         for number in range(1, config.variants[name].rounds + 1)
     ][::-1]
     figure = new_figure(11, 0.35 * len(rows) + 1.6)
     panels = figure.subplots(1, len(parts), squeeze=False)[0]
     for axes, (title, scores_of) in zip(panels, parts):
-        for height, (_, number, own) in enumerate(rows):
-            after = [scores_of(piece)[number] for piece in own]
+        for height, (_, number, group) in enumerate(rows):
+            after = [scores_of(piece)[number] for piece in group]
             # No bars: these would have to begin at 0, where all of them look alike.
             axes.plot(after, [height] * len(after), "o", color="C0", alpha=0.7, markersize=5)
             axes.plot(fmean(after), height, "|", color="black", markersize=13, markeredgewidth=2)

@@ -23,7 +23,7 @@ from flows.self_training.loop import Event, self_train
 from flows.self_training.messages import in_words
 from flows.self_training.report import Comparison, comparison_sheet, write_report
 from flows.self_training.scores import evaluate_weights
-from flows.self_training.state import RoundResult
+from flows.self_training.state import RoundResult, model_of
 from formats.dataset_names import label_map_beside
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json
@@ -44,7 +44,7 @@ SHOWN_SCORE = 0.35  # labels have to be surer; a picture shows what else the mod
 
 
 class DemoResult(NamedTuple):
-    """rounds: from the model as it came to the last. source_ap: of the same models, on scenes of every category."""
+    """rounds: from the pretrained model to the last. source_ap: of the same models, on scenes of every category."""
 
     rounds: tuple[RoundResult, ...]
     source_ap: tuple[float, ...]
@@ -63,7 +63,7 @@ def run_demo(
 
     seed: of the unlabelled scenes and of the training; the test scenes are always the same. quick: a few scenes and
     steps, to see that it runs. weights: in place of the embedded model. device: "auto" by default.
-    A demo that was interrupted goes on. Raises InputError when another demo lies in out_dir.
+    An interrupted demo resumes. Raises InputError when another demo lies in out_dir.
     """
     out_dir = Path(out_dir)
     config = demo_config(out_dir, seed, quick, weights, device)
@@ -124,7 +124,7 @@ def _claim(out_dir: Path, demo: Mapping[str, Any]) -> None:
     remedy = "remove the folder or choose another"
     if path.is_file():
         if load_json(path, remedy) != demo:
-            raise InputError(out_dir, "another demo lies there", remedy)
+            raise InputError(out_dir, "contains another demo", remedy)
         return
     write_json(path, demo)
 
@@ -141,7 +141,7 @@ def _test_scenes(config: SelfTrainConfig) -> GlyphData:
 
 def _source_ap(config: SelfTrainConfig, done: RoundResult, quick: bool, reporter: ConsoleReporter) -> float:
     """AP of one round's model over every category of the source scenes; written where the report finds it."""
-    reporter.say(f"round {done.round - 1}: what the model still knows of the other categories")
+    reporter.say(f"v{done.round}: scoring the model that made them on scenes of every category")
     truth = replace(SOURCE_SCENES, count=4) if quick else SOURCE_SCENES
     folder = config.train.work_dir / f"round-{done.round}"
     metrics = evaluate_weights(
@@ -209,14 +209,14 @@ class ConsoleReporter:
 
 
 def table(result: DemoResult) -> str:
-    """AP a round, for people (and, as it is Markdown, for a README)."""
+    """The labels of every round, the model that made them and its AP, as Markdown."""
     lines = [
-        "| round | labels | boxes | AP cat | AP50 cat | AP all categories |",
-        "|------:|:-------|------:|-------:|---------:|------------------:|",
+        "| labels | made by       | boxes | AP cat | AP50 cat | AP all categories |",
+        "|:-------|:--------------|------:|-------:|---------:|------------------:|",
     ]
     for done, source_ap in zip(result.rounds, result.source_ap):
         lines.append(
-            f"| {done.round - 1:5d} | v{done.round:<5d} | {done.counts['kept']:5d} "
+            f"| v{done.round:<5d} | {model_of(done.round):<13} | {done.counts['kept']:5d} "
             f"| {done.metrics['ap']:6.3f} | {done.metrics['ap50']:8.3f} | {source_ap:17.3f} |"
         )
     return "\n".join(lines)
@@ -228,8 +228,8 @@ def next_steps(out_dir: Path, result: DemoResult) -> str:
     look = ["groundhog", "browse", last.parent, last.name, "truth/images", "-m", label_map_beside(last).name]
     look += ["-o", out_dir / "seen", "--not-show"]
     return f"""
-Round 0 is the embedded model; each round trained on the labels of the one before.
-"AP cat": labelled test scenes that no round saw. "AP all categories": source scenes; tells what was forgotten.
+AP is that of the model that made the labels. "AP cat" is measured on labelled test scenes that no round trained on,
+"AP all categories" on scenes of the pretraining domain: it shows what the model forgets.
 
 report:          {result.report}
 labels:          {last}

@@ -31,7 +31,7 @@ def number(value: object) -> str:
 
 
 def fraction(value: object) -> str:
-    """Three decimals; a dash for what is no number."""
+    """Three decimals; a dash for what is not a number."""
     return f"{value:.3f}" if isinstance(value, int | float) else "–"
 
 

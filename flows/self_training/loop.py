@@ -35,6 +35,8 @@ from flows.self_training.scores import samples_path
 from flows.self_training.source import prepare
 from flows.self_training.stages import PLAIN_STAGES, RunName, Stages
 from flows.self_training.state import (
+    FINE_TUNED,
+    PRETRAINED,
     ROUNDS_NAME,
     STUDENT_FOLDER,
     LoopState,
@@ -251,7 +253,10 @@ class _Loop:
         return judge(self._config.gate, done.counts, label_drift(earlier[-1].labels, done.labels), found, best, audit)
 
     def _state(self, state: State, reason: str) -> LoopState:
-        return LoopState(self._config.name, state, reason, asdict(self._config.policy), tuple(self._rounds))
+        first_model = PRETRAINED if self._known is None else FINE_TUNED
+        return LoopState(
+            self._config.name, state, reason, asdict(self._config.policy), tuple(self._rounds), first_model
+        )
 
     def _write(self, state: State, reason: str) -> Path:
         """rounds.json and the report; the round's folder keeps the report as it stood then."""

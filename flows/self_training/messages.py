@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flows.self_training.state import drift_of, ending, figure_of, gate_of
+from flows.self_training.state import drift_of, ending, gate_of, score_text
 from formats.io.plurals import many
 
 
@@ -17,8 +17,8 @@ def in_words(event: Mapping[str, Any]) -> str | None:
     if (stage, state) == ("filter", "finished"):
         return f"{labels}: {_counted(event['counts'])}"
     if (stage, state) == ("evaluate", "finished"):
-        figure = figure_of(event["metrics"])
-        return f"{labels}: the model that made them has {figure} on the held-out data" if figure else None
+        score = score_text(event["metrics"])
+        return f"{labels}: the model that made them has {score} on the held-out data" if score else None
     if (stage, state) == ("gate", "finished"):
         done = event["loop"].rounds[-1]
         drift = drift_of(done.verdict.drift)
@@ -26,7 +26,9 @@ def in_words(event: Mapping[str, Any]) -> str | None:
     if (stage, state) == ("review", "started"):
         return f"{labels}: waiting for a person: {event['remedy']}"
     if (stage, state, event["round"]) == ("train", "started", 0):
-        return "v0: training on the labels that are there"
+        return "before v1: training on your labels"
+    if (stage, event["round"]) == ("train", 0):
+        labels = "before v1"
     if (stage, state) == ("train", "started"):
         return f"{labels}: training on these labels"
     if (stage, state) == ("train", "progress"):
@@ -35,7 +37,7 @@ def in_words(event: Mapping[str, Any]) -> str | None:
     if (stage, state) == ("train", "finished"):
         return f"{labels}: trained {event['weights']}"
     if (stage, state) == ("distill", "finished"):
-        return f"{labels}: a student was taught with these labels\n{event['table']}"
+        return f"{labels}: trained a student on these labels\n{event['table']}"
     if stage == "loop":
         return ending(state, event["round"], event["reason"])
     return None
@@ -45,5 +47,5 @@ def _counted(counts: Mapping[str, Any]) -> str:
     dropped = ", ".join(f"{reason} {count}" for reason, count in counts["dropped"].items())
     message = f"{many(counts['kept'], 'box')} kept of {counts['candidates']} candidates ({dropped or 'none'} dropped)"
     if counts.get("reviewed"):
-        message += f", {many(counts['reviewed'], 'line')} with {many(counts['reviewed_boxes'], 'box')} of a person's"
+        message += f", {many(counts['reviewed'], 'reviewed line')} with {many(counts['reviewed_boxes'], 'box')}"
     return message + (f", {many(counts['quarantined'], 'line')} quarantined" if counts["quarantined"] else "")

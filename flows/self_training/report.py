@@ -19,13 +19,23 @@ import numpy as np
 from browse.contact_sheet import contact_sheet
 from browse.draw import draw_record
 from browse.images.pictures import reduced_picture
-from browse.page_style import figures_of
+from browse.page_style import headlines_of
 from flows.distillation.distill import RESULT_NAME
 from flows.labelling.manifest import MANIFEST_NAME, Manifest, read_manifest
 from flows.self_training import html as pages
 from flows.self_training.gate import changed_lines
 from flows.self_training.review import browse_command
-from flows.self_training.state import ROUNDS_NAME, STUDENT_FOLDER, LoopState, ending, name_of, read_state, state_rows
+from flows.self_training.state import (
+    PRETRAINED,
+    ROUNDS_NAME,
+    STUDENT_FOLDER,
+    LoopState,
+    ending,
+    model_of,
+    name_of,
+    read_state,
+    state_rows,
+)
 from formats.candidates import read_candidates
 from formats.dataset_names import labels_path, metadata_path
 from formats.images import safe_join
@@ -92,7 +102,7 @@ def write_report(
         _headlines(rounds, names),
         _review(rounds),
         _outcome(loop),
-        _overview(rounds, names),
+        _overview(rounds, names, loop),
         _student(run_dir / STUDENT_FOLDER / RESULT_NAME, rounds),
         _audits(rounds),
         _curves(rounds, names),
@@ -187,7 +197,7 @@ def _headlines(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
         figures.append((f"boxes in v{last.number}", pages.number(_boxes_in(counts)), f"{without} images without one"))
         reviewed = pages.number(counts.get("reviewed"))
         figures.append((f"images in v{last.number}", pages.number(counts.get("lines")), f"{reviewed} of them reviewed"))
-    return figures_of(figures) if figures else ""
+    return headlines_of(figures) if figures else ""
 
 
 def _review(rounds: Sequence[RoundOnDisk]) -> str:
@@ -206,12 +216,11 @@ def _outcome(loop: LoopState | None) -> str:
     if loop is None:
         return ""
     best = loop.best
-    model = "the pretrained model" if best.round == 1 else f"the model trained on v{best.round - 1}"
-    use = f"Best: labels v{best.round}, <code>{html.escape(str(best.labels))}</code>, and {model}, "
-    use += f"<code>{html.escape(best.weights)}</code>."
-    state = {"finished": "All rounds are done.", "running": "The loop is at work."}.get(loop.state, "")
+    use = f"Best: labels v{best.round}, <code>{html.escape(str(best.labels))}</code>, made by the model "
+    use += f"<code>{html.escape(best.weights)}</code> ({model_of(best.round, loop.first_model)})."
+    state = {"finished": "All rounds are done.", "running": "The loop is running."}.get(loop.state, "")
     if loop.state == "waiting":
-        state = f"The loop waits for a person: {loop.reason}."
+        state = f"The loop is waiting for a person: {loop.reason}."
     if loop.state == "stopped":
         state = f"The loop {ending(loop.state, loop.rounds[-1].round, loop.reason)}."
     rejected = [(each.round, reason) for each in loop.rounds for reason in each.verdict.reasons]
@@ -223,7 +232,7 @@ def _outcome(loop: LoopState | None) -> str:
     )
 
 
-def _overview(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
+def _overview(rounds: Sequence[RoundOnDisk], names: Mapping[str, str], loop: LoopState | None) -> str:
     stems = _evaluation_stems(rounds)
     columns = [(stem, metric) for stem in stems for metric in _shown_metrics(rounds, stem)]
     head = ["Labels", "Made by", "Boxes", "Images without", "Quarantined"]
@@ -231,7 +240,7 @@ def _overview(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
     rows = []
     for entry in rounds:
         counts = entry.meta.get("counts", {})
-        made_by = "the pretrained model" if entry.number == 1 else f"trained on v{entry.number - 1}"
+        made_by = model_of(entry.number, PRETRAINED if loop is None else loop.first_model)
         row = [f"v{entry.number}" if entry.labels else "not yet", made_by]
         row.append(pages.number(_boxes_in(counts)))
         row += [pages.number(counts.get(key)) for key in ("lines_without_labels", "quarantined")]
@@ -272,8 +281,9 @@ def _audits(rounds: Sequence[RoundOnDisk]) -> str:
             rows.append([f"v{entry.number}", name, *shares, f"{audit['reviews']} of {audit['images']}"])
     if not rows:
         return ""
-    told = pages.paragraph("From reviewed samples: 95 % intervals, and the reviewed images that hold the boxes.")
-    return pages.section("Audited labels", told + pages.table(["", "", "Precision", "Recall", "Reviewed images"], rows))
+    intro = pages.paragraph("From reviewed samples: 95 % intervals, and the reviewed images that contain the boxes.")
+    head = ["", "", "Precision", "Recall", "Reviewed images"]
+    return pages.section("Audited labels", intro + pages.table(head, rows))
 
 
 def _interval(estimate: Mapping[str, Any] | None) -> str:
@@ -297,7 +307,7 @@ def _curves(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
         for stem in stems
     }
     intro = pages.paragraph("Bars are 95 % intervals over draws of the test images.")
-    return pages.section("Held-out figures", intro + pages.plot(plot_rounds(curves), "figures of each round's model"))
+    return pages.section("Held-out scores", intro + pages.plot(plot_rounds(curves), "scores of each round's model"))
 
 
 def plot_rounds(curves: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Figure:
@@ -332,9 +342,9 @@ def _drift(loop: LoopState | None) -> str:
     rows += [[f"boxes {name}", *(f"{getattr(drift, name):,}" for drift in drifts)] for name in BOX_CHANGES]
     names = sorted({name for drift in drifts for name in drift.counts})
     changes = {name: [drift.counts.get(name, (0, 0)) for drift in drifts] for name in names}
-    most = sorted(names, key=lambda name: -sum(abs(after - before) for before, after in changes[name]))[:COUNT_ROWS]
-    rows += [[f"{name}: boxes", *(f"{before:,} to {after:,}" for before, after in changes[name])] for name in most]
-    return pages.section("Drift of the labels", pages.table(head, rows))
+    largest = sorted(names, key=lambda name: -sum(abs(after - before) for before, after in changes[name]))[:COUNT_ROWS]
+    rows += [[f"{name}: boxes", *(f"{before:,} to {after:,}" for before, after in changes[name])] for name in largest]
+    return pages.section("Label drift", pages.table(head, rows))
 
 
 def _changed(rounds: Sequence[RoundOnDisk]) -> str:
@@ -390,7 +400,7 @@ def _counts(rounds: Sequence[RoundOnDisk]) -> str:
     return pages.section("What became of the candidates", pages.table(head, rows) + by_name)
 
 
-def _kept_by_name(labelled: Sequence[RoundOnDisk], most: int = 30) -> str:
+def _kept_by_name(labelled: Sequence[RoundOnDisk], max_rows: int = 30) -> str:
     """The most frequent categories or phrases; nothing where there is but one."""
     totals: dict[str, int] = {}
     for entry in labelled:
@@ -398,11 +408,13 @@ def _kept_by_name(labelled: Sequence[RoundOnDisk], most: int = 30) -> str:
             totals[name] = totals.get(name, 0) + count
     if len(totals) < 2:
         return ""
-    shown = sorted(totals, key=lambda name: (-totals[name], name))[:most]
+    shown = sorted(totals, key=lambda name: (-totals[name], name))[:max_rows]
     counts = [entry.meta["counts"].get("kept_by_name", {}) for entry in labelled]
     rows = [[name, *(pages.number(count.get(name, 0)) for count in counts)] for name in shown]
     rest = (
-        pages.paragraph(f"{len(totals) - most} more names are in the .meta.json files.") if len(totals) > most else ""
+        pages.paragraph(f"{len(totals) - max_rows} more names are in the .meta.json files.")
+        if len(totals) > max_rows
+        else ""
     )
     return "<h3>Kept, by name</h3>" + pages.table(["", *(f"v{entry.number}" for entry in labelled)], rows) + rest
 
@@ -527,7 +539,7 @@ def _settings(rounds: Sequence[RoundOnDisk]) -> str:
             "prompt": _prompt(manifest),
             "score floor": f"{manifest.score_floor:g}",
             "scale": "the model's own" if manifest.scale is None else " x ".join(map(str, manifest.scale)),
-            "most boxes an image": str(manifest.max_per_image),
+            "maximum boxes an image": str(manifest.max_per_image),
             "number format": manifest.dtype,
             "labels": str(entry.labels or "not yet"),
         }
@@ -542,11 +554,11 @@ def _settings(rounds: Sequence[RoundOnDisk]) -> str:
     return pages.section("Settings and provenance", pages.table(head, rows, numbers=False, spread=True))
 
 
-def _prompt(manifest: Manifest, most: int = 40) -> str:
+def _prompt(manifest: Manifest, max_names: int = 40) -> str:
     if manifest.label_map is None:
         return "each line's caption"
     names = list(manifest.label_map.values())
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(names[:max_names]) + (f" and {len(names) - max_names} more" if len(names) > max_names else "")
 
 
 def _evaluation_stems(rounds: Sequence[RoundOnDisk]) -> list[str]:

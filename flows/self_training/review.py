@@ -36,18 +36,18 @@ def add_corrections(manifest: Manifest, file: str | Path, number: int) -> int:
     file: ODVG lines; those with `"reviewed": true`, or all where no line has it.
     Raises InputError for a line that is none of the source's, and for a label that its label map does not have.
     """
-    given = marked(list(read_corrections(file)))
-    if not given:
-        raise InputError(file, "holds no line", "expected ODVG lines that a person has corrected")
-    check_corrections(manifest, given)
+    corrections = marked(list(read_corrections(file)))
+    if not corrections:
+        raise InputError(file, "contains no line", "expected ODVG lines that a person has corrected")
+    check_corrections(manifest, corrections)
     path = reviewed_path(manifest.source)
     with locked_corrections(path):  # a review page may be open
         before = marked(list(read_corrections(path))) if path.is_file() else []
         known = {(key_of(each.record), max(1, each.since)): each for each in before}
-        known |= {(key_of(each.record), number): each for each in given}
+        known |= {(key_of(each.record), number): each for each in corrections}
         lines = sorted(known.items(), key=lambda item: (item[0][1], item[0][0][0], item[0][0][1] or ""))
         write_corrections(path, (_text(each, since) for (_, since), each in lines))
-    return len(given)
+    return len(corrections)
 
 
 def _text(correction: Correction, since: int) -> str:

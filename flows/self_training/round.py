@@ -108,11 +108,11 @@ def run_round(
 def label_images(task: Round, stages: Stages, report: Reporter = lambda stage, state, **details: None) -> Labelled:
     """Candidates of every view, and the labels that the policy makes of them; what is there is not done again."""
     named = [stages.run_as(RunName(task.number, index or None)) for index in range(len(task.views))]
-    manifests = tuple(_plan(task, planned, own) for planned, own in zip(task.views, named, strict=True))
+    manifests = tuple(_plan(task, planned, for_view) for planned, for_view in zip(task.views, named, strict=True))
     report("infer", "started", shards=len(manifests[0].shards))
     workers = task.labelling.workers.on(task.train.device)
-    for manifest, own in zip(manifests, named, strict=True):
-        own.infer(manifest, workers=workers, batch_size=task.labelling.batch_size)
+    for manifest, for_view in zip(manifests, named, strict=True):
+        for_view.infer(manifest, workers=workers, batch_size=task.labelling.batch_size)
     result = named[0].filter_candidates(
         manifests[0],
         task.policy,

@@ -24,7 +24,10 @@ from formats.io.locks import temporary_beside
 from formats.io.storage import is_address
 
 ROUNDS_NAME = "rounds.json"
+WAITING_NAME = "waiting.json"  # in the folder of a round that waits for a person: which flow run of Prefect waits
 STUDENT_FOLDER = "student"  # in the work_dir: what was distilled at the end
+PRETRAINED = "pretrained"
+FINE_TUNED = "trained on your labels"  # where a person has labelled something before the first round
 State = Literal["running", "waiting", "stopped", "finished"]
 
 
@@ -50,24 +53,28 @@ class RoundResult(NamedTuple):
         return self.verdict.passed or self.approved
 
     @property
-    def figure(self) -> float | None:
+    def score(self) -> float | None:
         """The headline number of the evaluation."""
         return self.metrics[self.metrics["headline"]] if "headline" in self.metrics else None
 
     def evaluation(self, samples: Path) -> Evaluation | None:
         """The figure that the gate compares; samples: the file of matches behind it."""
-        return None if self.figure is None else Evaluation(self.round, self.metrics["headline"], self.figure, samples)
+        return None if self.score is None else Evaluation(self.round, self.metrics["headline"], self.score, samples)
 
 
 @dataclass(frozen=True)
 class LoopState:
-    """A loop as far as it has come. policy: of its labels. reason: why it waits or stopped, for people."""
+    """A loop as far as it has come. policy: of its labels. reason: why it waits or stopped, for people.
+
+    first_model: what made the labels v1, for people.
+    """
 
     name: str
     state: State
     reason: str
     policy: Mapping[str, Any]
     rounds: tuple[RoundResult, ...]
+    first_model: str = PRETRAINED
 
     @property
     def best(self) -> RoundResult:
@@ -76,7 +83,7 @@ class LoopState:
 
 def best_round(rounds: Sequence[RoundResult]) -> RoundResult:
     """The first round with the highest score; without evaluation data, the last that holds."""
-    judged = [(each.figure, -each.round, each) for each in rounds if each.figure is not None]
+    judged = [(each.score, -each.round, each) for each in rounds if each.score is not None]
     if judged:
         return max(judged)[-1]
     return [rounds[0], *(each for each in rounds if each.holds)][-1]
@@ -96,6 +103,7 @@ def write_state(work_dir: Path, loop: LoopState) -> Path:
         "reason": loop.reason,
         "best": loop.best.round,
         "policy": loop.policy,
+        "first_model": loop.first_model,
         "rounds": rounds,
     }
     write_json(path, payload, default=str)
@@ -111,7 +119,8 @@ def read_state(work_dir: str | Path) -> LoopState:
             RoundResult(**each | {"labels": Path(each["labels"]), "verdict": _verdict(each["verdict"])})
             for each in payload["rounds"]
         )
-        return LoopState(payload["name"], payload["state"], payload["reason"], payload["policy"], rounds)
+        first_model = payload.get("first_model", PRETRAINED)  # older files lack it
+        return LoopState(payload["name"], payload["state"], payload["reason"], payload["policy"], rounds, first_model)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(path, f"lists no rounds ({error!r})", "run `groundhog self-train` again") from None
 
@@ -170,7 +179,7 @@ def approve_round(work_dir: str | Path, number: int | None = None, reviewed: str
 # For people
 
 
-def figure_of(metrics: Mapping[str, Any]) -> str:
+def score_text(metrics: Mapping[str, Any]) -> str:
     """The headline number with its interval; "" without evaluation data."""
     headline = metrics.get("headline")
     if headline is None:
@@ -221,13 +230,19 @@ def gate_of(done: RoundResult) -> str:
 
 
 def state_rows(loop: LoopState) -> list[tuple[str, ...]]:
-    """The head and a row a round: labels (the best with a star), boxes, figure, drift, gate."""
-    rows: list[tuple[str, ...]] = [("labels", "boxes", "held-out figure", "drift of the labels", "gate")]
+    """The head and a row a round: labels (the best with a star), model, boxes, its score, drift, gate."""
+    rows: list[tuple[str, ...]] = [("labels", "made by", "boxes", "held-out score", "label drift", "gate")]
     for done in loop.rounds:
-        star = "*" if done.round == loop.best.round else ""
-        drift = drift_of(done.verdict.drift)
-        rows.append((f"v{done.round}{star}", str(boxes_of(done)), figure_of(done.metrics), drift, gate_of(done)))
+        labels = f"v{done.round}{'*' if done.round == loop.best.round else ''}"
+        score, drift = score_text(done.metrics), drift_of(done.verdict.drift)
+        made_by = model_of(done.round, loop.first_model)
+        rows.append((labels, made_by, str(boxes_of(done)), score, drift, gate_of(done)))
     return rows
+
+
+def model_of(number: int, first_model: str = PRETRAINED) -> str:
+    """Which model made the labels of this round: "pretrained", or "trained on v1"."""
+    return first_model if number == 1 else f"trained on v{number - 1}"
 
 
 def status(work_dir: str | Path) -> str:

@@ -163,7 +163,7 @@ def _check_replaced(path: str | Path, target: Path, replaces: Collection[str]) -
         raise InputError(path, "already exists", "expected a new folder; remove it first")
     for file in sorted(target.rglob("*")):
         if not (file.is_dir() and not file.is_symlink()) and (file.suffix not in replaces or file.is_symlink()):
-            what = f"holds {file.relative_to(target)}, which is not replaced"
+            what = f"contains {file.relative_to(target)}, which is not replaced"
             raise InputError(
                 path, what, f"expected a folder with {', '.join(sorted(replaces))} files alone, or a new one"
             )

@@ -151,4 +151,5 @@ def read_plain_pickle(path: str | Path) -> Any:
     except FileNotFoundError:
         raise InputError(path, "does not exist", "expected a pickle of plain containers") from None
     except Exception as error:  # a broken pickle raises nearly anything
-        raise InputError(path, f"is no pickle of plain containers ({error})", "expected the published file") from error
+        what = f"is not a pickle of plain containers ({error})"
+        raise InputError(path, what, "expected the published file") from error

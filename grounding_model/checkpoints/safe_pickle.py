@@ -63,7 +63,7 @@ def read_pickled_checkpoint(path: str | Path) -> PickledCheckpoint:
     """Tensors and plain metadata of a `.pth`, `.pt` or `.bin` file.
 
     Only the model's tensors are read from the disk, not an optimizer's. Raises InputError that names the file and
-    says what it is instead, when it is no PyTorch file, is cut short, or asks for something that no checkpoint needs.
+    says what it is instead, when it is not a PyTorch file, is cut short, or asks for what no checkpoint needs.
     """
     path = Path(path)
     try:
@@ -95,7 +95,7 @@ def _read(file: IO[bytes], path: Path) -> PickledCheckpoint:
     except (EOFError, zipfile.BadZipFile, struct.error) as error:
         raise InputError(path, f"is cut short or damaged ({error})", "download it again") from None
     except Exception as error:  # a hostile pickle can make the reader fail in any way, and none may pass for ours
-        raise InputError(path, f"is no readable checkpoint ({type(error).__name__}: {error})") from None
+        raise InputError(path, f"is not a readable checkpoint ({type(error).__name__}: {error})") from None
 
 
 def describe_head(path: Path) -> str:
@@ -113,7 +113,7 @@ def describe_head(path: Path) -> str:
         return "starts with zeros (an unfinished download)"
     if head.startswith(b"\x80"):
         return "is a pickle that torch.save did not write"
-    return f"is no PyTorch file (it starts with {head[:16]!r})"
+    return f"is not a PyTorch file (it starts with {head[:16]!r})"
 
 
 # --- what stands for the names in a pickle
@@ -343,13 +343,13 @@ def _tensors_of(content: object, open_storage: OpenStorage, path: Path) -> dict[
             table = content[key]
             break
     if not isinstance(table, dict) or not any(isinstance(value, StoredTensor) for value in table.values()):
-        raise InputError(path, "holds no table of tensors", f"expected one, or one under {' or '.join(STATE_KEYS)}")
+        raise InputError(path, "contains no table of tensors", f"expected one, or one under {' or '.join(STATE_KEYS)}")
     loaded: dict[str, Tensor] = {}
     tensors: dict[str, Tensor] = {}
     size, used, stored = path.stat().st_size, 0, 0
     for name, value in table.items():
         if not isinstance(name, str) or not isinstance(value, StoredTensor):
-            raise InputError(path, f"{name!r} is no tensor but {_kind(value)}", "expected tensors only")
+            raise InputError(path, f"{name!r} is not a tensor but {_kind(value)}", "expected tensors only")
         storage = value.storage
         used += math.prod(value.shape) * storage.dtype.itemsize
         if used > MAX_VIEWS * size:

@@ -21,7 +21,7 @@ WRAPPERS = frozenset(("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoin
 OWNER = "model"
 
 
-def without_wrappers(tensors: Mapping[str, Tensor], place: object) -> dict[str, Tensor]:
+def without_wrappers(tensors: Mapping[str, Tensor], location: object) -> dict[str, Tensor]:
     """The tensors under the names that they have when nothing is wrapped. Raises InputError where two become one.
 
     A trainer that keeps the network as its `model` puts that before every name.
@@ -34,7 +34,7 @@ def without_wrappers(tensors: Mapping[str, Tensor], place: object) -> dict[str, 
     for parts, (name, tensor) in zip(kept, tensors.items()):
         short = ".".join(parts[drop:])
         if short in plain:
-            raise InputError(place, f"holds {short} twice, once as {name}", "expected one model in a file")
+            raise InputError(location, f"contains {short} twice, once as {name}", "expected one model in a file")
         plain[short] = tensor
     return plain
 
@@ -84,7 +84,7 @@ class NameTable:
         self._out = [(_pattern(row.ours), row) for row in rows]
         self._ignored = [re.compile(entry.pattern) for entry in ignored]
 
-    def to_ours(self, tensors: Mapping[str, Tensor], place: object) -> dict[str, Tensor]:
+    def to_ours(self, tensors: Mapping[str, Tensor], location: object) -> dict[str, Tensor]:
         """Raises InputError with the names that no row knows, or that lack a companion to be stacked with."""
         parts: dict[str, dict[int, Tensor]] = {}
         rows: dict[str, Row] = {}
@@ -98,19 +98,19 @@ class NameTable:
                 continue
             row, part, ours = found
             if part in parts.setdefault(ours, {}):
-                raise InputError(place, f"{name} stands for {ours}, which another tensor already gave")
+                raise InputError(location, f"{name} stands for {ours}, which another tensor already gave")
             parts[ours][part], rows[ours] = tensor, row
         if unknown:
-            raise InputError(place, f"{counted(unknown)} no part of this architecture", "expected a Grounding DINO")
+            raise InputError(location, f"{counted(unknown)} no part of this architecture", "expected a Grounding DINO")
         absent = [
             their
-            for ours, given in parts.items()
+            for ours, pieces in parts.items()
             for part, their in enumerate(self.theirs_of(ours))
-            if part not in given
+            if part not in pieces
         ]
         if absent:
-            raise InputError(place, f"{counted(absent)} missing", "expected the whole checkpoint")
-        return {ours: _joined(given, rows[ours], place, self.theirs_of(ours)[0]) for ours, given in parts.items()}
+            raise InputError(location, f"{counted(absent)} missing", "expected the whole checkpoint")
+        return {ours: _joined(pieces, rows[ours], location, self.theirs_of(ours)[0]) for ours, pieces in parts.items()}
 
     def to_theirs(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Raises KeyError with the first of our names that this table has no row for."""
@@ -163,13 +163,13 @@ def _filled(template: str, match: re.Match[str]) -> str:
     return template.format(**fields) + rest
 
 
-def _joined(given: Mapping[int, Tensor], row: Row, place: object, name: str) -> Tensor:
+def _joined(given: Mapping[int, Tensor], row: Row, location: object, name: str) -> Tensor:
     parts = [given[part] for part in sorted(given)]
     try:
         return row.change.to_ours(parts[0] if len(parts) == 1 else torch.cat(parts))
     except (RuntimeError, IndexError) as error:
         shapes = ", ".join(str(tuple(part.shape)) for part in parts)
-        raise InputError(place, f"{name} has an impossible shape {shapes} ({error})") from None
+        raise InputError(location, f"{name} has an impossible shape {shapes} ({error})") from None
 
 
 def _rows(pairs: str, their_prefix: str = "", our_prefix: str = "", change: Change = KEEP) -> list[Row]:

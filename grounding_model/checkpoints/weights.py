@@ -146,7 +146,7 @@ def read_weights(path: Path, text_encoder: str | Path | None = None) -> Weights:
     if is_safetensors(path):
         return read_ours(path)
     if path.suffix == ".safetensors":
-        what = describe_head(path).replace("is no PyTorch file", "is not a safetensors file")
+        what = describe_head(path).replace("is not a PyTorch file", "is not a safetensors file")
         raise InputError(path, what, "expected a whole safetensors file: download or write it again")
     return _read_pickled(path, text_encoder)
 
@@ -184,7 +184,7 @@ def _check_language_model(tensors: Mapping[str, Tensor], path: Path) -> None:
         if known and not any(name.startswith(language_model) for name in tensors):
             raise InputError(
                 path,
-                f"holds no language model (tensors named {language_model}*)",
+                f"contains no language model (tensors named {language_model}*)",
                 "expected a checkpoint that was saved with its BERT",
             )
 
@@ -243,12 +243,12 @@ def _with_text_encoder(hints: Hints, text_encoder: str | Path | None) -> Hints:
 # --- from what was read to a model
 
 
-def build_model(weights: Weights, place: object) -> GroundingModel:
+def build_model(weights: Weights, location: object) -> GroundingModel:
     """The model with exactly these weights. Raises InputError naming what is missing, extra or misshapen."""
-    problems = _problems(weights, place)
+    problems = _problems(weights, location)
     if problems:
-        raise InputError(place, "; ".join(problems), "expected the whole checkpoint")
-    model = _new_model(weights.config, place)
+        raise InputError(location, "; ".join(problems), "expected the whole checkpoint")
+    model = _new_model(weights.config, location)
     expected = model.state_dict()
     model.load_state_dict({name: t.reshape(expected[name].shape) for name, t in weights.tensors.items()}, strict=True)
     return model.eval()
@@ -282,7 +282,7 @@ class _NothingDrawn(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _new_model(config: ModelConfig, place: object, without_memory: bool = False) -> GroundingModel:
+def _new_model(config: ModelConfig, location: object, without_memory: bool = False) -> GroundingModel:
     """The model with any numbers whatever."""
     # What the networks of timm calculate as they are built needs all of it on the meta device.
     of_timm = isinstance(config.backbone, TimmBackbone) and not is_own_network(config.backbone)
@@ -291,32 +291,32 @@ def _new_model(config: ModelConfig, place: object, without_memory: bool = False)
             return GroundingModel(config)
     except Exception as error:  # timm and transformers raise nearly anything
         what = f"no model can have these dimensions ({str(error).strip().partition(chr(10))[0]})"
-        raise InputError(place, what, "expected the configuration that the weights were trained with") from None
+        raise InputError(location, what, "expected the configuration that the weights were trained with") from None
 
 
-def _problems(weights: Weights, place: object) -> list[str]:
+def _problems(weights: Weights, location: object) -> list[str]:
     """What keeps the weights from being this model, by the names in the file; empty when nothing does.
 
     A model without numbers is enough to know, whatever dimensions the file claims.
     """
-    model = _new_model(weights.config, place, without_memory=True)
-    expected, given, name = model.state_dict(), weights.tensors, weights.name_in_file
+    model = _new_model(weights.config, location, without_memory=True)
+    expected, tensors, name = model.state_dict(), weights.tensors, weights.name_in_file
     problems = []
-    if missing := [name(key) for key in expected if key not in given]:
+    if missing := [name(key) for key in expected if key not in tensors]:
         problems.append(f"{counted(missing)} missing")
-    if extra := [name(key) for key in given if key not in expected]:
+    if extra := [name(key) for key in tensors if key not in expected]:
         problems.append(f"{counted(extra)} too much")
     misshapen = [
-        f"{name(key)} {tuple(given[key].shape)} instead of {tuple(tensor.shape)}"
+        f"{name(key)} {tuple(tensors[key].shape)} instead of {tuple(tensor.shape)}"
         for key, tensor in expected.items()
-        if key in given and not _fits(given[key], tensor)
+        if key in tensors and not _fits(tensors[key], tensor)
     ]
     return problems + ([f"{counted(misshapen)} misshapen"] if misshapen else [])
 
 
-def _fits(given: Tensor, wanted: Tensor) -> bool:
+def _fits(tensor: Tensor, wanted: Tensor) -> bool:
     """Same shape; a single number may come with or without an axis (the class biases do)."""
-    return given.shape == wanted.shape or given.numel() == wanted.numel() == 1
+    return tensor.shape == wanted.shape or tensor.numel() == wanted.numel() == 1
 
 
 def _tokenizer_of(weights: Weights, text_encoder: str | Path | None, path: Path) -> PreTrainedTokenizerFast:

@@ -64,7 +64,7 @@ def _expression(record: Record, scene: Scene, rng: np.random.Generator) -> Recor
         for name in _names_of(thing):
             things.setdefault(name, []).append(thing)
     wanted = int(rng.integers(3))
-    fitting = [name for name, own in things.items() if min(len(own), 2) == wanted]
+    fitting = [name for name, of_name in things.items() if min(len(of_name), 2) == wanted]
     choices = fitting or sorted({*NOUNS, *(pair_name(c, n) for n in NOUNS for c in COLOURS)} - things.keys())
     name = str(rng.choice(choices))
     boxes = [thing.box for thing in things.get(name, [])]
@@ -81,18 +81,18 @@ def _described(scenes: Sequence[tuple[Record, Scene]], rng: np.random.Generator)
     }
     names = tuple(name for own in of_noun.values() for name in own)
     indices = {name: index for index, name in enumerate(names)}
-    records, asked = [], []
+    records, queries = [], []
     for record, scene in scenes:
         here = {thing.noun for thing in scene.things}
         nouns = [*sorted(here), str(rng.choice([noun for noun in NOUNS if noun not in here]))]
-        asked.append(tuple(name for noun in nouns for name in of_noun[noun]))
+        queries.append(tuple(name for noun in nouns for name in of_noun[noun]))
         found = []
         for thing in scene.things:
             plain, coloured, otherwise = of_noun[thing.noun]
             for name in (plain, coloured if thing.colour == colours[thing.noun] else otherwise):
                 found.append(Instance(thing.box, indices[name], name))
         records.append(replace(record, instances=tuple(found)))
-    return Questions(records, names, tuple(asked), absence=tuple(own[2] for own in of_noun.values()))
+    return Questions(records, names, tuple(queries), absence=tuple(own[2] for own in of_noun.values()))
 
 
 def _federated(scenes: Sequence[tuple[Record, Scene]], rng: np.random.Generator) -> Questions:

@@ -140,7 +140,7 @@ def _colour(
 ) -> str | None:
     """A colour that stands out from the ground below; in hard domains it may stand out less."""
     ground_colour = ground.reshape(-1, 3).mean(0)
-    least = 110 - 40 * domain.hardness
+    min_distance = 110 - 40 * domain.hardness
     names = [str(name) for name in rng.permutation(list(COLOURS))]
     used = {thing.colour for thing in things if thing.noun == noun}
     names.sort(key=lambda name: name in used)  # a second cat takes another colour
@@ -148,7 +148,7 @@ def _colour(
         names.sort(key=lambda name: name != things[-1].colour)
     for name in names:
         apart = np.abs(np.array(COLOURS[name]) - ground_colour).max()
-        if apart >= least and (name, noun) not in forbidden:
+        if apart >= min_distance and (name, noun) not in forbidden:
             return name
     return None
 

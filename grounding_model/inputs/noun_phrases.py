@@ -10,10 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-
-from nltk import RegexpParser
-from nltk.tag.perceptron import PerceptronTagger
-from nltk.tokenize import NLTKWordTokenizer
+from typing import Any, NamedTuple
 
 from formats.io.errors import InputError
 from formats.record import Span
@@ -36,7 +33,7 @@ def noun_phrases(caption: str) -> list[Span]:
     """
     spans = []
     for start, sentence in _sentences(_lower(caption)):
-        tokens = NLTKWordTokenizer().tokenize(sentence)
+        tokens = _nltk().tokenizer.tokenize(sentence)
         spans += [(start + first, start + last) for first, last in spans_of_tags(sentence, _tagger().tag(tokens))]
     return spans
 
@@ -75,7 +72,7 @@ def _chunks(tagged: Sequence[TaggedToken]) -> Iterator[tuple[int, int]]:
     if not tagged:
         return
     start = 0
-    for node in _parser().parse(list(tagged)):
+    for node in _nltk().parser.parse(list(tagged)):
         size = len(node) if hasattr(node, "label") else 1
         if hasattr(node, "label"):
             yield start, start + size
@@ -95,15 +92,27 @@ def _token_offsets(text: str, tokens: Sequence[str]) -> list[Span | None]:
     return offsets
 
 
-@lru_cache(maxsize=1)
-def _parser() -> RegexpParser:
-    return RegexpParser(GRAMMAR)
+class _Nltk(NamedTuple):
+    """What we use of NLTK. tagger: a class, whose data may be missing."""
+
+    parser: Any
+    tokenizer: Any
+    tagger: Any
 
 
 @lru_cache(maxsize=1)
-def _tagger() -> PerceptronTagger:
+def _nltk() -> _Nltk:
+    from nltk import RegexpParser  # NLTK takes a second to import, and most prompts need no noun phrases
+    from nltk.tag.perceptron import PerceptronTagger
+    from nltk.tokenize import NLTKWordTokenizer
+
+    return _Nltk(RegexpParser(GRAMMAR), NLTKWordTokenizer(), PerceptronTagger)
+
+
+@lru_cache(maxsize=1)
+def _tagger() -> Any:
     try:
-        return PerceptronTagger(lang="eng")
+        return _nltk().tagger(lang="eng")
     except LookupError as error:
         raise InputError(
             "noun phrases",

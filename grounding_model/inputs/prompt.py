@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 from formats.io.errors import InputError, want_one_of
 from formats.record import Span
 from grounding_model.inputs.category_lists import read_category_list
+from grounding_model.inputs.noun_phrases import noun_phrases
 
 Spans = tuple[Span, ...]
 ENHANCEMENT_PARTS = ("prefix", "name", "suffix")
@@ -95,9 +96,6 @@ class Prompt:
         """
         _check_text("caption", caption)
         if spans is None:
-            # Not at the top: NLTK takes a second to import, and most prompts do not need it.
-            from grounding_model.inputs.noun_phrases import noun_phrases
-
             checked: tuple[Spans, ...] = tuple((span,) for span in noun_phrases(caption))
         else:
             checked = tuple(_check_phrase(index, phrase, caption) for index, phrase in enumerate(spans))
@@ -261,7 +259,7 @@ def _check_unique(names: Sequence[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise InputError("categories", f"'{name}' is listed twice", "expected every name once")
+            raise InputError("categories", f"'{name}' is listed twice", "expected unique names")
         seen.add(name)
 
 

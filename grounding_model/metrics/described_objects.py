@@ -31,8 +31,8 @@ class DescribedObjectsResult:
 
     def as_dict(self) -> dict[str, Any]:
         """The numbers as JSON takes them."""
-        own = {"presence": self.presence, "absence": self.absence, "by_length": dict(self.by_length)}
-        return self.full.as_dict() | own
+        scores = {"presence": self.presence, "absence": self.absence, "by_length": dict(self.by_length)}
+        return self.full.as_dict() | scores
 
     def table(self) -> str:
         """A human-readable table, a line for each number."""
@@ -75,7 +75,7 @@ def described(full: CocoResult, absence: Collection[str]) -> DescribedObjectsRes
 def length_of(description: str) -> str:
     """The length group of a description, by its words between blanks."""
     words = len(description.split())
-    return next((name for name, most in LENGTHS if words <= most), LONGEST)
+    return next((name for name, max_words in LENGTHS if words <= max_words), LONGEST)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -26,7 +26,7 @@ def expression_precision(
     a target in their image do not count. Raises InputError as recall_at, and for a truth of several regions.
     """
     ranks = expression_ranks(truth, predictions, iou)
-    return shares([rank for own in ranks for rank in own], ks, "no expression has a box")
+    return shares([rank for of_image in ranks for rank in of_image], ks, "no expression has a box")
 
 
 def expression_ranks(

@@ -187,9 +187,9 @@ def _pairs(
     candidates = np.flatnonzero(counts)
     kept = []
     for part in _pieces(candidates, counts[candidates]):
-        own = counts[part]
-        detections = np.repeat(part, own)
-        truths = np.repeat(firsts[part], own) + _positions(own)
+        part_counts = counts[part]
+        detections = np.repeat(part, part_counts)
+        truths = np.repeat(firsts[part], part_counts) + _positions(part_counts)
         overlaps = _overlaps(found.boxes[detections], true.boxes[truths], true.ignored[truths])
         enough = overlaps >= IOU_THRESHOLDS[0]
         kept.append((detections[enough], truths[enough], overlaps[enough]))

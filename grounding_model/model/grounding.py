@@ -35,9 +35,9 @@ class ImageFeatures(NamedTuple):
     paddings: list[Tensor]  # K masks (B, h, w) bool, True beyond the content
     image: ImageTokens  # the same levels in a row
 
-    def one(self, place: int) -> ImageFeatures:
+    def one(self, index: int) -> ImageFeatures:
         """The features of one image of the batch; they share its memory."""
-        row = slice(place, place + 1)
+        row = slice(index, index + 1)
         image = self.image._replace(
             tokens=self.image.tokens[row],
             positions=self.image.positions[row],

@@ -152,5 +152,5 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         raise InputError(path, f"cannot be read ({type(error).__name__})", "expected a file of weights") from None
     tensors = tensors.get("state_dict", tensors) if isinstance(tensors, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise InputError(path, "holds no table of weights", "expected weights by timm's names")
+        raise InputError(path, "contains no table of weights", "expected weights by timm's names")
     return {key.removeprefix("module."): value for key, value in tensors.items()}

@@ -79,7 +79,7 @@ class StudentDetector:
         for name, own in zip(prompt.labels, classes):
             if not own:
                 remedy = want_one_of(self.student.names, name)
-                raise InputError(f"prompt '{name}'", "is no class of this detector, whose classes are fixed", remedy)
+                raise InputError(f"prompt '{name}'", "is not a class of this detector, whose classes are fixed", remedy)
         return classes
 
     def _known(self) -> str:

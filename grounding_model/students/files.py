@@ -20,7 +20,8 @@ from transformers.utils import logging as transformers_logging
 
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json, write_whole_folder
-from grounding_model.checkpoints.locations import HUB_PREFIX, download
+from grounding_model.checkpoints.hub import download
+from grounding_model.checkpoints.locations import HUB_PREFIX
 from grounding_model.students.config import MODEL_TYPES, is_student
 from grounding_model.students.network import Student
 

@@ -22,6 +22,7 @@ LOG_FILE = "log.jsonl"
 CURVES_FILE = "curves.png"
 TENSORBOARD_FOLDER = "tensorboard"
 MEAN_AP = "validation.ap"
+SECONDS_BETWEEN_PLOTS = 10.0  # a plot takes a third of a second
 
 
 class Meter:
@@ -100,6 +101,7 @@ class TrainingLog:
         self.last: dict[str, float] = {}
         self.validated: set[int] = set()
         self.best_ap = -1.0
+        self._drawn = time.monotonic()
         for numbers in map(json.loads, kept):
             self._update(numbers)
         self._board = _tensorboard(folder / TENSORBOARD_FOLDER, step) if tensorboard and writes else None
@@ -123,10 +125,11 @@ class TrainingLog:
             self._on_progress(numbers)
         return numbers
 
-    def draw(self) -> None:
-        """Writes the plot of the curves if the log has any numbers."""
-        if self._writes and self.last:
+    def draw(self, finished: bool = False) -> None:
+        """Writes the plot of the curves if the log has any numbers; before the end not more often than is seen."""
+        if self._writes and self.last and (finished or time.monotonic() - self._drawn >= SECONDS_BETWEEN_PLOTS):
             draw_curves(self.path, self.path.with_name(CURVES_FILE))
+            self._drawn = time.monotonic()
 
     def _update(self, numbers: Mapping[str, Any]) -> None:
         self.last |= numbers

@@ -197,7 +197,7 @@ def _train(
     if processes.is_first:
         model.eval()
         learner.save(checkpoint, provenance(steps, settings, commit))
-        log.draw()
+        log.draw(finished=True)
         for problem, count in problems.most_common():
             print(f"skipped {many(count, 'time')}: {problem}", file=sys.stderr)
     has_best = bool(log.validated) and config.keep_best

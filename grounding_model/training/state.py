@@ -187,7 +187,7 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
 
 def read_state(path: Path) -> dict[str, Any]:
     """The state in a file. Raises InputError that names the file when its bytes are not those that were written."""
-    remedy = "expected it as it was written; remove it to start anew"
+    remedy = "expected it as it was written; remove it to start again"
     if not _has_its_digest(path):
         raise InputError(path, "is damaged: it is not what its checksum says", remedy)
     try:

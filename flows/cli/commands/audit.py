@@ -171,7 +171,7 @@ def _add_suspects(commands) -> None:
         help="what another model found: ODVG with scores (default: the candidates of the plan that made LABELS)",
     )
     parser.add_argument(
-        "--max-count", action="append", default=[], metavar="NAME=N", help="an image has at most N boxes of NAME"
+        "--max-count", action="append", default=[], metavar="NAME=N", help="an image contains at most N boxes of NAME"
     )
     parser.add_argument("-n", dest="shown", type=int, default=20, metavar="N", help="boxes to print (default 20)")
     parser.add_argument(

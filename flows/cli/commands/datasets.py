@@ -30,8 +30,8 @@ def _add_convert(commands) -> None:
     )
     known = f"from: {', '.join(formats.READERS)}\nto:   {', '.join(formats.WRITERS)}"
     parser.epilog = f"{parser.epilog}\n\n{known}\noptions that each format needs: docs/formats.md"
-    parser.add_argument("source_format", metavar="FROM", choices=tuple(formats.READERS))
-    parser.add_argument("target_format", metavar="TO", choices=tuple(formats.WRITERS))
+    parser.add_argument("source_format", metavar="FROM", help="format of SOURCE", choices=tuple(formats.READERS))
+    parser.add_argument("target_format", metavar="TO", help="format of OUT", choices=tuple(formats.WRITERS))
     parser.add_argument("source", metavar="SOURCE", help="annotation file, or folder of them")
     parser.add_argument("out", metavar="OUT", help="file, or a new folder")
     _add_source(parser)
@@ -41,7 +41,7 @@ def _add_convert(commands) -> None:
     parser.add_argument(
         "--label-map",
         metavar="FILE",
-        help="number the categories as in this map; names that it lacks get the next free numbers",
+        help="number the categories as in this label map; other names get the next free numbers",
     )
     parser.add_argument("--sample", type=int, metavar="N", help="keep N random images")
     parser.add_argument("--parts", metavar="A=0.8,B=0.2", help="split the images at random into OUT_A, OUT_B …")
@@ -63,12 +63,14 @@ def _add_convert(commands) -> None:
     parser.add_argument(
         "--image-prefix",
         metavar="P",
-        help="labelstudio: what goes before file names: a folder of its local storage, https://…, s3://bucket/…",
+        help="labelstudio: prefix of file names, such as a folder of its local storage, https://… or s3://bucket/…",
     )
     parser.add_argument(
-        "--model-version", metavar="NAME", help="labelstudio: of the predictions (default: the name of SOURCE)"
+        "--model-version",
+        metavar="NAME",
+        help="labelstudio: version of the predictions (default: name of SOURCE)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT even if it holds labels")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT even if it contains labels")
 
 
 def _convert(options: argparse.Namespace) -> int:
@@ -83,18 +85,18 @@ def _convert(options: argparse.Namespace) -> int:
         options.seed,
     )
     formats_and_paths = options.source_format, options.target_format, options.source, options.out
-    given = {**_given_source(options), "loader": options.loader, "with_scores": options.with_scores}
-    given |= _labelstudio_options(options)
-    print(convert(*formats_and_paths, selection=selection, overwrite=options.overwrite, **given))
+    chosen = {**_given_source(options), "loader": options.loader, "with_scores": options.with_scores}
+    chosen |= _labelstudio_options(options)
+    print(convert(*formats_and_paths, selection=selection, overwrite=options.overwrite, **chosen))
     return 0
 
 
 def _labelstudio_options(options: argparse.Namespace) -> dict:
     """By the parameter names of its writer; others refuse them."""
-    given = {"image_prefix": options.image_prefix, "model_version": options.model_version}
+    chosen = {"image_prefix": options.image_prefix, "model_version": options.model_version}
     if options.target_format == "labelstudio" and options.model_version is None:
-        given["model_version"] = Path(options.source).stem
-    return given
+        chosen["model_version"] = Path(options.source).stem
+    return chosen
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +104,7 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         "--images", metavar="DIR", dest="image_dir", help="image folder, for formats without image sizes"
     )
     parser.add_argument(
-        "--categories", metavar="A,B,C", help="names in the order of their labels, or a file with one name a line"
+        "--categories", metavar="A,B,C", help="names in the order of their labels, or a file with one name per line"
     )
     parser.add_argument(
         "--truth", metavar="FILE", help="coco-results: the COCO annotation file that the results belong to"
@@ -191,7 +193,7 @@ def _add_stats(commands) -> None:
         "groundhog stats data/cat/cat_od_v1.json --out cat.png",
     )
     _add_inspected(parser)
-    parser.add_argument("--out", type=Path, metavar="PNG", help="also plot them")
+    parser.add_argument("--out", type=Path, metavar="PNG", help="also plot them to this file")
 
 
 def _stats(options: argparse.Namespace) -> int:
@@ -230,7 +232,7 @@ def _add_glyphs(commands) -> None:
         "draw synthetic scenes of pictograms, with their annotations",
         "groundhog glyphs data/glyphs --domain cats --count 200",
     )
-    parser.add_argument("folder", metavar="FOLDER")
+    parser.add_argument("folder", metavar="FOLDER", help="output folder")
     parser.add_argument(
         "--domain", default="source", metavar="D", help="source (default), dense, or cats on hard backgrounds"
     )

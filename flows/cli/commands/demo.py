@@ -18,11 +18,15 @@ def add(commands) -> None:
         "run the whole loop offline, on the embedded model and drawn scenes, and write a report; takes some minutes",
         "groundhog demo --seed 1 --out-dir outputs/demo-1",
     )
-    parser.add_argument("--out-dir", metavar="DIR", type=Path, default=OUT_DIR, help="default: %(default)s")
-    parser.add_argument("--seed", metavar="S", type=int, default=0, help="of the unlabelled scenes and the training")
-    parser.add_argument("--weights", metavar="W", help="start from these instead of the embedded model")
+    parser.add_argument(
+        "--out-dir", metavar="DIR", type=Path, default=OUT_DIR, help="output folder (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", metavar="S", type=int, default=0, help="random seed of scenes and training (default 0)"
+    )
+    parser.add_argument("--weights", metavar="W", help="weights to start from (default: the embedded model)")
     parser.add_argument("--device", metavar="D", help="cpu, cuda:0 … (default: the GPU, if there is one)")
-    parser.add_argument("--quick", action="store_true", help="a few scenes and steps, to check that it runs")
+    parser.add_argument("--quick", action="store_true", help="use a few scenes and steps, to check that it runs")
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -25,16 +25,16 @@ def add(commands) -> None:
         "--texts",
         required=True,
         metavar="T",
-        help="the prompt: a caption, whose noun phrases are detected; '$: coco', the categories of a data set; "
-        "or as the next two options say",
+        help="the prompt: a caption, whose noun phrases are detected, or '$: coco' for the categories of a data set; "
+        "-c and --tokens-positive read it in other ways",
     )
     parser.add_argument(
-        "-c", "--custom-entities", action="store_true", help="T is a list of categories: 'cat. dog. bird'"
+        "-c", "--custom-entities", action="store_true", help="read T as a list of categories: 'cat. dog. bird'"
     )
     parser.add_argument(
         "--tokens-positive",
         metavar="J",
-        help="-1: T is a referring expression; '[[[21,31]], [[45,59]]]': phrases of T, as character ranges",
+        help="-1: read T as one referring expression; '[[[21,31]], [[45,59]]]': detect these character ranges of T",
     )
     add_settings(parser, LabellingSettings, without=("score_floor",))
     parser.add_argument(
@@ -42,7 +42,7 @@ def add(commands) -> None:
         type=int,
         default=DetectOptions.batch_size,
         metavar="N",
-        help="images at once (default %(default)s)",
+        help="images per batch (default %(default)s)",
     )
     add_device(parser)
     parser.add_argument(
@@ -50,21 +50,25 @@ def add(commands) -> None:
         type=float,
         default=DetectOptions.score_threshold,
         metavar="S",
-        help="minimum score (default %(default)s)",
+        help="minimum score of a box (default %(default)s)",
     )
     parser.add_argument(
         "--palette",
         default=DetectOptions.palette,
         metavar="P",
-        help="%(default)s (default), random, or a colour such as red or #ff8800",
+        help="colours of the boxes: %(default)s (default), random, or one such as red or #ff8800",
     )
-    parser.add_argument("--fetch", action="store_true", help="download images that are given as URLs")
+    parser.add_argument("--fetch", action="store_true", help="download images whose URL is among IMAGES")
     parser.add_argument("--all-scores", action="store_true", help="write the scores of all categories for each box")
     parser.add_argument(
-        "--out-dir", type=Path, default=DetectOptions.out_dir, metavar="DIR", help="default: %(default)s"
+        "--out-dir",
+        type=Path,
+        default=DetectOptions.out_dir,
+        metavar="DIR",
+        help="output folder (default: %(default)s)",
     )
-    parser.add_argument("--no-save-vis", action="store_true", help="draw no pictures")
-    parser.add_argument("--no-save-pred", action="store_true", help="write no JSON")
+    parser.add_argument("--no-save-vis", action="store_true", help="do not draw pictures")
+    parser.add_argument("--no-save-pred", action="store_true", help="do not write JSON files")
 
 
 def _detect(options: argparse.Namespace) -> int:

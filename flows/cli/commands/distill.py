@@ -17,7 +17,7 @@ def add(commands) -> None:
         "train a small detector on labels and write it for transformers and for ONNX Runtime",
         "groundhog distill data/cat/cat_od_v3.json data/cat/images --student rtdetrv2-nano --teacher cat.safetensors",
     )
-    parser.add_argument("labels", metavar="LABELS", help="ODVG file; or a TOML file, which says the rest too")
+    parser.add_argument("labels", metavar="LABELS", help="ODVG file, or a TOML file with all settings")
     parser.add_argument("images", metavar="IMAGES", nargs="?", help="folder that the filenames are relative to")
     parser.add_argument("--student", metavar="NAME", help="rtdetrv2-nano (default) …, or a folder or hf:owner/name")
     parser.add_argument("--backbone", metavar="NAME", help="any of timm's networks, instead of the student's own")
@@ -26,7 +26,7 @@ def add(commands) -> None:
     parser.add_argument("--label-map", metavar="FILE", help="default: X_label_map.json beside X_od_v1.json")
     parser.add_argument("--trust", choices=("labels", "scores", "none"), help="how labels weigh (default labels)")
     parser.add_argument("--teacher", metavar="W", help="the model that made the labels, to compare with")
-    parser.add_argument("--truth", metavar="FILE", help="ODVG file of labelled images that nobody has trained on")
+    parser.add_argument("--truth", metavar="FILE", help="ODVG file of labelled images that no training has used")
     parser.add_argument("--truth-images", metavar="DIR", help="its images (default: IMAGES)")
     parser.add_argument("--licence", metavar="L", help="of the teacher's weights, for the metadata")
     parser.add_argument("--steps", type=int, metavar="N", help="of training (default 300)")

@@ -24,11 +24,13 @@ def _add_evaluate(commands) -> None:
         "evaluate a detector on labelled images as a TOML file says; `evaluate compare A B` compares two evaluations",
         "groundhog evaluate configs/evaluate_glyphs.toml --weights work_dirs/glyphs/model.safetensors",
     )
-    parser.add_argument("config", metavar="CONFIG", help="a TOML file, such as configs/evaluate_coco.toml")
-    parser.add_argument("--weights", metavar="W", help="evaluate these weights instead of the configuration's")
-    parser.add_argument("--work-dir", metavar="DIR", help="write there instead of the configuration's work_dir")
-    parser.add_argument("--overwrite", action="store_true", help="replace another evaluation in the work_dir")
-    parser.add_argument("--show-dir", metavar="DIR", help="draw ground truth and predictions there, worst images first")
+    parser.add_argument("config", metavar="CONFIG", help="TOML file, such as configs/evaluate_coco.toml")
+    parser.add_argument("--weights", metavar="W", help="weights to evaluate, instead of those in CONFIG")
+    parser.add_argument("--work-dir", metavar="DIR", help="output folder, instead of the work_dir in CONFIG")
+    parser.add_argument("--overwrite", action="store_true", help="replace another evaluation in the output folder")
+    parser.add_argument(
+        "--show-dir", metavar="DIR", help="draw ground truth and predictions into this folder, worst images first"
+    )
     add_overrides(parser, "'scale=[480, 800]'")
     _add_compare(Subcommands(parser))
 

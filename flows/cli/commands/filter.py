@@ -31,8 +31,10 @@ def add(commands) -> None:
         "turn the candidates of a WORK_DIR into labels, without running the model",
         "groundhog filter work_dirs/cat --score-threshold 0.4 --class-threshold dog=0.5",
     )
-    parser.add_argument("work_dir", metavar="WORK_DIR", help="folder that groundhog infer wrote")
-    parser.add_argument("-o", "--out", metavar="FILE", help="default: X_od_v1.json beside X_od.json")
+    parser.add_argument("work_dir", metavar="WORK_DIR", help="folder that `groundhog infer` wrote")
+    parser.add_argument(
+        "-o", "--out", metavar="FILE", help="label file to write (default: X_od_v1.json beside X_od.json)"
+    )
     parser.add_argument(
         "--score-threshold",
         type=float,
@@ -40,7 +42,11 @@ def add(commands) -> None:
         help=f"score above which a candidate becomes a label (default {SCORE_THRESHOLD})",
     )
     parser.add_argument(
-        "--class-threshold", action="append", default=[], metavar="NAME=S", help="the threshold of one category"
+        "--class-threshold",
+        action="append",
+        default=[],
+        metavar="NAME=S",
+        help="threshold of one category (repeatable)",
     )
     adaptive = parser.add_mutually_exclusive_group()
     adaptive.add_argument(
@@ -59,7 +65,7 @@ def add(commands) -> None:
         help="per-category thresholds that reach this precision on the lines of --reviewed",
     )
     parser.add_argument(
-        "--confident-from", type=float, metavar="S", help="ignore images that have no box with this score"
+        "--confident-from", type=float, metavar="S", help="ignore the boxes of an image unless one has this score"
     )
     parser.add_argument(
         "--ignore-from",
@@ -72,33 +78,37 @@ def add(commands) -> None:
         "--nms-iou",
         type=float,
         metavar="IOU",
-        help="boxes of a category that overlap more are duplicates (default 0.5)",
+        help="of boxes of one category with a higher IoU, keep the best (default 0.5)",
     )
     parser.add_argument(
-        "--cross-class-iou", type=float, metavar="IOU", help="the same across categories (default: off)"
+        "--cross-class-iou", type=float, metavar="IOU", help="as --nms-iou, across categories (default: off)"
     )
     parser.add_argument(
         "--distractors",
         metavar="A,B",
-        help="categories that are dropped; they also drop the boxes that they overlap with a higher score",
+        help="categories to drop, with every box that one of theirs overlaps with a higher score",
     )
     parser.add_argument(
         "--view",
         action="append",
         default=[],
         metavar="WORK_DIR",
-        help="merge the boxes of another labelling: another scale, or --mirrored",
+        help="merge the candidates of another view of the images, such as --mirrored; may be repeated",
     )
     parser.add_argument(
-        "--reviewed", metavar="FILE", help="ODVG lines that a person corrected; they replace the model's"
+        "--reviewed", metavar="FILE", help="ODVG lines that a person corrected, to use instead of the model's"
     )
     parser.add_argument(
-        "--min-size", type=float, metavar="PX", help="minimum of the shorter side of a box in pixels (default 1)"
+        "--min-size", type=float, metavar="PX", help="drop boxes whose shorter side has fewer pixels (default 1)"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace labels that were made from another WORK_DIR")
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace labels that belong to the plan of another WORK_DIR"
+        "--max-per-img",
+        type=int,
+        dest="max_per_image",
+        metavar="N",
+        help=f"maximum number of boxes per image (default {MAX_PER_IMAGE})",
     )
-    parser.add_argument("--max-per-img", type=int, dest="max_per_image", metavar="N", help=f"default {MAX_PER_IMAGE}")
 
 
 def _filter(options: argparse.Namespace) -> int:
@@ -106,13 +116,13 @@ def _filter(options: argparse.Namespace) -> int:
     from flows.policies import Policy
     from formats import quarantine
 
-    given: dict[str, Any] = {name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
+    settings: dict[str, Any] = {name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
     policy = Policy(
         class_thresholds=dict(map(_class_threshold, options.class_threshold)),
         adaptive=_adaptive(options),
         soft_weights=options.soft_weights,
         distractors=tuple(names(options.distractors)) if options.distractors else (),
-        **given,
+        **settings,
     )
     if options.reviewed and not as_path(options.reviewed).is_file():
         raise InputError(options.reviewed, "no such file", "expected the lines that a person corrected")

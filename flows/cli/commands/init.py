@@ -18,16 +18,24 @@ def add(commands) -> None:
     )
     parser.add_argument("name", metavar="NAME", help="name of the data set")
     parser.add_argument("--images", required=True, metavar="DIR", help="image folder")
-    parser.add_argument("--categories", metavar="A,B,C", help="names to detect, or a text file with one name a line")
-    parser.add_argument("--captions", metavar="FILE", help="CSV, JSON or a folder of .txt files")
+    parser.add_argument("--categories", metavar="A,B,C", help="names to detect, or a text file with one name per line")
     parser.add_argument(
-        "--labels", metavar="FILE", help="labels of some of the images: the first model learns from them"
+        "--captions", metavar="FILE", help="captions of the images: CSV, JSON or a folder of .txt files"
     )
-    parser.add_argument("--labels-format", metavar="F", help="a format of `groundhog convert`, where it is not guessed")
-    told = f"the first model (default: {PHOTO_WEIGHTS} with --labels, else {WEIGHTS}); see `groundhog weights list`"
-    parser.add_argument("--weights", metavar="W", help=told)
-    parser.add_argument("--text-encoder", metavar="DIR", help="BERT folder, where the weights carry no tokenizer")
-    parser.add_argument("--config-dir", default="configs", metavar="DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--labels", metavar="FILE", help="labels of some of the images, on which the first model is fine-tuned"
+    )
+    parser.add_argument(
+        "--labels-format", metavar="F", help="their format, as `groundhog convert` names it (default: detected)"
+    )
+    weights_help = (
+        f"model to start from (default: {PHOTO_WEIGHTS} with --labels, else {WEIGHTS}); see `groundhog weights list`"
+    )
+    parser.add_argument("--weights", metavar="W", help=weights_help)
+    parser.add_argument("--text-encoder", metavar="DIR", help="BERT folder, for weights without a tokenizer")
+    parser.add_argument(
+        "--config-dir", default="configs", metavar="DIR", help="folder to write to (default: %(default)s)"
+    )
 
 
 def _init(options: argparse.Namespace) -> int:

@@ -40,7 +40,11 @@ def _add_up(commands) -> None:
         "groundhog up     # then, in another terminal: prefect deployment run self-train/glyphs --watch",
     )
     parser.add_argument(
-        "--limit", type=int, default=1, help="number of concurrent flow runs (default 1, because they share the device)"
+        "--limit",
+        metavar="N",
+        type=int,
+        default=1,
+        help="concurrent flow runs (default 1, because they share the device)",
     )
 
 
@@ -60,7 +64,7 @@ def _add_self_train(commands) -> None:
         "run the whole loop of a configuration: label, train, label again; without Prefect",
         "groundhog self-train configs/self_train_glyphs.toml --set rounds=2",
     )
-    parser.add_argument("config", metavar="CONFIG", help="a TOML file")
+    parser.add_argument("config", metavar="CONFIG", help="TOML file, such as configs/self_train_glyphs.toml")
     add_start_and_work_dir(parser)
     add_overrides(parser)
 
@@ -95,17 +99,17 @@ def _add_bootstrap(commands) -> None:
         "list a folder of images as an ODVG file without boxes",
         "groundhog bootstrap data/cat/images data/cat/cat_od.json --categories cat",
     )
-    parser.add_argument("images", metavar="IMAGES", help="folder")
-    parser.add_argument("out", metavar="OUT", help="X_od.json, or X_vg.json for captions")
+    parser.add_argument("images", metavar="IMAGES", help="image folder")
+    parser.add_argument("out", metavar="OUT", help="file to write: X_od.json, or X_vg.json for captions")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--categories", metavar="A,B,C", help="names to detect, or a text file with one name a line")
-    what.add_argument("--captions", metavar="FILE", help="CSV, JSON or a folder of .txt files")
+    what.add_argument("--categories", metavar="A,B,C", help="names to detect, or a text file with one name per line")
+    what.add_argument("--captions", metavar="FILE", help="captions of the images: CSV, JSON or a folder of .txt files")
     parser.add_argument(
         "--phrases",
         metavar="FILE",
         help="with --captions: JSON that maps captions to phrases (default: their noun phrases)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT even if it holds labels")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT even if it contains labels")
 
 
 def _bootstrap(options: argparse.Namespace) -> int:
@@ -135,7 +139,7 @@ def _add_infer(commands) -> None:
         "run the detector on an ODVG file; every candidate box above a low score is stored in WORK_DIR",
         "groundhog infer data/cat/cat_od.json data/cat/images work_dirs/cat --label-map data/cat/cat_label_map.json",
     )
-    parser.add_argument("source", metavar="SOURCE", help="X_od.json or X_vg.json")
+    parser.add_argument("source", metavar="SOURCE", help="ODVG file, X_od.json or X_vg.json")
     parser.add_argument("image_root", metavar="IMAGES", help="folder that the filenames are relative to")
     parser.add_argument("work_dir", metavar="WORK_DIR", help="folder for manifest.json and candidates/")
     parser.add_argument(
@@ -146,10 +150,10 @@ def _add_infer(commands) -> None:
     add_settings(parser, LabellingSettings, Execution)
     add_device(parser)
     parser.add_argument(
-        "--devices", metavar="A,B", help="a model on each: cuda:0,cuda:1 (cpu,cpu: two); auto is every GPU"
+        "--devices", metavar="A,B", help="load a model on each device, such as cuda:0,cuda:1; auto: every GPU"
     )
     parser.add_argument(
-        "--distractors", metavar="A,B", help="further names for the prompt, whose boxes groundhog filter rejects"
+        "--distractors", metavar="A,B", help="more names for the prompt, whose boxes `groundhog filter` rejects"
     )
 
 

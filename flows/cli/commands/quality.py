@@ -23,10 +23,10 @@ def _add_quality(commands) -> None:
         "compare filter policies against held-back truth: quality of the labels, and AP of a model trained on them",
         "groundhog quality configs/quality_glyphs.toml --variants control,threshold --seeds 0",
     )
-    parser.add_argument("config", metavar="CONFIG", help="a TOML file")
-    parser.add_argument("--variants", metavar="A,B", help="only these variants (default: all that have no result yet)")
-    parser.add_argument("--seeds", metavar="N,M", help="only these seeds")
-    parser.add_argument("--labels-only", action="store_true", help="measure the labels only; train nothing")
+    parser.add_argument("config", metavar="CONFIG", help="TOML file, such as configs/quality_glyphs.toml")
+    parser.add_argument("--variants", metavar="A,B", help="variants to run (default: all without a result)")
+    parser.add_argument("--seeds", metavar="N,M", help="seeds to run (default: all)")
+    parser.add_argument("--labels-only", action="store_true", help="score the labels without training a model")
     add_overrides(parser, "'seeds=[0, 1]'")
 
 

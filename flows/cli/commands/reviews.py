@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from flows.cli.arguments import command, names
+from formats.export_tools import TITLES, TOLERANCE
 from formats.io.errors import InputError
 
 
@@ -17,26 +18,32 @@ def add(commands) -> None:
 
 
 def _add_import(verbs) -> None:
-    from formats.exported import TOLERANCE, TOOLS
-
     parser = command(
         verbs,
         "import",
         _import,
-        "put what a person changed or finished into the file of corrections, beside the labels",
+        "import what a person changed or finished into the corrections file beside the labels",
         "groundhog reviews import data/cat/cat_od_v1.json export.json --from labelstudio",
     )
-    known = "\n".join(f"  {name:12} {tool.title}" for name, tool in TOOLS.items())
+    known = "\n".join(f"  {name:12} {title}" for name, title in TITLES.items())
     parser.epilog = f"{parser.epilog}\n\nformats of --from:\n{known}\nfrom our labels to each tool and back: "
     parser.epilog += "docs/reviewing_elsewhere.md"
     parser.add_argument("labels", metavar="LABELS", type=Path, help="the labels that were exported: X_od_v1.json")
     parser.add_argument("export", metavar="EXPORT", type=Path, help="file or folder that the program wrote")
-    parser.add_argument("--from", dest="tool", required=True, choices=tuple(TOOLS), metavar="TOOL", help="its format")
-    parser.add_argument("-m", "--label-map", type=Path, metavar="FILE", help="default: the label map beside LABELS")
-    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="the corrections (default: X_od_reviewed.json)")
+    parser.add_argument(
+        "--from", dest="tool", required=True, choices=tuple(TITLES), metavar="TOOL", help="format of EXPORT"
+    )
+    parser.add_argument(
+        "-m", "--label-map", type=Path, metavar="FILE", help="label map (default: the one beside LABELS)"
+    )
+    parser.add_argument(
+        "-o", "--out", type=Path, metavar="FILE", help="corrections file to write (default: X_od_reviewed.json)"
+    )
     parser.add_argument("--images", type=Path, metavar="DIR", help="image folder, for an export without image sizes")
     parser.add_argument(
-        "--categories", metavar="A,B,C", help="yolo: names in the order of the classes, or their file (default: found)"
+        "--categories",
+        metavar="A,B,C",
+        help="yolo: names in the order of the classes, or a file (default: found in EXPORT)",
     )
     parser.add_argument(
         "--all",

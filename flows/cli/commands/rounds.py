@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from flows.cli.arguments import command
 
@@ -21,7 +22,7 @@ def _add_status(verbs) -> None:
         verbs,
         "status",
         _status,
-        "show every round: held-out score, drift of its labels, the gate's decision",
+        "show the held-out score, the label drift and the gate's decision of every round",
         "groundhog rounds status work_dirs/self_train_glyphs",
     )
     parser.add_argument("work_dir", metavar="WORK_DIR", help="train.work_dir of the configuration")
@@ -39,12 +40,12 @@ def _add_approve(verbs) -> None:
         verbs,
         "approve",
         _approve,
-        "let a loop continue that waits for review, or that the gate stopped",
+        "let a loop continue that is waiting for review or was stopped by the gate",
         "groundhog rounds approve work_dirs/self_train_cat --round 1 --reviewed corrected.json",
     )
     parser.add_argument("work_dir", metavar="WORK_DIR", help="train.work_dir of the configuration")
     parser.add_argument(
-        "--round", type=int, metavar="N", help="the round whose labels were reviewed (default: the last)"
+        "--round", type=int, metavar="N", help="round to approve, 2 for the labels v2 (default: the last)"
     )
     parser.add_argument(
         "--reviewed",
@@ -54,12 +55,15 @@ def _add_approve(verbs) -> None:
 
 
 def _approve(options: argparse.Namespace) -> int:
-    from flows.orchestration.pause import resume_waiting
-    from flows.self_training.state import approve_round
+    from flows.self_training.state import WAITING_NAME, approve_round, round_folder
 
     number = approve_round(options.work_dir, options.round, options.reviewed)
-    resumed = resume_waiting(options.work_dir, number)
-    print(f"round {number} is approved; {resumed or 'run `groundhog self-train` again to continue'}")
+    resumed = ""
+    if (round_folder(Path(options.work_dir), number) / WAITING_NAME).is_file():
+        from flows.orchestration.pause import resume_waiting  # Prefect takes seconds to import
+
+        resumed = resume_waiting(options.work_dir, number)
+    print(f"v{number} is approved; {resumed or 'run `groundhog self-train` again to continue'}")
     return 0
 
 
@@ -68,11 +72,11 @@ def _add_lineage(verbs) -> None:
         verbs,
         "lineage",
         _lineage,
-        "trace labels, or one box, back to the first round; exit code 1 if a file has changed since",
+        "trace labels, or one box, back to v1; exit code 1 if a file has changed since",
         "groundhog rounds lineage data/cat/cat_od_v3.json --image a.jpg --box 0",
     )
     parser.add_argument("labels", metavar="LABELS", help="X_od_v3.json or X_vg_v3.json")
-    parser.add_argument("--image", metavar="NAME", help="a filename in the labels")
+    parser.add_argument("--image", metavar="NAME", help="file name as in LABELS")
     parser.add_argument(
         "--box", type=int, default=0, metavar="I", help="index of the box (default 0, the one with the highest score)"
     )

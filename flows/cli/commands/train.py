@@ -13,10 +13,10 @@ def add(commands) -> None:
         commands,
         "train",
         _train,
-        "train a model, as a configuration says; --resume continues an interrupted run",
+        "train a model as a TOML file says; --resume continues an interrupted run",
         "groundhog train configs/glyph_tiny.toml --work-dir work_dirs/glyph-tiny --set steps=2000",
     )
-    parser.add_argument("config", metavar="CONFIG", help="a TOML file")
+    parser.add_argument("config", metavar="CONFIG", help="TOML file, such as configs/finetune_glyphs.toml")
     add_start_and_work_dir(parser)
     parser.add_argument("--gpus", type=int, metavar="N", help="train in N processes, one for each GPU")
     parser.add_argument(
@@ -42,8 +42,8 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def add_start_and_work_dir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--weights", metavar="W", help="start from these instead of the configuration's")
-    parser.add_argument("--work-dir", metavar="D", help="instead of the configuration's")
+    parser.add_argument("--weights", metavar="W", help="weights to start from, instead of those in CONFIG")
+    parser.add_argument("--work-dir", metavar="D", help="output folder, instead of the work_dir in CONFIG")
 
 
 def overrides_of(options: argparse.Namespace, table: str = "") -> list[str]:

@@ -20,10 +20,10 @@ def add(commands) -> None:
     parser.add_argument("target", metavar="DST", nargs="?", help="NAME.safetensors, or a new folder; inspect if absent")
     _add_text_encoder(parser)
     _add_half(parser)
-    told = (
+    summary = (
         "leave an untrained backbone out of the file, and read it from here again: efficientnet-lite0, or a timm name"
     )
-    parser.add_argument("--backbone-from", metavar="B", help=told)
+    parser.add_argument("--backbone-from", metavar="B", help=summary)
     subcommands = Subcommands(parser)
     _add_inspect(subcommands)
     _add_interpolate(subcommands)
@@ -70,8 +70,8 @@ def _add_interpolate(commands: Subcommands) -> None:
     parser.add_argument("base", metavar="BASE", help="weights that fine-tuning started from")
     parser.add_argument("tuned", metavar="TUNED", help="fine-tuned weights")
     parser.add_argument("out", metavar="OUT", help="NAME.safetensors")
-    told = "0 gives the base weights, 1 the fine-tuned ones (default %(default)s)"
-    parser.add_argument("--alpha", type=float, default=0.5, metavar="A", help=told)
+    alpha_help = "0 gives the base weights, 1 the fine-tuned ones (default %(default)s)"
+    parser.add_argument("--alpha", type=float, default=0.5, metavar="A", help=alpha_help)
     _add_text_encoder(parser)
     _add_half(parser)
 

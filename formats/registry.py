@@ -1,0 +1,27 @@
+"""Functions by the name of their format. A module is loaded when its function is asked for, not with the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from typing import Any
+
+
+class Functions(Mapping[str, Callable[..., Any]]):
+    """A read-only table of functions. locations: name -> "module.function", of a module in this package."""
+
+    def __init__(self, locations: Mapping[str, str]) -> None:
+        self._locations = dict(locations)
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        module, function = self._locations[name].rsplit(".", 1)
+        return getattr(import_module(f"{__package__}.{module}"), function)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._locations)
+
+    def __len__(self) -> int:
+        return len(self._locations)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._locations
