@@ -15,10 +15,11 @@ import formats
 from formats.coco import load_coco, loaded_once
 from formats.dataset_names import label_map_beside, part_path
 from formats.io.errors import InputError
+from formats.io.files import refuse_packed
 from formats.io.json_stream import stream_json
 from formats.io.plurals import many
 from formats.io.progress import show_progress
-from formats.label_map import name_problems, read_label_map, write_label_map
+from formats.label_map import join_names, name_problems, read_label_map, write_label_map
 from formats.omissions import describe_omissions
 from formats.overwrite import refuse_to_lose_labels
 from formats.record import Record
@@ -32,7 +33,7 @@ class Selection:
 
     without: annotation files whose images are left out. label_map: labels follow this map's names; names that it
     lacks get the next free labels. sample: this many random images. parts: name -> share, a file each. seed: decides
-    sample and parts.
+    sample and parts. join_names: one label for names that are the same words to a detector ("Cat", "cat").
     """
 
     without: Sequence[str | Path] = ()
@@ -40,6 +41,7 @@ class Selection:
     sample: int | None = None
     parts: Mapping[str, float] | None = None
     seed: int = 0
+    join_names: bool = False
 
 
 def convert(
@@ -49,7 +51,7 @@ def convert(
     out: str | Path,
     categories: Sequence[str] | None = None,
     selection: Selection = Selection(),
-    overwrite: bool = True,
+    overwrite: bool = False,
     **options: Any,
 ) -> str:
     """Reads `source`, writes `out` (and, for odvg, the label map beside it); returns a summary, one line each.
@@ -87,6 +89,9 @@ def _converted(
     merged, move = names, None
     if selection.label_map is not None:
         merged, (_, move) = formats.merge_label_maps([read_label_map(selection.label_map), names])
+    if selection.join_names:
+        merged, joined = join_names(merged)
+        move = {label: joined[target] for label, target in (move or dict(zip(names, names))).items()}
 
     parts = selection.parts or {}
     outputs: dict[str | None, str | Path] = {part: part_path(out, part) for part in parts} or {None: out}
@@ -146,6 +151,7 @@ def guess_format(source: str | Path) -> str:
         return "voc"
     if not path.is_file():
         raise InputError(path, "does not exist", "expected an annotation file")
+    refuse_packed(path)
     with open(path, "rb") as stream:
         start = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     if start.startswith(b"<"):

@@ -36,6 +36,8 @@ def read_cvat(
     if root.find("image") is None and (tracks := len(root.findall("track"))):
         remedy = "expected CVAT for images 1.1: export the task in that format"
         raise InputError(path, f"contains {tracks} tracks of a video, and no image with a name", remedy)
+    if omissions is not None and (tracks := len(root.findall("track"))):
+        omissions["tracks of a video, left out"] += tracks
     names = categories if categories is not None else _names(root)
     labels = {name: label for label, name in enumerate(names)}
     for index, image in enumerate(root.iterfind("image")):

@@ -151,14 +151,17 @@ def _label(label: Any, names: list[str], fixed: bool, location: str) -> tuple[in
 
 
 def write_huggingface(
-    path: str | Path, records: Iterable[Record], categories: Sequence[str], folder: str = ""
+    path: str | Path, records: Iterable[Record], categories: Sequence[str], folder: str = "", overwrite: bool = True
 ) -> Omissions:
     """Writes metadata.jsonl into the folder `path`, whole or not at all; gives what the layout has no place for.
 
     folder: of the images, relative to it. All records are in memory at once.
     Ignored boxes are left out, since every box is an object here. Images without labels have no "objects".
-    Raises InputError for captions and for labels that are not in `categories`.
+    Raises InputError for captions and for labels that are not in `categories`; without overwrite, where the file is
+    there already.
     """
+    if not overwrite and (Path(path) / METADATA).exists():
+        raise InputError(Path(path) / METADATA, "is there already", "expected another folder, or overwrite=True")
     records = list(records)
     scored = has_scores(records)
     omissions = Omissions()

@@ -164,6 +164,8 @@ def image_size(path: str | Path) -> tuple[int, int]:
             # The base class's getexif: the PNG reader's own would decode the whole picture in search of
             # metadata behind the pixels.
             sideways = Image.Image.getexif(image).get(_ORIENTATION_TAG) in _SIDEWAYS
+    except InputError:  # too large, which is said already
+        raise
     except UnidentifiedImageError as error:  # its own words name the open file, which is another thing everywhere
         raise InputError(
             path, "cannot be read as an image (no known format)", "expected a JPEG, PNG or other image file"

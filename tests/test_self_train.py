@@ -112,9 +112,43 @@ def test_a_finished_run_is_not_done_again(config: SelfTrainConfig) -> None:
 def test_another_policy_labels_anew_without_looking_at_the_first_round_again(config: SelfTrainConfig) -> None:
     recorder = Recorder()
     self_train(config, stages=recorder.stages())
-    self_train(replace(config, policy=Policy(score_threshold=0.8)), stages=recorder.stages())
+    other = replace(config, policy=Policy(score_threshold=0.8))
+    self_train(
+        replace(other, labelling=replace(config.labelling, overwrite=True)),
+        stages=recorder.stages(),
+    )
     assert recorder.detector.seen == 15 + 10  # rounds 2 and 3 have other models now
     assert recorder.trained == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"policy": Policy(score_threshold=0.8)}, "policy.score_threshold: .* there, 0.8 requested"),
+        ({"student": 0.5}, "loop.student: 1.0 there, 0.5 requested"),
+        ({"ratio": 2.0}, "loop.ratio"),
+    ],
+)
+def test_rounds_of_other_settings_are_not_made_anew_in_silence(config: SelfTrainConfig, change, named: str) -> None:
+    recorder = Recorder()
+    result = self_train(config, stages=recorder.stages())
+    labels = [each.labels.read_bytes() for each in result.rounds]
+    with pytest.raises(InputError, match=f"3 rounds that follow from other settings lie here .*{named}.*overwrite"):
+        self_train(replace(config, **change), stages=recorder.stages())
+    assert [each.labels.read_bytes() for each in result.rounds] == labels
+    assert (recorder.detector.seen, recorder.trained) == (15, 2)
+
+
+def test_more_rounds_and_a_threshold_for_the_first_are_no_other_settings(config: SelfTrainConfig) -> None:
+    recorder = Recorder()
+    self_train(replace(config, rounds=0), stages=recorder.stages())
+    assert (
+        len(self_train(replace(config, rounds=0, policy=Policy(score_threshold=0.8)), stages=recorder.stages()).rounds)
+        == 1
+    )
+    assert recorder.detector.seen == 5
+    again = replace(config, rounds=1, policy=Policy(score_threshold=0.8))
+    assert len(self_train(again, stages=recorder.stages()).rounds) == 2
 
 
 def test_missing_images_say_how_to_get_them(config: SelfTrainConfig, tmp_path: Path) -> None:

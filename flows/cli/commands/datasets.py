@@ -43,6 +43,11 @@ def _add_convert(commands) -> None:
         metavar="FILE",
         help="number the categories as in this label map; other names get the next free numbers",
     )
+    parser.add_argument(
+        "--join-names",
+        action="store_true",
+        help="one label for names that are the same words to a detector: Cat and cat, bat (animal) and bat (sports)",
+    )
     parser.add_argument("--sample", type=int, metavar="N", help="keep N random images")
     parser.add_argument("--parts", metavar="A=0.8,B=0.2", help="split the images at random into OUT_A, OUT_B …")
     parser.add_argument(
@@ -83,6 +88,7 @@ def _convert(options: argparse.Namespace) -> int:
         options.sample,
         parse_parts(options.parts) if options.parts else None,
         options.seed,
+        options.join_names,
     )
     formats_and_paths = options.source_format, options.target_format, options.source, options.out
     chosen = {**_given_source(options), "loader": options.loader, "with_scores": options.with_scores}
@@ -123,7 +129,7 @@ def _given_source(options: argparse.Namespace) -> dict:
         raise InputError(options.image_dir, "no such folder", "expected the folder of the images")
     return {
         "image_dir": options.image_dir,
-        "categories": names(options.categories) if options.categories else None,
+        "categories": None if options.categories is None else names(options.categories),
         "truth": options.truth,
         "classes": options.classes,
         "frequencies": options.frequencies,
@@ -169,7 +175,7 @@ def _check_labels(options: argparse.Namespace) -> bool:
         problems += 1
     print(f"{options.source}: {problems or 'no'} problem{'' if problems == 1 else 's'}")
     if unread := describe_omissions(omissions):
-        print(f"not read, since a record has no field for it:\n{unread}")
+        print(f"not read, since a record has no place for it:\n{unread}")
     return problems > 0
 
 
@@ -201,6 +207,8 @@ def _stats(options: argparse.Namespace) -> int:
     from formats.statistics import draw_statistics, statistics_table
 
     counted = statistics(options.source, options.source_format, **_given_source(options))
+    if not counted.records and not counted.quarantined:
+        raise InputError(options.source, "has no image", "expected annotations of at least one")
     print(statistics_table(counted))
     if options.out:
         draw_statistics(counted, options.out)

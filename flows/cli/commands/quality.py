@@ -36,8 +36,8 @@ def _quality(options: argparse.Namespace) -> int:
     from formats.io.toml_config import read_config
 
     config = read_config(options.config, QualityConfig, options.set)
-    variants = names(options.variants) if options.variants else ()
-    seeds = [_seed(text) for text in names(options.seeds)] if options.seeds else ()
+    variants = () if options.variants is None else names(options.variants, "--variants")
+    seeds = () if options.seeds is None else [_seed(text) for text in names(options.seeds, "--seeds")]
     if options.labels_only:
         print(f"{write_labels_report(config, measure_labels(config, seeds))}\nwritten to {config.train.work_dir}")
         return 0
