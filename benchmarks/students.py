@@ -5,7 +5,8 @@
 For each seed: the demo's loop, `groundhog distill` from the small detector of configs/glyph_student.toml with each way
 to trust the labels, and AP on the demo's 300 test scenes. Appends a line to rows.jsonl as soon as a student is judged,
 and prints Markdown tables: AP of the teacher and of each student, and the 95 % interval of the differences over the
-choice of test scenes, also for the mean over the seeds. Goes on where it was interrupted.
+choice of test scenes, also for the mean over the seeds. Goes on where it was interrupted, and takes a
+finished demo that lies in OUT/demo-SEED: `groundhog demo --seed SEED --out-dir OUT/demo-SEED`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from flows.distillation.distill import distill
 from flows.evaluation.evaluate import SAMPLES_NAME, EvaluateConfig, evaluate_benchmark
 from flows.self_training.demo import demo_config
 from flows.self_training.loop import self_train
+from flows.self_training.state import ROUNDS_NAME, read_state
 from flows.training.train import train
 from formats.io.toml_config import read_config
 from grounding_model.data.sources import GlyphData
@@ -46,7 +48,10 @@ class Labels(NamedTuple):
 
 
 def labels_of(seed: int, out: Path) -> Labels:
-    last = self_train(demo_config(out / f"demo-{seed}", seed)).rounds[-1]
+    """Of the demo that lies there finished, else of one that is run there."""
+    folder = out / f"demo-{seed}"
+    finished = (folder / ROUNDS_NAME).is_file() and (state := read_state(folder)).state == "finished"
+    last = (state if finished else self_train(demo_config(folder, seed))).rounds[-1]
     return Labels(last.labels, last.labels.parent / "truth" / "images", last.weights)
 
 

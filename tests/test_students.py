@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from flows.cli.command import main
+from flows.training.torchrun import train_in_processes
 from formats.io.errors import InputError
 from formats.label_map import write_label_map
 from formats.odvg import read_odvg, write_odvg
@@ -25,7 +26,7 @@ from grounding_model.data.sources import OdvgData, open_for_training
 from grounding_model.students.build import start_student
 from grounding_model.students.config import STUDENTS, FromStudent
 from grounding_model.students.detector import StudentDetector
-from grounding_model.students.export import OnnxSession, export_onnx
+from grounding_model.students.export import OnnxSession, export_onnx, onnx_metadata
 from grounding_model.students.files import load_student, save_student
 from grounding_model.students.network import Student
 from grounding_model.training.config import TrainConfig
@@ -139,6 +140,24 @@ def test_labels_with_hardly_anything_are_learnt_from(config: TrainConfig, record
     result = train(replace(config, steps=2))
     assert all(np.isfinite(json.loads(line)["loss"]) for line in result.log.read_text().splitlines())
     assert load_detector(result.checkpoint).student.names == NAMES
+
+
+@pytest.mark.slow
+def test_two_processes_teach_a_student_like_one(config: TrainConfig, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    drawn = start_student(START, NAMES)
+    drawn.detector.config.num_denoising = 0  # its noise is another in each process
+    save_student(tmp_path / "start", drawn, {})
+    # Batch norm sees the images of its own process.
+    frozen = tuple(f"detector.model.{part}" for part in ("backbone", "encoder", "decoder_input_proj"))
+    start = FromStudent(str(tmp_path / "start"), image_size=64)
+    alone = replace(config, start=start, frozen=frozen, steps=3, batch_size=4)
+    together = replace(alone, work_dir=tmp_path / "together", batch_size=1, accumulate=2, processes=2)
+    results = train(alone), train_in_processes(together)
+    numbers = [[json.loads(line) for line in result.log.read_text().splitlines()] for result in results]
+    parts = {name for name in numbers[0][0] if "loss" in name or "norm" in name}
+    for one, other in zip(*numbers, strict=True):
+        assert {name: other[name] for name in parts} == pytest.approx({name: one[name] for name in parts}, rel=1e-3)
 
 
 def test_data_that_know_no_class_are_refused(config: TrainConfig) -> None:
@@ -276,12 +295,41 @@ def test_labels_are_distilled_by_one_command(
     assert "| student, ONNX Runtime |" in told
     rows = json.loads((out / "distill.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["student, PyTorch", "student, ONNX Runtime"]
+    assert rows[0]["ap"] == pytest.approx(rows[1]["ap"], abs=1e-3)
+    written = {path: path.stat().st_mtime_ns for path in (out / "student.onnx", out / "distill.json")}
+    assert main(["distill", *arguments, "--trust", "scores", "--truth", str(data.annotations)]) == 0
+    assert capsys.readouterr().out == told
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert onnx_metadata(out / "student.onnx")["trust"] == "scores"
+    (out / "student.onnx").write_bytes(b"a part of it")
+    assert onnx_metadata(out / "student.onnx") == {}  # it is exported anew
     assert "Classes, in the order of their labels: red, green, blue" in (out / "student" / "README.md").read_text()
     (trusted,) = (out / "labels-scores").glob("*_od.json")
     weights = [each.weight for line in read_odvg(trusted) for each in line.instances or ()]
     assert weights == [0.5] * len(lines)
     assert main(["distill", str(data.annotations)]) == 2
     assert "IMAGES: is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--truth", "{other}"], "its categories are black; expected some of the student's: red, green, blue"),
+        (["--teacher", "no such.safetensors"], "no such"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_before_the_training(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    data = config.datasets[0]
+    assert isinstance(data, OdvgData)
+    (line, *_) = read_odvg(data.annotations)
+    write_odvg(tmp_path / "other.jsonl", [replace(line, instances=(Instance((1, 1, 9, 9), 0, "black"),))])
+    arguments = [str(data.annotations), str(data.image_root), "--label-map", str(data.label_map)]
+    options = [each.format(other=tmp_path / "other.jsonl") for each in options]
+    assert main(["distill", *arguments, "--work-dir", str(tmp_path / "out"), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out" / "student").exists()
 
 
 def test_labels_that_nobody_trusts_have_no_weight_and_no_doubt(tmp_path: Path) -> None:
