@@ -47,11 +47,12 @@ class Labels(NamedTuple):
     teacher: str
 
 
-def labels_of(seed: int, out: Path) -> Labels:
+def labels_of(seed: int, out: Path, rounds: int | None) -> Labels:
     """Of the demo that lies there finished, else of one that is run there."""
     folder = out / f"demo-{seed}"
+    config = demo_config(folder, seed)
     finished = (folder / ROUNDS_NAME).is_file() and (state := read_state(folder)).state == "finished"
-    last = (state if finished else self_train(demo_config(folder, seed))).rounds[-1]
+    last = (state if finished else self_train(replace(config, rounds=rounds or config.rounds))).rounds[-1]
     return Labels(last.labels, last.labels.parent / "truth" / "images", last.weights)
 
 
@@ -114,6 +115,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--trust", default=",".join(ARMS), help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=STEPS, help="of every student (default %(default)s)")
+    parser.add_argument("--rounds", type=int, help="trainings of a demo that is run here (default: the demo's)")
     parser.add_argument("--start-steps", type=int, default=1500, help="of the detector that they start from")
     parser.add_argument("--out", type=Path, default=Path("outputs/students"))
     options = parser.parse_args()
@@ -123,7 +125,7 @@ def main() -> None:
     start = train(settings)
     path = options.out / "rows.jsonl"
     for seed in seeds:
-        labels = labels_of(seed, options.out)
+        labels = labels_of(seed, options.out, options.rounds)
         for model in (TEACHER, *sorted(arms, key=ARMS.index)):
             if any((row["seed"], row["model"]) == (seed, model) for row in rows_in(path)):
                 continue

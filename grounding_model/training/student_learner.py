@@ -18,14 +18,15 @@ from grounding_model.data.class_samples import ClassSample, ClassSamples
 from grounding_model.data.sources import LabelledImages
 from grounding_model.inputs.prompt import Prompt
 from grounding_model.model.boxes import xyxy_to_cxcywh
-from grounding_model.model.targets import Target
+from grounding_model.model.targets import PaddedTargets, Target, pad_targets
 from grounding_model.students.build import start_student
 from grounding_model.students.config import FromStudent
 from grounding_model.students.detector import StudentDetector
+from grounding_model.students.edge_losses import edge_losses
 from grounding_model.students.files import save_student
-from grounding_model.students.network import Student
+from grounding_model.students.network import ClassPredictions, Student
 from grounding_model.training.config import TrainConfig
-from grounding_model.training.losses import grounding_losses
+from grounding_model.training.losses import QuerySet, divisors_of, matched_sets, set_losses
 from grounding_model.training.settings import LossSettings
 from grounding_model.training.state import AUTOCAST
 
@@ -78,7 +79,7 @@ def _target(sample: ClassSample) -> Target:
 
 
 class StudentObjective(nn.Module):
-    """A student and the losses of its outputs: those of the teacher, with classes in place of tokens."""
+    """A student and the losses of its outputs: the teacher's, with classes in place of tokens, and D-FINE's own."""
 
     def __init__(self, model: Student, losses: LossSettings, autocast: torch.dtype | None = None) -> None:
         super().__init__()
@@ -92,7 +93,28 @@ class StudentObjective(nn.Module):
         """
         with torch.autocast(batch.pixels.device.type, self._autocast, enabled=self._autocast is not None):
             predictions = self.model.predict_for_training(batch.pixels, batch.targets, batch.known)
-        return grounding_losses(predictions, batch.targets, self._losses)
+        padded = pad_targets(batch.targets)
+        sets = matched_sets(predictions, padded, self._losses)
+        losses = set_losses(sets, padded, predictions.token_mask, self._losses)
+        return losses | _losses_of_edges(predictions, padded, sets)
+
+
+def _losses_of_edges(
+    predictions: ClassPredictions, padded: PaddedTargets, sets: Sequence[QuerySet]
+) -> dict[str, Tensor]:
+    """D-FINE's own by the names of the others, `d1.loss_fgl`; the first answer has no distributions. None of others."""
+    by_prefix = dict(zip((queries.prefix for queries in sets), zip(sets, divisors_of(sets, padded.boxes.device))))
+    last = len(predictions.logits) - 1
+    losses: dict[str, Tensor] = {}
+    for kind, answers in (("", predictions), ("dn_", predictions.denoising)):
+        if answers is None or answers.edges is None:
+            continue
+        prefixes = [("" if layer == last else f"d{layer}.") + kind for layer in range(1, last + 1)]
+        matchings, divisors = zip(*((by_prefix[each][0].matching, by_prefix[each][1]) for each in prefixes))
+        scores = answers.logits[-1].detach().float().sigmoid().amax(-1)
+        found = edge_losses(answers.edges, answers.boxes[1:], scores, padded, matchings, divisors)
+        losses |= {f"{prefix}{name}": value for prefix, each in zip(prefixes, found) for name, value in each.items()}
+    return losses
 
 
 class StudentLearner:
