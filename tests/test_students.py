@@ -29,10 +29,11 @@ from grounding_model.students.detector import StudentDetector
 from grounding_model.students.export import OnnxSession, export_onnx, onnx_metadata
 from grounding_model.students.files import load_student, save_student
 from grounding_model.students.network import Student
+from grounding_model.training import memory
 from grounding_model.training.config import TrainConfig
 from grounding_model.training.loop import train
 from grounding_model.training.settings import LossSettings, OptimizerConfig
-from grounding_model.training.student_learner import ClassBatch, ClassCollate, StudentLearner
+from grounding_model.training.student_learner import ClassBatch, ClassCollate, StudentLearner, estimate_student
 from tests.training_data import write_rectangles
 
 NAMES = ("red", "green", "blue")
@@ -70,6 +71,7 @@ def config(tmp_path: Path) -> TrainConfig:
         workers=0,
         log_every=1,
         checkpoint_every=1,
+        check_memory=False,
         device="cpu",
     )
 
@@ -311,9 +313,27 @@ def test_labels_are_distilled_by_one_command(
     assert "IMAGES: is missing" in capsys.readouterr().err
 
 
+def test_the_memory_of_a_step_is_estimated_and_changes_nothing(
+    config: TrainConfig, student: Student, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    state = torch.get_rng_state()
+    two, eight = (estimate_student(replace(config, batch_size=count), student) for count in (2, 8))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+    numbers = 4 * sum(parameter.numel() for parameter in student.parameters())
+    assert (two.gradients, two.optimizer) == (numbers, 2 * numbers)
+    assert eight.activations == pytest.approx(4 * two.activations, rel=0.1)
+    assert two.activations > numbers / 10
+    monkeypatch.setattr(memory, "free_memory", lambda device: eight.total - 1)
+    with pytest.raises(InputError, match=r"a step with 8 images of 64 x 64 pixels needs.*expected batch_size"):
+        train(replace(config, batch_size=8, check_memory=True))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--label-map", "{unnamed}"], "names no class"),
         (["--truth", "{other}"], "its categories are black; expected some of the student's: red, green, blue"),
         (["--teacher", "no such.safetensors"], "no such"),
     ],
@@ -326,10 +346,19 @@ def test_what_cannot_be_compared_is_said_before_the_training(
     (line, *_) = read_odvg(data.annotations)
     write_odvg(tmp_path / "other.jsonl", [replace(line, instances=(Instance((1, 1, 9, 9), 0, "black"),))])
     arguments = [str(data.annotations), str(data.image_root), "--label-map", str(data.label_map)]
-    options = [each.format(other=tmp_path / "other.jsonl") for each in options]
+    (tmp_path / "map.json").write_text("{}")
+    options = [each.format(other=tmp_path / "other.jsonl", unnamed=tmp_path / "map.json") for each in options]
     assert main(["distill", *arguments, "--work-dir", str(tmp_path / "out"), *options]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out" / "student").exists()
+
+
+def test_captions_teach_no_student(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, captions = write_rectangles(tmp_path)
+    write_label_map(tmp_path / "map.json", dict(enumerate(NAMES)))
+    arguments = [str(captions.annotations), str(tmp_path), "--label-map", str(tmp_path / "map.json")]
+    assert main(["distill", *arguments, "--work-dir", str(tmp_path / "out")]) == 2
+    assert "has captions; expected detections" in capsys.readouterr().err
 
 
 def test_labels_that_nobody_trusts_have_no_weight_and_no_doubt(tmp_path: Path) -> None:

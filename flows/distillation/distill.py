@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from formats.dataset_names import annotation_path, label_map_beside, metadata_pa
 from formats.io.errors import InputError
 from formats.io.files import load_json, sha256_of, write_json
 from formats.label_map import read_label_map
+from formats.odvg import read_odvg
 from grounding_model.checkpoints.locations import EMBEDDED, HUB_NAMES, checkpoint_hash
 from grounding_model.data.sources import OdvgData
 from grounding_model.students.export import check_onnx_installed, export_onnx, onnx_metadata
@@ -60,6 +62,10 @@ def distill(config: DistillConfig, on_progress: Callable[[dict[str, Any]], None]
     if not label_map.is_file():
         raise InputError(label_map, "no label map there", "expected one beside the labels, or --label-map")
     names = config.start.names or tuple(read_label_map(label_map).values())
+    if not names:
+        raise InputError(label_map, "names no class", 'expected at least one, such as {"0": "cat"}')
+    if any(record.caption is not None for record in islice(read_odvg(config.labels, on_problem=lambda _: None), 1)):
+        raise InputError(config.labels, "has captions", "expected detections: a student has classes")
     check_comparison(config, names)
     if config.onnx:
         check_onnx_installed()

@@ -5,6 +5,7 @@ Shapes: B images of a batch, G boxes of one image, C classes, S side of the squa
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from formats.io.errors import InputError
 from grounding_model.data.class_samples import ClassSample, ClassSamples
 from grounding_model.data.sources import LabelledImages
+from grounding_model.detector import choose_device
 from grounding_model.inputs.prompt import Prompt
 from grounding_model.model.boxes import xyxy_to_cxcywh
 from grounding_model.model.targets import PaddedTargets, Target, pad_targets
@@ -27,8 +29,19 @@ from grounding_model.students.files import save_student
 from grounding_model.students.network import ClassPredictions, Student
 from grounding_model.training.config import TrainConfig
 from grounding_model.training.losses import QuerySet, divisors_of, matched_sets, set_losses
+from grounding_model.training.memory import (
+    MAX_BOXES,
+    LiveStorages,
+    MemoryEstimate,
+    bytes_of,
+    check_memory,
+    described,
+)
+from grounding_model.training.optimizer import freeze
 from grounding_model.training.settings import LossSettings
 from grounding_model.training.state import AUTOCAST
+
+COUNTED = 2  # images of the step whose memory is counted; batch norm wants more than one
 
 
 class ClassBatch(NamedTuple):
@@ -130,7 +143,8 @@ class StudentLearner:
         self.model = start_student(config.start, config.start.names or names_of(datasets))
 
     def check_memory(self, device: torch.device) -> None:
-        """Nothing: a student is small."""
+        if self._config.check_memory:
+            check_memory(estimate_student(self._config, self.model), device)
 
     def check_categories(self, datasets: Sequence[LabelledImages]) -> None:
         for index, dataset in enumerate(datasets):
@@ -166,3 +180,50 @@ def names_of(datasets: Sequence[LabelledImages]) -> tuple[str, ...]:
         remedy = "expected a label map, or start.names"
         raise InputError("datasets.0", "has no categories", remedy)
     return names
+
+
+def describe_student_memory(config: TrainConfig) -> str:
+    """As describe_memory, of a student. How many classes it has hardly matters: it is asked for one."""
+    assert isinstance(config.start, FromStudent)
+    model = start_student(config.start, config.start.names or ("object",))
+    freeze(model, config.frozen)
+    return described(estimate_student(config, model), choose_device(config.device))
+
+
+def estimate_student(config: TrainConfig, model: Student) -> MemoryEstimate:
+    """The memory of a step with MAX_BOXES boxes an image.
+
+    A step of two images is run on a copy of the model on the CPU, and what it allocates is counted: transformers reads
+    values on the way, which tensors without content do not have. Neither the model nor PyTorch's generator changes.
+    """
+    with torch.random.fork_rng(devices=[]):
+        activations = _peak_of_a_step(config, copy.deepcopy(model).cpu().train()) * config.batch_size // COUNTED
+    trained = bytes_of(parameter for parameter in model.parameters() if parameter.requires_grad)
+    weights = bytes_of(model.state_dict().values())
+    return MemoryEstimate(
+        weights=weights,
+        gradients=trained * (2 if config.processes > 1 else 1),  # reduced in buckets
+        optimizer=2 * trained,
+        average=weights if config.moving_average else 0,
+        activations=activations,
+        batch_size=config.batch_size,
+        image_size=(model.image_size, model.image_size),
+        precision=config.precision,
+        recompute=False,
+    )
+
+
+def _peak_of_a_step(config: TrainConfig, model: Student) -> int:
+    """Bytes of COUNTED images at the height of forward and backward pass, without gradients."""
+    side, classes = model.image_size, len(model.names)
+    boxes = torch.cat([torch.rand(MAX_BOXES, 2), torch.full((MAX_BOXES, 2), 0.1)], dim=1)
+    named, each = torch.ones(MAX_BOXES, classes).bool(), torch.ones(MAX_BOXES)
+    target = Target(boxes, named, torch.zeros(MAX_BOXES, dtype=torch.int64), each, ~each.bool(), (side, side))
+    batch = ClassBatch(torch.rand(COUNTED, 3, side, side), [target] * COUNTED, named[:COUNTED], [])
+    objective = StudentObjective(model, config.losses, AUTOCAST[config.precision])
+    with LiveStorages(fake=False) as live:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(live.exclude_gradient)
+        torch.stack(list(objective(batch).values())).sum().backward()
+    return live.peak
