@@ -26,7 +26,7 @@ from grounding_model.data.sources import OdvgData, open_for_training
 from grounding_model.students.build import start_student
 from grounding_model.students.config import STUDENTS, FromStudent
 from grounding_model.students.detector import StudentDetector
-from grounding_model.students.export import OnnxSession, export_onnx, onnx_metadata
+from grounding_model.students.export import OnnxDetector, OnnxSession, export_onnx, onnx_metadata
 from grounding_model.students.files import load_student, save_student
 from grounding_model.students.network import Student
 from grounding_model.training import memory
@@ -274,6 +274,15 @@ def check_onnx(student: Student, tmp_path: Path) -> None:
         # Of queries that score alike within rounding any may come first, so each box has to have one like it.
         distance = np.abs(found[:, :, None] - boxes.numpy()[:, None]).max(-1) / max(height, width)
         assert distance.min(2).max() < 1e-4
+    asked = {"score_threshold": 0.0, "max_per_image": 9}
+    for names in (NAMES, NAMES[2:]):
+        (ours,), (theirs,) = (
+            detector.predict_each([images[0]], Prompt.categories(names), **asked)
+            for detector in (StudentDetector(student), OnnxDetector(session))
+        )
+        assert {each.category for each in theirs.instances or ()} <= set(names)
+        expected = [each.score for each in ours.instances or ()]
+        assert [each.score for each in theirs.instances or ()] == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.slow
