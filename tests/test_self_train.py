@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from flows.distillation.distill import distill
 from flows.labelling import infer as inference
 from flows.policies.policy import Policy
 from flows.self_training.config import (
@@ -29,6 +30,9 @@ from formats.io.errors import InputError
 from formats.io.files import sha256_of, write_json
 from formats.label_map import read_label_map
 from grounding_model.data.sources import CocoData, GlyphData
+from grounding_model.detector import load_detector
+from grounding_model.students.config import FromStudent
+from grounding_model.students.export import onnx_metadata
 from grounding_model.training.config import FromWeights, TrainConfig
 from tests.pipeline_cases import FakeDetector, make_images, make_weights
 
@@ -274,6 +278,26 @@ def test_the_last_labels_that_passed_teach_a_student(config: SelfTrainConfig, tm
     assert (settings.labels, settings.teacher) == (result.rounds[-1].labels, result.rounds[-1].weights)
     assert (settings.work_dir, settings.train.steps) == (tmp_path / "work" / "student", 7)
     assert settings.truth == config.evaluation
+
+
+@pytest.mark.slow
+def test_the_last_stage_writes_a_student_that_answers(config: SelfTrainConfig, tmp_path: Path) -> None:
+    start = FromStudent("glyph-student", image_size=64)
+    stage = StudentStage(start, steps=1, trust="scores", licence="MIT")
+    data = replace(config.data, categories=("cat", "dog"))
+    settings = replace(config, data=data, rounds=0, distill=stage, train=replace(config.train, device="cpu"))
+    events: list[dict] = []
+    # The teacher's file is a stand-in's, which nothing but its own detector reads.
+    stages = Recorder().stages()._replace(distill=lambda made: distill(replace(made, teacher="", truth=None)))
+    last = self_train(settings, events.append, stages).rounds[-1]
+    (told,) = [event["table"] for event in events if (event["stage"], event["state"]) == ("distill", "finished")]
+    assert "| student, ONNX Runtime |" in told
+    metadata = onnx_metadata(tmp_path / "work" / "student" / "student.onnx")
+    assert metadata["teacher_licence"] == "MIT"
+    assert metadata["labels_sha256"] == sha256_of(last.labels)
+    detector = load_detector(tmp_path / "work" / "student" / "student")
+    (answer,) = detector.predict(tmp_path / "images" / "image-000.png", ["dog"], score_threshold=0.0)
+    assert {each.category for each in answer.instances or ()} == {"dog"}
 
 
 def test_the_report_shows_the_student_of_these_labels_alone(config: SelfTrainConfig, tmp_path: Path) -> None:
