@@ -421,7 +421,7 @@ def test_two_label_files_are_compared_in_colours(page: Page, tmp_path: Path) -> 
         page.open(server.address)
         page.wait(at(1, 2))
         page.press("m")
-        page.wait(f"{text('comparison')} === 'against truth.json: 1 same, 1 relabelled, 1 lost'")
+        page.wait(f"{text('comparison')} === 'against truth.json: 1 right, 1 wrong name, 1 missed'")
         assert page.value("document.querySelectorAll('.other').length") == 2
         page.press("m")
         page.wait("document.querySelectorAll('.other').length === 0")
