@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import time
@@ -17,11 +18,13 @@ from browse.review.candidate_counts import CandidateCounts
 from browse.review.candidates import CandidateBoxes, read_plan
 from browse.review.compare import CHANGES, changed_lines, compared
 from browse.review.crops import CropQuery, change_crops, crop_rows, list_crops
+from browse.review.images import Pictures
 from browse.review.likeness import appearance, farthest_first, neighbours_together
 from browse.review.serve import likeness_of
 from browse.review.session import Review
 from browse.review.views import Query, Views
 from formats.candidates import Candidates, ImageCandidates, ImageFeature, write_candidates
+from formats.images import decode_image
 from formats.io.errors import InputError
 from formats.label_map import write_label_map
 from formats.odvg import write_odvg
@@ -174,3 +177,27 @@ def test_phrases_of_many_captions_are_changed_at_once(tmp_path: Path) -> None:
     change_crops(review, "ignore", None, [{key: row[key] for key in ("number", "box", "of")} for row in rows])
     assert all(row["ignore"] for row in crop_rows(review, list_crops(views, view, CropQuery(words="mat"))))
     review.close()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_large_picture_is_shown_at_full_resolution_from_tiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orientation: int
+) -> None:
+    monkeypatch.setattr("browse.review.images.WHOLE_PIXELS", 5000)
+    monkeypatch.setattr("browse.review.images.WHOLE_SIDE", 50)
+    monkeypatch.setattr("browse.images.tiles.TILE", 32)
+    smooth = np.stack(np.meshgrid(np.arange(130), np.arange(90)), axis=-1)
+    stored = np.concatenate([smooth * 1.9, np.full((90, 130, 1), 90)], axis=2).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
+    upright = decode_image(tmp_path / "a.png").pixels
+    pictures = Pictures(tmp_path, lambda number: "a.png")
+    for box in ((20, 30, 85, 70), (0, 0, 31, 9), (60, 50, 400, 400)):
+        part = np.asarray(Image.open(io.BytesIO(pictures.region(0, box, 2000))))
+        x1, y1, x2, y2 = box
+        wanted = upright[y1:y2, x1:x2]
+        assert part.shape == wanted.shape
+        assert np.abs(part.astype(int) - wanted).mean() < 3
+    whole = np.asarray(Image.open(io.BytesIO(pictures.region(0, (0, 0, 200, 200), 40))))
+    assert max(whole.shape) == 40  # of the reduced picture, which is sharp enough

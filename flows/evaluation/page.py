@@ -5,6 +5,7 @@ Beside it predictions and truth are written as ODVG files, which the review page
 
 from __future__ import annotations
 
+import functools
 import html
 import shlex
 from collections import Counter
@@ -59,6 +60,11 @@ class PageData:
     def min_score(self) -> float:
         """Boxes below it are neither drawn nor counted as mistakes."""
         return self.config.score_threshold if self.metric == "generalized_expressions" else SHOWN_SCORE
+
+    @functools.cached_property
+    def confusion(self) -> np.ndarray:
+        """As scoring.confusion gives it."""
+        return confusion(self.benchmark.records, self.predictions, self.benchmark.names)
 
     @property
     def scored(self) -> Sequence[Record]:
@@ -128,7 +134,7 @@ def _mistakes(data: PageData) -> str:
     """Right, wrong and missed boxes at the score from which boxes are shown."""
     if not data.benchmark.names or data.benchmark.federation is not None:
         return ""
-    table = _table_of(data)
+    table = data.confusion
     right, named = int(table[:-1, :-1].trace()), int(table[:-1, :-1].sum())
     missed, invented = int(table[:-1, -1].sum()), int(table[-1, :-1].sum())
     true, made = named + missed, named + invented
@@ -140,10 +146,6 @@ def _mistakes(data: PageData) -> str:
     ]
     intro = pages.paragraph(f"Boxes with a score of {SHOWN_SCORE:g} or more, at an IoU of 0.5.")
     return pages.section("What goes right and wrong?", intro + pages.table(["", "Boxes", "Share"], cells))
-
-
-def _table_of(data: PageData) -> np.ndarray:
-    return confusion(data.benchmark.records, data.predictions, data.benchmark.names)
 
 
 def _share(part: int, of: int) -> str:
@@ -190,7 +192,7 @@ def _confused(data: PageData) -> str:
     names = data.benchmark.names
     if len(names) < 2 or data.benchmark.federation is not None:
         return ""
-    table = _table_of(data)[:-1, :-1]
+    table = data.confusion[:-1, :-1].copy()
     np.fill_diagonal(table, 0)
     order = [divmod(int(place), len(names)) for place in np.argsort(-table, axis=None, kind="stable")[:MAX_CONFUSED]]
     rows = [[names[true], names[guess], f"{table[true, guess]:,}"] for true, guess in order if table[true, guess]]
