@@ -197,7 +197,7 @@ def _address(task: Mapping, location: str) -> str:
         if urlsplit(each.lower().partition("?d=")[2] or each.lower()).path.endswith(suffixes)
     ]
     if len(found) != 1:
-        raise InputError(location, "has no image", 'expected "data": {"image": "..."}')
+        raise InputError(location, "has no image", 'expected "data": {"image": "..."}; export as JSON, not as JSON-MIN')
     return found[0]
 
 
