@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from browse.review import serve
 from browse.review.candidate_counts import CandidateCounts
 from browse.review.candidates import CandidateBoxes, read_plan
 from browse.review.compare import CHANGES, changed_lines, compared
@@ -117,6 +118,25 @@ def test_without_features_images_are_compared_by_their_pixels(six: Path, monkeyp
     monkeypatch.setattr("browse.review.likeness.MOST_READ", 5)
     with pytest.raises(InputError, match="too many to read"):
         views_of(six).open(Query(order="diverse"))
+
+
+def test_the_round_before_is_compared_and_suspects_can_be_asked_for(six: Path) -> None:
+    lines = (six / "x_od_v1.json").read_text().splitlines()
+    (six / "x_od_v2.json").write_text(
+        "\n".join([*lines[:5], lines[5].replace("0.4", "0.8").replace("39", "20")]) + "\n"
+    )
+    (six / "x_od_v2_suspects.jsonl").write_text('{"filename": "3.png", "reason": "doubled"}\n')
+    options = serve.build_parser("serve").parse_args([str(six), "x_od_v2.json", "images", "--port", "0", "--no-open"])
+    with serve.opened(options) as server:
+        views = server._views
+        assert views.other is not None
+        assert views.other.path.name == "x_od_v1.json"
+        _, changed = views.open(Query(change="any"))
+        assert [changed.number(position) for position in range(changed.count)] == [5]
+        assert views.first == Query()  # the page opens as ever
+        assert "listed" in views.orders()
+        _, suspects = views.open(Query(order="listed", listed=True))
+        assert [views.row(suspects, position)["reason"] for position in range(suspects.count)] == ["doubled"]
 
 
 def test_farthest_images_cover_all_groups_first() -> None:

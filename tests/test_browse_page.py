@@ -425,6 +425,28 @@ def test_a_filter_is_followed_by_the_list_and_the_keys(page: Page, tmp_path: Pat
         assert page.value("document.querySelectorAll('.item').length") >= 8
 
 
+def test_a_finger_selects_boxes_and_draws_none(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 2)
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.open(server.address, 390, 780)
+        page.wait(at(1, 2))
+        page.call("Emulation.setTouchEmulationEnabled", enabled=True)
+        try:
+            x, y = on_screen(page, 10, 10)
+            for kind, points in (("Start", [(x, y)]), ("Move", [(x + 60, y + 50)]), ("End", [])):
+                touches = [{"x": across, "y": down} for across, down in points]
+                page.call("Input.dispatchTouchEvent", type=f"touch{kind}", touchPoints=touches)
+            for kind, points in (("Start", [(x, y)]), ("End", [])):
+                touches = [{"x": across, "y": down} for across, down in points]
+                page.call("Input.dispatchTouchEvent", type=f"touch{kind}", touchPoints=touches)
+            page.wait("document.querySelectorAll('.frame.chosen').length === 1")
+            assert page.value(text("boxes-title")) == "2 boxes"
+        finally:
+            page.call("Emulation.setTouchEmulationEnabled", enabled=False)
+        page.click("footer .main")
+        page.wait(accepted(1, 2))
+
+
 def test_crops_that_look_alike_stand_together(page: Page, tmp_path: Path) -> None:
     write_data(tmp_path, 6)
     for number in range(6):

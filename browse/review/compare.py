@@ -33,33 +33,37 @@ class OtherLabels:
         self.path = path
         self._index = LineIndex(LabelLines(path), None)
         self._index.start()
-        self._numbers: dict[int, int] | None = None
+        self._sorted: tuple[np.ndarray, np.ndarray] | None = None  # hashes, and the line of each
 
     @property
     def is_truth(self) -> bool:
         """Whether no box has a score, as a person's have none: ours are right or wrong then. Waits for the file."""
         return bool(np.isnan(self._index.scores).all())
 
-    def raw(self, hashes: Sequence[int]) -> list[bytes | None]:
-        """The lines of some images as they are in the file, by the hashes of their keys."""
-        numbers = self._by_hash()
-        found = [numbers.get(each) for each in hashes]
-        return [None if number is None else self._index.lines.raw(number) for number in found]
+    def raw(self, hashes: np.ndarray) -> list[bytes | None]:
+        """The lines of some images as they are in the file, by the hashes of their keys, (K,) int64."""
+        return [None if number < 0 else self._index.lines.raw(number) for number in self._lines_of(hashes).tolist()]
 
     def record(self, key: bytes) -> Record | None:
         """The line of an image; None where it has none, or one that cannot be read. Waits for the file to be read."""
-        number = self._by_hash().get(hash(key))
+        [number] = self._lines_of(np.array([hash(key)])).tolist()
         try:
-            return None if number is None else self._index.lines.record(number)
+            return None if number < 0 else self._index.lines.record(number)
         except InputError:
             return None
 
-    def _by_hash(self) -> dict[int, int]:
+    def _lines_of(self, hashes: np.ndarray) -> np.ndarray:
+        """(K,) int64: the line of each, the last one where several have a key; -1 where none has."""
         self._index.done.wait()
-        if self._numbers is None:
-            hashes, broken = self._index.hashes.tolist(), self._index.broken
-            self._numbers = {each: number for number, each in enumerate(hashes) if not broken[number]}
-        return self._numbers
+        if self._sorted is None:
+            lines = np.flatnonzero(~self._index.broken)
+            lines = lines[np.argsort(self._index.hashes[lines], kind="stable")]
+            self._sorted = self._index.hashes[lines], lines
+        known, lines = self._sorted
+        place = np.searchsorted(known, hashes, "right") - 1
+        if not len(known):
+            return np.full(len(hashes), -1)
+        return np.where((place >= 0) & (known[place] == hashes), lines[place], -1)
 
 
 def compared(ours: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -10,6 +10,7 @@ import time
 import webbrowser
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
@@ -21,6 +22,7 @@ from browse.review.guard import Guard, kept_token
 from browse.review.likeness import Likeness
 from browse.review.session import Review
 from browse.review.views import Views
+from formats.dataset_names import parse_annotation_name
 from formats.images import safe_join
 from formats.io.errors import InputError
 from formats.io.locks import lock
@@ -80,7 +82,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "labels' .meta.json names, where it is found)",
     )
     parser.add_argument(
-        "--compare", metavar="FILE", help="other labels of the same images, or the truth; relative to DATA_ROOT"
+        "--compare",
+        metavar="FILE",
+        help="other labels of the same images, or the truth; relative to DATA_ROOT (default: the round before)",
     )
     parser.add_argument("--reviewer", metavar="NAME", help="who is noted beside each change (default: the user)")
     parser.add_argument("--no-open", action="store_true", help="do not open the browser")
@@ -103,10 +107,12 @@ def opened(options: argparse.Namespace) -> Iterator[ReviewServer]:
     annotations, images, label_map = read_data_paths(options)
     review = Review(annotations, label_map, options.out, options.reviewer)
     with lock(review.path.parent, review.path.stem), closing(review):
-        other = None if options.compare is None else _inside(options.data_root, options.compare)
+        other = labels_before(annotations) if options.compare is None else _inside(options.data_root, options.compare)
         plan = find_plan(annotations, options.candidates)
         candidates = None if plan is None else CandidateBoxes(plan)
-        views = Views(review, options.order, other, likeness_of(review, images, candidates))
+        suspects = annotations.with_name(f"{annotations.stem}_suspects.jsonl")
+        listed = suspects if suspects.is_file() else None
+        views = Views(review, options.order, other, likeness_of(review, images, candidates), listed)
         for problem in review.index.problems:
             print(f"cannot be reviewed: {problem}", file=sys.stderr)
         with ReviewServer(views, images, options.host, options.port, candidates) as server:
@@ -120,6 +126,15 @@ def closing(review: Review) -> Iterator[None]:
         yield
     finally:
         review.close()
+
+
+def labels_before(annotations: Path) -> Path | None:
+    """cat_od_v2.json -> cat_od_v1.json, where it is there: what a round is compared with when nothing else is named."""
+    name = parse_annotation_name(annotations)
+    if name.version is None:
+        return None
+    path = annotations.with_name(str(replace(name, version=name.version - 1)))
+    return path if path.is_file() else None
 
 
 def likeness_of(review: Review, images: Path, candidates: CandidateBoxes | None) -> Likeness:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +95,18 @@ class View:
 
 class Views:
     """The views of a review. order: what `--order` said. other: the labels to compare with. likeness: of images.
+    suspects: a list of images that can be asked for, where the order's file is none.
 
     listed: (file name, caption or "") -> why a line should be looked at. first: the query that the page opens with.
     """
 
     def __init__(
-        self, review: Review, order: str = "file", other: Path | None = None, likeness: Likeness | None = None
+        self,
+        review: Review,
+        order: str = "file",
+        other: Path | None = None,
+        likeness: Likeness | None = None,
+        suspects: Path | None = None,
     ) -> None:
         """Raises InputError for an order that is neither a known one nor a file of one."""
         self.review = review
@@ -117,12 +123,12 @@ class Views:
         self._lock = threading.RLock()
         if order == "diverse" and likeness is None:
             raise InputError("--order", "'diverse' compares images, and none are given", "expected their folder")
-        if order in ("file", "uncertain", "diverse"):
-            self.first = Query(order=order)
-        else:
-            self.listed, rank = read_order(Path(order))
+        named = order in ("file", "uncertain", "diverse")
+        self.first = Query(order=order if named else "listed")
+        if not named or suspects is not None:
+            self.listed, rank = read_order(Path(order) if suspects is None or not named else suspects)
             self._ranked = ranked_order(review.index, rank)
-            self.first = Query(order="listed", listed=bool(self.listed))
+            self.first = replace(self.first, listed=bool(self.listed) and not named)
 
     def reason(self, number: int) -> str:
         """Why a line should be looked at; "" where nobody said so."""
@@ -285,7 +291,7 @@ class Views:
         ours = self.review.lines.chunk(start, stop)
         mine = [ours[number - start] for number in numbers.tolist()]
         try:
-            changes = changed_lines(mine, self.other.raw(index.hashes[numbers].tolist()), self.review.categories)
+            changes = changed_lines(mine, self.other.raw(index.hashes[numbers]), self.review.categories)
             for change, lines in changes.items():
                 found[change][numbers[lines]] = True
         except (KeyError, TypeError, ValueError, IndexError, AttributeError):  # captions, or a line that is none
