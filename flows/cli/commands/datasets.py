@@ -68,6 +68,9 @@ def _add_convert(commands) -> None:
     parser.add_argument(
         "--model-version", metavar="NAME", help="labelstudio: of the predictions (default: the name of SOURCE)"
     )
+    parser.add_argument(
+        "--save-images", metavar="DIR", help="huggingface: write the images that Parquet files hold into this folder"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT even if it holds labels")
 
 
@@ -85,8 +88,24 @@ def _convert(options: argparse.Namespace) -> int:
     formats_and_paths = options.source_format, options.target_format, options.source, options.out
     given = {**_given_source(options), "loader": options.loader, "with_scores": options.with_scores}
     given |= _labelstudio_options(options)
-    print(convert(*formats_and_paths, selection=selection, overwrite=options.overwrite, **given))
+    if options.save_images and options.source_format != "huggingface":
+        raise InputError("--save-images", f"{options.source_format} does not take this option", "leave it out")
+    kept: set[str] = set()
+    keep = (lambda record: kept.add(record.filename)) if options.save_images else None
+    print(convert(*formats_and_paths, selection=selection, overwrite=options.overwrite, on_record=keep, **given))
+    if options.save_images:
+        _save_images(options, kept)
     return 0
+
+
+def _save_images(options: argparse.Namespace, kept: set[str]) -> None:
+    from formats.huggingface import save_images
+    from formats.overwrite import refuse_to_lose_images
+
+    if not options.overwrite:
+        refuse_to_lose_images(options.save_images)
+    count = save_images(options.source, options.save_images, options.split, kept)
+    print(f"{options.save_images}: {many(count, 'image')}")
 
 
 def _labelstudio_options(options: argparse.Namespace) -> dict:
@@ -112,7 +131,12 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         "--frequencies", metavar="F,C", help="lvis: only categories that are f(requent), c(ommon) or r(are)"
     )
     parser.add_argument("--refs", metavar="FILE", help="refcoco: refs(unc).p, or grefs(unc).json")
-    parser.add_argument("--split", metavar="S", help="refcoco: train, val, testA …; flickr30k: a file with image IDs")
+    parser.add_argument(
+        "--split", metavar="S", help="huggingface, refcoco: train, val, testA …; flickr30k: a file with image IDs"
+    )
+    parser.add_argument(
+        "--box-format", metavar="F", help="huggingface: xywh (default), or xyxy for data sets that give two corners"
+    )
 
 
 def _given_source(options: argparse.Namespace) -> dict:
@@ -127,6 +151,7 @@ def _given_source(options: argparse.Namespace) -> dict:
         "frequencies": options.frequencies,
         "refs": options.refs,
         "split": options.split,
+        "box_format": options.box_format,
     }
 
 
