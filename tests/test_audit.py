@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.audit.judging import judge_labels
+from flows.audit.judging import confused_labels, judge_labels
 from flows.audit.messages import describe
 from flows.audit.report import report_audit, write_audit_report
 from flows.audit.sample import draw_audit, read_audit
@@ -132,6 +132,34 @@ def test_a_renamed_box_is_wrong_of_one_category_and_missing_of_the_other() -> No
     found = judge_labels(record("a", BOX, category="dog"), record("a", BOX))
     assert (found["dog"].hits, found["dog"].labels, found["dog"].objects) == (0, 1, 0)
     assert (found["cat"].hits, found["cat"].labels, found["cat"].objects) == (0, 0, 1)
+
+
+def test_categories_that_are_mixed_up_are_counted_once_a_box() -> None:
+    labels = Record("a", 100, 100, (Instance(BOX, 0, "dog"), Instance(ELSEWHERE, 1, "cat"), Instance(BOX, 2, "fox")))
+    objects = Record("a", 100, 100, (Instance(BOX, 1, "cat"), Instance(ELSEWHERE, 1, "cat")))
+    assert confused_labels(labels, objects) == {("dog", "cat"): 1}
+    assert confused_labels(labels, labels) == confused_labels(objects, objects) == {}
+    both = Record("a", 100, 100, (Instance(BOX, 1, "cat"), Instance(BOX, 0, "dog")))
+    assert confused_labels(both, objects) == {}  # the object was found; the second label is one too many
+
+
+def test_a_report_tells_mixed_up_categories_and_what_each_category_still_takes(tmp_path: Path) -> None:
+    path = tmp_path / "x_od_v1.json"
+    names = ["cat" if index % 3 else "dog" for index in range(30)]
+    write_odvg(path, [record(f"{index}.png", BOX, score=0.8, category=name) for index, name in enumerate(names)])
+    audit = draw_audit(path, reviews=20)
+    truth = [record(f"{index}.png", BOX, category="cat") for index in range(30)]
+    write_corrections(reviewed_path(path), [reviewed_text(each, 1) for each in truth])
+    report = report_audit(audit)
+    wrong = sum(names[int(Path(audit.records[image].filename).stem)] == "dog" for image in audit.drawn)
+    assert [tuple(each) for each in report.confusions] == [("dog", "cat", wrong)]
+    assert report.categories["cat"].more_reviews["recall"] > 0
+    assert report.too_few == {"dog": wrong}
+    text = describe(report)
+    assert f"wrong category, in 20 reviewed images: dog for cat ({wrong})" in text
+    assert f"numbers of their own: dog ({wrong})" in text
+    assert report.payload()["categories"]["cat"]["more_reviews"] == report.categories["cat"].more_reviews
+    assert report.payload()["threshold"]["reviews"] == 20
 
 
 def test_the_audit_stays_in_the_metadata_when_corrections_go_into_the_labels(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ import numpy as np
 
 from flows.audit.evidence import MATCH_IOU, Boxes, Evidence, boxes_of, calibrated
 from formats.boxes import pairwise_iou
+from formats.dataset_names import metadata_path
 from formats.io.errors import InputError
-from formats.io.files import write_whole
+from formats.io.files import load_json, write_json, write_whole
 from formats.record import Box, Record
 from formats.reviewed import Key, key_of
 
@@ -33,10 +34,14 @@ NOTHING_WEIGHT = 0.6  # models overlook objects more often than they invent a be
 OTHER_WEIGHT = 0.7  # where a model and a label disagree about the category, either may be wrong
 SLIVER_WEIGHT = 0.6  # small objects in front of large ones of their kind lie in their boxes too
 MIN_SUSPICION = 0.1
+LIKELY = 0.5  # suspicions from which the summary counts
 
 
 class Suspect(NamedTuple):
-    """box: the label, or what was found for an overlooked object. category: of the label, or of what was found."""
+    """box: the label, or what was found for an overlooked object. category: of the label, or of what was found.
+
+    found: of a label whose category is doubted, the one that was found there.
+    """
 
     suspicion: float
     kind: Kind
@@ -45,6 +50,7 @@ class Suspect(NamedTuple):
     category: str
     box: Box
     reason: str
+    found: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,28 @@ def write_review_order(path: Path, ranked: Sequence[RankedImage], reasons: int =
             stream.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
+def write_suspects_summary(labels: Path, suspects: Sequence[Suspect], against: str, images: int) -> None:
+    """Writes into the .meta.json of the labels, if any, how many are probably wrong, by kind, and which categories are
+    mixed up. against: what they were compared with. images: so many of the labels were.
+    """
+    meta = metadata_path(labels)
+    if not meta.is_file():
+        return
+    likely = [each for each in suspects if each.suspicion >= LIKELY]
+    kinds = Counter(each.kind for each in likely)
+    pairs = Counter((each.category, each.found) for each in likely if each.found)
+    ranked = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
+    summary = {
+        "against": against,
+        "images": images,
+        "min_suspicion": LIKELY,
+        "kinds": {kind: kinds[kind] for kind in KINDS if kinds[kind]},
+        "confusions": [{"label": label, "found": found, "boxes": count} for (label, found), count in ranked],
+    }
+    metadata = load_json(meta, "remove it, or filter again")
+    write_json(meta, metadata | {"suspects": summary}, ensure_ascii=False)
+
+
 def _once_each(suspects: Sequence[Suspect]) -> list[Suspect]:
     """A box is listed for its most suspicious kind alone."""
     best: dict[tuple, Suspect] = {}
@@ -138,11 +166,12 @@ class _Image:
         self.same_found = labels.name[:, None] == other.name[None, :]
         self.support = _best(self.same_found * (self.iou >= MATCH_IOU) * other.score)
 
-    def suspect(self, suspicion: float, kind: Kind, boxes: Boxes, row: int, words: str) -> Suspect:
+    def suspect(self, suspicion: float, kind: Kind, boxes: Boxes, row: int, words: str, found: str = "") -> Suspect:
         box = tuple(round(float(side), 2) for side in boxes.box[row])
         record, name = self.record, str(boxes.name[row])
         reason = f"{kind}: {name}{words}"
-        return Suspect(float(suspicion), kind, record.filename, record.caption, name, box, reason)  # type: ignore[arg-type]
+        own = kind, record.filename, record.caption, name, box, reason, found
+        return Suspect(float(suspicion), *own)  # type: ignore[arg-type]
 
 
 def _best(values: np.ndarray) -> np.ndarray:
@@ -219,7 +248,8 @@ def _against_found(view: _Image, found: Boxes) -> Iterator[Suspect]:
         if len(found) and renamed.max() > 0:
             best = int(renamed.argmax())
             words = f", {found.name[best]} found there with {found.score[best]:.2f}"
-            yield view.suspect(renamed[best], "wrong category", view.labels, row, words)
+            name = str(found.name[best])
+            yield view.suspect(renamed[best], "wrong category", view.labels, row, words, name)
         if len(found) and placed.max() > 0:
             best = int(placed.argmax())
             words = f", found with {found.score[best]:.2f} at IoU {overlap[best]:.2f}"

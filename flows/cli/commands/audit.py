@@ -182,8 +182,15 @@ def _add_suspects(commands) -> None:
 
 
 def _suspects(options: argparse.Namespace) -> int:
-    from flows.audit.suspects import SuspectRules, find_suspects, rank_images, write_review_order
+    from flows.audit.suspects import (
+        SuspectRules,
+        find_suspects,
+        rank_images,
+        write_review_order,
+        write_suspects_summary,
+    )
     from formats.odvg import read_odvg
+    from formats.reviewed import key_of
 
     if not options.labels.is_file():
         raise InputError(options.labels, "does not exist", "expected labels, such as X_od_v1.json")
@@ -191,12 +198,19 @@ def _suspects(options: argparse.Namespace) -> int:
     if out.suffix != ".jsonl":
         raise InputError("--out", f"{out}", "expected a name that ends with .jsonl")
     rules = SuspectRules(dict(map(_max_count, options.max_count)))
-    suspects = find_suspects(list(read_odvg(options.labels)), _evidence(options), rules)
+    records, evidence = list(read_odvg(options.labels)), _evidence(options)
+    if not (compared := sum(key_of(record) in evidence.found for record in records)):
+        what = f"no image of {options.labels.name} is in what it is compared with"
+        raise InputError(options.against or options.labels, what, "expected the same images")
+    suspects = find_suspects(records, evidence, rules)
     for each in suspects[: options.shown]:
         box = ", ".join(f"{side:g}" for side in each.box)
         print(f"{each.suspicion:.2f}  {each.filename}  {each.reason}  ({box})")
     ranked = rank_images(suspects)
     write_review_order(out, ranked)
+    against = "the candidates of the model that made them" if options.against is None else options.against.name
+    write_suspects_summary(options.labels, suspects, against, compared)
+    print(f"{compared} of {many(len(records), 'image')} compared with {against}")
     print(f"{many(len(suspects), 'suspicious box')} in {many(len(ranked), 'image')}: {out}")
     if options.no_review or not ranked:
         return 0
