@@ -17,7 +17,7 @@ from flows.curation.check import check_images, describe_report
 from flows.curation.duplicates import find_duplicates
 from flows.curation.fingerprints import HASH_BITS, fingerprint
 from flows.curation.publish import publish
-from flows.curation.selection import most_similar, select_diverse
+from flows.curation.similarity import most_similar, select_diverse
 from formats import InputError, Instance, Record, read_coco, read_huggingface, read_yolo, write_label_map, write_odvg
 from formats.candidates import (
     Candidates,
@@ -130,6 +130,34 @@ def test_check_ends_with_1_for_a_leak_and_0_for_a_blurred_picture(tmp_path, pict
     assert main(["check", "--images", str(tmp_path / "a"), "--against", str(tmp_path / "b")]) == 1
     assert "leak" in capsys.readouterr().out
     assert main(["check"]) == 2
+
+
+def test_sets_of_one_folder_are_compared_by_their_annotation_files(tmp_path, pictures, capsys):
+    (tmp_path / "images").mkdir()
+    for index, picture in enumerate(pictures[:4]):
+        picture.save(tmp_path / f"images/{index}.png")
+    encoded(pictures[0], 50).save(tmp_path / "images/copy.jpg")
+    box = (Instance((1.0, 1.0, 9.0, 9.0), 0, "cat"),)
+    for name, images in {"train": ["0.png", "1.png"], "held": ["2.png"], "test": ["copy.jpg", "2.png"]}.items():
+        write_odvg(tmp_path / f"{name}_od.json", [Record(each, SIDES, SIDES, box) for each in images])
+    train, held, test = (str(tmp_path / f"{name}_od.json") for name in ("train", "held", "test"))
+    command = ["check", train, "--images", str(tmp_path / "images"), "--against"]
+    assert main([*command, held]) == 0
+    assert main([*command, held, "--against", test]) == 1
+    told = capsys.readouterr().out
+    assert "2 leaks" in told
+    assert f"{held}: 2.png = {test}: 2.png (equal files" in told
+    for wrong, message in ((train, "is given twice"), ("nowhere", "does not exist"), (str(tmp_path), "lie in one")):
+        assert main([*command, held, "--against", wrong]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_folder_is_not_compared_with_itself(tmp_path, pictures, capsys):
+    (tmp_path / "a/b").mkdir(parents=True)
+    pictures[0].save(tmp_path / "a/0.png")
+    for other, message in (("a", "are one folder"), ("a/b", "lie in one another"), ("a/../a/", "are one folder")):
+        assert main(["check", "--images", str(tmp_path / "a"), "--against", str(tmp_path / other)]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_a_diverse_set_covers_within_twice_the_best():

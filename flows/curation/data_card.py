@@ -141,7 +141,7 @@ def _fenced(citation: str) -> str:
 
 def _counts_table(card: DataCard) -> str:
     names = [split.name for split in card.splits]
-    rows = [["images", *(split.images for split in card.splits)]]
+    rows: list[list[object]] = [["images", *(split.images for split in card.splits)]]
     rows += [["images without objects", *(split.empty for split in card.splits)]]
     rows += [
         [f"boxes of {cell(name)}", *(split.boxes.get(name, 0) for split in card.splits)] for name in card.categories

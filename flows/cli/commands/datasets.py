@@ -166,7 +166,12 @@ def _add_check(commands) -> None:
     )
     _add_inspected(parser, optional=True)
     parser.add_argument(
-        "--against", metavar="DIR", help="image folder that must share no picture with --images, such as a test set's"
+        "--against",
+        metavar="SET",
+        action="append",
+        default=[],
+        help="image folder that must share no picture with --images, such as a test set's, or an annotation file: its "
+        "images in --images must not be those of FILE; may be given again, and the sets are compared with each other",
     )
     parser.add_argument("--quick", action="store_true", help="do not decode the images: names and sizes alone")
 
@@ -197,12 +202,9 @@ def _check_labels(options: argparse.Namespace) -> bool:
 
 
 def _check_pictures(options: argparse.Namespace) -> bool:
-    from flows.curation.check import check_images, describe_report
+    from flows.curation.check import check_images, describe_report, image_sets
 
-    sets = {options.image_dir: (options.image_dir, None)}
-    if options.against:
-        sets[options.against] = (options.against, None)
-    report = check_images(sets)
+    report = check_images(image_sets(options.image_dir, options.source, options.against))
     print(describe_report(report))
     return bool(report.leaks) or any(finding.kind == "unreadable" for finding in report.findings)
 
