@@ -74,9 +74,7 @@ def _refuse_nested(folder: str, others: Sequence[str | Path]) -> None:
     real = Path(folder).resolve()
     for other in map(Path, others):
         if real == other.resolve():
-            raise InputError(
-                "--against", f"{folder} is {other}", "expected another folder than the one it is compared to"
-            )
+            raise InputError("--against", f"{folder} and {other} are one folder", "expected another")
         if real.is_relative_to(other.resolve()) or other.resolve().is_relative_to(real):
             what = f"{folder} and {other} lie in one another, so that their images are the same"
             raise InputError("--against", what, "expected folders apart from each other")
