@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -108,8 +107,10 @@ def _open_page(options: argparse.Namespace, annotations: Path, more: list[str]) 
     known = options.label_map or label_map_beside(options.labels)
     label_map = ["-m", str(known.absolute())] if known.is_file() or options.label_map else []
     folders = [str(options.labels.parent), str(annotations.absolute()), str(_images(options).absolute())]
+    work_dir = _work_dir(options)
+    candidates = [] if work_dir is None else ["--candidates", str(work_dir.absolute())]
     page = ["--port", str(options.port), *(["--no-open"] if options.no_open else [])]
-    return main(["serve", *folders, *label_map, *more, *page], "groundhog browse")
+    return main(["serve", *folders, *label_map, *candidates, *more, *page], "groundhog browse")
 
 
 def _images(options: argparse.Namespace) -> Path:
@@ -128,18 +129,11 @@ def _images(options: argparse.Namespace) -> Path:
 
 
 def _work_dir(options: argparse.Namespace) -> Path | None:
-    """Of the plan that made the labels: as given, or as their .meta.json says."""
-    from formats.dataset_names import metadata_path
-    from formats.io.files import load_json
+    """Of the plan that made the labels: as given, as their .meta.json says, or in work_dirs/."""
+    from browse.review.candidates import find_plan
 
-    if options.work_dir is not None:
-        return options.work_dir
-    meta = metadata_path(options.labels)
-    metadata = load_json(meta, "remove it, or filter again") if meta.is_file() else {}
-    if "folder" not in metadata:
-        return None
-    found = Path(os.path.normpath(options.labels.parent / metadata["folder"]))
-    return found if found.is_dir() else None
+    plan = find_plan(options.labels, options.work_dir)
+    return None if plan is None else plan.folder
 
 
 def _tell(audit: Audit, options: argparse.Namespace) -> int:
