@@ -14,6 +14,7 @@ from flows.audit.suspects import (
     SuspectRules,
     find_suspects,
     rank_images,
+    usual_counts,
     write_review_order,
     write_suspects_summary,
 )
@@ -61,6 +62,27 @@ def test_more_of_a_kind_than_is_allowed_are_suspect() -> None:
     found = record((LEFT, "nose", 0.95), (RIGHT, "nose", 0.94))
     assert kinds(found, found, max_count={"nose": 1}) == {"too many": "nose"}
     assert kinds(found, found, max_count={"nose": 2}) == {}
+
+
+def test_what_is_unusual_is_learnt_from_the_labels_and_doubted_where_little_speaks_for_it() -> None:
+    boxes = [(float(8 * i), 0.0, 8.0 * i + 7, 9.0) for i in range(5)]
+    few = [record((boxes[0], "nose", 0.9), name=f"{index}.png") for index in range(59)]
+    crowd = record(*((box, "nose", score) for box, score in zip(boxes, (0.9, 0.9, 0.4, 0.35, 0.9))), name="crowd.png")
+    labels = [*few, crowd]
+    assert usual_counts(map(boxes_of, labels)) == {"nose": (1, 60)}
+    suspects = find_suspects(labels, Evidence({}, own=True))
+    assert [(each.kind, each.box) for each in suspects] == [("too many", boxes[3]), ("too many", boxes[2])]
+    assert suspects[0].reason.endswith("5 in the image; usual in 60 images are at most 1")
+    assert suspects[0].suspicion == pytest.approx(0.5 * 0.65)
+    assert usual_counts(map(boxes_of, labels[31:])) == {}  # 29 images: too few to say
+
+
+def test_a_category_that_comes_in_crowds_has_a_wide_limit() -> None:
+    counts = np.random.default_rng(0).poisson(9, 200).clip(1)
+    boxes = (0.0, 0.0, 5.0, 5.0)
+    labels = [record(*[(boxes, "person")] * count, name=f"{index}.png") for index, count in enumerate(counts)]
+    limit = usual_counts(map(boxes_of, labels))["person"].most
+    assert np.quantile(counts, 0.98) <= limit <= 22
 
 
 def test_planted_errors_come_first_on_scenes() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -21,6 +21,7 @@ from formats.boxes import pairwise_iou
 from formats.dataset_names import metadata_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json, write_whole
+from formats.io.plurals import many
 from formats.record import Box, Record
 from formats.reviewed import Key, key_of
 
@@ -34,6 +35,9 @@ NOTHING_WEIGHT = 0.6  # models overlook objects more often than they invent a be
 OTHER_WEIGHT = 0.7  # where a model and a label disagree about the category, either may be wrong
 SLIVER_WEIGHT = 0.6  # small objects in front of large ones of their kind lie in their boxes too
 MIN_SUSPICION = 0.1
+USUAL_SHARE = 0.98  # of the images that hold a category have at most its usual number of boxes
+MIN_FOR_USUAL = 30  # such images; with fewer nobody can say what is usual
+UNUSUAL_WEIGHT = 0.5  # a crowd is not an error: only what little speaks for is doubted
 LIKELY = 0.5  # suspicions from which the summary counts
 
 
@@ -55,7 +59,7 @@ class Suspect(NamedTuple):
 
 @dataclass(frozen=True)
 class SuspectRules:
-    """max_count: how many boxes of a category an image may have. kinds: to look for."""
+    """max_count: how many boxes of a category an image may have; of others it is what is usual. kinds: to look for."""
 
     max_count: Mapping[str, int] = field(default_factory=dict)
     kinds: tuple[Kind, ...] = KINDS
@@ -64,6 +68,33 @@ class SuspectRules:
         for name, count in self.max_count.items():
             if count < 0:
                 raise InputError("--max-count", f"{name}={count}", "expected 0 or more")
+
+
+class UsualCount(NamedTuple):
+    """most: that few images exceed. images: with the category, from which it is."""
+
+    most: int
+    images: int
+
+
+def usual_counts(labels: Iterable[Boxes]) -> dict[str, UsualCount]:
+    """How many boxes of each category an image usually has, by the images that have one; of frequent categories only.
+
+    The count that USUAL_SHARE of them do not exceed, or three robust standard deviations above the median if that is
+    more, on the scale of square roots, where counts have one variance (Anscombe, Biometrika 35, 1948).
+    """
+    counts: dict[str, list[int]] = {}
+    for boxes in labels:
+        for name, count in Counter(boxes.name).items():
+            counts.setdefault(name, []).append(count)
+    return {name: UsualCount(_usual(own), len(own)) for name, own in counts.items() if len(own) >= MIN_FOR_USUAL}
+
+
+def _usual(counts: Sequence[int]) -> int:
+    roots = np.sqrt(counts)
+    median = np.median(roots)
+    spread = 1.4826 * np.median(np.abs(roots - median))  # of a normal distribution, its standard deviation
+    return max(int(np.quantile(counts, USUAL_SHARE, method="higher")), int((median + 3 * spread) ** 2))
 
 
 class RankedImage(NamedTuple):
@@ -80,11 +111,11 @@ def find_suspects(records: Sequence[Record], evidence: Evidence, rules: SuspectR
     """
     rules = rules or SuspectRules()
     labels = {key_of(record): boxes_of(record) for record in records}
-    scaled = calibrated(evidence, labels)
+    scaled, usual = calibrated(evidence, labels), usual_counts(labels.values())
     found = [
         suspect
         for record in records
-        for suspect in _of_image(record, labels[key_of(record)], scaled.found.get(key_of(record)), rules)
+        for suspect in _of_image(record, labels[key_of(record)], scaled.found.get(key_of(record)), rules, usual)
         if suspect.suspicion >= MIN_SUSPICION and suspect.kind in rules.kinds
     ]
     return sorted(_once_each(found), key=lambda each: (-each.suspicion, each.filename, each.box))
@@ -144,11 +175,13 @@ def _once_each(suspects: Sequence[Suspect]) -> list[Suspect]:
     return list(best.values())
 
 
-def _of_image(record: Record, labels: Boxes, found: Boxes | None, rules: SuspectRules) -> Iterator[Suspect]:
+def _of_image(
+    record: Record, labels: Boxes, found: Boxes | None, rules: SuspectRules, usual: Mapping[str, UsualCount]
+) -> Iterator[Suspect]:
     view = _Image(record, labels, found)
     yield from _doubled(view)
     yield from _slivers(view)
-    yield from _too_many(view, rules)
+    yield from _too_many(view, rules, usual)
     if found is not None:
         yield from _overlooked(view, found)
         yield from _against_found(view, found)
@@ -207,16 +240,21 @@ def _slivers(view: _Image) -> Iterator[Suspect]:
         yield view.suspect(suspicion, "sliver", view.labels, int(row), ", inside another")
 
 
-def _too_many(view: _Image, rules: SuspectRules) -> Iterator[Suspect]:
-    """Labels beyond the number that is allowed, the least trusted."""
+def _too_many(view: _Image, rules: SuspectRules, usual: Mapping[str, UsualCount]) -> Iterator[Suspect]:
+    """Labels beyond the number that is allowed, or that is usual: the least trusted."""
     trust = _trust(view)
     for name, count in Counter(view.labels.name).items():
-        allowed = rules.max_count.get(name)
-        if allowed is None or count <= allowed:
-            continue
         rows = np.flatnonzero(view.labels.name == name)
-        for row in rows[np.argsort(trust[rows], kind="stable")][: count - allowed]:
-            yield view.suspect(1.0, "too many", view.labels, int(row), f", {count} in the image, {allowed} allowed")
+        rows = rows[np.argsort(trust[rows], kind="stable")]
+        if name in rules.max_count:
+            allowed = rules.max_count[name]
+            for row in rows[: max(0, count - allowed)]:
+                yield view.suspect(1.0, "too many", view.labels, int(row), f", {count} in the image, {allowed} allowed")
+        elif name in usual:
+            most, images = usual[name]
+            words = f", {count} in the image; usual in {many(images, 'image')} are at most {most}"
+            for row in rows[: max(0, count - most)]:
+                yield view.suspect(UNUSUAL_WEIGHT * (1 - trust[row]), "too many", view.labels, int(row), words)
 
 
 def _overlooked(view: _Image, found: Boxes) -> Iterator[Suspect]:
