@@ -153,3 +153,31 @@ def correct_by_keyboard(page: Page, labels: Sequence, objects: Sequence) -> None
     for left in range(missing, 0, -1):
         page.wait(f"document.querySelectorAll('.ghost').length === {left}")
         page.press("a")
+
+
+def test_suspects_open_worst_first_with_the_reason(tmp_path: Path) -> None:
+    write_scenes(tmp_path, "source", count=4, seed=0, labelled=False)
+    names = sorted(path.name for path in (tmp_path / "images").iterdir())
+    box, other = (20.0, 20.0, 90.0, 90.0), (100.0, 100.0, 150.0, 150.0)
+    lines = [Record(name, 160, 160, (Instance(box, 0, "cat"),)) for name in names]
+    found = [Record(name, 160, 160, (Instance(box, 0, "cat", 0.9),)) for name in names]
+    found[1] = Record(names[1], 160, 160, (Instance(box, 0, "cat", 0.9), Instance(other, 0, "cat", 0.6)))
+    found[2] = Record(names[2], 160, 160, (Instance(box, 1, "dog", 0.95),))
+    write_odvg(tmp_path / "x_od_v1.json", lines)
+    write_odvg(tmp_path / "x_od_v2.json", found)
+    write_label_map(tmp_path / "x_label_map.json", {0: "cat", 1: "dog"})
+    with served(["suspects", "x_od_v1.json", "--against", "x_od_v2.json"], tmp_path) as (page, process):
+        for number, reason in enumerate(("wrong category: cat, dog found there with 0.95", "overlooked: cat found")):
+            page.wait(f"{text('position')} === '{number + 1} / 2' && {text('reason')}.includes({json.dumps(reason)})")
+            page.wait(
+                "document.getElementById('picture').naturalWidth > 0 && !document.getElementById('picture').hidden"
+            )
+            if number == 0:
+                page.press("Tab")
+                page.press("2")
+            page.press("Enter")
+        page.wait(f"{text('progress')}.startsWith('2 of')")
+        ended(process)
+    reviewed = {each.filename: each for each in read_odvg(tmp_path / "x_od_reviewed.json")}
+    assert set(reviewed) == {names[1], names[2]}
+    assert [each.category for each in reviewed[names[2]].instances or ()] == ["dog"]
