@@ -34,6 +34,8 @@ pytestmark = [
 ROOT = Path(__file__).parent.parent
 PHOTOS = Path(os.environ.get("GROUNDHOG_DATA", ROOT / "data")) / "raccoon"  # annotations/ as VOC, images/
 
+PICTURE = "document.getElementById('picture').naturalWidth > 0 && !document.getElementById('picture').hidden"
+
 
 def text(element: str) -> str:
     return f"document.getElementById({json.dumps(element)}).textContent"
@@ -65,7 +67,7 @@ def ended(process: subprocess.Popen) -> str:
 
 def wait_for_image(page: Page, number: int) -> None:
     page.wait(f"{text('position')} === '{number + 1} / 30'")
-    page.wait("document.getElementById('picture').naturalWidth > 0 && !document.getElementById('picture').hidden")
+    page.wait(PICTURE)
 
 
 def test_thirty_images_are_audited_by_keyboard(tmp_path: Path) -> None:
