@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from flows.policies import Policy
 from flows.self_training.gate import Gate, judge
 from formats.dataset_names import labels_path, metadata_path, reviewed_path
 from formats.io.errors import InputError
+from formats.label_map import write_label_map
 from formats.odvg import read_odvg, record_to_line, write_odvg
 from formats.record import Instance, Record
 from formats.reviewed import reviewed_line, reviewed_text, write_corrections
@@ -206,6 +208,29 @@ def test_the_command_draws_for_another_tool_and_takes_its_corrections(labels: Pa
     assert main(["audit", "nowhere.json"]) == 2
     assert main(["audit", str(labels)]) == 2  # no folder of images
     assert "expected --images" in capsys.readouterr().err
+
+
+def test_a_sample_goes_to_another_tool_and_comes_back_by_an_import(labels: Path, capsys) -> None:
+    write_label_map(labels.parent / "x_label_map.json", {0: "cat"})
+    assert main(["audit", str(labels), "-n", "20", "--no-review"]) == 0
+    sample, tasks = labels.parent / "x_od_v1.audit" / "x_od_v1.json", labels.parent / "tasks.xml"
+    assert main(["convert", "odvg", "cvat", str(sample), str(tasks)]) == 0
+    boxes = re.findall(r"<box.*?(?:/>|</box>)", tasks.read_text(), re.DOTALL)
+    wrong = [box for box in boxes if 'xtl="50' in box]
+    edited = tasks.read_text()
+    for box in wrong:
+        edited = edited.replace(box, "", 1)
+    tasks.write_text(edited)
+    assert main(["reviews", "import", str(labels), str(tasks), "--from", "cvat"]) == 0
+    assert (
+        main(["audit", str(labels), "--report"]) == 2
+    )  # of images that nobody changed, nobody said that they are right
+    assert main(["reviews", "import", str(labels), str(tasks), "--from", "cvat", "--all"]) == 0
+    assert main(["audit", str(labels), "--report"]) == 0
+    report = json.loads((labels.parent / "x_od_v1.audit/report.json").read_text())
+    assert report["reviews"] == 20
+    assert 0 < len(wrong) < report["precision"]["boxes"] == len(boxes)
+    assert report["precision"]["low"] < 0.8 < report["precision"]["high"]
 
 
 def test_labels_path_and_audit_are_of_one_round() -> None:
