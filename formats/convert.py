@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import formats
 from formats.coco import load_coco, loaded_once
 from formats.dataset_names import label_map_beside, part_path
+from formats.huggingface_files import holds_split
 from formats.io.errors import InputError
 from formats.io.files import refuse_packed
 from formats.io.json_stream import stream_json
@@ -52,13 +53,15 @@ def convert(
     categories: Sequence[str] | None = None,
     selection: Selection = Selection(),
     overwrite: bool = False,
+    on_record: Callable[[Record], Any] | None = None,
     **options: Any,
 ) -> str:
     """Reads `source`, writes `out` (and, for odvg, the label map beside it); returns a summary, one line each.
 
     categories: names in the order of the labels; by default those of the source. options: what else the formats
     need, by the names of their readers' and writers' parameters; None counts as missing. overwrite: whether a file that
-    holds labels, or a label map that other labels refer to, may be replaced.
+    holds labels, or a label map that other labels refer to, may be replaced. on_record: is called with each record that
+    is written.
     Raises InputError for options that neither format takes, for missing ones, and for data that cannot be read or
     written.
     """
@@ -68,7 +71,7 @@ def convert(
     excluded = _images_of(selection.without)
     with loaded_once():
         return _converted(
-            source_format, target_format, source, out, categories, selection, overwrite, options, excluded
+            source_format, target_format, source, out, categories, selection, overwrite, options, excluded, on_record
         )
 
 
@@ -82,6 +85,7 @@ def _converted(
     overwrite: bool,
     options: Mapping[str, Any],
     excluded: set[str],
+    on_record: Callable[[Record], Any] | None,
 ) -> str:
     reader = formats.READERS[source_format]
     reader_options = {**options, **({"categories": categories} if categories is not None else {})}
@@ -111,7 +115,8 @@ def _converted(
             stream = (formats.relabelled(record, move, merged) for record in stream)
         if selection.sample is not None:
             stream = formats.sample(stream, selection.sample, selection.seed)
-        return stream if part is None else formats.only_part(stream, parts, part, selection.seed)
+        stream = stream if part is None else formats.only_part(stream, parts, part, selection.seed)
+        return stream if on_record is None else _shown_to(on_record, stream)
 
     passed = {**options, "overwrite": overwrite}
     lines = [
@@ -122,6 +127,12 @@ def _converted(
         lines.append(f"{source}: left out in reading:\n{lost}")
     lines += map(str, name_problems(merged, source))
     return "\n".join(lines)
+
+
+def _shown_to(on_record: Callable[[Record], Any], records: Iterable[Record]) -> Iterator[Record]:
+    for record in records:
+        on_record(record)
+        yield record
 
 
 def _images_of(annotations: Sequence[str | Path]) -> set[str]:
@@ -142,18 +153,22 @@ _COCO_KEYS = frozenset({"images", "annotations", "categories"})
 
 def guess_format(source: str | Path) -> str:
     """voc for a folder with XML, cvat for its XML, coco for an object with one of COCO's keys, labelstudio for an array
-    of tasks, huggingface for lines with a "file_name", else odvg.
+    of tasks, huggingface for Parquet, lines with a "file_name" and folders of such files, else odvg.
     """
     path = Path(source)
     if path.is_dir():
-        if next(path.rglob("*.xml"), None) is None:
-            raise InputError(path, "is a folder without XML", 'expected its format, such as source_format="yolo"')
-        return "voc"
+        if next(path.rglob("*.xml"), None) is not None:
+            return "voc"
+        if holds_split(path):
+            return "huggingface"
+        raise InputError(path, "is a folder without XML", 'expected its format, such as source_format="yolo"')
     if not path.is_file():
         raise InputError(path, "does not exist", "expected an annotation file")
     refuse_packed(path)
     with open(path, "rb") as stream:
         start = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start.startswith(b"PAR1"):
+        return "huggingface"
     if start.startswith(b"<"):
         if b"<annotations" in start:
             return "cvat"

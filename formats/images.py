@@ -157,24 +157,41 @@ def image_size(path: str | Path) -> tuple[int, int]:
     if path.stat().st_size == 0:
         raise InputError(path, "is empty (0 bytes)", "expected an image file")
     try:
-        with path.open("rb") as stream, _opened(path, stream) as image:
+        with path.open("rb") as stream:
+            header = image_header(stream, path)
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error})", "expected a JPEG, PNG or other image file") from error
+    return header.height, header.width
+
+
+class ImageHeader(NamedTuple):
+    """height, width: in pixels after the EXIF turn. format: as Pillow calls it, such as "JPEG"."""
+
+    height: int
+    width: int
+    format: str
+
+
+def image_header(stream: IO[bytes], location: object) -> ImageHeader:
+    """What the first bytes of an image file say; no pixel is decoded. Raises InputError as image_size does."""
+    try:
+        with _opened(str(location), stream) as image:
             width, height = image.size
-            if _turns_on_load(image):
-                return height, width
+            kind = image.format or ""
             # The base class's getexif: the PNG reader's own would decode the whole picture in search of
             # metadata behind the pixels.
-            sideways = Image.Image.getexif(image).get(_ORIENTATION_TAG) in _SIDEWAYS
-    except InputError:  # too large, which is said already
-        raise
+            turned = not _turns_on_load(image) and Image.Image.getexif(image).get(_ORIENTATION_TAG) in _SIDEWAYS
     except UnidentifiedImageError as error:  # its own words name the open file, which is another thing everywhere
         raise InputError(
-            path, "cannot be read as an image (no known format)", "expected a JPEG, PNG or other image file"
+            location, "cannot be read as an image (no known format)", "expected a JPEG, PNG or other image file"
         ) from error
+    except InputError:
+        raise
     except _BROKEN_IMAGE as error:
         raise InputError(
-            path, f"cannot be read as an image ({error})", "expected a JPEG, PNG or other image file"
+            location, f"cannot be read as an image ({error})", "expected a JPEG, PNG or other image file"
         ) from error
-    return (width, height) if sideways else (height, width)
+    return ImageHeader(width, height, kind) if turned else ImageHeader(height, width, kind)
 
 
 class DecodedImage(NamedTuple):

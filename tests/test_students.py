@@ -13,6 +13,7 @@ from PIL import Image
 
 from flows.cli.command import main
 from flows.training.torchrun import train_in_processes
+from formats.dataset_names import metadata_path
 from formats.io.errors import InputError
 from formats.label_map import write_label_map
 from formats.odvg import read_odvg, write_odvg
@@ -299,6 +300,8 @@ def test_labels_are_distilled_by_one_command(
         for index, line in enumerate(read_odvg(data.annotations))
     ]
     write_odvg(data.annotations, lines)
+    audit = {"reviews": 12, "precision": {"value": 0.9, "low": 0.8, "high": 0.95}, "recall": None}
+    metadata_path(data.annotations).write_text(json.dumps({"round": 1, "audit": audit}))
     out = tmp_path / "distilled"
     arguments = [str(data.annotations), str(data.image_root), "--label-map", str(data.label_map), "--device", "cpu"]
     arguments += ["--student", "glyph-student", "--image-size", "64", "--steps", "1", "--work-dir", str(out)]
@@ -315,7 +318,9 @@ def test_labels_are_distilled_by_one_command(
     assert onnx_metadata(out / "student.onnx")["trust"] == "scores"
     (out / "student.onnx").write_bytes(b"a part of it")
     assert onnx_metadata(out / "student.onnx") == {}  # it is exported anew
-    assert "Classes, in the order of their labels: red, green, blue" in (out / "student" / "README.md").read_text()
+    card = (out / "student" / "README.md").read_text()
+    assert "Classes, in the order of their labels: red, green, blue" in card
+    assert "labels precision: `0.800 … 0.950, 95 % interval from 12 reviewed images`" in card
     (trusted,) = (out / "labels-scores").glob("*_od.json")
     weights = [each.weight for line in read_odvg(trusted) for each in line.instances or ()]
     assert weights == [0.5] * len(lines)

@@ -25,6 +25,7 @@ from formats.io.errors import InputError
 from formats.io.files import load_json
 from formats.record import Record
 from formats.review_journal import key_bytes
+from formats.reviewed import Key, key_of
 
 MANIFEST = "manifest.json"
 SHARDS_IN_MEMORY = 4
@@ -95,6 +96,7 @@ class CandidateBoxes:
         self._plan = plan
         self._source = LabelLines(plan.source) if plan.source.is_file() else None
         self._shards: OrderedDict[int, Candidates] = OrderedDict()
+        self._numbers: dict[Key, int] | None = None
         self._lock = threading.Lock()
 
     def of_line(
@@ -109,7 +111,7 @@ class CandidateBoxes:
 
         number, record: the line in the label file. model: its boxes as the page has them. labels: category -> label.
         """
-        # A label file has a line for each line of its source that is not blank.
+        number = self._in_source(number, record)
         line = number if self._source is None or number >= len(self._source) else self._source.physical(number)
         index = self._plan.shard_of(line)
         if index is None:
@@ -157,6 +159,7 @@ class CandidateBoxes:
 
     def asked_phrases(self, number: int, record: Record) -> list[Phrase]:
         """The phrases that the model looked for in a caption, found or not."""
+        number = self._in_source(number, record)
         if self._source is None or record.caption is None or number >= len(self._source):
             return []
         try:
@@ -197,6 +200,25 @@ class CandidateBoxes:
     def shard_path(self, index: int) -> Path:
         """Where the candidates of a shard are."""
         return self._plan.folder / "candidates" / f"shard-{index:05d}.parquet"
+
+    def _in_source(self, number: int, record: Record) -> int:
+        """The line of the source: the same, since labels have a line for each of its lines that is not blank, or in a
+        part of the labels, such as an audit's sample, where the image is.
+        """
+        if self._source is None or self._key(number) == key_of(record):
+            return number
+        with self._lock:
+            if self._numbers is None:
+                self._numbers = {key: line for line in range(len(self._source)) if (key := self._key(line)) is not None}
+            return self._numbers.get(key_of(record), number)
+
+    def _key(self, number: int) -> Key | None:
+        if self._source is None or number >= len(self._source):
+            return None
+        try:
+            return key_of(self._source.record(number))
+        except InputError:
+            return None
 
     def _shard(self, index: int) -> Candidates:
         with self._lock:

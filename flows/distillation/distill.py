@@ -26,6 +26,7 @@ from flows.training.train import train
 from formats.dataset_names import annotation_path, label_map_beside, metadata_path, parse_annotation_name
 from formats.io.errors import InputError
 from formats.io.files import load_json, sha256_of, write_json
+from formats.io.plurals import many
 from formats.label_map import read_label_map
 from formats.odvg import read_odvg
 from grounding_model.checkpoints.locations import EMBEDDED, HUB_NAMES, checkpoint_hash
@@ -121,11 +122,19 @@ def _facts(config: DistillConfig) -> dict[str, str]:
     meta = metadata_path(config.labels)
     made_by: Mapping[str, Any] = load_json(meta, "expected it as `groundhog filter` wrote it") if meta.is_file() else {}
     facts |= {f"labels_{key}": str(made_by[key]) for key in ("round", "weights", "weights_sha256") if key in made_by}
+    audit = made_by.get("audit") or {}
+    for kind in ("precision", "recall"):
+        if (found := audit.get(kind)) is not None:
+            facts[f"labels_{kind}"] = _interval(found["low"], found["high"], audit["reviews"])
     if config.teacher:
         facts["teacher"] = config.teacher
     if licence := config.licence or licence_of(config.teacher):
         facts["teacher_licence"] = licence
     return facts
+
+
+def _interval(low: float, high: float, reviews: int) -> str:
+    return f"{low:.3f} … {high:.3f}, 95 % interval from {many(reviews, 'reviewed image')}"
 
 
 def licence_of(teacher: str) -> str:
