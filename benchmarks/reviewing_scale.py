@@ -1,9 +1,10 @@
 """What a long label file costs to review: opening it, answering a key, saving a change.
 
-    python benchmarks/reviewing_scale.py LINES FOLDER      e.g. 1000000 /tmp/lines
+    PYTHONPATH=. python benchmarks/reviewing_scale.py LINES FOLDER      e.g. 1000000 /tmp/lines
 
 Writes FOLDER/x_od_v1.json of so many lines of one to eight boxes, serves it as `groundhog browse serve` does, and asks
-what the page asks. Memory is the largest resident set of the server's process.
+what the page asks; then once more with other labels to compare with and ten candidates a line. Memory is the largest
+resident set of the server's process.
 """
 
 from __future__ import annotations
@@ -20,8 +21,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
+
+from formats.candidates import Candidates, ImageCandidates, write_candidates
+
 ROOT = Path(__file__).parent.parent
 TRIES = 30
+SHARD, CANDIDATES = 1000, 10  # lines of a shard, candidates of a line
 
 
 def write_lines(path: Path, count: int) -> None:
@@ -38,10 +44,46 @@ def write_lines(path: Path, count: int) -> None:
             file.write(json.dumps({**line, "detection": {"instances": instances}}) + "\n")
 
 
+def write_others(folder: Path) -> None:
+    """FOLDER/other_od.json: the same lines, a tenth of the boxes gone and a third of them moved."""
+    chance = random.Random(3)
+    with open(folder / "x_od_v1.json") as lines, open(folder / "other_od.json", "w") as file:
+        for text in lines:
+            line = json.loads(text)
+            kept = [each for each in line["detection"]["instances"] if chance.random() < 0.9]
+            for each in kept:
+                if chance.random() < 0.3:
+                    each["bbox"] = [round(side + chance.uniform(-5, 5), 2) for side in each["bbox"]]
+            line["detection"]["instances"] = kept
+            file.write(json.dumps(line) + "\n")
+
+
+def write_plan(folder: Path, count: int) -> None:
+    """FOLDER/work: ten candidates a line, in shards of a thousand lines."""
+    draw = np.random.default_rng(0)
+    shards = []
+    for index, first in enumerate(range(0, count, SHARD)):
+        lines = min(SHARD, count - first)
+        corner = draw.uniform(0, 300, (lines, CANDIDATES, 2))
+        box = np.concatenate([corner, corner + draw.uniform(9, 200, (lines, CANDIDATES, 2))], axis=2).astype(np.float32)
+        region = draw.integers(0, 10, (lines, CANDIDATES), np.int32)
+        score = draw.uniform(0.05, 1, (lines, CANDIDATES)).astype(np.float32)
+        images = [
+            ImageCandidates(number, f"{number // 1000:04d}/{number:07d}.jpg", region[row], box[row], score[row])
+            for row, number in enumerate(range(first, first + lines))
+        ]
+        path = folder / "work" / "candidates" / f"shard-{index:05d}.parquet"
+        write_candidates(path, Candidates.of_images(images), "key")
+        shards.append({"index": index, "first_line": first, "lines": lines, "offset": 0})
+    label_map = {str(label): f"kind {label}" for label in range(10)}
+    manifest = {"key": "key", "source": str(folder / "x_od_v1.json"), "label_map": label_map, "shards": shards}
+    (folder / "work" / "manifest.json").write_text(json.dumps(manifest))
+
+
 class Server:
     """The real command in its own process."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *more: str) -> None:
         command = [
             sys.executable,
             "-m",
@@ -53,6 +95,7 @@ class Server:
             "--no-open",
             "--port",
             "0",
+            *more,
         ]
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
@@ -86,7 +129,7 @@ def milliseconds(act: Callable[[int], Any], tries: int = TRIES) -> str:
 def main() -> None:
     count, folder = int(sys.argv[1]), Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*x_od*"):
+    for old in (*folder.glob("*x_od*"), *folder.glob("other_od*")):
         old.unlink()
     write_lines(folder / "x_od_v1.json", count)
     (folder / "x_label_map.json").write_text(json.dumps({str(label): f"kind {label}" for label in range(10)}))
@@ -120,6 +163,30 @@ def main() -> None:
     print("the next one to review   ", milliseconds(lambda number: server.ask(f"views/{view}/open?after={number}")))
     query = {"label": 3, "low": 0.5, "order": "uncertain"}
     print("a filter, most uncertain ", milliseconds(lambda number: server.ask("views", query), 5))
+    print(f"memory {server.megabytes():.0f} MB")
+    server.close()
+    compare(folder, count, numbers)
+
+
+def compare(folder: Path, count: int, numbers: list[int]) -> None:
+    """The same file with other labels and candidates."""
+    write_others(folder)
+    write_plan(folder, count)
+    start = time.perf_counter()
+    server = Server(folder, "--compare", "other_od.json", "--candidates", str(folder / "work"))
+    while server.ask("progress")["known"] < count:
+        time.sleep(0.2)
+    print(f"with other labels: all lines of both read after {time.perf_counter() - start:.1f} s")
+    print("while they are compared: another image", milliseconds(lambda number: server.ask(f"lines/{numbers[number]}")))
+    while server.ask("progress")["compared"] < count:
+        time.sleep(0.2)
+    print(f"all lines compared after {time.perf_counter() - start:.1f} s")
+    print("a filter by change       ", milliseconds(lambda number: server.ask("views", {"change": "lost"}), 5))
+    start = time.perf_counter()
+    while (counts := server.ask("counts/3"))["read"] < counts["shards"]:
+        time.sleep(0.2)
+    print(f"{CANDIDATES * count} candidates counted for every threshold after {time.perf_counter() - start:.1f} s")
+    print("counts of a class        ", milliseconds(lambda number: server.ask(f"counts/{number % 10}")))
     print(f"memory {server.megabytes():.0f} MB")
     server.close()
 

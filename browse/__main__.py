@@ -19,13 +19,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from browse.contact_sheet import side_by_side
+from browse.contact_sheet import contact_sheet, side_by_side
 from browse.draw import draw_record
-from browse.images.pictures import read_picture
+from browse.images.colours import Colour
+from browse.images.pictures import read_picture, write_jpeg
+from browse.judged import AGAINST_TRUTH, CHANGES, draw_judged, verdicts
 from browse.review import serve
 from browse.review.arguments import add_data_paths, read_data_paths
 from browse.review.compare import OtherLabels
-from browse.static_page import INDEX_NAME, Tile, make_tile, write_index
+from browse.static_page import INDEX_NAME, Compared, Tile, make_tile, write_index
 from formats.images import safe_join
 from formats.io.errors import InputError
 from formats.io.files import write_whole
@@ -36,6 +38,8 @@ from formats.record import Record
 from formats.review_journal import key_bytes
 
 MAX_TILES = 20_000  # of index.html
+SHEETS_FOLDER = "contact-sheets"
+SHEET, SHEET_COLUMNS, SHEET_CELL, SHEET_TITLE = 24, 6, 320, 40  # drawings, columns, pixels, letters
 NAMED_PROBLEMS = 20  # this many are listed at the end; the rest are counted
 DRAWABLE = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP"}
 
@@ -92,7 +96,11 @@ def build_parser(program: str) -> argparse.ArgumentParser:
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_data_paths(parser)
     parser.add_argument(
-        "-o", "--output-dir", metavar="DIR", type=Path, help="write the drawn pictures and an index.html to this folder"
+        "-o",
+        "--output-dir",
+        metavar="DIR",
+        type=Path,
+        help="write the drawn pictures, contact sheets and an index.html to this folder",
     )
     parser.add_argument("--compare", metavar="FILE", help="other labels of the same images beside these, or the truth")
     parser.add_argument("--not-show", action="store_true", help="do not open a window")
@@ -123,7 +131,9 @@ def browse(options: argparse.Namespace) -> Tally:
     if options.output_dir is not None and options.output_dir.is_file():
         raise InputError(options.output_dir, "is a file", "expected a folder for the pictures")
     other = None if options.compare is None else OtherLabels(_inside(options.data_root, options.compare))
+    words = AGAINST_TRUTH if other is not None and other.is_truth else CHANGES
     tally = Tally()
+    sheets = None if options.output_dir is None else Sheets(options.output_dir)
     records = _records(annotations, label_map, options, tally)
 
     taken: set[Path] = set()
@@ -137,11 +147,12 @@ def browse(options: argparse.Namespace) -> Tally:
             drawn = alone = draw_record(picture, record, options.palette)
             theirs = None if other is None else other.record(key_bytes(record.filename, record.caption))
             if theirs is not None and other is not None:
-                titles = (annotations.name, other.path.name)
-                drawn = side_by_side(drawn, draw_record(picture, theirs, options.palette), titles)
+                alone, drawn = _compared(picture, record, theirs, (annotations.name, other.path.name), words)
             if options.output_dir is not None:
                 target = _target(options.output_dir, record.filename, taken)
                 _write(drawn, target)
+                assert sheets is not None
+                sheets.add(drawn, record.filename)
                 if len(tiles) < MAX_TILES:
                     tiles.append(make_tile(record, alone, target.relative_to(options.output_dir).as_posix(), theirs))
         except (InputError, OSError) as error:
@@ -155,11 +166,51 @@ def browse(options: argparse.Namespace) -> Tally:
             break
     bar.close()
     if options.output_dir is not None and tiles:
-        name = None if other is None else other.path.name
-        write_index(options.output_dir, annotations.name, tiles, _review_command(options), name)
+        compared = None if other is None else Compared(other.path.name, words)
+        links = sheets.finish() if sheets is not None else []
+        write_index(options.output_dir, annotations.name, tiles, _review_command(options), compared, links)
     if window is not None:
         window.close()
     return tally
+
+
+class Sheets:
+    """Contact sheets of what is drawn, SHEET drawings each, in a folder of their own beside the drawings."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._links = folder, list[str]()
+        self._pictures, self._titles = list[np.ndarray](), list[str]()
+
+    def add(self, drawn: np.ndarray, title: str) -> None:
+        """drawn: (H, W, 3) uint8 RGB."""
+        small = Image.fromarray(drawn)
+        small.thumbnail((SHEET_CELL, SHEET_CELL))
+        self._pictures.append(np.asarray(small))
+        self._titles.append(title if len(title) <= SHEET_TITLE else f"…{title[1 - SHEET_TITLE :]}")
+        if len(self._pictures) == SHEET:
+            self._write()
+
+    def finish(self) -> list[str]:
+        """Writes what is left; the links of all sheets, relative to the folder of the drawings."""
+        if self._pictures:
+            self._write()
+        return self._links
+
+    def _write(self) -> None:
+        link = f"{SHEETS_FOLDER}/{len(self._links) + 1:03d}.jpg"
+        sheet = contact_sheet(self._pictures, SHEET_COLUMNS, (SHEET_CELL, SHEET_CELL), self._titles)
+        write_jpeg(self._folder / link, sheet)
+        self._links.append(link)
+        self._pictures, self._titles = [], []
+
+
+def _compared(
+    picture: np.ndarray, record: Record, other: Record, titles: tuple[str, str], words: Mapping[str, tuple[str, Colour]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ours alone, and both beside each other, with the boxes in the colours of what became of them."""
+    changes = verdicts(record, other)
+    ours, theirs = draw_judged(picture, record, changes.ours, words), draw_judged(picture, other, changes.others, words)
+    return ours, side_by_side(ours, theirs, titles)
 
 
 def _inside(root: Path, name: str) -> Path:
@@ -168,7 +219,8 @@ def _inside(root: Path, name: str) -> Path:
 
 def _review_command(options: argparse.Namespace) -> str:
     words = ["groundhog", "browse", "serve", str(options.data_root), options.ann_file, options.img_prefix]
-    return shlex.join(words + (["-m", str(options.label_map_file)] if options.label_map_file else []))
+    words += ["-m", str(options.label_map_file)] if options.label_map_file else []
+    return shlex.join(words + (["--compare", str(options.compare)] if options.compare else []))
 
 
 def _records(

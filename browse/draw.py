@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
@@ -38,6 +39,13 @@ class Mark:
     ignore: bool = False
 
 
+class Note(NamedTuple):
+    """What is said of a box: a word behind its name, and the colour that it gets in place of its label's."""
+
+    word: str
+    colour: Colour
+
+
 @dataclass(frozen=True)
 class Piece:
     """A stretch of the caption in one style: plain, a phrase's colour, or a phrase of which no box was found."""
@@ -46,13 +54,16 @@ class Piece:
     paper: Colour | None
 
 
-def draw_record(image: np.ndarray, record: Record, palette: str = "category") -> np.ndarray:
+def draw_record(
+    image: np.ndarray, record: Record, palette: str = "category", notes: Sequence[Note] | None = None
+) -> np.ndarray:
     """(H, W, 3) uint8 RGB of the record's image -> (H', W', 3) uint8 RGB with the record drawn on it.
 
     Small pictures are enlarged by a whole number; a caption adds a strip below. Where H, W differ from the
     record's size (a reduced copy), the boxes are reduced with it. Boxes that training ignores are grey and dashed.
     palette: "category", a colour for each label, the same in every picture; "random", one for each box; or a CSS
     colour for all boxes, "#ff8800" or "red". Raises InputError for any other palette.
+    notes: of each box, in the record's order; their colours go before those of the palette.
     """
     picture = Image.fromarray(np.ascontiguousarray(image))
     zoom = max(1, -(-LEGIBLE_SIDE // max(picture.size)))
@@ -60,6 +71,8 @@ def draw_record(image: np.ndarray, record: Record, palette: str = "category") ->
         picture = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.LANCZOS)
     colours = _box_colours(palette, record)
     marks = _marks(record, colours, picture.width / record.width, picture.height / record.height)
+    if notes is not None:
+        marks = [_noted(mark, note) for mark, note in zip(marks, notes, strict=True)]
     _draw_marks(picture, marks)
     if record.caption is not None:
         picture = _with_caption(picture, _caption_pieces(record.caption, record.regions or (), colours))
@@ -76,6 +89,10 @@ def draw_image(record: Record, image: str | Path | np.ndarray | None = None, pal
         path = Path(record.filename if image is None else image)
         image = read_picture(path / record.filename if path.is_dir() else path)
     return Image.fromarray(draw_record(image, record, palette))
+
+
+def _noted(mark: Mark, note: Note) -> Mark:
+    return replace(mark, text=f"{mark.text} {note.word}".rstrip(), colour=note.colour)
 
 
 def _box_colours(palette: str, record: Record) -> Callable[[int, int], Colour]:

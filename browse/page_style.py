@@ -6,9 +6,10 @@ import html
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2127; --faint: #59636e; --line: #d5dae0; --paper: #ffffff;
-  --raised: #f5f7f9; --accent: #0b62c4; --good: #116b40; --bad: #b3261e; --warn: #7a4d00; --other: #6b2fb3; }
+  --raised: #f5f7f9; --bar: #d3e5f8; --accent: #0b62c4; --good: #116b40; --bad: #b3261e; --warn: #7a4d00;
+  --other: #6b2fb3; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e8ebee; --faint: #a4adb7; --line: #363c44; --paper: #15181c; --raised: #1e2329;
+  :root { --ink: #e8ebee; --faint: #a4adb7; --line: #363c44; --paper: #15181c; --raised: #1e2329; --bar: #23405f;
     --accent: #77b6ff; --good: #58dda0; --bad: #ff9183; --warn: #ffcf70; --other: #cda2ff; }
 }
 * { box-sizing: border-box; }
@@ -23,7 +24,7 @@ a { color: var(--accent); }
 code { font: .92em ui-monospace, "DejaVu Sans Mono", monospace; color: var(--ink); background: var(--raised);
   padding: .1em .35em; border-radius: 4px; overflow-wrap: anywhere; }
 .figures { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1rem 0 1.4rem; padding: 0; list-style: none; }
-.figures li { flex: 1 1 11rem; max-width: 19rem; padding: .8rem 1rem; border-radius: 10px;
+.figures li { flex: 1 1 9.5rem; max-width: 19rem; padding: .8rem 1rem; border-radius: 10px;
   border: 1px solid var(--line); background: var(--raised); }
 .figures .value { display: block; font-size: 1.65rem; font-weight: 650; line-height: 1.25;
   font-variant-numeric: tabular-nums; }
@@ -38,6 +39,29 @@ tbody tr:hover { background: var(--raised); }
 .words td { overflow-wrap: anywhere; }
 img.plot { max-width: 100%; height: auto; max-height: 24rem; background: #fff; border-radius: 8px; }
 img.sheet { width: 100%; height: auto; border-radius: 8px; }
+td.bar { background: linear-gradient(var(--bar) 0 0) 0 50% / var(--share) 70% no-repeat; min-width: 9rem; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); gap: .9rem;
+  margin: .8rem 0; padding: 0; list-style: none; }
+.gallery.wide-pictures { grid-template-columns: repeat(auto-fill, minmax(min(24rem, 100%), 1fr)); }
+.gallery li { min-height: 14rem; scroll-margin: 2rem; }
+.gallery figure { margin: 0; }
+.gallery a.open { display: block; border-radius: 8px; background: var(--raised); border: 1px solid var(--line);
+  overflow: hidden; cursor: zoom-in; }
+.gallery a.open:hover { border-color: var(--accent); }
+.gallery img { display: block; width: 100%; height: 13rem; object-fit: contain; }
+.gallery figcaption { display: flex; gap: .7rem; padding-top: .25rem; font-size: .82rem; color: var(--faint); }
+.gallery bdi { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; color: var(--ink); }
+.gallery figcaption span { flex: none; }
+.gallery .ways { display: none; gap: 1.2rem; margin-left: auto; font-size: 1rem; }
+.gallery figure:target { position: fixed; inset: 0; z-index: 9; display: flex; flex-direction: column; padding: 1rem;
+  background: var(--paper); }
+.gallery figure:target a.open { flex: 1; min-height: 0; border: 0; background: none; cursor: default; }
+.gallery figure:target img { height: 100%; }
+.gallery figure:target .ways { display: flex; }
+.legend { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; margin: .4rem 0; padding: 0; list-style: none;
+  color: var(--faint); font-size: .9rem; }
+.legend i { display: inline-block; width: .8em; height: .8em; margin-right: .4em; border-radius: 3px;
+  border: 1px solid rgb(0 0 0 / .3); }
 footer { margin-top: 3rem; font-size: .85rem; }
 @media print { section { break-inside: avoid; } }
 """

@@ -9,7 +9,7 @@ import base64
 import html
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -17,7 +17,9 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
+from browse.images.colours import Colour, css_of
 from browse.images.pictures import jpeg_of
+from browse.page_parts import legend
 from browse.page_style import headlines_of, page_of
 from browse.review.compare import CHANGES, compared, named_boxes
 from formats.io.files import write_whole
@@ -57,8 +59,27 @@ def make_tile(record: Record, drawn: np.ndarray, link: str, other: Record | None
     return Tile(record.filename, link, jpeg_of(np.asarray(small), THUMBNAIL_QUALITY), boxes, changes)
 
 
-def write_index(folder: Path, title: str, tiles: Sequence[Tile], command: str, other: str | None = None) -> Path:
-    """Writes folder/index.html. command: that reviews these labels. other: the name of the labels compared with."""
+@dataclass(frozen=True)
+class Compared:
+    """name: of the other label file. words: change -> its word and colour."""
+
+    name: str
+    words: Mapping[str, tuple[str, Colour]]
+
+    def word(self, change: str) -> str:
+        """Of a change; "" of none."""
+        return self.words[change][0]
+
+
+def write_index(
+    folder: Path,
+    title: str,
+    tiles: Sequence[Tile],
+    command: str,
+    other: Compared | None = None,
+    sheets: Sequence[str] = (),
+) -> Path:
+    """Writes folder/index.html. command: that reviews these labels. sheets: links to contact sheets."""
     counts = Counter(name for tile in tiles for name, _ in tile.boxes)
     changes = Counter(change for tile in tiles for change in tile.changes)
     figures = [
@@ -66,14 +87,16 @@ def write_index(folder: Path, title: str, tiles: Sequence[Tile], command: str, o
         ("boxes", f"{counts.total():,}", f"{many(len(counts), 'category')} or phrases"),
     ]
     if other is not None:
-        figures.append((f"as in {other}", f"{changes['same']:,}", "boxes of the same name and place"))
-        figures += [(change, f"{changes[change]:,}", f"against {other}") for change in CHANGES]
+        figures.append((other.word("same"), f"{changes['same']:,}", f"boxes as in {other.name}"))
+        figures += [(other.word(change), f"{changes[change]:,}", "boxes") for change in CHANGES]
     shown = tiles[:MAX_THUMBNAILS]
     body = [
         headlines_of(figures),
         f"<p>Review them in the browser: <code>{html.escape(command)}</code></p>",
-        _controls(sorted(counts), other is not None),
-        f'<div id="tiles">{"".join(map(_tile, shown))}</div>',
+        _sheets(sheets),
+        legend([(word, css_of(colour)) for word, colour in other.words.values()]) if other else "",
+        _controls(sorted(counts), other),
+        f'<div id="tiles">{"".join(_tile(tile, other) for tile in shown)}</div>',
     ]
     if len(tiles) > len(shown):
         body.append(f"<p>{len(tiles) - len(shown):,} more images are drawn in this folder.</p>")
@@ -84,9 +107,16 @@ def write_index(folder: Path, title: str, tiles: Sequence[Tile], command: str, o
     return path
 
 
-def _controls(names: Iterable[str], compares: bool) -> str:
+def _sheets(links: Sequence[str]) -> str:
+    if not links:
+        return ""
+    ways = (f'<a href="{html.escape(quote(link))}">{number}</a>' for number, link in enumerate(links, start=1))
+    return f"<p>Contact sheets: {' '.join(ways)}</p>"
+
+
+def _controls(names: Iterable[str], other: Compared | None) -> str:
     options = "".join(f'<option value="{html.escape(name)}">{html.escape(name)}</option>' for name in names)
-    changed = "".join(f"<option>{change}</option>" for change in CHANGES)
+    changed = "".join(f'<option value="{each}">{other.word(each)}</option>' for each in CHANGES if other)
     change = f'<label>changed <select id="change"><option value="">any</option>{changed}</select></label>'
     return (
         '<form id="controls" role="search"><label>class <select id="name"><option value="">any</option>'
@@ -94,16 +124,21 @@ def _controls(names: Iterable[str], compares: bool) -> str:
         'value="0"> <output id="low-value">0</output></label><label>to <input id="high" type="range" min="0" max="1" '
         'step="0.01" value="1"> <output id="high-value">1</output></label>'
         '<label>file name <input id="text" type="search"></label>'
-        f'{change if compares else ""}<span id="count" role="status"></span></form>'
+        f'{change if other else ""}<span id="count" role="status"></span></form>'
     )
 
 
-def _tile(tile: Tile) -> str:
+def _tile(tile: Tile, other: Compared | None) -> str:
     counts = Counter(name for name, _ in tile.boxes)
     words = ", ".join(f"{count} {name}" if count > 1 else name for name, count in counts.items()) or "no box"
     data = json.dumps({"boxes": tile.boxes, "changes": sorted(set(tile.changes))})
-    changed = [f"{n} {change}" for change, n in Counter(tile.changes).items() if change != "same"]
-    note = f'<span class="changes">{html.escape(", ".join(changed))}</span>' if changed else ""
+    counted = Counter(tile.changes) if other else {}
+    changed = [
+        f'<i style="background: {css_of(other.words[change][1])}"></i>{count} {other.word(change)}'
+        for change, count in counted.items()
+        if other and change != "same"
+    ]
+    note = f'<span class="changes">{", ".join(changed)}</span>' if changed else ""
     source = base64.b64encode(tile.thumbnail).decode("ascii")
     return (
         f'<a class="tile" href="{html.escape(quote(tile.link))}" data-of="{html.escape(data)}">'
@@ -130,7 +165,9 @@ output { display: inline-block; min-width: 2.4em; font-variant-numeric: tabular-
 .tile[hidden] { display: none; }
 .tile img { width: 100%; height: 10rem; object-fit: contain; border-radius: 6px; background: var(--line); }
 .tile .file { font-weight: 600; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.tile .changes { color: var(--bad); font-weight: 600; }
+.tile .changes { font-weight: 600; }
+.tile .changes i { display: inline-block; width: .7em; height: .7em; margin-right: .3em; border-radius: 3px;
+  border: 1px solid rgb(0 0 0 / .3); }
 """
 
 _SCRIPT = """

@@ -8,6 +8,7 @@ the annotations' without their outlines.
 from __future__ import annotations
 
 import math
+import re
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from pathlib import Path
 from sys import intern
 from typing import Any, NamedTuple
 
-from formats.images import image_size, safe_join, with_slashes
+from formats.images import find_below, image_size, safe_join, with_slashes
 from formats.io.errors import InputError, handed_to, refused, want_one_of
 from formats.io.files import write_json
 from formats.io.json_stream import JsonItem, PackedItems, stream_json
@@ -184,7 +185,7 @@ def coco_records(
 ) -> Iterator[Record]:
     """The records of a loaded file. filename_of: the file name that an image's entry at a location gives.
 
-    image_dir: where the sizes are looked up that the file does not give.
+    image_dir: where the sizes are looked up that the file does not give, and names of images that lead elsewhere.
     """
     found = annotations_by_image(content, on_problem)
     for image_id, image in content.images.items():
@@ -192,10 +193,23 @@ def coco_records(
         location = f"{content.path}: image {image_id!r}"
         with handed_to(on_problem):
             filename = filename_of(image, location)
+            if image_dir is not None:
+                filename = _name_below(image_dir, filename)
             if image_dir is not None and not (image.get("height") and image.get("width")):
                 height, width = image_size(safe_join(image_dir, filename))
                 image = {**image, "height": height, "width": width}
             yield record_of(image, location, filename, instances)
+
+
+def _name_below(image_dir: str | Path, filename: str) -> str:
+    """The name as it stands, but for folders of the machine that wrote the file: "../upload/a.jpg", "C:/photos/a.jpg".
+
+    These are left out where what remains is an image in image_dir.
+    """
+    inside = not (filename.startswith(("/", "../")) or filename[1:3] == ":/" or "://" in filename)
+    if inside and safe_join(image_dir, filename).is_file():
+        return filename
+    return find_below(image_dir, re.sub(r"^(\w+:/+|(\.\./)+)", "", filename)) or filename
 
 
 def annotations_by_image(
@@ -257,8 +271,8 @@ def record_of(
 
 def size_of(image: Mapping, location: str) -> tuple[int, int]:
     """(height, width) in pixels of an image's entry."""
-    if image.get("height") is None or image.get("width") is None:
-        remedy = "expected height and width in pixels, or the image folder to look them up in"
+    if not image.get("height") or not image.get("width"):
+        remedy = "expected height and width in pixels, or image_dir=FOLDER to look them up in"
         raise InputError(location, "does not give the image's size", remedy)
     try:
         return int(needed(image, "height", location)), int(needed(image, "width", location))

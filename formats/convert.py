@@ -14,11 +14,13 @@ from typing import Any, TypeVar
 import formats
 from formats.coco import load_coco, loaded_once
 from formats.dataset_names import label_map_beside, part_path
+from formats.huggingface_files import holds_split
 from formats.io.errors import InputError
+from formats.io.files import refuse_packed
 from formats.io.json_stream import stream_json
 from formats.io.plurals import many
 from formats.io.progress import show_progress
-from formats.label_map import name_problems, read_label_map, write_label_map
+from formats.label_map import join_names, name_problems, read_label_map, write_label_map
 from formats.omissions import describe_omissions
 from formats.overwrite import refuse_to_lose_labels
 from formats.record import Record
@@ -32,7 +34,7 @@ class Selection:
 
     without: annotation files whose images are left out. label_map: labels follow this map's names; names that it
     lacks get the next free labels. sample: this many random images. parts: name -> share, a file each. seed: decides
-    sample and parts.
+    sample and parts. join_names: one label for names that are the same words to a detector ("Cat", "cat").
     """
 
     without: Sequence[str | Path] = ()
@@ -40,6 +42,7 @@ class Selection:
     sample: int | None = None
     parts: Mapping[str, float] | None = None
     seed: int = 0
+    join_names: bool = False
 
 
 def convert(
@@ -49,14 +52,16 @@ def convert(
     out: str | Path,
     categories: Sequence[str] | None = None,
     selection: Selection = Selection(),
-    overwrite: bool = True,
+    overwrite: bool = False,
+    on_record: Callable[[Record], Any] | None = None,
     **options: Any,
 ) -> str:
     """Reads `source`, writes `out` (and, for odvg, the label map beside it); returns a summary, one line each.
 
     categories: names in the order of the labels; by default those of the source. options: what else the formats
     need, by the names of their readers' and writers' parameters; None counts as missing. overwrite: whether a file that
-    holds labels, or a label map that other labels refer to, may be replaced.
+    holds labels, or a label map that other labels refer to, may be replaced. on_record: is called with each record that
+    is written.
     Raises InputError for options that neither format takes, for missing ones, and for data that cannot be read or
     written.
     """
@@ -66,7 +71,7 @@ def convert(
     excluded = _images_of(selection.without)
     with loaded_once():
         return _converted(
-            source_format, target_format, source, out, categories, selection, overwrite, options, excluded
+            source_format, target_format, source, out, categories, selection, overwrite, options, excluded, on_record
         )
 
 
@@ -80,6 +85,7 @@ def _converted(
     overwrite: bool,
     options: Mapping[str, Any],
     excluded: set[str],
+    on_record: Callable[[Record], Any] | None,
 ) -> str:
     reader = formats.READERS[source_format]
     reader_options = {**options, **({"categories": categories} if categories is not None else {})}
@@ -87,6 +93,9 @@ def _converted(
     merged, move = names, None
     if selection.label_map is not None:
         merged, (_, move) = formats.merge_label_maps([read_label_map(selection.label_map), names])
+    if selection.join_names:
+        merged, joined = join_names(merged)
+        move = {label: joined[target] for label, target in (move or dict(zip(names, names))).items()}
 
     parts = selection.parts or {}
     outputs: dict[str | None, str | Path] = {part: part_path(out, part) for part in parts} or {None: out}
@@ -106,7 +115,8 @@ def _converted(
             stream = (formats.relabelled(record, move, merged) for record in stream)
         if selection.sample is not None:
             stream = formats.sample(stream, selection.sample, selection.seed)
-        return stream if part is None else formats.only_part(stream, parts, part, selection.seed)
+        stream = stream if part is None else formats.only_part(stream, parts, part, selection.seed)
+        return stream if on_record is None else _shown_to(on_record, stream)
 
     passed = {**options, "overwrite": overwrite}
     lines = [
@@ -117,6 +127,12 @@ def _converted(
         lines.append(f"{source}: left out in reading:\n{lost}")
     lines += map(str, name_problems(merged, source))
     return "\n".join(lines)
+
+
+def _shown_to(on_record: Callable[[Record], Any], records: Iterable[Record]) -> Iterator[Record]:
+    for record in records:
+        on_record(record)
+        yield record
 
 
 def _images_of(annotations: Sequence[str | Path]) -> set[str]:
@@ -137,17 +153,22 @@ _COCO_KEYS = frozenset({"images", "annotations", "categories"})
 
 def guess_format(source: str | Path) -> str:
     """voc for a folder with XML, cvat for its XML, coco for an object with one of COCO's keys, labelstudio for an array
-    of tasks, huggingface for lines with a "file_name", else odvg.
+    of tasks, huggingface for Parquet, lines with a "file_name" and folders of such files, else odvg.
     """
     path = Path(source)
     if path.is_dir():
-        if next(path.rglob("*.xml"), None) is None:
-            raise InputError(path, "is a folder without XML", 'expected its format, such as source_format="yolo"')
-        return "voc"
+        if next(path.rglob("*.xml"), None) is not None:
+            return "voc"
+        if holds_split(path):
+            return "huggingface"
+        raise InputError(path, "is a folder without XML", 'expected its format, such as source_format="yolo"')
     if not path.is_file():
         raise InputError(path, "does not exist", "expected an annotation file")
+    refuse_packed(path)
     with open(path, "rb") as stream:
         start = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start.startswith(b"PAR1"):
+        return "huggingface"
     if start.startswith(b"<"):
         if b"<annotations" in start:
             return "cvat"

@@ -11,6 +11,7 @@ from xml.sax.saxutils import escape, quoteattr
 from formats.images import with_slashes
 from formats.io.errors import InputError, refused, want_one_of
 from formats.io.files import write_whole
+from formats.io.plurals import many
 from formats.omissions import Omissions, check_category, count_omissions, refuse_caption
 from formats.record import Box, Instance, Record
 from formats.voc import xml_root
@@ -35,7 +36,9 @@ def read_cvat(
         raise InputError(path, f"is <{root.tag}>", _WANT)
     if root.find("image") is None and (tracks := len(root.findall("track"))):
         remedy = "expected CVAT for images 1.1: export the task in that format"
-        raise InputError(path, f"contains {tracks} tracks of a video, and no image with a name", remedy)
+        raise InputError(path, f"contains {many(tracks, 'track')} of a video, and no image with a name", remedy)
+    if omissions is not None and (tracks := len(root.findall("track"))):
+        omissions["tracks of a video, left out"] += tracks
     names = categories if categories is not None else _names(root)
     labels = {name: label for label, name in enumerate(names)}
     for index, image in enumerate(root.iterfind("image")):

@@ -1,10 +1,11 @@
-"""Hugging Face's layout of an image folder with objects: metadata.jsonl beside the images, a line an image.
+"""Hugging Face's layout of an image folder with objects: a row an image, in metadata.jsonl beside it or in Parquet.
 
 {"file_name": "images/a.jpg", "width": 640, "height": 480,
  "objects": {"bbox": [[x, y, width, height], ...], "categories": [0, ...]}}
 
-Boxes are in pixels. Categories are numbers, whose names the README.md above declares, or are names themselves.
-`datasets.load_dataset` reads such a folder as it is.
+Boxes are in pixels. Categories are numbers, whose names the README.md above or the Parquet file declares, or are names
+themselves. `datasets.load_dataset` reads what is written here as it is. Older data sets have a list of objects, each
+with its bbox and category.
 """
 
 from __future__ import annotations
@@ -17,48 +18,78 @@ from typing import Any
 import yaml
 
 from formats.coco import box_of, xywh
-from formats.images import image_size, safe_join, with_slashes
+from formats.huggingface_files import METADATA, HubSplit, Row
+from formats.images import image_size, safe_join
 from formats.io.errors import InputError, handed_to, located, refused
 from formats.io.files import read_text, write_whole
 from formats.omissions import Omissions, check_category, count_omissions, count_unread, refuse_caption
-from formats.record import Instance, Record
+from formats.record import Box, Instance, Record, check_box
 
-METADATA = "metadata.jsonl"
-_CATEGORY_KEYS = ("categories", "category", "labels", "label")  # as public data sets spell it
-_LINE_KEYS = ("file_name", "width", "height", "objects", "image_id")
+BOX_FORMATS = ("xywh", "xyxy")
+_CATEGORY_KEYS = ("categories", "category", "category_id", "labels", "label")  # as public data sets spell it
+_SCORE_KEYS = ("score", "scores")
+_LINE_KEYS = ("file_name", "image", "width", "height", "objects", "image_id")
+# What boxes and their order say again is not counted as left out.
+_OBJECT_KEYS = frozenset({"bbox", *_CATEGORY_KEYS, *_SCORE_KEYS, "iscrowd", "id", "bbox_id", "area"})
+_WANT = 'expected "objects" with "bbox" and "categories" of one length'
 
 
 def read_huggingface(
     path: str | Path,
     image_dir: str | Path | None = None,
     categories: Sequence[str] | None = None,
+    split: str | None = None,
+    box_format: str = "xywh",
     on_problem: Callable[[InputError], None] | None = None,
     omissions: Omissions | None = None,
 ) -> Iterator[Record]:
-    """One record for each line of a metadata.jsonl, or of the one in a folder; file names relative to its folder.
+    """One record for each row of a file (metadata.jsonl, Parquet), or of a split of a folder.
 
-    image_dir: where the images are, for lines without sizes (default: beside the file). categories: the names in the
-    order of their numbers, where no README.md above declares them.
-    Raises InputError for a line that is not of this layout; on_problem takes it instead, and the line is passed over.
+    File names are relative to the folder of the metadata.jsonl. Images inside Parquet have the names by which
+    `save_images` writes them. image_dir: where the images are, for rows without sizes (default: beside the file).
+    categories: the names in the order of their numbers, where nothing declares them. box_format: "xywh", or "xyxy" for
+    data sets that give two corners. iscrowd makes a box one to be ignored.
+    Raises InputError for a row that is not of this layout; on_problem takes it instead, and the row is passed over.
     """
-    path = Path(path)
-    path = path / METADATA if path.is_dir() else path
-    names = list(categories) if categories is not None else list(declared_names(path))
-    fixed = bool(names)
-    for number, text in enumerate(read_text(path, "expected JSON Lines").splitlines(), 1):
-        if not text.strip():
-            continue
-        location = f"{path}:{number}"
+    if box_format not in BOX_FORMATS:
+        raise InputError("box_format", f"{box_format!r}", f"expected {' or '.join(BOX_FORMATS)}")
+    source = HubSplit(path, split)
+    names = list(categories) if categories is not None else list(_declared(source))
+    objects = _Objects(names, fixed=bool(names), corners=box_format == "xyxy", omissions=omissions)
+    for row in source.rows(omissions):
         with handed_to(on_problem):
-            line = _table(text, location)
-            count_unread(omissions, line, _LINE_KEYS, "lines")
-            yield _record(line, path.parent if image_dir is None else Path(image_dir), names, fixed, location)
+            columns = row.columns()
+            if isinstance(row.values, str):
+                count_unread(omissions, columns, _LINE_KEYS, "lines")
+            yield _record(source, row, columns, row.folder if image_dir is None else Path(image_dir), objects)
 
 
-def read_huggingface_categories(path: str | Path) -> tuple[str, ...]:
-    """The names that the README.md above a metadata.jsonl declares, in the order of their numbers; () without one."""
-    path = Path(path)
-    return declared_names(path / METADATA if path.is_dir() else path)
+def read_huggingface_categories(path: str | Path, split: str | None = None) -> tuple[str, ...]:
+    """The names that the data set declares, in the order of their numbers; else those that its rows give, as met."""
+    source = HubSplit(path, split)
+    if names := _declared(source):
+        return names
+    objects = _Objects([], fixed=False, corners=False)
+    for row in source.rows():
+        with handed_to(lambda problem: None):  # whoever reads the records meets it
+            objects.note_names(row.columns().get("objects"))
+    return tuple(objects.names)
+
+
+def save_images(
+    path: str | Path, folder: str | Path, split: str | None = None, only: Iterable[str] | None = None
+) -> int:
+    """Writes the images that Parquet files hold into a folder, by the file names of their records; gives their number.
+
+    only: the file names that are written. Raises InputError where the images are files already.
+    """
+    return HubSplit(path, split).save_images(folder, None if only is None else frozenset(only))
+
+
+def _declared(source: HubSplit) -> tuple[str, ...]:
+    """By the Parquet file itself, else by a README.md above it."""
+    found = _class_names(source.features())
+    return tuple(map(str, found)) if found else declared_names(source.first)
 
 
 def declared_names(metadata: Path) -> tuple[str, ...]:
@@ -85,80 +116,137 @@ def _names_of_card(card: Path) -> tuple[str, ...]:
 
 
 def _class_names(value: Any) -> list[str]:
-    """The first `class_label: names:` anywhere in a header."""
+    """The names of the first class label anywhere in the declared columns; in the column "objects" where there is one.
+
+    A README.md has {"class_label": {"names": {"0": "cat"}}}, Parquet {"_type": "ClassLabel", "names": ["cat"]}.
+    """
     if isinstance(value, dict):
-        label = value.get("class_label")
+        if "objects" in value:
+            return _class_names(value["objects"])
+        label = value if value.get("_type") == "ClassLabel" else value.get("class_label")
         names = label.get("names") if isinstance(label, dict) else None
-        if isinstance(names, dict) and all(str(key).isdigit() for key in names):
+        if isinstance(names, dict) and all(str(key).isdecimal() for key in names):
             return [names[key] for key in sorted(names, key=lambda key: int(str(key)))]
         if isinstance(names, list):
             return names
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if isinstance(value, list):
+        objects = [each for each in value if isinstance(each, dict) and each.get("name") == "objects"]
+        return next((names for child in objects or value if (names := _class_names(child))), [])
+    children = value.values() if isinstance(value, dict) else ()
     return next((names for child in children if (names := _class_names(child))), [])
 
 
-def _table(text: str, location: str) -> dict[str, Any]:
-    try:
-        line = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(location, f"is not JSON ({error})", "expected an object a line") from None
-    if not isinstance(line, dict) or not isinstance(line.get("file_name"), str) or not line["file_name"]:
-        raise InputError(location, "has no file_name", 'expected {"file_name": "a.jpg", "objects": {...}}')
-    return line
-
-
-def _record(line: Mapping[str, Any], images: Path, names: list[str], fixed: bool, location: str) -> Record:
-    filename = with_slashes(line["file_name"])
-    height, width = line.get("height"), line.get("width")
+def _record(source: HubSplit, row: Row, columns: Mapping[str, Any], images: Path, objects: _Objects) -> Record:
+    filename = source.filename(row, columns)
+    height, width = columns.get("height"), columns.get("width")
     if not (type(height) is int and type(width) is int and height > 0 and width > 0):
-        height, width = image_size(safe_join(images, filename))
-    objects = line.get("objects")
-    instances = None if objects is None else tuple(_instances(objects, names, fixed, location))
-    with located(location):
+        if source.embedded:
+            height, width, _ = source.header(row, columns)
+        else:
+            height, width = image_size(safe_join(images, filename))
+    found = columns.get("objects")
+    instances = None if found is None else tuple(objects.instances(found, row.location))
+    with located(row.location):
         return Record(filename, height, width, instances)
 
 
-def _instances(objects: Any, names: list[str], fixed: bool, location: str) -> Iterator[Instance]:
-    """names: grows by names that are met, unless it is fixed."""
-    want = 'expected "objects" with "bbox" and "categories" of one length'
-    if not isinstance(objects, dict) or not isinstance(objects.get("bbox"), list):
-        raise InputError(location, "its objects have no list of boxes", want)
-    boxes = objects["bbox"]
-    labels = next((objects[key] for key in _CATEGORY_KEYS if key in objects), None)
-    if not isinstance(labels, list) or len(labels) != len(boxes):
-        raise InputError(location, f"has {len(boxes)} boxes and other categories", want)
-    scores = objects.get("score")
-    scores = scores if isinstance(scores, list) and len(scores) == len(boxes) else [None] * len(boxes)
-    for box, label, score in zip(boxes, labels, scores):
-        index, name = _label(label, names, fixed, location)
+class _Objects:
+    """Reads what stands under "objects". names: grows by names that are met, unless they are fixed."""
+
+    def __init__(self, names: list[str], fixed: bool, corners: bool, omissions: Omissions | None = None) -> None:
+        self.names, self._fixed, self._corners, self._omissions = names, fixed, corners, omissions
+
+    def instances(self, found: Any, location: str) -> Iterator[Instance]:
+        columns = _as_columns(found, location)
+        boxes = _list(columns, "bbox", location)
+        if self._omissions is not None:
+            self._omissions.update(
+                {f"{key} of objects": len(boxes) for key in columns if key not in _OBJECT_KEYS and boxes}
+            )
+        labels = next((columns[key] for key in _CATEGORY_KEYS if key in columns), None)
+        if labels is None and not boxes:
+            labels = []
+        if not isinstance(labels, list) or len(labels) != len(boxes):
+            raise InputError(location, f"has {len(boxes)} boxes and other categories", _WANT)
+        scores = _beside(boxes, next((columns[key] for key in _SCORE_KEYS if key in columns), None))
+        crowds = _beside(boxes, columns.get("iscrowd"))
+        for box, label, score, crowd in zip(boxes, labels, scores, crowds):
+            index, name = self._label(label, location)
+            try:
+                yield Instance(self._box(box, location), index, name, score, ignore=crowd in (True, 1))
+            except (ValueError, TypeError) as error:
+                raise refused(location, error) from error
+
+    def note_names(self, found: Any) -> None:
+        """Adds the names of the categories that are texts."""
+        columns = _as_columns(found, "") if found is not None else {}
+        for label in next((columns[key] for key in _CATEGORY_KEYS if key in columns), None) or ():
+            if isinstance(label, str):
+                self._label(label, "")
+
+    def _box(self, value: Any, location: str) -> Box:
+        if not self._corners:
+            return box_of(value, location)
         try:
-            yield Instance(box_of(box, location), index, name, score)
-        except (ValueError, TypeError) as error:
-            raise refused(location, error) from error
+            x1, y1, x2, y2 = map(float, value)
+        except (TypeError, ValueError, OverflowError):
+            raise InputError(location, f"bbox {value} is not four numbers", "expected [x1, y1, x2, y2]") from None
+        check_box((x1, y1, x2, y2))
+        return x1, y1, x2, y2
+
+    def _label(self, label: Any, location: str) -> tuple[int, str]:
+        names = self.names
+        if isinstance(label, str):
+            if label not in names:
+                if self._fixed:
+                    remedy = f"expected one of {', '.join(names)}"
+                    raise InputError(location, f"category {label!r} is not declared", remedy)
+                names.append(label)
+            return names.index(label), label
+        if type(label) is int and 0 <= label < len(names):
+            return label, names[label]
+        if names:
+            raise InputError(location, f"category {label!r} has no name", f"expected 0..{len(names) - 1}")
+        remedy = "name them by --categories A,B,C, or in the README.md above"
+        raise InputError(location, f"category {label!r} has no name", remedy)
 
 
-def _label(label: Any, names: list[str], fixed: bool, location: str) -> tuple[int, str]:
-    if isinstance(label, str):
-        if label not in names:
-            if fixed:
-                raise InputError(location, f"category {label!r} is not declared", f"expected one of {', '.join(names)}")
-            names.append(label)
-        return names.index(label), label
-    if type(label) is int and 0 <= label < len(names):
-        return label, names[label]
-    remedy = "name them by categories=NAMES, or in the README.md" if not names else f"expected 0..{len(names) - 1}"
-    raise InputError(location, f"category {label!r} has no name", remedy)
+def _as_columns(found: Any, location: str) -> Mapping[str, Any]:
+    """Objects as lists by key, whether they come so or as a list of objects."""
+    if isinstance(found, dict):
+        return found
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise InputError(location, "its objects are neither lists by key nor a list of objects", _WANT)
+    keys = dict.fromkeys(key for each in found for key in each)
+    return {key: [each.get(key) for each in found] for key in keys} or {"bbox": []}
+
+
+def _list(columns: Mapping[str, Any], key: str, location: str) -> list[Any]:
+    """A list; empty where Parquet has null for it."""
+    value = columns.get(key, columns)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise InputError(location, "its objects have no list of boxes", _WANT)
+    return value
+
+
+def _beside(boxes: list[Any], values: Any) -> list[Any]:
+    return values if isinstance(values, list) and len(values) == len(boxes) else [None] * len(boxes)
 
 
 def write_huggingface(
-    path: str | Path, records: Iterable[Record], categories: Sequence[str], folder: str = ""
+    path: str | Path, records: Iterable[Record], categories: Sequence[str], folder: str = "", overwrite: bool = True
 ) -> Omissions:
     """Writes metadata.jsonl into the folder `path`, whole or not at all; gives what the layout has no place for.
 
     folder: of the images, relative to it. All records are in memory at once.
     Ignored boxes are left out, since every box is an object here. Images without labels have no "objects".
-    Raises InputError for captions and for labels that are not in `categories`.
+    Raises InputError for captions and for labels that are not in `categories`; without overwrite, where the file is
+    there already.
     """
+    if not overwrite and (Path(path) / METADATA).exists():
+        raise InputError(Path(path) / METADATA, "is there already", "expected another folder, or overwrite=True")
     records = list(records)
     scored = has_scores(records)
     omissions = Omissions()

@@ -157,22 +157,41 @@ def image_size(path: str | Path) -> tuple[int, int]:
     if path.stat().st_size == 0:
         raise InputError(path, "is empty (0 bytes)", "expected an image file")
     try:
-        with path.open("rb") as stream, _opened(path, stream) as image:
+        with path.open("rb") as stream:
+            header = image_header(stream, path)
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error})", "expected a JPEG, PNG or other image file") from error
+    return header.height, header.width
+
+
+class ImageHeader(NamedTuple):
+    """height, width: in pixels after the EXIF turn. format: as Pillow calls it, such as "JPEG"."""
+
+    height: int
+    width: int
+    format: str
+
+
+def image_header(stream: IO[bytes], location: object) -> ImageHeader:
+    """What the first bytes of an image file say; no pixel is decoded. Raises InputError as image_size does."""
+    try:
+        with _opened(str(location), stream) as image:
             width, height = image.size
-            if _turns_on_load(image):
-                return height, width
+            kind = image.format or ""
             # The base class's getexif: the PNG reader's own would decode the whole picture in search of
             # metadata behind the pixels.
-            sideways = Image.Image.getexif(image).get(_ORIENTATION_TAG) in _SIDEWAYS
+            turned = not _turns_on_load(image) and Image.Image.getexif(image).get(_ORIENTATION_TAG) in _SIDEWAYS
     except UnidentifiedImageError as error:  # its own words name the open file, which is another thing everywhere
         raise InputError(
-            path, "cannot be read as an image (no known format)", "expected a JPEG, PNG or other image file"
+            location, "cannot be read as an image (no known format)", "expected a JPEG, PNG or other image file"
         ) from error
+    except InputError:
+        raise
     except _BROKEN_IMAGE as error:
         raise InputError(
-            path, f"cannot be read as an image ({error})", "expected a JPEG, PNG or other image file"
+            location, f"cannot be read as an image ({error})", "expected a JPEG, PNG or other image file"
         ) from error
-    return (width, height) if sideways else (height, width)
+    return ImageHeader(width, height, kind) if turned else ImageHeader(height, width, kind)
 
 
 class DecodedImage(NamedTuple):
@@ -192,17 +211,40 @@ def decode_image(path: str | Path, longest: int | None = None, whole_below: int 
     Raises InputError, naming the file, when it is missing, is not an image, cannot be decoded completely, or has more
     than max_pixels() pixels.
     """
+    with _named_errors(path), as_path(path).open("rb") as stream, _opened(path, stream) as image:
+        width, height = image.size
+        longest = longest if width * height > whole_below else None
+        enough = 1.0 if longest is None else min(longest / max(width, height), 1.0)
+        if enough <= 0.5:  # a JPEG decodes at a half, a quarter or an eighth
+            image.draft(image.mode, (max(1, int(width * enough)), max(1, int(height * enough))))
+        with _turn_to_decode(image.width * image.height):
+            pixels = _rgb_of(image, max(1, int(max(image.size) / longest)) if longest else 1)
+            orientation = image.getexif().get(_ORIENTATION_TAG, 1)  # 1 of a TIFF, which Pillow has turned
+            pixels = turned(pixels, orientation)
+    return DecodedImage(pixels, *((width, height) if orientation in _SIDEWAYS else (height, width)))
+
+
+def decode_strips(path: str | Path, rows: int, take: Callable[[int, np.ndarray], None]) -> tuple[int, int, int]:
+    """Decodes a picture at full size and gives it away strip by strip, so that there is no second whole picture.
+
+    take: gets the first row of each strip, and its pixels, (at most rows, W, 3) uint8 RGB, as stored: not turned.
+    Returns (height, width) as stored and the EXIF orientation, for `turned`. Raises InputError as decode_image.
+    """
+    with _named_errors(path), as_path(path).open("rb") as stream, _opened(path, stream) as image:
+        with _turn_to_decode(image.width * image.height):
+            image.load()
+            extremes = _extremes(image) if image.mode == "F" else (0.0, 1.0)
+            for top in range(0, image.height, rows):
+                strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+                take(top, np.asarray(_to_rgb(strip, extremes)))
+        return image.height, image.width, image.getexif().get(_ORIENTATION_TAG, 1)
+
+
+@contextmanager
+def _named_errors(path: str | Path) -> Iterator[None]:
+    """What decoders raise, as InputError that names the file."""
     try:
-        with as_path(path).open("rb") as stream, _opened(path, stream) as image:
-            width, height = image.size
-            longest = longest if width * height > whole_below else None
-            enough = 1.0 if longest is None else min(longest / max(width, height), 1.0)
-            if enough <= 0.5:  # a JPEG decodes at a half, a quarter or an eighth
-                image.draft(image.mode, (max(1, int(width * enough)), max(1, int(height * enough))))
-            with _turn_to_decode(image.width * image.height):
-                pixels = _rgb_of(image, max(1, int(max(image.size) / longest)) if longest else 1)
-                orientation = image.getexif().get(_ORIENTATION_TAG, 1)  # 1 of a TIFF, which Pillow has turned
-                pixels = _turned(pixels, orientation)
+        yield
     except FileNotFoundError as error:
         raise InputError(path, "no such file", "expected an image file") from error
     except UnidentifiedImageError as error:
@@ -211,7 +253,6 @@ def decode_image(path: str | Path, longest: int | None = None, whole_below: int 
         raise
     except Exception as error:  # decoders raise all kinds of exceptions on malformed bytes
         raise InputError(path, f"cannot be decoded ({error})", "expected a complete image file") from error
-    return DecodedImage(pixels, *((width, height) if orientation in _SIDEWAYS else (height, width)))
 
 
 def max_pixels() -> int | None:
@@ -287,7 +328,7 @@ def _rgb_of(image: Image.Image, factor: int) -> np.ndarray:
     return pixels
 
 
-def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Pixels as stored -> upright. orientation: EXIF's, 1 to 8."""
     if orientation in _SIDEWAYS:
         pixels = pixels.transpose(1, 0, 2)
@@ -341,6 +382,16 @@ def check_size(
     if actual != recorded:
         what = f"the image is {actual[1]}x{actual[0]}, its {whose} {recorded[1]}x{recorded[0]}"
         raise InputError(filename, what, remedy)
+
+
+def stored_box(box: Sequence[int], height: int, width: int, orientation: int) -> tuple[int, int, int, int]:
+    """Where a part of the upright picture, x1, y1, x2, y2, lies in the stored one. height, width: of the upright."""
+    x1, y1, x2, y2 = box
+    if orientation in (2, 3, 6, 7):
+        x1, x2 = width - x2, width - x1
+    if orientation in (3, 4, 7, 8):
+        y1, y2 = height - y2, height - y1
+    return (y1, x1, y2, x2) if orientation in _SIDEWAYS else (x1, y1, x2, y2)
 
 
 def _turns_on_load(image: Image.Image) -> bool:

@@ -123,21 +123,37 @@ def name_problems(names: Mapping[int, str], location: object) -> Iterator[InputE
     """
     first: dict[str, int] = {}
     for label, name in names.items():
-        words = " ".join(re.sub(r"\(.*\)", "", name).replace("_", " ").lower().split())
-        if not any(map(str.isalnum, words)):
+        words = _words(name)
+        if not any(map(str.isalnum, words.replace("[unk]", ""))):
             yield InputError(location, f"label {label}, {name!r}, has no word to look for", "expected a name in words")
             continue
         other = first.setdefault(words, label)
         if names[other] == name and other != label:
             what = f"labels {other} and {label} are both {name!r}"
-            yield InputError(location, what, "expected unique names: join the two, or rename one")
+            remedy = "expected every name once: `groundhog convert --join-names` joins them; or rename one"
+            yield InputError(location, what, remedy)
         elif other != label:
             what = f"labels {other} and {label}, {names[other]!r} and {name!r}, are the same words to a detector"
             remedy = "expected names that differ beyond case and brackets, since every box comes under both labels: "
-            remedy += (
-                "give them one label, rename one, or filter with --cross-class-iou 0.9, which keeps one of the two"
-            )
+            remedy += "`groundhog convert --join-names` gives them one label; or rename one"
             yield InputError(location, what, remedy)
+
+
+def _words(name: str) -> str:
+    return " ".join(re.sub(r"\(.*\)", "", name).replace("_", " ").lower().split())
+
+
+def join_names(names: Mapping[int, str]) -> tuple[dict[int, str], dict[int, int]]:
+    """One label for all names that are the same words to a detector, with the first's spelling; and label -> label.
+
+    The labels that are left keep their order and are numbered from 0.
+    """
+    joined: dict[str, int] = {}
+    move = {label: joined.setdefault(_words(name) or name, len(joined)) for label, name in sorted(names.items())}
+    spelling: dict[int, str] = {}
+    for label, name in sorted(names.items()):
+        spelling.setdefault(move[label], name)
+    return spelling, move
 
 
 def warn_of_names(names: Mapping[int, str], location: object, listed: int = 5) -> None:
@@ -156,7 +172,8 @@ def read_category_names(path: str | Path) -> tuple[str, ...]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(path, "does not exist", "expected the category names: a YAML with `names`, or one a line")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(path, what, "expected the category names: a YAML with `names`, or one a line")
     if path.suffix.lower() == ".json":
         labels = read_label_map(path)
         if list(labels) != list(range(len(labels))):
@@ -197,6 +214,9 @@ def _names_by_line(path: Path) -> tuple[str, ...]:
     if "" in lines:
         remedy = "expected a name on every line: a name's line is its class"
         raise InputError(f"{path}:{lines.index('') + 1}", "is blank, with names behind it", remedy)
+    commas = {line.count(",") for line in lines}
+    if len(commas) == 1 and commas != {0} and (len(lines) == 1 or path.suffix.lower() in (".csv", ".tsv")):
+        raise InputError(f"{path}:1", f"{lines[0][:40]!r} has commas", "expected a name a line, and nothing else")
     return tuple(lines)
 
 

@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 from formats.images import IMAGE_SUFFIXES, find_below, image_size, safe_join, with_slashes
 from formats.io.errors import InputError, handed_to, refused, want_one_of
 from formats.io.files import load_json, write_whole
+from formats.io.values import described
 from formats.omissions import Omissions, count_omissions, refuse_caption
 from formats.record import Box, Instance, Record
 
@@ -51,9 +52,10 @@ def read_labelstudio(
 
     A task with neither is unlabelled. categories: the names in the order of the labels; by default all that occur,
     sorted. image_dir: where a task's image is looked for, below as many of its address's folders as it takes, and its
-    size where the task does not tell it. omissions: takes what else a task holds: other shapes, rotated boxes, choices,
-    answers beside the one, and tasks whose size nothing tells. Raises InputError for unknown categories, broken tasks,
-    and where no task has a size; on_problem takes a task's instead, which is passed over.
+    size where the task does not tell it. omissions: takes what else a task holds: other shapes, rotated boxes, boxes
+    without a label, choices, answers beside the one; and tasks without an image, whose image is not in image_dir, or
+    whose size nothing tells. A box with several labels is a box of each. Raises InputError for unknown categories,
+    broken tasks, and where no task can be used; on_problem takes a task's instead, which is passed over.
     """
     tasks = load_json(path, _WANT)
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
@@ -63,17 +65,29 @@ def read_labelstudio(
     read: list[tuple[str, Mapping, list[dict] | None]] = []
     for task, location in zip(tasks, locations):
         with handed_to(on_problem):
-            read.append((location, task, _result(task, location, omissions)))
+            if not _has_address(task):
+                omissions["tasks without the address of an image, left out"] += 1
+            else:
+                read.append((location, task, _labelled(_result(task, location, omissions), omissions)))
+    if tasks and not read:
+        with handed_to(on_problem):
+            _address(tasks[0], locations[0])
     names = categories if categories is not None else _all_names(read, on_problem)
     labels = {name: label for label, name in enumerate(names)}
     uploads = Counter(_without_upload_key(_address(task, "")) for _, task, _ in read if _has_address(task))
     sized = any(_size(task, result) for _, task, result in read)
+    first_missing: InputError | None = None
     for location, task, result in read:
         with handed_to(on_problem):
             filename = _filename(_address(task, location), image_dir, uploads)
             size = _size(task, result)
             if size is None and image_dir is not None:
-                size = image_size(safe_join(image_dir, filename))
+                path = safe_join(image_dir, filename)
+                if not path.exists():
+                    first_missing = first_missing or InputError(path, "does not exist", "expected the tasks' images")
+                    omissions["tasks whose image is not in the folder, left out"] += 1
+                    continue
+                size, sized = image_size(path), True
             if size is None and not sized:
                 remedy = 'expected a box, "height" and "width" in its data, or the image folder to look it up in'
                 raise InputError(location, "does not say its image's size", remedy)
@@ -81,6 +95,9 @@ def read_labelstudio(
                 omissions["tasks that do not say their image's size, left out; the image folder would"] += 1
                 continue
             yield _record(filename, size, result, labels, location)
+    if first_missing is not None and not sized:
+        with handed_to(on_problem):
+            raise first_missing
 
 
 def _all_names(
@@ -110,6 +127,23 @@ def _result(task: Mapping, location: str, omissions: Omissions) -> list[dict] | 
         return upright
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(location, f"its annotations or predictions are broken ({error!r})", _WANT) from error
+
+
+def _labelled(result: list[dict] | None, omissions: Omissions) -> list[dict] | None:
+    """The boxes with one label each: one with several is a box of each, one without any is counted."""
+    if result is None:
+        return None
+    found: list[dict] = []
+    for entry in result:
+        names = entry["value"].get(_BOX)
+        if not names:
+            omissions["boxes without a label, left out"] += 1
+        elif isinstance(names, list) and len(names) > 1:
+            omissions["boxes with several labels, now a box of each"] += 1
+            found += [{**entry, "value": {**entry["value"], _BOX: [name]}} for name in names]
+        else:
+            found.append(entry)
+    return found
 
 
 def _name(entry: Mapping, location: str) -> str:
@@ -188,7 +222,7 @@ def _address(task: Mapping, location: str) -> str:
     """The image's, whatever the labelling interface calls it."""
     data = task.get("data")
     texts = {key: value for key, value in data.items() if isinstance(value, str)} if isinstance(data, dict) else {}
-    if "image" in texts:
+    if "image" in texts and not texts["image"].startswith("data:"):
         return texts["image"]
     suffixes = tuple(IMAGE_SUFFIXES)
     found = [
@@ -197,6 +231,8 @@ def _address(task: Mapping, location: str) -> str:
         if urlsplit(each.lower().partition("?d=")[2] or each.lower()).path.endswith(suffixes)
     ]
     if len(found) != 1:
+        if data is None and isinstance(task.get("image"), str):
+            raise InputError(location, "is of the export JSON-MIN", "expected Label Studio's export JSON")
         raise InputError(location, "has no image", 'expected "data": {"image": "..."}')
     return found[0]
 
@@ -235,13 +271,17 @@ def _filename(address: str, image_dir: str | Path | None, uploads: Mapping[str, 
 
 
 def _size(task: Mapping, result: list[dict] | None) -> tuple[int, int] | None:
-    data, first = task.get("data"), result[0] if result else {}
-    metadata = data if isinstance(data, dict) else {}
-    height, width = (
-        first.get("original_height", metadata.get("height")),
-        first.get("original_width", metadata.get("width")),
-    )
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    """(height, width): of the first box, of the task's data, or of a box of another answer."""
+    data = task.get("data")
+    told = data if isinstance(data, dict) else {}
+    first = result[0] if result else {}
+    height, width = first.get("original_height", told.get("height")), first.get("original_width", told.get("width"))
+    if isinstance(height, int) and isinstance(width, int):
+        return height, width
+    answers = [*(task.get("annotations") or ()), *(task.get("predictions") or ())]
+    boxes = (box for each in answers if isinstance(each, dict) for box in each.get("result") or ())
+    sizes = ((box.get("original_height"), box.get("original_width")) for box in boxes if isinstance(box, dict))
+    return next(((h, w) for h, w in sizes if isinstance(h, int) and isinstance(w, int)), None)
 
 
 def _record(
@@ -258,15 +298,21 @@ def _instance(entry: Mapping, labels: Mapping[str, int], height: int, width: int
     name, value = _name(entry, location), entry["value"]
     if name not in labels:
         raise InputError(location, f"{name!r} is not a category", want_one_of(labels, name))
+    score, sides = entry.get("score"), [value.get(side) for side in ("x", "y", "width", "height")]
+    if not all(map(_is_number, sides)) or not (score is None or _is_number(score)):
+        said = f"{', '.join(map(described, sides))}, its score {described(score)}"
+        remedy = "expected x, y, width, height in percent, and a score in 0..1 or none"
+        raise InputError(location, f"a box of {name!r} is broken: it is {said}", remedy)
     try:
-        x, y, w, h = (float(value[side]) / 100 for side in ("x", "y", "width", "height"))
-        return Instance(
-            (x * width, y * height, (x + w) * width, (y + h) * height), labels[name], name, entry.get("score")
-        )
-    except (TypeError, KeyError, ValueError, OverflowError) as error:
-        raise InputError(
-            location, f"a box of {name!r} is broken ({error})", "expected x, y, width, height in percent"
-        ) from error
+        x, y, w, h = (float(side) / 100 for side in sides)
+        box = (x * width, y * height, (x + w) * width, (y + h) * height)
+        return Instance(box, labels[name], name, score)
+    except (ValueError, OverflowError) as error:
+        raise refused(location, error) from error
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def write_labelstudio(

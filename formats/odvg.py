@@ -56,7 +56,7 @@ def read_odvg(
     """The records of an ODVG file in its order, one at a time.
 
     A broken line raises InputError, or is passed to `on_problem` and skipped. Lines with the key "quarantined"
-    are skipped: whoever wrote them has counted them. omissions: takes keys that no record has a field for.
+    are skipped, and counted in omissions, which also takes keys that no record has a field for.
     Raises InputError when there is no such file.
     """
     for _, _, entry in read_odvg_located(path, omissions):
@@ -89,7 +89,10 @@ def read_odvg_located(
         elif not isinstance(value, dict):
             error = InputError(location, f"contains a JSON {type(value).__name__}", "expected an object a line")
             yield line, location, LineProblem(line, None, text_of(value), error)
-        elif QUARANTINED not in value:
+        elif QUARANTINED in value:
+            if omissions is not None:
+                omissions["quarantined lines, left out"] += 1
+        else:
             try:
                 yield line, location, record_from_line(value, location, omissions)
             except InputError as error:
@@ -156,6 +159,7 @@ def _decoded(text: str | bytes) -> Any:
 # Writing
 
 
+UNLABELLED = "unlabelled images, left out: the program takes them for images without objects"
 LOADERS = ("mmdet", "open-groundingdino")
 
 
@@ -171,15 +175,25 @@ def write_odvg(
     if loader is not None and loader not in LOADERS:
         raise InputError("--for", f"is {loader!r}", want_one_of(LOADERS, loader))
     if loader == "open-groundingdino":
-        return write_open_groundingdino(path, records)
+        unlabelled = Omissions()
+        omissions = write_open_groundingdino(path, _labelled(records, unlabelled))
+        return omissions + unlabelled
     omissions = Omissions()
     with write_whole(path, "wb") as stream, jsonlines.Writer(stream, dumps=line_bytes) as writer:
-        for record in records:
+        for record in records if loader is None else _labelled(records, omissions):
             record = record if loader is None else _without_ignored(record, omissions)
             writer.write(record_to_line(record, placeholder))
             if record.regions and not placeholder:
                 omissions["phrases without a box"] += sum(not region.boxes for region in record.regions)
     return +omissions  # without the zeros
+
+
+def _labelled(records: Iterable[Record], omissions: Omissions) -> Iterator[Record]:
+    for record in records:
+        if record.instances is None and record.caption is None:
+            omissions[UNLABELLED] += 1
+        else:
+            yield record
 
 
 def _without_ignored(record: Record, omissions: Omissions) -> Record:

@@ -9,6 +9,7 @@ and datumaro write it and want it; color, parts and actions may be empty.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,9 +19,11 @@ from xml.etree import ElementTree
 
 from formats.images import IMAGE_SUFFIXES, image_size, list_images, safe_join, with_slashes
 from formats.io.errors import InputError, handed_to, located, want_one_of
-from formats.io.files import write_whole_folder
+from formats.io.files import refuse_packed, write_whole_folder
 from formats.omissions import Omissions, check_category, count_omissions, refuse_caption
 from formats.record import Box, Instance, Record, check_box
+
+_log = logging.getLogger(__name__)
 
 LABEL_MAP_NAME = "labelmap.txt"
 _BACKGROUND = "background"  # of segmentations; CVAT and datumaro declare it beside the names of objects
@@ -36,12 +39,14 @@ def read_voc(
 ) -> Iterator[Record]:
     """One record for each XML file under `ann_dir`, in the order of their names; difficult objects have ignore set.
 
-    <filename> is looked up in the image folder: below the folder that the XML lies in, without its suffix, or by the
-    XML's own name. categories: the names in the order of the labels; by default read_voc_categories. image_dir: the
-    images, where sizes are looked up too when a file gives none; by default JPEGImages/ or images/ beside the XML
-    files' folder, or that folder. Raises InputError for broken XML, a missing field, or a name that `categories`
-    does not have; on_problem takes the first of each file instead, which is passed over. omissions: takes what a record
-    has no field for, such as truncated.
+    The image is the one that is called as the XML is, where there is one; else <filename>, looked up in the image
+    folder: below the folder that the XML lies in or that <folder> names, or without its suffix. Files whose image is
+    not found there are counted in a warning. categories: the names in the order of the labels; by default
+    read_voc_categories. image_dir: the images, where sizes are looked up too when a file gives none; by default
+    JPEGImages/ or images/ beside the XML files' folder, or that folder. Raises InputError for broken XML, a missing
+    field, an image that two files label, or a name that `categories` does not have; on_problem takes the first of each
+    file instead, which is passed over.
+    omissions: takes what a record has no field for, such as truncated, and objects without a <bndbox>.
     """
     paths = _paths(ann_dir)
     told_below = None if on_problem is None else lambda error: None
@@ -51,6 +56,7 @@ def read_voc(
     for path in paths:
         with handed_to(on_problem):
             yield _record(path, labels, images, omissions)
+    images.warn_of_unknown()
 
 
 def read_voc_categories(ann_dir: str | Path) -> tuple[str, ...]:
@@ -95,6 +101,7 @@ def xml_root(path: str | Path, remedy: str = "expected a VOC annotation") -> Ele
     try:
         return ElementTree.parse(path).getroot()
     except (OSError, ElementTree.ParseError, LookupError, ValueError) as error:  # the last two: strange encodings
+        refuse_packed(path)
         raise InputError(path, f"is not XML ({error})", remedy) from error
 
 
@@ -107,20 +114,48 @@ class _ImageNames:
         self.image_dir = image_dir
         folders = [self._root.absolute().parent / name for name in ("JPEGImages", "images")] + [self._root]
         self._folder = image_dir if image_dir is not None else next(filter(Path.is_dir, folders), None)
+        self._labelled: dict[str, Path] = {}
+        self._unknown: list[str] = []
 
-    def name_of(self, path: Path, filename: str) -> str:
-        """filename: the <filename>. Paths of the machine that drew the boxes lose their folders."""
-        name = with_slashes(filename)
-        windows = PureWindowsPath(filename)
+    def name_of(self, path: Path, said: str, folder: str) -> str:
+        """The image of an XML file. said: its <filename>, "" where it has none; folder: its <folder>.
+
+        Raises InputError for an image that another file labels already.
+        """
+        name = self._name_of(path, said, folder)
+        if (other := self._labelled.setdefault(name, path)) != path:
+            raise InputError(path, f"labels {name}, as {other.name} does", "expected one XML file an image")
+        return name
+
+    def warn_of_unknown(self) -> None:
+        """Says how many files have no image, where the folder of the images is known."""
+        if self._unknown and self._listed[0]:
+            count, first = len(self._unknown), self._unknown[0]
+            _log.warning("%s: %d files have no image in %s; the first is %s", self._root, count, self._folder, first)
+
+    def _name_of(self, path: Path, said: str, folder: str) -> str:
+        """Paths of the machine that drew the boxes lose their folders."""
+        name = with_slashes(said)
+        windows = PureWindowsPath(said)
         if PurePosixPath(name).is_absolute() or windows.drive or windows.root:
             name = windows.name
         if ".." in PurePosixPath(name).parts:
             return name  # which whoever opens it refuses
         folders = path.relative_to(self._root).parts[:-1] if path.is_relative_to(self._root) else ()
         below = PurePosixPath(*(part for part in folders if part.lower() != "annotations"))
-        names = [name] if "/" in name else [(below / name).as_posix(), name]
-        names += [] if "/" not in name else [(below / PurePosixPath(name).name).as_posix()]
-        return self._found([*names, (below / path.stem).as_posix()]) or names[0]
+        own = (below / path.stem).as_posix()
+        base = PurePosixPath(name).name
+        names = [] if not name else [name] if "/" in name else [(below / name).as_posix(), name]
+        names += [(PurePosixPath(with_slashes(folder)) / base).as_posix()] if folder and name else []
+        names += [(below / base).as_posix()] if "/" in name else []
+        # A file that was renamed with its image still says the old name, which may be another image's by now.
+        if base and _without_image_suffix(base) != path.stem and (found := self._found([own])):
+            return found
+        if (found := self._found([*names, own])) is None:
+            self._unknown.append(path.name)
+        if not (found or names):
+            raise InputError(path, "has no <filename>, and no image is called as it is", "expected one of the two")
+        return found or names[0]
 
     def _found(self, names: Sequence[str]) -> str | None:
         """The first that is an image, as it stands or but for its suffix."""
@@ -147,9 +182,11 @@ def _record(path: Path, labels: dict[str, int], images: _ImageNames, omissions: 
     root = xml_root(path)
     if omissions is not None:
         _count_unread(root, omissions)
-    filename = images.name_of(path, voc_text(root, "filename", path))
+    filename = images.name_of(path, *((root.findtext(tag) or "").strip() for tag in ("filename", "folder")))
     instances = tuple(
-        _instance(entry, labels, f"{path}: object {index}") for index, entry in enumerate(root.iterfind("object"))
+        _instance(entry, labels, f"{path}: object {index}")
+        for index, entry in enumerate(root.iterfind("object"))
+        if entry.find("bndbox") is not None
     )
     height, width = _size(root, path, filename, images.image_dir)
     with located(path):
@@ -158,6 +195,9 @@ def _record(path: Path, labels: dict[str, int], images: _ImageNames, omissions: 
 
 def _count_unread(root: ElementTree.Element, omissions: Omissions) -> None:
     for entry in root.iterfind("object"):
+        if entry.find("bndbox") is None:
+            omissions["objects without <bndbox>, left out"] += 1
+            continue
         for field in entry:
             has_text = len(field) or (field.text or "").strip() not in _NOTHING_SAID
             if has_text and field.tag not in ("name", "difficult", "bndbox"):

@@ -6,6 +6,7 @@ B images of a batch, Q queries, L tokens, E entities of a caption, C labels of a
 from __future__ import annotations
 
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +19,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
@@ -41,16 +41,21 @@ from grounding_model.inputs.predict import (
 from grounding_model.inputs.prompt import BuiltPrompt, Prompt
 from grounding_model.inputs.tokens import count_tokens, tokenize, tokens_of_spans, unknown_phrases
 from grounding_model.model.backbone import TimmFeatures
+from grounding_model.model.boxes import without_duplicates
 from grounding_model.model.grounding import GroundingModel, ImageFeatures, TextFeatures
-from grounding_model.model.precision import choose_dtype, use_bfloat16
+from grounding_model.model.kernels.compiled_gather import use_compiled_gather
+from grounding_model.model.kernels.cuda_graphs import ReplayedModel
+from grounding_model.model.precision import choose_dtype, float32_products, use_bfloat16
+from grounding_model.students.config import is_student
 from grounding_model.students.detector import StudentDetector
-from grounding_model.students.files import is_student, load_student
 
 logger = logging.getLogger(__name__)
 
 PromptSource = Prompt | Sequence[str | tuple[str, ...]]
 
-READERS = 4  # threads that decode and resize: enough to keep a GPU busy with photos
+READERS = max(
+    4, min(16, os.cpu_count() or 1)
+)  # threads that decode and resize: a GPU takes more than 100 photos a second
 CACHED_TEXTS = 64  # batches of captions whose features are kept: a list of 1,203 categories takes about 30 captions
 
 
@@ -109,6 +114,8 @@ def load_detector(
     """
     chosen = choose_device(device)
     if is_student(weights):
+        from grounding_model.students.files import load_student  # loads transformers' models, which takes seconds
+
         return StudentDetector(load_student(weights), chosen)
     checkpoint = load_checkpoint(weights, text_encoder)
     if isinstance(checkpoint.model.backbone, TimmFeatures):
@@ -127,6 +134,17 @@ def choose_device(name: str = "auto") -> torch.device:
         first_line = str(error).splitlines()[0]
         raise InputError("device", f"'{name}' cannot be used ({first_line})", "expected auto, cpu or cuda") from error
     return device
+
+
+def fast_forward(model: GroundingModel) -> GroundingModel | ReplayedModel:
+    """On a GPU: layers as single kernels where Triton is installed, and CUDA graphs of sizes that come again."""
+    try:
+        from grounding_model.model.kernels.choice import use_kernels
+    except ImportError as error:  # Triton comes with PyTorch for GPUs, but not on every system
+        logger.info("the plain layers answer, without Triton's kernels: %s", error)
+    else:
+        use_kernels(model)
+    return ReplayedModel(model)
 
 
 class Detector:
@@ -154,6 +172,9 @@ class Detector:
             use_bfloat16(self.model)
         self.tokenizer = tokenizer
         self.device = torch.device(device)
+        self.forward = fast_forward(self.model) if self.device.type == "cuda" else self.model
+        if self.device.type == "cpu":
+            use_compiled_gather(self.model)
         self.provenance = dict(provenance or {})
         self._texts: dict[tuple[str, ...], TextFeatures] = {}
         self._texts_version = -1
@@ -212,7 +233,8 @@ class Detector:
                 for image, each in zip(images, prompt, strict=True)
             )
         loaded = _read_ahead(pairs, chosen.scale or self.model.config.image_scale, ahead=READERS + chosen.batch_size)
-        return _in_batches(loaded, chosen.batch_size, _Labeller(self, chosen))
+        # A GPU works on a batch while we make records of the one before.
+        return _in_batches(loaded, chosen.batch_size, _Labeller(self, chosen), ahead=int(self.device.type == "cuda"))
 
     def captions(self, prompt: Prompt, chunk_size: int | None = None) -> list[str]:
         """What the model reads of a prompt: one caption, or one for each chunk."""
@@ -255,6 +277,14 @@ class Detector:
                 logger.warning("prompt %r: the model knows no word of it ([UNK]); %s", name, remedy)
 
 
+class Begun(NamedTuple):
+    """A batch on its way: its answers are on the device, perhaps not there yet."""
+
+    images: Sequence[LoadedImage]
+    answers: list[tuple[int, Detections]]  # an image's place in the batch, what was found by one of its captions
+    pooled: Tensor | None  # (B, K C) image features
+
+
 class _Labeller:
     """Runs the model on loaded images; keeps the features of captions that come again and of the last picture."""
 
@@ -265,43 +295,56 @@ class _Labeller:
         self.scorings: dict[int, tuple[Chunk, LabelScoring]] = {}
         self.last: tuple[np.ndarray, ImageFeatures] | None = None  # pixels as the model saw them, and their features
 
-    def __call__(self, images: Sequence[LoadedImage]) -> list[Record]:
+    def __call__(self, images: Sequence[LoadedImage]) -> Callable[[], list[Record]]:
+        """Starts the work -> what waits for its end and gives the records."""
         if self.settings.mixed_sizes:
-            return self._batch(images)
+            return partial(self._records, self._batch(images))
         by_size: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images):
             by_size.setdefault(image.picture.resized.shape, []).append(index)
-        records: dict[int, Record] = {}
-        for indices in by_size.values():
-            records |= zip(indices, self._batch([images[index] for index in indices]))
-        return [records[index] for index in range(len(images))]
+        begun = [(indices, self._batch([images[index] for index in indices])) for indices in by_size.values()]
+
+        def finish() -> list[Record]:
+            records: dict[int, Record] = {}
+            for indices, batch in begun:
+                records |= zip(indices, self._records(batch))
+            return [records[index] for index in range(len(images))]
+
+        return finish
 
     @torch.inference_mode()
-    def _batch(self, images: Sequence[LoadedImage]) -> list[Record]:
+    def _batch(self, images: Sequence[LoadedImage]) -> Begun:
+        with float32_products(self.detector.dtype, self.detector.device):
+            return self._begin(images)
+
+    def _begin(self, images: Sequence[LoadedImage]) -> Begun:
         features = self._encode_images([image.picture.resized for image in images])
-        found: list[list[Detections]] = [[_nothing(self._columns(image))] for image in images]
+        answers: list[tuple[int, Detections]] = []
         for chunks in zip_longest(*(image.prompt.chunks for image in images)):
             # An image whose prompt has no chunk left runs along with another's caption, and gets nothing from it.
             filler = next(chunk.caption for chunk in chunks if chunk)
             captions = [chunk.caption if chunk else filler for chunk in chunks]
             shared = set(captions) == {filler}  # a text of one caption is that of every image
             text = self._encode_text((filler,) if shared else tuple(captions))
-            grounding = self.detector.model.ground(features, text)
+            grounding = self.detector.forward.ground(features, text)
             count = self.settings.max_per_chunk or self.settings.max_per_image
             last = grounding.logits[-1].float(), grounding.boxes[-1].float()
-            count = self.settings.max_per_chunk or self.settings.max_per_image
-            answers = [
-                _best_pairs(logits, boxes, self._scoring(chunk), count, self._columns(image))
-                for logits, boxes, chunk, image in zip(*last, chunks, images)
-                if chunk
-            ]
-            present = [index for index, chunk in enumerate(chunks) if chunk]
-            for index, detections in zip(present, _to_cpu(answers)):
-                found[index].append(_in_pixels(detections, images[index].picture))
-        records = [self._record(image, parts) for image, parts in zip(images, found)]
-        if not self.settings.return_image_feature:
+            for index, (logits, boxes, chunk) in enumerate(zip(*last, chunks)):
+                if chunk:
+                    columns = self._columns(images[index])
+                    answers.append((index, _best_pairs(logits, boxes, self._scoring(chunk), count, columns)))
+        pooled = pooled_features(features) if self.settings.return_image_feature else None
+        return Begun(images, answers, pooled)
+
+    @torch.inference_mode()
+    def _records(self, batch: Begun) -> list[Record]:
+        found: list[list[Detections]] = [[_nothing(self._columns(image))] for image in batch.images]
+        for (index, _), detections in zip(batch.answers, _to_cpu([answer for _, answer in batch.answers])):
+            found[index].append(_in_pixels(detections, batch.images[index].picture))
+        records = [self._record(image, parts) for image, parts in zip(batch.images, found)]
+        if batch.pooled is None:
             return records
-        pooled = pooled_features(features).cpu().numpy()
+        pooled = batch.pooled.cpu().numpy()
         return [_record_with(FeaturedRecord, record, image_feature=row) for record, row in zip(records, pooled)]
 
     def _encode_images(self, pictures: Sequence[np.ndarray]) -> ImageFeatures:
@@ -311,7 +354,7 @@ class _Labeller:
         known = {id(self.last[0]): self.last[1]} if self.last else {}
         new = list({id(pixels): pixels for pixels in pictures if id(pixels) not in known}.values())
         if new:
-            encoded = self.detector.model.encode_image(collate_images(new).to(self.detector.device))
+            encoded = self.detector.forward.encode_image(collate_images(new, self.detector.device))
             known |= {id(pixels): encoded.one(index) for index, pixels in enumerate(new)}
         if not self.settings.mixed_sizes:
             self.last = pictures[-1], known[id(pictures[-1])]
@@ -455,7 +498,7 @@ def _best(parts: Sequence[Detections], count: int | None, score_threshold: float
     order = scores.argsort(descending=True, stable=True)
     order = order[scores[order] >= score_threshold]
     if nms_iou is not None:
-        order = order[batched_nms(boxes[order], scores[order], labels[order], nms_iou)]
+        order = order[without_duplicates(boxes[order], labels[order], nms_iou)]
     keep = order[:count]
     return Detections(boxes[keep], scores[keep], labels[keep], all_scores[keep])
 
@@ -484,26 +527,38 @@ def _record(image: LoadedImage, found: Detections, make: Callable[..., Record]) 
 
 
 def _in_batches(
-    loaded: Iterable[LoadedImage | Failure], batch_size: int, label: Callable[[Sequence[LoadedImage]], list[Record]]
+    loaded: Iterable[LoadedImage | Failure],
+    batch_size: int,
+    label: Callable[[Sequence[LoadedImage]], Callable[[], list[Record]]],
+    ahead: int,
 ) -> Iterator[Record | Failure]:
-    """Failures keep their place among the records."""
-    waiting: list[LoadedImage | Failure] = []
+    """Failures keep their place among the records. ahead: batches begun before the first of them is waited for."""
+    begun: deque[Callable[[], Iterator[Record | Failure]]] = deque()
+    for batch in _batches(loaded, batch_size):
+        begun.append(partial(_outcomes, batch, label([image for image in batch if isinstance(image, LoadedImage)])))
+        if len(begun) > ahead:
+            yield from begun.popleft()()
+    while begun:
+        yield from begun.popleft()()
+
+
+def _batches(loaded: Iterable[LoadedImage | Failure], size: int) -> Iterator[list[LoadedImage | Failure]]:
+    """Of so many images each, and the failures among them."""
+    batch: list[LoadedImage | Failure] = []
     images = 0
     for outcome in loaded:
-        waiting.append(outcome)
+        batch.append(outcome)
         images += isinstance(outcome, LoadedImage)
-        if images == batch_size:
-            yield from _label_waiting(waiting, label)
-            waiting, images = [], 0
-    yield from _label_waiting(waiting, label)
+        if images == size:
+            yield batch
+            batch, images = [], 0
+    if batch:
+        yield batch
 
 
-def _label_waiting(
-    waiting: Sequence[LoadedImage | Failure], label: Callable[[Sequence[LoadedImage]], list[Record]]
-) -> Iterator[Record | Failure]:
-    images = [outcome for outcome in waiting if isinstance(outcome, LoadedImage)]
-    records = iter(label(images) if images else [])
-    for outcome in waiting:
+def _outcomes(batch: Sequence[LoadedImage | Failure], finish: Callable[[], list[Record]]) -> Iterator[Record | Failure]:
+    records = iter(finish())
+    for outcome in batch:
         yield outcome if isinstance(outcome, Failure) else next(records)
 
 

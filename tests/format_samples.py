@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 # What a reader takes beside its path: parameter -> value.
@@ -171,6 +174,24 @@ def _flickr30k(folder: Path) -> tuple[Path, Given]:
 def _refcoco(folder: Path) -> tuple[Path, Given]:
     (folder / "refs.p").write_bytes(pickle.dumps([_REF], protocol=2))
     return _file("instances.json", _COCO)(folder)[0], {"refs": folder / "refs.p"}
+
+
+def write_hub_table(
+    path: Path, names: Sequence[str | None], sized: bool = False, classes: Sequence[str] = ("cat", "dog")
+) -> None:
+    """A Parquet file as `datasets` writes it: a row for each name of an image, which it holds; boxes of all classes."""
+    boxes = {"bbox": [[1.0, 2.0, 30.5, 20.0]] * len(classes), "category": list(range(len(classes)))}
+    rows = []
+    for index, name in enumerate(names):
+        stream = io.BytesIO()
+        Image.new("RGB", (60 + index, 40)).save(stream, "PNG")
+        rows.append({"image": {"bytes": stream.getvalue(), "path": name}, "objects": boxes, "licence": "mit"})
+        rows[-1] |= {"width": 60 + index, "height": 40} if sized else {}
+    label = {"feature": {"names": list(classes), "_type": "ClassLabel"}, "_type": "List"}
+    features = {"features": {"label": {"names": ["x"], "_type": "ClassLabel"}, "objects": {"category": label}}}
+    table = pa.Table.from_pylist(rows).replace_schema_metadata({"huggingface": json.dumps({"info": features})})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
 
 
 # format -> what writes its sample into an empty folder and gives (source, what the reader takes beside)

@@ -39,6 +39,7 @@ from formats import CATEGORIES, READERS, InputError, Omissions, read_lvis_detail
 from formats.candidates import Candidates, ImageProblem, candidates_key, read_candidates, write_candidates
 from formats.convert import call, guess_format
 from formats.dod import read_dod_details
+from formats.huggingface import read_huggingface, read_huggingface_categories, save_images
 from formats.inspect import check, statistics
 from formats.io.plain_pickle import read_plain_pickle
 from formats.io.toml_config import read_config
@@ -50,7 +51,7 @@ from grounding_model.inputs.image import read_image
 from grounding_model.inputs.prompt import Prompt
 from grounding_model.inputs.tokens import load_tokenizer, tokenizer_from_text
 from grounding_model.training.config import TrainConfig
-from tests.format_samples import SAMPLES
+from tests.format_samples import SAMPLES, write_hub_table
 from tests.paths import GOLDEN
 
 ROOT = Path(__file__).parent.parent
@@ -394,6 +395,18 @@ def _candidates(folder: Path) -> None:
     write_candidates(folder / "shard.parquet", candidates, "key")
 
 
+def _hub_table(folder: Path) -> None:
+    write_hub_table(folder / "train-00000-of-00001.parquet", names=["cat", None])
+
+
+def _read_hub_table(folder: Path) -> None:
+    for problems in (None, lambda problem: None):
+        with suppress(InputError):
+            list(read_huggingface(folder, on_problem=problems))
+    read_huggingface_categories(folder)
+    save_images(folder, folder / "saved")
+
+
 def _config(source: str, kind: type) -> Target:
     return Target(
         lambda folder: shutil.copy(ROOT / "configs" / source, folder / "a.toml"),
@@ -509,6 +522,7 @@ TARGETS: dict[str, Target] = {
         _only("a.yaml", read_category_names, keypoint_shape),
     ),
     "candidates": Target(_candidates, _only("shard.parquet", read_candidates, candidates_key)),
+    "Hugging Face's Parquet": Target(_hub_table, _read_hub_table),
     "reviewed": Target(
         _file("a.json", "\n".join([json.dumps(_REVIEWED)] * 2)),
         _only("a.json", corrections_for),

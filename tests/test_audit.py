@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from flows.audit.judging import judge_labels
+from flows.audit.judging import confused_labels, judge_labels
 from flows.audit.messages import describe
 from flows.audit.report import report_audit, write_audit_report
 from flows.audit.sample import draw_audit, read_audit
@@ -21,6 +22,7 @@ from flows.policies import Policy
 from flows.self_training.gate import Gate, judge
 from formats.dataset_names import labels_path, metadata_path, reviewed_path
 from formats.io.errors import InputError
+from formats.label_map import write_label_map
 from formats.odvg import read_odvg, record_to_line, write_odvg
 from formats.record import Instance, Record
 from formats.reviewed import reviewed_line, reviewed_text, write_corrections
@@ -134,6 +136,34 @@ def test_a_renamed_box_is_wrong_of_one_category_and_missing_of_the_other() -> No
     assert (found["cat"].hits, found["cat"].labels, found["cat"].objects) == (0, 0, 1)
 
 
+def test_categories_that_are_mixed_up_are_counted_once_a_box() -> None:
+    labels = Record("a", 100, 100, (Instance(BOX, 0, "dog"), Instance(ELSEWHERE, 1, "cat"), Instance(BOX, 2, "fox")))
+    objects = Record("a", 100, 100, (Instance(BOX, 1, "cat"), Instance(ELSEWHERE, 1, "cat")))
+    assert confused_labels(labels, objects) == {("dog", "cat"): 1}
+    assert confused_labels(labels, labels) == confused_labels(objects, objects) == {}
+    both = Record("a", 100, 100, (Instance(BOX, 1, "cat"), Instance(BOX, 0, "dog")))
+    assert confused_labels(both, objects) == {}  # the object was found; the second label is one too many
+
+
+def test_a_report_tells_mixed_up_categories_and_what_each_category_still_takes(tmp_path: Path) -> None:
+    path = tmp_path / "x_od_v1.json"
+    names = ["cat" if index % 3 else "dog" for index in range(30)]
+    write_odvg(path, [record(f"{index}.png", BOX, score=0.8, category=name) for index, name in enumerate(names)])
+    audit = draw_audit(path, reviews=20)
+    truth = [record(f"{index}.png", BOX, category="cat") for index in range(30)]
+    write_corrections(reviewed_path(path), [reviewed_text(each, 1) for each in truth])
+    report = report_audit(audit)
+    wrong = sum(names[int(Path(audit.records[image].filename).stem)] == "dog" for image in audit.drawn)
+    assert [tuple(each) for each in report.confusions] == [("dog", "cat", wrong)]
+    assert report.categories["cat"].more_reviews["recall"] > 0
+    assert report.too_few == {"dog": wrong}
+    text = describe(report)
+    assert f"wrong category, in 20 reviewed images: dog for cat ({wrong})" in text
+    assert f"numbers of their own: dog ({wrong})" in text
+    assert report.payload()["categories"]["cat"]["more_reviews"] == report.categories["cat"].more_reviews
+    assert report.payload()["threshold"]["reviews"] == 20
+
+
 def test_the_audit_stays_in_the_metadata_when_corrections_go_into_the_labels(tmp_path: Path) -> None:
     make_images(tmp_path / "images", 12)
     make_weights(tmp_path)
@@ -178,6 +208,29 @@ def test_the_command_draws_for_another_tool_and_takes_its_corrections(labels: Pa
     assert main(["audit", "nowhere.json"]) == 2
     assert main(["audit", str(labels)]) == 2  # no folder of images
     assert "expected --images" in capsys.readouterr().err
+
+
+def test_a_sample_goes_to_another_tool_and_comes_back_by_an_import(labels: Path, capsys) -> None:
+    write_label_map(labels.parent / "x_label_map.json", {0: "cat"})
+    assert main(["audit", str(labels), "-n", "20", "--no-review"]) == 0
+    sample, tasks = labels.parent / "x_od_v1.audit" / "x_od_v1.json", labels.parent / "tasks.xml"
+    assert main(["convert", "odvg", "cvat", str(sample), str(tasks)]) == 0
+    boxes = re.findall(r"<box.*?(?:/>|</box>)", tasks.read_text(), re.DOTALL)
+    wrong = [box for box in boxes if 'xtl="50' in box]
+    edited = tasks.read_text()
+    for box in wrong:
+        edited = edited.replace(box, "", 1)
+    tasks.write_text(edited)
+    assert main(["reviews", "import", str(labels), str(tasks), "--from", "cvat"]) == 0
+    assert (
+        main(["audit", str(labels), "--report"]) == 2
+    )  # of images that nobody changed, nobody said that they are right
+    assert main(["reviews", "import", str(labels), str(tasks), "--from", "cvat", "--all"]) == 0
+    assert main(["audit", str(labels), "--report"]) == 0
+    report = json.loads((labels.parent / "x_od_v1.audit/report.json").read_text())
+    assert report["reviews"] == 20
+    assert 0 < len(wrong) < report["precision"]["boxes"] == len(boxes)
+    assert report["precision"]["low"] < 0.8 < report["precision"]["high"]
 
 
 def test_labels_path_and_audit_are_of_one_round() -> None:

@@ -132,3 +132,13 @@ def test_a_threshold_is_certified_only_where_every_higher_one_is() -> None:
     assert certified_threshold(0 * hits, labels, strata, 0.9) is None
     assert (np.diff(grid) < 0).all()
     assert (scores > grid[-1]).all()
+
+
+def test_a_threshold_with_too_few_reviewed_labels_to_tell_does_not_hide_the_others() -> None:
+    strata = Strata(np.zeros(40, int), np.array([400]))
+    labels = np.column_stack([np.arange(40) < 3, np.arange(40) < 12, np.ones(40, int)]).astype(int)
+    assert certified_threshold(labels, labels, strata, 0.9) == 2
+    wrong = labels.copy()
+    wrong[:12] = 0
+    assert certified_threshold(wrong, labels, strata, 0.9) is None
+    assert certified_threshold(labels[:2], labels[:2], Strata(np.zeros(2, int), np.array([400])), 0.9) is None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ from browse.__main__ import main
 from browse.contact_sheet import contact_sheet, side_by_side
 from browse.draw import IGNORE_COLOUR, draw_record
 from browse.images.colours import colour_of, ink_on
+from browse.judged import JUDGED, draw_judged, verdicts
+from browse.page_parts import Drawing, gallery, in_words
 from formats.io.errors import InputError
 from formats.label_map import write_label_map
 from formats.odvg import write_odvg
@@ -158,7 +162,7 @@ def test_the_command_draws_every_line_to_its_place(data: Path, capsys: pytest.Ca
     out = data / "seen"
     assert run(data, "-m", "x_label_map.json", "-o", str(out), "--not-show") == 0
     written = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*"))
-    assert written == ["a.png", "c.png", "deep/b-2.jpg", "deep/b.jpg", "index.html"]
+    assert written == ["a.png", "c.png", "contact-sheets/001.jpg", "deep/b-2.jpg", "deep/b.jpg", "index.html"]
     assert "4 drawn, 0 not drawn" in capsys.readouterr().out
 
 
@@ -189,7 +193,7 @@ def test_a_file_in_place_of_the_folder_is_told_once(data: Path, capsys: pytest.C
 
 def test_number_and_shuffle(data: Path) -> None:
     assert run(data, "-o", str(data / "first"), "--not-show", "-n", "2") == 0
-    assert len(list((data / "first").rglob("*.*"))) == 3  # with index.html
+    assert len(list((data / "first").rglob("*.*"))) == 4  # with index.html and a contact sheet
     for folder in ("one", "two"):
         assert run(data, "-o", str(data / folder), "--not-show", "--shuffle", "-n", "1", "--seed", "3") == 0
     names = [[path.name for path in (data / folder).rglob("*.*")] for folder in ("one", "two")]
@@ -238,7 +242,9 @@ def test_the_index_has_every_drawing_and_needs_nothing_from_elsewhere(data: Path
     page = (out / "index.html").read_text()
     assert page.count('class="tile"') == 4
     assert [link for link in ("a.png", "deep/b.jpg", "deep/b-2.jpg", "c.png") if f'href="{link}"' not in page] == []
-    assert page.count("1 gained, 1 lost") == 1
+    assert len(re.findall("</i>1 wrong, <i[^>]*></i>1 missed<", page)) == 1
+    assert 'href="contact-sheets/001.jpg"' in page
+    assert "--compare truth.json" in page
     assert "groundhog browse serve" in page
     assert "http" not in page.replace("http-equiv", "")
 
@@ -252,3 +258,52 @@ def test_file_names_cannot_put_markup_into_the_index(data: Path) -> None:
     page = (data / "seen" / "index.html").read_text()
     assert "<script>alert" not in page
     assert "<b>cat" not in page
+
+
+def test_what_became_of_a_box_is_said_by_its_colour_and_a_word() -> None:
+    def record(*instances: Instance) -> Record:
+        return Record("a.png", 100, 200, instances)
+
+    truth = record(
+        Instance((0, 0, 40, 40), 0, "cat"),
+        Instance((60, 0, 99, 40), 0, "cat"),
+        Instance((110, 0, 150, 40), 0, "cat"),
+        Instance((160, 0, 199, 99), 1, "crowd", ignore=True),
+    )
+    found = record(
+        Instance((2, 2, 40, 44), 0, "cat", 0.9),
+        Instance((60, 0, 99, 40), 1, "dog", 0.8),
+        Instance((0, 60, 30, 99), 0, "cat", 0.7),
+        Instance((165, 0, 199, 99), 0, "cat", 0.6),
+    )
+    judged = verdicts(found, truth)
+    assert judged.ours == ["moved", "relabelled", "gained", "ignored"]
+    assert judged.others == ["moved", "relabelled", "lost", "ignored"]
+    assert judged.count("gained", "lost", "relabelled") == 3
+    drawn = draw_judged(grey(100, 200), found, judged.ours, JUDGED)
+    scale = drawn.shape[1] / 200
+    for box, change in ((found.instances or ())[0], "same"), ((found.instances or ())[2], "gained"):
+        x, y = round(box.box[0] * scale) + 1, round((box.box[1] + box.box[3]) / 2 * scale)
+        assert tuple(drawn[y, x].tolist()) == JUDGED[change][1]
+    assert verdicts(record(), truth).ours == []
+
+
+def test_a_gallery_has_each_picture_once_and_opens_it_without_a_script() -> None:
+    page = gallery([Drawing(grey(9, 9), f"<{name}>", "1 box") for name in "ab"], "seen")
+    assert page.count("<img") == 2
+    assert 'href="#seen-2"' in page
+    assert 'id="seen-2"' in page
+    assert "<a>" not in page
+    assert "script" not in page
+
+
+def test_settings_are_said_without_python() -> None:
+    @dataclass
+    class Kind:
+        share: float = 0.5
+        of_class: dict[str, float] = field(default_factory=dict)
+        kind: str = "mixture"
+
+    assert in_words(Kind()) == "mixture share 0.5"
+    assert in_words({"a": True, "b": (1, 2.50)}) == "a on, b 1, 2.5"
+    assert in_words(None) == in_words(()) == "none"

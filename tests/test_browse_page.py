@@ -15,15 +15,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from browse import page_parts as pages
 from browse.__main__ import main
+from browse.judged import JUDGED_LEGEND
 from browse.review.candidates import CandidateBoxes, read_plan
-from browse.review.serve import ReviewServer
+from browse.review.likeness import Likeness
+from browse.review.serve import ReviewServer, likeness_of
 from browse.review.session import Review
 from browse.review.views import Views
 from formats.candidates import Candidates, ImageCandidates, write_candidates
 from formats.label_map import write_label_map
 from formats.odvg import write_odvg
-from formats.record import Instance, Record
+from formats.record import Instance, Record, Region
 from formats.reviewed import corrections_for, reviewed_text, write_corrections
 from tests.chromium import Page, chromium_page, find_chromium
 from tests.test_browse_serve import ROOT, served
@@ -338,6 +341,15 @@ def test_candidates_are_taken_by_a_click_and_by_a_key(page: Page, tmp_path: Path
         page.open(server.address)
         ghosts = "document.querySelectorAll('.ghost').length"
         page.wait(f"{at(1, 2)} && {ghosts} === 2")  # the third is below the sliders
+        # Over all images: while a slider moves, its class says what its threshold would give.
+        everywhere = "document.querySelectorAll('#candidates .everywhere')[1].textContent"
+        page.wait(f"{everywhere} === 'all images: 1 boxes in 1'")
+        slide = "(() => {{ const slider = document.querySelectorAll('#candidates input')[1]; slider.value = {}; "
+        slide += "slider.dispatchEvent(new Event('input', {{bubbles: true}})); }})()"
+        page.value(slide.format(0.1))
+        page.wait(f"{everywhere} === 'all images: 2 boxes in 1' && {ghosts} === 3")
+        page.value(slide.format(0.18))
+        page.wait(f"{everywhere} === 'all images: 1 boxes in 1' && {ghosts} === 2")
         place = on_screen(page, 20, 12)
         page.drag(place, place)
         page.wait(f"{text('boxes-title')} === '1 box' && {ghosts} === 1")
@@ -355,11 +367,15 @@ def test_candidates_are_taken_by_a_click_and_by_a_key(page: Page, tmp_path: Path
 
 @contextmanager
 def running(
-    review: Review, folder: Path, candidates: CandidateBoxes | None = None, other: Path | None = None
+    review: Review,
+    folder: Path,
+    candidates: CandidateBoxes | None = None,
+    other: Path | None = None,
+    likeness: Likeness | None = None,
 ) -> Iterator[ReviewServer]:
     import threading
 
-    with ReviewServer(Views(review, "file", other), folder / "images", candidates=candidates) as server:
+    with ReviewServer(Views(review, "file", other, likeness), folder / "images", candidates=candidates) as server:
         thread = threading.Thread(target=server.run)
         thread.start()
         try:
@@ -409,6 +425,87 @@ def test_a_filter_is_followed_by_the_list_and_the_keys(page: Page, tmp_path: Pat
         assert page.value("document.querySelectorAll('.item').length") >= 8
 
 
+def test_a_finger_selects_boxes_and_draws_none(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 2)
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.open(server.address, 390, 780)
+        page.wait(at(1, 2))
+        page.call("Emulation.setTouchEmulationEnabled", enabled=True)
+        try:
+            x, y = on_screen(page, 10, 10)
+            for kind, points in (("Start", [(x, y)]), ("Move", [(x + 60, y + 50)]), ("End", [])):
+                touches = [{"x": across, "y": down} for across, down in points]
+                page.call("Input.dispatchTouchEvent", type=f"touch{kind}", touchPoints=touches)
+            for kind, points in (("Start", [(x, y)]), ("End", [])):
+                touches = [{"x": across, "y": down} for across, down in points]
+                page.call("Input.dispatchTouchEvent", type=f"touch{kind}", touchPoints=touches)
+            page.wait("document.querySelectorAll('.frame.chosen').length === 1")
+            assert page.value(text("boxes-title")) == "2 boxes"
+        finally:
+            page.call("Emulation.setTouchEmulationEnabled", enabled=False)
+        page.click("footer .main")
+        page.wait(accepted(1, 2))
+
+
+def test_crops_that_look_alike_stand_together(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 6)
+    for number in range(6):
+        Image.new("RGB", (40, 30), [(200, 30, 30), (30, 30, 200)][number % 2]).save(
+            tmp_path / f"images/{number:02d}.png"
+        )
+    names = "[...document.querySelectorAll('.crop')].map((crop) => crop.title.slice(0, 2)).join(' ')"
+    review = Review(tmp_path / "x_od_v1.json")
+    with running(review, tmp_path, likeness=likeness_of(review, tmp_path / "images", None)) as server:
+        page.open(server.address)
+        page.wait(at(1, 6))
+        page.press("v")
+        page.wait(f"{names} === '00 01 02 03 04 05'")
+        page.press("ArrowRight")
+        page.press(" ")
+        page.press("s")  # like the selected one first
+        page.wait(f"{names} === '01 03 05 00 02 04'")
+        page.press("Escape")
+        page.value("document.getElementById('filter-order').value = 'diverse'")
+        page.value("document.getElementById('filters').dispatchEvent(new Event('input', {bubbles: true}))")
+        page.wait(
+            "document.querySelectorAll('.item .state').length === 6 && "
+            "document.querySelectorAll('.item')[1].title.slice(1, 2) % 2 === 1"
+        )
+
+
+def test_phrases_are_relabelled_in_bulk_by_their_words(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 3)
+    region = Region(((1, 2, 20, 25),), ("a cat",), ((0, 5),), (0.5,))
+    records = [Record(f"{n:02d}.png", 30, 40, caption="a cat on a mat", regions=(region,)) for n in range(3)]
+    write_odvg(tmp_path / "x_od_v1.json", records)
+    (tmp_path / "x_label_map.json").unlink()
+    crops = "document.querySelectorAll('.crop').length"
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.open(server.address)
+        page.wait(at(1, 3))
+        page.press("v")
+        page.wait(f"{crops} === 3")
+        page.click("#crops-words")
+        for words, count in ((" dog", 0), (" cat", 3)):
+            page.value("document.getElementById('crops-words').value = 'a'")
+            page.type(words)
+            page.press("Enter")
+            page.wait(f"{crops} === {count} && {text('crops-count')} === '{count} boxes, 0 selected'")
+            page.click("#crops-words")
+        page.value("document.querySelector('.crop').focus()")
+        page.press("a", modifiers=2)
+        page.press("c")
+        page.wait("document.getElementById('search').open")
+        page.type("a mat")
+        page.press("Enter")
+        page.wait(f"{crops} === 0")
+        page.press("z")
+        page.wait(f"{crops} === 3")
+        page.press("y")
+        page.wait(f"{crops} === 0")
+    assert [Review(tmp_path / "x_od_v1.json").page(number)["state"] for number in range(3)] == ["edited"] * 3
+
+
 def test_two_label_files_are_compared_in_colours(page: Page, tmp_path: Path) -> None:
     write_data(tmp_path, 2)
     others = (
@@ -421,8 +518,10 @@ def test_two_label_files_are_compared_in_colours(page: Page, tmp_path: Path) -> 
         page.open(server.address)
         page.wait(at(1, 2))
         page.press("m")
-        page.wait(f"{text('comparison')} === 'against truth.json: 1 same, 1 relabelled, 1 lost'")
+        page.wait(f"{text('comparison')} === 'against truth.json: 1 right, 1 wrong name, 1 missed'")
         assert page.value("document.querySelectorAll('.other').length") == 2
+        colours = page.value("[...document.querySelectorAll('.frame')].map((each) => each.getAttribute('stroke'))")
+        assert len(set(colours)) == 2  # right and wrong, not cat and dog
         page.press("m")
         page.wait("document.querySelectorAll('.other').length === 0")
 
@@ -433,7 +532,8 @@ AXE = Path(os.environ.get("GROUNDHOG_AXE", ROOT / "node_modules" / "axe-core" / 
 @pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not there: npm install --no-save axe-core, or GROUNDHOG_AXE")
 def test_axe_finds_nothing_serious_in_any_view(page: Page, tmp_path: Path) -> None:
     write_data(tmp_path, 12)
-    with served(tmp_path, "x_od_v1.json") as server:
+    write_odvg(tmp_path / "truth.json", [Record("00.png", 30, 40, (Instance((1, 2, 20, 24), 1, "dog"),))])
+    with running(Review(tmp_path / "x_od_v1.json"), tmp_path, other=tmp_path / "truth.json") as server:
         page.call("Page.setBypassCSP", enabled=True)
         try:
             page.open(server.address)
@@ -449,6 +549,10 @@ def test_axe_finds_nothing_serious_in_any_view(page: Page, tmp_path: Path) -> No
                 assert page.value(found) == []
                 page.press("Escape")
                 page.wait(at(1, 12))
+                page.press("m")
+                page.wait("!document.getElementById('comparison').hidden")
+                assert page.value(found) == []
+                page.press("m")
                 for key, dialog in (("?", "help"), ("c", "search")):
                     page.press(key)
                     page.wait(f"document.getElementById('{dialog}').open")
@@ -456,6 +560,40 @@ def test_axe_finds_nothing_serious_in_any_view(page: Page, tmp_path: Path) -> No
                     page.value(f"document.getElementById('{dialog}').close()")
         finally:
             page.call("Page.setBypassCSP", enabled=False)
+
+
+@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not there: npm install --no-save axe-core, or GROUNDHOG_AXE")
+def test_axe_finds_nothing_serious_in_pages_that_are_written(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 3)
+    assert main([str(tmp_path), "x_od_v1.json", "images", "-o", str(tmp_path / "seen"), "--not-show"]) == 0
+    drawings = [pages.Drawing(np.full((60, 80, 3), 90, np.uint8), f"{number}.png", "2 boxes") for number in range(3)]
+    parts = [pages.table(["", "AP"], [["cat", "0.5"]]), pages.bars(["", "AP"], [("cat", 0.5, [])])]
+    parts += [pages.legend(JUDGED_LEGEND), pages.gallery(drawings, "seen")]
+    (tmp_path / "report.html").write_text(pages.page("report", pages.section("How good?", "".join(parts)), "groundhog"))
+    found = "axe.run(document).then((done) => done.violations.filter(({impact}) => "
+    found += "['serious', 'critical'].includes(impact)).map(({id, nodes}) => id + ' ' + nodes[0].html))"
+    for path in (tmp_path / "seen" / "index.html", tmp_path / "report.html"):
+        for scheme, width in (("light", 1400), ("dark", 390)):
+            page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+            page.open("about:blank")
+            page.open(path.as_uri(), width)
+            page.value(AXE.read_text(encoding="utf-8") + "; true")
+            assert page.value(found) == []
+            assert page.value("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_thumbnail_of_a_report_opens_its_drawing_and_the_next_one(page: Page, tmp_path: Path) -> None:
+    drawings = [pages.Drawing(np.full((300, 400, 3), 90, np.uint8), f"{number}.png") for number in range(2)]
+    (tmp_path / "report.html").write_text(pages.page("report", pages.gallery(drawings, "seen"), "groundhog"))
+    page.open((tmp_path / "report.html").as_uri())
+    width = "document.querySelectorAll('figure')[{}].getBoundingClientRect().width"
+    assert page.value(width.format(0)) < 500
+    page.click("figure a.open")
+    page.wait(f"{width.format(0)} > 1000")
+    page.click("figure:target .ways a")
+    page.wait(f"{width.format(1)} > 1000 && {width.format(0)} < 500")
+    page.click("figure:target .ways a:last-child")
+    page.wait(f"{width.format(1)} < 500")
 
 
 def test_the_index_of_drawings_filters_by_class_and_score(page: Page, tmp_path: Path) -> None:

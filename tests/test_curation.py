@@ -17,7 +17,7 @@ from flows.curation.check import check_images, describe_report
 from flows.curation.duplicates import find_duplicates
 from flows.curation.fingerprints import HASH_BITS, fingerprint
 from flows.curation.publish import publish
-from flows.curation.selection import most_similar, select_diverse
+from flows.curation.similarity import most_similar, select_diverse
 from formats import InputError, Instance, Record, read_coco, read_huggingface, read_yolo, write_label_map, write_odvg
 from formats.candidates import (
     Candidates,
@@ -130,6 +130,34 @@ def test_check_ends_with_1_for_a_leak_and_0_for_a_blurred_picture(tmp_path, pict
     assert main(["check", "--images", str(tmp_path / "a"), "--against", str(tmp_path / "b")]) == 1
     assert "leak" in capsys.readouterr().out
     assert main(["check"]) == 2
+
+
+def test_sets_of_one_folder_are_compared_by_their_annotation_files(tmp_path, pictures, capsys):
+    (tmp_path / "images").mkdir()
+    for index, picture in enumerate(pictures[:4]):
+        picture.save(tmp_path / f"images/{index}.png")
+    encoded(pictures[0], 50).save(tmp_path / "images/copy.jpg")
+    box = (Instance((1.0, 1.0, 9.0, 9.0), 0, "cat"),)
+    for name, images in {"train": ["0.png", "1.png"], "held": ["2.png"], "test": ["copy.jpg", "2.png"]}.items():
+        write_odvg(tmp_path / f"{name}_od.json", [Record(each, SIDES, SIDES, box) for each in images])
+    train, held, test = (str(tmp_path / f"{name}_od.json") for name in ("train", "held", "test"))
+    command = ["check", train, "--images", str(tmp_path / "images"), "--against"]
+    assert main([*command, held]) == 0
+    assert main([*command, held, "--against", test]) == 1
+    told = capsys.readouterr().out
+    assert "2 leaks" in told
+    assert f"{held}: 2.png = {test}: 2.png (equal files" in told
+    for wrong, message in ((train, "is given twice"), ("nowhere", "does not exist"), (str(tmp_path), "lie in one")):
+        assert main([*command, held, "--against", wrong]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_folder_is_not_compared_with_itself(tmp_path, pictures, capsys):
+    (tmp_path / "a/b").mkdir(parents=True)
+    pictures[0].save(tmp_path / "a/0.png")
+    for other, message in (("a", "are one folder"), ("a/b", "lie in one another"), ("a/../a/", "are one folder")):
+        assert main(["check", "--images", str(tmp_path / "a"), "--against", str(tmp_path / other)]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_a_diverse_set_covers_within_twice_the_best():
@@ -261,25 +289,81 @@ def test_an_image_in_two_splits_is_refused(labels):
         publish(twice, labels / "images", labels / "out", progress=False)
 
 
-def test_the_card_tells_how_the_labels_were_made(labels):
-    meta = {"weights": "glyph-tiny", "weights_sha256": "ab" * 32, "prompt": ["cat", "dog"], "round": 2}
+def meta_of(weights: str, **more: object) -> str:
+    meta = {"weights": weights, "weights_sha256": "ab" * 32, "prompt": ["cat", "dog"]}
     meta |= {"policy": {"score_threshold": 0.3}, "counts": {"candidates": 40, "kept": 7, "reviewed": 1}}
-    (labels / "labels/pets_train_od.meta.json").write_text(json.dumps(meta))
-    card = (published(labels).folder / "README.md").read_text()
+    return json.dumps(meta | more)
+
+
+def test_the_card_tells_how_the_labels_were_made_round_by_round(labels):
+    parent = {"labels": "pets_first_od.json"}
+    (labels / "labels/pets_train_od.meta.json").write_text(meta_of("best.safetensors", round=2, trained_on=parent))
+    (labels / "labels/pets_first_od.meta.json").write_text(meta_of("llmdet_tiny", round=1, trained_on=None))
+    (labels / "labels/pets_test_od.meta.json").write_text(meta_of("other.pth"))
+    cite = "@misc{pets, title={Pets}}"
+    out = published(labels, citation=cite).folder
+    card = (out / "README.md").read_text()
     for part in (
         "round 2 of self-training",
-        "`glyph-tiny`",
-        "40 candidates, 7 kept, 1 images",
+        "licence of the weights: Apache-2.0, that of `llmdet_tiny`, with which self-training began",
+        "licence of the weights: not known here; mind that of `other.pth`",
+        "40 candidates, 7 kept, 1 image corrected",
+        "| 1 | `llmdet_tiny` | 7 | 1 | no |",
         "| boxes of dog | 5 | 3 |",
+        cite,
     ):
         assert part in card, part
+    assert json.loads((out / "croissant.json").read_text())["citeAs"] == cite
+
+
+def test_the_card_names_the_categories_that_are_mixed_up_and_who_says_so(labels):
+    audit = {"reviews": 12, "precision": {"value": 0.9, "low": 0.8, "high": 0.95, "images": 11}, "recall": None}
+    audit["confusions"] = [{"label": "cat", "object": "a|b", "boxes": 3}]
+    suspects = {"against": "x_od_v2.json", "images": 4, "kinds": {"wrong category": 2, "overlooked": 1}}
+    suspects["confusions"] = [{"label": "dog", "found": "cat", "boxes": 2}]
+    meta = meta_of("glyph-tiny", audit=audit, suspects=suspects)
+    (labels / "labels/pets_train_od.meta.json").write_text(meta)
+    out = published(labels).folder
+    card = (out / "README.md").read_text()
+    for part in (
+        "In 12 images that a person reviewed, labels had a wrong category",
+        "| cat | a\\|b | 3 |",
+        "Compared with x_od_v2.json in 4 images",
+        "2 wrong category, 1 overlooked",
+        "| dog | cat | 2 |",
+        "| all | precision | 0.900 | 0.800 | 0.950 | 11 |",
+    ):
+        assert part in card, part
+    assert "precision of train, from 12 reviews" in (out / "index.html").read_text()
+
+
+def test_images_of_one_stem_keep_label_files_of_their_own(tmp_path):
+    names = ["a/x.png", "b/x.png", "c.png", "c.bmp", "C.png", "c_bmp.png"]
+    (tmp_path / "images/a").mkdir(parents=True)
+    (tmp_path / "images/b").mkdir()
+    for index, name in enumerate(names):
+        Image.new("RGB", (40 + index, 30), (index, 0, 0)).save(tmp_path / "images" / name)
+    box = (1.0, 1.0, 20.0, 20.0)
+    lines = [Record(name, 30, 40 + index, (Instance(box, index, name),)) for index, name in enumerate(names)]
+    write_odvg(tmp_path / "x_od.json", lines)
+    write_label_map(tmp_path / "x_label_map.json", dict(enumerate(names)))
+    done = publish({"train": tmp_path / "x_od.json"}, tmp_path / "images", tmp_path / "out", progress=False)
+    assert set(done.renamed) == {"c.bmp", "C.png"}
+    stems = [name.rpartition(".")[0].casefold() for name in list_images(done.folder / "train/images")]
+    assert len(set(stems)) == len(names)
+    back = read_yolo(done.folder / "train/labels", done.folder / "train/images", names)
+    assert sorted((each.width, each.instances[0].category) for each in back) == sorted(
+        (40 + index, name) for index, name in enumerate(names)
+    )
+    for each in read_huggingface(done.folder):
+        assert image_size(done.folder / "train" / each.filename) == (30, each.width)
 
 
 @pytest.mark.slow
 def test_datasets_and_croissant_read_what_is_published(labels, monkeypatch):
     datasets, croissant = pytest.importorskip("datasets"), pytest.importorskip("mlcroissant")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    out = published(labels, license="mit").folder
+    out = published(labels, license="mit", citation="Somebody, 2026").folder
     loaded = datasets.load_dataset(str(out), cache_dir=str(labels / "cache"))
     assert {split: len(rows) for split, rows in loaded.items()} == {"train": 4, "test": 2}
     row = loaded["test"][0]
@@ -299,6 +383,9 @@ def test_the_commands_select_and_publish(labels, capsys):
     assert capsys.readouterr().out.splitlines()[0] == "sub/3.png"
     assert main(["select", images, "-n", "99", "--diverse"]) == 2
     train, test = (str(labels / f"labels/pets_{name}_od.json") for name in ("train", "test"))
-    assert main(["publish", train, str(labels / "p"), "--images", images, "--split", f"test={test}"]) == 0
+    (labels / "cite.bib").write_text("@misc{pets}")
+    command = ["publish", train, str(labels / "p"), "--images", images, "--split", f"test={test}"]
+    assert main([*command, "--cite", str(labels / "cite.bib")]) == 0
+    assert "@misc{pets}" in (labels / "p/README.md").read_text()
     assert main(["publish", train, str(labels / "p"), "--images", images]) == 2
     assert "already exists" in capsys.readouterr().err

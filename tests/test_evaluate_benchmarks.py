@@ -231,6 +231,11 @@ def test_who_knows_the_truth_scores_one(tmp_path, images, layout):
     assert len(list((tmp_path / "show").glob("*_0_wrong_*.jpg"))) == written["records"]
     assert (config.work_dir / "confusion.png").exists() == (bool(written["categories"]) and layout is not lvis)
     assert (config.work_dir / "precision_recall.png").exists() == bool(written["categories"])
+    page = (config.work_dir / "evaluation.html").read_text()
+    assert "95 % interval 1.000 to 1.000" in page.partition("<h2>")[0]
+    assert "groundhog browse serve" in page
+    assert "Which images are worst?" not in page
+    assert len((config.work_dir / "predictions_od.json").read_text().splitlines()) == written["records"]
 
 
 def test_a_sentence_may_mean_two_things_of_one_image(tmp_path, images):
@@ -249,6 +254,9 @@ def test_a_blind_detector_scores_nothing_and_the_csv_says_of_what(tmp_path, imag
     oracle.shift = 500.0
     found = evaluate_benchmark(config, tmp_path / "show", oracle)
     assert found.numbers["ap"] == 0
+    page = (config.work_dir / "evaluation.html").read_text()
+    assert "Which images are worst?" in page
+    assert page.count('class="drawing"') == 2
     rows = list(csv.DictReader((config.work_dir / "per_category.csv").open()))
     assert rows == [
         {"category": "cat", "ap": "0.0000", "boxes": "1", "images": "1"},

@@ -21,6 +21,7 @@ from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
 from pydantic import TypeAdapter, ValidationError
 
+from flows.distillation.config import DistillConfig
 from flows.labelling import detector_pool as workers
 from flows.labelling.detector_pool import LocalDetectorPool
 from flows.labelling.filter import filter_candidates
@@ -31,8 +32,14 @@ from flows.orchestration import deployments, tasks
 from flows.orchestration.server import is_healthy
 from flows.self_training.stages import RunName
 from formats.io.errors import InputError
+from formats.io.toml_config import write_config
+from formats.label_map import write_label_map
+from grounding_model.detector import load_detector
+from grounding_model.students.config import FromStudent
+from grounding_model.training.config import TrainConfig
 from tests.pipeline_cases import FakeDetector, make_images, make_weights
 from tests.test_self_train import Recorder, config  # noqa: F401 - the fixture
+from tests.training_data import write_rectangles
 
 ROOT = Path(__file__).parent.parent
 
@@ -171,6 +178,31 @@ def test_the_flow_labels_by_mapped_shards(
         # The server hears of task runs by events, in its own time.
         told = lambda: {run.name for run in client.read_task_runs()}  # noqa: E731
         wait_until(lambda: told() >= labelled | others, "task runs without a name that can be read", seconds=60)
+
+
+@pytest.mark.slow
+def test_the_flow_of_a_student_leaves_its_table_as_an_artifact(harness: None, tmp_path: Path) -> None:
+    data, _ = write_rectangles(tmp_path)
+    write_label_map(tmp_path / "map.json", dict(enumerate(("red", "green", "blue"))))
+    settings = DistillConfig(
+        data.annotations,
+        data.image_root,
+        label_map=tmp_path / "map.json",
+        train=TrainConfig(
+            tmp_path / "work", start=FromStudent("glyph-student", image_size=64), steps=1, batch_size=2, device="cpu"
+        ),
+        onnx=False,
+    )
+    write_config(tmp_path / "distill_shapes.toml", settings)
+    parameters = deployments.ConfigParameters(config=str(tmp_path / "distill_shapes.toml"), overrides=["trust='none'"])
+    folder = deployments.distill(parameters)
+    assert load_detector(folder).student.names == ("red", "green", "blue")
+    with get_client(sync_client=True) as client:
+        (run,) = [run for run in client.read_flow_runs() if run.name == "distill shapes"]
+        (table,) = [each for each in client.read_artifacts() if each.key == "student" and each.flow_run_id == run.id]
+        assert "| student, PyTorch |" in table.data
+        named = lambda: {task.name for task in client.read_task_runs() if task.flow_run_id == run.id}  # noqa: E731
+        wait_until(lambda: named() == {"distill"}, "no task run", seconds=60)
 
 
 @pytest.mark.slow

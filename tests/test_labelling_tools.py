@@ -88,7 +88,7 @@ ENTRY = {"type": "rectanglelabels", "original_width": 10, "original_height": 10,
         ({"annotations": 3}, "task 0: its annotations or predictions are broken"),
         ({"predictions": [{"result": [{**ENTRY, "value": {**BOX, "x": None}}]}]}, "a box of 'cat' is broken"),
         ({"predictions": [{"result": [{**ENTRY, "value": {**BOX, "width": -3}}]}]}, "box .* swapped corners"),
-        ({"predictions": [{"result": [{**ENTRY, "value": {}}]}]}, "has no single label"),
+        ({"predictions": [{"result": [{**ENTRY, "score": "0.9"}]}]}, "its score '0.9'; expected .*a score in 0..1"),
     ],
 )
 def test_labelstudio_errors_name_the_task(tmp_path, task, message):
@@ -200,7 +200,7 @@ def test_turned_boxes_of_labelstudio_are_left_out_and_counted(tmp_path):
 
 def test_every_broken_task_is_handed_on(tmp_path):
     found = []
-    tasks = [boxed("a.jpg"), {}, {**boxed("b.jpg"), "annotations": 3}]
+    tasks = [boxed("a.jpg"), {**boxed("c.jpg"), "predictions": 3}, {**boxed("b.jpg"), "annotations": 3}]
     assert len(labelstudio(tmp_path, tasks, on_problem=found.append)) == 1
     assert len(found) == 2
 

@@ -171,7 +171,11 @@ LAZY = {
     "grounding_model/checkpoints/locations.py locate": "the hub, for its names alone",
     "grounding_model/checkpoints/locations.py locate_backbone": "the hub, for its names alone",
     "grounding_model/inputs/noun_phrases.py _nltk": "NLTK, for noun phrases alone",
-    "grounding_model/students/export.py _check_installed": "optional: groundhog[onnx]",
+    "grounding_model/detector.py load_detector": "transformers' detectors, for students alone",
+    "grounding_model/detector.py fast_forward": "optional: Triton, which PyTorch brings for GPUs",
+    "grounding_model/model/backbone.py timm_network": "timm takes a second to import, and Swin needs none",
+    "grounding_model/students/export.py check_onnx_installed": "optional: groundhog[onnx]",
+    "grounding_model/students/export.py onnx_metadata": "optional: groundhog[onnx]",
     "grounding_model/students/export.py __init__": "optional: groundhog[onnx]",
     "grounding_model/training/log.py _tensorboard": "optional: groundhog[tensorboard]",
 }

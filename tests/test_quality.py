@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from flows.cli.command import main
 from flows.quality import ablation as quality
 from flows.quality.ablation import LabelQuality, Piece, QualityConfig, Variant, label_quality, measure_quality
 from flows.quality.agreement import rank_by_agreement, write_ranking
+from flows.quality.page import interval, write_page
 from flows.quality.report import table, write_quality_report
 from formats.io.errors import InputError
 from formats.io.toml_config import read_config
@@ -95,8 +97,17 @@ def test_the_table_tells_every_round_and_the_plots_are_drawn(config: QualityConf
     assert rows[2][5:] == ["0.650 ± 0.071", "+0.150 ± 0.071", "–", "0.780 ± 0.014", "+0.020 ± 0.014"]
     assert rows[4][5:] == ["0.750", "+0.250", "+0.150", "0.810", "-0.010"]  # against the same seed of the baseline
     write_quality_report(config, pieces)
-    for name in ("quality.md", "precision_recall.png", "retrained.png"):
+    for name in ("quality.md", "precision_recall.png", "retrained.png", "quality.html"):
         assert (config.train.work_dir / name).stat().st_size > 200
+
+
+def test_the_page_gives_intervals_first_and_says_settings_in_words(config: QualityConfig) -> None:
+    pieces = [Piece("plain", seed, (LABELS,), (0.5, 0.6 + seed / 100), ()) for seed in (3, 4, 5)]
+    page = write_page(config, pieces, "groundhog 1").read_text()
+    assert page.index("95 % interval 0.615 to 0.665") < page.index("<h2>")
+    assert "What does a model gain from the labels?" in page
+    assert not re.search(r"\b(None|True|False|Policy)\b|\w\(|[{]'", re.sub("<style>.*?</style>", "", page, flags=re.S))
+    assert interval([0.5, 0.7]) == "0.600 (0.500 and 0.700)"
 
 
 def test_the_committed_ablation_reads_and_asks_for_every_other_noun() -> None:

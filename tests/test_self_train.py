@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from flows.distillation.distill import distill
 from flows.labelling import infer as inference
 from flows.policies.policy import Policy
 from flows.self_training.config import (
@@ -29,6 +30,9 @@ from formats.io.errors import InputError
 from formats.io.files import sha256_of, write_json
 from formats.label_map import read_label_map
 from grounding_model.data.sources import CocoData, GlyphData
+from grounding_model.detector import load_detector
+from grounding_model.students.config import FromStudent
+from grounding_model.students.export import onnx_metadata
 from grounding_model.training.config import FromWeights, TrainConfig
 from tests.pipeline_cases import FakeDetector, make_images, make_weights
 
@@ -112,9 +116,43 @@ def test_a_finished_run_is_not_done_again(config: SelfTrainConfig) -> None:
 def test_another_policy_labels_anew_without_looking_at_the_first_round_again(config: SelfTrainConfig) -> None:
     recorder = Recorder()
     self_train(config, stages=recorder.stages())
-    self_train(replace(config, policy=Policy(score_threshold=0.8)), stages=recorder.stages())
+    other = replace(config, policy=Policy(score_threshold=0.8))
+    self_train(
+        replace(other, labelling=replace(config.labelling, overwrite=True)),
+        stages=recorder.stages(),
+    )
     assert recorder.detector.seen == 15 + 10  # rounds 2 and 3 have other models now
     assert recorder.trained == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"policy": Policy(score_threshold=0.8)}, "policy.score_threshold: .* there, 0.8 requested"),
+        ({"student": 0.5}, "loop.student: 1.0 there, 0.5 requested"),
+        ({"ratio": 2.0}, "loop.ratio"),
+    ],
+)
+def test_rounds_of_other_settings_are_not_made_anew_in_silence(config: SelfTrainConfig, change, named: str) -> None:
+    recorder = Recorder()
+    result = self_train(config, stages=recorder.stages())
+    labels = [each.labels.read_bytes() for each in result.rounds]
+    with pytest.raises(InputError, match=f"3 rounds that follow from other settings lie here .*{named}.*overwrite"):
+        self_train(replace(config, **change), stages=recorder.stages())
+    assert [each.labels.read_bytes() for each in result.rounds] == labels
+    assert (recorder.detector.seen, recorder.trained) == (15, 2)
+
+
+def test_more_rounds_and_a_threshold_for_the_first_are_no_other_settings(config: SelfTrainConfig) -> None:
+    recorder = Recorder()
+    self_train(replace(config, rounds=0), stages=recorder.stages())
+    assert (
+        len(self_train(replace(config, rounds=0, policy=Policy(score_threshold=0.8)), stages=recorder.stages()).rounds)
+        == 1
+    )
+    assert recorder.detector.seen == 5
+    again = replace(config, rounds=1, policy=Policy(score_threshold=0.8))
+    assert len(self_train(again, stages=recorder.stages()).rounds) == 2
 
 
 def test_missing_images_say_how_to_get_them(config: SelfTrainConfig, tmp_path: Path) -> None:
@@ -240,6 +278,26 @@ def test_the_last_labels_that_passed_teach_a_student(config: SelfTrainConfig, tm
     assert (settings.labels, settings.teacher) == (result.rounds[-1].labels, result.rounds[-1].weights)
     assert (settings.work_dir, settings.train.steps) == (tmp_path / "work" / "student", 7)
     assert settings.truth == config.evaluation
+
+
+@pytest.mark.slow
+def test_the_last_stage_writes_a_student_that_answers(config: SelfTrainConfig, tmp_path: Path) -> None:
+    start = FromStudent("glyph-student", image_size=64)
+    stage = StudentStage(start, steps=1, trust="scores", licence="MIT")
+    data = replace(config.data, categories=("cat", "dog"))
+    settings = replace(config, data=data, rounds=0, distill=stage, train=replace(config.train, device="cpu"))
+    events: list[dict] = []
+    # The teacher's file is a stand-in's, which nothing but its own detector reads.
+    stages = Recorder().stages()._replace(distill=lambda made: distill(replace(made, teacher="", truth=None)))
+    last = self_train(settings, events.append, stages).rounds[-1]
+    (told,) = [event["table"] for event in events if (event["stage"], event["state"]) == ("distill", "finished")]
+    assert "| student, ONNX Runtime |" in told
+    metadata = onnx_metadata(tmp_path / "work" / "student" / "student.onnx")
+    assert metadata["teacher_licence"] == "MIT"
+    assert metadata["labels_sha256"] == sha256_of(last.labels)
+    detector = load_detector(tmp_path / "work" / "student" / "student")
+    (answer,) = detector.predict(tmp_path / "images" / "image-000.png", ["dog"], score_threshold=0.0)
+    assert {each.category for each in answer.instances or ()} == {"dog"}
 
 
 def test_the_report_shows_the_student_of_these_labels_alone(config: SelfTrainConfig, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 
 from flows.cli.command import main
+from flows.training.torchrun import train_in_processes
+from formats.dataset_names import metadata_path
 from formats.io.errors import InputError
 from formats.label_map import write_label_map
 from formats.odvg import read_odvg, write_odvg
@@ -25,13 +27,14 @@ from grounding_model.data.sources import OdvgData, open_for_training
 from grounding_model.students.build import start_student
 from grounding_model.students.config import STUDENTS, FromStudent
 from grounding_model.students.detector import StudentDetector
-from grounding_model.students.export import OnnxSession, export_onnx
+from grounding_model.students.export import OnnxDetector, OnnxSession, export_onnx, onnx_metadata
 from grounding_model.students.files import load_student, save_student
 from grounding_model.students.network import Student
+from grounding_model.training import memory
 from grounding_model.training.config import TrainConfig
 from grounding_model.training.loop import train
 from grounding_model.training.settings import LossSettings, OptimizerConfig
-from grounding_model.training.student_learner import ClassBatch, ClassCollate, StudentLearner
+from grounding_model.training.student_learner import ClassBatch, ClassCollate, StudentLearner, estimate_student
 from tests.training_data import write_rectangles
 
 NAMES = ("red", "green", "blue")
@@ -69,6 +72,7 @@ def config(tmp_path: Path) -> TrainConfig:
         workers=0,
         log_every=1,
         checkpoint_every=1,
+        check_memory=False,
         device="cpu",
     )
 
@@ -140,6 +144,24 @@ def test_labels_with_hardly_anything_are_learnt_from(config: TrainConfig, record
     result = train(replace(config, steps=2))
     assert all(np.isfinite(json.loads(line)["loss"]) for line in result.log.read_text().splitlines())
     assert load_detector(result.checkpoint).student.names == NAMES
+
+
+@pytest.mark.slow
+def test_two_processes_teach_a_student_like_one(config: TrainConfig, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    drawn = start_student(START, NAMES)
+    drawn.detector.config.num_denoising = 0  # its noise is another in each process
+    save_student(tmp_path / "start", drawn, {})
+    # Batch norm sees the images of its own process.
+    frozen = tuple(f"detector.model.{part}" for part in ("backbone", "encoder", "decoder_input_proj"))
+    start = FromStudent(str(tmp_path / "start"), image_size=64)
+    alone = replace(config, start=start, frozen=frozen, steps=3, batch_size=4)
+    together = replace(alone, work_dir=tmp_path / "together", batch_size=1, accumulate=2, processes=2)
+    results = train(alone), train_in_processes(together)
+    numbers = [[json.loads(line) for line in result.log.read_text().splitlines()] for result in results]
+    parts = {name for name in numbers[0][0] if "loss" in name or "norm" in name}
+    for one, other in zip(*numbers, strict=True):
+        assert {name: other[name] for name in parts} == pytest.approx({name: one[name] for name in parts}, rel=1e-3)
 
 
 def test_data_that_know_no_class_are_refused(config: TrainConfig) -> None:
@@ -254,6 +276,15 @@ def check_onnx(student: Student, tmp_path: Path) -> None:
         # Of queries that score alike within rounding any may come first, so each box has to have one like it.
         distance = np.abs(found[:, :, None] - boxes.numpy()[:, None]).max(-1) / max(height, width)
         assert distance.min(2).max() < 1e-4
+    asked = {"score_threshold": 0.0, "max_per_image": 9}
+    for names in (NAMES, NAMES[2:]):
+        (ours,), (theirs,) = (
+            detector.predict_each([images[0]], Prompt.categories(names), **asked)
+            for detector in (StudentDetector(student), OnnxDetector(session))
+        )
+        assert {each.category for each in theirs.instances or ()} <= set(names)
+        expected = [each.score for each in ours.instances or ()]
+        assert [each.score for each in theirs.instances or ()] == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.slow
@@ -269,6 +300,8 @@ def test_labels_are_distilled_by_one_command(
         for index, line in enumerate(read_odvg(data.annotations))
     ]
     write_odvg(data.annotations, lines)
+    audit = {"reviews": 12, "precision": {"value": 0.9, "low": 0.8, "high": 0.95}, "recall": None}
+    metadata_path(data.annotations).write_text(json.dumps({"round": 1, "audit": audit}))
     out = tmp_path / "distilled"
     arguments = [str(data.annotations), str(data.image_root), "--label-map", str(data.label_map), "--device", "cpu"]
     arguments += ["--student", "glyph-student", "--image-size", "64", "--steps", "1", "--work-dir", str(out)]
@@ -277,12 +310,70 @@ def test_labels_are_distilled_by_one_command(
     assert "| student, ONNX Runtime |" in told
     rows = json.loads((out / "distill.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["student, PyTorch", "student, ONNX Runtime"]
-    assert "Classes, in the order of their labels: red, green, blue" in (out / "student" / "README.md").read_text()
+    assert rows[0]["ap"] == pytest.approx(rows[1]["ap"], abs=1e-3)
+    written = {path: path.stat().st_mtime_ns for path in (out / "student.onnx", out / "distill.json")}
+    assert main(["distill", *arguments, "--trust", "scores", "--truth", str(data.annotations)]) == 0
+    assert capsys.readouterr().out == told
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert onnx_metadata(out / "student.onnx")["trust"] == "scores"
+    (out / "student.onnx").write_bytes(b"a part of it")
+    assert onnx_metadata(out / "student.onnx") == {}  # it is exported anew
+    card = (out / "student" / "README.md").read_text()
+    assert "Classes, in the order of their labels: red, green, blue" in card
+    assert "labels precision: `0.800 … 0.950, 95 % interval from 12 reviewed images`" in card
     (trusted,) = (out / "labels-scores").glob("*_od.json")
     weights = [each.weight for line in read_odvg(trusted) for each in line.instances or ()]
     assert weights == [0.5] * len(lines)
     assert main(["distill", str(data.annotations)]) == 2
     assert "IMAGES: is missing" in capsys.readouterr().err
+
+
+def test_the_memory_of_a_step_is_estimated_and_changes_nothing(
+    config: TrainConfig, student: Student, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    state = torch.get_rng_state()
+    two, eight = (estimate_student(replace(config, batch_size=count), student) for count in (2, 8))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+    numbers = 4 * sum(parameter.numel() for parameter in student.parameters())
+    assert (two.gradients, two.optimizer) == (numbers, 2 * numbers)
+    assert eight.activations == pytest.approx(4 * two.activations, rel=0.1)
+    assert two.activations > numbers / 10
+    monkeypatch.setattr(memory, "free_memory", lambda device: eight.total - 1)
+    with pytest.raises(InputError, match=r"a step with 8 images of 64 x 64 pixels needs.*expected batch_size"):
+        train(replace(config, batch_size=8, check_memory=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--label-map", "{unnamed}"], "names no class"),
+        (["--truth", "{other}"], "its categories are black; expected some of the student's: red, green, blue"),
+        (["--teacher", "no such.safetensors"], "no such"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_before_the_training(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    data = config.datasets[0]
+    assert isinstance(data, OdvgData)
+    (line, *_) = read_odvg(data.annotations)
+    write_odvg(tmp_path / "other.jsonl", [replace(line, instances=(Instance((1, 1, 9, 9), 0, "black"),))])
+    arguments = [str(data.annotations), str(data.image_root), "--label-map", str(data.label_map)]
+    (tmp_path / "map.json").write_text("{}")
+    options = [each.format(other=tmp_path / "other.jsonl", unnamed=tmp_path / "map.json") for each in options]
+    assert main(["distill", *arguments, "--work-dir", str(tmp_path / "out"), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out" / "student").exists()
+
+
+def test_captions_teach_no_student(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, captions = write_rectangles(tmp_path)
+    write_label_map(tmp_path / "map.json", dict(enumerate(NAMES)))
+    arguments = [str(captions.annotations), str(tmp_path), "--label-map", str(tmp_path / "map.json")]
+    assert main(["distill", *arguments, "--work-dir", str(tmp_path / "out")]) == 2
+    assert "has captions; expected detections" in capsys.readouterr().err
 
 
 def test_labels_that_nobody_trusts_have_no_weight_and_no_doubt(tmp_path: Path) -> None:

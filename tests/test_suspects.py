@@ -10,7 +10,14 @@ import pytest
 
 from benchmarks.disturbed_labels import Disturbance, disturb, drawn_scenes
 from flows.audit.evidence import Evidence, boxes_of, stored_candidates
-from flows.audit.suspects import SuspectRules, find_suspects, rank_images, write_review_order
+from flows.audit.suspects import (
+    SuspectRules,
+    find_suspects,
+    rank_images,
+    usual_counts,
+    write_review_order,
+    write_suspects_summary,
+)
 from flows.cli.command import main
 from flows.labelling.bootstrap import bootstrap_od
 from flows.labelling.filter import filter_candidates
@@ -57,6 +64,27 @@ def test_more_of_a_kind_than_is_allowed_are_suspect() -> None:
     assert kinds(found, found, max_count={"nose": 2}) == {}
 
 
+def test_what_is_unusual_is_learnt_from_the_labels_and_doubted_where_little_speaks_for_it() -> None:
+    boxes = [(float(8 * i), 0.0, 8.0 * i + 7, 9.0) for i in range(5)]
+    few = [record((boxes[0], "nose", 0.9), name=f"{index}.png") for index in range(59)]
+    crowd = record(*((box, "nose", score) for box, score in zip(boxes, (0.9, 0.9, 0.4, 0.35, 0.9))), name="crowd.png")
+    labels = [*few, crowd]
+    assert usual_counts(map(boxes_of, labels)) == {"nose": (1, 60)}
+    suspects = find_suspects(labels, Evidence({}, own=True))
+    assert [(each.kind, each.box) for each in suspects] == [("too many", boxes[3]), ("too many", boxes[2])]
+    assert suspects[0].reason.endswith("5 in the image; usual in 60 images are at most 1")
+    assert suspects[0].suspicion == pytest.approx(0.5 * 0.65)
+    assert usual_counts(map(boxes_of, labels[31:])) == {}  # 29 images: too few to say
+
+
+def test_a_category_that_comes_in_crowds_has_a_wide_limit() -> None:
+    counts = np.random.default_rng(0).poisson(9, 200).clip(1)
+    boxes = (0.0, 0.0, 5.0, 5.0)
+    labels = [record(*[(boxes, "person")] * count, name=f"{index}.png") for index, count in enumerate(counts)]
+    limit = usual_counts(map(boxes_of, labels))["person"].most
+    assert np.quantile(counts, 0.98) <= limit <= 22
+
+
 def test_planted_errors_come_first_on_scenes() -> None:
     truth, names = drawn_scenes(80, domain="dense")
     labels, planted = disturb(truth, names, Disturbance(0.03, 0.03, 0.03, 0.03, 0.03), seed=2)
@@ -81,6 +109,18 @@ def test_the_order_for_the_page_has_a_line_an_image_with_its_reasons(tmp_path: P
     assert "overlooked: cat" in line["reason"]
 
 
+def test_the_summary_counts_what_is_likely_by_kind_and_by_pair_of_categories(tmp_path: Path) -> None:
+    labels = [record((LEFT, "cat"), (RIGHT, "cat"), name=f"{index}.png") for index in range(3)]
+    about = [record((LEFT, "dog", 0.95), (RIGHT, "cat", 0.9), name=each.filename) for each in labels]
+    evidence = Evidence({key_of(each): boxes_of(each) for each in about}, own=True)
+    (tmp_path / "x_od_v1.meta.json").write_text('{"round": 1}')
+    write_suspects_summary(tmp_path / "x_od_v1.json", find_suspects(labels, evidence), "x_od_v2.json", 3)
+    meta = json.loads((tmp_path / "x_od_v1.meta.json").read_text())
+    assert meta["round"] == 1
+    assert meta["suspects"]["kinds"] == {"wrong category": 3}
+    assert meta["suspects"]["confusions"] == [{"label": "cat", "found": "dog", "boxes": 3}]
+
+
 def test_the_command_takes_the_candidates_of_the_plan_or_another_models_boxes(tmp_path: Path, capsys) -> None:
     make_images(tmp_path / "images", 6)
     make_weights(tmp_path)
@@ -90,10 +130,17 @@ def test_the_command_takes_the_candidates_of_the_plan_or_another_models_boxes(tm
     labels = filter_candidates(manifest).labels
     assert len(stored_candidates(manifest).found) == 6
     assert main(["suspects", str(labels), "--work-dir", str(tmp_path / "work"), "--no-review"]) == 0
-    assert "x_od_v1_suspects.jsonl" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "x_od_v1_suspects.jsonl" in told
+    assert "6 of 6 images compared with the candidates of the model that made them" in told
     other = [record((LEFT, "cat", 0.9), name=each.filename) for each in read_odvg(labels)]
     write_odvg(tmp_path / "other.json", other)
     assert main(["suspects", str(labels), "--against", str(tmp_path / "other.json"), "--no-review"]) == 0
+    summary = json.loads(labels.with_suffix(".meta.json").read_text())["suspects"]
+    assert (summary["against"], summary["images"]) == ("other.json", 6)
+    write_odvg(tmp_path / "strange.json", [record((LEFT, "cat", 0.9), name="strange.png")])
+    assert main(["suspects", str(labels), "--against", str(tmp_path / "strange.json"), "--no-review"]) == 2
+    assert "expected the same images" in capsys.readouterr().err
     assert main(["suspects", str(labels)]) == 2
     assert "expected --work-dir" in capsys.readouterr().err
     assert main(["suspects", str(labels), "--max-count", "cat", "--work-dir", str(tmp_path / "work")]) == 2

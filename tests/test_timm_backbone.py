@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from grounding_model.checkpoints import locations
 from grounding_model.checkpoints.locations import locate_backbone
 from grounding_model.checkpoints.pretrained_parts import load_backbone
 from grounding_model.inputs.image_batch import MEAN, STD
-from grounding_model.model.backbone import build_backbone
+from grounding_model.model.backbone import build_backbone, own_network, timm_network
 from grounding_model.model.config import PHOTO_TINY, TimmBackbone
+from grounding_model.model.networks.folding import fold_batch_norms
 
 LITE0 = PHOTO_TINY.backbone
 
@@ -65,3 +67,34 @@ def test_frozen_statistics_stay_those_of_the_weights_in_training() -> None:
         before = backbone.network.state_dict()["bn1.running_mean"].clone()
         backbone(torch.rand(2, 3, 64, 64))
         assert torch.equal(before, backbone.network.state_dict()["bn1.running_mean"]) is frozen
+
+
+OWN = [
+    TimmBackbone(name="resnet18", out_indices=(3, 4), options={"channels": (32, 64, 128, 256)}),
+    TimmBackbone(name="resnet50", out_indices=(0, 2, 3)),
+    LITE0,
+    replace(LITE0, out_indices=(0, 1, 2)),
+]
+
+
+@pytest.mark.parametrize("config", OWN, ids=lambda config: f"{config.name}-{config.out_indices}")
+@torch.no_grad()
+def test_our_networks_are_those_of_timm(config: TimmBackbone) -> None:
+    torch.manual_seed(0)
+    theirs, ours = timm_network(config).eval(), own_network(config).eval()
+    drawn = {
+        name: tensor if tensor.dtype == torch.int64 else torch.rand_like(tensor) + ("running_var" in name)
+        for name, tensor in theirs.state_dict().items()
+    }
+    drawn = {name: tensor - 0.5 if tensor.dim() == 4 else tensor for name, tensor in drawn.items()}
+    theirs.load_state_dict(drawn)
+    assert list(ours.state_dict()) == list(drawn)  # packaged weights come in this order
+    ours.load_state_dict(drawn)
+    assert (list(ours.channels), ours.stride) == (theirs.feature_info.channels(), max(theirs.feature_info.reduction()))
+    pixels = torch.randn(2, 3, 70, 90)  # no multiple of the stride
+    expected = theirs(pixels)
+    for _ in ("as they are", "folded"):
+        for actual, wanted in zip(ours(pixels), expected, strict=True):
+            assert (actual - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+        fold_batch_norms(ours)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in ours.modules())

@@ -437,6 +437,20 @@ def test_half_precision_learns_the_same(config: TrainConfig, tmp_path: Path, pre
     assert weights_of(half)["level_embedding"].dtype == torch.float32
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_learns_what_a_cpu_learns(config: TrainConfig, tmp_path: Path) -> None:
+    """Interrupted or not; sums of a GPU's gradients differ in their last bits from run to run."""
+    config = replace(config, start=replace(config.start, architecture=DETERMINED), batch_size=4, steps=4)
+    on_cpu = train(config)
+    on_gpu = replace(config, device="cuda", work_dir=tmp_path / "gpu")
+    with pytest.raises(Interrupted):
+        train(on_gpu, interrupt_at(3))
+    assert losses_of(train(on_gpu)) == pytest.approx(losses_of(on_cpu), rel=0.01)
+    rounded = train(replace(on_gpu, precision="bfloat16", work_dir=tmp_path / "bfloat16"))
+    assert losses_of(rounded) == pytest.approx(losses_of(on_cpu), rel=0.1)
+
+
 @pytest.mark.slow
 def test_a_gradient_that_overflows_float16_costs_one_step_and_not_the_run(config: TrainConfig) -> None:
     """The scale of the loss starts high and falls until the gradients fit."""

@@ -24,8 +24,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from browse.images.colours import colour_of, css_of, ink_on
+from browse.review.candidate_counts import CandidateCounts
 from browse.review.candidates import CandidateBoxes
-from browse.review.crops import change_crops, crop_rows, list_crops
+from browse.review.crops import CropQuery, change_crops, crop_rows, list_crops
 from browse.review.images import Pictures
 from browse.review.page_json import Phrase
 from browse.review.session import StaleRevision
@@ -64,6 +65,7 @@ class ReviewApp:
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.review, self.views, self.candidates = views.review, views, candidates
+        self.counts = None if candidates is None or candidates.names is None else CandidateCounts(candidates)
         self.pictures = Pictures(images, lambda number: self.review.lines.record(number).filename)
         self._changed = changed
         self._waiting = 0
@@ -87,6 +89,7 @@ class ReviewApp:
             Route("/lines/{number}", self._answer(self.line)),
             Route("/lines/{number}/candidates", self._answer(self.line_candidates)),
             Route("/lines/{number}/comparison", self._answer(self.line_comparison)),
+            Route("/counts/{label}", self._answer(self.category_counts)),
             Route("/crops", self._answer(self.open_crops), methods=["POST"]),
             Route("/crops/change", self._answer(self.change_crops), methods=["POST"]),
             Route("/crops/{crops}/rows", self._answer(self.crop_rows)),
@@ -117,6 +120,8 @@ class ReviewApp:
             "query": views.first.__dict__,
             "other": None if views.other is None else views.other.path.name,
             "candidates": self.candidates is not None,
+            "counts": self.counts is not None,
+            "similar": views.likeness is not None,
             "threshold": views.thresholds.default,
             "thresholds": dict(views.thresholds.of_name),
             "may_add_category": review.label_map_path is not None,
@@ -126,7 +131,9 @@ class ReviewApp:
     def progress(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
         """How far the review is, and how much of the file is read."""
         index = self.review.index
-        return {"progress": self.review.progress(), "known": index.known, "total": len(index.lines)}
+        compared = None if self.views.other is None else self.views.lines_compared
+        known = {"known": index.known, "total": len(index.lines), "compared": compared}
+        return {"progress": self.review.progress(), **known}
 
     def open_view(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
         """A view of what the filter bar asks for, and its first position that waits for a review."""
@@ -170,6 +177,13 @@ class ReviewApp:
         record = self.review.record(number)
         return {"candidates": self.candidates.of_line(number, record, page["model"], phrases, labels)}
 
+    def category_counts(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
+        """How many boxes of a category, in how many images, each threshold would give."""
+        name = self.review.categories.get(_whole(values, "label"))
+        if self.counts is None or name is None:
+            raise Refused(404, "there are no counts of this category")
+        return self.counts.of(name)
+
     def line_comparison(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
         """The other label file's boxes of this line, and what became of each."""
         number = self._number(values)
@@ -195,11 +209,7 @@ class ReviewApp:
     def open_crops(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
         """A list of the boxes of one category in a view."""
         view = self._view({"view": str(body.get("view"))})
-        label, sort = body.get("label"), body.get("sort")
-        low, high = body.get("low", 0.0), body.get("high", 1.0)
-        if type(label) is not int or not isinstance(sort, str) or not all(type(x) in (int, float) for x in (low, high)):
-            raise Refused(400, "expected a label, a sort, and limits of the score")
-        crops = list_crops(self.views, view, label, sort, low, high)
+        crops = list_crops(self.views, view, _crop_query(body))
         with self._lock:
             name = next(self._crop_names)
             self._crop_lists[name] = crops
@@ -313,6 +323,17 @@ class ReviewApp:
     def _categories(self) -> list[dict[str, Any]]:
         categories = self.review.categories.items()
         return [{"label": label, "name": name, **_inks(label)} for label, name in categories]
+
+
+def _crop_query(body: dict[str, Any]) -> CropQuery:
+    label, sort, words = body.get("label", -1), body.get("sort", "low"), body.get("words", "")
+    low, high, like = body.get("low", 0.0), body.get("high", 1.0), body.get("like")
+    fits = type(label) is int and isinstance(sort, str) and isinstance(words, str)
+    fits &= all(type(x) in (int, float) for x in (low, high))
+    fits &= like is None or (isinstance(like, list) and len(like) == 2 and all(type(x) is int for x in like))
+    if not fits:
+        raise Refused(400, "expected a label, words, a sort, limits of the score, and like: [line, box]")
+    return CropQuery(label, words.strip(), sort, low, high, None if like is None else (like[0], like[1]))
 
 
 async def _json_object(request: Request) -> dict[str, Any]:

@@ -16,14 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from browse.review.index import LabelLines
+from browse.review.index import LabelLines, LineIndex
 from browse.review.page_json import Phrase
 from formats.boxes import pairwise_iou
-from formats.candidates import Candidates, read_candidates
+from formats.candidates import Candidates, read_candidates, read_image_features
 from formats.dataset_names import metadata_path
 from formats.io.errors import InputError
 from formats.io.files import load_json
 from formats.record import Record
+from formats.review_journal import key_bytes
+from formats.reviewed import Key, key_of
 
 MANIFEST = "manifest.json"
 SHARDS_IN_MEMORY = 4
@@ -94,6 +96,7 @@ class CandidateBoxes:
         self._plan = plan
         self._source = LabelLines(plan.source) if plan.source.is_file() else None
         self._shards: OrderedDict[int, Candidates] = OrderedDict()
+        self._numbers: dict[Key, int] | None = None
         self._lock = threading.Lock()
 
     def of_line(
@@ -108,7 +111,7 @@ class CandidateBoxes:
 
         number, record: the line in the label file. model: its boxes as the page has them. labels: category -> label.
         """
-        # A label file has a line for each line of its source that is not blank.
+        number = self._in_source(number, record)
         line = number if self._source is None or number >= len(self._source) else self._source.physical(number)
         index = self._plan.shard_of(line)
         if index is None:
@@ -144,8 +147,19 @@ class CandidateBoxes:
         named = ((index, Phrase(region.phrase, region.spans)) for index, region in enumerate(asked.regions or ()))
         return {index: known[phrase] for index, phrase in named if phrase in known}
 
+    @property
+    def shards(self) -> int:
+        """How many shards the plan has."""
+        return len(self._plan.shards)
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The categories that the model was asked for, by region; None of captions."""
+        return self._plan.names
+
     def asked_phrases(self, number: int, record: Record) -> list[Phrase]:
         """The phrases that the model looked for in a caption, found or not."""
+        number = self._in_source(number, record)
         if self._source is None or record.caption is None or number >= len(self._source):
             return []
         try:
@@ -156,11 +170,60 @@ class CandidateBoxes:
             return []
         return [Phrase(region.phrase, region.spans) for region in asked.regions or ()]
 
+    def features(self, index: LineIndex, most: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """(N,) lines of the label file, ascending, and (N, D) features of their images; None where there are none.
+
+        index: of the label file. most: images; of more, whole shards spread over the file are taken.
+        """
+        shards = range(0, len(self._plan.shards), max(1, -(-len(index.lines) // most)))
+        found: dict[int, np.ndarray] = {}
+        captions = index.has_captions()
+        for shard in shards:
+            try:
+                for line, filename, feature in read_image_features(self.shard_path(shard)):
+                    number = self._number(line)
+                    if number is None or number >= len(index.lines):
+                        continue
+                    if captions or int(index.hashes[number]) == hash(key_bytes(filename, None)):
+                        found[number] = feature  # else the labels are another file than the plan was made for
+            except InputError:  # it is being labelled anew
+                continue
+        if not found or len({len(feature) for feature in found.values()}) > 1:
+            return None
+        numbers = np.array(sorted(found), np.int64)
+        return numbers, np.stack([found[number] for number in numbers.tolist()])
+
+    def _number(self, line: int) -> int | None:
+        """The number of a line of the source without its blank ones."""
+        return line if self._source is None else self._source.number(line)
+
+    def shard_path(self, index: int) -> Path:
+        """Where the candidates of a shard are."""
+        return self._plan.folder / "candidates" / f"shard-{index:05d}.parquet"
+
+    def _in_source(self, number: int, record: Record) -> int:
+        """The line of the source: the same, since labels have a line for each of its lines that is not blank, or in a
+        part of the labels, such as an audit's sample, where the image is.
+        """
+        if self._source is None or self._key(number) == key_of(record):
+            return number
+        with self._lock:
+            if self._numbers is None:
+                self._numbers = {key: line for line in range(len(self._source)) if (key := self._key(line)) is not None}
+            return self._numbers.get(key_of(record), number)
+
+    def _key(self, number: int) -> Key | None:
+        if self._source is None or number >= len(self._source):
+            return None
+        try:
+            return key_of(self._source.record(number))
+        except InputError:
+            return None
+
     def _shard(self, index: int) -> Candidates:
         with self._lock:
             if index not in self._shards:
-                path = self._plan.folder / "candidates" / f"shard-{index:05d}.parquet"
-                self._shards[index] = read_candidates(path)
+                self._shards[index] = read_candidates(self.shard_path(index))
                 if len(self._shards) > SHARDS_IN_MEMORY:
                     self._shards.popitem(last=False)
             self._shards.move_to_end(index)

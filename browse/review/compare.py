@@ -6,10 +6,12 @@ iou: common area over joint area of two boxes
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from browse.review.index import LabelLines, LineIndex
 from browse.review.page_json import boxes_to_page, name_of
@@ -21,6 +23,7 @@ MATCHED = 0.5  # IoU from which two boxes show the same object, as AP50 has it
 MOVED = 0.9  # IoU below which a box that was found again counts as moved
 
 CHANGES = ("gained", "lost", "moved", "relabelled")
+_SAME, _GAINED, _LOST, _MOVED, _RELABELLED = range(5)
 
 
 class OtherLabels:
@@ -30,19 +33,37 @@ class OtherLabels:
         self.path = path
         self._index = LineIndex(LabelLines(path), None)
         self._index.start()
-        self._numbers: dict[int, int] | None = None
+        self._sorted: tuple[np.ndarray, np.ndarray] | None = None  # hashes, and the line of each
+
+    @property
+    def is_truth(self) -> bool:
+        """Whether no box has a score, as a person's have none: ours are right or wrong then. Waits for the file."""
+        return bool(np.isnan(self._index.scores).all())
+
+    def raw(self, hashes: np.ndarray) -> list[bytes | None]:
+        """The lines of some images as they are in the file, by the hashes of their keys, (K,) int64."""
+        return [None if number < 0 else self._index.lines.raw(number) for number in self._lines_of(hashes).tolist()]
 
     def record(self, key: bytes) -> Record | None:
         """The line of an image; None where it has none, or one that cannot be read. Waits for the file to be read."""
-        self._index.done.wait()
-        if self._numbers is None:
-            hashes, broken = self._index.hashes.tolist(), self._index.broken
-            self._numbers = {each: number for number, each in enumerate(hashes) if not broken[number]}
-        number = self._numbers.get(hash(key))
+        [number] = self._lines_of(np.array([hash(key)])).tolist()
         try:
-            return None if number is None else self._index.lines.record(number)
+            return None if number < 0 else self._index.lines.record(number)
         except InputError:
             return None
+
+    def _lines_of(self, hashes: np.ndarray) -> np.ndarray:
+        """(K,) int64: the line of each, the last one where several have a key; -1 where none has."""
+        self._index.done.wait()
+        if self._sorted is None:
+            lines = np.flatnonzero(~self._index.broken)
+            lines = lines[np.argsort(self._index.hashes[lines], kind="stable")]
+            self._sorted = self._index.hashes[lines], lines
+        known, lines = self._sorted
+        place = np.searchsorted(known, hashes, "right") - 1
+        if not len(known):
+            return np.full(len(hashes), -1)
+        return np.where((place >= 0) & (known[place] == hashes), lines[place], -1)
 
 
 def compared(ours: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -75,3 +96,93 @@ def _boxes(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:
 def named_boxes(record: Record) -> list[dict[str, Any]]:
     """The boxes of a record as the page has them, with their names: the other side of a comparison."""
     return [{**each, "name": name_of(record, each["of"])} for each in boxes_to_page(record)]
+
+
+# The same of many lines at once
+
+
+@dataclass(frozen=True)
+class _Boxes:
+    """The boxes of some lines. line: (B,) of each, ascending. box: (B, 4). name: (B,) number of its name."""
+
+    line: np.ndarray
+    box: np.ndarray
+    name: np.ndarray
+
+
+def changed_lines(
+    ours: Sequence[bytes], others: Sequence[bytes | None], names: Mapping[int, str]
+) -> dict[str, np.ndarray]:
+    """Change -> (K,) bool, whether a line has a box of it: what `compared` says of K lines of boxes, all at once.
+
+    ours, others: lines as the files have them. names: of our labels; empty where the lines name them.
+    Raises KeyError, TypeError or ValueError for a line that is none, and for a caption.
+    """
+    numbers: dict[str, int] = {}
+    mine, theirs = _boxes_of(ours, names, numbers), _boxes_of(others, {}, numbers)
+    of_mine, of_theirs = _matched(mine, theirs)
+    found = {change: np.zeros(len(ours), bool) for change in CHANGES}
+    for boxes, changes in ((mine, of_mine), (theirs, of_theirs)):
+        for number, change in enumerate(CHANGES, start=_GAINED):
+            found[change][boxes.line[changes == number]] = True
+    return found
+
+
+def _boxes_of(lines: Sequence[bytes | None], names: Mapping[int, str], numbers: dict[str, int]) -> _Boxes:
+    """numbers: name -> number, shared by both sides; gets the names that it lacks."""
+    line, box, name, sizes = list[int](), list[Sequence[float]](), list[int](), list[tuple[int, int]]()
+    for position, raw in enumerate(lines):
+        entry = {} if raw is None else orjson.loads(raw)
+        if entry.get("grounding"):
+            raise ValueError("a caption")
+        for each in (entry.get("detection") or {"instances": ()})["instances"]:
+            line.append(position)
+            box.append(each["bbox"])
+            words = names[each["label"]] if names else each["category"]
+            name.append(numbers.setdefault(words, len(numbers)))
+            sizes.append((entry["width"], entry["height"]))
+    sides = np.array(box, float).reshape(-1, 4)
+    limits = np.array(sizes, float).reshape(-1, 2)[:, [0, 1, 0, 1]]
+    cut = np.clip(sides, 0, limits)
+    outside = (cut[:, 2:] <= cut[:, :2]).any(axis=1)
+    return _Boxes(np.array(line, np.int64), np.where(outside[:, None], sides, cut), np.array(name, np.int64))
+
+
+def _matched(mine: _Boxes, theirs: _Boxes) -> tuple[np.ndarray, np.ndarray]:
+    """What became of each box, (A,) and (B,): best pairs first, of one name before others, as `compared` does."""
+    one, other = _pairs_of_lines(mine.line, theirs.line)
+    iou = _iou_of_pairs(mine.box[one], theirs.box[other])
+    same_name = mine.name[one] == theirs.name[other]
+    of_mine, of_theirs = np.full(len(mine.line), _GAINED), np.full(len(theirs.line), _LOST)
+    for allowed in (same_name, ~same_name):
+        left = np.flatnonzero(allowed & (iou >= MATCHED))
+        while len(left := left[(of_mine[one[left]] == _GAINED) & (of_theirs[other[left]] == _LOST)]):
+            best = left[_are_best(one[left], iou[left]) & _are_best(other[left], iou[left])]
+            best = best[np.unique(one[best], return_index=True)[1]]  # of two that are as good, the first
+            best = best[np.unique(other[best], return_index=True)[1]]
+            change = np.where(same_name[best], np.where(iou[best] >= MOVED, _SAME, _MOVED), _RELABELLED)
+            of_mine[one[best]] = of_theirs[other[best]] = change
+    return of_mine, of_theirs
+
+
+def _pairs_of_lines(mine: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every pair of boxes of one line; mine, theirs: the boxes' lines, ascending."""
+    starts = np.searchsorted(theirs, mine, "left")
+    counts = np.searchsorted(theirs, mine, "right") - starts
+    one = np.repeat(np.arange(len(mine)), counts)
+    within = np.arange(len(one)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return one, np.repeat(starts, counts) + within
+
+
+def _iou_of_pairs(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    sides = np.clip(np.minimum(one[:, 2:], other[:, 2:]) - np.maximum(one[:, :2], other[:, :2]), 0, None)
+    common = sides.prod(axis=1)
+    joint = (one[:, 2:] - one[:, :2]).prod(axis=1) + (other[:, 2:] - other[:, :2]).prod(axis=1) - common
+    return np.divide(common, joint, out=np.zeros_like(common), where=joint > 0)
+
+
+def _are_best(box: np.ndarray, iou: np.ndarray) -> np.ndarray:
+    """(P,) bool: whether no pair of the same box overlaps more."""
+    best = np.zeros(int(box.max()) + 1)
+    np.maximum.at(best, box, iou)
+    return iou == best[box]

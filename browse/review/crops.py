@@ -4,46 +4,68 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from browse.review.index import ACCEPTED, EDITED
+from browse.review.likeness import like_first, neighbours_together
+from browse.review.page_json import phrase_of_words
 from browse.review.session import Review
 from browse.review.views import View, Views
 from formats.io.errors import InputError
 
-SORTS = ("low", "high", "doubt", "file")
+SORTS = ("low", "high", "doubt", "similar", "file")
 MOST_LISTED = 20_000  # boxes that one grid may show
+MOST_ALIKE = 2_000  # that are compared by what they look like, those with the lowest scores
 MOST_CHANGED = 2_000  # boxes that one action may change
 ACTIONS = ("delete", "relabel", "ignore", "accept")
 
 
-def list_crops(views: Views, view: View, label: int, sort: str, low: float, high: float) -> list[tuple[int, int]]:
-    """(line, box) of each box of a label in the lines of a view, by score, by doubt, or as they come.
+@dataclass(frozen=True)
+class CropQuery:
+    """Which crops are shown. label: -1 for every one. words: of a caption, part of the phrase. low, high: the score.
 
-    label: -1 for every one. Boxes of lines that a person has changed are those that the person left.
-    Raises InputError for an unknown sort.
+    sort: one of SORTS. like: (line, box), the crop that "similar" begins with; None: groups that look alike.
     """
-    if sort not in SORTS:
-        raise InputError("crops", f"no sort {sort!r}", f"expected one of {', '.join(SORTS)}")
-    index = views.review.index
+
+    label: int = -1
+    words: str = ""
+    sort: str = "low"
+    low: float = 0.0
+    high: float = 1.0
+    like: tuple[int, int] | None = None
+
+
+def list_crops(views: Views, view: View, query: CropQuery) -> list[tuple[int, int]]:
+    """(line, box) of each box in the lines of a view that fits, in the order that the query asks for.
+
+    Boxes of lines that a person has changed are those that the person left.
+    Raises InputError for an unknown sort, or one that these images do not have.
+    """
+    if query.sort not in SORTS or (query.sort == "similar" and views.likeness is None):
+        raise InputError("crops", f"no sort {query.sort!r}", f"expected one of {', '.join(SORTS)}")
+    review, index = views.review, views.review.index
     lines, scores = index.box_lines(), index.scores
     shown = np.zeros(len(index.lines), bool)
     shown[view.numbers if view.numbers is not None else slice(None)] = True
+    if query.words:
+        shown &= index.matching(query.words)
     changed = (index.state == EDITED) | (index.state == ACCEPTED)
     fits = shown[lines] & ~changed[lines] & ~index.broken[lines]
-    if label >= 0:
-        fits &= index.labels == label
-    if low > 0 or high < 1:
-        fits &= (scores >= low) & (scores <= high)
+    if query.label >= 0:
+        fits &= index.labels == query.label
+    any_score = query.low <= 0 and query.high >= 1
+    if not any_score:
+        fits &= (scores >= query.low) & (scores <= query.high)
     boxes = np.flatnonzero(fits)
-    rank = {"low": scores, "high": -scores, "doubt": views.doubt(), "file": np.zeros(len(scores))}[sort]
+    rank = {"high": -scores, "doubt": views.doubt(), "file": np.zeros(len(scores))}.get(query.sort, scores)
     boxes = boxes[np.argsort(rank[boxes], kind="stable")][:MOST_LISTED]
-    untouched = list(zip(lines[boxes].tolist(), (boxes - index.first[lines[boxes]]).tolist()))
-    if low > 0 or high < 1:
-        return untouched
-    return untouched + _of_changed_lines(views.review, np.flatnonzero(shown & changed), label)
+    found = list(zip(lines[boxes].tolist(), (boxes - index.first[lines[boxes]]).tolist()))
+    found += _of_changed_lines(review, np.flatnonzero(shown & changed), query.label) if any_score else []
+    found = _with_words(review, found, query.words) if query.words else found
+    return _alike(views, found, query.like) if query.sort == "similar" else found
 
 
 def _of_changed_lines(review: Review, numbers: np.ndarray, label: int) -> list[tuple[int, int]]:
@@ -54,6 +76,34 @@ def _of_changed_lines(review: Review, numbers: np.ndarray, label: int) -> list[t
         if len(found) > MOST_LISTED:
             break
     return found
+
+
+def _with_words(review: Review, crops: Sequence[tuple[int, int]], words: str) -> list[tuple[int, int]]:
+    """Those whose phrase contains the words, in whatever case."""
+    wanted = words.casefold()
+    fits: dict[int, list[bool]] = {}
+    for number, _ in crops:
+        if number not in fits:
+            page = review.page(number)
+            fits[number] = [wanted in _name(review, page, each["of"]).casefold() for each in page["boxes"]]
+    return [(number, place) for number, place in crops if place < len(fits[number]) and fits[number][place]]
+
+
+def _alike(views: Views, crops: list[tuple[int, int]], like: tuple[int, int] | None) -> list[tuple[int, int]]:
+    """Those that look alike together, or those that look like one of them first."""
+    assert views.likeness is not None
+    boxes: dict[int, list[dict[str, Any]]] = {}
+    compared = list(dict.fromkeys([*([like] if like in crops else []), *crops]))[:MOST_ALIKE]
+    for number, _ in compared:
+        if number not in boxes:
+            boxes[number] = views.review.page(number)["boxes"]
+    compared = [each for each in compared if each[1] < len(boxes[each[0]])]
+    if not compared:
+        return crops
+    looks = views.likeness.crops([(number, tuple(boxes[number][place]["box"])) for number, place in compared])
+    order = like_first(looks, 0) if like in crops else neighbours_together(looks)
+    rest = set(compared)
+    return [compared[place] for place in order.tolist()] + [each for each in crops if each not in rest]
 
 
 def crop_rows(review: Review, crops: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
@@ -67,7 +117,16 @@ def crop_rows(review: Review, crops: Sequence[tuple[int, int]]) -> list[dict[str
         if place < len(page["boxes"]):
             each = page["boxes"][place]
             name = _name(review, page, each["of"])
-            rows.append({**each, "number": number, "name": name, "filename": page["filename"], "state": page["state"]})
+            rows.append(
+                {
+                    **each,
+                    "number": number,
+                    "place": place,
+                    "name": name,
+                    "filename": page["filename"],
+                    "state": page["state"],
+                }
+            )
     return rows
 
 
@@ -78,35 +137,42 @@ def _name(review: Review, page: Mapping[str, Any], of: int) -> str:
 def change_crops(review: Review, action: str, of: Any, items: Any) -> dict[str, Any]:
     """Does one thing with many boxes, all or none: deletes, relabels, ignores them, or accepts their images.
 
-    items: [{"number", "box", "of"}], as the grid showed them. Returns {"before", "after"}: the lines as they were and
+    items: [{"number", "box", "of"}], as the grid showed them. of: the new label; of captions the words of the phrase,
+    which every caption must have. Returns {"before", "after"}: the lines as they were and
     as they are, for undo. Raises InputError for boxes that changed meanwhile, or an impossible change.
     """
     if action not in ACTIONS or not isinstance(items, list) or not 0 < len(items) <= MOST_CHANGED:
         what = f"no action {action!r}" if action not in ACTIONS else "is not a list of boxes"
         raise InputError("crops", what, f"expected one of {', '.join(ACTIONS)} and up to {MOST_CHANGED} boxes")
-    edit = _edit(review, action, of)
+    edits = _edits(review, action, of)
     by_line: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
     for item in items:
         if not isinstance(item, dict) or type(item.get("number")) is not int or item["number"] < 0:
             raise InputError("crops", f"{item!r} is not a box", 'expected {"number", "box", "of"}')
         by_line[item["number"]].append(item)
     before = [review.page(number) for number in by_line]
-    changes = [_change(page, by_line[page["number"]], edit, action) for page in before]
+    changes = [_change(page, by_line[page["number"]], edits(page), action) for page in before]
     return {"before": before, "after": review.save(changes)}
 
 
 Edit = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 
-def _edit(review: Review, action: str, of: Any) -> Edit:
-    """A box -> the box as it becomes; None where it goes."""
+def _edits(review: Review, action: str, of: Any) -> Callable[[dict[str, Any]], Edit]:
+    """A line -> what becomes of a box of it; None where it goes. A phrase that the line lacks is added to it."""
+    if action == "relabel" and isinstance(of, str):
+        return lambda page: _relabelled(phrase_of_words(page, of))
     if action == "relabel":
         if type(of) is not int or of not in review.categories:
             raise InputError("crops", f"there is no category {of!r}", "expected a label of the label map")
-        return lambda box: {**box, "of": of, "score": None}
+        return lambda page: _relabelled(of)
     if action == "ignore":
-        return lambda box: {**box, "ignore": True}
-    return lambda box: box if action == "accept" else None
+        return lambda page: lambda box: {**box, "ignore": True}
+    return lambda page: lambda box: box if action == "accept" else None
+
+
+def _relabelled(of: int) -> Edit:
+    return lambda box: {**box, "of": of, "score": None}
 
 
 def _change(page: dict[str, Any], items: Sequence[Mapping[str, Any]], edit: Edit, action: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from browse.images.pictures import jpeg_of, reduced_picture
+from browse.images.tiles import Tiles
 from formats.images import DecodedImage, decode_image, safe_join
 
 KEPT_BYTES = 64 << 20  # of JPEG files made
@@ -23,6 +24,7 @@ KEPT_PIXELS = 150_000_000  # of whole pictures, for their parts
 WHOLE_PIXELS = 60_000_000  # up to which a picture is kept as it is
 WHOLE_SIDE = 6000  # pixels that a larger one keeps at least along its longer side
 MAX_REGION_SIDE = 2048  # pixels of a part
+SHARP_ENOUGH = 1.15  # times the pixels of the reduced picture, from which tiles are read, as the page has it
 CROP_MARGIN = 0.2  # of a crop's longer side, so that an object is seen in its place
 
 Value = TypeVar("Value")
@@ -65,6 +67,7 @@ class Pictures:
         self._root, self._filename_of = root, filename_of
         self._made: Kept[bytes] = Kept(KEPT_BYTES)
         self._whole: Kept[DecodedImage] = Kept(KEPT_PIXELS)
+        self._tiles = Tiles()
         self._decoders = threading.BoundedSemaphore(max(2, os.cpu_count() or 2))
 
     def reduced(self, number: int, longest: int) -> bytes:
@@ -81,15 +84,28 @@ class Pictures:
     def region(self, number: int, box: tuple[float, float, float, float], longest: int) -> bytes:
         """A JPEG file of a part. box: pixels of the upright picture. longest: pixels of its longer side at most.
 
-        At the file's resolution; of a picture of more than WHOLE_PIXELS at a half, a third, ….
+        At the file's resolution, where `longest` has room for it: of a picture of more than WHOLE_PIXELS from tiles.
         """
-        picture = self._read(self._path(number))
+        path = self._path(number)
+        picture = self._read(path)
+        longest = min(longest, MAX_REGION_SIDE)
         height, width = picture.pixels.shape[:2]
         scale = width / picture.width
+        if longest > scale * SHARP_ENOUGH * max(box[2] - box[0], box[3] - box[1]) and scale < 1:
+            return self._tiled(path, box, picture, longest)
         x1, y1 = max(0, int(box[0] * scale)), max(0, int(box[1] * scale))
         x2, y2 = min(width, int(np.ceil(box[2] * scale))), min(height, int(np.ceil(box[3] * scale)))
         part = Image.fromarray(picture.pixels[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)])
-        part.thumbnail((min(longest, MAX_REGION_SIDE),) * 2)
+        part.thumbnail((longest, longest))
+        return jpeg_of(np.asarray(part))
+
+    def _tiled(self, path: Path, box: tuple[float, float, float, float], whole: DecodedImage, longest: int) -> bytes:
+        """Of a part that is small enough: the reduced picture has too few pixels for it."""
+        x1, y1 = max(0, min(int(box[0]), whole.width - 1)), max(0, min(int(box[1]), whole.height - 1))
+        x2, y2 = min(whole.width, int(np.ceil(box[2]))), min(whole.height, int(np.ceil(box[3])))
+        sides = (x1, y1, max(x2, x1 + 1), max(y2, y1 + 1))
+        part = Image.fromarray(self._tiles.region(path, sides, (whole.height, whole.width)))
+        part.thumbnail((longest, longest))
         return jpeg_of(np.asarray(part))
 
     def crop(self, number: int, box: tuple[float, float, float, float], longest: int) -> bytes:

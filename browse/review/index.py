@@ -74,6 +74,11 @@ class LabelLines:
         """The number of the line in its file, from 0, blank ones counted."""
         return int(self._physical[number])
 
+    def number(self, physical: int) -> int | None:
+        """The number of a line that is known by its place in the file, blank ones counted; None of a blank one."""
+        place = int(np.searchsorted(self._physical, physical))
+        return place if place < len(self) and self._physical[place] == physical else None
+
     def record(self, number: int) -> Record:
         """The record of a line. Raises InputError for a broken or quarantined one."""
         location = self.location(number)
@@ -208,6 +213,11 @@ class LineIndex:
             found[number] = True
             at = int(ends[number + 1])
         return found
+
+    def has_captions(self) -> bool:
+        """Whether the first line that can be reviewed has a caption."""
+        numbers = np.flatnonzero(~self.broken)
+        return bool(len(numbers)) and self.lines.record(int(numbers[0])).caption is not None
 
     def box_lines(self) -> np.ndarray:
         """(B,) int64: the line of each box."""

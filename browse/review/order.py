@@ -90,16 +90,10 @@ def ranked_order(index: LineIndex, rank: Mapping[tuple[str, str], float]) -> tup
     by_hash = {hash(key_bytes(name, caption or None)): value for (name, caption), value in rank.items()}
     ranks = np.array([by_hash.get(each, math.inf) for each in index.hashes.tolist()])
     without = [number for number in np.flatnonzero(np.isinf(ranks)) if not index.broken[number]]
-    if any(caption == "" for _, caption in rank) and index_has_captions(index):
+    if any(caption == "" for _, caption in rank) and index.has_captions():
         for number in without:
             ranks[number] = rank.get((index.lines.record(int(number)).filename, ""), math.inf)
     return np.argsort(ranks, kind="stable"), np.isfinite(ranks)
-
-
-def index_has_captions(index: LineIndex) -> bool:
-    """Whether the first line that can be reviewed has a caption."""
-    numbers = np.flatnonzero(~index.broken)
-    return bool(len(numbers)) and index.lines.record(int(numbers[0])).caption is not None
 
 
 def read_listed(path: Path) -> Listed:
@@ -133,7 +127,9 @@ def _read_scores(path: Path) -> dict[tuple[str, str], float]:
     """(file name, caption or "") -> score, of a JSON table or of the CSV that `groundhog agreement` writes."""
     if not path.is_file():
         raise InputError(
-            "--order", f"{str(path)!r} does not exist", 'expected "file", "uncertain", a list of images or of scores'
+            "--order",
+            f"{str(path)!r} does not exist",
+            'expected "file", "uncertain", "diverse", a list of images or of scores',
         )
     remedy = 'expected {"a.jpg": 0.4}, or a CSV of `groundhog agreement`'
     try:

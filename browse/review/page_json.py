@@ -38,6 +38,26 @@ def name_of(record: Record, of: int) -> str:
     return " … ".join(phrases_of(record)[of].texts)
 
 
+def phrase_of_words(page: dict[str, Any], words: str) -> int:
+    """The position of the phrase with these words in a line for the page; one that it lacks is added.
+
+    Raises InputError for a line whose caption does not have them.
+    """
+    wanted, caption = words.strip().casefold(), page["caption"] or ""
+    for position, phrase in enumerate(page["phrases"]):
+        if " … ".join(phrase["texts"]).casefold() == wanted:
+            return position
+    start = (
+        caption.casefold().find(wanted) if wanted and len(caption.casefold()) == len(caption) else caption.find(words)
+    )
+    if start < 0 or not wanted:
+        what = f"its caption does not have the words {words!r}"
+        raise InputError(page["filename"], what, "expected words of each selected caption")
+    end = start + len(words.strip())
+    page["phrases"].append({"texts": [caption[start:end]], "spans": [[start, end]]})
+    return len(page["phrases"]) - 1
+
+
 def boxes_to_page(record: Record, phrases: Sequence[Phrase] | None = None) -> list[dict[str, Any]]:
     """The record's boxes, clipped to the image as training clips them.
 

@@ -10,6 +10,7 @@ import time
 import webbrowser
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
@@ -18,8 +19,11 @@ from browse.review.app import ReviewApp
 from browse.review.arguments import add_data_paths, read_data_paths
 from browse.review.candidates import CandidateBoxes, find_plan
 from browse.review.guard import Guard, kept_token
+from browse.review.likeness import Likeness
 from browse.review.session import Review
 from browse.review.views import Views
+from formats.dataset_names import parse_annotation_name
+from formats.images import safe_join
 from formats.io.errors import InputError
 from formats.io.locks import lock
 
@@ -64,8 +68,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--order",
         default="file",
-        metavar="file|uncertain|FILE",
-        help="uncertain: images with a score near its threshold first; FILE: a list of images with a reason each "
+        metavar="file|uncertain|diverse|FILE",
+        help="uncertain: images with a score near its threshold first; diverse: each as unlike those before it as "
+        "possible; FILE: a list of images with a reason each "
         '(.jsonl, {"filename": ..., "reason": ...} a line), a CSV of groundhog agreement, or a JSON table of file name '
         "and score, lowest first",
     )
@@ -77,7 +82,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "labels' .meta.json names, where it is found)",
     )
     parser.add_argument(
-        "--compare", metavar="FILE", help="other labels of the same images, or the truth; relative to DATA_ROOT"
+        "--compare",
+        metavar="FILE",
+        help="other labels of the same images, or the truth; relative to DATA_ROOT (default: the round before)",
     )
     parser.add_argument("--reviewer", metavar="NAME", help="who is noted beside each change (default: the user)")
     parser.add_argument("--no-open", action="store_true", help="do not open the browser")
@@ -100,10 +107,12 @@ def opened(options: argparse.Namespace) -> Iterator[ReviewServer]:
     annotations, images, label_map = read_data_paths(options)
     review = Review(annotations, label_map, options.out, options.reviewer)
     with lock(review.path.parent, review.path.stem), closing(review):
-        other = None if options.compare is None else _inside(options.data_root, options.compare)
-        views = Views(review, options.order, other)
+        other = labels_before(annotations) if options.compare is None else _inside(options.data_root, options.compare)
         plan = find_plan(annotations, options.candidates)
         candidates = None if plan is None else CandidateBoxes(plan)
+        suspects = annotations.with_name(f"{annotations.stem}_suspects.jsonl")
+        listed = suspects if suspects.is_file() else None
+        views = Views(review, options.order, other, likeness_of(review, images, candidates), listed)
         for problem in review.index.problems:
             print(f"cannot be reviewed: {problem}", file=sys.stderr)
         with ReviewServer(views, images, options.host, options.port, candidates) as server:
@@ -117,6 +126,20 @@ def closing(review: Review) -> Iterator[None]:
         yield
     finally:
         review.close()
+
+
+def labels_before(annotations: Path) -> Path | None:
+    """cat_od_v2.json -> cat_od_v1.json, where it is there: what a round is compared with when nothing else is named."""
+    name = parse_annotation_name(annotations)
+    if name.version is None:
+        return None
+    path = annotations.with_name(str(replace(name, version=name.version - 1)))
+    return path if path.is_file() else None
+
+
+def likeness_of(review: Review, images: Path, candidates: CandidateBoxes | None) -> Likeness:
+    """How alike the images of a review are, whose pictures are in a folder."""
+    return Likeness(review.index, lambda number: safe_join(images, review.lines.record(number).filename), candidates)
 
 
 def _inside(root: Path, name: str) -> Path:
@@ -152,16 +175,23 @@ class ReviewServer:
         self.token = kept_token(self.review.path.with_name(f".{self.review.path.stem}.token"))
         self.address = f"http://{host}:{self._socket.getsockname()[1]}/{self.token}/"
         self._exporter = Exporter(self.review)
-        app = ReviewApp(views, images, candidates, self._exporter.changed).starlette()
-        config = uvicorn.Config(Guard(app, self.token, host), log_level="error", access_log=False, lifespan="off")
+        self._views = views
+        self._app = ReviewApp(views, images, candidates, self._exporter.changed)
+        config = uvicorn.Config(
+            Guard(self._app.starlette(), self.token, host), log_level="error", access_log=False, lifespan="off"
+        )
         self._server = uvicorn.Server(config)
 
     def __enter__(self) -> ReviewServer:
         self._exporter.start()
+        threading.Thread(target=self._views.compare_all, name="comparison", daemon=True).start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._exporter.stop()
+        self._views.stop()
+        if self._app.counts is not None:
+            self._app.counts.stop()
         self._socket.close()
 
     def run(self) -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from browse.review.compare import OtherLabels, compared, named_boxes
-from browse.review.index import EDITED, STATES, UNTOUCHED
+from browse.review.compare import OtherLabels, changed_lines, compared, named_boxes
+from browse.review.index import CHUNK, EDITED, STATES, UNTOUCHED
+from browse.review.likeness import Likeness
 from browse.review.order import (
     Listed,
     Thresholds,
@@ -31,7 +32,7 @@ from browse.review.session import Review, key_of
 from formats.io.errors import InputError
 
 VIEWS_IN_MEMORY = 8
-ORDERS = ("file", "uncertain", "listed", "boxes")
+ORDERS = ("file", "uncertain", "diverse", "listed", "boxes")
 CHANGES = ("", "any", "gained", "lost", "moved", "relabelled")
 
 
@@ -93,12 +94,20 @@ class View:
 
 
 class Views:
-    """The views of a review. order: what `--order` said. other: the labels to compare with.
+    """The views of a review. order: what `--order` said. other: the labels to compare with. likeness: of images.
+    suspects: a list of images that can be asked for, where the order's file is none.
 
     listed: (file name, caption or "") -> why a line should be looked at. first: the query that the page opens with.
     """
 
-    def __init__(self, review: Review, order: str = "file", other: Path | None = None) -> None:
+    def __init__(
+        self,
+        review: Review,
+        order: str = "file",
+        other: Path | None = None,
+        likeness: Likeness | None = None,
+        suspects: Path | None = None,
+    ) -> None:
         """Raises InputError for an order that is neither a known one nor a file of one."""
         self.review = review
         self.other = None if other is None else OtherLabels(other)
@@ -106,14 +115,20 @@ class Views:
         self.listed: Listed = {}
         self._views: OrderedDict[str, View] = OrderedDict()
         self._ranked: tuple[np.ndarray, np.ndarray] | None = None
+        self.likeness = likeness
+        self.lines_compared = 0  # with the other label file
+        self._stopped = False
         self._changed: dict[str, np.ndarray] | None = None
+        self._comparing = threading.Lock()
         self._lock = threading.RLock()
-        if order in ("file", "uncertain"):
-            self.first = Query(order=order)
-        else:
-            self.listed, rank = read_order(Path(order))
+        if order == "diverse" and likeness is None:
+            raise InputError("--order", "'diverse' compares images, and none are given", "expected their folder")
+        named = order in ("file", "uncertain", "diverse")
+        self.first = Query(order=order if named else "listed")
+        if not named or suspects is not None:
+            self.listed, rank = read_order(Path(order) if suspects is None or not named else suspects)
             self._ranked = ranked_order(review.index, rank)
-            self.first = Query(order="listed", listed=bool(self.listed))
+            self.first = replace(self.first, listed=bool(self.listed) and not named)
 
     def reason(self, number: int) -> str:
         """Why a line should be looked at; "" where nobody said so."""
@@ -124,7 +139,8 @@ class Views:
 
     def orders(self) -> list[str]:
         """The orders that can be asked for."""
-        return [each for each in ORDERS if each != "listed" or self._ranked is not None]
+        missing = {"listed": self._ranked is None, "diverse": self.likeness is None}
+        return [each for each in ORDERS if not missing.get(each)]
 
     def open(self, query: Query) -> tuple[str, View]:
         """(name, view) for a query. Waits for the lines to be read where it needs them."""
@@ -188,6 +204,7 @@ class Views:
         return {
             "name": self.other.path.name,
             "known": other is not None,
+            "truth": self.other.is_truth,
             "boxes": [{**each, "change": change} for each, change in zip(theirs, changes["others"])],
             "changes": changes["ours"],
         }
@@ -206,7 +223,7 @@ class Views:
             keep &= self._changes()[query.change]
         if query.listed and self._ranked is not None:
             keep &= self._ranked[1]
-        order = self._order(query.order)
+        order = self._order(query.order, keep)
         numbers = order[keep[order]]
         return View(query, numbers, len(numbers))
 
@@ -227,8 +244,11 @@ class Views:
         keep[index.box_lines()[fits]] = True
         return keep
 
-    def _order(self, order: str) -> np.ndarray:
+    def _order(self, order: str, keep: np.ndarray) -> np.ndarray:
+        """(N,) line numbers. keep: (N,) bool, the lines that are shown."""
         index = self.review.index
+        if order == "diverse" and self.likeness is not None:
+            return self.likeness.diverse_order(keep)
         if order == "uncertain":
             return uncertain_order(index, self.review.categories, self.thresholds)
         if order == "boxes":
@@ -241,14 +261,44 @@ class Views:
         """Change -> (N,) bool, the lines that have a box of it. Raises InputError without another label file."""
         if self.other is None:
             raise InputError("filter", "there is no other label file", "expected --compare FILE")
-        with self._lock:
+        with self._comparing:
             if self._changed is None:
-                found = {change: np.zeros(len(self.review.lines), bool) for change in CHANGES if change}
-                for number in np.flatnonzero(~self.review.index.broken).tolist():
-                    for change in self._changes_of(number):
-                        found[change][number] = found["any"][number] = True
+                count = len(self.review.lines)
+                found = {change: np.zeros(count, bool) for change in CHANGES if change}
+                for start in range(0, count, CHUNK):
+                    if self._stopped:
+                        break
+                    self._compare(start, min(count, start + CHUNK), found)
+                found["any"] = np.logical_or.reduce([found[change] for change in CHANGES if change not in ("", "any")])
                 self._changed = found
             return self._changed
+
+    def compare_all(self) -> None:
+        """Compares every line, so that a filter by what changed finds it done."""
+        if self.other is not None:
+            self.review.index.done.wait()
+            self._changes()
+
+    def stop(self) -> None:
+        """Ends comparing in the background."""
+        self._stopped = True
+
+    def _compare(self, start: int, stop: int, found: Mapping[str, np.ndarray]) -> None:
+        """Of the lines start … stop - 1."""
+        assert self.other is not None
+        index = self.review.index
+        numbers = start + np.flatnonzero(~index.broken[start:stop])
+        ours = self.review.lines.chunk(start, stop)
+        mine = [ours[number - start] for number in numbers.tolist()]
+        try:
+            changes = changed_lines(mine, self.other.raw(index.hashes[numbers]), self.review.categories)
+            for change, lines in changes.items():
+                found[change][numbers[lines]] = True
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError):  # captions, or a line that is none
+            for number in numbers.tolist():
+                for change in self._changes_of(number):
+                    found[change][number] = True
+        self.lines_compared = stop
 
     def _changes_of(self, number: int) -> set[str]:
         assert self.other is not None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from flows.policies.calibration import judge
-from formats.boxes import boxes_by_name, pairwise_iou
+from formats.boxes import best_pairs, boxes_by_name, pairwise_iou
 from formats.record import Box, Record
 
 DEFAULT_IOU = 0.5
@@ -68,6 +69,25 @@ def judge_labels(labels: Record, reviewed: Record, iou: float = DEFAULT_IOU) -> 
         for name in mine.keys() | objects.keys()
         if mine.get(name) or objects.get(name)
     }
+
+
+def confused_labels(labels: Record, reviewed: Record, iou: float = DEFAULT_IOU) -> Counter[tuple[str, str]]:
+    """(category of a label, category of the object there) -> labels that are wrong for this reason alone.
+
+    Such a label is right of no object of its category and overlaps one of another that no label is right of.
+    """
+    mine, objects = labels_by_name(labels), boxes_by_name(reviewed)
+    wrong: list[tuple[str, Box]] = []
+    missed: list[tuple[str, Box]] = []
+    for name in sorted(mine.keys() | objects.keys()):
+        boxes, there = [each.box for each in mine.get(name, [])], objects.get(name, [])
+        right = judge(boxes, there, iou)
+        found = judge(there, [box for box, ok in zip(boxes, right) if ok], iou)
+        wrong += [(name, box) for box, ok in zip(boxes, right) if not ok]
+        missed += [(name, box) for box, ok in zip(there, found) if not ok]
+    overlap = pairwise_iou([box for _, box in wrong], [box for _, box in missed])
+    pairs = [(wrong[row][0], missed[column][0]) for row, column in best_pairs(overlap, iou)]
+    return Counter(pair for pair in pairs if pair[0] != pair[1])
 
 
 def _outcome(labels: list[ScoredBox], objects: list[Box], everything: list[Box], iou: float) -> Outcome:

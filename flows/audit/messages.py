@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from flows.audit.report import CONFIDENCE, AuditReport, Estimate
+from flows.audit.report import CONFIDENCE, AuditReport, Estimate, Quality
+from formats.io.plurals import many
 
 NAMED = 10  # categories without numbers that are listed
 
@@ -17,19 +18,34 @@ def describe(report: AuditReport) -> str:
     width = max(len(name) for name, _ in rows)
     for name, quality in rows:
         for kind in ("precision", "recall"):
-            lines.append(f"  {name:{width}}  {kind:9}  {_in_words(getattr(quality, kind), kind)}")
+            words = f"{_in_words(getattr(quality, kind), kind)}{_more(quality, kind, report.half_width)}"
+            lines.append(f"  {name:{width}}  {kind:9}  {words}")
     if report.too_few:
         more = f" and {len(report.too_few) - NAMED} more" if len(report.too_few) > NAMED else ""
-        lines.append(f"too few reviews for numbers of their own: {', '.join(report.too_few[:NAMED])}{more}")
-    return "\n".join([*lines, *_threshold_lines(report), *_more_lines(report)])
+        listed = ", ".join(f"{name} ({count})" for name, count in list(report.too_few.items())[:NAMED])
+        lines.append(f"too few reviewed images for numbers of their own: {listed}{more}")
+    return "\n".join([*lines, *_confusion_lines(report), *_threshold_lines(report), *_more_lines(report)])
 
 
 def _in_words(estimate: Estimate | None, kind: str) -> str:
-    what = "labels" if kind == "precision" else "objects"
+    what = "label" if kind == "precision" else "object"
     if estimate is None:
-        return f"unknown: no {what} in the reviewed images"
+        return f"unknown: no {what}s in the reviewed images"
     value, low, high, images, boxes = estimate
-    return f"{value:.3f}  {low:.3f} … {high:.3f}  from {boxes} {what} in {images} reviewed images"
+    return f"{value:.3f}  {low:.3f} … {high:.3f}  from {many(boxes, what)} in {many(images, 'reviewed image')}"
+
+
+def _more(quality: Quality, kind: str, half_width: float) -> str:
+    count = quality.more_reviews.get(kind)
+    return f"; {many(count, 'more review')} for ± {half_width:g}" if count else ""
+
+
+def _confusion_lines(report: AuditReport) -> list[str]:
+    if not report.confusions:
+        return []
+    pairs = [f"{each.label} for {each.object} ({each.boxes})" for each in report.confusions[:NAMED]]
+    more = f" and {len(report.confusions) - NAMED} more" if len(report.confusions) > NAMED else ""
+    return [f"wrong category, in {many(report.reviews, 'reviewed image')}: {', '.join(pairs)}{more}"]
 
 
 def _threshold_lines(report: AuditReport) -> list[str]:
@@ -49,9 +65,10 @@ def _threshold_lines(report: AuditReport) -> list[str]:
 
 
 def _more_lines(report: AuditReport) -> list[str]:
-    wanting = {kind: count for kind, count in report.more_reviews.items() if count}
-    if not wanting:
-        return [f"intervals are within ± {report.half_width:g}"] if report.more_reviews else []
-    most = max(wanting.values())
-    told = ", ".join(f"{kind} {count}" for kind, count in wanting.items())
-    return [f"more reviews for ± {report.half_width:g}: {told}  (groundhog audit … -n {report.reviews + most})"]
+    known = report.more_reviews
+    if not known:
+        return []
+    if not (most := max(known.values())):
+        return [f"both intervals are within ± {report.half_width:g} ({many(report.reviews, 'review')})"]
+    command = f"groundhog audit … -n {report.reviews + most}"
+    return [f"for ± {report.half_width:g} of all labels, if the others are as these {report.reviews}: {command}"]

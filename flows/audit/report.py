@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flows.audit.estimation import Moments, Share, Strata, interval_of, moments_of
-from flows.audit.judging import DEFAULT_IOU, Outcome, judge_labels, labels_by_name, totals
+from flows.audit.judging import DEFAULT_IOU, Outcome, confused_labels, judge_labels, labels_by_name, totals
 from flows.audit.sample import MIN_REVIEWS, Audit
 from flows.audit.thresholds import certified_threshold, threshold_grid
 from formats.dataset_names import metadata_path
@@ -41,21 +42,34 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Quality:
-    """Of all labels, or of a category's. None where no box was seen."""
+    """Of all labels, or of a category's. None where no box was seen.
+
+    more_reviews: how many more images, of all categories, reach the wanted half width; by "precision" and "recall".
+    """
 
     precision: Estimate | None
     recall: Estimate | None
+    more_reviews: Mapping[str, int] = field(default_factory=dict)
+
+
+class Confusion(NamedTuple):
+    """label: what labels said. object: what the reviewer found there. boxes: so many, in the reviewed images."""
+
+    label: str
+    object: str
+    boxes: int
 
 
 @dataclass(frozen=True)
 class CertifiedThreshold:
     """Labels that score more than `score` have at least this precision, with 95 % confidence. score: None where no
-    threshold is known to reach it. kept: share of the labels that score more.
+    threshold is known to reach it. kept: share of the labels that score more. reviews: images that it is from.
     """
 
     precision: float
     score: float | None
     kept: float
+    reviews: int
     own_suffices: bool = False
     command: str = ""
 
@@ -64,7 +78,8 @@ class CertifiedThreshold:
 class AuditReport:
     """reviews: images that the numbers are from. drawn: images in the sample. images: that may be drawn; by_person:
     more, whose labels are a person's. skipped: reviewed ones of the sample that come after an unreviewed one.
-    more_reviews: how many more reach ± half_width, for "precision" and "recall".
+    too_few: categories without numbers of their own, and the reviewed images that hold one. half_width: that more
+    reviews are for. confusions: the most frequent first.
     """
 
     labels: str
@@ -75,10 +90,15 @@ class AuditReport:
     skipped: int
     overall: Quality
     categories: Mapping[str, Quality]
-    too_few: tuple[str, ...]
+    too_few: Mapping[str, int]
     threshold: CertifiedThreshold | None
     half_width: float
-    more_reviews: Mapping[str, int] = field(default_factory=dict)
+    confusions: tuple[Confusion, ...] = ()
+
+    @property
+    def more_reviews(self) -> Mapping[str, int]:
+        """How many more reach ± half_width, of all labels, for "precision" and "recall"."""
+        return self.overall.more_reviews
 
     def payload(self) -> dict[str, Any]:
         """For JSON."""
@@ -91,10 +111,10 @@ class AuditReport:
             "images": self.images,
             **_payload_of(self.overall),
             "categories": {name: _payload_of(each) for name, each in self.categories.items()},
-            "categories_with_too_few_reviews": list(self.too_few),
+            "categories_with_too_few_reviews": dict(self.too_few),
             "threshold": None if self.threshold is None else vars(self.threshold),
             "half_width": self.half_width,
-            "more_reviews": dict(self.more_reviews),
+            "confusions": [each._asdict() for each in self.confusions],
         }
 
 
@@ -125,30 +145,42 @@ def report_audit(
         behind = f", and {skipped} that come after skipped ones" if skipped else ""
         found = f"{len(images)} of {audit.settings.drawn} drawn images are reviewed{behind}"
         raise InputError(audit.reviewed, found, f"expected at least {MIN_REVIEWS}, in the order of the page")
-    records = audit.records
-    judged = [judge_labels(records[image], truth[key_of(records[image])], iou) for image in images]
-    sample = _sample_of(records, [records[image] for image in images], judged, strata)
-    moments = _moments(sample)
+    reviewed = [(audit.records[image], truth[key_of(audit.records[image])]) for image in images]
+    judged = [judge_labels(labels, objects, iou) for labels, objects in reviewed]
+    sample = _sample_of(audit.records, [labels for labels, _ in reviewed], judged, strata)
+
+    def quality(moments: _Moments, name: str | None = None) -> Quality:
+        return _quality(moments, sample, _Reviews(audit, strata, half_width), name)
+
     names = _by_objects(judged)
     by_name = {name: _moments(sample, name) for name in names} if len(names) > 1 else {}
-    enough = {name: _quality(own, sample, strata, name) for name, own in by_name.items() if _enough(own, sample, name)}
     return AuditReport(
         audit.labels.name,
         iou,
         len(images),
         audit.settings.drawn,
-        len(records),
+        len(audit.records),
         skipped,
-        _quality(moments, sample, strata),
-        enough,
-        tuple(name for name in names if name not in enough and by_name),
+        quality(_moments(sample)),
+        {name: quality(own, name) for name, own in by_name.items() if _enough(own, sample, name)},
+        {name: _holding(judged, name) for name, own in by_name.items() if not _enough(own, sample, name)},
         _threshold(audit, sample, precision, work_dir),
         half_width,
-        {
-            kind: _more_reviews(own, audit, strata, half_width)
-            for kind, own in zip(("precision", "recall"), moments)
-            if own is not None
-        },
+        _confusions(reviewed, iou),
+    )
+
+
+def _holding(judged: Sequence[Mapping[str, Outcome]], name: str) -> int:
+    """Images with a label or an object of the category."""
+    return sum(name in outcomes for outcomes in judged)
+
+
+def _confusions(reviewed: Sequence[tuple[Record, Record]], iou: float) -> tuple[Confusion, ...]:
+    counts: Counter[tuple[str, str]] = Counter()
+    for labels, objects in reviewed:
+        counts.update(confused_labels(labels, objects, iou))
+    return tuple(
+        Confusion(*pair, count) for pair, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     )
 
 
@@ -167,7 +199,7 @@ def _payload_of(quality: Quality) -> dict[str, Any]:
     return {
         kind: None if own is None else own._asdict()
         for kind, own in (("precision", quality.precision), ("recall", quality.recall))
-    }
+    } | {"more_reviews": dict(quality.more_reviews)}
 
 
 def _sample_of(
@@ -193,7 +225,18 @@ def _label_sums(record: Record) -> dict[str, tuple[int, float]]:
     }
 
 
-def _moments(sample: _Sample, name: str | None = None) -> tuple[Moments | None, Moments | None]:
+_Moments = tuple[Moments | None, Moments | None]  # of precision and recall
+
+
+class _Reviews(NamedTuple):
+    """What an interval depends on beside the moments."""
+
+    audit: Audit
+    strata: Strata
+    half_width: float
+
+
+def _moments(sample: _Sample, name: str | None = None) -> _Moments:
     """Of precision and recall; None where no box was seen. name: of one category."""
     chosen = [_chosen(outcomes, name) for outcomes in sample.outcomes]
     hits, labels, objects = np.array([totals(each) for each in chosen], float).reshape(-1, 3).T
@@ -217,7 +260,7 @@ def _control(sample: _Sample, name: str | None) -> np.ndarray | None:
     return np.array([sum(total - mean * count for count, total in row) for row in rows])
 
 
-def _enough(moments: tuple[Moments | None, Moments | None], sample: _Sample, name: str) -> bool:
+def _enough(moments: _Moments, sample: _Sample, name: str) -> bool:
     boxes = _boxes(sample, name)
     return any(
         own is not None and own.images >= ENOUGH_IMAGES and count >= ENOUGH_BOXES for own, count in zip(moments, boxes)
@@ -230,14 +273,16 @@ def _boxes(sample: _Sample, name: str | None) -> tuple[int, int]:
     return sum(each[1] for each in chosen), sum(each[2] for each in chosen)
 
 
-def _quality(
-    moments: tuple[Moments | None, Moments | None], sample: _Sample, strata: Strata, name: str | None = None
-) -> Quality:
-    found = [
-        None if own is None else _estimate(interval_of(own, strata.sizes, strata.taken, CONFIDENCE), count)
+def _quality(moments: _Moments, sample: _Sample, reviews: _Reviews, name: str | None = None) -> Quality:
+    sizes, taken = reviews.strata.sizes, reviews.strata.taken
+    precision, recall = (
+        None if own is None else _estimate(interval_of(own, sizes, taken, CONFIDENCE), count)
         for own, count in zip(moments, _boxes(sample, name))
-    ]
-    return Quality(*found)
+    )
+    more = {
+        kind: _more_reviews(own, *reviews) for kind, own in zip(("precision", "recall"), moments) if own is not None
+    }
+    return Quality(precision, recall, more)
 
 
 def _estimate(share: Share, boxes: int) -> Estimate:
@@ -267,9 +312,10 @@ def _threshold(audit: Audit, sample: _Sample, precision: float, work_dir: str) -
     hits = np.array([(own[ok][:, None] > grid).sum(0) for own, ok in zip(scores, right)])
     place = certified_threshold(hits, labels, sample.strata, precision)
     if place is None:
-        return CertifiedThreshold(precision, None, 0.0)
+        return CertifiedThreshold(precision, None, 0.0, len(sample.outcomes))
     score, kept = float(grid[place]), float((sample.scores > grid[place]).mean())
-    return CertifiedThreshold(precision, score, kept, kept == 1.0, _filter_command(audit, score, work_dir))
+    command = _filter_command(audit, score, work_dir)
+    return CertifiedThreshold(precision, score, kept, len(sample.outcomes), kept == 1.0, command)
 
 
 def _filter_command(audit: Audit, score: float, work_dir: str) -> str:

@@ -24,7 +24,7 @@ from flows.audit.sampling import Design, design, expected_errors
 from flows.labelling.filter import MADE_BY
 from flows.labelling.infer import parse_line
 from flows.labelling.manifest import read_lines
-from formats.dataset_names import audit_folder, metadata_path, reviewed_path
+from formats.dataset_names import audit_folder, label_map_beside, metadata_path, reviewed_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, sha256_of, write_json
 from formats.odvg import write_odvg
@@ -118,6 +118,8 @@ def draw_audit(
     wanted = max(audit.settings.drawn, min(reviews or audit.settings.drawn, len(audit.records)))
     audit = replace(audit, settings=replace(audit.settings, drawn=wanted))
     write_odvg(audit.sample_path, [audit.records[image] for image in audit.drawn])
+    if (known := label_map_beside(labels)).is_file():  # for tools that read the sample
+        shutil.copyfile(known, label_map_beside(audit.sample_path))
     write_json(audit.folder / SETTINGS_NAME, asdict(audit.settings))
     return audit
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -18,8 +18,10 @@ import numpy as np
 
 from flows.audit.evidence import MATCH_IOU, Boxes, Evidence, boxes_of, calibrated
 from formats.boxes import pairwise_iou
+from formats.dataset_names import metadata_path
 from formats.io.errors import InputError
-from formats.io.files import write_whole
+from formats.io.files import load_json, write_json, write_whole
+from formats.io.plurals import many
 from formats.record import Box, Record
 from formats.reviewed import Key, key_of
 
@@ -33,10 +35,17 @@ NOTHING_WEIGHT = 0.6  # models overlook objects more often than they invent a be
 OTHER_WEIGHT = 0.7  # where a model and a label disagree about the category, either may be wrong
 SLIVER_WEIGHT = 0.6  # small objects in front of large ones of their kind lie in their boxes too
 MIN_SUSPICION = 0.1
+USUAL_SHARE = 0.98  # of the images that hold a category have at most its usual number of boxes
+MIN_FOR_USUAL = 30  # such images; with fewer nobody can say what is usual
+UNUSUAL_WEIGHT = 0.5  # a crowd is not an error: only what little speaks for is doubted
+LIKELY = 0.5  # suspicions from which the summary counts
 
 
 class Suspect(NamedTuple):
-    """box: the label, or what was found for an overlooked object. category: of the label, or of what was found."""
+    """box: the label, or what was found for an overlooked object. category: of the label, or of what was found.
+
+    found: of a label whose category is doubted, the one that was found there.
+    """
 
     suspicion: float
     kind: Kind
@@ -45,11 +54,12 @@ class Suspect(NamedTuple):
     category: str
     box: Box
     reason: str
+    found: str = ""
 
 
 @dataclass(frozen=True)
 class SuspectRules:
-    """max_count: how many boxes of a category an image may have. kinds: to look for."""
+    """max_count: how many boxes of a category an image may have; of others it is what is usual. kinds: to look for."""
 
     max_count: Mapping[str, int] = field(default_factory=dict)
     kinds: tuple[Kind, ...] = KINDS
@@ -58,6 +68,33 @@ class SuspectRules:
         for name, count in self.max_count.items():
             if count < 0:
                 raise InputError("--max-count", f"{name}={count}", "expected 0 or more")
+
+
+class UsualCount(NamedTuple):
+    """most: that few images exceed. images: with the category, from which it is."""
+
+    most: int
+    images: int
+
+
+def usual_counts(labels: Iterable[Boxes]) -> dict[str, UsualCount]:
+    """How many boxes of each category an image usually has, by the images that have one; of frequent categories only.
+
+    The count that USUAL_SHARE of them do not exceed, or three robust standard deviations above the median if that is
+    more, on the scale of square roots, where counts have one variance (Anscombe, Biometrika 35, 1948).
+    """
+    counts: dict[str, list[int]] = {}
+    for boxes in labels:
+        for name, count in Counter(boxes.name).items():
+            counts.setdefault(name, []).append(count)
+    return {name: UsualCount(_usual(own), len(own)) for name, own in counts.items() if len(own) >= MIN_FOR_USUAL}
+
+
+def _usual(counts: Sequence[int]) -> int:
+    roots = np.sqrt(counts)
+    median = np.median(roots)
+    spread = 1.4826 * np.median(np.abs(roots - median))  # of a normal distribution, its standard deviation
+    return max(int(np.quantile(counts, USUAL_SHARE, method="higher")), int((median + 3 * spread) ** 2))
 
 
 class RankedImage(NamedTuple):
@@ -74,11 +111,11 @@ def find_suspects(records: Sequence[Record], evidence: Evidence, rules: SuspectR
     """
     rules = rules or SuspectRules()
     labels = {key_of(record): boxes_of(record) for record in records}
-    scaled = calibrated(evidence, labels)
+    scaled, usual = calibrated(evidence, labels), usual_counts(labels.values())
     found = [
         suspect
         for record in records
-        for suspect in _of_image(record, labels[key_of(record)], scaled.found.get(key_of(record)), rules)
+        for suspect in _of_image(record, labels[key_of(record)], scaled.found.get(key_of(record)), rules, usual)
         if suspect.suspicion >= MIN_SUSPICION and suspect.kind in rules.kinds
     ]
     return sorted(_once_each(found), key=lambda each: (-each.suspicion, each.filename, each.box))
@@ -106,6 +143,28 @@ def write_review_order(path: Path, ranked: Sequence[RankedImage], reasons: int =
             stream.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
+def write_suspects_summary(labels: Path, suspects: Sequence[Suspect], against: str, images: int) -> None:
+    """Writes into the .meta.json of the labels, if any, how many are probably wrong, by kind, and which categories are
+    mixed up. against: what they were compared with. images: so many of the labels were.
+    """
+    meta = metadata_path(labels)
+    if not meta.is_file():
+        return
+    likely = [each for each in suspects if each.suspicion >= LIKELY]
+    kinds = Counter(each.kind for each in likely)
+    pairs = Counter((each.category, each.found) for each in likely if each.found)
+    ranked = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
+    summary = {
+        "against": against,
+        "images": images,
+        "min_suspicion": LIKELY,
+        "kinds": {kind: kinds[kind] for kind in KINDS if kinds[kind]},
+        "confusions": [{"label": label, "found": found, "boxes": count} for (label, found), count in ranked],
+    }
+    metadata = load_json(meta, "remove it, or filter again")
+    write_json(meta, metadata | {"suspects": summary}, ensure_ascii=False)
+
+
 def _once_each(suspects: Sequence[Suspect]) -> list[Suspect]:
     """A box is listed for its most suspicious kind alone."""
     best: dict[tuple, Suspect] = {}
@@ -116,11 +175,13 @@ def _once_each(suspects: Sequence[Suspect]) -> list[Suspect]:
     return list(best.values())
 
 
-def _of_image(record: Record, labels: Boxes, found: Boxes | None, rules: SuspectRules) -> Iterator[Suspect]:
+def _of_image(
+    record: Record, labels: Boxes, found: Boxes | None, rules: SuspectRules, usual: Mapping[str, UsualCount]
+) -> Iterator[Suspect]:
     view = _Image(record, labels, found)
     yield from _doubled(view)
     yield from _slivers(view)
-    yield from _too_many(view, rules)
+    yield from _too_many(view, rules, usual)
     if found is not None:
         yield from _overlooked(view, found)
         yield from _against_found(view, found)
@@ -138,11 +199,12 @@ class _Image:
         self.same_found = labels.name[:, None] == other.name[None, :]
         self.support = _best(self.same_found * (self.iou >= MATCH_IOU) * other.score)
 
-    def suspect(self, suspicion: float, kind: Kind, boxes: Boxes, row: int, words: str) -> Suspect:
+    def suspect(self, suspicion: float, kind: Kind, boxes: Boxes, row: int, words: str, found: str = "") -> Suspect:
         box = tuple(round(float(side), 2) for side in boxes.box[row])
         record, name = self.record, str(boxes.name[row])
         reason = f"{kind}: {name}{words}"
-        return Suspect(float(suspicion), kind, record.filename, record.caption, name, box, reason)  # type: ignore[arg-type]
+        own = kind, record.filename, record.caption, name, box, reason, found
+        return Suspect(float(suspicion), *own)  # type: ignore[arg-type]
 
 
 def _best(values: np.ndarray) -> np.ndarray:
@@ -178,16 +240,21 @@ def _slivers(view: _Image) -> Iterator[Suspect]:
         yield view.suspect(suspicion, "sliver", view.labels, int(row), ", inside another")
 
 
-def _too_many(view: _Image, rules: SuspectRules) -> Iterator[Suspect]:
-    """Labels beyond the number that is allowed, the least trusted."""
+def _too_many(view: _Image, rules: SuspectRules, usual: Mapping[str, UsualCount]) -> Iterator[Suspect]:
+    """Labels beyond the number that is allowed, or that is usual: the least trusted."""
     trust = _trust(view)
     for name, count in Counter(view.labels.name).items():
-        allowed = rules.max_count.get(name)
-        if allowed is None or count <= allowed:
-            continue
         rows = np.flatnonzero(view.labels.name == name)
-        for row in rows[np.argsort(trust[rows], kind="stable")][: count - allowed]:
-            yield view.suspect(1.0, "too many", view.labels, int(row), f", {count} in the image, {allowed} allowed")
+        rows = rows[np.argsort(trust[rows], kind="stable")]
+        if name in rules.max_count:
+            allowed = rules.max_count[name]
+            for row in rows[: max(0, count - allowed)]:
+                yield view.suspect(1.0, "too many", view.labels, int(row), f", {count} in the image, {allowed} allowed")
+        elif name in usual:
+            most, images = usual[name]
+            words = f", {count} in the image; usual in {many(images, 'image')} are at most {most}"
+            for row in rows[: max(0, count - most)]:
+                yield view.suspect(UNUSUAL_WEIGHT * (1 - trust[row]), "too many", view.labels, int(row), words)
 
 
 def _overlooked(view: _Image, found: Boxes) -> Iterator[Suspect]:
@@ -219,7 +286,8 @@ def _against_found(view: _Image, found: Boxes) -> Iterator[Suspect]:
         if len(found) and renamed.max() > 0:
             best = int(renamed.argmax())
             words = f", {found.name[best]} found there with {found.score[best]:.2f}"
-            yield view.suspect(renamed[best], "wrong category", view.labels, row, words)
+            name = str(found.name[best])
+            yield view.suspect(renamed[best], "wrong category", view.labels, row, words, name)
         if len(found) and placed.max() > 0:
             best = int(placed.argmax())
             words = f", found with {found.score[best]:.2f} at IoU {overlap[best]:.2f}"

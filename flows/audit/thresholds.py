@@ -27,9 +27,15 @@ def threshold_grid(scores: np.ndarray) -> np.ndarray:
 
 def certified_threshold(hits: np.ndarray, labels: np.ndarray, strata: Strata, precision: float) -> int | None:
     """hits, labels: (n, T) of each reviewed image above each threshold -> the position of the lowest threshold at which
-    the precision is at least `precision` with 95 % confidence; None where the highest fails already.
+    the precision is at least `precision` with 95 % confidence; None where the first that is tested fails already.
+
+    Thresholds above which so few labels are reviewed that not even all right ones would do are not tested. Which these
+    are does not depend on what is right, so that the order stays one that was fixed before.
     """
-    lower = estimate_share(hits.T, labels.T, strata, confidence=2 * CONFIDENCE - 1).low  # one-sided
-    failed = np.flatnonzero(lower < precision)
-    last = int(failed[0]) - 1 if len(failed) else len(lower) - 1
-    return last if last >= 0 else None
+    level = 2 * CONFIDENCE - 1  # of a two-sided interval, whose lower end is one-sided
+    lower = estimate_share(hits.T, labels.T, strata, confidence=level).low
+    if not len(tested := np.flatnonzero(estimate_share(labels.T, labels.T, strata, confidence=level).low >= precision)):
+        return None
+    failed = tested[lower[tested] < precision]
+    passed = tested[tested < failed[0]] if len(failed) else tested
+    return int(passed[-1]) if len(passed) else None

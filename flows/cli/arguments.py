@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import Field, fields
@@ -85,29 +86,47 @@ def _scale(text: str) -> tuple[int, int]:
     return short, long
 
 
-def names(text: str) -> list[str]:
-    """Names between commas, those of a file (a name a line, YOLO's YAML, a label map), or of a data set: '$: coco'.
+def names(text: str, option: str = "--categories") -> list[str]:
+    """Names between commas or on lines, those of a file (a name a line, YOLO's YAML, a label map), or '$: coco'.
 
-    Raises InputError for a file that is not there, and for what is written as a prompt is: "cat. dog".
+    option: the one that gives them. Raises InputError for an empty name, for a file that is not there, and for what is
+    written as a prompt is: "cat. dog".
     """
     if text.strip().startswith("$:"):
         from grounding_model.inputs.category_lists import read_category_list
 
         return list(read_category_list(text.strip()[2:]))
-    path = Path(text)
-    in_a_folder = path.parent != Path() and path.parent.is_dir()  # "Monitor/TV" is a name, "data/classes" a file
-    if in_a_folder or (path.suffix and (path.is_file() or path.suffix.lower() in NAME_FILES)):
+    if _names_a_file(text):
+        path = Path(text).expanduser()
         if not path.is_file() and (meant := did_you_mean(_files_in(path.parent), path.name)):
             raise InputError(text, "does not exist", meant)
-        return list(read_category_names(text))
-    listed = [name.strip() for name in text.split(",")]
-    if prompt := next((name for name in listed if ". " in name or name.endswith(".")), None):
-        separated = ",".join(part.strip() for part in prompt.split(".") if part.strip())
-        raise InputError(repr(prompt), "has a full stop", f"expected commas ({separated}), or a file of names")
+        return list(read_category_names(path))
+    listed = [name.strip() for name in re.split(r"[,\n]", text.rstrip())]
+    if not all(listed):
+        what = "is empty" if len(listed) == 1 else "has an empty name"
+        raise InputError(option, f"{text!r} {what}", "expected names between commas (cat,dog), or a file of names")
+    if prompt := next((name for name in listed if _PROMPT.search(name)), None):
+        separated = ",".join(part.strip() for part in re.split("[.;]", prompt) if part.strip())
+        remedy = f"expected commas ({separated}), or a file of names that is there"
+        raise InputError(option, f"{prompt!r} has a {'semicolon' if ';' in prompt else 'full stop'}", remedy)
     return listed
 
 
 NAME_FILES = (".txt", ".names", ".yaml", ".yml", ".json", ".csv")
+_PROMPT = re.compile(r";|\.(\s|$)|\w\.[a-zA-Z]")  # "cat. dog", "cat.dog", "classes.md"; not "2.5 l bottle"
+
+
+def _names_a_file(text: str) -> bool:
+    path = Path(text)
+    if "\n" in text or not text.strip():
+        return False
+    try:
+        there = path.is_file()
+    except OSError:  # a list of names that is longer than any file's
+        return False
+    in_a_folder = path.parent != Path() and path.parent.is_dir()  # "Monitor/TV" is a name, "data/classes" a file
+    starts_as_path = text.startswith(("./", "../", "~/", "/"))
+    return there or in_a_folder or starts_as_path or path.suffix.lower() in NAME_FILES
 
 
 def _files_in(folder: Path) -> list[str]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from flows.curation.duplicates import DuplicatePair, duplicate_groups, find_duplicates
 from flows.curation.fingerprints import Fingerprint, fingerprint_images
 from flows.curation.image_quality import ImageFinding, image_findings
+from formats import READERS
+from formats.convert import call, guess_format
 from formats.images import list_images
 from formats.io.errors import InputError
 from formats.io.plurals import many
@@ -39,11 +41,54 @@ class ImageReport:
         return tuple(pair for pair in self.pairs if self.set_of[pair.first] == self.set_of[pair.second])
 
 
-def check_images(sets: Mapping[str, tuple[str | Path, Sequence[str] | None]], progress: bool = True) -> ImageReport:
-    """Looks at every image of some sets.
+ImageSets = Mapping[str, tuple[str | Path, Sequence[str] | None]]  # name -> folder, and the images in it (None: all)
 
-    sets: name -> folder, and the images in it (None: all). Raises InputError for a folder that cannot be listed.
+
+def image_sets(images: str | Path, annotations: str | Path | None, against: Sequence[str]) -> ImageSets:
+    """The sets that `groundhog check --images` compares, by the names that the user gave.
+
+    against: folders, and annotation files whose images lie in `images`; with such a file the first set is the images
+    of `annotations`. Raises InputError for a set that is another one too, or a folder inside another's.
     """
+    files = [each for each in against if Path(each).is_file()]
+    if not files:
+        sets: dict[str, tuple[str | Path, Sequence[str] | None]] = {str(images): (images, None)}
+    elif annotations is None:
+        raise InputError("--against", f"{files[0]} is a file", "expected the annotation file of the other images too")
+    else:
+        sets = {str(annotations): (images, _filenames(annotations))}
+    for each in against:
+        if Path(each).is_dir():
+            _refuse_nested(each, [folder for folder, _ in sets.values()])
+            sets[each] = each, None
+        elif each not in files:
+            raise InputError("--against", f"{each} does not exist", "expected an image folder or an annotation file")
+        elif any(Path(each).samefile(name) for name in sets):
+            raise InputError("--against", f"{each} is given twice", "expected another set of images")
+        else:
+            sets[each] = images, _filenames(each)
+    return sets
+
+
+def _refuse_nested(folder: str, others: Sequence[str | Path]) -> None:
+    real = Path(folder).resolve()
+    for other in map(Path, others):
+        if real == other.resolve():
+            raise InputError("--against", f"{folder} and {other} are one folder", "expected another")
+        if real.is_relative_to(other.resolve()) or other.resolve().is_relative_to(real):
+            what = f"{folder} and {other} lie in one another, so that their images are the same"
+            raise InputError("--against", what, "expected folders apart from each other")
+
+
+def _filenames(annotations: str | Path) -> list[str]:
+    """Of the images of an annotation file, each once."""
+    source_format = guess_format(annotations)
+    records = call(f"check {annotations}", READERS[source_format], {}, annotations)
+    return list(dict.fromkeys(record.filename for record in records))
+
+
+def check_images(sets: ImageSets, progress: bool = True) -> ImageReport:
+    """Looks at every image of some sets. Raises InputError for a folder that cannot be listed."""
     images: list[Fingerprint] = []
     set_of: list[str] = []
     findings: list[ImageFinding] = []
@@ -51,34 +96,38 @@ def check_images(sets: Mapping[str, tuple[str | Path, Sequence[str] | None]], pr
         listed = list_images(folder) if filenames is None else filenames
         for filename, outcome in zip(listed, fingerprint_images(folder, listed, progress), strict=True):
             if isinstance(outcome, InputError):
-                findings.append(ImageFinding(filename, "unreadable", str(outcome.what)))
+                findings.append(ImageFinding(filename, "unreadable", str(outcome.what), name))
                 continue
             images.append(outcome)
             set_of.append(name)
-            findings += image_findings(outcome)
+            findings += [finding._replace(set_name=name) for finding in image_findings(outcome)]
     return ImageReport(tuple(images), tuple(set_of), tuple(find_duplicates(images)), tuple(findings))
 
 
 def describe_report(report: ImageReport, max_lines: int = 20) -> str:
     """For people. max_lines: of each kind; the rest is counted."""
     parts = []
+    names = [image.filename for image in report.images]
+    several = len({*report.set_of, *(finding.set_name for finding in report.findings)}) > 1
+
+    def prefix(set_name: str) -> str:
+        return f"{set_name}: " if several else ""
+
     if report.leaks:
         lines = [_pair(report, pair) for pair in report.leaks]
-        parts.append(_listing(f"{len(lines)} leaks: the same picture in two sets", lines, max_lines))
+        parts.append(_listing(f"{many(len(lines), 'leak')}: the same picture in two sets", lines, max_lines))
     groups = duplicate_groups(len(report.images), report.duplicates)
     if groups:
         spare = sum(len(group) - 1 for group in groups)
         kinds = Counter(pair.kind for pair in report.duplicates)
-        lines = [", ".join(report.images[index].filename for index in group) for group in groups]
+        lines = [prefix(report.set_of[group[0]]) + ", ".join(names[index] for index in group) for group in groups]
         counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        parts.append(
-            _listing(
-                f"{len(groups)} groups of duplicates, {many(spare, 'image')} to spare ({counted})", lines, max_lines
-            )
-        )
+        title = f"{many(len(groups), 'group')} of duplicates, {many(spare, 'image')} to spare ({counted})"
+        parts.append(_listing(title, lines, max_lines))
     by_kind: dict[str, list[str]] = {}
     for finding in report.findings:
-        by_kind.setdefault(finding.kind, []).append(f"{finding.filename}: {finding.detail}")
+        line = f"{prefix(finding.set_name)}{finding.filename}: {finding.detail}"
+        by_kind.setdefault(finding.kind, []).append(line)
     parts += [_listing(f"{len(lines)} {kind}", lines, max_lines) for kind, lines in by_kind.items()]
     return "\n".join(parts) or f"{many(len(report.images), 'image')}: no duplicates, nothing unusual"
 

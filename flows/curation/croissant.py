@@ -61,6 +61,7 @@ def croissant_metadata(root: Path, card: DataCard) -> dict[str, Any]:
         "description": card.description,
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "license": card.license,
+        **({"citeAs": card.citation} if card.citation else {}),
         "version": "1.0.0",
         "datePublished": date.today().isoformat(),
         "distribution": files,

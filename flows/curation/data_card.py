@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from flows.curation.label_origin import cell, sections
 from formats.io.files import write_whole
 from formats.io.plurals import many
 from formats.record import Record
@@ -23,7 +24,8 @@ _LARGEST = "n>1M"
 class SplitCounts:
     """One split. boxes: by category, ignored ones apart; empty: images without objects; people: boxes without a score.
 
-    meta: the .meta.json of its labels, {} where they came from elsewhere.
+    origins: the .meta.json of its labels, then of those that their model was trained on; () where they came from
+    elsewhere. renamed: images that had another name before.
     """
 
     name: str
@@ -32,10 +34,13 @@ class SplitCounts:
     boxes: Mapping[str, int]
     ignored: int
     people: int
-    meta: Mapping[str, Any]
+    origins: tuple[Mapping[str, Any], ...] = ()
+    renamed: int = 0
 
     @classmethod
-    def of(cls, name: str, records: Sequence[Record], meta: Mapping[str, Any]) -> SplitCounts:
+    def of(
+        cls, name: str, records: Sequence[Record], origins: Sequence[Mapping[str, Any]] = (), renamed: int = 0
+    ) -> SplitCounts:
         """Counts the records of a split."""
         kept = [instance for record in records for instance in record.instances or () if not instance.ignore]
         every = sum(len(record.instances or ()) for record in records)
@@ -46,18 +51,20 @@ class SplitCounts:
             Counter(instance.category for instance in kept),
             every - len(kept),
             sum(instance.score is None for instance in kept),
-            meta,
+            tuple(origins),
+            renamed,
         )
 
 
 @dataclass(frozen=True)
 class DataCard:
-    """What the card, the page and the Croissant metadata say of a data set."""
+    """What the card, the page and the Croissant metadata say of a data set. citation: BibTeX or a sentence."""
 
     name: str
     license: str
     categories: tuple[str, ...]
     splits: tuple[SplitCounts, ...]
+    citation: str = ""
 
     @property
     def images(self) -> int:
@@ -78,7 +85,7 @@ class DataCard:
     def description(self) -> str:
         """One sentence."""
         kinds = f"{len(self.categories)} {'category' if len(self.categories) == 1 else 'categories'}"
-        made = " The boxes were found by a model." if any(split.meta for split in self.splits) else ""
+        made = " The boxes were found by a model." if any(split.origins for split in self.splits) else ""
         return f"{many(self.images, 'image')} with {many(self.boxes, 'box')} of {kinds}.{made}"
 
 
@@ -122,61 +129,31 @@ def _header(card: DataCard) -> dict[str, Any]:
 def _sections(card: DataCard) -> Iterator[str]:
     yield _counts_table(card)
     for split in card.splits:
-        yield f"## How the labels of `{split.name}` were made\n\n{_making(split)}"
-        if (audit := split.meta.get("audit")) is not None:
-            yield f"## How good they are\n\n{_audit(audit)}"
+        yield from sections(split.name, split.origins)
     yield _usage(card)
+    if card.citation:
+        yield f"## Citation\n\n{_fenced(card.citation)}"
+
+
+def _fenced(citation: str) -> str:
+    return f"```bibtex\n{citation.strip()}\n```" if citation.lstrip().startswith("@") else citation.strip()
 
 
 def _counts_table(card: DataCard) -> str:
     names = [split.name for split in card.splits]
-    rows = [["images", *(split.images for split in card.splits)]]
+    rows: list[list[object]] = [["images", *(split.images for split in card.splits)]]
     rows += [["images without objects", *(split.empty for split in card.splits)]]
-    rows += [[f"boxes of {name}", *(split.boxes.get(name, 0) for split in card.splits)] for name in card.categories]
+    rows += [
+        [f"boxes of {cell(name)}", *(split.boxes.get(name, 0) for split in card.splits)] for name in card.categories
+    ]
     rows += [["boxes drawn or confirmed by a person", *(split.people for split in card.splits)]]
     lines = [f"| | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
     lines += [f"| {' | '.join(map(str, row))} |" for row in rows]
     ignored = sum(split.ignored for split in card.splits)
-    note = f"\n\n{many(ignored, 'unsure box')} marked `iscrowd` in COCO and left out elsewhere." if ignored else ""
-    return "\n".join(lines) + note
-
-
-def _making(split: SplitCounts) -> str:
-    meta = split.meta
-    if not meta:
-        return "They came as they are; no record of their making is beside them."
-    counts = meta.get("counts", {})
-    lines = [
-        f"- model: `{meta.get('weights')}`, SHA-256 `{str(meta.get('weights_sha256'))[:16]}`; mind its licence",
-        f"- prompt: {_listed(meta.get('prompt'))}",
-        f"- round {meta['round']} of self-training" if "round" in meta else "- labelled once, without self-training",
-        f"- policy: {', '.join(f'{name} {value}' for name, value in _simple(meta.get('policy', {})))}",
-        f"- {counts.get('candidates', 0)} candidates, {counts.get('kept', 0)} kept, {counts.get('reviewed', 0)} images "
-        "corrected by a person",
-    ]
-    return "\n".join(lines)
-
-
-def _simple(policy: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return [
-        (name, value) for name, value in policy.items() if isinstance(value, (int, float, str)) and value is not False
-    ]
-
-
-def _listed(prompt: Any) -> str:
-    return prompt if isinstance(prompt, str) else ", ".join(map(str, prompt or ()))
-
-
-def _audit(audit: Mapping[str, Any]) -> str:
-    """The intervals of an audit (flows.audit.report); each number says from how many reviewed images it comes."""
-    lines = [f"From {audit['reviews']} images that a person reviewed (a stratified random sample, 95 % intervals):", ""]
-    lines += ["| | | estimate | from | to | reviewed images |", "|---|---|---:|---:|---:|---:|"]
-    for name, part in {"all": audit, **audit.get("categories", {})}.items():
-        for kind in ("precision", "recall"):
-            if (found := part.get(kind)) is not None:
-                numbers = " | ".join(f"{found[each]:.3f}" for each in ("value", "low", "high"))
-                lines.append(f"| {name} | {kind} | {numbers} | {found['images']} |")
-    return "\n".join(lines)
+    notes = [f"\n\n{many(ignored, 'unsure box')} marked `iscrowd` in COCO and left out elsewhere."] if ignored else []
+    if renamed := sum(split.renamed for split in card.splits):
+        notes.append(f"\n\n{many(renamed, 'image')} renamed: the name differed from another by its suffix alone.")
+    return "\n".join(lines) + "".join(notes)
 
 
 def _usage(card: DataCard) -> str:

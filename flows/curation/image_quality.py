@@ -17,11 +17,12 @@ MAX_ASPECT = 5.0  # long side over short side
 
 
 class ImageFinding(NamedTuple):
-    """kind: one word or two, for counting. detail: what was measured, against which limit."""
+    """kind: one word or two, for counting. detail: what was measured, against which limit. set_name: of its set."""
 
     filename: str
     kind: str
     detail: str
+    set_name: str = ""
 
 
 def image_findings(image: Fingerprint) -> Iterator[ImageFinding]:

@@ -69,6 +69,12 @@ def _facts(card: DataCard) -> str:
     facts = {"images": f"{card.images:,}", "boxes": f"{card.boxes:,}", "categories": f"{len(card.categories):,}"}
     facts |= {"boxes without a model's score": f"{people:,}"} if people and card.scored else {}
     facts |= {"licence": html.escape(card.license)}
+    for split in card.splits:
+        audit = (split.origins[0].get("audit") if split.origins else None) or {}
+        for kind in ("precision", "recall"):
+            if (found := audit.get(kind)) is not None:
+                name = f"{kind} of {html.escape(split.name)}, from {many(audit['reviews'], 'review')}"
+                facts[name] = f"{found['low']:.2f} … {found['high']:.2f}"
     return f"<dl>{''.join(f'<div><dt>{name}</dt><dd>{fact}</dd></div>' for name, fact in facts.items())}</dl>"
 
 

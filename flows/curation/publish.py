@@ -14,24 +14,26 @@ Everything is made beside OUT and renamed at the end, so OUT is whole or not the
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from flows.curation.croissant import croissant_metadata
 from flows.curation.data_card import DataCard, SplitCounts, write_data_card
+from flows.curation.label_origin import read_origins
 from flows.curation.page import write_page
 from formats.coco import write_coco
-from formats.dataset_names import label_map_beside, metadata_path, parse_annotation_name
+from formats.dataset_names import label_map_beside, parse_annotation_name
 from formats.huggingface import write_huggingface
 from formats.images import safe_join
 from formats.io.errors import InputError
-from formats.io.files import load_json, write_json, write_whole_folder
+from formats.io.files import write_json, write_whole_folder
 from formats.io.progress import show_progress
 from formats.label_map import read_label_map
 from formats.odvg import read_odvg
@@ -43,10 +45,11 @@ DEFAULT_LICENSE = "other"
 
 @dataclass(frozen=True)
 class Publication:
-    """What was written. left_out: what the formats have no place for, by the format."""
+    """What was written. left_out: what the formats have no place for, by the format. renamed: old names to new ones."""
 
     folder: Path
     splits: tuple[SplitCounts, ...]
+    renamed: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, Counter[str]] = field(default_factory=dict)
 
 
@@ -57,14 +60,16 @@ def publish(
     *,
     name: str | None = None,
     license: str = DEFAULT_LICENSE,
+    citation: str = "",
     link: bool = False,
     progress: bool = True,
 ) -> Publication:
     """Writes a data set to a new folder.
 
     splits: name of a split, such as "train" -> its labels, ODVG detection lines with a label map beside them.
-    images: the folder that their file names are relative to. license: an SPDX name, for the card. link: hard links in
-    place of copies of the images, where the file system has them.
+    images: the folder that their file names are relative to. license: an SPDX name, for the card. citation: how to cite
+    the data set. link: hard links in place of copies of the images, where the file system has them.
+    An image whose name differs from another's by its suffix alone is renamed, since both would share a YOLO label file.
     Raises InputError for labels without a label map or of other categories than the first split's, for captions, for
     an image that is missing, for one picture in two splits, and where `out` is there already.
     """
@@ -75,21 +80,25 @@ def publish(
     counted: list[SplitCounts] = []
     left_out: dict[str, Counter[str]] = {}
     seen: dict[str, str] = {}
+    renamed: dict[str, str] = {}
     with write_whole_folder(out) as root:
         for split, labels in splits.items():
             records = list(_labelled(labels, split, seen))
-            _place_images(records, Path(images), root / split / "images", link, progress)
+            names = _own_stems([record.filename for record in records])
+            _place_images(names, Path(images), root / split / "images", link, progress)
+            records = [replace(record, filename=names[record.filename]) for record in records]
+            changed = {old: new for old, new in names.items() if old != new}
+            renamed |= changed
             for format_name, omissions in _write_split(root, split, records, categories).items():
                 left_out.setdefault(format_name, Counter()).update(omissions)
-            counted.append(SplitCounts.of(split, records, _meta(labels)))
-        card = DataCard(
-            name or parse_annotation_name(first).data_set or "data set", license, categories, tuple(counted)
-        )
+            counted.append(SplitCounts.of(split, records, read_origins(labels), len(changed)))
+        title = name or parse_annotation_name(first).data_set or "data set"
+        card = DataCard(title, license, categories, tuple(counted), citation)
         write_data_card(root / "README.md", card)
         (root / "data.yaml").write_text(_data_yaml(splits, categories), encoding="utf-8")
         write_page(root, card)
         write_json(root / "croissant.json", croissant_metadata(root, card), ensure_ascii=False)
-    return Publication(Path(out), tuple(counted), left_out)
+    return Publication(Path(out), tuple(counted), renamed, left_out)
 
 
 def _categories(files: Sequence[str | Path] | Any) -> tuple[str, ...]:
@@ -120,10 +129,38 @@ def _labelled(labels: str | Path, split: str, seen: dict[str, str]) -> Iterator[
         yield record
 
 
-def _place_images(records: Sequence[Record], source: Path, target: Path, link: bool, progress: bool) -> None:
+def _own_stems(filenames: Sequence[str]) -> dict[str, str]:
+    """Each file name as it is published: unchanged, or with its suffix before the suffix where that makes the name
+    without a suffix another one; upper and lower case are the same, as some file systems take them.
+    """
+    taken: set[str] = set()
+    names: dict[str, str] = {}
+    waiting: list[str] = []
+    for name in dict.fromkeys(filenames):
+        stem = _stem(name)
+        if stem in taken:
+            waiting.append(name)
+        else:
+            names[name] = name
+            taken.add(stem)
+    for name in waiting:
+        path = PurePosixPath(name)
+        ways = (f"{path.stem}_{path.suffix[1:]}{count or ''}{path.suffix}" for count in itertools.count())
+        names[name] = next(new for way in ways if _stem(new := str(path.with_name(way))) not in taken)
+        taken.add(_stem(names[name]))
+    return names
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix("")).casefold()
+
+
+def _place_images(names: Mapping[str, str], source: Path, target: Path, link: bool, progress: bool) -> None:
+    """names: of the images in the source, and in the target."""
     target.mkdir(parents=True)
-    for record in show_progress(records, desc=f"copy {target.parent.name}", unit="image", hidden=not progress):
-        origin, place = safe_join(source, record.filename), safe_join(target, record.filename)
+    items = names.items()
+    for name, new in show_progress(items, desc=f"copy {target.parent.name}", unit="image", hidden=not progress):
+        origin, place = safe_join(source, name), safe_join(target, new)
         if not origin.is_file():
             raise InputError(origin, "does not exist", "expected the folder of the images that the labels name")
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -158,10 +195,3 @@ def _data_yaml(splits: Mapping[str, Any], categories: Sequence[str]) -> str:
     lines = [f"{name}: {json.dumps(path)}" for name, path in paths.items()]
     names = [f"  {label}: {json.dumps(name)}" for label, name in enumerate(categories)]
     return "\n".join([*lines, "names:", *names]) + "\n"
-
-
-def _meta(labels: str | Path) -> Mapping[str, Any]:
-    """The .meta.json beside the labels; {} for labels that came from elsewhere."""
-    path = metadata_path(labels)
-    meta = load_json(path, "expected what filter wrote") if path.is_file() else {}
-    return meta if isinstance(meta, dict) else {}

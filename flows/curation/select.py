@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from flows.curation.fingerprints import Fingerprint, fingerprint, fingerprint_images
-from flows.curation.selection import most_similar, select_diverse
+from flows.curation.similarity import most_similar, select_diverse
 from flows.labelling.manifest import read_manifest
 from formats.candidates import read_image_features
 from formats.images import list_images, read_images

@@ -15,13 +15,14 @@ pipeline_tag: object-detection
 
 # A detector of {some}
 
-A closed-set detector that Groundhog taught with labels which another model had made.
+A closed-set detector, trained by Groundhog on the labels that are named below.
 
 Classes, in the order of their labels: {names}. Images are resized to {side} x {side} pixels.
 
 {table}
 
-AP is COCO's, on labelled images that no training saw; time is that of one image on the CPU of the machine that trained.
+AP is COCO's, on labelled images that no training saw. Time is the median of one image at a time on the CPU of the
+machine that trained.
 
 ## Where it comes from
 

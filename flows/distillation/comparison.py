@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,18 +14,26 @@ from typing import Any
 import numpy as np
 
 from flows.distillation.config import DistillConfig
-from flows.evaluation.evaluate import evaluate
+from flows.evaluation.benchmarks import file_hashes
+from flows.evaluation.config import EvaluateConfig
+from flows.evaluation.evaluate import evaluate_benchmark
+from flows.evaluation.predictions import location_of
+from flows.evaluation.readers import open_benchmark
+from flows.labelling.detector_pool import Predictor
 from formats.images import safe_join
 from formats.io.errors import InputError
+from formats.io.files import sha256_of
 from formats.odvg import read_odvg
-from grounding_model.checkpoints.locations import locate
+from grounding_model.checkpoints.locations import checkpoint_hash, locate
+from grounding_model.data.sources import TrainingData
 from grounding_model.detector import load_detector
 from grounding_model.inputs.image import read_image
-from grounding_model.students.export import OnnxSession
+from grounding_model.students.export import OnnxDetector, OnnxSession
 
 BATCH = 8  # images at once where time does not count
 TIMED = 10  # images; the first pass over them does not count
 MEGABYTE = 1e6
+EVALUATION_FOLDER = "evaluation"  # in the work_dir
 
 
 @dataclass(frozen=True)
@@ -36,19 +46,45 @@ class Row:
     megabytes: float
 
 
+def check_comparison(config: DistillConfig, names: Sequence[str]) -> None:
+    """Raises InputError where compare would, as far as that is known before the training."""
+    if config.teacher:
+        locate(config.teacher)
+    if config.truth is not None:
+        _categories(config, config.truth, names)
+    _images(config)
+
+
+def comparison_key(config: DistillConfig, student: Path, onnx: Path | None) -> str:
+    """SHA-256 of what the rows are made from, but the machine."""
+    made_from = {
+        "teacher": checkpoint_hash(config.teacher) if config.teacher else None,
+        "text_encoder": checkpoint_hash(config.text_encoder) if config.text_encoder else None,
+        "student": checkpoint_hash(student),
+        "onnx": sha256_of(onnx) if onnx else None,
+        "truth": [repr(config.truth), *(file_hashes(config.truth) if config.truth else [])],
+        "images": str(config.images),
+    }
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+
 def compare(config: DistillConfig, names: Sequence[str], student: Path, onnx: Path | None) -> list[Row]:
-    """The teacher, where one is named, the student in PyTorch, and in ONNX Runtime where it was exported."""
+    """The teacher, where one is named, the student in PyTorch, and in ONNX Runtime where it was exported.
+
+    With a truth, WORK_DIR/evaluation holds an evaluation of each, which resumes where it was interrupted.
+    """
     images = _images(config)
     rows = []
     if config.teacher:
         teacher = load_detector(config.teacher, config.text_encoder, "cpu")
-        ap = _average_precision(config, config.teacher, names)
+        ap = _average_precision(config, names, "teacher", config.teacher, teacher)
         rows.append(Row("teacher, PyTorch", ap, _milliseconds(_one(teacher, names), images), _size(config.teacher)))
-    ap = _average_precision(config, student, names)
-    taken = _milliseconds(_one(load_detector(student, device="cpu"), names), images)
-    rows.append(Row("student, PyTorch", ap, taken, _size(student)))
+    detector = load_detector(student, device="cpu")
+    ap = _average_precision(config, names, "student", student, detector)
+    rows.append(Row("student, PyTorch", ap, _milliseconds(_one(detector, names), images), _size(student)))
     if onnx is not None:
         session = OnnxSession(onnx)
+        ap = _average_precision(config, names, "student-onnx", onnx, OnnxDetector(session))
         taken = _milliseconds(lambda image: session(image[None]), images)
         rows.append(Row("student, ONNX Runtime", ap, taken, _size(onnx)))
     return rows
@@ -67,11 +103,33 @@ def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [asdict(row) for row in rows]
 
 
-def _average_precision(config: DistillConfig, weights: str | Path, names: Sequence[str]) -> float | None:
+def _average_precision(
+    config: DistillConfig, names: Sequence[str], name: str, weights: str | Path, detector: Predictor
+) -> float | None:
+    """AP of one model, None without a truth. name: of its folder."""
     if config.truth is None:
         return None
-    detector = load_detector(weights, config.text_encoder if str(weights) == config.teacher else None, "cpu")
-    return float(evaluate(config.truth, detector, list(names), batch_size=BATCH).ap)
+    evaluation = EvaluateConfig(
+        config.truth,
+        metric="coco",
+        weights=str(weights),
+        text_encoder=str(config.text_encoder) if name == "teacher" and config.text_encoder else None,
+        categories=_categories(config, config.truth, names),
+        work_dir=config.work_dir / EVALUATION_FOLDER / name,
+        overwrite=True,
+        batch_size=BATCH,
+    )
+    return float(evaluate_benchmark(evaluation, detector=detector).numbers["ap"])
+
+
+def _categories(config: DistillConfig, truth: TrainingData, names: Sequence[str]) -> tuple[str, ...]:
+    """The student's classes that the truth knows."""
+    known = open_benchmark(truth, config.work_dir / EVALUATION_FOLDER).names
+    folded = {name.casefold() for name in names}
+    if chosen := tuple(name for name in known if name.casefold() in folded):
+        return chosen
+    what = f"its categories are {', '.join(known) or 'none'}"
+    raise InputError(location_of(truth), what, f"expected some of the student's: {', '.join(names)}")
 
 
 def _one(detector: Any, names: Sequence[str]) -> Callable[[np.ndarray], object]:

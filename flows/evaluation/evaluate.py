@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, overload
 
 from flows.evaluation.benchmarks import Benchmark, BenchmarkData, Metric, OdinwData, OdinwSuite
 from flows.evaluation.config import EVERY_BOX, EvaluateConfig
+from flows.evaluation.page import PAGE_NAME, PageData, write_page
 from flows.evaluation.predictions import location_of, predict_benchmark
 from flows.evaluation.readers import open_benchmark, select_categories
 from flows.evaluation.report import draw_worst, write_report
@@ -146,7 +147,9 @@ def evaluate_config(path: str | Path, overrides: Sequence[str] = (), show_dir: s
     config = read_config(path, EvaluateConfig, overrides)
     table = evaluate(config, show_dir=show_dir).table
     published = "".join(f"\npublished: {line}" for line in config.published)
-    return f"{table}{published}\nwritten to {config.work_dir}"
+    page = config.work_dir / PAGE_NAME
+    shown = f", as a page: {page}" if page.is_file() else ""
+    return f"{table}{published}\nwritten to {config.work_dir}{shown}"
 
 
 def evaluate_benchmark(
@@ -204,6 +207,7 @@ def _evaluate_one(
     if show_dir is not None:
         draw_worst(Path(show_dir), scored.benchmark, scored.predictions, metric, config.score_threshold)
     write_json(config.work_dir / EVALUATION_NAME, numbers, ensure_ascii=False)
+    write_page(PageData(config, scored.benchmark, scored.predictions, metric, numbers))
     shown = "" if interval is None else "\n95 % interval of {}: {:.3f} … {:.3f}".format(*interval)
     return Evaluated(numbers, measurement.table + shown)
 

@@ -100,7 +100,7 @@ def draw_worst(
     """Draws truth left and prediction right, the images with most mistakes first; gives how many were drawn."""
     min_score = score_threshold if metric == "generalized_expressions" else SHOWN_SCORE
     if benchmark.names:
-        predictions = _AnnotatedOnly(benchmark, predictions)
+        predictions = AnnotatedOnly(benchmark, predictions)
     wrong = mistakes_of(benchmark.records, predictions, metric, score_threshold)
     order = sorted(range(len(wrong)), key=lambda index: (-wrong[index], index))[:MAX_PICTURES]
     for rank, index in enumerate(order):
@@ -113,7 +113,7 @@ def draw_worst(
     return len(order)
 
 
-class _AnnotatedOnly(Sequence[Record]):
+class AnnotatedOnly(Sequence[Record]):
     """Predictions of those names that were annotated for their image, made when they are needed."""
 
     def __init__(self, benchmark: Benchmark, predictions: Sequence[Record]) -> None:

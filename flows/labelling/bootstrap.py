@@ -10,15 +10,17 @@ from typing import Any, NamedTuple
 
 from formats.candidates import ImageProblem
 from formats.dataset_names import Task, annotation_path, label_map_beside
-from formats.images import image_size, list_images, safe_join
+from formats.images import image_size, list_images, safe_join, with_slashes
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_whole
 from formats.io.notebook import html_table
 from formats.io.plurals import many
 from formats.io.progress import show_progress
 from formats.io.storage import as_path
+from formats.io.values import described
 from formats.label_map import warn_of_names, write_label_map
 from formats.odvg import read_odvg, record_to_line
+from formats.overwrite import refuse_to_lose_labels
 from formats.phrases import find_phrase
 from formats.quarantine import quarantined_line, reason_of
 from formats.record import Record, Region
@@ -28,6 +30,7 @@ Captions = str | Path | Mapping[str, str | Sequence[str]]
 Phrases = str | Path | Mapping[str, Sequence[str]]
 FILENAME_COLUMNS = ("filename", "image", "file_name", "image_name")
 CAPTION_COLUMNS = ("caption", "text", "comment")
+_TABLES = ("metadata.jsonl", "metadata.csv")  # of an image folder as Hugging Face lays it out
 PHRASES_WANTED = 'expected a JSON file such as {"a cat on a mat": ["a cat", "a mat"]}'
 
 
@@ -55,12 +58,14 @@ def bootstrap_od(
     out: str | Path | None = None,
     label_map: str | Path | None = None,
     without: str | Path | None = None,
+    overwrite: bool = False,
 ) -> Bootstrapped:
     """A folder of images and category names -> `X_od.json` (out) and `X_label_map.json` beside it (or label_map).
 
     out: by default beside the folder `X`. without: an ODVG file whose images are left out: they are labelled.
     Sizes come from the file headers, EXIF turn applied. An image that cannot be read stays as a quarantined line.
-    Raises InputError when the folder is missing or contains no image, and for an empty or repeated category.
+    Raises InputError when the folder is missing or holds no image, for an empty or repeated category, and where `out`
+    holds labels, or other labels refer to another label map there; overwrite: replace them.
     """
     names = check_categories(categories)
     warn_of_names(dict(enumerate(names)), "categories")
@@ -69,6 +74,8 @@ def bootstrap_od(
         filenames = _not_labelled(filenames, without)
     out = _beside(images, "od") if out is None else as_path(out)
     label_map = label_map_beside(out) if label_map is None else as_path(label_map)
+    if not overwrite:
+        refuse_to_lose_labels(out, dict(enumerate(names)) if label_map == label_map_beside(out) else None)
     lines, quarantined = _write(out, images, ((filename, None) for filename in filenames))
     write_label_map(label_map, dict(enumerate(names)))
     return Bootstrapped(out, label_map, lines, quarantined, as_path(images))
@@ -86,16 +93,18 @@ def bootstrap_vg(
     captions: Captions,
     out: str | Path | None = None,
     phrases: Phrases | None = None,
+    overwrite: bool = False,
 ) -> Bootstrapped:
     """Captions of images -> `X_vg.json` (out): one line a caption, its noun phrases with the placeholder box.
 
     out: by default beside the folder of images `X`.
     captions: CSV with a filename and a caption column, JSON (a mapping, objects with filename and caption, Hugging
-    Face's metadata.jsonl, or COCO's captions), a folder of .txt files named as the images (one caption a line), or a
-    mapping of filenames to one or several captions.
+    Face's metadata.jsonl, or COCO's captions), a folder with metadata.jsonl or metadata.csv, or of .txt files named as
+    the images (one caption a line), or a mapping of filenames to one or several captions.
     phrases: of a caption's text, the phrases to look for in place of NLTK's noun phrases; a mapping, or a JSON file
     with one. A caption that is not in there keeps its noun phrases.
-    Raises InputError when the captions cannot be read, or name no image at all.
+    Raises InputError when the captions cannot be read, or name no image at all, and where `out` holds labels;
+    overwrite: replace them.
     """
     pairs = list(read_captions(captions, images))
     if not pairs:
@@ -104,6 +113,8 @@ def bootstrap_vg(
     if unlisted := next((caption for _, caption in pairs if caption and caption not in known), None):
         placeholder_regions(unlisted)  # a missing tagger is reported once, before anything is written
     out = _beside(images, "vg") if out is None else as_path(out)
+    if not overwrite:
+        refuse_to_lose_labels(out)
     lines, quarantined = _write(out, images, pairs, lambda caption: placeholder_regions(caption, known.get(caption)))
     return Bootstrapped(out, None, lines, quarantined, as_path(images))
 
@@ -133,7 +144,7 @@ def read_phrases(phrases: Phrases) -> Mapping[str, Sequence[str]]:
 def read_captions(captions: Captions, images: str | Path) -> Iterator[tuple[str, str]]:
     """Pairs of filename and caption from any of the forms that bootstrap_vg takes, in a fixed order."""
     if isinstance(captions, Mapping):
-        yield from _flatten(captions.items())
+        yield from _flatten(captions.items(), "captions")
         return
     path = as_path(captions)
     try:
@@ -143,6 +154,8 @@ def read_captions(captions: Captions, images: str | Path) -> Iterator[tuple[str,
 
 
 def _captions_of_files(path: Path, images: str | Path) -> Iterator[tuple[str, str]]:
+    if path.is_dir() and (tables := [path / name for name in _TABLES if (path / name).is_file()]):
+        path = tables[0]
     if path.is_dir():
         yield from _captions_beside(path, images)
     elif not path.is_file():
@@ -162,7 +175,7 @@ def _captions_beside(folder: Path, images: str | Path) -> Iterator[tuple[str, st
         text = folder / PurePosixPath(filename).with_suffix(".txt").as_posix()
         if text.is_file():
             lines = text.read_text(encoding="utf-8-sig").splitlines()
-            yield from _flatten([(filename, [line for line in lines if line.strip()])])
+            yield from _flatten([(filename, [line for line in lines if line.strip()])], text)
 
 
 def _captions_csv(path: Path) -> Iterator[tuple[str, str]]:
@@ -190,7 +203,7 @@ def _captions_csv(path: Path) -> Iterator[tuple[str, str]]:
     table.columns = table.columns.astype(str).str.strip()
     columns = list(table.columns)
     filename, caption = _column(path, columns, FILENAME_COLUMNS), _column(path, columns, CAPTION_COLUMNS)
-    yield from _flatten(zip(table[filename], table[caption]))
+    yield from _flatten(zip(table[filename], table[caption]), path)
 
 
 def _column(path: Path, columns: Sequence[str], wanted: Sequence[str]) -> str:
@@ -212,15 +225,15 @@ def _captions_json(path: Path) -> Iterator[tuple[str, str]]:
             path, f"not JSON ({error})", "expected a mapping, a list of objects, or one object a line"
         ) from None
     if isinstance(entries, dict) and {"images", "annotations"} <= set(entries):
-        yield from _flatten(_captions_coco(path, entries))
+        yield from _flatten(_captions_coco(path, entries), path)
         return
-    if isinstance(entries, dict) and not _is_object(entries):
-        yield from _flatten(entries.items())
+    if isinstance(entries, dict) and not set(entries).intersection(FILENAME_COLUMNS):
+        yield from _flatten(entries.items(), path)
         return
     for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
         if not _is_object(entry):
             raise InputError(f"{path}[{number}]", "no filename and caption", 'expected {"filename": …, "caption": …}')
-        yield from _flatten([(_first(entry, FILENAME_COLUMNS), _first(entry, (*CAPTION_COLUMNS, "captions")))])
+        yield from _flatten([(_first(entry, FILENAME_COLUMNS), _first(entry, (*CAPTION_COLUMNS, "captions")))], path)
 
 
 def _captions_coco(path: Path, content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -243,15 +256,18 @@ def _first(entry: Mapping[str, Any], names: Sequence[str]) -> Any:
     return next(entry[name] for name in names if name in entry)
 
 
-def _flatten(entries: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
+def _flatten(entries: Iterable[tuple[str, Any]], location: object) -> Iterator[tuple[str, str]]:
+    """Pairs, with "/" between folders. A caption that is null is an empty one, whose line is set aside."""
     for filename, given in entries:
-        captions = [given] if isinstance(given, str) else given
+        captions = [given or ""] if given is None or isinstance(given, str) else given
         texts = isinstance(captions, Sequence) and all(isinstance(caption, str) for caption in captions)
         if not isinstance(filename, str) or not texts:
             raise InputError(
-                f"captions of {filename!r}", f"{given!r}", "expected a text or a list of texts for a filename"
+                f"{location}: captions of {filename!r}",
+                f"are {described(given)}",
+                "expected a text or a list of texts for a filename",
             )
-        yield from ((filename.strip(), caption.strip()) for caption in captions)
+        yield from ((with_slashes(filename.strip()), caption.strip()) for caption in captions)
 
 
 def check_categories(categories: Sequence[str]) -> list[str]:

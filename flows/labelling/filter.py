@@ -432,7 +432,10 @@ def _meta(
 
 def _kept_audit(meta: Path, payload: Mapping[str, Any]) -> dict[str, Any]:
     """The audit of the model's labels, where the same plan and policy make them again, with corrections or without."""
-    before = load_json(meta, "remove it, and filter again") if meta.is_file() else {}
+    try:
+        before = load_json(meta, "remove it, and filter again") if meta.is_file() else {}
+    except InputError:  # overwrite=True: without it, labels whose .meta.json is broken are refused
+        return {}
     if not isinstance(before, dict) or "audit" not in before:
         return {}
     now = json.loads(json.dumps({name: payload[name] for name in MADE_BY}))

@@ -343,5 +343,6 @@ def describe(imported: Imported, labels: str | Path) -> str:
         lines += [f"  {problem}" for problem in counts.problems[:NAMED_PROBLEMS]]
     if not imported.written:
         return "\n".join([*lines, "nothing to import"])
-    lines.append(f"{imported.path}: {many(imported.written, 'line')} that hold from round {imported.number} on")
+    verb = "holds" if imported.written == 1 else "hold"
+    lines.append(f"{imported.path}: {many(imported.written, 'line')} that {verb} from round {imported.number} on")
     return "\n".join(lines)

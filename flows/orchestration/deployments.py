@@ -67,6 +67,7 @@ class BootstrapParameters(Parameters):
     categories: list[str] | None = None
     captions: str | None = None
     phrases: str | None = None
+    overwrite: bool = False
 
 
 @dataclass(config=Parameters.model_config, frozen=True, kw_only=True)
@@ -158,9 +159,13 @@ def self_train(parameters: SelfTrainParameters) -> dict[str, str] | State:
 def bootstrap(parameters: BootstrapParameters) -> str:
     """Images with categories or captions become an ODVG file; gives its path."""
     if parameters.captions is not None:
-        made = tasks.bootstrap_vg(parameters.images, parameters.captions, parameters.out, parameters.phrases)
+        made = tasks.bootstrap_vg(
+            parameters.images, parameters.captions, parameters.out, parameters.phrases, overwrite=parameters.overwrite
+        )
     else:
-        made = tasks.bootstrap_od(parameters.images, parameters.categories or [], parameters.out)
+        made = tasks.bootstrap_od(
+            parameters.images, parameters.categories or [], parameters.out, overwrite=parameters.overwrite
+        )
     return str(made.annotations)
 
 

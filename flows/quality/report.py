@@ -1,4 +1,4 @@
-"""What `groundhog quality` shows: a table, and two plots of the same pieces."""
+"""What `groundhog quality` shows: a table, two plots of the same pieces, and a page of all of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flows.labelling.plan import software_version
 from flows.quality.ablation import Piece, QualityConfig
+from flows.quality.page import write_page
 from formats.io.files import write_whole
 from formats.io.plots import new_figure, write_figure
 
@@ -28,6 +30,7 @@ def write_quality_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
     write_figure(config.train.work_dir / CURVES_NAME, _curves(config, pieces))
     if pieces:
         write_figure(config.train.work_dir / LADDER_NAME, _ladder(config, pieces))
+    write_page(config, pieces, software_version())
     return table_text
 
 
@@ -42,6 +45,7 @@ def write_labels_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
     with write_whole(config.train.work_dir / LABELS_NAME) as file:
         file.write(table_text + "\n")
     write_figure(config.train.work_dir / CURVES_NAME, _curves(config, pieces))
+    write_page(config, pieces, software_version())
     return table_text
 
 

@@ -44,7 +44,9 @@ from flows.self_training.state import (
     State,
     best_round,
     link_into,
+    refuse_other_settings,
     round_folder,
+    settings_of_rounds,
     status,
     write_state,
 )
@@ -95,7 +97,8 @@ def self_train(
     on_event: called with {"round", "stage", "state": "started" | "finished", …}. Run again, the loop resumes.
     wait_for_person: called with the work_dir and a round's number where config.review asks for one; True says that
     approve_round was called in the meantime. Otherwise the loop ends as "waiting", to be run again after the approval.
-    Raises InputError while another process works in the work_dir or writes labels of the same images.
+    Raises InputError while another process works in the work_dir or writes labels of the same images, and where rounds
+    of other settings lie in the work_dir; labelling.overwrite makes them again.
     """
     config = config if isinstance(config, SelfTrainConfig) else read_self_train(config)
     with lock(config.train.work_dir):
@@ -123,10 +126,13 @@ class _Loop:
             self._known = split_labels(config.labelled, self.source.images, self._work_dir / LABELLED_FOLDER)
         self._truth = config.evaluation or (self._known and self._known.held_back)
         self._start = config.start
+        self._settings = settings_of_rounds(config)
         self._rounds: list[RoundResult] = []
         self._labels: FilterResult  # of the last round
 
     def run(self) -> SelfTrainResult:
+        if not self._config.labelling.overwrite:
+            refuse_other_settings(self._work_dir, self._settings)
         self._start = self._first_model()
         weights, trained_on = self._start.source, None
         for number in range(1, self._config.rounds + 2):
@@ -254,9 +260,8 @@ class _Loop:
 
     def _state(self, state: State, reason: str) -> LoopState:
         first_model = PRETRAINED if self._known is None else FINE_TUNED
-        return LoopState(
-            self._config.name, state, reason, asdict(self._config.policy), tuple(self._rounds), first_model
-        )
+        policy = asdict(self._config.policy)
+        return LoopState(self._config.name, state, reason, policy, tuple(self._rounds), first_model, self._settings)
 
     def _write(self, state: State, reason: str) -> Path:
         """rounds.json and the report; the round's folder keeps the report as it stood then."""

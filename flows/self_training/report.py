@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from browse.contact_sheet import contact_sheet
+from browse import page_parts as pages
+from browse.contact_sheet import contact_sheet, side_by_side
 from browse.draw import draw_record
+from browse.images.colours import css_of
 from browse.images.pictures import reduced_picture
+from browse.judged import CHANGES, JUDGED, JUDGED_LEGEND, draw_judged, verdicts
 from browse.page_style import headlines_of
 from flows.distillation.distill import RESULT_NAME
 from flows.labelling.manifest import MANIFEST_NAME, Manifest, read_manifest
-from flows.self_training import html as pages
 from flows.self_training.gate import changed_lines
 from flows.self_training.review import browse_command
 from flows.self_training.state import (
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REPORT_NAME = "report.html"
-DRAWN_SIDE = 640  # pixels at most; a sheet shows half of it
+DRAWN_SIDE = 640  # pixels at most of a full drawing
 LABEL_PICTURES = 12  # of each round's labels
 QUARANTINE_ROWS = 100
 COUNT_ROWS = 12  # categories or phrases whose number of boxes changed most
@@ -110,7 +112,10 @@ def write_report(
         _changed(rounds),
         _counts(rounds),
         _scores(rounds),
-        *(_comparisons(shown, heading) for heading, shown in (comparisons or {}).items()),
+        *(
+            _comparisons(shown, heading, f"compared-{number}")
+            for number, (heading, shown) in enumerate((comparisons or {}).items(), start=1)
+        ),
         *(_label_sheet(entry) for entry in rounds),
         _quarantined(rounds),
         _settings(rounds),
@@ -357,21 +362,31 @@ def _changed(rounds: Sequence[RoundOnDisk]) -> str:
     assert after.labels is not None
     pairs = list(islice(changed_lines(before.labels, after.labels), MAX_CHANGED))
     shown = pairs[:: max(1, len(pairs) // CHANGED_PICTURES)][:CHANGED_PICTURES]
-    tiles, titles = [], []
-    for pair in shown:
-        drawn = list(_drawn(pair, after.manifest.image_root))
-        if len(drawn) == 2:
-            tiles += drawn
-            titles += [f"v{before.number}", f"v{after.number}"]
-    if not tiles:
+    titles = (f"v{before.number}", f"v{after.number}")
+    drawings = [each for pair in shown if (each := _changed_drawing(*pair, after.manifest.image_root, titles))]
+    if not drawings:
         return ""
-    sheet = contact_sheet(tiles, columns=4, cell=(320, 320), titles=titles)
     intro = pages.paragraph(
-        "Each image twice: its boxes in the round before, and in this one. Dashed ones are ignored in training."
+        "Each image twice: its boxes in the round before, and in this one, in the colour of what became of them. "
+        "Dashed ones are ignored in training."
     )
-    return pages.section(
-        f"Changed labels, v{before.number} to v{after.number}", intro + pages.picture(sheet, "labels that changed")
-    )
+    colours = pages.legend([(word, css_of(colour)) for word, colour in CHANGES.values()])
+    heading = f"Changed labels, v{before.number} to v{after.number}"
+    return pages.section(heading, intro + colours + pages.gallery(drawings, "changed"))
+
+
+def _changed_drawing(before: Record, after: Record, root: Path, titles: tuple[str, str]) -> pages.Drawing | None:
+    try:
+        image = reduced_picture(safe_join(root, after.filename), DRAWN_SIDE)
+    except (OSError, InputError):  # it has moved since it was labelled
+        return None
+    changes = verdicts(after, before)
+    drawn = [
+        draw_judged(image, record, own, CHANGES) for record, own in ((before, changes.others), (after, changes.ours))
+    ]
+    counted = ((changes.count(change), word) for change, (word, _) in CHANGES.items() if change != "same")
+    note = ", ".join(f"{count} {word}" for count, word in counted if count)
+    return pages.Drawing(side_by_side(drawn[0], drawn[1], titles), after.filename, note)
 
 
 def _counts(rounds: Sequence[RoundOnDisk]) -> str:
@@ -450,12 +465,30 @@ def _score_counts(manifest: Manifest) -> np.ndarray:
     return counts
 
 
-def _comparisons(comparisons: Sequence[Comparison], title: str) -> str:
-    return (
-        pages.section(title, pages.picture(comparison_sheet(comparisons), "truth beside predictions"))
-        if comparisons
-        else ""
-    )
+def _comparisons(comparisons: Sequence[Comparison], title: str, key: str) -> str:
+    if not comparisons:
+        return ""
+    drawings = []
+    for one in comparisons:
+        tiles = comparison_tiles(one)
+        wrong = verdicts(list(one.predictions.values())[-1], one.truth).count("gained", "lost", "relabelled")
+        sheet = contact_sheet(
+            list(tiles.values()), columns=len(tiles), cell=(DRAWN_SIDE, DRAWN_SIDE), titles=list(tiles)
+        )
+        drawings.append(pages.Drawing(sheet, one.truth.filename, many(wrong, "mistake") if wrong else "all right"))
+    return pages.section(title, pages.legend(JUDGED_LEGEND) + pages.gallery(drawings, key, wide=True))
+
+
+def comparison_tiles(one: Comparison) -> dict[str, np.ndarray]:
+    """Title -> (H, W, 3) uint8 RGB: the truth, and each prediction with its boxes coloured by what is right and wrong.
+
+    In the truth, boxes that the last prediction missed are coloured too.
+    """
+    last = verdicts(list(one.predictions.values())[-1], one.truth)
+    tiles = {"truth": draw_judged(one.image, one.truth, last.others, JUDGED)}
+    for title, prediction in one.predictions.items():
+        tiles[title] = draw_judged(one.image, prediction, verdicts(prediction, one.truth).ours, JUDGED)
+    return tiles
 
 
 def comparison_sheet(comparisons: Sequence[Comparison], columns: int = 4) -> np.ndarray:
@@ -463,11 +496,10 @@ def comparison_sheet(comparisons: Sequence[Comparison], columns: int = 4) -> np.
     tiles, titles = [], []
     columns = min(columns, len(comparisons))
     for start in range(0, len(comparisons), columns):
-        block = [{"truth": one.truth} | dict(one.predictions) for one in comparisons[start : start + columns]]
+        block = [comparison_tiles(one) for one in comparisons[start : start + columns]]
         for version in block[0]:
-            for one, shown in zip(comparisons[start:], block):
-                tiles.append(draw_record(one.image, shown[version]))
-                titles.append(version)
+            tiles += [shown[version] for shown in block]
+            titles += [version] * len(block)
             empty = columns - len(block)
             tiles += [np.full((1, 1, 3), 255, np.uint8)] * empty
             titles += [""] * empty
@@ -480,21 +512,23 @@ def _label_sheet(entry: RoundOnDisk) -> str:
         return ""
     total = max(1, int(entry.meta["counts"].get("lines", 0)) - int(entry.meta["counts"].get("quarantined", 0)))
     records = islice(read_odvg(entry.labels, on_problem=lambda problem: None), 0, None, max(1, total // LABEL_PICTURES))
-    tiles = list(islice(_drawn(records, entry.manifest.image_root), LABEL_PICTURES))
-    if not tiles:
+    drawings = list(islice(_drawn(records, entry.manifest.image_root), LABEL_PICTURES))
+    if not drawings:
         return ""
-    sheet = contact_sheet(tiles, columns=4, cell=(320, 320))
-    intro = pages.paragraph(f"{len(tiles)} of {many(total, 'image')} of <code>{html.escape(entry.labels.name)}</code>.")
-    return pages.section(f"Labels v{entry.number}", intro + pages.picture(sheet, f"labels v{entry.number}"))
+    intro = pages.paragraph(
+        f"{len(drawings)} of {many(total, 'image')} of <code>{html.escape(entry.labels.name)}</code>."
+    )
+    return pages.section(f"Labels v{entry.number}", intro + pages.gallery(drawings, f"labels-{entry.number}"))
 
 
-def _drawn(records: Iterable[Record], image_root: Path) -> Iterable[np.ndarray]:
+def _drawn(records: Iterable[Record], image_root: Path) -> Iterable[pages.Drawing]:
     for record in records:
         try:
             image = reduced_picture(safe_join(image_root, record.filename), DRAWN_SIDE)
-            yield draw_record(image, record)
         except (OSError, InputError):  # it has moved since it was labelled
             continue
+        count = len(record.instances or ()) + sum(len(region.boxes) for region in record.regions or ())
+        yield pages.Drawing(draw_record(image, record), record.filename, many(count, "box"))
 
 
 def _quarantined(rounds: Sequence[RoundOnDisk]) -> str:
@@ -510,19 +544,6 @@ def _quarantined(rounds: Sequence[RoundOnDisk]) -> str:
     return pages.section(
         "Quarantined", intro + pages.table(["Line", "File", "Reason"], rows[:QUARANTINE_ROWS], numbers=False)
     )
-
-
-def _in_words(value: object) -> str:
-    """A setting as a person reads it: "on", "0.3", "cat 0.4, dog 0.5"."""
-    if value is None or value in ({}, [], ()):
-        return "none"
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_in_words(each)}" for name, each in value.items())
-    return ", ".join(map(_in_words, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _settings(rounds: Sequence[RoundOnDisk]) -> str:
@@ -543,7 +564,7 @@ def _settings(rounds: Sequence[RoundOnDisk]) -> str:
             "number format": manifest.dtype,
             "labels": str(entry.labels or "not yet"),
         }
-        settings |= {f"policy: {name}": _in_words(value) for name, value in entry.meta.get("policy", {}).items()}
+        settings |= {f"policy: {name}": pages.in_words(value) for name, value in entry.meta.get("policy", {}).items()}
         columns.append(settings)
     keys = list(dict.fromkeys(key for settings in columns for key in settings))
     rows = []

@@ -6,22 +6,30 @@ WORK_DIR/round-1/ manifest.json, candidates/, the labels, evaluation.json, merge
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from flows.labelling.manifest import read_manifest
+from flows.labelling.settings import DetectionSettings, recorded, values_of
+from flows.self_training.config import SelfTrainConfig
 from flows.self_training.gate import Drift, Evaluation, Verdict, payload_of
 from flows.self_training.review import add_corrections, approve
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json, write_whole
 from formats.io.locks import temporary_beside
+from formats.io.plurals import many
 from formats.io.storage import is_address
+from grounding_model.training.config import WITHOUT_EFFECT
+
+logger = logging.getLogger(__name__)
 
 ROUNDS_NAME = "rounds.json"
 WAITING_NAME = "waiting.json"  # in the folder of a round that waits for a person: which flow run of Prefect waits
@@ -75,6 +83,7 @@ class LoopState:
     policy: Mapping[str, Any]
     rounds: tuple[RoundResult, ...]
     first_model: str = PRETRAINED
+    settings: Mapping[str, Any] = field(default_factory=dict)  # that the rounds follow from; {} of older versions
 
     @property
     def best(self) -> RoundResult:
@@ -104,6 +113,7 @@ def write_state(work_dir: Path, loop: LoopState) -> Path:
         "best": loop.best.round,
         "policy": loop.policy,
         "first_model": loop.first_model,
+        "settings": loop.settings,
         "rounds": rounds,
     }
     write_json(path, payload, default=str)
@@ -119,8 +129,10 @@ def read_state(work_dir: str | Path) -> LoopState:
             RoundResult(**each | {"labels": Path(each["labels"]), "verdict": _verdict(each["verdict"])})
             for each in payload["rounds"]
         )
+        name, policy = payload["name"], payload["policy"]
         first_model = payload.get("first_model", PRETRAINED)  # older files lack it
-        return LoopState(payload["name"], payload["state"], payload["reason"], payload["policy"], rounds, first_model)
+        settings = payload.get("settings") or {"policy": policy}
+        return LoopState(name, payload["state"], payload["reason"], policy, rounds, first_model, settings)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(path, f"lists no rounds ({error!r})", "run `groundhog self-train` again") from None
 
@@ -133,6 +145,56 @@ def _verdict(payload: Mapping[str, Any]) -> Verdict:
         counts = {name: tuple(pair) for name, pair in payload["drift"]["counts"].items()}
         fields["drift"] = Drift(**payload["drift"] | {"counts": counts})
     return Verdict(**fields)
+
+
+def settings_of_rounds(config: SelfTrainConfig) -> dict[str, Any]:
+    """What the labels of a loop's rounds follow from, as rounds.json keeps it: not how long it goes on, nor where."""
+    train = {name: value for name, value in recorded(config.train).items() if name not in WITHOUT_EFFECT}
+    labelling = recorded(values_of(config.labelling, DetectionSettings)) | {"views": recorded(config.labelling.views)}
+    settings = {
+        "policy": recorded(config.policy),
+        "labelling": labelling,
+        "train": train,
+        "labelled": recorded(config.labelled),
+        "loop": {"ratio": config.ratio, "student": config.student},
+    }
+    return json.loads(json.dumps(settings, default=str))
+
+
+def refuse_other_settings(work_dir: Path, settings: Mapping[str, Any]) -> None:
+    """Raises InputError where rounds lie in the work_dir that follow from other settings: they would be made anew.
+
+    Where only the first round is there, another policy is taken, with a word: it is filtered again from the candidates
+    that are there, which is how a threshold is chosen.
+    """
+    if not (work_dir / ROUNDS_NAME).is_file():
+        return
+    loop = read_state(work_dir)
+    differing = list(_differences(loop.settings, settings))
+    if not differing:
+        return
+    said = "; ".join(f"{name}: {_brief(before)} there, {_brief(now)} requested" for name, before, now in differing[:4])
+    if len(loop.rounds) == 1 and all(name.startswith("policy.") for name, _, _ in differing):
+        logger.warning("v1 is filtered again by another policy (%s)", said)
+        return
+    what = f"{many(len(loop.rounds), 'round')} that follow from other settings lie here ({said})"
+    remedy = "expected another train.work_dir, or overwrite=True to make them anew"
+    raise InputError(work_dir, what, remedy)
+
+
+def _differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted name, before, now) of each setting that differs, of the tables that both know."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        known = before if not name else {**now, **before}  # older versions did not record every table
+        for key in known:
+            yield from _differences(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+    elif before != now:
+        yield name, before, now
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:37]}…"
 
 
 def link_into(files: Iterable[Path], folder: Path) -> None:

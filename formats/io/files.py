@@ -22,6 +22,20 @@ from formats.io.values import parse_json
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 
 
+_PACKED = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "packed with gzip", b"7z\xbc\xaf": "a 7z archive"}
+
+
+def refuse_packed(path: str | Path) -> None:
+    """Raises InputError for an archive: exports of labelling tools come as one. Other files, and none, are passed."""
+    path = as_path(path)
+    start = b""
+    with suppress(OSError), path.open("rb") as stream:
+        start = stream.read(4)
+    for magic, what in _PACKED.items():
+        if start.startswith(magic):
+            raise InputError(path, f"is {what}", "expected the file in it: unpack it first")
+
+
 @contextmanager
 def write_whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """Opens a file that appears under `path` only when the block ends well.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from grounding_model.checkpoints.locations import HUB_NAMES
 from grounding_model.inputs.defaults import PHOTO_WEIGHTS, WEIGHTS
 
 
@@ -23,6 +24,7 @@ class Entry(NamedTuple):
 
 
 HUB_TINY = "openmmlab-community/mm_grounding_dino_tiny_o365v1_goldg_grit_v3det"
+HUB_LICENCE = "Apache-2.0"  # of all HUB_NAMES, as their cards say
 CATALOGUE = (
     Entry(WEIGHTS, "drawn scenes: the demo and the tests; offline", None, "Apache-2.0", 4.7),
     Entry(PHOTO_WEIGHTS, "photos, from 10 to some hundred labelled ones; offline", None, "Apache-2.0", 4.9),
@@ -39,6 +41,13 @@ HEAD: tuple[str, str, str, str, str, str] = (
     "million parameters",
     "GiB in float32",
 )
+
+
+def known_licence(weights: str) -> str:
+    """Of embedded or published weights, by their name or its last part; "" for others."""
+    by_name = {each.source: each.licence for each in CATALOGUE} | dict.fromkeys(HUB_NAMES, HUB_LICENCE)
+    names = {part: licence for source, licence in by_name.items() for part in (source, source.rpartition("/")[2])}
+    return names.get(weights, "")
 
 
 def catalogue_rows() -> list[tuple[str, ...]]:

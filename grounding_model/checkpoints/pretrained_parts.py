@@ -53,7 +53,7 @@ def load_backbone(backbone: nn.Module, path: Path) -> None:
     backbone.load_state_dict(loaded, strict=False)
 
 
-def load_bert(bert: BertModel, source: str) -> None:
+def load_bert(bert: nn.Module, source: str) -> None:
     """transformers renames tensors of older files and drops their heads."""
     try:
         with _quiet():

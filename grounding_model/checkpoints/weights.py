@@ -10,10 +10,13 @@ import ast
 import dataclasses
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
@@ -41,7 +44,8 @@ from grounding_model.checkpoints.weight_names import (
     without_wrappers,
 )
 from grounding_model.inputs.tokens import load_tokenizer, tokenizer_from_text
-from grounding_model.model.config import ModelConfig
+from grounding_model.model.backbone import is_own_network
+from grounding_model.model.config import ModelConfig, TimmBackbone
 from grounding_model.model.grounding import GroundingModel
 
 DEFAULT_TEXT_ENCODER = "bert-base-uncased"  # every published Grounding DINO reads this vocabulary
@@ -250,9 +254,41 @@ def build_model(weights: Weights, location: object) -> GroundingModel:
     return model.eval()
 
 
-def _new_model(config: ModelConfig, location: object) -> GroundingModel:
+_DRAWN = (torch.rand, torch.randn)
+_FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.full)
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Weights that are about to be loaded are not drawn at random first, which would take time.
+
+    without_memory: parameters have a shape alone, however large. Within torch's own meta device each calculation that
+    an __init__ does would make torch load its compiler, which takes two seconds.
+    """
+
+    def __init__(self, without_memory: bool) -> None:
+        super().__init__()
+        self.without_memory = without_memory
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (Tensor.normal_, Tensor.uniform_):
+            return args[0].zero_()  # not left as it is: trunc_normal_ draws again until all are inside
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        if func in _DRAWN:
+            func = torch.empty
+        if self.without_memory and func in _FACTORIES:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def _new_model(config: ModelConfig, location: object, without_memory: bool = False) -> GroundingModel:
+    """The model with any numbers whatever."""
+    # What the networks of timm calculate as they are built needs all of it on the meta device.
+    of_timm = isinstance(config.backbone, TimmBackbone) and not is_own_network(config.backbone)
     try:
-        return GroundingModel(config)
+        with torch.device("meta") if without_memory and of_timm else nullcontext(), _NothingDrawn(without_memory):
+            return GroundingModel(config)
     except Exception as error:  # timm and transformers raise nearly anything
         what = f"no model can have these dimensions ({str(error).strip().partition(chr(10))[0]})"
         raise InputError(location, what, "expected the configuration that the weights were trained with") from None
@@ -263,8 +299,7 @@ def _problems(weights: Weights, location: object) -> list[str]:
 
     A model without numbers is enough to know, whatever dimensions the file claims.
     """
-    with torch.device("meta"):
-        model = _new_model(weights.config, location)
+    model = _new_model(weights.config, location, without_memory=True)
     expected, tensors, name = model.state_dict(), weights.tensors, weights.name_in_file
     problems = []
     if missing := [name(key) for key in expected if key not in tensors]:

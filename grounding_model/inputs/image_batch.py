@@ -6,6 +6,7 @@ Shapes: B images, H, W height and width of the padded batch, h, w of one image.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -35,14 +36,28 @@ class ImageBatch(NamedTuple):
         return bool((self.sizes != torch.tensor(self.pixels.shape[-2:])).any())
 
     def to(self, device: torch.device | str) -> ImageBatch:
-        pixels = self.pixels
-        if torch.device(device).type == "cuda" and not pixels.is_cuda:  # from pinned memory a copy needs no waiting
-            pixels = pixels.pin_memory()
-        return ImageBatch(pixels.to(device, non_blocking=True), self.sizes)
+        return ImageBatch(send(self.pixels, torch.device(device)), self.sizes)
 
 
-def collate_images(images: Sequence[np.ndarray]) -> ImageBatch:
-    """Images, each (h, w, 3) uint8 RGB -> normalised and padded to the largest height and width.
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """To a device; a GPU fetches it while we go on."""
+    if device.type == "cuda" and not tensor.is_cuda:  # from pinned memory a copy needs no waiting
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+@lru_cache(maxsize=16)
+def mean_and_deviation(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Each (3, 1, 1); brought to a device once, since that waits for it."""
+    with torch.inference_mode(False):
+        mean, std = torch.tensor(MEAN), torch.tensor(STD)
+        return mean.to(device)[:, None, None], std.to(device)[:, None, None]
+
+
+def collate_images(images: Sequence[np.ndarray], device: torch.device | str = "cpu") -> ImageBatch:
+    """Images, each (h, w, 3) uint8 RGB -> normalised and padded to the largest height and width, on the device.
+
+    A GPU is sent bytes and normalises them itself: a quarter of the traffic, and no work for the CPU.
 
     Raises InputError when the list is empty or an image is not (h, w, 3) uint8.
     """
@@ -52,9 +67,10 @@ def collate_images(images: Sequence[np.ndarray]) -> ImageBatch:
         check_image(image, f"image {index}")
     sizes = torch.tensor([image.shape[:2] for image in images], dtype=torch.int64)
     height, width = sizes.amax(0).tolist()
-    pixels = torch.zeros(len(images), 3, height, width)
-    mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
+    device = torch.device(device)
+    mean, std = mean_and_deviation(device)
+    pixels = torch.zeros(len(images), 3, height, width, device=device)
     for canvas, image in zip(pixels, images):
         content = canvas[:, : image.shape[0], : image.shape[1]]
-        content.copy_(torch.from_numpy(np.array(image)).permute(2, 0, 1)).sub_(mean).div_(std)
+        content.copy_(send(torch.from_numpy(np.array(image)), device).permute(2, 0, 1)).sub_(mean).div_(std)
     return ImageBatch(pixels, sizes)

@@ -173,23 +173,36 @@ class DeformableAttention(nn.Module):
 
         def look(query: Tensor, references: Tensor, first_rows: Tensor) -> Tensor:
             locations, weights = self.points_of(query, references, sizes)
-            return self.output(sample_rows(table, sizes, first_rows, locations, weights).to(query.dtype))
+            sampled = self.sample(table, sizes, first_rows, locations, weights)
+            return self.output(sampled.to(self.output.weight.dtype))
 
         references = references.expand(len(query), -1, -1, -1).flatten(0, 1)
         answer = in_row_chunks(look, query.flatten(0, 1), references, first_rows_of(value, query.shape[1]))
         return answer.unflatten(0, query.shape[:2])
 
+    def sample(
+        self, table: Tensor, sizes: LevelSizes, first_rows: Tensor, locations: Tensor, weights: Tensor
+    ) -> Tensor:
+        """As sample_rows; a kernel may stand in its place."""
+        return sample_rows(table, sizes, first_rows, locations, weights)
+
     def points_of(self, query: Tensor, references: Tensor, sizes: LevelSizes) -> tuple[Tensor, Tensor]:
         """query (N, C), references (N, K, 2 or 4) -> x y fractions (N, H, K, P, 2), weights (N, H, K, P)."""
-        offsets = self.offsets(query).view(-1, self.heads, self.levels, self.points, 2)
+        offsets = self.offsets(query)
         weights = self.weights(query).view(len(query), self.heads, -1).softmax(-1)
-        weights = weights.view(-1, self.heads, self.levels, self.points)
-        references = references[:, None, :, None, :]
+        by_point = (len(query), self.heads, self.levels, self.points)
         if references.shape[-1] == 2:  # a point: offsets count in cells of the level
-            cells = level_constants(sizes, query.device)[:, None, :2].flip(-1)
-            return references + offsets / cells, weights
-        # A box: offsets count in half boxes, shared out over the points.
-        return references[..., :2] + offsets / self.points * references[..., 2:] * 0.5, weights
+            cells = level_constants(sizes, query.device)[:, :2].flip(-1)
+            cells = self.for_each_point(cells[None].to(offsets.dtype))
+            locations = torch.addcdiv(self.for_each_point(references), offsets, cells)
+        else:  # a box: offsets count in half boxes, shared out over the points
+            centre, half = references[..., :2], references[..., 2:] * 0.5
+            locations = self.for_each_point(centre) + offsets / self.points * self.for_each_point(half)
+        return locations.view(*by_point, 2), weights.view(by_point)
+
+    def for_each_point(self, x: Tensor) -> Tensor:
+        """(N, K, 2) -> (N, H * K * P * 2): for all heads and points. torch is slow to broadcast short dimensions."""
+        return x.repeat_interleave(self.points, 1).flatten(1).repeat(1, self.heads)
 
 
 class ImageTextFusion(nn.Module):
@@ -197,6 +210,9 @@ class ImageTextFusion(nn.Module):
 
     # Scores are held inside this range so that half precision cannot overflow (GLIP).
     score_limit = 50000.0
+    # What the products that take up words and image tokens round to, on a CPU without gradient; the scores that decide
+    # how much of each are not rounded. See precision.py.
+    taken_dtype: torch.dtype | None = None
 
     def __init__(self, width: int, fusion_width: int, heads: int, initial_scale: float, dropout: float) -> None:
         super().__init__()
@@ -225,15 +241,17 @@ class ImageTextFusion(nn.Module):
         if on_cpu(image) and not torch.is_grad_enabled() and not draws:
             image_delta, seen, total = self.in_chunks(image, text, padding, token_mask)
         else:
-            scores = self.scores(image, *self.query_words(text))
+            # Image tokens stand last, side by side in memory: on a GPU a softmax over them is slow any other way.
+            scores = self.scores_by_word(image, *self.query_words(text))
             # Padded words are not looked at. The reference lets them be (FACTS.md 7, quirk A), so that there an
             # image's result depends on the longest caption of its batch.
-            to_text = scores.masked_fill(~token_mask[:, None, None, :], float("-inf")).softmax(-1)
+            to_text = scores.masked_fill(~token_mask[:, None, :, None], float("-inf")).softmax(2)
             if padding is not None:
-                scores = scores.masked_fill(padding[:, :, None, None], float("-inf"))
-            to_image = self.dropout(scores.softmax(1))
-            image_delta = self.seen_of_words(self.dropout(to_text), self.value_words(text))
-            seen, total = to_image.flatten(2).transpose(1, 2) @ image, to_image.sum(1)
+                scores = scores.masked_fill(padding[:, None, None], float("-inf"))
+            to_image = self.dropout(scores.softmax(3))
+            to_text = self.dropout(to_text).flatten(1, 2).transpose(1, 2)
+            image_delta = self.seen_of_words(to_text, self.value_words(text))
+            seen, total = to_image.flatten(1, 2) @ image, to_image.sum(3)
         return image + self.image_scale * image_delta, text + self.text_scale * self.seen_of_image(seen, total)
 
     def in_chunks(
@@ -245,6 +263,7 @@ class ImageTextFusion(nn.Module):
         rescaled when a chunk brings a larger score (online softmax, arXiv 1805.02867).
         """
         queries, values, all_real = self.query_words(text), self.value_words(text), bool(token_mask.all())
+        values = values.to(self.taken_dtype or values.dtype)
         deltas = []
         largest = image.new_full((len(image), 1, self.heads, text.shape[1]), -self.score_limit)
         seen = total = image.new_zeros(())
@@ -252,13 +271,14 @@ class ImageTextFusion(nn.Module):
             chunk = image[:, first : first + INFERENCE_ROWS]
             scores = self.scores(chunk, *queries)
             real = scores if all_real else scores.masked_fill(~token_mask[:, None, None, :], float("-inf"))
-            deltas.append(self.seen_of_words(real.softmax(-1), values))
+            deltas.append(self.seen_of_words(real.softmax(-1).flatten(2).to(values.dtype), values))
             if padding is not None:
                 scores.masked_fill_(padding[:, first : first + INFERENCE_ROWS, None, None], float("-inf"))
             before, largest = largest, torch.maximum(largest, scores.amax(1, keepdim=True))
             shares, rescale = scores.sub_(largest).exp_(), (before - largest).exp_()
             total = total * rescale[:, 0] + shares.sum(1)
-            seen = seen * rescale.view(len(image), -1, 1) + shares.flatten(2).transpose(1, 2) @ chunk
+            taken = shares.to(values.dtype).flatten(2).transpose(1, 2) @ chunk.to(values.dtype)
+            seen = seen * rescale.view(len(image), -1, 1) + taken
         return torch.cat(deltas, 1), seen / total.view(len(image), -1, 1), torch.ones_like(total)
 
     def query_words(self, text: Tensor) -> tuple[Tensor, Tensor]:
@@ -280,9 +300,14 @@ class ImageTextFusion(nn.Module):
         scores = rows_times(image, words.transpose(1, 2), bias)
         return scores.clamp(-self.score_limit, self.score_limit).unflatten(-1, (self.heads, -1))
 
+    def scores_by_word(self, image: Tensor, words: Tensor, bias: Tensor) -> Tensor:
+        """The same as (B, H, L, V)."""
+        scores = torch.baddbmm(bias.transpose(1, 2), words.expand(len(image), -1, -1), image.transpose(1, 2))
+        return scores.clamp(-self.score_limit, self.score_limit).unflatten(1, (self.heads, -1))
+
     def seen_of_words(self, to_text: Tensor, values: Tensor) -> Tensor:
-        """to_text (B, V, H, L), values (B, H * L, C) -> what each image token takes from the words, (B, V, C)."""
-        return rows_times(to_text.flatten(2), values, self.image_output.bias)
+        """to_text (B, V, H * L), values (B, H * L, C) -> what each image token takes from the words, (B, V, C)."""
+        return rows_times(to_text, values, self.image_output.bias.to(values.dtype))
 
     def seen_of_image(self, seen: Tensor, total: Tensor) -> Tensor:
         """seen (B, H * L, C): image tokens by their shares. total (B, H, L): of the shares; 1, but for dropout.

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +16,9 @@ from torch.fx.experimental.optimization import fuse
 
 from grounding_model.inputs.image_batch import MEAN, STD
 from grounding_model.model.config import SwinBackbone, TimmBackbone
+from grounding_model.model.networks.efficientnet import EfficientNetLite0
+from grounding_model.model.networks.folding import fold_batch_norms
+from grounding_model.model.networks.resnet import RESNETS, ResNet
 from grounding_model.model.swin import SwinTransformer
 
 logger = logging.getLogger(__name__)
@@ -41,12 +43,14 @@ class TimmFeatures(nn.Module):
             raise ValueError(
                 f"backbone options {', '.join(fetching)} fetch weights; expected options of the architecture"
             )
-        self.network = timm.create_model(
-            config.name, pretrained=False, features_only=True, out_indices=config.out_indices, **config.options
-        )
-        info: Any = self.network.feature_info
-        self.channels = tuple(info.channels())
-        self.stride = max(info.reduction())
+        self.network: nn.Module
+        if is_own_network(config):
+            self.network = own = own_network(config)
+            self.channels, self.stride = own.channels, own.stride
+        else:
+            self.network = timm_network(config)
+            info: Any = self.network.feature_info
+            self.channels, self.stride = tuple(info.channels()), max(info.reduction())
         # Transformers such as timm's Swin answer with channels last and say so in their name for the format.
         self.channels_last = str(getattr(self.network, "output_fmt", "NCHW")).endswith("NHWC")
         self._renormalisation = renormalisation(config.mean, config.std)
@@ -76,10 +80,36 @@ class TimmFeatures(nn.Module):
 
         The network can no longer be trained or saved. One whose forward cannot be traced stays as it is.
         """
+        if isinstance(self.network, ResNet | EfficientNetLite0):
+            fold_batch_norms(self.network)
+            return
         try:
             self.network = fuse(self.network.eval())
         except Exception as error:  # tracing raises whatever the network's own code does
             logger.debug("batch norms of the backbone stay as they are: %s", error)
+
+
+def is_own_network(config: TimmBackbone) -> bool:
+    """Whether we have a network of this name, with timm's tensors and maps."""
+    if config.name in RESNETS:
+        return config.options.keys() <= {"channels"}
+    return config.name == "tf_efficientnet_lite0" and not config.options
+
+
+def own_network(config: TimmBackbone) -> ResNet | EfficientNetLite0:
+    """For an is_own_network."""
+    if config.name in RESNETS:
+        return ResNet(config.name, config.out_indices, **config.options)
+    return EfficientNetLite0(config.out_indices)
+
+
+def timm_network(config: TimmBackbone) -> nn.Module:
+    """Whatever timm has by this name."""
+    import timm  # here, because with torchvision it takes two seconds that most models need not wait for
+
+    return timm.create_model(
+        config.name, pretrained=False, features_only=True, out_indices=config.out_indices, **config.options
+    )
 
 
 def renormalisation(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor] | None:

@@ -8,6 +8,7 @@ Both in any one unit: pixels, or fractions of the image's content.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,3 +63,18 @@ def inverse_sigmoid(x: Tensor, eps: float) -> Tensor:
     """(...) in 0..1 -> (...): the logit, kept finite by clamping both x and 1 - x at eps."""
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+
+
+def without_duplicates(boxes: Tensor, labels: Tensor, iou: float) -> Tensor:
+    """xyxy (N, 4), labels (N,), both best first -> ascending indices of those kept: none overlaps a better one of its
+    label by more than iou (greedy non-maximum suppression, arXiv 1311.2524, appendix B)."""
+    kept = torch.ones(len(boxes), dtype=torch.bool)
+    for label in labels.unique():
+        places = (labels == label).nonzero().flatten()
+        covers = (pairwise_iou(boxes[places], boxes[places]) > iou).triu(1).numpy()
+        alive = np.ones(len(places), dtype=bool)
+        for index in range(len(places)):
+            if alive[index]:
+                alive &= ~covers[index]
+        kept[places] = torch.from_numpy(alive)
+    return kept.nonzero().flatten()

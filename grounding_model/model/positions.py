@@ -32,8 +32,9 @@ def pixel_code(padding: Tensor, channels: int) -> Tensor:
 
 def box_code(boxes: Tensor, channels: int) -> Tensor:
     """cxcywh fractions (..., 4) -> (..., 2 * channels): half a model width each for y, x, w, h, in this order."""
-    codes = sine_code(boxes * 2 * math.pi, channels // 2, temperature=10000)
-    return codes[..., [1, 0, 2, 3], :].flatten(-2)
+    x, y, width, height = boxes.unbind(-1)
+    in_order = torch.stack((y, x, width, height), dim=-1)  # a list as index would be copied to the device
+    return sine_code(in_order * 2 * math.pi, channels // 2, temperature=10000).flatten(-2)
 
 
 def token_code(position_ids: Tensor, channels: int) -> Tensor:

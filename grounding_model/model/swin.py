@@ -1,7 +1,7 @@
-"""Swin Transformer (arXiv 2103.14030) as the reference computes it, built from timm's parts.
+"""Swin Transformer (arXiv 2103.14030) as the reference computes it.
 
-timm's own network differs where a map is not a multiple of the window: it rolls before it pads, and shrinks the window
-to small maps. Official weights were trained with padding first and a fixed window, so the blocks are put together here.
+timm's network differs where a map is not a multiple of the window: it rolls before it pads, and shrinks the window
+to small maps. Official weights were trained with padding first and a fixed window.
 
 B batch, H W height and width of the map, C channels, windows of S x S.
 """
@@ -13,8 +13,6 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp
-from timm.models.swin_transformer import PatchMerging, WindowAttention, window_partition, window_reverse
 from torch import Tensor, nn
 
 from grounding_model.model.activation_checkpointing import Recomputed
@@ -28,6 +26,18 @@ def pad_to_multiple(x: Tensor, size: int) -> Tensor:
     return F.pad(x, (0, 0, 0, -width % size, 0, -height % size))
 
 
+def window_partition(x: Tensor, size: int) -> Tensor:
+    """(B, H, W, C) of whole windows -> (B * windows, S * S, C)."""
+    rows = x.unflatten(2, (-1, size)).unflatten(1, (-1, size))  # (B, H / S, S, W / S, S, C)
+    return rows.transpose(2, 3).flatten(3, 4).flatten(0, 2)
+
+
+def window_reverse(windows: Tensor, size: int, height: int, width: int) -> Tensor:
+    """The inverse: (B * windows, S * S, C) -> (B, H, W, C)."""
+    rows = windows.view(-1, height // size, width // size, size, size, windows.shape[-1])
+    return rows.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
 def shifted_window_mask(height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:
     """-> (windows, S * S, S * S): -100 between pixels that only the cyclic roll brought together, else 0."""
 
@@ -36,8 +46,81 @@ def shifted_window_mask(height: int, width: int, window: int, shift: int, device
         return (position >= length - window).int() + (position >= length - shift).int()
 
     region = bands(height)[:, None] * 3 + bands(width)
-    windows = window_partition(region[None, :, :, None].float(), (window, window)).flatten(1)
+    windows = window_partition(region[None, :, :, None].float(), window).flatten(1)
     return torch.where(windows[:, None, :] == windows[:, :, None], 0.0, -100.0)
+
+
+def relative_positions(size: int) -> Tensor:
+    """-> (S * S, S * S) int64: for each pair of a window's pixels the row of the table of biases."""
+    y, x = (axis.flatten() for axis in torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij"))
+    down, right = y[:, None] - y + size - 1, x[:, None] - x + size - 1
+    return down * (2 * size - 1) + right
+
+
+class WindowAttention(nn.Module):
+    """Pixels of a window look at each other; a bias for each distance that two of them can have."""
+
+    def __init__(self, dim: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.num_heads = heads
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
+        self.register_buffer("relative_position_index", relative_positions(window), persistent=False)
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x (B * windows, S * S, C), mask (windows, S * S, S * S) to be added -> as x."""
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        scores = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1) + self.bias()
+        if mask is not None:
+            scores = (scores.unflatten(0, (-1, len(mask))) + mask[:, None]).flatten(0, 1)
+        return self.proj((scores.softmax(-1) @ value).transpose(1, 2).flatten(2))
+
+    def bias(self) -> Tensor:
+        """-> (heads, S * S, S * S)."""
+        index = cast(Tensor, self.relative_position_index)
+        return self.relative_position_bias_table[index.flatten()].view(*index.shape, -1).permute(2, 0, 1)
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class DropPath(nn.Module):
+    """Leaves out a residual branch for a random share of the images of a batch (arXiv 1603.09382)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ...) -> the same, what is kept scaled up so that the mean stays."""
+        if not self.training or self.rate == 0:
+            return x
+        kept = 1 - self.rate
+        draw = x.new_empty(len(x), *[1] * (x.dim() - 1)).bernoulli_(kept)
+        return x * (draw.div_(kept) if kept else draw)
+
+
+class PatchMerging(nn.Module):
+    """Every 2 x 2 pixels become one of twice the channels."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H / 2, W / 2, 2 C), rounded up."""
+        x = pad_to_multiple(x, 2).unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, H / 2, 2, W / 2, 2, C)
+        return self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3)))
 
 
 class SwinBlock(nn.Module):
@@ -47,9 +130,9 @@ class SwinBlock(nn.Module):
         super().__init__()
         self.window, self.shift = window, shift
         self.norm1 = nn.LayerNorm(dim)
-        self.attention = WindowAttention(dim, heads, window_size=window)
+        self.attention = WindowAttention(dim, heads, window)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, hidden_features=4 * dim)
+        self.mlp = Mlp(dim, 4 * dim)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,10 +149,8 @@ class SwinBlock(nn.Module):
         if self.shift:
             x = x.roll((-self.shift, -self.shift), dims=(1, 2))
             mask = shifted_window_mask(padded_height, padded_width, self.window, self.shift, x.device).to(x.dtype)
-        size = (self.window, self.window)
-        windows = window_partition(x, size).flatten(1, 2)
-        windows = self.attention(windows, mask=mask).unflatten(1, size)
-        x = window_reverse(windows, size, padded_height, padded_width)
+        windows = self.attention(window_partition(x, self.window), mask)
+        x = window_reverse(windows, self.window, padded_height, padded_width)
         if self.shift:
             x = x.roll((self.shift, self.shift), dims=(1, 2))
         return x[:, :height, :width]
@@ -95,7 +176,7 @@ class SwinTransformer(Recomputed):
             )
             for dim, heads, depth in zip(dims, config.heads, config.depths)
         )
-        self.downsamples = nn.ModuleList(PatchMerging(dim, 2 * dim) for dim in dims[:-1])
+        self.downsamples = nn.ModuleList(PatchMerging(dim) for dim in dims[:-1])
         self.out_norms = nn.ModuleDict({str(stage): nn.LayerNorm(dims[stage]) for stage in config.out_stages})
 
     def blocks(self) -> Iterator[SwinBlock]:

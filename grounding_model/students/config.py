@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -43,6 +44,8 @@ STUDENTS = {
     "glyph-student": Architecture("rt_detr_v2", "test_resnet", (8, 16), 64, 128, 2, 30, 20),
 }
 DEFAULT_STUDENT = "rtdetrv2-nano"
+CONFIG_FILE = "config.json"  # of a folder of transformers
+MODEL_TYPES = ("rt_detr_v2", "d_fine", "rt_detr")  # what loads as a student; the last is trained by nobody here
 IMAGE_SIZE = 640  # pixels; what published RT-DETR and D-FINE are trained with
 
 
@@ -82,3 +85,12 @@ class FromStudent:
     def is_pretrained(self) -> bool:
         """Whether the student's weights come from a folder or a hub."""
         return self.student not in STUDENTS and (Path(self.student).is_dir() or self.student.startswith("hf:"))
+
+
+def is_student(source: str | Path) -> bool:
+    """Whether a folder holds a closed-set detector of a kind that students.files.load_student reads."""
+    try:
+        settings = json.loads((Path(source) / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(settings, dict) and settings.get("model_type") in MODEL_TYPES

@@ -45,7 +45,6 @@ class StudentDetector:
         self.student = student.to(device).eval()
         self.device = torch.device(device)
         self.provenance = student.provenance
-        self._class_of = {_words(name): label for label, name in enumerate(student.names)}
 
     def predict(self, images: Any, prompt: Any = None, **settings: Any) -> list[Record]:
         """The records of all images; Raises InputError at the first bad one. As Detector.predict has it.
@@ -69,22 +68,7 @@ class StudentDetector:
 
     def classes_of(self, prompt: Prompt) -> list[list[int]]:
         """The student's classes for each label of a prompt. Raises InputError for what it was not trained for."""
-        if prompt.kind != "categories":
-            what = f"'{prompt.text}' is {'an expression' if prompt.kind == 'expression' else 'a caption'}"
-            raise InputError("prompt", what, f"expected names of this detector's classes: {self._known()}")
-        classes: list[list[int]] = [[] for _ in prompt.labels]
-        for entry in prompt.entries:
-            if (found := self._class_of.get(_words(entry.name))) is not None:
-                classes[entry.label].append(found)
-        for name, own in zip(prompt.labels, classes):
-            if not own:
-                remedy = want_one_of(self.student.names, name)
-                raise InputError(f"prompt '{name}'", "is not a class of this detector, whose classes are fixed", remedy)
-        return classes
-
-    def _known(self) -> str:
-        names = self.student.names
-        return ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
+        return classes_of(self.student.names, prompt)
 
     def _prompts(self, prompt: Any, count: int) -> Prompt | list[Prompt]:
         if prompt is None:
@@ -148,6 +132,27 @@ class StudentDetector:
             remedy = "expected weights of a training without NaN"
             raise InputError("weights", "the model's answer is not a number", remedy)
         return [_record(*each, settings) for each in zip(images, scores.cpu(), boxes.cpu())]
+
+
+def classes_of(names: Sequence[str], prompt: Prompt) -> list[list[int]]:
+    """names: of a student's classes -> those of its classes that each label of a prompt asks for.
+
+    Raises InputError for a name that is none of them, and for a prompt that is no list of categories.
+    """
+    known = ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
+    if prompt.kind != "categories":
+        what = f"'{prompt.text}' is {'an expression' if prompt.kind == 'expression' else 'a caption'}"
+        raise InputError("prompt", what, f"expected names of this detector's classes: {known}")
+    class_of = {_words(name): label for label, name in enumerate(names)}
+    classes: list[list[int]] = [[] for _ in prompt.labels]
+    for entry in prompt.entries:
+        if (found := class_of.get(_words(entry.name))) is not None:
+            classes[entry.label].append(found)
+    for name, own in zip(prompt.labels, classes):
+        if not own:
+            remedy = want_one_of(names, name)
+            raise InputError(f"prompt '{name}'", "is no class of this detector, whose classes are fixed", remedy)
+    return classes
 
 
 def side_for(scale: tuple[int, int] | None, image_size: int) -> int:

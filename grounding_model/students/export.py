@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from formats.io.errors import InputError
 from formats.io.files import write_whole
+from formats.record import Instance, Record
+from grounding_model.inputs.image import check_image, read_image
+from grounding_model.inputs.predict import Failure, ImageSource, PredictSettings
+from grounding_model.inputs.prompt import Prompt
+from grounding_model.students.detector import classes_of
 from grounding_model.students.network import Student
 
 OPSET = 18  # the first whose Resize is antialiased, as ours is
@@ -28,7 +34,7 @@ def export_onnx(path: str | Path, student: Student, metadata: Mapping[str, str] 
     choice of the best are inside; the names of the labels are in the file's metadata as JSON, beside `metadata`.
     Raises InputError where the packages for it are missing.
     """
-    _check_installed()
+    check_onnx_installed()
     program = _traced(student.to("cpu").eval())
     properties = {"names": json.dumps(list(student.names), ensure_ascii=False), **(metadata or {})}
     program.model.metadata_props.update(properties)
@@ -70,12 +76,24 @@ def _exportable() -> Iterator[None]:
             os.environ[name] = before
 
 
-def _check_installed() -> None:
+def check_onnx_installed() -> None:
+    """Raises InputError where a package is missing that writes ONNX files or runs them."""
     try:
         import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise InputError("ONNX", f"cannot be written ({error})", EXTRA) from None
+        raise InputError("ONNX", f"cannot be written and tried ({error})", EXTRA) from None
+
+
+def onnx_metadata(path: str | Path) -> Mapping[str, str]:
+    """What export_onnx wrote into a file's metadata; nothing where there is no such file, or a part of one."""
+    try:
+        import onnx
+
+        return {entry.key: entry.value for entry in onnx.load(str(path)).metadata_props}
+    except Exception:  # a file that is no protobuf makes its reader raise nearly anything
+        return {}
 
 
 class OnnxSession:
@@ -94,3 +112,39 @@ class OnnxSession:
     def __call__(self, images: Any) -> list[Any]:
         """(B, H, W, 3) uint8 RGB -> labels, boxes, scores, as export_onnx has them."""
         return self._session.run(None, {"images": images})
+
+
+class OnnxDetector:
+    """A student's ONNX file in ONNX Runtime, which answers as a detector does where its AP is measured.
+
+    An image at a time: a batch would have to be of one size.
+    """
+
+    def __init__(self, session: OnnxSession) -> None:
+        self._session = session
+        self.names: tuple[str, ...] = tuple(json.loads(session.metadata["names"]))
+
+    def predict_each(
+        self, images: Iterable[ImageSource], prompt: Prompt | Iterable[Prompt], **settings: Any
+    ) -> Iterator[Record | Failure]:
+        """As StudentDetector.predict_each; of the settings, score_threshold and max_per_image count."""
+        chosen = PredictSettings(**settings)
+        pairs = ((image, prompt) for image in images) if isinstance(prompt, Prompt) else zip(images, prompt)
+        for image, own in pairs:
+            filename = "image" if isinstance(image, np.ndarray) else str(image)
+            try:
+                pixels = check_image(image, filename) if isinstance(image, np.ndarray) else read_image(image)
+                yield self._record(filename, np.ascontiguousarray(pixels), own, chosen)
+            except InputError as error:
+                yield Failure(filename, error)
+
+    def _record(self, filename: str, pixels: np.ndarray, prompt: Prompt, settings: PredictSettings) -> Record:
+        label_of = {own: label for label, classes in enumerate(classes_of(self.names, prompt)) for own in classes}
+        found = (each[0].tolist() for each in self._session(pixels[None]))
+        instances = [
+            Instance(tuple(box), label_of[own], prompt.labels[label_of[own]], score)
+            for own, box, score in zip(*found)
+            if own in label_of and score >= settings.score_threshold
+        ]
+        height, width = pixels.shape[:2]
+        return Record(filename, height, width, tuple(instances[: settings.max_per_image]))

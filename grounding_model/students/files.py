@@ -8,7 +8,6 @@ student.json                     how the weights were made
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,23 +22,13 @@ from formats.io.errors import InputError
 from formats.io.files import load_json, write_json, write_whole_folder
 from grounding_model.checkpoints.hub import download
 from grounding_model.checkpoints.locations import HUB_PREFIX
+from grounding_model.students.config import MODEL_TYPES, is_student
 from grounding_model.students.network import Student
 
 PROVENANCE_FILE = "student.json"
-CONFIG_FILE = "config.json"
 PROCESSOR_FILE = "preprocessor_config.json"
-MODEL_TYPES = ("rt_detr_v2", "d_fine", "rt_detr")  # what loads as a student; the last is trained by nobody here
 LEVELS = 255.0  # of a pixel
 CLASS_TENSORS = ("class_embed", "enc_score_head")  # in their names; a row belongs to a class
-
-
-def is_student(source: str | Path) -> bool:
-    """Whether a folder contains a closed-set detector of a kind that load_student reads."""
-    try:
-        settings = json.loads((Path(source) / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(settings, dict) and settings.get("model_type") in MODEL_TYPES
 
 
 def load_student(source: str | Path, names: Sequence[str] | None = None, image_size: int | None = None) -> Student:

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.models.d_fine.modeling_d_fine import DFineDecoder, weighting_function
 
 from grounding_model.inputs.defaults import MAX_PER_IMAGE
 from grounding_model.inputs.image_batch import MEAN, STD
 from grounding_model.model.boxes import cxcywh_to_xyxy
 from grounding_model.model.targets import Matching, Target
+from grounding_model.students.edge_losses import EdgeDistributions
 
 
 class DenoisedClasses(NamedTuple):
@@ -25,6 +27,7 @@ class DenoisedClasses(NamedTuple):
     logits: Tensor  # (D, B, N, C)
     boxes: Tensor  # (D, B, N, 4)
     positives: Matching
+    edges: EdgeDistributions | None = None  # D-FINE's, of all layers but the first
 
 
 class ClassPredictions(NamedTuple):
@@ -36,6 +39,7 @@ class ClassPredictions(NamedTuple):
     encoder_boxes: Tensor  # (B, Q, 4)
     denoising: DenoisedClasses | None
     token_mask: Tensor  # (B, C) bool, the classes that the image's labels know
+    edges: EdgeDistributions | None = None  # D-FINE's, of all layers but the first
 
 
 class Student(nn.Module):
@@ -97,13 +101,32 @@ class Student(nn.Module):
         ]
         answer = self.detector.model(pixels, labels=labels)
         logits, boxes = answer.intermediate_logits.transpose(0, 1), answer.intermediate_reference_points.transpose(0, 1)
-        denoised = None
+        edges, denoised = self._edges(answer), None
         if (meta := answer.denoising_meta_values) is not None:
             (noisy_logits, logits), (noisy_boxes, boxes) = (
                 part.split(meta["dn_num_split"], dim=2) for part in (logits, boxes)
             )
-            denoised = DenoisedClasses(noisy_logits, noisy_boxes, _positives(meta, rows))
-        return ClassPredictions(logits, boxes, answer.enc_topk_logits, answer.enc_topk_bboxes, denoised, known)
+            noisy_edges, edges = _split_edges(edges, meta["dn_num_split"])
+            denoised = DenoisedClasses(noisy_logits, noisy_boxes, _positives(meta, rows), noisy_edges)
+        return ClassPredictions(logits, boxes, answer.enc_topk_logits, answer.enc_topk_bboxes, denoised, known, edges)
+
+    def _edges(self, answer: Any) -> EdgeDistributions | None:
+        """Where D-FINE's decoder says the edges are; None of another."""
+        decoder = self.detector.model.decoder
+        if not isinstance(decoder, DFineDecoder):
+            return None
+        logits = answer.intermediate_predicted_corners.transpose(0, 1).unflatten(-1, (4, -1))
+        offsets = weighting_function(decoder.max_num_bins, decoder.up, decoder.reg_scale).float()  # type: ignore[arg-type]
+        references = answer.initial_reference_points.transpose(0, 1)
+        return EdgeDistributions(logits, references, offsets, float(decoder.reg_scale.abs()))
+
+
+def _split_edges(edges: EdgeDistributions | None, sizes: Sequence[int]) -> list[EdgeDistributions | None]:
+    """Those of the denoising queries, and those of the others."""
+    if edges is None:
+        return [None, None]
+    parts = zip(edges.logits.split(sizes, dim=2), edges.references.split(sizes, dim=2))
+    return [edges._replace(logits=logits, references=references) for logits, references in parts]
 
 
 def _positives(meta: Mapping[str, Any], rows: Sequence[Tensor]) -> Matching:

@@ -72,16 +72,26 @@ def grounding_losses(
     Raises FloatingPointError where the cost of a match is not finite; see match_queries.
     """
     padded = pad_targets(targets)
-    sets = _matched_sets(grounding, padded, settings)
-    divisors = loss_divisors([len(queries.matching.queries) for queries in sets], padded.boxes.device)
+    return set_losses(matched_sets(grounding, padded, settings), padded, grounding.token_mask, settings)
+
+
+def set_losses(
+    sets: Sequence[QuerySet], padded: PaddedTargets, token_mask: Tensor, settings: LossSettings
+) -> dict[str, Tensor]:
+    """The losses of all sets of queries by their names."""
     losses: dict[str, Tensor] = {}
-    for queries, divisor in zip(sets, divisors):
-        losses |= _set_losses(queries, padded, grounding.token_mask, divisor, settings)
+    for queries, divisor in zip(sets, divisors_of(sets, padded.boxes.device)):
+        losses |= _set_losses(queries, padded, token_mask, divisor, settings)
     return losses
 
 
+def divisors_of(sets: Sequence[QuerySet], device: torch.device) -> Tensor:
+    """Of each set, the number of matched boxes that its losses are divided by."""
+    return loss_divisors([len(queries.matching.queries) for queries in sets], device)
+
+
 @dataclass(frozen=True)
-class _QuerySet:
+class QuerySet:
     """One set of queries with their matches."""
 
     prefix: str
@@ -91,8 +101,9 @@ class _QuerySet:
     one_to_one: bool = False  # an object must be detected by only one query
 
 
-def _matched_sets(grounding: Predictions, padded: PaddedTargets, settings: LossSettings) -> list[_QuerySet]:
+def matched_sets(grounding: Predictions, padded: PaddedTargets, settings: LossSettings) -> list[QuerySet]:
     last = len(grounding.logits) - 1
+    """The queries of each decoder layer, of the encoder and of denoising, with their matches."""
     to_match = {
         "" if layer == last else f"d{layer}.": QueriesToMatch(
             logits, boxes, settings.last_repeats if layer == last else settings.auxiliary_repeats
@@ -104,15 +115,15 @@ def _matched_sets(grounding: Predictions, padded: PaddedTargets, settings: LossS
     sets = []
     for layer, ((prefix, each), matching) in enumerate(zip(to_match.items(), matchings)):
         one_to_one = prefix != "enc_" and each.repeats == 1
-        sets.append(_QuerySet(prefix, each.logits, each.boxes, matching, one_to_one))
+        sets.append(QuerySet(prefix, each.logits, each.boxes, matching, one_to_one))
         if grounding.denoising is not None and prefix != "enc_":
             denoised = grounding.denoising
-            sets.append(_QuerySet(f"{prefix}dn_", denoised.logits[layer], denoised.boxes[layer], denoised.positives))
+            sets.append(QuerySet(f"{prefix}dn_", denoised.logits[layer], denoised.boxes[layer], denoised.positives))
     return sets
 
 
 def _set_losses(
-    queries: _QuerySet, padded: PaddedTargets, token_mask: Tensor, divisor: Tensor, settings: LossSettings
+    queries: QuerySet, padded: PaddedTargets, token_mask: Tensor, divisor: Tensor, settings: LossSettings
 ) -> dict[str, Tensor]:
     boxes = queries.boxes.float()
     images, rows, columns = queries.matching

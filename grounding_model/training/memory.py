@@ -101,8 +101,8 @@ def estimate_memory(
     including meta. image_size: height, width of the canvas. tokens: of the longest caption. boxes: of the image with
     most boxes.
     """
-    weights = _bytes(model.state_dict().values())
-    trained = _bytes(parameter for parameter in model.parameters() if parameter.requires_grad)
+    weights = bytes_of(model.state_dict().values())
+    trained = bytes_of(parameter for parameter in model.parameters() if parameter.requires_grad)
     activations = _peak_of_a_step(model, batch_size, image_size, tokens, boxes, precision, recompute)
     average = weights if moving_average else 0
     return MemoryEstimate(
@@ -212,12 +212,14 @@ def _lines(path: Path) -> list[str]:
 
 def describe_memory(config: TrainConfig) -> str:
     """`groundhog train CONFIG --dry-run`: the estimate of a run as a table, and the free memory. Loads no weights."""
-    if isinstance(config.start, FromStudent):
-        raise InputError("start", "a student's memory is not estimated", "expected a model with text; just train")
     with torch.device("meta"):
         model = GroundingModel(_architecture(config))
     freeze(model, config.frozen)
-    estimate, device = estimate_run(config, model), choose_device(config.device)
+    return described(estimate_run(config, model), choose_device(config.device))
+
+
+def described(estimate: MemoryEstimate, device: torch.device) -> str:
+    """The table of an estimate, and the free memory of the device."""
     return f"{estimate.table()}\nfree on {device!s:<3}  {_enough(estimate, free_memory(device))}"
 
 
@@ -254,7 +256,7 @@ def _peak_of_a_step(
         for copy, parameter in zip(twin.parameters(), model.parameters(), strict=True):
             copy.requires_grad_(parameter.requires_grad)
         set_recompute(twin, recompute)
-        with _LiveStorages() as live:
+        with LiveStorages() as live:
             for parameter in twin.parameters():
                 if parameter.requires_grad:  # counted separately in the estimate
                     parameter.register_post_accumulate_grad_hook(live.exclude_gradient)
@@ -321,14 +323,15 @@ def _denoising_queries(model: GroundingModel, batch_size: int, boxes: int) -> De
     )
 
 
-class _LiveStorages(TorchDispatchMode):
+class LiveStorages(TorchDispatchMode):
     """Counts the bytes of every storage that operations allocate, during its lifetime.
 
-    Where code reads a value, which fake tensors do not have, it gets True: is any pixel padding?
+    fake: where code reads a value, which fake tensors do not have, it gets True: is any pixel padding?
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fake: bool = True) -> None:
         super().__init__()
+        self._fake = fake
         self.peak = 0
         self._bytes = 0
         self._live: dict[int, int] = {}
@@ -336,7 +339,7 @@ class _LiveStorages(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default:
+        if self._fake and func is torch.ops.aten._local_scalar_dense.default:
             return True
         result = func(*args, **(kwargs or {}))
         for value in tree_leaves(result):
@@ -362,5 +365,5 @@ class _LiveStorages(TorchDispatchMode):
         self._live[key] = 0
 
 
-def _bytes(tensors: Any) -> int:
+def bytes_of(tensors: Any) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -4,14 +4,18 @@ import { ask } from "./api.js";
 import { byId, make, makeRow, showStatus } from "./dom.js";
 import { change } from "./edits.js";
 import { iou } from "./geometry.js";
-import { kinds, state, tell, listen } from "./state.js";
+import { kinds, kindWord, state, tell, listen } from "./state.js";
 
 const SAME = 0.7; // IoU with a box of its kind from which a candidate shows what is there already
 const START = 0.6; // the slider begins at this share of the threshold
 const UNKNOWN_THRESHOLD = 0.3;
 const STEP = 0.05; // of the keys that move all sliders
 
+const COUNTING = 800; // milliseconds between questions while the server counts
+const LEVELS = 100; // of a score, as browse/review/candidate_counts.py counts them
+
 const floors = new Map(); // name of a kind -> the score from which its candidates are shown
+const counts = new Map(); // label -> what "counts/LABEL" gives: boxes and images of every level, over all images
 export const ghosts = { shown: true };
 
 export async function loadCandidates() {
@@ -94,6 +98,7 @@ export function drawCandidates() {
   const there = kinds().filter((kind) => free.some((each) => each.of === kind.label));
   const list = byId("candidates");
   const known = new Map([...list.children].map((row) => [row.dataset.name, row]));
+  for (const kind of there) loadCounts(kind.label);
   list.replaceChildren(...there.map((kind) => known.get(kind.name) ?? sliderRow(kind)));
   for (const kind of there) updateSlider(list.children[there.indexOf(kind)], kind, shown, free);
   if (!there.length) list.append(make("li", "empty", "none for this image"));
@@ -109,7 +114,9 @@ function sliderRow(kind) {
     setFloor(kind.name, Number(slider.value));
     tell("candidates");
   });
-  row.append(slider);
+  const words = make("span", "everywhere");
+  words.title = "boxes that this threshold would give over all images, without duplicates";
+  row.append(slider, words);
   return row;
 }
 
@@ -118,6 +125,39 @@ function updateSlider(row, kind, shown, free) {
   slider.value = floorOf(kind.name);
   const count = (list) => list.filter((each) => each.of === kind.label).length;
   row.querySelector(".note").textContent = `${floorOf(kind.name).toFixed(2)} · ${count(shown)}/${count(free)}`;
+  row.querySelector(".everywhere").textContent = everywhere(kind);
+}
+
+// What a threshold where the slider is would give, over all images.
+function everywhere(kind) {
+  const known = counts.get(kind.label);
+  if (!known?.read || !known.boxes.length) return "";
+  const level = Math.round(floorOf(kind.name) * LEVELS);
+  const [boxes, images] = [known.boxes[level], known.images[level]].map((count) => count.toLocaleString("en"));
+  const words = `all images: ${boxes} boxes in ${images}`;
+  return known.read < known.shards ? `${words}, ${Math.floor((100 * known.read) / known.shards)} % counted` : words;
+}
+
+async function loadCounts(label) {
+  const { overview } = state;
+  if (!overview.counts || kindWord() === "phrase" || counts.has(label)) return;
+  counts.set(label, null); // on its way
+  for (;;) {
+    const found = await ask(`counts/${label}`).catch(() => null);
+    if (!found) return counts.delete(label);
+    counts.set(label, found);
+    showEverywhere();
+    if (found.read >= found.shards) return;
+    await new Promise((done) => setTimeout(done, COUNTING));
+  }
+}
+
+function showEverywhere() {
+  const named = new Map(kinds().map((kind) => [kind.name, kind]));
+  for (const row of byId("candidates").children) {
+    const kind = named.get(row.dataset.name);
+    if (kind) row.querySelector(".everywhere").textContent = everywhere(kind);
+  }
 }
 
 export function startCandidates() {

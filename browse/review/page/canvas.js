@@ -2,6 +2,7 @@
 // Boxes are in pixels of the stored image; the screen shows `scale` CSS pixels for each of them.
 
 import { visible } from "./candidates.js";
+import { colourOf, wordOf } from "./compare.js";
 import { byId, make, showBanner } from "./dom.js";
 import { area, clamp } from "./geometry.js";
 import { kinds, listen, state } from "./state.js";
@@ -16,7 +17,6 @@ const TAG_HEIGHT = 20; // CSS pixels
 const SHARPER = 1.15; // a part is fetched when the screen has so many times the pixels of the reduced picture
 const SETTLED = 150; // milliseconds without scrolling after which a part is fetched
 export const HANDLES = [[0, 0], [0.5, 0], [1, 0], [1, 0.5], [1, 1], [0.5, 1], [0, 1], [0, 0.5]];
-const CHANGE_COLOURS = { lost: "#ff6b5e", moved: "#ffb84d", relabelled: "#c792ff", same: "#b8bcc4", gained: "#3ecf8e" };
 const RETRY = 1000; // milliseconds after which a picture that the server was too busy for is asked for again
 
 export class Canvas {
@@ -230,16 +230,16 @@ export class Canvas {
     if (this.drag?.box) this.drawDrag();
   }
 
+  // In a comparison the colour says what became of a box, not its class.
   drawBox(each, kind, index) {
-    const colour = each.ignore ? IGNORED : kind?.colour ?? IGNORED;
     const change = state.comparison?.changes[index];
+    const colour = change ? colourOf(change) : each.ignore ? IGNORED : kind?.colour ?? IGNORED;
+    const ink = change || each.ignore ? "#000" : kind?.ink ?? "#000";
     const rim = this.rectangle(each.box, { class: "rim" });
     const frame = this.rectangle(each.box, { class: "frame", stroke: colour });
     if (each.ignore) frame.setAttribute("stroke-dasharray", "9 7");
-    if (change && change !== "same") rim.style.stroke = CHANGE_COLOURS[change];
-    if (change && change !== "same") rim.classList.add("changed");
-    const tag = this.tag(each.box, kind?.name ?? "?", each.score, colour, each.ignore ? "#000" : kind?.ink ?? "#000");
-    if (change && change !== "same") tag.append(make("span", "change", ` ${change}`));
+    const tag = this.tag(each.box, kind?.name ?? "?", each.score, colour, ink);
+    if (change && change !== "same") tag.append(make("span", "change", ` ${wordOf(change)}`));
     return { rim, frame, tag };
   }
 
@@ -255,9 +255,11 @@ export class Canvas {
   drawOthers() {
     for (const each of state.comparison?.boxes ?? []) {
       if (each.change === "same") continue;
-      this.rectangle(each.box, { class: "other", stroke: CHANGE_COLOURS[each.change] });
-      const tag = this.tag(each.box, `${each.change === "lost" ? "lost" : "was"} ${each.name}`, each.score,
-        CHANGE_COLOURS[each.change], "#000", true);
+      const colour = colourOf(each.change);
+      this.rectangle(each.box, { class: "other-rim" });
+      this.rectangle(each.box, { class: "other", stroke: colour });
+      const word = each.change === "lost" ? wordOf("lost") : state.comparison.truth ? "truth:" : "was";
+      const tag = this.tag(each.box, `${word} ${each.name}`, each.score, colour, "#000", true);
       tag.classList.add("of-other");
     }
   }

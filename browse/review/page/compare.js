@@ -1,34 +1,58 @@
-// The other label file's boxes over ours: what was gained, lost, moved or relabelled.
+// The other label file's boxes over ours: what was gained, lost, moved or relabelled; against the truth, right and wrong.
 
 import { ask } from "./api.js";
-import { byId, showStatus } from "./dom.js";
+import { byId, make, showStatus } from "./dom.js";
 import { state, tell } from "./state.js";
 
+// change -> [word, colour]; every colour can be read under black letters
+const CHANGES = {
+  same: ["same", "#b8bcc4"], gained: ["gained", "#3ecf8e"], lost: ["lost", "#ff7a6b"], moved: ["moved", "#ffb84d"],
+  relabelled: ["relabelled", "#c792ff"],
+};
+const AGAINST_TRUTH = {
+  same: ["right", "#3ecf8e"], gained: ["wrong", "#ff7a6b"], lost: ["missed", "#ff9de0"], moved: ["shifted", "#ffb84d"],
+  relabelled: ["wrong name", "#c792ff"],
+};
+const ORDER = ["same", "moved", "relabelled", "gained", "lost"];
+
 let shown = false;
+
+export const wordOf = (change) => (state.comparison.truth ? AGAINST_TRUTH : CHANGES)[change][0];
+export const colourOf = (change) => (state.comparison.truth ? AGAINST_TRUTH : CHANGES)[change][1];
 
 export async function loadComparison() {
   const { line } = state;
   state.comparison = null;
+  byId("comparison").hidden = true;
   if (!shown || !state.overview.other || !line) return;
   const { comparison } = await ask(`lines/${line.number}/comparison`).catch(() => ({ comparison: null }));
-  if (state.line !== line) return;
+  if (!comparison || state.line !== line) return;
   state.comparison = comparison;
-  const counts = new Map();
-  for (const each of [...comparison.changes, ...comparison.boxes.filter((box) => box.change === "lost").map((box) => box.change)]) {
-    counts.set(each, (counts.get(each) ?? 0) + 1);
-  }
-  byId("comparison").hidden = false;
-  const words = [...counts].map(([change, count]) => `${count} ${change}`).join(", ") || "no boxes";
-  byId("comparison").textContent = comparison.known ? `against ${comparison.name}: ${words}` : `${comparison.name} has no line for this image`;
+  showCounts();
   tell("boxes");
+}
+
+function showCounts() {
+  const { changes, boxes, known, name } = state.comparison;
+  const every = [...changes, ...boxes.filter((box) => box.change === "lost").map((box) => box.change)];
+  const there = ORDER.filter((change) => every.includes(change));
+  const words = there.map((change) => {
+    const part = make("span", "change-count", `${every.filter((each) => each === change).length} ${wordOf(change)}`);
+    part.style.setProperty("--change", colourOf(change));
+    return part;
+  });
+  const parts = words.flatMap((word, index) => (index ? [", ", word] : [word]));
+  const said = known ? [`against ${name}: `, ...(parts.length ? parts : ["no boxes"])] : [`${name} has no line for this image`];
+  byId("comparison").replaceChildren(...said);
+  byId("comparison").hidden = false;
 }
 
 export function toggleComparison() {
   if (!state.overview.other) return showStatus("start with --compare FILE to see other labels", true);
   shown = !shown;
   byId("compare-button").setAttribute("aria-pressed", shown);
-  byId("comparison").hidden = true;
   if (shown) return loadComparison();
+  byId("comparison").hidden = true;
   state.comparison = null;
   tell("boxes");
 }

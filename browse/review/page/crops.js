@@ -10,7 +10,8 @@ import { state } from "./state.js";
 
 const WINDOW = 120; // crops that are fetched together
 
-const grid = { open: false, list: null, rows: [], chosen: new Set(), anchor: null, loading: false };
+// like: [line, place] of the crop that the order "similar" begins with; loads: how many lists were asked for
+const grid = { open: false, list: null, rows: [], chosen: new Set(), anchor: null, loading: false, like: null, loads: 0 };
 
 export const isOpen = () => grid.open;
 
@@ -31,14 +32,20 @@ export function closeCrops() {
 
 async function load() {
   const body = {
-    view: state.view.view, label: Number(byId("crops-label").value), sort: byId("crops-sort").value,
+    view: state.view.view, label: Number(byId("crops-label").value), words: byId("crops-words").value.trim(),
+    sort: byId("crops-sort").value, like: grid.like,
     low: state.query.low ?? 0, high: state.query.high ?? 1,
   };
+  const mine = (grid.loads += 1);
+  byId("crops-count").textContent = body.sort === "similar" ? "comparing the crops …" : "";
+  let list;
   try {
-    grid.list = await ask("crops", body);
+    list = await ask("crops", body);
   } catch (error) {
     return showBanner(error.message);
   }
+  if (mine !== grid.loads) return; // another list was asked for meanwhile
+  grid.list = list;
   grid.rows = [];
   grid.chosen.clear();
   grid.anchor = null;
@@ -144,8 +151,19 @@ function open(index) {
   byId("stage").focus();
 }
 
+// Captions have no categories in common: their boxes get the words of another phrase, where every caption has them.
 function relabel() {
-  openSearch((of) => act("relabel", of));
+  if (state.overview.categories.length) return openSearch((of) => act("relabel", of));
+  const names = [...new Set(grid.rows.map((row) => row.name))].sort();
+  openSearch((words) => act("relabel", words), names.map((name) => ({ label: name, name, colour: "transparent" })));
+}
+
+// What looks like the selected crop first; without one, groups that look alike.
+function sortAlike() {
+  const row = grid.rows[grid.chosen.size ? [...grid.chosen].at(-1) : -1];
+  grid.like = row ? [row.number, row.place] : null;
+  byId("crops-sort").value = "similar";
+  load();
 }
 
 // Keys while the grid is open; whether the key was taken.
@@ -163,7 +181,7 @@ export function pressInCrops(key, event) {
   const acts = {
     " ": () => { if (here >= 0) pick(here, event.shiftKey); },
     x: () => act("delete"), Delete: () => act("delete"), i: () => act("ignore"), Enter: () => act("accept"),
-    c: relabel, "/": relabel, o: () => { if (here >= 0) open(here); },
+    c: relabel, "/": relabel, s: sortAlike, o: () => { if (here >= 0) open(here); },
     Escape: closeCrops, v: closeCrops,
   };
   if ((event.ctrlKey || event.metaKey) && key === "a") {
@@ -172,6 +190,7 @@ export function pressInCrops(key, event) {
     return true;
   }
   if (event.ctrlKey || event.metaKey) return false;
+  if (key === "s" && !state.overview.similar) return true;
   if (/^[1-9]$/.test(key) && state.overview.categories[Number(key) - 1]) {
     act("relabel", state.overview.categories[Number(key) - 1].label);
     return true;
@@ -186,8 +205,12 @@ export function startCrops() {
   byId("crops-label").replaceChildren(...[[-1, "every category"], ...categories.map(({ label, name }) => [label, name])]
     .map(([value, text]) => Object.assign(make("option", "", text), { value })));
   if (categories.length) byId("crops-label").value = categories[0].label;
-  byId("crops-label").addEventListener("change", load);
-  byId("crops-sort").addEventListener("change", load);
+  byId("crops-label-field").hidden = !categories.length;
+  byId("crops-words-field").hidden = categories.length > 0;
+  byId("crops-sort-similar").hidden = !state.overview.similar;
+  byId("crops-label").addEventListener("change", () => { grid.like = null; load(); });
+  byId("crops-words").addEventListener("change", () => { grid.like = null; load(); });
+  byId("crops-sort").addEventListener("change", () => (byId("crops-sort").value === "similar" ? sortAlike() : load()));
   byId("crops-close").addEventListener("click", closeCrops);
   const size = byId("crops-size");
   size.addEventListener("input", () => { byId("crops-grid").style.setProperty("--crop", `${size.value}px`); });

@@ -1,10 +1,10 @@
 // The filter bar: which lines the list, the arrows and `n` follow, and in which order.
 
-import { byId, make, showBanner } from "./dom.js";
+import { byId, make, showBanner, showStatus } from "./dom.js";
 import { goToLine, openView } from "./navigation.js";
 import { listen, state } from "./state.js";
 
-const ORDER_WORDS = { file: "as in the file", uncertain: "most uncertain first", listed: "as the list has them", boxes: "most boxes first" };
+const ORDER_WORDS = { file: "as in the file", uncertain: "most uncertain first", diverse: "most diverse first", listed: "as the list has them", boxes: "most boxes first" };
 const TYPING = 300; // milliseconds after the last key
 
 let timer;
@@ -50,6 +50,7 @@ function asked() {
 }
 
 async function apply() {
+  if (byId("filter-order").value === "diverse" && state.query.order !== "diverse") showStatus("comparing the images …");
   try {
     await openView(asked());
   } catch (error) {

@@ -14,13 +14,13 @@ let going = 0; // counts the ways to a line: an answer for an older one is passe
 
 // Opens what a query asks for. stay: keep the shown line where the view has it.
 export async function openView(query, stay = true) {
-  showStatus("");
   const waiting = setInterval(showReading, CHECK);
   let view;
   try {
     view = await ask("views", query);
   } finally {
     clearInterval(waiting);
+    showStatus("");
   }
   Object.assign(state, { view, query });
   const number = state.line?.number;
@@ -45,8 +45,9 @@ async function askView(rest) {
 }
 
 async function showReading() {
-  const { known, total, progress } = await ask("progress").catch(() => state.overview);
+  const { known, total, compared, progress } = await ask("progress").catch(() => state.overview);
   if (known < total) showStatus(`reading the lines: ${Math.floor((100 * known) / total)} %`);
+  else if (compared !== null && compared < total) showStatus(`comparing the lines: ${Math.floor((100 * compared) / total)} %`);
   state.progress = progress;
   tell("progress");
 }

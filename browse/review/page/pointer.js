@@ -6,6 +6,7 @@ import { changeBox, createBox, select } from "./edits.js";
 import { area, clamp, distance, inside, ordered, rounded } from "./geometry.js";
 import { state } from "./state.js";
 
+const TAP = 10; // CSS pixels that a finger may move
 const CLICK = 4; // CSS pixels: a shorter drag is a click
 const MIDDLE = 1; // button
 
@@ -25,6 +26,11 @@ export class Pointer {
   press(event) {
     if (event.button !== 0 || event.altKey || !state.line || this.canvas.hidden) return;
     const at = this.pixel(event);
+    if (event.pointerType === "touch") {
+      // A finger pans and zooms the page; only a tap means a box.
+      this.canvas.drag = { kind: "tap", from: at, box: null, line: state.line };
+      return;
+    }
     const { boxes, selected } = state;
     const chosen = selected === null ? null : boxes[selected];
     const handle = chosen && !event.shiftKey ? this.handleAt(chosen.box, at) : null;
@@ -42,6 +48,10 @@ export class Pointer {
     if (!drag) return;
     const at = this.pixel(event);
     const { kind, from, before, handle } = drag;
+    if (kind === "tap") {
+      if (distance(from, at) * this.canvas.scale >= TAP) this.end();
+      return;
+    }
     if (!drag.box && distance(from, at) * this.canvas.scale < CLICK) return;
     if (kind === "create") drag.box = this.within(ordered([...from, ...at]));
     else if (kind === "move") drag.box = this.moved(before, at[0] - from[0], at[1] - from[1]);

@@ -9,6 +9,7 @@ const RETRY = 3000; // milliseconds
 const revisions = new Map(); // number of a line -> its revision
 const waiting = []; // changes that are not sent: {number, state, boxes, phrases}; a later one of a line replaces it
 let sending = null; // the promise of the request under way
+let failing = false; // the banner says that something is not saved
 let rejected = () => {}; // called with the numbers of lines whose change was refused
 
 export function onRejected(act) {
@@ -56,6 +57,7 @@ async function send() {
       if (error.status === 0 || error.status >= 500) {
         showStatus("NOT SAVED", true);
         showBanner(`Not saved: ${error.message} Trying again.`);
+        failing = true;
         setTimeout(flush, RETRY);
         return;
       }
@@ -88,6 +90,7 @@ export function take({ lines, progress }) {
   }
   state.progress = progress;
   showStatus("saved");
-  showBanner("");
+  if (failing) showBanner("");
+  failing = false;
   tell("progress");
 }

@@ -7,9 +7,11 @@ import { kinds, kindWord, state } from "./state.js";
 const SHOWN = 50;
 
 let chosen = () => {}; // what is done with the kind that is chosen
+let offered = null; // kinds to choose among, where they are not those of the line; other words may be typed then
 
-export function openSearch(act) {
+export function openSearch(act, among = null) {
   chosen = act;
+  offered = among;
   byId("search-text").value = "";
   byId("search-text").setAttribute("aria-label", `name of the ${kindWord()}`);
   showFound();
@@ -23,7 +25,7 @@ function words() {
 function found() {
   const wanted = words().toLowerCase();
   const begins = (kind) => (kind.name.toLowerCase().startsWith(wanted) ? 0 : 1);
-  return kinds().filter((kind) => kind.name.toLowerCase().includes(wanted)).sort((a, b) => begins(a) - begins(b));
+  return (offered ?? kinds()).filter((kind) => kind.name.toLowerCase().includes(wanted)).sort((a, b) => begins(a) - begins(b));
 }
 
 function showFound() {
@@ -36,7 +38,7 @@ function showFound() {
   byId("search-found").replaceChildren(...rows);
   const offer = byId("search-add");
   const known = kinds().some((kind) => kind.name.toLowerCase() === words().toLowerCase());
-  offer.hidden = !words() || known || kindWord() === "phrase" || !state.overview.may_add_category;
+  offer.hidden = offered !== null || !words() || known || kindWord() === "phrase" || !state.overview.may_add_category;
   offer.textContent = `add “${words()}” to the label map`;
 }
 
@@ -55,6 +57,6 @@ export function startSearch() {
     if (event.key !== "Enter") return;
     event.preventDefault();
     event.stopPropagation(); // Enter chooses a name here; on the page it would accept the image
-    choose(found()[0]);
+    choose(found()[0] ?? (offered && words() ? { label: words() } : undefined));
   });
 }

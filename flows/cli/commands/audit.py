@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -108,8 +107,10 @@ def _open_page(options: argparse.Namespace, annotations: Path, more: list[str]) 
     known = options.label_map or label_map_beside(options.labels)
     label_map = ["-m", str(known.absolute())] if known.is_file() or options.label_map else []
     folders = [str(options.labels.parent), str(annotations.absolute()), str(_images(options).absolute())]
+    work_dir = _work_dir(options)
+    candidates = [] if work_dir is None else ["--candidates", str(work_dir.absolute())]
     page = ["--port", str(options.port), *(["--no-open"] if options.no_open else [])]
-    return main(["serve", *folders, *label_map, *more, *page], "groundhog browse")
+    return main(["serve", *folders, *label_map, *candidates, *more, *page], "groundhog browse")
 
 
 def _images(options: argparse.Namespace) -> Path:
@@ -128,18 +129,11 @@ def _images(options: argparse.Namespace) -> Path:
 
 
 def _work_dir(options: argparse.Namespace) -> Path | None:
-    """Of the plan that made the labels: as given, or as their .meta.json says."""
-    from formats.dataset_names import metadata_path
-    from formats.io.files import load_json
+    """Of the plan that made the labels: as given, as their .meta.json says, or in work_dirs/."""
+    from browse.review.candidates import find_plan
 
-    if options.work_dir is not None:
-        return options.work_dir
-    meta = metadata_path(options.labels)
-    metadata = load_json(meta, "remove it, or filter again") if meta.is_file() else {}
-    if "folder" not in metadata:
-        return None
-    found = Path(os.path.normpath(options.labels.parent / metadata["folder"]))
-    return found if found.is_dir() else None
+    plan = find_plan(options.labels, options.work_dir)
+    return None if plan is None else plan.folder
 
 
 def _tell(audit: Audit, options: argparse.Namespace) -> int:
@@ -182,8 +176,15 @@ def _add_suspects(commands) -> None:
 
 
 def _suspects(options: argparse.Namespace) -> int:
-    from flows.audit.suspects import SuspectRules, find_suspects, rank_images, write_review_order
+    from flows.audit.suspects import (
+        SuspectRules,
+        find_suspects,
+        rank_images,
+        write_review_order,
+        write_suspects_summary,
+    )
     from formats.odvg import read_odvg
+    from formats.reviewed import key_of
 
     if not options.labels.is_file():
         raise InputError(options.labels, "does not exist", "expected labels, such as X_od_v1.json")
@@ -191,12 +192,19 @@ def _suspects(options: argparse.Namespace) -> int:
     if out.suffix != ".jsonl":
         raise InputError("--out", f"{out}", "expected a name that ends with .jsonl")
     rules = SuspectRules(dict(map(_max_count, options.max_count)))
-    suspects = find_suspects(list(read_odvg(options.labels)), _evidence(options), rules)
+    records, evidence = list(read_odvg(options.labels)), _evidence(options)
+    if not (compared := sum(key_of(record) in evidence.found for record in records)):
+        what = f"no image of {options.labels.name} is in what it is compared with"
+        raise InputError(options.against or options.labels, what, "expected the same images")
+    suspects = find_suspects(records, evidence, rules)
     for each in suspects[: options.shown]:
         box = ", ".join(f"{side:g}" for side in each.box)
         print(f"{each.suspicion:.2f}  {each.filename}  {each.reason}  ({box})")
     ranked = rank_images(suspects)
     write_review_order(out, ranked)
+    against = "the candidates of the model that made them" if options.against is None else options.against.name
+    write_suspects_summary(options.labels, suspects, against, compared)
+    print(f"{compared} of {many(len(records), 'image')} compared with {against}")
     print(f"{many(len(suspects), 'suspicious box')} in {many(len(ranked), 'image')}: {out}")
     if options.no_review or not ranked:
         return 0

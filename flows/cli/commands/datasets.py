@@ -43,6 +43,11 @@ def _add_convert(commands) -> None:
         metavar="FILE",
         help="number the categories as in this label map; other names get the next free numbers",
     )
+    parser.add_argument(
+        "--join-names",
+        action="store_true",
+        help="one label for names that are the same words to a detector: Cat and cat, bat (animal) and bat (sports)",
+    )
     parser.add_argument("--sample", type=int, metavar="N", help="keep N random images")
     parser.add_argument("--parts", metavar="A=0.8,B=0.2", help="split the images at random into OUT_A, OUT_B …")
     parser.add_argument(
@@ -70,6 +75,9 @@ def _add_convert(commands) -> None:
         metavar="NAME",
         help="labelstudio: version of the predictions (default: name of SOURCE)",
     )
+    parser.add_argument(
+        "--save-images", metavar="DIR", help="huggingface: write the images inside Parquet files into this folder"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT even if it contains labels")
 
 
@@ -83,12 +91,29 @@ def _convert(options: argparse.Namespace) -> int:
         options.sample,
         parse_parts(options.parts) if options.parts else None,
         options.seed,
+        options.join_names,
     )
     formats_and_paths = options.source_format, options.target_format, options.source, options.out
     chosen = {**_given_source(options), "loader": options.loader, "with_scores": options.with_scores}
     chosen |= _labelstudio_options(options)
-    print(convert(*formats_and_paths, selection=selection, overwrite=options.overwrite, **chosen))
+    if options.save_images and options.source_format != "huggingface":
+        raise InputError("--save-images", f"{options.source_format} does not take this option", "leave it out")
+    kept: set[str] = set()
+    keep = (lambda record: kept.add(record.filename)) if options.save_images else None
+    print(convert(*formats_and_paths, selection=selection, overwrite=options.overwrite, on_record=keep, **chosen))
+    if options.save_images:
+        _save_images(options, kept)
     return 0
+
+
+def _save_images(options: argparse.Namespace, kept: set[str]) -> None:
+    from formats.huggingface import save_images
+    from formats.overwrite import refuse_to_lose_images
+
+    if not options.overwrite:
+        refuse_to_lose_images(options.save_images)
+    count = save_images(options.source, options.save_images, options.split, kept)
+    print(f"{options.save_images}: {many(count, 'image')}")
 
 
 def _labelstudio_options(options: argparse.Namespace) -> dict:
@@ -114,7 +139,12 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         "--frequencies", metavar="F,C", help="lvis: only categories that are f(requent), c(ommon) or r(are)"
     )
     parser.add_argument("--refs", metavar="FILE", help="refcoco: refs(unc).p, or grefs(unc).json")
-    parser.add_argument("--split", metavar="S", help="refcoco: train, val, testA …; flickr30k: a file with image IDs")
+    parser.add_argument(
+        "--split", metavar="S", help="huggingface, refcoco: train, val, testA …; flickr30k: a file with image IDs"
+    )
+    parser.add_argument(
+        "--box-format", metavar="F", help="huggingface: xywh (default), or xyxy for data sets that give two corners"
+    )
 
 
 def _given_source(options: argparse.Namespace) -> dict:
@@ -123,12 +153,13 @@ def _given_source(options: argparse.Namespace) -> dict:
         raise InputError(options.image_dir, "no such folder", "expected the folder of the images")
     return {
         "image_dir": options.image_dir,
-        "categories": names(options.categories) if options.categories else None,
+        "categories": None if options.categories is None else names(options.categories),
         "truth": options.truth,
         "classes": options.classes,
         "frequencies": options.frequencies,
         "refs": options.refs,
         "split": options.split,
+        "box_format": options.box_format,
     }
 
 
@@ -143,7 +174,12 @@ def _add_check(commands) -> None:
     )
     _add_inspected(parser, optional=True)
     parser.add_argument(
-        "--against", metavar="DIR", help="image folder that must share no picture with --images, such as a test set's"
+        "--against",
+        metavar="SET",
+        action="append",
+        default=[],
+        help="image folder that must share no picture with --images, such as a test set's, or an annotation file: its "
+        "images in --images must not be those of FILE; may be given again, and the sets are compared with each other",
     )
     parser.add_argument("--quick", action="store_true", help="do not decode the images: names and sizes alone")
 
@@ -169,17 +205,14 @@ def _check_labels(options: argparse.Namespace) -> bool:
         problems += 1
     print(f"{options.source}: {problems or 'no'} problem{'' if problems == 1 else 's'}")
     if unread := describe_omissions(omissions):
-        print(f"not read, since a record has no field for it:\n{unread}")
+        print(f"not read, since a record has no place for it:\n{unread}")
     return problems > 0
 
 
 def _check_pictures(options: argparse.Namespace) -> bool:
-    from flows.curation.check import check_images, describe_report
+    from flows.curation.check import check_images, describe_report, image_sets
 
-    sets = {options.image_dir: (options.image_dir, None)}
-    if options.against:
-        sets[options.against] = (options.against, None)
-    report = check_images(sets)
+    report = check_images(image_sets(options.image_dir, options.source, options.against))
     print(describe_report(report))
     return bool(report.leaks) or any(finding.kind == "unreadable" for finding in report.findings)
 
@@ -201,6 +234,8 @@ def _stats(options: argparse.Namespace) -> int:
     from formats.statistics import draw_statistics, statistics_table
 
     counted = statistics(options.source, options.source_format, **_given_source(options))
+    if not counted.records and not counted.quarantined:
+        raise InputError(options.source, "has no image", "expected annotations of at least one")
     print(statistics_table(counted))
     if options.out:
         draw_statistics(counted, options.out)

@@ -121,7 +121,7 @@ def _filter(options: argparse.Namespace) -> int:
         class_thresholds=dict(map(_class_threshold, options.class_threshold)),
         adaptive=_adaptive(options),
         soft_weights=options.soft_weights,
-        distractors=tuple(names(options.distractors)) if options.distractors else (),
+        distractors=() if options.distractors is None else tuple(names(options.distractors, "--distractors")),
         **settings,
     )
     if options.reviewed and not as_path(options.reviewed).is_file():

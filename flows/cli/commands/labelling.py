@@ -115,17 +115,14 @@ def _add_bootstrap(commands) -> None:
 def _bootstrap(options: argparse.Namespace) -> int:
     from flows.labelling.bootstrap import bootstrap_od, bootstrap_vg
     from formats import quarantine
-    from formats.overwrite import refuse_to_lose_labels
 
     if options.phrases and not options.captions:
         raise InputError("--phrases", "there are no captions", "expected --captions as well")
-    categories = None if options.captions else names(options.categories)
-    if not options.overwrite:
-        refuse_to_lose_labels(options.out, dict(enumerate(categories)) if categories else None)
+    overwrite = options.overwrite
     if options.captions:
-        made = bootstrap_vg(options.images, options.captions, options.out, options.phrases)
+        made = bootstrap_vg(options.images, options.captions, options.out, options.phrases, overwrite=overwrite)
     else:
-        made = bootstrap_od(options.images, categories or [], options.out)
+        made = bootstrap_od(options.images, names(options.categories), options.out, overwrite=overwrite)
     print(f"{many(made.lines, 'line')}: {made.annotations}" + (f", {made.label_map}" if made.label_map else ""))
     tell(quarantine.summary(made.quarantined, made.annotations))
     return 0
@@ -165,9 +162,9 @@ def _infer(options: argparse.Namespace) -> int:
     from formats.dataset_names import label_map_beside
 
     label_map = options.label_map
-    if options.distractors:
+    if options.distractors is not None:
         known = Path(label_map or label_map_beside(options.source))
-        label_map = prompt_label_map(known, names(options.distractors), Path(options.work_dir))
+        label_map = prompt_label_map(known, names(options.distractors, "--distractors"), Path(options.work_dir))
     workers = Workers(devices=tuple(options.devices.split(",")) if options.devices else (options.device,))
     manifest = plan(
         options.source,

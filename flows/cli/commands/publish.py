@@ -87,6 +87,7 @@ def _add_publish(commands) -> None:
     parser.add_argument(
         "--license", default="other", metavar="L", help="of images and labels, e.g. cc-by-4.0, mit (default: other)"
     )
+    parser.add_argument("--cite", metavar="TEXT", help="how to cite the data set: BibTeX, or a file that holds it")
     parser.add_argument("--link", action="store_true", help="hard links in place of copies of the images")
 
 
@@ -102,11 +103,22 @@ def _publish(options: argparse.Namespace) -> int:
                 "--split", text, "expected NAME=FILE with another name for each, such as test=cat_test_od.json"
             )
         splits[name] = path
-    done = publish(splits, options.images, options.out, name=options.name, license=options.license, link=options.link)
+    how = {"name": options.name, "license": options.license, "citation": _citation(options.cite), "link": options.link}
+    done = publish(splits, options.images, options.out, **how)
     for split in done.splits:
         print(f"{split.name}: {many(split.images, 'image')}, {many(sum(split.boxes.values()), 'box')}")
+    for old, new in done.renamed.items():
+        print(f"{old} is published as {new}: another image has its name with another suffix")
     for format_name, omissions in done.left_out.items():
         if omissions:
             print(f"{format_name} has no place for:\n{describe_omissions(omissions)}")
     print(done.folder)
     return 0
+
+
+def _citation(text: str | None) -> str:
+    from formats.io.files import read_text
+
+    if text and "\n" not in text and len(text) < 255 and Path(text).is_file():
+        return read_text(text, "expected BibTeX")
+    return text or ""

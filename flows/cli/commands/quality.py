@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from flows.cli.arguments import add_overrides, command, names
 from formats.io.errors import InputError
@@ -36,14 +37,20 @@ def _quality(options: argparse.Namespace) -> int:
     from formats.io.toml_config import read_config
 
     config = read_config(options.config, QualityConfig, options.set)
-    variants = names(options.variants) if options.variants else ()
-    seeds = [_seed(text) for text in names(options.seeds)] if options.seeds else ()
+    variants = () if options.variants is None else names(options.variants, "--variants")
+    seeds = () if options.seeds is None else [_seed(text) for text in names(options.seeds, "--seeds")]
     if options.labels_only:
-        print(f"{write_labels_report(config, measure_labels(config, seeds))}\nwritten to {config.train.work_dir}")
+        print(f"{write_labels_report(config, measure_labels(config, seeds))}\n{_written(config.train.work_dir)}")
         return 0
     pieces = measure_quality(config, variants, seeds, lambda line: print(line, file=sys.stderr, flush=True))
-    print(f"{write_quality_report(config, pieces)}\nwritten to {config.train.work_dir}")
+    print(f"{write_quality_report(config, pieces)}\n{_written(config.train.work_dir)}")
     return 0
+
+
+def _written(folder: Path) -> str:
+    from flows.quality.page import PAGE_NAME
+
+    return f"written to {folder}, as a page: {folder / PAGE_NAME}"
 
 
 def _seed(text: str) -> int:

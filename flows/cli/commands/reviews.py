@@ -69,7 +69,7 @@ def _import(options: argparse.Namespace) -> int:
         raise InputError(options.images, "no such folder", "expected the folder of the images")
     if not 0 <= options.tolerance < float("inf"):
         raise InputError("--tolerance", f"{options.tolerance:g}", "expected a number of pixels, from 0")
-    categories = names(options.categories) if options.categories else None
+    categories = None if options.categories is None else names(options.categories)
     imported = import_reviews(
         options.labels,
         options.export,

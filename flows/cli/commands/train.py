@@ -32,10 +32,14 @@ def _train(options: argparse.Namespace) -> int:
     overrides = overrides_of(options)
     overrides += [f"processes={options.gpus}"] if options.gpus else []
     if options.dry_run:
+        from grounding_model.students.config import FromStudent
         from grounding_model.training.config import TrainConfig
         from grounding_model.training.memory import describe_memory
+        from grounding_model.training.student_learner import describe_student_memory
 
-        print(describe_memory(read_config(options.config, TrainConfig, overrides)))
+        config = read_config(options.config, TrainConfig, overrides)
+        of_student = isinstance(config.start, FromStudent)
+        print(describe_student_memory(config) if of_student else describe_memory(config))
     else:
         print(describe_training(train_config(options.config, overrides, options.resume)))
     return 0

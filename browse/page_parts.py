@@ -1,0 +1,143 @@
+"""Words, numbers and pictures as HTML: what pages with everything inside are made of."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass, is_dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from browse.images.pictures import jpeg_of
+from browse.page_style import page_of
+from formats.io.plots import png_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHEET_QUALITY = 82  # JPEG; a report stays under some megabytes
+PLOT_DPI = 150  # pixels an inch: sharp on screens of twice the density
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture of a gallery. pixels: (H, W, 3) uint8 RGB. note: a few words about it, such as its mistakes."""
+
+    pixels: np.ndarray
+    name: str
+    note: str = ""
+
+
+def page(title: str, body: str, software: str) -> str:
+    """body: HTML already."""
+    return page_of(title, body, f"Written by {html.escape(software)}.")
+
+
+def number(value: object) -> str:
+    """With separators of thousands; a dash for what is no whole number."""
+    return f"{value:,}" if isinstance(value, int) else "–"
+
+
+def fraction(value: object) -> str:
+    """Three decimals; a dash for what is not a number."""
+    return f"{value:.3f}" if isinstance(value, int | float) else "–"
+
+
+def section(title: str, content: str) -> str:
+    """content: HTML already."""
+    return f"<section><h2>{html.escape(title)}</h2>{content}</section>"
+
+
+def paragraph(content: str) -> str:
+    """content: HTML already."""
+    return f"<p>{content}</p>"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True, spread: bool = False) -> str:
+    """numbers: all columns but the first stand to the right. spread: a row's single value goes over all columns."""
+    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    lines = []
+    for first, *rest in rows:
+        over = f' colspan="{len(head) - 1}"' if spread and len(rest) == 1 else ""
+        cells = "".join(f"<td{over}>{html.escape(cell)}</td>" for cell in rest)
+        lines.append(f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>')
+    kind = "numbers" if numbers else "words"
+    table = f'<table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    return f'<div class="wide" tabindex="0">{table}</div>'
+
+
+def plot(figure: Figure, alternative: str) -> str:
+    """A figure as an HTML image. alternative: text for readers who cannot see it."""
+    return inline(png_of(figure, PLOT_DPI), "png", alternative, "plot")
+
+
+def picture(picture: np.ndarray, alternative: str) -> str:
+    """Pixels as an HTML image. picture: (H, W, 3) uint8 RGB. alternative: text for readers who cannot see it."""
+    return inline(jpeg_of(picture, SHEET_QUALITY), "jpeg", alternative, "sheet")
+
+
+def gallery(drawings: Sequence[Drawing], key: str, wide: bool = False) -> str:
+    """Thumbnails that open the full drawing over the page, each picture once in the file and without a script.
+
+    key: of the gallery in the page, a word of its own. wide: fewer of them in a row.
+    """
+    items = []
+    for position, drawing in enumerate(drawings):
+        here = f"{key}-{position + 1}"
+        ways = [f'<a href="#{key}-{position}">previous</a>'] if position else []
+        ways += [f'<a href="#{key}-{position + 2}">next</a>'] if position + 1 < len(drawings) else []
+        ways += [f'<a href="#{here}-small">close</a>']
+        image = inline(jpeg_of(drawing.pixels, SHEET_QUALITY), "jpeg", f"{drawing.name}, drawn", "drawing")
+        note = f" <span>{html.escape(drawing.note)}</span>" if drawing.note else ""
+        items.append(
+            f'<li id="{here}-small"><figure id="{here}"><a class="open" href="#{here}">{image}</a><figcaption>'
+            f'<bdi>{html.escape(drawing.name)}</bdi>{note}<span class="ways">{" ".join(ways)}</span></figcaption>'
+            "</figure></li>"
+        )
+    return f'<ul class="gallery{" wide-pictures" if wide else ""}">{"".join(items)}</ul>'
+
+
+def legend(entries: Sequence[tuple[str, str]]) -> str:
+    """What colours mean: (word, CSS colour) each."""
+    parts = (f'<li><i style="background: {colour}"></i>{html.escape(word)}</li>' for word, colour in entries)
+    return f'<ul class="legend">{"".join(parts)}</ul>'
+
+
+def bars(head: Sequence[str], rows: Sequence[tuple[str, float | None, Sequence[str]]]) -> str:
+    """A table whose first number is a share of 1, drawn as a bar too; (name, share, other cells) each."""
+    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    lines = []
+    for name, share, rest in rows:
+        length = f' style="--share: {100 * min(max(share or 0.0, 0.0), 1.0):.1f}%"'
+        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in rest)
+        lines.append(
+            f'<tr><th scope="row">{html.escape(name)}</th><td class="bar"{length}>{fraction(share)}</td>{cells}</tr>'
+        )
+    body = "".join(lines)
+    table = f'<table class="numbers"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="wide" tabindex="0">{table}</div>'
+
+
+def in_words(value: object) -> str:
+    """A setting as a person reads it: "on", "0.3", "cat 0.4, dog 0.5"."""
+    if value is None or value in ({}, [], ()):
+        return "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if is_dataclass(value):
+        parts = {name: each for name, each in vars(value).items() if each not in (None, {}, [], ())}
+        kind = [str(parts.pop("kind"))] if "kind" in parts else []
+        return " ".join([*kind, in_words({name.replace("_", " "): each for name, each in parts.items()})])
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {in_words(each)}" for name, each in value.items())
+    return ", ".join(map(in_words, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def inline(content: bytes, kind: str, alternative: str, role: str) -> str:
+    """An HTML image that carries its own file. kind: "png" or "jpeg". role: its class in the page's style."""
+    encoded = base64.b64encode(content).decode("ascii")
+    return f'<img class="{role}" alt="{html.escape(alternative)}" src="data:image/{kind};base64,{encoded}">'

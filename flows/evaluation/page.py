@@ -1,0 +1,222 @@
+"""evaluation.html: an evaluation as one page with everything inside, headline figures first, a table for each question.
+
+Beside it predictions and truth are written as ODVG files, which the review page opens over each other.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from browse import page_parts as pages
+from browse.contact_sheet import side_by_side
+from browse.images.pictures import reduced_picture
+from browse.judged import JUDGED, JUDGED_LEGEND, draw_judged, verdicts
+from browse.page_style import headlines_of
+from flows.evaluation.benchmarks import Benchmark, Metric
+from flows.evaluation.config import EvaluateConfig
+from flows.evaluation.report import AnnotatedOnly, confident_boxes
+from flows.evaluation.scoring import SHOWN_SCORE, confusion, mistakes_of
+from formats.images import safe_join
+from formats.io.errors import InputError
+from formats.io.files import write_whole
+from formats.io.plurals import many
+from formats.label_map import write_label_map
+from formats.odvg import write_odvg
+from formats.record import Record
+
+PAGE_NAME = "evaluation.html"
+PREDICTIONS_NAME, TRUTH_NAME, LABEL_MAP_NAME = "predictions_od.json", "truth_od.json", "predictions_label_map.json"
+DRAWN_SIDE = 640  # pixels at most of each half of a drawing
+PICTURES = 12
+MAX_CATEGORIES = 100  # of the table; all of them are in per_category.csv
+MAX_CONFUSED = 12  # pairs
+# Names of numbers in evaluation.json -> what a reader knows them as.
+HEADLINES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "f1": "F1"}
+SIZES = {"ap_small": "small, to 32 x 32 pixels", "ap_medium": "medium", "ap_large": "large, from 96 x 96 pixels"}
+SETTINGS = """weights truth categories work_dir score_floor scale dtype max_per_image chunk_size max_per_chunk
+score_threshold resamples""".split()
+
+
+@dataclass(frozen=True)
+class PageData:
+    """What the page is about. numbers: as evaluation.json has them. metric: that was measured."""
+
+    config: EvaluateConfig
+    benchmark: Benchmark
+    predictions: Sequence[Record]
+    metric: Metric
+    numbers: Mapping[str, Any]
+
+    @property
+    def min_score(self) -> float:
+        """Boxes below it are neither drawn nor counted as mistakes."""
+        return self.config.score_threshold if self.metric == "generalized_expressions" else SHOWN_SCORE
+
+    @functools.cached_property
+    def confusion(self) -> np.ndarray:
+        """As scoring.confusion gives it."""
+        return confusion(self.benchmark.records, self.predictions, self.benchmark.names)
+
+    @property
+    def scored(self) -> Sequence[Record]:
+        """The predictions of names that were annotated for their image."""
+        return AnnotatedOnly(self.benchmark, self.predictions) if self.benchmark.names else self.predictions
+
+
+def write_page(data: PageData) -> Path:
+    """Writes evaluation.html, predictions_od.json and truth_od.json into the work_dir; gives the page's path."""
+    folder = data.config.work_dir
+    _write_labels(folder, data)
+    sections = [
+        _figures(data),
+        _review(data),
+        _mistakes(data),
+        _worst(data),
+        _categories(data),
+        _confused(data),
+        _sizes(data),
+        _plot(folder / "precision_recall.png", "How much does it find at which precision?"),
+        _plot(folder / "confusion.png", "Every category against every other"),
+        _settings(data),
+    ]
+    title = f"Evaluation: {folder.resolve().name}"
+    path = folder / PAGE_NAME
+    with write_whole(path) as file:
+        file.write(pages.page(title, "\n".join(filter(None, sections)), str(data.numbers["software"])))
+    return path
+
+
+def _write_labels(folder: Path, data: PageData) -> None:
+    confident = (confident_boxes(each, data.metric, data.min_score) for each in data.scored)
+    write_odvg(folder / PREDICTIONS_NAME, confident)
+    write_odvg(folder / TRUTH_NAME, data.benchmark.records)
+    if data.benchmark.names:
+        write_label_map(folder / LABEL_MAP_NAME, dict(enumerate(data.benchmark.names)))
+
+
+def _figures(data: PageData) -> str:
+    numbers, headline = data.numbers, str(data.numbers["headline"])
+    low, high = numbers.get("interval") or (None, None)
+    interval = "" if low is None else f"95 % interval {low:.3f} to {high:.3f}"
+    figures = [(HEADLINES.get(headline, headline), f"{numbers[headline]:.3f}", interval)]
+    others = [name for name in ("ap50", "ap75") if name in numbers] or [
+        name for name, value in numbers.items() if isinstance(value, float) and name != headline
+    ]
+    for name in others[:2]:
+        figures.append((HEADLINES.get(name, name.replace("_", " ")), pages.fraction(numbers[name]), ""))
+    boxes = sum(len(record.instances or record.regions or ()) for record in data.benchmark.records)
+    figures.append(("images", pages.number(numbers["images"]), f"{boxes:,} true {_unit(data)}"))
+    return headlines_of(figures)
+
+
+def _unit(data: PageData) -> str:
+    return "boxes" if data.benchmark.names else "phrases"
+
+
+def _review(data: PageData) -> str:
+    """The command that shows predictions and truth over each other."""
+    root, folder = data.benchmark.image_root.resolve(), data.config.work_dir
+    words = ["groundhog", "browse", "serve", str(folder), PREDICTIONS_NAME, str(root), "--compare", TRUTH_NAME]
+    said = f"Predictions from a score of {data.min_score:g} on over the truth, in the browser:"
+    return pages.paragraph(f"{said} <code>{html.escape(shlex.join(words))}</code>")
+
+
+def _mistakes(data: PageData) -> str:
+    """Right, wrong and missed boxes at the score from which boxes are shown."""
+    if not data.benchmark.names or data.benchmark.federation is not None:
+        return ""
+    table = data.confusion
+    right, named = int(table[:-1, :-1].trace()), int(table[:-1, :-1].sum())
+    missed, invented = int(table[:-1, -1].sum()), int(table[-1, :-1].sum())
+    true, made = named + missed, named + invented
+    cells = [
+        ["right", f"{right:,}", _share(right, true)],
+        ["found under a wrong name", f"{named - right:,}", _share(named - right, true)],
+        ["missed", f"{missed:,}", _share(missed, true)],
+        ["boxes of nothing", f"{invented:,}", f"{_share(invented, made)} of the predictions"],
+    ]
+    intro = pages.paragraph(f"Boxes with a score of {SHOWN_SCORE:g} or more, at an IoU of 0.5.")
+    return pages.section("What goes right and wrong?", intro + pages.table(["", "Boxes", "Share"], cells))
+
+
+def _share(part: int, of: int) -> str:
+    return f"{part / of:.1%}" if of else pages.fraction(None)
+
+
+def _worst(data: PageData) -> str:
+    """The images with most mistakes, truth and prediction beside each other."""
+    records = data.benchmark.records
+    wrong = mistakes_of(records, data.scored, data.metric, data.config.score_threshold)
+    order = sorted((index for index, count in enumerate(wrong) if count), key=lambda index: (-wrong[index], index))
+    drawings = []
+    for index in order[:PICTURES]:
+        truth, found = records[index], confident_boxes(data.scored[index], data.metric, data.min_score)
+        try:
+            image = reduced_picture(safe_join(data.benchmark.image_root, truth.filename), DRAWN_SIDE)
+        except (OSError, InputError):  # it has moved since it was labelled
+            continue
+        judged = verdicts(found, truth)
+        left, right = draw_judged(image, truth, judged.others, JUDGED), draw_judged(image, found, judged.ours, JUDGED)
+        drawings.append(pages.Drawing(side_by_side(left, right), truth.filename, many(wrong[index], "mistake")))
+    if not drawings:
+        return ""
+    said = f"{sum(map(bool, wrong)):,} of {len(wrong):,} have a mistake; truth on the left, prediction on the right."
+    content = pages.paragraph(said) + pages.legend(JUDGED_LEGEND) + pages.gallery(drawings, "worst", wide=True)
+    return pages.section("Which images are worst?", content)
+
+
+def _categories(data: PageData) -> str:
+    scores: Mapping[str, float] = data.numbers.get("per_category") or {}
+    if len(scores) < 2:
+        return ""
+    boxes = Counter(each.category for record in data.benchmark.records for each in record.instances or ())
+    lowest = sorted(scores, key=lambda name: (scores[name], name))
+    rows = [(name, scores[name], [f"{boxes[name]:,}"]) for name in lowest[:MAX_CATEGORIES]]
+    rest = len(scores) - len(rows)
+    said = "The lowest first." + (f" {rest:,} more are in per_category.csv." if rest > 0 else "")
+    table = pages.bars(["", "AP", "True boxes"], rows)
+    return pages.section("How good is it at each category?", pages.paragraph(said) + table)
+
+
+def _confused(data: PageData) -> str:
+    """The pairs of categories that are taken for one another most often."""
+    names = data.benchmark.names
+    if len(names) < 2 or data.benchmark.federation is not None:
+        return ""
+    table = data.confusion[:-1, :-1].copy()
+    np.fill_diagonal(table, 0)
+    order = [divmod(int(place), len(names)) for place in np.argsort(-table, axis=None, kind="stable")[:MAX_CONFUSED]]
+    rows = [[names[true], names[guess], f"{table[true, guess]:,}"] for true, guess in order if table[true, guess]]
+    if not rows:
+        return ""
+    return pages.section("What is taken for what?", pages.table(["True", "Predicted", "Boxes"], rows))
+
+
+def _sizes(data: PageData) -> str:
+    none: list[str] = []
+    rows = [(words, data.numbers[name], none) for name, words in SIZES.items() if data.numbers.get(name) is not None]
+    return pages.section("How good is it at which size?", pages.bars(["", "AP"], rows)) if len(rows) > 1 else ""
+
+
+def _plot(path: Path, title: str) -> str:
+    if not path.is_file():
+        return ""
+    return pages.section(title, pages.inline(path.read_bytes(), "png", title, "plot"))
+
+
+def _settings(data: PageData) -> str:
+    config = data.config
+    settings = {name: getattr(config, name) for name in SETTINGS if getattr(config, name) is not None}
+    rows = [[name.replace("_", " "), pages.in_words(value)] for name, value in settings.items()]
+    rows += [["images", str(data.benchmark.image_root)], ["metric", data.metric]]
+    rows.append(["truth SHA-256", str(data.numbers["truth_sha256"])[:16]])
+    return pages.section("With what settings?", pages.table(["Setting", ""], rows, numbers=False))

@@ -1,0 +1,27 @@
+"""Batch norms become part of the convolutions before them, for inference."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+
+@torch.no_grad()
+def fold_batch_norms(network: nn.Module) -> None:
+    """In place, for a network in which a norm whose module has a convolution just before it follows that one.
+
+    It can no longer be trained or saved.
+    """
+    for module in list(network.modules()):
+        before: nn.Module | None = None
+        for name, child in list(module.named_children()):
+            if isinstance(before, nn.Conv2d) and isinstance(child, nn.BatchNorm2d):
+                assert child.running_mean is not None
+                assert child.running_var is not None
+                before.weight, before.bias = fuse_conv_bn_weights(
+                    before.weight, before.bias, child.running_mean, child.running_var, child.eps,
+                    child.weight, child.bias,
+                )  # fmt: skip
+                setattr(module, name, nn.Identity())
+            before = child
