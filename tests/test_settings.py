@@ -90,8 +90,11 @@ def test_settings_have_no_default_anywhere_else() -> None:
     ]
     assert others == [
         "flows/detection/options.py: batch_size = 1",  # with its own reason
-        "flows/labelling/filter.py: overwrite = False",  # of label files; the setting is of plans
+        "flows/labelling/bootstrap.py: overwrite = False",  # of label files; the setting is of plans
+        "flows/labelling/bootstrap.py: overwrite = False",
+        "flows/labelling/filter.py: overwrite = False",
         "flows/labelling/review_import.py: overwrite = False",  # of corrections
+        "flows/orchestration/deployments.py: overwrite = False",
         "flows/orchestration/deployments.py: overwrite = False",
     ]
 
