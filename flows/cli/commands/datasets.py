@@ -182,6 +182,8 @@ def _check_pictures(options: argparse.Namespace) -> bool:
 
     sets = {options.image_dir: (options.image_dir, None)}
     if options.against:
+        if as_path(options.against).resolve() == as_path(options.image_dir).resolve():
+            raise InputError("--against", "is the folder of --images", "expected another folder, such as a test set's")
         sets[options.against] = (options.against, None)
     report = check_images(sets)
     print(describe_report(report))
