@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
 
 from browse.images.colours import Colour, colour_of, ink_on
 from browse.images.pictures import read_picture
@@ -79,12 +79,16 @@ def draw_record(
     return np.asarray(picture)
 
 
-def draw_image(record: Record, image: str | Path | np.ndarray | None = None, palette: str = "category") -> Image.Image:
+def draw_image(
+    record: Record, image: str | Path | np.ndarray | Image.Image | None = None, palette: str = "category"
+) -> Image.Image:
     """A record on its picture, as a notebook shows it.
 
     image: the picture, its path, or the folder that record.filename lies in; None: record.filename is a path, as
     Detector.predict gives it. palette: as in draw_record. Raises InputError for a picture that cannot be read.
     """
+    if isinstance(image, Image.Image):
+        image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     if not isinstance(image, np.ndarray):
         path = Path(record.filename if image is None else image)
         image = read_picture(path / record.filename if path.is_dir() else path)

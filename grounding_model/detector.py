@@ -35,6 +35,7 @@ from grounding_model.inputs.predict import (
     ImageSource,
     PredictSettings,
     ScoredRecord,
+    as_source,
     image_list,
     records_of,
 )
@@ -570,7 +571,8 @@ def _read_ahead(
     last: str | None = None
     with ThreadPoolExecutor(READERS, thread_name_prefix="read-image") as readers:
         try:
-            for index, (image, prompt) in enumerate(pairs):
+            for index, (given, prompt) in enumerate(pairs):
+                image = as_source(given)
                 filename = f"image-{index}" if isinstance(image, np.ndarray) else str(image)
                 if isinstance(image, np.ndarray) or filename != last:  # the same array may hold other pixels by now
                     picture = readers.submit(_read, image, filename, scale)  # before _load, which waits for it
