@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -336,7 +337,11 @@ def load_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 @cache
 def _font_folder() -> Path:
-    import matplotlib  # heavy; needed only for the folder of its fonts
+    found = find_spec("matplotlib")  # not imported, which would take half a second for the folder of its fonts
+    beside = Path((found and found.origin) or "").parent / "mpl-data" / "fonts" / "ttf"
+    if beside.is_dir():
+        return beside
+    import matplotlib  # as some systems put its data elsewhere
 
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
