@@ -1,8 +1,8 @@
 """Pictures that are the same picture: equal files, re-encoded, resized, mirrored, or cut out of one another.
 
 Two pictures are near duplicates where their perceptual hashes hardly differ, or where enough of their ORB key points
-agree on one turn, scale and shift (RANSAC); few key points are enough where the pictures are alike when one is laid over
-the other so. Only the pictures that look most alike are compared by key points.
+agree on one turn, scale and shift (RANSAC); few are enough where both pictures look alike, one laid over the other.
+Only the pictures that look most alike are compared by key points.
 docs/curation.md has the measurement behind the limits. N images
 """
 
