@@ -259,7 +259,7 @@ def test_cvat_shapes_without_an_upright_box_are_left_out_and_counted(tmp_path):
 def test_a_cvat_video_is_refused_not_read_as_nothing(tmp_path):
     track = f'<track id="0" label="cat"><box frame="0" outside="0" {SIDES}/></track>'
     (tmp_path / "a.xml").write_text(f"<annotations>{track}</annotations>")
-    with pytest.raises(InputError, match=r"contains 1 tracks of a video, and no image .*export the task"):
+    with pytest.raises(InputError, match=r"contains 1 track of a video, and no image .*export the task"):
         list(read_cvat(tmp_path / "a.xml"))
 
 

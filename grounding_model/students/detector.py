@@ -160,7 +160,7 @@ def classes_of(names: Sequence[str], prompt: Prompt) -> list[list[int]]:
     for name, own in zip(prompt.labels, classes):
         if not own:
             remedy = want_one_of(names, name)
-            raise InputError(f"prompt '{name}'", "is no class of this detector, whose classes are fixed", remedy)
+            raise InputError(f"prompt '{name}'", "is not a class of this detector, whose classes are fixed", remedy)
     return classes
 
 
