@@ -1,13 +1,16 @@
-"""Whether other programs load what we write: `python benchmarks/peers_load.py`.
+"""Whether other programs load what we write: `python benchmarks/peers_load.py [NAME ...]`.
 
-Makes a virtual environment in a temporary folder, puts the peers in it that install (what this environment has already,
-such as torch, is shared), converts a drawn data set to YOLO, COCO and VOC, loads each with its peers, and compares the
-number of images and boxes and the corners of the boxes with ours. Exit code 1 where a peer that installed differs.
+Makes a virtual environment in a temporary folder for each program, and installs it with its dependencies (what this
+environment has already, such as torch, is shared). Converts a drawn data set to the formats that the programs read,
+loads each, and compares the number of images and boxes and the corners of the boxes with ours. Prints a line for each:
+loaded, could not be installed, or FAILED. Exit code 1 where a program that installed did not load what we wrote, 3
+where none could be installed. NAME: only programs whose name contains it, such as `ultralytics`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -19,10 +22,10 @@ from formats import read_odvg
 from formats.convert import convert
 from grounding_model.glyphs import write_scenes
 
-# name -> packages, and a program that fills found, {image stem: [[x1, y1, x2, y2], ...]}, from a data set in `folder`
+# name -> package, and a program that fills found, {image stem: [[x1, y1, x2, y2], ...]}, from a data set in `folder`
 PEERS = {
-    "ultralytics": (
-        ("ultralytics", "ultralytics-thop", "opencv-python-headless"),
+    "Ultralytics, YOLO": (
+        "ultralytics",
         """
 from ultralytics.data import YOLODataset
 from ultralytics.data.utils import check_det_dataset
@@ -36,7 +39,7 @@ for label in YOLODataset(img_path=data["train"], data=data, augment=False, cache
 """,
     ),
     "supervision, YOLO": (
-        ("supervision", "defusedxml", "opencv-python-headless"),
+        "supervision",
         """
 import supervision
 yolo = f"{folder}/yolo"
@@ -46,7 +49,7 @@ for path, _, boxes in data:
 """,
     ),
     "supervision, COCO": (
-        ("supervision", "defusedxml", "opencv-python-headless"),
+        "supervision",
         """
 import supervision
 data = supervision.DetectionDataset.from_coco(f"{folder}/yolo/images", f"{folder}/coco.json")
@@ -55,7 +58,7 @@ for path, _, boxes in data:
 """,
     ),
     "supervision, VOC": (
-        ("supervision", "defusedxml", "opencv-python-headless"),
+        "supervision",
         """
 import supervision
 data = supervision.DetectionDataset.from_pascal_voc(f"{folder}/yolo/images", f"{folder}/voc/Annotations")
@@ -64,14 +67,74 @@ for path, _, boxes in data:
 """,
     ),
     "datumaro, COCO": (
-        ("datumaro",),
+        "datumaro",
         """
 from datumaro.components.dataset import Dataset
 for item in Dataset.import_from(f"{folder}/coco.json", "coco_instances"):
     found[item.id] = [list(each.points) for each in item.annotations]
 """,
     ),
+    "datumaro, VOC": (
+        "datumaro",
+        """
+from datumaro.components.dataset import Dataset
+for item in Dataset.import_from(f"{folder}/voc", "voc", coordinate_mode="voc-one-based"):
+    found[item.id] = [list(each.points) for each in item.annotations]
+""",
+    ),
+    # Label Studio's own checks of a task against a labelling interface, and its own converter.
+    "Label Studio": (
+        "label-studio-sdk",
+        """
+from label_studio_sdk.converter import Converter
+from label_studio_sdk.label_interface import LabelInterface
+tasks = json.loads(Path(f"{folder}/labelstudio.json").read_text())
+names = sorted({name for each in tasks for answer in each.get("annotations", ()) for box in answer["result"]
+                for name in box["value"]["rectanglelabels"]})
+labels = "".join(f'<Label value="{name}"/>' for name in names)
+config = f'<View><Image name="image" value="$image"/>'
+config += f'<RectangleLabels name="label" toName="image">{labels}</RectangleLabels></View>'
+interface = LabelInterface(config)
+for index, each in enumerate(tasks):
+    interface.validate_task(each)
+    for answer in each.get("annotations", ()):
+        assert interface.validate_annotation(answer), answer
+    each["id"] = index
+    for answer in each.get("annotations", ()):
+        answer.setdefault("completed_by", 1)
+        answer["id"] = index
+Path(f"{folder}/export.json").write_text(json.dumps(tasks))
+Converter(config, f"{folder}", download_resources=False).convert_to_coco(
+    f"{folder}/export.json", f"{folder}/ls-coco", output_image_dir=f"{folder}/yolo/images", is_dir=False
+)
+coco = json.loads(Path(f"{folder}/ls-coco/result.json").read_text())
+stems = {each["id"]: Path(each["file_name"]).stem for each in coco["images"]}
+found |= {stem: [] for stem in stems.values()}
+for each in coco["annotations"]:
+    x, y, w, h = each["bbox"]
+    found[stems[each["image_id"]]].append([x, y, x + w, y + h])
+""",
+    ),
+    # Its importer; the data set needs FiftyOne's MongoDB, which the package brings for some systems alone.
+    "FiftyOne": (
+        "fiftyone",
+        """
+import fiftyone
+from PIL import Image
+data = fiftyone.Dataset.from_dir(
+    f"{folder}/fiftyone", dataset_type=fiftyone.types.FiftyOneImageDetectionDataset, label_field="truth"
+)
+for sample in data:
+    width, height = Image.open(sample.filepath).size
+    found[Path(sample.filepath).stem] = [
+        [x * width, y * height, (x + w) * width, (y + h) * height]
+        for x, y, w, h in (each.bounding_box for each in sample["truth"].detections)
+    ]
+""",
+    ),
 }
+# What says that a program is there, but not something that it needs from outside Python.
+NOT_RUNNABLE = ("ModuleNotFoundError", "ImportError", "FiftyOneConfigError", "ServiceExecutableNotFound", "mongod")
 HEAD = """
 import json, sys
 from pathlib import Path
@@ -82,13 +145,22 @@ print("RESULT" + json.dumps({name: [list(map(float, box)) for box in boxes] for 
 """
 
 
-def main() -> int:
-    """Prints a line for each peer."""
+def main(wanted: list[str]) -> int:
+    """Prints a line for each program."""
+    peers = [name for name in PEERS if not wanted or any(each.lower() in name.lower() for each in wanted)]
+    if not peers:
+        print(f"expected one of: {', '.join(PEERS)}", file=sys.stderr)
+        return 2
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         expected = _write(folder)
-        python = _environment(folder)
-        return int(any([not _loads(peer, folder, python, expected) for peer in PEERS]))
+        pythons = {
+            package: _environment(folder, package) for package in dict.fromkeys(PEERS[peer][0] for peer in peers)
+        }
+        results = [_loads(peer, folder, pythons[PEERS[peer][0]], expected) for peer in peers]
+    if all(result is None for result in results):
+        return 3
+    return int(False in results)
 
 
 def _write(folder: Path) -> dict[str, list[list[float]]]:
@@ -96,38 +168,55 @@ def _write(folder: Path) -> dict[str, list[list[float]]]:
     convert("odvg", "yolo", source, folder / "yolo")
     convert("odvg", "voc", source, folder / "voc")
     convert("odvg", "coco", source, folder / "coco.json")
+    convert("odvg", "labelstudio", source, folder / "labelstudio.json")
+    convert("odvg", "fiftyone", source, folder / "fiftyone")
     (folder / "drawn/images").rename(folder / "yolo/images")
+    (folder / "fiftyone/data").symlink_to(folder / "yolo/images")
     return {
         Path(record.filename).stem: [list(each.box) for each in record.instances or ()] for record in read_odvg(source)
     }
 
 
-def _environment(folder: Path) -> Path:
-    venv.create(folder / "venv", with_pip=True)
-    site = next((folder / "venv/lib").glob("python*/site-packages"))
+def _environment(folder: Path, package: str) -> Path | str:
+    """The interpreter of an environment with the package, or why there is none."""
+    place = folder / f"venv-{package}"
+    venv.create(place, with_pip=True)
+    site = next((place / "lib").glob("python*/site-packages"))
     (site / "shared.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    return folder / "venv/bin/python"
+    python = place / "bin/python"
+    pip = [str(python), "-m", "pip", "install", "--quiet", package]
+    done = subprocess.run(pip, capture_output=True, text=True, check=False)
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        return errors[-1] if errors else "pip failed"
+    return python
 
 
-def _loads(peer: str, folder: Path, python: Path, expected: dict[str, list[list[float]]]) -> bool:
-    packages, program = PEERS[peer]
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", *packages]
-    if subprocess.run(pip, capture_output=True, check=False).returncode:
-        print(f"{peer}: does not install here")
-        return True
-    command = [str(python), "-c", HEAD + program + TAIL, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _loads(peer: str, folder: Path, python: Path | str, expected: dict[str, list[list[float]]]) -> bool | None:
+    """Whether it loads what we wrote; None where it could not be installed."""
+    if isinstance(python, str):
+        print(f"{peer}: could not be installed ({python})", flush=True)
+        return None
+    command = [str(python), "-c", HEAD + PEERS[peer][1] + TAIL, str(folder)]
+    environment = os.environ | {"DO_NOT_TRACK": "1", "FIFTYONE_DO_NOT_TRACK": "true"}
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder)
     if done.returncode or "RESULT" not in done.stdout:
         reason = (done.stderr.strip().splitlines() or ["no result"])[-1]
-        missing = "ModuleNotFoundError" in reason or "ImportError" in reason
-        print(f"{peer}: {'does not run here' if missing else 'FAILED'} ({reason})")
-        return missing
+        runs = not any(word in done.stderr for word in NOT_RUNNABLE)
+        said = "FAILED" if runs else "could not be installed whole: something that it needs is not there"
+        print(f"{peer}: {said} ({reason})", flush=True)
+        return False if runs else None
     found = json.loads(done.stdout.split("RESULT")[1])
     worst = _difference(found, expected)
-    limit = 1.01  # VOC counts pixels from 1, which not every reader undoes; the others are within a hundredth
     boxes = sum(map(len, found.values()))
-    print(f"{peer}: {len(found)} images, {boxes} boxes, at most {worst:.2f} pixels from ours")
+    limit = PIXELS.get(peer, 0.05)
+    verdict = "loaded" if worst <= limit else "FAILED"
+    print(f"{peer}: {verdict}: {len(found)} images, {boxes} boxes, at most {worst:.2f} pixels from ours", flush=True)
     return worst <= limit
+
+
+PIXELS = {"supervision, VOC": 1.01}  # it does not undo that VOC counts pixels from 1
 
 
 def _difference(found: dict[str, list[list[float]]], expected: dict[str, list[list[float]]]) -> float:
@@ -143,4 +232,4 @@ def _difference(found: dict[str, list[list[float]]], expected: dict[str, list[li
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -10,11 +10,12 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
 
 from browse.images.colours import Colour, colour_of, ink_on
 from browse.images.pictures import read_picture
@@ -79,12 +80,16 @@ def draw_record(
     return np.asarray(picture)
 
 
-def draw_image(record: Record, image: str | Path | np.ndarray | None = None, palette: str = "category") -> Image.Image:
+def draw_image(
+    record: Record, image: str | Path | np.ndarray | Image.Image | None = None, palette: str = "category"
+) -> Image.Image:
     """A record on its picture, as a notebook shows it.
 
     image: the picture, its path, or the folder that record.filename lies in; None: record.filename is a path, as
     Detector.predict gives it. palette: as in draw_record. Raises InputError for a picture that cannot be read.
     """
+    if isinstance(image, Image.Image):
+        image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     if not isinstance(image, np.ndarray):
         path = Path(record.filename if image is None else image)
         image = read_picture(path / record.filename if path.is_dir() else path)
@@ -332,7 +337,11 @@ def load_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 @cache
 def _font_folder() -> Path:
-    import matplotlib  # heavy; needed only for the folder of its fonts
+    found = find_spec("matplotlib")  # not imported, which would take half a second for the folder of its fonts
+    beside = Path((found and found.origin) or "").parent / "mpl-data" / "fonts" / "ttf"
+    if beside.is_dir():
+        return beside
+    import matplotlib  # as some systems put its data elsewhere
 
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from browse.draw import IGNORE_COLOUR, Note, draw_record
 from browse.images.colours import Colour, css_of
-from browse.review.compare import compared, named_boxes
+from browse.review.compare import MATCHED, compared, named_boxes
 from formats.boxes import pairwise_iou
 from formats.record import Record
 
@@ -48,24 +48,31 @@ class Verdicts(NamedTuple):
         return sum(each in changes for each in (*self.ours, *(each for each in self.others if each == "lost")))
 
 
-def verdicts(ours: Record, others: Record) -> Verdicts:
-    """Two records of one image compared. Boxes that the others ignore are neither right nor wrong, nor missed."""
+def verdicts(ours: Record, others: Record, excused: bool = True) -> Verdicts:
+    """Two records of one image compared. Boxes to be ignored, of either side, are neither right nor wrong, nor missed.
+
+    excused: a box of ours where the others ignore one is not wrong, as metrics have it.
+    """
     mine, theirs = named_boxes(ours), named_boxes(others)
-    counting = [position for position, each in enumerate(theirs) if not each["ignore"]]
-    changes = compared(mine, [theirs[position] for position in counting])
-    of_theirs = ["ignored"] * len(theirs)
-    for position, change in zip(counting, changes["others"]):
-        of_theirs[position] = change
-    ignored = [each["box"] for each in theirs if each["ignore"]]
-    covered = pairwise_iou([each["box"] for each in mine], ignored).max(axis=1, initial=0.0) >= 0.5
-    of_mine = ["ignored" if change == "gained" and cover else change for change, cover in zip(changes["ours"], covered)]
-    return Verdicts(of_mine, of_theirs)
+    counting = [[place for place, each in enumerate(side) if not each["ignore"]] for side in (mine, theirs)]
+    changes = compared([mine[place] for place in counting[0]], [theirs[place] for place in counting[1]])
+    found = Verdicts(["ignored"] * len(mine), ["ignored"] * len(theirs))
+    for side, places, became in zip(found, counting, (changes["ours"], changes["others"])):
+        for place, change in zip(places, became):
+            side[place] = change
+    if excused:
+        ignored = [each["box"] for each in theirs if each["ignore"]]
+        covered = pairwise_iou([each["box"] for each in mine], ignored).max(axis=1, initial=0.0) >= MATCHED
+        for place in range(len(mine)):
+            if found.ours[place] == "gained" and covered[place]:
+                found.ours[place] = "ignored"
+    return found
 
 
 def draw_judged(
     image: np.ndarray, record: Record, changes: Sequence[str], table: Mapping[str, tuple[str, Colour]]
 ) -> np.ndarray:
     """(H, W, 3) uint8 RGB with the record's boxes in the colours of a table above. changes: of each box."""
-    return draw_record(
-        image, record, notes=[Note(*table.get(change, ("ignored", IGNORE_COLOUR))) for change in changes]
-    )
+    found = (table.get(change, ("ignored", IGNORE_COLOUR)) for change in changes)
+    notes = [Note("" if word in _UNSAID else word, colour) for word, colour in found]
+    return draw_record(image, record, notes=notes)

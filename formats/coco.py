@@ -51,6 +51,7 @@ class CocoContent(NamedTuple):
     category_entries: dict[Any, dict]
     images_left_out: Collection[Any] = frozenset()
     categories_left_out: Collection[Any] = frozenset()
+    ids_ascend: bool = False  # of the annotations, so that none is given twice; False: not known
 
 
 def read_coco(
@@ -79,6 +80,8 @@ def _repeated_ids(content: CocoContent) -> Iterator[InputError]:
 
     Ids that grow need no memory; the others are held against a set of all before.
     """
+    if content.ids_ascend:
+        return
     last: Any = None
     seen: set[Any] | None = None
     for index, entry in enumerate(content.annotations or ()):
@@ -149,6 +152,8 @@ def _load(
     annotations: PackedItems | None = None
     read = {"images": _IMAGE_KEYS.union(also_read), "categories": _CATEGORY_KEYS}
     annotation_keys = _ANNOTATION_KEYS.union(also_read)
+    ids_ascend = True
+    last: Any = -1
     for key, position, entry in _items(path, dict):
         if key not in ("images", "annotations", "categories"):
             continue
@@ -161,9 +166,13 @@ def _load(
             _add_by_id(tables[key], entry, f"{path}: {key} {position}")
         elif annotated and annotations is not None:
             count_unread(omissions, entry, annotation_keys, key)
+            annotation_id = entry.get("id")
+            ids_ascend = ids_ascend and type(annotation_id) is int and annotation_id > last
+            last = annotation_id
             annotations.append(_without_outlines(entry))
     images, category_entries = (needed(tables, key, str(path)) for key in ("images", "categories"))
-    return CocoContent(path, images, _categories(category_entries, path), annotations, category_entries)
+    names = _categories(category_entries, path)
+    return CocoContent(path, images, names, annotations, category_entries, ids_ascend=ids_ascend)
 
 
 def _without_outlines(entry: dict) -> dict:

@@ -254,7 +254,7 @@ def write_huggingface(
     with write_whole(Path(path) / METADATA) as stream:
         for record in records:
             refuse_caption(record, "this layout")
-            count_omissions(omissions, record, ("score",))
+            count_omissions(omissions, record, ("score", "unlabelled"))
             stream.write(json.dumps(metadata_line(record, categories, folder, scored), ensure_ascii=False) + "\n")
     return omissions
 

@@ -179,10 +179,10 @@ def write_odvg(
         omissions = write_open_groundingdino(path, _labelled(records, unlabelled))
         return omissions + unlabelled
     omissions = Omissions()
-    with write_whole(path, "wb") as stream, jsonlines.Writer(stream, dumps=line_bytes) as writer:
+    with write_whole(path, "wb") as stream:
         for record in records if loader is None else _labelled(records, omissions):
             record = record if loader is None else _without_ignored(record, omissions)
-            writer.write(record_to_line(record, placeholder))
+            stream.write(line_bytes(record_to_line(record, placeholder)) + b"\n")
             if record.regions and not placeholder:
                 omissions["phrases without a box"] += sum(not region.boxes for region in record.regions)
     return +omissions  # without the zeros

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from importlib import import_module
 from typing import Any
 
 from formats.io.notebook import html_table
@@ -142,8 +143,17 @@ class Record:
                         f"{self.filename}: span [{start}, {end}] leaves the caption of {length} characters"
                     )
 
+    def draw(self, image: Any = None) -> Any:
+        """The boxes on the picture, as a PIL image, which a notebook shows.
+
+        image: its path, the image folder, a PIL image, or (height, width, 3) uint8 RGB; None where filename is a path,
+        as Detector.predict gives it. Raises InputError for a picture that cannot be read.
+        """
+        # By name, since formats stands below the drawing and imports nothing of ours.
+        return import_module("browse.draw").draw_image(self, image)
+
     def _repr_html_(self) -> str:
-        """A notebook's view: a row for each box. browse.draw_image shows the boxes on the picture."""
+        """A notebook's view: a row for each box; draw() shows them on the picture."""
         rows = [
             (instance.category, _number(instance.score, 2), *(_number(value, 0) for value in instance.box))
             for instance in self.instances or ()

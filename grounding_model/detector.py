@@ -28,13 +28,14 @@ from formats.record import Box, Instance, Record, Region
 from grounding_model.checkpoints.weights import load_checkpoint
 from grounding_model.inputs.defaults import DTYPE, DTYPES, WEIGHTS
 from grounding_model.inputs.image import check_image, read_resized, resize_for_test
-from grounding_model.inputs.image_batch import collate_images
+from grounding_model.inputs.image_batch import collate_pixels, normalise
 from grounding_model.inputs.predict import (
     Failure,
     FeaturedRecord,
     ImageSource,
     PredictSettings,
     ScoredRecord,
+    as_source,
     image_list,
     records_of,
 )
@@ -73,11 +74,12 @@ class ReadyPrompt(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """height, width: of the stored image in pixels. resized: (h, w, 3) uint8 RGB."""
+    """height, width: of the stored image in pixels. pixels: (3, h, w) RGB as the model sees it, normalised float32, or
+    uint8 for a GPU, to which it comes in a quarter of the time."""
 
     height: int
     width: int
-    resized: np.ndarray
+    pixels: Tensor
 
 
 class LoadedImage(NamedTuple):
@@ -232,9 +234,12 @@ class Detector:
                 (image, partial(self._ready, each, chosen.chunk_size))
                 for image, each in zip(images, prompt, strict=True)
             )
-        loaded = _read_ahead(pairs, chosen.scale or self.model.config.image_scale, ahead=READERS + chosen.batch_size)
+        scale = chosen.scale or self.model.config.image_scale
+        on_gpu = self.device.type == "cuda"
+        read = partial(_read, scale=scale, for_gpu=on_gpu)
+        loaded = _read_ahead(pairs, read, ahead=READERS + chosen.batch_size)
         # A GPU works on a batch while we make records of the one before.
-        return _in_batches(loaded, chosen.batch_size, _Labeller(self, chosen), ahead=int(self.device.type == "cuda"))
+        return _in_batches(loaded, chosen.batch_size, _Labeller(self, chosen), ahead=int(on_gpu))
 
     def captions(self, prompt: Prompt, chunk_size: int | None = None) -> list[str]:
         """What the model reads of a prompt: one caption, or one for each chunk."""
@@ -293,7 +298,7 @@ class _Labeller:
         self.settings = settings
         self.texts = detector.text_cache()
         self.scorings: dict[int, tuple[Chunk, LabelScoring]] = {}
-        self.last: tuple[np.ndarray, ImageFeatures] | None = None  # pixels as the model saw them, and their features
+        self.last: tuple[Tensor, ImageFeatures] | None = None  # pixels as the model saw them, and their features
 
     def __call__(self, images: Sequence[LoadedImage]) -> Callable[[], list[Record]]:
         """Starts the work -> what waits for its end and gives the records."""
@@ -301,7 +306,7 @@ class _Labeller:
             return partial(self._records, self._batch(images))
         by_size: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images):
-            by_size.setdefault(image.picture.resized.shape, []).append(index)
+            by_size.setdefault(image.picture.pixels.shape, []).append(index)
         begun = [(indices, self._batch([images[index] for index in indices])) for indices in by_size.values()]
 
         def finish() -> list[Record]:
@@ -318,7 +323,7 @@ class _Labeller:
             return self._begin(images)
 
     def _begin(self, images: Sequence[LoadedImage]) -> Begun:
-        features = self._encode_images([image.picture.resized for image in images])
+        features = self._encode_images([image.picture.pixels for image in images])
         answers: list[tuple[int, Detections]] = []
         for chunks in zip_longest(*(image.prompt.chunks for image in images)):
             # An image whose prompt has no chunk left runs along with another's caption, and gets nothing from it.
@@ -327,12 +332,9 @@ class _Labeller:
             shared = set(captions) == {filler}  # a text of one caption is that of every image
             text = self._encode_text((filler,) if shared else tuple(captions))
             grounding = self.detector.forward.ground(features, text)
-            count = self.settings.max_per_chunk or self.settings.max_per_image
             last = grounding.logits[-1].float(), grounding.boxes[-1].float()
-            for index, (logits, boxes, chunk) in enumerate(zip(*last, chunks)):
-                if chunk:
-                    columns = self._columns(images[index])
-                    answers.append((index, _best_pairs(logits, boxes, self._scoring(chunk), count, columns)))
+            present = [index for index, chunk in enumerate(chunks) if chunk]
+            answers += zip(present, self._answers(*last, chunks, images))
         pooled = pooled_features(features) if self.settings.return_image_feature else None
         return Begun(images, answers, pooled)
 
@@ -347,14 +349,29 @@ class _Labeller:
         pooled = batch.pooled.cpu().numpy()
         return [_record_with(FeaturedRecord, record, image_feature=row) for record, row in zip(records, pooled)]
 
-    def _encode_images(self, pictures: Sequence[np.ndarray]) -> ImageFeatures:
-        """Row i is that of picture i. Those that share one array run through the backbone once, and the last of all
+    def _answers(
+        self, logits: Tensor, boxes: Tensor, chunks: Sequence[Chunk | None], images: Sequence[LoadedImage]
+    ) -> list[Detections]:
+        """(B, Q, L) logits and (B, Q, 4) boxes -> one for each image that has a chunk."""
+        count = self.settings.max_per_chunk or self.settings.max_per_image
+        first = chunks[0]
+        if first is not None and all(chunk is first for chunk in chunks):  # mostly: one prompt for all
+            together = _best_pairs(logits, boxes, self._scoring(first), count, self._columns(images[0]))
+            return [Detections(*rows) for rows in zip(*together)]
+        return [
+            _best_pairs(*answer, self._scoring(chunk), count, self._columns(image))
+            for answer, chunk, image in zip(zip(logits, boxes), chunks, images)
+            if chunk
+        ]
+
+    def _encode_images(self, pictures: Sequence[Tensor]) -> ImageFeatures:
+        """Row i is that of picture i. Those that share one tensor run through the backbone once, and the last of all
         is kept for the next batch, unless its padding belongs to this one.
         """
         known = {id(self.last[0]): self.last[1]} if self.last else {}
         new = list({id(pixels): pixels for pixels in pictures if id(pixels) not in known}.values())
         if new:
-            encoded = self.detector.forward.encode_image(collate_images(new, self.detector.device))
+            encoded = self.detector.forward.encode_image(collate_pixels(new, self.detector.device))
             known |= {id(pixels): encoded.one(index) for index, pixels in enumerate(new)}
         if not self.settings.mixed_sizes:
             self.last = pictures[-1], known[id(pictures[-1])]
@@ -434,18 +451,18 @@ class LabelScoring(NamedTuple):
 
 
 def label_scores(logits: Tensor, scoring: LabelScoring) -> Tensor:
-    """(Q, L) logits -> (Q, C) scores: mean over the tokens of an entity, best entity of a label.
+    """(..., Q, L) logits -> (..., Q, C) scores: mean over the tokens of an entity, best entity of a label.
 
     An expression's C is 1: the best of all tokens, [CLS], '.' and [SEP] among them as in the reference.
     """
     probabilities = logits.float().sigmoid()
     if scoring.mean is None:
         return probabilities.amax(dim=-1, keepdim=True)
-    entities = probabilities[:, : len(scoring.mean)] @ scoring.mean
-    if entities.shape[1] == len(scoring.labels):  # a label each, in whatever order
-        return torch.empty_like(entities).index_copy(1, scoring.places, entities)
-    scores = entities.new_zeros(len(entities), len(scoring.labels))
-    return scores.scatter_reduce(1, scoring.places.expand_as(entities), entities, "amax")
+    entities = probabilities[..., : len(scoring.mean)] @ scoring.mean
+    if entities.shape[-1] == len(scoring.labels):  # a label each, in whatever order
+        return torch.empty_like(entities).index_copy(-1, scoring.places, entities)
+    scores = entities.new_zeros(*entities.shape[:-1], len(scoring.labels))
+    return scores.scatter_reduce(-1, scoring.places.expand_as(entities), entities, "amax")
 
 
 def _nothing(columns: int) -> Detections:
@@ -453,19 +470,21 @@ def _nothing(columns: int) -> Detections:
 
 
 def _best_pairs(logits: Tensor, boxes: Tensor, scoring: LabelScoring, count: int, columns: int) -> Detections:
-    """(Q, L) logits, (Q, 4) cx, cy, w, h in fractions of the content -> the best (query, label) pairs, boxes as given.
+    """(..., Q, L) logits, (..., Q, 4) cx, cy, w, h in fractions of the content -> the best (query, label) pairs of an
+    image or of each, boxes as given.
 
     Nothing here waits for a GPU.
     """
     scores = label_scores(logits, scoring)
-    best, indices = scores.flatten().topk(min(count, scores.numel()))
-    query, column = indices // scores.shape[1], indices % scores.shape[1]
-    all_scores = scores.new_full((len(query), columns), torch.nan)
+    best, indices = scores.flatten(-2).topk(min(count, scores.shape[-2:].numel()))
+    query, column = indices // scores.shape[-1], indices % scores.shape[-1]
+    all_scores = scores.new_full((*query.shape, columns), torch.nan)
     if columns:
-        all_scores[:, scoring.labels] = scores[query]
+        all_scores[..., scoring.labels] = scores.take_along_dim(query[..., None], -2)
     # What is not a number anywhere must not be overlooked, since the best scores may well be some.
-    broken = logits.isnan().any() | ~boxes.isfinite().all()
-    return Detections(boxes[query].masked_fill(broken, torch.nan), best, scoring.labels[column], all_scores)
+    broken = logits.isnan().flatten(-2).any(-1) | ~boxes.isfinite().flatten(-2).all(-1)
+    chosen = boxes.take_along_dim(query[..., None], -2).masked_fill(broken[..., None, None], torch.nan)
+    return Detections(chosen, best, scoring.labels[column], all_scores)
 
 
 def _to_cpu(answers: Sequence[Detections]) -> list[Detections]:
@@ -563,17 +582,20 @@ def _outcomes(batch: Sequence[LoadedImage | Failure], finish: Callable[[], list[
 
 
 def _read_ahead(
-    pairs: Iterable[tuple[ImageSource, Callable[[], ReadyPrompt]]], scale: tuple[int, int], ahead: int
+    pairs: Iterable[tuple[ImageSource, Callable[[], ReadyPrompt]]],
+    read: Callable[[ImageSource, str], Picture],
+    ahead: int,
 ) -> Iterator[LoadedImage | Failure]:
     """Images in order, at most `ahead` of them decoded and not yet taken; a path that comes again at once is shared."""
     waiting: deque[Future[LoadedImage | Failure]] = deque()
     last: str | None = None
     with ThreadPoolExecutor(READERS, thread_name_prefix="read-image") as readers:
         try:
-            for index, (image, prompt) in enumerate(pairs):
+            for index, (given, prompt) in enumerate(pairs):
+                image = as_source(given)
                 filename = f"image-{index}" if isinstance(image, np.ndarray) else str(image)
                 if isinstance(image, np.ndarray) or filename != last:  # the same array may hold other pixels by now
-                    picture = readers.submit(_read, image, filename, scale)  # before _load, which waits for it
+                    picture = readers.submit(read, image, filename)  # before _load, which waits for it
                 last = filename
                 waiting.append(readers.submit(_load, filename, picture, prompt))
                 if len(waiting) >= ahead:
@@ -585,12 +607,16 @@ def _read_ahead(
                 future.cancel()
 
 
-def _read(image: ImageSource, filename: str, scale: tuple[int, int]) -> Picture:
+def _read(image: ImageSource, filename: str, scale: tuple[int, int], for_gpu: bool) -> Picture:
+    """Whatever of the way to the model needs no model, so that threads do it ahead."""
     if not isinstance(image, np.ndarray):
-        pixels, height, width = read_resized(image, scale)
-        return Picture(height, width, pixels)
-    height, width = check_image(image, filename).shape[:2]
-    return Picture(height, width, resize_for_test(image, scale))
+        resized, height, width = read_resized(image, scale)
+    else:
+        height, width = check_image(image, filename).shape[:2]
+        resized = resize_for_test(image, scale)
+    if not for_gpu:
+        return Picture(height, width, torch.from_numpy(normalise(resized)))
+    return Picture(height, width, torch.from_numpy(resized.transpose(2, 0, 1).copy()).pin_memory())
 
 
 def _load(filename: str, picture: Future[Picture], prompt: Callable[[], ReadyPrompt]) -> LoadedImage | Failure:

@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -9,6 +10,9 @@ from tests.paths import GOLDEN
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: they share the cores, and torch comes later
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+if not Path("/proc/driver/nvidia").exists():  # no GPU: Triton's kernels are interpreted; it is told before its import
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # What a property is worth does not hang on how busy the machine is.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -286,6 +286,8 @@ def test_what_became_of_a_box_is_said_by_its_colour_and_a_word() -> None:
         x, y = round(box.box[0] * scale) + 1, round((box.box[1] + box.box[3]) / 2 * scale)
         assert tuple(drawn[y, x].tolist()) == JUDGED[change][1]
     assert verdicts(record(), truth).ours == []
+    assert verdicts(found, truth, excused=False).ours[3] == "gained"
+    assert verdicts(truth, found, excused=False).ours[3] == "ignored"
 
 
 def test_a_gallery_has_each_picture_once_and_opens_it_without_a_script() -> None:

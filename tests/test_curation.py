@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from PIL import Image, ImageOps
 from flows import bootstrap_od
 from flows.cli.command import main
 from flows.curation.check import check_images, describe_report
-from flows.curation.duplicates import find_duplicates
+from flows.curation.duplicates import MIN_DOUBTFUL, MIN_INLIERS, agreeing_points, find_duplicates
 from flows.curation.fingerprints import HASH_BITS, fingerprint
 from flows.curation.publish import publish
 from flows.curation.similarity import most_similar, select_diverse
@@ -72,11 +73,19 @@ def encoded(image: Image.Image, quality: int) -> Image.Image:
         (lambda image: image.resize((150, 150)), "near duplicate"),
         (ImageOps.mirror, "mirrored"),
         (lambda image: image.crop((40, 60, 380, 370)), "cropped"),
+        (lambda image: encoded(image.crop((40, 40, 360, 360)).resize((200, 200)), 40), "cropped"),  # few key points
     ],
 )
 def test_a_copy_is_found_among_others_and_nothing_else(tmp_path, pictures, spoil, kind):
     pairs = find_duplicates(seen(tmp_path, *pictures, spoil(pictures[2])))
     assert [(pair.first, pair.second, pair.kind) for pair in pairs] == [(2, 6, kind)]
+
+
+def test_few_key_points_that_agree_count_only_where_the_pictures_are_alike(tmp_path, pictures):
+    spoiled = encoded(pictures[2].crop((40, 40, 360, 360)).resize((200, 200)), 40)
+    whole, part, other = seen(tmp_path, pictures[2], spoiled, pictures[3])
+    assert MIN_DOUBTFUL <= agreeing_points(whole, part) < MIN_INLIERS
+    assert agreeing_points(whole, replace(part, thumbnail=other.thumbnail[:80, :80])) == 0
 
 
 def test_duplicates_do_not_depend_on_the_order(tmp_path, pictures):

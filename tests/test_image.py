@@ -12,7 +12,7 @@ from PIL import Image
 from formats.io.errors import InputError
 from grounding_model.inputs import image as inputs
 from grounding_model.inputs.image import read_image, read_resized, resize_for_test, size_for_test
-from grounding_model.inputs.image_batch import MEAN, STD, collate_images
+from grounding_model.inputs.image_batch import MEAN, STD, collate_images, collate_pixels
 from tests.paths import GOLDEN
 
 SIZES = json.loads((GOLDEN / "resize_sizes.json").read_text())
@@ -158,3 +158,15 @@ def test_a_picture_above_the_bound_is_decoded_reduced_to_the_same_size(tmp_path,
     assert reduced[1:] == whole[1:] == (600, 900)
     assert reduced.pixels.shape == whole.pixels.shape
     assert np.abs(reduced.pixels.astype(int) - whole.pixels).max() <= 2
+
+
+def test_pixels_normalised_by_threads_are_those_of_the_batch_to_the_last_bit() -> None:
+    draws = np.random.default_rng(0)
+    images = [draws.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((5, 7), (9, 4))]
+    expected = collate_images(images)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    for image, pixels in zip(images, expected.pixels):
+        plain = torch.from_numpy(image).permute(2, 0, 1).float().sub_(mean).div_(std)
+        assert torch.equal(pixels[:, : image.shape[0], : image.shape[1]], plain)
+    bytes_ = [torch.from_numpy(image.transpose(2, 0, 1).copy()) for image in images]  # as a GPU gets them
+    assert torch.equal(collate_pixels(bytes_, "cpu").pixels, expected.pixels)

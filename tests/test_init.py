@@ -13,8 +13,10 @@ from flows.self_training.config import CaptionedImages, ImageFolder, read_self_t
 from flows.self_training.init import init
 from flows.self_training.source import prepare
 from formats.io.errors import InputError
+from formats.io.toml_config import read_config
 from formats.odvg import read_odvg
 from grounding_model.checkpoints.locations import EMBEDDED
+from grounding_model.training.config import TrainConfig
 from tests.pipeline_cases import make_images
 
 
@@ -87,6 +89,14 @@ def test_labels_of_some_images_are_learnt_from_and_the_rest_is_labelled(folder: 
     assert config.labelled.held_back == 0.0  # nothing of a single image
     source = prepare(config)
     assert [record.filename for record in read_odvg(source.annotations)] == ["image-001.png"]
+
+
+def test_labels_are_learnt_from_as_the_measured_recipe_does(folder: Path) -> None:
+    config = read_self_train(init("zoo", folder, labels=labelled(folder)))
+    measured = read_config(Path(__file__).parents[1] / "configs" / "finetune_raccoon_photos.toml", TrainConfig)
+    for part in ("steps", "batch_size", "moving_average", "precision", "frozen", "losses", "augment", "optimizer"):
+        assert getattr(config.train, part) == getattr(measured, part)
+    assert config.rounds == 1
 
 
 def test_settings_follow_from_the_model_that_the_weights_are(folder: Path) -> None:

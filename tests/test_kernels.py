@@ -1,16 +1,13 @@
-"""Single GPU kernels answer as the plain layers do. Without a GPU Triton's interpreter runs them."""
+"""Single GPU kernels answer as the plain layers do. Without a GPU Triton's interpreter runs them (conftest.py)."""
 
 from __future__ import annotations
 
-import os
 from copy import deepcopy
 
 import pytest
 import torch
 from torch import nn
 
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read where a kernel is declared
 pytest.importorskip("triton")
 
 from grounding_model.inputs.image_batch import ImageBatch

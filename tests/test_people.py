@@ -14,6 +14,7 @@ import browse
 import flows
 from flows import OdvgData, bootstrap_od, merge, plan, train
 from flows.cli.command import main
+from formats import write_odvg
 from formats.coco import write_coco
 from formats.convert import convert
 from formats.io.errors import InputError
@@ -21,6 +22,7 @@ from formats.io.notebook import html_table
 from formats.io.plurals import many
 from formats.record import Instance, Record
 from grounding_model import load_detector
+from grounding_model.glyphs import draw_scene
 
 RECORD = Record("a.png", 40, 60, (Instance((1.0, 2.0, 30.0, 20.0), 0, "<cat>", 0.75),))
 
@@ -155,3 +157,22 @@ def test_what_is_empty_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not (tmp_path / "out.json").exists()
     assert main(["check", str(empty)]) == 1
     assert f"{empty}: has no image" in capsys.readouterr().out
+
+
+def test_a_record_draws_itself_on_a_path_an_array_or_a_picture(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (64, 48), (10, 20, 30))
+    picture.save(tmp_path / "a.png")
+    record = Record("a.png", 48, 64, (Instance((8, 8, 40, 40), 0, "cat"),))
+    drawn = [record.draw(given) for given in (picture, np.asarray(picture), tmp_path / "a.png", tmp_path)]
+    assert all(np.array_equal(np.asarray(each), np.asarray(drawn[0])) for each in drawn)
+    assert not np.array_equal(np.asarray(drawn[0].resize(picture.size)), np.asarray(picture))
+
+
+def test_pictures_that_are_open_already_are_predicted_and_paths_may_be_text(tmp_path: Path) -> None:
+    picture = Image.fromarray(draw_scene("cats", seed=0, index=0)[0])
+    detector = load_detector("glyph-tiny")
+    (opened,), (pixels,) = (detector.predict([given], ["cat"]) for given in (picture, np.asarray(picture)))
+    assert opened == pixels
+    write_odvg(tmp_path / "x_od.json", [Record("a.png", 48, 64, ())])
+    (data,) = merge([OdvgData(str(tmp_path / "x_od.json"), str(tmp_path))])
+    assert data.annotations == tmp_path / "x_od.json"

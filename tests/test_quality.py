@@ -108,6 +108,8 @@ def test_the_page_gives_intervals_first_and_says_settings_in_words(config: Quali
     assert "What does a model gain from the labels?" in page
     assert not re.search(r"\b(None|True|False|Policy)\b|\w\(|[{]'", re.sub("<style>.*?</style>", "", page, flags=re.S))
     assert interval([0.5, 0.7]) == "0.600 (0.500 and 0.700)"
+    assert interval([0.9, 1.0, 0.8]) == "0.900 (0.652 to 1.000)"  # a share
+    assert interval([0.0, 0.1, -0.1], signed=True) == "0.000 (-0.248 to 0.248)"
 
 
 def test_the_committed_ablation_reads_and_asks_for_every_other_noun() -> None:

@@ -384,3 +384,16 @@ def test_labels_that_nobody_trusts_have_no_weight_and_no_doubt(tmp_path: Path) -
     first, second = read_odvg(write_trusted(tmp_path / "a_od.json", tmp_path / "b_od.json", "none"))
     assert first.instances == (replace(sure, weight=1.0),)
     assert second.instances is None
+
+
+def test_a_score_is_a_weight_where_nobody_gave_another(tmp_path: Path) -> None:
+    from flows.distillation.trust import write_trusted
+
+    boxes = {
+        "model": Instance((0, 0, 9, 9), 0, "cat", 0.4),
+        "weighed": Instance((0, 0, 5, 5), 0, "cat", 0.4, weight=0.9),
+    }
+    boxes["person"] = Instance((5, 5, 9, 9), 0, "cat")
+    write_odvg(tmp_path / "a_od.json", [Record("a.png", 10, 10, tuple(boxes.values()))])
+    (record,) = read_odvg(write_trusted(tmp_path / "a_od.json", tmp_path / "b_od.json", "scores"))
+    assert [each.weight for each in record.instances or ()] == [0.4, 0.9, 1.0]

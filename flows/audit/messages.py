@@ -51,7 +51,7 @@ def _confusion_lines(report: AuditReport) -> list[str]:
 def _threshold_lines(report: AuditReport) -> list[str]:
     found = report.threshold
     if found is None:
-        return ["no threshold: the labels have no scores"]
+        return ["no threshold: no label, or not every label, has a score"]
     source = f"95 % confidence, {report.reviews} reviews"
     if found.score is None:
         return [f"no threshold is known to reach precision {found.precision:g} ({source})"]

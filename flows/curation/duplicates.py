@@ -1,7 +1,8 @@
 """Pictures that are the same picture: equal files, re-encoded, resized, mirrored, or cut out of one another.
 
 Two pictures are near duplicates where their perceptual hashes hardly differ, or where enough of their ORB key points
-agree on one turn, scale and shift (RANSAC). Only the pictures that look most alike are compared by key points.
+agree on one turn, scale and shift (RANSAC); few are enough where both pictures look alike, one laid over the other.
+Only the pictures that look most alike are compared by key points.
 docs/curation.md has the measurement behind the limits. N images
 """
 
@@ -24,6 +25,9 @@ MAX_HASH_DISTANCE = 0.25  # share of the bits; 0.17 was the most between a photo
 MIN_CONTRAST = 2.0  # standard deviation of grey; the hash of an even surface is noise
 NEIGHBOURS = 10  # by appearance, that are compared by key points
 MIN_INLIERS = 24  # key points that agree; other pairs of photos had up to 17
+MIN_DOUBTFUL = 8  # fewer than MIN_INLIERS, but these, count where the pictures laid over one another are alike
+MIN_CORRELATION = 0.75  # of their grey values then
+MIN_SHARED = 0.25  # of a thumbnail must be covered by the other for that
 SCALE_RANGE = (0.3, 3.3)  # of a crop that is compared
 RATIO = 0.8  # a match must be so much better than the second best (Lowe, 2004, section 7.1)
 MAX_CELLS = 1 << 24  # of a distance matrix that are in memory at once: 64 MB in each of three or four arrays
@@ -113,18 +117,20 @@ def _by_key_points(
                     continue
                 compared.add(pair)
                 inliers = agreeing_points(images[pair[0]], images[pair[1]])
-                if inliers >= MIN_INLIERS:
+                if inliers:
                     points = min(len(images[index].points) for index in pair)
                     yield DuplicatePair(*pair, "cropped", inliers / points)
 
 
 def agreeing_points(first: Fingerprint, second: Fingerprint) -> int:
-    """How many key points of two pictures agree on one similarity transform."""
-    if min(len(first.points), len(second.points)) < MIN_INLIERS:
+    """How many key points of two pictures agree on one similarity transform; 0 where they are too few to say that one
+    is cut out of the other.
+    """
+    if min(len(first.points), len(second.points)) < MIN_DOUBTFUL:
         return 0
     matches = cv2.BFMatcher(cv2.NORM_HAMMING).knnMatch(first.descriptors, second.descriptors, k=2)
     good = [pair[0] for pair in matches if len(pair) == 2 and pair[0].distance < RATIO * pair[1].distance]
-    if len(good) < MIN_INLIERS:
+    if len(good) < MIN_DOUBTFUL:
         return 0
     source = first.points[[match.queryIdx for match in good]]
     target = second.points[[match.trainIdx for match in good]]
@@ -133,4 +139,24 @@ def agreeing_points(first: Fingerprint, second: Fingerprint) -> int:
     if transform is None or not SCALE_RANGE[0] < np.hypot(transform[0, 0], transform[1, 0]) < SCALE_RANGE[1]:
         return 0
     # Several key points of one corner in several octaves are one piece of evidence.
-    return len({tuple(point) for point in np.round(source[inliers.ravel() == 1] / 4).astype(int).tolist()})
+    count = len({tuple(point) for point in np.round(source[inliers.ravel() == 1] / 4).astype(int).tolist()})
+    if count >= MIN_INLIERS:
+        return count
+    return count if count >= MIN_DOUBTFUL and _correlation(first, second, transform) >= MIN_CORRELATION else 0
+
+
+def _correlation(first: Fingerprint, second: Fingerprint, transform: np.ndarray) -> float:
+    """Of the grey values of two thumbnails where they overlap, the first laid over the second; 0 where they hardly do.
+
+    transform: (2, 3), from the key points of the first to those of the second.
+    """
+    scaled = second.point_scale * transform @ np.diag([1 / first.point_scale, 1 / first.point_scale, 1.0])
+    height, width = second.thumbnail.shape
+    moved = cv2.warpAffine(first.thumbnail.astype(np.float32), scaled, (width, height))
+    shared = cv2.warpAffine(np.ones(first.thumbnail.shape, np.float32), scaled, (width, height)) > 0.99
+    if shared.mean() < MIN_SHARED:
+        return 0.0
+    # Blurred, since one of them may have had fewer pixels.
+    one, other = (cv2.GaussianBlur(each, (0, 0), 1.0)[shared] for each in (moved, second.thumbnail.astype(np.float32)))
+    one, other = one - one.mean(), other - other.mean()
+    return float((one * other).sum() / max(1e-6, np.sqrt((one**2).sum() * (other**2).sum())))

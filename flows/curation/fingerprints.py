@@ -24,6 +24,7 @@ from formats.io.progress import show_progress
 LONG_SIDE = 512  # pixels that are looked at: what tells pictures apart is larger, and JPEGs decode faster when reduced
 KEYPOINT_SIDE = 384
 KEYPOINTS = 300  # 12 kB an image; a crop of 30 % keeps more than a third of them
+THUMBNAIL_SIDE = 96  # 9 kB an image at most
 HASH_SIDE, HASH_FREQUENCIES = 64, 16
 HASH_BITS = HASH_FREQUENCIES**2 - 1
 COLOUR_SIDE, GRADIENT_SIDE = 64, 128
@@ -43,6 +44,7 @@ class Fingerprint:
     appearance: (1168,) float32 of length 1: square roots of a Lab histogram and of one of edge orientations, so that
     a dot product is the mean of two Bhattacharyya coefficients.
     points: (P, 2) float32, places of ORB key points; descriptors: (P, 32) uint8.
+    thumbnail: (h, w) uint8 grey, 96 pixels on its long side; point_scale: its pixels for each pixel of points.
     sharpness: variance of the Laplacian of the grey picture, 512 pixels on its long side. brightness, contrast: mean
     and standard deviation of grey, 0..255.
     """
@@ -56,6 +58,8 @@ class Fingerprint:
     appearance: np.ndarray
     points: np.ndarray
     descriptors: np.ndarray
+    thumbnail: np.ndarray
+    point_scale: float
     sharpness: float
     brightness: float
     contrast: float
@@ -98,6 +102,8 @@ def fingerprint(path: Path, filename: str | None = None) -> Fingerprint:
         _appearance(picture, grey),
         points,
         descriptors,
+        _shrunk(grey, THUMBNAIL_SIDE),
+        min(THUMBNAIL_SIDE, max(grey.shape)) / min(KEYPOINT_SIDE, max(grey.shape)),
         float(cv2.Laplacian(grey, cv2.CV_64F).var()),
         float(grey.mean()),
         float(grey.std()),
@@ -129,10 +135,15 @@ def _appearance(picture: np.ndarray, grey: np.ndarray) -> np.ndarray:
     return (np.concatenate(parts) / np.sqrt(2)).astype(np.float32)
 
 
+def _shrunk(grey: np.ndarray, side: int) -> np.ndarray:
+    """(h, w) -> the same with at most `side` pixels on its long side."""
+    shrink = side / max(grey.shape)
+    size = [max(1, round(length * shrink)) for length in grey.shape[::-1]]
+    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if shrink < 1 else grey
+
+
 def _key_points(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    shrink = min(1.0, KEYPOINT_SIDE / max(grey.shape))
-    small = cv2.resize(grey, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA) if shrink < 1 else grey
-    points, descriptors = cv2.ORB.create(KEYPOINTS).detectAndCompute(small, None)
+    points, descriptors = cv2.ORB.create(KEYPOINTS).detectAndCompute(_shrunk(grey, KEYPOINT_SIDE), None)
     if descriptors is None:
         return np.zeros((0, 2), np.float32), np.zeros((0, 32), np.uint8)
     return np.array([point.pt for point in points], np.float32), descriptors

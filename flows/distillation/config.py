@@ -14,6 +14,7 @@ from grounding_model.training.config import TrainConfig
 from grounding_model.training.settings import LossSettings, OptimizerConfig
 
 Trust = Literal["labels", "scores", "none"]
+DEFAULT_TRUST: Trust = "scores"  # better than "none" on drawn scenes, docs/deploying.md
 STEPS = 300
 
 
@@ -44,8 +45,9 @@ class DistillConfig:
     """A run of `groundhog distill`.
 
     labels: an ODVG file of detections. images: folder that its filenames are relative to. label_map: None: beside it.
-    trust: "labels" trains on weights and `ignore` as the file has them; "scores" weighs a box by its score, where it
-    has one; "none" takes every label as true, and what is marked `ignore` as absent.
+    trust: "labels" trains on weights and `ignore` as the file has them; "scores" also weighs a box by its score, where
+    it has one and no weight of its own: a person's boxes have none; "none" takes every label as true, and what is
+    marked `ignore` as absent.
     train: its datasets are mixed in; its start says which student. teacher: its weights, for the table; "" without.
     truth: labelled images that neither has seen, for the table. licence: of the teacher's weights; "" where unknown.
     """
@@ -53,7 +55,7 @@ class DistillConfig:
     labels: Path
     images: Path
     label_map: Path | None = None
-    trust: Trust = "labels"
+    trust: Trust = DEFAULT_TRUST
     train: TrainConfig = field(default_factory=default_training)
     teacher: str = ""
     text_encoder: Path | None = None

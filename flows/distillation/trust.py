@@ -28,5 +28,8 @@ def _trusted(labels: Path, trust: Trust) -> Iterator[Record]:
         if instances is not None and trust == "none":
             instances = tuple(replace(each, weight=1.0) for each in instances if not each.ignore)
         elif instances is not None:
-            instances = tuple(each if each.score is None else replace(each, weight=each.score) for each in instances)
+            instances = tuple(
+                each if each.score is None or each.weight != 1.0 else replace(each, weight=each.score)
+                for each in instances
+            )
         yield replace(record, instances=instances)

@@ -126,7 +126,10 @@ def _review(data: PageData) -> str:
     """The command that shows predictions and truth over each other."""
     root, folder = data.benchmark.image_root.resolve(), data.config.work_dir
     words = ["groundhog", "browse", "serve", str(folder), PREDICTIONS_NAME, str(root), "--compare", TRUTH_NAME]
-    said = f"Predictions from a score of {data.min_score:g} on over the truth, in the browser:"
+    shown = f"Predictions from a score of {data.min_score:g} on"
+    if data.metric in ("phrases", "expressions"):
+        shown = "The best box of each phrase"
+    said = f"{shown} over the truth, in the browser:"
     return pages.paragraph(f"{said} <code>{html.escape(shlex.join(words))}</code>")
 
 

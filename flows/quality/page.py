@@ -44,7 +44,7 @@ def write_page(config: QualityConfig, pieces: Sequence[Piece], software: str) ->
         *(_plot(folder / name, title) for name, title in PLOTS),
         *_drawn(config, by_variant),
         _variants(config),
-        _settings(config),
+        _settings(config, sorted({piece.seed for piece in pieces})),
     ]
     path = folder / PAGE_NAME
     with write_whole(path) as file:
@@ -59,15 +59,20 @@ PLOTS = (
 ByVariant = dict[str, list[Piece]]
 
 
-def interval(values: Sequence[float]) -> str:
-    """The mean with its 95 % interval over three seeds or more, Student's; of two, with both values."""
+def interval(values: Sequence[float], signed: bool = False) -> str:
+    """The mean with its 95 % interval over three seeds or more, Student's; of two, with both values.
+
+    signed: differences, which may be below 0; else shares, whose interval ends at 0 and 1.
+    """
     if not values:
         return pages.fraction(None)
     if len(values) < 3:
         both = f" ({min(values):.3f} and {max(values):.3f})" if len(values) == 2 else ""
         return f"{fmean(values):.3f}{both}"
     half = STUDENT[min(len(values) - 2, len(STUDENT)) - 1] * stdev(values) / len(values) ** 0.5
-    return f"{fmean(values):.3f} ({fmean(values) - half:.3f} to {fmean(values) + half:.3f})"
+    low, high = fmean(values) - half, fmean(values) + half
+    low, high = (low, high) if signed else (max(low, 0.0), min(high, 1.0))
+    return f"{fmean(values):.3f} ({low:.3f} to {high:.3f})"
 
 
 def _gain(own: Sequence[Piece]) -> list[float]:
@@ -103,7 +108,7 @@ def _figures(config: QualityConfig, by_variant: ByVariant) -> str:
 
 
 def _headline(values: Sequence[float], note: str, form: str = ".3f") -> tuple[str, str]:
-    spread = interval(values).partition("(")[2].rstrip(")")
+    spread = interval(values, form.startswith("+")).partition("(")[2].rstrip(")")
     title = "95 % interval " if len(values) > 2 else ""
     return f"{fmean(values):{form}}", f"{title}{spread}; {note}" if spread else note
 
@@ -147,8 +152,8 @@ def _gains(config: QualityConfig, by_variant: ByVariant) -> str:
                 [
                     name if config.variants[name].rounds == 1 else f"{name}, round {number}",
                     interval([piece.target[number] for piece in done]),
-                    interval([piece.target[number] - piece.target[0] for piece in done]),
-                    interval([] if name == config.baseline else over),
+                    interval([piece.target[number] - piece.target[0] for piece in done], signed=True),
+                    interval([] if name == config.baseline else over, signed=True),
                     str(len(done)),
                 ]
             )
@@ -179,7 +184,7 @@ def _forgotten(by_variant: ByVariant) -> str:
         measured = [piece.source for piece in own if piece.source]
         if measured:
             after = interval([source[-1] for source in measured])
-            rows.append([name, after, interval([source[0] - source[-1] for source in measured])])
+            rows.append([name, after, interval([source[0] - source[-1] for source in measured], signed=True)])
     if not rows:
         return ""
     return pages.section("What does it forget?", pages.table(["", "AP on the source, all categories", "Lost"], rows))
@@ -244,11 +249,11 @@ def _told(variant: Variant) -> str:
     return "; ".join(changed) or "the policy's defaults"
 
 
-def _settings(config: QualityConfig) -> str:
+def _settings(config: QualityConfig, seeds: Sequence[int]) -> str:
     train = config.train
     rows = [
         ["start", str(config.start.source)], ["categories", pages.in_words(config.categories)],
-        ["seeds", pages.in_words(config.seeds)], ["training steps", pages.in_words(train.steps)],
+        ["seeds", pages.in_words(tuple(seeds))], ["training steps", pages.in_words(train.steps)],
         ["batch size", pages.in_words(train.batch_size)], ["baseline", config.baseline],
         ["pretraining images for each labelled one", pages.in_words(config.ratio)],
         ["score floor", pages.in_words(config.score_floor)], ["work dir", str(train.work_dir)],

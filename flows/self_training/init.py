@@ -22,6 +22,8 @@ from grounding_model.inputs.defaults import PHOTO_WEIGHTS, WEIGHTS
 from grounding_model.model.config import ModelConfig
 
 CONFIG_DIR = Path("configs")
+UNLABELLED_ROUNDS = 2
+LABELLED_ROUNDS = 1  # a second one has not been seen to gain: docs/label_quality.md, "What rounds add"
 MIN_TO_HOLD_BACK = 25  # labelled images: a fifth of fewer judges nothing, and is missed in training
 PREFIX = "self_train_"  # of configurations that `groundhog up` serves
 
@@ -79,6 +81,7 @@ def init(
         name=name,
         quoted_path=quote(path.as_posix()),
         quoted=_quoted(name),
+        rounds=UNLABELLED_ROUNDS if labels is None else LABELLED_ROUNDS,
         data=data,
         labelled=labelled,
         policy=recipe.policy,
@@ -174,7 +177,7 @@ HEAD = """\
 #   prefect deployment run self-train/{name} --watch      (while `groundhog up` runs)
 
 name = {quoted}
-rounds = 2  # trainings; labels are made once more than that
+rounds = {rounds}  # trainings; labels are made once more than that
 # review = true  # wait after each round's labels until `groundhog rounds approve`
 
 [data]
@@ -252,10 +255,10 @@ precision = "bfloat16"
 frozen = ["backbone"]  # it has seen a million photos; what yours lack is told by the rest
 
 [train.losses]
+classification = 3.0  # with the reference's 1 a part of an animal scores nearly as much as the whole
 iou_aware = true
 encoder_repeats = 5
 auxiliary_repeats = 4
-last_repeats = 4
 
 [train.augment]
 short_sides = [192, 224, 256, 288]
@@ -270,7 +273,8 @@ min_size = 200
 max_size = 400
 
 [train.optimizer]
-learning_rate = 4e-4
+learning_rate = 1e-3
+weight_decay = 0.05
 multipliers = {}
 clip_norm = 1.0
 schedule = "cosine"

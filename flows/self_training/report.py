@@ -372,7 +372,7 @@ def _changed(rounds: Sequence[RoundOnDisk]) -> str:
     )
     colours = pages.legend([(word, css_of(colour)) for word, colour in CHANGES.values()])
     heading = f"Changed labels, v{before.number} to v{after.number}"
-    return pages.section(heading, intro + colours + pages.gallery(drawings, "changed"))
+    return pages.section(heading, intro + colours + pages.gallery(drawings, "changed", wide=True))
 
 
 def _changed_drawing(before: Record, after: Record, root: Path, titles: tuple[str, str]) -> pages.Drawing | None:
@@ -380,7 +380,7 @@ def _changed_drawing(before: Record, after: Record, root: Path, titles: tuple[st
         image = reduced_picture(safe_join(root, after.filename), DRAWN_SIDE)
     except (OSError, InputError):  # it has moved since it was labelled
         return None
-    changes = verdicts(after, before)
+    changes = verdicts(after, before, excused=False)
     drawn = [
         draw_judged(image, record, own, CHANGES) for record, own in ((before, changes.others), (after, changes.ours))
     ]

@@ -181,4 +181,7 @@ class PackedItems:
         return marshal.loads(self._bytes[self._ends[index] : self._ends[index + 1]])
 
     def __iter__(self) -> Iterator[Any]:
-        return (self[index] for index in range(len(self)))
+        load, packed, start = marshal.loads, self._bytes, 0
+        for end in self._ends[1:]:
+            yield load(packed[start:end])
+            start = end

@@ -28,6 +28,13 @@ from grounding_model.inputs.image import read_image
 log = logging.getLogger(__name__)
 
 
+def _take_paths(data: Any, *names: str) -> None:
+    """Paths may be given as text."""
+    for name in names:
+        if isinstance(value := getattr(data, name), str):
+            object.__setattr__(data, name, Path(value))
+
+
 @dataclass(frozen=True)
 class OdvgData:
     """An ODVG file and its images.
@@ -45,6 +52,9 @@ class OdvgData:
     oversample: PositiveShare | None = None
     kind: Literal["odvg"] = "odvg"
 
+    def __post_init__(self) -> None:
+        _take_paths(self, "annotations", "image_root", "label_map")
+
 
 @dataclass(frozen=True)
 class CocoData:
@@ -60,6 +70,9 @@ class CocoData:
     weight: Factor = 1.0
     oversample: PositiveShare | None = None
     kind: Literal["coco"] = "coco"
+
+    def __post_init__(self) -> None:
+        _take_paths(self, "annotations", "image_root")
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from formats.io.errors import InputError
 from formats.record import Record
 from grounding_model.inputs.defaults import MAX_PER_IMAGE, SCORE_THRESHOLD
 
 ImageSource = str | Path | np.ndarray
+
+
+def as_source(image: ImageSource | Image.Image) -> ImageSource:
+    """A PIL image as (height, width, 3) uint8 RGB, its EXIF turn applied; others as they are."""
+    return np.asarray(ImageOps.exif_transpose(image).convert("RGB")) if isinstance(image, Image.Image) else image
 
 
 @dataclass(frozen=True)

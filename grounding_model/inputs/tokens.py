@@ -17,7 +17,7 @@ import torch
 from tokenizers import Encoding, Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
 from formats.record import Span
@@ -135,6 +135,8 @@ def load_tokenizer(source: str | Path, local_files_only: bool = True) -> PreTrai
     for candidate in (path / "tokenizer.json", path / "vocab.txt", path):
         if candidate.is_file():
             return _tokenizer_from_file(candidate)
+    from transformers import AutoTokenizer  # with it come the tokenizers of all models, which are seldom needed
+
     try:
         # Else a folder's auto_map may run its own Python after a "y" on standard input.
         loaded = AutoTokenizer.from_pretrained(str(source), local_files_only=local_files_only, trust_remote_code=False)

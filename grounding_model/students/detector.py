@@ -15,7 +15,15 @@ from torch import Tensor
 from formats.io.errors import InputError, want_one_of
 from formats.record import Instance, Record
 from grounding_model.inputs.image import check_image, read_image
-from grounding_model.inputs.predict import Failure, ImageSource, PredictSettings, ScoredRecord, image_list, records_of
+from grounding_model.inputs.predict import (
+    Failure,
+    ImageSource,
+    PredictSettings,
+    ScoredRecord,
+    as_source,
+    image_list,
+    records_of,
+)
 from grounding_model.inputs.prompt import Prompt, clean_name
 from grounding_model.students.network import Student
 
@@ -105,7 +113,8 @@ class StudentDetector:
         waiting: deque[Future[Loaded | Failure]] = deque()
         with ThreadPoolExecutor(READERS, thread_name_prefix="read-image") as readers:
             try:
-                for index, (image, prompt) in enumerate(pairs):
+                for index, (given, prompt) in enumerate(pairs):
+                    image = as_source(given)
                     filename = f"image-{index}" if isinstance(image, np.ndarray) else str(image)
                     waiting.append(readers.submit(self._load, image, filename, prompt, side))
                     if len(waiting) >= READERS + settings.batch_size:

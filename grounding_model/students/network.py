@@ -118,7 +118,7 @@ class Student(nn.Module):
         logits = answer.intermediate_predicted_corners.transpose(0, 1).unflatten(-1, (4, -1))
         offsets = weighting_function(decoder.max_num_bins, decoder.up, decoder.reg_scale).float()  # type: ignore[arg-type]
         references = answer.initial_reference_points.transpose(0, 1)
-        return EdgeDistributions(logits, references, offsets, float(decoder.reg_scale.abs()))
+        return EdgeDistributions(logits, references, offsets, abs(float(self.detector.config.reg_scale)))
 
 
 def _split_edges(edges: EdgeDistributions | None, sizes: Sequence[int]) -> list[EdgeDistributions | None]:

@@ -19,6 +19,7 @@ export function startFilters() {
   const form = byId("filters");
   form.addEventListener("submit", (event) => { event.preventDefault(); apply(); });
   form.addEventListener("input", (event) => {
+    if (event.target === byId("go-to")) return; // it is no filter, and must not lead back into one
     clearTimeout(timer);
     timer = setTimeout(apply, event.target.type === "text" || event.target.type === "number" ? TYPING : 0);
   });

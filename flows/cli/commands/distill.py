@@ -24,7 +24,7 @@ def add(commands) -> None:
     parser.add_argument("--backbone-weights", metavar="W", help="random (default), imagenet, efficientnet-lite0, file")
     parser.add_argument("--image-size", type=int, metavar="N", help="pixels of the square that images are resized to")
     parser.add_argument("--label-map", metavar="FILE", help="default: X_label_map.json beside X_od_v1.json")
-    parser.add_argument("--trust", choices=("labels", "scores", "none"), help="how labels weigh (default labels)")
+    parser.add_argument("--trust", choices=("labels", "scores", "none"), help="how labels weigh (default scores)")
     parser.add_argument("--teacher", metavar="W", help="the model that made the labels, to compare with")
     parser.add_argument("--truth", metavar="FILE", help="ODVG file of labelled images that no training has used")
     parser.add_argument("--truth-images", metavar="DIR", help="its images (default: IMAGES)")

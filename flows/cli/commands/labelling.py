@@ -147,7 +147,9 @@ def _add_infer(commands) -> None:
     add_settings(parser, LabellingSettings, Execution)
     add_device(parser)
     parser.add_argument(
-        "--devices", metavar="A,B", help="load a model on each device, such as cuda:0,cuda:1; auto: every GPU"
+        "--devices",
+        metavar="A,B",
+        help="run a process on each device, such as cuda:0,cuda:1 (cpu,cpu: two processes); auto: every GPU",
     )
     parser.add_argument(
         "--distractors", metavar="A,B", help="more names for the prompt, whose boxes `groundhog filter` rejects"
@@ -155,8 +157,10 @@ def _add_infer(commands) -> None:
 
 
 def _infer(options: argparse.Namespace) -> int:
+    from flows.labelling.detector_pool import devices_of
     from flows.labelling.infer import infer
     from flows.labelling.plan import plan, prompt_label_map
+    from flows.labelling.process_executor import ProcessExecutor
     from flows.labelling.shards import problems_of
     from formats import quarantine
     from formats.dataset_names import label_map_beside
@@ -174,7 +178,9 @@ def _infer(options: argparse.Namespace) -> int:
         settings=settings_of(options, LabellingSettings),
         execution=replace(settings_of(options, Execution), workers=workers),
     )
-    infer(manifest, workers=workers, batch_size=options.batch_size)
+    devices = tuple(devices_of(workers.devices))
+    executor = ProcessExecutor(devices) if len(devices) > 1 else None
+    infer(manifest, workers=workers, batch_size=options.batch_size, executor=executor)
     labelled = f"{many(len(manifest.shards), 'shard')}: {manifest.work_dir}"
     print(f"{labelled}; next: groundhog filter {quote(str(manifest.work_dir))}")
     tell(quarantine.summary(problems_of(manifest), manifest.work_dir / "candidates"))

@@ -1,0 +1,77 @@
+"""Shards labelled by a process for each device: the threads of one interpreter wait for each other between kernels."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from typing import Any
+
+from flows.labelling.detector_pool import LocalDetectorPool
+from flows.labelling.infer import label_shards, raise_failures
+from flows.labelling.manifest import Manifest
+from formats.io.progress import show_progress
+
+
+@dataclass(frozen=True)
+class ProcessExecutor:
+    """devices: by name, as devices_of gives them; each process loads the plan's model on one. progress: say how far it
+    is, a shard at a time."""
+
+    devices: tuple[str, ...]
+    progress: bool = True
+
+    def __call__(self, manifest: Manifest, shards: Sequence[int], batch_size: int) -> None:
+        """As flows.labelling.infer.Executor has it. Raises RuntimeError too when a process was killed."""
+        context = get_context("spawn")  # a forked process cannot use CUDA
+        devices = context.Queue()
+        for device in self.devices:
+            devices.put(device)
+        total = sum(shard.lines for shard in manifest.shards)
+        done = total - sum(manifest.shards[index].lines for index in shards)
+        failures: dict[int, Exception] = {}
+        with (
+            show_progress(total=total, initial=done, unit="image", desc="label", hidden=not self.progress) as bar,
+            ProcessPoolExecutor(len(self.devices), context, _start, (devices,)) as processes,
+        ):
+            labellings = {processes.submit(_label, manifest, index, batch_size): index for index in shards}
+            try:
+                for labelling in as_completed(labellings):
+                    index = labellings[labelling]
+                    if reason := labelling.result():
+                        failures[index] = RuntimeError(reason)
+                    bar.update(manifest.shards[index].lines)
+            except BrokenProcessPool as error:
+                raise RuntimeError("a labelling process was ended from outside; run again to resume") from error
+            except BaseException:
+                processes.shutdown(wait=False, cancel_futures=True)
+                raise
+        raise_failures(manifest, failures)
+
+
+_pool: LocalDetectorPool | None = None  # of a process of its own
+
+
+def _start(devices: Any) -> None:
+    global _pool
+    _pool = LocalDetectorPool([devices.get()])
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its processes."""
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _label(manifest: Manifest, index: int, batch_size: int) -> str:
+    """Why the shard failed, or "". Raises what every other shard would say too."""
+    assert _pool is not None
+    with _pool.acquire(manifest) as detector:
+        failures = label_shards(manifest, [index], detector, batch_size=batch_size)
+    return str(failures[index]) if index in failures else ""
