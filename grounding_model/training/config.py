@@ -116,9 +116,7 @@ class TrainConfig:
     half: bool = False  # store the final weights as float16, at half the size
     device: str = "auto"  # "auto": the GPU if there is one
     threads: CountOrZero = 0  # of PyTorch in the training process; 0: PyTorch's default
-    workers: Annotated[int, Range(0, 512)] = (
-        1  # processes that prepare batches; 0 prepares them in the training process
-    )
+    workers: Annotated[int, Range(0, 512)] = 1  # processes that prepare batches; 0 prepares them in this one
     recompute: bool = False  # recompute activations in the backward pass: much less memory, a quarter more time
     check_memory: bool = True  # estimate the memory before the first step, and stop if it will not fit
     log_every: Count = 20  # steps
