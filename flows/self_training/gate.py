@@ -18,6 +18,7 @@ from flows.labelling.manifest import parse_line, read_lines
 from formats.boxes import MATCH_IOU, best_pairs, boxes_by_name, pairwise_iou
 from formats.io.errors import InputError
 from formats.io.plurals import many
+from formats.io.ranges import Count, CountOrZero, Factor, check_ranges
 from formats.odvg_lines import is_quarantined
 from formats.record import Box, Record
 from grounding_model.metrics.bootstrap import interval_of, read_samples
@@ -35,11 +36,11 @@ class Gate:
 
     enabled: bool = True
     confidence: float = 0.95  # of the interval of the gain
-    resamples: int = 1000  # draws of test images
+    resamples: Count = 1000  # draws of test images
     max_changed_images: float = 0.9  # share of images whose labels differ from the round before
     max_count_ratio: float = 3.0  # boxes of a category against the round before, either way; also of all boxes
-    min_boxes_per_image: float = 0.01  # labels with fewer teach a model that there is nothing to find
-    min_count: int = 20  # fewer images, or fewer boxes of a category in both rounds, are not judged
+    min_boxes_per_image: Factor = 0.01  # labels with fewer teach a model that there is nothing to find
+    min_count: CountOrZero = 20  # fewer images, or fewer boxes of a category in both rounds, are not judged
     audit_precision: float | None = None  # that a person's audit has to show with 95 % confidence; None asks for none
     audit_recall: float | None = None
 
@@ -54,10 +55,7 @@ class Gate:
         for name in ("audit_precision", "audit_recall"):
             if (value := getattr(self, name)) is not None and not 0.0 < value < 1.0:
                 raise InputError(f"gate.{name}", f"{value} is outside 0..1", "expected a share")
-        if self.resamples < 1:
-            raise InputError(
-                "gate.resamples", f"{self.resamples} is less than one", "expected at least 1, such as 1000"
-            )
+        check_ranges(self)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from formats.io.errors import InputError, want_one_of
-from formats.io.ranges import Amount, Count, CountOrZero, Factor, Pixels, Seed, check_ranges
+from formats.io.ranges import Amount, Count, CountOrZero, Factor, Pixels, Range, Seed, check_ranges
 from grounding_model.data.augment import AugmentConfig
 from grounding_model.data.captions import AbsentNames
 from grounding_model.data.coco_folder import CocoFolder
@@ -116,7 +116,7 @@ class TrainConfig:
     half: bool = False  # store the final weights as float16, at half the size
     device: str = "auto"  # "auto": the GPU if there is one
     threads: CountOrZero = 0  # of PyTorch in the training process; 0: PyTorch's default
-    workers: CountOrZero = 1  # processes that prepare batches; 0 prepares them in the training process
+    workers: Annotated[int, Range(0, 512)] = 1  # processes that prepare batches; 0 prepares them in this one
     recompute: bool = False  # recompute activations in the backward pass: much less memory, a quarter more time
     check_memory: bool = True  # estimate the memory before the first step, and stop if it will not fit
     log_every: Count = 20  # steps
