@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from formats.fiftyone import read_fiftyone, write_fiftyone
     from formats.flickr30k import read_flickr30k
     from formats.grit import read_grit
-    from formats.huggingface import read_huggingface, write_huggingface
+    from formats.huggingface import read_huggingface, read_huggingface_categories, write_huggingface
     from formats.images import IMAGE_SUFFIXES, image_size, list_images, read_images, safe_join
     from formats.io.errors import InputError
     from formats.io.files import sha256_of, write_whole, write_whole_folder
@@ -165,6 +165,7 @@ _MODULE_OF = {
     "read_flickr30k": "flickr30k",
     "read_grit": "grit",
     "read_huggingface": "huggingface",
+    "read_huggingface_categories": "huggingface",
     "write_huggingface": "huggingface",
     "IMAGE_SUFFIXES": "images",
     "image_size": "images",
@@ -252,6 +253,7 @@ __all__ = [
     "read_flickr30k",
     "read_grit",
     "read_huggingface",
+    "read_huggingface_categories",
     "read_images",
     "read_label_map",
     "read_labelstudio",

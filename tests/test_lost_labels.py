@@ -45,7 +45,7 @@ def test_bootstrap_in_python_refuses_what_the_command_refuses(tmp_path: Path, ma
     write_odvg(labels, [Record("a.jpg", 48, 64, (Instance((1, 2, 3, 4), 0, "cat"),))])
     before = labels.read_bytes()
     given = ["cat"] if make is bootstrap_od else {"a.jpg": "a cat"}
-    with pytest.raises(InputError, match=r"holds labels; .*overwrite=True"):
+    with pytest.raises(InputError, match=r"contains labels; .*overwrite=True"):
         make(tmp_path / "images", given, labels)
     assert labels.read_bytes() == before
     make(tmp_path / "images", given, labels, overwrite=True)
