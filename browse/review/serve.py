@@ -22,7 +22,7 @@ from browse.review.guard import Guard, kept_token
 from browse.review.likeness import Likeness
 from browse.review.session import Review
 from browse.review.views import Views
-from formats.dataset_names import parse_annotation_name
+from formats.dataset_names import parse_annotation_name, suspects_path
 from formats.images import safe_join
 from formats.io.errors import InputError
 from formats.io.locks import lock
@@ -110,7 +110,7 @@ def opened(options: argparse.Namespace) -> Iterator[ReviewServer]:
         other = labels_before(annotations) if options.compare is None else _inside(options.data_root, options.compare)
         plan = find_plan(annotations, options.candidates)
         candidates = None if plan is None else CandidateBoxes(plan)
-        suspects = annotations.with_name(f"{annotations.stem}_suspects.jsonl")
+        suspects = suspects_path(annotations)
         listed = suspects if suspects.is_file() else None
         views = Views(review, options.order, other, likeness_of(review, images, candidates), listed)
         for problem in review.index.problems:

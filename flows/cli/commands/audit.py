@@ -183,12 +183,13 @@ def _suspects(options: argparse.Namespace) -> int:
         write_review_order,
         write_suspects_summary,
     )
+    from formats.dataset_names import suspects_path
     from formats.odvg import read_odvg
     from formats.reviewed import key_of
 
     if not options.labels.is_file():
         raise InputError(options.labels, "does not exist", "expected labels, such as X_od_v1.json")
-    out = options.out or options.labels.with_name(f"{options.labels.stem}_suspects.jsonl")
+    out = options.out or suspects_path(options.labels)
     if out.suffix != ".jsonl":
         raise InputError("--out", f"{out}", "expected a name that ends with .jsonl")
     rules = SuspectRules(dict(map(_max_count, options.max_count)))
