@@ -150,7 +150,7 @@ def measure(truth: list[Record], names: tuple[str, ...], seed: int, yardstick: b
     if yardstick:
         rankings["cleanlab"] = cleanlab_ranking(labels, found, names)
     boxes = sum(len(each.instances or ()) for each in labels)
-    rows = {"by chance": [*[(len(planted) / boxes)] * 2, *[0.0] * 2, *[len(wrong) / len(labels)] * 2]}
+    rows = {"random": [*[(len(planted) / boxes)] * 2, *[0.0] * 2, *[len(wrong) / len(labels)] * 2]}
     for name, (ranked, images) in rankings.items():
         row = [float(np.mean([is_planted(each, planted) for each in ranked[:n]])) for n in AT]
         row += [float(np.mean([is_planted(each, planted, with_kind=True) for each in ranked[:n]])) for n in AT]

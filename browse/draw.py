@@ -48,7 +48,7 @@ class Note(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Piece:
+class CaptionPiece:
     """A stretch of the caption in one style: plain, a phrase's colour, or a phrase of which no box was found."""
 
     text: str
@@ -221,7 +221,7 @@ def _tag_corner(
 
 def _caption_pieces(
     caption: str, regions: Sequence[Region], colours: Callable[[int, int], Colour]
-) -> list[list[Piece]]:
+) -> list[list[CaptionPiece]]:
     """Lines of pieces: the caption, and below it the phrases whose position in the caption is unknown."""
     owner: list[int | None] = [None] * len(caption)
     # Long phrases first, so that a phrase within a phrase keeps its own colour.
@@ -234,21 +234,21 @@ def _caption_pieces(
         first_box = sum(len(region.boxes) for region in regions[:number])
         return colours(number, first_box) if boxes else UNFOUND_PAPER
 
-    line: list[Piece] = []
+    line: list[CaptionPiece] = []
     start = 0
     for end in range(1, len(caption) + 1):
         if end == len(caption) or owner[end] != owner[start]:
             region_there = owner[start]
-            line.append(Piece(caption[start:end], None if region_there is None else paper(region_there)))
+            line.append(CaptionPiece(caption[start:end], None if region_there is None else paper(region_there)))
             start = end
-    unplaced: list[Piece] = []
+    unplaced: list[CaptionPiece] = []
     for number, region in enumerate(regions):
         if not region.spans:
-            unplaced += [Piece(" … ".join(region.phrase), paper(number)), Piece("  ", None)]
+            unplaced += [CaptionPiece(" … ".join(region.phrase), paper(number)), CaptionPiece("  ", None)]
     return [line, unplaced] if unplaced else [line]
 
 
-def _with_caption(picture: Image.Image, lines: Sequence[Sequence[Piece]]) -> Image.Image:
+def _with_caption(picture: Image.Image, lines: Sequence[Sequence[CaptionPiece]]) -> Image.Image:
     """The picture with a strip below it that holds the caption."""
     size = max(15, round(min(picture.size) / 26))
     font = load_font(size)
@@ -274,9 +274,9 @@ def _with_caption(picture: Image.Image, lines: Sequence[Sequence[Piece]]) -> Ima
     return whole
 
 
-def _wrap(line: Sequence[Piece], font: ImageFont.FreeTypeFont, width: float) -> list[list[Piece]]:
+def _wrap(line: Sequence[CaptionPiece], font: ImageFont.FreeTypeFont, width: float) -> list[list[CaptionPiece]]:
     """Break a line of pieces at spaces into rows of at most `width` pixels; a longer word is cut."""
-    rows: list[list[Piece]] = [[]]
+    rows: list[list[CaptionPiece]] = [[]]
     used = 0.0
     for piece in line:
         for word in _words(piece.text):
@@ -290,11 +290,11 @@ def _wrap(line: Sequence[Piece], font: ImageFont.FreeTypeFont, width: float) -> 
                     word = word.lstrip()
                 else:
                     head = _head_that_fits(word, font, width)
-                    rows[-1].append(Piece(head, piece.paper))
+                    rows[-1].append(CaptionPiece(head, piece.paper))
                     rows.append([])
                     word = word[len(head) :]
             if word:
-                _append_joined(rows[-1], Piece(word, piece.paper))
+                _append_joined(rows[-1], CaptionPiece(word, piece.paper))
                 used += length
     return [_without_trailing_space(row) for row in rows if row]
 
@@ -317,16 +317,16 @@ def _head_that_fits(word: str, font: ImageFont.FreeTypeFont, width: float) -> st
     return word[:end]
 
 
-def _append_joined(row: list[Piece], piece: Piece) -> None:
+def _append_joined(row: list[CaptionPiece], piece: CaptionPiece) -> None:
     """One chip for neighbouring words of a phrase, not one for each."""
     if row and row[-1].paper == piece.paper:
-        row[-1] = Piece(row[-1].text + piece.text, piece.paper)
+        row[-1] = CaptionPiece(row[-1].text + piece.text, piece.paper)
     else:
         row.append(piece)
 
 
-def _without_trailing_space(row: list[Piece]) -> list[Piece]:
-    return [*row[:-1], Piece(row[-1].text.rstrip(), row[-1].paper)]
+def _without_trailing_space(row: list[CaptionPiece]) -> list[CaptionPiece]:
+    return [*row[:-1], CaptionPiece(row[-1].text.rstrip(), row[-1].paper)]
 
 
 @lru_cache(maxsize=64)

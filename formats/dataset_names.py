@@ -5,6 +5,7 @@
     NAME_label_map.json     its categories             NAME_od_reviewed.json a person's corrections
                                                        NAME_od_reviewed.sqlite drafts and changes of a review
     NAME_od_v2.audit/       a sample of them, drawn to be reviewed
+    NAME_od_v2_suspects.jsonl  images whose labels are probably wrong, in the order of their review
 
 Other names are data too: photos.json has no task, and the _v2 of photos_v2.json is part of its user's name for it.
 Functions that take a path give one in the same folder.
@@ -110,6 +111,18 @@ def part_path(annotations: str | Path, part: str) -> Path:
 def audit_folder(labels: str | Path) -> Path:
     """cat_od_v2.json -> cat_od_v2.audit"""
     return as_path(labels).with_suffix(".audit")
+
+
+def suspects_path(labels: str | Path) -> Path:
+    """cat_od_v2.json -> cat_od_v2_suspects.jsonl"""
+    labels = as_path(labels)
+    return labels.with_name(f"{labels.stem}_suspects.jsonl")
+
+
+def labels_of_other_round(labels: str | Path, version: int, other: int) -> Path:
+    """cat_od_v2.json, 2, 3 -> cat_od_v3.json. version: passed, since it cannot be told from photos_v2.json."""
+    labels = as_path(labels)
+    return labels_path(labels.with_name(f"{labels.stem.removesuffix(f'_v{version}')}{labels.suffix}"), other)
 
 
 def work_dir_name(source: str | Path) -> str:

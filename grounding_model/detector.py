@@ -490,13 +490,15 @@ def _best_pairs(logits: Tensor, boxes: Tensor, scoring: LabelScoring, count: int
 def _to_cpu(answers: Sequence[Detections]) -> list[Detections]:
     """At once: the one time that a batch waits for the device.
 
-    Raises InputError when an answer is not a number: such a model would find nothing anywhere and say nothing of it.
+    Raises InputError for NaN in the output: such a model would silently find nothing in any image.
     """
     copies = [Detections(*(tensor.to("cpu", non_blocking=True) for tensor in answer)) for answer in answers]
     if answers and answers[0].boxes.is_cuda:
         torch.cuda.current_stream(answers[0].boxes.device).synchronize()
     if any(copy.boxes.isnan().any() for copy in copies):
-        raise InputError("weights", "the model's answer is not a number", "expected weights of a training without NaN")
+        raise InputError(
+            "weights", "the model's output contains NaN", "expected weights from a training that did not diverge"
+        )
     return copies
 
 

@@ -19,7 +19,7 @@ from flows.labelling.bootstrap import bootstrap_od
 from flows.labelling.filter import filter_candidates
 from flows.labelling.infer import infer
 from flows.policies import Policy
-from flows.self_training.gate import Gate, judge
+from flows.self_training.gate import Gate, judge_round
 from formats.dataset_names import labels_path, metadata_path, reviewed_path
 from formats.io.errors import InputError
 from formats.label_map import write_label_map
@@ -101,7 +101,7 @@ def test_too_few_reviews_are_refused_with_what_to_do(labels: Path) -> None:
     with pytest.raises(InputError, match="expected at least 10"):
         draw_audit(labels, reviews=5)
     audit = draw_audit(labels, reviews=20)
-    with pytest.raises(InputError, match="0 of 20 drawn images are reviewed"):
+    with pytest.raises(InputError, match="0 of 20 sampled images are reviewed"):
         report_audit(audit)
 
 
@@ -158,8 +158,8 @@ def test_a_report_tells_mixed_up_categories_and_what_each_category_still_takes(t
     assert report.categories["cat"].more_reviews["recall"] > 0
     assert report.too_few == {"dog": wrong}
     text = describe(report)
-    assert f"wrong category, in 20 reviewed images: dog for cat ({wrong})" in text
-    assert f"numbers of their own: dog ({wrong})" in text
+    assert f"wrong category in 20 reviewed images: dog for cat ({wrong})" in text
+    assert f"separate numbers: dog ({wrong})" in text
     assert report.payload()["categories"]["cat"]["more_reviews"] == report.categories["cat"].more_reviews
     assert report.payload()["threshold"]["reviews"] == 20
 
@@ -186,14 +186,14 @@ def test_the_audit_stays_in_the_metadata_when_corrections_go_into_the_labels(tmp
 
 def test_a_gate_asks_for_an_audit_and_reads_the_lower_limit() -> None:
     gate, counts = Gate(audit_precision=0.8), {"kept": 90, "lines": 100}
-    [missing] = judge(gate, counts).reasons
+    [missing] = judge_round(gate, counts).reasons
     assert "not audited" in missing
     audit = {"reviews": 60, "precision": {"value": 0.9, "low": 0.79, "high": 0.95}}
-    [weak] = judge(gate, counts, audit=audit).reasons
+    [weak] = judge_round(gate, counts, audit=audit).reasons
     assert weak.startswith("precision of the labels is 0.900 (0.790 … 0.950) from 60 reviews")
     audit["precision"] = {"value": 0.9, "low": 0.81, "high": 0.95}
-    assert judge(gate, counts, audit=audit).passed
-    assert judge(Gate(), counts).passed
+    assert judge_round(gate, counts, audit=audit).passed
+    assert judge_round(Gate(), counts).passed
 
 
 def test_the_command_draws_for_another_tool_and_takes_its_corrections(labels: Path, capsys) -> None:

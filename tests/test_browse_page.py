@@ -241,7 +241,7 @@ def test_a_box_outside_the_image_blocks_nothing(page: Page, tmp_path: Path) -> N
     write_data(tmp_path, 2, [Instance((50, 40, 60, 50), 0, "cat", 0.9), Instance((5, 5, 39, 29), 1, "dog", 0.4)])
     with served(tmp_path, "x_od_v1.json") as server:
         page.open(server.address)
-        page.wait(f"{at(1, 2)} && {text('banner-text')} === 'Boxes wholly outside the image are left out: 1.'")
+        page.wait(f"{at(1, 2)} && {text('banner-text')} === 'Boxes entirely outside the image were left out: 1.'")
         page.press("Enter")
         page.wait(f"{at(2, 2)} && {accepted(1, 2)}")
     assert corrected(tmp_path, 0) == ["dog"]

@@ -569,7 +569,7 @@ def test_crops_are_changed_many_at_once_and_come_back(data: Path) -> None:
         assert [[each["of"] for each in line["boxes"]] for line in done["after"]] == [[1], [1, 1]]
         assert {line["state"] for line in done["after"]} == {"edited"}
         again = ask(server, "crops/change", {"action": "delete", "items": items})
-        assert (again.status, "not there any more" in again.json()["error"]) == (400, True)
+        assert (again.status, "no longer exists" in again.json()["error"]) == (400, True)
         after = {line["number"]: line["revision"] for line in done["after"]}
         back = [
             {"number": line["number"], "revision": after[line["number"]], "state": "earlier", "boxes": line["boxes"]}

@@ -156,7 +156,11 @@ def test_sets_of_one_folder_are_compared_by_their_annotation_files(tmp_path, pic
     told = capsys.readouterr().out
     assert "2 leaks" in told
     assert f"{held}: 2.png = {test}: 2.png (equal files" in told
-    for wrong, message in ((train, "is given twice"), ("nowhere", "does not exist"), (str(tmp_path), "lie in one")):
+    for wrong, message in (
+        (train, "is given twice"),
+        ("nowhere", "does not exist"),
+        (str(tmp_path), "is inside the other"),
+    ):
         assert main([*command, held, "--against", wrong]) == 2
         assert message in capsys.readouterr().err
 
@@ -164,7 +168,11 @@ def test_sets_of_one_folder_are_compared_by_their_annotation_files(tmp_path, pic
 def test_a_folder_is_not_compared_with_itself(tmp_path, pictures, capsys):
     (tmp_path / "a/b").mkdir(parents=True)
     pictures[0].save(tmp_path / "a/0.png")
-    for other, message in (("a", "are one folder"), ("a/b", "lie in one another"), ("a/../a/", "are one folder")):
+    for other, message in (
+        ("a", "are the same folder"),
+        ("a/b", "is inside the other"),
+        ("a/../a/", "are the same folder"),
+    ):
         assert main(["check", "--images", str(tmp_path / "a"), "--against", str(tmp_path / other)]) == 2
         assert message in capsys.readouterr().err
 
@@ -315,7 +323,7 @@ def test_the_card_tells_how_the_labels_were_made_round_by_round(labels):
     for part in (
         "round 2 of self-training",
         "licence of the weights: Apache-2.0, that of `llmdet_tiny`, with which self-training began",
-        "licence of the weights: not known here; mind that of `other.pth`",
+        "licence of the weights: unknown; check the licence of `other.pth`",
         "40 candidates, 7 kept, 1 image corrected",
         "| 1 | `llmdet_tiny` | 7 | 1 | no |",
         "| boxes of dog | 5 | 3 |",
@@ -335,7 +343,7 @@ def test_the_card_names_the_categories_that_are_mixed_up_and_who_says_so(labels)
     out = published(labels).folder
     card = (out / "README.md").read_text()
     for part in (
-        "In 12 images that a person reviewed, labels had a wrong category",
+        "In 12 images that a person reviewed, labels had the right place but a wrong category",
         "| cat | a\\|b | 3 |",
         "Compared with x_od_v2.json in 4 images",
         "2 wrong category, 1 overlooked",

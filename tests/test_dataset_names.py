@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from formats.dataset_names import (
     annotations_beside,
     label_map_beside,
     label_map_path,
+    labels_of_other_round,
     labels_path,
     metadata_path,
     parse_annotation_name,
     part_path,
     reviewed_path,
+    suspects_path,
     work_dir_name,
 )
 
@@ -58,6 +61,9 @@ def test_all_rounds_share_the_files_of_their_source(data_set: str, task: str) ->
         (label_map_beside("data/photos_v2.json"), "data/photos_v2_label_map.json"),
         (labels_path("data/cat_od.jsonl", 2), "data/cat_od_v2.jsonl"),
         (labels_path("photos.json", 2), "photos_v2.json"),
+        (labels_of_other_round("data/cat_od_v2.json", 2, 3), "data/cat_od_v3.json"),
+        (labels_of_other_round("photos_v2_v1.json", 1, 2), "photos_v2_v2.json"),
+        (suspects_path("data/cat_od_v2.json"), "data/cat_od_v2_suspects.jsonl"),
         (metadata_path("data/cat_od_v2.json"), "data/cat_od_v2.meta.json"),
         (reviewed_path("data/cat_od_v2.jsonl"), "data/cat_od_reviewed.jsonl"),
         (reviewed_path("photos.json"), "photos_reviewed.json"),
@@ -86,3 +92,11 @@ def test_a_label_map_knows_whose_labels_it_names(tmp_path: Path) -> None:
     for name in (*mine, "a[1]_od_v2.meta.json", "a1_od.json", "a[1]_vg.json"):
         (tmp_path / name).touch()
     assert [path.name for path in annotations_beside(tmp_path / "a[1]_label_map.json")] == mine
+
+
+def test_names_are_made_in_one_module() -> None:
+    """A name that another module puts together is found again by nobody but that module."""
+    made = re.compile(r"\}(_v\{|_suspects|_reviewed|_label_map|\.meta\.json|\.audit)|\"[a-z]+_label_map\.json\"")
+    packages = ("flows", "grounding_model", "browse", "formats")
+    modules = [path for package in packages for path in Path(__file__).parent.parent.joinpath(package).rglob("*.py")]
+    assert [path.name for path in modules if made.search(path.read_text(encoding="utf-8"))] == ["dataset_names.py"]

@@ -445,7 +445,7 @@ def test_a_model_that_answers_no_numbers_is_no_model_that_finds_nothing(referenc
     broken = deepcopy(reference_checkpoint.model)
     with torch.no_grad():
         broken.decoder.norm.weight.fill_(torch.nan)
-    with pytest.raises(InputError, match="not a number"):
+    with pytest.raises(InputError, match="output contains NaN"):
         Detector(broken, reference_checkpoint.tokenizer).predict([A / "img0.png"], ["cat"], **SETTINGS)
 
 

@@ -251,3 +251,17 @@ def test_commands_that_run_no_model_load_none(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# Words whose module says what they are of: a row of a table, a mark on a picture or beside a line.
+SHARED_NAMES = {"Mark", "Row", "View"}
+
+
+def test_a_class_has_its_name_for_itself() -> None:
+    names = Counter(
+        node.name
+        for path in FILES
+        for node in tree_of(path).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert {name for name, count in names.items() if count > 1} - SHARED_NAMES == set()

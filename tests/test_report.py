@@ -16,7 +16,7 @@ from flows.labelling.infer import infer
 from flows.labelling.plan import plan
 from flows.policies.policy import Policy
 from flows.self_training.gate import Verdict, label_drift
-from flows.self_training.report import Comparison, comparison_sheet, read_rounds, write_report
+from flows.self_training.report import ImageComparison, comparison_sheet, read_rounds, write_report
 from flows.self_training.state import LoopState, RoundResult, read_state, write_state
 from formats.dataset_names import labels_path
 from formats.io.errors import InputError
@@ -150,7 +150,7 @@ def test_images_that_have_moved_leave_the_rest_of_the_report(run_dir: Path) -> N
 
 def test_comparisons_stand_below_one_another(run_dir: Path) -> None:
     box = Instance((10, 10, 60, 60), 0, "cat")
-    scene = Comparison(
+    scene = ImageComparison(
         np.full((100, 100, 3), 90, np.uint8),
         Record("a", 100, 100, (box,)),
         {"before": Record("a", 100, 100, ()), "after": Record("a", 100, 100, (box,))},

@@ -12,7 +12,7 @@ import pytest
 
 from flows.cli.command import main
 from flows.self_training.config import SelfTrainConfig
-from flows.self_training.gate import Drift, Evaluation, Gate, count_ratio, drifted, judge, label_drift
+from flows.self_training.gate import Drift, Evaluation, Gate, count_ratio, drifted, judge_round, label_drift
 from flows.self_training.lineage import lineage
 from flows.self_training.loop import self_train
 from flows.self_training.stages import Stages
@@ -97,7 +97,7 @@ def test_a_fall_within_the_interval_is_no_fall(tmp_path: Path) -> None:
     write_samples(tmp_path / "after.npz", Shares(np.arange(IMAGES), right, IMAGES))
     before = Evaluation(1, "recall@1", 0.5, tmp_path / "before.npz")
     after = Evaluation(2, "recall@1", 0.495, tmp_path / "after.npz")
-    verdict = judge(Gate(), {"kept": 90, "lines": 100}, None, after, before)
+    verdict = judge_round(Gate(), {"kept": 90, "lines": 100}, None, after, before)
     assert verdict.passed
     assert verdict.gain == pytest.approx(-0.005)
     assert verdict.interval is not None

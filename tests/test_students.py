@@ -199,7 +199,8 @@ def test_a_student_answers_as_a_detector(folder: Path) -> None:
 
 def test_a_prompt_of_other_classes_is_named(folder: Path) -> None:
     detector = load_detector(folder)
-    with pytest.raises(InputError, match=r"prompt 'gren': is not a class of this detector.*did you mean 'green'"):
+    message = r"prompt 'gren': is not one of this detector's fixed classes.*did you mean 'green'"
+    with pytest.raises(InputError, match=message):
         detector.predict_each([], Prompt.categories(["gren"]))
     with pytest.raises(InputError, match=r"is an expression; expected names of this detector's classes: red, green"):
         detector.predict_each([], Prompt.expression("the red one"))

@@ -181,7 +181,7 @@ class ReviewApp:
         """How many boxes of a category, in how many images, each threshold would give."""
         name = self.review.categories.get(_whole(values, "label"))
         if self.counts is None or name is None:
-            raise Refused(404, "there are no counts of this category")
+            raise Refused(404, "this category has no counts")
         return self.counts.of(name)
 
     def line_comparison(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
@@ -221,7 +221,7 @@ class ReviewApp:
         """A stretch of such a list."""
         crops = self._crop_lists.get(values["crops"])
         if crops is None:
-            raise Refused(404, "this list of crops is too old: load the crops again")
+            raise Refused(404, "this list of crops has expired; load the crops again")
         start = _whole(values, "start")
         stretch = crops[start : start + min(MAX_ROWS, _whole(values, "count"))]
         return {"start": start, "rows": crop_rows(self.review, stretch)}
@@ -285,7 +285,7 @@ class ReviewApp:
 
     async def _picture(self, request: Request, make: Callable[[int], bytes]) -> Response:
         if self._waiting >= MAX_WAITING:
-            return _error(503, "too many pictures are asked for at once", {"Retry-After": "1"})
+            return _error(503, "too many pictures are requested at once", {"Retry-After": "1"})
         self._waiting += 1
         try:
             number = self._number(dict(request.path_params))
@@ -308,14 +308,14 @@ class ReviewApp:
     def _number(self, values: dict[str, str]) -> int:
         number, count = _whole(values, "number"), len(self.review.lines)
         if not 0 <= number < count:
-            raise Refused(404, f"no line {number}: there are {count} lines")
+            raise Refused(404, f"there is no line {number} among {count}")
         return number
 
     def _view(self, values: dict[str, str]) -> View:
         try:
             return self.views.view(values["view"])
         except KeyError:
-            raise Refused(410, "this view is too old") from None
+            raise Refused(410, "this view has expired; load the page again") from None
 
     def _asked_phrases(self, number: int) -> list[Phrase]:
         return [] if self.candidates is None else self.candidates.asked_phrases(number, self.review.record(number))
@@ -351,7 +351,7 @@ async def _json_object(request: Request) -> dict[str, Any]:
     try:
         value = json.loads(await request.body())
     except (ValueError, RecursionError) as error:
-        raise Refused(400, f"is not JSON ({error})") from error
+        raise Refused(400, f"the request is not JSON ({error})") from error
     if not isinstance(value, dict):
         raise Refused(400, "expected a JSON object")
     return value

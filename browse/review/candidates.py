@@ -138,13 +138,15 @@ class CandidateBoxes:
         if self._source is None or number >= len(self._source):
             return {}
         try:
-            asked = self._source.record(number)
+            source_record = self._source.record(number)
         except InputError:
             return {}
-        if (asked.filename, asked.caption) != (record.filename, record.caption):
+        if (source_record.filename, source_record.caption) != (record.filename, record.caption):
             return {}
         known = {phrase: position for position, phrase in enumerate(phrases)}
-        named = ((index, Phrase(region.phrase, region.spans)) for index, region in enumerate(asked.regions or ()))
+        named = (
+            (index, Phrase(region.phrase, region.spans)) for index, region in enumerate(source_record.regions or ())
+        )
         return {index: known[phrase] for index, phrase in named if phrase in known}
 
     @property
@@ -154,7 +156,7 @@ class CandidateBoxes:
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """The categories that the model was asked for, by region; None of captions."""
+        """The categories that the model was prompted with, by region; None of captions."""
         return self._plan.names
 
     def asked_phrases(self, number: int, record: Record) -> list[Phrase]:
@@ -163,19 +165,19 @@ class CandidateBoxes:
         if self._source is None or record.caption is None or number >= len(self._source):
             return []
         try:
-            asked = self._source.record(number)
+            source_record = self._source.record(number)
         except InputError:
             return []
-        if (asked.filename, asked.caption) != (record.filename, record.caption):
+        if (source_record.filename, source_record.caption) != (record.filename, record.caption):
             return []
-        return [Phrase(region.phrase, region.spans) for region in asked.regions or ()]
+        return [Phrase(region.phrase, region.spans) for region in source_record.regions or ()]
 
-    def features(self, index: LineIndex, most: int) -> tuple[np.ndarray, np.ndarray] | None:
+    def features(self, index: LineIndex, max_images: int) -> tuple[np.ndarray, np.ndarray] | None:
         """(N,) lines of the label file, ascending, and (N, D) features of their images; None where there are none.
 
-        index: of the label file. most: images; of more, whole shards spread over the file are taken.
+        index: of the label file. max_images: images; of more, whole shards spread over the file are taken.
         """
-        shards = range(0, len(self._plan.shards), max(1, -(-len(index.lines) // most)))
+        shards = range(0, len(self._plan.shards), max(1, -(-len(index.lines) // max_images)))
         found: dict[int, np.ndarray] = {}
         captions = index.has_captions()
         for shard in shards:

@@ -37,7 +37,10 @@ class OtherLabels:
 
     @property
     def is_truth(self) -> bool:
-        """Whether no box has a score, as a person's have none: ours are right or wrong then. Waits for the file."""
+        """Whether no box has a score, as in a file that a person made. Then our boxes are right or wrong.
+
+        Waits for the file to be read.
+        """
         return bool(np.isnan(self._index.scores).all())
 
     def raw(self, hashes: np.ndarray) -> list[bytes | None]:
@@ -60,10 +63,10 @@ class OtherLabels:
             lines = lines[np.argsort(self._index.hashes[lines], kind="stable")]
             self._sorted = self._index.hashes[lines], lines
         known, lines = self._sorted
-        place = np.searchsorted(known, hashes, "right") - 1
+        position = np.searchsorted(known, hashes, "right") - 1
         if not len(known):
             return np.full(len(hashes), -1)
-        return np.where((place >= 0) & (known[place] == hashes), lines[place], -1)
+        return np.where((position >= 0) & (known[position] == hashes), lines[position], -1)
 
 
 def compared(ours: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -72,21 +75,21 @@ def compared(ours: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, An
     ours, others: [{"box", "name"}]. A box is paired with the one of its name that it overlaps most, then with one of
     another name. Ours are "gained" and the others' "lost" where they have no partner.
     """
-    mine, theirs = ["gained"] * len(ours), ["lost"] * len(others)
+    our_changes, other_changes = ["gained"] * len(ours), ["lost"] * len(others)
     if ours and others:
         iou = pairwise_iou(_boxes(ours), _boxes(others))
         same_name = np.array([[a["name"] == b["name"] for b in others] for a in ours])
         for allowed in (same_name, ~same_name):
-            _pair(np.where(allowed, iou, 0.0), same_name, mine, theirs)
-    return {"ours": mine, "others": theirs}
+            _pair(np.where(allowed, iou, 0.0), same_name, our_changes, other_changes)
+    return {"ours": our_changes, "others": other_changes}
 
 
-def _pair(iou: np.ndarray, same_name: np.ndarray, mine: list[str], theirs: list[str]) -> None:
+def _pair(iou: np.ndarray, same_name: np.ndarray, our_changes: list[str], other_changes: list[str]) -> None:
     """Takes the best pairs first, of those that are still free."""
-    free = np.outer([each == "gained" for each in mine], [each == "lost" for each in theirs])
+    free = np.outer([each == "gained" for each in our_changes], [each == "lost" for each in other_changes])
     for one, other in best_pairs(np.where(free, iou, 0.0), MATCHED):
         change = "relabelled" if not same_name[one, other] else "same" if iou[one, other] >= MOVED else "moved"
-        mine[one] = theirs[other] = change
+        our_changes[one] = other_changes[other] = change
 
 
 def _boxes(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:
@@ -119,10 +122,10 @@ def changed_lines(
     Raises KeyError, TypeError or ValueError for a line that is none, and for a caption.
     """
     numbers: dict[str, int] = {}
-    mine, theirs = _boxes_of(ours, names, numbers), _boxes_of(others, {}, numbers)
-    of_mine, of_theirs = _matched(mine, theirs)
+    our_boxes, other_boxes = _boxes_of(ours, names, numbers), _boxes_of(others, {}, numbers)
+    of_ours, of_others = _matched(our_boxes, other_boxes)
     found = {change: np.zeros(len(ours), bool) for change in CHANGES}
-    for boxes, changes in ((mine, of_mine), (theirs, of_theirs)):
+    for boxes, changes in ((our_boxes, of_ours), (other_boxes, of_others)):
         for number, change in enumerate(CHANGES, start=_GAINED):
             found[change][boxes.line[changes == number]] = True
     return found
@@ -148,28 +151,28 @@ def _boxes_of(lines: Sequence[bytes | None], names: Mapping[int, str], numbers: 
     return _Boxes(np.array(line, np.int64), np.where(outside[:, None], sides, cut), np.array(name, np.int64))
 
 
-def _matched(mine: _Boxes, theirs: _Boxes) -> tuple[np.ndarray, np.ndarray]:
+def _matched(ours: _Boxes, others: _Boxes) -> tuple[np.ndarray, np.ndarray]:
     """What became of each box, (A,) and (B,): best pairs first, of one name before others, as `compared` does."""
-    one, other = _pairs_of_lines(mine.line, theirs.line)
-    iou = _iou_of_pairs(mine.box[one], theirs.box[other])
-    same_name = mine.name[one] == theirs.name[other]
-    of_mine, of_theirs = np.full(len(mine.line), _GAINED), np.full(len(theirs.line), _LOST)
+    one, other = _pairs_of_lines(ours.line, others.line)
+    iou = _iou_of_pairs(ours.box[one], others.box[other])
+    same_name = ours.name[one] == others.name[other]
+    of_ours, of_others = np.full(len(ours.line), _GAINED), np.full(len(others.line), _LOST)
     for allowed in (same_name, ~same_name):
         left = np.flatnonzero(allowed & (iou >= MATCHED))
-        while len(left := left[(of_mine[one[left]] == _GAINED) & (of_theirs[other[left]] == _LOST)]):
+        while len(left := left[(of_ours[one[left]] == _GAINED) & (of_others[other[left]] == _LOST)]):
             best = left[_are_best(one[left], iou[left]) & _are_best(other[left], iou[left])]
             best = best[np.unique(one[best], return_index=True)[1]]  # of two that are as good, the first
             best = best[np.unique(other[best], return_index=True)[1]]
             change = np.where(same_name[best], np.where(iou[best] >= MOVED, _SAME, _MOVED), _RELABELLED)
-            of_mine[one[best]] = of_theirs[other[best]] = change
-    return of_mine, of_theirs
+            of_ours[one[best]] = of_others[other[best]] = change
+    return of_ours, of_others
 
 
-def _pairs_of_lines(mine: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every pair of boxes of one line; mine, theirs: the boxes' lines, ascending."""
-    starts = np.searchsorted(theirs, mine, "left")
-    counts = np.searchsorted(theirs, mine, "right") - starts
-    one = np.repeat(np.arange(len(mine)), counts)
+def _pairs_of_lines(ours: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every pair of boxes of one line; ours, others: the boxes' lines, ascending."""
+    starts = np.searchsorted(others, ours, "left")
+    counts = np.searchsorted(others, ours, "right") - starts
+    one = np.repeat(np.arange(len(ours)), counts)
     within = np.arange(len(one)) - np.repeat(np.cumsum(counts) - counts, counts)
     return one, np.repeat(starts, counts) + within
 

@@ -178,12 +178,12 @@ def _relabelled(of: int) -> Edit:
 def _change(page: dict[str, Any], items: Sequence[Mapping[str, Any]], edit: Edit, action: str) -> dict[str, Any]:
     boxes: list[dict[str, Any] | None] = list(page["boxes"])
     for item in items:
-        place = next((i for i, each in enumerate(boxes) if each is not None and _same(each, item)), None)
-        if place is None:
-            raise InputError(page["filename"], "a selected box is not there any more", "load the crops again")
-        boxes[place] = edit(dict(boxes[place] or {}))
-        if boxes[place] is not None:
-            boxes[place] = {**(boxes[place] or {}), "done": True}
+        position = next((i for i, each in enumerate(boxes) if each is not None and _same(each, item)), None)
+        if position is None:
+            raise InputError(page["filename"], "a selected box no longer exists", "load the crops again")
+        boxes[position] = edit(dict(boxes[position] or {}))
+        if boxes[position] is not None:
+            boxes[position] = {**(boxes[position] or {}), "done": True}
     kept = [{name: value for name, value in each.items() if name != "done"} for each in boxes if each is not None]
     state = "accepted" if action == "accept" or page["state"] == "accepted" else "edited"
     changed = {"boxes": kept, "phrases": [dict(each) for each in page["phrases"]]}

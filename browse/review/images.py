@@ -60,7 +60,7 @@ class Pictures:
     """The pictures of a review. All methods may be called from several threads.
 
     filename_of: gives the file name of a line; it comes from the labels, never from the network.
-    Methods raise OSError or InputError for what is no picture.
+    Methods raise OSError or InputError for a file that is not a picture.
     """
 
     def __init__(self, root: Path, filename_of: Callable[[int], str]) -> None:

@@ -23,7 +23,7 @@ LIST_SUFFIX = ".jsonl"
 
 
 class Thresholds(NamedTuple):
-    """The score above which a box became a label. default: None where nobody knows."""
+    """The score above which a box became a label. default: None where it is unknown."""
 
     default: float | None
     of_name: Mapping[str, float]

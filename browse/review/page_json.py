@@ -144,9 +144,9 @@ def _regions(record: Record, boxes: Sequence[_PageBox], phrases: Sequence[Phrase
     regions = []
     for number, phrase in enumerate(phrases):
         for ignore in (False, True):
-            mine = tuple(each.box for each in boxes if each.of == number and each.ignore is ignore)
-            if mine:
-                regions.append(Region(mine, phrase.texts, phrase.spans, ignore=ignore))
+            of_phrase = tuple(each.box for each in boxes if each.of == number and each.ignore is ignore)
+            if of_phrase:
+                regions.append(Region(of_phrase, phrase.texts, phrase.spans, ignore=ignore))
     return tuple(regions)
 
 

@@ -22,7 +22,7 @@ from browse.review.guard import Guard, kept_token
 from browse.review.likeness import Likeness
 from browse.review.session import Review
 from browse.review.views import Views
-from formats.dataset_names import parse_annotation_name
+from formats.dataset_names import parse_annotation_name, suspects_path
 from formats.images import safe_join
 from formats.io.errors import InputError
 from formats.io.locks import lock
@@ -56,21 +56,27 @@ def build_parser(program: str) -> argparse.ArgumentParser:
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_data_paths(parser)
     parser.add_argument(
-        "-o", "--out", metavar="REVIEWED_FILE", type=Path, help="default: X_od_reviewed.json beside the labels"
+        "-o",
+        "--out",
+        metavar="REVIEWED_FILE",
+        type=Path,
+        help="file for the corrections (default: X_od_reviewed.json beside the labels)",
     )
-    parser.add_argument("--port", type=int, default=8765, help="default 8765; 0: any free port")
+    parser.add_argument(
+        "--port", type=int, default=8765, help="port to listen on (default %(default)s; 0: any free port)"
+    )
     parser.add_argument(
         "--host",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="address to listen on (default 127.0.0.1, this machine)",
+        help="address to listen on (default %(default)s: this machine only)",
     )
     parser.add_argument(
         "--order",
         default="file",
         metavar="file|uncertain|diverse|FILE",
-        help="uncertain: images with a score near its threshold first; diverse: each as unlike those before it as "
-        "possible; FILE: a list of images with a reason each "
+        help="uncertain: images with a score near its threshold first; diverse: each as different as possible from "
+        "those before it; FILE: a list of images with a reason each "
         '(.jsonl, {"filename": ..., "reason": ...} a line), a CSV of groundhog agreement, or a JSON table of file name '
         "and score, lowest first",
     )
@@ -78,15 +84,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--candidates",
         metavar="WORK_DIR",
         type=Path,
-        help="show the model's boxes below the threshold, of the labelling in this folder (default: the one that the "
-        "labels' .meta.json names, where it is found)",
+        help="show the model's boxes below the threshold, from this labelling (default: the one that the labels' "
+        ".meta.json names)",
     )
     parser.add_argument(
         "--compare",
         metavar="FILE",
         help="other labels of the same images, or the truth; relative to DATA_ROOT (default: the round before)",
     )
-    parser.add_argument("--reviewer", metavar="NAME", help="who is noted beside each change (default: the user)")
+    parser.add_argument("--reviewer", metavar="NAME", help="name to record with each change (default: the user)")
     parser.add_argument("--no-open", action="store_true", help="do not open the browser")
 
 
@@ -110,7 +116,7 @@ def opened(options: argparse.Namespace) -> Iterator[ReviewServer]:
         other = labels_before(annotations) if options.compare is None else _inside(options.data_root, options.compare)
         plan = find_plan(annotations, options.candidates)
         candidates = None if plan is None else CandidateBoxes(plan)
-        suspects = annotations.with_name(f"{annotations.stem}_suspects.jsonl")
+        suspects = suspects_path(annotations)
         listed = suspects if suspects.is_file() else None
         views = Views(review, options.order, other, likeness_of(review, images, candidates), listed)
         for problem in review.index.problems:

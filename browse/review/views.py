@@ -64,7 +64,8 @@ class Query:
                 raise InputError("filter", f"{name} is {value!r}", f"expected {', '.join(known)}")
         query = Query(**entries)
         if query.order not in ORDERS or query.state not in ("", "open", *STATES) or query.change not in CHANGES:
-            raise InputError("filter", "order, state or change is unknown", f"expected an order of {', '.join(ORDERS)}")
+            what = f"order {query.order!r}, state {query.state!r} or change {query.change!r} is unknown"
+            raise InputError("filter", what, f"expected an order of {', '.join(ORDERS)}")
         return query
 
     @property
@@ -95,7 +96,7 @@ class View:
 
 class Views:
     """The views of a review. order: what `--order` said. other: the labels to compare with. likeness: of images.
-    suspects: a list of images that can be asked for, where the order's file is none.
+    suspects: a list of images that can be selected, unless `order` names one.
 
     listed: (file name, caption or "") -> why a line should be looked at. first: the query that the page opens with.
     """
@@ -108,7 +109,7 @@ class Views:
         likeness: Likeness | None = None,
         suspects: Path | None = None,
     ) -> None:
-        """Raises InputError for an order that is neither a known one nor a file of one."""
+        """Raises InputError for an order that is neither known nor a file with one."""
         self.review = review
         self.other = None if other is None else OtherLabels(other)
         self.thresholds: Thresholds = read_thresholds(review.annotations)
@@ -122,7 +123,7 @@ class Views:
         self._comparing = threading.Lock()
         self._lock = threading.RLock()
         if order == "diverse" and likeness is None:
-            raise InputError("--order", "'diverse' compares images, and none are given", "expected their folder")
+            raise InputError("--order", "'diverse' needs the images", "expected their folder")
         named = order in ("file", "uncertain", "diverse")
         self.first = Query(order=order if named else "listed")
         if not named or suspects is not None:
@@ -131,7 +132,7 @@ class Views:
             self.first = replace(self.first, listed=bool(self.listed) and not named)
 
     def reason(self, number: int) -> str:
-        """Why a line should be looked at; "" where nobody said so."""
+        """Why a line should be looked at; "" without a reason."""
         if not self.listed:
             return ""
         record = self.review.record(number)
@@ -289,9 +290,9 @@ class Views:
         index = self.review.index
         numbers = start + np.flatnonzero(~index.broken[start:stop])
         ours = self.review.lines.chunk(start, stop)
-        mine = [ours[number - start] for number in numbers.tolist()]
+        changed = [ours[number - start] for number in numbers.tolist()]
         try:
-            changes = changed_lines(mine, self.other.raw(index.hashes[numbers]), self.review.categories)
+            changes = changed_lines(changed, self.other.raw(index.hashes[numbers]), self.review.categories)
             for change, lines in changes.items():
                 found[change][numbers[lines]] = True
         except (KeyError, TypeError, ValueError, IndexError, AttributeError):  # captions, or a line that is none

@@ -125,8 +125,9 @@ def _coefficient(residual: np.ndarray, control: np.ndarray, strata: Strata) -> n
     """(...,) the multiple of the control that leaves the least variance within strata."""
     scale = strata.weight**2 * (1 - strata.taken / strata.sizes)[strata.stratum]
     centred = strata.centred(control)
-    own = (scale * centred**2).sum(-1)
-    return np.where(own > 1e-12, (scale * centred * residual).sum(-1) / np.maximum(own, 1e-12), 0.0)
+    variance = (scale * centred**2).sum(-1)
+    covariance = (scale * centred * residual).sum(-1)
+    return np.where(variance > 1e-12, covariance / np.maximum(variance, 1e-12), 0.0)
 
 
 def interval_of(
@@ -163,8 +164,8 @@ def _degrees(moments: Moments, parts: np.ndarray, taken: np.ndarray, growth: flo
     of the share less the strata that they are of.
     """
     at_most = growth * moments.degrees
-    own = (parts**2 / np.maximum(taken - 1, 1)).sum(-1)
-    satterthwaite = np.where(own > 0, parts.sum(-1) ** 2 / np.where(own > 0, own, 1.0), at_most)
+    squares = (parts**2 / np.maximum(taken - 1, 1)).sum(-1)
+    satterthwaite = np.where(squares > 0, parts.sum(-1) ** 2 / np.where(squares > 0, squares, 1.0), at_most)
     return np.maximum(1.0, np.minimum(satterthwaite, at_most))
 
 

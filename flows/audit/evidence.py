@@ -11,7 +11,8 @@ import numpy as np
 from flows.labelling.infer import parse_line
 from flows.labelling.manifest import Manifest, as_manifest, read_lines
 from flows.labelling.shards import missing_shards
-from flows.policies.calibration import Calibration, calibrate, judge
+from flows.policies.calibration import Calibration, calibrate, judge_boxes
+from formats.boxes import MATCH_IOU
 from formats.candidates import ImageCandidates, read_candidates
 from formats.io.errors import InputError
 from formats.io.plurals import many
@@ -20,13 +21,12 @@ from formats.odvg_lines import is_quarantined
 from formats.record import Record
 from formats.reviewed import Key, key_of
 
-MATCH_IOU = 0.5
 MIN_TO_CALIBRATE = 50  # boxes of a second model; with fewer, its scores are taken as they are
 MIN_SCORE = 0.05  # lower ones say nothing
 
 
 @dataclass(frozen=True, eq=False)
-class Boxes:
+class NamedBoxes:
     """Of one image. name: (K,) object, categories or phrases. box: (K, 4) pixels. score: (K,) 0..1, NaN without one."""
 
     name: np.ndarray
@@ -36,24 +36,26 @@ class Boxes:
     def __len__(self) -> int:
         return len(self.name)
 
-    def of(self, rows: np.ndarray) -> Boxes:
-        return Boxes(self.name[rows], self.box[rows], self.score[rows])
+    def of(self, rows: np.ndarray) -> NamedBoxes:
+        return NamedBoxes(self.name[rows], self.box[rows], self.score[rows])
 
 
-NOTHING = Boxes(np.empty(0, object), np.zeros((0, 4)), np.zeros(0))
+NOTHING = NamedBoxes(np.empty(0, object), np.zeros((0, 4)), np.zeros(0))
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """found: of each line that was looked at, by file name and caption. own: by the model that made the labels, so that
-    its scores cannot be calibrated by them.
+    """What labels are compared with.
+
+    found: the boxes of each line that was compared, by file name and caption. from_labeller: the model that made the
+    labels found them, so the labels cannot calibrate its scores.
     """
 
-    found: Mapping[Key, Boxes]
-    own: bool
+    found: Mapping[Key, NamedBoxes]
+    from_labeller: bool
 
 
-def boxes_of(record: Record) -> Boxes:
+def boxes_of(record: Record) -> NamedBoxes:
     """The record's boxes but for those to be ignored."""
     rows = [(each.category, each.box, each.score) for each in record.instances or () if not each.ignore]
     for region in record.regions or ():
@@ -64,57 +66,59 @@ def boxes_of(record: Record) -> Boxes:
         return NOTHING
     names = np.array([name for name, _, _ in rows], object)
     scores_array = np.array([np.nan if score is None else score for _, _, score in rows], float)
-    return Boxes(names, np.array([box for _, box, _ in rows], float), scores_array)
+    return NamedBoxes(names, np.array([box for _, box, _ in rows], float), scores_array)
 
 
 def stored_candidates(work_dir: Manifest | str | Path) -> Evidence:
     """Of the plan that made the labels. Raises InputError while shards are missing."""
     manifest = as_manifest(work_dir)
     if missing := missing_shards(manifest):
-        raise InputError(manifest.work_dir, f"{many(len(missing), 'shard')} not labelled yet", "run infer again")
-    found: dict[Key, Boxes] = {}
+        raise InputError(
+            manifest.work_dir, f"{many(len(missing), 'shard')} not labelled yet", "run `groundhog infer` again"
+        )
+    found: dict[Key, NamedBoxes] = {}
     for shard in manifest.shards:
         by_line = {image.line: image for image in read_candidates(manifest.shard_path(shard.index)).by_line()}
         for line in read_lines(manifest.source, shard):
             if not is_quarantined(line.text):
                 record = parse_line(line, manifest.source)
                 found[key_of(record)] = _named(by_line.get(line.number), _names(manifest, record))
-    return Evidence(found, own=True)
+    return Evidence(found, from_labeller=True)
 
 
 def second_model(path: str | Path) -> Evidence:
     """What another model, or another round, found: an ODVG file with scores, best with a low threshold."""
     found = {key_of(record): boxes_of(record) for record in read_odvg(path)}
     if not any(np.isfinite(boxes.score).any() for boxes in found.values()):
-        raise InputError(path, "has no box with a score", "expected what a model found, such as X_od_v2.json")
-    return Evidence({key: boxes.of(boxes.score >= MIN_SCORE) for key, boxes in found.items()}, own=False)
+        raise InputError(path, "has no box with a score", "expected labels of a model, such as X_od_v2.json")
+    return Evidence({key: boxes.of(boxes.score >= MIN_SCORE) for key, boxes in found.items()}, from_labeller=False)
 
 
-def calibrated(evidence: Evidence, labels: Mapping[Key, Boxes]) -> Evidence:
+def calibrated(evidence: Evidence, labels: Mapping[Key, NamedBoxes]) -> Evidence:
     """Scores as the chance that such a box is among the labels, which are mostly right (isotonic regression).
 
     Those of the labels' own model stay as they are: its boxes above the threshold are the labels.
     """
-    if evidence.own:
+    if evidence.from_labeller:
         return evidence
     scores, right = _judged(evidence, labels)
     if len(scores) < MIN_TO_CALIBRATE:
         return evidence
     scale: Calibration = calibrate(scores, right)
     found = {key: replace(boxes, score=scale(boxes.score)) for key, boxes in evidence.found.items()}
-    return Evidence(found, own=False)
+    return Evidence(found, from_labeller=False)
 
 
-def _judged(evidence: Evidence, labels: Mapping[Key, Boxes]) -> tuple[np.ndarray, np.ndarray]:
+def _judged(evidence: Evidence, labels: Mapping[Key, NamedBoxes]) -> tuple[np.ndarray, np.ndarray]:
     """(K,) scores and whether each box meets a label, over all images that both have."""
     scores, right = [np.zeros(0)], [np.zeros(0, bool)]
     for key, boxes in evidence.found.items():
         known = labels.get(key, NOTHING)
         for name in set(boxes.name) if key in labels else ():
-            mine = boxes.of(boxes.name == name)
-            mine = mine.of(np.argsort(-mine.score, kind="stable"))
-            scores.append(mine.score)
-            right.append(judge(mine.box, known.box[known.name == name], MATCH_IOU))
+            alike = boxes.of(boxes.name == name)
+            alike = alike.of(np.argsort(-alike.score, kind="stable"))
+            scores.append(alike.score)
+            right.append(judge_boxes(alike.box, known.box[known.name == name], MATCH_IOU))
     return np.concatenate(scores), np.concatenate(right)
 
 
@@ -124,10 +128,10 @@ def _names(manifest: Manifest, record: Record) -> Sequence[str]:
     return [" ".join(region.phrase) for region in record.regions or ()]
 
 
-def _named(image: ImageCandidates | None, names: Sequence[str]) -> Boxes:
+def _named(image: ImageCandidates | None, names: Sequence[str]) -> NamedBoxes:
     if image is None:
         return NOTHING
     kept = image.score >= MIN_SCORE
-    return Boxes(
+    return NamedBoxes(
         np.array(names, object)[image.region[kept]], image.box[kept].astype(float), image.score[kept].astype(float)
     )

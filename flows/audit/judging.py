@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flows.policies.calibration import judge
+from flows.audit import defaults
+from flows.policies.calibration import judge_boxes
 from formats.boxes import best_pairs, boxes_by_name, pairwise_iou
 from formats.record import Box, Record
-
-DEFAULT_IOU = 0.5
 
 
 class Outcome(NamedTuple):
@@ -49,40 +48,40 @@ def labels_by_name(record: Record) -> dict[str, list[ScoredBox]]:
         if not region.ignore:
             scores = region.scores or (None,) * len(region.boxes)
             boxes.setdefault(" ".join(region.phrase), []).extend(map(ScoredBox, region.boxes, scores))
-    return {name: sorted(own, key=_worst_last) for name, own in boxes.items()}
+    return {name: sorted(scored, key=_worst_last) for name, scored in boxes.items()}
 
 
 def _worst_last(box: ScoredBox) -> float:
     return 1.0 if box.score is None else -box.score
 
 
-def judge_labels(labels: Record, reviewed: Record, iou: float = DEFAULT_IOU) -> dict[str, Outcome]:
+def judge_labels(labels: Record, reviewed: Record, iou: float = defaults.IOU) -> dict[str, Outcome]:
     """Labels against the same image as a person left it; by category, with those that have labels or objects.
 
     A label is right that overlaps an object of its category by this IoU, each object once, as in COCO's evaluation.
     Labels on what the person marked to be ignored count neither as right nor as wrong.
     """
-    mine, objects = labels_by_name(labels), boxes_by_name(reviewed)
+    labelled, objects = labels_by_name(labels), boxes_by_name(reviewed)
     everything = boxes_by_name(reviewed, with_ignored=True)
     return {
-        name: _outcome(mine.get(name, []), objects.get(name, []), everything.get(name, []), iou)
-        for name in mine.keys() | objects.keys()
-        if mine.get(name) or objects.get(name)
+        name: _outcome(labelled.get(name, []), objects.get(name, []), everything.get(name, []), iou)
+        for name in labelled.keys() | objects.keys()
+        if labelled.get(name) or objects.get(name)
     }
 
 
-def confused_labels(labels: Record, reviewed: Record, iou: float = DEFAULT_IOU) -> Counter[tuple[str, str]]:
+def confused_labels(labels: Record, reviewed: Record, iou: float = defaults.IOU) -> Counter[tuple[str, str]]:
     """(category of a label, category of the object there) -> labels that are wrong for this reason alone.
 
     Such a label is right of no object of its category and overlaps one of another that no label is right of.
     """
-    mine, objects = labels_by_name(labels), boxes_by_name(reviewed)
+    labelled, objects = labels_by_name(labels), boxes_by_name(reviewed)
     wrong: list[tuple[str, Box]] = []
     missed: list[tuple[str, Box]] = []
-    for name in sorted(mine.keys() | objects.keys()):
-        boxes, there = [each.box for each in mine.get(name, [])], objects.get(name, [])
-        right = judge(boxes, there, iou)
-        found = judge(there, [box for box, ok in zip(boxes, right) if ok], iou)
+    for name in sorted(labelled.keys() | objects.keys()):
+        boxes, there = [each.box for each in labelled.get(name, [])], objects.get(name, [])
+        right = judge_boxes(boxes, there, iou)
+        found = judge_boxes(there, [box for box, ok in zip(boxes, right) if ok], iou)
         wrong += [(name, box) for box, ok in zip(boxes, right) if not ok]
         missed += [(name, box) for box, ok in zip(there, found) if not ok]
     overlap = pairwise_iou([box for _, box in wrong], [box for _, box in missed])
@@ -92,7 +91,7 @@ def confused_labels(labels: Record, reviewed: Record, iou: float = DEFAULT_IOU) 
 
 def _outcome(labels: list[ScoredBox], objects: list[Box], everything: list[Box], iou: float) -> Outcome:
     boxes = [each.box for each in labels]
-    right = judge(boxes, objects, iou)
+    right = judge_boxes(boxes, objects, iou)
     counts = right | ~_on_ignored(boxes, objects, everything, iou)
     scores = np.array([np.nan if each.score is None else each.score for each in labels], float)
     return Outcome(scores[counts], right[counts], len(objects))
@@ -109,5 +108,5 @@ def _on_ignored(boxes: list[Box], objects: list[Box], everything: list[Box], iou
 
 def totals(outcomes: Mapping[str, Outcome]) -> tuple[int, int, int]:
     """Right labels, labels and objects of an image, over all categories."""
-    own = outcomes.values()
-    return sum(each.hits for each in own), sum(each.labels for each in own), sum(each.objects for each in own)
+    each = outcomes.values()
+    return sum(one.hits for one in each), sum(one.labels for one in each), sum(one.objects for one in each)

@@ -13,7 +13,7 @@ def describe(report: AuditReport) -> str:
     head = f"{report.labels}: {report.reviews} reviewed images of {report.images} (drawn: {report.drawn})"
     lines = [f"{head}; IoU {report.iou:g}, {100 * CONFIDENCE:g} % intervals"]
     if report.skipped:
-        lines.append(f"{report.skipped} more are reviewed but come after skipped ones: review those to count them")
+        lines.append(f"{many(report.skipped, 'review')} not counted, after skipped images: review those too")
     rows = [("all", report.overall), *report.categories.items()]
     width = max(len(name) for name, _ in rows)
     for name, quality in rows:
@@ -23,7 +23,7 @@ def describe(report: AuditReport) -> str:
     if report.too_few:
         more = f" and {len(report.too_few) - NAMED} more" if len(report.too_few) > NAMED else ""
         listed = ", ".join(f"{name} ({count})" for name, count in list(report.too_few.items())[:NAMED])
-        lines.append(f"too few reviewed images for numbers of their own: {listed}{more}")
+        lines.append(f"too few reviewed images for separate numbers: {listed}{more}")
     return "\n".join([*lines, *_confusion_lines(report), *_threshold_lines(report), *_more_lines(report)])
 
 
@@ -45,21 +45,21 @@ def _confusion_lines(report: AuditReport) -> list[str]:
         return []
     pairs = [f"{each.label} for {each.object} ({each.boxes})" for each in report.confusions[:NAMED]]
     more = f" and {len(report.confusions) - NAMED} more" if len(report.confusions) > NAMED else ""
-    return [f"wrong category, in {many(report.reviews, 'reviewed image')}: {', '.join(pairs)}{more}"]
+    return [f"wrong category in {many(report.reviews, 'reviewed image')}: {', '.join(pairs)}{more}"]
 
 
 def _threshold_lines(report: AuditReport) -> list[str]:
     found = report.threshold
     if found is None:
-        return ["no threshold: no label, or not every label, has a score"]
+        return ["no threshold: not every label has a score"]
     source = f"95 % confidence, {report.reviews} reviews"
     if found.score is None:
         return [f"no threshold is known to reach precision {found.precision:g} ({source})"]
     if found.own_suffices:
         return [f"precision is at least {found.precision:g} without a higher threshold ({source})"]
     return [
-        f"labels that score more than {found.score:g} have precision {found.precision:g} or more ({source}); "
-        f"they are {100 * found.kept:.0f} % of the labels:",
+        f"to keep labels with precision {found.precision:g} or more ({source}), {100 * found.kept:.0f} % of them, "
+        f"use score threshold {found.score:g}:",
         f"  {found.command}",
     ]
 
@@ -68,7 +68,7 @@ def _more_lines(report: AuditReport) -> list[str]:
     known = report.more_reviews
     if not known:
         return []
-    if not (most := max(known.values())):
+    if not (maximum := max(known.values())):
         return [f"both intervals are within ± {report.half_width:g} ({many(report.reviews, 'review')})"]
-    command = f"groundhog audit … -n {report.reviews + most}"
-    return [f"for ± {report.half_width:g} of all labels, if the others are as these {report.reviews}: {command}"]
+    command = f"groundhog audit … -n {report.reviews + maximum}"
+    return [f"to reach ± {report.half_width:g} over all labels, review more images (an estimate): {command}"]

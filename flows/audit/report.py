@@ -1,4 +1,4 @@
-"""What an audit says: precision and recall with their intervals, a threshold, and how many reviews are wanting.
+"""What an audit says: precision and recall with their intervals, a threshold, and how many more reviews are needed.
 
 Every number comes with the number of reviews that it is from.
 """
@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flows.audit import defaults
 from flows.audit.estimation import Moments, Share, Strata, interval_of, moments_of
-from flows.audit.judging import DEFAULT_IOU, Outcome, confused_labels, judge_labels, labels_by_name, totals
+from flows.audit.judging import Outcome, confused_labels, judge_labels, labels_by_name, totals
 from flows.audit.sample import MIN_REVIEWS, Audit
 from flows.audit.thresholds import certified_threshold, threshold_grid
 from formats.dataset_names import metadata_path
@@ -133,18 +134,22 @@ class _Sample:
 
 
 def report_audit(
-    audit: Audit, iou: float = DEFAULT_IOU, precision: float = 0.9, half_width: float = 0.05, work_dir: str = ""
+    audit: Audit,
+    iou: float = defaults.IOU,
+    precision: float = defaults.PRECISION,
+    half_width: float = defaults.HALF_WIDTH,
+    work_dir: str = "",
 ) -> AuditReport:
-    """What the reviews so far say. precision: that a threshold is looked for. half_width: that more reviews are for.
+    """The report of the reviews so far. precision: to find a threshold for. half_width: to plan more reviews for.
 
     work_dir: of the candidates, for the command that is printed. Raises InputError with fewer than MIN_REVIEWS.
     """
     truth = audit.truth()
     images, strata, skipped = audit.sample(truth)
     if len(images) < min(MIN_REVIEWS, len(audit.records)):
-        behind = f", and {skipped} that come after skipped ones" if skipped else ""
-        found = f"{len(images)} of {audit.settings.drawn} drawn images are reviewed{behind}"
-        raise InputError(audit.reviewed, found, f"expected at least {MIN_REVIEWS}, in the order of the page")
+        behind = f", not counting {skipped} after a skipped image" if skipped else ""
+        what = f"{len(images)} of {audit.settings.drawn} sampled images are reviewed{behind}"
+        raise InputError(audit.reviewed, what, f"expected at least {MIN_REVIEWS}, reviewed in the order of the page")
     reviewed = [(audit.records[image], truth[key_of(audit.records[image])]) for image in images]
     judged = [judge_labels(labels, objects, iou) for labels, objects in reviewed]
     sample = _sample_of(audit.records, [labels for labels, _ in reviewed], judged, strata)
@@ -290,7 +295,7 @@ def _estimate(share: Share, boxes: int) -> Estimate:
 
 
 def _more_reviews(moments: Moments, audit: Audit, strata: Strata, half_width: float) -> int:
-    """How many more images reach the half width, if they are as the reviewed ones; 0 where it is reached."""
+    """How many more reviews reach the half width, if those images are like the reviewed ones; 0 where it is reached."""
     now, order = len(strata.stratum), audit.design.stratum[audit.design.order]
     low, high = now, len(order)
     while low < high:
@@ -306,14 +311,16 @@ def _threshold(audit: Audit, sample: _Sample, precision: float, work_dir: str) -
     if not len(sample.scores):
         return None
     grid = threshold_grid(sample.scores)
-    scores = [np.concatenate([each.score for each in own.values()] or [np.zeros(0)]) for own in sample.outcomes]
-    right = [np.concatenate([each.right for each in own.values()] or [np.zeros(0, bool)]) for own in sample.outcomes]
-    labels = np.array([(own[:, None] > grid).sum(0) for own in scores])
-    hits = np.array([(own[ok][:, None] > grid).sum(0) for own, ok in zip(scores, right)])
-    place = certified_threshold(hits, labels, sample.strata, precision)
-    if place is None:
+    scores = [np.concatenate([each.score for each in image.values()] or [np.zeros(0)]) for image in sample.outcomes]
+    right = [
+        np.concatenate([each.right for each in image.values()] or [np.zeros(0, bool)]) for image in sample.outcomes
+    ]
+    labels = np.array([(of_image[:, None] > grid).sum(0) for of_image in scores])
+    hits = np.array([(of_image[ok][:, None] > grid).sum(0) for of_image, ok in zip(scores, right)])
+    position = certified_threshold(hits, labels, sample.strata, precision)
+    if position is None:
         return CertifiedThreshold(precision, None, 0.0, len(sample.outcomes))
-    score, kept = float(grid[place]), float((sample.scores > grid[place]).mean())
+    score, kept = float(grid[position]), float((sample.scores > grid[position]).mean())
     command = _filter_command(audit, score, work_dir)
     return CertifiedThreshold(precision, score, kept, len(sample.outcomes), kept == 1.0, command)
 
@@ -323,9 +330,9 @@ def _filter_command(audit: Audit, score: float, work_dir: str) -> str:
     if not work_dir and "folder" in metadata:
         work_dir = os.path.normpath(audit.labels.parent / metadata["folder"])
     policy = metadata.get("policy", {})
-    own = {**metadata.get("thresholds_found", {}), **policy.get("class_thresholds", {})}
+    thresholds = {**metadata.get("thresholds_found", {}), **policy.get("class_thresholds", {})}
     words = ["groundhog", "filter", work_dir or "WORK_DIR", "--score-threshold", f"{score:g}"]
-    for name, value in sorted(own.items()):
+    for name, value in sorted(thresholds.items()):
         words += ["--class-threshold", f"{name}={value:g}"] if value > score else []
     return shlex.join(words)
 

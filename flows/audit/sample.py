@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from flows.audit import defaults
 from flows.audit.estimation import Strata
 from flows.audit.judging import labels_by_name
 from flows.audit.sampling import Design, design, expected_errors
@@ -34,8 +35,7 @@ from formats.reviewed import Key, corrections_for, key_of
 
 SETTINGS_NAME = "audit.json"
 FROZEN_NAME = "labels.json"
-DEFAULT_REVIEWS = 60
-MIN_REVIEWS = 10  # fewer make no interval that deserves its name
+MIN_REVIEWS = 10  # with fewer, intervals are too wide to be of use
 _UNKNOWN = "remove the folder, or start again with --new"
 
 
@@ -106,7 +106,7 @@ def draw_audit(
 ) -> Audit:
     """Begins the audit of a label file, or continues it; with more reviews the sample is extended.
 
-    reviews: images in the sample; None: DEFAULT_REVIEWS, or as many as are drawn. anew: forgets an earlier audit of
+    reviews: images in the sample; None: defaults.REVIEWS, or as many as are drawn. anew: forgets an earlier audit of
     these labels; what was reviewed stays reviewed.
     Raises InputError for labels that hold nothing to audit, and for ones that have been made anew since the draw.
     """
@@ -149,7 +149,7 @@ def _begin(labels: Path, reviews: int | None, seed: int, reviewed: Path | None) 
         raise InputError(labels, "has no image that a model labelled", "expected labels, such as X_od_v1.json")
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(labels, folder / FROZEN_NAME)
-    planned = min(count, reviews or DEFAULT_REVIEWS)
+    planned = min(count, reviews or defaults.REVIEWS)
     settings = AuditSettings(labels.name, sha256_of(labels), planned, planned, seed, made_by(labels))
     return replace(audit, settings=settings)
 

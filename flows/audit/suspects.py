@@ -16,8 +16,8 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from flows.audit.evidence import MATCH_IOU, Boxes, Evidence, boxes_of, calibrated
-from formats.boxes import pairwise_iou
+from flows.audit.evidence import NOTHING, Evidence, NamedBoxes, boxes_of, calibrated
+from formats.boxes import MATCH_IOU, pairwise_iou
 from formats.dataset_names import metadata_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json, write_whole
@@ -36,8 +36,8 @@ OTHER_WEIGHT = 0.7  # where a model and a label disagree about the category, eit
 SLIVER_WEIGHT = 0.6  # small objects in front of large ones of their kind lie in their boxes too
 MIN_SUSPICION = 0.1
 USUAL_SHARE = 0.98  # of the images that hold a category have at most its usual number of boxes
-MIN_FOR_USUAL = 30  # such images; with fewer nobody can say what is usual
-UNUSUAL_WEIGHT = 0.5  # a crowd is not an error: only what little speaks for is doubted
+MIN_FOR_USUAL = 30  # such images; with fewer it cannot be said what is usual
+UNUSUAL_WEIGHT = 0.5  # a crowd is not an error: only boxes with little support are doubted
 LIKELY = 0.5  # suspicions from which the summary counts
 
 
@@ -71,13 +71,13 @@ class SuspectRules:
 
 
 class UsualCount(NamedTuple):
-    """most: that few images exceed. images: with the category, from which it is."""
+    """maximum: boxes that few images exceed. images: that have the category, and that this was learnt from."""
 
-    most: int
+    maximum: int
     images: int
 
 
-def usual_counts(labels: Iterable[Boxes]) -> dict[str, UsualCount]:
+def usual_counts(labels: Iterable[NamedBoxes]) -> dict[str, UsualCount]:
     """How many boxes of each category an image usually has, by the images that have one; of frequent categories only.
 
     The count that USUAL_SHARE of them do not exceed, or three robust standard deviations above the median if that is
@@ -87,7 +87,7 @@ def usual_counts(labels: Iterable[Boxes]) -> dict[str, UsualCount]:
     for boxes in labels:
         for name, count in Counter(boxes.name).items():
             counts.setdefault(name, []).append(count)
-    return {name: UsualCount(_usual(own), len(own)) for name, own in counts.items() if len(own) >= MIN_FOR_USUAL}
+    return {name: UsualCount(_usual(seen), len(seen)) for name, seen in counts.items() if len(seen) >= MIN_FOR_USUAL}
 
 
 def _usual(counts: Sequence[int]) -> int:
@@ -127,8 +127,8 @@ def rank_images(suspects: Sequence[Suspect]) -> list[RankedImage]:
     for each in suspects:
         by_image.setdefault((each.filename, each.caption), []).append(each)
     ranked = [
-        RankedImage(1 - float(np.prod([1 - min(each.suspicion, 0.999) for each in own])), tuple(own))
-        for own in by_image.values()
+        RankedImage(1 - float(np.prod([1 - min(each.suspicion, 0.999) for each in listed])), tuple(listed))
+        for listed in by_image.values()
     ]
     return sorted(ranked, key=lambda image: (-image.suspicion, image.suspects[0].filename))
 
@@ -169,14 +169,14 @@ def _once_each(suspects: Sequence[Suspect]) -> list[Suspect]:
     """A box is listed for its most suspicious kind alone."""
     best: dict[tuple, Suspect] = {}
     for each in suspects:
-        place = (each.filename, each.caption, each.category, each.box)
-        if place not in best or best[place].suspicion < each.suspicion:
-            best[place] = each
+        key = (each.filename, each.caption, each.category, each.box)
+        if key not in best or best[key].suspicion < each.suspicion:
+            best[key] = each
     return list(best.values())
 
 
 def _of_image(
-    record: Record, labels: Boxes, found: Boxes | None, rules: SuspectRules, usual: Mapping[str, UsualCount]
+    record: Record, labels: NamedBoxes, found: NamedBoxes | None, rules: SuspectRules, usual: Mapping[str, UsualCount]
 ) -> Iterator[Suspect]:
     view = _Image(record, labels, found)
     yield from _doubled(view)
@@ -190,21 +190,22 @@ def _of_image(
 class _Image:
     """The labels of an image, what was found there, and how they overlap."""
 
-    def __init__(self, record: Record, labels: Boxes, found: Boxes | None) -> None:
+    def __init__(self, record: Record, labels: NamedBoxes, found: NamedBoxes | None) -> None:
         self.record, self.labels = record, labels
         self.among = pairwise_iou(labels.box, labels.box)
         self.same = labels.name[:, None] == labels.name[None, :]
-        other = Boxes(np.empty(0, object), np.zeros((0, 4)), np.zeros(0)) if found is None else found
+        other = NOTHING if found is None else found
         self.iou = pairwise_iou(labels.box, other.box)  # (L, K)
         self.same_found = labels.name[:, None] == other.name[None, :]
         self.support = _best(self.same_found * (self.iou >= MATCH_IOU) * other.score)
 
-    def suspect(self, suspicion: float, kind: Kind, boxes: Boxes, row: int, words: str, found: str = "") -> Suspect:
+    def suspect(
+        self, suspicion: float, kind: Kind, boxes: NamedBoxes, row: int, words: str, found: str = ""
+    ) -> Suspect:
         box = tuple(round(float(side), 2) for side in boxes.box[row])
         record, name = self.record, str(boxes.name[row])
         reason = f"{kind}: {name}{words}"
-        own = kind, record.filename, record.caption, name, box, reason, found
-        return Suspect(float(suspicion), *own)  # type: ignore[arg-type]
+        return Suspect(float(suspicion), kind, record.filename, record.caption, name, box, reason, found)  # type: ignore[arg-type]
 
 
 def _best(values: np.ndarray) -> np.ndarray:
@@ -213,7 +214,7 @@ def _best(values: np.ndarray) -> np.ndarray:
 
 
 def _trust(view: _Image) -> np.ndarray:
-    """(L,) what speaks for each label: what was found there, or its own score."""
+    """(L,) the support of each label: the score of what was found there, or its own if that is higher."""
     return np.maximum(view.support, np.nan_to_num(view.labels.score))
 
 
@@ -228,7 +229,7 @@ def _doubled(view: _Image) -> Iterator[Suspect]:
 
 
 def _slivers(view: _Image) -> Iterator[Suspect]:
-    """A label that lies in another of its category, of a part of the object, say, and that little else speaks for."""
+    """A label inside another of its category, such as one of a part of the object, with little other support."""
     box = view.labels.box
     sides = np.minimum(box[:, None, 2:], box[None, :, 2:]) - np.maximum(box[:, None, :2], box[None, :, :2])
     area = (box[:, 2:] - box[:, :2]).prod(1)
@@ -251,14 +252,14 @@ def _too_many(view: _Image, rules: SuspectRules, usual: Mapping[str, UsualCount]
             for row in rows[: max(0, count - allowed)]:
                 yield view.suspect(1.0, "too many", view.labels, int(row), f", {count} in the image, {allowed} allowed")
         elif name in usual:
-            most, images = usual[name]
-            words = f", {count} in the image; usual in {many(images, 'image')} are at most {most}"
-            for row in rows[: max(0, count - most)]:
+            maximum, images = usual[name]
+            words = f", {count} in the image; usual in {many(images, 'image')} are at most {maximum}"
+            for row in rows[: max(0, count - maximum)]:
                 yield view.suspect(UNUSUAL_WEIGHT * (1 - trust[row]), "too many", view.labels, int(row), words)
 
 
-def _overlooked(view: _Image, found: Boxes) -> Iterator[Suspect]:
-    """What was found where no label is; of several on one object the best."""
+def _overlooked(view: _Image, found: NamedBoxes) -> Iterator[Suspect]:
+    """Boxes that were found where there is no label; the best one of each object."""
     covered = (view.iou * view.same_found).max(0) if len(view.labels) else np.zeros(len(found))
     renamed = view.iou.max(0) if len(view.labels) else np.zeros(len(found))
     taken: list[int] = []
@@ -273,8 +274,8 @@ def _overlooked(view: _Image, found: Boxes) -> Iterator[Suspect]:
         )
 
 
-def _against_found(view: _Image, found: Boxes) -> Iterator[Suspect]:
-    """Labels that something else was found for: another place, another category, or nothing."""
+def _against_found(view: _Image, found: NamedBoxes) -> Iterator[Suspect]:
+    """Labels that the model contradicts: it found another place, another category, or nothing."""
     same, other = view.same_found * found.score, ~view.same_found * found.score
     for row in range(len(view.labels)):
         overlap = view.iou[row]

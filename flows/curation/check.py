@@ -32,7 +32,7 @@ class ImageReport:
 
     @property
     def leaks(self) -> tuple[DuplicatePair, ...]:
-        """Duplicates of which each lies in another set: a test on one of them is no test of the other."""
+        """Duplicates across sets: an image of the test set that the model may have been trained on."""
         return tuple(pair for pair in self.pairs if self.set_of[pair.first] != self.set_of[pair.second])
 
     @property
@@ -64,7 +64,7 @@ def image_sets(images: str | Path, annotations: str | Path | None, against: Sequ
         elif each not in files:
             raise InputError("--against", f"{each} does not exist", "expected an image folder or an annotation file")
         elif any(Path(each).samefile(name) for name in sets):
-            raise InputError("--against", f"{each} is given twice", "expected another set of images")
+            raise InputError("--against", f"{each} is given twice", "expected each set once")
         else:
             sets[each] = images, _filenames(each)
     return sets
@@ -74,10 +74,10 @@ def _refuse_nested(folder: str, others: Sequence[str | Path]) -> None:
     real = Path(folder).resolve()
     for other in map(Path, others):
         if real == other.resolve():
-            raise InputError("--against", f"{folder} and {other} are one folder", "expected another")
+            raise InputError("--against", f"{folder} and {other} are the same folder", "expected different folders")
         if real.is_relative_to(other.resolve()) or other.resolve().is_relative_to(real):
-            what = f"{folder} and {other} lie in one another, so that their images are the same"
-            raise InputError("--against", what, "expected folders apart from each other")
+            what = f"one of {folder} and {other} is inside the other, so they share images"
+            raise InputError("--against", what, "expected separate folders")
 
 
 def _filenames(annotations: str | Path) -> list[str]:
@@ -122,7 +122,7 @@ def describe_report(report: ImageReport, max_lines: int = 20) -> str:
         kinds = Counter(pair.kind for pair in report.duplicates)
         lines = [prefix(report.set_of[group[0]]) + ", ".join(names[index] for index in group) for group in groups]
         counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        title = f"{many(len(groups), 'group')} of duplicates, {many(spare, 'image')} to spare ({counted})"
+        title = f"{many(len(groups), 'group')} of duplicates, {many(spare, 'redundant image')} ({counted})"
         parts.append(_listing(title, lines, max_lines))
     by_kind: dict[str, list[str]] = {}
     for finding in report.findings:

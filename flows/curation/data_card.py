@@ -150,7 +150,7 @@ def _counts_table(card: DataCard) -> str:
     lines = [f"| | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
     lines += [f"| {' | '.join(map(str, row))} |" for row in rows]
     ignored = sum(split.ignored for split in card.splits)
-    notes = [f"\n\n{many(ignored, 'unsure box')} marked `iscrowd` in COCO and left out elsewhere."] if ignored else []
+    notes = [f"\n\n{many(ignored, 'ignored box')} marked `iscrowd` in COCO and left out elsewhere."] if ignored else []
     if renamed := sum(split.renamed for split in card.splits):
         notes.append(f"\n\n{many(renamed, 'image')} renamed: the name differed from another by its suffix alone.")
     return "\n".join(lines) + "".join(notes)

@@ -38,7 +38,7 @@ def read_origins(labels: str | Path) -> tuple[Mapping[str, Any], ...]:
 def describe_origin(origins: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: the model and its licence, prompt, rounds, policy, counts."""
     if not origins:
-        return "They came as they are; no record of their making is beside them."
+        return "How they were made is unknown: there is no `.meta.json` beside them."
     meta = origins[0]
     counts = meta.get("counts", {})
     corrected = many(counts.get("reviewed", 0), "image")
@@ -59,7 +59,7 @@ def _licence(origins: Sequence[Mapping[str, Any]]) -> str:
     first = str(origins[-1].get("weights"))
     licence = known_licence(first)
     if not licence:
-        return f"not known here; mind that of `{first}`"
+        return f"unknown; check the licence of `{first}`"
     trained = "" if len(origins) == 1 else f", that of `{first}`, with which self-training began"
     return f"{licence}{trained}"
 
@@ -110,7 +110,7 @@ def describe_audit(audit: Mapping[str, Any]) -> str:
 def describe_confusions(meta: Mapping[str, Any]) -> str:
     """Markdown: categories that are mixed up, as an audit found and as another model disagrees; "" where none is known.
 
-    Nothing of a category means that nobody has looked, where no audit says otherwise.
+    Nothing of a category means that unknown unless an audit says otherwise.
     """
     return "\n\n".join(filter(None, (_audited_confusions(meta.get("audit")), _suspected(meta.get("suspects")))))
 
@@ -120,9 +120,9 @@ def _audited_confusions(audit: Mapping[str, Any] | None) -> str:
         return ""
     where = f"In {many(audit['reviews'], 'image')} that a person reviewed"
     if not audit["confusions"]:
-        return f"{where}, no label had a wrong category at the right place."
+        return f"{where}, no label had the right place but a wrong category."
     rows = ((each["label"], each["object"], each["boxes"]) for each in audit["confusions"])
-    return f"{where}, labels had a wrong category at the right place:\n\n{_pairs('object', rows)}"
+    return f"{where}, labels had the right place but a wrong category:\n\n{_pairs('object', rows)}"
 
 
 def _suspected(suspects: Mapping[str, Any] | None) -> str:
@@ -131,7 +131,7 @@ def _suspected(suspects: Mapping[str, Any] | None) -> str:
     kinds = ", ".join(f"{count} {kind}" for kind, count in suspects["kinds"].items())
     text = (
         f"Compared with {suspects['against']} in {many(suspects['images'], 'image')}, these labels are probably wrong "
-        f"or missing; nobody looked at them for this count: {kinds}."
+        f"or missing (not checked by a person): {kinds}."
     )
     rows = [(each["label"], each["found"], each["boxes"]) for each in suspects.get("confusions", ())]
     return f"{text}\n\n{_pairs('found there', rows)}" if rows else text

@@ -25,6 +25,7 @@ from flows.evaluation.benchmarks import Benchmark, Metric
 from flows.evaluation.config import EvaluateConfig
 from flows.evaluation.report import AnnotatedOnly, confident_boxes
 from flows.evaluation.scoring import SHOWN_SCORE, confusion, mistakes_of
+from formats.dataset_names import label_map_beside
 from formats.images import safe_join
 from formats.io.errors import InputError
 from formats.io.files import write_whole
@@ -34,7 +35,7 @@ from formats.odvg import write_odvg
 from formats.record import Record
 
 PAGE_NAME = "evaluation.html"
-PREDICTIONS_NAME, TRUTH_NAME, LABEL_MAP_NAME = "predictions_od.json", "truth_od.json", "predictions_label_map.json"
+PREDICTIONS_NAME, TRUTH_NAME = "predictions_od.json", "truth_od.json"
 DRAWN_SIDE = 640  # pixels at most of each half of a drawing
 PICTURES = 12
 MAX_CATEGORIES = 100  # of the table; all of them are in per_category.csv
@@ -100,7 +101,7 @@ def _write_labels(folder: Path, data: PageData) -> None:
     write_odvg(folder / PREDICTIONS_NAME, confident)
     write_odvg(folder / TRUTH_NAME, data.benchmark.records)
     if data.benchmark.names:
-        write_label_map(folder / LABEL_MAP_NAME, dict(enumerate(data.benchmark.names)))
+        write_label_map(label_map_beside(folder / PREDICTIONS_NAME), dict(enumerate(data.benchmark.names)))
 
 
 def _figures(data: PageData) -> str:

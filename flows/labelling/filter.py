@@ -22,7 +22,7 @@ from flows.labelling.corrections import check_corrections
 from flows.labelling.manifest import Manifest, as_manifest, check_source, parse_line, read_lines
 from flows.labelling.shards import missing_shards, share_warning, unusable_error
 from flows.policies.apply import Candidate, Label, apply_policy, merge_views
-from flows.policies.calibration import calibrate, judge, precision_threshold
+from flows.policies.calibration import calibrate, judge_boxes, precision_threshold
 from flows.policies.policy import Mixture, Policy, Quantile, TargetPrecision
 from flows.policies.thresholds import mixture_threshold, quantile_threshold
 from formats.boxes import boxes_by_name
@@ -323,7 +323,7 @@ def _scores(views: Sequence[Manifest], policy: Policy, truth: Mapping[Key, Recor
             of_region = [label.candidate for label in labels if label.candidate.region == region]
             every.setdefault(name, []).extend(each.score for each in of_region)
             if corrected is not None:
-                right = judge([each.box for each in of_region], true.get(name, ()), iou)
+                right = judge_boxes([each.box for each in of_region], true.get(name, ()), iou)
                 judged.setdefault(name, []).extend(zip((each.score for each in of_region), right.tolist()))
     return images, {
         name: _Scores(

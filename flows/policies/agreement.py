@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from flows.policies.calibration import judge
+from flows.policies.calibration import judge_boxes
 from formats.boxes import pairwise_iou
 from formats.record import Box
 
@@ -21,7 +21,7 @@ def image_agreement(boxes: Mapping[str, Sequence[Box]], others: Mapping[str, Seq
     shared = 0.0
     for name, boxes_of_name in boxes.items():
         others_of_name = others.get(name, ())
-        found = judge(boxes_of_name, others_of_name, iou)
+        found = judge_boxes(boxes_of_name, others_of_name, iou)
         if found.any():
             shared += float(pairwise_iou(boxes_of_name, others_of_name)[found].max(axis=1).sum())
     return 2 * shared / total

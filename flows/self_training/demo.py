@@ -21,7 +21,7 @@ from flows.policies.nms import without_duplicates
 from flows.self_training.config import GlyphScenes, SelfTrainConfig, read_self_train
 from flows.self_training.loop import Event, self_train
 from flows.self_training.messages import in_words
-from flows.self_training.report import Comparison, comparison_sheet, write_report
+from flows.self_training.report import ImageComparison, comparison_sheet, write_report
 from flows.self_training.scores import evaluate_weights
 from flows.self_training.state import RoundResult, model_of
 from formats.dataset_names import label_map_beside
@@ -158,7 +158,7 @@ def _source_ap(config: SelfTrainConfig, done: RoundResult, quick: bool, reporter
 # Pictures of what changed
 
 
-def _comparisons(config: SelfTrainConfig, first: str, last: str) -> dict[str, list[Comparison]]:
+def _comparisons(config: SelfTrainConfig, first: str, last: str) -> dict[str, list[ImageComparison]]:
     """Title -> test scenes with their truth, the first model's boxes and the last one's."""
     data = _test_scenes(config)
     scenes = [
@@ -176,7 +176,7 @@ def _comparisons(config: SelfTrainConfig, first: str, last: str) -> dict[str, li
         )
         found.append([without_duplicates(record, config.policy.nms_iou) for record in records])
     all_scenes = [
-        Comparison(image, truth, {"before": before, "after": after})
+        ImageComparison(image, truth, {"before": before, "after": after})
         for image, truth, before, after in zip(images, truths, *found)
     ]
     wrong = mistakes_of(truths, [scene.predictions["after"] for scene in all_scenes], "coco")

@@ -107,7 +107,7 @@ class Evaluation:
     samples: Path
 
 
-def judge(
+def judge_round(
     gate: Gate,
     counts: Mapping[str, int],
     drift: Drift | None = None,

@@ -19,7 +19,7 @@ from flows.evaluation.evaluate import EVALUATION_NAME
 from flows.labelling.filter import FilterResult
 from flows.labelling.manifest import Manifest
 from flows.self_training.config import SelfTrainConfig, read_self_train
-from flows.self_training.gate import Verdict, judge, label_drift
+from flows.self_training.gate import Verdict, judge_round, label_drift
 from flows.self_training.labelled import split_labels
 from flows.self_training.review import browse_command, is_approved
 from flows.self_training.round import (
@@ -250,13 +250,15 @@ class _Loop:
     def _judge(self, done: RoundResult) -> Verdict:
         audit = load_json(self._labels.meta, "run the loop again").get("audit")
         if done.round == 1:
-            return judge(self._config.gate, done.counts, audit=audit)
+            return judge_round(self._config.gate, done.counts, audit=audit)
         earlier = self._rounds[: done.round - 1]
         found, best = (
             each.evaluation(samples_path(round_folder(self._work_dir, each.round) / EVALUATION_NAME))
             for each in (done, best_round(earlier))
         )
-        return judge(self._config.gate, done.counts, label_drift(earlier[-1].labels, done.labels), found, best, audit)
+        return judge_round(
+            self._config.gate, done.counts, label_drift(earlier[-1].labels, done.labels), found, best, audit
+        )
 
     def _state(self, state: State, reason: str) -> LoopState:
         first_model = PRETRAINED if self._known is None else FINE_TUNED

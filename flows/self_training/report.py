@@ -63,7 +63,7 @@ SCORE_BINS = np.linspace(0.0, 1.0, 51)
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ImageComparison:
     """One labelled image and what models say of it. predictions: title ("before", "after") -> record."""
 
     image: np.ndarray  # (H, W, 3) uint8 RGB
@@ -87,7 +87,7 @@ def write_report(
     out: str | Path | None = None,
     *,
     title: str | None = None,
-    comparisons: Mapping[str, Sequence[Comparison]] | None = None,
+    comparisons: Mapping[str, Sequence[ImageComparison]] | None = None,
     curve_names: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes RUN_DIR/report.html (or `out`) about a self-training run, or about one labelling, and gives its path.
@@ -465,7 +465,7 @@ def _score_counts(manifest: Manifest) -> np.ndarray:
     return counts
 
 
-def _comparisons(comparisons: Sequence[Comparison], title: str, key: str) -> str:
+def _comparisons(comparisons: Sequence[ImageComparison], title: str, key: str) -> str:
     if not comparisons:
         return ""
     drawings = []
@@ -479,7 +479,7 @@ def _comparisons(comparisons: Sequence[Comparison], title: str, key: str) -> str
     return pages.section(title, pages.legend(JUDGED_LEGEND) + pages.gallery(drawings, key, wide=True))
 
 
-def comparison_tiles(one: Comparison) -> dict[str, np.ndarray]:
+def comparison_tiles(one: ImageComparison) -> dict[str, np.ndarray]:
     """Title -> (H, W, 3) uint8 RGB: the truth, and each prediction with its boxes coloured by what is right and wrong.
 
     In the truth, boxes that the last prediction missed are coloured too.
@@ -491,7 +491,7 @@ def comparison_tiles(one: Comparison) -> dict[str, np.ndarray]:
     return tiles
 
 
-def comparison_sheet(comparisons: Sequence[Comparison], columns: int = 4) -> np.ndarray:
+def comparison_sheet(comparisons: Sequence[ImageComparison], columns: int = 4) -> np.ndarray:
     """(H, W, 3) uint8 RGB: an image a column, below one another its truth and each prediction."""
     tiles, titles = [], []
     columns = min(columns, len(comparisons))

@@ -22,6 +22,7 @@ from flows.labelling.settings import DetectionSettings, recorded, values_of
 from flows.self_training.config import SelfTrainConfig
 from flows.self_training.gate import Drift, Evaluation, Verdict, payload_of
 from flows.self_training.review import add_corrections, approve
+from formats.dataset_names import labels_of_other_round
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json, write_whole
 from formats.io.locks import temporary_beside
@@ -323,8 +324,7 @@ def stale_labels(loop: LoopState) -> list[Path]:
     last, path = loop.rounds[-1], loop.rounds[-1].labels
     if loop.state in ("running", "waiting"):
         return []
-    stem = path.stem.removesuffix(f"_v{last.round}")
-    later = (path.with_name(f"{stem}_v{number}{path.suffix}") for number in count(last.round + 1))
+    later = (labels_of_other_round(path, last.round, number) for number in count(last.round + 1))
     return list(takewhile(lambda labels: labels.is_file(), later))
 
 

@@ -39,7 +39,7 @@ def without_wrappers(tensors: Mapping[str, Tensor], location: object) -> dict[st
     return plain
 
 
-class Change(NamedTuple):
+class TensorChange(NamedTuple):
     """How a tensor's numbers move on the way in and out."""
 
     to_ours: Callable[[Tensor], Tensor]
@@ -58,14 +58,14 @@ def _patches_to_mmdet(x: Tensor) -> Tensor:
     return patches.transpose(-1, -3).flatten(-3).contiguous()
 
 
-KEEP = Change(lambda x: x, lambda x: x)
-PATCH_ORDER = Change(_patches_to_timm, _patches_to_mmdet)
+KEEP = TensorChange(lambda x: x, lambda x: x)
+PATCH_ORDER = TensorChange(_patches_to_timm, _patches_to_mmdet)
 
 
 class Row(NamedTuple):
     theirs: tuple[str, ...]
     ours: str
-    change: Change = KEEP
+    change: TensorChange = KEEP
 
 
 class Ignored(NamedTuple):
@@ -172,7 +172,7 @@ def _joined(given: Mapping[int, Tensor], row: Row, location: object, name: str) 
         raise InputError(location, f"{name} has an impossible shape {shapes} ({error})") from None
 
 
-def _rows(pairs: str, their_prefix: str = "", our_prefix: str = "", change: Change = KEEP) -> list[Row]:
+def _rows(pairs: str, their_prefix: str = "", our_prefix: str = "", change: TensorChange = KEEP) -> list[Row]:
     """One row a line: `their name   our name`; several of theirs are joined by commas."""
     rows = []
     for line in pairs.strip().splitlines():

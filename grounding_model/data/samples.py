@@ -155,7 +155,7 @@ def load_usable(dataset: LabelledImages, draw: Draw, problems: list[str]) -> tup
     raise InputError(f"data set {draw.dataset}", f"{len(problems)} images in a row are unusable", problems[0])
 
 
-class LabelledBox(NamedTuple):
+class TrainingBox(NamedTuple):
     """One box of a record. group: label of a detection, index of the region of a caption."""
 
     box: Box
@@ -164,14 +164,14 @@ class LabelledBox(NamedTuple):
     ignore: bool
 
 
-def usable_boxes(record: Record) -> list[LabelledBox]:
+def usable_boxes(record: Record) -> list[TrainingBox]:
     """The boxes to train on, clipped to the image.
 
     Boxes outside the image or with a side under one pixel are left out, as in the reference.
     """
-    boxes = [LabelledBox(item.box, item.label, item.weight, item.ignore) for item in record.instances or ()]
+    boxes = [TrainingBox(item.box, item.label, item.weight, item.ignore) for item in record.instances or ()]
     for index, region in enumerate(record.regions or ()):
-        boxes += [LabelledBox(box, index, region.weight, region.ignore) for box in region.boxes]
+        boxes += [TrainingBox(box, index, region.weight, region.ignore) for box in region.boxes]
     return [
         box._replace(box=_clipped(box.box, record.height, record.width))
         for box in boxes

@@ -49,7 +49,7 @@ def giou(first: Tensor, second: Tensor) -> Tensor:
     return iou_and_giou(first, second)[1]
 
 
-def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
+def iou_matrix(first: Tensor, second: Tensor) -> Tensor:
     """xyxy (..., N, 4), (..., M, 4) -> (..., N, M)."""
     return iou_and_giou(first[..., :, None, :], second[..., None, :, :])[0]
 
@@ -71,7 +71,7 @@ def without_duplicates(boxes: Tensor, labels: Tensor, iou: float) -> Tensor:
     kept = torch.ones(len(boxes), dtype=torch.bool)
     for label in labels.unique():
         places = (labels == label).nonzero().flatten()
-        covers = (pairwise_iou(boxes[places], boxes[places]) > iou).triu(1).numpy()
+        covers = (iou_matrix(boxes[places], boxes[places]) > iou).triu(1).numpy()
         alive = np.ones(len(places), dtype=bool)
         for index in range(len(places)):
             if alive[index]:

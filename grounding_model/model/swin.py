@@ -184,7 +184,7 @@ class SwinTransformer(Recomputed):
             yield from cast(Iterable[SwinBlock], stage)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> [(B, C, H / stride, W / stride)], strides 4, 8, 16, 32 of the stages asked for."""
+        """(B, 3, H, W) -> [(B, C, H / stride, W / stride)], of stride 4, 8, 16 or 32, for each of config.out_stages."""
         height, width = pixels.shape[2:]
         pixels = F.pad(pixels, (0, -width % 4, 0, -height % 4))
         x = self.patch_norm(self.patch_embed(pixels).permute(0, 2, 3, 1))

@@ -93,16 +93,18 @@ def _maps_of(backbone: str, strides: Sequence[int]) -> tuple[list[int], list[int
     """Indices and channels of a timm network's maps at these strides, the last where several have one."""
     if ":" in backbone or "/" in backbone or not timm.is_model(backbone):
         similar = ", ".join(timm.list_models(f"{backbone[:6]}*")[:4]) or "resnet18, mobilenetv4_conv_small"
-        raise InputError("start.backbone", f"timm has no network {backbone!r}", f"expected such as {similar}")
+        raise InputError("start.backbone", f"timm has no network {backbone!r}", f"expected, for example, {similar}")
     try:
         info: Any = timm.create_model(backbone, pretrained=False, features_only=True).feature_info
     except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
-        raise InputError("start.backbone", f"{backbone} has no feature maps ({error})", "expected another") from None
+        raise InputError(
+            "start.backbone", f"{backbone} has no feature maps ({error})", "expected a network with features_only"
+        ) from None
     reductions, channels = info.reduction(), info.channels()
     if missing := [stride for stride in strides if stride not in reductions]:
-        what = f"{backbone} has no map of stride {missing[0]}, but of {', '.join(map(str, reductions))}"
+        what = f"{backbone} has no map of stride {missing[0]}; its strides are {', '.join(map(str, reductions))}"
         raise InputError("start.backbone", what, "expected another backbone or student")
-    indices = [max(index for index, own in enumerate(reductions) if own == stride) for stride in strides]
+    indices = [max(index for index, reduction in enumerate(reductions) if reduction == stride) for stride in strides]
     return indices, [channels[index] for index in indices]
 
 
@@ -126,7 +128,7 @@ def _load_backbone(network: nn.Module, name: str, source: str) -> None:
     chosen = {key: tensors[key] for key in expected if key in tensors and tensors[key].shape == expected[key].shape}
     if missing := [key for key in expected if key not in chosen and not key.endswith("num_batches_tracked")]:
         what = f"{counted(missing)} missing or misshapen for {name}"
-        raise InputError(source, what, "expected weights of this network by timm's names")
+        raise InputError(source, what, "expected weights of this network with timm's tensor names")
     network.load_state_dict(chosen, strict=False)
 
 
@@ -136,7 +138,7 @@ def _imagenet(name: str) -> Mapping[str, Tensor]:
     except Exception as error:  # the hub's client raises nearly anything without a network
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         remedy = "expected a network, or the weights as a file in backbone_weights"
-        raise InputError("start.backbone_weights", f"{name} cannot be fetched ({reason})", remedy) from None
+        raise InputError("start.backbone_weights", f"{name} cannot be downloaded ({reason})", remedy) from None
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
@@ -152,5 +154,5 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         raise InputError(path, f"cannot be read ({type(error).__name__})", "expected a file of weights") from None
     tensors = tensors.get("state_dict", tensors) if isinstance(tensors, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise InputError(path, "contains no table of weights", "expected weights by timm's names")
+        raise InputError(path, "contains no tensors", "expected weights with timm's tensor names")
     return {key.removeprefix("module."): value for key, value in tensors.items()}

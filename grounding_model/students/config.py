@@ -13,7 +13,7 @@ from formats.io.errors import InputError, want_one_of
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the students differ in; everything else is as transformers has it.
+    """The settings in which students differ; transformers has the defaults of all others.
 
     family: RT-DETRv2 (arXiv 2407.17140) or D-FINE (arXiv 2410.13842). backbone: one of timm's own networks, whose maps
     at these strides the encoder takes.
@@ -45,7 +45,7 @@ STUDENTS = {
 }
 DEFAULT_STUDENT = "rtdetrv2-nano"
 CONFIG_FILE = "config.json"  # of a folder of transformers
-MODEL_TYPES = ("rt_detr_v2", "d_fine", "rt_detr")  # what loads as a student; the last is trained by nobody here
+MODEL_TYPES = ("rt_detr_v2", "d_fine", "rt_detr")  # what loads as a student; the last can be loaded but not trained
 IMAGE_SIZE = 640  # pixels; what published RT-DETR and D-FINE are trained with
 
 
@@ -72,14 +72,20 @@ class FromStudent:
         if self.student not in STUDENTS and not self.is_pretrained:
             raise InputError("start.student", f"'{self.student}'", want_one_of(STUDENTS, self.student))
         if self.is_pretrained and self.backbone is not None:
-            raise InputError("start.backbone", "is set, and start.student brings its own", "expected one of them")
+            raise InputError(
+                "start.backbone", "is set, but start.student has a backbone", "expected only one of the two"
+            )
         if self.image_size is not None and (self.image_size < 32 or self.image_size % 32):
             raise InputError("start.image_size", f"{self.image_size}", "expected a multiple of 32")
-        if self.image_size is not None and (own := STUDENTS.get(self.student)) and self.image_size < own.min_image_size:
-            what = f"{self.image_size} is too small for {own.queries} queries"
-            raise InputError("start.image_size", what, f"expected at least {own.min_image_size}")
+        if (
+            self.image_size is not None
+            and (chosen := STUDENTS.get(self.student))
+            and self.image_size < chosen.min_image_size
+        ):
+            what = f"{self.image_size} is too small for {chosen.queries} queries"
+            raise InputError("start.image_size", what, f"expected at least {chosen.min_image_size}")
         if self.names is not None and len({name.casefold() for name in self.names}) < max(1, len(self.names)):
-            raise InputError("start.names", f"{list(self.names)}", "expected at least one name, and each once")
+            raise InputError("start.names", f"{list(self.names)}", "expected at least one name, and no duplicates")
 
     @property
     def is_pretrained(self) -> bool:

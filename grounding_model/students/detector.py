@@ -1,4 +1,4 @@
-"""A student as everybody outside sees a detector: images and categories in, records out."""
+"""A student with the interface of grounding_model.detector: images and categories in, records out."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Loaded(NamedTuple):
 class StudentDetector:
     """A student on a device, which answers as grounding_model.detector.Detector does.
 
-    It knows its own classes alone, by their names in any case: a prompt of others, of phrases or of an expression is
-    an InputError. Images are stretched to the square that it was trained with, or to one as wide as `scale` is short.
+    It detects only its own classes, by their names in any case: a prompt with other names, phrases or an expression
+    raises InputError. Images are stretched to the square of its training, or to one of the short side of `scale`.
     """
 
     def __init__(self, student: Student, device: torch.device | str = "cpu") -> None:
@@ -55,7 +55,7 @@ class StudentDetector:
         self.provenance = student.provenance
 
     def predict(self, images: Any, prompt: Any = None, **settings: Any) -> list[Record]:
-        """The records of all images; Raises InputError at the first bad one. As Detector.predict has it.
+        """The records of all images; raises InputError at the first bad one, as Detector.predict does.
 
         prompt: None asks for all classes.
         """
@@ -65,10 +65,10 @@ class StudentDetector:
     def predict_each(
         self, images: Iterable[ImageSource], prompt: Prompt | Iterable[Prompt], **settings: Any
     ) -> Iterator[Record | Failure]:
-        """One outcome an image, in order; as Detector.predict_each has it. chunk_size and mixed_sizes mean nothing."""
+        """One outcome per image, in order, as Detector.predict_each. chunk_size and mixed_sizes have no effect."""
         chosen = PredictSettings(**settings)
         if isinstance(prompt, Prompt):
-            self.classes_of(prompt)  # said now, not once an image
+            self.classes_of(prompt)  # raises before the first image
             pairs: Iterable[tuple[ImageSource, Prompt]] = ((image, prompt) for image in images)
         else:
             pairs = zip(images, prompt, strict=True)
@@ -88,7 +88,7 @@ class StudentDetector:
             return Prompt.categories(entries)
         if len(entries) != count:
             raise InputError(
-                "prompt", f"{len(entries)} prompts for {count} images", "expected one for all, or one each"
+                "prompt", f"{len(entries)} prompts for {count} images", "expected one for all images, or one for each"
             )
         return [each if isinstance(each, Prompt) else Prompt.categories(each) for each in entries]
 
@@ -113,8 +113,8 @@ class StudentDetector:
         waiting: deque[Future[Loaded | Failure]] = deque()
         with ThreadPoolExecutor(READERS, thread_name_prefix="read-image") as readers:
             try:
-                for index, (given, prompt) in enumerate(pairs):
-                    image = as_source(given)
+                for index, (item, prompt) in enumerate(pairs):
+                    image = as_source(item)
                     filename = f"image-{index}" if isinstance(image, np.ndarray) else str(image)
                     waiting.append(readers.submit(self._load, image, filename, prompt, side))
                     if len(waiting) >= READERS + settings.batch_size:
@@ -138,15 +138,15 @@ class StudentDetector:
     def _label(self, images: Sequence[Loaded], settings: PredictSettings) -> list[Record]:
         scores, boxes = self.student.score(torch.cat([image.pixels for image in images]).to(self.device))
         if scores.isnan().any() or not boxes.isfinite().all():
-            remedy = "expected weights of a training without NaN"
-            raise InputError("weights", "the model's answer is not a number", remedy)
+            remedy = "expected weights from a training that did not diverge"
+            raise InputError("weights", "the model's output contains NaN or infinite values", remedy)
         return [_record(*each, settings) for each in zip(images, scores.cpu(), boxes.cpu())]
 
 
 def classes_of(names: Sequence[str], prompt: Prompt) -> list[list[int]]:
     """names: of a student's classes -> those of its classes that each label of a prompt asks for.
 
-    Raises InputError for a name that is none of them, and for a prompt that is no list of categories.
+    Raises InputError for another name, and for a prompt that is not a list of categories.
     """
     known = ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
     if prompt.kind != "categories":
@@ -155,12 +155,12 @@ def classes_of(names: Sequence[str], prompt: Prompt) -> list[list[int]]:
     class_of = {_words(name): label for label, name in enumerate(names)}
     classes: list[list[int]] = [[] for _ in prompt.labels]
     for entry in prompt.entries:
-        if (found := class_of.get(_words(entry.name))) is not None:
-            classes[entry.label].append(found)
-    for name, own in zip(prompt.labels, classes):
-        if not own:
+        if (label := class_of.get(_words(entry.name))) is not None:
+            classes[entry.label].append(label)
+    for name, matching in zip(prompt.labels, classes):
+        if not matching:
             remedy = want_one_of(names, name)
-            raise InputError(f"prompt '{name}'", "is not a class of this detector, whose classes are fixed", remedy)
+            raise InputError(f"prompt '{name}'", "is not one of this detector's fixed classes", remedy)
     return classes
 
 
@@ -171,10 +171,10 @@ def side_for(scale: tuple[int, int] | None, image_size: int) -> int:
 
 def _record(image: Loaded, scores: Tensor, boxes: Tensor, settings: PredictSettings) -> Record:
     """scores (Q, C), boxes (Q, 4) in fractions -> the best (query, label) pairs in pixels of the stored image."""
-    by_label = torch.stack([scores[:, own].amax(1) for own in image.classes], dim=1)
-    best, place = by_label.flatten().topk(min(settings.max_per_image, by_label.numel()))
+    by_label = torch.stack([scores[:, classes].amax(1) for classes in image.classes], dim=1)
+    best, position = by_label.flatten().topk(min(settings.max_per_image, by_label.numel()))
     kept = int((best >= settings.score_threshold).sum())
-    query, label = place[:kept] // by_label.shape[1], place[:kept] % by_label.shape[1]
+    query, label = position[:kept] // by_label.shape[1], position[:kept] % by_label.shape[1]
     pixels = boxes[query] * boxes.new_tensor([image.width, image.height] * 2)
     rows = zip(pixels.tolist(), label.tolist(), best.tolist())
     instances = tuple(Instance(tuple(box), n, image.prompt.labels[n], score) for box, n, score in rows)

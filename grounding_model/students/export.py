@@ -83,7 +83,7 @@ def check_onnx_installed() -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise InputError("ONNX", f"cannot be written and tried ({error})", EXTRA) from None
+        raise InputError("ONNX", f"export needs a package that is missing ({error})", EXTRA) from None
 
 
 def onnx_metadata(path: str | Path) -> Mapping[str, str]:
@@ -92,12 +92,12 @@ def onnx_metadata(path: str | Path) -> Mapping[str, str]:
         import onnx
 
         return {entry.key: entry.value for entry in onnx.load(str(path)).metadata_props}
-    except Exception:  # a file that is no protobuf makes its reader raise nearly anything
+    except Exception:  # the reader raises nearly anything for a file that is not protobuf
         return {}
 
 
 class OnnxSession:
-    """An ONNX file in ONNX Runtime on the CPU. threads: of one image; 0: as many as there are cores."""
+    """An ONNX file in ONNX Runtime on the CPU. threads: for one image; 0: one for each core."""
 
     def __init__(self, path: str | Path, threads: int = 0) -> None:
         try:
@@ -130,21 +130,21 @@ class OnnxDetector:
         """As StudentDetector.predict_each; of the settings, score_threshold and max_per_image count."""
         chosen = PredictSettings(**settings)
         pairs = ((image, prompt) for image in images) if isinstance(prompt, Prompt) else zip(images, prompt)
-        for image, own in pairs:
+        for image, of_image in pairs:
             filename = "image" if isinstance(image, np.ndarray) else str(image)
             try:
                 pixels = check_image(image, filename) if isinstance(image, np.ndarray) else read_image(image)
-                yield self._record(filename, np.ascontiguousarray(pixels), own, chosen)
+                yield self._record(filename, np.ascontiguousarray(pixels), of_image, chosen)
             except InputError as error:
                 yield Failure(filename, error)
 
     def _record(self, filename: str, pixels: np.ndarray, prompt: Prompt, settings: PredictSettings) -> Record:
-        label_of = {own: label for label, classes in enumerate(classes_of(self.names, prompt)) for own in classes}
-        found = (each[0].tolist() for each in self._session(pixels[None]))
+        label_of = {known: label for label, classes in enumerate(classes_of(self.names, prompt)) for known in classes}
+        outputs = (output[0].tolist() for output in self._session(pixels[None]))
         instances = [
-            Instance(tuple(box), label_of[own], prompt.labels[label_of[own]], score)
-            for own, box, score in zip(*found)
-            if own in label_of and score >= settings.score_threshold
+            Instance(tuple(box), label_of[number], prompt.labels[label_of[number]], score)
+            for number, box, score in zip(*outputs)
+            if number in label_of and score >= settings.score_threshold
         ]
         height, width = pixels.shape[:2]
         return Record(filename, height, width, tuple(instances[: settings.max_per_image]))

@@ -1,4 +1,4 @@
-"""Students in and out: a folder that transformers loads by AutoModelForObjectDetection, with what we know of it beside.
+"""Students on disk: a folder that AutoModelForObjectDetection of transformers loads, with how they were made.
 
 config.json, model.safetensors   as transformers writes them, with the classes' names
 preprocessor_config.json         size and normalisation, for AutoImageProcessor
@@ -34,8 +34,9 @@ CLASS_TENSORS = ("class_embed", "enc_score_head")  # in their names; a row belon
 def load_student(source: str | Path, names: Sequence[str] | None = None, image_size: int | None = None) -> Student:
     """The student in a folder, or in a repository of the Hugging Face hub where no folder is called so.
 
-    names: classes to train for, in place of its own; what it knows of a class of the same name stays, the others are
-    drawn anew. image_size: None takes what the folder says. Raises InputError when it is none or cannot be read.
+    names: classes to train for, in place of its own; weights of classes with the same name are kept, others are
+    initialised. image_size: None: as the folder says. Raises InputError for a folder that is not a student, or that
+    cannot be read.
     """
     folder = Path(source) if Path(source).is_dir() else download(str(source).removeprefix(HUB_PREFIX))
     if not is_student(folder):
@@ -51,7 +52,9 @@ def load_student(source: str | Path, names: Sequence[str] | None = None, image_s
             )
     except Exception as error:  # transformers raises nearly anything for a broken folder
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(folder, f"cannot be loaded ({reason})", "expected the folder as it was written") from None
+        raise InputError(
+            folder, f"cannot be loaded ({reason})", "expected a complete folder, as transformers writes it"
+        ) from None
     processor = _processor(folder)
     if names is not None:
         detector = _for_classes(detector, names)
@@ -119,25 +122,25 @@ def _processor_of(student: Student) -> RTDetrImageProcessor:
 
 
 def _processor(folder: Path) -> Mapping[str, Any]:
-    """The settings that matter here, where the folder lacks them as transformers has them."""
+    """The settings that matter here; the defaults of transformers for those that the folder lacks."""
     default = {"size": {"height": 640, "width": 640}, "do_normalize": False, "image_mean": None, "image_std": None}
     if not (folder / PROCESSOR_FILE).is_file():
         return default
-    settings = load_json(folder / PROCESSOR_FILE, "expected it as transformers writes it")
+    settings = load_json(folder / PROCESSOR_FILE, "expected JSON as transformers writes it")
     merged = default | {key: value for key, value in settings.items() if key in default}
     if not isinstance(merged["size"], dict) or merged["size"].get("height") != merged["size"].get("width"):
-        raise InputError(folder / PROCESSOR_FILE, f"size is {merged['size']}", "expected height and width, the same")
+        raise InputError(folder / PROCESSOR_FILE, f"size is {merged['size']}", "expected equal height and width")
     return merged
 
 
 def _provenance(folder: Path) -> dict[str, str]:
     path = folder / PROVENANCE_FILE
-    return load_json(path, "expected it as it was written") if path.is_file() else {}
+    return load_json(path, "expected the JSON that `groundhog distill` wrote") if path.is_file() else {}
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers shows bars and tells at length what it does."""
+    """Silences the progress bars and messages of transformers."""
     before, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -157,7 +157,7 @@ def _negative_weights(boxes: Tensor, padded: PaddedTargets, one_to_one: bool, se
     penalised = one_to_one and settings.duplicate_weight != 1 and bool(padded.wanted.any())
     if not penalised and not padded.ignored.any():
         return weights
-    iou = box_maths.pairwise_iou(
+    iou = box_maths.iou_matrix(
         box_maths.cxcywh_to_xyxy(boxes) * padded.scale, box_maths.cxcywh_to_xyxy(padded.boxes) * padded.scale
     )
     ignored = (iou * padded.ignored[:, None]).amax(-1)

@@ -99,7 +99,7 @@ export class Canvas {
     const message = answer ? (await answer.json().catch(() => ({}))).error : "the server does not answer";
     if (state.line !== line) return;
     this.note.className = "broken";
-    this.note.textContent = `This picture cannot be shown, so that it cannot be accepted; s skips it. ${message ?? ""}`;
+    this.note.textContent = `This picture cannot be shown, so it cannot be accepted. Press s to skip it. ${message ?? ""}`;
     this.note.hidden = false;
   }
 

@@ -134,7 +134,7 @@ export function show(line, position) {
   else state.kind ??= state.overview.categories[0]?.label ?? null;
   history.replaceState(null, "", `#${line.number + 1}`);
   tell("line");
-  if (state.outside) showBanner(`Boxes wholly outside the image are left out: ${state.outside}.`);
+  if (state.outside) showBanner(`Boxes entirely outside the image were left out: ${state.outside}.`);
   loadCandidates();
   loadComparison();
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from flows.audit import defaults
 from flows.cli.arguments import command
 from formats.io.errors import InputError
 from formats.io.plurals import many
@@ -29,10 +30,18 @@ def _add_audit(commands) -> None:
         "groundhog audit data/cat/cat_od_v1.json -n 60     # Ctrl+C when you are done; again to continue",
     )
     _add_labels(parser)
-    parser.add_argument("-n", dest="reviews", type=int, metavar="N", help="images to review in all (default 60)")
-    parser.add_argument("--report", action="store_true", help="only say what the reviews so far say")
     parser.add_argument(
-        "--no-review", action="store_true", help="only draw: the sample is an ODVG file for another tool"
+        "-n",
+        dest="reviews",
+        type=int,
+        metavar="N",
+        help=f"total number of images to review (default {defaults.REVIEWS})",
+    )
+    parser.add_argument("--report", action="store_true", help="do not open the page; report on the reviews so far")
+    parser.add_argument(
+        "--no-review",
+        action="store_true",
+        help="do not open the page; only write the sample, an ODVG file for another tool",
     )
     parser.add_argument(
         "--reviewed",
@@ -40,20 +49,36 @@ def _add_audit(commands) -> None:
         metavar="FILE",
         help="reviewed ODVG lines (default: X_od_reviewed.json beside LABELS)",
     )
-    parser.add_argument("--iou", type=float, default=0.5, metavar="IOU", help="from which a box is right (default 0.5)")
     parser.add_argument(
-        "--precision", type=float, default=0.9, metavar="P", help="find the threshold with this precision (default 0.9)"
+        "--iou",
+        type=float,
+        default=defaults.IOU,
+        metavar="IOU",
+        help="IoU with an object from which a label is right (default %(default)s)",
     )
     parser.add_argument(
-        "--half-width", type=float, default=0.05, metavar="E", help="say how many reviews ± E takes (default 0.05)"
+        "--precision",
+        type=float,
+        default=defaults.PRECISION,
+        metavar="P",
+        help="precision to find a score threshold for (default %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="random seed of the sample (default 0)")
-    parser.add_argument("--new", action="store_true", help="draw a new sample; reviews are kept")
+    parser.add_argument(
+        "--half-width",
+        type=float,
+        default=defaults.HALF_WIDTH,
+        metavar="E",
+        help="estimate the reviews for intervals of ± E (default %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="random seed of the sample (default %(default)s)"
+    )
+    parser.add_argument("--new", action="store_true", help="draw a new sample; existing reviews are kept")
     _add_page(parser)
 
 
 def _add_labels(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("labels", type=Path, metavar="LABELS", help="labels of a model, such as X_od_v1.json")
+    parser.add_argument("labels", type=Path, metavar="LABELS", help="labels that a model made, such as X_od_v1.json")
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="folder of the images (default: images/ beside LABELS)"
     )
@@ -62,7 +87,9 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_page(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--port", type=int, default=8765, help="of the review page (default 8765; 0: any free port)")
+    parser.add_argument(
+        "--port", type=int, default=8765, help="port of the review page (default %(default)s; 0: any free port)"
+    )
     parser.add_argument("--no-open", action="store_true", help="do not open the browser")
 
 
@@ -71,7 +98,7 @@ def _audit(options: argparse.Namespace) -> int:
 
     _check(options)
     if options.report:
-        return _tell(read_audit(options.labels, options.reviewed), options)
+        return _report(read_audit(options.labels, options.reviewed), options)
     audit = draw_audit(options.labels, options.reviews, options.seed, options.reviewed, options.new)
     truth = audit.truth()
     done = sum((each.filename, each.caption) in truth for each in (audit.records[image] for image in audit.drawn))
@@ -82,7 +109,7 @@ def _audit(options: argparse.Namespace) -> int:
         return 0
     if code := _review(audit, options):
         return code
-    return _tell(audit, options)
+    return _report(audit, options)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -92,7 +119,7 @@ def _check(options: argparse.Namespace) -> None:
         if not 0.0 < (value := getattr(options, name)) < 1.0:
             raise InputError(f"--{name.replace('_', '-')}", f"{value}", "expected a fraction between 0 and 1")
     if options.reviewed is not None and not options.reviewed.is_file() and options.report:
-        raise InputError(options.reviewed, "does not exist", "expected the lines that a person reviewed")
+        raise InputError(options.reviewed, "does not exist", "expected a file of reviewed ODVG lines")
 
 
 def _review(audit: Audit, options: argparse.Namespace) -> int:
@@ -136,7 +163,7 @@ def _work_dir(options: argparse.Namespace) -> Path | None:
     return None if plan is None else plan.folder
 
 
-def _tell(audit: Audit, options: argparse.Namespace) -> int:
+def _report(audit: Audit, options: argparse.Namespace) -> int:
     from flows.audit.messages import describe
     from flows.audit.report import report_audit, write_audit_report
 
@@ -162,16 +189,24 @@ def _add_suspects(commands) -> None:
         "--against",
         type=Path,
         metavar="FILE",
-        help="what another model found: ODVG with scores (default: the candidates of the plan that made LABELS)",
+        help="ODVG labels with scores of another model (default: the candidates of the plan that made LABELS)",
     )
     parser.add_argument(
         "--max-count", action="append", default=[], metavar="NAME=N", help="an image contains at most N boxes of NAME"
     )
-    parser.add_argument("-n", dest="shown", type=int, default=20, metavar="N", help="boxes to print (default 20)")
     parser.add_argument(
-        "-o", "--out", type=Path, metavar="FILE", help="review order (default: X_od_v1_suspects.jsonl beside LABELS)"
+        "-n", dest="shown", type=int, default=20, metavar="N", help="suspicious boxes to print (default %(default)s)"
     )
-    parser.add_argument("--no-review", action="store_true", help="only print and write the ranking")
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="file for the review order (default: X_od_v1_suspects.jsonl beside LABELS)",
+    )
+    parser.add_argument(
+        "--no-review", action="store_true", help="do not open the page; only print and write the ranking"
+    )
     _add_page(parser)
 
 
@@ -183,19 +218,20 @@ def _suspects(options: argparse.Namespace) -> int:
         write_review_order,
         write_suspects_summary,
     )
+    from formats.dataset_names import suspects_path
     from formats.odvg import read_odvg
     from formats.reviewed import key_of
 
     if not options.labels.is_file():
         raise InputError(options.labels, "does not exist", "expected labels, such as X_od_v1.json")
-    out = options.out or options.labels.with_name(f"{options.labels.stem}_suspects.jsonl")
+    out = options.out or suspects_path(options.labels)
     if out.suffix != ".jsonl":
         raise InputError("--out", f"{out}", "expected a name that ends with .jsonl")
     rules = SuspectRules(dict(map(_max_count, options.max_count)))
     records, evidence = list(read_odvg(options.labels)), _evidence(options)
     if not (compared := sum(key_of(record) in evidence.found for record in records)):
-        what = f"no image of {options.labels.name} is in what it is compared with"
-        raise InputError(options.against or options.labels, what, "expected the same images")
+        what = f"has none of the images of {options.labels.name}"
+        raise InputError(options.against or "candidates", what, "expected predictions for the same images")
     suspects = find_suspects(records, evidence, rules)
     for each in suspects[: options.shown]:
         box = ", ".join(f"{side:g}" for side in each.box)
@@ -216,12 +252,14 @@ def _evidence(options: argparse.Namespace):
 
     if options.against is not None:
         if not options.against.is_file():
-            raise InputError(options.against, "does not exist", "expected what another model found")
+            raise InputError(options.against, "does not exist", "expected ODVG labels of another model")
         return second_model(options.against)
     work_dir = _work_dir(options)
     if work_dir is None:
-        remedy = "expected --work-dir, where groundhog infer stored them, or --against with another model's boxes"
-        raise InputError(options.labels, "nothing says where the candidates are", remedy)
+        remedy = (
+            "expected --work-dir with the folder that groundhog infer wrote, or --against with another model's labels"
+        )
+        raise InputError(options.labels, "their plan was not found", remedy)
     return stored_candidates(work_dir)
 
 

@@ -1,1 +1,1 @@
-"""Layers of the network as single GPU kernels. Each has a plain twin in the room above that says what it computes."""
+"""Layers of the network as single GPU kernels; a plain layer in the room above defines what each computes."""

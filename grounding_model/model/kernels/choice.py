@@ -1,4 +1,4 @@
-"""Where kernels take the place of plain layers."""
+"""Which layers are replaced by kernels."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ KERNELS: Mapping[type[nn.Module], type[nn.Module]] = {
     DeformableAttention: KernelDeformableAttention,
     SwinBlock: KernelSwinBlock,
 }
-MIN_CHANNELS = 16  # of a head: the least that a matrix product of Triton takes
+MIN_CHANNELS = 16  # of a head: the minimum of Triton's matrix product
 
 
 def use_kernels(model: GroundingModel) -> None:
-    """Lets kernels answer for the layers that have one, in place; the parameters stay. Only for inference on a GPU."""
+    """Replaces layers by their kernels, in place, with the same parameters. Only for inference on a GPU."""
     for module in list(model.modules()):
         if (kernel := KERNELS.get(type(module))) and fits(module):
             module.__class__ = kernel
@@ -37,7 +37,7 @@ def use_kernels(model: GroundingModel) -> None:
 
 
 def fits(module: nn.Module) -> bool:
-    """Whether the module's head is as wide as a kernel can take it."""
+    """Whether the kernel supports the number of channels in a head of the module."""
     if isinstance(module, SwinBlock):
         channels = len(module.attention.proj.weight) // module.attention.num_heads
         return is_power_of_two(channels) and channels >= MIN_CHANNELS
@@ -51,7 +51,7 @@ def is_power_of_two(number: int) -> bool:
 
 
 def keep_bfloat16(model: GroundingModel) -> None:
-    """Answers that the next operation rounds to bfloat16 or adds to float32 anyway are not written as float32 first."""
+    """Layers whose output is rounded to bfloat16 or added to float32 next write bfloat16 directly."""
     backbone = model.backbone
     if isinstance(backbone, SwinTransformer):
         for block in backbone.blocks():

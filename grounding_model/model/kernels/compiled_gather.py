@@ -1,7 +1,7 @@
-"""Sampling on a CPU by a loop in C++ (gather.cpp), which a compiler of this machine builds once; nothing needs it.
+"""Sampling on a CPU by a loop in C++ (gather.cpp), optional, which a compiler of this machine builds once.
 
-It answers as attention.sample_rows does, within rounding, in less than half the time, because no corner of a point is
-ever written to memory. Without a compiler, or with GROUNDHOG_COMPILE=0, the plain layer answers.
+It computes what attention.sample_rows does, within rounding, in less than half the time, because the corners of a point
+are never written to memory. Without a compiler, or with GROUNDHOG_COMPILE=0, the plain layer is used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ POINTER, LONG, INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
 
 
 def use_compiled_gather(model: GroundingModel) -> bool:
-    """Lets the loop answer in place of the plain sampling, in place; says whether there is one."""
+    """Replaces the plain sampling by the compiled loop, in place; returns whether it could be built."""
     if library() is None:
         return False
     for module in model.modules():
@@ -41,7 +41,7 @@ def use_compiled_gather(model: GroundingModel) -> bool:
 
 
 class CompiledDeformableAttention(DeformableAttention):
-    """The plain one in training, and wherever the model is not on a CPU."""
+    """Falls back to the plain layer in training, and where the model is not on a CPU."""
 
     def sample(
         self, table: Tensor, sizes: LevelSizes, first_rows: Tensor, locations: Tensor, weights: Tensor
@@ -55,7 +55,7 @@ NAMES = {torch.float32: "gather_float32", torch.bfloat16: "gather_bfloat16"}
 
 
 def gather(table: Tensor, sizes: LevelSizes, first_rows: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-    """As attention.sample_rows without gradient -> (N, C) float32. Where there is a library()."""
+    """As attention.sample_rows without gradient -> (N, C) float32. Needs library()."""
     queries, heads, levels, points = weights.shape
     output = torch.empty(queries, heads * table.shape[1])
     constants = level_constants(sizes, table.device)
@@ -77,7 +77,7 @@ def library() -> ctypes.CDLL | None:
     try:
         loaded = ctypes.CDLL(str(_built(compiler)))
     except (OSError, subprocess.SubprocessError) as error:
-        logger.info("sampling stays plain: it could not be compiled (%s)", error)
+        logger.info("cannot compile the sampling loop, using the slower plain one: %s", error)
         return None
     for name in NAMES.values():
         function = getattr(loaded, name)

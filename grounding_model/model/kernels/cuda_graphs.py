@@ -1,4 +1,4 @@
-"""The forward pass as CUDA graphs, one for each size of input that comes again.
+"""The forward pass as CUDA graphs, one for each input size that occurs again.
 
 At batch 1 a GPU does its part in a fifth of the time that Python needs to launch two thousand kernels; a graph launches
 them at once. https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
@@ -58,28 +58,28 @@ class ReplayedFunction:
             try:
                 recording = self.record(leaves, structure)
             except RuntimeError as error:  # memory, or an operation that cannot be recorded
-                logger.warning("no CUDA graphs for this model: %s", str(error).splitlines()[0])
+                logger.warning("cannot record CUDA graphs, running without them: %s", str(error).splitlines()[0])
                 self.usable = False
                 self.recordings.clear()
                 return self.function(*arguments)
             remember(self.recordings, key, recording, MAX_GRAPHS)
         self.recordings.move_to_end(key)
         recording = self.recordings[key]
-        for place, tensor in zip(recording.inputs, tensors):
-            place.copy_(tensor, non_blocking=True)
+        for buffer, tensor in zip(recording.inputs, tensors):
+            buffer.copy_(tensor, non_blocking=True)
         recording.graph.replay()
         return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, recording.outputs)
 
     def record(self, leaves: list[Any], structure: Any) -> Recording:
-        places = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        arguments = tree_unflatten(places, structure)
+        buffers = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        arguments = tree_unflatten(buffers, structure)
         self.function(*arguments)  # brings to the device what is made once for a size
         graph = torch.cuda.CUDAGraph()
         self.pool = self.pool or torch.cuda.graph_pool_handle()
         # thread_local: other threads read images meanwhile, into memory that they pin.
         with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
             outputs = self.function(*arguments)
-        return Recording(graph, [place for place in places if isinstance(place, Tensor)], outputs)
+        return Recording(graph, [buffer for buffer in buffers if isinstance(buffer, Tensor)], outputs)
 
 
 def shape_of(leaf: Any) -> Hashable:

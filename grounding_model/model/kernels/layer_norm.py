@@ -1,4 +1,4 @@
-"""Layer norm as one Triton kernel, for inference on a GPU: torch's is made for few long rows, ours are many short ones.
+"""Layer norm as one Triton kernel, for inference on a GPU: torch's is made for few long rows, not many short ones.
 
 N rows, C channels.
 """
@@ -53,7 +53,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, output: torch.dty
 
 
 class KernelLayerNorm(nn.LayerNorm):
-    """nn.LayerNorm over the last dimension. output: the format of its answer; None: that of what it is given."""
+    """nn.LayerNorm over the last dimension. output: the dtype of its output; None: that of its input."""
 
     output: torch.dtype | None = None
 

@@ -1,6 +1,6 @@
 """Swin's window attention as one Triton kernel, for inference on a GPU.
 
-A program answers for one head of one window. It reads queries, keys and values where they stand in the map, so that
+A program computes one head of one window. It reads queries, keys and values at their positions in the map, so that
 nothing is padded, rolled, cut into windows or put together again (swin.SwinBlock.attend is the plain twin).
 
 B batch, H W height and width of the map, C channels, S side of a window, D channels of a head.

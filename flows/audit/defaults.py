@@ -1,0 +1,8 @@
+"""Defaults of an audit, in a module that the command line can import quickly."""
+
+from __future__ import annotations
+
+IOU = 0.5  # with an object, from which a label is right, as in PASCAL VOC
+REVIEWS = 60  # images in a sample; their intervals were measured (docs/auditing.md)
+PRECISION = 0.9  # to find a score threshold for
+HALF_WIDTH = 0.05  # of an interval, to estimate the reviews for
