@@ -457,6 +457,20 @@ def test_show_all_forgets_what_was_typed_into_the_filter(page: Page, tmp_path: P
         page.wait(f"{text('banner-text')} === 'no line 99: there are 12 lines'")
 
 
+def test_each_arrow_counts_while_the_next_image_loads(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 6)
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.open(server.address)
+        page.wait(at(1, 6))
+        page.slow_down(300)
+        try:
+            for key in ("ArrowRight", "ArrowRight", "ArrowRight", "ArrowRight", "ArrowLeft"):
+                page.press(key)
+            page.wait(at(4, 6))
+        finally:
+            page.slow_down(0)
+
+
 def test_accepting_twice_while_the_first_is_saved_is_one_step_of_undo(page: Page, tmp_path: Path) -> None:
     write_data(tmp_path, 3)
     with served(tmp_path, "x_od_v1.json") as server:
