@@ -291,6 +291,15 @@ def test_two_windows_see_one_another(tmp_path: Path) -> None:
         other.press("2")
         other.wait(f"{text('banner-text')}.includes('changed elsewhere')")
         other.wait(f"{text('boxes-title')} === '1 box' && {BADGE} === 'edited, not accepted'")
+        for key in ("Enter", "s"):  # neither is saved, so neither may go on to the next image
+            one.press("Tab")
+            one.press("i")
+            one.wait(f"{text('boxes')}.includes('ignored') === {json.dumps(key == 'Enter')} && {SAVED}")
+            other.value("document.getElementById('banner-close').click()")
+            other.press(key)
+            other.wait(f"{text('banner-text')}.includes('changed elsewhere') && {at(1, 2)}")
+            time.sleep(0.3)  # longer than the next image takes to appear
+            assert other.value(f"{at(1, 2)} && {text('banner-text')}.includes('changed elsewhere')")
 
 
 @pytest.mark.slow
@@ -425,6 +434,57 @@ def test_a_filter_is_followed_by_the_list_and_the_keys(page: Page, tmp_path: Pat
         page.click("#filter-clear")
         page.wait(at(6, 12))
         assert page.value("document.querySelectorAll('.item').length") >= 8
+
+
+def test_show_all_forgets_what_was_typed_into_the_filter(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 12)
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.open(server.address)
+        page.wait(at(1, 12))
+        page.press("f")
+        page.type("10")
+        page.wait(f"{text('filter-count')} === '1 of 12 images'")
+        page.value("document.getElementById('filter-clear').focus()")
+        page.click("#filter-clear")
+        page.wait(f"{text('filter-count')} === '12 images'")
+        page.value("document.getElementById('filter-order').value = 'boxes'")
+        page.value("document.getElementById('filter-order').dispatchEvent(new Event('input', {bubbles: true}))")
+        page.wait("performance.getEntriesByType('resource').filter(({name}) => name.endsWith('/views')).length >= 4")
+        page.wait(f"{text('filter-count')} === '12 images'")
+        page.press("l")
+        page.type("99")
+        page.press("Enter")
+        page.wait(f"{text('banner-text')} === 'no line 99: there are 12 lines'")
+
+
+def test_each_arrow_counts_while_the_next_image_loads(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 6)
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.open(server.address)
+        page.wait(at(1, 6))
+        page.slow_down(300)
+        try:
+            for key in ("ArrowRight", "ArrowRight", "ArrowRight", "ArrowRight", "ArrowLeft"):
+                page.press(key)
+            page.wait(at(4, 6))
+        finally:
+            page.slow_down(0)
+
+
+def test_accepting_twice_while_the_first_is_saved_is_one_step_of_undo(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 3)
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.open(server.address)
+        page.wait(at(1, 3))
+        page.slow_down(300)
+        try:
+            page.press("Enter")
+            page.press("Enter")
+            page.wait(f"{accepted(1, 3)} && {at(2, 3)}")
+            page.press("z")
+            page.wait(f"{accepted(0, 3)} && {at(1, 3)}")
+        finally:
+            page.slow_down(0)
 
 
 def test_a_finger_selects_boxes_and_draws_none(page: Page, tmp_path: Path) -> None:

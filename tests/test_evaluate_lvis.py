@@ -14,6 +14,7 @@ from flows.evaluation.config import EvaluateConfig
 from flows.evaluation.evaluate import evaluate_benchmark
 from flows.evaluation.predictions import predict_benchmark
 from flows.evaluation.readers import open_benchmark
+from flows.evaluation.report import confident_boxes
 from flows.labelling.detector_pool import pool_of
 from formats.io.errors import InputError
 from formats.record import Instance, Record
@@ -197,6 +198,17 @@ def test_each_chunk_of_names_keeps_its_boxes_where_a_configuration_says_so(tmp_p
     ap = {each: evaluate_benchmark(each, detector=detector).numbers["ap"] for each in (config, per_chunk)}
     assert ap[per_chunk] == pytest.approx(expected.ap, abs=1e-6)
     assert ap[config] < ap[per_chunk] - 0.02  # what an image keeps is outbid by the frequent names
+
+
+def test_what_a_person_looks_at_is_made_of_the_confident_boxes_alone(tmp_path):
+    """Of 300 candidates an image most are faint: pages are written without making records of those."""
+    config = EvaluateConfig(GlyphQuestionData("lvis", count=6), shard_size=4, resamples=0, work_dir=tmp_path)
+    benchmark = open_benchmark(config.truth, tmp_path)
+    stored = predict_benchmark(config, benchmark, "lvis", lambda: pool_of(load_detector()))
+    score = float(np.median(stored.as_arrays().scores))  # one that a box has: it stays
+    confident = stored.from_score(score)
+    assert list(confident) == [confident_boxes(each, "lvis", score) for each in stored]
+    assert 0 < sum(len(each.instances) for each in confident) < sum(len(each.instances) for each in stored)
 
 
 def test_a_limit_per_category_is_kept_while_shards_are_read(tmp_path, monkeypatch):

@@ -285,6 +285,15 @@ def test_newer_corrections_are_not_replaced_unless_asked(tmp_path, labels):
     assert import_reviews(labels, export, "coco").counts.already == 1
 
 
+def test_what_somebody_confirmed_is_not_replaced_unless_asked(tmp_path, labels):
+    write_corrections(reviewed_path(labels), [reviewed_text(RECORDS[0], 1)])
+    export = coco(tmp_path, replace(RECORDS[0], instances=(MOVED,)))
+    with pytest.raises(InputError, match=r"'a\.jpg' has other corrections that the export does not have"):
+        import_reviews(labels, export, "coco")
+    import_reviews(labels, export, "coco", ImportOptions(overwrite=True))
+    assert corrected(labels) == {"a.jpg": (MOVED,)}
+
+
 def test_a_review_takes_an_import_over_and_its_drafts_are_kept(tmp_path, labels):
     path, at = reviewed_path(labels), "2026-01-01T00:00:00+00:00"
     draft = reviewed_text(replace(RECORDS[0], instances=()), 1)

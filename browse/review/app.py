@@ -308,7 +308,7 @@ class ReviewApp:
     def _number(self, values: dict[str, str]) -> int:
         number, count = _whole(values, "number"), len(self.review.lines)
         if not 0 <= number < count:
-            raise Refused(404, f"there is no line {number} among {count}")
+            raise Refused(404, f"no line {number + 1}: there are {count} lines")
         return number
 
     def _view(self, values: dict[str, str]) -> View:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, overload
 from flows.evaluation.benchmarks import Benchmark, BenchmarkData, Metric, OdinwData, OdinwSuite
 from flows.evaluation.config import EVERY_BOX, EvaluateConfig
 from flows.evaluation.page import PAGE_NAME, PageData, write_page
-from flows.evaluation.predictions import location_of, predict_benchmark
+from flows.evaluation.predictions import StoredPredictions, location_of, predict_benchmark
 from flows.evaluation.readers import open_benchmark, select_categories
 from flows.evaluation.report import draw_worst, write_report
 from flows.evaluation.scoring import SHOWN_SCORE, Measurement, measure
@@ -203,13 +203,16 @@ def _evaluate_one(
         interval = (measurement.headline, *interval_of(measurement.samples, resamples=config.resamples))
     numbers = _numbers(config, scored, interval)
     write_samples(config.work_dir / SAMPLES_NAME, measurement.samples)
-    write_report(config.work_dir, scored.benchmark, scored.predictions, measurement)
+    predictions = scored.predictions
+    # What a person looks at has no boxes below this score, and most of the time would go into making them.
+    shown = predictions.from_score(SHOWN_SCORE) if isinstance(predictions, StoredPredictions) else predictions
+    write_report(config.work_dir, scored.benchmark, shown, measurement)
     if show_dir is not None:
-        draw_worst(Path(show_dir), scored.benchmark, scored.predictions, metric, config.score_threshold)
+        draw_worst(Path(show_dir), scored.benchmark, shown, metric, config.score_threshold)
     write_json(config.work_dir / EVALUATION_NAME, numbers, ensure_ascii=False)
-    write_page(PageData(config, scored.benchmark, scored.predictions, metric, numbers))
-    shown = "" if interval is None else "\n95 % interval of {}: {:.3f} … {:.3f}".format(*interval)
-    return Evaluated(numbers, measurement.table + shown)
+    write_page(PageData(config, scored.benchmark, shown, metric, numbers))
+    said = "" if interval is None else "\n95 % interval of {}: {:.3f} … {:.3f}".format(*interval)
+    return Evaluated(numbers, measurement.table + said)
 
 
 class _Scored(NamedTuple):

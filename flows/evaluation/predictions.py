@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,7 @@ class StoredPredictions(Sequence[Record]):
         self._benchmark = benchmark
         self._metric = metric
         self._labels = {name: label for label, name in enumerate(benchmark.names)}
+        self._min_score = 0.0
         self._open: tuple[int, dict[int, ImageCandidates]] | None = None  # index of a shard, its images by line
 
     def __len__(self) -> int:
@@ -114,7 +116,17 @@ class StoredPredictions(Sequence[Record]):
             self._open = shard.index, {each.line: each for each in self._shard(shard.index).by_line()}
         truth, candidates = self._benchmark.records[line], self._open[1].get(line)
         names = self._benchmark.names if self._benchmark.queried is None else self._benchmark.queried[line]
+        if candidates is not None and truth.caption is None and self._min_score:
+            kept = candidates.score >= self._min_score
+            region, box, score = candidates.region[kept], candidates.box[kept], candidates.score[kept]
+            candidates = candidates._replace(region=region, box=box, score=score)
         return _prediction(truth, candidates, [(self._labels[name], name) for name in names], self._metric)
+
+    def from_score(self, min_score: float) -> StoredPredictions:
+        """The same without boxes of categories below a score: of 300 boxes an image, far fewer objects are made."""
+        confident = copy(self)
+        confident._min_score = min_score
+        return confident
 
     def as_arrays(self, max_per_category: int | None = None) -> PredictedBoxes:
         """All boxes. max_per_category: only the best ones of each category over all images.

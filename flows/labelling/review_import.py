@@ -300,7 +300,7 @@ def _fresh(target: _Target, given: Mapping[str, Correction], before: Sequence[Co
         if other is not None and not change_of(other.record, correction.record.instances or ()):
             already += 1
             continue
-        newer = other is not None and change_of(other.record, target.ours.records[filename].instances or ())
+        newer = other is not None and _is_newer(other, target.ours.records[filename], target.number)
         drafted = key_bytes(*key) in drafts
         if (newer or drafted or key in withdrawn) and not overwrite:
             location = other.location if other is not None else str(target.path)
@@ -310,6 +310,15 @@ def _fresh(target: _Target, given: Mapping[str, Correction], before: Sequence[Co
         else:
             filenames.append(filename)
     return _Fresh(tuple(filenames), already, tuple(conflicts))
+
+
+def _is_newer(correction: Correction, labels: Record, number: int) -> bool:
+    """Whether somebody corrected or confirmed an image after its labels were made."""
+    if change_of(correction.record, labels.instances or ()):
+        return True
+    # Labels that had a correction when they were made have its boxes, and those have no scores.
+    scored = bool(labels.instances) and _needs_a_person(labels)
+    return scored and correction.since == number
 
 
 def _text(correction: Correction) -> str:

@@ -4,7 +4,7 @@ import { ask } from "./api.js";
 import { showBanner, showStatus } from "./dom.js";
 import { rounded } from "./geometry.js";
 import * as history from "./history.js";
-import { changeTo, save } from "./saving.js";
+import { changeTo, flush, save } from "./saving.js";
 import { kinds, kindWord, snapshot, state, tell } from "./state.js";
 
 let copied = null; // a box, {box, of, ignore}
@@ -22,8 +22,14 @@ export function change(label, edit, wanted = state.line?.state === "accepted" ? 
   return save([changeTo(after)]);
 }
 
-export const accept = () => change("acceptance", () => {}, "accepted");
-export const skip = () => change("skip", () => {}, "skipped");
+export const accept = () => mark("acceptance", "accepted");
+export const skip = () => mark("skip", "skipped");
+
+// A second press while the first is saved is no step of its own, which undo would seem to ignore.
+function mark(label, wanted) {
+  if (state.line?.state === wanted && !state.line.earlier) return flush();
+  return change(label, () => {}, wanted);
+}
 
 export function withdraw() {
   if (!state.line || state.line.state === "untouched") return showStatus("the line is as the model left it");

@@ -23,7 +23,7 @@ export function startFilters() {
     clearTimeout(timer);
     timer = setTimeout(apply, event.target.type === "text" || event.target.type === "number" ? TYPING : 0);
   });
-  byId("filter-clear").addEventListener("click", () => { clearTimeout(timer); openView({}); });
+  byId("filter-clear").addEventListener("click", () => { clearTimeout(timer); form.reset(); openView({}); });
   byId("go-to").addEventListener("keydown", (event) => {
     if (event.key !== "Enter") return;
     event.preventDefault();

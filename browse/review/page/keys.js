@@ -30,7 +30,7 @@ export function startKeys(canvas) {
 function actionsWith(canvas) {
   return {
     accept: () => accept(canvas),
-    skip: async () => { if (state.line) { await edits.skip(); if (!isUnsaved()) goToOpen(); } },
+    skip: () => saveAndGoOn(edits.skip),
     next: () => step(1),
     previous: () => step(-1),
     open: () => goToOpen(),
@@ -73,8 +73,15 @@ async function accept(canvas) {
     canvas.toggleBoxes();
     return showStatus("the boxes were hidden: look at them, then accept", true);
   }
-  await edits.accept();
-  if (!isUnsaved()) goToOpen();
+  await saveAndGoOn(edits.accept);
+}
+
+// Goes on only from a line that is saved: one whose change was refused is shown again, and the reason with it.
+async function saveAndGoOn(act) {
+  const number = state.line?.number;
+  if (number === undefined) return;
+  await act();
+  if (!isUnsaved() && state.line?.number === number) await goToOpen();
 }
 
 async function turn(act, words) {

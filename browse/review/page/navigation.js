@@ -11,6 +11,7 @@ import { state, tell } from "./state.js";
 const CHECK = 500; // milliseconds between looks at how much of a long file is read
 
 let going = 0; // counts the ways to a line: an answer for an older one is passed over
+let heading = null; // the position that a step is on its way to: the next step counts from there
 
 // Opens what a query asks for. stay: keep the shown line where the view has it.
 export async function openView(query, stay = true) {
@@ -56,6 +57,7 @@ async function showReading() {
 export async function go(position) {
   if (position < 0 || position >= state.view.count) return;
   const mine = begin();
+  heading = position;
   try {
     await saved();
     const { rows } = await askView(`rows?start=${position}&count=1`);
@@ -81,6 +83,7 @@ export async function goToLine(number) {
 // From now on no key changes the line that is still on the screen.
 function begin() {
   going += 1;
+  heading = null;
   if (state.line?.model) state.left = { ...state.line, boxes: state.boxes, phrases: state.phrases };
   state.line = null;
   state.boxes = [];
@@ -98,6 +101,7 @@ async function saved() {
 
 function fail(error, mine) {
   if (mine !== going) return;
+  heading = null;
   showBanner(error.message);
   if (error.status !== 422 && state.left) show(state.left, state.position); // stay where it was
 }
@@ -126,6 +130,7 @@ export function show(line, position) {
   state.line = line;
   state.left = line;
   state.position = position;
+  heading = null;
   state.boxes = line.boxes.filter(fits);
   line.model = line.model.filter(fits);
   state.outside = line.boxes.length - state.boxes.length;
@@ -152,6 +157,7 @@ export function restore({ state: was, earlier, boxes, phrases }) {
 // A line that is no record: nothing to review, but others can be reached from here.
 function showBroken(number, position, message) {
   state.position = position;
+  heading = null;
   state.left = null;
   history.replaceState(null, "", `#${number + 1}`);
   tell("line");
@@ -164,7 +170,7 @@ async function preload(position) {
   if (rows[0] && !rows[0].problem) new Image().src = `images/${rows[0].number}?${state.overview.run}`;
 }
 
-export const step = (by) => { if (state.view) go((state.position ?? -1) + by); };
+export const step = (by) => { if (state.view) go((heading ?? state.position ?? -1) + by); };
 
 // The next line that is untouched or edited; where there is none, says so.
 export async function goToOpen() {
