@@ -19,7 +19,8 @@ from flows.audit.estimation import Moments, Share, Strata, interval_of, moments_
 from flows.audit.judging import DEFAULT_IOU, Outcome, confused_labels, judge_labels, labels_by_name, totals
 from flows.audit.sample import MIN_REVIEWS, Audit
 from flows.audit.thresholds import certified_threshold, threshold_grid
-from formats.dataset_names import metadata_path
+from flows.policies import Policy
+from formats.dataset_names import labels_path, metadata_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json
 from formats.record import Record
@@ -27,6 +28,14 @@ from formats.reviewed import key_of
 
 REPORT_NAME = "report.json"
 CONFIDENCE = 0.95
+OTHER_OPTIONS = {  # of `groundhog filter`, by the setting of the policy
+    "confident_from": "--confident-from",
+    "ignore_from": "--ignore-from",
+    "nms_iou": "--nms-iou",
+    "cross_class_iou": "--cross-class-iou",
+    "min_size": "--min-size",
+    "max_per_image": "--max-per-img",
+}
 ENOUGH_IMAGES, ENOUGH_BOXES = 5, 10  # reviewed, of a category whose own numbers are worth reading
 
 
@@ -327,7 +336,30 @@ def _filter_command(audit: Audit, score: float, work_dir: str) -> str:
     words = ["groundhog", "filter", work_dir or "WORK_DIR", "--score-threshold", f"{score:g}"]
     for name, value in sorted(own.items()):
         words += ["--class-threshold", f"{name}={value:g}"] if value > score else []
-    return shlex.join(words)
+    words += [word for _ in metadata.get("views", ()) for word in ("--view", "WORK_DIR_OF_VIEW")]
+    return shlex.join([*words, *_other_options(policy), *_output_option(audit, metadata)])
+
+
+def _other_options(policy: Mapping[str, Any]) -> list[str]:
+    """The rest of the policy that made the labels: without it filter would keep boxes that were not audited."""
+    words: list[str] = []
+    default = Policy()
+    for name, option in OTHER_OPTIONS.items():
+        value = policy.get(name, getattr(default, name))
+        if value is not None and value != getattr(default, name):
+            words += [option, f"{value:g}"]
+    if policy.get("soft_weights"):
+        words.append("--soft-weights")
+    if policy.get("distractors"):
+        words += ["--distractors", ",".join(policy["distractors"])]
+    return words
+
+
+def _output_option(audit: Audit, metadata: Mapping[str, Any]) -> list[str]:
+    """Where filter would write elsewhere than to the audited file by itself."""
+    source = metadata.get("source")
+    usual = source is None or labels_path(source, 1).name == audit.labels.name
+    return [] if usual else ["-o", str(audit.labels)]
 
 
 def _by_objects(judged: Sequence[Mapping[str, Outcome]]) -> list[str]:
