@@ -106,6 +106,14 @@ def test_the_printed_command_writes_the_audited_file_and_names_views(tmp_path: P
     assert found.command.endswith(f" --view WORK_DIR_OF_VIEW -o {second}")
 
 
+def test_images_skipped_so_early_that_a_stratum_is_unknown_are_asked_for(labels: Path) -> None:
+    audit = draw_audit(labels, reviews=30)  # two strata, whose first images come first
+    order = [int(Path(audit.records[image].filename).stem) for image in audit.drawn]
+    write_corrections(reviewed_path(labels), [reviewed_text(record(f"{i}.png", BOX), 1) for i in order[1:]])
+    with pytest.raises(InputError, match=rf"numbers of \d+ images depend on.* a review of {order[0]}.png first"):
+        report_audit(audit)
+
+
 def test_an_interrupted_audit_resumes_and_a_larger_one_keeps_what_was_reviewed(labels: Path) -> None:
     first = draw_audit(labels, reviews=15)
     names = [each.filename for each in read_odvg(first.sample_path)]

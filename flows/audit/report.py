@@ -18,13 +18,15 @@ import numpy as np
 from flows.audit.estimation import Moments, Share, Strata, interval_of, moments_of
 from flows.audit.judging import DEFAULT_IOU, Outcome, confused_labels, judge_labels, labels_by_name, totals
 from flows.audit.sample import MIN_REVIEWS, Audit
+from flows.audit.sampling import MIN_OF_STRATUM
 from flows.audit.thresholds import certified_threshold, threshold_grid
 from flows.policies import Policy
 from formats.dataset_names import labels_path, metadata_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json
+from formats.io.plurals import many
 from formats.record import Record
-from formats.reviewed import key_of
+from formats.reviewed import Key, key_of
 
 REPORT_NAME = "report.json"
 CONFIDENCE = 0.95
@@ -154,6 +156,7 @@ def report_audit(
         behind = f", and {skipped} that come after skipped ones" if skipped else ""
         found = f"{len(images)} of {audit.settings.drawn} drawn images are reviewed{behind}"
         raise InputError(audit.reviewed, found, f"expected at least {MIN_REVIEWS}, in the order of the page")
+    _check_every_stratum(audit, strata, truth)
     reviewed = [(audit.records[image], truth[key_of(audit.records[image])]) for image in images]
     judged = [judge_labels(labels, objects, iou) for labels, objects in reviewed]
     sample = _sample_of(audit.records, [labels for labels, _ in reviewed], judged, strata)
@@ -177,6 +180,22 @@ def report_audit(
         half_width,
         _confusions(reviewed, iou),
     )
+
+
+def _check_every_stratum(audit: Audit, strata: Strata, truth: Mapping[Key, Record]) -> None:
+    """Raises InputError where images were skipped so early that nothing is known of those like them.
+
+    A stratum without two reviews would be left out of every number, or have no variance.
+    """
+    unknown = np.flatnonzero(strata.taken < np.minimum(strata.sizes, MIN_OF_STRATUM))
+    if not len(unknown):
+        return
+    drawn = [image for image in audit.drawn if audit.design.stratum[image] in unknown]
+    skipped = [audit.records[image].filename for image in drawn if key_of(audit.records[image]) not in truth]
+    first = list(dict.fromkeys(skipped))[: MIN_OF_STRATUM * len(unknown)]
+    like = many(int(strata.sizes[unknown].sum()), "image")
+    what = f"images were skipped that the numbers of {like} depend on"
+    raise InputError(audit.reviewed, what, f"expected a review of {', '.join(first)} first")
 
 
 def _holding(judged: Sequence[Mapping[str, Outcome]], name: str) -> int:
