@@ -179,6 +179,20 @@ def threshold_row(world: World, reviews: int, audits: int = 300) -> list[str]:
     return [f"{100 * len(kept) / audits:.0f}", f"{100 * broken:.1f}", f"{100 * share:.0f}", f"{true[-1]:.3f}"]
 
 
+def whole_images_row(boxes: int, reviews: int, images: int = 300, wrong: float = 0.1) -> list[str]:
+    """held %, width of precision where all labels of an image are right, or all are wrong; another truth each audit."""
+    shares, truths = [], []
+    for seed in range(AUDITS):
+        rng = np.random.default_rng(seed)
+        labels = rng.poisson(boxes, images)
+        hits = labels * (rng.random(images) >= wrong)
+        chosen = rng.permutation(images)[:reviews]
+        shares.append(estimate_share(hits[chosen], labels[chosen], Strata(np.zeros(reviews, int), np.array([images]))))
+        truths.append(hits.sum() / labels.sum())
+    held = [share.low <= truth <= share.high for share, truth in zip(shares, truths)]
+    return [f"{100 * np.mean(held):.1f}", f"{np.mean([share.high - share.low for share in shares]):.3f}"]
+
+
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     lines = [list(head), *map(list, rows)]
     marks = ["|" + "|".join([":--", *["--:"] * (len(lines[0]) - 1)]) + "|"]
@@ -190,7 +204,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--coco128", type=Path, metavar="DIR", help="coco128 with images, labels and classes.yaml")
     parser.add_argument("--scenes", type=int, default=400, help="drawn scenes (default 400)")
+    parser.add_argument("--whole-images", action="store_true", help="only images that are wholly right or wrong")
     options = parser.parse_args()
+    if options.whole_images:
+        cases = [(boxes, n) for boxes in (1, 3, 8) for n in (10, 20, 30, 60, 120)]
+        rows = ([str(boxes), str(n), *whole_images_row(boxes, n)] for boxes, n in cases)
+        print(table(["labels of an image", "reviews", "held %", "width"], rows))
+        return
     sets: dict[str, tuple[list[Record], tuple[str, ...]]] = {}
     if options.coco128 is not None:
         records, names = read_coco128(options.coco128)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +80,38 @@ def test_a_sample_brackets_them_and_says_from_how_many_reviews(labels: Path) -> 
     assert 0.4 <= report.threshold.score < 0.9
     assert report.threshold.command == f"groundhog filter WORK_DIR --score-threshold {report.threshold.score:g}"
     assert report.more_reviews["precision"] > 0
+
+
+def test_the_printed_command_keeps_the_policy_of_the_audited_labels(labels: Path) -> None:
+    policy = asdict(Policy(0.1, cross_class_iou=0.5, min_size=8, ignore_from=0.05, distractors=("a toy", "dog")))
+    made_by = {"source": "x_od.json", "plan": "0" * 64, "policy": policy, "thresholds_found": {}, "views": []}
+    metadata_path(labels).write_text(json.dumps(made_by))
+    audit = draw_audit(labels, reviews=20)
+    review(labels)
+    found = report_audit(audit, precision=0.85, work_dir="wd").threshold
+    assert found is not None
+    assert found.command == (
+        f"groundhog filter wd --score-threshold {found.score:g} --ignore-from 0.05 --cross-class-iou 0.5 --min-size 8 "
+        "--distractors 'a toy,dog'"
+    )
+
+
+def test_the_printed_command_writes_the_audited_file_and_names_views(tmp_path: Path, labels: Path) -> None:
+    second = labels.rename(tmp_path / "x_od_v2.json")
+    metadata_path(second).write_text(json.dumps({"source": "x_od.json", "views": ["mirrored"]}))
+    audit = draw_audit(second, reviews=20)
+    review(second)
+    found = report_audit(audit, precision=0.85, work_dir="wd").threshold
+    assert found is not None
+    assert found.command.endswith(f" --view WORK_DIR_OF_VIEW -o {second}")
+
+
+def test_images_skipped_so_early_that_a_stratum_is_unknown_are_asked_for(labels: Path) -> None:
+    audit = draw_audit(labels, reviews=30)  # two strata, whose first images come first
+    order = [int(Path(audit.records[image].filename).stem) for image in audit.drawn]
+    write_corrections(reviewed_path(labels), [reviewed_text(record(f"{i}.png", BOX), 1) for i in order[1:]])
+    with pytest.raises(InputError, match=rf"numbers of \d+ images depend on.* a review of {order[0]}.png first"):
+        report_audit(audit)
 
 
 def test_an_interrupted_audit_resumes_and_a_larger_one_keeps_what_was_reviewed(labels: Path) -> None:

@@ -19,15 +19,26 @@ from flows.audit import defaults
 from flows.audit.estimation import Moments, Share, Strata, interval_of, moments_of
 from flows.audit.judging import Outcome, confused_labels, judge_labels, labels_by_name, totals
 from flows.audit.sample import MIN_REVIEWS, Audit
+from flows.audit.sampling import MIN_OF_STRATUM
 from flows.audit.thresholds import certified_threshold, threshold_grid
-from formats.dataset_names import metadata_path
+from flows.policies import Policy
+from formats.dataset_names import labels_path, metadata_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json
+from formats.io.plurals import many
 from formats.record import Record
-from formats.reviewed import key_of
+from formats.reviewed import Key, key_of
 
 REPORT_NAME = "report.json"
 CONFIDENCE = 0.95
+OTHER_OPTIONS = {  # of `groundhog filter`, by the setting of the policy
+    "confident_from": "--confident-from",
+    "ignore_from": "--ignore-from",
+    "nms_iou": "--nms-iou",
+    "cross_class_iou": "--cross-class-iou",
+    "min_size": "--min-size",
+    "max_per_image": "--max-per-img",
+}
 ENOUGH_IMAGES, ENOUGH_BOXES = 5, 10  # reviewed, of a category whose own numbers are worth reading
 
 
@@ -150,6 +161,7 @@ def report_audit(
         behind = f", not counting {skipped} after a skipped image" if skipped else ""
         what = f"{len(images)} of {audit.settings.drawn} sampled images are reviewed{behind}"
         raise InputError(audit.reviewed, what, f"expected at least {MIN_REVIEWS}, reviewed in the order of the page")
+    _check_every_stratum(audit, strata, truth)
     reviewed = [(audit.records[image], truth[key_of(audit.records[image])]) for image in images]
     judged = [judge_labels(labels, objects, iou) for labels, objects in reviewed]
     sample = _sample_of(audit.records, [labels for labels, _ in reviewed], judged, strata)
@@ -173,6 +185,22 @@ def report_audit(
         half_width,
         _confusions(reviewed, iou),
     )
+
+
+def _check_every_stratum(audit: Audit, strata: Strata, truth: Mapping[Key, Record]) -> None:
+    """Raises InputError where images were skipped so early that nothing is known of those like them.
+
+    A stratum without two reviews would be left out of every number, or have no variance.
+    """
+    unknown = np.flatnonzero(strata.taken < np.minimum(strata.sizes, MIN_OF_STRATUM))
+    if not len(unknown):
+        return
+    drawn = [image for image in audit.drawn if audit.design.stratum[image] in unknown]
+    skipped = [audit.records[image].filename for image in drawn if key_of(audit.records[image]) not in truth]
+    first = list(dict.fromkeys(skipped))[: MIN_OF_STRATUM * len(unknown)]
+    like = many(int(strata.sizes[unknown].sum()), "image")
+    what = f"images were skipped that the numbers of {like} depend on"
+    raise InputError(audit.reviewed, what, f"expected a review of {', '.join(first)} first")
 
 
 def _holding(judged: Sequence[Mapping[str, Outcome]], name: str) -> int:
@@ -334,7 +362,30 @@ def _filter_command(audit: Audit, score: float, work_dir: str) -> str:
     words = ["groundhog", "filter", work_dir or "WORK_DIR", "--score-threshold", f"{score:g}"]
     for name, value in sorted(thresholds.items()):
         words += ["--class-threshold", f"{name}={value:g}"] if value > score else []
-    return shlex.join(words)
+    words += [word for _ in metadata.get("views", ()) for word in ("--view", "WORK_DIR_OF_VIEW")]
+    return shlex.join([*words, *_other_options(policy), *_output_option(audit, metadata)])
+
+
+def _other_options(policy: Mapping[str, Any]) -> list[str]:
+    """The rest of the policy that made the labels: without it filter would keep boxes that were not audited."""
+    words: list[str] = []
+    default = Policy()
+    for name, option in OTHER_OPTIONS.items():
+        value = policy.get(name, getattr(default, name))
+        if value is not None and value != getattr(default, name):
+            words += [option, f"{value:g}"]
+    if policy.get("soft_weights"):
+        words.append("--soft-weights")
+    if policy.get("distractors"):
+        words += ["--distractors", ",".join(policy["distractors"])]
+    return words
+
+
+def _output_option(audit: Audit, metadata: Mapping[str, Any]) -> list[str]:
+    """Where filter would write elsewhere than to the audited file by itself."""
+    source = metadata.get("source")
+    usual = source is None or labels_path(source, 1).name == audit.labels.name
+    return [] if usual else ["-o", str(audit.labels)]
 
 
 def _by_objects(judged: Sequence[Mapping[str, Outcome]]) -> list[str]:
