@@ -20,7 +20,7 @@ from formats.io.files import refuse_packed
 from formats.io.json_stream import stream_json
 from formats.io.plurals import many
 from formats.io.progress import show_progress
-from formats.label_map import join_names, name_problems, read_label_map, write_label_map
+from formats.label_map import check_names, join_names, name_problems, read_label_map, write_label_map
 from formats.omissions import describe_omissions
 from formats.overwrite import refuse_to_lose_labels
 from formats.record import Record
@@ -104,11 +104,12 @@ def _converted(
             refuse_to_lose_labels(path, merged if target_format in _WITH_LABEL_MAP and merged else None)
 
     omissions = formats.Omissions()
+    has_own_map = source_format in _WITH_LABEL_MAP and categories is None and label_map_beside(source).is_file()
 
     def chosen(part: str | None) -> Iterable[Record]:
         omissions.clear()  # with parts, the source is read once per part
         records = call(f"convert {source_format}", reader, {**reader_options, "omissions": omissions}, source)
-        stream = with_progress(records)
+        stream = with_progress(_as_mapped(records, names, source) if has_own_map else records)
         if excluded:
             stream = formats.without_images(stream, excluded, omissions)
         if move is not None:
@@ -127,6 +128,13 @@ def _converted(
         lines.append(f"{source}: left out in reading:\n{lost}")
     lines += map(str, name_problems(merged, source))
     return "\n".join(lines)
+
+
+def _as_mapped(records: Iterable[Record], names: Mapping[int, str], source: str | Path) -> Iterator[Record]:
+    """Names that the label map beside the source contradicts would be written beside one another, or be replaced."""
+    for record in records:
+        check_names(record, names, source)
+        yield record
 
 
 def _shown_to(on_record: Callable[[Record], Any], records: Iterable[Record]) -> Iterator[Record]:

@@ -116,6 +116,22 @@ def relabelled(record: Record, move: Mapping[int, int], names: Mapping[int, str]
     return replace(record, instances=moved)
 
 
+def check_names(record: Record, names: Mapping[int, str], annotations: object) -> None:
+    """Raises InputError where a box has another name than its label map gives its label: one of them is wrong.
+
+    Case, brackets and underscores aside, as a detector reads names. annotations: the file of the record.
+    """
+    for instance in record.instances or ():
+        name = names.get(instance.label)
+        if name is None:
+            what = f"label {instance.label} is not in the label map"
+        elif name != instance.category and _words(name) != _words(instance.category):
+            what = f"label {instance.label} is {instance.category!r}, in the label map it is {name!r}"
+        else:
+            continue
+        raise InputError(f"{annotations}: {record.filename}", what, "expected the label map of this file")
+
+
 def name_problems(names: Mapping[int, str], location: object) -> Iterator[InputError]:
     """Labels that a detector cannot tell apart, and names that say nothing to it. location: the file of the names.
 

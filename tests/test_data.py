@@ -216,6 +216,20 @@ def test_the_label_map_beside_the_file_is_taken(tmp_path: Path) -> None:
     assert len(open_dataset(OdvgData(tmp_path / "photos_od.json", tmp_path)).categories) == 3
 
 
+def test_a_label_map_that_contradicts_the_lines_is_refused(tmp_path: Path) -> None:
+    write_odvg(tmp_path / "photos_od.json", RECORDS)
+    label_map = tmp_path / "other_map.json"
+    data = OdvgData(tmp_path / "photos_od.json", tmp_path, label_map)
+    label_map.write_text('{"0": "cat", "1": "umbrella", "2": "hat"}')
+    with pytest.raises(InputError, match=r"photos_od.json: .*label 1 is 'dog', in the label map it is 'umbrella'"):
+        open_dataset(data)
+    label_map.write_text('{"0": "cat", "2": "hat"}')
+    with pytest.raises(InputError, match="label 1 is not in the label map"):
+        open_dataset(data)
+    label_map.write_text('{"0": "Cat", "1": "dog (pet)", "2": "hat"}')  # the same words
+    assert len(open_dataset(data)) == 3
+
+
 def test_sizes_are_read_from_lines_as_they_come(tmp_path: Path) -> None:
     lines = [
         '{"filename": "a.jpg", "height": 10, "width": 9, "detection": {"instances": []}}',

@@ -34,7 +34,8 @@ from flows.evaluation.readers import open_benchmark
 from flows.labelling import detector_pool
 from flows.labelling.settings import Workers
 from formats.io.errors import InputError
-from formats.record import Instance, Region
+from formats.odvg import write_odvg
+from formats.record import Instance, Record, Region
 from grounding_model.data.sources import CocoData, OdvgData
 
 CAT, DOG = [10, 20, 40, 30], [60, 50, 30, 40]  # x, y, width, height in an image of 120 x 100 pixels
@@ -517,6 +518,14 @@ def test_a_configuration_file_is_evaluated_from_python_as_by_the_command(tmp_pat
         evaluate(path, out=tmp_path / "numbers.json")
     with pytest.raises(TypeError, match="is evaluated with weights"):
         evaluate(path, oracle)
+
+
+def test_a_label_map_that_contradicts_the_truth_is_refused(tmp_path, images):
+    truth, label_map = tmp_path / "x_od.json", tmp_path / "map.json"
+    write_odvg(truth, [Record("a.jpg", 48, 64, (Instance((1, 2, 30, 40), 0, "cat"),))])
+    label_map.write_text('{"0": "umbrella", "1": "cat"}')
+    with pytest.raises(InputError, match=r"x_od.json: a.jpg: label 0 is 'cat', in the label map it is 'umbrella'"):
+        open_benchmark(OdvgData(truth, images, label_map), tmp_path)
 
 
 def test_a_truth_that_gives_no_score_is_named_not_the_files_made_from_it(tmp_path, images):

@@ -35,6 +35,17 @@ def voc(path: Path, filename: str | None, objects: str = CAT, folder: str = "") 
     path.write_text(f"<annotation><folder>{folder}</folder>{said}{size}{objects}</annotation>")
 
 
+def test_lines_that_their_label_map_contradicts_are_not_converted(tmp_path: Path) -> None:
+    source, out = tmp_path / "x_od.json", tmp_path / "out" / "y_od.json"
+    write_odvg(source, [Record("a.jpg", 48, 64, (Instance((1, 2, 3, 4), 0, "cat"),))])
+    (tmp_path / "x_label_map.json").write_text('{"0": "umbrella", "1": "cat"}')
+    (tmp_path / "known.json").write_text('{"0": "dog"}')
+    for selection in (Selection(), Selection(label_map=tmp_path / "known.json"), Selection(join_names=True)):
+        with pytest.raises(InputError, match=r"x_od.json: a.jpg: label 0 is 'cat', in the label map it is 'umbrella'"):
+            convert("odvg", "odvg", source, out, selection=selection)
+        assert not out.exists()
+
+
 # Nothing with labels is written over
 
 

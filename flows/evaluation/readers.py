@@ -34,7 +34,7 @@ from formats.coco_dialects import (
 from formats.dataset_names import label_map_beside, parse_annotation_name
 from formats.dod import read_dod, read_dod_details
 from formats.io.errors import InputError, want_one_of
-from formats.label_map import read_label_map
+from formats.label_map import check_names, read_label_map
 from formats.mdetr import read_mdetr
 from formats.odvg import read_odvg
 from formats.record import Record, Region
@@ -101,7 +101,10 @@ def _read_odvg(data: OdvgData, work_dir: Path) -> Benchmark:
     if records and records[0].caption is not None:
         return Benchmark(records, data.image_root, "phrases")
     if data.label_map is not None:
-        names = tuple(read_label_map(data.label_map).values())
+        mapping = read_label_map(data.label_map)
+        for record in records:
+            check_names(record, mapping, data.annotations)
+        names = tuple(mapping.values())
     else:
         by_label = {each.label: each.category for record in records for each in record.instances or ()}
         names = tuple(name for _, name in sorted(by_label.items()))
