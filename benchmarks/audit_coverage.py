@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from disturbed_labels import Disturbance, disturb, drawn_scenes, read_coco128, repeated
 
-from benchmarks.disturbed_labels import Disturbance, disturb, drawn_scenes, read_coco128, repeated
 from flows.audit.estimation import Share, Strata, estimate_share
 from flows.audit.judging import judge_labels, labels_by_name
 from flows.audit.report import ENOUGH_BOXES, ENOUGH_IMAGES

@@ -14,9 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-
-from benchmarks.audit_coverage import table
-from benchmarks.disturbed_labels import (
+from audit_coverage import table
+from disturbed_labels import (
     Disturbance,
     Planted,
     anywhere,
@@ -25,6 +24,7 @@ from benchmarks.disturbed_labels import (
     moved,
     read_coco128,
 )
+
 from flows.audit.evidence import Evidence, boxes_of
 from flows.audit.suspects import Suspect, find_suspects, rank_images
 from formats.boxes import pairwise_iou

@@ -37,7 +37,7 @@ def test_a_labelling_of_images_that_are_not_there_fails_and_is_done_once_they_ar
     move_away(planned, 6)
     with pytest.raises(InputError, match=r"x_od\.json: not one of 6 images could be used; first image-000\.png: "):
         infer(planned, FakeDetector(), progress=False)
-    with pytest.raises(InputError, match="2 of 2 shards are not labelled"):
+    with pytest.raises(InputError, match="has no candidates for 2 of 2 shards"):
         filter_candidates(planned)
     for path in Path(planned.image_root).iterdir():
         path.rename(path.with_suffix(""))

@@ -373,7 +373,7 @@ def _check(manifest: Manifest, views: Sequence[Manifest], policy: Policy, out: P
         if missing := missing_shards(plan):
             raise InputError(
                 plan.work_dir,
-                f"{len(missing)} of {many(len(plan.shards), 'shard')} are not labelled",
+                f"has no candidates for {len(missing)} of {many(len(plan.shards), 'shard')}",
                 "run infer again",
             )
     for view in views:
