@@ -36,7 +36,7 @@ def page(title: str, body: str, software: str) -> str:
 
 
 def number(value: object) -> str:
-    """With separators of thousands; a dash for what is no whole number."""
+    """With separators of thousands; a dash for what is not a whole number."""
     return f"{value:,}" if isinstance(value, int) else "–"
 
 

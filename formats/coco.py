@@ -18,13 +18,13 @@ from sys import intern
 from typing import Any, NamedTuple
 
 from formats.images import find_below, image_size, safe_join, with_slashes
-from formats.io.errors import InputError, handed_to, refused, want_one_of
+from formats.io.errors import InputError, expected_one_of, handed_to, refused
 from formats.io.files import write_json
 from formats.io.json_stream import JsonItem, PackedItems, stream_json
 from formats.omissions import Omissions, check_category, count_omissions, count_unread, refuse_caption
 from formats.record import LARGEST, Box, Instance, Record, Region, check_box, checked_instance
 
-_WANT_RESULTS = 'expected a COCO results file: [{"image_id": 1, "category_id": 1, "bbox": [...], "score": 0.5}]'
+_EXPECTED_RESULTS = 'expected a COCO results file: [{"image_id": 1, "category_id": 1, "bbox": [...], "score": 0.5}]'
 _DECIMALS = 4  # of a written box; hides the noise that x2 - x1 leaves, keeps what any tool can see
 
 
@@ -182,7 +182,7 @@ def _without_outlines(entry: dict) -> dict:
 
 
 def file_name_of(image: Mapping, location: str) -> str:
-    """The file name of an image's entry. Raises InputError where it is no text."""
+    """The file name of an image's entry. Raises InputError where it is not a string."""
     return with_slashes(_text(image, "file_name", location))
 
 
@@ -302,7 +302,7 @@ def read_coco_results(path: str | Path, truth: str | Path) -> Iterator[Record]:
     entries = PackedItems()
     for index, entry in enumerate(item.value for item in _items(path, list) if item.position is not None):
         if not isinstance(entry, dict):
-            raise InputError(path, "contains more than objects", _WANT_RESULTS)
+            raise InputError(path, "contains more than objects", _EXPECTED_RESULTS)
         needed(entry, "score", f"{path}: annotation {index}")
         entries.append(_without_outlines(entry))
     yield from coco_records(content._replace(path=path, annotations=entries))
@@ -337,7 +337,7 @@ def _result(instance: Instance, image_id: Any, category_ids: Mapping[str, Any], 
     if instance.score is None:
         raise InputError(location, f"the box {instance.box} has no score", "expected a model's boxes, or write coco")
     if instance.category not in category_ids:
-        remedy = want_one_of(category_ids, instance.category)
+        remedy = expected_one_of(category_ids, instance.category)
         raise InputError(location, f"{instance.category!r} is not a category of the truth", remedy)
     return {
         "image_id": image_id,
@@ -472,7 +472,7 @@ def _annotation(instance: Instance) -> dict[str, Any]:
 
 def _items(path: str | Path, kind: type) -> Iterator[JsonItem]:
     """What stands in a file that is an object (kind: dict) or an array (list)."""
-    want = "expected a COCO annotation file" if kind is dict else _WANT_RESULTS
+    want = "expected a COCO annotation file" if kind is dict else _EXPECTED_RESULTS
     items = stream_json(path, want)
     top = next(items).value
     if not isinstance(top, kind):

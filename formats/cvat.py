@@ -9,14 +9,14 @@ from xml.etree import ElementTree
 from xml.sax.saxutils import escape, quoteattr
 
 from formats.images import with_slashes
-from formats.io.errors import InputError, refused, want_one_of
+from formats.io.errors import InputError, expected_one_of, refused
 from formats.io.files import write_whole
 from formats.io.plurals import many
 from formats.omissions import Omissions, check_category, count_omissions, refuse_caption
 from formats.record import Box, Instance, Record
 from formats.voc import xml_root
 
-_WANT = "expected CVAT for images 1.1"
+_EXPECTED = "expected CVAT for images 1.1"
 _OUTLINES = {"polygon": "polygons", "mask": "masks", "ellipse": "ellipses"}  # of which the box is read
 _WITHOUT_BOX = {"polyline": "polylines", "points": "points", "cuboid": "cuboids", "skeleton": "skeletons"}
 
@@ -31,9 +31,9 @@ def read_cvat(
     tags of whole images, attributes and what is said of occlusion and groups. Raises InputError for broken XML, missing
     attributes, unknown categories and videos, whose frames have no file names.
     """
-    root = xml_root(path, _WANT)
+    root = xml_root(path, _EXPECTED)
     if root.tag != "annotations":
-        raise InputError(path, f"is <{root.tag}>", _WANT)
+        raise InputError(path, f"is <{root.tag}>", _EXPECTED)
     if root.find("image") is None and (tracks := len(root.findall("track"))):
         remedy = "expected CVAT for images 1.1: export the task in that format"
         raise InputError(path, f"contains {many(tracks, 'track')} of a video, and no image with a name", remedy)
@@ -71,7 +71,7 @@ def _is_turned(shape: ElementTree.Element) -> bool:
 
 def read_cvat_categories(path: str | Path) -> tuple[str, ...]:
     """The names of the labels: those of the file's meta, then others that occur."""
-    return tuple(_names(xml_root(path, _WANT)))
+    return tuple(_names(xml_root(path, _EXPECTED)))
 
 
 def _names(root: ElementTree.Element) -> list[str]:
@@ -88,7 +88,7 @@ def _record(image: ElementTree.Element, labels: Mapping[str, int], location: str
             continue  # counted
         name = _attribute(shape, "label", where)
         if name not in labels:
-            raise InputError(where, f"{name!r} is not a category", want_one_of(labels, name))
+            raise InputError(where, f"{name!r} is not a category", expected_one_of(labels, name))
         box = _BOXES[shape.tag](shape, where)
         try:
             instances.append(Instance(box, labels[name], name))
@@ -133,7 +133,7 @@ _BOXES = {"box": _box, "polygon": _polygon_box, "mask": _mask_box, "ellipse": _e
 def _attribute(element: ElementTree.Element, name: str, location: str) -> str:
     value = element.get(name)
     if value is None:
-        raise InputError(location, f"<{element.tag}> has no {name}", _WANT)
+        raise InputError(location, f"<{element.tag}> has no {name}", _EXPECTED)
     return value
 
 
@@ -143,7 +143,7 @@ def _number(text: str, location: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(location, f"{text!r} is not a number", _WANT)
+        raise InputError(location, f"{text!r} is not a number", _EXPECTED)
     return number
 
 

@@ -21,7 +21,7 @@ from formats.record import Box, Instance, Record
 
 _READ = frozenset({"label", "bounding_box", "confidence", "attributes"})
 _ATTRIBUTES = frozenset({"weight", "ignore"})
-_WANT = 'expected FiftyOne\'s {"classes": [...], "labels": {...}}'
+_EXPECTED = 'expected FiftyOne\'s {"classes": [...], "labels": {...}}'
 
 
 def read_fiftyone(
@@ -33,12 +33,12 @@ def read_fiftyone(
     and broken boxes.
     """
     path = Path(folder) / "labels.json"
-    content = load_json(path, _WANT)
+    content = load_json(path, _EXPECTED)
     classes = _classes(content, path)
     known = {name: location for location, name in enumerate(classes)}
     labels = content.get("labels")
     if not isinstance(labels, dict):
-        raise InputError(path, "has no labels", _WANT)
+        raise InputError(path, "has no labels", _EXPECTED)
     root = Path(folder) / "data" if image_dir is None else Path(image_dir)
     names = {PurePosixPath(name).with_suffix("").as_posix(): name for name in list_images(root)}
     for key, entries in labels.items():
@@ -67,11 +67,11 @@ def read_labels_json(
     A box: (class, corners in fractions of the image, whether it is ignored). Raises InputError for unknown classes and
     broken boxes; on_problem takes an entry's instead, which is passed over.
     """
-    content = load_json(path, _WANT)
+    content = load_json(path, _EXPECTED)
     classes = _classes(content, path)
     known = {name: location for location, name in enumerate(classes)}
     if not isinstance(content.get("labels"), dict):
-        raise InputError(path, "has no labels", _WANT)
+        raise InputError(path, "has no labels", _EXPECTED)
     for key, entries in content["labels"].items():
         location = f"{path}: {key!r}"
         with handed_to(on_problem):
@@ -85,7 +85,7 @@ def read_labels_json(
 def read_fiftyone_categories(folder: str | Path) -> tuple[str, ...]:
     """The classes; where the file lists none, the names of its boxes, sorted."""
     path = Path(folder) / "labels.json"
-    return _classes(load_json(path, _WANT), path)
+    return _classes(load_json(path, _EXPECTED), path)
 
 
 def _classes(content: Any, path: Path) -> tuple[str, ...]:
@@ -94,7 +94,7 @@ def _classes(content: Any, path: Path) -> tuple[str, ...]:
     if classes is None and isinstance(content.get("labels"), dict):
         classes = sorted(_names_in(content["labels"]))
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise InputError(path, "has no classes", _WANT)
+        raise InputError(path, "has no classes", _EXPECTED)
     return tuple(classes)
 
 

@@ -24,7 +24,7 @@ from formats.record import Box, Record, Region, Span
 _READ = frozenset({"key", "caption", "height", "width", "ref_exps", "status"})
 _FETCHED = "success"
 _PATTERNS = ("*.json", "*.parquet", "*.tar")
-_WANT = "expected a list of GRIT's samples, or a folder of such files"
+_EXPECTED = "expected a list of GRIT's samples, or a folder of such files"
 
 
 def read_grit(source: str | Path, omissions: Omissions | None = None) -> Iterator[Record]:
@@ -42,7 +42,7 @@ def read_grit(source: str | Path, omissions: Omissions | None = None) -> Iterato
     kinds = [_shards(path, pattern) for pattern in _PATTERNS] if path.is_dir() else [[path]]
     files = next((files for files in kinds if files), None)
     if files is None:
-        raise InputError(path, f"contains none of {', '.join(_PATTERNS)}", _WANT)
+        raise InputError(path, f"contains none of {', '.join(_PATTERNS)}", _EXPECTED)
     for file in files:
         for sample, location in _samples(file):
             if not isinstance(sample, dict):
@@ -67,10 +67,10 @@ def _samples(file: Path) -> Iterator[tuple[Any, str]]:
     if file.suffix == ".tar":
         yield from _tar_samples(file)
         return
-    items = stream_json(file, _WANT)
+    items = stream_json(file, _EXPECTED)
     top = next(items).value
     if not isinstance(top, list):
-        raise InputError(file, f"contains a JSON {type(top).__name__}", _WANT)
+        raise InputError(file, f"contains a JSON {type(top).__name__}", _EXPECTED)
     yield from ((item.value, f"{file}: sample {item.position}") for item in items)
 
 
@@ -80,7 +80,7 @@ def _parquet_samples(file: Path) -> Iterator[tuple[Any, str]]:
             rows = (row for batch in table.iter_batches(1000) for row in batch.to_pylist())
             yield from ((row, f"{file}: row {index}") for index, row in enumerate(rows))
     except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise InputError(file, f"is not Parquet ({error})", _WANT) from error
+        raise InputError(file, f"is not Parquet ({error})", _EXPECTED) from error
 
 
 def _tar_samples(file: Path) -> Iterator[tuple[Any, str]]:
@@ -94,7 +94,7 @@ def _tar_samples(file: Path) -> Iterator[tuple[Any, str]]:
     except (OSError, EOFError, tarfile.TarError, ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(file, f"cannot be read ({error})", _WANT) from error
+        raise InputError(file, f"cannot be read ({error})", _EXPECTED) from error
 
 
 def _record(sample: Mapping, location: str) -> Record:

@@ -31,7 +31,7 @@ _SCORE_KEYS = ("score", "scores")
 _LINE_KEYS = ("file_name", "image", "width", "height", "objects", "image_id")
 # What boxes and their order say again is not counted as left out.
 _OBJECT_KEYS = frozenset({"bbox", *_CATEGORY_KEYS, *_SCORE_KEYS, "iscrowd", "id", "bbox_id", "area"})
-_WANT = 'expected "objects" with "bbox" and "categories" of one length'
+_EXPECTED = 'expected "objects" with "bbox" and "categories" of one length'
 
 
 def read_huggingface(
@@ -167,7 +167,7 @@ class _Objects:
         if labels is None and not boxes:
             labels = []
         if not isinstance(labels, list) or len(labels) != len(boxes):
-            raise InputError(location, f"has {len(boxes)} boxes and other categories", _WANT)
+            raise InputError(location, f"has {len(boxes)} boxes and other categories", _EXPECTED)
         scores = _beside(boxes, next((columns[key] for key in _SCORE_KEYS if key in columns), None))
         crowds = _beside(boxes, columns.get("iscrowd"))
         for box, label, score, crowd in zip(boxes, labels, scores, crowds):
@@ -216,7 +216,7 @@ def _as_columns(found: Any, location: str) -> Mapping[str, Any]:
     if isinstance(found, dict):
         return found
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
-        raise InputError(location, "its objects are neither lists by key nor a list of objects", _WANT)
+        raise InputError(location, "its objects are neither lists by key nor a list of objects", _EXPECTED)
     keys = dict.fromkeys(key for each in found for key in each)
     return {key: [each.get(key) for each in found] for key in keys} or {"bbox": []}
 
@@ -227,7 +227,7 @@ def _list(columns: Mapping[str, Any], key: str, location: str) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise InputError(location, "its objects have no list of boxes", _WANT)
+        raise InputError(location, "its objects have no list of boxes", _EXPECTED)
     return value
 
 

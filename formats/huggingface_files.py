@@ -20,7 +20,7 @@ import pyarrow
 from pyarrow import parquet
 
 from formats.images import image_header, safe_join, with_slashes
-from formats.io.errors import InputError, want_one_of
+from formats.io.errors import InputError, expected_one_of
 from formats.io.files import read_text, write_whole
 from formats.io.values import parse_json
 from formats.omissions import Omissions
@@ -38,7 +38,7 @@ _KNOWN = frozenset({*_READ, "image", "image_id"})
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif"}
 _SUFFIXES |= {"TIFF": ".tif"}
 _FEATURES_KEY = b"huggingface"  # in Parquet's own metadata, where `datasets` declares the columns
-_WANT = "expected Parquet files or a metadata.jsonl, as `datasets` reads them"
+_EXPECTED = "expected Parquet files or a metadata.jsonl, as `datasets` reads them"
 
 
 class Row(NamedTuple):
@@ -58,7 +58,7 @@ class Row(NamedTuple):
         except (ValueError, RecursionError) as error:
             raise InputError(self.location, f"is not JSON ({error})", "expected an object a line") from None
         if not isinstance(values, dict):
-            raise InputError(self.location, "is no object", 'expected {"file_name": "a.jpg", "objects": {...}}')
+            raise InputError(self.location, "is not an object", 'expected {"file_name": "a.jpg", "objects": {...}}')
         return values
 
 
@@ -79,12 +79,12 @@ def files_of_split(path: str | Path, split: str | None = None) -> list[Path]:
         return [path]
     splits = _splits(path)
     if not splits:
-        raise InputError(path, "has no metadata.jsonl and no Parquet files", _WANT)
+        raise InputError(path, "has no metadata.jsonl and no Parquet files", _EXPECTED)
     if split is None and len(splits) > 1:
         raise InputError(path, f"has the splits {', '.join(splits)}", "expected one of them: --split NAME")
     name = next(iter(splits)) if split is None else split
     if name not in splits:
-        raise InputError(path, f"has no split {name!r}", want_one_of(splits, name))
+        raise InputError(path, f"has no split {name!r}", expected_one_of(splits, name))
     if len(folders := {file.parent for file in splits[name]}) > 1:
         listed = ", ".join(sorted(str(each.relative_to(path)) for each in folders))
         raise InputError(path, f"has split {name} in {listed}", "expected the folder of one of them")
@@ -273,6 +273,6 @@ def _opened(file: Path) -> Iterator[ParquetFile]:
         with parquet.ParquetFile(file, pre_buffer=False) as table:
             yield table
     except FileNotFoundError:
-        raise InputError(file, "does not exist", _WANT) from None
+        raise InputError(file, "does not exist", _EXPECTED) from None
     except (OSError, pyarrow.ArrowException, UnicodeDecodeError, OverflowError) as error:
-        raise InputError(file, f"cannot be read as Parquet ({error})", _WANT) from error
+        raise InputError(file, f"cannot be read as Parquet ({error})", _EXPECTED) from error

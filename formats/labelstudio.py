@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
 from formats.images import IMAGE_SUFFIXES, find_below, image_size, safe_join, with_slashes
-from formats.io.errors import InputError, handed_to, refused, want_one_of
+from formats.io.errors import InputError, expected_one_of, handed_to, refused
 from formats.io.files import load_json, write_whole
 from formats.io.values import described
 from formats.omissions import Omissions, count_omissions, refuse_caption
@@ -23,7 +23,7 @@ from formats.record import Box, Instance, Record
 
 _LOCAL_FILES = "/data/local-files/?d="  # Label Studio's address of a file below its local storage
 MODEL_VERSION = "groundhog"
-_WANT = "expected a JSON list of Label Studio's tasks"
+_EXPECTED = "expected a JSON list of Label Studio's tasks"
 _BOX = "rectanglelabels"
 _TURNED = "rotated boxes, left out"
 # Results that show where an object is; choices and texts about the image are none.
@@ -57,9 +57,9 @@ def read_labelstudio(
     whose size nothing tells. A box with several labels is a box of each. Raises InputError for unknown categories,
     broken tasks, and where no task can be used; on_problem takes a task's instead, which is passed over.
     """
-    tasks = load_json(path, _WANT)
+    tasks = load_json(path, _EXPECTED)
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-        raise InputError(path, "is not a list of tasks", _WANT)
+        raise InputError(path, "is not a list of tasks", _EXPECTED)
     locations = [f"{path}: task {index}" for index in range(len(tasks))]
     omissions = Omissions() if omissions is None else omissions
     read: list[tuple[str, Mapping, list[dict] | None]] = []
@@ -126,7 +126,7 @@ def _result(task: Mapping, location: str, omissions: Omissions) -> list[dict] | 
         omissions[_TURNED] += len(boxes) - len(upright)
         return upright
     except (TypeError, KeyError, AttributeError) as error:
-        raise InputError(location, f"its annotations or predictions are broken ({error!r})", _WANT) from error
+        raise InputError(location, f"its annotations or predictions are broken ({error!r})", _EXPECTED) from error
 
 
 def _labelled(result: list[dict] | None, omissions: Omissions) -> list[dict] | None:
@@ -176,9 +176,9 @@ def read_answers(path: str | Path, on_problem: Callable[[InputError], None] | No
     are none. Raises InputError for a broken task, and for one with shapes that are no upright rectangles; on_problem
     takes it instead, and the task is passed over.
     """
-    tasks = load_json(path, _WANT)
+    tasks = load_json(path, _EXPECTED)
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-        raise InputError(path, "is not a list of tasks", _WANT)
+        raise InputError(path, "is not a list of tasks", _EXPECTED)
     for index, task in enumerate(tasks):
         location = f"{path}: task {task.get('id', index)}"
         with handed_to(on_problem):
@@ -297,7 +297,7 @@ def _record(
 def _instance(entry: Mapping, labels: Mapping[str, int], height: int, width: int, location: str) -> Instance:
     name, value = _name(entry, location), entry["value"]
     if name not in labels:
-        raise InputError(location, f"{name!r} is not a category", want_one_of(labels, name))
+        raise InputError(location, f"{name!r} is not a category", expected_one_of(labels, name))
     score, sides = entry.get("score"), [value.get(side) for side in ("x", "y", "width", "height")]
     if not all(map(_is_number, sides)) or not (score is None or _is_number(score)):
         said = f"{', '.join(map(described, sides))}, its score {described(score)}"

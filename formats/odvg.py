@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jsonlines
 import orjson
 
-from formats.io.errors import InputError, want_one_of
+from formats.io.errors import InputError, expected_one_of
 from formats.io.files import write_whole
 from formats.io.json_stream import stream_json
 from formats.odvg_lines import QUARANTINED, record_from_line, text_of
@@ -173,7 +173,7 @@ def write_odvg(
     loader: one of LOADERS, which is to train on the file: what it takes for an object, or fails at, is left out.
     """
     if loader is not None and loader not in LOADERS:
-        raise InputError("--for", f"is {loader!r}", want_one_of(LOADERS, loader))
+        raise InputError("--for", f"is {loader!r}", expected_one_of(LOADERS, loader))
     if loader == "open-groundingdino":
         unlabelled = Omissions()
         omissions = write_open_groundingdino(path, _labelled(records, unlabelled))

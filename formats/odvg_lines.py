@@ -37,7 +37,7 @@ _GROUNDING_KEYS = frozenset({"caption", "regions"})
 _INSTANCE_KEYS = frozenset({"bbox", "label", "category", "score", "weight", "ignore"})
 _REGION_KEYS = frozenset({"bbox", "phrase", "tokens_positive", "score", "weight", "ignore"})
 
-_WANT_BOX = "expected [x1, y1, x2, y2]"
+_EXPECTED_BOX = "expected [x1, y1, x2, y2]"
 
 
 def is_quarantined(line: str | bytes) -> bool:
@@ -214,7 +214,7 @@ def _box(value: Any, location: str, where: str) -> Box:
             return float(x1), float(y1), float(x2), float(y2)
     except (TypeError, ValueError, OverflowError):
         pass
-    raise InputError(location, f"{where}box {text_of(value)} is not four numbers", _WANT_BOX)
+    raise InputError(location, f"{where}box {text_of(value)} is not four numbers", _EXPECTED_BOX)
 
 
 _NUMBERS = {int, float}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from formats.coco import CocoContent, box_of, file_name_of, load_coco, needed, record_of
-from formats.io.errors import InputError, want_one_of
+from formats.io.errors import InputError, expected_one_of
 from formats.io.files import load_json
 from formats.io.plain_pickle import read_plain_pickle
 from formats.omissions import Omissions, count_unread
@@ -36,7 +36,7 @@ def read_refcoco(
     entries = _load_refs(refs)
     splits = sorted({str(ref.get("split")) for ref in entries})
     if split is not None and split not in splits:
-        raise InputError(refs, f"has no split {split!r}", want_one_of(splits, split))
+        raise InputError(refs, f"has no split {split!r}", expected_one_of(splits, split))
     for index, ref in enumerate(entries):
         if split is None or ref.get("split") == split:
             count_unread(omissions, ref, _READ, "refs")

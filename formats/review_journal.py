@@ -282,7 +282,7 @@ class ReviewJournal:
 
 
 def _connect(path: Path, create: bool = False) -> sqlite3.Connection:
-    """Raises InputError for a file that is no journal, or one of a newer version."""
+    """Raises InputError for a file that is not a journal, or one of a newer version."""
     mode = "rwc" if create else "rw"
     address = f"file:{_quoted(path)}?mode={mode}"
     try:

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from xml.etree import ElementTree
 
 from formats.images import IMAGE_SUFFIXES, image_size, list_images, safe_join, with_slashes
-from formats.io.errors import InputError, handed_to, located, want_one_of
+from formats.io.errors import InputError, expected_one_of, handed_to, located
 from formats.io.files import refuse_packed, write_whole_folder
 from formats.omissions import Omissions, check_category, count_omissions, refuse_caption
 from formats.record import Box, Instance, Record, check_box
@@ -224,7 +224,7 @@ def _has_size(root: ElementTree.Element, path: Path) -> bool:
 def _instance(entry: ElementTree.Element, labels: dict[str, int], location: str) -> Instance:
     name = voc_text(entry, "name", location)
     if name not in labels:
-        raise InputError(location, f"{name!r} is not a category", want_one_of(labels, name))
+        raise InputError(location, f"{name!r} is not a category", expected_one_of(labels, name))
     ignore = _number(entry, "difficult", location, default=0.0) != 0
     return Instance(voc_box(entry, location), labels[name], name, ignore=ignore)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from formats.io.errors import did_you_mean, refused, want_one_of
+from formats.io.errors import did_you_mean, expected_one_of, refused
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from formats.io.errors import did_you_mean, refused, want_one_of
     ],
 )
 def test_a_word_that_looks_like_a_known_one_is_answered_with_that_one_and_any_other_with_all(given, remedy):
-    assert want_one_of(("cat", "Umbrella"), given) == remedy
+    assert expected_one_of(("cat", "Umbrella"), given) == remedy
 
 
 def test_how_alike_words_must_be_is_the_askers_choice():

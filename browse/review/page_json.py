@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from formats.io.errors import InputError
 from formats.record import PLACEHOLDER_BOX, Box, Instance, Record, Region, Span
 
-_WANT_BOX = "expected [x1, y1, x2, y2] within the image, x1 < x2 and y1 < y2"
+_EXPECTED_BOX = "expected [x1, y1, x2, y2] within the image, x1 < x2 and y1 < y2"
 
 
 class Phrase(NamedTuple):
@@ -108,16 +108,16 @@ class _PageBox(NamedTuple):
 def _box(entry: Any, record: Record, number: int) -> _PageBox:
     location = f"{record.filename}: box {number}"
     if not isinstance(entry, dict):
-        raise InputError(location, "is not an object", _WANT_BOX)
+        raise InputError(location, "is not an object", _EXPECTED_BOX)
     sides, of, ignore = entry.get("box"), entry.get("of"), entry.get("ignore", False)
     if not isinstance(sides, list) or len(sides) != 4 or not all(map(_is_finite, sides)):
-        raise InputError(location, f"{sides!r} is not four finite numbers", _WANT_BOX)
+        raise InputError(location, f"{sides!r} is not four finite numbers", _EXPECTED_BOX)
     x1, y1, x2, y2 = (round(float(side), 2) for side in sides)  # as a line has them
     if not (x1 < x2 and y1 < y2):
-        raise InputError(location, f"({x1:g}, {y1:g}, {x2:g}, {y2:g}) is empty", _WANT_BOX)
+        raise InputError(location, f"({x1:g}, {y1:g}, {x2:g}, {y2:g}) is empty", _EXPECTED_BOX)
     if x1 < 0 or y1 < 0 or x2 > record.width or y2 > record.height:
         size = f"{record.width} x {record.height} pixels"
-        raise InputError(location, f"({x1:g}, {y1:g}, {x2:g}, {y2:g}) leaves the image of {size}", _WANT_BOX)
+        raise InputError(location, f"({x1:g}, {y1:g}, {x2:g}, {y2:g}) leaves the image of {size}", _EXPECTED_BOX)
     if type(of) is not int or type(ignore) is not bool:
         raise InputError(location, f"of is {of!r}, ignore is {ignore!r}", "expected a whole number, and true or false")
     return _PageBox(location, (x1, y1, x2, y2), of, ignore)

@@ -33,7 +33,7 @@ from formats.coco_dialects import (
 )
 from formats.dataset_names import label_map_beside, parse_annotation_name
 from formats.dod import read_dod, read_dod_details
-from formats.io.errors import InputError, want_one_of
+from formats.io.errors import InputError, expected_one_of
 from formats.label_map import check_names, read_label_map
 from formats.mdetr import read_mdetr
 from formats.odvg import read_odvg
@@ -147,7 +147,7 @@ def _read_odinw(data: OdinwData, work_dir: Path) -> Benchmark:
     image_root = data.split if data.split.is_dir() else data.split.parent
     names = read_odinw_categories(data.split)
     if unknown := [name for name in data.prompts if name not in names]:
-        raise InputError("prompts", f"{data.split} has no {unknown[0]}", want_one_of(names, unknown[0]))
+        raise InputError("prompts", f"{data.split} has no {unknown[0]}", expected_one_of(names, unknown[0]))
     return Benchmark(list(read_odinw(data.split)), image_root, "coco", names, prompts=data.prompts)
 
 
@@ -177,7 +177,7 @@ def _read_expressions(data: ExpressionData, work_dir: Path) -> Benchmark:
     if not records:
         known = sorted({str(each) for each in data_sets})
         raise InputError(
-            data.annotations, f"contains no expression of '{data.data_set}'", want_one_of(known, data.data_set)
+            data.annotations, f"contains no expression of '{data.data_set}'", expected_one_of(known, data.data_set)
         )
     return _expressions(records, data.image_root)
 
@@ -244,7 +244,7 @@ def select_categories(benchmark: Benchmark, categories: Sequence[str] | None) ->
     if categories is None:
         return benchmark
     if unknown := [name for name in categories if name not in benchmark.names]:
-        raise InputError("categories", f"the truth has no {unknown[0]}", want_one_of(benchmark.names, unknown[0]))
+        raise InputError("categories", f"the truth has no {unknown[0]}", expected_one_of(benchmark.names, unknown[0]))
     return benchmark._replace(names=tuple(categories))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from formats.boxes import pairwise_iou
 from formats.export_tools import TOLERANCE
 from formats.exported import ExportedImage
-from formats.io.errors import InputError, want_one_of
+from formats.io.errors import InputError, expected_one_of
 from formats.io.plurals import many
 from formats.record import Box, Instance, Record
 from formats.reviewed import by_person
@@ -39,7 +39,7 @@ class Categories:
             InputError(
                 locations[0],
                 f"{name!r} is not a category ({many(len(locations), 'box')} of {many(len(set(locations)), 'image')})",
-                want_one_of(self.names.values(), name),
+                expected_one_of(self.names.values(), name),
             )
             for name, locations in self._unknown.items()
         ]

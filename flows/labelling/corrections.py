@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flows.labelling.manifest import Manifest, parse_line, read_lines
-from formats.io.errors import InputError, want_one_of
+from formats.io.errors import InputError, expected_one_of
 from formats.odvg_lines import is_quarantined
 from formats.record import Instance
 from formats.reviewed import Correction, Key, key_of
@@ -74,4 +74,4 @@ def _check_category(label_map: Mapping[str, str], instance: Instance, location: 
     if instance.category in label_map.values():
         raise InputError(location, what, f"expected one of {dict(label_map)}")
     what += ", which is none of this plan's categories"
-    raise InputError(location, what, want_one_of(label_map.values(), instance.category))
+    raise InputError(location, what, expected_one_of(label_map.values(), instance.category))

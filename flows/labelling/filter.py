@@ -28,7 +28,7 @@ from flows.policies.thresholds import mixture_threshold, quantile_threshold
 from formats.boxes import boxes_by_name
 from formats.candidates import ImageCandidates, ImageProblem, read_candidates
 from formats.dataset_names import labels_path, metadata_path
-from formats.io.errors import InputError, want_one_of
+from formats.io.errors import InputError, expected_one_of
 from formats.io.files import load_json, sha256_of, write_json, write_whole
 from formats.io.notebook import html_table
 from formats.io.plurals import many
@@ -388,7 +388,7 @@ def _check(manifest: Manifest, views: Sequence[Manifest], policy: Policy, out: P
             for name in getattr(policy, setting):
                 if name not in known:
                     location, what = f"policy.{setting}", f"{name!r} is not in the prompt"
-                    raise InputError(location, what, want_one_of(known, name))
+                    raise InputError(location, what, expected_one_of(known, name))
         if not set(known) - set(policy.distractors):
             raise InputError("policy.distractors", "are all categories of the prompt", "expected one to keep")
 

@@ -103,7 +103,7 @@ class MappedTasks:
         artifact = self._progress(manifest, len(shards))
         with task_runner(self.workers, len(devices)) as runner:
             futures = runner.map(
-                cast(Any, label_shards),  # a task that is no coroutine
+                cast(Any, label_shards),  # a task that is not a coroutine
                 {
                     "title": [title_of_group(self.name, group) for group in groups],
                     "indices": groups,

@@ -15,7 +15,7 @@ from formats import READERS
 from formats.convert import convert, guess_format
 from formats.dataset_names import label_map_beside, label_map_path, part_path
 from formats.images import safe_join
-from formats.io.errors import InputError, want_one_of
+from formats.io.errors import InputError, expected_one_of
 from formats.io.files import write_whole
 from formats.io.plurals import many
 from formats.label_map import read_label_map, write_label_map
@@ -71,7 +71,7 @@ def import_labels(
     """
     source_format = label_format or guess_format(labels)
     if source_format not in READERS:
-        raise InputError("labels_format", f"'{source_format}'", want_one_of(READERS, source_format))
+        raise InputError("labels_format", f"'{source_format}'", expected_one_of(READERS, source_format))
     takes = inspect.signature(READERS[source_format]).parameters
     options: dict[str, Any] = {"image_dir": images} if "image_dir" in takes else {}
     convert(source_format, "odvg", labels, out, categories=categories, **options)

@@ -34,7 +34,7 @@ def did_you_mean(known: Iterable[object], word: object, similarity: float = 0.6)
     return f"did you mean {by_lower_case[close[0]]!r}?" if close else ""
 
 
-def want_one_of(known: Iterable[object], word: object) -> str:
+def expected_one_of(known: Iterable[object], word: object) -> str:
     """The remedy for an unknown word: the known word that resembles it, or all known words."""
     words = [str(each) for each in known]
     return did_you_mean(words, word) or f"expected one of {', '.join(words)}"

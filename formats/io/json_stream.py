@@ -24,7 +24,7 @@ class JsonItem(NamedTuple):
     """One step through a file. The first is the file's own value: {} or [] where its content follows, under key "".
 
     key: of the top object; "" where the file is one array. position: the item's place in the array of that key, from 0;
-    None for a value that is no array, and for an array itself, which comes before its items as [].
+    None for a value that is not an array, and for an array itself, which comes before its items as [].
     """
 
     key: str
@@ -135,7 +135,7 @@ class _Scanner:
                     raise self._error(error.msg) from None
 
     def _sign(self) -> str:
-        """The next character that is no blank, which stays; "" at the end."""
+        """The next character that is not a blank, which stays; "" at the end."""
         while True:
             self._at = _BLANKS.match(self._text, self._at).end()  # type: ignore[union-attr]  # matches anything
             if self._at < len(self._text):

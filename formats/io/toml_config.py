@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, Union
 
-from formats.io.errors import InputError, want_one_of
+from formats.io.errors import InputError, expected_one_of
 from formats.io.files import write_whole
 from formats.io.ranges import range_problems
 from formats.io.storage import as_path
@@ -157,7 +157,7 @@ def _literal(choices: tuple, value: Any, location: _Location) -> Any:
     for choice in choices:
         if type(choice) is type(value) and choice == value:
             return choice
-    raise location.error(f"is {_described(value)}", want_one_of(choices, value))
+    raise location.error(f"is {_described(value)}", expected_one_of(choices, value))
 
 
 def _union(members: tuple, value: Any, location: _Location) -> Any:
@@ -184,9 +184,9 @@ def _of_kind(members: Sequence[Any], table: dict, location: _Location) -> Any:
     if len(by_kind) < len(members):
         raise TypeError(f'{location.key}: {members} need a field `kind: Literal["..."]` each to be distinguished')
     if "kind" not in table:
-        raise location.at("kind").error("is missing", want_one_of(by_kind, None))
+        raise location.at("kind").error("is missing", expected_one_of(by_kind, None))
     if not isinstance(table["kind"], str) or table["kind"] not in by_kind:
-        raise location.at("kind").error(f"is {_described(table['kind'])}", want_one_of(by_kind, table["kind"]))
+        raise location.at("kind").error(f"is {_described(table['kind'])}", expected_one_of(by_kind, table["kind"]))
     return by_kind[table["kind"]]
 
 
@@ -216,7 +216,7 @@ def _dataclass_value(config_type: Any, table: Any, location: _Location) -> Any:
     fields = {field.name: field for field in dataclasses.fields(config_type) if field.init}
     for key in table:
         if key not in fields:
-            raise location.at(key).error("is not a setting", want_one_of(fields, key))
+            raise location.at(key).error("is not a setting", expected_one_of(fields, key))
     missing = [name for name, field in fields.items() if name not in table and not _has_default(field)]
     if missing:
         raise location.at(missing[0]).error("is missing", "expected it set; it has no default")

@@ -163,5 +163,5 @@ def read_ours(path: Path) -> Weights:
 
 
 def config_from_json(text: str, location: object = "configuration") -> ModelConfig:
-    """The inverse of json.dumps(asdict(config)). Raises InputError for what is no such text."""
+    """The inverse of json.dumps(asdict(config)). Raises InputError for any other text."""
     return config_from_table(parse_json(text, location, _DAMAGED), ModelConfig, location)

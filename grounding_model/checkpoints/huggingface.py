@@ -63,14 +63,14 @@ def read_folder(folder: Path) -> Weights:
 
 _COUNT = (1, 1000)  # what layers and heads are counted in: more is no model, and takes for ever to build
 _RATE = (0.0, 1.0)
-_WANT_CONFIG = "expected the config.json of transformers"
+_EXPECTED_CONFIG = "expected the config.json of transformers"
 
 
 def _read_settings(folder: Path) -> Table:
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(folder, "has no config.json", "expected a checkpoint folder of transformers")
-    settings = Table(load_json(path, _WANT_CONFIG), path, _WANT_CONFIG)
+    settings = Table(load_json(path, _EXPECTED_CONFIG), path, _EXPECTED_CONFIG)
     if settings.text("model_type", None) not in MODEL_TYPES:
         kind = described(settings.get("model_type"))
         raise InputError(path, f"model_type is {kind}", f"expected {' or '.join(MODEL_TYPES)}")
@@ -84,14 +84,14 @@ def _read_settings(folder: Path) -> Table:
     return settings
 
 
-_WANT_INDEX = 'expected {"weight_map": {"name of a tensor": "file beside it"}}'
+_EXPECTED_INDEX = 'expected {"weight_map": {"name of a tensor": "file beside it"}}'
 
 
 def _read_tensors(folder: Path) -> tuple[dict[str, Tensor], Path]:
     index = folder / "model.safetensors.index.json"
     try:
         if index.is_file():
-            files = Table(load_json(index, _WANT_INDEX), index, _WANT_INDEX).table("weight_map")
+            files = Table(load_json(index, _EXPECTED_INDEX), index, _EXPECTED_INDEX).table("weight_map")
             tensors: dict[str, Tensor] = {}
             for shard in sorted({files.text(name) for name in files.keys()}):  # noqa: SIM118 - not a dict
                 tensors |= load_file(folder / Path(shard).name)

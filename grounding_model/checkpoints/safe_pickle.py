@@ -99,7 +99,7 @@ def _read(file: IO[bytes], path: Path) -> PickledCheckpoint:
 
 
 def describe_head(path: Path) -> str:
-    """What a file that is no checkpoint looks like, in words for an error message."""
+    """What a file that is not a checkpoint looks like, in words for an error message."""
     with open(path, "rb") as file:
         head = file.read(512)
     text = head.lstrip().lower()

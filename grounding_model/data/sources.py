@@ -16,7 +16,7 @@ import numpy as np
 from formats.coco import CocoContent, coco_records, load_coco
 from formats.dataset_names import label_map_beside
 from formats.images import check_size, safe_join
-from formats.io.errors import InputError, want_one_of
+from formats.io.errors import InputError, expected_one_of
 from formats.io.progress import show_progress
 from formats.io.ranges import Count, Factor, PositiveShare, Seed, Share
 from formats.label_map import check_names, read_label_map
@@ -330,7 +330,7 @@ def _selected_names(content: CocoContent, data: CocoData) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for name in names if name not in _supercategories(content)))
     for name in data.categories:
         if name not in names:
-            raise InputError("categories", f"{data.annotations} has no {name!r}", want_one_of(names, name))
+            raise InputError("categories", f"{data.annotations} has no {name!r}", expected_one_of(names, name))
     return tuple(dict.fromkeys(data.categories))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from formats.dataset_names import annotation_path, label_map_beside
-from formats.io.errors import InputError, want_one_of
+from formats.io.errors import InputError, expected_one_of
 from formats.io.files import write_whole
 from formats.label_map import write_label_map
 from formats.odvg import write_odvg
@@ -64,7 +64,7 @@ def draw_scene(
 
 def _known(task: str) -> Task:
     if task not in TASKS:
-        raise InputError("task", f"'{task}'", want_one_of(TASKS, task))
+        raise InputError("task", f"'{task}'", expected_one_of(TASKS, task))
     return task
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from formats.io.errors import InputError, want_one_of
+from formats.io.errors import InputError, expected_one_of
 from formats.record import Box
 from grounding_model.glyphs.pictograms import CHARACTERS, COLOURS, HELD_OUT_PAIRS, NOUNS, placed_mask
 
@@ -57,7 +57,7 @@ class Scene(NamedTuple):
 
 def domain_named(name: str) -> Domain:
     if name not in DOMAINS:
-        raise InputError("domain", f"'{name}'", want_one_of(DOMAINS, name))
+        raise InputError("domain", f"'{name}'", expected_one_of(DOMAINS, name))
     return DOMAINS[name]
 
 

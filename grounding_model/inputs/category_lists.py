@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from formats.io.errors import InputError, want_one_of
+from formats.io.errors import InputError, expected_one_of
 from formats.label_map import read_label_map
 
 FOLDER = Path(__file__).parent / "categories"
@@ -41,7 +41,7 @@ def read_category_list(name: str) -> tuple[str, ...]:
     key = name.strip().lower()
     key = ALIASES.get(key, key)
     if key not in known:
-        raise InputError(f"$: {name.strip()}", "is not a known data set", want_one_of(known.values(), key))
+        raise InputError(f"$: {name.strip()}", "is not a known data set", expected_one_of(known.values(), key))
     if known[key] in (odinw := _odinw()):
         return tuple(odinw[known[key]])
     return tuple((FOLDER / f"{key}.txt").read_text(encoding="utf-8").splitlines())

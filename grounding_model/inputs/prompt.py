@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from formats.io.errors import InputError, want_one_of
+from formats.io.errors import InputError, expected_one_of
 from formats.record import Span
 from grounding_model.inputs.category_lists import read_category_list
 from grounding_model.inputs.noun_phrases import noun_phrases
@@ -278,7 +278,7 @@ def _check_enhancements(
 
 def _check_known(location: str, word: str, known: Sequence[str]) -> None:
     if word not in known:
-        raise InputError(location, f"'{word}' is unknown", want_one_of(known, word))
+        raise InputError(location, f"'{word}' is unknown", expected_one_of(known, word))
 
 
 def _check_text(location: str, text: str) -> None:

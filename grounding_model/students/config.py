@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Literal
 
-from formats.io.errors import InputError, want_one_of
+from formats.io.errors import InputError, expected_one_of
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class FromStudent:
 
     def __post_init__(self) -> None:
         if self.student not in STUDENTS and not self.is_pretrained:
-            raise InputError("start.student", f"'{self.student}'", want_one_of(STUDENTS, self.student))
+            raise InputError("start.student", f"'{self.student}'", expected_one_of(STUDENTS, self.student))
         if self.is_pretrained and self.backbone is not None:
             raise InputError(
                 "start.backbone", "is set, but start.student has a backbone", "expected only one of the two"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from formats.io.errors import InputError, want_one_of
+from formats.io.errors import InputError, expected_one_of
 from formats.record import Instance, Record
 from grounding_model.inputs.image import check_image, read_image
 from grounding_model.inputs.predict import (
@@ -159,7 +159,7 @@ def classes_of(names: Sequence[str], prompt: Prompt) -> list[list[int]]:
             classes[entry.label].append(label)
     for name, matching in zip(prompt.labels, classes):
         if not matching:
-            remedy = want_one_of(names, name)
+            remedy = expected_one_of(names, name)
             raise InputError(f"prompt '{name}'", "is not one of this detector's fixed classes", remedy)
     return classes
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from formats.io.errors import InputError, want_one_of
+from formats.io.errors import InputError, expected_one_of
 from formats.io.ranges import Amount, Count, CountOrZero, Factor, Pixels, Range, Seed, check_ranges
 from grounding_model.data.augment import AugmentConfig
 from grounding_model.data.captions import AbsentNames
@@ -54,7 +54,7 @@ class FromScratch:
                 "start", "needs either variant or architecture", "expected variant = 'swin-t', for example"
             )
         if self.variant is not None and self.variant not in VARIANTS:
-            raise InputError("start.variant", f"'{self.variant}'", want_one_of(VARIANTS, self.variant))
+            raise InputError("start.variant", f"'{self.variant}'", expected_one_of(VARIANTS, self.variant))
 
     def model_config(self) -> ModelConfig:
         return self.architecture or VARIANTS[self.variant or ""]
