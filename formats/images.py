@@ -64,7 +64,7 @@ def list_images(folder: str | Path) -> list[str]:
 
     Told by suffix, and where a file has none by its first bytes. Other files that are no companions of images (labels,
     tables) are counted in a warning. Hidden files and folders are skipped; symbolic links to folders are followed,
-    each real folder once. Raises InputError when `folder` is not a folder, and for a folder below it that cannot be read.
+    each real folder once. Raises InputError when `folder` is not a folder, and for one below it that cannot be read.
     """
     root = as_path(folder)
     if is_address(root):
