@@ -1,8 +1,8 @@
 """What an export of a labelling tool says of its images, before it is known which of our images they are.
 
 Names are those that the tool has: an address, a path on another machine, or a stem without suffix. Boxes stay in the
-tool's units, since some formats tell no image sizes. Nothing is left out in silence: a shape that is not an axis-aligned
-box is a problem of its image.
+tool's units, since some formats tell no image sizes. Nothing is left out in silence: a shape that is not an
+axis-aligned box is a problem of its image.
 """
 
 from __future__ import annotations
