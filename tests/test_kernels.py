@@ -97,6 +97,7 @@ def inputs(batch: int, height: int = 64, width: int = 96) -> tuple[ImageBatch, T
     return images.to(DEVICE), text.to(DEVICE)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_the_whole_model_with_kernels(model: GroundingModel) -> None:
     fused = deepcopy(model)

@@ -76,6 +76,7 @@ def assert_equal(one: TrainResult, other: TrainResult) -> None:
     assert difference.max() < 3 * 2 * 1e-4
 
 
+@pytest.mark.slow
 def test_micro_batches_add_up_to_one_batch(config: TrainConfig, tmp_path: Path) -> None:
     divided = replace(config, work_dir=tmp_path / "divided", batch_size=1, accumulate=4)
     assert_equal(train(config), train(divided))
