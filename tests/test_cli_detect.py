@@ -62,7 +62,7 @@ def tagged(monkeypatch: pytest.MonkeyPatch) -> None:
         "There is two cat and a remote in the picture.": [(13, 16), (21, 29), (33, 44)],
         "two men are standing near a black horse with a red hat": [(4, 7), (26, 39), (45, 54)],
     }
-    monkeypatch.setattr("grounding_model.inputs.noun_phrases.noun_phrases", spans.__getitem__)
+    monkeypatch.setattr("grounding_model.inputs.prompt.noun_phrases", spans.__getitem__)  # where it is looked up
 
 
 @pytest.mark.usefixtures("tagged")

@@ -50,7 +50,10 @@ def test_lines_that_their_label_map_contradicts_are_not_converted(tmp_path: Path
 
 
 @pytest.mark.parametrize("make", [bootstrap_od, bootstrap_vg])
-def test_bootstrap_in_python_refuses_what_the_command_refuses(tmp_path: Path, make) -> None:
+def test_bootstrap_in_python_refuses_what_the_command_refuses(
+    tmp_path: Path, make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.labelling.bootstrap.noun_phrases", lambda caption: [(2, 5)])  # without NLTK's data
     image(tmp_path / "images" / "a.jpg")
     labels = tmp_path / "x_od.json"
     write_odvg(labels, [Record("a.jpg", 48, 64, (Instance((1, 2, 3, 4), 0, "cat"),))])
