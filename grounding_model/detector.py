@@ -54,9 +54,8 @@ logger = logging.getLogger(__name__)
 
 PromptSource = Prompt | Sequence[str | tuple[str, ...]]
 
-READERS = max(
-    4, min(16, os.cpu_count() or 1)
-)  # threads that decode and resize: a GPU takes more than 100 photos a second
+# Threads that decode and resize: a GPU takes more than 100 photos a second.
+READERS = max(4, min(16, os.cpu_count() or 1))
 CACHED_TEXTS = 64  # batches of captions whose features are kept: a list of 1,203 categories takes about 30 captions
 
 

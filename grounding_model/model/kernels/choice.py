@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import cast
 
@@ -17,8 +16,6 @@ from grounding_model.model.kernels.sampling import KernelDeformableAttention
 from grounding_model.model.kernels.window_attention import KernelSwinBlock
 from grounding_model.model.precision import BFloat16Linear
 from grounding_model.model.swin import SwinBlock, SwinTransformer
-
-logger = logging.getLogger(__name__)
 
 KERNELS: Mapping[type[nn.Module], type[nn.Module]] = {
     nn.LayerNorm: KernelLayerNorm,

@@ -46,11 +46,10 @@ class ReplayedFunction:
         self.usable = True
 
     def __call__(self, *arguments: Any) -> Any:
-        leaves, structure = tree_flatten(arguments)
-        key = (structure, *(shape_of(leaf) for leaf in leaves))
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if not self.usable:
             return self.function(*arguments)
+        leaves, structure = tree_flatten(arguments)
+        key = (structure, *(shape_of(leaf) for leaf in leaves))
         if key not in self.recordings:
             if key not in self.seen:
                 remember(self.seen, key, None, MAX_SEEN)
@@ -65,7 +64,7 @@ class ReplayedFunction:
             remember(self.recordings, key, recording, MAX_GRAPHS)
         self.recordings.move_to_end(key)
         recording = self.recordings[key]
-        for buffer, tensor in zip(recording.inputs, tensors):
+        for buffer, tensor in zip(recording.inputs, tensors_of(leaves)):
             buffer.copy_(tensor, non_blocking=True)
         recording.graph.replay()
         return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, recording.outputs)
@@ -79,7 +78,11 @@ class ReplayedFunction:
         # thread_local: other threads read images meanwhile, into memory that they pin.
         with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
             outputs = self.function(*arguments)
-        return Recording(graph, [buffer for buffer in buffers if isinstance(buffer, Tensor)], outputs)
+        return Recording(graph, tensors_of(buffers), outputs)
+
+
+def tensors_of(leaves: list[Any]) -> list[Tensor]:
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def shape_of(leaf: Any) -> Hashable:
