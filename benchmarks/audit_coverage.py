@@ -26,7 +26,7 @@ from flows.audit.thresholds import certified_threshold, threshold_grid
 from formats.record import Record
 
 AUDITS = 1000
-REVIEWS = (10, 30, 60, 120)
+REVIEWS = (10, 20, 30, 60, 120)
 DISTURBANCES = {
     "usual": Disturbance(),
     "nearly clean": Disturbance(0.01, 0.004, 0.004, 0.003, 0.005),
@@ -126,18 +126,23 @@ def coverage_row(world: World, reviews: int) -> list[str]:
 
 
 def category_columns(world: World, images: np.ndarray, strata: Strata) -> list[str]:
-    """How often the intervals of categories hold, of those with enough reviews, all and the rarer half of them."""
+    """How often the intervals of categories hold, and their mean width: of those with enough reviews, all and the rarer
+    half of them.
+    """
     held: dict[str, list[np.ndarray]] = {"all": [], "rare": []}
+    width: dict[str, list[np.ndarray]] = {"all": [], "rare": []}
     counts = world.objects.sum(0)
     rare = np.median(counts[counts > 0])
     for category in np.flatnonzero(world.labels.sum(0)):
         seen = [table[:, category][images] for table in (world.labels, world.objects)]
         for share, truth, boxes in zip(shares(world, images, strata, category), truths(world, category), seen):
             enough = (share.images >= ENOUGH_IMAGES) & (boxes.sum(1) >= ENOUGH_BOXES)
-            if np.isfinite(truth):
-                held["all"].append(holds(share, truth)[enough])
-                held["rare"] += [holds(share, truth)[enough]] if counts[category] <= rare else []
-    return [_percent(np.concatenate(held[kind] or [np.zeros(0)])) for kind in held]
+            for kind in ("all", "rare") if counts[category] <= rare else ("all",):
+                if np.isfinite(truth):
+                    held[kind].append(holds(share, truth)[enough])
+                    width[kind].append((share.high - share.low)[enough])
+    both = [[np.concatenate(values[kind] or [np.zeros(0)]) for values in (held, width)] for kind in held]
+    return [cell for held, width in both for cell in (_percent(held), f"{width.mean():.3f}" if len(width) else "–")]
 
 
 def _percent(held: np.ndarray) -> str:
@@ -179,18 +184,67 @@ def threshold_row(world: World, reviews: int, audits: int = 300) -> list[str]:
     return [f"{100 * len(kept) / audits:.0f}", f"{100 * broken:.1f}", f"{100 * share:.0f}", f"{true[-1]:.3f}"]
 
 
-def whole_images_row(boxes: int, reviews: int, images: int = 300, wrong: float = 0.1) -> list[str]:
-    """held %, width of precision where all labels of an image are right, or all are wrong; another truth each audit."""
-    shares, truths = [], []
-    for seed in range(AUDITS):
+# Errors that come in whole images
+
+
+def whole_images_row(boxes: int, reviews: int, wrong: float, images: int = 300, worlds: int = 40) -> list[str]:
+    """held %, width of precision where all labels of an image are right or all are wrong; drawn uniformly, without
+    scores. The mean over label files of that kind.
+    """
+    held, width = [], []
+    for seed in range(worlds):
         rng = np.random.default_rng(seed)
         labels = rng.poisson(boxes, images)
         hits = labels * (rng.random(images) >= wrong)
-        chosen = rng.permutation(images)[:reviews]
-        shares.append(estimate_share(hits[chosen], labels[chosen], Strata(np.zeros(reviews, int), np.array([images]))))
-        truths.append(hits.sum() / labels.sum())
-    held = [share.low <= truth <= share.high for share, truth in zip(shares, truths)]
-    return [f"{100 * np.mean(held):.1f}", f"{np.mean([share.high - share.low for share in shares]):.3f}"]
+        chosen = rng.random((AUDITS // worlds, images)).argsort(1)[:, :reviews]
+        strata = Strata(np.zeros(reviews, int), np.array([images]))
+        share = estimate_share(hits[chosen], labels[chosen], strata)
+        held.append(holds(share, hits.sum() / labels.sum()))
+        width.append(share.high - share.low)
+    return [f"{100 * np.mean(held):.1f}", f"{np.mean(width):.3f}"]
+
+
+def overlooked_row(truth: list[Record], reviews: int, wrong: float, worlds: int = 40) -> list[str]:
+    """held %, width of recall where no object of a share of the images is labelled and every other one is; drawn as an
+    audit is. The mean over label files of that kind.
+    """
+    objects = np.array([len(each.instances or ()) for each in truth])
+    held, width = [], []
+    for seed in range(worlds):
+        rng = np.random.default_rng(seed)
+        missed = rng.random(len(truth)) < wrong
+        scores = [0.3 + 0.7 * rng.beta(6, 2, len(each.instances or ())) for each in truth]
+        boxes = [{} if gone else _by_name(each, own) for each, own, gone in zip(truth, scores, missed)]
+        hits = np.where(missed, 0, objects)
+        total = np.array([0.0 if gone else own.sum() for own, gone in zip(scores, missed)])
+        plan = design(expected_errors(boxes), [each.filename for each in truth], reviews, seed=0)
+        chosen, strata = draw(plan, reviews, AUDITS // worlds, seed)
+        share = estimate_share(hits[chosen], objects[chosen], strata, (total - total.sum() / hits.sum() * hits)[chosen])
+        held.append(holds(share, hits.sum() / objects.sum()))
+        width.append(share.high - share.low)
+    return [f"{100 * np.mean(held):.1f}", f"{np.mean(width):.3f}"]
+
+
+def _by_name(record: Record, scores: np.ndarray) -> dict[str, list[float | None]]:
+    found: dict[str, list[float | None]] = {}
+    for instance, score in zip(record.instances or (), scores):
+        found.setdefault(instance.category, []).append(float(score))
+    return found
+
+
+def print_whole_images(sets: dict[str, tuple[list[Record], tuple[str, ...]]]) -> None:
+    counts = (10, 20, 30, 60, 120)
+    head = [f"{title} {n}" for n in counts for title in ("held %", "width")]
+    cases = [(boxes, wrong) for boxes in (1, 3, 8) for wrong in (0.03, 0.1, 0.3)]
+    rows = [[str(b), f"{100 * w:.0f}", *(cell for n in counts for cell in whole_images_row(b, n, w))] for b, w in cases]
+    print(table(["labels of an image", "wrong images %", *head], rows))
+    cases = [(name, wrong) for name in sets for wrong in (0.03, 0.1, 0.3)]
+    rows = [
+        [name, f"{100 * w:.0f}", *(cell for n in counts for cell in overlooked_row(sets[name][0], n, w))]
+        for name, w in cases
+        if len(sets[name][0]) > max(counts)
+    ]
+    print("\n" + table(["labels", "overlooked images %", *head], rows))
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -204,18 +258,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--coco128", type=Path, metavar="DIR", help="coco128 with images, labels and classes.yaml")
     parser.add_argument("--scenes", type=int, default=400, help="drawn scenes (default 400)")
-    parser.add_argument("--whole-images", action="store_true", help="only images that are wholly right or wrong")
+    parser.add_argument("--whole-images", action="store_true", help="only errors that come in whole images")
     options = parser.parse_args()
-    if options.whole_images:
-        cases = [(boxes, n) for boxes in (1, 3, 8) for n in (10, 20, 30, 60, 120)]
-        rows = ([str(boxes), str(n), *whole_images_row(boxes, n)] for boxes, n in cases)
-        print(table(["labels of an image", "reviews", "held %", "width"], rows))
-        return
     sets: dict[str, tuple[list[Record], tuple[str, ...]]] = {}
     if options.coco128 is not None:
         records, names = read_coco128(options.coco128)
         sets = {"coco128": (records, names), "coco128, ten times": (repeated(records, 10), names)}
     sets[f"{options.scenes} scenes"] = drawn_scenes(options.scenes, domain="dense")
+    if options.whole_images:
+        print_whole_images(sets)
+        return
     worlds = {
         (data, kind): build_world(*given, settings, seed=5)
         for data, given in sets.items()
@@ -223,7 +275,12 @@ def main() -> None:
     }
     head = ["labels", "errors", "reviews", "precision", "held %", "width", "recall", "held %", "width"]
     counted = [(key, world, n) for key, world in worlds.items() for n in REVIEWS if n < len(world.keys)]
-    print(table([*head, "categories", "rare ones"], ([*k, str(n), *coverage_row(w, n)] for k, w, n in counted)))
+    print(
+        table(
+            [*head, "categories", "width", "rare ones", "width"],
+            ([*k, str(n), *coverage_row(w, n)] for k, w, n in counted),
+        )
+    )
     few = [(key, world, n) for key, world, n in counted if n in (30, 60)]
     head = ["labels", "errors", "reviews", "precision ±", "uniform", "ratio", "recall ±", "uniform", "ratio"]
     print("\n" + table(head, ([*k, str(n), *reviews_row(w, n)] for k, w, n in few)))
