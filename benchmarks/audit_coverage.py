@@ -3,7 +3,8 @@
     python benchmarks/audit_coverage.py --coco128 data/coco128
 
 Labels are true boxes disturbed in known ways (benchmarks/disturbed_labels.py). For each setting, 1,000 audits are drawn
-as `groundhog audit` draws them, and their intervals are compared with the precision and recall of the whole label file.
+as `groundhog audit` draws them, 100 of each of ten label files (--files), and their intervals are compared with the
+precision and recall of the whole file.
 Prints Markdown: the share of intervals that hold the truth, their mean width, and how many uniformly drawn reviews give
 the same width. Without --coco128 only drawn scenes are used. Takes minutes on one core.
 """
@@ -11,7 +12,7 @@ the same width. Without --coco128 only drawn scenes are used. Takes minutes on o
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from flows.audit.thresholds import certified_threshold, threshold_grid
 from formats.record import Record
 
 AUDITS = 1000
+THRESHOLD_AUDITS = 300
 REVIEWS = (10, 20, 30, 60, 120)
 DISTURBANCES = {
     "usual": Disturbance(),
@@ -68,6 +70,9 @@ def build_world(truth: list[Record], names: tuple[str, ...], settings: Disturban
     image, score, right = map(np.array, zip(*boxes))
     keys = [each.filename for each in labels]
     return World(hits, counts, objects, scores, expected_errors(by_name), keys, image, score, right)
+
+
+Worlds = Sequence[World]  # label files of one kind
 
 
 # Many audits at once
@@ -116,45 +121,55 @@ def holds(share: Share, truth: float) -> np.ndarray:
 # The tables
 
 
-def coverage_row(world: World, reviews: int) -> list[str]:
-    """Coverage and mean width of precision and recall, and the categories' coverage."""
-    images, strata = draw(planned(world, reviews), reviews, AUDITS, seed=1)
+def coverage_row(worlds: Worlds, reviews: int) -> list[str]:
+    """Truth, coverage and mean width of precision and recall, and the categories' coverage and width."""
+    seen: list[list[list[np.ndarray]]] = [[], []]
+    categories: dict[str, list[np.ndarray]] = {"all": [], "rare": []}
+    for number, world in enumerate(worlds):
+        images, strata = draw(planned(world, reviews), reviews, AUDITS // len(worlds), seed=number)
+        for share, truth, kept in zip(shares(world, images, strata), truths(world), seen):
+            kept.append([np.full(len(images), truth), holds(share, truth), share.high - share.low])
+        for kind, found in category_intervals(world, images, strata):
+            categories[kind].append(found)
     row = []
-    for share, truth in zip(shares(world, images, strata), truths(world)):
-        row += [f"{truth:.3f}", f"{100 * holds(share, truth).mean():.1f}", f"{(share.high - share.low).mean():.3f}"]
-    return row + category_columns(world, images, strata)
+    for kept in seen:
+        truth, held, width = (np.concatenate(column).mean() for column in zip(*kept))
+        row += [f"{truth:.3f}", f"{100 * held:.1f}", f"{width:.3f}"]
+    return row + [
+        cell for found in categories.values() for cell in _percent(np.concatenate([*found, np.zeros((0, 2))]))
+    ]
 
 
-def category_columns(world: World, images: np.ndarray, strata: Strata) -> list[str]:
-    """How often the intervals of categories hold, and their mean width: of those with enough reviews, all and the rarer
-    half of them.
+def category_intervals(world: World, images: np.ndarray, strata: Strata) -> Iterator[tuple[str, np.ndarray]]:
+    """(K, 2) whether the intervals of a category hold, and their width, in audits with enough reviews of it; for "all"
+    and for the "rare" half of the categories.
     """
-    held: dict[str, list[np.ndarray]] = {"all": [], "rare": []}
-    width: dict[str, list[np.ndarray]] = {"all": [], "rare": []}
     counts = world.objects.sum(0)
     rare = np.median(counts[counts > 0])
     for category in np.flatnonzero(world.labels.sum(0)):
         seen = [table[:, category][images] for table in (world.labels, world.objects)]
         for share, truth, boxes in zip(shares(world, images, strata, category), truths(world, category), seen):
             enough = (share.images >= ENOUGH_IMAGES) & (boxes.sum(1) >= ENOUGH_BOXES)
-            for kind in ("all", "rare") if counts[category] <= rare else ("all",):
-                if np.isfinite(truth):
-                    held[kind].append(holds(share, truth)[enough])
-                    width[kind].append((share.high - share.low)[enough])
-    both = [[np.concatenate(values[kind] or [np.zeros(0)]) for values in (held, width)] for kind in held]
-    return [cell for held, width in both for cell in (_percent(held), f"{width.mean():.3f}" if len(width) else "–")]
+            if np.isfinite(truth):
+                found = np.stack([holds(share, truth), share.high - share.low], 1)[enough]
+                yield "all", found
+                if counts[category] <= rare:
+                    yield "rare", found
 
 
-def _percent(held: np.ndarray) -> str:
-    return f"{100 * held.mean():.1f} ({len(held) / AUDITS:.1f})" if len(held) else "–"
+def _percent(found: np.ndarray) -> list[str]:
+    if not len(found):
+        return ["–", "–"]
+    held, width = found.mean(0)
+    return [f"{100 * held:.1f} ({len(found) / AUDITS:.1f})", f"{width:.3f}"]
 
 
-def reviews_row(world: World, reviews: int) -> list[str]:
+def reviews_row(worlds: Worlds, reviews: int) -> list[str]:
     """Mean widths at this many reviews, and how many uniformly drawn ones without scores give the same."""
-    images, strata = draw(planned(world, reviews), reviews, AUDITS, seed=1)
-    own = [(share.high - share.low).mean() for share in shares(world, images, strata)]
-    grid = sorted({min(len(world.sizes), round(reviews * factor)) for factor in np.geomspace(0.6, 6, 25)})
-    widths = np.array([uniform_widths(world, count) for count in grid])
+    own = mean_widths(worlds, reviews)
+    count = len(worlds[0].sizes)
+    grid = sorted({min(count, round(reviews * factor)) for factor in np.geomspace(0.6, 6, 25)})
+    widths = np.array([mean_widths(worlds, uniform, uniform=True) for uniform in grid])
     cells = []
     for place, width in enumerate(own):
         needed = float(np.interp(-width, -widths[:, place], grid))
@@ -162,26 +177,39 @@ def reviews_row(world: World, reviews: int) -> list[str]:
     return cells
 
 
-def uniform_widths(world: World, reviews: int) -> list[float]:
-    images, strata = draw(planned(world, reviews, uniform=True), reviews, AUDITS // 4, seed=2)
-    return [float((share.high - share.low).mean()) for share in shares(world, images, strata, control=False)]
+def mean_widths(worlds: Worlds, reviews: int, uniform: bool = False) -> np.ndarray:
+    """(2,) of precision and recall. uniform: drawn uniformly, without scores, with a quarter of the audits."""
+    audits = AUDITS // len(worlds) // (4 if uniform else 1)
+    widths = []
+    for number, world in enumerate(worlds):
+        images, strata = draw(planned(world, reviews, uniform), reviews, audits, seed=number)
+        widths.append([(each.high - each.low).mean() for each in shares(world, images, strata, control=not uniform)])
+    return np.mean(widths, 0)
 
 
-def threshold_row(world: World, reviews: int, audits: int = 300) -> list[str]:
+def threshold_row(worlds: Worlds, reviews: int) -> list[str]:
     """How often a threshold was found, how often it keeps what it promises, and how many labels it keeps."""
+    audits = THRESHOLD_AUDITS // len(worlds)
+    found = [each for world in worlds for each in thresholds_found(world, reviews, audits)]
+    precision = f"{np.mean([world.box_right.mean() for world in worlds]):.3f}"
+    if not found:
+        return ["0", "–", "–", precision]
+    true, kept = np.transpose(found)
+    count = audits * len(worlds)
+    broken = (true < PRECISION).sum() / count
+    return [f"{100 * len(found) / count:.0f}", f"{100 * broken:.1f}", f"{100 * kept.mean():.0f}", precision]
+
+
+def thresholds_found(world: World, reviews: int, audits: int) -> Iterator[tuple[float, float]]:
+    """The precision above each threshold that an audit certified, and the share of labels that it keeps."""
     images, strata = draw(planned(world, reviews), reviews, audits, seed=3)
     grid = threshold_grid(world.box_score)
     above = [world.box_score > threshold for threshold in grid]
     labels = np.stack([np.bincount(world.box_image[kept], minlength=len(world.keys)) for kept in above], 1)
     hits = np.stack([np.bincount(world.box_image[k & world.box_right], minlength=len(world.keys)) for k in above], 1)
-    true = hits.sum(0) / np.maximum(1, labels.sum(0))
-    found = [certified_threshold(hits[own], labels[own], strata, PRECISION) for own in images]
-    kept = [place for place in found if place is not None]
-    if not kept:
-        return ["0", "–", "–", f"{true[-1]:.3f}"]
-    broken = sum(true[place] < PRECISION for place in kept) / audits
-    share = np.mean([labels.sum(0)[place] / len(world.box_score) for place in kept])
-    return [f"{100 * len(kept) / audits:.0f}", f"{100 * broken:.1f}", f"{100 * share:.0f}", f"{true[-1]:.3f}"]
+    for own in images:
+        if (place := certified_threshold(hits[own], labels[own], strata, PRECISION)) is not None:
+            yield hits[:, place].sum() / labels[:, place].sum(), labels[:, place].sum() / len(world.box_score)
 
 
 # Errors that come in whole images
@@ -259,6 +287,7 @@ def main() -> None:
     parser.add_argument("--coco128", type=Path, metavar="DIR", help="coco128 with images, labels and classes.yaml")
     parser.add_argument("--scenes", type=int, default=400, help="drawn scenes (default 400)")
     parser.add_argument("--whole-images", action="store_true", help="only errors that come in whole images")
+    parser.add_argument("--files", type=int, default=10, help="label files of each kind (default 10)")
     options = parser.parse_args()
     sets: dict[str, tuple[list[Record], tuple[str, ...]]] = {}
     if options.coco128 is not None:
@@ -269,12 +298,12 @@ def main() -> None:
         print_whole_images(sets)
         return
     worlds = {
-        (data, kind): build_world(*given, settings, seed=5)
+        (data, kind): [build_world(*given, settings, seed=5 + number) for number in range(options.files)]
         for data, given in sets.items()
         for kind, settings in DISTURBANCES.items()
     }
     head = ["labels", "errors", "reviews", "precision", "held %", "width", "recall", "held %", "width"]
-    counted = [(key, world, n) for key, world in worlds.items() for n in REVIEWS if n < len(world.keys)]
+    counted = [(key, world, n) for key, world in worlds.items() for n in REVIEWS if n < len(world[0].keys)]
     print(
         table(
             [*head, "categories", "width", "rare ones", "width"],

@@ -28,6 +28,7 @@ from scipy import stats
 CORRELATION = 0.7  # of right and wrong between boxes of one image, assumed where few images tell; 1: all or none
 PRIOR_IMAGES = 4.0  # with an error and other boxes: that assumption weighs as much as what so many show
 PRIOR_ERRORS = 4.0  # images with errors: the binomial variance weighs as much as what so many show
+MIN_LEFT = 0.3  # of the binomial variance, however much scores seem to explain
 MAX_DEGREES = 1e6  # of freedom; normal
 MIN_FOR_CONTROL = 8  # images of the share; with fewer, the coefficient of the control variate would be noise
 GARROTE = 4.0  # its squared t value up to which it is noise and becomes 0; above, it keeps 1 - 4 / t ** 2 of itself
@@ -77,7 +78,8 @@ class Moments(NamedTuple):
     """What a sample says before an interval is made of it; arrays over the leading axes.
 
     value: the share. total: boxes in all images, estimated. spread: (..., H) variance between images of a stratum.
-    boxes, pairs: (..., H) mean over a stratum's images of boxes, and of ordered pairs of boxes of one image.
+    boxes, pairs: (..., H) mean over a stratum's images of boxes, and of ordered pairs of boxes of one image, both times
+    the share of the variance that the control leaves.
     correlation: of right and wrong between boxes of one image, as `witnesses` images show it.
     errors: (..., H) images with an error; with a hit where these are fewer. images: that hold a box.
     degrees: of freedom, at most.
@@ -116,20 +118,27 @@ def moments_of(hits: np.ndarray, boxes: np.ndarray, strata: Strata, control: np.
     value = (weight * hits).sum(-1) / np.where(total > 0, total, 1.0)
     correlation, witnesses = _correlation(hits, boxes, value, weight)
     residual = hits - value[..., None] * boxes
+    spread, left = strata.per_stratum(strata.centred(residual) ** 2), np.ones_like(value)
     if control is not None:
-        control = np.where((images >= MIN_FOR_CONTROL)[..., None], control, 0.0)
-        coefficient = _coefficient(residual, control, strata)
-        correction = coefficient * (weight * control).sum(-1) / np.where(total > 0, total, 1.0)
-        value = np.clip(value - correction, 0.0, 1.0)
-        residual = residual - coefficient[..., None] * control
-    free = len(strata.stratum) - len(taken)
-    lost = free / max(1, free - 1) if control is not None and free > 0 else 1.0  # a degree for the coefficient
-    spread = lost * strata.per_stratum(strata.centred(residual) ** 2) / np.maximum(taken - 1, 1)
-    mean_boxes, mean_pairs = (strata.per_stratum(each) / np.maximum(taken, 1) for each in (boxes, _pairs(boxes)))
+        explained = _explained(residual, np.where((images >= MIN_FOR_CONTROL)[..., None], control, 0.0), strata)
+        value = np.clip(value - (weight * explained).sum(-1) / np.where(total > 0, total, 1.0), 0.0, 1.0)
+        before, spread = spread, strata.per_stratum(strata.centred(residual - explained) ** 2)
+        left = _share_left(spread, before, strata)
+        free = len(strata.stratum) - len(taken)
+        spread = spread * (free / max(1, free - 1) if free > 0 else 1.0)  # a degree for the coefficient
+    part = left[..., None] / np.maximum(taken, 1)
+    in_boxes, in_pairs = part * strata.per_stratum(boxes), part * strata.per_stratum(_pairs(boxes))
     errors = np.minimum(strata.per_stratum(boxes > hits), strata.per_stratum(hits > 0))
-    degrees = images - (strata.per_stratum(boxes > 0) > 0).sum(-1) - (control is not None)
-    degrees = np.maximum(1, degrees)
-    return Moments(value, total, spread, mean_boxes, mean_pairs, correlation, witnesses, errors, images, degrees)
+    degrees = np.maximum(1, images - (strata.per_stratum(boxes > 0) > 0).sum(-1) - (control is not None))
+    spread = spread / np.maximum(taken - 1, 1)
+    return Moments(value, total, spread, in_boxes, in_pairs, correlation, witnesses, errors, images, degrees)
+
+
+def _share_left(after: np.ndarray, before: np.ndarray, strata: Strata) -> np.ndarray:
+    """(...,) of the variance, after what the control explains; at least MIN_LEFT. Both are (..., H) sums of squares."""
+    scale = strata.sizes * (strata.sizes - strata.taken) / np.maximum(strata.taken * (strata.taken - 1), 1)
+    left, whole = (after * scale).sum(-1), (before * scale).sum(-1)
+    return np.clip(np.where(whole > 0, left / np.where(whole > 0, whole, 1.0), 1.0), MIN_LEFT, 1.0)
 
 
 def _pairs(boxes: np.ndarray) -> np.ndarray:
@@ -150,8 +159,8 @@ def _correlation(
     return np.clip((alike - share) / (1 - share), 0.0, 1.0), ((rarer > 0) & (boxes > 1)).sum(-1)
 
 
-def _coefficient(residual: np.ndarray, control: np.ndarray, strata: Strata) -> np.ndarray:
-    """(...,) the multiple of the control that leaves the least variance within strata, less what may be noise: few
+def _explained(residual: np.ndarray, control: np.ndarray, strata: Strata) -> np.ndarray:
+    """(..., n) the multiple of the control that leaves the least variance within strata, less what may be noise: few
     images fit noise too, and the interval would be too narrow (Breiman's non-negative garrote, Technometrics 37, 1995).
     """
     scale = strata.weight**2 * (1 - strata.taken / strata.sizes)[strata.stratum]
@@ -162,7 +171,8 @@ def _coefficient(residual: np.ndarray, control: np.ndarray, strata: Strata) -> n
     left = (scale * (residual - coefficient[..., None] * centred) ** 2).sum(-1)
     free = max(1, len(strata.stratum) - len(strata.taken) - 1)
     t_squared = free * coefficient**2 * variance / np.maximum(left, 1e-12)
-    return coefficient * np.clip(1 - GARROTE / np.maximum(t_squared, 1e-9), 0.0, 1.0)
+    kept = coefficient * np.clip(1 - GARROTE / np.maximum(t_squared, 1e-9), 0.0, 1.0)
+    return kept[..., None] * control
 
 
 def interval_of(
