@@ -3,8 +3,8 @@
     python benchmarks/audit_coverage.py --coco128 data/coco128
 
 Labels are true boxes disturbed in known ways (benchmarks/disturbed_labels.py). For each setting, 1,000 audits are drawn
-as `groundhog audit` draws them, 100 of each of ten label files (--files), and their intervals are compared with the
-precision and recall of the whole file.
+as `groundhog audit` draws them, and their intervals are compared with the precision and recall of the whole label file.
+With --files 10 they are of ten label files of each kind, disturbed anew.
 Prints Markdown: the share of intervals that hold the truth, their mean width, and how many uniformly drawn reviews give
 the same width. Without --coco128 only drawn scenes are used. Takes minutes on one core.
 """
@@ -122,22 +122,27 @@ def holds(share: Share, truth: float) -> np.ndarray:
 
 
 def coverage_row(worlds: Worlds, reviews: int) -> list[str]:
-    """Truth, coverage and mean width of precision and recall, and the categories' coverage and width."""
+    """Truth, coverage and mean width of precision and recall."""
     seen: list[list[list[np.ndarray]]] = [[], []]
-    categories: dict[str, list[np.ndarray]] = {"all": [], "rare": []}
     for number, world in enumerate(worlds):
         images, strata = draw(planned(world, reviews), reviews, AUDITS // len(worlds), seed=number)
         for share, truth, kept in zip(shares(world, images, strata), truths(world), seen):
             kept.append([np.full(len(images), truth), holds(share, truth), share.high - share.low])
-        for kind, found in category_intervals(world, images, strata):
-            categories[kind].append(found)
     row = []
     for kept in seen:
         truth, held, width = (np.concatenate(column).mean() for column in zip(*kept))
         row += [f"{truth:.3f}", f"{100 * held:.1f}", f"{width:.3f}"]
-    return row + [
-        cell for found in categories.values() for cell in _percent(np.concatenate([*found, np.zeros((0, 2))]))
-    ]
+    return row
+
+
+def category_columns(worlds: Worlds, reviews: int) -> list[str]:
+    """The categories' coverage and width."""
+    categories: dict[str, list[np.ndarray]] = {"all": [np.zeros((0, 2))], "rare": [np.zeros((0, 2))]}
+    for number, world in enumerate(worlds):
+        images, strata = draw(planned(world, reviews), reviews, AUDITS // len(worlds), seed=number)
+        for kind, found in category_intervals(world, images, strata):
+            categories[kind].append(found)
+    return [cell for found in categories.values() for cell in _percent(np.concatenate(found))]
 
 
 def category_intervals(world: World, images: np.ndarray, strata: Strata) -> Iterator[tuple[str, np.ndarray]]:
@@ -282,12 +287,22 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join([text[0], *marks, *text[1:]])
 
 
+def print_overall(sets: dict[tuple[str, str], Worlds]) -> None:
+    """How often the overall intervals hold, of precision and of recall, at each number of reviews."""
+    rows = []
+    for key, worlds in sets.items():
+        counts = [n for n in REVIEWS if n < len(worlds[0].keys)]
+        cells = [coverage_row(worlds, n) for n in counts]
+        rows.append([*key, *(f"{row[1]}, {row[4]}" for row in cells)])
+    print(table(["labels", "errors", *(f"{n} reviews" for n in REVIEWS)], rows))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--coco128", type=Path, metavar="DIR", help="coco128 with images, labels and classes.yaml")
     parser.add_argument("--scenes", type=int, default=400, help="drawn scenes (default 400)")
     parser.add_argument("--whole-images", action="store_true", help="only errors that come in whole images")
-    parser.add_argument("--files", type=int, default=10, help="label files of each kind (default 10)")
+    parser.add_argument("--files", type=int, default=1, help="label files of each kind; more: overall coverage alone")
     options = parser.parse_args()
     sets: dict[str, tuple[list[Record], tuple[str, ...]]] = {}
     if options.coco128 is not None:
@@ -304,12 +319,11 @@ def main() -> None:
     }
     head = ["labels", "errors", "reviews", "precision", "held %", "width", "recall", "held %", "width"]
     counted = [(key, world, n) for key, world in worlds.items() for n in REVIEWS if n < len(world[0].keys)]
-    print(
-        table(
-            [*head, "categories", "width", "rare ones", "width"],
-            ([*k, str(n), *coverage_row(w, n)] for k, w, n in counted),
-        )
-    )
+    if options.files > 1:
+        print_overall(worlds)
+        return
+    rows = ([*k, str(n), *coverage_row(w, n), *category_columns(w, n)] for k, w, n in counted)
+    print(table([*head, "categories", "width", "rare ones", "width"], rows))
     few = [(key, world, n) for key, world, n in counted if n in (30, 60)]
     head = ["labels", "errors", "reviews", "precision ±", "uniform", "ratio", "recall ±", "uniform", "ratio"]
     print("\n" + table(head, ([*k, str(n), *reviews_row(w, n)] for k, w, n in few)))
