@@ -26,7 +26,7 @@ from formats.dataset_names import label_map_beside
 from formats.io.files import write_json
 from formats.odvg import read_odvg, write_odvg
 from grounding_model.data.sources import OdvgData
-from grounding_model.metrics.bootstrap import interval_of, read_samples
+from grounding_model.metrics.bootstrap import read_samples, samples_interval
 from grounding_model.training.config import FromWeights
 
 
@@ -87,7 +87,7 @@ def compared(config: SelfTrainConfig, folder: Path) -> dict[str, object]:
     first, last = result.rounds[0].weights, result.rounds[-1].weights
     alone, alone_samples = judged(labels_alone(config, first, folder / "alone"), config, folder / "judge-alone")
     rounds, round_samples = judged(last, config, folder / "judge-rounds")
-    interval = interval_of(read_samples(round_samples), read_samples(alone_samples), resamples=1000)
+    interval = samples_interval(read_samples(round_samples), read_samples(alone_samples), resamples=1000)
     return {
         "first": result.rounds[0].score,
         "rounds": rounds,

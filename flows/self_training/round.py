@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from flows.labelling.filter import FilterResult
 from flows.labelling.manifest import Manifest
 from flows.labelling.plan import prompt_label_map
-from flows.labelling.settings import Execution, View, part_of
+from flows.labelling.settings import Execution, View, settings_part
 from flows.policies.policy import Policy
 from flows.self_training.config import Labelling
 from flows.self_training.labelled import LabelledSplit
@@ -133,7 +133,7 @@ def _plan(task: Round, planned: PlannedView, stages: Stages) -> Manifest:
         label_map=label_map and prompt_label_map(label_map, task.policy.distractors, folder),
         settings=labelling.with_model(task.weights, task.text_encoder, view),
         execution=replace(
-            part_of(labelling, Execution),
+            settings_part(labelling, Execution),
             overwrite=labelling.overwrite or task.replaces_plans,
             workers=labelling.workers.on(task.train.device),
         ),
