@@ -12,15 +12,16 @@ from typing import Any, NamedTuple
 from flows.labelling.manifest import read_lines
 from flows.training.mixture import count_images
 from formats import READERS
-from formats.convert import convert, guess_format
+from formats.convert import convert, guess_format, read_names
 from formats.dataset_names import label_map_beside, label_map_path, part_path
 from formats.images import safe_join
 from formats.io.errors import InputError, expected_one_of
 from formats.io.files import write_whole
 from formats.io.plurals import many
-from formats.label_map import read_label_map, write_label_map
+from formats.label_map import read_category_names, read_label_map, write_label_map
 from formats.odvg import read_odvg
 from formats.odvg_lines import is_quarantined
+from formats.yolo import data_yaml_of
 from grounding_model.data.sources import OdvgData
 
 SPLIT_SEED = 0  # which images are held back depends on it and on the labels alone
@@ -66,7 +67,8 @@ def import_labels(
 ) -> tuple[str, ...]:
     """Labels of any format that formats reads, as an ODVG file with its label map beside it; gives the categories.
 
-    label_format: guessed when None. categories: the names in the order of the labels, for a format without names.
+    label_format: guessed when None. categories: the names in the order of the labels, for a format without names; for
+    YOLO's those of the data.yaml by default. An image without a YOLO file has not been labelled.
     Raises InputError where the format is not detected, a labelled image is not in the folder, or nothing is labelled.
     """
     source_format = label_format or guess_format(labels)
@@ -74,6 +76,12 @@ def import_labels(
         raise InputError("labels_format", f"'{source_format}'", expected_one_of(READERS, source_format))
     takes = inspect.signature(READERS[source_format]).parameters
     options: dict[str, Any] = {"image_dir": images} if "image_dir" in takes else {}
+    if source_format == "yolo":
+        options["labelled_only"] = True
+        labels = labels / "labels" if (labels / "labels").is_dir() else labels  # of a whole data set
+        if categories is None and (data_yaml := data_yaml_of(labels)) is not None:
+            categories = read_category_names(data_yaml)
+    _refuse_other_names(source_format, labels, categories, options)
     convert(source_format, "odvg", labels, out, categories=categories, **options)
     records = list(read_odvg(out))
     if missing := [record.filename for record in records if not safe_join(images, record.filename).is_file()]:
@@ -84,6 +92,19 @@ def import_labels(
     if not any(record.instances for record in records):
         raise InputError(labels, "has no box", "expected labelled images")
     return tuple(read_label_map(label_map_beside(out)).values())
+
+
+def _refuse_other_names(
+    source_format: str, labels: Path, categories: Sequence[str] | None, options: Mapping[str, Any]
+) -> None:
+    """Names for a format that has its own would rename what a person has labelled."""
+    parameter = inspect.signature(READERS[source_format]).parameters.get("categories")
+    if categories is None or (parameter is not None and parameter.default is parameter.empty):
+        return
+    known = read_names(source_format, labels, None, options)
+    if set(known) != set(categories):
+        what = f"are {', '.join(categories)}, and those of {labels} are {', '.join(known)}"
+        raise InputError("categories", what, "expected to be left out: the labels name them")
 
 
 def split_labels(known: KnownLabels, images: Path, folder: Path) -> LabelledSplit:
