@@ -161,7 +161,7 @@ _COCO_KEYS = frozenset({"images", "annotations", "categories"})
 
 
 def guess_format(source: str | Path) -> str:
-    """voc for a folder with XML, yolo for one with its rows in text files, cvat for its XML, coco for an object with one
+    """voc for a folder with XML, yolo for one with rows in text files, cvat for its XML, coco for an object with one
     of COCO's keys, labelstudio for an array of tasks, huggingface for Parquet, lines with a "file_name" and folders of
     such files, else odvg.
     """
