@@ -10,7 +10,7 @@ from typing import Any
 
 from flows.training.torchrun import train_in_processes
 from formats.io.errors import InputError
-from formats.io.files import write_json
+from formats.io.files import load_json, write_json
 from formats.io.toml_config import read_config
 from grounding_model.checkpoints.checkpoint import save_checkpoint
 from grounding_model.checkpoints.interpolation import interpolate, is_same_model
@@ -50,6 +50,20 @@ def train(config: TrainConfig | str | Path, on_progress: Callable[[dict[str, Any
     }
     write_json(done, record)
     return result.checkpoint
+
+
+def best_weights(checkpoint: Path) -> Path:
+    """The best ones of a finished training that was evaluated on the way, else its last.
+
+    checkpoint: as `train` gave it. Raises InputError where the best have been removed.
+    """
+    best = load_json(checkpoint.with_name(DONE_NAME), "train again")["best"]
+    path = checkpoint.with_name(best or checkpoint.name)
+    if not path.exists():
+        raise InputError(
+            path, "does not exist", "expected the best weights of the training beside its last; train again"
+        )
+    return path
 
 
 def interpolate_with_start(start: FromWeights, trained: Path, student: float) -> Path:
