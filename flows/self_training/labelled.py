@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flows.labelling.manifest import read_lines
+from flows.training.finished import best_weights
 from flows.training.mixture import count_images
-from flows.training.train import best_weights
 from formats import READERS
 from formats.convert import convert, guess_format, read_names
 from formats.dataset_names import label_map_beside, label_map_path, part_path

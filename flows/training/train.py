@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.training.finished import DONE_NAME
 from flows.training.torchrun import train_in_processes
 from formats.io.errors import InputError
-from formats.io.files import load_json, write_json
+from formats.io.files import write_json
 from formats.io.toml_config import read_config
 from grounding_model.checkpoints.checkpoint import save_checkpoint
 from grounding_model.checkpoints.interpolation import interpolate, is_same_model
@@ -19,8 +20,6 @@ from grounding_model.training import loop as training
 from grounding_model.training.config import FromWeights, TrainConfig
 from grounding_model.training.log import CURVES_FILE, MEAN_AP
 from grounding_model.training.state import settings_with_effect
-
-DONE_NAME = "done.json"
 
 
 def train(config: TrainConfig | str | Path, on_progress: Callable[[dict[str, Any]], None] | None = None) -> Path:
@@ -50,20 +49,6 @@ def train(config: TrainConfig | str | Path, on_progress: Callable[[dict[str, Any
     }
     write_json(done, record)
     return result.checkpoint
-
-
-def best_weights(checkpoint: Path) -> Path:
-    """The best ones of a finished training that was evaluated on the way, else its last.
-
-    checkpoint: as `train` gave it. Raises InputError where the best have been removed.
-    """
-    best = load_json(checkpoint.with_name(DONE_NAME), "train again")["best"]
-    path = checkpoint.with_name(best or checkpoint.name)
-    if not path.exists():
-        raise InputError(
-            path, "does not exist", "expected the best weights of the training beside its last; train again"
-        )
-    return path
 
 
 def interpolate_with_start(start: FromWeights, trained: Path, student: float) -> Path:
