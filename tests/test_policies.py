@@ -87,7 +87,7 @@ def test_one_look_gives_the_same_whether_scores_or_duplicates_go_first(seed: int
 
 @pytest.mark.parametrize("views", [1, 3])
 def test_every_candidate_is_a_label_or_counted(views: int) -> None:
-    looks = [random_candidates(seed) for seed in range(views)]
+    views_of_image = [random_candidates(seed) for seed in range(views)]
     policy = Policy(
         ignore_from=0.1,
         distractors=("plate",),
@@ -97,7 +97,7 @@ def test_every_candidate_is_a_label_or_counted(views: int) -> None:
         consensus=Consensus(least_share=0.5),
     )
     reasons: Counter[str] = Counter()
-    labels = apply_policy(merge_views(looks, NAMES, policy, reasons), NAMES, policy, reasons)
+    labels = apply_policy(merge_views(views_of_image, NAMES, policy, reasons), NAMES, policy, reasons)
     assert len(labels) + sum(reasons.values()) == 40 * views
     assert all(NAMES[label.candidate.region] != "plate" for label in labels)
 
@@ -162,11 +162,11 @@ def test_fused_boxes_are_the_weighted_mean_and_absent_views_count_as_nothing() -
 
 
 def test_the_order_of_views_does_not_matter() -> None:
-    looks = [
+    views_of_image = [
         boxes_of(*sorted(((c.region, c.box, c.score) for c in random_candidates(s)), key=lambda r: -r[2]))
         for s in range(3)
     ]
-    forward, backward = fuse_views(looks, 0.5), fuse_views(looks[::-1], 0.5)
+    forward, backward = fuse_views(views_of_image, 0.5), fuse_views(views_of_image[::-1], 0.5)
     np.testing.assert_allclose(forward.boxes.score, backward.boxes.score)
     np.testing.assert_allclose(forward.boxes.box, backward.boxes.box)
 
@@ -259,9 +259,9 @@ def test_boxes_stand_under_their_category_or_phrase_and_ignored_ones_only_where_
         Region((second,), ("a red", "cat"), ignore=True),
         Region((), ("a dog",)),
     )
-    told = Record("a.png", 9, 99, caption="a red and furry cat, a dog", regions=regions)
-    assert boxes_by_name(told) == {"a red cat": [first], "a dog": []}
-    assert boxes_by_name(told, with_ignored=True) == {"a red cat": [first, second], "a dog": []}
+    record = Record("a.png", 9, 99, caption="a red and furry cat, a dog", regions=regions)
+    assert boxes_by_name(record) == {"a red cat": [first], "a dog": []}
+    assert boxes_by_name(record, with_ignored=True) == {"a red cat": [first, second], "a dog": []}
     assert boxes_by_name(Record("a.png", 9, 99)) == {}
 
 
