@@ -55,16 +55,16 @@ class World:
 
 def build_world(truth: list[Record], names: tuple[str, ...], settings: Disturbance, seed: int) -> World:
     labels, _ = disturb(truth, names, settings, seed)
-    place = {name: index for index, name in enumerate(names)}
+    column_of = {name: index for index, name in enumerate(names)}
     hits, counts, objects, scores = (np.zeros((len(truth), len(names))) for _ in range(4))
     boxes: list[tuple[int, float, bool]] = []
     for row, (label, true) in enumerate(zip(labels, truth)):
         for name, outcome in judge_labels(label, true).items():
-            column = place[name]
+            column = column_of[name]
             hits[row, column], counts[row, column] = outcome.hits, outcome.labels
             objects[row, column], scores[row, column] = outcome.objects, outcome.score.sum()
             boxes += [(row, score, right) for score, right in zip(outcome.score, outcome.right)]
-    by_name = [{name: [box.score for box in own] for name, own in labels_by_name(each).items()} for each in labels]
+    by_name = [{name: [box.score for box in boxes] for name, boxes in labels_by_name(each).items()} for each in labels]
     image, score, right = map(np.array, zip(*boxes))
     keys = [each.filename for each in labels]
     return World(hits, counts, objects, scores, expected_errors(by_name), keys, image, score, right)
@@ -147,12 +147,12 @@ def _percent(held: np.ndarray) -> str:
 def reviews_row(world: World, reviews: int) -> list[str]:
     """Mean widths at this many reviews, and how many uniformly drawn ones without scores give the same."""
     images, strata = draw(planned(world, reviews), reviews, AUDITS, seed=1)
-    own = [(share.high - share.low).mean() for share in shares(world, images, strata)]
+    widths = [(share.high - share.low).mean() for share in shares(world, images, strata)]
     grid = sorted({min(len(world.sizes), round(reviews * factor)) for factor in np.geomspace(0.6, 6, 25)})
     widths = np.array([uniform_widths(world, count) for count in grid])
     cells = []
-    for place, width in enumerate(own):
-        needed = float(np.interp(-width, -widths[:, place], grid))
+    for index, width in enumerate(widths):
+        needed = float(np.interp(-width, -widths[:, index], grid))
         cells += [f"{width:.3f}", f"{needed:.0f}", f"{reviews / needed:.2f}"]
     return cells
 
@@ -170,12 +170,12 @@ def threshold_row(world: World, reviews: int, audits: int = 300) -> list[str]:
     labels = np.stack([np.bincount(world.box_image[kept], minlength=len(world.keys)) for kept in above], 1)
     hits = np.stack([np.bincount(world.box_image[k & world.box_right], minlength=len(world.keys)) for k in above], 1)
     true = hits.sum(0) / np.maximum(1, labels.sum(0))
-    found = [certified_threshold(hits[own], labels[own], strata, PRECISION) for own in images]
-    kept = [place for place in found if place is not None]
+    found = [certified_threshold(hits[drawn], labels[drawn], strata, PRECISION) for drawn in images]
+    kept = [index for index in found if index is not None]
     if not kept:
         return ["0", "–", "–", f"{true[-1]:.3f}"]
-    broken = sum(true[place] < PRECISION for place in kept) / audits
-    share = np.mean([labels.sum(0)[place] / len(world.box_score) for place in kept])
+    broken = sum(true[index] < PRECISION for index in kept) / audits
+    share = np.mean([labels.sum(0)[index] / len(world.box_score) for index in kept])
     return [f"{100 * len(kept) / audits:.0f}", f"{100 * broken:.1f}", f"{100 * share:.0f}", f"{true[-1]:.3f}"]
 
 
@@ -217,8 +217,8 @@ def main() -> None:
         sets = {"coco128": (records, names), "coco128, ten times": (repeated(records, 10), names)}
     sets[f"{options.scenes} scenes"] = drawn_scenes(options.scenes, domain="dense")
     worlds = {
-        (data, kind): build_world(*given, settings, seed=5)
-        for data, given in sets.items()
+        (data, kind): build_world(*arguments, settings, seed=5)
+        for data, arguments in sets.items()
         for kind, settings in DISTURBANCES.items()
     }
     head = ["labels", "errors", "reviews", "precision", "held %", "width", "recall", "held %", "width"]

@@ -526,8 +526,8 @@ def test_curves_are_drawn_without_touching_what_a_notebook_draws_with(tmp_path: 
         f"draw_curves(Path({str(log)!r}), Path({str(tmp_path / 'curves.png')!r}));"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
-    told = subprocess.run([sys.executable, "-c", drawn], capture_output=True, text=True, timeout=300)
-    assert told.returncode == 0, told.stderr
+    done = subprocess.run([sys.executable, "-c", drawn], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "curves.png").is_file()
 
 

@@ -67,7 +67,7 @@ def expected_errors(images: Sequence[Mapping[str, Sequence[float | None]]]) -> n
     rarity = {
         name: min(MAX_RARITY, float(mean / total) ** RARITY_POWER) if total else 1.0 for name, total in totals.items()
     }
-    doubts = [sum(rarity[name] * sum(map(_doubt, own)) for name, own in each.items()) for each in images]
+    doubts = [sum(rarity[name] * sum(map(_doubt, labels)) for name, labels in each.items()) for each in images]
     return IMAGE_TERM + np.array(doubts, float)
 
 
