@@ -17,7 +17,7 @@ from formats.dataset_names import annotation_path, label_map_beside, labels_path
 from formats.images import list_images
 from formats.io.errors import InputError
 from formats.io.files import write_whole
-from grounding_model.checkpoints.locations import config_of_file
+from grounding_model.checkpoints.locations import config_of_file, what_to_install
 from grounding_model.inputs.defaults import PHOTO_WEIGHTS, WEIGHTS
 from grounding_model.model.config import ModelConfig
 
@@ -115,9 +115,10 @@ def next_steps(path: Path) -> str:
     look: list[object] = ["groundhog", "browse", first.parent, first.name, _images_of(path)]
     look += ["-m", label_map_beside(annotations).name] if config.data.kind == "images" else []
     look += ["-o", f"outputs/{name}", "--not-show"]
+    install = what_to_install(config.start.source)
     return f"""\
 wrote {path}; look it through, then
-
+{f"{chr(10)}  {install}" if install else ""}
   groundhog self-train {quote(str(path))}        # labels, trains, labels again
   groundhog rounds status {quote(str(config.train.work_dir))}
   {shlex.join(map(str, look))}

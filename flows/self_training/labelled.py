@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from flows.labelling.manifest import read_lines
 from flows.training.mixture import count_images
-from flows.training.train import best_weights
 from formats import READERS
 from formats.convert import convert, guess_format, read_names
 from formats.dataset_names import label_map_beside, label_map_path, part_path
@@ -77,10 +76,6 @@ class LabelledSplit(NamedTuple):
             return replace(watched, validate_every=math.ceil(settings.steps / self.best_of))
         assert settings.epochs is not None
         return replace(watched, validate_every=0, validate_every_epochs=settings.epochs / self.best_of)
-
-    def chosen(self, checkpoint: Path) -> Path:
-        """The weights of a finished training to go on with."""
-        return checkpoint if self.best_of == 1 else best_weights(checkpoint)
 
     def beside(self, pseudo: OdvgData, share: float) -> OdvgData:
         """The training part, weighted to be this share of an epoch with these pseudo-labels."""
