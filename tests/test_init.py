@@ -96,7 +96,7 @@ def test_labels_are_learnt_from_as_the_measured_recipe_does(folder: Path) -> Non
     measured = read_config(Path(__file__).parents[1] / "configs" / "finetune_raccoon_photos.toml", TrainConfig)
     for part in ("steps", "batch_size", "moving_average", "precision", "frozen", "losses", "augment", "optimizer"):
         assert getattr(config.train, part) == getattr(measured, part)
-    assert config.rounds == 1
+    assert config.rounds == 0
 
 
 def test_settings_follow_from_the_model_that_the_weights_are(folder: Path) -> None:

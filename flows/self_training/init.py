@@ -23,7 +23,7 @@ from grounding_model.model.config import ModelConfig
 
 CONFIG_DIR = Path("configs")
 UNLABELLED_ROUNDS = 2
-LABELLED_ROUNDS = 1  # a second one has not been seen to gain: docs/label_quality.md, "What rounds add"
+LABELLED_ROUNDS = 0  # more have not gained on photos: docs/label_quality.md, "What rounds add"
 MIN_TO_HOLD_BACK = 25  # labelled images: a fifth of fewer judges nothing, and is missed in training
 PREFIX = "self_train_"  # of configurations that `groundhog up` serves
 
@@ -116,10 +116,11 @@ def next_steps(path: Path) -> str:
     look += ["-m", label_map_beside(annotations).name] if config.data.kind == "images" else []
     look += ["-o", f"outputs/{name}", "--not-show"]
     install = what_to_install(config.start.source)
+    does = "labels, trains, labels again" if config.labelled is None else "trains on your labels, labels the rest"
     return f"""\
 wrote {path}; look it through, then
 {f"{chr(10)}  {install}" if install else ""}
-  groundhog self-train {quote(str(path))}        # labels, trains, labels again
+  groundhog self-train {quote(str(path))}        # {does}
   groundhog rounds status {quote(str(config.train.work_dir))}
   {shlex.join(map(str, look))}
 
