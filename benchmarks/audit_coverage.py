@@ -166,12 +166,12 @@ def _percent(found: np.ndarray) -> list[str]:
 
 def reviews_row(worlds: Worlds, reviews: int) -> list[str]:
     """Mean widths at this many reviews, and how many uniformly drawn ones without scores give the same."""
-    own = mean_widths(worlds, reviews)
+    audited = mean_widths(worlds, reviews)
     count = len(worlds[0].sizes)
     grid = sorted({min(count, round(reviews * factor)) for factor in np.geomspace(0.6, 6, 25)})
     widths = np.array([mean_widths(worlds, uniform, uniform=True) for uniform in grid])
     cells = []
-    for index, width in enumerate(widths):
+    for index, width in enumerate(audited):
         needed = float(np.interp(-width, -widths[:, index], grid))
         cells += [f"{width:.3f}", f"{needed:.0f}", f"{reviews / needed:.2f}"]
     return cells
