@@ -134,7 +134,7 @@ class GroundingModel(nn.Module):
         if images.padded:
             codes = [pixel_code(padding, self.config.width) for padding in paddings]
         else:
-            codes = [whole_map_code(*x.shape[-2:], self.config.width, x.device) for x in levels]
+            codes = [whole_map_code(x.shape[-2], x.shape[-1], self.config.width, x.device) for x in levels]
         positions = [code.flatten(1, 2) + embedding for code, embedding in zip(codes, self.level_embedding)]
         ratios = torch.stack([valid_ratio(mask) for mask in paddings], dim=1)
         count = len(images.pixels)
