@@ -41,7 +41,7 @@ from grounding_model.inputs.predict import (
 from grounding_model.inputs.prompt import BuiltPrompt, Prompt
 from grounding_model.inputs.tokens import CaptionTokenizer, count_tokens, tokenize, tokens_of_spans, unknown_phrases
 from grounding_model.model.backbone import TimmFeatures
-from grounding_model.model.boxes import without_duplicates
+from grounding_model.model.boxes import suppress_overlaps
 from grounding_model.model.grounding import GroundingModel, ImageFeatures, TextFeatures
 from grounding_model.model.kernels.compiled_gather import use_compiled_gather
 from grounding_model.model.kernels.cuda_graphs import ReplayedModel
@@ -521,7 +521,7 @@ def _best(parts: Sequence[Detections], count: int | None, score_threshold: float
     order = scores.argsort(descending=True, stable=True)
     order = order[scores[order] >= score_threshold]
     if nms_iou is not None:
-        order = order[without_duplicates(boxes[order], labels[order], nms_iou)]
+        order = order[suppress_overlaps(boxes[order], labels[order], nms_iou)]
     keep = order[:count]
     return Detections(boxes[keep], scores[keep], labels[keep], all_scores[keep])
 

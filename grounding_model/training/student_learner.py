@@ -34,7 +34,7 @@ from grounding_model.training.memory import (
     MemoryEstimate,
     bytes_of,
     check_memory,
-    described,
+    describe_estimate,
 )
 from grounding_model.training.optimizer import freeze
 from grounding_model.training.settings import LossSettings
@@ -190,7 +190,7 @@ def describe_student_memory(config: TrainConfig) -> str:
 
     model = start_student(config.start, config.start.names or ("object",))
     freeze(model, config.frozen)
-    return described(estimate_student(config, model), choose_device(config.device))
+    return describe_estimate(estimate_student(config, model), choose_device(config.device))
 
 
 def estimate_student(config: TrainConfig, model: Student) -> MemoryEstimate:
