@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.models.d_fine.modeling_d_fine import DFineDecoder, weighting_function
 
 from grounding_model.inputs.defaults import MAX_PER_IMAGE
 from grounding_model.inputs.image_batch import MEAN, STD
@@ -112,6 +111,8 @@ class Student(nn.Module):
 
     def _edges(self, answer: Any) -> EdgeDistributions | None:
         """Where D-FINE's decoder says the edges are; None of another."""
+        from transformers.models.d_fine.modeling_d_fine import DFineDecoder, weighting_function
+
         decoder = self.detector.model.decoder
         if not isinstance(decoder, DFineDecoder):
             return None
