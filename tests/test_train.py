@@ -589,10 +589,13 @@ def test_a_git_that_was_killed_is_asked_again(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_bad_data_are_an_input_error_whichever_process_meets_them(config: TrainConfig, workers: int) -> None:
-    for data in config.datasets:
-        for path in Path(data.image_root).glob("*.png"):
-            Image.new("RGB", (9, 9)).save(path)
+def test_bad_data_are_an_input_error_whichever_process_meets_them(
+    config: TrainConfig, tmp_path: Path, workers: int
+) -> None:
+    (tmp_path / "data").mkdir()
+    config = replace(config, datasets=write_rectangles(tmp_path / "data"))  # not those that the other tests share
+    for path in (tmp_path / "data").rglob("*.png"):
+        Image.new("RGB", (9, 9)).save(path)
     with pytest.raises(InputError, match=r"data set \d: \d+ images in a row are unusable; .* the image is 9x9"):
         run_training(replace(config, workers=workers))
 
