@@ -57,16 +57,16 @@ class World:
 
 def build_world(truth: list[Record], names: tuple[str, ...], settings: Disturbance, seed: int) -> World:
     labels, _ = disturb(truth, names, settings, seed)
-    place = {name: index for index, name in enumerate(names)}
+    column_of = {name: index for index, name in enumerate(names)}
     hits, counts, objects, scores = (np.zeros((len(truth), len(names))) for _ in range(4))
     boxes: list[tuple[int, float, bool]] = []
     for row, (label, true) in enumerate(zip(labels, truth)):
         for name, outcome in judge_labels(label, true).items():
-            column = place[name]
+            column = column_of[name]
             hits[row, column], counts[row, column] = outcome.hits, outcome.labels
             objects[row, column], scores[row, column] = outcome.objects, outcome.score.sum()
             boxes += [(row, score, right) for score, right in zip(outcome.score, outcome.right)]
-    by_name = [{name: [box.score for box in own] for name, own in labels_by_name(each).items()} for each in labels]
+    by_name = [{name: [box.score for box in boxes] for name, boxes in labels_by_name(each).items()} for each in labels]
     image, score, right = map(np.array, zip(*boxes))
     keys = [each.filename for each in labels]
     return World(hits, counts, objects, scores, expected_errors(by_name), keys, image, score, right)
@@ -171,13 +171,13 @@ def _percent(found: np.ndarray) -> list[str]:
 
 def reviews_row(worlds: Worlds, reviews: int) -> list[str]:
     """Mean widths at this many reviews, and how many uniformly drawn ones without scores give the same."""
-    own = mean_widths(worlds, reviews)
+    audited = mean_widths(worlds, reviews)
     count = len(worlds[0].sizes)
     grid = sorted({min(count, round(reviews * factor)) for factor in np.geomspace(0.6, 6, 25)})
     widths = np.array([mean_widths(worlds, uniform, uniform=True) for uniform in grid])
     cells = []
-    for place, width in enumerate(own):
-        needed = float(np.interp(-width, -widths[:, place], grid))
+    for index, width in enumerate(audited):
+        needed = float(np.interp(-width, -widths[:, index], grid))
         cells += [f"{width:.3f}", f"{needed:.0f}", f"{reviews / needed:.2f}"]
     return cells
 
@@ -213,8 +213,8 @@ def thresholds_found(world: World, reviews: int, audits: int) -> Iterator[tuple[
     labels = np.stack([np.bincount(world.box_image[kept], minlength=len(world.keys)) for kept in above], 1)
     hits = np.stack([np.bincount(world.box_image[k & world.box_right], minlength=len(world.keys)) for k in above], 1)
     for own in images:
-        if (place := certified_threshold(hits[own], labels[own], strata, PRECISION)) is not None:
-            yield hits[:, place].sum() / labels[:, place].sum(), labels[:, place].sum() / len(world.box_score)
+        if (index := certified_threshold(hits[own], labels[own], strata, PRECISION)) is not None:
+            yield hits[:, index].sum() / labels[:, index].sum(), labels[:, index].sum() / len(world.box_score)
 
 
 # Errors that come in whole images

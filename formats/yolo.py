@@ -27,6 +27,7 @@ from formats.yolo_rows import Keypoints, read_rows
 
 _log = logging.getLogger(__name__)
 
+_LONGEST_PLAIN = 1000  # characters of a name that safe_join need not see
 _NOT_LABELS = frozenset({"classes.txt"})  # labelling tools put the category names beside the labels
 _DATA_YAML = ("data.yaml", "data.yml", "dataset.yaml")
 
@@ -37,12 +38,14 @@ def read_yolo(
     categories: Sequence[str] | str | Path,
     on_problem: Callable[[InputError], None] | None = None,
     omissions: Omissions | None = None,
+    labelled_only: bool = False,
 ) -> Iterator[Record]:
     """One record for each image, in the order of their names; size from the image, after its EXIF turn.
 
     categories: the names in the order of the classes, or a file: data set YAML with `names`, or a text file with one
     name a line. An image without a label file has no objects, as YOLO means it; label files without an
-    image are counted in a warning. kpt_shape is looked up in `categories`, else in the data.yaml of the folders above.
+    image are counted in a warning. labelled_only: an image without a label file has not been labelled yet, and is left
+    out. kpt_shape is looked up in `categories`, else in the data.yaml of the folders above.
     Raises InputError where no label file belongs to an image, for a label file of two images (a.jpg, a.png), an
     unknown class and lines that are none; on_problem takes what is wrong with one file instead, which is passed over.
     omissions: takes polygons, keypoints and track numbers.
@@ -55,6 +58,8 @@ def read_yolo(
         )
     filenames = list_images(image_dir)
     label_files = find_label_files(labels)
+    if labelled_only:
+        filenames = [name for name in filenames if _stem(name) in label_files] or filenames
     _check_images(labels, label_files, filenames, image_dir)
     keypoints = _keypoints(labels, categories)
     images = Counter(map(_stem, filenames))
@@ -101,9 +106,16 @@ def _check_images(
         _log.warning("%s: %d of %d images have no label file, hence no objects", labels, bare, len(stems))
 
 
+def data_yaml_of(labels: Path) -> Path | None:
+    """The data set's YAML in the folder of labels or the two above it."""
+    above = (folder / name for folder in (labels, *labels.absolute().parents[:2]) for name in _DATA_YAML)
+    return next((path for path in above if path.is_file()), None)
+
+
 def _keypoints(labels: Path, categories: Sequence[str] | str | Path) -> Keypoints | None:
     """The kpt_shape of the data set's YAML: the one given, or data.yaml in the folder of labels or the two above."""
-    above = [folder / name for folder in (labels, *labels.absolute().parents[:2]) for name in _DATA_YAML]
+    beside = data_yaml_of(labels)
+    above = [] if beside is None else [beside]
     files = [Path(categories)] if isinstance(categories, (str, Path)) else []
     path = next((path for path in files + above if path.suffix.lower() in (".yaml", ".yml") and path.is_file()), None)
     shape = None if path is None else keypoint_shape(path)
@@ -144,23 +156,13 @@ def write_yolo(
     """
     omissions = Omissions()
     with write_whole_folder(folder, {".txt", ".yaml"} if overwrite else ()) as root:
-        labels = root / "labels"
-        labels.mkdir()
-        made, inside = {labels}, f"{labels}{os.sep}"
+        labels = _LabelFolder(root / "labels")
         for record in records:
             refuse_caption(record, "YOLO")
             count_omissions(omissions, record, ("score",) if with_scores else ())
-            if plain := _PLAIN_NAME.fullmatch(record.filename):  # as nearly every name is: paths are slow to make
-                path = f"{inside}{plain[1]}.txt"
-            else:
-                below = safe_join(labels, record.filename).with_suffix(".txt")
-                if below.parent not in made:
-                    below.parent.mkdir(parents=True, exist_ok=True)
-                    made.add(below.parent)
-                path = str(below)
             text = "".join(_lines(record, categories, omissions, with_scores))
             try:
-                _write_new(path, text.encode())
+                _write_new(labels.path_of(record.filename), text.encode())
             except FileExistsError:
                 what = "has the stem of another image"
                 raise InputError(record.filename, what, "expected one image a stem") from None
@@ -168,7 +170,27 @@ def write_yolo(
     return omissions
 
 
-_PLAIN_NAME = re.compile(r"(\w[\w -]{0,199})\.[A-Za-z0-9]{1,5}", re.ASCII)
+class _LabelFolder:
+    """Where each image's label file is written. Folders are made as they come."""
+
+    # As nearly every name is. Path objects are slow to make.
+    _PLAIN = re.compile(r"((?:\w[\w -]{0,199}/)*)(\w[\w -]{0,199})\.[A-Za-z0-9]{1,5}", re.ASCII)
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._folder, self._inside = folder, f"{folder}{os.sep}"
+        self._made = {""}
+
+    def path_of(self, filename: str) -> str:
+        plain = self._PLAIN.fullmatch(filename)
+        if plain is None or len(filename) > _LONGEST_PLAIN:
+            below = safe_join(self._folder, filename).with_suffix(".txt")
+            below.parent.mkdir(parents=True, exist_ok=True)
+            return str(below)
+        if plain[1] not in self._made:
+            (self._folder / plain[1]).mkdir(parents=True, exist_ok=True)
+            self._made.add(plain[1])
+        return f"{self._inside}{plain[1]}{plain[2]}.txt"
 
 
 def _write_new(path: str, content: bytes) -> None:

@@ -81,7 +81,7 @@ class Audit:
     @cached_property
     def design(self) -> Design:
         records = self.records
-        scores = [{name: [b.score for b in own] for name, own in labels_by_name(each).items()} for each in records]
+        scores = [{name: [b.score for b in boxes] for name, boxes in labels_by_name(each).items()} for each in records]
         keys = [json.dumps(key_of(each)) for each in records]
         sizes = expected_errors(scores, self.settings.empty_term)
         return design(sizes, keys, self.settings.planned, self.settings.seed)

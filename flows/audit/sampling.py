@@ -72,7 +72,7 @@ def expected_errors(
     rarity = {
         name: min(MAX_RARITY, float(mean / total) ** RARITY_POWER) if total else 1.0 for name, total in totals.items()
     }
-    doubts = [sum(rarity[name] * sum(map(_doubt, own)) for name, own in each.items()) for each in images]
+    doubts = [sum(rarity[name] * sum(map(_doubt, labels)) for name, labels in each.items()) for each in images]
     sizes, empty = IMAGE_TERM + np.array(doubts, float), np.array([not any(each.values()) for each in images])
     return np.where(empty, _size_of_empty(sizes[~empty], int(empty.sum()), empty_term), sizes)
 
