@@ -236,11 +236,17 @@ def _beside(boxes: list[Any], values: Any) -> list[Any]:
 
 
 def write_huggingface(
-    path: str | Path, records: Iterable[Record], categories: Sequence[str], folder: str = "", overwrite: bool = True
+    path: str | Path,
+    records: Iterable[Record],
+    categories: Sequence[str],
+    folder: str = "",
+    overwrite: bool = True,
+    scored: bool | None = None,
 ) -> Omissions:
     """Writes metadata.jsonl into the folder `path`, whole or not at all; gives what the layout has no place for.
 
-    folder: of the images, relative to it. All records are in memory at once.
+    folder: of the images, relative to it. All records are in memory at once. scored: whether boxes get a score, a
+    person's 1; None: if any has one. All splits must agree, since `load_dataset` wants equal columns.
     Ignored boxes are left out, since every box is an object here. Images without labels have no "objects".
     Raises InputError for captions and for labels that are not in `categories`; without overwrite, where the file is
     there already.
@@ -248,7 +254,7 @@ def write_huggingface(
     if not overwrite and (Path(path) / METADATA).exists():
         raise InputError(Path(path) / METADATA, "is there already", "expected another folder, or overwrite=True")
     records = list(records)
-    scored = has_scores(records)
+    scored = has_scores(records) if scored is None else scored
     omissions = Omissions()
     Path(path).mkdir(parents=True, exist_ok=True)
     with write_whole(Path(path) / METADATA) as stream:

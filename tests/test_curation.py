@@ -19,7 +19,17 @@ from flows.curation.duplicates import MIN_DOUBTFUL, MIN_INLIERS, agreeing_points
 from flows.curation.fingerprints import HASH_BITS, fingerprint
 from flows.curation.publish import publish
 from flows.curation.similarity import most_similar, select_diverse
-from formats import InputError, Instance, Record, read_coco, read_huggingface, read_yolo, write_label_map, write_odvg
+from formats import (
+    InputError,
+    Instance,
+    Record,
+    read_coco,
+    read_huggingface,
+    read_odvg,
+    read_yolo,
+    write_label_map,
+    write_odvg,
+)
 from formats.candidates import (
     Candidates,
     ImageCandidates,
@@ -374,6 +384,18 @@ def test_images_of_one_stem_keep_label_files_of_their_own(tmp_path):
     )
     for each in read_huggingface(done.folder):
         assert image_size(done.folder / "train" / each.filename) == (30, each.width)
+
+
+def test_splits_of_a_model_and_of_a_person_have_the_same_columns(labels):
+    path = labels / "labels/pets_test_od.json"
+    people = [
+        replace(each, instances=tuple(replace(i, score=None) for i in each.instances)) for each in read_odvg(path)
+    ]
+    write_odvg(path, people)
+    out = published(labels).folder
+    lines = [json.loads((out / split / "metadata.jsonl").read_text().splitlines()[-1]) for split in ("train", "test")]
+    assert [set(line["objects"]) for line in lines] == [{"bbox", "categories", "score"}] * 2
+    assert lines[1]["objects"]["score"] == [1.0, 1.0]
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ from flows.curation.label_origin import read_origins
 from flows.curation.page import write_data_page
 from formats.coco import write_coco
 from formats.dataset_names import label_map_beside, parse_annotation_name
-from formats.huggingface import write_huggingface
+from formats.huggingface import has_scores, write_huggingface
 from formats.images import safe_join
 from formats.io.errors import InputError
 from formats.io.files import write_json, write_whole_folder
@@ -77,6 +77,7 @@ def publish(
         raise InputError("splits", "there are none", "expected at least one file of labels")
     first = next(iter(splits.values()))
     categories = _categories(splits.values())
+    scored = any(has_scores(read_odvg(labels)) for labels in splits.values())
     counted: list[SplitCounts] = []
     left_out: dict[str, Counter[str]] = {}
     seen: dict[str, str] = {}
@@ -89,7 +90,7 @@ def publish(
             records = [replace(record, filename=names[record.filename]) for record in records]
             changed = {old: new for old, new in names.items() if old != new}
             renamed |= changed
-            for format_name, omissions in _write_split(root, split, records, categories).items():
+            for format_name, omissions in _write_split(root, split, records, categories, scored).items():
                 left_out.setdefault(format_name, Counter()).update(omissions)
             counted.append(SplitCounts.of(split, records, read_origins(labels), len(changed)))
         title = name or parse_annotation_name(first).data_set or "data set"
@@ -174,7 +175,7 @@ def _place_images(names: Mapping[str, str], source: Path, target: Path, link: bo
 
 
 def _write_split(
-    root: Path, split: str, records: Sequence[Record], categories: Sequence[str]
+    root: Path, split: str, records: Sequence[Record], categories: Sequence[str], scored: bool
 ) -> dict[str, Counter[str]]:
     """Writes the annotations of one split in each format; gives what each left out."""
     (root / "annotations").mkdir(exist_ok=True)
@@ -183,7 +184,7 @@ def _write_split(
     yolo = write_yolo(yolo_folder, records, categories)
     (yolo_folder / "labels").rename(root / split / "labels")
     shutil.rmtree(yolo_folder)
-    face = write_huggingface(root / split, records, categories, folder="images")
+    face = write_huggingface(root / split, records, categories, folder="images", scored=scored)
     return {"COCO": coco, "YOLO": yolo, "Hugging Face": face}
 
 
