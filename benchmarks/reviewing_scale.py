@@ -183,7 +183,7 @@ def main() -> None:
         groups.append(times_of(show))
         overview = server.ask("progress")
     for name, times in (
-        ("all", sum(groups, [])),
+        ("all", [each for times in groups for each in times]),
         ("the 30 that other work on the machine disturbed least", min(groups, key=max)),
     ):
         print(f"while the lines are read, {name}: another image", in_words(times))
