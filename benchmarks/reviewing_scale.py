@@ -182,11 +182,9 @@ def main() -> None:
     while overview["known"] < overview["total"]:
         groups.append(times_of(show))
         overview = server.ask("progress")
-    for name, times in (
-        ("all", [each for times in groups for each in times]),
-        ("the 30 that other work on the machine disturbed least", min(groups, key=max)),
-    ):
-        print(f"while the lines are read, {name}: another image", in_words(times))
+    if groups:
+        print("while the lines are read: another image", in_words([each for group in groups for each in group]))
+        print("  the 30 that other work disturbed least", in_words(min(groups, key=max)))
     print(f"all lines read after {time.perf_counter() - start:.1f} s")
     print("another image            ", milliseconds(show))
     print("a change                 ", milliseconds(change))
