@@ -32,7 +32,7 @@ code { font: .92em ui-monospace, "DejaVu Sans Mono", monospace; color: var(--ink
   padding: 0 .8rem; min-width: 5rem; border: 1px solid var(--line); border-radius: 8px; }
 .command button:hover { border-color: var(--accent); }
 .command button[hidden] { display: none; }
-.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .8rem;
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .8rem;
   margin: 1rem 0 1.4rem; padding: 0; list-style: none; }
 .figures li { padding: .8rem 1rem; border-radius: 10px;
   border: 1px solid var(--line); background: var(--raised); }
