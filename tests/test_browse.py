@@ -173,10 +173,10 @@ def test_what_cannot_be_drawn_is_named_and_ends_nothing(data: Path, capsys: pyte
     outside = json.dumps(json.loads(lines[2]) | {"filename": "../../etc/passwd"})
     (data / "x_od_v1.json").write_text("\n".join([*lines[:3], '{"height": 3}', outside]) + "\n")
     assert run(data, "-o", str(data / "seen"), "--not-show") == 0
-    told = capsys.readouterr().out
-    assert "1 drawn, 4 not drawn" in told
-    for place in ("a.png", "deep/b.jpg", "x_od_v1.json:4", "../../etc/passwd"):
-        assert place in told
+    printed = capsys.readouterr().out
+    assert "1 drawn, 4 not drawn" in printed
+    for location in ("a.png", "deep/b.jpg", "x_od_v1.json:4", "../../etc/passwd"):
+        assert location in printed
 
 
 def test_nothing_drawn_at_all_is_a_failure(data: Path) -> None:

@@ -88,8 +88,8 @@ def test_the_report_tells_the_whole_run(run_dir: Path) -> None:
         "Quarantined",
     ):
         assert heading in page.headings
-    for told in ("0.432", "what it knew", "image-002.png", "dropped: score", "policy: score_threshold"):
-        assert told in page.text
+    for text in ("0.432", "what it knew", "image-002.png", "dropped: score", "policy: score_threshold"):
+        assert text in page.text
 
 
 def test_nothing_in_it_comes_from_elsewhere_and_names_are_no_markup(run_dir: Path) -> None:

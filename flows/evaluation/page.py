@@ -196,7 +196,7 @@ def _confused(data: PageData) -> str:
         return ""
     table = data.confusion[:-1, :-1].copy()
     np.fill_diagonal(table, 0)
-    order = [divmod(int(place), len(names)) for place in np.argsort(-table, axis=None, kind="stable")[:MAX_CONFUSED]]
+    order = [divmod(int(index), len(names)) for index in np.argsort(-table, axis=None, kind="stable")[:MAX_CONFUSED]]
     rows = [[names[true], names[guess], f"{table[true, guess]:,}"] for true, guess in order if table[true, guess]]
     if not rows:
         return ""
