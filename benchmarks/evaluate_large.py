@@ -39,16 +39,18 @@ def main() -> None:
     parser.add_argument("--images", type=int, metavar="N")
     parser.add_argument("--categories", type=int, metavar="N")
     parser.add_argument("--detections", type=int, default=300, metavar="N", help="an image (default 300)")
+    parser.add_argument("--resamples", type=int, default=0, metavar="N", help="draws of the interval (default: none)")
     parser.add_argument("--here", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.here:
-        measure(options.here, options.metric)
+        measure(options.here, options.metric, options.resamples)
         return
     images, categories = SIZES[options.metric]
     with tempfile.TemporaryDirectory() as folder:
         drawn = options.images or images, options.categories or categories, options.detections
         draw(Path(folder), options.metric, *drawn)
-        subprocess.run([sys.executable, __file__, "--metric", options.metric, "--here", folder], check=True)
+        again = ["--metric", options.metric, "--resamples", str(options.resamples), "--here", folder]
+        subprocess.run([sys.executable, __file__, *again], check=True)
 
 
 def truth_of(folder: Path, metric: str) -> PublishedData | CocoData:
@@ -57,11 +59,11 @@ def truth_of(folder: Path, metric: str) -> PublishedData | CocoData:
     return PublishedData("lvis", path, folder) if metric == "lvis" else CocoData(path, folder)
 
 
-def configuration(folder: Path, metric: str) -> EvaluateConfig:
-    """Without an interval, as configs/evaluate_lvis_val.toml."""
+def configuration(folder: Path, metric: str, resamples: int = 0) -> EvaluateConfig:
+    """Without an interval as configs/evaluate_lvis_val.toml."""
     weights = str(folder / "model.safetensors")
     truth = truth_of(folder, metric)
-    return EvaluateConfig(truth, weights=weights, work_dir=folder / "work", resamples=0, shard_size=64)
+    return EvaluateConfig(truth, weights=weights, work_dir=folder / "work", resamples=resamples, shard_size=64)
 
 
 def draw(folder: Path, metric: Literal["lvis", "coco"], images: int, categories: int, detections: int) -> None:
@@ -128,10 +130,10 @@ def found(
     return ImageCandidates(line, filename, labels, where, scores)
 
 
-def measure(folder: Path, metric: str) -> None:
+def measure(folder: Path, metric: str, resamples: int) -> None:
     """Judges what lies in the folder, and prints what that took."""
     start, before = time.process_time(), peak_megabytes()
-    result = evaluate_benchmark(configuration(folder, metric))
+    result = evaluate_benchmark(configuration(folder, metric, resamples))
     seconds = time.process_time() - start
     peak = peak_megabytes()
     size = (folder / "truth.json").stat().st_size / 2**20

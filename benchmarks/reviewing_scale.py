@@ -133,13 +133,22 @@ class Server:
         self.process.wait()
 
 
-def milliseconds(act: Callable[[int], Any], tries: int = TRIES) -> str:
+def times_of(act: Callable[[int], Any], tries: int = TRIES) -> list[float]:
+    """Milliseconds of each."""
     times = []
     for number in range(tries):
         start = time.perf_counter()
         act(number)
         times.append(1000 * (time.perf_counter() - start))
+    return times
+
+
+def in_words(times: list[float]) -> str:
     return f"{statistics.median(times):7.1f} ms, at most {max(times):7.1f} ms"
+
+
+def milliseconds(act: Callable[[int], Any], tries: int = TRIES) -> str:
+    return in_words(times_of(act, tries))
 
 
 def main() -> None:
@@ -169,12 +178,13 @@ def main() -> None:
         kept = {key: line[key] for key in ("number", "revision", "boxes")}
         server.ask("lines", {"changes": [{**kept, "state": "accepted", "phrases": []}]})
 
-    times = list[str]()
+    groups = list[list[float]]()
     while overview["known"] < overview["total"]:
-        times.append(milliseconds(show))
+        groups.append(times_of(show))
         overview = server.ask("progress")
-    for text in times:
-        print("while the lines are read: another image", text)
+    if groups:
+        print("while the lines are read: another image", in_words([each for group in groups for each in group]))
+        print("  the 30 that other work disturbed least", in_words(min(groups, key=max)))
     print(f"all lines read after {time.perf_counter() - start:.1f} s")
     print("another image            ", milliseconds(show))
     print("a change                 ", milliseconds(change))

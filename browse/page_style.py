@@ -32,8 +32,9 @@ code { font: .92em ui-monospace, "DejaVu Sans Mono", monospace; color: var(--ink
   padding: 0 .8rem; min-width: 5rem; border: 1px solid var(--line); border-radius: 8px; }
 .command button:hover { border-color: var(--accent); }
 .command button[hidden] { display: none; }
-.figures { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1rem 0 1.4rem; padding: 0; list-style: none; }
-.figures li { flex: 1 1 9.5rem; max-width: 19rem; padding: .8rem 1rem; border-radius: 10px;
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .8rem;
+  margin: 1rem 0 1.4rem; padding: 0; list-style: none; }
+.figures li { padding: .8rem 1rem; border-radius: 10px;
   border: 1px solid var(--line); background: var(--raised); }
 .figures .value { display: block; font-size: 1.65rem; font-weight: 650; line-height: 1.25;
   font-variant-numeric: tabular-nums; }

@@ -154,7 +154,8 @@ body { max-width: 110rem; }
 #controls label { color: var(--faint); }
 #controls select, #controls input { font: inherit; color: var(--ink); background: var(--raised);
   border: 1px solid var(--line); border-radius: 6px; padding: .15rem .4rem; accent-color: var(--accent); }
-#controls input[type="range"] { vertical-align: middle; width: 8rem; padding: 0; }
+#controls input[type="range"] { vertical-align: middle; width: 7rem; padding: 0; }
+#controls input[type="search"] { width: 9rem; }
 output { display: inline-block; min-width: 2.4em; font-variant-numeric: tabular-nums; }
 #count { margin-left: auto; font-variant-numeric: tabular-nums; }
 #tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: .9rem; }

@@ -510,6 +510,21 @@ def test_a_finger_selects_boxes_and_draws_none(page: Page, tmp_path: Path) -> No
         page.wait(accepted(1, 2))
 
 
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (768, 1024), (844, 390)])
+def test_nothing_stands_out_on_small_screens(page: Page, tmp_path: Path, width: int, height: int) -> None:
+    write_data(tmp_path, 1, [Instance((34, 9, 39, 20), 0, "cat", 0.9), Instance((30, 20, 39, 29), 1, "dog", 0.5)])
+    write_label_map(tmp_path / "x_label_map.json", {0: "a cat of a long name", 1: "another long name"})
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.open(server.address, width, height)
+        page.wait(f"{SHOWN} && document.querySelectorAll('.tag').length === 2")
+        page.wait("document.documentElement.scrollWidth === innerWidth")
+        stage = "document.getElementById('stage')"
+        assert page.value(f"{stage}.scrollWidth === {stage}.clientWidth")
+        inside = "document.getElementById('canvas').getBoundingClientRect().right"
+        rights = "[...document.querySelectorAll('.tag')].map((tag) => tag.getBoundingClientRect().right)"
+        assert page.value(f"Math.max(...{rights}) <= {inside} + 1")
+
+
 def test_crops_that_look_alike_stand_together(page: Page, tmp_path: Path) -> None:
     write_data(tmp_path, 6)
     for number in range(6):

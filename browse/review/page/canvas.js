@@ -12,6 +12,7 @@ const IGNORED = "#c8c8c8"; // grey, as drawings have it, and lighter: here it is
 export const HANDLE = 9; // CSS pixels
 const MARGIN = 28; // CSS pixels round the picture
 const LARGEST_ZOOM = 32;
+const LETTER = 9; // pixels at most of a tag's letter, its edges included
 const MANY = 40; // boxes from which only the selected one has a tag, unless tags are asked for
 const TAG_HEIGHT = 20; // CSS pixels
 const SHARPER = 1.15; // a part is fetched when the screen has so many times the pixels of the reduced picture
@@ -269,10 +270,16 @@ export class Canvas {
     tag.append(make("bdi", "", name), score === null ? "" : ` ${score.toFixed(2)}`);
     tag.style.background = paper;
     tag.style.color = ink;
-    const [x, y, , bottom] = box.map((side) => side * this.scale);
+    const [x, y, right, bottom] = box.map((side) => side * this.scale);
     const room = bottom + TAG_HEIGHT <= state.line.height * this.scale;
     const top = below && room ? bottom + 1 : y >= TAG_HEIGHT ? y - TAG_HEIGHT : room ? bottom + 1 : y + 2;
-    tag.style.left = `${Math.max(0, x - 1)}px`;
+    const beyond = state.line.width * this.scale - right;
+    const width = LETTER * tag.textContent.length; // measuring it would cost a layout a tag
+    if (x + width > right + beyond && right > width) {
+      tag.style.right = `${Math.max(0, beyond - 1)}px`;
+    } else {
+      tag.style.left = `${Math.max(0, x - 1)}px`;
+    }
     tag.style.top = `${top}px`;
     this.tags.append(tag);
     return tag;
