@@ -14,7 +14,7 @@ from dataclasses import fields
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -48,7 +48,9 @@ from grounding_model.model.kernels.compiled_gather import use_compiled_gather
 from grounding_model.model.kernels.cuda_graphs import ReplayedModel
 from grounding_model.model.precision import choose_dtype, float32_products, use_bfloat16
 from grounding_model.students.config import is_student
-from grounding_model.students.detector import StudentDetector
+
+if TYPE_CHECKING:
+    from grounding_model.students.detector import StudentDetector
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +117,9 @@ def load_detector(
     """
     chosen = choose_device(device)
     if is_student(weights):
-        from grounding_model.students.files import load_student  # loads transformers' models, which takes seconds
+        # Both load transformers' models, which takes seconds.
+        from grounding_model.students.detector import StudentDetector
+        from grounding_model.students.files import load_student
 
         return StudentDetector(load_student(weights), chosen)
     checkpoint = load_checkpoint(weights, text_encoder)

@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 
 from browse.review.index import LabelLines, LineIndex
+from browse.review.line_facts import hash_of
 from browse.review.page_json import box_words, boxes_to_page
 from formats.boxes import best_pairs, pairwise_iou
 from formats.io.errors import InputError
@@ -49,7 +50,7 @@ class OtherLabels:
 
     def record(self, key: bytes) -> Record | None:
         """The line of an image; None where it has none, or one that cannot be read. Waits for the file to be read."""
-        [number] = self._lines_of(np.array([hash(key)])).tolist()
+        [number] = self._lines_of(np.array([hash_of(key)])).tolist()
         try:
             return None if number < 0 else self._index.lines.record(number)
         except InputError:

@@ -158,7 +158,12 @@ def train_model(
     settings = replace(task.train, datasets=datasets, start=FromWeights(task.weights, task.text_encoder))
     folder = task.training or task.folder / f"train-{training_key(settings)[:8]}"
     progress = partial(report, "train", "progress", steps=settings.steps)
-    trained = stages.train(replace(settings, work_dir=folder), lambda numbers: progress(**numbers))
+    settings = replace(settings, work_dir=folder)
+    if task.known is not None:
+        settings = task.known.watching(settings)
+    trained = stages.train(settings, lambda numbers: progress(**numbers))
+    if task.known is not None:
+        trained = task.known.chosen(trained)
     weights = str(interpolate_with_start(task.start, trained, task.student))
     report("train", "finished", weights=weights)
     return weights
@@ -177,6 +182,7 @@ def train_on_known(
         settings = replace(settings, steps=steps, epochs=None)
     progress = partial(report, "train", "progress", steps=settings.steps)
     settings = replace(settings, work_dir=folder / f"train-{training_key(settings)[:8]}")
-    weights = str(stages.run_as(RunName(0)).train(settings, lambda numbers: progress(**numbers)))
+    trained = stages.run_as(RunName(0)).train(known.watching(settings), lambda numbers: progress(**numbers))
+    weights = str(known.chosen(trained))
     report("train", "finished", weights=weights)
     return weights

@@ -161,6 +161,8 @@ def settings_of_rounds(config: SelfTrainConfig) -> dict[str, Any]:
         "labelled": settings_payload(config.labelled),
         "loop": {"ratio": config.ratio, "student": config.student},
     }
+    if config.labelled is not None and config.labelled.best_of > 1:
+        settings["loop"]["best_of"] = config.labelled.best_of
     return json.loads(json.dumps(settings, default=str))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.training.finished import DONE_NAME
 from flows.training.torchrun import train_in_processes
 from formats.io.errors import InputError
 from formats.io.files import write_json
@@ -19,8 +20,6 @@ from grounding_model.training import loop as training
 from grounding_model.training.config import FromWeights, TrainConfig
 from grounding_model.training.log import CURVES_FILE, MEAN_AP
 from grounding_model.training.state import settings_with_effect
-
-DONE_NAME = "done.json"
 
 
 def train(config: TrainConfig | str | Path, on_progress: Callable[[dict[str, Any]], None] | None = None) -> Path:
