@@ -35,7 +35,7 @@ def test_images_with_categories(folder: Path, capsys: pytest.CaptureFixture) -> 
     assert configs() == {"zoo": Path("configs/self_train_zoo.toml")}
     assert "groundhog self-train configs/self_train_zoo.toml" in capsys.readouterr().out
     assert main(["init", "zoo", "--images", str(folder), "--categories", "dog"]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_captions_and_published_weights(folder: Path) -> None:

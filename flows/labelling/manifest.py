@@ -121,7 +121,7 @@ def read_manifest(path: str | Path) -> Manifest:
             path, f"not a manifest ({error})", "plan again with overwrite=True, or in another folder"
         ) from None
     if key != known:
-        raise InputError(path, "its entries do not belong to its key", "it was edited by hand: plan again")
+        raise InputError(path, "its entries do not match its key", "it was edited by hand: plan again")
     return manifest
 
 

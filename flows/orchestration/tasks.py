@@ -138,7 +138,7 @@ def grouped(indices: Sequence[int], max_groups: int) -> list[list[int]]:
 
 @contextmanager
 def task_runner(workers: Workers, devices: int) -> Iterator[TaskRunner[Any]]:
-    """What maps tasks while the block runs: a thread a device, or Ray.
+    """What maps tasks while the block runs: one thread per device, or Ray.
 
     Raises InputError where the workers are Ray's and it is not installed.
     """

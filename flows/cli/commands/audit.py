@@ -54,7 +54,7 @@ def _add_audit(commands) -> None:
         type=float,
         default=defaults.IOU,
         metavar="IOU",
-        help="IoU with an object from which a label is right (default %(default)s)",
+        help="a label is right from this IoU with an object on (default %(default)s)",
     )
     parser.add_argument(
         "--precision",
@@ -68,7 +68,7 @@ def _add_audit(commands) -> None:
         type=float,
         default=defaults.HALF_WIDTH,
         metavar="E",
-        help="estimate the reviews for intervals of ± E (default %(default)s)",
+        help="estimate how many reviews are needed for intervals of ± E (default %(default)s)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="random seed of the sample (default %(default)s)"
@@ -82,7 +82,9 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="folder of the images (default: images/ beside LABELS)"
     )
-    parser.add_argument("-m", "--label-map", type=Path, metavar="FILE", help="default: X_label_map.json beside LABELS")
+    parser.add_argument(
+        "-m", "--label-map", type=Path, metavar="FILE", help="label map (default: X_label_map.json beside LABELS)"
+    )
     parser.add_argument("--work-dir", type=Path, metavar="DIR", help="where groundhog infer stored the candidates")
 
 
