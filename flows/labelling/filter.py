@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flows.labelling.corrections import check_corrections
-from flows.labelling.manifest import Manifest, as_manifest, check_source, parse_line, read_lines
+from flows.labelling.manifest import Manifest, PlanOrPath, as_manifest, check_source, parse_line, read_lines
 from flows.labelling.shards import missing_shards, share_warning, unusable_error
 from flows.policies.apply import Candidate, Label, Reasons, apply_policy, merge_views
 from flows.policies.calibration import calibrate, judge_boxes, precision_threshold
@@ -62,11 +62,11 @@ class FilterResult(NamedTuple):
 
 
 def filter_candidates(
-    manifest: Manifest | str | Path,
+    manifest: PlanOrPath,
     policy: Policy = DEFAULT_POLICY,
     out: str | Path | None = None,
     *,
-    views: Sequence[Manifest | str | Path] = (),
+    views: Sequence[PlanOrPath] = (),
     reviewed: str | Path | None = None,
     provenance: Mapping[str, Any] | None = None,
     overwrite: bool = False,

@@ -125,8 +125,12 @@ def read_manifest(path: str | Path) -> Manifest:
     return manifest
 
 
-def as_manifest(plan: Manifest | str | Path) -> Manifest:
-    """A plan that is given as itself, or by where it lies. Raises InputError as read_manifest."""
+# What the stages of `from flows import …` take as a plan: itself, or its manifest.json or work_dir.
+PlanOrPath = Manifest | str | Path
+
+
+def as_manifest(plan: PlanOrPath) -> Manifest:
+    """The plan itself. Raises InputError as read_manifest."""
     return plan if isinstance(plan, Manifest) else read_manifest(plan)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from browse.review.arguments import DEFAULT_PORT
 from flows.audit import defaults
 from flows.cli.arguments import command
 from formats.io.errors import InputError
@@ -90,7 +91,7 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
 
 def _add_page(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--port", type=int, default=8765, help="port of the review page (default %(default)s; 0: any free port)"
+        "--port", type=int, default=DEFAULT_PORT, help="port of the review page (default %(default)s; 0: any free port)"
     )
     parser.add_argument("--no-open", action="store_true", help="do not open the browser")
 
@@ -251,6 +252,7 @@ def _suspects(options: argparse.Namespace) -> int:
 
 def _evidence(options: argparse.Namespace):
     from flows.audit.evidence import second_model, stored_candidates
+    from flows.labelling.manifest import read_manifest
 
     if options.against is not None:
         if not options.against.is_file():
@@ -262,7 +264,7 @@ def _evidence(options: argparse.Namespace):
             "expected --work-dir with the folder that groundhog infer wrote, or --against with another model's labels"
         )
         raise InputError(options.labels, "their plan was not found", remedy)
-    return stored_candidates(work_dir)
+    return stored_candidates(read_manifest(work_dir))
 
 
 def _max_count(text: str) -> tuple[str, int]:
