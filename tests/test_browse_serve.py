@@ -387,6 +387,9 @@ def test_the_bare_address_says_in_words_what_is_missing(data: Path) -> None:
         assert answer.status == 403
         assert b"<h1>" in answer.body
         assert b"Open the address that" in answer.body
+        assert server.token.encode() not in answer.body
+        assert ask(server, "/address.js").status == 200
+        assert ask(server, "/address.js", Host="evil.example").status == 403
 
 
 def test_requests_of_other_sites_are_refused(data: Path) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from formats.io.errors import InputError
 
-DEFAULT_PORT = 8765  # of the review page
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8765  # where the review page is, and where reports link to
 
 
 class DataPaths(NamedTuple):

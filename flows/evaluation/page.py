@@ -6,7 +6,6 @@ Beside it predictions and truth are written as ODVG files, which the review page
 from __future__ import annotations
 
 import functools
-import html
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -130,8 +129,7 @@ def _review(data: PageData) -> str:
     shown = f"Predictions from a score of {data.min_score:g} on"
     if data.metric in ("phrases", "expressions"):
         shown = "The best box of each phrase"
-    said = f"{shown} over the truth, in the browser:"
-    return pages.paragraph(f"{said} <code>{html.escape(shlex.join(words))}</code>")
+    return pages.review_command(f"{shown} over the truth, in the browser:", shlex.join(words))
 
 
 def _mistakes(data: PageData) -> str:

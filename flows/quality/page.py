@@ -124,7 +124,7 @@ def _review(config: QualityConfig, by_variant: ByVariant) -> str:
     labels, truth, images = found
     words = ["groundhog", "browse", "serve", labels.parent, labels.name, images.resolve(), "-m", _label_map(truth)]
     command = shlex.join(map(str, [*words, "--compare", truth.resolve()]))
-    return pages.paragraph(f"Labels of {html.escape(str(best))} over the truth: <code>{html.escape(command)}</code>")
+    return pages.review_command(f"Labels of {html.escape(str(best))} over the truth:", command)
 
 
 def _label_map(truth: Path) -> Path:

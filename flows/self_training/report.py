@@ -215,7 +215,7 @@ def _review(rounds: Sequence[RoundOnDisk]) -> str:
     labels = labelled[-1].labels
     assert labels is not None
     command = browse_command(labels, Path(labelled[-1].manifest.image_root))
-    return pages.paragraph(f"Review these labels in the browser: <code>{html.escape(command)}</code>")
+    return pages.review_command("Review these labels in the browser:", command)
 
 
 def _outcome(loop: LoopState | None) -> str:

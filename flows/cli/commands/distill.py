@@ -25,6 +25,14 @@ def add(commands) -> None:
         "--backbone-weights", metavar="W", help="random (default), imagenet, efficientnet-lite0 or a file"
     )
     parser.add_argument("--image-size", type=int, metavar="N", help="images are resized to N x N pixels")
+    parser.add_argument(
+        "--queries",
+        type=int,
+        metavar="N",
+        help="number of queries, the maximum of boxes per image (default: the student's own)",
+    )
+    text = "of two answers of a class that overlap more, drop the worse: for few labels (default: keep both)"
+    parser.add_argument("--nms-iou", type=float, metavar="IOU", help=text)
     parser.add_argument("--label-map", metavar="FILE", help="label map (default: X_label_map.json beside LABELS)")
     parser.add_argument(
         "--trust",
@@ -65,7 +73,7 @@ def _changed(config, options: argparse.Namespace):
     from grounding_model.data.sources import OdvgData
 
     start = {"student": options.student, "backbone": options.backbone, "image_size": options.image_size}
-    start |= {"backbone_weights": options.backbone_weights}
+    start |= {"backbone_weights": options.backbone_weights, "queries": options.queries, "nms_iou": options.nms_iou}
     train = {"steps": options.steps, "device": options.device, "work_dir": options.work_dir and Path(options.work_dir)}
     changes = {"trust": options.trust, "teacher": options.teacher, "licence": options.licence}
     changes["label_map"] = options.label_map and Path(options.label_map)
