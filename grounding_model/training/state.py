@@ -221,7 +221,7 @@ def settings_with_effect(config: TrainConfig) -> dict[str, str]:
     settings = {
         first_field_name("TrainConfig", entry.name): settings_text(getattr(config, entry.name))
         for entry in dataclasses.fields(config)
-        if entry.name not in WITHOUT_EFFECT
+        if entry.repr and entry.name not in WITHOUT_EFFECT
     } | settings_added_later(config)
     for index, data in enumerate(config.datasets):
         if (annotations := getattr(data, "annotations", None)) is not None:
