@@ -3,8 +3,8 @@
     python benchmarks/duplicates.py glyph-tiny work_dirs/…/model.safetensors [--seed 1000] [--scenes 150]
     python benchmarks/duplicates.py --config configs/evaluate_raccoon.toml work_dirs/…/model.safetensors
 
-prints a Markdown table, a model a row: COCO AP as the model answers, and after greedy NMS at an IoU of 0.7; then how
-many further answers the surest object of an image has: boxes on it with more than half of its score. Asked for are
+prints a Markdown table, one model per row: COCO AP as the model answers, and after greedy NMS at an IoU of 0.7; then
+how many further answers the surest object of an image has: boxes on it with more than half of its score. Asked for are
 "cat" on scenes of the glyph world, or the labelled objects of an evaluation's configuration. A detection transformer is
 trained to answer once and judged without NMS; where the two differ much, it forgot to.
 """

@@ -1,7 +1,7 @@
 """Time and memory of judging a large benchmark: `python benchmarks/evaluate_large.py [--metric coco]`.
 
 Draws a truth of the size of LVIS v1 val (19,809 images, 1,203 categories) or of COCO val2017 (5,000 and 80), about 12
-boxes an image, and the candidates of a detector that found 300 boxes in each image, as shards of a labelling that is
+boxes per image, and the candidates of a detector that found 300 boxes in each image, as shards of a labelling that is
 done. Then `evaluate_benchmark` reads and judges them in a process of its own, which prints its seconds of processor
 time and its peak memory.
 """

@@ -73,7 +73,7 @@ def main(folder: Path) -> None:
     timed("checking that file", start)
     start = time.process_time()
     labels = filter_candidates(manifest).labels
-    timed(f"filtering it: {labels.stat().st_size / IMAGES:.0f} bytes a line", start)
+    timed(f"filtering it: {labels.stat().st_size / IMAGES:.0f} bytes per line", start)
 
 
 if __name__ == "__main__":

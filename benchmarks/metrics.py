@@ -48,7 +48,7 @@ def main() -> None:
     """Draws, lets the contestants take turns, prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=1000, metavar="N", help="default 1000")
-    parser.add_argument("--boxes", type=int, default=300, metavar="N", help="predicted boxes an image (default 300)")
+    parser.add_argument("--boxes", type=int, default=300, metavar="N", help="predicted boxes per image (default 300)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="default 5")
     parser.add_argument("--keep", action="store_true", help="write the new ratios into metrics.json")
     options = parser.parse_args()

@@ -63,7 +63,7 @@ def measure_opening(folder: Path, lines: int) -> None:
     dataset = OdvgDataset(OdvgData(path, folder))
     seconds, held = time.perf_counter() - began, held_alone(os.getpid()) - before
     size = path.stat().st_size / 2**20
-    print(f"opening {len(dataset):,} lines ({size:.0f} MiB): {seconds:.2f} s, {held / lines:.1f} bytes a line")
+    print(f"opening {len(dataset):,} lines ({size:.0f} MiB): {seconds:.2f} s, {held / lines:.1f} bytes per line")
 
 
 def measure_loading(folder: Path, images: int) -> None:

@@ -3,7 +3,8 @@
     python benchmarks/training_memory.py [--device cuda] [--cases glyph-tiny,16,160,160 swin-t,1,480,640 …]
 
 prints a Markdown table. A case is VARIANT,BATCH,HEIGHT,WIDTH, and any of bfloat16, recompute. Each runs in a process of
-its own: a model with random weights takes two steps on random pixels, with 100 boxes an image and the longest captions.
+its own: a model with random weights takes two steps on random pixels, with 100 boxes per image and the longest
+captions.
 Real is what the process has grown by at its peak since a first, very small step, which loads what PyTorch loads when it
 is first used (Linux, VmHWM); on a GPU, what PyTorch allocated at most.
 """

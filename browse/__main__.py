@@ -102,7 +102,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="write the drawn pictures, contact sheets and an index.html to this folder",
     )
-    parser.add_argument("--compare", metavar="FILE", help="other labels of the same images beside these, or the truth")
+    parser.add_argument(
+        "--compare", metavar="FILE", help="draw other labels of the same images, or the truth, beside these"
+    )
     parser.add_argument("--not-show", action="store_true", help="do not open a window")
     parser.add_argument("-n", "--number", metavar="N", type=int, help="stop after N pictures")
     parser.add_argument("--shuffle", action="store_true", help="in random order; the same --seed gives the same order")
@@ -284,7 +286,7 @@ def _write(picture: np.ndarray, path: Path) -> None:
 def _check_display() -> None:
     """Raises InputError where no window can open: OpenCV would abort the process."""
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise InputError("display", "none to open a window on", "expected -o DIR --not-show, which writes pictures")
+        raise InputError("display", "none to open a window on", "use -o DIR --not-show to write pictures instead")
 
 
 if __name__ == "__main__":

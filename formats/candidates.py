@@ -269,7 +269,7 @@ def _read_table(path: str | Path) -> pa.Table:
     try:
         content = as_path(path).read_bytes()
         if not is_intact(content):
-            raise InputError(path, "is damaged: its checksum is another", _REMEDY)
+            raise InputError(path, "is damaged: its checksum does not match", _REMEDY)
         # Without Arrow's threads: one that still holds a buffer of Python's when the interpreter ends aborts it.
         file = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False, page_checksum_verification=True)
         table = file.read(use_threads=False)

@@ -511,7 +511,7 @@ def _categories(entries: Mapping[Any, dict], path: str | Path) -> dict[Any, tupl
 def needed(table: Mapping, key: str, location: str) -> Any:
     """table[key]; raises InputError at `location` when it is not there."""
     if key not in table:
-        raise InputError(location, f"{key!r} is missing", "expected it as COCO has it")
+        raise InputError(location, f"{key!r} is missing", "expected a COCO annotation file")
     return table[key]
 
 

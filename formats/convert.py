@@ -35,7 +35,7 @@ class Selection:
 
     without: annotation files whose images are left out. label_map: labels follow this map's names; names that it
     lacks get the next free labels. sample: this many random images. parts: name -> share, a file each. seed: decides
-    sample and parts. join_names: one label for names that are the same words to a detector ("Cat", "cat").
+    sample and parts. join_names: one label for names that a detector cannot tell apart ("Cat", "cat").
     """
 
     without: Sequence[str | Path] = ()

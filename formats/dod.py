@@ -42,7 +42,9 @@ def read_dod_details(pickles: str | Path) -> DodDetails:
         location = f"{Path(pickles) / 'images.pkl'}: image {image_id!r}"
         group_id = needed(image, "group_id", location)
         if group_id not in groups:
-            raise InputError(location, f"group_id {group_id!r} is not a group", "expected one of groups.pkl")
+            raise InputError(
+                location, f"group_id {group_id!r} is not a group", "expected the id of a group in groups.pkl"
+            )
         ids = needed(groups[group_id], "inner_sent_id", f"{Path(pickles) / 'groups.pkl'}: group {group_id!r}")
         queries[needed(image, "file_name", location)] = tuple(sorted(each - 1 for each in ids))
     absence = frozenset(each - 1 for each, sentence in sentences.items() if sentence.get("is_negative"))

@@ -167,7 +167,7 @@ def _yolo(path: Path, on_problem: Problem, options: ExportOptions) -> Iterator[E
 
 def _is_list(file: Path) -> bool:
     """Whether it lists images: CVAT, datumaro and Darknet write such files beside the labels."""
-    lines = read_text(file, "expected it saved as UTF-8").split("\n", 1)
+    lines = read_text(file, "save it as UTF-8").split("\n", 1)
     return PurePosixPath(lines[0].strip()).suffix.lower() in IMAGE_SUFFIXES
 
 

@@ -139,7 +139,7 @@ def write_fiftyone(
         refuse_caption(record, "FiftyOne's detection data set")
         key = PurePosixPath(record.filename).with_suffix("").as_posix()
         if key in labels:
-            raise InputError(record.filename, "has the stem of another image", "expected one image a stem")
+            raise InputError(record.filename, "has the file stem of another image", "expected one image per file stem")
         for instance in record.instances or ():
             check_category(instance, categories, record.filename)
         labels[key] = None if record.instances is None else [_entry(each, record) for each in record.instances]

@@ -252,7 +252,7 @@ def write_huggingface(
     there already.
     """
     if not overwrite and (Path(path) / METADATA).exists():
-        raise InputError(Path(path) / METADATA, "is there already", "expected another folder, or overwrite=True")
+        raise InputError(Path(path) / METADATA, "already exists", "expected another folder, or overwrite=True")
     records = list(records)
     scored = has_scores(records) if scored is None else scored
     omissions = Omissions()

@@ -56,7 +56,7 @@ class TableRow(NamedTuple):
         try:
             values = json.loads(self.values)
         except (ValueError, RecursionError) as error:
-            raise InputError(self.location, f"is not JSON ({error})", "expected an object a line") from None
+            raise InputError(self.location, f"is not JSON ({error})", "expected one JSON object per line") from None
         if not isinstance(values, dict):
             raise InputError(self.location, "is not an object", 'expected {"file_name": "a.jpg", "objects": {...}}')
         return values

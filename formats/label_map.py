@@ -189,7 +189,7 @@ def read_category_names(path: str | Path) -> tuple[str, ...]:
     path = Path(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise InputError(path, what, "expected the category names: a YAML with `names`, or one a line")
+        raise InputError(path, what, "expected the category names: YAML with `names`, or one name per line")
     if path.suffix.lower() == ".json":
         labels = read_label_map(path)
         if list(labels) != list(range(len(labels))):
@@ -217,7 +217,7 @@ def keypoint_shape(path: Path) -> tuple[int, int] | None:
         return None
     numbers = [small_number(each) if isinstance(each, str) else None for each in shape]
     if not isinstance(shape, list) or len(numbers) != 2 or not numbers[0] or numbers[1] not in (2, 3):
-        raise InputError(path, f"kpt_shape is {str(shape)[:80]}", "expected such as [17, 3]")
+        raise InputError(path, f"kpt_shape is {str(shape)[:80]}", "expected a shape such as [17, 3]")
     return numbers[0], numbers[1]
 
 
@@ -226,13 +226,13 @@ _YAML = (".yaml", ".yml")
 
 def _names_by_line(path: Path) -> tuple[str, ...]:
     """A name's line is its label, so a blank line between names would move all that follow."""
-    lines = [line.strip() for line in read_text(path, "expected it saved as UTF-8").rstrip().splitlines()]
+    lines = [line.strip() for line in read_text(path, "save it as UTF-8").rstrip().splitlines()]
     if "" in lines:
-        remedy = "expected a name on every line: a name's line is its class"
+        remedy = "expected a name on every line: its line number is its class"
         raise InputError(f"{path}:{lines.index('') + 1}", "is blank, with names behind it", remedy)
     commas = {line.count(",") for line in lines}
     if len(commas) == 1 and commas != {0} and (len(lines) == 1 or path.suffix.lower() in (".csv", ".tsv")):
-        raise InputError(f"{path}:1", f"{lines[0][:40]!r} has commas", "expected a name a line, and nothing else")
+        raise InputError(f"{path}:1", f"{lines[0][:40]!r} has commas", "expected one name per line and nothing else")
     return tuple(lines)
 
 
@@ -241,7 +241,7 @@ def _yaml_value(path: Path, wanted: str) -> Any:
 
     None where the key or the table is missing, and in place of anything deeper.
     """
-    text = read_text(path, "expected it saved as UTF-8")
+    text = read_text(path, "save it as UTF-8")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, and with nested brackets a thousand
     try:
         depth = 0

@@ -152,7 +152,7 @@ def _name(entry: Mapping, location: str) -> str:
         return str(name)
     except (TypeError, KeyError, ValueError) as error:
         raise InputError(
-            location, f"a rectangle has no single label ({error!r})", "expected one label a box"
+            location, f"a rectangle has no single label ({error!r})", "expected one label per box"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""ODVG JSON Lines: one image a line, categories ("detection") or a caption with its phrases ("grounding").
+"""ODVG JSON Lines: one image per line, categories ("detection") or a caption with its phrases ("grounding").
 
 {"filename": "a.jpg", "height": 512, "width": 769,
  "detection": {"instances": [{"bbox": [x1, y1, x2, y2], "label": 2, "category": "chair"}]}}
@@ -84,10 +84,10 @@ def read_odvg_located(
     for line, (number, value) in enumerate(_json_values(path)):
         location = f"{path}:{number}"
         if isinstance(value, _NotJson):
-            error = InputError(location, value.what, "expected one JSON object a line")
+            error = InputError(location, value.what, "expected one JSON object per line")
             yield line, location, LineProblem(line, None, value.text, error)
         elif not isinstance(value, dict):
-            error = InputError(location, f"contains a JSON {type(value).__name__}", "expected an object a line")
+            error = InputError(location, f"contains a JSON {type(value).__name__}", "expected one JSON object per line")
             yield line, location, LineProblem(line, None, text_of(value), error)
         elif QUARANTINED in value:
             if omissions is not None:

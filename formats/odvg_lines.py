@@ -57,9 +57,9 @@ def object_of_line(text: str, location: str) -> dict[str, Any]:
     try:
         entries = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(location, f"is not JSON ({error})", "expected one JSON object a line") from None
+        raise InputError(location, f"is not JSON ({error})", "expected one JSON object per line") from None
     if not isinstance(entries, dict):
-        raise InputError(location, f"contains a JSON {type(entries).__name__}", "expected one JSON object a line")
+        raise InputError(location, f"contains a JSON {type(entries).__name__}", "expected one JSON object per line")
     if QUARANTINED in entries:
         raise InputError(location, str(entries[QUARANTINED]))
     return entries

@@ -143,7 +143,7 @@ def parse_correction(raw: bytes, location: str) -> Correction:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(location, f"is not UTF-8 ({error})", "expected it saved as UTF-8") from None
+        raise InputError(location, f"is not UTF-8 ({error})", "save it as UTF-8") from None
     entries = object_of_line(text, location)
     record = by_person(record_from_line(entries, location))
     since = entries.get("since_round", 1)

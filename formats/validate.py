@@ -68,7 +68,7 @@ class Checker:
             )
         elif known != instance.category:
             what = f"{where}label {instance.label} is {instance.category!r}; elsewhere it is {known!r}"
-            yield InputError(location, what, "expected one name a label")
+            yield InputError(location, what, "expected one name per label")
 
     def _name_of(self, instance: Instance) -> str:
         return self._names.setdefault(instance.label, instance.category)

@@ -290,7 +290,9 @@ def _write_annotation(folder: Path, record: Record, categories: Sequence[str], o
     count_omissions(omissions, record, ("ignore",))
     path = safe_join(folder, record.filename).with_suffix(".xml")
     if path.exists():
-        raise InputError(record.filename, "has the stem of another image", "expected one image a stem, as VOC does")
+        raise InputError(
+            record.filename, "has the file stem of another image", "expected one image per file stem, as VOC does"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     tree = ElementTree.ElementTree(_annotation_element(record, categories, omissions))
     ElementTree.indent(tree)

@@ -1,4 +1,4 @@
-"""YOLO text labels: one .txt an image, one object a line, in fractions of the image.
+"""YOLO text labels: one .txt an image, one object per line, in fractions of the image.
 
 class cx cy w h            a box
 class cx cy w h score      a prediction's box
@@ -67,7 +67,7 @@ def read_yolo(
         with handed_to(on_problem):
             path = label_files.get(_stem(filename))
             if path is not None and images[_stem(filename)] > 1:
-                remedy = "expected one image a stem: rename one with a label file of its own, or remove it"
+                remedy = "expected one image per file stem: rename one with a label file of its own, or remove it"
                 raise InputError(path, f"belongs to {filename} and to another image of its stem", remedy)
             height, width = image_size(Path(image_dir) / filename)
             found = () if path is None else tuple(_instances(path, names, height, width, keypoints, omissions))
@@ -164,8 +164,8 @@ def write_yolo(
             try:
                 _write_new(labels.path_of(record.filename), text.encode())
             except FileExistsError:
-                what = "has the stem of another image"
-                raise InputError(record.filename, what, "expected one image a stem") from None
+                what = "has the file stem of another image"
+                raise InputError(record.filename, what, "expected one image per file stem") from None
         (root / "data.yaml").write_text(_data_yaml(categories), encoding="utf-8")
     return omissions
 

@@ -280,7 +280,7 @@ class Detector:
         for name in names:
             if name not in self._warned:
                 self._warned.add(name)
-                remedy = "expected a name in the language of its tokenizer, or it finds nothing, or anything"
+                remedy = "expected a name in the language of its tokenizer, otherwise its boxes mean nothing"
                 logger.warning("prompt %r: the model knows no word of it ([UNK]); %s", name, remedy)
 
 

@@ -41,7 +41,7 @@ def test_the_loop_goes_round_and_says_where_everything_is(
     for version in (1, 2, 3):
         records = list(read_odvg(out / "data" / f"glyphs_od_v{version}.json"))
         assert [record.filename for record in records] == [f"{index:06d}.png" for index in range(6)]
-    assert printed.out.count("\n|") >= 4  # a row a round
+    assert printed.out.count("\n|") >= 4  # one row per round
     assert str(out / "report.html") in printed.out
     assert "v1: labelling the images" in printed.err
     assert main(arguments) == 0  # finished: told again, not done again

@@ -510,7 +510,7 @@ def test_a_configuration_file_is_evaluated_from_python_as_by_the_command(tmp_pat
     assert found.numbers["ap"] == pytest.approx(1)
     assert json.loads((config.work_dir / "evaluation.json").read_text()) == found.numbers
     assert evaluate(path, None, ["cat"], overwrite=True).numbers["categories"] == ["cat"]
-    with pytest.raises(InputError, match=r"another plan is here .*overwrite"):
+    with pytest.raises(InputError, match=r"contains another plan .*overwrite"):
         evaluate(path)
     with pytest.raises(TypeError, match="no setting 'scal'; did you mean 'scale'"):
         evaluate(path, scal=(64, 64))

@@ -207,7 +207,7 @@ def test_each_chunk_of_names_keeps_its_boxes_where_a_configuration_says_so(tmp_p
 
 
 def test_what_a_person_looks_at_is_made_of_the_confident_boxes_alone(tmp_path):
-    """Of 300 candidates an image most are faint: pages are written without making records of those."""
+    """Of 300 candidates per image most are faint: pages are written without making records of those."""
     config = EvaluateConfig(GlyphQuestionData("lvis", count=6), shard_size=4, resamples=0, work_dir=tmp_path)
     benchmark = open_benchmark(config.truth, tmp_path)
     stored = predict_benchmark(config, benchmark, "lvis", lambda: pool_of(load_detector()))

@@ -205,7 +205,7 @@ def test_captions_are_refused_where_there_are_categories_alone(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["voc", "yolo"])
 def test_two_images_of_one_stem_are_refused(tmp_path, name):
-    with pytest.raises(InputError, match=r"a\.png: has the stem of another image"):
+    with pytest.raises(InputError, match=r"a\.png: has the file stem of another image"):
         WRITERS[name](tmp_path / "out", [EMPTY, replace(EMPTY, filename="a.png")], *MORE[name])
     assert list(tmp_path.iterdir()) == []
 

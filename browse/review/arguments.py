@@ -20,7 +20,7 @@ class DataPaths(NamedTuple):
 
 
 def add_data_paths(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data_root", metavar="DATA_ROOT", type=Path, help="the folder that holds the data set")
+    parser.add_argument("data_root", metavar="DATA_ROOT", type=Path, help="folder of the data set")
     parser.add_argument("ann_file", metavar="ANN_FILE", help="labels, relative to DATA_ROOT")
     parser.add_argument("img_prefix", metavar="IMG_PREFIX", help="folder of the pictures, relative to DATA_ROOT")
     parser.add_argument(

@@ -85,7 +85,7 @@ class LabelLines:
         try:
             text = self.raw(number).removeprefix(b"\xef\xbb\xbf").decode("utf-8")
         except UnicodeDecodeError as error:
-            raise InputError(location, f"is not UTF-8 ({error})", "expected it saved as UTF-8") from None
+            raise InputError(location, f"is not UTF-8 ({error})", "save it as UTF-8") from None
         return record_from_line(object_of_line(text, location), location)
 
     def _read(self, start: int, end: int) -> bytes:

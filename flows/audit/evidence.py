@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from flows.labelling.infer import parse_line
-from flows.labelling.manifest import Manifest, as_manifest, read_lines
+from flows.labelling.manifest import Manifest, read_lines
 from flows.labelling.shards import missing_shards
 from flows.policies.calibration import Calibration, calibrate, judge_boxes
 from formats.boxes import MATCH_IOU
@@ -69,9 +69,8 @@ def named_boxes_of(record: Record) -> NamedBoxes:
     return NamedBoxes(names, np.array([box for _, box, _ in rows], float), scores_array)
 
 
-def stored_candidates(work_dir: Manifest | str | Path) -> Evidence:
+def stored_candidates(manifest: Manifest) -> Evidence:
     """Of the plan that made the labels. Raises InputError while shards are missing."""
-    manifest = as_manifest(work_dir)
     if missing := missing_shards(manifest):
         raise InputError(
             manifest.work_dir, f"{many(len(missing), 'shard')} not labelled yet", "run `groundhog infer` again"

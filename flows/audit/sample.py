@@ -139,7 +139,7 @@ def read_audit(labels: Path, reviewed: Path | None = None) -> Audit:
     try:
         settings = AuditSettings(**load_json(path, _UNKNOWN))
     except TypeError as error:
-        raise InputError(path, f"is not an audit's ({error})", _UNKNOWN) from None
+        raise InputError(path, f"is not an audit ({error})", _UNKNOWN) from None
     _check_same_labels(labels, settings)
     return Audit(labels, settings, reviewed or reviewed_path(labels))
 

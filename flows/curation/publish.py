@@ -68,7 +68,7 @@ def publish(
 
     splits: name of a split, such as "train" -> its labels, ODVG detection lines with a label map beside them.
     images: the folder that their file names are relative to. license: an SPDX name, for the card. citation: how to cite
-    the data set. link: hard links in place of copies of the images, where the file system has them.
+    the data set. link: hard-link the images instead of copying them, where the file system has them.
     An image whose name differs from another's by its suffix alone is renamed, since both would share a YOLO label file.
     Raises InputError for labels without a label map or of other categories than the first split's, for captions, for
     an image that is missing, for one picture in two splits, and where `out` is there already.
@@ -126,7 +126,9 @@ def _labelled(labels: str | Path, split: str, seen: dict[str, str]) -> Iterator[
             what = "is a caption" if record.caption is not None else "has not been labelled"
             raise InputError(f"{labels}: {record.filename}", what, "expected labels, as `groundhog filter` writes them")
         if (other := seen.setdefault(record.filename, split)) != split:
-            raise InputError(f"{labels}: {record.filename}", f"is in split {other} too", "expected it in one split")
+            raise InputError(
+                f"{labels}: {record.filename}", f"is in split {other} too", "expected each image in only one split"
+            )
         yield record
 
 

@@ -208,7 +208,7 @@ def _draw(path: Path, record: Record, target: Path, palette: str) -> None:
     except (OSError, ValueError) as error:
         size = f"{picture.width} x {picture.height}"
         raise InputError(
-            target, f"{size} pixels cannot be saved as {kind} ({error})", "expected it as PNG, or save_vis=False"
+            target, f"{size} pixels cannot be saved as {kind} ({error})", "save it as PNG, or use save_vis=False"
         ) from error
     with write_whole(target, "wb") as file:
         file.write(encoded.getbuffer())

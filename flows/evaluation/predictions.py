@@ -96,7 +96,9 @@ class StoredPredictions(Sequence[Record]):
             path = manifest.shard_path(shard.index)
             for problem in read_candidates(path).problems:
                 path.unlink()
-                raise InputError(problem.filename, problem.reason, "mend it, or take it out of the truth; run again")
+                raise InputError(
+                    problem.filename, problem.reason, "repair it or remove it from the truth, then run again"
+                )
         self._manifest = manifest
         self._benchmark = benchmark
         self._metric = metric
@@ -123,7 +125,7 @@ class StoredPredictions(Sequence[Record]):
         return _prediction(truth, candidates, [(self._labels[name], name) for name in names], self._metric)
 
     def from_score(self, min_score: float) -> StoredPredictions:
-        """The same without boxes of categories below a score: of 300 boxes an image, far fewer objects are made."""
+        """The same without boxes of categories below a score: of 300 boxes per image, far fewer objects are made."""
         confident = copy(self)
         confident._min_score = min_score
         return confident

@@ -150,7 +150,7 @@ def read_captions(captions: Captions, images: str | Path) -> Iterator[tuple[str,
     try:
         yield from _captions_of_files(path, images)
     except UnicodeDecodeError as error:
-        raise InputError(path, f"is not UTF-8 ({error})", "expected it saved as UTF-8") from None
+        raise InputError(path, f"is not UTF-8 ({error})", "save it as UTF-8") from None
 
 
 def _captions_of_files(path: Path, images: str | Path) -> Iterator[tuple[str, str]]:
@@ -218,11 +218,11 @@ def _captions_json(path: Path) -> Iterator[tuple[str, str]]:
     try:
         try:
             entries = json.loads(text)
-        except (ValueError, RecursionError):  # one object a line
+        except (ValueError, RecursionError):  # one object per line
             entries = [json.loads(line) for line in text.splitlines() if line.strip()]
     except (ValueError, RecursionError) as error:  # the latter: brackets without end
         raise InputError(
-            path, f"not JSON ({error})", "expected a mapping, a list of objects, or one object a line"
+            path, f"not JSON ({error})", "expected a mapping, a list of objects, or one object per line"
         ) from None
     if isinstance(entries, dict) and {"images", "annotations"} <= set(entries):
         yield from _flatten(_captions_coco(path, entries), path)
@@ -330,7 +330,7 @@ def _write(
 def _check_writable(filename: str) -> None:
     """Raises InputError for a name that is not UTF-8 on the disk: no data file could hold it."""
     if _printable(filename) != filename:
-        raise InputError(_printable(filename), "the file name is not UTF-8", "expected it renamed")
+        raise InputError(_printable(filename), "the file name is not UTF-8", "rename the file")
 
 
 def _printable(text: str) -> str:

@@ -59,7 +59,7 @@ def drawn_instances(image: ExportedImage, record: Record, categories: Categories
         box = clipped((x1 * across, y1 * down, x2 * across, y2 * down), record)
         if box[0] >= box[2] or box[1] >= box[3]:
             what = f"a box of {each.category!r} is empty or outside the image"
-            raise InputError(image.location, what, "expected it within the image, or deleted")
+            raise InputError(image.location, what, "expected a box inside the image; delete it otherwise")
         labels.append(categories.label(each.category, image.location))
         if (label := labels[-1]) is not None:
             instances.append(Instance(box, label, categories.names[label], ignore=each.ignore))

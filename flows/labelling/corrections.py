@@ -41,7 +41,7 @@ def _check_images(labels: Path, corrections: Sequence[Correction]) -> None:
         missing[key_of(each.record)] = each
         if (same := first.setdefault((key_of(each.record), each.since), each)) is not each:
             what = f"{_described(key_of(each.record))} is listed twice, first in {same.location}"
-            raise InputError(each.location, what, "expected one line an image")
+            raise InputError(each.location, what, "expected one line per image")
     for line in read_lines(labels):
         if not missing:
             return

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flows.labelling.corrections import check_corrections
-from flows.labelling.manifest import Manifest, as_manifest, check_source, parse_line, read_lines
+from flows.labelling.manifest import Manifest, PlanOrPath, as_manifest, check_source, parse_line, read_lines
 from flows.labelling.shards import missing_shards, share_warning, unusable_error
 from flows.policies.apply import Candidate, Label, Reasons, apply_policy, merge_views
 from flows.policies.calibration import calibrate, judge_boxes, precision_threshold
@@ -62,11 +62,11 @@ class FilterResult(NamedTuple):
 
 
 def filter_candidates(
-    manifest: Manifest | str | Path,
+    manifest: PlanOrPath,
     policy: Policy = DEFAULT_POLICY,
     out: str | Path | None = None,
     *,
-    views: Sequence[Manifest | str | Path] = (),
+    views: Sequence[PlanOrPath] = (),
     reviewed: str | Path | None = None,
     provenance: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -381,7 +381,7 @@ def _refuse_edited_labels(out: Path, new_sha256: str) -> None:
         return
     recorded, there = load_json(meta, "remove it").get("labels_sha256"), sha256_of(out)
     if recorded not in (None, there) and there != new_sha256:
-        remedy = f"expected corrections passed as reviewed, a copy of them and overwrite=True, or {out.name} moved away"
+        remedy = f"pass the corrections as reviewed, keep a copy and use overwrite=True, or move {out.name} away"
         raise InputError(out, f"was edited since it was written, as {meta.name} says", remedy)
 
 
@@ -398,7 +398,9 @@ def check_plans(manifest: Manifest, views: Sequence[Manifest], policy: Policy) -
     for view in views:
         for name in ("source_sha256", "weights_sha256", "label_map", "shards"):
             if getattr(view, name) != getattr(manifest, name):
-                raise InputError(view.work_dir, f"another {name} than the plan has", "expected views of the same plan")
+                raise InputError(
+                    view.work_dir, f"has a different {name} than the plan", "expected views of the same plan"
+                )
     if manifest.label_map is not None:
         known = sorted(manifest.label_map.values())
         for setting in ("class_thresholds", "distractors"):

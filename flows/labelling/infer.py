@@ -18,7 +18,7 @@ import numpy as np
 
 from flows.labelling.detector_pool import DetectorPool, LocalDetectorPool, Predictor, devices_of, pool_of
 from flows.labelling.image_state import changed_images, current_states, write_states
-from flows.labelling.manifest import Manifest, SourceLine, as_manifest, check_source, parse_line, read_lines
+from flows.labelling.manifest import Manifest, PlanOrPath, SourceLine, as_manifest, check_source, parse_line, read_lines
 from flows.labelling.mirrored import shown_as
 from flows.labelling.settings import ONE_EACH, Execution, Workers
 from flows.labelling.shards import check_labelled, check_usable, missing_shards
@@ -68,7 +68,7 @@ class Executor(Protocol):
 
 
 def infer(
-    manifest: Manifest | str | Path,
+    manifest: PlanOrPath,
     detector: Predictor | None = None,
     *,
     workers: Workers = ONE_EACH,

@@ -121,12 +121,16 @@ def read_manifest(path: str | Path) -> Manifest:
             path, f"not a manifest ({error})", "plan again with overwrite=True, or in another folder"
         ) from None
     if key != known:
-        raise InputError(path, "its entries do not belong to its key", "it was edited by hand: plan again")
+        raise InputError(path, "its entries do not match its key", "it was edited by hand: plan again")
     return manifest
 
 
-def as_manifest(plan: Manifest | str | Path) -> Manifest:
-    """A plan that is given as itself, or by where it lies. Raises InputError as read_manifest."""
+# What the stages of `from flows import …` take as a plan: itself, or its manifest.json or work_dir.
+PlanOrPath = Manifest | str | Path
+
+
+def as_manifest(plan: PlanOrPath) -> Manifest:
+    """The plan itself. Raises InputError as read_manifest."""
     return plan if isinstance(plan, Manifest) else read_manifest(plan)
 
 

@@ -140,7 +140,9 @@ def prompt_label_map(label_map: Path, distractors: Sequence[str], folder: Path) 
         return label_map
     names = read_label_map(label_map)
     if both := sorted(set(names.values()) & set(distractors)):
-        raise InputError("policy.distractors", f"{', '.join(both)} is a category", "expected names of other things")
+        raise InputError(
+            "policy.distractors", f"{', '.join(both)} is a category", "expected names that are not categories"
+        )
     path = label_map_path(folder, "asked")
     write_label_map(path, {**names, **dict(enumerate(distractors, start=max(names) + 1))})
     return path
@@ -215,7 +217,7 @@ def _refuse_other_plan(manifest: Manifest, overwrite: bool) -> None:
         f"{name}: {_brief(before.get(name))} there, {_brief(after.get(name))} requested" for name in differing
     )
     raise InputError(
-        manifest.path, f"another plan is here ({differences})", "expected another work_dir, or overwrite=True"
+        manifest.path, f"contains another plan ({differences})", "expected another work_dir, or overwrite=True"
     )
 
 

@@ -334,7 +334,7 @@ def _refuse_problems(export: str, counts: ImportCounts, skip: bool) -> None:
     more = [f"  and {len(problems) - NAMED_PROBLEMS} more"] if len(problems) > NAMED_PROBLEMS else []
     listed = "\n".join([f"  {problem}" for problem in problems[:NAMED_PROBLEMS]] + more)
     what = f"nothing was imported: {many(len(problems), 'problem')} in {many(counts.exported, 'image')}"
-    raise InputError(export, what, f"mend them there, or --skip leaves those images out\n{listed}")
+    raise InputError(export, what, f"correct them there, or use --skip to leave those images out\n{listed}")
 
 
 def describe_import(imported: Imported, labels: str | Path) -> str:

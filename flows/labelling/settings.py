@@ -142,9 +142,11 @@ class Workers:
         if self.runner not in ("threads", "ray"):
             raise InputError("workers.runner", repr(self.runner), 'expected "threads" or "ray"')
         if self.runner == "ray" and self.devices:
-            raise InputError("workers.devices", "Ray itself gives each worker its device", "expected none with Ray")
+            raise InputError(
+                "workers.devices", "Ray itself gives each worker its device", "leave devices empty with Ray"
+            )
         if self.runner == "threads" and self.address:
-            raise InputError("workers.address", "threads have no address", 'expected runner = "ray" with it')
+            raise InputError("workers.address", "threads have no address", 'expected runner = "ray" with an address')
 
     def on(self, device: str) -> Workers:
         """These workers, on this device where they name none themselves."""

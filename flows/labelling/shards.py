@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from flows.labelling.manifest import Manifest, as_manifest, read_lines
+from flows.labelling.manifest import Manifest, read_lines
 from formats.candidates import ImageProblem, candidates_key, read_candidates
 from formats.io.errors import InputError
 from formats.io.plurals import many
@@ -67,8 +67,7 @@ def share_warning(unusable: int, lines: int) -> str:
     return f"{share}; is this the folder of the images?"
 
 
-def problems_of(manifest: Manifest | str | Path, among: Sequence[int] | None = None) -> list[ImageProblem]:
+def problems_of(manifest: Manifest, among: Sequence[int] | None = None) -> list[ImageProblem]:
     """The lines and images of a plan, or of the shards `among`, that could not be labelled, in the order of lines."""
-    manifest = as_manifest(manifest)
     indices = range(len(manifest.shards)) if among is None else among
     return [problem for index in indices for problem in read_candidates(manifest.shard_path(index)).problems]

@@ -283,7 +283,7 @@ def up(limit: int = 1) -> int:
     Raises InputError in a folder without configurations.
     """
     if not configs():
-        remedy = "expected `groundhog up` run from a clone's folder, or `groundhog init` run here first"
+        remedy = "run `groundhog up` in a clone's folder, or `groundhog init` here first"
         raise InputError(CONFIG_DIR.resolve(), f"no {PREFIX}*.toml there", remedy)
     with prefect_server() as api:
         served = deployments()

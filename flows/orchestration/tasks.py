@@ -23,7 +23,7 @@ from flows.labelling import filter as filtering
 from flows.labelling import infer as inference
 from flows.labelling import plan as planning
 from flows.labelling.detector_pool import devices_of, release_detectors, shared_pool
-from flows.labelling.manifest import Manifest, read_manifest
+from flows.labelling.manifest import Manifest, PlanOrPath, read_manifest
 from flows.labelling.settings import ONE_EACH, Execution, Workers
 from flows.labelling.shards import missing_shards
 from flows.orchestration.artifacts import artifact_key
@@ -79,7 +79,7 @@ def label_shards(
 
 
 def infer(
-    manifest: Manifest | str | Path,
+    manifest: PlanOrPath,
     *,
     workers: Workers = ONE_EACH,
     batch_size: int = Execution.batch_size,
@@ -138,7 +138,7 @@ def grouped(indices: Sequence[int], max_groups: int) -> list[list[int]]:
 
 @contextmanager
 def task_runner(workers: Workers, devices: int) -> Iterator[TaskRunner[Any]]:
-    """What maps tasks while the block runs: a thread a device, or Ray.
+    """What maps tasks while the block runs: one thread per device, or Ray.
 
     Raises InputError where the workers are Ray's and it is not installed.
     """

@@ -1,4 +1,4 @@
-"""What turns candidates into labels: settings in policy.py, the arithmetic in a module a technique, without torch."""
+"""What turns candidates into labels: settings in policy.py, one numpy module per technique."""
 
 from flows.policies.policy import Consensus, Mixture, Policy, Quantile, TargetPrecision
 

@@ -13,7 +13,7 @@ from grounding_model.inputs.defaults import MAX_PER_IMAGE, SCORE_THRESHOLD
 
 @dataclass(frozen=True)
 class Quantile:
-    """A threshold a category, at which it gets as many boxes as are expected (LabelMatch, arXiv 2206.06608).
+    """A threshold per category, at which it gets as many boxes as are expected (LabelMatch, arXiv 2206.06608).
 
     boxes_per_image: how many objects of a category an image contains on average; of_class: by category name, instead.
     """
@@ -25,12 +25,12 @@ class Quantile:
     def __post_init__(self) -> None:
         for name, value in {"boxes_per_image": self.boxes_per_image, **self.of_class}.items():
             if not value > 0:
-                raise InputError(f"policy.adaptive.{name}", f"{value}", "expected objects an image, more than 0")
+                raise InputError(f"policy.adaptive.{name}", f"{value}", "expected more than 0 objects per image")
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """A threshold a category, where the upper of two normal distributions of its scores begins to prevail
+    """A threshold per category, where the upper of two normal distributions of its scores begins to prevail
     (Consistent-Teacher, arXiv 2209.01589).
 
     share: of that distribution in the density at the threshold. least: so many candidates, else score_threshold.
@@ -126,7 +126,7 @@ class Policy:
                 "expected it in only one of the two",
             )
         if not self.min_size >= 0:
-            raise InputError("policy.min_size", f"{self.min_size}", "expected pixels, 0 or more")
+            raise InputError("policy.min_size", f"{self.min_size}", "expected a number of pixels, 0 or more")
         if self.max_per_image < 1:
             raise InputError(
                 "policy.max_per_image", f"{self.max_per_image} is less than one", "expected a positive number"

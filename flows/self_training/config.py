@@ -53,7 +53,7 @@ class CaptionedImages:
 class GlyphScenes:
     """Unlabelled scenes of the glyph world, drawn into the work_dir: needs nothing.
 
-    task: "captions" writes a caption a scene, whose noun phrases are looked for in place of the categories.
+    task: "captions" writes one caption per scene, whose noun phrases are looked for in place of the categories.
     """
 
     domain: str = "cats"

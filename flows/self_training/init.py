@@ -53,7 +53,7 @@ def init(
         raise InputError("name", repr(name), "expected letters, digits, - and _")
     path = Path(config_dir) / f"{PREFIX}{name}.toml"
     if path.exists():
-        raise InputError(path, "is there already", "expected another name, or change that file")
+        raise InputError(path, "already exists", "choose another name, or edit that file")
     if not Path(images).is_dir() or not list_images(images):
         raise InputError(images, "no images there", "expected a folder of .jpg, .png or other images")
     if (captions is not None) == (categories is not None or labels is not None):

@@ -125,7 +125,7 @@ def _refuse_other_names(
     known = read_names(source_format, labels, None, options)
     if set(known) != set(categories):
         what = f"are {', '.join(categories)}, and those of {labels} are {', '.join(known)}"
-        raise InputError("categories", what, "expected to be left out: the labels name them")
+        raise InputError("categories", what, "leave them out: the labels name the categories")
 
 
 def split_labels(known: KnownLabels, images: Path, folder: Path) -> LabelledSplit:

@@ -564,7 +564,7 @@ def _settings(rounds: Sequence[RoundOnDisk]) -> str:
             "prompt": _prompt(manifest),
             "score floor": f"{manifest.score_floor:g}",
             "scale": "the model's own" if manifest.scale is None else " x ".join(map(str, manifest.scale)),
-            "maximum boxes an image": str(manifest.max_per_image),
+            "maximum boxes per image": str(manifest.max_per_image),
             "number format": manifest.dtype,
             "labels": str(entry.labels or "not yet"),
         }

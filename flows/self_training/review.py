@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.labelling.corrections import check_corrections
-from flows.labelling.manifest import Manifest, as_manifest
+from flows.labelling.manifest import Manifest
 from formats.dataset_names import label_map_beside, reviewed_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json
@@ -64,9 +64,8 @@ def browse_command(labels: Path, images: Path, label_map: Path | None = None) ->
     return shlex.join(words)
 
 
-def approve(manifest: Manifest | str | Path, policy: Mapping[str, Any]) -> Path:
+def approve(manifest: Manifest, policy: Mapping[str, Any]) -> Path:
     """Writes that a person agrees to continue after the round of this plan; another plan or policy asks again."""
-    manifest = as_manifest(manifest)
     path = manifest.work_dir / APPROVAL_NAME
     write_json(path, _approved(manifest, policy))
     return path

@@ -63,7 +63,7 @@ def _draw_glyphs(
 ) -> Source:
     """Writes the scenes once; their truth lies apart, under truth/, and no stage reads it."""
     recorded, requested = folder / "scenes.json", json.loads(json.dumps(asdict(data)))
-    remedy = "expected another train.work_dir, or that folder removed"
+    remedy = "choose another train.work_dir, or remove that folder"
     if recorded.exists() and load_json(recorded, remedy) != requested:
         raise InputError(recorded, "other scenes were drawn there", remedy)
     captions, images = folder / "captions.csv", folder / "truth" / "images"

@@ -183,7 +183,7 @@ def refuse_other_settings(work_dir: Path, settings: Mapping[str, Any]) -> None:
         logger.warning("v1 is filtered again by another policy (%s)", said)
         return
     what = f"{many(len(loop.rounds), 'round')} that follow from other settings lie here ({said})"
-    remedy = "expected another train.work_dir, or overwrite=True to make them anew"
+    remedy = "expected another train.work_dir, or overwrite=True to replace them"
     raise InputError(work_dir, what, remedy)
 
 
@@ -297,7 +297,7 @@ def gate_of(done: RoundResult) -> str:
 
 
 def state_rows(loop: LoopState) -> list[tuple[str, ...]]:
-    """The head and a row a round: labels (the best with a star), model, boxes, its score, drift, gate."""
+    """The head and one row per round: labels (the best with a star), model, boxes, its score, drift, gate."""
     rows: list[tuple[str, ...]] = [("labels", "made by", "boxes", "held-out score", "label drift", "gate")]
     for done in loop.rounds:
         labels = f"v{done.round}{'*' if done.round == loop.best.round else ''}"

@@ -35,10 +35,12 @@ def merge(
     for data in (*labelled, *pretraining):
         _check_data_set(data)
     if ratio < 0:
-        raise InputError("ratio", f"{ratio} is negative", "expected pretraining images for each pseudo-labelled one")
+        raise InputError(
+            "ratio", f"{ratio} is negative", "expected 0 or more pretraining images per pseudo-labelled one"
+        )
     for data in labelled:
         if not count_images(data):
-            raise InputError(data.annotations, "not one line to train on", "expected labels")
+            raise InputError(data.annotations, "has no line to train on", "expected labels")
     mixture: tuple[TrainingData, ...] = labelled
     if ratio and pretraining:
         offered = sum(data.weight * count_images(data) for data in pretraining)

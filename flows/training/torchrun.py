@@ -64,7 +64,7 @@ def _follow(process: subprocess.Popen, on_progress: Callable[[dict[str, Any]], N
     if failure is not None:
         raise _raised(failure)
     if result is None:
-        raise TrainingFailed(f"the training processes ended with exit code {code} and no word")
+        raise TrainingFailed(f"the training processes ended with exit code {code} and no error message")
     return TrainResult(
         Path(result["checkpoint"]),
         result["metrics"],

@@ -136,7 +136,7 @@ def open_for_training(data: TrainingData) -> LabelledImages:
 
 
 class OdvgDataset:
-    """The lines of an ODVG file, read on demand; nine bytes a line are kept in memory."""
+    """The lines of an ODVG file, read on demand; nine bytes per line are kept in memory."""
 
     def __init__(self, data: OdvgData) -> None:
         self._data = data
@@ -185,7 +185,7 @@ class OdvgDataset:
         try:
             line = json.loads(raw)
         except (ValueError, RecursionError) as error:
-            raise InputError(location, f"not JSON ({error})", "expected one JSON object a line") from error
+            raise InputError(location, f"not JSON ({error})", "expected one JSON object per line") from error
         return record_from_line(line, location)
 
     def _instances(self) -> Iterator[tuple[Instance, ...]]:
@@ -256,7 +256,7 @@ def _bytes_bar(path: Path) -> Any:
 
 
 class CocoDataset:
-    """The images of a COCO file, which is read completely into arrays: 21 bytes a box.
+    """The images of a COCO file, which is read completely into arrays: 21 bytes per box.
 
     Invalid annotations are skipped with a warning.
     """

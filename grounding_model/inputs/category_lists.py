@@ -53,7 +53,7 @@ def _from_file(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(path, f"cannot be read ({error})", "expected a text file with a name a line") from None
+        raise InputError(path, f"cannot be read ({error})", "expected a text file with one name per line") from None
     return tuple(line.strip() for line in lines if line.strip())
 
 

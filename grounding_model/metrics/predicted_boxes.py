@@ -1,4 +1,4 @@
-"""All predicted boxes of a data set, as arrays: 28 bytes a box, where a Record takes a few hundred.
+"""All predicted boxes of a data set, as arrays: 28 bytes per box, where a Record takes a few hundred.
 
 N predicted boxes.
 """

@@ -17,7 +17,7 @@ class Ranking(NamedTuple):
     counted: np.ndarray  # (T, N) bool, False where it met something ignored; (1, N) where that is so at every threshold
     places: np.ndarray  # (C,) int64, which of the N are correct at some threshold: only there does recall change
     correct: np.ndarray  # (T, C) bool
-    to_find: np.ndarray  # (I,) int64, true boxes an image
+    to_find: np.ndarray  # (I,) int64, true boxes per image
     recall_steps: np.ndarray  # (R,) float64
 
     @classmethod

@@ -32,7 +32,7 @@ def pixel_code(padding: Tensor, channels: int) -> Tensor:
 
 
 def whole_map_code(height: int, width: int, channels: int, device: torch.device) -> Tensor:
-    """-> (1, H, W, C): pixel_code of a map without padding, from a code a row and a code a column."""
+    """-> (1, H, W, C): pixel_code of a map without padding, from one code per row and one per column."""
     made = _whole_map_codes_of_cpu if device.type == "cpu" else _whole_map_codes
     rows, columns = made(height, width, channels, device)
     return torch.cat((rows.expand(-1, -1, width, -1), columns.expand(-1, height, -1, -1)), dim=-1)

@@ -111,7 +111,7 @@ def estimate_memory(
 
 
 def estimate_run(config: TrainConfig, model: GroundingModel) -> MemoryEstimate:
-    """The largest possible batch of a run: all images of the largest size, the longest captions, 100 boxes an image."""
+    """The largest possible batch of a run: images of the largest size, the longest captions, 100 boxes per image."""
     estimate = estimate_memory(
         model,
         config.batch_size,

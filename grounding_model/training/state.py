@@ -187,9 +187,9 @@ def write_training_state(path: Path, state: Mapping[str, Any]) -> None:
 
 def read_training_state(path: Path) -> dict[str, Any]:
     """The state in a file. Raises InputError that names the file when its bytes are not those that were written."""
-    remedy = "expected it as it was written; remove it to start again"
+    remedy = "remove it to start again"
     if not _has_its_digest(path):
-        raise InputError(path, "is damaged: it is not what its checksum says", remedy)
+        raise InputError(path, "is damaged: its checksum does not match", remedy)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file makes torch raise nearly anything, with advice to load it unsafely
@@ -221,7 +221,7 @@ def settings_with_effect(config: TrainConfig) -> dict[str, str]:
     settings = {
         first_field_name("TrainConfig", entry.name): settings_text(getattr(config, entry.name))
         for entry in dataclasses.fields(config)
-        if entry.name not in WITHOUT_EFFECT
+        if entry.repr and entry.name not in WITHOUT_EFFECT
     } | settings_added_later(config)
     for index, data in enumerate(config.datasets):
         if (annotations := getattr(data, "annotations", None)) is not None:

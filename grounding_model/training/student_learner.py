@@ -194,7 +194,7 @@ def describe_student_memory(config: TrainConfig) -> str:
 
 
 def estimate_student(config: TrainConfig, model: Student) -> MemoryEstimate:
-    """The memory of a step with MAX_BOXES boxes an image.
+    """The memory of a step with MAX_BOXES boxes per image.
 
     A step of two images is run on a copy of the model on the CPU, and what it allocates is counted: transformers reads
     values on the way, which tensors without content do not have. Neither the model nor PyTorch's generator changes.

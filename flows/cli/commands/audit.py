@@ -55,7 +55,7 @@ def _add_audit(commands) -> None:
         type=float,
         default=defaults.IOU,
         metavar="IOU",
-        help="IoU with an object from which a label is right (default %(default)s)",
+        help="a label is right from this IoU with an object on (default %(default)s)",
     )
     parser.add_argument(
         "--precision",
@@ -69,7 +69,7 @@ def _add_audit(commands) -> None:
         type=float,
         default=defaults.HALF_WIDTH,
         metavar="E",
-        help="estimate the reviews for intervals of ± E (default %(default)s)",
+        help="estimate how many reviews are needed for intervals of ± E (default %(default)s)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="random seed of the sample (default %(default)s)"
@@ -83,7 +83,9 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="folder of the images (default: images/ beside LABELS)"
     )
-    parser.add_argument("-m", "--label-map", type=Path, metavar="FILE", help="default: X_label_map.json beside LABELS")
+    parser.add_argument(
+        "-m", "--label-map", type=Path, metavar="FILE", help="label map (default: X_label_map.json beside LABELS)"
+    )
     parser.add_argument("--work-dir", type=Path, metavar="DIR", help="where groundhog infer stored the candidates")
 
 
@@ -250,6 +252,7 @@ def _suspects(options: argparse.Namespace) -> int:
 
 def _evidence(options: argparse.Namespace):
     from flows.audit.evidence import second_model, stored_candidates
+    from flows.labelling.manifest import read_manifest
 
     if options.against is not None:
         if not options.against.is_file():
@@ -261,7 +264,7 @@ def _evidence(options: argparse.Namespace):
             "expected --work-dir with the folder that groundhog infer wrote, or --against with another model's labels"
         )
         raise InputError(options.labels, "their plan was not found", remedy)
-    return stored_candidates(work_dir)
+    return stored_candidates(read_manifest(work_dir))
 
 
 def _max_count(text: str) -> tuple[str, int]:

@@ -46,7 +46,7 @@ def _add_convert(commands) -> None:
     parser.add_argument(
         "--join-names",
         action="store_true",
-        help="one label for names that are the same words to a detector: Cat and cat, bat (animal) and bat (sports)",
+        help="one label for names that a detector cannot tell apart: Cat and cat, bat (animal) and bat (sports)",
     )
     parser.add_argument("--sample", type=int, metavar="N", help="keep N random images")
     parser.add_argument("--parts", metavar="A=0.8,B=0.2", help="split the images at random into OUT_A, OUT_B …")
@@ -179,9 +179,11 @@ def _add_check(commands) -> None:
         action="append",
         default=[],
         help="image folder that must share no picture with --images, such as a test set's, or an annotation file: its "
-        "images in --images must not be those of FILE; may be given again, and the sets are compared with each other",
+        "images in --images must not be those of FILE; repeatable: the sets are compared with each other too",
     )
-    parser.add_argument("--quick", action="store_true", help="do not decode the images: names and sizes alone")
+    parser.add_argument(
+        "--quick", action="store_true", help="do not decode the images; check only their names and sizes"
+    )
 
 
 def _check(options: argparse.Namespace) -> int:

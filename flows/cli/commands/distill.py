@@ -21,20 +21,33 @@ def add(commands) -> None:
     parser.add_argument("images", metavar="IMAGES", nargs="?", help="folder that the filenames are relative to")
     parser.add_argument("--student", metavar="NAME", help="rtdetrv2-nano (default) …, or a folder or hf:owner/name")
     parser.add_argument("--backbone", metavar="NAME", help="any of timm's networks, instead of the student's own")
-    parser.add_argument("--backbone-weights", metavar="W", help="random (default), imagenet, efficientnet-lite0, file")
-    parser.add_argument("--image-size", type=int, metavar="N", help="pixels of the square that images are resized to")
-    parser.add_argument("--queries", type=int, metavar="N", help="answers an image (default: the student's own)")
+    parser.add_argument(
+        "--backbone-weights", metavar="W", help="random (default), imagenet, efficientnet-lite0 or a file"
+    )
+    parser.add_argument("--image-size", type=int, metavar="N", help="images are resized to N x N pixels")
+    parser.add_argument(
+        "--queries",
+        type=int,
+        metavar="N",
+        help="number of queries, the maximum of boxes per image (default: the student's own)",
+    )
     text = "of two answers of a class that overlap more, drop the worse: for few labels (default: keep both)"
     parser.add_argument("--nms-iou", type=float, metavar="IOU", help=text)
-    parser.add_argument("--label-map", metavar="FILE", help="default: X_label_map.json beside X_od_v1.json")
-    parser.add_argument("--trust", choices=("labels", "scores", "none"), help="how labels weigh (default scores)")
+    parser.add_argument("--label-map", metavar="FILE", help="label map (default: X_label_map.json beside LABELS)")
+    parser.add_argument(
+        "--trust",
+        choices=("labels", "scores", "none"),
+        help="weight of a label in training: all alike, by its score, or every label as true (default scores)",
+    )
     parser.add_argument("--teacher", metavar="W", help="the model that made the labels, to compare with")
-    parser.add_argument("--truth", metavar="FILE", help="ODVG file of labelled images that no training has used")
-    parser.add_argument("--truth-images", metavar="DIR", help="its images (default: IMAGES)")
-    parser.add_argument("--licence", metavar="L", help="of the teacher's weights, for the metadata")
-    parser.add_argument("--steps", type=int, metavar="N", help="of training (default 300)")
-    parser.add_argument("--device", metavar="D", help="of training: auto, cpu, cuda …")
-    parser.add_argument("--work-dir", metavar="D", help="default: work_dirs/distill")
+    parser.add_argument(
+        "--truth", metavar="FILE", help="ODVG file of labelled images to measure AP on; no training may have used them"
+    )
+    parser.add_argument("--truth-images", metavar="DIR", help="images of --truth (default: IMAGES)")
+    parser.add_argument("--licence", metavar="L", help="licence of the teacher's weights, written to the metadata")
+    parser.add_argument("--steps", type=int, metavar="N", help="training steps (default 300)")
+    parser.add_argument("--device", metavar="D", help="device to train on: auto, cpu, cuda …")
+    parser.add_argument("--work-dir", metavar="D", help="output folder (default: work_dirs/distill)")
 
 
 def _distill(options: argparse.Namespace) -> int:

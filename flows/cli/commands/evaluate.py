@@ -21,7 +21,7 @@ def _add_evaluate(commands) -> None:
         commands,
         "evaluate",
         _evaluate,
-        "evaluate a detector on labelled images as a TOML file says; `evaluate compare A B` compares two evaluations",
+        "evaluate a detector as configured in a TOML file; `evaluate compare A B` compares two evaluations",
         "groundhog evaluate configs/evaluate_glyphs.toml --weights work_dirs/glyphs/model.safetensors",
     )
     parser.add_argument("config", metavar="CONFIG", help="TOML file, such as configs/evaluate_coco.toml")

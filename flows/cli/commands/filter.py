@@ -65,7 +65,7 @@ def add(commands) -> None:
         "--precision",
         type=float,
         metavar="P",
-        help="per-category thresholds that reach this precision on the lines of --reviewed",
+        help="per-category thresholds that reach this precision, estimated on the lines of --reviewed",
     )
     parser.add_argument(
         "--confident-from", type=float, metavar="S", help="ignore the boxes of an image unless one has this score"
@@ -89,14 +89,14 @@ def add(commands) -> None:
     parser.add_argument(
         "--distractors",
         metavar="A,B",
-        help="categories to drop, with every box that one of theirs overlaps with a higher score",
+        help="categories to drop, and with them every box that a better box of theirs overlaps",
     )
     parser.add_argument(
         "--view",
         action="append",
         default=[],
         metavar="WORK_DIR",
-        help="merge the candidates of another view of the images, such as --mirrored; may be repeated",
+        help="merge the candidates of another view of the images, such as one of `infer --mirrored`; repeatable",
     )
     parser.add_argument(
         "--reviewed", metavar="FILE", help="ODVG lines that a person corrected, to use instead of the model's"
@@ -107,8 +107,8 @@ def add(commands) -> None:
     parser.add_argument(
         "--explain",
         metavar="IMAGE",
-        help="write nothing; print each box of this image with the reason why it was kept or dropped. Without options "
-        "of the policy: as the existing labels (FILE of --out) were made",
+        help="print each box of this image and why it was kept or dropped; writes nothing. Without policy options, "
+        "uses the policy that made the existing labels",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace labels that were made from another WORK_DIR")
     parser.add_argument(

@@ -20,23 +20,27 @@ def _add_select(commands) -> None:
         commands,
         "select",
         _select,
-        "choose the images to label or review first: a set that covers all, or those most like an example",
+        "choose the images to label or review first: a set that represents them all, or those most like an example",
         "groundhog select data/cat/images -n 200 --diverse --out data/cat_first/cat_first_od.json",
     )
     parser.add_argument("source", metavar="SOURCE", nargs="?", help="image folder, or an ODVG file with --images")
     parser.add_argument(
-        "--work-dir", metavar="DIR", help="in place of SOURCE: a labelled work_dir; by what the model saw of its images"
+        "--work-dir",
+        metavar="DIR",
+        help="instead of SOURCE: a work_dir of `groundhog infer`; compares the model's image features",
     )
     parser.add_argument("--images", metavar="DIR", help="image folder of an ODVG file")
-    parser.add_argument("-n", "--count", type=int, required=True, metavar="N", help="how many images")
+    parser.add_argument("-n", "--count", type=int, required=True, metavar="N", help="number of images to select")
     how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument("--diverse", action="store_true", help="so that no image is far from a selected one")
-    how.add_argument("--like", metavar="IMAGE", help="those most like this image, a file or a name in SOURCE")
+    how.add_argument("--diverse", action="store_true", help="select images so that every image resembles one of them")
+    how.add_argument(
+        "--like", metavar="IMAGE", help="select the images most like this one: a file, or a name in SOURCE"
+    )
     parser.add_argument(
-        "--beside", metavar="FILE", help="with --diverse: images of this ODVG file are selected already"
+        "--beside", metavar="FILE", help="with --diverse: images of this ODVG file count as selected already"
     )
     parser.add_argument("--out", metavar="FILE", help="write the selected lines as ODVG (default: print file names)")
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE even if it holds labels")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE even if it contains labels")
 
 
 def _select(options: argparse.Namespace) -> int:
@@ -83,12 +87,15 @@ def _add_publish(commands) -> None:
         metavar="NAME=FILE",
         help="labels of one more split, e.g. test=cat_test_od.json",
     )
-    parser.add_argument("--name", metavar="TEXT", help="name of the data set (default: that of LABELS)")
+    parser.add_argument("--name", metavar="TEXT", help="name of the data set (default: taken from LABELS)")
     parser.add_argument(
-        "--license", default="other", metavar="L", help="of images and labels, e.g. cc-by-4.0, mit (default: other)"
+        "--license",
+        default="other",
+        metavar="L",
+        help="licence of the images and labels, e.g. cc-by-4.0, mit (default: other)",
     )
-    parser.add_argument("--cite", metavar="TEXT", help="how to cite the data set: BibTeX, or a file that holds it")
-    parser.add_argument("--link", action="store_true", help="hard links in place of copies of the images")
+    parser.add_argument("--cite", metavar="TEXT", help="how to cite the data set: BibTeX, or a file that contains it")
+    parser.add_argument("--link", action="store_true", help="hard-link the images instead of copying them")
 
 
 def _publish(options: argparse.Namespace) -> int:

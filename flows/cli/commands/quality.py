@@ -21,7 +21,7 @@ def _add_quality(commands) -> None:
         commands,
         "quality",
         _quality,
-        "compare filter policies against held-back truth: quality of the labels, and AP of a model trained on them",
+        "compare filter policies with held-out ground truth: quality of the labels, and AP of a model trained on them",
         "groundhog quality configs/quality_glyphs.toml --variants control,threshold --seeds 0",
     )
     parser.add_argument("config", metavar="CONFIG", help="TOML file, such as configs/quality_glyphs.toml")

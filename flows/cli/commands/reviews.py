@@ -11,7 +11,7 @@ from formats.io.errors import InputError
 
 
 def add(commands) -> None:
-    summary = "take over corrections that were made in Label Studio, CVAT, FiftyOne or another program"
+    summary = "import corrections that were made in Label Studio, CVAT, FiftyOne or another program"
     parser = commands.add_parser("reviews", help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_import(verbs)
@@ -57,7 +57,7 @@ def _add_import(verbs) -> None:
         metavar="PX",
         help=f"pixels by which the sides of an unchanged box may differ (default {TOLERANCE:g})",
     )
-    parser.add_argument("--skip", action="store_true", help="leave out the images that cannot be placed")
+    parser.add_argument("--skip", action="store_true", help="skip images of EXPORT that match no image of LABELS")
     parser.add_argument("--overwrite", action="store_true", help="replace corrections made since LABELS were exported")
 
 

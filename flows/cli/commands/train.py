@@ -13,7 +13,7 @@ def add(commands) -> None:
         commands,
         "train",
         _train,
-        "train a model as a TOML file says; --resume continues an interrupted run",
+        "train a model as configured in a TOML file; --resume continues an interrupted run",
         "groundhog train configs/glyph_tiny.toml --work-dir work_dirs/glyph-tiny --set steps=2000",
     )
     parser.add_argument("config", metavar="CONFIG", help="TOML file, such as configs/finetune_glyphs.toml")

@@ -21,7 +21,7 @@ def add(commands) -> None:
     _add_text_encoder(parser)
     _add_half(parser)
     summary = (
-        "leave an untrained backbone out of the file, and read it from here again: efficientnet-lite0, or a timm name"
+        "leave an untrained backbone out of the file, and load it from here instead: efficientnet-lite0, or a timm name"
     )
     parser.add_argument("--backbone-from", metavar="B", help=summary)
     subcommands = Subcommands(parser)
@@ -89,7 +89,7 @@ def _add_list(commands: Subcommands) -> None:
         commands,
         "list",
         _list,
-        "list weights to start from: what they are good for, their licence, memory, and the command that takes them",
+        "list weights to start from: what they are good for, their licence, memory, and a command that uses them",
         "groundhog weights list",
     )
 
