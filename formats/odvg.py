@@ -159,7 +159,7 @@ def _decoded(text: str | bytes) -> Any:
 # Writing
 
 
-UNLABELLED = "unlabelled images, left out: the program takes them for images without objects"
+UNLABELLED = "unlabelled images, left out: a program takes such images for ones without objects"
 LOADERS = ("mmdet", "open-groundingdino")
 
 
@@ -274,10 +274,11 @@ def line_bytes(line: dict[str, Any]) -> bytes:
 def _encoder_of_lines() -> Callable[[Any, int], Iterable[str]]:
     """What json.dumps makes anew for each call, made once: a tenth of the time of a short line."""
     plain = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
-    if json.encoder.c_make_encoder is None:  # an interpreter without the module in C
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:  # an interpreter without the module in C
         return lambda line, _: (plain.encode(line),)
     text, colon, comma = json.encoder.encode_basestring, plain.key_separator, plain.item_separator
-    return json.encoder.c_make_encoder(None, plain.default, text, None, colon, comma, False, False, False)
+    return make(None, plain.default, text, None, colon, comma, False, False, False)
 
 
 _ENCODE = _encoder_of_lines()

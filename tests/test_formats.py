@@ -306,5 +306,5 @@ def test_yolo_labels_without_an_image_are_counted(yolo, caplog):
     with caplog.at_level(logging.WARNING):
         assert len(yolo("")) == 2
     (message,) = caplog.messages
-    assert "1 label files have no image" in message
+    assert "1 label file without an image" in message
     assert "lost.txt" in message
