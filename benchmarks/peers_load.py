@@ -178,8 +178,8 @@ def _write(folder: Path) -> dict[str, list[list[float]]]:
     convert("odvg", "labelstudio", source, folder / "labelstudio.json")
     convert("odvg", "fiftyone", source, folder / "fiftyone")
     (folder / "drawn/images").rename(folder / "yolo/images")
-    for place in ("fiftyone/data", "coco/images"):
-        (folder / place).symlink_to(folder / "yolo/images")
+    for folder_name in ("fiftyone/data", "coco/images"):
+        (folder / folder_name).symlink_to(folder / "yolo/images")
     return {
         Path(record.filename).stem: [list(each.box) for each in record.instances or ()] for record in read_odvg(source)
     }
@@ -187,11 +187,11 @@ def _write(folder: Path) -> dict[str, list[list[float]]]:
 
 def _environment(folder: Path, package: str) -> Path | str:
     """The interpreter of an environment with the package, or why there is none."""
-    place = folder / f"venv-{package}"
-    venv.create(place, with_pip=True)
-    site = next((place / "lib").glob("python*/site-packages"))
+    environment = folder / f"venv-{package}"
+    venv.create(environment, with_pip=True)
+    site = next((environment / "lib").glob("python*/site-packages"))
     (site / "shared.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    python = place / "bin/python"
+    python = environment / "bin/python"
     pip = [str(python), "-m", "pip", "install", "--quiet", package]
     done = subprocess.run(pip, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -12,6 +12,7 @@ import numpy as np
 
 from browse.images.pictures import jpeg_of
 from browse.page_style import page_of
+from browse.review.arguments import DEFAULT_HOST, DEFAULT_PORT
 from formats.io.plots import png_of
 
 if TYPE_CHECKING:
@@ -55,7 +56,39 @@ def paragraph(content: str) -> str:
     return f"<p>{content}</p>"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True, spread: bool = False) -> str:
+def review_command(shown: str, command: str) -> str:
+    """A command line that opens the review page, with a button that copies it, and a link to the page.
+
+    shown: what it shows, HTML already. The link has no token (browse.review.guard), so that a report can be sent to
+    others: the server leads the browser that it has opened to the page, and refuses any other.
+    """
+    return (
+        f'<div class="review"><p>{shown}</p><div class="command"><code tabindex="0">{html.escape(command)}</code>'
+        '<button type="button" hidden>Copy</button></div>'
+        f'<p>While it runs, its page is at <a href="http://{DEFAULT_HOST}:{DEFAULT_PORT}/">{DEFAULT_HOST}:'
+        f"{DEFAULT_PORT}</a> in the browser that it opened.</p><script>{_COPY}</script></div>"
+    )
+
+
+_COPY = """
+for (const button of document.querySelectorAll(".command button")) {
+  const code = button.previousElementSibling;
+  button.hidden = false;
+  button.onclick = async () => {
+    getSelection().selectAllChildren(code);
+    try {
+      await navigator.clipboard.writeText(code.textContent);
+    } catch {
+      document.execCommand("copy");
+    }
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+  };
+}
+"""
+
+
+def page_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True, spread: bool = False) -> str:
     """numbers: all columns but the first stand to the right. spread: a row's single value goes over all columns."""
     top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
     lines = []
@@ -120,7 +153,7 @@ def bars(head: Sequence[str], rows: Sequence[tuple[str, float | None, Sequence[s
     return f'<div class="wide" tabindex="0">{table}</div>'
 
 
-def in_words(value: object) -> str:
+def setting_in_words(value: object) -> str:
     """A setting as a person reads it: "on", "0.3", "cat 0.4, dog 0.5"."""
     if value is None or value in ({}, [], ()):
         return "none"
@@ -131,10 +164,10 @@ def in_words(value: object) -> str:
     if is_dataclass(value):
         parts = {name: each for name, each in vars(value).items() if each not in (None, {}, [], ())}
         kind = [str(parts.pop("kind"))] if "kind" in parts else []
-        return " ".join([*kind, in_words({name.replace("_", " "): each for name, each in parts.items()})])
+        return " ".join([*kind, setting_in_words({name.replace("_", " "): each for name, each in parts.items()})])
     if isinstance(value, dict):
-        return ", ".join(f"{name} {in_words(each)}" for name, each in value.items())
-    return ", ".join(map(in_words, value)) if isinstance(value, list | tuple) else str(value)
+        return ", ".join(f"{name} {setting_in_words(each)}" for name, each in value.items())
+    return ", ".join(map(setting_in_words, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def inline(content: bytes, kind: str, alternative: str, role: str) -> str:

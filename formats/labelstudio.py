@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 from formats.images import IMAGE_SUFFIXES, find_below, image_size, safe_join, with_slashes
 from formats.io.errors import InputError, expected_one_of, handed_to, refused
 from formats.io.files import load_json, write_whole
-from formats.io.values import described
+from formats.io.values import describe_value
 from formats.omissions import Omissions, count_omissions, refuse_caption
 from formats.record import Box, Instance, Record
 
@@ -273,9 +273,12 @@ def _filename(address: str, image_dir: str | Path | None, uploads: Mapping[str, 
 def _size(task: Mapping, result: list[dict] | None) -> tuple[int, int] | None:
     """(height, width): of the first box, of the task's data, or of a box of another answer."""
     data = task.get("data")
-    told = data if isinstance(data, dict) else {}
+    task_data = data if isinstance(data, dict) else {}
     first = result[0] if result else {}
-    height, width = first.get("original_height", told.get("height")), first.get("original_width", told.get("width"))
+    height, width = (
+        first.get("original_height", task_data.get("height")),
+        first.get("original_width", task_data.get("width")),
+    )
     if isinstance(height, int) and isinstance(width, int):
         return height, width
     answers = [*(task.get("annotations") or ()), *(task.get("predictions") or ())]
@@ -300,7 +303,7 @@ def _instance(entry: Mapping, labels: Mapping[str, int], height: int, width: int
         raise InputError(location, f"{name!r} is not a category", expected_one_of(labels, name))
     score, sides = entry.get("score"), [value.get(side) for side in ("x", "y", "width", "height")]
     if not all(map(_is_number, sides)) or not (score is None or _is_number(score)):
-        said = f"{', '.join(map(described, sides))}, its score {described(score)}"
+        said = f"{', '.join(map(describe_value, sides))}, its score {describe_value(score)}"
         remedy = "expected x, y, width, height in percent, and a score in 0..1 or none"
         raise InputError(location, f"a box of {name!r} is broken: it is {said}", remedy)
     try:

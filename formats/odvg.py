@@ -263,14 +263,6 @@ def _rounded_score(score: float) -> float:
     return float(f"{score:.6g}")
 
 
-def line_bytes(line: dict[str, Any]) -> bytes:
-    """A line's JSON in UTF-8, without its end."""
-    try:
-        return "".join(_ENCODE(line, 0)).encode("utf-8")
-    except UnicodeEncodeError:  # a file name that is not UTF-8 on disk can only be written escaped
-        return json.dumps(line).encode("ascii")
-
-
 def _encoder_of_lines() -> Callable[[Any, int], Iterable[str]]:
     """What json.dumps makes anew for each call, made once: a tenth of the time of a short line."""
     plain = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
@@ -282,6 +274,14 @@ def _encoder_of_lines() -> Callable[[Any, int], Iterable[str]]:
 
 
 _ENCODE = _encoder_of_lines()
+
+
+def line_bytes(line: dict[str, Any]) -> bytes:
+    """A line's JSON in UTF-8, without its end."""
+    try:
+        return "".join(_ENCODE(line, 0)).encode("utf-8")
+    except UnicodeEncodeError:  # a file name that is not UTF-8 on disk can only be written escaped
+        return json.dumps(line).encode("ascii")
 
 
 def write_open_groundingdino(path: str | Path, records: Iterable[Record]) -> Omissions:

@@ -153,9 +153,9 @@ def test_sets_of_one_folder_are_compared_by_their_annotation_files(tmp_path, pic
     command = ["check", train, "--images", str(tmp_path / "images"), "--against"]
     assert main([*command, held]) == 0
     assert main([*command, held, "--against", test]) == 1
-    told = capsys.readouterr().out
-    assert "2 leaks" in told
-    assert f"{held}: 2.png = {test}: 2.png (equal files" in told
+    printed = capsys.readouterr().out
+    assert "2 leaks" in printed
+    assert f"{held}: 2.png = {test}: 2.png (equal files" in printed
     for wrong, message in (
         (train, "is given twice"),
         ("nowhere", "does not exist"),
@@ -387,6 +387,8 @@ def test_datasets_and_croissant_read_what_is_published(labels, monkeypatch):
     assert row["image"].size == (120, 80)
     assert row["objects"]["bbox"] == [[10.0, 5.0, 40.5, 35.0], [60.0, 10.0, 30.0, 60.0]]
     assert row["objects"]["categories"] == [0, 1]
+    assert [rows.features["objects"]["categories"].feature.names for rows in loaded.values()] == [["cat", "dog"]] * 2
+    assert loaded["train"][0]["objects"]["bbox"] == []  # an image without objects
     metadata = croissant.Dataset(jsonld=str(out / "croissant.json"))
     assert next(iter(metadata.records("test")))["test/width"] == 120
 

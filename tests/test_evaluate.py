@@ -18,9 +18,9 @@ from grounding_model.metrics import matching
 from grounding_model.metrics.bootstrap import (
     Shares,
     bootstrap_interval,
-    interval_of,
     read_samples,
     resampled,
+    samples_interval,
     write_samples,
 )
 from grounding_model.metrics.coco import evaluate_coco, evaluate_coco_with_rankings
@@ -164,22 +164,22 @@ def all_at_once(truth, found, names, max_detections) -> COCOeval:
         annotations = [
             {
                 "id": number,
-                "image_id": place,
+                "image_id": index,
                 "category_id": names.index(each.category),
                 "bbox": [each.box[0], each.box[1], each.box[2] - each.box[0], each.box[3] - each.box[1]],
                 "area": (each.box[2] - each.box[0]) * (each.box[3] - each.box[1]),
                 "iscrowd": int(each.ignore),
                 "score": each.score,
             }
-            for number, (place, each) in enumerate(
-                ((place, each) for place, record in enumerate(records) for each in record.instances), start=1
+            for number, (index, each) in enumerate(
+                ((index, each) for index, record in enumerate(records) for each in record.instances), start=1
             )
         ]
         side = COCO()
         side.dataset = {
-            "images": [{"id": place} for place in range(len(truth))],
+            "images": [{"id": index} for index in range(len(truth))],
             "annotations": annotations,
-            "categories": [{"id": place} for place in range(len(names))],
+            "categories": [{"id": index} for index in range(len(names))],
         }
         side.createIndex()
         sides.append(side)
@@ -352,9 +352,9 @@ def test_a_share_counts_every_phrase_as_often_as_its_image_is_drawn():
     samples = Shares(np.array([0, 0, 2]), np.array([True, False, True]), 3)
     assert resampled(samples, np.array([[1, 1, 1], [0, 1, 2], [2, 1, 0]])).tolist() == pytest.approx([2 / 3, 1, 1 / 2])
     assert np.isnan(resampled(samples, np.array([[0, 3, 0]])))[0]
-    low, high = interval_of(samples, resamples=200)
+    low, high = samples_interval(samples, resamples=200)
     assert low < 2 / 3 < high
-    assert interval_of(samples, samples, resamples=50) == (0, 0)
+    assert samples_interval(samples, samples, resamples=50) == (0, 0)
 
 
 def test_an_interval_of_nothing_is_refused():
@@ -377,12 +377,12 @@ def test_phrase_recall_is_the_references(merge):
         def regions(boxes, owners, scores=None):
             made = []
             for owner in sorted(set(owners)):
-                own = [index for index, each in enumerate(owners) if each == owner]
+                indices = [index for index, each in enumerate(owners) if each == owner]
                 made.append(
                     Region(
-                        tuple(tuple(boxes[index]) for index in own),
+                        tuple(tuple(boxes[index]) for index in indices),
                         (f"phrase {owner}",),
-                        scores=tuple(scores[index] for index in own) if scores else (),
+                        scores=tuple(scores[index] for index in indices) if scores else (),
                     )
                 )
             return tuple(made)
@@ -475,4 +475,4 @@ def test_boxes_are_matched_once_for_the_numbers_and_their_interval(monkeypatch):
     assert len(matchings) == 1
     assert measured.numbers["ap"] == expected.ap
     assert resampled(measured.samples, [np.ones(20, dtype=np.int64)])[0] == pytest.approx(expected.ap, abs=1e-12)
-    assert interval_of(measured.samples, resamples=30) == interval
+    assert samples_interval(measured.samples, resamples=30) == interval

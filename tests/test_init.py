@@ -10,7 +10,7 @@ import pytest
 from flows.cli.command import main
 from flows.orchestration.deployments import configs
 from flows.self_training.config import CaptionedImages, ImageFolder, read_self_train
-from flows.self_training.init import init
+from flows.self_training.init import init, next_steps
 from flows.self_training.source import prepare
 from formats.io.errors import InputError
 from formats.io.toml_config import read_config
@@ -49,7 +49,7 @@ def test_captions_and_published_weights(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "told"),
+    ("name", "settings", "message"),
     [
         ("a/b", {"categories": ["cat"]}, "letters, digits"),
         ("zoo", {"categories": ["cat", "cat"]}, "twice"),
@@ -58,8 +58,8 @@ def test_captions_and_published_weights(folder: Path) -> None:
         ("zoo", {"categories": ["cat"], "weights": "none.pth"}, "no such file"),
     ],
 )
-def test_what_could_not_work_is_refused(folder: Path, name: str, settings: dict, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_what_could_not_work_is_refused(folder: Path, name: str, settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         init(name, folder, **settings)
     assert not Path("configs").exists()
 
@@ -96,7 +96,7 @@ def test_labels_are_learnt_from_as_the_measured_recipe_does(folder: Path) -> Non
     measured = read_config(Path(__file__).parents[1] / "configs" / "finetune_raccoon_photos.toml", TrainConfig)
     for part in ("steps", "batch_size", "moving_average", "precision", "frozen", "losses", "augment", "optimizer"):
         assert getattr(config.train, part) == getattr(measured, part)
-    assert config.rounds == 1
+    assert config.rounds == 0
 
 
 def test_settings_follow_from_the_model_that_the_weights_are(folder: Path) -> None:
@@ -105,6 +105,31 @@ def test_settings_follow_from_the_model_that_the_weights_are(folder: Path) -> No
         renamed.write_bytes(EMBEDDED[name].read_bytes())
         config = read_self_train(init(f"zoo{number}", folder, categories=["cat"], weights=str(renamed)))
         assert config.train.steps == steps
+
+
+def test_the_extra_that_is_missing_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = init("zoo", folder, labels=labelled(folder))
+    assert "pip install" not in next_steps(path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "\n  pip install 'groundhog[photos]'\n  groundhog self-train" in next_steps(path)
+
+
+@pytest.mark.parametrize("given", ["yolo", "yolo/labels"])
+def test_images_without_a_yolo_file_are_not_yet_labelled(folder: Path, given: str) -> None:
+    (folder.parent / "yolo/labels").mkdir(parents=True)
+    image = next(folder.iterdir())
+    (folder.parent / "yolo/labels" / f"{image.stem}.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+    (folder.parent / "yolo/data.yaml").write_text("names: [cat]\n")
+    config = read_self_train(init("zoo", folder, labels=folder.parent / given))
+    assert config.labelled is not None
+    assert isinstance(config.data, ImageFolder)
+    assert [record.filename for record in read_odvg(config.labelled.annotations)] == [image.name]
+    assert config.data.categories == ("cat",)
+
+
+def test_categories_do_not_rename_what_is_labelled(folder: Path) -> None:
+    with pytest.raises(InputError, match="expected to be left out"):
+        init("zoo", folder, labels=labelled(folder), categories=("dog",))
 
 
 def test_labels_of_images_that_are_not_there_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -124,6 +124,14 @@ def test_formats_are_guessed(tmp_path: Path) -> None:
     assert [guess_format(tmp_path / name) for name in ("coco.json", "odvg.json")] == ["coco", "odvg"]
 
 
+def test_a_folder_with_rows_of_boxes_is_yolos(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("a cat that sits here\n")
+    with pytest.raises(InputError, match="without labels of a format that can be detected"):
+        guess_format(tmp_path)
+    (tmp_path / "image.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+    assert guess_format(tmp_path) == "yolo"
+
+
 @pytest.mark.parametrize(
     "start", ["\ufeff", ' {"type": "instances", ', '{"info": {"images": 3}, "licenses": [{"id": 1}], ']
 )
@@ -146,9 +154,9 @@ def test_xml_is_cvats_or_one_error(tmp_path: Path) -> None:
 def test_statistics_tell_of_quarantined_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x_od.json").write_text(line(GOOD) + "\n" + line(filename="b.jpg", quarantined="is empty") + "\n")
     assert main(["stats", str(tmp_path / "x_od.json")]) == 0
-    told = capsys.readouterr().out
-    assert "records     1: " in told
-    assert "1 quarantined line" in told
+    printed = capsys.readouterr().out
+    assert "records     1: " in printed
+    assert "1 quarantined line" in printed
 
 
 def test_check_ends_with_1_when_there_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

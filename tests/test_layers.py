@@ -171,7 +171,17 @@ LAZY = {
     "grounding_model/checkpoints/locations.py locate": "the hub, for its names alone",
     "grounding_model/checkpoints/locations.py locate_backbone": "the hub, for its names alone",
     "grounding_model/inputs/noun_phrases.py _nltk": "NLTK, for noun phrases alone",
+    "grounding_model/checkpoints/huggingface.py _their_config": "transformers' configurations, to write its folders",
+    "grounding_model/checkpoints/huggingface.py save_tokenizer": "transformers' tokenizers, to write its folders",
+    "grounding_model/checkpoints/pretrained_parts.py _quiet": "transformers, for BERT's own weights alone",
+    "grounding_model/checkpoints/pretrained_parts.py load_bert": "transformers' BERT, for its own weights alone",
     "grounding_model/detector.py load_detector": "transformers' detectors, for students alone",
+    "grounding_model/students/files.py _processor_of": "transformers' detectors, for the student of a run alone",
+    "grounding_model/students/files.py _quiet": "transformers, for the student of a run alone",
+    "grounding_model/students/files.py load_student": "transformers' detectors, for the student of a run alone",
+    "grounding_model/students/network.py _edges": "transformers' D-FINE, for its students alone",
+    "grounding_model/training/student_learner.py __init__": "timm and transformers' detectors, for students alone",
+    "grounding_model/training/student_learner.py describe_student_memory": "the same",
     "grounding_model/detector.py fast_forward": "optional: Triton, which PyTorch brings for GPUs",
     "grounding_model/model/backbone.py timm_network": "timm takes a second to import, and Swin needs none",
     "grounding_model/students/export.py check_onnx_installed": "optional: groundhog[onnx]",
@@ -253,15 +263,28 @@ def test_commands_that_run_no_model_load_none(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-# Words whose module says what they are of: a row of a table, a mark on a picture or beside a line.
-SHARED_NAMES = {"Mark", "Row", "View"}
+# What every module of its kind has, or what is one thing with several faces: a function, its task and its deployment.
+SHARED_FUNCTIONS = {
+    *("add", "add_options", "build_parser", "main"),
+    *("distill", "evaluate", "filter_candidates", "infer", "label_shards", "merge", "plan", "self_train", "train"),
+}
+
+
+def public_names(kind: type | tuple[type, ...]) -> Counter[str]:
+    """Name -> the modules that define it at their top level."""
+    places = {
+        (node.name, path)
+        for path in FILES
+        for node in tree_of(path).body
+        if isinstance(node, kind) and not node.name.startswith("_")
+    }
+    return Counter(name for name, _ in places)
 
 
 def test_a_class_has_its_name_for_itself() -> None:
-    names = Counter(
-        node.name
-        for path in FILES
-        for node in tree_of(path).body
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
-    )
-    assert {name for name, count in names.items() if count > 1} - SHARED_NAMES == set()
+    assert [name for name, count in public_names(ast.ClassDef).items() if count > 1] == []
+
+
+def test_a_public_function_has_its_name_for_itself() -> None:
+    shared = {name for name, count in public_names(ast.FunctionDef).items() if count > 1}
+    assert shared == SHARED_FUNCTIONS

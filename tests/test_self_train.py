@@ -21,7 +21,7 @@ from flows.self_training.config import (
     read_self_train,
 )
 from flows.self_training.loop import self_train
-from flows.self_training.report import write_report
+from flows.self_training.report import write_run_report
 from flows.self_training.scores import evaluate_weights
 from flows.self_training.source import prepare
 from flows.self_training.stages import Stages
@@ -100,8 +100,8 @@ def test_every_round_makes_its_version_beside_the_source(config: SelfTrainConfig
     assert first[0].annotations == result.rounds[0].labels
     assert first[1].weight == pytest.approx(0.5)  # five images against ten scenes, one to one
     assert {(event["round"], event["stage"]) for event in events} >= {(1, "infer"), (2, "train"), (3, "evaluate")}
-    told = json.loads(result.summary.read_text())
-    assert [entry["ap"] for entry in told["rounds"]] == [0.5] * 3
+    payload = json.loads(result.summary.read_text())
+    assert [entry["ap"] for entry in payload["rounds"]] == [0.5] * 3
 
 
 def test_a_finished_run_is_not_done_again(config: SelfTrainConfig) -> None:
@@ -225,7 +225,7 @@ def test_a_training_is_done_once_for_the_same_labels(
         checkpoint.write_bytes(b"trained")
         return SimpleNamespace(checkpoint=checkpoint, metrics={"loss": 1.0}, problems={}, best=None, best_ap=None)
 
-    monkeypatch.setattr("grounding_model.training.loop.train", fake_train)
+    monkeypatch.setattr("grounding_model.training.loop.run_training", fake_train)
     first = training.train(config.train)
     assert training.train(config.train) == first
     assert len(calls) == 1
@@ -271,10 +271,12 @@ def test_the_loop_takes_the_path_of_its_configuration(tmp_path: Path) -> None:
 
 
 def test_the_last_labels_that_passed_teach_a_student(config: SelfTrainConfig, tmp_path: Path) -> None:
-    asked, recorder = [], Recorder()
-    stages = recorder.stages()._replace(distill=lambda settings: asked.append(settings) or SimpleNamespace(table="|"))
+    distilled, recorder = [], Recorder()
+    stages = recorder.stages()._replace(
+        distill=lambda settings: distilled.append(settings) or SimpleNamespace(table="|")
+    )
     result = self_train(replace(config, distill=StudentStage(steps=7)), stages=stages)
-    (settings,) = asked
+    (settings,) = distilled
     assert (settings.labels, settings.teacher) == (result.rounds[-1].labels, result.rounds[-1].weights)
     assert (settings.work_dir, settings.train.steps) == (tmp_path / "work" / "student", 7)
     assert settings.truth == config.evaluation
@@ -290,8 +292,8 @@ def test_the_last_stage_writes_a_student_that_answers(config: SelfTrainConfig, t
     # The teacher's file is a stand-in's, which nothing but its own detector reads.
     stages = Recorder().stages()._replace(distill=lambda made: distill(replace(made, teacher="", truth=None)))
     last = self_train(settings, events.append, stages).rounds[-1]
-    (told,) = [event["table"] for event in events if (event["stage"], event["state"]) == ("distill", "finished")]
-    assert "| student, ONNX Runtime |" in told
+    (table,) = [event["table"] for event in events if (event["stage"], event["state"]) == ("distill", "finished")]
+    assert "| student, ONNX Runtime |" in table
     metadata = onnx_metadata(tmp_path / "work" / "student" / "student.onnx")
     assert metadata["teacher_licence"] == "MIT"
     assert metadata["labels_sha256"] == sha256_of(last.labels)
@@ -306,6 +308,6 @@ def test_the_report_shows_the_student_of_these_labels_alone(config: SelfTrainCon
     row = {"name": "student, ONNX Runtime", "ap": 0.7, "milliseconds": 1.5, "megabytes": 2.5}
     result = tmp_path / "work" / "student" / "distill.json"
     write_json(result, {"facts": facts, "rows": [row]})
-    assert "student, ONNX Runtime" in write_report(tmp_path / "work").read_text()
+    assert "student, ONNX Runtime" in write_run_report(tmp_path / "work").read_text()
     write_json(result, {"facts": facts | {"labels_sha256": "other"}, "rows": [row]})
-    assert "student, ONNX Runtime" not in write_report(tmp_path / "work").read_text()
+    assert "student, ONNX Runtime" not in write_run_report(tmp_path / "work").read_text()

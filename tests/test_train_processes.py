@@ -24,7 +24,7 @@ from grounding_model.data.augment import AugmentConfig
 from grounding_model.data.sources import OdvgData
 from grounding_model.training.config import FromScratch, TrainConfig
 from grounding_model.training.distributed import check_devices, run_on_first
-from grounding_model.training.loop import TrainingFailed, TrainResult, _report, train
+from grounding_model.training.loop import TrainingFailed, TrainResult, _report, run_training
 from grounding_model.training.settings import OptimizerConfig
 from tests.forked import fork
 from tests.paths import GOLDEN
@@ -62,8 +62,8 @@ def config(data: OdvgData, tmp_path: Path) -> TrainConfig:
 
 def numbers_of(result: TrainResult) -> list[dict[str, float]]:
     """The parts of the loss and the gradient's norm of every step."""
-    told = [json.loads(line) for line in result.log.read_text().splitlines()]
-    return [{name: value for name, value in line.items() if "loss" in name or "norm" in name} for line in told]
+    lines = [json.loads(line) for line in result.log.read_text().splitlines()]
+    return [{name: value for name, value in line.items() if "loss" in name or "norm" in name} for line in lines]
 
 
 def assert_equal(one: TrainResult, other: TrainResult) -> None:
@@ -79,14 +79,14 @@ def assert_equal(one: TrainResult, other: TrainResult) -> None:
 @pytest.mark.slow
 def test_micro_batches_add_up_to_one_batch(config: TrainConfig, tmp_path: Path) -> None:
     divided = replace(config, work_dir=tmp_path / "divided", batch_size=1, accumulate=4)
-    assert_equal(train(config), train(divided))
+    assert_equal(run_training(config), run_training(divided))
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one_with_the_doubled_batch(config: TrainConfig, tmp_path: Path) -> None:
     lines: list[dict] = []
     together = replace(config, work_dir=tmp_path / "together", batch_size=1, accumulate=2, processes=2)
-    assert_equal(train(config), train_in_processes(together, lines.append))
+    assert_equal(run_training(config), train_in_processes(together, lines.append))
     assert [line["step"] for line in lines] == [1, 2, 3]
 
 
@@ -98,9 +98,9 @@ def ask_first(rank: int, folder: Path) -> None:
         raise InputError(f"{rank}.json", "no such file", "expected it")
 
     found = run_on_first(lambda: {"found by": rank})
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as refusal:
         run_on_first(missing)
-    (folder / str(rank)).write_text(f"{found} {told.value}")
+    (folder / str(rank)).write_text(f"{found} {refusal.value}")
     distributed.destroy_process_group()
 
 
@@ -165,9 +165,9 @@ def test_reports_of_processes_that_share_a_pipe_do_not_mix(tmp_path: Path) -> No
     both = [fork(partial(report, name)) for name in "ab"]
     os.close(writing)
     with open(reading, encoding="utf-8") as lines:
-        told = [json.loads(line)["progress"] for line in lines]
+        items = [json.loads(line)["progress"] for line in lines]
     assert [os.waitpid(child, 0)[1] for child in both] == [0, 0]
-    assert sorted(told) == sorted([*range(5000), *range(5000)])
+    assert sorted(items) == sorted([*range(5000), *range(5000)])
 
 
 @pytest.mark.slow
@@ -194,7 +194,7 @@ def test_bad_input_of_a_process_is_bad_input(tmp_path: Path) -> None:
 
 def test_several_processes_that_nobody_started_are_refused(config: TrainConfig) -> None:
     with pytest.raises(InputError, match=r"is 2, but this run has one; expected torchrun --nproc-per-node 2"):
-        train(replace(config, processes=2))
+        run_training(replace(config, processes=2))
 
 
 def test_processes_do_not_share_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

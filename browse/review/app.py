@@ -30,7 +30,7 @@ from browse.review.crops import CropQuery, change_crops, crop_rows, list_crops
 from browse.review.images import Pictures
 from browse.review.page_json import Phrase
 from browse.review.session import StaleRevision
-from browse.review.views import Query, View, Views
+from browse.review.views import LineView, Query, Views
 from formats.io.errors import InputError
 from formats.io.plurals import many
 
@@ -160,8 +160,8 @@ class ReviewApp:
         """A line as it is now."""
         number = self._number(values)
         try:
-            asked = self._asked_phrases(number)
-            page = self.review.page(number, asked)
+            phrases = self._asked_phrases(number)
+            page = self.review.page(number, phrases)
         except InputError as error:
             raise Refused(422, str(error)) from error
         return {**page, "reason": self.views.reason(number), "progress": self.review.progress()}
@@ -171,8 +171,8 @@ class ReviewApp:
         number = self._number(values)
         if self.candidates is None:
             return {"candidates": []}
-        asked = self._asked_phrases(number)
-        page = self.review.page(number, asked)
+        phrases = self._asked_phrases(number)
+        page = self.review.page(number, phrases)
         phrases = [Phrase(*each.values()) for each in page["phrases"]]
         labels = {name: label for label, name in self.review.categories.items()}
         record = self.review.record(number)
@@ -312,7 +312,7 @@ class ReviewApp:
             raise Refused(404, f"no line {number + 1} of {many(count, 'line')}")
         return number
 
-    def _view(self, values: dict[str, str]) -> View:
+    def _view(self, values: dict[str, str]) -> LineView:
         try:
             return self.views.view(values["view"])
         except KeyError:

@@ -16,7 +16,7 @@ from pathlib import Path
 import uvicorn
 
 from browse.review.app import ReviewApp
-from browse.review.arguments import add_data_paths, read_data_paths
+from browse.review.arguments import DEFAULT_HOST, DEFAULT_PORT, add_data_paths, read_data_paths
 from browse.review.candidates import CandidateBoxes, find_plan
 from browse.review.guard import Guard, kept_token
 from browse.review.likeness import Likeness
@@ -63,11 +63,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="file for the corrections (default: X_od_reviewed.json beside the labels)",
     )
     parser.add_argument(
-        "--port", type=int, default=8765, help="port to listen on (default %(default)s; 0: any free port)"
+        "--port", type=int, default=DEFAULT_PORT, help="port to listen on (default %(default)s; 0: any free port)"
     )
     parser.add_argument(
         "--host",
-        default="127.0.0.1",
+        default=DEFAULT_HOST,
         metavar="ADDRESS",
         help="address to listen on (default %(default)s: this machine only)",
     )
@@ -100,11 +100,11 @@ def serve(options: argparse.Namespace) -> None:
     """Serves until it is interrupted."""
     with opened(options) as server:
         review = server.review
-        print(f"{summary(review)}\nreview at {server.address}  (Ctrl+C ends)", flush=True)
+        print(f"{review_summary(review)}\nreview at {server.address}  (Ctrl+C ends)", flush=True)
         if not options.no_open:
             webbrowser.open(server.address)
         server.run()
-        print(f"\n{summary(review)}")
+        print(f"\n{review_summary(review)}")
 
 
 @contextmanager
@@ -153,7 +153,7 @@ def _inside(root: Path, name: str) -> Path:
     return inside if inside.is_file() else Path(name)
 
 
-def summary(review: Review) -> str:
+def review_summary(review: Review) -> str:
     """How far the review is, and where the corrections are."""
     counts = review.progress()
     message = f"{counts['accepted']} of {counts['lines']} accepted: {review.path}"
@@ -171,7 +171,7 @@ class ReviewServer:
         self,
         views: Views,
         images: Path,
-        host: str = "127.0.0.1",
+        host: str = DEFAULT_HOST,
         port: int = 0,
         candidates: CandidateBoxes | None = None,
     ) -> None:

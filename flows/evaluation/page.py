@@ -6,7 +6,6 @@ Beside it predictions and truth are written as ODVG files, which the review page
 from __future__ import annotations
 
 import functools
-import html
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -73,7 +72,7 @@ class PageData:
         return AnnotatedOnly(self.benchmark, self.predictions) if self.benchmark.names else self.predictions
 
 
-def write_page(data: PageData) -> Path:
+def write_evaluation_page(data: PageData) -> Path:
     """Writes evaluation.html, predictions_od.json and truth_od.json into the work_dir; gives the page's path."""
     folder = data.config.work_dir
     _write_labels(folder, data)
@@ -130,8 +129,7 @@ def _review(data: PageData) -> str:
     shown = f"Predictions from a score of {data.min_score:g} on"
     if data.metric in ("phrases", "expressions"):
         shown = "The best box of each phrase"
-    said = f"{shown} over the truth, in the browser:"
-    return pages.paragraph(f"{said} <code>{html.escape(shlex.join(words))}</code>")
+    return pages.review_command(f"{shown} over the truth, in the browser:", shlex.join(words))
 
 
 def _mistakes(data: PageData) -> str:
@@ -149,7 +147,7 @@ def _mistakes(data: PageData) -> str:
         ["boxes of nothing", f"{invented:,}", f"{_share(invented, made)} of the predictions"],
     ]
     intro = pages.paragraph(f"Boxes with a score of {SHOWN_SCORE:g} or more, at an IoU of 0.5.")
-    return pages.section("What goes right and wrong?", intro + pages.table(["", "Boxes", "Share"], cells))
+    return pages.section("What goes right and wrong?", intro + pages.page_table(["", "Boxes", "Share"], cells))
 
 
 def _share(part: int, of: int) -> str:
@@ -198,11 +196,11 @@ def _confused(data: PageData) -> str:
         return ""
     table = data.confusion[:-1, :-1].copy()
     np.fill_diagonal(table, 0)
-    order = [divmod(int(place), len(names)) for place in np.argsort(-table, axis=None, kind="stable")[:MAX_CONFUSED]]
+    order = [divmod(int(index), len(names)) for index in np.argsort(-table, axis=None, kind="stable")[:MAX_CONFUSED]]
     rows = [[names[true], names[guess], f"{table[true, guess]:,}"] for true, guess in order if table[true, guess]]
     if not rows:
         return ""
-    return pages.section("What is taken for what?", pages.table(["True", "Predicted", "Boxes"], rows))
+    return pages.section("What is taken for what?", pages.page_table(["True", "Predicted", "Boxes"], rows))
 
 
 def _sizes(data: PageData) -> str:
@@ -220,7 +218,7 @@ def _plot(path: Path, title: str) -> str:
 def _settings(data: PageData) -> str:
     config = data.config
     settings = {name: getattr(config, name) for name in SETTINGS if getattr(config, name) is not None}
-    rows = [[name.replace("_", " "), pages.in_words(value)] for name, value in settings.items()]
+    rows = [[name.replace("_", " "), pages.setting_in_words(value)] for name, value in settings.items()]
     rows += [["images", str(data.benchmark.image_root)], ["metric", data.metric]]
     rows.append(["truth SHA-256", str(data.numbers["truth_sha256"])[:16]])
-    return pages.section("With what settings?", pages.table(["Setting", ""], rows, numbers=False))
+    return pages.section("With what settings?", pages.page_table(["Setting", ""], rows, numbers=False))

@@ -83,7 +83,7 @@ class TrainingFailed(RuntimeError):
     """Training cannot continue; names the step and the parts of the loss that caused it."""
 
 
-def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | None = None) -> TrainResult:
+def run_training(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | None = None) -> TrainResult:
     """Trains, or resumes from the state in config.work_dir, and writes the final weights.
 
     on_progress is called with every object written to the log. An interrupted and resumed run ends with the same
@@ -91,6 +91,9 @@ def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | N
     Raises InputError for invalid data or settings and while another process trains in work_dir, TrainingFailed when the
     loss is no longer finite.
     """
+    if config.average_of > 1:
+        remedy = "expected 1 here; groundhog train makes the trainings and averages them"
+        raise InputError("average_of", f"is {config.average_of}", remedy)
     config = _of_these_processes(config)
     config = config.with_folder()
     check_data(config)
@@ -426,7 +429,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = read_config(options.config, TrainConfig, options.overrides)
         if not options.report:  # the calling program has already checked this
             check_resume(config, options.resume)
-        result = train(config, partial(_report, "progress") if options.report else None)
+        result = run_training(config, partial(_report, "progress") if options.report else None)
     except Exception as error:
         bad_input = isinstance(error, InputError)
         if options.report:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from flows.cli.arguments import command, names
+from grounding_model.checkpoints.catalogue import short_table
 from grounding_model.inputs.defaults import PHOTO_WEIGHTS, WEIGHTS
 
 
@@ -14,7 +15,10 @@ def add(commands) -> None:
         "init",
         _init,
         "write the configuration of a self-training on your own images; it becomes the deployment self-train/NAME",
-        "groundhog init raccoon --images data/raccoon/images --labels data/raccoon/first_thirty.json",
+        "groundhog init raccoon --images data/raccoon/images --labels data/raccoon/first_od.json",
+    )
+    parser.epilog = (
+        f"weights, with the AP on LVIS minival that their authors publish:\n{short_table()}\n\n{parser.epilog}"
     )
     parser.add_argument("name", metavar="NAME", help="name of the data set")
     parser.add_argument("--images", required=True, metavar="DIR", help="image folder")
@@ -39,7 +43,7 @@ def add(commands) -> None:
 
 
 def _init(options: argparse.Namespace) -> int:
-    from flows.self_training.init import init, next_steps
+    from flows.self_training.init import init, next_steps_after_init
 
     path = init(
         options.name,
@@ -52,5 +56,5 @@ def _init(options: argparse.Namespace) -> int:
         text_encoder=options.text_encoder,
         config_dir=options.config_dir,
     )
-    print(next_steps(path))
+    print(next_steps_after_init(path))
     return 0

@@ -33,10 +33,10 @@ def sampling_kernel(
         height, width = tl.load(levels + 3 * level), tl.load(levels + 3 * level + 1)
         start = tl.load(levels + 3 * level + 2)
         for point in tl.static_range(POINTS):
-            place = ((query * HEADS + head) * LEVELS + level) * POINTS + point
-            weight = tl.load(weights + place, mask=real, other=0.0).to(tl.float32)
-            x = tl.load(locations + 2 * place, mask=real, other=0.0).to(tl.float32) * width - 0.5
-            y = tl.load(locations + 2 * place + 1, mask=real, other=0.0).to(tl.float32) * height - 0.5
+            sample = ((query * HEADS + head) * LEVELS + level) * POINTS + point
+            weight = tl.load(weights + sample, mask=real, other=0.0).to(tl.float32)
+            x = tl.load(locations + 2 * sample, mask=real, other=0.0).to(tl.float32) * width - 0.5
+            y = tl.load(locations + 2 * sample + 1, mask=real, other=0.0).to(tl.float32) * height - 0.5
             left, top = tl.floor(x), tl.floor(y)
             right_share, bottom_share = x - left, y - top
             column, row = left.to(tl.int32), top.to(tl.int32)
@@ -55,7 +55,7 @@ def sampling_kernel(
 
 
 @torch.library.custom_op("groundhog::sample_rows", mutates_args=())
-def sample_rows(table: Tensor, levels: Tensor, first_rows: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+def sample_rows_on_gpu(table: Tensor, levels: Tensor, first_rows: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
     """As attention.sample_rows, with levels (K, 3) int32 height, width, first token, as level_constants makes them.
 
     table (B * V * H, D), D a power of two, first_rows (N,) int32, locations (N, H, K, P, 2), weights (N, H, K, P)
@@ -72,7 +72,7 @@ def sample_rows(table: Tensor, levels: Tensor, first_rows: Tensor, locations: Te
     return output
 
 
-@sample_rows.register_fake
+@sample_rows_on_gpu.register_fake
 def _(table: Tensor, levels: Tensor, first_rows: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
     return table.new_empty(len(weights), weights.shape[1] * table.shape[1])
 
@@ -81,4 +81,4 @@ class KernelDeformableAttention(DeformableAttention):
     def sample(
         self, table: Tensor, sizes: LevelSizes, first_rows: Tensor, locations: Tensor, weights: Tensor
     ) -> Tensor:
-        return sample_rows(table, level_constants(sizes, table.device), first_rows, locations, weights)
+        return sample_rows_on_gpu(table, level_constants(sizes, table.device), first_rows, locations, weights)
