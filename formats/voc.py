@@ -142,7 +142,7 @@ class _ImageNames:
         if PurePosixPath(name).is_absolute() or windows.drive or windows.root:
             name = windows.name
         if ".." in PurePosixPath(name).parts:
-            return name  # which whoever opens it refuses
+            raise InputError(path, f"<filename> {said[:80]!r} leaves its folder by '..'", "expected an image in it")
         folders = path.relative_to(self._root).parts[:-1] if path.is_relative_to(self._root) else ()
         below = PurePosixPath(*(part for part in folders if part.lower() != "annotations"))
         same_stem = (below / path.stem).as_posix()

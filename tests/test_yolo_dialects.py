@@ -150,6 +150,7 @@ def test_names_are_the_words_that_stand_there_whatever_yaml_makes_of_them(tmp_pa
         ("names: [cat, [dog]]", "has no names"),
         ("names: [cat, '']", "has no names"),
         ("names: " + "[" * 5000, "is not YAML"),
+        ("nc: 3\nnames: [cat, dog]", "nc is 3, and names has 2"),
     ],
 )
 def test_names_that_are_none_are_refused(tmp_path: Path, text: str, message: str) -> None:
