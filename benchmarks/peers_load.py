@@ -111,7 +111,8 @@ Converter(config, f"{folder}", download_resources=False).convert_to_coco(
     f"{folder}/export.json", f"{folder}/ls-coco", output_image_dir=f"{folder}/yolo/images", is_dir=False
 )
 coco = json.loads(Path(f"{folder}/ls-coco/result.json").read_text())
-stems = {each["id"]: Path(each["file_name"]).stem for each in coco["images"]}
+# Of a local file the converter writes the whole address, /data/local-files/?d=a.jpg.
+stems = {each["id"]: Path(each["file_name"].split("?d=")[-1]).stem for each in coco["images"]}
 found |= {stem: [] for stem in stems.values()}
 for each in coco["annotations"]:
     x, y, w, h = each["bbox"]

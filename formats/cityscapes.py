@@ -47,7 +47,7 @@ def read_cityscapes(gt_dir: str | Path, omissions: Omissions | None = None) -> I
         filename = (path.relative_to(root).parent / name).as_posix()
         instances = tuple(_instances(numbers))
         if omissions is not None:
-            omissions["masks, now the boxes round them"] += len(instances)
+            omissions["masks, of which the box is read"] += len(instances)
         yield Record(filename, height, width, instances)
 
 

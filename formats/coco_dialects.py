@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from formats.coco import CocoContent, coco_records, load_coco, needed
 from formats.io.errors import InputError
+from formats.io.plurals import many
 from formats.omissions import Omissions
 from formats.record import Record
 
@@ -168,7 +169,8 @@ def _without_images(content: CocoContent, missing: Collection[int]) -> CocoConte
     kept = {image_id: image for image_id, image in content.images.items() if image_id not in missing}
     if len(kept) == len(content.images):
         return content
-    _log.warning("%s: %d images that the archives lack are left out", content.path, len(content.images) - len(kept))
+    left_out = many(len(content.images) - len(kept), "image")
+    _log.warning("%s: %s left out, which the archives lack", content.path, left_out)
     return content._replace(images=kept, images_left_out=missing)
 
 

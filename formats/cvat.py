@@ -52,7 +52,7 @@ def _count_unread(image: ElementTree.Element, omissions: Omissions) -> None:
         if _is_turned(shape):
             omissions["rotated boxes and ellipses, left out"] += 1
         elif shape.tag in _OUTLINES:
-            omissions[f"{_OUTLINES[shape.tag]}, now the boxes round them"] += 1
+            omissions[f"{_OUTLINES[shape.tag]}, of which the box is read"] += 1
         elif shape.tag == "tag":
             omissions["tags of whole images"] += 1
         elif shape.tag != "box":

@@ -22,6 +22,7 @@ from formats.huggingface_files import METADATA, HubSplit, TableRow
 from formats.images import image_size, safe_join
 from formats.io.errors import InputError, handed_to, located, refused
 from formats.io.files import read_text, write_whole
+from formats.io.plurals import many
 from formats.omissions import Omissions, check_category, count_omissions, count_unread, refuse_caption
 from formats.record import Box, Instance, Record, check_box
 
@@ -167,7 +168,7 @@ class _Objects:
         if labels is None and not boxes:
             labels = []
         if not isinstance(labels, list) or len(labels) != len(boxes):
-            raise InputError(location, f"has {len(boxes)} boxes and other categories", _EXPECTED)
+            raise InputError(location, f"has {many(len(boxes), 'box')} and other categories", _EXPECTED)
         scores = _beside(boxes, next((columns[key] for key in _SCORE_KEYS if key in columns), None))
         crowds = _beside(boxes, columns.get("iscrowd"))
         for box, label, score, crowd in zip(boxes, labels, scores, crowds):

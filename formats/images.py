@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from formats.io.errors import InputError, handed_to
+from formats.io.plurals import many, verb
 from formats.io.storage import as_path, is_address
 from formats.record import Record
 
@@ -99,7 +100,9 @@ def _images_among(root: Path, names: Sequence[str]) -> list[str]:
         _said.add((str(root), str(passed_over)))
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(passed_over.items()))
         remedy = "; groundhog[heic] reads HEIC" if _HEIF_SUFFIXES.intersection(passed_over) else ""
-        _log.warning("%s: %d files are not read as images: %s%s", root, passed_over.total(), kinds, remedy)
+        count = passed_over.total()
+        what = f"{many(count, 'file')} {verb(count, 'is', 'are')} not read as images"
+        _log.warning("%s: %s: %s%s", root, what, kinds, remedy)
     return images
 
 

@@ -207,6 +207,8 @@ def read_category_names(path: str | Path) -> tuple[str, ...]:
         names = [by_number[label] for label in numbers]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise InputError(path, "has no names", "expected `names:` with the categories in order, each a text")
+    if isinstance(count := _yaml_value(path, "nc"), str) and small_number(count) != len(names):
+        raise InputError(path, f"nc is {str(count)[:20]}, and names has {len(names)}", "expected one number of classes")
     return tuple(names)
 
 

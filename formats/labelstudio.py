@@ -92,7 +92,7 @@ def read_labelstudio(
                 remedy = 'expected a box, "height" and "width" in its data, or the image folder to look it up in'
                 raise InputError(location, "does not say its image's size", remedy)
             if size is None:
-                omissions["tasks that do not say their image's size, left out; the image folder would"] += 1
+                omissions["tasks without the size of their image, left out; the image folder would say it"] += 1
                 continue
             yield _record(filename, size, result, labels, location)
     if first_missing is not None and not sized:
@@ -119,7 +119,7 @@ def _result(task: Mapping, location: str, omissions: Omissions) -> list[dict] | 
         answers = [*predicted, *done]
         if not answers:
             return None
-        omissions["annotations and predictions beside the one"] += len(answers) - 1
+        omissions["answers beside the one that is read"] += len(answers) - 1
         omissions.update(f"results of type {each['type']}" for each in answers[-1]["result"] if each["type"] != _BOX)
         boxes = [each for each in answers[-1]["result"] if each["type"] == _BOX]
         upright = [each for each in boxes if not (each["value"].get("rotation") or each.get("image_rotation"))]

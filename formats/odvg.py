@@ -159,7 +159,7 @@ def _decoded(text: str | bytes) -> Any:
 # Writing
 
 
-UNLABELLED = "unlabelled images, left out: the program takes them for images without objects"
+UNLABELLED = "unlabelled images, left out: a program takes such images for ones without objects"
 LOADERS = ("mmdet", "open-groundingdino")
 
 
@@ -263,13 +263,23 @@ def _rounded_score(score: float) -> float:
     return float(f"{score:.6g}")
 
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+def _encoder_of_lines() -> Callable[[Any, int], Iterable[str]]:
+    """What json.dumps makes anew for each call, made once: a tenth of the time of a short line."""
+    plain = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:  # an interpreter without the module in C
+        return lambda line, _: (plain.encode(line),)
+    text, colon, comma = json.encoder.encode_basestring, plain.key_separator, plain.item_separator
+    return make(None, plain.default, text, None, colon, comma, False, False, False)
+
+
+_ENCODE = _encoder_of_lines()
 
 
 def line_bytes(line: dict[str, Any]) -> bytes:
     """A line's JSON in UTF-8, without its end."""
     try:
-        return _ENCODER.encode(line).encode("utf-8")
+        return "".join(_ENCODE(line, 0)).encode("utf-8")
     except UnicodeEncodeError:  # a file name that is not UTF-8 on disk can only be written escaped
         return json.dumps(line).encode("ascii")
 

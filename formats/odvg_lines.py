@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from formats.io.errors import InputError, did_you_mean, refused
+from formats.io.plurals import many
 from formats.omissions import Omissions, count_unread
 from formats.phrases import with_spans_found
 from formats.record import (
@@ -160,7 +161,7 @@ def _instance(entry: Any, location: str, index: int, omissions: Omissions | None
         raise InputError(location, f"{where}category {category!r} is not text", "expected the category's name")
     score = _scores(entry.get("score"), location, where)
     if len(score) > 1:
-        raise InputError(location, f"{where}{len(score)} scores for one box", "expected one")
+        raise InputError(location, f"{where}{many(len(score), 'score')} for one box", "expected one")
     weight, ignore = _weight_and_ignore(entry, location, where)
     try:
         return Instance(box, label, category, score[0] if score else None, weight, ignore)

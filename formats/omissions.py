@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from formats.io.errors import InputError
+from formats.io.plurals import singular
 from formats.record import Instance, Record
 
 # What was left out -> how often. A writer returns it; a reader adds to the one that it is passed, which is
@@ -62,4 +64,20 @@ def check_category(instance: Instance, categories: Sequence[str], location: str)
 
 def describe_omissions(omissions: Omissions) -> str:
     """A line for each kind, `  3 scores`; "" if nothing was left out."""
-    return "\n".join(f"  {count} {what}" for what, count in sorted(omissions.items()) if count)
+    return "\n".join(f"  {_counted(count, what)}" for what, count in sorted(omissions.items()) if count)
+
+
+# What is counted: "boxes", "rotated boxes"; not the name of a key, "keypoints of annotations".
+_HEAD = re.compile(
+    r"(?:(?:unlabelled|ignored|quarantined|rotated|track) )?([a-z]+s)\b"
+    r"(?! of (?:annotations|images|categories|lines|detection|grounding|instances|regions)$)"
+)
+
+
+def _counted(count: int, what: str) -> str:
+    """ "1 box with several labels" of "boxes with several labels". A name of a key, `num_keypoints`, stays."""
+    head = _HEAD.match(what)
+    if count != 1 or head is None:
+        return f"{count} {what}"
+    start, end = head.span(1)
+    return f"{count} {what[:start]}{singular(head[1])}{what[end:]}"

@@ -102,7 +102,9 @@ class Region:
         for score in self.scores:
             check_score(score)
         if self.scores and len(self.scores) != len(self.boxes):
-            raise ValueError(f"{len(self.scores)} scores for {len(self.boxes)} boxes; expected one each or none")
+            raise ValueError(
+                f"{many(len(self.scores), 'score')} for {many(len(self.boxes), 'box')}; expected one each or none"
+            )
         for start, end in self.spans:
             if not 0 <= start < end:
                 raise ValueError(f"span [{start}, {end}] is empty; expected 0 <= start < end")

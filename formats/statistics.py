@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from formats.io.plots import new_figure, write_figure
+from formats.io.plurals import many
 from formats.record import Box, Record
 
 _SMALL, _MEDIUM = 32**2, 96**2  # pixels; COCO's sizes
@@ -86,7 +87,8 @@ def statistics_table(statistics: Statistics, max_names: int = 20) -> str:
     """Lines of text: the totals, then the `max_names` most frequent categories or phrases."""
     sizes = ", ".join(f"{statistics.sizes[size]} {size}" for size in ("small", "medium", "large"))
     per_record = statistics.boxes / statistics.records if statistics.records else 0.0
-    kinds = f"{statistics.captions} captions, {statistics.unlabelled} unlabelled, {statistics.empty} without a box"
+    captions = many(statistics.captions, "caption")
+    kinds = f"{captions}, {statistics.unlabelled} unlabelled, {statistics.empty} without a box"
     marks = f"{statistics.ignored} ignored, {statistics.scores.total()} with a score"
     lines = [
         f"records     {statistics.records}: {kinds}",
@@ -94,7 +96,8 @@ def statistics_table(statistics: Statistics, max_names: int = 20) -> str:
         f"per record  {per_record:.2f} boxes, at most {max(statistics.boxes_per_record, default=0)}",
     ]
     if statistics.quarantined:
-        lines.append(f"set aside   {statistics.quarantined} quarantined lines, which are not in these counts")
+        set_aside = many(statistics.quarantined, "quarantined line")
+        lines.append(f"set aside   {set_aside}, not in these counts")
     names = statistics.records_per_category
     if not names:
         return "\n".join(lines)

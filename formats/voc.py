@@ -20,6 +20,7 @@ from xml.etree import ElementTree
 from formats.images import IMAGE_SUFFIXES, image_size, list_images, safe_join, with_slashes
 from formats.io.errors import InputError, expected_one_of, handed_to, located
 from formats.io.files import refuse_packed, write_whole_folder
+from formats.io.plurals import many
 from formats.omissions import Omissions, check_category, count_omissions, refuse_caption
 from formats.record import Box, Instance, Record, check_box
 
@@ -131,7 +132,8 @@ class _ImageNames:
         """Says how many files have no image, where the folder of the images is known."""
         if self._unknown and self._listed[0]:
             count, first = len(self._unknown), self._unknown[0]
-            _log.warning("%s: %d files have no image in %s; the first is %s", self._root, count, self._folder, first)
+            what = f"{many(count, 'file')} without an image in {self._folder}"
+            _log.warning("%s: %s; the first is %s", self._root, what, first)
 
     def _name_of(self, path: Path, said: str, folder: str) -> str:
         """Paths of the machine that drew the boxes lose their folders."""
@@ -140,7 +142,7 @@ class _ImageNames:
         if PurePosixPath(name).is_absolute() or windows.drive or windows.root:
             name = windows.name
         if ".." in PurePosixPath(name).parts:
-            return name  # which whoever opens it refuses
+            raise InputError(path, f"<filename> {said[:80]!r} leaves its folder by '..'", "expected an image in it")
         folders = path.relative_to(self._root).parts[:-1] if path.is_relative_to(self._root) else ()
         below = PurePosixPath(*(part for part in folders if part.lower() != "annotations"))
         same_stem = (below / path.stem).as_posix()

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from formats.images import image_size, list_images, safe_join
 from formats.io.errors import InputError, handed_to, refused
 from formats.io.files import write_whole_folder
+from formats.io.plurals import many, verb
 from formats.label_map import keypoint_shape, read_category_names
 from formats.omissions import Omissions, check_category, count_omissions, refuse_caption
 from formats.record import Instance, Record
@@ -98,12 +99,16 @@ def _check_images(
     if filenames and not label_files:
         raise InputError(labels, "contains no label file", "expected a .txt for each image with objects")
     if label_files and len(alone) == len(label_files):
-        what = f"none of its {len(alone)} label files has an image in {image_dir}; the first is {alone[0]}"
+        what = (
+            f"{len(alone)} of {many(len(alone), 'label file')} without an image in {image_dir}; the first is {alone[0]}"
+        )
         raise InputError(labels, what, "expected the folder of these labels' images, laid out alike")
     if alone:  # no error: the COCO128 that everybody has is so
-        _log.warning("%s: %d label files have no image in %s, the first is %s", labels, len(alone), image_dir, alone[0])
+        what = f"{many(len(alone), 'label file')} without an image in {image_dir}"
+        _log.warning("%s: %s; the first is %s", labels, what, alone[0])
     if (bare := len(stems.difference(label_files))) * 2 > len(stems):
-        _log.warning("%s: %d of %d images have no label file, hence no objects", labels, bare, len(stems))
+        have = verb(bare, "has", "have")
+        _log.warning("%s: %d of %s %s no label file, hence no objects", labels, bare, many(len(stems), "image"), have)
 
 
 def data_yaml_of(labels: Path) -> Path | None:

@@ -121,4 +121,5 @@ def _row(location: str, label: int, numbers: list[float], keypoints: Keypoints |
 
 def _polygon(location: str, label: int, numbers: Sequence[float], score: float | None) -> YoloRow:
     xs, ys = numbers[0::2], numbers[1::2]
-    return YoloRow(location, label, (min(xs), min(ys), max(xs), max(ys)), score, "polygons, now the boxes round them")
+    box = (min(xs), min(ys), max(xs), max(ys))
+    return YoloRow(location, label, box, score, "polygons, of which the box is read")

@@ -126,7 +126,7 @@ def test_objects365v2_names_are_put_right_and_lost_images_left_out(write, caplog
         (Instance((1, 2, 4, 6), 0, "Monitor/TV"), Instance((1, 2, 4, 6), 1, "Ballon", ignore=True)),
     )
     assert read_objects365v2_categories(path) == ("Monitor/TV", "Ballon")
-    assert "1 images that the archives lack are left out" in caplog.text
+    assert "1 image left out, which the archives lack" in caplog.text
 
 
 def test_objects365v1_keeps_names_and_leaves_lost_images_out(write):

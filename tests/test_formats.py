@@ -195,6 +195,9 @@ def test_voc_size_is_looked_up_when_the_file_has_none(tmp_path):
     voc_file(tmp_path / "a.xml", filename="../a.jpg", size=(0, 0))
     with pytest.raises(InputError, match="leaves its folder"):
         list(read_voc(tmp_path, image_dir=tmp_path))
+    voc_file(tmp_path / "a.xml", filename="../a.jpg")  # also where nobody opens the image
+    with pytest.raises(InputError, match="leaves its folder"):
+        list(read_voc(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -306,5 +309,5 @@ def test_yolo_labels_without_an_image_are_counted(yolo, caplog):
     with caplog.at_level(logging.WARNING):
         assert len(yolo("")) == 2
     (message,) = caplog.messages
-    assert "1 label files have no image" in message
+    assert "1 label file without an image" in message
     assert "lost.txt" in message

@@ -96,7 +96,7 @@ def test_metadata_in_parquet_lies_beside_its_images(tmp_path: Path) -> None:
     ("objects", "message"),
     [
         ({"bbox": [[1, 2, 3]], "category": [0]}, "is not four numbers; expected \\[x, y, width, height\\]"),
-        ({"bbox": [[1, 2, 3, 4]], "category": [0, 1]}, "has 1 boxes and other categories"),
+        ({"bbox": [[1, 2, 3, 4]], "category": [0, 1]}, "has 1 box and other categories"),
         ({"bbox": [[1, 2, 3, 4]], "category": [2]}, "category 2 has no name; expected 0..1"),
         ({"category": [0]}, "have no list of boxes"),
         (["cat"], "neither lists by key nor a list of objects"),

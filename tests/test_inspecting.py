@@ -156,7 +156,7 @@ def test_statistics_tell_of_quarantined_lines(tmp_path: Path, capsys: pytest.Cap
     assert main(["stats", str(tmp_path / "x_od.json")]) == 0
     printed = capsys.readouterr().out
     assert "records     1: " in printed
-    assert "1 quarantined lines" in printed
+    assert "1 quarantined line" in printed
 
 
 def test_check_ends_with_1_when_there_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,7 +231,7 @@ def test_statistics_of_nothing() -> None:
 def test_stats_print_a_table_and_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_odvg(tmp_path / "a.json", RECORDS)
     assert main(["stats", str(tmp_path / "a.json"), "--out", str(tmp_path / "plots/a.png")]) == 0
-    assert "records     4: 1 captions, 1 unlabelled" in capsys.readouterr().out
+    assert "records     4: 1 caption, 1 unlabelled" in capsys.readouterr().out
     with Image.open(tmp_path / "plots/a.png") as image:
         assert image.size == (12 * DPI, 8 * DPI)
 

@@ -251,8 +251,8 @@ def test_cvat_shapes_without_an_upright_box_are_left_out_and_counted(tmp_path):
         "points, left out": 1,
         "cuboids, left out": 1,
         "skeletons, left out": 1,
-        "masks, now the boxes round them": 1,
-        "ellipses, now the boxes round them": 1,
+        "masks, of which the box is read": 1,
+        "ellipses, of which the box is read": 1,
     }
 
 

@@ -135,7 +135,7 @@ def test_voc_refuses_two_files_of_one_image_and_counts_images_not_found(tmp_path
     voc(tmp_path / "Annotations/a.xml", "a.jpg")
     voc(tmp_path / "Annotations/b.xml", "b.jpg")
     assert len(list(read_voc(tmp_path / "Annotations"))) == 2
-    assert "1 files have no image" in caplog.text
+    assert "1 file without an image" in caplog.text
     voc(tmp_path / "Annotations/c.xml", "a.jpg")
     with pytest.raises(InputError, match=r"c\.xml: labels a\.jpg, as a\.xml does"):
         list(read_voc(tmp_path / "Annotations"))
@@ -206,10 +206,10 @@ def test_quarantined_and_unlabelled_lines_are_counted(tmp_path: Path) -> None:
     line = {"filename": "c.jpg", "height": None, "width": None, "quarantined": "no such image"}
     source.write_text(source.read_text() + json.dumps(line) + "\n")
     said = convert("odvg", "odvg", source, tmp_path / "y_od.json")
-    assert "1 quarantined lines, left out" in said
+    assert "1 quarantined line, left out" in said
     for loader in ("mmdet", "open-groundingdino"):
         said = convert("odvg", "odvg", source, tmp_path / f"{loader}_od.json", loader=loader)
-        assert "1 unlabelled images, left out" in said
+        assert "1 unlabelled image, left out" in said
         assert [record.filename for record in read_odvg(tmp_path / f"{loader}_od.json")] == ["a.jpg"]
 
 

@@ -278,7 +278,7 @@ def without(table: dict, key: str) -> dict:
         (grounding("a cat", {**REGION, "tokens_positive": [[5, 5]]}), r"span \[5, 5\] is empty"),
         (grounding("a cat", without(REGION, "phrase")), "region 0: 'phrase' is missing"),
         (grounding("a cat", {**REGION, "phrase": []}), r"phrase \[\] is not text"),
-        (grounding("a cat", {**REGION, "score": [0.1, 0.2]}), "2 scores for 1 boxes"),
+        (grounding("a cat", {**REGION, "score": [0.1, 0.2]}), "2 scores for 1 box"),
         (
             grounding("a cat", REGION, {**REGION, "bbox": [[1, 2, 3, 4], [9, 2, 3, 4]]}),
             "region 1: box .* swapped corners",

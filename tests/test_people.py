@@ -19,7 +19,8 @@ from formats.coco import write_coco
 from formats.convert import convert
 from formats.io.errors import InputError
 from formats.io.notebook import html_table
-from formats.io.plurals import many
+from formats.io.plurals import many, singular
+from formats.omissions import Omissions, describe_omissions
 from formats.record import Instance, Record
 from grounding_model import load_detector
 from grounding_model.glyphs import draw_scene
@@ -176,3 +177,16 @@ def test_pictures_that_are_open_already_are_predicted_and_paths_may_be_text(tmp_
     write_odvg(tmp_path / "x_od.json", [Record("a.png", 48, 64, ())])
     (data,) = merge([OdvgData(str(tmp_path / "x_od.json"), str(tmp_path))])
     assert data.annotations == tmp_path / "x_od.json"
+
+
+@pytest.mark.parametrize("noun", ["box", "category", "image", "class", "batch", "answer"])
+def test_a_plural_has_its_singular(noun):
+    assert singular(many(2, noun).removeprefix("2 ")) == noun
+
+
+def test_what_is_left_out_once_is_said_in_the_singular():
+    left_out = Omissions(
+        {"boxes with several labels, now a box of each": 1, "keypoints of annotations": 1, "scores": 2}
+    )
+    said = describe_omissions(left_out).splitlines()
+    assert said == ["  1 box with several labels, now a box of each", "  1 keypoints of annotations", "  2 scores"]

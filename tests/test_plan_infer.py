@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -56,6 +57,13 @@ def test_shards_hold_every_line_once(folder: Path) -> None:
     by_shard = [line for shard in manifest.shards for line in read_lines(manifest.source, shard)]
     assert by_shard == list(read_lines(manifest.source))
     assert read_manifest(manifest.path) == manifest
+
+
+def test_a_category_that_is_listed_twice_is_named_with_its_file(folder: Path) -> None:
+    label_map = folder / "x_label_map.json"
+    label_map.write_text('{"0": "cat", "1": "cat"}')
+    with pytest.raises(InputError, match=rf"^{re.escape(str(label_map))}: categories: 'cat' is listed twice"):
+        plan_od(folder)
 
 
 def test_there_are_never_more_than_a_folder_bears(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

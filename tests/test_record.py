@@ -42,7 +42,7 @@ def test_a_score_lies_between_0_and_1(score):
 
 def test_a_region_has_one_score_a_box_or_none():
     assert Region((BOX, BOX), ("cats",), scores=()).scores == ()
-    with pytest.raises(ValueError, match="1 scores for 2 boxes"):
+    with pytest.raises(ValueError, match="1 score for 2 boxes"):
         Region((BOX, BOX), ("cats",), scores=(0.5,))
 
 

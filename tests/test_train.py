@@ -123,6 +123,18 @@ def test_resumed_equals_uninterrupted(config: TrainConfig, tmp_path: Path) -> No
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+def test_a_run_killed_between_its_last_state_and_its_weights_only_writes_these(
+    config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = run_training(config)
+    whole = weights_of(first)
+    first.checkpoint.unlink()
+    capsys.readouterr()
+    again = run_training(config)
+    assert "all of 6 steps done before; writing the weights" in capsys.readouterr().err
+    assert all(torch.equal(whole[name], value) for name, value in weights_of(again).items())
+
+
 @pytest.mark.parametrize(
     "damage", ["flipped", "cut", *(pytest.param(each, marks=pytest.mark.slow) for each in ("empty", "text"))]
 )

@@ -171,12 +171,12 @@ def test_odvg_counts_phrases_that_it_leaves_out(tmp_path):
     ("name", "message"),
     [
         ("odvg", ""),
-        ("coco", "1 unlabelled images, now without objects, 1 weights"),
-        ("voc", "2 scores, 1 unlabelled images, now without objects, 1 weights"),
-        ("yolo", "1 ignored boxes, left out, 2 scores, 1 unlabelled images, now without objects, 1 weights"),
+        ("coco", "1 unlabelled image, now without objects, 1 weight"),
+        ("voc", "2 scores, 1 unlabelled image, now without objects, 1 weight"),
+        ("yolo", "1 ignored box, left out, 2 scores, 1 unlabelled image, now without objects, 1 weight"),
         (
             "open-groundingdino",
-            "1 ignored boxes, left out, 2 scores, 1 unlabelled images, now without objects, 1 weights",
+            "1 ignored box, left out, 2 scores, 1 unlabelled image, now without objects, 1 weight",
         ),
     ],
 )

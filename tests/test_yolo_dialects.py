@@ -58,7 +58,7 @@ def test_a_kpt_shape_that_is_none_is_named(root: Path, shape: str) -> None:
 def test_a_polygon_of_the_whole_image_is_no_pose(root: Path) -> None:
     found, omissions = rows(root, "0 0 0 1 0 1 1 0 1 0 0")
     assert [each.box for each in found] == [(0, 0, 100, 100)]
-    assert omissions == {"polygons, now the boxes round them": 1}
+    assert omissions == {"polygons, of which the box is read": 1}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_two_images_do_not_share_a_label_file(root: Path) -> None:
 def test_images_that_do_not_belong_to_the_labels_are_refused(root: Path, label_file: str) -> None:
     (root / "labels" / label_file).parent.mkdir(exist_ok=True)
     (root / "labels" / label_file).write_text("0 0.5 0.5 0.5 0.2")
-    with pytest.raises(InputError, match=r"labels: none of its 1 label files has an image in .*images"):
+    with pytest.raises(InputError, match=r"labels: 1 of 1 label file without an image in .*images"):
         list(read_yolo(root / "labels", root / "images", ["cat"]))
 
 
@@ -150,6 +150,7 @@ def test_names_are_the_words_that_stand_there_whatever_yaml_makes_of_them(tmp_pa
         ("names: [cat, [dog]]", "has no names"),
         ("names: [cat, '']", "has no names"),
         ("names: " + "[" * 5000, "is not YAML"),
+        ("nc: 3\nnames: [cat, dog]", "nc is 3, and names has 2"),
     ],
 )
 def test_names_that_are_none_are_refused(tmp_path: Path, text: str, message: str) -> None:

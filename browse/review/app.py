@@ -32,6 +32,7 @@ from browse.review.page_json import Phrase
 from browse.review.session import StaleRevision
 from browse.review.views import LineView, Query, Views
 from formats.io.errors import InputError
+from formats.io.plurals import many
 
 MAX_BODY = 8 << 20  # bytes: a change to one image is a hundredth of it
 MAX_ROWS = 500  # that one request may ask for
@@ -308,7 +309,7 @@ class ReviewApp:
     def _number(self, values: dict[str, str]) -> int:
         number, count = _whole(values, "number"), len(self.review.lines)
         if not 0 <= number < count:
-            raise Refused(404, f"no line {number + 1}: there are {count} lines")
+            raise Refused(404, f"no line {number + 1} of {many(count, 'line')}")
         return number
 
     def _view(self, values: dict[str, str]) -> LineView:

@@ -23,7 +23,7 @@ from flows.labelling.settings import (
 )
 from formats.candidates import candidates_key
 from formats.dataset_names import label_map_beside, label_map_path, parse_annotation_name, work_dir_name
-from formats.io.errors import InputError
+from formats.io.errors import InputError, at_file
 from formats.io.storage import absolute, as_path, is_address
 from formats.label_map import read_label_map, warn_of_names, write_label_map
 from grounding_model.checkpoints.locations import checkpoint_hash
@@ -107,7 +107,8 @@ def _planned(
     warn_of_names(labels, label_map)
     names = None if label_map is None else {str(label): name for label, name in labels.items()}
     if names is not None:
-        Prompt.categories(list(names.values()))  # a name that no prompt can hold is said now, not once an image
+        with at_file(label_map):  # a name that no prompt can hold is said now, not once an image
+            Prompt.categories(list(names.values()))
     digest, shards = _cut(source, execution.shard_size)
     if not shards:
         raise InputError(source, "contains no lines", "expected an ODVG file as bootstrap writes it")

@@ -544,7 +544,7 @@ def _quarantined(rounds: Sequence[RoundOnDisk]) -> str:
         return pages.section("Quarantined", pages.paragraph("Nothing: every line and every image could be used."))
     rows = [[str(p.get("line", "")), str(p.get("filename") or "?"), str(p.get("reason"))] for p in problems]
     rest = f" The first {QUARANTINE_ROWS} are:" if len(rows) > QUARANTINE_ROWS else ""
-    intro = pages.paragraph(f"{len(rows)} lines or images could not be used and were set aside.{rest}")
+    intro = pages.paragraph(f"Lines or images that could not be used and were set aside: {len(rows)}.{rest}")
     return pages.section(
         "Quarantined", intro + pages.page_table(["Line", "File", "Reason"], rows[:QUARANTINE_ROWS], numbers=False)
     )

@@ -61,6 +61,15 @@ def located(location: object) -> Iterator[None]:
 
 
 @contextmanager
+def at_file(path: object) -> Iterator[None]:
+    """An InputError of the block about what stands in a file names that file before its own location."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {error.location}", error.what, error.remedy) from error
+
+
+@contextmanager
 def handed_to(on_problem: Callable[[InputError], None] | None) -> Iterator[None]:
     """Passes an InputError of the block to `on_problem`; without one it is raised."""
     try:

@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 
+def singular(noun: str) -> str:
+    """ "box" of "boxes"; the inverse of what many() makes."""
+    for plural, one in (("ies", "y"), ("xes", "x"), ("ses", "s"), ("ches", "ch")):
+        if noun.endswith(plural):
+            return noun.removesuffix(plural) + one
+    return noun.removesuffix("s")
+
+
+def verb(count: int, of_one: str, of_several: str) -> str:
+    """The verb that goes with a number of things: verb(1, "is", "are")."""
+    return of_one if count == 1 else of_several
+
+
 def many(count: int, noun: str) -> str:
     """ "1 box", "2 boxes", "0 categories". noun: in the singular; of several words the last one counts."""
     if count == 1:

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from formats.io.errors import InputError
+from formats.io.plurals import many, verb
 from formats.record import Box, Record, Span
 from grounding_model.data.augment import AugmentConfig, augment
 from grounding_model.data.captions import AbsentNames, CategorySampler, TrainingText, caption_text
@@ -158,7 +159,8 @@ def load_usable(dataset: LabelledImages, draw: Draw, problems: list[str]) -> tup
             return dataset.load((draw.item + offset) % len(dataset))
         except InputError as error:
             problems.append(str(error))
-    raise InputError(f"data set {draw.dataset}", f"{len(problems)} images in a row are unusable", problems[0])
+    what = f"{many(len(problems), 'image')} in a row {verb(len(problems), 'is', 'are')} unusable"
+    raise InputError(f"data set {draw.dataset}", what, problems[0])
 
 
 class TrainingBox(NamedTuple):

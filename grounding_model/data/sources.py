@@ -17,6 +17,7 @@ from formats.coco import CocoContent, coco_records, load_coco
 from formats.dataset_names import label_map_beside
 from formats.images import check_size, safe_join
 from formats.io.errors import InputError, expected_one_of
+from formats.io.plurals import many
 from formats.io.progress import show_progress
 from formats.io.ranges import Count, Factor, PositiveShare, Seed, Share
 from formats.label_map import check_names, read_label_map
@@ -286,7 +287,7 @@ class CocoDataset:
                     ignore.append(instance.ignore)
             ends.append(len(labels))
         if problems:
-            log.warning("skipped %d entries, for example: %s", len(problems), problems[0])
+            log.warning("skipped %s, for example: %s", many(len(problems), "entry"), problems[0])
         # Arrays, not lists: forked workers would copy every object that they touch.
         self._names = np.array(names, dtype=bytes)
         self._sizes = np.array(sizes).reshape(-1, 2)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from formats.io.errors import InputError, expected_one_of
+from formats.io.plurals import many
 from formats.record import Instance, Record
 from grounding_model.inputs.image import check_image, read_image
 from grounding_model.inputs.predict import (
@@ -87,9 +88,8 @@ class StudentDetector:
         if not entries or isinstance(entries, str) or not all(isinstance(each, Prompt | list) for each in entries):
             return Prompt.categories(entries)
         if len(entries) != count:
-            raise InputError(
-                "prompt", f"{len(entries)} prompts for {count} images", "expected one for all images, or one for each"
-            )
+            what = f"{many(len(entries), 'prompt')} for {many(count, 'image')}"
+            raise InputError("prompt", what, "expected one for all images, or one for each")
         return [each if isinstance(each, Prompt) else Prompt.categories(each) for each in entries]
 
     def _answers(

@@ -172,7 +172,8 @@ def _train(
         validate_now()
     if processes.is_first:
         print(_announcement(config, device, datasets, run.step, steps, log.path), file=sys.stderr, flush=True)
-    shown = show_progress(total=steps, initial=run.step, desc="train", unit="step", hidden=not processes.is_first)
+    hidden = run.step == steps or not processes.is_first
+    shown = show_progress(total=steps, initial=run.step, desc="train", unit="step", hidden=hidden)
     with shown as bar, _one_thread_cv2():
         while run.step < steps:
             set_training(model, frozen)
@@ -212,6 +213,8 @@ def _announcement(
     config: TrainConfig, device: torch.device, datasets: Sequence[LabelledImages], step: int, steps: int, log: Path
 ) -> str:
     """What is about to be done, for a log that somebody reads hours later."""
+    if step == steps:
+        return f"train: all of {many(steps, 'step')} done before; writing the weights; log: {log}"
     count = many(steps, "step") if step == 0 else f"steps {step + 1} to {steps}"
     images = many(sum(len(dataset) for dataset in datasets), "image")
     per_step = many(config.total_batch_size, "image")
