@@ -43,7 +43,7 @@ from grounding_model import load_detector
 from grounding_model.glyphs import categories_of, draw_scene
 from grounding_model.inputs.image_batch import ImageBatch
 from grounding_model.inputs.tokens import TextBatch, tokenize
-from grounding_model.model.boxes import cxcywh_to_xyxy, pairwise_iou
+from grounding_model.model.boxes import cxcywh_to_xyxy, iou_matrix
 from grounding_model.model.kernels.compiled_gather import use_compiled_gather
 from grounding_model.model.precision import use_bfloat16
 
@@ -100,7 +100,7 @@ def agreement(expected: Answer, found: Answer) -> dict[str, float]:
     score = (expected.scores[best, None] - found.scores).abs()
     nearest = distance.amin(1)
     equal = ((distance <= 0.05) & (score <= 1e-4)).any(1)
-    iou = pairwise_iou(cxcywh_to_xyxy(expected.boxes[best]), cxcywh_to_xyxy(found.boxes))
+    iou = iou_matrix(cxcywh_to_xyxy(expected.boxes[best]), cxcywh_to_xyxy(found.boxes))
     return {
         "alike": ((iou >= 0.9) & (score <= 0.01)).any(1).sum().item(),
         "equal": equal.sum().item(),
