@@ -601,8 +601,8 @@ def _read_ahead(
     last: str | None = None
     with ThreadPoolExecutor(READERS, thread_name_prefix="read-image") as readers:
         try:
-            for index, (given, prompt) in enumerate(pairs):
-                image = as_source(given)
+            for index, (source, prompt) in enumerate(pairs):
+                image = as_source(source)
                 filename = f"image-{index}" if isinstance(image, np.ndarray) else str(image)
                 if isinstance(image, np.ndarray) or filename != last:  # the same array may hold other pixels by now
                     picture = readers.submit(read, image, filename)  # before _load, which waits for it

@@ -87,9 +87,9 @@ def test_domain_seed_and_index_part_scenes_and_the_task_does_not():
 
 
 def test_hardness_is_the_domains_own_unless_given():
-    own = draw_scene("cats", SEED, 0)[0]
-    assert np.array_equal(own, draw_scene("cats", SEED, 0, hardness=DOMAINS["cats"].hardness)[0])
-    assert not np.array_equal(own, draw_scene("cats", SEED, 0, hardness=0.0)[0])
+    default = draw_scene("cats", SEED, 0)[0]
+    assert np.array_equal(default, draw_scene("cats", SEED, 0, hardness=DOMAINS["cats"].hardness)[0])
+    assert not np.array_equal(default, draw_scene("cats", SEED, 0, hardness=0.0)[0])
 
 
 # Pictograms
