@@ -1,10 +1,11 @@
 """Seconds for one image of full size, ours beside transformers in one process, and images a second of glyph-tiny.
 
-    OMP_NUM_THREADS=1 python benchmarks/inference.py [--rounds 5] [--keep]
+    OMP_NUM_THREADS=1 python benchmarks/inference.py [--rounds 5] [--parts full,embedded] [--keep]
 
 The same weights (Swin-T, BERT-base) in transformers in float32, in ours in float32 and in ours in bfloat16 take turns
 on the same image of 800 x 1066 pixels and the same three names; medians of all rounds. CPU seconds, of user and system,
-hardly depend on what else the machine does; wall seconds do.
+hardly depend on what else the machine does; wall seconds do. Where a C++ compiler is, ours stands there twice: with the
+plain layer for sampling, and with the compiled loop that load_detector takes there.
 
 The weights are random, yet offsets, layer scales and heads are drawn as well: as a model starts they are so small or
 equal that mistakes in what they multiply would not show. Agreement is that of the peer's 100 best boxes: how many have
@@ -13,13 +14,14 @@ a box of ours within 0.05 pixels with a score within 0.0001 (equal), and how man
 proposals some score alike within rounding, and which of them comes first is random.
 
 The last ratios, from inference.json, are printed beside the new ones; --keep writes the new ones there.
-It needs 5 GB of memory.
+It needs 7 GB of memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -41,7 +43,8 @@ from grounding_model import load_detector
 from grounding_model.glyphs import categories_of, draw_scene
 from grounding_model.inputs.image_batch import ImageBatch
 from grounding_model.inputs.tokens import TextBatch, tokenize
-from grounding_model.model.boxes import cxcywh_to_xyxy, pairwise_iou
+from grounding_model.model.boxes import cxcywh_to_xyxy, iou_matrix
+from grounding_model.model.kernels.compiled_gather import use_compiled_gather
 from grounding_model.model.precision import use_bfloat16
 
 HEIGHT, WIDTH = 800, 1066
@@ -76,11 +79,12 @@ def contestants() -> dict[str, Callable[[], Answer]]:
         found = model(images, text)
         return answer(found.logits[-1, 0], found.boxes[-1, 0], text)
 
-    return {
-        PEER: of_peer,
-        "ours float32": lambda: of_model(ours.model),
-        "ours bfloat16": lambda: of_model(rounded),
-    }
+    models = {"ours float32": ours.model, "ours bfloat16": rounded}
+    for name, model in list(models.items()):
+        compiled = deepcopy(model)
+        if use_compiled_gather(compiled):
+            models[f"{name}, compiled"] = compiled
+    return {PEER: of_peer} | {name: partial(of_model, model) for name, model in models.items()}
 
 
 def answer(logits: Tensor, boxes: Tensor, text: TextBatch) -> Answer:
@@ -96,7 +100,7 @@ def agreement(expected: Answer, found: Answer) -> dict[str, float]:
     score = (expected.scores[best, None] - found.scores).abs()
     nearest = distance.amin(1)
     equal = ((distance <= 0.05) & (score <= 1e-4)).any(1)
-    iou = pairwise_iou(cxcywh_to_xyxy(expected.boxes[best]), cxcywh_to_xyxy(found.boxes))
+    iou = iou_matrix(cxcywh_to_xyxy(expected.boxes[best]), cxcywh_to_xyxy(found.boxes))
     return {
         "alike": ((iou >= 0.9) & (score <= 0.01)).any(1).sum().item(),
         "equal": equal.sum().item(),
@@ -157,11 +161,15 @@ def embedded(rounds: int, last: dict[str, float]) -> dict[str, float]:
 
 @torch.inference_mode()
 def main() -> None:
-    options = arguments(__doc__, __file__, rounds=5).parse_args()
+    parser = arguments(__doc__, __file__, rounds=5)
+    parser.add_argument("--parts", default="full,embedded", help="full, embedded or both (default %(default)s)")
+    options = parser.parse_args()
     use_threads()
-    last = last_ratios(__file__)
-    new = full_size(options.rounds, last) | embedded(options.rounds, last)
-    finish(__file__, new, options.keep)
+    last, new = last_ratios(__file__), {}
+    for part, measure in (("full", full_size), ("embedded", embedded)):
+        if part in options.parts.split(","):
+            new |= measure(options.rounds, last)
+    finish(__file__, last | new, options.keep)
 
 
 if __name__ == "__main__":

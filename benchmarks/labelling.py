@@ -1,27 +1,40 @@
 """What labelling costs beyond the model: 500 scenes by the embedded model, from image files to candidates on disk.
 
-    OMP_NUM_THREADS=1 python benchmarks/labelling.py [--images 500] [--batch-sizes 1,2,4,8,16] [--rounds 3] [--keep]
+    OMP_NUM_THREADS=1 python benchmarks/labelling.py [--images 500] [--batch-sizes 1,4,8] [--rounds 3] [--full-size 4]
+        [--dtype float32] [--keep]
 
-The bare model gets the same pictures, decoded, normalised and in batches; its answers are thrown away. Labelling is
-`plan` and `infer` in a fresh folder. They take turns; CPU seconds, medians. Parts says where the CPU seconds of one
-labelling go: of decoding and resizing, and of reading the written shards again, which makes sure of them.
-Memory is the most that the process had during a labelling (Linux, VmHWM).
+The bare model gets the same pictures, decoded, normalised and in batches; its answers are thrown away. Reading is what
+the model of any program needs before: decoding, resizing and normalising the files, one after another. Labelling is
+`plan` and `infer` in a fresh folder. They take turns; CPU seconds, medians. The overhead is that of labelling over the
+bare model, and over the bare model and reading.
+
+--full-size N labels N JPEG files of 800 x 1066 pixels too, by Swin-T and BERT-base with random weights in bfloat16,
+every answer above the floor, one image at once.
+
+Parts says where the CPU seconds of one labelling go, by thread. Memory is that of a process of its own that only
+labels: what it holds (Linux, VmRSS) in each fifth of the labelling's time, medians, and its most.
 
 The last numbers, from labelling.json, are printed beside the new ones; --keep writes the new ones there.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from contest import arguments, beside, costs, finish, last_ratios, table, use_threads
+from PIL import Image
+from torch import nn
 
 from flows.labelling import infer as inferring
 from flows.labelling.bootstrap import bootstrap_od
@@ -30,24 +43,115 @@ from flows.labelling.plan import plan
 from grounding_model import detector as detecting
 from grounding_model import load_detector
 from grounding_model.detector import Detector
-from grounding_model.glyphs import categories_of, write_scenes
+from grounding_model.glyphs import categories_of, draw_scene, write_scenes
 from grounding_model.inputs.image import read_resized
-from grounding_model.inputs.image_batch import collate_images
+from grounding_model.inputs.image_batch import collate_images, normalise
 from grounding_model.inputs.prompt import Prompt
 from grounding_model.inputs.tokens import tokenize
+from grounding_model.model.config import SWIN_T
+from grounding_model.model.grounding import GroundingModel
+
+NAMES = list(categories_of("source", "od"))
 
 
-@torch.inference_mode()
-def bare(detector: Detector, batches: list[Any], caption: str) -> None:
-    model = detector.model
-    text = model.encode_text(tokenize([caption], detector.tokenizer, model.config.max_text_tokens))
-    for batch in batches:
-        model.ground(model.encode_image(batch), text)
+class Case(NamedTuple):
+    """A folder of images and who labels them."""
+
+    root: Path
+    source: Path
+    detector: Detector
+
+    @property
+    def paths(self) -> list[Path]:
+        return sorted((self.root / "images").iterdir())
+
+    def label(self, batch_size: int) -> None:
+        with TemporaryDirectory(dir=self.root) as work_dir:
+            planned = plan(self.source, self.root / "images", work_dir=work_dir)
+            infer(planned, self.detector, batch_size=batch_size, progress=False)
+
+    def read(self) -> None:
+        for path in self.paths:
+            normalise(read_resized(path, self.detector.model.config.image_scale).pixels)
+
+    @torch.inference_mode()
+    def bare(self, batches: list[Any]) -> None:
+        model = self.detector.model
+        [caption] = self.detector.captions(Prompt.categories(NAMES))
+        text = model.encode_text(tokenize([caption], self.detector.tokenizer, model.config.max_text_tokens))
+        for batch in batches:
+            model.ground(model.encode_image(batch), text)
 
 
-def peak_mib() -> float:
+def scenes(root: Path, count: int, dtype: str) -> Case:
+    write_scenes(root, "source", count, 0, labelled=False)
+    source = bootstrap_od(root / "images", NAMES, root / "scenes_od.json").annotations
+    return Case(root, source, load_detector(device="cpu", dtype=dtype))
+
+
+def photos(root: Path, count: int) -> Case:
+    """Scenes in the size of photos, and a model of full size, which finds something everywhere."""
+    (root / "images").mkdir(parents=True)
+    for index in range(count):
+        picture = Image.fromarray(draw_scene("source", 0, index, "od")[0]).resize((1066, 800))
+        picture.save(root / "images" / f"{index}.jpg", quality=90)
+    torch.manual_seed(0)
+    model = GroundingModel(SWIN_T)
+    for head in model.classify:
+        nn.init.zeros_(head.bias)
+    source = bootstrap_od(root / "images", NAMES, root / "photos_od.json").annotations
+    return Case(root, source, Detector(model, load_detector(device="cpu").tokenizer, "cpu", dtype="bfloat16"))
+
+
+def row(
+    name: str, case: Case, batch_size: int, rounds: int, last: dict[str, float], new: dict[str, float]
+) -> list[str]:
+    """Of the table; the ratios are added to `new`."""
+    pictures = [read_resized(path, case.detector.model.config.image_scale).pixels for path in case.paths]
+    batches = [collate_images(pictures[first : first + batch_size]) for first in range(0, len(pictures), batch_size)]
+    case.bare(batches[:1])  # memory is fetched and the sampling loop built before anything counts
+    work = {"bare": partial(case.bare, batches), "read": case.read, "label": partial(case.label, batch_size)}
+    taken = {part: 1000 * cost.cpu / len(pictures) for part, cost in costs(work, rounds).items()}
+    over = 100 * (taken["label"] / taken["bare"] - 1)
+    new[f"{name}, overhead"], new[f"{name}, images a CPU s"] = over, 1000 / taken["label"]
+    new[f"{name}, overhead beside reading"] = rest = 100 * (taken["label"] / (taken["bare"] + taken["read"]) - 1)
+    shown = (beside(new[key], last.get(key)) for key in (f"{name}, images a CPU s", f"{name}, overhead"))
+    times = [f"{taken[part]:.2f}" for part in ("bare", "read", "label")]
+    return [name, *times, *shown, beside(rest, last.get(f"{name}, overhead beside reading"))]
+
+
+def memory(entry: str) -> float:
+    """MiB of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith(entry)) / 1024
+
+
+def watch(label: Callable[[], None]) -> list[float]:
+    """MiB in each fifth of the time, and the most."""
+    Path("/proc/self/clear_refs").write_text("5")
+    seen: list[float] = []
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.05):
+            seen.append(memory("VmRSS"))
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    label()
+    done.set()
+    watcher.join()
+    fifth = max(1, len(seen) // 5)
+    return [median(seen[first : first + fifth]) for first in range(0, 5 * fifth, fifth)] + [memory("VmHWM")]
+
+
+def memory_rows(options: Any, sizes: Sequence[int]) -> list[list[str]]:
+    rows = []
+    for size in sizes:
+        command = [sys.executable, __file__, "--images", str(options.images), "--dtype", options.dtype]
+        done = subprocess.run([*command, "--memory", str(size)], capture_output=True, text=True, check=True)
+        rows.append([str(size), *done.stdout.split()[-6:]])
+    return rows
 
 
 def timed(function: Callable[..., Any], seconds: Counter[str], name: str) -> Callable[..., Any]:
@@ -63,50 +167,56 @@ def timed(function: Callable[..., Any], seconds: Counter[str], name: str) -> Cal
     return run
 
 
+def parts(case: Case) -> str:
+    """CPU milliseconds an image of one labelling, four images at once."""
+    seconds: Counter[str] = Counter()
+    functions = (
+        (detecting, "_read"), (case.detector.model, "encode_image"), (case.detector.model, "ground"),
+        (detecting._Labeller, "_answers"), (detecting._Labeller, "_records"), (detecting, "collate_pixels"),
+        (inferring, "_candidates"), (inferring, "write_candidates"), (inferring, "current_states"),
+        (inferring, "write_states"), (inferring, "missing_shards"), (inferring, "check_usable"),
+    )  # fmt: skip
+    for owner, name in functions:
+        setattr(owner, name, timed(getattr(owner, name), seconds, name.strip("_")))
+    began = time.process_time()
+    case.label(4)
+    whole = time.process_time() - began
+    seconds["the rest"] = whole - sum(seconds.values())
+    count = len(case.paths)
+    return ", ".join(f"{name} {1000 * value / count:.3f}" for name, value in seconds.most_common())
+
+
 def main() -> None:
     parser = arguments(__doc__, __file__, rounds=3)
     parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--batch-sizes", default="1,2,4,8,16")
+    parser.add_argument("--batch-sizes", default="1,4,8")
+    parser.add_argument("--full-size", type=int, default=0, metavar="N")
+    parser.add_argument("--dtype", default="float32", help="of the embedded model (default %(default)s)")
+    parser.add_argument("--memory", type=int, metavar="BATCH", help="only label, and print what the process holds")
     options = parser.parse_args()
     use_threads()
     last, new = last_ratios(__file__), {}
     with TemporaryDirectory() as folder:
         root = Path(folder)
-        write_scenes(root, "source", options.images, 0, labelled=False)
-        names = list(categories_of("source", "od"))
-        source = bootstrap_od(root / "images", names, root / "scenes_od.json").annotations
-        detector = load_detector(device="cpu")
-        [caption] = detector.captions(Prompt.categories(names))
-        paths = sorted((root / "images").iterdir())
-        pictures = [read_resized(path, detector.model.config.image_scale).pixels for path in paths]
-
-        def label(batch_size: int) -> None:
-            with TemporaryDirectory(dir=root) as work_dir:
-                infer(plan(source, root / "images", work_dir=work_dir), detector, batch_size=batch_size, progress=False)
-
-        heads = ("images at once", "bare model, images a CPU s", "labelling, images a CPU s", "overhead, %")
-        rows = []
-        label(4)
-        for size in map(int, options.batch_sizes.split(",")):
-            batches = [collate_images(pictures[first : first + size]) for first in range(0, len(pictures), size)]
-            work = {"bare": partial(bare, detector, batches, caption), "labelling": partial(label, size)}
-            taken = {name: cost.cpu for name, cost in costs(work, options.rounds).items()}
-            overhead = 100 * (taken["labelling"] / taken["bare"] - 1)
-            new[f"overhead, batch {size}"] = overhead
-            new[f"labelling, batch {size}"] = speed = options.images / taken["labelling"]
-            shown = beside(speed, last.get(f"labelling, batch {size}"))
-            rows.append((str(size), f"{options.images / taken['bare']:.1f}", shown, f"{overhead:.1f}"))
+        case = scenes(root, options.images, options.dtype)
+        if options.memory:
+            print(*(f"{held:.0f}" for held in watch(partial(case.label, options.memory))))
+            return
+        case.label(4)
+        sizes = [int(size) for size in options.batch_sizes.split(",")]
+        rows = [row(f"{options.dtype}, batch {size}", case, size, options.rounds, last, new) for size in sizes]
+        if options.full_size:
+            full = photos(root / "photos", options.full_size)
+            rows.append(row("Swin-T, 800 x 1066, bfloat16, batch 1", full, 1, 1, last, new))
+            del full
+        heads = (
+            "", "bare model, CPU ms an image", "reading", "labelling", "images a CPU s", "overhead, %",
+            "overhead beside reading, %",
+        )  # fmt: skip
         print(table(heads, rows), flush=True)
-
-        seconds: Counter[str] = Counter()
-        detecting.read_resized = timed(read_resized, seconds, "decode and resize")  # type: ignore[assignment]
-        inferring.missing_shards = timed(inferring.missing_shards, seconds, "look for shards")  # type: ignore[assignment]
-        inferring.check_usable = timed(inferring.check_usable, seconds, "read shards again")  # type: ignore[assignment]
-        inferring.write_candidates = timed(inferring.write_candidates, seconds, "write candidates")  # type: ignore[assignment]
-        Path("/proc/self/clear_refs").write_text("5")
-        label(4)
-        print(", ".join(f"{name} {value:.3f} s" for name, value in seconds.items()))
-        print(f"peak memory of a labelling of {options.images} images: {peak_mib():.0f} MiB")
+        print(f"parts, CPU ms an image: {parts(case)}", flush=True)
+        heads = ("images at once", *(f"MiB, fifth {part}" for part in range(1, 6)), "most")
+        print(table(heads, memory_rows(options, sizes)))
     finish(__file__, last | new, options.keep)
 
 

@@ -342,10 +342,12 @@ class _Labeller:
 
     @torch.inference_mode()
     def _records(self, batch: Begun) -> list[Record]:
-        found: list[list[Detections]] = [[_nothing(self._columns(image))] for image in batch.images]
+        found: list[list[Detections]] = [[] for _ in batch.images]
         for (index, _), detections in zip(batch.answers, _to_cpu([answer for _, answer in batch.answers])):
             found[index].append(_in_pixels(detections, batch.images[index].picture))
-        records = [self._record(image, parts) for image, parts in zip(batch.images, found)]
+        records = [
+            self._record(image, parts or [_nothing(self._columns(image))]) for image, parts in zip(batch.images, found)
+        ]
         if batch.pooled is None:
             return records
         pooled = batch.pooled.cpu().numpy()
@@ -517,6 +519,10 @@ def _pixels(boxes: Tensor, picture: Picture) -> Tensor:
 
 def _best(parts: Sequence[Detections], count: int | None, score_threshold: float, nms_iou: float | None) -> Detections:
     """Detections of all chunks, sorted by score, without duplicates of a label, cut by count (None: all), threshold."""
+    if len(parts) == 1 and nms_iou is None:  # mostly: they are the best, best first
+        end = int((parts[0].scores >= score_threshold).sum())
+        end = end if count is None else min(end, count)
+        return Detections(*(tensor[:end] for tensor in parts[0]))
     boxes, scores, labels, all_scores = (torch.cat(tensors) for tensors in zip(*parts))
     order = scores.argsort(descending=True, stable=True)
     order = order[scores[order] >= score_threshold]

@@ -9,10 +9,9 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from formats.io.errors import InputError
+from grounding_model.inputs.tokens import TOKENIZER_FILES
 
 log = logging.getLogger(__name__)
-
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 
 
 def download(name: str) -> Path:

@@ -17,11 +17,10 @@ from formats.io.errors import InputError
 from formats.io.files import load_json
 from formats.io.values import Table, describe_value
 from grounding_model.checkpoints.checkpoint import LABEL_EMBEDDING, Weights, draw_label_embedding
-from grounding_model.checkpoints.hub import TOKENIZER_FILES
 from grounding_model.checkpoints.infer_config import OFFICIAL, Hints, config_of
 from grounding_model.checkpoints.safe_pickle import read_pickled_checkpoint
 from grounding_model.checkpoints.weight_names import counted_maps, hugging_face_table, without_wrappers
-from grounding_model.inputs.tokens import SPECIAL_TOKENS, CaptionTokenizer
+from grounding_model.inputs.tokens import SPECIAL_TOKENS, TOKENIZER_FILES, CaptionTokenizer
 from grounding_model.model.config import ModelConfig, SwinBackbone
 from grounding_model.model.grounding import GroundingModel
 

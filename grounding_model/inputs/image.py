@@ -54,6 +54,8 @@ def resize_for_test(image: np.ndarray, scale: tuple[int, int] = (800, 1333)) -> 
 
 
 def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    if image.shape[:2] == (height, width):
+        return image
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 

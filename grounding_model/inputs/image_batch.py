@@ -79,6 +79,8 @@ def collate_pixels(images: Sequence[Tensor], device: torch.device | str = "cpu")
     sizes = torch.tensor([image.shape[1:] for image in images], dtype=torch.int64)
     height, width = sizes.amax(0).tolist()
     device = torch.device(device)
+    if device.type == "cpu" and all(image.is_floating_point() and image.shape == images[0].shape for image in images):
+        return ImageBatch(torch.stack(list(images)), sizes)
     mean, std = mean_and_deviation(device)
     pixels = torch.zeros(len(images), 3, height, width, device=device)
     for canvas, image in zip(pixels, images):

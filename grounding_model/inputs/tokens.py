@@ -21,6 +21,7 @@ from torch import Tensor
 from formats.io.errors import InputError
 from formats.record import Span
 
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")  # what load_tokenizer finds in a folder
 SEPARATORS = ("[CLS]", "[SEP]", ".", "?")
 SPECIAL_TOKENS = {  # by transformers' names
     "unk_token": "[UNK]",
@@ -158,7 +159,7 @@ def load_tokenizer(source: str | Path, local_files_only: bool = True) -> Caption
     that the model needs.
     """
     path = Path(source)
-    for candidate in (path / "tokenizer.json", path / "vocab.txt", path):
+    for candidate in (*(path / name for name in TOKENIZER_FILES), path):
         if candidate.is_file():
             return _tokenizer_from_file(candidate)
     from transformers import AutoTokenizer  # with it come the tokenizers of all models, which are seldom needed

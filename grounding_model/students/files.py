@@ -18,7 +18,6 @@ import torch
 
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json, write_whole_folder
-from grounding_model.checkpoints.hub import download
 from grounding_model.checkpoints.locations import HUB_PREFIX
 from grounding_model.students.config import MODEL_TYPES, is_student
 from grounding_model.students.network import Student
@@ -41,6 +40,8 @@ def load_student(source: str | Path, names: Sequence[str] | None = None, image_s
     cannot be read.
     """
     from transformers import AutoModelForObjectDetection
+
+    from grounding_model.checkpoints.hub import download
 
     folder = Path(source) if Path(source).is_dir() else download(str(source).removeprefix(HUB_PREFIX))
     if not is_student(folder):
