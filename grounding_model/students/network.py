@@ -45,7 +45,7 @@ class ClassPredictions(NamedTuple):
 class Student(nn.Module):
     """detector: RTDetrV2ForObjectDetection or DFineForObjectDetection. names: of its C classes.
 
-    image_size: S. mean, std: of the pixels in RGB 0..255. nms_iou: see FromStudent.
+    image_size: S. mean, std: of the pixels in RGB 0..255. nms_iou: see FromStudent; None: all count.
     """
 
     def __init__(
@@ -130,7 +130,8 @@ class Student(nn.Module):
 def without_duplicates(scores: Tensor, boxes: Tensor, nms_iou: float) -> Tensor:
     """Scores (B, Q, C) and boxes (B, Q, 4) x1, y1, x2, y2 -> the scores, 0 in place of those of duplicates.
 
-    A better box of the class overlaps them by more than nms_iou. Whether that one is a duplicate itself does not count (Fast NMS, arXiv 1904.02689): no loop has to be exported.
+    A better box of the class overlaps them by more than nms_iou. Whether that one is a duplicate itself does not
+    count, so that no loop has to be exported (Fast NMS, arXiv 1904.02689).
     """
     overlaps = iou_matrix(boxes, boxes) > nms_iou  # (B, Q, Q)
     better = scores[:, :, None] < scores[:, None]  # (B, Q, Q, C): of the pair, the second

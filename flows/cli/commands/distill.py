@@ -24,7 +24,7 @@ def add(commands) -> None:
     parser.add_argument("--backbone-weights", metavar="W", help="random (default), imagenet, efficientnet-lite0, file")
     parser.add_argument("--image-size", type=int, metavar="N", help="pixels of the square that images are resized to")
     parser.add_argument("--queries", type=int, metavar="N", help="answers an image (default: the student's own)")
-    text = "of two answers of a class that overlap more, drop the worse: for few labels (default: keep both)"
+    text = "of two answers of a class that overlap more, drop the worse (default 0.7; 1 keeps both)"
     parser.add_argument("--nms-iou", type=float, metavar="IOU", help=text)
     parser.add_argument("--label-map", metavar="FILE", help="default: X_label_map.json beside X_od_v1.json")
     parser.add_argument("--trust", choices=("labels", "scores", "none"), help="how labels weigh (default scores)")
