@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,12 +20,13 @@ from formats.io.files import refuse_packed
 from formats.io.json_stream import stream_json
 from formats.io.plurals import many
 from formats.io.progress import show_progress
-from formats.label_map import check_names, join_names, name_problems, read_label_map, write_label_map
+from formats.label_map import check_names, join_same_names, name_problems, read_label_map, write_label_map
 from formats.omissions import describe_omissions
 from formats.overwrite import refuse_to_lose_labels
 from formats.record import Record
 
 Item = TypeVar("Item")
+_MAX_TEXTS = 20  # text files of a folder that are looked into; names of classes and licences stand beside labels
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _converted(
     if selection.label_map is not None:
         merged, (_, move) = formats.merge_label_maps([read_label_map(selection.label_map), names])
     if selection.join_names:
-        merged, joined = join_names(merged)
+        merged, joined = join_same_names(merged)
         move = {label: joined[target] for label, target in (move or dict(zip(names, names))).items()}
 
     parts = selection.parts or {}
@@ -160,8 +161,9 @@ _COCO_KEYS = frozenset({"images", "annotations", "categories"})
 
 
 def guess_format(source: str | Path) -> str:
-    """voc for a folder with XML, cvat for its XML, coco for an object with one of COCO's keys, labelstudio for an array
-    of tasks, huggingface for Parquet, lines with a "file_name" and folders of such files, else odvg.
+    """voc for a folder with XML, yolo for one with rows in text files, cvat for its XML, coco for an object with one
+    of COCO's keys, labelstudio for an array of tasks, huggingface for Parquet, lines with a "file_name" and folders of
+    such files, else odvg.
     """
     path = Path(source)
     if path.is_dir():
@@ -169,7 +171,10 @@ def guess_format(source: str | Path) -> str:
             return "voc"
         if holds_split(path):
             return "huggingface"
-        raise InputError(path, "is a folder without XML", 'expected its format, such as source_format="yolo"')
+        if any(map(_is_yolo, islice(path.rglob("*.txt"), _MAX_TEXTS))):
+            return "yolo"
+        remedy = "expected VOC's XML, YOLO's text files or Parquet; or name the format"
+        raise InputError(path, "is a folder without labels of a format that can be detected", remedy)
     if not path.is_file():
         raise InputError(path, "does not exist", "expected an annotation file")
     refuse_packed(path)
@@ -192,6 +197,21 @@ def guess_format(source: str | Path) -> str:
     if isinstance(first.get("data"), dict):
         return "labelstudio"
     return "huggingface" if "file_name" in first else "odvg"
+
+
+def _is_yolo(path: Path) -> bool:
+    """Whether a text file begins with a class and the four numbers of a box."""
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        first = stream.readline(4096).split()
+    return len(first) >= 5 and first[0].isdecimal() and all(map(_is_number, first[1:]))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _first_entry(path: Path, is_array: bool) -> dict[str, Any]:

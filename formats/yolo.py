@@ -37,12 +37,14 @@ def read_yolo(
     categories: Sequence[str] | str | Path,
     on_problem: Callable[[InputError], None] | None = None,
     omissions: Omissions | None = None,
+    labelled_only: bool = False,
 ) -> Iterator[Record]:
     """One record for each image, in the order of their names; size from the image, after its EXIF turn.
 
     categories: the names in the order of the classes, or a file: data set YAML with `names`, or a text file with one
     name a line. An image without a label file has no objects, as YOLO means it; label files without an
-    image are counted in a warning. kpt_shape is looked up in `categories`, else in the data.yaml of the folders above.
+    image are counted in a warning. labelled_only: an image without a label file has not been labelled yet, and is left
+    out. kpt_shape is looked up in `categories`, else in the data.yaml of the folders above.
     Raises InputError where no label file belongs to an image, for a label file of two images (a.jpg, a.png), an
     unknown class and lines that are none; on_problem takes what is wrong with one file instead, which is passed over.
     omissions: takes polygons, keypoints and track numbers.
@@ -55,6 +57,8 @@ def read_yolo(
         )
     filenames = list_images(image_dir)
     label_files = find_label_files(labels)
+    if labelled_only:
+        filenames = [name for name in filenames if _stem(name) in label_files] or filenames
     _check_images(labels, label_files, filenames, image_dir)
     keypoints = _keypoints(labels, categories)
     images = Counter(map(_stem, filenames))
@@ -101,9 +105,16 @@ def _check_images(
         _log.warning("%s: %d of %d images have no label file, hence no objects", labels, bare, len(stems))
 
 
+def data_yaml_of(labels: Path) -> Path | None:
+    """The data set's YAML in the folder of labels or the two above it."""
+    above = (folder / name for folder in (labels, *labels.absolute().parents[:2]) for name in _DATA_YAML)
+    return next((path for path in above if path.is_file()), None)
+
+
 def _keypoints(labels: Path, categories: Sequence[str] | str | Path) -> Keypoints | None:
     """The kpt_shape of the data set's YAML: the one given, or data.yaml in the folder of labels or the two above."""
-    above = [folder / name for folder in (labels, *labels.absolute().parents[:2]) for name in _DATA_YAML]
+    beside = data_yaml_of(labels)
+    above = [] if beside is None else [beside]
     files = [Path(categories)] if isinstance(categories, (str, Path)) else []
     path = next((path for path in files + above if path.suffix.lower() in (".yaml", ".yml") and path.is_file()), None)
     shape = None if path is None else keypoint_shape(path)

@@ -62,6 +62,9 @@ class Recorder:
         path = config.work_dir / "model.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(str(len(self.trained)).encode())
+        if config.validate:
+            path.with_name("best.safetensors").write_bytes(f"best of {len(self.trained)}".encode())
+            path.with_name("done.json").write_text('{"best": "best.safetensors"}')
         return path
 
     def evaluate(self, truth: object, *arguments: object, **settings: object) -> dict:
@@ -85,6 +88,7 @@ def names(data: object) -> set[str]:
 def test_the_first_model_learns_from_the_labels_and_labels_the_rest(config: SelfTrainConfig, tmp_path: Path) -> None:
     first, second = run(config).trained
     assert (first.steps, second.steps) == (3, 7)
+    assert first.validate == second.validate == ()
     assert names(first.datasets[0]) < set(LABELLED)
     assert len(names(first.datasets[0])) == 3
     assert names(OdvgData(tmp_path / "x_od_v1.json", tmp_path)) == {f"image-00{index}.png" for index in (5, 6, 7)}
@@ -104,6 +108,16 @@ def test_what_is_held_back_judges_and_is_never_trained_on(config: SelfTrainConfi
     held_back = names(recorder.judged_by[0])
     assert len(held_back) == 2
     assert all(held_back & names(data) == set() for each in recorder.trained for data in each.datasets)
+
+
+def test_the_best_weights_on_what_is_held_back_go_on(config: SelfTrainConfig) -> None:
+    assert config.labelled is not None
+    recorder = run(replace(config, labelled=replace(config.labelled, best_of=3)))
+    assert [each.validate_every for each in recorder.trained] == [1, 3]  # of 3 and 7 steps
+    assert all(names(data) == names(recorder.judged_by[0]) for each in recorder.trained for data in each.validate)
+    assert recorder.trained[1].start.source.endswith("best.safetensors")
+    with pytest.raises(InputError, match=r"labelled.best_of: 2, but held_back is 0"):
+        replace(config.labelled, held_back=0.0, best_of=2)
 
 
 def test_the_parts_are_the_same_in_every_run(config: SelfTrainConfig, tmp_path: Path) -> None:

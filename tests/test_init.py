@@ -107,6 +107,24 @@ def test_settings_follow_from_the_model_that_the_weights_are(folder: Path) -> No
         assert config.train.steps == steps
 
 
+@pytest.mark.parametrize("given", ["yolo", "yolo/labels"])
+def test_images_without_a_yolo_file_are_not_yet_labelled(folder: Path, given: str) -> None:
+    (folder.parent / "yolo/labels").mkdir(parents=True)
+    image = next(folder.iterdir())
+    (folder.parent / "yolo/labels" / f"{image.stem}.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+    (folder.parent / "yolo/data.yaml").write_text("names: [cat]\n")
+    config = read_self_train(init("zoo", folder, labels=folder.parent / given))
+    assert config.labelled is not None
+    assert isinstance(config.data, ImageFolder)
+    assert [record.filename for record in read_odvg(config.labelled.annotations)] == [image.name]
+    assert config.data.categories == ("cat",)
+
+
+def test_categories_do_not_rename_what_is_labelled(folder: Path) -> None:
+    with pytest.raises(InputError, match="expected to be left out"):
+        init("zoo", folder, labels=labelled(folder), categories=("dog",))
+
+
 def test_labels_of_images_that_are_not_there_are_refused(folder: Path, tmp_path: Path) -> None:
     labels = labelled(folder)
     make_images(tmp_path / "others", 1)

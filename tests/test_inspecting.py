@@ -124,6 +124,14 @@ def test_formats_are_guessed(tmp_path: Path) -> None:
     assert [guess_format(tmp_path / name) for name in ("coco.json", "odvg.json")] == ["coco", "odvg"]
 
 
+def test_a_folder_with_rows_of_boxes_is_yolos(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("a cat that sits here\n")
+    with pytest.raises(InputError, match="without labels of a format that can be detected"):
+        guess_format(tmp_path)
+    (tmp_path / "image.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+    assert guess_format(tmp_path) == "yolo"
+
+
 @pytest.mark.parametrize(
     "start", ["\ufeff", ' {"type": "instances", ', '{"info": {"images": 3}, "licenses": [{"id": 1}], ']
 )

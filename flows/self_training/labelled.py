@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import inspect
+import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flows.labelling.manifest import read_lines
+from flows.training.finished import best_weights
 from flows.training.mixture import count_images
 from formats import READERS
-from formats.convert import convert, guess_format
+from formats.convert import convert, guess_format, read_names
 from formats.dataset_names import label_map_beside, label_map_path, part_path
 from formats.images import safe_join
 from formats.io.errors import InputError, expected_one_of
 from formats.io.files import write_whole
 from formats.io.plurals import many
-from formats.label_map import read_label_map, write_label_map
+from formats.io.ranges import Count, check_ranges
+from formats.label_map import read_category_names, read_label_map, write_label_map
 from formats.odvg import read_odvg
 from formats.odvg_lines import is_quarantined
+from formats.yolo import data_yaml_of
 from grounding_model.data.sources import OdvgData
+from grounding_model.training.config import TrainConfig
 
 SPLIT_SEED = 0  # which images are held back depends on it and on the labels alone
 
@@ -34,26 +39,48 @@ class KnownLabels:
     held_back: share of them that no training sees; they judge the rounds where the configuration has no evaluation.
     share: of the images of a later epoch, how many have a person's labels; the others have pseudo-labels.
     steps: of the first training, on these labels alone; None: as many as every other.
+    best_of: how often a training is evaluated on what is held back, evenly spread; the best weights are taken. 1 takes
+    the last ones without an evaluation.
     """
 
     annotations: Path
     held_back: float = 0.2
     share: float = 0.5
     steps: int | None = None
+    best_of: Count = field(default=1, repr=False)  # not in loops that were recorded before there was one
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         for name in ("held_back", "share"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise InputError(f"labelled.{name}", f"{getattr(self, name)}", "expected a share from 0 to below 1")
         if self.steps is not None and self.steps < 1:
             raise InputError("labelled.steps", f"{self.steps}", "expected 1 or more")
+        if self.best_of > 1 and not self.held_back:
+            raise InputError("labelled.best_of", f"{self.best_of}, but held_back is 0", "expected a share held back")
 
 
 class LabelledSplit(NamedTuple):
-    """training: what every round trains on. held_back: what judges the rounds; None where nothing is held back."""
+    """training: what every round trains on. held_back: what judges the rounds; None where nothing is held back.
+    best_of: as KnownLabels has it."""
 
     training: OdvgData
     held_back: OdvgData | None
+    best_of: int = 1
+
+    def watching(self, settings: TrainConfig) -> TrainConfig:
+        """The settings of a training, with the evaluations among which the best weights are chosen."""
+        if self.held_back is None or self.best_of == 1:
+            return settings
+        watched = replace(settings, validate=(self.held_back,), validate_scale=None, keep_best=True)
+        if settings.steps is not None:
+            return replace(watched, validate_every=math.ceil(settings.steps / self.best_of))
+        assert settings.epochs is not None
+        return replace(watched, validate_every=0, validate_every_epochs=settings.epochs / self.best_of)
+
+    def chosen(self, checkpoint: Path) -> Path:
+        """The weights of a finished training to go on with."""
+        return checkpoint if self.best_of == 1 else best_weights(checkpoint)
 
     def beside(self, pseudo: OdvgData, share: float) -> OdvgData:
         """The training part, weighted to be this share of an epoch with these pseudo-labels."""
@@ -66,7 +93,8 @@ def import_labels(
 ) -> tuple[str, ...]:
     """Labels of any format that formats reads, as an ODVG file with its label map beside it; gives the categories.
 
-    label_format: guessed when None. categories: the names in the order of the labels, for a format without names.
+    label_format: guessed when None. categories: the names in the order of the labels, for a format without names; for
+    YOLO's those of the data.yaml by default. An image without a YOLO file has not been labelled.
     Raises InputError where the format is not detected, a labelled image is not in the folder, or nothing is labelled.
     """
     source_format = label_format or guess_format(labels)
@@ -74,6 +102,12 @@ def import_labels(
         raise InputError("labels_format", f"'{source_format}'", expected_one_of(READERS, source_format))
     takes = inspect.signature(READERS[source_format]).parameters
     options: dict[str, Any] = {"image_dir": images} if "image_dir" in takes else {}
+    if source_format == "yolo":
+        options["labelled_only"] = True
+        labels = labels / "labels" if (labels / "labels").is_dir() else labels  # of a whole data set
+        if categories is None and (data_yaml := data_yaml_of(labels)) is not None:
+            categories = read_category_names(data_yaml)
+    _refuse_other_names(source_format, labels, categories, options)
     convert(source_format, "odvg", labels, out, categories=categories, **options)
     records = list(read_odvg(out))
     if missing := [record.filename for record in records if not safe_join(images, record.filename).is_file()]:
@@ -84,6 +118,19 @@ def import_labels(
     if not any(record.instances for record in records):
         raise InputError(labels, "has no box", "expected labelled images")
     return tuple(read_label_map(label_map_beside(out)).values())
+
+
+def _refuse_other_names(
+    source_format: str, labels: Path, categories: Sequence[str] | None, options: Mapping[str, Any]
+) -> None:
+    """Names for a format that has its own would rename what a person has labelled."""
+    parameter = inspect.signature(READERS[source_format]).parameters.get("categories")
+    if categories is None or (parameter is not None and parameter.default is parameter.empty):
+        return
+    known = read_names(source_format, labels, None, options)
+    if set(known) != set(categories):
+        what = f"are {', '.join(categories)}, and those of {labels} are {', '.join(known)}"
+        raise InputError("categories", what, "expected to be left out: the labels name them")
 
 
 def split_labels(known: KnownLabels, images: Path, folder: Path) -> LabelledSplit:
@@ -98,7 +145,7 @@ def split_labels(known: KnownLabels, images: Path, folder: Path) -> LabelledSpli
         raise InputError(known.annotations, "no labelled image is left to train on", "expected more, or held_back = 0")
     names = read_label_map(label_map_beside(known.annotations))
     train, held_back = (_write(folder, name, lines, names, images) for name, lines in parts.items())
-    return LabelledSplit(train, held_back if held else None)
+    return LabelledSplit(train, held_back if held else None, known.best_of if held else 1)
 
 
 def usable_lines(annotations: Path) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from flows.labelling.filter import FilterResult
 from flows.labelling.manifest import Manifest
 from flows.labelling.plan import prompt_label_map
-from flows.labelling.settings import Execution, View, part_of
+from flows.labelling.settings import Execution, View, settings_part
 from flows.policies.policy import Policy
 from flows.self_training.config import Labelling
 from flows.self_training.labelled import LabelledSplit
@@ -133,7 +133,7 @@ def _plan(task: Round, planned: PlannedView, stages: Stages) -> Manifest:
         label_map=label_map and prompt_label_map(label_map, task.policy.distractors, folder),
         settings=labelling.with_model(task.weights, task.text_encoder, view),
         execution=replace(
-            part_of(labelling, Execution),
+            settings_part(labelling, Execution),
             overwrite=labelling.overwrite or task.replaces_plans,
             workers=labelling.workers.on(task.train.device),
         ),
@@ -158,7 +158,12 @@ def train_model(
     settings = replace(task.train, datasets=datasets, start=FromWeights(task.weights, task.text_encoder))
     folder = task.training or task.folder / f"train-{training_key(settings)[:8]}"
     progress = partial(report, "train", "progress", steps=settings.steps)
-    trained = stages.train(replace(settings, work_dir=folder), lambda numbers: progress(**numbers))
+    settings = replace(settings, work_dir=folder)
+    if task.known is not None:
+        settings = task.known.watching(settings)
+    trained = stages.train(settings, lambda numbers: progress(**numbers))
+    if task.known is not None:
+        trained = task.known.chosen(trained)
     weights = str(interpolate_with_start(task.start, trained, task.student))
     report("train", "finished", weights=weights)
     return weights
@@ -177,6 +182,7 @@ def train_on_known(
         settings = replace(settings, steps=steps, epochs=None)
     progress = partial(report, "train", "progress", steps=settings.steps)
     settings = replace(settings, work_dir=folder / f"train-{training_key(settings)[:8]}")
-    weights = str(stages.run_as(RunName(0)).train(settings, lambda numbers: progress(**numbers)))
+    trained = stages.run_as(RunName(0)).train(known.watching(settings), lambda numbers: progress(**numbers))
+    weights = str(known.chosen(trained))
     report("train", "finished", weights=weights)
     return weights

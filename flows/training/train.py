@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.training.finished import DONE_NAME
 from flows.training.torchrun import train_in_processes
 from formats.io.errors import InputError
 from formats.io.files import write_json
@@ -20,13 +21,11 @@ from grounding_model.training.config import FromWeights, TrainConfig
 from grounding_model.training.log import CURVES_FILE, MEAN_AP
 from grounding_model.training.state import settings_with_effect
 
-DONE_NAME = "done.json"
-
 
 def train(config: TrainConfig | str | Path, on_progress: Callable[[dict[str, Any]], None] | None = None) -> Path:
     """Trains, or resumes an interrupted run of config.work_dir, or finds it finished; gives the checkpoint.
 
-    config: or the TOML file that contains it. on_progress: as grounding_model.training.loop.train calls it.
+    config: or the TOML file that contains it. on_progress: as grounding_model.training.loop.run_training calls it.
     Finished is a run whose `done.json` records the same settings, the same labels and the same starting weights.
     """
     if isinstance(config, str | Path):
@@ -37,7 +36,7 @@ def train(config: TrainConfig | str | Path, on_progress: Callable[[dict[str, Any
     key = training_key(config)
     if (checkpoint := _finished(done, key)) is not None:
         return checkpoint
-    run = train_in_processes if config.processes > 1 else training.train
+    run = train_in_processes if config.processes > 1 else training.run_training
     result = run(config, on_progress)
     record = {
         "key": key,

@@ -42,7 +42,7 @@ def bootstrap_interval(
     """
     found = evaluate_coco_with_rankings(truth, predictions, categories).rankings
     known = None if baseline is None else evaluate_coco_with_rankings(truth, baseline, categories).rankings
-    return interval_of(found, known, resamples=resamples, confidence=confidence, seed=seed)
+    return samples_interval(found, known, resamples=resamples, confidence=confidence, seed=seed)
 
 
 class Shares(NamedTuple):
@@ -56,7 +56,7 @@ class Shares(NamedTuple):
 Samples = Sequence[Ranking] | Shares
 
 
-def interval_of(
+def samples_interval(
     found: Samples,
     baseline: Samples | None = None,
     *,
@@ -70,10 +70,10 @@ def interval_of(
 
 def drawn(found: Samples, baseline: Samples | None = None, *, resamples: int = 1000, seed: int = 0) -> np.ndarray:
     """(resamples,) the number of each draw, less the baseline's of the same; NaN where there is nothing to find."""
-    values = resampled(found, image_draws(_image_count(found), resamples, seed))
+    values = resampled(found, image_draws(image_count(found), resamples, seed))
     if baseline is None:
         return values
-    return values - resampled(baseline, image_draws(_image_count(found), resamples, seed))
+    return values - resampled(baseline, image_draws(image_count(found), resamples, seed))
 
 
 def interval_within(values: np.ndarray, confidence: float = 0.95) -> Interval:
@@ -108,7 +108,8 @@ def _mean_average_precision(ranked: Sequence[Ranking], draw: np.ndarray) -> floa
     return float(np.mean(values)) if values else float("nan")
 
 
-def _image_count(samples: Samples) -> int:
+def image_count(samples: Samples) -> int:
+    """How many images the samples are of."""
     return samples.image_count if isinstance(samples, Shares) else len(samples[0].to_find)
 
 

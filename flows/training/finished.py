@@ -1,0 +1,24 @@
+"""What a finished training leaves beside its weights. Loads no torch, unlike the training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from formats.io.errors import InputError
+from formats.io.files import load_json
+
+DONE_NAME = "done.json"
+
+
+def best_weights(checkpoint: Path) -> Path:
+    """The best ones of a finished training that was evaluated on the way, else its last.
+
+    checkpoint: as `train` gave it. Raises InputError where the best have been removed.
+    """
+    best = load_json(checkpoint.with_name(DONE_NAME), "train again")["best"]
+    path = checkpoint.with_name(best or checkpoint.name)
+    if not path.exists():
+        raise InputError(
+            path, "does not exist", "expected the best weights of the training beside its last; train again"
+        )
+    return path
