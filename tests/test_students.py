@@ -29,7 +29,7 @@ from grounding_model.students.config import STUDENTS, FromStudent
 from grounding_model.students.detector import StudentDetector
 from grounding_model.students.export import OnnxDetector, OnnxSession, export_onnx, onnx_metadata
 from grounding_model.students.files import load_student, save_student
-from grounding_model.students.network import Student, suppress_duplicates
+from grounding_model.students.network import Student, zero_duplicates
 from grounding_model.training import memory
 from grounding_model.training.config import TrainConfig
 from grounding_model.training.loop import run_training
@@ -210,8 +210,8 @@ def test_of_duplicates_the_best_counts_in_every_class_on_its_own(tmp_path: Path)
     boxes = torch.tensor([[[0, 0, 0.5, 0.5], [0, 0, 0.5, 0.45], [0.5, 0.5, 1, 1], [0, 0, 0.5, 0.25]]])
     scores = torch.tensor([[[0.9, 0.2], [0.8, 0.3], [0.7, 0.1], [0.6, 0.0]]])
     wanted = torch.tensor([[[0.9, 0], [0, 0.3], [0.7, 0.1], [0.6, 0]]])
-    assert torch.equal(suppress_duplicates(scores, boxes, 0.6), wanted)
-    assert torch.equal(suppress_duplicates(scores, boxes, 1.0), scores)
+    assert torch.equal(zero_duplicates(scores, boxes, 0.6), wanted)
+    assert torch.equal(zero_duplicates(scores, boxes, 1.0), scores)
 
 
 def test_how_duplicates_are_dropped_stays_with_the_folder(tmp_path: Path) -> None:
