@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -61,13 +62,15 @@ def prepared(
         if not link.exists():
             link.symlink_to((images / record.filename).resolve())
     write_odvg(folder / "first_od.json", records[:labelled], names)
-    config = folder / "self_train_few.toml"
-    config.unlink(missing_ok=True)
-    read = read_self_train(init("few", shown, labels=folder / "first_od.json", config_dir=folder))
+    for left in (folder / "self_train_few.toml", folder / "data" / "few" / "few_labelled_od.json"):
+        left.unlink(missing_ok=True)
+    with chdir(folder):  # init writes its copy of the labels into data/
+        config = init("few", shown.resolve(), labels="first_od.json", config_dir="").resolve()
+    read = read_self_train(config)
     assert read.labelled is not None
     return replace(
         read,
-        labelled=replace(read.labelled, held_back=0.0),
+        labelled=replace(read.labelled, annotations=folder / read.labelled.annotations, held_back=0.0),
         evaluation=test,
         evaluated_categories=names,
         data=replace(read.data, annotations=folder / "few_od.json"),
@@ -169,7 +172,7 @@ def main() -> None:
     for labelled in map(int, options.labelled.split(",")):
         pairs, rows = [], []
         for seed in map(int, options.seeds.split(",")):
-            folder = options.out / f"{labelled}-{seed}"
+            folder = (options.out / f"{labelled}-{seed}").resolve()
             config = prepared(folder, records, names, options.images, labelled, seed, test, options.steps)
             pair, row = compared(replace(config, rounds=options.rounds), folder)
             pairs.append(pair)

@@ -10,7 +10,7 @@ import pytest
 from flows.cli.command import main
 from flows.orchestration.deployments import configs
 from flows.self_training.config import CaptionedImages, ImageFolder, read_self_train
-from flows.self_training.init import init
+from flows.self_training.init import init, next_steps
 from flows.self_training.source import prepare
 from formats.io.errors import InputError
 from formats.io.toml_config import read_config
@@ -49,7 +49,7 @@ def test_captions_and_published_weights(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "told"),
+    ("name", "settings", "message"),
     [
         ("a/b", {"categories": ["cat"]}, "letters, digits"),
         ("zoo", {"categories": ["cat", "cat"]}, "twice"),
@@ -58,8 +58,8 @@ def test_captions_and_published_weights(folder: Path) -> None:
         ("zoo", {"categories": ["cat"], "weights": "none.pth"}, "no such file"),
     ],
 )
-def test_what_could_not_work_is_refused(folder: Path, name: str, settings: dict, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_what_could_not_work_is_refused(folder: Path, name: str, settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         init(name, folder, **settings)
     assert not Path("configs").exists()
 
@@ -96,7 +96,7 @@ def test_labels_are_learnt_from_as_the_measured_recipe_does(folder: Path) -> Non
     measured = read_config(Path(__file__).parents[1] / "configs" / "finetune_raccoon_photos.toml", TrainConfig)
     for part in ("steps", "batch_size", "moving_average", "precision", "frozen", "losses", "augment", "optimizer"):
         assert getattr(config.train, part) == getattr(measured, part)
-    assert config.rounds == 1
+    assert config.rounds == 0
 
 
 def test_settings_follow_from_the_model_that_the_weights_are(folder: Path) -> None:
@@ -105,6 +105,13 @@ def test_settings_follow_from_the_model_that_the_weights_are(folder: Path) -> No
         renamed.write_bytes(EMBEDDED[name].read_bytes())
         config = read_self_train(init(f"zoo{number}", folder, categories=["cat"], weights=str(renamed)))
         assert config.train.steps == steps
+
+
+def test_the_extra_that_is_missing_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = init("zoo", folder, labels=labelled(folder))
+    assert "pip install" not in next_steps(path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "\n  pip install 'groundhog[photos]'\n  groundhog self-train" in next_steps(path)
 
 
 @pytest.mark.parametrize("given", ["yolo", "yolo/labels"])

@@ -324,10 +324,10 @@ def check_onnx(student: Student, tmp_path: Path) -> None:
         # Of queries that score alike within rounding any may come first, so each box has to have one like it.
         distance = np.abs(found[:, :, None] - boxes.numpy()[:, None]).max(-1) / max(height, width)
         assert distance.min(2).max() < 1e-4
-    asked = {"score_threshold": 0.0, "max_per_image": 9}
+    limits = {"score_threshold": 0.0, "max_per_image": 9}
     for names in (NAMES, NAMES[2:]):
         (ours,), (theirs,) = (
-            detector.predict_each([images[0]], Prompt.categories(names), **asked)
+            detector.predict_each([images[0]], Prompt.categories(names), **limits)
             for detector in (StudentDetector(student), OnnxDetector(session))
         )
         assert {each.category for each in theirs.instances or ()} <= set(names)
@@ -354,14 +354,14 @@ def test_labels_are_distilled_by_one_command(
     arguments = [str(data.annotations), str(data.image_root), "--label-map", str(data.label_map), "--device", "cpu"]
     arguments += ["--student", "glyph-student", "--image-size", "64", "--steps", "1", "--work-dir", str(out)]
     assert main(["distill", *arguments, "--trust", "scores", "--truth", str(data.annotations)]) == 0
-    told = capsys.readouterr().out
-    assert "| student, ONNX Runtime |" in told
+    printed = capsys.readouterr().out
+    assert "| student, ONNX Runtime |" in printed
     rows = json.loads((out / "distill.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["student, PyTorch", "student, ONNX Runtime"]
     assert rows[0]["ap"] == pytest.approx(rows[1]["ap"], abs=1e-3)
     written = {path: path.stat().st_mtime_ns for path in (out / "student.onnx", out / "distill.json")}
     assert main(["distill", *arguments, "--trust", "scores", "--truth", str(data.annotations)]) == 0
-    assert capsys.readouterr().out == told
+    assert capsys.readouterr().out == printed
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert onnx_metadata(out / "student.onnx")["trust"] == "scores"
     (out / "student.onnx").write_bytes(b"a part of it")

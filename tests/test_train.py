@@ -16,8 +16,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
+from flows.training.train import train as train_once
+from flows.training.train import trainings_of
 from formats.io.errors import InputError
 from formats.io.locks import lock
 from formats.io.toml_config import read_config
@@ -526,8 +529,8 @@ def test_curves_are_drawn_without_touching_what_a_notebook_draws_with(tmp_path: 
         f"draw_curves(Path({str(log)!r}), Path({str(tmp_path / 'curves.png')!r}));"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
-    told = subprocess.run([sys.executable, "-c", drawn], capture_output=True, text=True, timeout=300)
-    assert told.returncode == 0, told.stderr
+    done = subprocess.run([sys.executable, "-c", drawn], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "curves.png").is_file()
 
 
@@ -586,9 +589,32 @@ def test_a_git_that_was_killed_is_asked_again(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_bad_data_are_an_input_error_whichever_process_meets_them(config: TrainConfig, workers: int) -> None:
-    for data in config.datasets:
-        for path in Path(data.image_root).glob("*.png"):
-            Image.new("RGB", (9, 9)).save(path)
+def test_bad_data_are_an_input_error_whichever_process_meets_them(
+    config: TrainConfig, tmp_path: Path, workers: int
+) -> None:
+    (tmp_path / "data").mkdir()
+    config = replace(config, datasets=write_rectangles(tmp_path / "data"))  # not those that the other tests share
+    for path in (tmp_path / "data").rglob("*.png"):
+        Image.new("RGB", (9, 9)).save(path)
     with pytest.raises(InputError, match=r"data set \d: \d+ images in a row are unusable; .* the image is 9x9"):
         run_training(replace(config, workers=workers))
+
+
+def test_an_average_is_the_mean_of_trainings_with_their_own_seeds(config: TrainConfig, tmp_path: Path) -> None:
+    start = FromWeights(str(run_training(replace(config, steps=1, work_dir=tmp_path / "start")).checkpoint))
+    config = replace(config, start=start, steps=1, average_of=2, seed=3)
+    with pytest.raises(InputError, match="groundhog train makes the trainings"):
+        run_training(config)
+    first, second = trainings_of(config)
+    assert {first.seed, second.seed} == {6, 7}
+    checkpoint = train_once(config)
+    folders = (first.work_dir, second.work_dir, config.work_dir)
+    one, other, mean = (load_file(folder / checkpoint.name) for folder in folders)
+    assert any(not torch.equal(one[name], other[name]) for name in mean)
+    for name, value in mean.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, (one[name] + other[name]) / 2)
+    written = checkpoint.stat().st_mtime_ns
+    assert train_once(config) == checkpoint
+    assert checkpoint.stat().st_mtime_ns == written  # finished
+    assert train_once(replace(config, average_of=1, seed=6, work_dir=first.work_dir)).parent == first.work_dir

@@ -17,13 +17,13 @@ from formats.dataset_names import annotation_path, label_map_beside, labels_path
 from formats.images import list_images
 from formats.io.errors import InputError
 from formats.io.files import write_whole
-from grounding_model.checkpoints.locations import config_of_file
+from grounding_model.checkpoints.locations import config_of_file, what_to_install
 from grounding_model.inputs.defaults import PHOTO_WEIGHTS, WEIGHTS
 from grounding_model.model.config import ModelConfig
 
 CONFIG_DIR = Path("configs")
 UNLABELLED_ROUNDS = 2
-LABELLED_ROUNDS = 1  # a second one has not been seen to gain: docs/label_quality.md, "What rounds add"
+LABELLED_ROUNDS = 0  # more have not gained on photos: docs/label_quality.md, "What rounds add"
 MIN_TO_HOLD_BACK = 25  # labelled images: a fifth of fewer judges nothing, and is missed in training
 PREFIX = "self_train_"  # of configurations that `groundhog up` serves
 
@@ -115,10 +115,12 @@ def next_steps_after_init(path: Path) -> str:
     look: list[object] = ["groundhog", "browse", first.parent, first.name, _images_of(path)]
     look += ["-m", label_map_beside(annotations).name] if config.data.kind == "images" else []
     look += ["-o", f"outputs/{name}", "--not-show"]
+    install = what_to_install(config.start.source)
+    does = "labels, trains, labels again" if config.labelled is None else "trains on your labels, labels the rest"
     return f"""\
 wrote {path}; look it through, then
-
-  groundhog self-train {quote(str(path))}        # labels, trains, labels again
+{f"{chr(10)}  {install}" if install else ""}
+  groundhog self-train {quote(str(path))}        # {does}
   groundhog rounds status {quote(str(config.train.work_dir))}
   {shlex.join(map(str, look))}
 

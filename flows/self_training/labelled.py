@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flows.labelling.manifest import read_lines
-from flows.training.finished import best_weights
 from flows.training.mixture import count_images
 from formats import READERS
 from formats.convert import convert, guess_format, read_names
@@ -77,10 +76,6 @@ class LabelledSplit(NamedTuple):
             return replace(watched, validate_every=math.ceil(settings.steps / self.best_of))
         assert settings.epochs is not None
         return replace(watched, validate_every=0, validate_every_epochs=settings.epochs / self.best_of)
-
-    def chosen(self, checkpoint: Path) -> Path:
-        """The weights of a finished training to go on with."""
-        return checkpoint if self.best_of == 1 else best_weights(checkpoint)
 
     def beside(self, pseudo: OdvgData, share: float) -> OdvgData:
         """The training part, weighted to be this share of an epoch with these pseudo-labels."""

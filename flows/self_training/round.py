@@ -22,7 +22,7 @@ from flows.self_training.labelled import LabelledSplit
 from flows.self_training.source import Source
 from flows.self_training.stages import RunName, Stages
 from flows.self_training.state import State
-from flows.training.train import interpolate_with_start, training_key
+from flows.training.train import best_weights, interpolate_with_start, training_key
 from grounding_model.data.sources import OdvgData, TrainingData
 from grounding_model.training.config import FromWeights, TrainConfig
 
@@ -161,12 +161,15 @@ def train_model(
     settings = replace(settings, work_dir=folder)
     if task.known is not None:
         settings = task.known.watching(settings)
-    trained = stages.train(settings, lambda numbers: progress(**numbers))
-    if task.known is not None:
-        trained = task.known.chosen(trained)
+    trained = _chosen(stages.train(settings, lambda numbers: progress(**numbers)), task.known)
     weights = str(interpolate_with_start(task.start, trained, task.student))
     report("train", "finished", weights=weights)
     return weights
+
+
+def _chosen(checkpoint: Path, known: LabelledSplit | None) -> Path:
+    """The weights of a finished training to go on with."""
+    return checkpoint if known is None or known.best_of == 1 else best_weights(checkpoint)
 
 
 def train_on_known(
@@ -183,6 +186,6 @@ def train_on_known(
     progress = partial(report, "train", "progress", steps=settings.steps)
     settings = replace(settings, work_dir=folder / f"train-{training_key(settings)[:8]}")
     trained = stages.run_as(RunName(0)).train(known.watching(settings), lambda numbers: progress(**numbers))
-    weights = str(known.chosen(trained))
+    weights = str(_chosen(trained, known))
     report("train", "finished", weights=weights)
     return weights

@@ -81,5 +81,13 @@ def catalogue_table() -> str:
     return "\n".join(lines)
 
 
+def short_table() -> str:
+    """For the help of `groundhog init`, 80 columns: weights, AP and gibibytes in float32."""
+    return "\n".join(
+        f"  {each.source}\n      {each.use}; {'' if each.lvis is None else f'AP {each.lvis}, '}{each.gibibytes:.2f} GiB"
+        for each in CATALOGUE
+    )
+
+
 def _given(source: str) -> str:
     return "--labels FILE" if source == PHOTO_WEIGHTS else "--categories A,B"

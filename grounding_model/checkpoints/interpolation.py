@@ -7,18 +7,18 @@ started from keeps most of both; this needs no training and costs nothing at inf
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
 from grounding_model.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from grounding_model.checkpoints.locations import checkpoint_hash
 from grounding_model.checkpoints.weight_names import counted
 from grounding_model.checkpoints.weights import load_checkpoint
+from grounding_model.inputs.tokens import CaptionTokenizer
 from grounding_model.model.config import ModelConfig
 
 SAME_ARCHITECTURE = "expected a model and what was fine-tuned from it"
@@ -74,6 +74,24 @@ def interpolate(
     return Checkpoint(after.model, after.tokenizer, provenance)
 
 
+def average(sources: Sequence[Path]) -> Checkpoint:
+    """The mean of the weights of models that were fine-tuned from one (model soups, arXiv 2203.05482, uniform).
+
+    Fine-tuned models lie in one basin of the loss; their mean is as good as most of them or better, and varies less.
+    Integer tensors are those of the last one. Raises InputError where the models differ in architecture.
+    """
+    total: dict[str, Tensor] = {}
+    for number, source in enumerate(sources, start=1):
+        checkpoint = load_checkpoint(source)
+        weights = checkpoint.model.state_dict()
+        # The running mean of equal tensors is that tensor, bit for bit: frozen parts stay as they are.
+        total = interpolate_weights(total, weights, 1 / number) if total else dict(weights)
+    checkpoint.model.load_state_dict(total, strict=True)
+    provenance = {"made by": "mean of the weights of several trainings (model soups, arXiv 2203.05482)"}
+    provenance |= {f"sha256 of {index}": checkpoint_hash(source) for index, source in enumerate(sources)}
+    return Checkpoint(checkpoint.model, checkpoint.tokenizer, provenance)
+
+
 def is_same_model(path: Path, checkpoint: Checkpoint) -> bool:
     """Whether the file has this configuration, these weights and this origin, bit for bit."""
     try:
@@ -111,7 +129,7 @@ def _check_config(before: ModelConfig, after: ModelConfig, location: str) -> Non
         raise InputError(location, f"{counted(differing)} not the same", SAME_ARCHITECTURE)
 
 
-def _check_words(before: PreTrainedTokenizerFast, after: PreTrainedTokenizerFast, location: str) -> None:
+def _check_words(before: CaptionTokenizer, after: CaptionTokenizer, location: str) -> None:
     one, other = before.get_vocab(), after.get_vocab()
     if differing := sorted(word for word in one.keys() | other.keys() if one.get(word) != other.get(word)):
         raise InputError(

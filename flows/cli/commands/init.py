@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from flows.cli.arguments import command, names
+from grounding_model.checkpoints.catalogue import short_table
 from grounding_model.inputs.defaults import PHOTO_WEIGHTS, WEIGHTS
 
 
@@ -14,7 +15,10 @@ def add(commands) -> None:
         "init",
         _init,
         "write the configuration of a self-training on your own images; it becomes the deployment self-train/NAME",
-        "groundhog init raccoon --images data/raccoon/images --labels data/raccoon/first_thirty.json",
+        "groundhog init raccoon --images data/raccoon/images --labels data/raccoon/first_od.json",
+    )
+    parser.epilog = (
+        f"weights, with the AP on LVIS minival that their authors publish:\n{short_table()}\n\n{parser.epilog}"
     )
     parser.add_argument("name", metavar="NAME", help="name of the data set")
     parser.add_argument("--images", required=True, metavar="DIR", help="image folder")
