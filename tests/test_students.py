@@ -29,7 +29,7 @@ from grounding_model.students.config import STUDENTS, FromStudent
 from grounding_model.students.detector import StudentDetector
 from grounding_model.students.export import OnnxDetector, OnnxSession, export_onnx, onnx_metadata
 from grounding_model.students.files import load_student, save_student
-from grounding_model.students.network import Student, without_duplicates
+from grounding_model.students.network import Student, zero_duplicates
 from grounding_model.training import memory
 from grounding_model.training.config import TrainConfig
 from grounding_model.training.loop import run_training
@@ -210,8 +210,8 @@ def test_of_duplicates_the_best_counts_in_every_class_on_its_own(tmp_path: Path)
     boxes = torch.tensor([[[0, 0, 0.5, 0.5], [0, 0, 0.5, 0.45], [0.5, 0.5, 1, 1], [0, 0, 0.5, 0.25]]])
     scores = torch.tensor([[[0.9, 0.2], [0.8, 0.3], [0.7, 0.1], [0.6, 0.0]]])
     wanted = torch.tensor([[[0.9, 0], [0, 0.3], [0.7, 0.1], [0.6, 0]]])
-    assert torch.equal(without_duplicates(scores, boxes, 0.6), wanted)
-    assert torch.equal(without_duplicates(scores, boxes, 1.0), scores)
+    assert torch.equal(zero_duplicates(scores, boxes, 0.6), wanted)
+    assert torch.equal(zero_duplicates(scores, boxes, 1.0), scores)
 
 
 def test_how_duplicates_are_dropped_stays_with_the_folder(tmp_path: Path) -> None:
@@ -219,8 +219,8 @@ def test_how_duplicates_are_dropped_stays_with_the_folder(tmp_path: Path) -> Non
     save_student(tmp_path / "a", start_student(start, NAMES), {})
     student = load_student(tmp_path / "a")
     assert (student.nms_iou, student.detector.config.num_queries, student.detector.config.num_denoising) == (0.6, 7, 7)
-    again = start_student(FromStudent(str(tmp_path / "a"), NAMES, nms_iou=0.5, queries=5), NAMES)
-    assert (again.nms_iou, again.detector.config.num_queries) == (0.5, 5)
+    again = start_student(FromStudent(str(tmp_path / "a"), NAMES, nms_iou=1, queries=5), NAMES)
+    assert (again.nms_iou, again.detector.config.num_queries) == (None, 5)
     image = torch.randint(0, 255, (1, 64, 64, 3), dtype=torch.uint8)
     with torch.no_grad():
         assert again(image)[0].shape == (1, 5 * len(NAMES))
@@ -368,6 +368,7 @@ def test_labels_are_distilled_by_one_command(
     assert onnx_metadata(out / "student.onnx") == {}  # it is exported anew
     card = (out / "student" / "README.md").read_text()
     assert "Classes, in the order of their labels: red, green, blue" in card
+    assert "whose IoU is above 0.7, the better one counts" in card
     assert "labels precision: `0.800 … 0.950, 95 % interval from 12 reviewed images`" in card
     (trusted,) = (out / "labels-scores").glob("*_od.json")
     weights = [each.weight for line in read_odvg(trusted) for each in line.instances or ()]

@@ -14,7 +14,7 @@ from grounding_model.training.config import TrainConfig
 from grounding_model.training.settings import LossSettings, OptimizerConfig
 
 Trust = Literal["labels", "scores", "none"]
-DEFAULT_TRUST: Trust = "scores"  # with the ignore band better than "none", docs/deploying.md
+DEFAULT_TRUST: Trust = "scores"  # no worse than the others on drawn cats, docs/deploying.md
 STEPS = 300
 
 

@@ -81,7 +81,7 @@ def distill(config: DistillConfig, on_progress: Callable[[dict[str, Any]], None]
     facts = _facts(config) | {"student_sha256": checkpoint_hash(folder)}
     onnx = _exported(config, folder, facts) if config.onnx else None
     rows = _compared(config, names, folder, onnx, facts)
-    write_card(folder / "README.md", names, load_student(folder).image_size, facts, comparison_table(rows))
+    write_card(folder / "README.md", load_student(folder), facts, comparison_table(rows))
     return DistillResult(folder, onnx, rows)
 
 

@@ -43,13 +43,13 @@ def start_student(start: FromStudent, names: Sequence[str]) -> Student:
     if start.is_pretrained:
         student = load_student(start.student.removeprefix("hf:"), names, start.image_size)
         student.detector.config.num_queries = start.queries or student.detector.config.num_queries
-        student.nms_iou = start.nms_iou or student.nms_iou
+        student.nms_iou = start.suppression
         return student
     architecture = STUDENTS[start.student].with_queries(start.queries)
     backbone = start.backbone or architecture.backbone
     pixels = _pixels_of(backbone, start.backbone_weights)
     detector = _new_detector(architecture, backbone, names)
-    student = Student(detector, names, start.image_size or IMAGE_SIZE, *pixels, nms_iou=start.nms_iou)
+    student = Student(detector, names, start.image_size or IMAGE_SIZE, *pixels, nms_iou=start.suppression)
     _load_backbone(student.detector.model.backbone.model._backbone, backbone, start.backbone_weights)
     return student
 

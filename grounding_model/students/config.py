@@ -51,6 +51,7 @@ STUDENTS = {
 DEFAULT_STUDENT = "rtdetrv2-nano"
 CONFIG_FILE = "config.json"  # of a folder of transformers
 MODEL_TYPES = ("rt_detr_v2", "d_fine", "rt_detr")  # what loads as a student; the last can be loaded but not trained
+NMS_IOU = 0.7  # a decoder taught with few labels answers an object several times; docs/deploying.md has the gain
 IMAGE_SIZE = 640  # pixels; what published RT-DETR and D-FINE are trained with
 
 
@@ -65,8 +66,7 @@ class FromStudent:
     names: the classes; None: those of the first data set, in the order of their labels. image_size: pixels of the
     square that every image is resized to; None: the folder's, or 640.
     queries: answers an image, before the best are chosen; None: the student's own. nms_iou: of two answers of a class
-    that overlap more than this the better one counts; None: the folder's, or all count. A decoder that learns from few
-    labels answers an object several times, see docs/deploying.md.
+    that overlap more than this the better one counts; 1: all count.
     """
 
     student: str = DEFAULT_STUDENT
@@ -75,7 +75,7 @@ class FromStudent:
     backbone_weights: str = "random"
     image_size: int | None = None
     queries: Count | None = field(default=None, repr=False)  # runs without these were recorded before there were any
-    nms_iou: PositiveShare | None = field(default=None, repr=False)
+    nms_iou: PositiveShare = field(default=NMS_IOU, repr=False)
     kind: Literal["student"] = "student"
 
     def __post_init__(self) -> None:
@@ -96,6 +96,11 @@ class FromStudent:
             raise InputError("start.image_size", what, f"expected at least {chosen.min_image_size}")
         if self.names is not None and len({name.casefold() for name in self.names}) < max(1, len(self.names)):
             raise InputError("start.names", f"{list(self.names)}", "expected at least one name, and no duplicates")
+
+    @property
+    def suppression(self) -> float | None:
+        """nms_iou, None where all answers count."""
+        return self.nms_iou if self.nms_iou < 1 else None
 
     @property
     def is_pretrained(self) -> bool:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PROVENANCE_FILE = "student.json"
 PROCESSOR_FILE = "preprocessor_config.json"
 LEVELS = 255.0  # of a pixel
-NMS_IOU = "nms_iou"  # in config.json, where transformers keeps what it does not know
+NMS_KEY = "nms_iou"  # in config.json, where transformers keeps what it does not know
 CLASS_TENSORS = ("class_embed", "enc_score_head")  # in their names; a row belongs to a class
 
 
@@ -70,7 +70,7 @@ def load_student(source: str | Path, names: Sequence[str] | None = None, image_s
         [LEVELS * value for value in processor["image_mean"]] if processor["do_normalize"] else [0.0] * 3,
         [LEVELS * value for value in processor["image_std"]] if processor["do_normalize"] else [LEVELS] * 3,
         _provenance(folder),
-        getattr(detector.config, NMS_IOU, None),
+        getattr(detector.config, NMS_KEY, None),
     ).eval()
 
 
@@ -87,8 +87,7 @@ def save_student(folder: str | Path, student: Student, provenance: Mapping[str, 
             name: value.half() if half and value.is_floating_point() else value
             for name, value in student.detector.state_dict().items()
         }
-        if student.nms_iou is not None:
-            setattr(student.detector.config, NMS_IOU, student.nms_iou)
+        setattr(student.detector.config, NMS_KEY, student.nms_iou)
         student.detector.save_pretrained(target, state_dict=tensors)
         _processor_of(student).save_pretrained(target)
         write_json(target / PROVENANCE_FILE, dict(provenance), ensure_ascii=False)

@@ -44,7 +44,7 @@ class ClassPredictions(NamedTuple):
 class Student(nn.Module):
     """detector: RTDetrV2ForObjectDetection or DFineForObjectDetection. names: of its C classes.
 
-    image_size: S. mean, std: of the pixels in RGB 0..255. nms_iou: see FromStudent.
+    image_size: S. mean, std: of the pixels in RGB 0..255. nms_iou: see FromStudent; None: all count.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Student(nn.Module):
         """
         answer = self.detector(pixels)
         scores, boxes = answer.logits.float().sigmoid(), cxcywh_to_xyxy(answer.pred_boxes.float()).clamp(0, 1)
-        return scores if self.nms_iou is None else without_duplicates(scores, boxes, self.nms_iou), boxes
+        return scores if self.nms_iou is None else zero_duplicates(scores, boxes, self.nms_iou), boxes
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, H, W, 3) uint8 RGB -> (B, K) int64 classes, (B, K, 4) boxes, (B, K) scores, best first.
@@ -128,11 +128,11 @@ class Student(nn.Module):
         return EdgeDistributions(logits, references, offsets, abs(float(self.detector.config.reg_scale)))
 
 
-def without_duplicates(scores: Tensor, boxes: Tensor, nms_iou: float) -> Tensor:
+def zero_duplicates(scores: Tensor, boxes: Tensor, nms_iou: float) -> Tensor:
     """Scores (B, Q, C) and boxes (B, Q, 4) x1, y1, x2, y2 -> the scores, 0 in place of those of duplicates.
 
-    A better box of the class overlaps them by more than nms_iou. Whether that one is a duplicate itself does not count
-    (Fast NMS, arXiv 1904.02689): no loop has to be exported.
+    A better box of the class overlaps them by more than nms_iou. Whether that one is a duplicate itself does not
+    count, so that no loop has to be exported (Fast NMS, arXiv 1904.02689).
     """
     overlaps = iou_matrix(boxes, boxes) > nms_iou  # (B, Q, Q)
     better = scores[:, :, None] < scores[:, None]  # (B, Q, Q, C): of the pair, the second

@@ -31,7 +31,9 @@ def add(commands) -> None:
         metavar="N",
         help="number of queries, the maximum of boxes per image (default: the student's own)",
     )
-    text = "of two answers of a class that overlap more, drop the worse: for few labels (default: keep both)"
+    text = (
+        "of two answers of one class with a higher IoU, drop the one with the lower score (default 0.7; 1 keeps both)"
+    )
     parser.add_argument("--nms-iou", type=float, metavar="IOU", help=text)
     parser.add_argument("--label-map", metavar="FILE", help="label map (default: X_label_map.json beside LABELS)")
     parser.add_argument(
