@@ -24,6 +24,7 @@ from grounding_model.model.config import ModelConfig
 CONFIG_DIR = Path("configs")
 UNLABELLED_ROUNDS = 2
 LABELLED_ROUNDS = 0  # more have not gained on photos: docs/label_quality.md, "What rounds add"
+AFTER_YOURS = "trainings after the one on your labels; with each the rest is labelled again"
 MIN_TO_HOLD_BACK = 25  # labelled images: a fifth of fewer judges nothing, and is missed in training
 PREFIX = "self_train_"  # of configurations that `groundhog up` serves
 
@@ -82,6 +83,7 @@ def init(
         quoted_path=quote(path.as_posix()),
         quoted=_quoted(name),
         rounds=UNLABELLED_ROUNDS if labels is None else LABELLED_ROUNDS,
+        rounds_comment="trainings; labels are made once more than that" if labels is None else AFTER_YOURS,
         data=data,
         labelled=labelled,
         policy=recipe.policy,
@@ -179,7 +181,7 @@ HEAD = """\
 #   prefect deployment run self-train/{name} --watch      (while `groundhog up` runs)
 
 name = {quoted}
-rounds = {rounds}  # trainings; labels are made once more than that
+rounds = {rounds}  # {rounds_comment}
 # review = true  # wait after each round's labels until `groundhog rounds approve`
 
 [data]
@@ -241,7 +243,7 @@ schedule = "cosine"
 ON_PHOTOS = Recipe(
     """\
 [policy]
-# The model answers once, and its score says how well a box fits: more looks at each image make tighter boxes.
+# Further looks at each image leave fewer wrong boxes, though no tighter ones.
 score_threshold = 0.4  # a label scores more; look at v1 and move it, the model is not run again
 ignore_from = 0.2  # what lies between says neither yes nor no
 
