@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from flows.evaluation.benchmarks import Benchmark, OdinwSuite
 from flows.evaluation.config import EvaluateConfig
 from flows.evaluation.readers import open_benchmark
-from flows.policies.nms import without_duplicates
+from flows.policies.nms import record_without_duplicates
 from formats.boxes import pairwise_iou
 from formats.images import safe_join
 from formats.io.toml_config import read_config
@@ -51,7 +51,7 @@ def measured(weights: str, benchmark: Benchmark) -> tuple[CocoResult, CocoResult
     images = [safe_join(benchmark.image_root, record.filename) for record in truth]
     answers = load_detector(weights).predict(images, list(names), score_threshold=FLOOR, batch_size=BATCH)
     found = [replace(answer, filename=record.filename) for answer, record in zip(answers, truth)]
-    single = [without_duplicates(record, IOU) for record in found]
+    single = [record_without_duplicates(record, IOU) for record in found]
     further = fmean(map(further_answers, found))
     return evaluate_coco(truth, found, names), evaluate_coco(truth, single, names), further
 

@@ -35,10 +35,10 @@ from grounding_model.metrics.bootstrap import (
     Samples,
     drawn,
     image_count,
-    interval_of,
     interval_within,
     read_samples,
     resampled,
+    samples_interval,
 )
 from grounding_model.training.config import FromWeights
 
@@ -133,7 +133,7 @@ def compared(config: SelfTrainConfig, folder: Path) -> tuple[Pair, dict[str, obj
         "rounds": average_precision(pair.rounds),
         "alone": average_precision(pair.alone),
         "gain": pair.gain,
-        "interval": list(interval_of(pair.rounds, pair.alone, resamples=1000)),
+        "interval": list(samples_interval(pair.rounds, pair.alone, resamples=1000)),
         "each": [done.score for done in result.rounds],
     }
 

@@ -4,19 +4,22 @@
 
 Writes FOLDER/x_od_v1.json of so many lines of one to eight boxes, serves it as `groundhog browse serve` does, and asks
 what the page asks; then once more with other labels to compare with and ten candidates a line. Memory is the largest
-resident set of the server's process.
+sum of the resident sets of the server and its processes.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import os
 import random
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -101,6 +104,8 @@ class Server:
         assert self.process.stdout is not None
         address = next(line.split()[2] for line in self.process.stdout if line.startswith("review at"))
         parts = urlsplit(address)
+        self._peak = 0.0
+        threading.Thread(target=self._watch, daemon=True).start()
         self._path, self._connection = parts.path, http.client.HTTPConnection(parts.hostname or "", parts.port or 0)
 
     def ask(self, path: str, body: Any = None) -> Any:
@@ -109,8 +114,19 @@ class Server:
         return json.loads(self._connection.getresponse().read())
 
     def megabytes(self) -> float:
-        text = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(next(line for line in text.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+        own = Path(f"/proc/{self.process.pid}/status").read_text()
+        peak = int(next(line for line in own.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+        return max(peak, self._peak)
+
+    def _watch(self) -> None:
+        """The peak of what all of its processes hold, looked at every tenth of a second."""
+        page = os.sysconf("SC_PAGE_SIZE") / 2**20
+        while self.process.poll() is None:
+            with suppress(OSError):  # one of them has just ended
+                children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+                held = [Path(f"/proc/{each}/statm").read_text().split()[1] for each in (self.process.pid, *children)]
+                self._peak = max(self._peak, page * sum(map(int, held)))
+            time.sleep(0.1)
 
     def close(self) -> None:
         self.process.terminate()
@@ -153,10 +169,12 @@ def main() -> None:
         given = {key: line[key] for key in ("number", "revision", "boxes")}
         server.ask("lines", {"changes": [{**given, "state": "accepted", "phrases": []}]})
 
-    print("while the lines are read: another image", milliseconds(show))
+    times = list[str]()
     while overview["known"] < overview["total"]:
-        time.sleep(0.2)
+        times.append(milliseconds(show))
         overview = server.ask("progress")
+    for text in times:
+        print("while the lines are read: another image", text)
     print(f"all lines read after {time.perf_counter() - start:.1f} s")
     print("another image            ", milliseconds(show))
     print("a change                 ", milliseconds(change))

@@ -24,7 +24,7 @@ from flows.distillation.distill import distill
 from flows.evaluation.evaluate import SAMPLES_NAME, EvaluateConfig, evaluate_benchmark
 from flows.self_training.demo import demo_config
 from flows.self_training.loop import self_train
-from flows.self_training.state import ROUNDS_NAME, read_state
+from flows.self_training.state import ROUNDS_NAME, read_loop_state
 from flows.training.train import train
 from formats.io.toml_config import read_config
 from grounding_model.data.sources import GlyphData
@@ -51,7 +51,7 @@ def labels_of(seed: int, out: Path, rounds: int | None) -> Labels:
     """Of the demo that lies there finished, else of one that is run there."""
     folder = out / f"demo-{seed}"
     config = demo_config(folder, seed)
-    finished = (folder / ROUNDS_NAME).is_file() and (state := read_state(folder)).state == "finished"
+    finished = (folder / ROUNDS_NAME).is_file() and (state := read_loop_state(folder)).state == "finished"
     last = (state if finished else self_train(replace(config, rounds=rounds or config.rounds))).rounds[-1]
     return Labels(last.labels, last.labels.parent / "truth" / "images", last.weights)
 

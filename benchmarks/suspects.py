@@ -25,7 +25,7 @@ from disturbed_labels import (
     read_coco128,
 )
 
-from flows.audit.evidence import Evidence, boxes_of
+from flows.audit.evidence import Evidence, named_boxes_of
 from flows.audit.suspects import Suspect, find_suspects, rank_images
 from formats.boxes import pairwise_iou
 from formats.record import Box, Instance, Record
@@ -78,7 +78,9 @@ RankedBox = tuple[str, Box, str]
 
 
 def our_ranking(labels: list[Record], found: list[Record]) -> tuple[list[RankedBox], list[str]]:
-    suspects: list[Suspect] = find_suspects(labels, Evidence({key_of(each): boxes_of(each) for each in found}, False))
+    suspects: list[Suspect] = find_suspects(
+        labels, Evidence({key_of(each): named_boxes_of(each) for each in found}, False)
+    )
     images = [image.suspects[0].filename for image in rank_images(suspects)]
     return [(each.filename, each.box, each.kind) for each in suspects], images
 

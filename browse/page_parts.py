@@ -55,7 +55,7 @@ def paragraph(content: str) -> str:
     return f"<p>{content}</p>"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True, spread: bool = False) -> str:
+def page_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True, spread: bool = False) -> str:
     """numbers: all columns but the first stand to the right. spread: a row's single value goes over all columns."""
     top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
     lines = []
@@ -120,7 +120,7 @@ def bars(head: Sequence[str], rows: Sequence[tuple[str, float | None, Sequence[s
     return f'<div class="wide" tabindex="0">{table}</div>'
 
 
-def in_words(value: object) -> str:
+def setting_in_words(value: object) -> str:
     """A setting as a person reads it: "on", "0.3", "cat 0.4, dog 0.5"."""
     if value is None or value in ({}, [], ()):
         return "none"
@@ -131,10 +131,10 @@ def in_words(value: object) -> str:
     if is_dataclass(value):
         parts = {name: each for name, each in vars(value).items() if each not in (None, {}, [], ())}
         kind = [str(parts.pop("kind"))] if "kind" in parts else []
-        return " ".join([*kind, in_words({name.replace("_", " "): each for name, each in parts.items()})])
+        return " ".join([*kind, setting_in_words({name.replace("_", " "): each for name, each in parts.items()})])
     if isinstance(value, dict):
-        return ", ".join(f"{name} {in_words(each)}" for name, each in value.items())
-    return ", ".join(map(in_words, value)) if isinstance(value, list | tuple) else str(value)
+        return ", ".join(f"{name} {setting_in_words(each)}" for name, each in value.items())
+    return ", ".join(map(setting_in_words, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def inline(content: bytes, kind: str, alternative: str, role: str) -> str:

@@ -20,7 +20,7 @@ from formats.io.files import refuse_packed
 from formats.io.json_stream import stream_json
 from formats.io.plurals import many
 from formats.io.progress import show_progress
-from formats.label_map import check_names, join_names, name_problems, read_label_map, write_label_map
+from formats.label_map import check_names, join_same_names, name_problems, read_label_map, write_label_map
 from formats.omissions import describe_omissions
 from formats.overwrite import refuse_to_lose_labels
 from formats.record import Record
@@ -95,7 +95,7 @@ def _converted(
     if selection.label_map is not None:
         merged, (_, move) = formats.merge_label_maps([read_label_map(selection.label_map), names])
     if selection.join_names:
-        merged, joined = join_names(merged)
+        merged, joined = join_same_names(merged)
         move = {label: joined[target] for label, target in (move or dict(zip(names, names))).items()}
 
     parts = selection.parts or {}

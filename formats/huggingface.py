@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from formats.coco import box_of, xywh
-from formats.huggingface_files import METADATA, HubSplit, Row
+from formats.huggingface_files import METADATA, HubSplit, TableRow
 from formats.images import image_size, safe_join
 from formats.io.errors import InputError, handed_to, located, refused
 from formats.io.files import read_text, write_whole
@@ -136,7 +136,7 @@ def _class_names(value: Any) -> list[str]:
     return next((names for child in children if (names := _class_names(child))), [])
 
 
-def _record(source: HubSplit, row: Row, columns: Mapping[str, Any], images: Path, objects: _Objects) -> Record:
+def _record(source: HubSplit, row: TableRow, columns: Mapping[str, Any], images: Path, objects: _Objects) -> Record:
     filename = source.filename(row, columns)
     height, width = columns.get("height"), columns.get("width")
     if not (type(height) is int and type(width) is int and height > 0 and width > 0):

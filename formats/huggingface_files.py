@@ -41,7 +41,7 @@ _FEATURES_KEY = b"huggingface"  # in Parquet's own metadata, where `datasets` de
 _EXPECTED = "expected Parquet files or a metadata.jsonl, as `datasets` reads them"
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """number: in its split, from 0. values: of its columns, or the text of a line. folder: of its file."""
 
     number: int
@@ -118,7 +118,7 @@ class HubSplit:
         self.first = self.files[0]
         self.in_tables = self.first.suffix == ".parquet"
 
-    def rows(self, omissions: Omissions | None = None) -> Iterator[Row]:
+    def rows(self, omissions: Omissions | None = None) -> Iterator[TableRow]:
         """Every row, with the bytes of its image where size or name are in them alone.
 
         omissions: takes the columns that are passed over, once a row.
@@ -126,7 +126,7 @@ class HubSplit:
         number = 0
         for file in self.files:
             for location, values in self._rows_of(file, omissions):
-                yield Row(number, values, location, file.parent)
+                yield TableRow(number, values, location, file.parent)
                 number += 1
 
     def _rows_of(self, file: Path, omissions: Omissions | None) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
@@ -142,7 +142,7 @@ class HubSplit:
             for index, values in enumerate(_table_rows(table, self._needs_bytes)):
                 yield f"{file}: row {index}", values
 
-    def filename(self, row: Row, columns: Mapping[str, Any]) -> str:
+    def filename(self, row: TableRow, columns: Mapping[str, Any]) -> str:
         """What the image of a row is called, relative to the folder of the images.
 
         An image inside a table keeps its name without folders, after the row's number where others have the name too;
@@ -160,7 +160,7 @@ class HubSplit:
             return f"{row.number:06d}{_SUFFIXES.get(self.header(row, columns).format, '')}"
         return f"{row.number:06d}_{name}" if name in self._shared_names else name
 
-    def header(self, row: Row, columns: Mapping[str, Any]) -> Any:
+    def header(self, row: TableRow, columns: Mapping[str, Any]) -> Any:
         """Size and format of the image that a row holds. Raises InputError where it holds none."""
         return image_header(BytesIO(_content(row, columns)), row.location)
 
@@ -218,7 +218,7 @@ class HubSplit:
         for file in self.files:
             with _opened(file) as table:
                 for values in _table_rows(table, True, _IMAGES_AT_ONCE):
-                    row = Row(number, values, f"{file}: row {number}", file.parent)
+                    row = TableRow(number, values, f"{file}: row {number}", file.parent)
                     number += 1
                     if only is None or self.filename(row, values) in only:
                         _write_image(safe_join(folder, self.filename(row, values)), _content(row, values))
@@ -232,7 +232,7 @@ def _write_image(path: Path, content: bytes) -> None:
         stream.write(content)
 
 
-def _content(row: Row, columns: Mapping[str, Any]) -> bytes:
+def _content(row: TableRow, columns: Mapping[str, Any]) -> bytes:
     content = _image_part(columns, "bytes")
     if not isinstance(content, bytes) or not content:
         raise InputError(row.location, "holds no image", "expected its bytes, as the other rows hold theirs")

@@ -159,7 +159,7 @@ def _words(name: str) -> str:
     return " ".join(re.sub(r"\(.*\)", "", name).replace("_", " ").lower().split())
 
 
-def join_names(names: Mapping[int, str]) -> tuple[dict[int, str], dict[int, int]]:
+def join_same_names(names: Mapping[int, str]) -> tuple[dict[int, str], dict[int, int]]:
     """One label for all names that are the same words to a detector, with the first's spelling; and label -> label.
 
     The labels that are left keep their order and are numbered from 0.

@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 from formats.images import IMAGE_SUFFIXES, find_below, image_size, safe_join, with_slashes
 from formats.io.errors import InputError, expected_one_of, handed_to, refused
 from formats.io.files import load_json, write_whole
-from formats.io.values import described
+from formats.io.values import describe_value
 from formats.omissions import Omissions, count_omissions, refuse_caption
 from formats.record import Box, Instance, Record
 
@@ -300,7 +300,7 @@ def _instance(entry: Mapping, labels: Mapping[str, int], height: int, width: int
         raise InputError(location, f"{name!r} is not a category", expected_one_of(labels, name))
     score, sides = entry.get("score"), [value.get(side) for side in ("x", "y", "width", "height")]
     if not all(map(_is_number, sides)) or not (score is None or _is_number(score)):
-        said = f"{', '.join(map(described, sides))}, its score {described(score)}"
+        said = f"{', '.join(map(describe_value, sides))}, its score {describe_value(score)}"
         remedy = "expected x, y, width, height in percent, and a score in 0..1 or none"
         raise InputError(location, f"a box of {name!r} is broken: it is {said}", remedy)
     try:

@@ -50,7 +50,7 @@ def filename_in(text: str) -> str:
     return filename if isinstance(filename, str) else ""
 
 
-def summary(problems: Sequence[ImageProblem], rest: str | Path | None = None) -> str:
+def quarantine_summary(problems: Sequence[ImageProblem], rest: str | Path | None = None) -> str:
     """One line per problem, "" for none. rest: the file that has those that are not listed."""
     if not problems:
         return ""

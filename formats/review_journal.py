@@ -44,7 +44,7 @@ PRAGMA user_version = {VERSION};
 ChangedKey = tuple[bytes, int]  # key, since
 
 
-class Row(NamedTuple):
+class CorrectionRow(NamedTuple):
     """One line of the file of corrections. text: the line without its end; None: the correction was removed."""
 
     key: bytes
@@ -52,7 +52,7 @@ class Row(NamedTuple):
     text: str | None
 
 
-class Mark(NamedTuple):
+class ReviewMark(NamedTuple):
     """What a person did with a line in a round.
 
     state: "edited", "accepted" or "skipped". draft: the edited line that is not accepted. at: UTC, as ISO 8601.
@@ -70,14 +70,14 @@ def key_bytes(filename: str, caption: str | None) -> bytes:
     return name if caption is None else name + b"\0" + caption.encode("utf-8", "surrogateescape")
 
 
-def pending_changes(corrections: str | Path) -> dict[ChangedKey, Row]:
+def pending_changes(corrections: str | Path) -> dict[ChangedKey, CorrectionRow]:
     """The changes that the file of corrections does not have yet; {} without a journal."""
     path = review_journal_path(corrections)
     if is_address(path) or not path.is_file():
         return {}
     with closing(_connect(path)) as connection:
         rows = connection.execute("SELECT key, since, text FROM corrections WHERE pending > 0 ORDER BY id")
-        return {(key, since): Row(key, since, text) for key, since, text in rows}
+        return {(key, since): CorrectionRow(key, since, text) for key, since, text in rows}
 
 
 def unfinished_drafts(corrections: str | Path, number: int) -> set[bytes]:
@@ -118,7 +118,7 @@ class ReviewJournal:
     read_file: gives the rows of the file of corrections; called where another program has written it.
     """
 
-    def __init__(self, corrections: Path, read_file: Callable[[Path], Iterable[Row]]) -> None:
+    def __init__(self, corrections: Path, read_file: Callable[[Path], Iterable[CorrectionRow]]) -> None:
         """Raises InputError where the journal cannot be opened or is none."""
         self.corrections = corrections
         self._read_file = read_file
@@ -147,7 +147,7 @@ class ReviewJournal:
                 self._set_fact("stamp", stamp)
         return True
 
-    def _replace_exported(self, rows: list[Row]) -> None:
+    def _replace_exported(self, rows: list[CorrectionRow]) -> None:
         """The file's rows in place of those that had been exported; pending ones stay, being newer."""
         run = self._connection.execute
         run("CREATE TEMP TABLE IF NOT EXISTS given (key BLOB, since INTEGER, text TEXT, PRIMARY KEY (key, since))")
@@ -165,7 +165,7 @@ class ReviewJournal:
             "ORDER BY rowid ON CONFLICT DO NOTHING"
         )
 
-    def correction(self, key: bytes, number: int) -> Row | None:
+    def correction(self, key: bytes, number: int) -> CorrectionRow | None:
         """The correction of a line that applies in a round."""
         with self._lock:
             found = self._connection.execute(
@@ -173,9 +173,9 @@ class ReviewJournal:
                 "ORDER BY since DESC LIMIT 1",
                 (key, number),
             ).fetchone()
-        return None if found is None else Row(*found)
+        return None if found is None else CorrectionRow(*found)
 
-    def mark(self, key: bytes, number: int) -> tuple[int, Mark] | None:
+    def mark(self, key: bytes, number: int) -> tuple[int, ReviewMark] | None:
         """(round, mark): the last that a person did with a line up to a round."""
         with self._lock:
             found = self._connection.execute(
@@ -183,12 +183,12 @@ class ReviewJournal:
                 "ORDER BY round DESC LIMIT 1",
                 (key, number),
             ).fetchone()
-        return None if found is None else (found[0], Mark(*found[1:]))
+        return None if found is None else (found[0], ReviewMark(*found[1:]))
 
-    def corrections_up_to(self, number: int) -> Iterator[Row]:
+    def corrections_up_to(self, number: int) -> Iterator[CorrectionRow]:
         """Of every line that has corrections up to a round the last, in no order."""
         return (
-            Row(*row)
+            CorrectionRow(*row)
             for row in self._all(
                 "SELECT key, max(since), text FROM corrections WHERE since <= ? AND text IS NOT NULL GROUP BY key",
                 number,
@@ -199,7 +199,7 @@ class ReviewJournal:
         """(key, state) of the marks of a round."""
         return self._all("SELECT key, state FROM marks WHERE round = ?", number)
 
-    def change(self, changes: Iterable[tuple[Row | None, bytes, int, Mark | None]]) -> None:
+    def change(self, changes: Iterable[tuple[CorrectionRow | None, bytes, int, ReviewMark | None]]) -> None:
         """Saves changes in one transaction: (row of the corrections or None, key, round, mark or None for no mark)."""
         with self._lock, self._transaction():
             last = self._fact("last_change") or 0

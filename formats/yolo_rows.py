@@ -30,7 +30,7 @@ class Keypoints(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
+class YoloRow:
     """One object: its class, its box in fractions of the image, and what else the row holds that is not kept."""
 
     location: str
@@ -40,7 +40,7 @@ class Row:
     unread: str = ""
 
 
-def read_rows(path: Path, class_count: int, keypoints: Keypoints | None) -> list[Row]:
+def read_rows(path: Path, class_count: int, keypoints: Keypoints | None) -> list[YoloRow]:
     """Every row of a label file. Raises InputError at the first that is none."""
     lines = enumerate(read_text(path, "expected lines of class cx cy w h").splitlines(), start=1)
     parsed = [(f"{path}:{number}", _numbers(line, f"{path}:{number}")) for number, line in lines if line.strip()]
@@ -96,7 +96,7 @@ def _is_pose(row: Sequence[float], keypoints: Keypoints | None) -> bool:
     return len(row) >= 7 and len(row) % 3 == 1 and all(each in _VISIBILITIES for each in seen) and _is_inside(row)
 
 
-def _row(location: str, label: int, numbers: list[float], keypoints: Keypoints | None, tracked: bool) -> Row:
+def _row(location: str, label: int, numbers: list[float], keypoints: Keypoints | None, tracked: bool) -> YoloRow:
     """numbers: those behind the class, without the track's number."""
     unread = "track numbers" if tracked else ""
     if _is_pose(numbers, keypoints):
@@ -111,7 +111,7 @@ def _row(location: str, label: int, numbers: list[float], keypoints: Keypoints |
     if len(numbers) in (4, 5):
         cx, cy, w, h = numbers[:4]
         box = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
-        return Row(location, label, box, numbers[4] if len(numbers) == 5 else None, unread)
+        return YoloRow(location, label, box, numbers[4] if len(numbers) == 5 else None, unread)
     if tracked and len(numbers) % 2 == 1:  # a mask's outline, and its score
         return _polygon(location, label, numbers[:-1], numbers[-1])
     if len(numbers) >= 6 and len(numbers) % 2 == 0:
@@ -119,6 +119,6 @@ def _row(location: str, label: int, numbers: list[float], keypoints: Keypoints |
     raise InputError(location, f"{len(numbers)} numbers after the class", _FORMS)
 
 
-def _polygon(location: str, label: int, numbers: Sequence[float], score: float | None) -> Row:
+def _polygon(location: str, label: int, numbers: Sequence[float], score: float | None) -> YoloRow:
     xs, ys = numbers[0::2], numbers[1::2]
-    return Row(location, label, (min(xs), min(ys), max(xs), max(ys)), score, "polygons, now the boxes round them")
+    return YoloRow(location, label, (min(xs), min(ys), max(xs), max(ys)), score, "polygons, now the boxes round them")

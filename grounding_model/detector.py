@@ -14,7 +14,7 @@ from dataclasses import fields
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,13 +42,15 @@ from grounding_model.inputs.predict import (
 from grounding_model.inputs.prompt import BuiltPrompt, Prompt
 from grounding_model.inputs.tokens import count_tokens, tokenize, tokens_of_spans, unknown_phrases
 from grounding_model.model.backbone import TimmFeatures
-from grounding_model.model.boxes import without_duplicates
+from grounding_model.model.boxes import suppress_overlaps
 from grounding_model.model.grounding import GroundingModel, ImageFeatures, TextFeatures
 from grounding_model.model.kernels.compiled_gather import use_compiled_gather
 from grounding_model.model.kernels.cuda_graphs import ReplayedModel
 from grounding_model.model.precision import choose_dtype, float32_products, use_bfloat16
 from grounding_model.students.config import is_student
-from grounding_model.students.detector import StudentDetector
+
+if TYPE_CHECKING:
+    from grounding_model.students.detector import StudentDetector
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +117,9 @@ def load_detector(
     """
     chosen = choose_device(device)
     if is_student(weights):
-        from grounding_model.students.files import load_student  # loads transformers' models, which takes seconds
+        # Both load transformers' models, which takes seconds.
+        from grounding_model.students.detector import StudentDetector
+        from grounding_model.students.files import load_student
 
         return StudentDetector(load_student(weights), chosen)
     checkpoint = load_checkpoint(weights, text_encoder)
@@ -518,7 +522,7 @@ def _best(parts: Sequence[Detections], count: int | None, score_threshold: float
     order = scores.argsort(descending=True, stable=True)
     order = order[scores[order] >= score_threshold]
     if nms_iou is not None:
-        order = order[without_duplicates(boxes[order], labels[order], nms_iou)]
+        order = order[suppress_overlaps(boxes[order], labels[order], nms_iou)]
     keep = order[:count]
     return Detections(boxes[keep], scores[keep], labels[keep], all_scores[keep])
 

@@ -34,7 +34,7 @@ from flows.labelling.manifest import read_manifest
 from flows.orchestration.server import password
 from flows.quality.ablation import QualityConfig
 from flows.self_training.config import SelfTrainConfig
-from flows.self_training.state import read_state
+from flows.self_training.state import read_loop_state
 from formats import CATEGORIES, READERS, InputError, Omissions, read_lvis_details
 from formats.candidates import Candidates, ImageProblem, candidates_key, read_candidates, write_candidates
 from formats.convert import call, guess_format
@@ -539,7 +539,7 @@ TARGETS: dict[str, Target] = {
             "a.json", lambda path: Prompt.parse("a cat. also a dog.", tokens_positive=path.read_text(errors="replace"))
         ),
     ),
-    "rounds": Target(_rounds, _only(".", read_state)),
+    "rounds": Target(_rounds, _only(".", read_loop_state)),
     "scores for an order": Target(
         _file("a.json", {"a.jpg": 0.5, "b.jpg": 1}),
         _only("a.json", read_order),

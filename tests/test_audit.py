@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows.audit.judging import confused_labels, judge_labels
-from flows.audit.messages import describe
+from flows.audit.messages import describe_audit
 from flows.audit.report import report_audit, write_audit_report
 from flows.audit.sample import draw_audit, read_audit
 from flows.cli.command import main
@@ -72,7 +72,7 @@ def test_a_sample_brackets_them_and_says_from_how_many_reviews(labels: Path) -> 
     assert recall is not None
     assert precision.low < 0.8 < precision.high
     assert recall.low < 40 / 48 < recall.high
-    text = describe(report)
+    text = describe_audit(report)
     assert "20 reviewed images of 40" in text
     assert text.count("reviewed images") >= 3
     assert report.threshold is not None
@@ -189,7 +189,7 @@ def test_a_report_tells_mixed_up_categories_and_what_each_category_still_takes(t
     assert [tuple(each) for each in report.confusions] == [("dog", "cat", wrong)]
     assert report.categories["cat"].more_reviews["recall"] > 0
     assert report.too_few == {"dog": wrong}
-    text = describe(report)
+    text = describe_audit(report)
     assert f"wrong category in 20 reviewed images: dog for cat ({wrong})" in text
     assert f"separate numbers: dog ({wrong})" in text
     assert report.payload()["categories"]["cat"]["more_reviews"] == report.categories["cat"].more_reviews

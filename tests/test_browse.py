@@ -19,7 +19,7 @@ from browse.contact_sheet import contact_sheet, side_by_side
 from browse.draw import IGNORE_COLOUR, draw_record
 from browse.images.colours import colour_of, ink_on
 from browse.judged import JUDGED, draw_judged, verdicts
-from browse.page_parts import Drawing, gallery, in_words
+from browse.page_parts import Drawing, gallery, setting_in_words
 from formats.io.errors import InputError
 from formats.label_map import write_label_map
 from formats.odvg import write_odvg
@@ -306,6 +306,6 @@ def test_settings_are_said_without_python() -> None:
         of_class: dict[str, float] = field(default_factory=dict)
         kind: str = "mixture"
 
-    assert in_words(Kind()) == "mixture share 0.5"
-    assert in_words({"a": True, "b": (1, 2.50)}) == "a on, b 1, 2.5"
-    assert in_words(None) == in_words(()) == "none"
+    assert setting_in_words(Kind()) == "mixture share 0.5"
+    assert setting_in_words({"a": True, "b": (1, 2.50)}) == "a on, b 1, 2.5"
+    assert setting_in_words(None) == setting_in_words(()) == "none"

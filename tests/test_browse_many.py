@@ -6,7 +6,7 @@ import io
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from browse.review.compare import CHANGES, changed_lines, compared
 from browse.review.crops import CropQuery, change_crops, crop_rows, list_crops
 from browse.review.images import Pictures
 from browse.review.likeness import appearance, farthest_first, neighbours_together
+from browse.review.line_facts import FactsReader, facts_of
 from browse.review.serve import likeness_of
 from browse.review.session import Review
 from browse.review.views import Query, Views
@@ -221,3 +222,59 @@ def test_a_large_picture_is_shown_at_full_resolution_from_tiles(
         assert np.abs(part.astype(int) - wanted).mean() < 3
     whole = np.asarray(Image.open(io.BytesIO(pictures.region(0, (0, 0, 200, 200), 40))))
     assert max(whole.shape) == 40  # of the reduced picture, which is sharp enough
+
+
+# Lines that another process reads
+
+
+LINES = [
+    b'{"filename": "A.png", "height": 30, "width": 40, "detection": {"instances": '
+    b'[{"bbox": [1, 2, 3, 4], "label": 1, "category": "dog", "score": 0.5}]}}',
+    b"{broken",
+    b'{"filename": "b.png", "height": 30, "width": 40, "detection": {"instances": '
+    b'[{"bbox": [1, 2, 3, 4], "label": 7, "category": "gnu"}]}}',
+    b'{"filename": "c.png", "height": 30, "width": 40, "grounding": {"caption": "A Cat", "regions": []}}',
+]
+
+
+@pytest.fixture
+def reader() -> Iterator[FactsReader]:
+    opened = FactsReader(NAMES)
+    yield opened
+    opened.close()
+
+
+def test_another_process_reads_lines_as_this_one_does(reader: FactsReader) -> None:
+    assert repr(reader.read(LINES)) == repr(facts_of(LINES, NAMES))
+    assert facts_of(LINES, NAMES).broken == [1, 2]
+    assert bytes(facts_of(LINES, None).text) == b"a.png\nb.png\nc.png\0a cat\n"
+
+
+def test_lines_are_read_on_when_their_process_is_killed(reader: FactsReader) -> None:
+    assert reader._process is not None
+    reader._process.kill()
+    reader._process.wait()
+    assert reader.read(LINES).broken == [1, 2]
+
+
+def test_the_process_that_reads_lines_ends_with_the_server(reader: FactsReader) -> None:
+    process = reader._process
+    assert process is not None
+    assert process.stdin is not None
+    process.stdin.close()  # as when the server is killed
+    assert process.wait(timeout=60) == 0
+    process.stdin = None
+
+
+def test_a_long_file_is_not_read_in_the_server(six: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that runs Python holds up every key."""
+    short = Review(six / "x_od_v1.json").index
+    monkeypatch.setattr("browse.review.index.CHECKED_LINES", 0)
+    monkeypatch.setattr("browse.review.index.CHUNK", 4)
+    monkeypatch.setattr("browse.review.line_facts.facts_of", None)
+    monkeypatch.setattr("browse.review.index.facts_of", None)
+    long = Review(six / "x_od_v1.json").index
+    for name in ("labels", "scores", "first", "hashes", "broken"):
+        assert np.array_equal(getattr(long, name), getattr(short, name)), name
+    assert (long.matching("3.PNG") == short.matching("3.PNG")).all()
+    assert long.names == short.names

@@ -629,7 +629,7 @@ def test_axe_finds_nothing_serious_in_pages_that_are_written(page: Page, tmp_pat
     write_data(tmp_path, 3)
     assert main([str(tmp_path), "x_od_v1.json", "images", "-o", str(tmp_path / "seen"), "--not-show"]) == 0
     drawings = [pages.Drawing(np.full((60, 80, 3), 90, np.uint8), f"{number}.png", "2 boxes") for number in range(3)]
-    parts = [pages.table(["", "AP"], [["cat", "0.5"]]), pages.bars(["", "AP"], [("cat", 0.5, [])])]
+    parts = [pages.page_table(["", "AP"], [["cat", "0.5"]]), pages.bars(["", "AP"], [("cat", 0.5, [])])]
     parts += [pages.legend(JUDGED_LEGEND), pages.gallery(drawings, "seen")]
     (tmp_path / "report.html").write_text(pages.page("report", pages.section("How good?", "".join(parts)), "groundhog"))
     found = "axe.run(document).then((done) => done.violations.filter(({impact}) => "

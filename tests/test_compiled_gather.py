@@ -11,7 +11,7 @@ from grounding_model import load_detector
 from grounding_model.glyphs import categories_of, draw_scene
 from grounding_model.model.attention import DeformableAttention, sample_rows
 from grounding_model.model.kernels import compiled_gather
-from grounding_model.model.kernels.compiled_gather import CompiledDeformableAttention, gather, library
+from grounding_model.model.kernels.compiled_gather import CompiledDeformableAttention, compiled_sample_rows, library
 
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no compiler")
 SIZES = [(9, 13), (5, 7), (1, 2)]
@@ -33,7 +33,9 @@ def question(channels: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
 def test_the_loop_adds_up_what_the_plain_layer_does(channels: int) -> None:
     table, first, locations, weights = question(channels, torch.float32)
     expected = sample_rows(table, SIZES, first, locations, weights)
-    torch.testing.assert_close(gather(table, SIZES, first, locations, weights), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        compiled_sample_rows(table, SIZES, first, locations, weights), expected, atol=1e-5, rtol=1e-5
+    )
 
 
 @needs_compiler
@@ -41,7 +43,9 @@ def test_the_loop_adds_up_what_the_plain_layer_does(channels: int) -> None:
 def test_rounded_values_are_added_up_in_full() -> None:
     table, first, locations, weights = question(32, torch.bfloat16)
     expected = sample_rows(table.float(), SIZES, first, locations, weights)
-    torch.testing.assert_close(gather(table, SIZES, first, locations, weights), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        compiled_sample_rows(table, SIZES, first, locations, weights), expected, atol=1e-5, rtol=1e-5
+    )
 
 
 @needs_compiler

@@ -387,6 +387,8 @@ def test_datasets_and_croissant_read_what_is_published(labels, monkeypatch):
     assert row["image"].size == (120, 80)
     assert row["objects"]["bbox"] == [[10.0, 5.0, 40.5, 35.0], [60.0, 10.0, 30.0, 60.0]]
     assert row["objects"]["categories"] == [0, 1]
+    assert [rows.features["objects"]["categories"].feature.names for rows in loaded.values()] == [["cat", "dog"]] * 2
+    assert loaded["train"][0]["objects"]["bbox"] == []  # an image without objects
     metadata = croissant.Dataset(jsonld=str(out / "croissant.json"))
     assert next(iter(metadata.records("test")))["test/width"] == 120
 

@@ -18,9 +18,9 @@ from grounding_model.metrics import matching
 from grounding_model.metrics.bootstrap import (
     Shares,
     bootstrap_interval,
-    interval_of,
     read_samples,
     resampled,
+    samples_interval,
     write_samples,
 )
 from grounding_model.metrics.coco import evaluate_coco, evaluate_coco_with_rankings
@@ -352,9 +352,9 @@ def test_a_share_counts_every_phrase_as_often_as_its_image_is_drawn():
     samples = Shares(np.array([0, 0, 2]), np.array([True, False, True]), 3)
     assert resampled(samples, np.array([[1, 1, 1], [0, 1, 2], [2, 1, 0]])).tolist() == pytest.approx([2 / 3, 1, 1 / 2])
     assert np.isnan(resampled(samples, np.array([[0, 3, 0]])))[0]
-    low, high = interval_of(samples, resamples=200)
+    low, high = samples_interval(samples, resamples=200)
     assert low < 2 / 3 < high
-    assert interval_of(samples, samples, resamples=50) == (0, 0)
+    assert samples_interval(samples, samples, resamples=50) == (0, 0)
 
 
 def test_an_interval_of_nothing_is_refused():
@@ -475,4 +475,4 @@ def test_boxes_are_matched_once_for_the_numbers_and_their_interval(monkeypatch):
     assert len(matchings) == 1
     assert measured.numbers["ap"] == expected.ap
     assert resampled(measured.samples, [np.ones(20, dtype=np.int64)])[0] == pytest.approx(expected.ap, abs=1e-12)
-    assert interval_of(measured.samples, resamples=30) == interval
+    assert samples_interval(measured.samples, resamples=30) == interval

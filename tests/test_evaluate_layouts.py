@@ -74,7 +74,9 @@ def test_a_published_layout_is_measured(config, tmp_path, monkeypatch):
     TREES[config.stem](tmp_path / "data", placed)
     oracle = Oracle(placed)
     monkeypatch.setattr(detector_pool, "load_detector", lambda *arguments: oracle)
-    monkeypatch.setattr(evaluation_report, "write_report", lambda *arguments: [])  # plots of 35 sets take half a minute
+    monkeypatch.setattr(
+        evaluation_report, "write_evaluation_files", lambda *arguments: []
+    )  # plots of 35 sets take half a minute
     told = evaluate_config(config, overrides(config, tmp_path))
     written = json.loads((tmp_path / "work/evaluation.json").read_text())
     if "sets" in written:

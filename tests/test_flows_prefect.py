@@ -26,7 +26,7 @@ from flows.labelling import detector_pool as workers
 from flows.labelling.detector_pool import LocalDetectorPool
 from flows.labelling.filter import filter_candidates
 from flows.labelling.plan import plan
-from flows.labelling.settings import LabellingSettings, part_of
+from flows.labelling.settings import LabellingSettings, settings_part
 from flows.labelling.shards import missing_shards
 from flows.orchestration import deployments, tasks
 from flows.orchestration.server import is_healthy
@@ -69,7 +69,7 @@ def test_what_a_stage_takes_its_deployment_takes() -> None:
 def test_a_misspelt_setting_of_a_plan_is_refused() -> None:
     given = {"source": "x_od.json", "image_root": "images", "score_floor": 0.1, "scale": [192, 192]}
     read = TypeAdapter(deployments.PlanParameters).validate_python
-    assert part_of(read(given), LabellingSettings) == LabellingSettings(score_floor=0.1, scale=(192, 192))
+    assert settings_part(read(given), LabellingSettings) == LabellingSettings(score_floor=0.1, scale=(192, 192))
     with pytest.raises(ValidationError, match="mirored"):
         read(given | {"mirored": True})
 

@@ -30,7 +30,7 @@ from transformers import (
 
 from formats.io.errors import InputError
 from grounding_model.checkpoints.checkpoint import Checkpoint
-from grounding_model.checkpoints.weights import convert, inspect, load_checkpoint
+from grounding_model.checkpoints.weights import convert_checkpoint, inspect, load_checkpoint
 from grounding_model.inputs.image_batch import ImageBatch
 from grounding_model.inputs.tokens import SEPARATORS, tokenize
 from grounding_model.model.grounding import padding_mask
@@ -186,8 +186,8 @@ def test_a_model_of_full_size_answers_as_in_transformers(tmp_path: Path) -> None
 
 
 def test_our_file_becomes_a_folder_that_transformers_runs_alike(folder: Path, tmp_path: Path) -> None:
-    convert(folder, tmp_path / "ours.safetensors", BERT)
-    convert(tmp_path / "ours.safetensors", tmp_path / "theirs")
+    convert_checkpoint(folder, tmp_path / "ours.safetensors", BERT)
+    convert_checkpoint(tmp_path / "ours.safetensors", tmp_path / "theirs")
     ours = load_checkpoint(tmp_path / "theirs")  # its tokenizer went along
     architecture = ORIGINAL if not ours.model.config.contrastive_bias else MM
     theirs, report = architecture.from_pretrained(tmp_path / "theirs", output_loading_info=True)
@@ -212,7 +212,7 @@ def test_a_pickled_folder_is_the_same(folder: Path, tmp_path: Path) -> None:
 
 def test_a_model_that_transformers_cannot_express_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"transformers cannot express .*fusion_width 128, not half of feedforward"):
-        convert(GOLDEN / "a" / "checkpoint.pth", tmp_path / "theirs", BERT)
+        convert_checkpoint(GOLDEN / "a" / "checkpoint.pth", tmp_path / "theirs", BERT)
     assert not list(tmp_path.iterdir())
 
 
@@ -243,7 +243,7 @@ def test_incomplete_folders_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no weights"):
         load_checkpoint(tmp_path)
     with pytest.raises(InputError, match="already exists"):
-        convert(folder, tmp_path, BERT)
+        convert_checkpoint(folder, tmp_path, BERT)
 
 
 def test_inspect_says_what_a_folder_is(folder: Path) -> None:

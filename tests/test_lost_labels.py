@@ -16,7 +16,7 @@ from flows.labelling.bootstrap import read_captions
 from formats import Instance, Omissions, Record, read_coco, read_cvat, read_labelstudio, read_odvg, read_voc, write_odvg
 from formats.convert import Selection, convert
 from formats.io.errors import InputError
-from formats.label_map import join_names, name_problems
+from formats.label_map import join_same_names, name_problems
 
 BOX = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>30</xmax><ymax>40</ymax></bndbox>"
 CAT = f"<object><name>cat</name>{BOX}</object>"
@@ -100,7 +100,7 @@ def test_names_come_between_commas_on_lines_or_in_a_file(tmp_path: Path, monkeyp
 
 
 def test_names_of_the_same_words_are_joined_into_one_label(tmp_path: Path) -> None:
-    joined, move = join_names({0: "Cat", 1: "dog", 2: "cat", 3: "bat (animal)", 4: "bat (sports)"})
+    joined, move = join_same_names({0: "Cat", 1: "dog", 2: "cat", 3: "bat (animal)", 4: "bat (sports)"})
     assert joined == {0: "Cat", 1: "dog", 2: "bat (animal)"}
     assert move == {0: 0, 1: 1, 2: 0, 3: 2, 4: 2}
     (tmp_path / "x_label_map.json").write_text('{"0": "Cat", "1": "cat", "2": "dog"}')

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torchvision.ops import batched_nms
 
-from grounding_model.model.boxes import without_duplicates
+from grounding_model.model.boxes import suppress_overlaps
 
 
 def test_duplicates_are_those_of_torchvision() -> None:
@@ -16,9 +16,9 @@ def test_duplicates_are_those_of_torchvision() -> None:
         labels = torch.randint(0, 5, (count,), generator=draws)
         scores = torch.linspace(1, 0, count)
         for iou in (0.3, 0.6):
-            assert without_duplicates(boxes, labels, iou).tolist() == batched_nms(boxes, scores, labels, iou).tolist()
+            assert suppress_overlaps(boxes, labels, iou).tolist() == batched_nms(boxes, scores, labels, iou).tolist()
 
 
 def test_boxes_of_another_label_are_no_duplicates() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10]] * 3)
-    assert without_duplicates(boxes, torch.tensor([1, 0, 1]), 0.5).tolist() == [0, 1]
+    assert suppress_overlaps(boxes, torch.tensor([1, 0, 1]), 0.5).tolist() == [0, 1]

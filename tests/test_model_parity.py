@@ -9,8 +9,8 @@ import torch
 from grounding_model.inputs.image import read_image, resize_for_test
 from grounding_model.inputs.image_batch import ImageBatch, collate_images
 from grounding_model.inputs.tokens import tokenize
-from grounding_model.model.encoder import ImageTokens
-from grounding_model.model.positions import box_code, pixel_code, token_code
+from grounding_model.model.encoder import ImageTokens, encoder_references
+from grounding_model.model.positions import box_code, pixel_code, token_code, whole_map_code
 from grounding_model.model.query_selection import proposal_boxes
 from grounding_model.model.swin import SwinTransformer, shifted_window_mask
 from tests.paths import GOLDEN
@@ -152,6 +152,19 @@ def test_proposals_stay_inside_the_content():
     assert usable.all()
     close(boxes[0, 0], torch.tensor([0.5 / 6, 0.5 / 4, 0.05, 0.05]), 1e-6)
     close(boxes[0, 24], torch.tensor([0.5 / 3, 0.5 / 2, 0.1, 0.1]), 1e-6)
+
+
+def test_what_depends_on_the_size_alone_is_what_an_image_without_padding_gets():
+    sizes = [(4, 6), (2, 3)]
+    for height, width in sizes:
+        expected = pixel_code(torch.zeros(1, height, width).bool(), 64)
+        assert torch.equal(whole_map_code(height, width, 64, torch.device("cpu")), expected)
+    tokens = torch.zeros(2, 30, 8)
+    padded = ImageTokens(tokens, tokens, torch.zeros(2, 30).bool(), sizes, torch.ones(2, 2, 2))
+    whole = padded._replace(padding=None)
+    assert torch.equal(encoder_references(whole).expand(2, -1, -1, -1), encoder_references(padded))
+    for expected, found in zip(proposal_boxes(padded), proposal_boxes(whole)):
+        assert torch.equal(found.expand_as(expected), expected)
 
 
 def test_shifted_windows_part_what_the_roll_brought_together():

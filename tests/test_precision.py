@@ -19,6 +19,8 @@ from formats.io.errors import InputError
 from grounding_model.detector import Detector, load_detector
 from grounding_model.glyphs import categories_of, draw_scene, write_scenes
 from grounding_model.metrics.coco import evaluate_coco
+from grounding_model.model.backbone import TimmFeatures
+from grounding_model.model.config import TimmBackbone
 from grounding_model.model.precision import BFloat16Linear, choose_dtype
 from tests.paths import GOLDEN
 
@@ -122,3 +124,21 @@ def test_auto_is_decided_by_the_plan_and_stays_so_elsewhere(
 def test_a_setting_that_is_no_dtype_is_refused() -> None:
     with pytest.raises(InputError, match="expected one of auto, float32, bfloat16"):
         LabellingSettings(dtype="half")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("weights", ["glyph-tiny", "photo-tiny"])
+def test_an_embedded_backbone_answers_in_float32_from_rounded_convolutions(weights: str) -> None:
+    full, half = (load_detector(weights, device="cpu", dtype=dtype).model.backbone for dtype in ("float32", "bfloat16"))
+    assert {weight.dtype for weight in full.parameters()} == {torch.float32}
+    assert {weight.dtype for weight in half.parameters()} == {torch.bfloat16}
+    pixels = torch.randn(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        for expected, found in zip(full(pixels), half(pixels)):
+            assert found.dtype == torch.float32
+            assert 0 < (found - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+def test_a_backbone_whose_norms_are_not_folded_stays_float32() -> None:
+    backbone = TimmFeatures(TimmBackbone(name="resnet18", out_indices=(3, 4), options={"channels": (32, 64, 128, 256)}))
+    backbone.use_bfloat16()
+    assert {weight.dtype for weight in backbone.parameters()} == {torch.float32}

@@ -14,8 +14,8 @@ from flows.cli.command import main
 from flows.quality import ablation as quality
 from flows.quality.ablation import LabelQuality, Piece, QualityConfig, Variant, label_quality, measure_quality
 from flows.quality.agreement import rank_by_agreement, write_ranking
-from flows.quality.page import interval, write_page
-from flows.quality.report import table, write_quality_report
+from flows.quality.page import interval, write_quality_page
+from flows.quality.report import quality_table, write_quality_report
 from formats.io.errors import InputError
 from formats.io.toml_config import read_config
 from formats.odvg import write_odvg
@@ -91,7 +91,7 @@ def test_the_table_tells_every_round_and_the_plots_are_drawn(config: QualityConf
         Piece("plain", 4, (LABELS,), (0.5, 0.7), (0.8, 0.77)),
         Piece("more", 3, (LABELS, LABELS), (0.5, 0.65, 0.75), (0.8, 0.8, 0.81)),
     ]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table(config, pieces).splitlines()]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in quality_table(config, pieces).splitlines()]
     assert [row[0] for row in rows[2:]] == ["plain", "more, v1", "more, v2"]
     assert rows[2][1:5] == ["2", "0.900 ± 0.000", "0.800 ± 0.000", "0.600 ± 0.000"]
     assert rows[2][5:] == ["0.650 ± 0.071", "+0.150 ± 0.071", "–", "0.780 ± 0.014", "+0.020 ± 0.014"]
@@ -103,7 +103,7 @@ def test_the_table_tells_every_round_and_the_plots_are_drawn(config: QualityConf
 
 def test_the_page_gives_intervals_first_and_says_settings_in_words(config: QualityConfig) -> None:
     pieces = [Piece("plain", seed, (LABELS,), (0.5, 0.6 + seed / 100), ()) for seed in (3, 4, 5)]
-    page = write_page(config, pieces, "groundhog 1").read_text()
+    page = write_quality_page(config, pieces, "groundhog 1").read_text()
     assert page.index("95 % interval 0.615 to 0.665") < page.index("<h2>")
     assert "What does a model gain from the labels?" in page
     assert not re.search(r"\b(None|True|False|Policy)\b|\w\(|[{]'", re.sub("<style>.*?</style>", "", page, flags=re.S))

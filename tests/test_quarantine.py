@@ -14,7 +14,7 @@ from flows.policies.policy import Policy
 from formats.candidates import ImageProblem
 from formats.odvg import read_odvg
 from formats.odvg_lines import is_quarantined
-from formats.quarantine import NAMED, requarantined_line, summary
+from formats.quarantine import NAMED, quarantine_summary, requarantined_line
 from tests.pipeline_cases import FakeDetector, make_images, make_weights, plan_images
 
 
@@ -76,13 +76,13 @@ def test_every_bad_image_and_line_is_a_line_of_the_labels(tmp_path: Path, captio
 
 
 def test_the_end_of_a_run_names_some_and_counts_all() -> None:
-    assert summary([]) == ""
-    told = summary([ImageProblem(index, f"{index}.jpg", "why") for index in range(NAMED + 3)], "x.meta.json")
+    assert quarantine_summary([]) == ""
+    told = quarantine_summary([ImageProblem(index, f"{index}.jpg", "why") for index in range(NAMED + 3)], "x.meta.json")
     assert told.splitlines()[0] == f"{NAMED + 3} quarantined:"
     assert told.splitlines()[1] == "  line 1: 0.jpg: why"
     assert told.splitlines()[-1] == "  and 3 more: x.meta.json"
     assert len(told.splitlines()) == NAMED + 2
-    assert "no filename" in summary([ImageProblem(0, "", "why")])
+    assert "no filename" in quarantine_summary([ImageProblem(0, "", "why")])
 
 
 @pytest.mark.parametrize(

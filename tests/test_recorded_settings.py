@@ -11,7 +11,7 @@ from formats.io.toml_config import read_config
 from grounding_model.data.sources import OdvgData
 from grounding_model.training import recorded_settings
 from grounding_model.training.config import FromWeights, TrainConfig
-from grounding_model.training.recorded_settings import differing, recorded
+from grounding_model.training.recorded_settings import differing, settings_text
 from grounding_model.training.settings import OptimizerConfig
 
 CONFIGS = ["configs/glyph_tiny.toml", "tests/kept/training/train.toml"]
@@ -21,12 +21,12 @@ CONFIGS = ["configs/glyph_tiny.toml", "tests/kept/training/train.toml"]
 def test_the_text_is_what_the_first_states_have(config: str) -> None:
     settings = read_config(Path(__file__).parent.parent / config, TrainConfig)
     for entry in dataclasses.fields(settings):
-        assert recorded(getattr(settings, entry.name)) == repr(getattr(settings, entry.name))
+        assert settings_text(getattr(settings, entry.name)) == repr(getattr(settings, entry.name))
 
 
 def test_paths_and_tuples_of_one_have_the_text_that_repr_gives() -> None:
     value = (OdvgData(Path("a.json"), Path("b")),)
-    assert recorded(value) == repr(value)
+    assert settings_text(value) == repr(value)
 
 
 def test_a_renamed_class_or_field_keeps_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +36,7 @@ def test_a_renamed_class_or_field_keeps_its_text(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setitem(recorded_settings.FIRST_CLASS_NAMES, "Renamed", "Original")
     monkeypatch.setitem(recorded_settings.FIRST_FIELD_NAMES, "Renamed.rate", "learning_rate")
-    assert recorded((Renamed(),)) == "(Original(learning_rate=0.5),)"
+    assert settings_text((Renamed(),)) == "(Original(learning_rate=0.5),)"
 
 
 def test_states_are_compared_by_values() -> None:
@@ -49,6 +49,6 @@ def test_states_are_compared_by_values() -> None:
 
 def test_every_setting_counts() -> None:
     first, second = OptimizerConfig(), OptimizerConfig(warmup_from=0.1)
-    assert differing({"optimizer": recorded(first)}, {"optimizer": recorded(second)}) == ["optimizer"]
-    starts = [{"start": recorded(FromWeights(text_encoder=Path(name)))} for name in "ab"]
+    assert differing({"optimizer": settings_text(first)}, {"optimizer": settings_text(second)}) == ["optimizer"]
+    starts = [{"start": settings_text(FromWeights(text_encoder=Path(name)))} for name in "ab"]
     assert differing(*starts) == ["start"]

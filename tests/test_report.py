@@ -16,8 +16,8 @@ from flows.labelling.infer import infer
 from flows.labelling.plan import plan
 from flows.policies.policy import Policy
 from flows.self_training.gate import Verdict, label_drift
-from flows.self_training.report import ImageComparison, comparison_sheet, read_rounds, write_report
-from flows.self_training.state import LoopState, RoundResult, read_state, write_state
+from flows.self_training.report import ImageComparison, comparison_sheet, read_rounds, write_run_report
+from flows.self_training.state import LoopState, RoundResult, read_loop_state, write_loop_state
 from formats.dataset_names import labels_path
 from formats.io.errors import InputError
 from formats.record import Instance, Record
@@ -69,12 +69,12 @@ def run_dir(tmp_path: Path) -> Path:
         counts = json.loads(labels.with_suffix(".meta.json").read_text())["counts"]
         verdict = Verdict(number == 1, ("AP fell <deep>",) if number == 2 else (), drift=drift)
         rounds.append(RoundResult(number, labels, f"model-{number}", None, counts, {}, verdict))
-    write_state(run, LoopState("cats & dogs", "stopped", "AP fell <deep>", {}, tuple(rounds)))
+    write_loop_state(run, LoopState("cats & dogs", "stopped", "AP fell <deep>", {}, tuple(rounds)))
     return run
 
 
 def test_the_report_tells_the_whole_run(run_dir: Path) -> None:
-    page = Page(write_report(run_dir, curve_names={"evaluation-source": "what it knew"}).read_text())
+    page = Page(write_run_report(run_dir, curve_names={"evaluation-source": "what it knew"}).read_text())
     assert page.open == []
     assert page.headings[0] == "Groundhog: cats & dogs"
     for heading in (
@@ -93,7 +93,7 @@ def test_the_report_tells_the_whole_run(run_dir: Path) -> None:
 
 
 def test_nothing_in_it_comes_from_elsewhere_and_names_are_no_markup(run_dir: Path) -> None:
-    page = Page(write_report(run_dir).read_text())
+    page = Page(write_run_report(run_dir).read_text())
     assert page.pictures
     assert all(source.startswith("data:image/") for source in page.pictures)
     assert not re.search(r"https?://|<script|<link|@import|url\(", page.text)
@@ -105,7 +105,7 @@ def test_nothing_in_it_comes_from_elsewhere_and_names_are_no_markup(run_dir: Pat
 def test_the_counts_are_those_of_the_labels(run_dir: Path) -> None:
     entry = read_rounds(run_dir)[0]
     counts = entry.meta["counts"]
-    text = write_report(run_dir).read_text()
+    text = write_run_report(run_dir).read_text()
     row = re.search(r"candidates above the floor</th>(.*?)</tr>", text)
     assert row
     assert f"<td>{counts['candidates']:,}</td>" in row.group(1)
@@ -117,7 +117,7 @@ def test_an_unfinished_run_has_a_report_too(run_dir: Path) -> None:
         path.unlink()
     for path in run_dir.parent.glob("x_od_v*"):
         path.unlink()
-    page = Page(write_report(run_dir).read_text())
+    page = Page(write_run_report(run_dir).read_text())
     assert "not yet" in page.text
     assert "Held-out scores" not in page.headings
 
@@ -129,23 +129,23 @@ def test_labels_of_another_plan_are_not_shown_as_this_run_s(run_dir: Path) -> No
 
 
 def test_rounds_of_an_earlier_run_are_not_shown(run_dir: Path) -> None:
-    loop = read_state(run_dir)
-    write_state(run_dir, LoopState(loop.name, "stopped", "", {}, loop.rounds[:1]))
-    page = Page(write_report(run_dir).read_text())
+    loop = read_loop_state(run_dir)
+    write_loop_state(run_dir, LoopState(loop.name, "stopped", "", {}, loop.rounds[:1]))
+    page = Page(write_run_report(run_dir).read_text())
     assert "Labels v1" in page.headings
     assert "Labels v2" not in page.headings
-    write_state(run_dir, LoopState(loop.name, "running", "", {}, loop.rounds[:1]))  # the second is under way
-    assert "Labels v2" in Page(write_report(run_dir).read_text()).headings
+    write_loop_state(run_dir, LoopState(loop.name, "running", "", {}, loop.rounds[:1]))  # the second is under way
+    assert "Labels v2" in Page(write_run_report(run_dir).read_text()).headings
 
 
 def test_one_labelling_without_rounds_has_a_report(run_dir: Path) -> None:
-    assert "Labels v1" in Page(write_report(run_dir / "round-1").read_text()).headings
+    assert "Labels v1" in Page(write_run_report(run_dir / "round-1").read_text()).headings
 
 
 def test_images_that_have_moved_leave_the_rest_of_the_report(run_dir: Path) -> None:
     for path in (run_dir.parent / "images").iterdir():
         path.unlink()
-    assert "Labels v1" not in Page(write_report(run_dir).read_text()).headings
+    assert "Labels v1" not in Page(write_run_report(run_dir).read_text()).headings
 
 
 def test_comparisons_stand_below_one_another(run_dir: Path) -> None:
@@ -158,10 +158,10 @@ def test_comparisons_stand_below_one_another(run_dir: Path) -> None:
     sheet = comparison_sheet([scene] * 5, columns=4)
     assert sheet.shape[1] == 4 * 320 + 3 * 8
     assert sheet.shape[0] > 6 * 320  # two blocks of truth, before, after; the second has three holes
-    page = Page(write_report(run_dir, comparisons={"What changed": [scene]}).read_text())
+    page = Page(write_run_report(run_dir, comparisons={"What changed": [scene]}).read_text())
     assert "What changed" in page.headings
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"manifest\.json"):
-        write_report(tmp_path)
+        write_run_report(tmp_path)

@@ -20,7 +20,7 @@ from formats import (
 )
 from formats.dataset_names import review_journal_path, reviewed_path
 from formats.exported import ExportOptions
-from formats.review_journal import Mark, ReviewJournal, Row, key_bytes
+from formats.review_journal import CorrectionRow, ReviewJournal, ReviewMark, key_bytes
 from formats.reviewed import corrections_for, read_corrections, reviewed_text, write_corrections
 
 NAMES = ("cat", "dog")
@@ -299,7 +299,7 @@ def test_a_review_takes_an_import_over_and_its_drafts_are_kept(tmp_path, labels)
     draft = reviewed_text(replace(RECORDS[0], instances=()), 1)
     key = key_bytes("a.jpg", None)
     journal = ReviewJournal(path, rows_of)
-    journal.change([(None, key, 1, Mark("edited", draft, "somebody", at))])
+    journal.change([(None, key, 1, ReviewMark("edited", draft, "somebody", at))])
     journal.close()
     export = coco(tmp_path, replace(RECORDS[0], instances=(MOVED,)))
     with pytest.raises(InputError, match="an unfinished draft"):
@@ -319,9 +319,9 @@ def test_an_import_while_a_review_writes_its_file_is_kept(tmp_path, labels, monk
     journal = ReviewJournal(path, rows_of)
     journal.sync()
     key, text = key_bytes("c.jpg", None), reviewed_text(RECORDS[2], 1)
-    journal.change([(Row(key, 1, text), key, 1, Mark("accepted", None, "somebody", at))])
+    journal.change([(CorrectionRow(key, 1, text), key, 1, ReviewMark("accepted", None, "somebody", at))])
     journal.export()
-    journal.change([(Row(key, 1, text), key, 1, Mark("accepted", None, "somebody", at))])
+    journal.change([(CorrectionRow(key, 1, text), key, 1, ReviewMark("accepted", None, "somebody", at))])
     export = coco(tmp_path, replace(RECORDS[0], instances=(MOVED,)))
     read = journal._texts
 

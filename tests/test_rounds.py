@@ -16,7 +16,7 @@ from flows.self_training.gate import Drift, Evaluation, Gate, count_ratio, drift
 from flows.self_training.lineage import lineage
 from flows.self_training.loop import self_train
 from flows.self_training.stages import Stages
-from flows.self_training.state import approve_round, read_state, status
+from flows.self_training.state import approve_round, read_loop_state, status
 from formats.io.errors import InputError
 from formats.odvg import read_odvg, write_odvg
 from formats.record import Instance, Record
@@ -215,7 +215,7 @@ def test_a_scheduler_may_wait_in_place(config: SelfTrainConfig) -> None:  # noqa
     asked = []
 
     def wait(work_dir: Path, number: int) -> bool:
-        asked.append((read_state(work_dir).state, approve_round(work_dir, number)))
+        asked.append((read_loop_state(work_dir).state, approve_round(work_dir, number)))
         return True
 
     assert self_train(reviewing(config), stages=Recorder().stages(), wait_for_person=wait).state == "finished"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from formats.record import Record, Region
-from grounding_model.data.captions import AbsentNames, CategorySampler, TrainingText, caption_text, clean_name
+from grounding_model.data.captions import AbsentNames, CategorySampler, TrainingText, caption_text, clean_training_name
 from grounding_model.inputs.tokens import count_tokens, load_tokenizer
 from tests.paths import GOLDEN
 
@@ -95,7 +95,7 @@ def test_absent_names_can_be_few_or_none() -> None:
 
 def test_the_reference_draws_obey_the_same_laws_once_its_slip_is_taken_out() -> None:
     """Its captions repeat positives as negatives; without the repeats they are captions of ours."""
-    cleaned = {clean_name(part) for name in CATEGORIES.values() for part in name.split("/")}
+    cleaned = {clean_training_name(part) for name in CATEGORIES.values() for part in name.split("/")}
     for run in (run for run in REFERENCE["runs"] if "seed" in run):
         drawn = run["text"].split(". ")[:-1]
         assert set(drawn) <= cleaned

@@ -21,7 +21,7 @@ from flows.self_training.config import (
     read_self_train,
 )
 from flows.self_training.loop import self_train
-from flows.self_training.report import write_report
+from flows.self_training.report import write_run_report
 from flows.self_training.scores import evaluate_weights
 from flows.self_training.source import prepare
 from flows.self_training.stages import Stages
@@ -225,7 +225,7 @@ def test_a_training_is_done_once_for_the_same_labels(
         checkpoint.write_bytes(b"trained")
         return SimpleNamespace(checkpoint=checkpoint, metrics={"loss": 1.0}, problems={}, best=None, best_ap=None)
 
-    monkeypatch.setattr("grounding_model.training.loop.train", fake_train)
+    monkeypatch.setattr("grounding_model.training.loop.run_training", fake_train)
     first = training.train(config.train)
     assert training.train(config.train) == first
     assert len(calls) == 1
@@ -306,6 +306,6 @@ def test_the_report_shows_the_student_of_these_labels_alone(config: SelfTrainCon
     row = {"name": "student, ONNX Runtime", "ap": 0.7, "milliseconds": 1.5, "megabytes": 2.5}
     result = tmp_path / "work" / "student" / "distill.json"
     write_json(result, {"facts": facts, "rows": [row]})
-    assert "student, ONNX Runtime" in write_report(tmp_path / "work").read_text()
+    assert "student, ONNX Runtime" in write_run_report(tmp_path / "work").read_text()
     write_json(result, {"facts": facts | {"labels_sha256": "other"}, "rows": [row]})
-    assert "student, ONNX Runtime" not in write_report(tmp_path / "work").read_text()
+    assert "student, ONNX Runtime" not in write_run_report(tmp_path / "work").read_text()

@@ -18,9 +18,9 @@ from flows.labelling.settings import (
     Execution,
     LabellingSettings,
     View,
-    part_of,
-    recorded,
     setting,
+    settings_part,
+    settings_payload,
 )
 from flows.self_training.config import Labelling
 from formats.io.errors import InputError
@@ -121,9 +121,9 @@ def test_a_setting_that_came_later_is_recorded_where_it_is_used() -> None:
     class Later(View):
         rotated: bool = setting(False, "…", added_later=True)
 
-    first = recorded(View(mirrored=True))
-    assert recorded(Later(mirrored=True)) == first
-    assert recorded([Later(mirrored=True, rotated=True)]) == [first | {"rotated": True}]
+    first = settings_payload(View(mirrored=True))
+    assert settings_payload(Later(mirrored=True)) == first
+    assert settings_payload([Later(mirrored=True, rotated=True)]) == [first | {"rotated": True}]
 
 
 def test_configurations_have_every_setting() -> None:
@@ -150,7 +150,7 @@ def test_a_view_takes_the_place_of_how_images_are_shown_alone() -> None:
         score_floor=0.2, max_per_image=7, mirrored=True, weights="w.pth", text_encoder="bert"
     )
     assert own.with_model("w.pth").scale == (64, 64)
-    assert part_of(own, DetectionSettings) == part_of(own.with_model("w.pth"), DetectionSettings)
+    assert settings_part(own, DetectionSettings) == settings_part(own.with_model("w.pth"), DetectionSettings)
 
 
 @pytest.mark.parametrize("value", [{"score_floor": 1.0}, {"scale": (9, 8)}, {"max_per_image": 0}])

@@ -32,7 +32,7 @@ from grounding_model.students.files import load_student, save_student
 from grounding_model.students.network import Student
 from grounding_model.training import memory
 from grounding_model.training.config import TrainConfig
-from grounding_model.training.loop import train
+from grounding_model.training.loop import run_training
 from grounding_model.training.settings import LossSettings, OptimizerConfig
 from grounding_model.training.student_learner import ClassBatch, ClassCollate, StudentLearner, estimate_student
 from tests.training_data import write_rectangles
@@ -87,11 +87,11 @@ def test_a_resumed_training_equals_an_uninterrupted_one(config: TrainConfig, tmp
         if line["step"] == 3:
             raise Interrupted
 
-    whole = train(config).checkpoint
+    whole = run_training(config).checkpoint
     other = replace(config, work_dir=tmp_path / "resumed")
     with pytest.raises(Interrupted):
-        train(other, interrupt)
-    resumed = train(other).checkpoint
+        run_training(other, interrupt)
+    resumed = run_training(other).checkpoint
     assert whole.name == resumed.name == StudentLearner.weights_name
     assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
     assert load_detector(whole).student.names == NAMES
@@ -141,7 +141,7 @@ def test_labels_with_hardly_anything_are_learnt_from(config: TrainConfig, record
     lines = list(read_odvg(data.annotations))
     kept = lines[:1] if records == "one image" else [replace(line, instances=()) for line in lines]
     write_odvg(data.annotations, kept)  # green and blue have no box, or no class has
-    result = train(replace(config, steps=2))
+    result = run_training(replace(config, steps=2))
     assert all(np.isfinite(json.loads(line)["loss"]) for line in result.log.read_text().splitlines())
     assert load_detector(result.checkpoint).student.names == NAMES
 
@@ -157,7 +157,7 @@ def test_two_processes_teach_a_student_like_one(config: TrainConfig, tmp_path: P
     start = FromStudent(str(tmp_path / "start"), image_size=64)
     alone = replace(config, start=start, frozen=frozen, steps=3, batch_size=4)
     together = replace(alone, work_dir=tmp_path / "together", batch_size=1, accumulate=2, processes=2)
-    results = train(alone), train_in_processes(together)
+    results = run_training(alone), train_in_processes(together)
     numbers = [[json.loads(line) for line in result.log.read_text().splitlines()] for result in results]
     parts = {name for name in numbers[0][0] if "loss" in name or "norm" in name}
     for one, other in zip(*numbers, strict=True):
@@ -166,7 +166,7 @@ def test_two_processes_teach_a_student_like_one(config: TrainConfig, tmp_path: P
 
 def test_data_that_know_no_class_are_refused(config: TrainConfig) -> None:
     with pytest.raises(InputError, match=r"datasets\.0: its categories are red, green, blue; expected some of dog"):
-        train(replace(config, start=replace(START, names=("dog",))))
+        run_training(replace(config, start=replace(START, names=("dog",))))
 
 
 def test_transformers_loads_the_folder_with_its_names(folder: Path, student: Student) -> None:
@@ -343,7 +343,7 @@ def test_the_memory_of_a_step_is_estimated_and_changes_nothing(
     assert two.activations > numbers / 10
     monkeypatch.setattr(memory, "free_memory", lambda device: eight.total - 1)
     with pytest.raises(InputError, match=r"a step with 8 images of 64 x 64 pixels needs.*expected batch_size"):
-        train(replace(config, batch_size=8, check_memory=True))
+        run_training(replace(config, batch_size=8, check_memory=True))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.disturbed_labels import Disturbance, disturb, drawn_scenes
-from flows.audit.evidence import Evidence, boxes_of, stored_candidates
+from flows.audit.evidence import Evidence, named_boxes_of, stored_candidates
 from flows.audit.suspects import (
     SuspectRules,
     find_suspects,
@@ -37,7 +37,7 @@ def record(*boxes: tuple, name: str = "a.png") -> Record:
 
 
 def kinds(labels: Record, found: Record, **rules) -> dict[str, str]:
-    evidence = Evidence({key_of(found): boxes_of(found)}, from_labeller=True)
+    evidence = Evidence({key_of(found): named_boxes_of(found)}, from_labeller=True)
     return {each.kind: each.category for each in find_suspects([labels], evidence, SuspectRules(**rules))}
 
 
@@ -69,26 +69,26 @@ def test_what_is_unusual_is_learnt_from_the_labels_and_doubted_where_little_spea
     few = [record((boxes[0], "nose", 0.9), name=f"{index}.png") for index in range(59)]
     crowd = record(*((box, "nose", score) for box, score in zip(boxes, (0.9, 0.9, 0.4, 0.35, 0.9))), name="crowd.png")
     labels = [*few, crowd]
-    assert usual_counts(map(boxes_of, labels)) == {"nose": (1, 60)}
+    assert usual_counts(map(named_boxes_of, labels)) == {"nose": (1, 60)}
     suspects = find_suspects(labels, Evidence({}, from_labeller=True))
     assert [(each.kind, each.box) for each in suspects] == [("too many", boxes[3]), ("too many", boxes[2])]
     assert suspects[0].reason.endswith("5 in the image; usual in 60 images are at most 1")
     assert suspects[0].suspicion == pytest.approx(0.5 * 0.65)
-    assert usual_counts(map(boxes_of, labels[31:])) == {}  # 29 images: too few to say
+    assert usual_counts(map(named_boxes_of, labels[31:])) == {}  # 29 images: too few to say
 
 
 def test_a_category_that_comes_in_crowds_has_a_wide_limit() -> None:
     counts = np.random.default_rng(0).poisson(9, 200).clip(1)
     boxes = (0.0, 0.0, 5.0, 5.0)
     labels = [record(*[(boxes, "person")] * count, name=f"{index}.png") for index, count in enumerate(counts)]
-    limit = usual_counts(map(boxes_of, labels))["person"].maximum
+    limit = usual_counts(map(named_boxes_of, labels))["person"].maximum
     assert np.quantile(counts, 0.98) <= limit <= 22
 
 
 def test_planted_errors_come_first_on_scenes() -> None:
     truth, names = drawn_scenes(80, domain="dense")
     labels, planted = disturb(truth, names, Disturbance(0.03, 0.03, 0.03, 0.03, 0.03), seed=2)
-    found = {key_of(each): boxes_of(each) for each in disturb(truth, names, Disturbance(), seed=3)[0]}
+    found = {key_of(each): named_boxes_of(each) for each in disturb(truth, names, Disturbance(), seed=3)[0]}
     suspects = find_suspects(labels, Evidence(found, from_labeller=False))
     wrong = {(each.filename, each.box) for each in planted}
     first = [each for each in suspects if each.kind != "overlooked"][:15]
@@ -100,7 +100,7 @@ def test_the_order_for_the_page_has_a_line_an_image_with_its_reasons(tmp_path: P
     good, bad = record((LEFT, "cat"), name="good.png"), record((RIGHT, "cat"), name="bad.png")
     about_good = record((LEFT, "cat", 0.95), name="good.png")
     about_bad = record((RIGHT, "dog", 0.9), (LEFT, "cat", 0.9), name="bad.png")
-    evidence = Evidence({key_of(each): boxes_of(each) for each in (about_good, about_bad)}, from_labeller=True)
+    evidence = Evidence({key_of(each): named_boxes_of(each) for each in (about_good, about_bad)}, from_labeller=True)
     ranked = rank_images(find_suspects([good, bad], evidence))
     write_review_order(tmp_path / "order.jsonl", ranked)
     [line] = [json.loads(text) for text in (tmp_path / "order.jsonl").read_text().splitlines()]
@@ -112,7 +112,7 @@ def test_the_order_for_the_page_has_a_line_an_image_with_its_reasons(tmp_path: P
 def test_the_summary_counts_what_is_likely_by_kind_and_by_pair_of_categories(tmp_path: Path) -> None:
     labels = [record((LEFT, "cat"), (RIGHT, "cat"), name=f"{index}.png") for index in range(3)]
     about = [record((LEFT, "dog", 0.95), (RIGHT, "cat", 0.9), name=each.filename) for each in labels]
-    evidence = Evidence({key_of(each): boxes_of(each) for each in about}, from_labeller=True)
+    evidence = Evidence({key_of(each): named_boxes_of(each) for each in about}, from_labeller=True)
     (tmp_path / "x_od_v1.meta.json").write_text('{"round": 1}')
     write_suspects_summary(tmp_path / "x_od_v1.json", find_suspects(labels, evidence), "x_od_v2.json", 3)
     meta = json.loads((tmp_path / "x_od_v1.meta.json").read_text())

@@ -39,7 +39,7 @@ from grounding_model.training import state as training_state
 from grounding_model.training.config import FromScratch, FromWeights, RegionWords, TrainConfig
 from grounding_model.training.distributed import Processes
 from grounding_model.training.learner import GroundingLearner, start_model
-from grounding_model.training.loop import TrainingFailed, train
+from grounding_model.training.loop import TrainingFailed, run_training
 from grounding_model.training.optimizer import (
     MovingAverage,
     build_optimizer,
@@ -105,17 +105,17 @@ def test_workers_do_not_run_the_exit_hooks_of_their_parent(
         raise AssertionError("for the parent's threads only, as Prefect's hooks are")
 
     monkeypatch.setattr(threading, "_threading_atexits", [hook])
-    assert train(replace(config, workers=1)).checkpoint.exists()
+    assert run_training(replace(config, workers=1)).checkpoint.exists()
 
 
 def test_resumed_equals_uninterrupted(config: TrainConfig, tmp_path: Path) -> None:
-    whole = train(config)
+    whole = run_training(config)
     resumed_config = replace(config, work_dir=tmp_path / "resumed", workers=1)
     with pytest.raises(Interrupted):
-        train(resumed_config, interrupt_at(4))
+        run_training(resumed_config, interrupt_at(4))
     assert not (tmp_path / "resumed" / GroundingLearner.weights_name).exists()
     steps: list[int] = []
-    resumed = train(resumed_config, lambda line: steps.append(line["step"]))
+    resumed = run_training(resumed_config, lambda line: steps.append(line["step"]))
     assert steps == [4, 5, 6]
     assert losses_of(resumed) == losses_of(whole)
     expected, found = weights_of(whole), weights_of(resumed)
@@ -129,9 +129,9 @@ def test_resumed_equals_uninterrupted(config: TrainConfig, tmp_path: Path) -> No
 def test_a_damaged_state_is_named_and_the_one_before_taken_up(
     config: TrainConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
-    whole = train(config)
+    whole = run_training(config)
     with pytest.raises(Interrupted):
-        train(replace(config, work_dir=tmp_path / "resumed"), interrupt_at(5))
+        run_training(replace(config, work_dir=tmp_path / "resumed"), interrupt_at(5))
     state = tmp_path / "resumed" / training_state.STATE_FILE
     damaged = bytearray(state.read_bytes())
     damaged[len(damaged) // 2] ^= 1
@@ -139,42 +139,42 @@ def test_a_damaged_state_is_named_and_the_one_before_taken_up(
     state.unlink()
     state.write_bytes(damaged)
     steps: list[int] = []
-    resumed = train(replace(config, work_dir=tmp_path / "resumed"), lambda line: steps.append(line["step"]))
+    resumed = run_training(replace(config, work_dir=tmp_path / "resumed"), lambda line: steps.append(line["step"]))
     assert steps == [4, 5, 6]
     assert f"{state}: is damaged" in caplog.text
     assert "resuming from state-before.pt, step 3" in caplog.text
     expected, found = weights_of(whole), weights_of(resumed)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert training_state.read_state(state)["step"] == 6
+    assert training_state.read_training_state(state)["step"] == 6
     state.unlink()
     state.write_bytes(damaged)
     training_state.before(state).unlink()
     with pytest.raises(InputError, match=r"state\.pt: is damaged") as raised:
-        train(replace(config, work_dir=tmp_path / "resumed"))
+        run_training(replace(config, work_dir=tmp_path / "resumed"))
     assert "weights_only" not in str(raised.value)
 
 
 def test_a_state_that_was_written_without_a_checksum_is_still_taken_up(config: TrainConfig) -> None:
     with pytest.raises(Interrupted):
-        train(config, interrupt_at(4))
+        run_training(config, interrupt_at(4))
     path = config.work_dir / training_state.STATE_FILE
-    torch.save(training_state.read_state(path), path)
+    torch.save(training_state.read_training_state(path), path)
     steps: list[int] = []
-    train(config, lambda line: steps.append(line["step"]))
+    run_training(config, lambda line: steps.append(line["step"]))
     assert steps == [4, 5, 6]
 
 
 def test_two_runs_do_not_train_in_one_folder(config: TrainConfig) -> None:
     with lock(config.work_dir), pytest.raises(InputError, match=rf"in use by process {os.getpid()}; stop it or choose"):
-        train(config)
+        run_training(config)
     assert not (config.work_dir / training_state.STATE_FILE).exists()
-    train(replace(config, steps=1))
+    run_training(replace(config, steps=1))
 
 
 def test_a_finished_run_is_not_done_again(config: TrainConfig) -> None:
     config = replace(config, steps=2)
-    first = train(config)
-    again = train(config, lambda line: pytest.fail("trained again"))
+    first = run_training(config)
+    again = run_training(config, lambda line: pytest.fail("trained again"))
     assert again.metrics == first.metrics
     assert torch.equal(*(weights_of(result)["level_embedding"] for result in (first, again)))
 
@@ -184,7 +184,7 @@ def test_threads_are_of_the_training_alone(config: TrainConfig) -> None:
     before, during = torch.get_num_threads(), []
     torch.set_num_threads(3)
     try:
-        train(replace(config, steps=1, threads=2), lambda line: during.append(torch.get_num_threads()))
+        run_training(replace(config, steps=1, threads=2), lambda line: during.append(torch.get_num_threads()))
         assert set(during) == {2}
         assert torch.get_num_threads() == 3
     finally:
@@ -192,13 +192,13 @@ def test_threads_are_of_the_training_alone(config: TrainConfig) -> None:
 
 
 def test_a_state_of_other_settings_is_refused(config: TrainConfig) -> None:
-    train(replace(config, steps=1))
+    run_training(replace(config, steps=1))
     with pytest.raises(InputError, match="a different batch_size, steps"):
-        train(replace(config, batch_size=1))
+        run_training(replace(config, batch_size=1))
 
 
 def test_going_on_from_weights_starts_a_fresh_run(config: TrainConfig, tmp_path: Path) -> None:
-    first = train(replace(config, steps=2))
+    first = run_training(replace(config, steps=2))
     second = replace(
         config,
         work_dir=tmp_path / "second",
@@ -206,21 +206,21 @@ def test_going_on_from_weights_starts_a_fresh_run(config: TrainConfig, tmp_path:
         steps=2,
         frozen=("backbone", "text_"),
     )
-    before, after = weights_of(first), weights_of(train(second))
+    before, after = weights_of(first), weights_of(run_training(second))
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved
     assert not [name for name in moved if name.startswith(("backbone", "text_"))]
 
 
 def test_the_checkpoint_says_how_it_came_about(config: TrainConfig) -> None:
-    provenance = load_checkpoint(train(replace(config, steps=1)).checkpoint).provenance
+    provenance = load_checkpoint(run_training(replace(config, steps=1)).checkpoint).provenance
     assert provenance["seed"] == "3"
     assert {"command", "commit", "datasets", "datasets.0.sha256"} <= provenance.keys()
 
 
 def test_frozen_names_must_exist(config: TrainConfig) -> None:
     with pytest.raises(InputError, match=r"backbonne.*text_encoder"):
-        train(replace(config, frozen=("backbonne",)))
+        run_training(replace(config, frozen=("backbonne",)))
 
 
 def test_a_loss_that_is_not_finite_ends_training_and_is_named(
@@ -231,7 +231,7 @@ def test_a_loss_that_is_not_finite_ends_training_and_is_named(
 
     monkeypatch.setattr(objective, "grounding_losses", broken)
     with pytest.raises(TrainingFailed, match=r"step 1: not finite: d0\.loss_iou;"):
-        train(config)
+        run_training(config)
     assert not (config.work_dir / GroundingLearner.weights_name).exists()
 
 
@@ -240,7 +240,7 @@ def test_what_was_passed_over_is_counted(config: TrainConfig, tmp_path: Path) ->
     records = [Record(f"{index}.png", 8, 8, (Instance((1, 1, 7, 7), 0, "cat"),)) for index in range(2)]
     write_odvg(folder / "od.jsonl", records)
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "1.png")
-    result = train(replace(config, datasets=(OdvgData(folder / "od.jsonl", folder),), steps=2))
+    result = run_training(replace(config, datasets=(OdvgData(folder / "od.jsonl", folder),), steps=2))
     ((problem, count),) = result.problems.items()
     assert "0.png" in problem
     assert count == 2
@@ -334,7 +334,7 @@ def test_validation_measures_and_counts_what_it_passes_over(config: TrainConfig,
     lines = detections.annotations.read_text() + '{"filename": "none.png", "height": 48, "width": 64, '
     (tmp_path / "od.jsonl").write_text(lines + '"detection": {"instances": []}}\n')
     validate = (replace(detections, annotations=tmp_path / "od.jsonl"),)
-    result = train(replace(config, steps=2, validate=validate, validate_every=2, validate_scale=(48, 64)))
+    result = run_training(replace(config, steps=2, validate=validate, validate_every=2, validate_scale=(48, 64)))
     assert 0 <= result.metrics["validation.0.ap"] <= result.metrics["validation.0.ap50"] <= 1
     assert [count for problem, count in result.problems.items() if problem.startswith("validation: ")] == [1]
 
@@ -343,7 +343,7 @@ def test_validation_data_are_opened_once(config: TrainConfig, monkeypatch: pytes
     opened: list[TrainingData] = []
     monkeypatch.setattr(validation, "open_dataset", lambda data: [opened.append(data), open_dataset(data)][1])
     validate = config.datasets[:1]
-    result = train(replace(config, validate=validate, validate_every=2, validate_scale=(48, 64)))
+    result = run_training(replace(config, validate=validate, validate_every=2, validate_scale=(48, 64)))
     lines = [json.loads(line) for line in result.log.read_text().splitlines()]
     assert [line["step"] for line in lines if training_log.MEAN_AP in line] == [2, 4, 6]
     assert opened == list(validate)
@@ -361,9 +361,9 @@ def test_a_run_killed_while_it_validates_is_measured_when_it_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(training, "validate", killed)
         with pytest.raises(Interrupted):
-            train(config)
-    assert "validation.0.ap" in train(config).metrics
-    train(config, lambda line: pytest.fail("measured again"))
+            run_training(config)
+    assert "validation.0.ap" in run_training(config).metrics
+    run_training(config, lambda line: pytest.fail("measured again"))
 
 
 def test_an_interrupted_run_goes_on_only_when_asked(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
@@ -381,7 +381,7 @@ def test_an_interrupted_run_goes_on_only_when_asked(config: TrainConfig, capsys:
 
 def test_data_that_cannot_be_validated_on_are_refused_before_the_first_step(config: TrainConfig) -> None:
     with pytest.raises(InputError, match=r"validate\.0"):
-        train(replace(config, validate=config.datasets[1:], validate_every=1))
+        run_training(replace(config, validate=config.datasets[1:], validate_every=1))
     assert not (config.work_dir / training_log.LOG_FILE).exists()
 
 
@@ -433,8 +433,8 @@ def test_recomputing_keeps_less(config: TrainConfig) -> None:
 def test_half_precision_learns_the_same(config: TrainConfig, tmp_path: Path, precision: str) -> None:
     # Later steps part ways: a query that another box is matched with jumps.
     config = replace(config, start=replace(config.start, architecture=DETERMINED), batch_size=4, steps=3)
-    full = train(config)
-    half = train(replace(config, precision=precision, work_dir=tmp_path / precision))
+    full = run_training(config)
+    half = run_training(replace(config, precision=precision, work_dir=tmp_path / precision))
     assert losses_of(half) == pytest.approx(losses_of(full), rel=0.1)
     assert losses_of(half) != losses_of(full)
     assert weights_of(half)["level_embedding"].dtype == torch.float32
@@ -445,12 +445,12 @@ def test_half_precision_learns_the_same(config: TrainConfig, tmp_path: Path, pre
 def test_a_gpu_learns_what_a_cpu_learns(config: TrainConfig, tmp_path: Path) -> None:
     """Interrupted or not; sums of a GPU's gradients differ in their last bits from run to run."""
     config = replace(config, start=replace(config.start, architecture=DETERMINED), batch_size=4, steps=4)
-    on_cpu = train(config)
+    on_cpu = run_training(config)
     on_gpu = replace(config, device="cuda", work_dir=tmp_path / "gpu")
     with pytest.raises(Interrupted):
-        train(on_gpu, interrupt_at(3))
-    assert losses_of(train(on_gpu)) == pytest.approx(losses_of(on_cpu), rel=0.01)
-    rounded = train(replace(on_gpu, precision="bfloat16", work_dir=tmp_path / "bfloat16"))
+        run_training(on_gpu, interrupt_at(3))
+    assert losses_of(run_training(on_gpu)) == pytest.approx(losses_of(on_cpu), rel=0.01)
+    rounded = run_training(replace(on_gpu, precision="bfloat16", work_dir=tmp_path / "bfloat16"))
     assert losses_of(rounded) == pytest.approx(losses_of(on_cpu), rel=0.1)
 
 
@@ -477,7 +477,7 @@ def test_a_gradient_that_overflows_float16_costs_one_step_and_not_the_run(config
 def test_the_best_weights_are_kept(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     found = iter([0.2, 0.6, 0.4])
     monkeypatch.setattr(training, "validate", lambda *_: {training_log.MEAN_AP: next(found)})
-    result = train(replace(config, validate=config.datasets[:1], validate_every=2))
+    result = run_training(replace(config, validate=config.datasets[:1], validate_every=2))
     assert result.best == config.work_dir / GroundingLearner.best_name
     best = load_checkpoint(result.best)
     assert (best.provenance["step"], best.provenance["ap"]) == ("4", "0.6")
@@ -491,8 +491,8 @@ def test_the_best_is_remembered_by_a_resumed_run(config: TrainConfig, monkeypatc
     )
     config = replace(config, validate=config.datasets[:1], validate_every=2)
     with pytest.raises(Interrupted):
-        train(config, interrupt_at(5))
-    result = train(config)
+        run_training(config, interrupt_at(5))
+    result = run_training(config)
     assert load_checkpoint(result.best).provenance["step"] == "2"
 
 
@@ -506,14 +506,14 @@ def test_validation_may_be_asked_for_in_epochs(config: TrainConfig) -> None:
     config = replace(config, steps=10, validate=config.datasets[:1], validate_every_epochs=0.4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "validate", lambda *_: {training_log.MEAN_AP: 0.0})
-        result = train(config)
+        result = run_training(config)
     lines = [json.loads(line) for line in result.log.read_text().splitlines()]
     assert [line["step"] for line in lines if training_log.MEAN_AP in line] == [2, 4, 6, 8, 10]
 
 
 def test_curves_and_events_are_written(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_log, "draw_curves", draw_curves)
-    train(replace(config, tensorboard=True))
+    run_training(replace(config, tensorboard=True))
     picture = Image.open(config.work_dir / training_log.CURVES_FILE)
     assert picture.width > picture.height > 200
     accumulator = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
@@ -537,7 +537,7 @@ def test_curves_are_drawn_without_touching_what_a_notebook_draws_with(tmp_path: 
 @pytest.mark.slow
 def test_memory_stays_where_it_is(config: TrainConfig) -> None:
     """After the first steps, which load libraries and fill caches."""
-    result = train(replace(config, steps=60, checkpoint_every=0))
+    result = run_training(replace(config, steps=60, checkpoint_every=0))
     held = [json.loads(line)["memory_gib"] for line in result.log.read_text().splitlines()]
     assert held[0] > 0
     assert max(held[30:]) - held[29] < 0.02
@@ -554,7 +554,7 @@ def test_the_rate_follows_the_batch() -> None:
 def test_missing_data_are_told_with_where_to_get_them(config: TrainConfig) -> None:
     absent = replace(config.datasets[0], annotations=Path("data/none.json"))
     with pytest.raises(InputError, match=r"data/none\.json: no such file; expected it from the moon"):
-        train(replace(config, datasets=(absent,), get="expected it from the moon"))
+        run_training(replace(config, datasets=(absent,), get="expected it from the moon"))
 
 
 @pytest.mark.parametrize("counts", [(500, 1), (500, 0), (0, 0)], ids=["crowded", "crowded and empty", "empty"])
@@ -569,7 +569,7 @@ def test_images_with_hundreds_of_boxes_or_none_are_learnt_from(
     write_odvg(tmp_path / "od.jsonl", records)
     write_label_map(tmp_path / "map.json", dict(enumerate("abc")))
     data = OdvgData(tmp_path / "od.jsonl", tmp_path, tmp_path / "map.json")
-    result = train(replace(config, datasets=(data,), steps=3))
+    result = run_training(replace(config, datasets=(data,), steps=3))
     assert np.isfinite(losses_of(result)).all()
     assert result.problems == {}
 
@@ -594,14 +594,14 @@ def test_bad_data_are_an_input_error_whichever_process_meets_them(config: TrainC
         for path in Path(data.image_root).glob("*.png"):
             Image.new("RGB", (9, 9)).save(path)
     with pytest.raises(InputError, match=r"data set \d: \d+ images in a row are unusable; .* the image is 9x9"):
-        train(replace(config, workers=workers))
+        run_training(replace(config, workers=workers))
 
 
 def test_an_average_is_the_mean_of_trainings_with_their_own_seeds(config: TrainConfig, tmp_path: Path) -> None:
-    start = FromWeights(str(train(replace(config, steps=1, work_dir=tmp_path / "start")).checkpoint))
+    start = FromWeights(str(run_training(replace(config, steps=1, work_dir=tmp_path / "start")).checkpoint))
     config = replace(config, start=start, steps=1, average_of=2, seed=3)
     with pytest.raises(InputError, match="groundhog train makes the trainings"):
-        train(config)
+        run_training(config)
     first, second = trainings_of(config)
     assert {first.seed, second.seed} == {6, 7}
     checkpoint = train_once(config)

@@ -24,7 +24,7 @@ from grounding_model.data.augment import AugmentConfig
 from grounding_model.data.sources import OdvgData
 from grounding_model.training.config import FromScratch, TrainConfig
 from grounding_model.training.distributed import check_devices, run_on_first
-from grounding_model.training.loop import TrainingFailed, TrainResult, _report, train
+from grounding_model.training.loop import TrainingFailed, TrainResult, _report, run_training
 from grounding_model.training.settings import OptimizerConfig
 from tests.forked import fork
 from tests.paths import GOLDEN
@@ -79,14 +79,14 @@ def assert_equal(one: TrainResult, other: TrainResult) -> None:
 @pytest.mark.slow
 def test_micro_batches_add_up_to_one_batch(config: TrainConfig, tmp_path: Path) -> None:
     divided = replace(config, work_dir=tmp_path / "divided", batch_size=1, accumulate=4)
-    assert_equal(train(config), train(divided))
+    assert_equal(run_training(config), run_training(divided))
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one_with_the_doubled_batch(config: TrainConfig, tmp_path: Path) -> None:
     lines: list[dict] = []
     together = replace(config, work_dir=tmp_path / "together", batch_size=1, accumulate=2, processes=2)
-    assert_equal(train(config), train_in_processes(together, lines.append))
+    assert_equal(run_training(config), train_in_processes(together, lines.append))
     assert [line["step"] for line in lines] == [1, 2, 3]
 
 
@@ -194,7 +194,7 @@ def test_bad_input_of_a_process_is_bad_input(tmp_path: Path) -> None:
 
 def test_several_processes_that_nobody_started_are_refused(config: TrainConfig) -> None:
     with pytest.raises(InputError, match=r"is 2, but this run has one; expected torchrun --nproc-per-node 2"):
-        train(replace(config, processes=2))
+        run_training(replace(config, processes=2))
 
 
 def test_processes_do_not_share_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

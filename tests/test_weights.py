@@ -18,7 +18,7 @@ from grounding_model.checkpoints.infer_config import Hints, config_of, hints_of_
 from grounding_model.checkpoints.locations import checkpoint_hash
 from grounding_model.checkpoints.safe_pickle import read_pickled_checkpoint
 from grounding_model.checkpoints.weight_names import MMDET_WITH_RESNET, MMDET_WITH_SWIN, PATCH_ORDER
-from grounding_model.checkpoints.weights import _new_model, convert, inspect, load_checkpoint
+from grounding_model.checkpoints.weights import _new_model, convert_checkpoint, inspect, load_checkpoint
 from grounding_model.inputs.tokens import load_tokenizer, tokenizer_to_text
 from grounding_model.model.backbone import build_backbone
 from grounding_model.model.config import SWIN_B, SWIN_L, SWIN_T, ModelConfig, SwinBackbone, TextEncoder, TimmBackbone
@@ -386,7 +386,7 @@ def test_an_option_that_timm_lacks_is_refused() -> None:
 
 def test_a_damaged_file_of_ours_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ours.safetensors"
-    convert(CHECKPOINT, path, BERT)
+    convert_checkpoint(CHECKPOINT, path, BERT)
     whole = path.read_bytes()
     path.write_bytes(whole[:-1000])
     with pytest.raises(InputError, match="not a complete safetensors file"):
@@ -412,13 +412,13 @@ def test_a_weight_too_large_for_float16_is_refused(tmp_path: Path) -> None:
 
 
 def test_convert_says_where_the_weights_are_from(tmp_path: Path) -> None:
-    convert(CHECKPOINT, tmp_path / "a.safetensors", BERT)
+    convert_checkpoint(CHECKPOINT, tmp_path / "a.safetensors", BERT)
     read = load_checkpoint(tmp_path / "a.safetensors")
     assert read.provenance["source sha256"] == checkpoint_hash(CHECKPOINT)
     assert read.provenance["mmdet epoch"] == "1"
     assert_same(read.model, load_checkpoint(CHECKPOINT, BERT).model)
     with pytest.raises(InputError, match="unknown kind of checkpoint"):
-        convert(CHECKPOINT, tmp_path / "a.onnx", BERT)
+        convert_checkpoint(CHECKPOINT, tmp_path / "a.onnx", BERT)
 
 
 def test_inspect_says_what_a_file_is_and_lacks(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from browse.review.crops import CropQuery, change_crops, crop_rows, list_crops
 from browse.review.images import Pictures
 from browse.review.page_json import Phrase
 from browse.review.session import StaleRevision
-from browse.review.views import Query, View, Views
+from browse.review.views import LineView, Query, Views
 from formats.io.errors import InputError
 
 MAX_BODY = 8 << 20  # bytes: a change to one image is a hundredth of it
@@ -311,7 +311,7 @@ class ReviewApp:
             raise Refused(404, f"no line {number + 1}: there are {count} lines")
         return number
 
-    def _view(self, values: dict[str, str]) -> View:
+    def _view(self, values: dict[str, str]) -> LineView:
         try:
             return self.views.view(values["view"])
         except KeyError:

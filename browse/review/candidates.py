@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from browse.review.index import LabelLines, LineIndex
+from browse.review.line_facts import hash_of
 from browse.review.page_json import Phrase
 from formats.boxes import pairwise_iou
 from formats.candidates import Candidates, read_candidates, read_image_features
@@ -186,7 +187,7 @@ class CandidateBoxes:
                     number = self._number(line)
                     if number is None or number >= len(index.lines):
                         continue
-                    if captions or int(index.hashes[number]) == hash(key_bytes(filename, None)):
+                    if captions or int(index.hashes[number]) == hash_of(key_bytes(filename, None)):
                         found[number] = feature  # else the labels are another file than the plan was made for
             except InputError:  # it is being labelled anew
                 continue

@@ -14,7 +14,8 @@ import numpy as np
 import orjson
 
 from browse.review.index import LabelLines, LineIndex
-from browse.review.page_json import boxes_to_page, name_of
+from browse.review.line_facts import hash_of
+from browse.review.page_json import box_words, boxes_to_page
 from formats.boxes import best_pairs, pairwise_iou
 from formats.io.errors import InputError
 from formats.record import Record
@@ -49,7 +50,7 @@ class OtherLabels:
 
     def record(self, key: bytes) -> Record | None:
         """The line of an image; None where it has none, or one that cannot be read. Waits for the file to be read."""
-        [number] = self._lines_of(np.array([hash(key)])).tolist()
+        [number] = self._lines_of(np.array([hash_of(key)])).tolist()
         try:
             return None if number < 0 else self._index.lines.record(number)
         except InputError:
@@ -98,7 +99,7 @@ def _boxes(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 def named_boxes(record: Record) -> list[dict[str, Any]]:
     """The boxes of a record as the page has them, with their names: the other side of a comparison."""
-    return [{**each, "name": name_of(record, each["of"])} for each in boxes_to_page(record)]
+    return [{**each, "name": box_words(record, each["of"])} for each in boxes_to_page(record)]
 
 
 # The same of many lines at once

@@ -13,7 +13,7 @@ from browse.review.index import ACCEPTED, EDITED
 from browse.review.likeness import like_first, neighbours_together
 from browse.review.page_json import phrase_of_words
 from browse.review.session import Review
-from browse.review.views import View, Views
+from browse.review.views import LineView, Views
 from formats.io.errors import InputError
 
 SORTS = ("low", "high", "doubt", "similar", "file")
@@ -38,7 +38,7 @@ class CropQuery:
     like: tuple[int, int] | None = None
 
 
-def list_crops(views: Views, view: View, query: CropQuery) -> list[tuple[int, int]]:
+def list_crops(views: Views, view: LineView, query: CropQuery) -> list[tuple[int, int]]:
     """(line, box) of each box in the lines of a view that fits, in the order that the query asks for.
 
     Boxes of lines that a person has changed are those that the person left.

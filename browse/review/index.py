@@ -1,7 +1,8 @@
 """The lines of a label file by their number, and what is known of all of them: names, boxes, scores, states.
 
 A file of a million lines is open at once: finding where lines begin takes a second, and what filters need is read in
-the background, some thousand lines at a time. N lines; they number from 0, blank ones are not counted.
+the background, some thousand lines at a time, by another process (browse.review.line_facts). N lines; they number from
+0, blank ones are not counted.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
+from browse.review.line_facts import ERRORS, FactsReader, facts_of, hash_of, take_line
 from formats.io.errors import InputError
 from formats.io.json_stream import stream_json
 from formats.odvg import line_bytes
-from formats.odvg_lines import QUARANTINED, object_of_line, record_from_line
+from formats.odvg_lines import object_of_line, record_from_line
 from formats.record import Record
-from formats.review_journal import key_bytes
 
 CHUNK = 2000  # lines that are read together; between two, requests are answered
 SCAN_CHUNK = 1 << 24  # bytes
@@ -116,7 +116,7 @@ def _is_array(file: Any) -> bool:
 class LineIndex:
     """What is known of every line, as arrays over the lines. Complete once `done` is set; before, up to `known`.
 
-    hashes    (N,) int64, of the line's key (formats.review_journal); equal keys have equal hashes, in this process
+    hashes    (N,) int64, of the line's key (browse.review.line_facts.hash_of)
     state     (N,) uint8, position in STATES
     broken    (N,) bool, lines that cannot be reviewed
     first     (N + 1,) int64, of the line's boxes in labels and scores: first[n] … first[n + 1] - 1
@@ -162,7 +162,8 @@ class LineIndex:
         if len(self.lines) <= CHECKED_LINES:
             self._read_all()
         else:
-            threading.Thread(target=self._read_all, name="index of lines", daemon=True).start()
+            reader = FactsReader(self._categories)
+            threading.Thread(target=self._read_all, args=(reader,), name="index of lines", daemon=True).start()
 
     def stop(self) -> None:
         """Ends reading in the background."""
@@ -171,7 +172,7 @@ class LineIndex:
     def set_states(self, states: Mapping[bytes, int] | Sequence[tuple[bytes, int]]) -> None:
         """The states of all lines by their keys; lines that are not named are untouched."""
         pairs = states.items() if isinstance(states, Mapping) else states
-        table = np.array([(hash(key), state) for key, state in pairs], np.int64).reshape(-1, 2)
+        table = np.array([(hash_of(key), state) for key, state in pairs], np.int64).reshape(-1, 2)
         table = table[np.argsort(table[:, 0], kind="stable")]
         with self._guard:
             self._known_states = (table[:, 0], table[:, 1].astype(np.uint8))
@@ -181,12 +182,12 @@ class LineIndex:
         """The state of the lines with this key."""
         with self._guard:
             hashes, states = self._known_states
-            place = int(np.searchsorted(hashes, hash(key)))
-            if place < len(hashes) and hashes[place] == hash(key):
+            place = int(np.searchsorted(hashes, hash_of(key)))
+            if place < len(hashes) and hashes[place] == hash_of(key):
                 states[place] = state
             elif not self.done.is_set():
-                self._known_states = (np.insert(hashes, place, hash(key)), np.insert(states, place, state))
-            self.state[: self.known][self.hashes[: self.known] == hash(key)] = state
+                self._known_states = (np.insert(hashes, place, hash_of(key)), np.insert(states, place, state))
+            self.state[: self.known][self.hashes[: self.known] == hash_of(key)] = state
 
     def counts(self) -> dict[str, int]:
         """How many lines are in each state, and how many can be reviewed; while reading, as far as it is known."""
@@ -223,65 +224,54 @@ class LineIndex:
         """(B,) int64: the line of each box."""
         return np.repeat(np.arange(len(self.lines)), np.diff(self.first))
 
-    def _read_all(self) -> None:
-        for start in range(0, len(self.lines), CHUNK):
-            if self._stopped:
-                return
-            self._read_chunk(start, min(len(self.lines), start + CHUNK))
+    def _read_all(self, reader: FactsReader | None = None) -> None:
+        try:
+            for start in range(0, len(self.lines), CHUNK):
+                if self._stopped:
+                    return
+                self._read_chunk(start, min(len(self.lines), start + CHUNK), reader)
+        finally:
+            if reader is not None:
+                reader.close()
         self.done.set()
 
-    def _read_chunk(self, start: int, stop: int) -> None:
-        checked = len(self.lines) <= CHECKED_LINES
-        for number, raw in enumerate(self.lines.chunk(start, stop), start=start):
-            boxes = len(self._labels)
-            try:
-                self.hashes[number] = hash(self._take(raw))
-                if checked:
-                    self.lines.record(number)
-            except (InputError, KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-                del self._labels[boxes:], self._scores[boxes:]
-                self.broken[number] = True
-                self._note(self._problem(number, error))
-            if len(self._text_ends) == number + 1:
-                self._text_ends.append(len(self._text))
-            self.first[number + 1] = len(self._labels)
+    def _read_chunk(self, start: int, stop: int, reader: FactsReader | None) -> None:
+        lines = self.lines.chunk(start, stop)
+        facts = facts_of(lines, self._categories) if reader is None else reader.read(lines)
+        self.hashes[start:stop] = facts.hashes
+        self.first[start + 1 : stop + 1] = len(self._labels) + np.cumsum(facts.counts)
+        self._labels.extend(facts.labels)
+        self._scores.extend(facts.scores)
+        self._text_ends.frombytes((len(self._text) + np.frombuffer(facts.ends, np.int64)).tobytes())
+        self._text += facts.text
+        for label, name in facts.names.items():
+            self.names.setdefault(label, name)
+        for position in facts.broken:
+            self._break(start + position, lines[position])
+        if len(self.lines) <= CHECKED_LINES:
+            self._check(start, stop)
         with self._guard:
             self._set_range(start, stop)
             self.known = stop
 
-    def _take(self, raw: bytes) -> bytes:
-        """Takes a line's boxes and words; returns its key."""
+    def _check(self, start: int, stop: int) -> None:
+        """Reads each line as the record that it should be."""
+        for number in range(start, stop):
+            if not self.broken[number]:
+                try:
+                    self.lines.record(number)
+                except InputError as error:
+                    self.mark_broken(number, str(error))
+
+    def _break(self, number: int, raw: bytes) -> None:
+        """Marks a line that `facts_of` could not take."""
+        self.broken[number] = True
+        if len(self.problems) >= NAMED_PROBLEMS:
+            return
         try:
-            line = orjson.loads(raw)
-        except orjson.JSONDecodeError:
-            line = object_of_line(raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8"), "")
-        if QUARANTINED in line:
-            raise InputError(str(line.get("filename")), f"set aside: {line[QUARANTINED]}")
-        for each in (line.get("detection") or {"instances": ()})["instances"]:
-            label = each["label"]
-            self._add_box(label, each.get("score"))
-            if label not in self.names:
-                self._name(label, each["category"])
-        grounding = line.get("grounding")
-        caption = grounding["caption"] if grounding else None
-        for region in (grounding.get("regions") or ()) if grounding else ():
-            scores = region.get("score")
-            for score in scores if isinstance(scores, list) else (scores,):
-                self._add_box(-1, score)
-        filename = line["filename"]
-        words = filename if caption is None else f"{filename}\0{caption}"
-        self._text += words.casefold().encode("utf-8", "surrogateescape") + b"\n"
-        self._text_ends.append(len(self._text))
-        return key_bytes(filename, caption)
-
-    def _add_box(self, label: int, score: Any) -> None:
-        self._labels.append(label)
-        self._scores.append(score if isinstance(score, int | float) else np.nan)
-
-    def _name(self, label: int, category: str) -> None:
-        if self._categories is not None and label not in self._categories:
-            raise InputError("", f"label {label} ({category!r}) is not in the label map", "expected another label map")
-        self.names[label] = category
+            take_line(facts_of((), None), raw, self._categories)
+        except ERRORS as error:
+            self._note(self._problem(number, error))
 
     def _problem(self, number: int, error: Exception) -> str:
         location = self.lines.location(number)

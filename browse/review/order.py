@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from browse.review.index import LineIndex
+from browse.review.line_facts import hash_of
 from formats.dataset_names import metadata_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, read_text
@@ -87,7 +88,7 @@ def ranked_order(index: LineIndex, rank: Mapping[tuple[str, str], float]) -> tup
     A rank for a file name without a caption is that of all its lines.
     """
     index.done.wait()
-    by_hash = {hash(key_bytes(name, caption or None)): value for (name, caption), value in rank.items()}
+    by_hash = {hash_of(key_bytes(name, caption or None)): value for (name, caption), value in rank.items()}
     ranks = np.array([by_hash.get(each, math.inf) for each in index.hashes.tolist()])
     without = [number for number in np.flatnonzero(np.isinf(ranks)) if not index.broken[number]]
     if any(caption == "" for _, caption in rank) and index.has_captions():

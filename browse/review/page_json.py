@@ -31,7 +31,7 @@ def phrases_of(*records: Record) -> list[Phrase]:
     return list(dict.fromkeys(named))
 
 
-def name_of(record: Record, of: int) -> str:
+def box_words(record: Record, of: int) -> str:
     """What a box of the record shows, in words; of: as the page has it."""
     if record.caption is None:
         return next((each.category for each in record.instances or () if each.label == of), str(of))

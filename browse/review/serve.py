@@ -100,11 +100,11 @@ def serve(options: argparse.Namespace) -> None:
     """Serves until it is interrupted."""
     with opened(options) as server:
         review = server.review
-        print(f"{summary(review)}\nreview at {server.address}  (Ctrl+C ends)", flush=True)
+        print(f"{review_summary(review)}\nreview at {server.address}  (Ctrl+C ends)", flush=True)
         if not options.no_open:
             webbrowser.open(server.address)
         server.run()
-        print(f"\n{summary(review)}")
+        print(f"\n{review_summary(review)}")
 
 
 @contextmanager
@@ -153,7 +153,7 @@ def _inside(root: Path, name: str) -> Path:
     return inside if inside.is_file() else Path(name)
 
 
-def summary(review: Review) -> str:
+def review_summary(review: Review) -> str:
     """How far the review is, and where the corrections are."""
     counts = review.progress()
     message = f"{counts['accepted']} of {counts['lines']} accepted: {review.path}"

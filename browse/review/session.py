@@ -25,7 +25,7 @@ from formats.io.errors import InputError
 from formats.io.files import load_json
 from formats.label_map import read_label_map, relabelled, write_label_map
 from formats.record import Record
-from formats.review_journal import Mark, ReviewJournal, Row, key_bytes
+from formats.review_journal import CorrectionRow, ReviewJournal, ReviewMark, key_bytes
 from formats.reviewed import Correction, parse_correction, read_corrections_file, reviewed_text, withdrawn_text
 
 SAVED_STATES = ("untouched", "earlier", "edited", "accepted", "skipped")
@@ -44,10 +44,10 @@ class Line:
 
     number: int
     record: Record
-    row: Row | None
+    row: CorrectionRow | None
     correction: Correction | None
     marked: int
-    mark: Mark | None
+    mark: ReviewMark | None
 
 
 class Review:
@@ -136,7 +136,7 @@ class Review:
     def read(self, number: int) -> Line:
         """A line as it is now. Raises InputError for a broken one, IndexError for an unknown number."""
         record = self.record(number)
-        key = key_of(record)
+        key = journal_key(record)
         with self._lock:
             self._sync()
             row = self._journal.correction(key, self.round)
@@ -194,34 +194,41 @@ class Review:
                 self._journal.export()
             after = [self.page(change["number"]) for change in changes]
             for line, page in zip(lines, after):
-                self.index.set_state(key_of(line.record), STATES.index(page["state"]))
+                self.index.set_state(journal_key(line.record), STATES.index(page["state"]))
             return after
 
-    def _planned(self, line: Line, change: Mapping[str, Any]) -> tuple[Row | None, bytes, int, Mark | None]:
+    def _planned(
+        self, line: Line, change: Mapping[str, Any]
+    ) -> tuple[CorrectionRow | None, bytes, int, ReviewMark | None]:
         """What the journal takes for a change."""
-        key, state = key_of(line.record), change.get("state")
+        key, state = journal_key(line.record), change.get("state")
         if state not in SAVED_STATES:
             location = line.record.filename
             raise InputError(location, f"state is {state!r}", f"expected one of {', '.join(SAVED_STATES)}")
         at = datetime.now(UTC).isoformat(timespec="seconds")
         if state == "accepted":
             text = self._text(line, change)
-            return Row(key, self.round, text), key, self.round, Mark("accepted", None, self.reviewer, at)
+            return (
+                CorrectionRow(key, self.round, text),
+                key,
+                self.round,
+                ReviewMark("accepted", None, self.reviewer, at),
+            )
         if state == "edited":
-            mark = Mark("edited", self._text(line, change), self.reviewer, at)
+            mark = ReviewMark("edited", self._text(line, change), self.reviewer, at)
             return self._removed(line, key, False), key, self.round, mark
         if state == "skipped":
             draft = self._text(line, change) if change.get("boxes") is not None else None
-            return self._removed(line, key, True), key, self.round, Mark("skipped", draft, self.reviewer, at)
+            return self._removed(line, key, True), key, self.round, ReviewMark("skipped", draft, self.reviewer, at)
         return self._removed(line, key, state == "untouched"), key, self.round, None
 
-    def _removed(self, line: Line, key: bytes, withdraw: bool) -> Row | None:
+    def _removed(self, line: Line, key: bytes, withdraw: bool) -> CorrectionRow | None:
         """The row that takes back this round's correction; with withdraw, that of an earlier round from now on too."""
         before = self._journal.correction(key, self.round - 1)
         holds_before = before is not None and not _parsed(before, self.path).withdrawn
         if withdraw and holds_before:
-            return Row(key, self.round, withdrawn_text(line.record, self.round))
-        return Row(key, self.round, None) if line.row is not None and line.row.since == self.round else None
+            return CorrectionRow(key, self.round, withdrawn_text(line.record, self.round))
+        return CorrectionRow(key, self.round, None) if line.row is not None and line.row.since == self.round else None
 
     def _text(self, line: Line, change: Mapping[str, Any]) -> str:
         known = self._phrases(line)
@@ -292,21 +299,21 @@ class Review:
                 yield number
 
 
-def key_of(record: Record) -> bytes:
+def journal_key(record: Record) -> bytes:
     """The key of the record's line in the journal."""
     return key_bytes(record.filename, record.caption)
 
 
-def _rows_of_file(path: Path) -> Iterable[Row]:
+def _rows_of_file(path: Path) -> Iterable[CorrectionRow]:
     """The lines of a file of corrections. Raises InputError for one that is not marked as reviewed."""
     for each in read_corrections_file(path):
         if not each.since:
             what = 'is not marked "reviewed": true'
             raise InputError(each.location, what, "expected -o with a file of corrections")
-        yield Row(key_of(each.record), each.since, each.text)
+        yield CorrectionRow(journal_key(each.record), each.since, each.text)
 
 
-def _parsed(row: Row, path: Path) -> Correction:
+def _parsed(row: CorrectionRow, path: Path) -> Correction:
     assert row.text is not None  # rows without a text are not given out
     return parse_correction(row.text.encode("utf-8"), str(path))
 

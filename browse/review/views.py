@@ -27,8 +27,8 @@ from browse.review.order import (
     read_thresholds,
     uncertain_order,
 )
-from browse.review.page_json import boxes_to_page, name_of
-from browse.review.session import Review, key_of
+from browse.review.page_json import box_words, boxes_to_page
+from browse.review.session import Review, journal_key
 from formats.io.errors import InputError
 
 VIEWS_IN_MEMORY = 8
@@ -75,7 +75,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class View:
+class LineView:
     """numbers: (K,) of the lines, by position; None where every line is shown and positions are line numbers."""
 
     query: Query
@@ -114,7 +114,7 @@ class Views:
         self.other = None if other is None else OtherLabels(other)
         self.thresholds: Thresholds = read_thresholds(review.annotations)
         self.listed: Listed = {}
-        self._views: OrderedDict[str, View] = OrderedDict()
+        self._views: OrderedDict[str, LineView] = OrderedDict()
         self._ranked: tuple[np.ndarray, np.ndarray] | None = None
         self.likeness = likeness
         self.lines_compared = 0  # with the other label file
@@ -143,7 +143,7 @@ class Views:
         missing = {"listed": self._ranked is None, "diverse": self.likeness is None}
         return [each for each in ORDERS if not missing.get(each)]
 
-    def open(self, query: Query) -> tuple[str, View]:
+    def open(self, query: Query) -> tuple[str, LineView]:
         """(name, view) for a query. Waits for the lines to be read where it needs them."""
         view = self._made(query)
         with self._lock:
@@ -154,13 +154,13 @@ class Views:
                 self._views.popitem(last=False)
         return name, view
 
-    def view(self, name: str) -> View:
+    def view(self, name: str) -> LineView:
         """An opened view. Raises KeyError when it is not there any more."""
         with self._lock:
             self._views.move_to_end(name)
             return self._views[name]
 
-    def next_open(self, view: View, position: int) -> int | None:
+    def next_open(self, view: LineView, position: int) -> int | None:
         """The next position whose line is untouched or edited, from the top again at the end; None where none is."""
         index = self.review.index
         if view.numbers is None:
@@ -172,7 +172,7 @@ class Views:
                 return start + int(part.argmax())
         return None
 
-    def row(self, view: View, position: int) -> dict[str, Any]:
+    def row(self, view: LineView, position: int) -> dict[str, Any]:
         """What the list of images shows of a line."""
         number = view.number(position)
         index = self.review.index
@@ -197,7 +197,7 @@ class Views:
         if self.other is None:
             return None
         record = self.review.record(number)
-        other = self.other.record(key_of(record))
+        other = self.other.record(journal_key(record))
         theirs = [] if other is None else named_boxes(other)
         names = self.review.categories if record.caption is None else dict(enumerate(phrases))
         ours = [{**each, "name": names.get(each["of"], "")} for each in boxes]
@@ -210,10 +210,10 @@ class Views:
             "changes": changes["ours"],
         }
 
-    def _made(self, query: Query) -> View:
+    def _made(self, query: Query) -> LineView:
         index = self.review.index
         if query.takes_all:
-            return View(query, None, len(self.review.lines))
+            return LineView(query, None, len(self.review.lines))
         index.done.wait()
         keep = ~index.broken & self._of_state(query.state)
         if query.text:
@@ -226,7 +226,7 @@ class Views:
             keep &= self._ranked[1]
         order = self._order(query.order, keep)
         numbers = order[keep[order]]
-        return View(query, numbers, len(numbers))
+        return LineView(query, numbers, len(numbers))
 
     def _of_state(self, state: str) -> np.ndarray:
         states = self.review.index.state
@@ -304,8 +304,8 @@ class Views:
     def _changes_of(self, number: int) -> set[str]:
         assert self.other is not None
         record = self.review.record(number)
-        ours = [{**each, "name": name_of(record, each["of"])} for each in boxes_to_page(record)]
-        other = self.other.record(key_of(record))
+        ours = [{**each, "name": box_words(record, each["of"])} for each in boxes_to_page(record)]
+        other = self.other.record(journal_key(record))
         changes = compared(ours, [] if other is None else named_boxes(other))
         return {*changes["ours"], *changes["others"]} - {"same"}
 

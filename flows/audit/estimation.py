@@ -96,7 +96,7 @@ def estimate_share(
     """hits, boxes: (..., n) of each reviewed image, hits <= boxes. control: (..., n) a quantity known for every image,
     whose total over all of them, reviewed or not, is zero.
     """
-    return interval_of(moments_of(hits, boxes, strata, control), strata.sizes, strata.taken, confidence)
+    return stratified_interval(moments_of(hits, boxes, strata, control), strata.sizes, strata.taken, confidence)
 
 
 def moments_of(hits: np.ndarray, boxes: np.ndarray, strata: Strata, control: np.ndarray | None = None) -> Moments:
@@ -130,7 +130,7 @@ def _coefficient(residual: np.ndarray, control: np.ndarray, strata: Strata) -> n
     return np.where(variance > 1e-12, covariance / np.maximum(variance, 1e-12), 0.0)
 
 
-def interval_of(
+def stratified_interval(
     moments: Moments, sizes: np.ndarray, taken: np.ndarray, confidence: float = 0.95, growth: float = 1.0
 ) -> Share:
     """The share with its interval, where `taken` (H,) images of each stratum are reviewed.

@@ -55,7 +55,7 @@ class Evidence:
     from_labeller: bool
 
 
-def boxes_of(record: Record) -> NamedBoxes:
+def named_boxes_of(record: Record) -> NamedBoxes:
     """The record's boxes but for those to be ignored."""
     rows = [(each.category, each.box, each.score) for each in record.instances or () if not each.ignore]
     for region in record.regions or ():
@@ -88,7 +88,7 @@ def stored_candidates(work_dir: Manifest | str | Path) -> Evidence:
 
 def second_model(path: str | Path) -> Evidence:
     """What another model, or another round, found: an ODVG file with scores, best with a low threshold."""
-    found = {key_of(record): boxes_of(record) for record in read_odvg(path)}
+    found = {key_of(record): named_boxes_of(record) for record in read_odvg(path)}
     if not any(np.isfinite(boxes.score).any() for boxes in found.values()):
         raise InputError(path, "has no box with a score", "expected labels of a model, such as X_od_v2.json")
     return Evidence({key: boxes.of(boxes.score >= MIN_SCORE) for key, boxes in found.items()}, from_labeller=False)

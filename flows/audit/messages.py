@@ -8,7 +8,7 @@ from formats.io.plurals import many
 NAMED = 10  # categories without numbers that are listed
 
 
-def describe(report: AuditReport) -> str:
+def describe_audit(report: AuditReport) -> str:
     """The report as text."""
     head = f"{report.labels}: {report.reviews} reviewed images of {report.images} (drawn: {report.drawn})"
     lines = [f"{head}; IoU {report.iou:g}, {100 * CONFIDENCE:g} % intervals"]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flows.audit import defaults
-from flows.audit.estimation import Moments, Share, Strata, interval_of, moments_of
+from flows.audit.estimation import Moments, Share, Strata, moments_of, stratified_interval
 from flows.audit.judging import Outcome, confused_labels, judge_labels, labels_by_name, totals
 from flows.audit.sample import MIN_REVIEWS, Audit
 from flows.audit.sampling import MIN_OF_STRATUM
@@ -309,7 +309,7 @@ def _boxes(sample: _Sample, name: str | None) -> tuple[int, int]:
 def _quality(moments: _Moments, sample: _Sample, reviews: _Reviews, name: str | None = None) -> Quality:
     sizes, taken = reviews.strata.sizes, reviews.strata.taken
     precision, recall = (
-        None if own is None else _estimate(interval_of(own, sizes, taken, CONFIDENCE), count)
+        None if own is None else _estimate(stratified_interval(own, sizes, taken, CONFIDENCE), count)
         for own, count in zip(moments, _boxes(sample, name))
     )
     more = {
@@ -329,7 +329,7 @@ def _more_reviews(moments: Moments, audit: Audit, strata: Strata, half_width: fl
     while low < high:
         middle = (low + high) // 2
         taken = np.maximum(np.bincount(order[:middle], minlength=len(strata.sizes)), strata.taken)
-        share = interval_of(moments, strata.sizes, taken, CONFIDENCE, growth=middle / now)
+        share = stratified_interval(moments, strata.sizes, taken, CONFIDENCE, growth=middle / now)
         low, high = (low, middle) if (share.high - share.low) / 2 <= half_width else (middle + 1, high)
     return low - now
 

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from flows.audit.evidence import NOTHING, Evidence, NamedBoxes, boxes_of, calibrated
+from flows.audit.evidence import NOTHING, Evidence, NamedBoxes, calibrated, named_boxes_of
 from formats.boxes import MATCH_IOU, pairwise_iou
 from formats.dataset_names import metadata_path
 from formats.io.errors import InputError
@@ -110,7 +110,7 @@ def find_suspects(records: Sequence[Record], evidence: Evidence, rules: SuspectR
     Images that the evidence does not have are compared with nothing: only doubled boxes, slivers and counts are found.
     """
     rules = rules or SuspectRules()
-    labels = {key_of(record): boxes_of(record) for record in records}
+    labels = {key_of(record): named_boxes_of(record) for record in records}
     scaled, usual = calibrated(evidence, labels), usual_counts(labels.values())
     found = [
         suspect

@@ -89,9 +89,16 @@ class DataCard:
         return f"{many(self.images, 'image')} with {many(self.boxes, 'box')} of {kinds}.{made}"
 
 
+class _NoAliases(yaml.SafeDumper):
+    """Writes what is there twice twice: not every reader of cards knows YAML's aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def write_data_card(path: Path, card: DataCard) -> None:
     """Writes README.md: Hugging Face's header, then the card."""
-    header = yaml.safe_dump(_header(card), sort_keys=False, allow_unicode=True)
+    header = yaml.dump(_header(card), Dumper=_NoAliases, sort_keys=False, allow_unicode=True)
     with write_whole(path) as stream:
         stream.write(f"---\n{header}---\n\n# {card.name}\n\n{card.description}\n\n")
         stream.write("\n\n".join(_sections(card)) + "\n")
@@ -121,7 +128,8 @@ def _header(card: DataCard) -> dict[str, Any]:
         "license": card.license,
         "task_categories": ["object-detection"],
         "size_categories": [size],
-        "configs": [{"config_name": "default", "data_files": files}],
+        # `load_dataset` of a folder of images takes names from "configs" alone; the hub shows "dataset_info".
+        "configs": [{"config_name": "default", "data_files": files, "features": features}],
         "dataset_info": {"config_name": "default", "features": features},
     }
 

@@ -95,7 +95,7 @@ def _listed(prompt: Any) -> str:
     return prompt if isinstance(prompt, str) else ", ".join(map(str, prompt or ()))
 
 
-def describe_audit(audit: Mapping[str, Any]) -> str:
+def audit_section(audit: Mapping[str, Any]) -> str:
     """Markdown: the intervals of an audit (flows.audit.report), each with the reviewed images that it is from."""
     lines = [f"From {audit['reviews']} images that a person reviewed (a stratified random sample, 95 % intervals):", ""]
     lines += ["| | | estimate | from | to | reviewed images |", "|---|---|---:|---:|---:|---:|"]
@@ -151,6 +151,6 @@ def sections(name: str, origins: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if not origins:
         return
     if (audit := origins[0].get("audit")) is not None:
-        yield f"## How good the labels of `{name}` are\n\n{describe_audit(audit)}"
+        yield f"## How good the labels of `{name}` are\n\n{audit_section(audit)}"
     if confusions := describe_confusions(origins[0]):
         yield f"## Known confusions of `{name}`\n\n{confusions}"

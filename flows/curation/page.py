@@ -51,7 +51,7 @@ figcaption span:last-child { flex: none; }
 """
 
 
-def write_page(root: Path, card: DataCard) -> None:
+def write_data_page(root: Path, card: DataCard) -> None:
     """Writes index.html into the folder of a published data set."""
     body = "".join(_section(root, split, card) for split in card.splits)
     title = html.escape(card.name)

@@ -27,7 +27,7 @@ from typing import Any
 from flows.curation.croissant import croissant_metadata
 from flows.curation.data_card import DataCard, SplitCounts, write_data_card
 from flows.curation.label_origin import read_origins
-from flows.curation.page import write_page
+from flows.curation.page import write_data_page
 from formats.coco import write_coco
 from formats.dataset_names import label_map_beside, parse_annotation_name
 from formats.huggingface import write_huggingface
@@ -96,7 +96,7 @@ def publish(
         card = DataCard(title, license, categories, tuple(counted), citation)
         write_data_card(root / "README.md", card)
         (root / "data.yaml").write_text(_data_yaml(splits, categories), encoding="utf-8")
-        write_page(root, card)
+        write_data_page(root, card)
         write_json(root / "croissant.json", croissant_metadata(root, card), ensure_ascii=False)
     return Publication(Path(out), tuple(counted), renamed, left_out)
 

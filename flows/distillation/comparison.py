@@ -37,7 +37,7 @@ EVALUATION_FOLDER = "evaluation"  # in the work_dir
 
 
 @dataclass(frozen=True)
-class Row:
+class ModelRow:
     """One model. ap: on the truth, None without one. milliseconds: median of an image, one at a time, on the CPU."""
 
     name: str
@@ -68,7 +68,7 @@ def comparison_key(config: DistillConfig, student: Path, onnx: Path | None) -> s
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
 
-def compare(config: DistillConfig, names: Sequence[str], student: Path, onnx: Path | None) -> list[Row]:
+def compare_models(config: DistillConfig, names: Sequence[str], student: Path, onnx: Path | None) -> list[ModelRow]:
     """The teacher, where one is named, the student in PyTorch, and in ONNX Runtime where it was exported.
 
     With a truth, WORK_DIR/evaluation holds an evaluation of each, which resumes where it was interrupted.
@@ -78,19 +78,21 @@ def compare(config: DistillConfig, names: Sequence[str], student: Path, onnx: Pa
     if config.teacher:
         teacher = load_detector(config.teacher, config.text_encoder, "cpu")
         ap = _average_precision(config, names, "teacher", config.teacher, teacher)
-        rows.append(Row("teacher, PyTorch", ap, _milliseconds(_one(teacher, names), images), _size(config.teacher)))
+        rows.append(
+            ModelRow("teacher, PyTorch", ap, _milliseconds(_one(teacher, names), images), _size(config.teacher))
+        )
     detector = load_detector(student, device="cpu")
     ap = _average_precision(config, names, "student", student, detector)
-    rows.append(Row("student, PyTorch", ap, _milliseconds(_one(detector, names), images), _size(student)))
+    rows.append(ModelRow("student, PyTorch", ap, _milliseconds(_one(detector, names), images), _size(student)))
     if onnx is not None:
         session = OnnxSession(onnx)
         ap = _average_precision(config, names, "student-onnx", onnx, OnnxDetector(session))
         taken = _milliseconds(lambda image: session(image[None]), images)
-        rows.append(Row("student, ONNX Runtime", ap, taken, _size(onnx)))
+        rows.append(ModelRow("student, ONNX Runtime", ap, taken, _size(onnx)))
     return rows
 
 
-def table(rows: Sequence[Row]) -> str:
+def comparison_table(rows: Sequence[ModelRow]) -> str:
     """As Markdown."""
     lines = ["| model | AP | ms an image | MB |", "|:--|--:|--:|--:|"]
     for row in rows:
@@ -99,7 +101,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def as_json(rows: Sequence[ModelRow]) -> list[dict[str, Any]]:
     return [asdict(row) for row in rows]
 
 

@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flows.distillation.card import write_card
-from flows.distillation.comparison import Row, as_json, check_comparison, compare, comparison_key, table
+from flows.distillation.comparison import (
+    ModelRow,
+    as_json,
+    check_comparison,
+    compare_models,
+    comparison_key,
+    comparison_table,
+)
 from flows.distillation.config import DistillConfig
 from flows.distillation.trust import write_trusted
 from flows.training.train import train
@@ -44,11 +51,11 @@ class DistillResult(NamedTuple):
 
     student: Path
     onnx: Path | None
-    rows: tuple[Row, ...]
+    rows: tuple[ModelRow, ...]
 
     @property
     def table(self) -> str:
-        return table(self.rows)
+        return comparison_table(self.rows)
 
 
 def distill(config: DistillConfig, on_progress: Callable[[dict[str, Any]], None] | None = None) -> DistillResult:
@@ -74,7 +81,7 @@ def distill(config: DistillConfig, on_progress: Callable[[dict[str, Any]], None]
     facts = _facts(config) | {"student_sha256": checkpoint_hash(folder)}
     onnx = _exported(config, folder, facts) if config.onnx else None
     rows = _compared(config, names, folder, onnx, facts)
-    write_card(folder / "README.md", names, load_student(folder).image_size, facts, table(rows))
+    write_card(folder / "README.md", names, load_student(folder).image_size, facts, comparison_table(rows))
     return DistillResult(folder, onnx, rows)
 
 
@@ -88,17 +95,17 @@ def _exported(config: DistillConfig, folder: Path, facts: Mapping[str, str]) -> 
 
 def _compared(
     config: DistillConfig, names: Sequence[str], folder: Path, onnx: Path | None, facts: Mapping[str, str]
-) -> tuple[Row, ...]:
+) -> tuple[ModelRow, ...]:
     """The rows of the table; times are those of the run that measured them."""
     path = config.work_dir / RESULT_NAME
     key = comparison_key(config, folder, onnx)
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         if result["key"] == key:
-            return tuple(Row(**row) for row in result["rows"])
+            return tuple(ModelRow(**row) for row in result["rows"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # none yet, or a part of one
-    rows = tuple(compare(config, names, folder, onnx))
+    rows = tuple(compare_models(config, names, folder, onnx))
     payload = {"key": key, "facts": dict(facts), "rows": as_json(rows)}
     write_json(path, payload, ensure_ascii=False)
     return rows

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple, overload
 
 from flows.evaluation.benchmarks import Benchmark, BenchmarkData, Metric, OdinwData, OdinwSuite
 from flows.evaluation.config import EVERY_BOX, EvaluateConfig
-from flows.evaluation.page import PAGE_NAME, PageData, write_page
+from flows.evaluation.page import PAGE_NAME, PageData, write_evaluation_page
 from flows.evaluation.predictions import StoredPredictions, location_of, predict_benchmark
 from flows.evaluation.readers import open_benchmark, select_categories
-from flows.evaluation.report import draw_worst, write_report
+from flows.evaluation.report import draw_worst, write_evaluation_files
 from flows.evaluation.scoring import SHOWN_SCORE, Measurement, measure
 from flows.labelling.detector_pool import DetectorPool, LocalDetectorPool, Predictor, devices_of, pool_of
 from flows.labelling.plan import software_version
@@ -32,7 +32,7 @@ from formats.io.toml_config import read_config
 from formats.odvg import record_to_line
 from formats.record import Record
 from grounding_model.data.sources import TrainingData
-from grounding_model.metrics.bootstrap import interval_of, write_samples
+from grounding_model.metrics.bootstrap import samples_interval, write_samples
 from grounding_model.metrics.coco import CocoResult, aligned
 from grounding_model.metrics.expressions import keep_first_boxes
 
@@ -157,8 +157,8 @@ def evaluate_benchmark(
 ) -> Evaluated:
     """Labels the benchmark's images shard by shard, resuming an earlier run, and scores the candidates.
 
-    Writes evaluation.json, samples.npz and the files of write_report into work_dir. show_dir: the worst images are
-    drawn there. detector: instead of the configuration's weights on its workers.
+    Writes evaluation.json, samples.npz and the files of write_evaluation_files into work_dir. show_dir: where the worst
+    images are drawn. detector: instead of the configuration's weights on its workers.
     Raises InputError for data that are missing, for an image that cannot be read (a score on a part of the truth would
     mislead), for several sets, and for another evaluation in work_dir.
     """
@@ -200,17 +200,17 @@ def _evaluate_one(
     measurement, metric = scored.measurement, scored.metric
     interval = None
     if config.resamples:
-        interval = (measurement.headline, *interval_of(measurement.samples, resamples=config.resamples))
+        interval = (measurement.headline, *samples_interval(measurement.samples, resamples=config.resamples))
     numbers = _numbers(config, scored, interval)
     write_samples(config.work_dir / SAMPLES_NAME, measurement.samples)
     predictions = scored.predictions
     # What a person looks at has no boxes below this score, and most of the time would go into making them.
     shown = predictions.from_score(SHOWN_SCORE) if isinstance(predictions, StoredPredictions) else predictions
-    write_report(config.work_dir, scored.benchmark, shown, measurement)
+    write_evaluation_files(config.work_dir, scored.benchmark, shown, measurement)
     if show_dir is not None:
         draw_worst(Path(show_dir), scored.benchmark, shown, metric, config.score_threshold)
     write_json(config.work_dir / EVALUATION_NAME, numbers, ensure_ascii=False)
-    write_page(PageData(config, scored.benchmark, shown, metric, numbers))
+    write_evaluation_page(PageData(config, scored.benchmark, shown, metric, numbers))
     said = "" if interval is None else "\n95 % interval of {}: {:.3f} … {:.3f}".format(*interval)
     return Evaluated(numbers, measurement.table + said)
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from flows.evaluation.benchmarks import file_hashes
 from flows.evaluation.config import EvaluateConfig
 from flows.evaluation.evaluate import EVALUATION_NAME, evaluate_config
-from flows.labelling.settings import Workers, recorded
+from flows.labelling.settings import Workers, settings_payload
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json
 from formats.io.plots import new_figure, write_figure
@@ -203,7 +203,7 @@ class _Interpolations:
         deciding = replace(
             config, weights="", text_encoder=None, work_dir=Path(), overwrite=True, workers=Workers(), resamples=0
         )
-        parts = [model, alpha, recorded(deciding), file_hashes(config.truth)]
+        parts = [model, alpha, settings_payload(deciding), file_hashes(config.truth)]
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
 
 

@@ -73,7 +73,7 @@ class PageData:
         return AnnotatedOnly(self.benchmark, self.predictions) if self.benchmark.names else self.predictions
 
 
-def write_page(data: PageData) -> Path:
+def write_evaluation_page(data: PageData) -> Path:
     """Writes evaluation.html, predictions_od.json and truth_od.json into the work_dir; gives the page's path."""
     folder = data.config.work_dir
     _write_labels(folder, data)
@@ -149,7 +149,7 @@ def _mistakes(data: PageData) -> str:
         ["boxes of nothing", f"{invented:,}", f"{_share(invented, made)} of the predictions"],
     ]
     intro = pages.paragraph(f"Boxes with a score of {SHOWN_SCORE:g} or more, at an IoU of 0.5.")
-    return pages.section("What goes right and wrong?", intro + pages.table(["", "Boxes", "Share"], cells))
+    return pages.section("What goes right and wrong?", intro + pages.page_table(["", "Boxes", "Share"], cells))
 
 
 def _share(part: int, of: int) -> str:
@@ -202,7 +202,7 @@ def _confused(data: PageData) -> str:
     rows = [[names[true], names[guess], f"{table[true, guess]:,}"] for true, guess in order if table[true, guess]]
     if not rows:
         return ""
-    return pages.section("What is taken for what?", pages.table(["True", "Predicted", "Boxes"], rows))
+    return pages.section("What is taken for what?", pages.page_table(["True", "Predicted", "Boxes"], rows))
 
 
 def _sizes(data: PageData) -> str:
@@ -220,7 +220,7 @@ def _plot(path: Path, title: str) -> str:
 def _settings(data: PageData) -> str:
     config = data.config
     settings = {name: getattr(config, name) for name in SETTINGS if getattr(config, name) is not None}
-    rows = [[name.replace("_", " "), pages.in_words(value)] for name, value in settings.items()]
+    rows = [[name.replace("_", " "), pages.setting_in_words(value)] for name, value in settings.items()]
     rows += [["images", str(data.benchmark.image_root)], ["metric", data.metric]]
     rows.append(["truth SHA-256", str(data.numbers["truth_sha256"])[:16]])
-    return pages.section("With what settings?", pages.table(["Setting", ""], rows, numbers=False))
+    return pages.section("With what settings?", pages.page_table(["Setting", ""], rows, numbers=False))

@@ -27,7 +27,7 @@ MAX_CONFUSED = 25  # categories of a confusion plot; more cannot be read
 MAX_PICTURES = 100
 
 
-def write_report(
+def write_evaluation_files(
     folder: Path, benchmark: Benchmark, predictions: Sequence[Record], measurement: Measurement
 ) -> list[Path]:
     """Writes per_category.csv, precision_recall.png and confusion.png, where the metric has them; gives their paths."""

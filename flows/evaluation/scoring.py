@@ -19,7 +19,7 @@ from formats.record import Instance, Record
 from grounding_model.inputs.defaults import SCORE_THRESHOLD
 from grounding_model.metrics.bootstrap import Samples, Shares
 from grounding_model.metrics.coco import CocoResult, aligned, evaluate_coco_with_rankings
-from grounding_model.metrics.described_objects import described
+from grounding_model.metrics.described_objects import split_result
 from grounding_model.metrics.expressions import (
     evaluate_generalized_expressions,
     expression_matches,
@@ -71,7 +71,7 @@ def _measure_boxes(benchmark: Benchmark, predictions: Sequence[Record], metric: 
         lvis, samples = evaluate_lvis_with_rankings(truth, boxes, names, benchmark.federation, areas=areas)
         return Measurement("ap", lvis.as_dict(), lvis.table(), samples, lvis.per_category, lvis.precision_recall, lvis)
     coco, rankings = evaluate_coco_with_rankings(truth, _arrays(predictions), names, areas=areas)
-    shown = described(coco, benchmark.absence) if metric == "described_objects" else coco
+    shown = split_result(coco, benchmark.absence) if metric == "described_objects" else coco
     return Measurement("ap", shown.as_dict(), shown.table(), rankings, coco.per_category, coco.precision_recall, coco)
 
 

@@ -17,7 +17,7 @@ from formats.io.notebook import html_table
 from formats.io.plurals import many
 from formats.io.progress import show_progress
 from formats.io.storage import as_path
-from formats.io.values import described
+from formats.io.values import describe_value
 from formats.label_map import warn_of_names, write_label_map
 from formats.odvg import read_odvg, record_to_line
 from formats.overwrite import refuse_to_lose_labels
@@ -264,7 +264,7 @@ def _flatten(entries: Iterable[tuple[str, Any]], location: object) -> Iterator[t
         if not isinstance(filename, str) or not texts:
             raise InputError(
                 f"{location}: captions of {filename!r}",
-                f"are {described(given)}",
+                f"are {describe_value(given)}",
                 "expected a text or a list of texts for a filename",
             )
         yield from ((with_slashes(filename.strip()), caption.strip()) for caption in captions)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flows.labelling.settings import LabellingSettings, recorded
+from flows.labelling.settings import LabellingSettings, settings_payload
 from formats.io.errors import InputError
 from formats.io.files import sha256_of, write_json
 from formats.io.storage import absolute, as_path
@@ -70,7 +70,7 @@ class Manifest(LabellingSettings):
 
     def entries(self) -> dict[str, Any]:
         """What manifest.json says, without the key."""
-        entries = recorded(self) | {"source": absolute(self.source), "image_root": absolute(self.image_root)}
+        entries = settings_payload(self) | {"source": absolute(self.source), "image_root": absolute(self.image_root)}
         del entries["work_dir"]
         if not self.mirrored:  # plans that were made before there were mirrors keep their keys
             del entries["mirrored"]

@@ -17,7 +17,7 @@ from flows.labelling.settings import (
     LABELLING,
     Execution,
     LabellingSettings,
-    part_of,
+    settings_part,
     split,
     values_of,
 )
@@ -63,8 +63,8 @@ def plan(
         of_labelling["weights"] = weights
     source, image_root, label_map = _opened(source, image_root, label_map)
     work_dir = Path("work_dirs", work_dir_name(source)) if work_dir is None else as_path(work_dir)
-    execution = replace(part_of(execution, Execution), **of_execution)
-    settings = replace(part_of(settings, LabellingSettings), **of_labelling)
+    execution = replace(settings_part(execution, Execution), **of_execution)
+    settings = replace(settings_part(settings, LabellingSettings), **of_labelling)
     manifest = _planned(
         source,
         image_root,

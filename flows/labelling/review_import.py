@@ -335,7 +335,7 @@ def _refuse_problems(export: str, counts: ImportCounts, skip: bool) -> None:
     raise InputError(export, what, f"mend them there, or --skip leaves those images out\n{listed}")
 
 
-def describe(imported: Imported, labels: str | Path) -> str:
+def describe_import(imported: Imported, labels: str | Path) -> str:
     """The counts in words, a line each, and what comes next."""
     counts, name = imported.counts, Path(labels).name
     lines = [

@@ -173,7 +173,7 @@ LABELLING = LabellingSettings()
 EXECUTION = Execution()
 
 
-def part_of(settings: Any, part: type[Settings]) -> Settings:
+def settings_part(settings: Any, part: type[Settings]) -> Settings:
     """The settings of one of the classes above, of an object that has more."""
     return part(**values_of(settings, part))
 
@@ -194,15 +194,15 @@ def split(changes: Mapping[str, Any], *parts: type) -> list[dict[str, Any]]:
     return [{name: value for name, value in changes.items() if name in names_of_part} for names_of_part in names]
 
 
-def recorded(value: Any) -> Any:
+def settings_payload(value: Any) -> Any:
     """Settings as a record of them keeps them: dicts and lists. A later setting at its default is left out."""
     if is_dataclass(value) and not isinstance(value, type):
         kept = (each for each in fields(value) if not _is_left_out(each, getattr(value, each.name)))
-        return {each.name: recorded(getattr(value, each.name)) for each in kept}
+        return {each.name: settings_payload(getattr(value, each.name)) for each in kept}
     if isinstance(value, Mapping):
-        return {key: recorded(item) for key, item in value.items()}
+        return {key: settings_payload(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [recorded(item) for item in value]
+        return [settings_payload(item) for item in value]
     return value
 
 

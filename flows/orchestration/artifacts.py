@@ -18,9 +18,9 @@ from prefect.assets import Asset, materialize
 from prefect.cache_policies import NO_CACHE
 
 from flows.self_training.loop import Event
-from flows.self_training.messages import in_words
+from flows.self_training.messages import message_of_event
 from flows.self_training.report import plot_rounds
-from flows.self_training.state import LoopState, RoundResult, boxes_of, gate_word, name_of, score_text
+from flows.self_training.state import LoopState, RoundResult, box_count, gate_word, score_text, score_title
 from formats.io.plots import png_of
 
 ARTIFACT_DPI = 80  # pixels an inch: Prefect's server keeps the plot as text
@@ -36,7 +36,7 @@ class PrefectReporter:
         self._weights: str | None = None
 
     def __call__(self, event: Event) -> None:
-        if words := in_words(event):
+        if words := message_of_event(event):
             get_run_logger().info(words)
         if (event["stage"], event["state"]) == ("gate", "finished"):
             self._report_rounds(event["loop"])
@@ -111,7 +111,7 @@ def rounds_as_markdown(loop: LoopState) -> str:
 def _cells(done: RoundResult) -> str:
     drift = done.verdict.drift
     changed = "" if drift is None else f"{drift.changed_share:.0%}"
-    return _row((f"v{done.round}", f"{boxes_of(done):,}", score_text(done.metrics), changed, gate_word(done)))
+    return _row((f"v{done.round}", f"{box_count(done):,}", score_text(done.metrics), changed, gate_word(done)))
 
 
 def _row(cells: Iterable[str]) -> str:
@@ -132,5 +132,5 @@ def _plot(loop: LoopState) -> str:
     points = {each.round: each.metrics for each in loop.rounds if each.score is not None}
     if not points:
         return ""
-    headline = name_of(next(iter(points.values()))["headline"])
+    headline = score_title(next(iter(points.values()))["headline"])
     return base64.b64encode(png_of(plot_rounds({headline: points}), ARTIFACT_DPI)).decode("ascii")

@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from flows.distillation.config import DistillConfig
 from flows.evaluation.evaluate import evaluate_config
-from flows.labelling.settings import Execution, LabellingSettings, Workers, part_of
+from flows.labelling.settings import Execution, LabellingSettings, Workers, settings_part
 from flows.orchestration import log_filters, tasks
 from flows.orchestration.artifacts import PrefectReporter
 from flows.orchestration.lifetime import ENDS_WITH_UP, UP_PROCESS, crash_orphans
@@ -178,7 +178,7 @@ def plan(parameters: PlanParameters) -> str:
             parameters.image_root,
             work_dir=parameters.work_dir,
             label_map=parameters.label_map,
-            settings=part_of(parameters, LabellingSettings),
+            settings=settings_part(parameters, LabellingSettings),
             execution=Execution(shard_size=parameters.shard_size, overwrite=parameters.overwrite),
         ).work_dir
     )
@@ -187,7 +187,7 @@ def plan(parameters: PlanParameters) -> str:
 @_flow("infer", titled="work_dir")
 def infer(parameters: InferParameters) -> str:
     """Labels the shards of a plan that are missing; gives the work_dir."""
-    workers = part_of(parameters, Workers)
+    workers = settings_part(parameters, Workers)
     tasks.infer(parameters.work_dir, workers=workers, batch_size=parameters.batch_size)
     return parameters.work_dir
 

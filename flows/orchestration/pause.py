@@ -11,7 +11,7 @@ from prefect.runtime import flow_run
 from flows.labelling.manifest import read_manifest
 from flows.orchestration.server import api_url, is_healthy
 from flows.self_training.review import is_approved
-from flows.self_training.state import WAITING_NAME, approve_round, read_state, round_folder
+from flows.self_training.state import WAITING_NAME, approve_round, read_loop_state, round_folder
 from formats.io.files import load_json, write_json
 
 PATIENCE = 30 * 24 * 3600  # seconds; then the flow run fails, and the next one waits again
@@ -24,7 +24,7 @@ def wait_in_flow(work_dir: Path, number: int) -> bool:
     write_json(folder / WAITING_NAME, {"flow_run": str(flow_run.get_id())})
     pause_flow_run(timeout=PATIENCE, poll_interval=POLL_SECONDS, key=f"review-v{number}")
     (folder / WAITING_NAME).unlink(missing_ok=True)
-    if not is_approved(read_manifest(folder), read_state(work_dir).policy):
+    if not is_approved(read_manifest(folder), read_loop_state(work_dir).policy):
         approve_round(work_dir, number)
     return True
 

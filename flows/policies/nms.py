@@ -28,7 +28,7 @@ def suppress_duplicates(boxes: np.ndarray, labels: np.ndarray, iou: float) -> np
     return stays
 
 
-def without_duplicates(record: Record, iou: float) -> Record:
+def record_without_duplicates(record: Record, iou: float) -> Record:
     """A record's instances, best first, after greedy NMS; a box without a score comes last."""
     ranked = sorted(record.instances or (), key=lambda instance: -(instance.score or 0.0))
     boxes = np.array([instance.box for instance in ranked], dtype=np.float64).reshape(-1, 4)

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from flows.evaluation.evaluate import evaluate
 from flows.labelling.filter import filter_candidates
-from flows.labelling.settings import Execution, LabellingSettings, View, recorded
+from flows.labelling.settings import Execution, LabellingSettings, View, settings_payload
 from flows.policies.calibration import judge_boxes
 from flows.policies.policy import Policy
 from flows.self_training.config import Labelling
@@ -260,7 +260,7 @@ class _SeedPieces:
 
     def _candidates_folder(self, view: View, distractors: Sequence[str], weights: str) -> Path:
         """One for all variants that look in this way with these weights: they share its candidates."""
-        deciding = json.dumps([checkpoint_hash(weights), recorded(view), list(distractors)])
+        deciding = json.dumps([checkpoint_hash(weights), settings_payload(view), list(distractors)])
         return self.folder / "candidates" / hashlib.sha256(deciding.encode()).hexdigest()[:12]
 
     def _quality(self, task: Round, labelled: Labelled) -> LabelQuality:
@@ -328,7 +328,7 @@ def _without_ignored(record: Record) -> Record:
 def _cache_key(config: QualityConfig, variant: str) -> Any:
     """What decides a piece, as JSON has it."""
     deciding = {
-        "variant": recorded(config.variants[variant]),
+        "variant": settings_payload(config.variants[variant]),
         "data": asdict(config.data),
         "categories": config.categories,
         "target": asdict(config.target),

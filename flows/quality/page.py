@@ -30,7 +30,7 @@ DRAWN_SIDE = 640  # pixels at most of each half of a drawing
 STUDENT = (4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
-def write_page(config: QualityConfig, pieces: Sequence[Piece], software: str) -> Path:
+def write_quality_page(config: QualityConfig, pieces: Sequence[Piece], software: str) -> Path:
     """Writes quality.html into the work_dir, of the pieces that are done; gives its path. The plots lie there."""
     by_variant = {name: [piece for piece in pieces if piece.variant == name] for name in config.variants}
     by_variant = {name: own for name, own in by_variant.items() if own}
@@ -161,7 +161,7 @@ def _gains(config: QualityConfig, by_variant: ByVariant) -> str:
         return ""
     head = ["", "AP on the target", "Gained", f"Over {config.baseline}", "Seeds"]
     said = pages.paragraph("Means over the seeds, with their 95 % intervals where there are three or more.")
-    return pages.section("What does a model gain from the labels?", said + pages.table(head, rows))
+    return pages.section("What does a model gain from the labels?", said + pages.page_table(head, rows))
 
 
 def _labels(by_variant: ByVariant) -> str:
@@ -175,7 +175,7 @@ def _labels(by_variant: ByVariant) -> str:
         return ""
     head = ["", "Precision", "Recall", "AP of the labels", "Boxes"]
     said = pages.paragraph("Of the first round, at an IoU of 0.5 with a true box.")
-    return pages.section("How good are the labels?", said + pages.table(head, rows))
+    return pages.section("How good are the labels?", said + pages.page_table(head, rows))
 
 
 def _forgotten(by_variant: ByVariant) -> str:
@@ -187,7 +187,9 @@ def _forgotten(by_variant: ByVariant) -> str:
             rows.append([name, after, interval([source[0] - source[-1] for source in measured], signed=True)])
     if not rows:
         return ""
-    return pages.section("What does it forget?", pages.table(["", "AP on the source, all categories", "Lost"], rows))
+    return pages.section(
+        "What does it forget?", pages.page_table(["", "AP on the source, all categories", "Lost"], rows)
+    )
 
 
 def _plot(path: Path, title: str) -> str:
@@ -230,7 +232,9 @@ def _variants(config: QualityConfig) -> str:
     """What distinguishes each variant from the others."""
     return pages.section(
         "What was compared?",
-        pages.table(["Variant", ""], [[name, _told(each)] for name, each in config.variants.items()], numbers=False),
+        pages.page_table(
+            ["Variant", ""], [[name, _told(each)] for name, each in config.variants.items()], numbers=False
+        ),
     )
 
 
@@ -241,7 +245,9 @@ def _told(variant: Variant) -> str:
         ]
     plain, parts = vars(type(variant.policy)()), vars(variant.policy)
     changed = [
-        f"{name.replace('_', ' ')} {pages.in_words(each)}" for name, each in parts.items() if each != plain[name]
+        f"{name.replace('_', ' ')} {pages.setting_in_words(each)}"
+        for name, each in parts.items()
+        if each != plain[name]
     ]
     changed += [f"{len(variant.views)} views"] if len(variant.views) > 1 else []
     changed += [many(variant.rounds, "round")] if variant.rounds > 1 else []
@@ -252,10 +258,10 @@ def _told(variant: Variant) -> str:
 def _settings(config: QualityConfig, seeds: Sequence[int]) -> str:
     train = config.train
     rows = [
-        ["start", str(config.start.source)], ["categories", pages.in_words(config.categories)],
-        ["seeds", pages.in_words(tuple(seeds))], ["training steps", pages.in_words(train.steps)],
-        ["batch size", pages.in_words(train.batch_size)], ["baseline", config.baseline],
-        ["pretraining images for each labelled one", pages.in_words(config.ratio)],
-        ["score floor", pages.in_words(config.score_floor)], ["work dir", str(train.work_dir)],
+        ["start", str(config.start.source)], ["categories", pages.setting_in_words(config.categories)],
+        ["seeds", pages.setting_in_words(tuple(seeds))], ["training steps", pages.setting_in_words(train.steps)],
+        ["batch size", pages.setting_in_words(train.batch_size)], ["baseline", config.baseline],
+        ["pretraining images for each labelled one", pages.setting_in_words(config.ratio)],
+        ["score floor", pages.setting_in_words(config.score_floor)], ["work dir", str(train.work_dir)],
     ]  # fmt: skip
-    return pages.section("With what settings?", pages.table(["Setting", ""], rows, numbers=False))
+    return pages.section("With what settings?", pages.page_table(["Setting", ""], rows, numbers=False))

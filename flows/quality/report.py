@@ -10,7 +10,7 @@ import numpy as np
 
 from flows.labelling.plan import software_version
 from flows.quality.ablation import Piece, QualityConfig
-from flows.quality.page import write_page
+from flows.quality.page import write_quality_page
 from formats.io.files import write_whole
 from formats.io.plots import new_figure, write_figure
 
@@ -24,13 +24,13 @@ NOTHING = "–"
 
 def write_quality_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
     """Writes table and plots of pieces that were trained into the work_dir; gives the table."""
-    table_text = table(config, pieces)
+    table_text = quality_table(config, pieces)
     with write_whole(config.train.work_dir / TABLE_NAME) as file:
         file.write(table_text + "\n")
     write_figure(config.train.work_dir / CURVES_NAME, _curves(config, pieces))
     if pieces:
         write_figure(config.train.work_dir / LADDER_NAME, _ladder(config, pieces))
-    write_page(config, pieces, software_version())
+    write_quality_page(config, pieces, software_version())
     return table_text
 
 
@@ -45,11 +45,11 @@ def write_labels_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
     with write_whole(config.train.work_dir / LABELS_NAME) as file:
         file.write(table_text + "\n")
     write_figure(config.train.work_dir / CURVES_NAME, _curves(config, pieces))
-    write_page(config, pieces, software_version())
+    write_quality_page(config, pieces, software_version())
     return table_text
 
 
-def table(config: QualityConfig, pieces: Sequence[Piece]) -> str:
+def quality_table(config: QualityConfig, pieces: Sequence[Piece]) -> str:
     """A line for each round of a variant: its labels, and AP of the model after it; mean ± deviation over the seeds.
 
     The gain is over the model before the first round; "over baseline" compares with the baseline after as many rounds,

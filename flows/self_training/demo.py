@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 from browse.images.pictures import write_jpeg
 from flows.evaluation.scoring import mistakes_of
 from flows.labelling.manifest import read_manifest
-from flows.policies.nms import without_duplicates
+from flows.policies.nms import record_without_duplicates
 from flows.self_training.config import GlyphScenes, SelfTrainConfig, read_self_train
 from flows.self_training.loop import Event, self_train
-from flows.self_training.messages import in_words
-from flows.self_training.report import ImageComparison, comparison_sheet, write_report
+from flows.self_training.messages import message_of_event
+from flows.self_training.report import ImageComparison, comparison_sheet, write_run_report
 from flows.self_training.scores import evaluate_weights
 from flows.self_training.state import RoundResult, model_of
 from formats.dataset_names import label_map_beside
@@ -77,7 +77,7 @@ def run_demo(
     source_ap = tuple(_source_ap(config, done, quick, reporter) for done in result.rounds)
     reporter.say("drawing the report")
     comparisons = _comparisons(config, result.rounds[0].weights, result.rounds[-1].weights)
-    report = write_report(
+    report = write_run_report(
         out_dir,
         title="Groundhog demo: cats that nobody labelled",
         comparisons=comparisons,
@@ -174,7 +174,7 @@ def _comparisons(config: SelfTrainConfig, first: str, last: str) -> dict[str, li
             score_threshold=SHOWN_SCORE,
             batch_size=config.labelling.batch_size,
         )
-        found.append([without_duplicates(record, config.policy.nms_iou) for record in records])
+        found.append([record_without_duplicates(record, config.policy.nms_iou) for record in records])
     all_scenes = [
         ImageComparison(image, truth, {"before": before, "after": after})
         for image, truth, before, after in zip(images, truths, *found)
@@ -204,11 +204,13 @@ class ConsoleReporter:
         print(f"[{minutes}:{seconds:02d}] {words}", file=sys.stderr, flush=True)
 
     def on_event(self, event: Event) -> None:
-        if event["state"] != "progress" and (words := in_words(event)):  # the training itself says how far it is
+        if event["state"] != "progress" and (
+            words := message_of_event(event)
+        ):  # the training itself says how far it is
             self.say(words)
 
 
-def table(result: DemoResult) -> str:
+def demo_table(result: DemoResult) -> str:
     """The labels of every round, the model that made them and its AP, as Markdown."""
     lines = [
         "| labels | made by       | boxes | AP cat | AP50 cat | AP all categories |",
@@ -222,7 +224,7 @@ def table(result: DemoResult) -> str:
     return "\n".join(lines)
 
 
-def next_steps(out_dir: Path, result: DemoResult) -> str:
+def next_steps_after_demo(out_dir: Path, result: DemoResult) -> str:
     """Commands that can be copied."""
     last = result.rounds[-1].labels
     look = ["groundhog", "browse", last.parent, last.name, "truth/images", "-m", label_map_beside(last).name]

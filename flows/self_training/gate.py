@@ -21,7 +21,7 @@ from formats.io.plurals import many
 from formats.io.ranges import Count, CountOrZero, Factor, check_ranges
 from formats.odvg_lines import is_quarantined
 from formats.record import Box, Record
-from grounding_model.metrics.bootstrap import interval_of, read_samples
+from grounding_model.metrics.bootstrap import read_samples, samples_interval
 
 MOVED_IOU = 0.75  # a box that meets its old self with less has moved
 
@@ -124,7 +124,7 @@ def judge_round(
     over = gain = interval = None
     if found is not None and best is not None:
         over, gain = best.number, found.value - best.value
-        interval = interval_of(
+        interval = samples_interval(
             read_samples(found.samples),
             read_samples(best.samples),
             resamples=gate.resamples,
@@ -213,7 +213,7 @@ def label_drift(before: Path, after: Path) -> Drift:
     return Drift(**totals, counts=dict(sorted(counts.items())), of_captions=of_captions)
 
 
-def changed_lines(before: Path, after: Path) -> Iterator[tuple[Record, Record]]:
+def changed_records(before: Path, after: Path) -> Iterator[tuple[Record, Record]]:
     """The lines of label_drift that changed, as they were and as they are."""
     for old, new in _pairs(before, after):
         old_boxes, new_boxes = boxes_by_name(old), boxes_by_name(new)

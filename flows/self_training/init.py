@@ -108,7 +108,7 @@ def _held_back(known: Path) -> dict[str, object]:
     return {"count": lines, "held_back": 0.2 if lines >= MIN_TO_HOLD_BACK else 0.0}
 
 
-def next_steps(path: Path) -> str:
+def next_steps_after_init(path: Path) -> str:
     """Commands that can be copied."""
     config = read_self_train(path)
     name = path.stem.removeprefix(PREFIX)

@@ -204,7 +204,7 @@ def _candidate(link: Link, number: int, box: LabelledBox) -> FoundCandidate | No
     return FoundCandidate(float(found.score[index]), rank, len(found.score), path)
 
 
-def describe(links: Sequence[Link], image: str | None = None) -> str:
+def describe_lineage(links: Sequence[Link], image: str | None = None) -> str:
     """The chain for people, newest first."""
     lines: list[str] = []
     for link in links:

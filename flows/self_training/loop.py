@@ -48,7 +48,7 @@ from flows.self_training.state import (
     round_folder,
     settings_of_rounds,
     status,
-    write_state,
+    write_loop_state,
 )
 from formats.candidates import ImageProblem
 from formats.dataset_names import labels_path, reviewed_path
@@ -228,7 +228,7 @@ class _Loop:
         done = done._replace(verdict=self._judge(done))
         self._rounds[task.number - 1 :] = [done]
         state = self._state("running", "")
-        write_state(self._work_dir, state)
+        write_loop_state(self._work_dir, state)
         self._report(task.number, "gate", "finished", loop=state)
         return done
 
@@ -267,7 +267,7 @@ class _Loop:
 
     def _write(self, state: State, reason: str) -> Path:
         """rounds.json and the report; the round's folder keeps the report as it stood then."""
-        path = write_state(self._work_dir, self._state(state, reason))
+        path = write_loop_state(self._work_dir, self._state(state, reason))
         report = self._stages.report(self._work_dir)
         link_into([report], round_folder(self._work_dir, len(self._rounds)))
         return path

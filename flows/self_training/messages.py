@@ -9,7 +9,7 @@ from flows.self_training.state import drift_of, ending, gate_of, score_text
 from formats.io.plurals import many
 
 
-def in_words(event: Mapping[str, Any]) -> str | None:
+def message_of_event(event: Mapping[str, Any]) -> str | None:
     """One line about an event of flows.self_training.loop; None for those that say nothing to people."""
     stage, state, labels = event["stage"], event["state"], f"v{event['round']}"
     if (stage, state) == ("infer", "started"):

@@ -25,7 +25,7 @@ from browse.judged import CHANGES, JUDGED, JUDGED_LEGEND, draw_judged, verdicts
 from browse.page_style import headlines_of
 from flows.distillation.distill import RESULT_NAME
 from flows.labelling.manifest import MANIFEST_NAME, Manifest, read_manifest
-from flows.self_training.gate import changed_lines
+from flows.self_training.gate import changed_records
 from flows.self_training.review import browse_command
 from flows.self_training.state import (
     PRETRAINED,
@@ -34,8 +34,8 @@ from flows.self_training.state import (
     LoopState,
     ending,
     model_of,
-    name_of,
-    read_state,
+    read_loop_state,
+    score_title,
     state_rows,
 )
 from formats.candidates import read_candidates
@@ -82,7 +82,7 @@ class RoundOnDisk:
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def write_report(
+def write_run_report(
     run_dir: str | Path,
     out: str | Path | None = None,
     *,
@@ -97,7 +97,7 @@ def write_report(
     Raises InputError where no round has been planned.
     """
     run_dir = Path(run_dir)
-    loop = read_state(run_dir) if (run_dir / ROUNDS_NAME).is_file() else None
+    loop = read_loop_state(run_dir) if (run_dir / ROUNDS_NAME).is_file() else None
     rounds = read_rounds(run_dir, loop)
     names = {"evaluation": "labelled test images"} | dict(curve_names or {})
     sections = [
@@ -194,7 +194,9 @@ def _headlines(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
         note = "" if low is None else f"95 % interval {low:.3f} to {high:.3f}"
         if first is not last:
             note += f"{'; ' if note else ''}v{first.number}: {pages.fraction(first.evaluations[stem].get(name))}"
-        figures.append((f"{name_of(name)}, {_curve_name(stem, names)}, v{last.number}", f"{metrics[name]:.3f}", note))
+        figures.append(
+            (f"{score_title(name)}, {_curve_name(stem, names)}, v{last.number}", f"{metrics[name]:.3f}", note)
+        )
     labelled = [entry for entry in rounds if entry.meta]
     if labelled:
         last, counts = labelled[-1], labelled[-1].meta.get("counts", {})
@@ -233,7 +235,8 @@ def _outcome(loop: LoopState | None) -> str:
         state += " " + " ".join(f"v{number}: {reason}." for number, reason in rejected)
     head, *rows = state_rows(loop)
     return pages.section(
-        "Outcome", pages.paragraph(html.escape(state)) + pages.paragraph(use) + pages.table(head, rows, numbers=False)
+        "Outcome",
+        pages.paragraph(html.escape(state)) + pages.paragraph(use) + pages.page_table(head, rows, numbers=False),
     )
 
 
@@ -241,7 +244,7 @@ def _overview(rounds: Sequence[RoundOnDisk], names: Mapping[str, str], loop: Loo
     stems = _evaluation_stems(rounds)
     columns = [(stem, metric) for stem in stems for metric in _shown_metrics(rounds, stem)]
     head = ["Labels", "Made by", "Boxes", "Images without", "Quarantined"]
-    head += [f"{_curve_name(stem, names)}: {name_of(metric)}" for stem, metric in columns]
+    head += [f"{_curve_name(stem, names)}: {score_title(metric)}" for stem, metric in columns]
     rows = []
     for entry in rounds:
         counts = entry.meta.get("counts", {})
@@ -251,7 +254,7 @@ def _overview(rounds: Sequence[RoundOnDisk], names: Mapping[str, str], loop: Loo
         row += [pages.number(counts.get(key)) for key in ("lines_without_labels", "quarantined")]
         row += [pages.fraction(entry.evaluations.get(stem, {}).get(metric)) for stem, metric in columns]
         rows.append(row)
-    return pages.section("Rounds", pages.table(head, rows))
+    return pages.section("Rounds", pages.page_table(head, rows))
 
 
 def _boxes_in(counts: Mapping[str, Any]) -> int | None:
@@ -272,7 +275,7 @@ def _student(result: Path, rounds: Sequence[RoundOnDisk]) -> str:
         for row in payload["rows"]
     ]
     intro = pages.paragraph(f"Taught with <code>{html.escape(used.name)}</code>. Time is that of one image on the CPU.")
-    return pages.section("Student", intro + pages.table(["", "AP", "ms an image", "MB"], rows))
+    return pages.section("Student", intro + pages.page_table(["", "AP", "ms an image", "MB"], rows))
 
 
 def _audits(rounds: Sequence[RoundOnDisk]) -> str:
@@ -288,7 +291,7 @@ def _audits(rounds: Sequence[RoundOnDisk]) -> str:
         return ""
     intro = pages.paragraph("From reviewed samples: 95 % intervals, and the reviewed images that contain the boxes.")
     head = ["", "", "Precision", "Recall", "Reviewed images"]
-    return pages.section("Audited labels", intro + pages.table(head, rows))
+    return pages.section("Audited labels", intro + pages.page_table(head, rows))
 
 
 def _interval(estimate: Mapping[str, Any] | None) -> str:
@@ -307,7 +310,7 @@ def _curves(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
     if not stems:
         return ""
     curves = {
-        f"{name_of(_headline(next(e.evaluations[stem] for e in rounds if stem in e.evaluations)))}, "
+        f"{score_title(_headline(next(e.evaluations[stem] for e in rounds if stem in e.evaluations)))}, "
         f"{_curve_name(stem, names)}": {e.number: e.evaluations[stem] for e in rounds if stem in e.evaluations}
         for stem in stems
     }
@@ -349,7 +352,7 @@ def _drift(loop: LoopState | None) -> str:
     changes = {name: [drift.counts.get(name, (0, 0)) for drift in drifts] for name in names}
     largest = sorted(names, key=lambda name: -sum(abs(after - before) for before, after in changes[name]))[:COUNT_ROWS]
     rows += [[f"{name}: boxes", *(f"{before:,} to {after:,}" for before, after in changes[name])] for name in largest]
-    return pages.section("Label drift", pages.table(head, rows))
+    return pages.section("Label drift", pages.page_table(head, rows))
 
 
 def _changed(rounds: Sequence[RoundOnDisk]) -> str:
@@ -360,7 +363,7 @@ def _changed(rounds: Sequence[RoundOnDisk]) -> str:
     before, after = labelled[-2:]
     assert before.labels is not None
     assert after.labels is not None
-    pairs = list(islice(changed_lines(before.labels, after.labels), MAX_CHANGED))
+    pairs = list(islice(changed_records(before.labels, after.labels), MAX_CHANGED))
     shown = pairs[:: max(1, len(pairs) // CHANGED_PICTURES)][:CHANGED_PICTURES]
     titles = (f"v{before.number}", f"v{after.number}")
     drawings = [each for pair in shown if (each := _changed_drawing(*pair, after.manifest.image_root, titles))]
@@ -412,7 +415,7 @@ def _counts(rounds: Sequence[RoundOnDisk]) -> str:
         rows.append(["boxes of a person, in their place", *reviewed])
         rows.append(["boxes in the file", *(pages.number(_boxes_in(entry.meta["counts"])) for entry in labelled)])
     by_name = _kept_by_name(labelled)
-    return pages.section("What became of the candidates", pages.table(head, rows) + by_name)
+    return pages.section("What became of the candidates", pages.page_table(head, rows) + by_name)
 
 
 def _kept_by_name(labelled: Sequence[RoundOnDisk], max_rows: int = 30) -> str:
@@ -431,7 +434,7 @@ def _kept_by_name(labelled: Sequence[RoundOnDisk], max_rows: int = 30) -> str:
         if len(totals) > max_rows
         else ""
     )
-    return "<h3>Kept, by name</h3>" + pages.table(["", *(f"v{entry.number}" for entry in labelled)], rows) + rest
+    return "<h3>Kept, by name</h3>" + pages.page_table(["", *(f"v{entry.number}" for entry in labelled)], rows) + rest
 
 
 def _scores(rounds: Sequence[RoundOnDisk]) -> str:
@@ -542,7 +545,7 @@ def _quarantined(rounds: Sequence[RoundOnDisk]) -> str:
     rest = f" The first {QUARANTINE_ROWS} are:" if len(rows) > QUARANTINE_ROWS else ""
     intro = pages.paragraph(f"{len(rows)} lines or images could not be used and were set aside.{rest}")
     return pages.section(
-        "Quarantined", intro + pages.table(["Line", "File", "Reason"], rows[:QUARANTINE_ROWS], numbers=False)
+        "Quarantined", intro + pages.page_table(["Line", "File", "Reason"], rows[:QUARANTINE_ROWS], numbers=False)
     )
 
 
@@ -564,7 +567,9 @@ def _settings(rounds: Sequence[RoundOnDisk]) -> str:
             "number format": manifest.dtype,
             "labels": str(entry.labels or "not yet"),
         }
-        settings |= {f"policy: {name}": pages.in_words(value) for name, value in entry.meta.get("policy", {}).items()}
+        settings |= {
+            f"policy: {name}": pages.setting_in_words(value) for name, value in entry.meta.get("policy", {}).items()
+        }
         columns.append(settings)
     keys = list(dict.fromkeys(key for settings in columns for key in settings))
     rows = []
@@ -572,7 +577,7 @@ def _settings(rounds: Sequence[RoundOnDisk]) -> str:
         values = [settings.get(key, "") for settings in columns]
         rows.append([key, *([values[0]] if len(set(values)) == 1 else values)])
     head = ["Setting", *(f"v{entry.number}" for entry in rounds)]
-    return pages.section("Settings and provenance", pages.table(head, rows, numbers=False, spread=True))
+    return pages.section("Settings and provenance", pages.page_table(head, rows, numbers=False, spread=True))
 
 
 def _prompt(manifest: Manifest, max_names: int = 40) -> str:

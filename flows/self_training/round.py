@@ -15,14 +15,15 @@ from typing import Any, NamedTuple
 from flows.labelling.filter import FilterResult
 from flows.labelling.manifest import Manifest
 from flows.labelling.plan import prompt_label_map
-from flows.labelling.settings import Execution, View, part_of
+from flows.labelling.settings import Execution, View, settings_part
 from flows.policies.policy import Policy
 from flows.self_training.config import Labelling
 from flows.self_training.labelled import LabelledSplit
 from flows.self_training.source import Source
 from flows.self_training.stages import RunName, Stages
 from flows.self_training.state import State
-from flows.training.train import best_weights, interpolate_with_start, training_key
+from flows.training.finished import best_weights
+from flows.training.train import interpolate_with_start, training_key
 from grounding_model.data.sources import OdvgData, TrainingData
 from grounding_model.training.config import FromWeights, TrainConfig
 
@@ -133,7 +134,7 @@ def _plan(task: Round, planned: PlannedView, stages: Stages) -> Manifest:
         label_map=label_map and prompt_label_map(label_map, task.policy.distractors, folder),
         settings=labelling.with_model(task.weights, task.text_encoder, view),
         execution=replace(
-            part_of(labelling, Execution),
+            settings_part(labelling, Execution),
             overwrite=labelling.overwrite or task.replaces_plans,
             workers=labelling.workers.on(task.train.device),
         ),

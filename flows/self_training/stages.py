@@ -13,7 +13,7 @@ from flows.labelling.filter import FilterResult, filter_candidates
 from flows.labelling.infer import infer
 from flows.labelling.manifest import Manifest
 from flows.labelling.plan import plan
-from flows.self_training.report import write_report
+from flows.self_training.report import write_run_report
 from flows.self_training.scores import evaluate_weights
 from flows.training.mixture import merge
 from flows.training.train import train
@@ -48,7 +48,7 @@ class Stages(NamedTuple):
     merge: Stage = merge
     train: Callable[..., Path] = train
     evaluate: Callable[..., dict[str, Any]] = evaluate_weights
-    report: Callable[..., Path] = write_report
+    report: Callable[..., Path] = write_run_report
     distill: Callable[..., DistillResult] = distill
     named: Callable[[Stage, RunName], Stage] = lambda stage, name: stage
 

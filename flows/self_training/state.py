@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from flows.labelling.manifest import read_manifest
-from flows.labelling.settings import DetectionSettings, recorded, values_of
+from flows.labelling.settings import DetectionSettings, settings_payload, values_of
 from flows.self_training.config import SelfTrainConfig
 from flows.self_training.gate import Drift, Evaluation, Verdict, payload_of
 from flows.self_training.review import add_corrections, approve
@@ -103,7 +103,7 @@ def round_folder(work_dir: Path, number: int) -> Path:
     return work_dir / f"round-{number}"
 
 
-def write_state(work_dir: Path, loop: LoopState) -> Path:
+def write_loop_state(work_dir: Path, loop: LoopState) -> Path:
     """Writes WORK_DIR/rounds.json."""
     path = work_dir / ROUNDS_NAME
     rounds = [each._asdict() | {"verdict": payload_of(each.verdict)} for each in loop.rounds]
@@ -121,7 +121,7 @@ def write_state(work_dir: Path, loop: LoopState) -> Path:
     return path
 
 
-def read_state(work_dir: str | Path) -> LoopState:
+def read_loop_state(work_dir: str | Path) -> LoopState:
     """The loop in a work_dir. Raises InputError when none has come to its first labels there."""
     path = Path(work_dir) / ROUNDS_NAME
     payload = load_json(path, "expected the train.work_dir of a self-training")
@@ -150,13 +150,15 @@ def _verdict(payload: Mapping[str, Any]) -> Verdict:
 
 def settings_of_rounds(config: SelfTrainConfig) -> dict[str, Any]:
     """What the labels of a loop's rounds follow from, as rounds.json keeps it: not how long it goes on, nor where."""
-    train = {name: value for name, value in recorded(config.train).items() if name not in WITHOUT_EFFECT}
-    labelling = recorded(values_of(config.labelling, DetectionSettings)) | {"views": recorded(config.labelling.views)}
+    train = {name: value for name, value in settings_payload(config.train).items() if name not in WITHOUT_EFFECT}
+    labelling = settings_payload(values_of(config.labelling, DetectionSettings)) | {
+        "views": settings_payload(config.labelling.views)
+    }
     settings = {
-        "policy": recorded(config.policy),
+        "policy": settings_payload(config.policy),
         "labelling": labelling,
         "train": train,
-        "labelled": recorded(config.labelled),
+        "labelled": settings_payload(config.labelled),
         "loop": {"ratio": config.ratio, "student": config.student},
     }
     if config.labelled is not None and config.labelled.best_of > 1:
@@ -172,7 +174,7 @@ def refuse_other_settings(work_dir: Path, settings: Mapping[str, Any]) -> None:
     """
     if not (work_dir / ROUNDS_NAME).is_file():
         return
-    loop = read_state(work_dir)
+    loop = read_loop_state(work_dir)
     differing = list(_differences(loop.settings, settings))
     if not differing:
         return
@@ -229,7 +231,7 @@ def approve_round(work_dir: str | Path, number: int | None = None, reviewed: str
     number: None takes the last round. reviewed: ODVG lines that a person corrected, as add_corrections takes them.
     Raises InputError for a round that has no labels yet.
     """
-    loop = read_state(work_dir)
+    loop = read_loop_state(work_dir)
     known = [each.round for each in loop.rounds]
     number = known[-1] if number is None else number
     if number not in known:
@@ -249,11 +251,11 @@ def score_text(metrics: Mapping[str, Any]) -> str:
     headline = metrics.get("headline")
     if headline is None:
         return "" if metrics.get("ap") is None else f"AP {metrics['ap']:.3f}"
-    payload = f"{name_of(headline)} {metrics[headline]:.3f}"
+    payload = f"{score_title(headline)} {metrics[headline]:.3f}"
     return payload if metrics.get("interval") is None else "{} ({:.3f} … {:.3f})".format(payload, *metrics["interval"])
 
 
-def name_of(headline: str) -> str:
+def score_title(headline: str) -> str:
     """ "ap" and "ap50" as people write them; other names as they are."""
     return headline.upper() if headline in ("ap", "ap50", "f1") else headline
 
@@ -265,7 +267,7 @@ def drift_of(drift: Drift | None) -> str:
     return f"{drift.changed_share:.0%} of images, {drift.gained} gained, {drift.lost} lost, {drift.moved} moved"
 
 
-def boxes_of(done: RoundResult) -> int:
+def box_count(done: RoundResult) -> int:
     """All boxes that count, a person's too."""
     return done.counts["kept"] + done.counts.get("reviewed_boxes", 0)
 
@@ -301,7 +303,7 @@ def state_rows(loop: LoopState) -> list[tuple[str, ...]]:
         labels = f"v{done.round}{'*' if done.round == loop.best.round else ''}"
         score, drift = score_text(done.metrics), drift_of(done.verdict.drift)
         made_by = model_of(done.round, loop.first_model)
-        rows.append((labels, made_by, str(boxes_of(done)), score, drift, gate_of(done)))
+        rows.append((labels, made_by, str(box_count(done)), score, drift, gate_of(done)))
     return rows
 
 
@@ -312,7 +314,7 @@ def model_of(number: int, first_model: str = PRETRAINED) -> str:
 
 def status(work_dir: str | Path) -> str:
     """`groundhog rounds status`: a table of rounds, what the loop does now, and where things lie."""
-    loop = read_state(work_dir)
+    loop = read_loop_state(work_dir)
     lines = [aligned_rows(state_rows(loop)), "* the best round: these labels and the weights that made them"]
     lines += [f"v{each.round}: {reason}" for each in loop.rounds for reason in each.verdict.reasons]
     lines.append(ending(loop.state, loop.rounds[-1].round, loop.reason))

@@ -23,7 +23,7 @@ PATIENCE = 10  # seconds that a process has to end before it is killed
 
 
 def train_in_processes(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | None = None) -> TrainResult:
-    """What grounding_model.training.loop.train does, in config.processes processes of this machine.
+    """What grounding_model.training.loop.run_training does, in config.processes processes of this machine.
 
     Raises what the first failed process raised: InputError or TrainingFailed, with the process named.
     """

@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flows.training.finished import DONE_NAME, best_weights, record_of
 from flows.training.torchrun import train_in_processes
 from formats.io.errors import InputError
-from formats.io.files import load_json, write_json
+from formats.io.files import write_json
 from formats.io.toml_config import read_config
 from grounding_model.checkpoints.checkpoint import save_checkpoint
 from grounding_model.checkpoints.interpolation import average, interpolate, is_same_model
@@ -22,13 +23,11 @@ from grounding_model.training.config import FromWeights, TrainConfig
 from grounding_model.training.log import CURVES_FILE, MEAN_AP
 from grounding_model.training.state import STATE_FILE, settings_with_effect
 
-DONE_NAME = "done.json"
-
 
 def train(config: TrainConfig | str | Path, on_progress: Callable[[dict[str, Any]], None] | None = None) -> Path:
     """Trains, or resumes an interrupted run of config.work_dir, or finds it finished; gives the checkpoint.
 
-    config: or the TOML file that contains it. on_progress: as grounding_model.training.loop.train calls it.
+    config: or the TOML file that contains it. on_progress: as grounding_model.training.loop.run_training calls it.
     Finished is a run whose `done.json` records the same settings, the same labels and the same starting weights.
     With average_of the trainings lie in folders of work_dir, and the mean of their weights (the best ones, where they
     were evaluated on the way) is the result.
@@ -43,7 +42,7 @@ def train(config: TrainConfig | str | Path, on_progress: Callable[[dict[str, Any
         return checkpoint
     if config.average_of > 1:
         return _averaged(config, key, on_progress)
-    run = train_in_processes if config.processes > 1 else training.train
+    run = train_in_processes if config.processes > 1 else training.run_training
     result = run(config, on_progress)
     record = {
         "key": key,
@@ -75,7 +74,7 @@ def _averaged(config: TrainConfig, key: str, on_progress: Callable[[dict[str, An
     checkpoint = config.work_dir / trained[0].name
     mean = average([best_weights(each) for each in trained])
     save_checkpoint(checkpoint, *mean, half=config.half)
-    records = [_record_of(each) for each in trained]
+    records = [record_of(each) for each in trained]
     record = {
         "key": key,
         "checkpoint": checkpoint.name,
@@ -87,24 +86,6 @@ def _averaged(config: TrainConfig, key: str, on_progress: Callable[[dict[str, An
     }
     write_json(config.work_dir / DONE_NAME, record)
     return checkpoint
-
-
-def _record_of(checkpoint: Path) -> dict[str, Any]:
-    return load_json(checkpoint.with_name(DONE_NAME), "train again")
-
-
-def best_weights(checkpoint: Path) -> Path:
-    """The best ones of a finished training that was evaluated on the way, else its last.
-
-    checkpoint: as `train` gave it. Raises InputError where the best have been removed.
-    """
-    best = _record_of(checkpoint)["best"]
-    path = checkpoint.with_name(best or checkpoint.name)
-    if not path.exists():
-        raise InputError(
-            path, "does not exist", "expected the best weights of the training beside its last; train again"
-        )
-    return path
 
 
 def interpolate_with_start(start: FromWeights, trained: Path, student: float) -> Path:
@@ -150,7 +131,7 @@ def train_config(path: str | Path, overrides: Sequence[str] = (), resume: bool =
 
 def describe_training(checkpoint: Path) -> str:
     """What a finished run left and reached, a line each, for the terminal. checkpoint: as `train` gave it."""
-    done = _record_of(checkpoint)
+    done = record_of(checkpoint)
     last, best = done["metrics"], done["best"]
     lines = [f"weights: {checkpoint}" + (f", AP {last[MEAN_AP]:.3f}" if MEAN_AP in last else "")]
     if best:

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Annotated, Any, get_args, get_origin
 
 from formats.io.errors import InputError
-from formats.io.values import described
+from formats.io.values import describe_value
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def range_problems(config_type: Any, values: Mapping[str, Any]) -> Iterator[tupl
     for name, value in values.items():
         for key, number, limits in _limited(name, value, _hints(config_type).get(name)):
             if not limits.holds(number):
-                yield key, f"is {described(number)}", f"expected {limits}"
+                yield key, f"is {describe_value(number)}", f"expected {limits}"
 
 
 def check_ranges(config: Any) -> None:

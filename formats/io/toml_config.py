@@ -22,7 +22,7 @@ from formats.io.errors import InputError, expected_one_of
 from formats.io.files import write_whole
 from formats.io.ranges import range_problems
 from formats.io.storage import as_path
-from formats.io.values import described
+from formats.io.values import describe_value
 
 Config = TypeVar("Config")
 
@@ -253,7 +253,7 @@ def _described(value: Any) -> str:
         return f"a list of {len(value)}"
     if isinstance(value, bool):
         return str(value).lower()
-    text = described(value)
+    text = describe_value(value)
     return f"the text {text}" if isinstance(value, str) else f"the {type(value).__name__} {text}"
 
 

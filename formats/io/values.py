@@ -51,7 +51,7 @@ def _first_line(error: Exception) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
-def described(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """A value in a message: short, and by its kind where it is a container."""
     if isinstance(value, dict):
         return "a table"
@@ -71,7 +71,7 @@ class Table:
 
     def __init__(self, value: Any, location: object, remedy: str = "expected a table") -> None:
         if not isinstance(value, dict):
-            raise InputError(location, f"is {described(value)}", remedy)
+            raise InputError(location, f"is {describe_value(value)}", remedy)
         self._values: dict[str, Any] = value
         self.location = location
 
@@ -119,5 +119,5 @@ class Table:
                 raise InputError(self.location, f"{key!r} is missing", f"expected {want}")
             return default
         if not fits(value):
-            raise InputError(f"{self.location}: {key}", f"is {described(value)}", f"expected {want}")
+            raise InputError(f"{self.location}: {key}", f"is {describe_value(value)}", f"expected {want}")
         return value

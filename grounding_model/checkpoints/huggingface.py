@@ -14,7 +14,7 @@ from transformers import GroundingDinoConfig, MMGroundingDinoConfig, PreTrainedT
 
 from formats.io.errors import InputError
 from formats.io.files import load_json
-from formats.io.values import Table, described
+from formats.io.values import Table, describe_value
 from grounding_model.checkpoints.checkpoint import LABEL_EMBEDDING, Weights, draw_label_embedding
 from grounding_model.checkpoints.hub import TOKENIZER_FILES
 from grounding_model.checkpoints.infer_config import OFFICIAL, Hints, config_of
@@ -72,15 +72,15 @@ def _read_settings(folder: Path) -> Table:
         raise InputError(folder, "has no config.json", "expected a checkpoint folder of transformers")
     settings = Table(load_json(path, _EXPECTED_CONFIG), path, _EXPECTED_CONFIG)
     if settings.text("model_type", None) not in MODEL_TYPES:
-        kind = described(settings.get("model_type"))
+        kind = describe_value(settings.get("model_type"))
         raise InputError(path, f"model_type is {kind}", f"expected {' or '.join(MODEL_TYPES)}")
     backbone = settings.table("backbone_config").text("model_type", "swin")
     if backbone != "swin" or settings.get("use_timm_backbone"):
         raise InputError(path, f"the backbone is {backbone}", "expected swin")
     for key, value in CONSTANT_SETTINGS.items():
         if settings.get(key, value) != value:
-            what = f"{key} is {described(settings.get(key))}"
-            raise InputError(path, what, f"expected {described(value)}; other models are not supported")
+            what = f"{key} is {describe_value(settings.get(key))}"
+            raise InputError(path, what, f"expected {describe_value(value)}; other models are not supported")
     return settings
 
 

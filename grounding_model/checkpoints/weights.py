@@ -67,7 +67,7 @@ def load_checkpoint(source: str | Path, text_encoder: str | Path | None = None) 
     return Checkpoint(build_model(weights, path), tokenizer, weights.provenance)
 
 
-def convert(
+def convert_checkpoint(
     source: str | Path,
     destination: str | Path,
     text_encoder: str | Path | None = None,

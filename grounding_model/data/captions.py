@@ -78,7 +78,7 @@ class CategorySampler:
         present, spare = self._fitting_present(box_labels, names, rng)
         drawn = present + self._fitting_absent(set(present), spare, set(box_labels), names, rng)
         rng.shuffle(drawn)
-        caption, spans = join_names(drawn)
+        caption, spans = join_caption(drawn)
         entity_of = {name: entity for entity, name in enumerate(drawn)}
         kept = set(present)
         entities = (entity_of[names[label]] if names[label] in kept else -1 for label in box_labels)
@@ -139,7 +139,7 @@ class CategorySampler:
         return self._tokens[name]
 
 
-def clean_name(name: str) -> str:
+def clean_training_name(name: str) -> str:
     """A category's name for a training caption: as in a prompt, in lower case."""
     return prompt.clean_name(name).lower()
 
@@ -149,11 +149,15 @@ def _one_of(choices: tuple[str, ...], rng: np.random.Generator) -> str:
 
 
 def _alternatives(name: str) -> tuple[str, ...]:
-    choices = tuple(clean_name(part.strip()) for part in name.split("/")) if "/" in name else (clean_name(name),)
-    return tuple(choice for choice in choices if choice.strip()) or (clean_name(name),)
+    choices = (
+        tuple(clean_training_name(part.strip()) for part in name.split("/"))
+        if "/" in name
+        else (clean_training_name(name),)
+    )
+    return tuple(choice for choice in choices if choice.strip()) or (clean_training_name(name),)
 
 
-def join_names(names: list[str]) -> tuple[str, tuple[tuple[Span, ...], ...]]:
+def join_caption(names: list[str]) -> tuple[str, tuple[tuple[Span, ...], ...]]:
     """The caption 'cat. dog. ' and the span of each name in it."""
     caption, spans = "", []
     for name in names:

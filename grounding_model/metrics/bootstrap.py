@@ -42,7 +42,7 @@ def bootstrap_interval(
     """
     found = evaluate_coco_with_rankings(truth, predictions, categories).rankings
     known = None if baseline is None else evaluate_coco_with_rankings(truth, baseline, categories).rankings
-    return interval_of(found, known, resamples=resamples, confidence=confidence, seed=seed)
+    return samples_interval(found, known, resamples=resamples, confidence=confidence, seed=seed)
 
 
 class Shares(NamedTuple):
@@ -56,7 +56,7 @@ class Shares(NamedTuple):
 Samples = Sequence[Ranking] | Shares
 
 
-def interval_of(
+def samples_interval(
     found: Samples,
     baseline: Samples | None = None,
     *,

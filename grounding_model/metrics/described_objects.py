@@ -57,10 +57,10 @@ def evaluate_described_objects(
     """
     if unknown := set(absence) - set(descriptions):
         raise InputError("absence", f"'{min(unknown)}' is not a description", "expected some of the descriptions")
-    return described(evaluate_coco(truth, predictions, descriptions, areas=areas), absence)
+    return split_result(evaluate_coco(truth, predictions, descriptions, areas=areas), absence)
 
 
-def described(full: CocoResult, absence: Collection[str]) -> DescribedObjectsResult:
+def split_result(full: CocoResult, absence: Collection[str]) -> DescribedObjectsResult:
     """COCO's numbers of all descriptions, parted."""
     scores = full.per_category
     lengths = [length for length, _ in LENGTHS] + [LONGEST]

@@ -55,6 +55,7 @@ class TimmFeatures(nn.Module):
         self.channels_last = str(getattr(self.network, "output_fmt", "NCHW")).endswith("NHWC")
         self._renormalisation = renormalisation(config.mean, config.std)
         self._frozen_statistics = config.frozen_statistics
+        self._dtype = torch.float32
 
     def train(self, mode: bool = True) -> TimmFeatures:
         super().train(mode)
@@ -72,7 +73,9 @@ class TimmFeatures(nn.Module):
             pixels = pixels * scale.to(pixels) + shift.to(pixels)
         pixels = F.pad(pixels, (0, -width % self.stride, 0, -height % self.stride))
         # Convolutions and pooling are about twice as fast with the channels of a pixel side by side in memory.
-        maps = self.network(pixels.contiguous(memory_format=torch.channels_last))
+        maps = self.network(pixels.to(self._dtype).contiguous(memory_format=torch.channels_last))
+        if self._dtype != torch.float32:
+            maps = [x.float() for x in maps]
         return [x.permute(0, 3, 1, 2).contiguous() if self.channels_last else x for x in maps]
 
     def fold_batch_norms(self) -> None:
@@ -82,11 +85,23 @@ class TimmFeatures(nn.Module):
         """
         if isinstance(self.network, ResNet | EfficientNetLite0):
             fold_batch_norms(self.network)
-            return
-        try:
-            self.network = fuse(self.network.eval())
-        except Exception as error:  # tracing raises whatever the network's own code does
-            logger.debug("batch norms of the backbone stay as they are: %s", error)
+        else:
+            try:
+                self.network = fuse(self.network.eval())
+            except Exception as error:  # tracing raises whatever the network's own code does
+                logger.debug("batch norms of the backbone stay as they are: %s", error)
+        # As the maps are, or each convolution of each batch reorders its weights first.
+        self.network.to(memory_format=torch.channels_last)
+
+    def use_bfloat16(self) -> None:
+        """For inference, in place: convolutions in bfloat16, in a network of ours whose batch norms are folded.
+
+        Another network stays float32: a norm's statistics and what its own code computes may need that.
+        """
+        own = isinstance(self.network, ResNet | EfficientNetLite0)
+        if own and not any(isinstance(module, nn.BatchNorm2d) for module in self.network.modules()):
+            self._dtype = torch.bfloat16
+            self.network.to(self._dtype)
 
 
 def is_own_network(config: TimmBackbone) -> bool:

@@ -65,7 +65,7 @@ def inverse_sigmoid(x: Tensor, eps: float) -> Tensor:
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
 
-def without_duplicates(boxes: Tensor, labels: Tensor, iou: float) -> Tensor:
+def suppress_overlaps(boxes: Tensor, labels: Tensor, iou: float) -> Tensor:
     """xyxy (N, 4), labels (N,), both best first -> ascending indices of those kept: none overlaps a better one of its
     label by more than iou (greedy non-maximum suppression, arXiv 1311.2524, appendix B)."""
     kept = torch.ones(len(boxes), dtype=torch.bool)

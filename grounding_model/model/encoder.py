@@ -6,6 +6,7 @@ B batch, V image tokens of all levels in a row, L text tokens, C model width, K 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple, cast
 
 import torch
@@ -48,13 +49,26 @@ def cell_centres(sizes: LevelSizes, device: torch.device) -> list[Tensor]:
 
 
 def encoder_references(image: ImageTokens) -> Tensor:
-    """-> (B, V, K, 2): where each token stands, in fractions of every level's padded size."""
+    """-> (B or 1, V, K, 2): where each token stands, in fractions of every level's padded size."""
+    device = image.tokens.device
+    if image.padding is None and device.type == "cpu":  # of a GPU, what a CUDA graph records would belong to it
+        return _references_of_cpu(tuple(image.sizes))
+    return _references(image.sizes, image.valid_ratios, device)
+
+
+def _references(sizes: LevelSizes, valid_ratios: Tensor, device: torch.device) -> Tensor:
     points = []
-    cells = level_constants(image.sizes, image.tokens.device)[:, :2].flip(-1)  # width, height
-    for level, centres in enumerate(cell_centres(image.sizes, image.tokens.device)):
-        content = image.valid_ratios[:, None, level] * cells[level]
-        points.append(centres[None] / content)
-    return torch.cat(points, dim=1)[:, :, None] * image.valid_ratios[:, None]
+    cells = level_constants(sizes, device)[:, :2].flip(-1)  # width, height
+    for level, centres in enumerate(cell_centres(sizes, device)):
+        points.append(centres[None] / (valid_ratios[:, None, level] * cells[level]))
+    return torch.cat(points, dim=1)[:, :, None] * valid_ratios[:, None]
+
+
+@lru_cache(maxsize=16)
+def _references_of_cpu(sizes: tuple[tuple[int, int], ...]) -> Tensor:
+    """Of images that fill the canvas."""
+    with torch.inference_mode(False):  # a training may use them too
+        return _references(sizes, torch.ones(1, len(sizes), 2), torch.device("cpu"))
 
 
 class TextLayer(nn.Module):

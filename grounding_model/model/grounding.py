@@ -22,7 +22,7 @@ from grounding_model.model.decoder import Decoder
 from grounding_model.model.denoising import ContrastiveDenoising, DenoisingQueries
 from grounding_model.model.encoder import Encoder, ImageTokens
 from grounding_model.model.heads import BoxHead, ContrastiveHead
-from grounding_model.model.positions import pixel_code
+from grounding_model.model.positions import pixel_code, whole_map_code
 from grounding_model.model.query_selection import QuerySelection
 from grounding_model.model.targets import Matching, Target
 from grounding_model.model.text_encoder import BertEncoder
@@ -131,10 +131,11 @@ class GroundingModel(nn.Module):
             paddings = [F.interpolate(canvas, x.shape[-2:], mode="nearest")[0].bool() for x in levels]
         else:  # one row for all images, which are alike
             paddings = [x.new_zeros(1, *x.shape[-2:], dtype=torch.bool) for x in levels]
-        positions = [
-            pixel_code(padding, self.config.width).flatten(1, 2) + embedding
-            for padding, embedding in zip(paddings, self.level_embedding)
-        ]
+        if images.padded:
+            codes = [pixel_code(padding, self.config.width) for padding in paddings]
+        else:
+            codes = [whole_map_code(x.shape[-2], x.shape[-1], self.config.width, x.device) for x in levels]
+        positions = [code.flatten(1, 2) + embedding for code, embedding in zip(codes, self.level_embedding)]
         ratios = torch.stack([valid_ratio(mask) for mask in paddings], dim=1)
         count = len(images.pixels)
         image = ImageTokens(

@@ -6,6 +6,7 @@ B batch, H W height and width of a feature map, Q queries, L tokens, C channels.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -28,6 +29,25 @@ def pixel_code(padding: Tensor, channels: int) -> Tensor:
     rows = rows / (rows[:, -1:, :] + 1e-6) * 2 * math.pi
     columns = columns / (columns[:, :, -1:] + 1e-6) * 2 * math.pi
     return torch.cat([sine_code(axis, channels // 2, temperature=20) for axis in (rows, columns)], dim=-1)
+
+
+def whole_map_code(height: int, width: int, channels: int, device: torch.device) -> Tensor:
+    """-> (1, H, W, C): pixel_code of a map without padding, from a code a row and a code a column."""
+    made = _whole_map_codes_of_cpu if device.type == "cpu" else _whole_map_codes
+    rows, columns = made(height, width, channels, device)
+    return torch.cat((rows.expand(-1, -1, width, -1), columns.expand(-1, height, -1, -1)), dim=-1)
+
+
+def _whole_map_codes(height: int, width: int, channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """-> (1, H, 1, C / 2), (1, 1, W, C / 2)."""
+    with torch.inference_mode(False):  # a training may use them too
+        column = torch.zeros(1, height, 1, dtype=torch.bool, device=device)
+        row = torch.zeros(1, 1, width, dtype=torch.bool, device=device)
+        return pixel_code(column, channels)[..., : channels // 2], pixel_code(row, channels)[..., channels // 2 :]
+
+
+# Only of a CPU: what is made while a CUDA graph is recorded belongs to that graph.
+_whole_map_codes_of_cpu = lru_cache(maxsize=256)(_whole_map_codes)
 
 
 def box_code(boxes: Tensor, channels: int) -> Tensor:

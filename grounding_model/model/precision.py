@@ -1,5 +1,5 @@
-"""Inference in bfloat16 where it costs no accuracy: the large linear layers of the image side, and what image tokens
-and words take from each other.
+"""Inference in bfloat16 where it costs no accuracy: the large linear layers of the image side, the convolutions of a
+backbone, and what image tokens and words take from each other.
 
 Everything that places a box or ranks it stays float32: sampling offsets and weights, the scores of fusion, query
 selection, the decoder but for its image values, the heads, and the text encoder. torch.autocast as it is also rounds
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grounding_model.inputs.defaults import DTYPES
+from grounding_model.model.backbone import TimmFeatures
 from grounding_model.model.decoder import DecoderLayer
 from grounding_model.model.encoder import EncoderLayer
 from grounding_model.model.grounding import GroundingModel
@@ -77,6 +78,8 @@ def use_bfloat16(model: GroundingModel) -> None:
     """Replaces the layers named above, in place. The model can no longer be trained or saved."""
     for module, name, output in bfloat16_layers(model):
         setattr(module, name, BFloat16Linear(getattr(module, name), output))
+    if isinstance(model.backbone, TimmFeatures):
+        model.backbone.use_bfloat16()
     for layer in cast(Iterable[EncoderLayer], model.encoder.layers):
         layer.fusion.taken_dtype = torch.bfloat16
 

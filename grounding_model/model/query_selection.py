@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from grounding_model.model.attention import level_constants
+from grounding_model.model.attention import LevelSizes, level_constants
 from grounding_model.model.encoder import ImageTokens, cell_centres
 from grounding_model.model.heads import BoxHead, ContrastiveHead
 
@@ -23,23 +24,36 @@ class SelectedQueries(NamedTuple):
 
 
 def proposal_boxes(image: ImageTokens) -> tuple[Tensor, Tensor]:
-    """-> a box around each token, (B, V, 4) cxcywh fractions of the content, and whether it is usable, (B, V) bool.
+    """-> a box around each token, (B or 1, V, 4) cxcywh fractions of the content, and whether it is usable, (B or 1, V)
+    bool.
 
     Its side is 0.05 of the image on the finest level and doubles from level to level. Boxes that come within a
     hundredth of the image's edge are not usable.
     """
+    device = image.tokens.device
+    if image.padding is None and device.type == "cpu":  # of a GPU, what a CUDA graph records would belong to it
+        return _proposals_of_cpu(tuple(image.sizes))
+    proposals, usable = _proposals(image.sizes, image.valid_ratios, device)
+    return proposals, usable if image.padding is None else usable & ~image.padding
+
+
+def _proposals(sizes: LevelSizes, valid_ratios: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     boxes = []
-    cells = level_constants(image.sizes, image.tokens.device)[:, :2].flip(-1)  # width, height
-    for level, centres in enumerate(cell_centres(image.sizes, image.tokens.device)):
+    cells = level_constants(sizes, device)[:, :2].flip(-1)  # width, height
+    for level, centres in enumerate(cell_centres(sizes, device)):
         # The content of a level in whole cells, as the reference counts them.
-        content = (image.valid_ratios[:, level] * cells[level]).round()[:, None]
+        content = (valid_ratios[:, level] * cells[level]).round()[:, None]
         centre = centres[None] / content
         boxes.append(torch.cat((centre, torch.full_like(centre, 0.05 * 2**level)), dim=-1))
     proposals = torch.cat(boxes, dim=1)
-    usable = ((proposals > 0.01) & (proposals < 0.99)).all(-1)
-    if image.padding is not None:
-        usable = usable & ~image.padding
-    return proposals, usable
+    return proposals, ((proposals > 0.01) & (proposals < 0.99)).all(-1)
+
+
+@lru_cache(maxsize=16)
+def _proposals_of_cpu(sizes: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor]:
+    """Of images that fill the canvas."""
+    with torch.inference_mode(False):  # a training may use them too
+        return _proposals(sizes, torch.ones(1, len(sizes), 2), torch.device("cpu"))
 
 
 class QuerySelection(nn.Module):

@@ -83,7 +83,7 @@ def mean_over_processes(values: Sequence[float] | Tensor, device: torch.device) 
     return means
 
 
-def gather(value: Any) -> list[Any]:
+def gather_from_processes(value: Any) -> list[Any]:
     """This process's value -> the values of all processes, in order of rank, on every process."""
     if not are_joined():
         return [value]
@@ -114,4 +114,4 @@ def run_on_first(work: Callable[[], Value]) -> Value:
 
 def sum_counts(counts: Mapping[str, int]) -> Counter[str]:
     """The sums of the counts of all processes."""
-    return sum((Counter(part) for part in gather(dict(counts))), Counter())
+    return sum((Counter(part) for part in gather_from_processes(dict(counts))), Counter())

@@ -83,7 +83,7 @@ class TrainingFailed(RuntimeError):
     """Training cannot continue; names the step and the parts of the loss that caused it."""
 
 
-def train(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | None = None) -> TrainResult:
+def run_training(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | None = None) -> TrainResult:
     """Trains, or resumes from the state in config.work_dir, and writes the final weights.
 
     on_progress is called with every object written to the log. An interrupted and resumed run ends with the same
@@ -426,7 +426,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = read_config(options.config, TrainConfig, options.overrides)
         if not options.report:  # the calling program has already checked this
             check_resume(config, options.resume)
-        result = train(config, partial(_report, "progress") if options.report else None)
+        result = run_training(config, partial(_report, "progress") if options.report else None)
     except Exception as error:
         bad_input = isinstance(error, InputError)
         if options.report:

@@ -215,10 +215,10 @@ def describe_memory(config: TrainConfig) -> str:
     with torch.device("meta"):
         model = GroundingModel(_architecture(config))
     freeze(model, config.frozen)
-    return described(estimate_run(config, model), choose_device(config.device))
+    return describe_estimate(estimate_run(config, model), choose_device(config.device))
 
 
-def described(estimate: MemoryEstimate, device: torch.device) -> str:
+def describe_estimate(estimate: MemoryEstimate, device: torch.device) -> str:
     """The table of an estimate, and the free memory of the device."""
     return f"{estimate.table()}\nfree on {device!s:<3}  {_enough(estimate, free_memory(device))}"
 

@@ -16,21 +16,21 @@ FIRST_CLASS_NAMES: dict[str, str] = {}  # class -> its name in the first states,
 FIRST_FIELD_NAMES: dict[str, str] = {}  # "Class.field" -> its name there; Class: as it is called now
 
 
-def recorded(value: Any) -> str:
+def settings_text(value: Any) -> str:
     """One setting as text; nested settings with the names of their fields."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         name = type(value).__name__
         fields = [entry.name for entry in dataclasses.fields(value) if entry.repr]
-        entries = (f"{first_field_name(name, field)}={recorded(getattr(value, field))}" for field in fields)
+        entries = (f"{first_field_name(name, field)}={settings_text(getattr(value, field))}" for field in fields)
         return f"{FIRST_CLASS_NAMES.get(name, name)}({', '.join(entries)})"
     if isinstance(value, Path):
         return f"PosixPath({str(value)!r})"  # on every system
     if type(value) is tuple:
-        return f"({', '.join(map(recorded, value))}{',' if len(value) == 1 else ''})"
+        return f"({', '.join(map(settings_text, value))}{',' if len(value) == 1 else ''})"
     if type(value) is list:
-        return f"[{', '.join(map(recorded, value))}]"
+        return f"[{', '.join(map(settings_text, value))}]"
     if type(value) is dict:
-        return "{" + ", ".join(f"{recorded(key)}: {recorded(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{settings_text(key)}: {settings_text(item)}" for key, item in value.items()) + "}"
     return repr(value)
 
 

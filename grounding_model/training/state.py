@@ -24,9 +24,9 @@ from formats.io.files import sha256_of, write_whole
 from grounding_model.checkpoints.locations import checkpoint_hash, locate_backbone
 from grounding_model.model.config import TimmBackbone
 from grounding_model.training.config import WITHOUT_EFFECT, FromScratch, FromStudent, FromWeights, TrainConfig
-from grounding_model.training.distributed import Processes, gather, sum_counts
+from grounding_model.training.distributed import Processes, gather_from_processes, sum_counts
 from grounding_model.training.optimizer import MovingAverage, build_optimizer
-from grounding_model.training.recorded_settings import differing, first_field_name, recorded
+from grounding_model.training.recorded_settings import differing, first_field_name, settings_text
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +73,8 @@ class TrainingState:
 
     def save(self, path: Path, settings: Mapping[str, str]) -> None:
         """Written by the first process; all must call it."""
-        random = gather(torch.get_rng_state())
-        random_cuda = gather(torch.cuda.get_rng_state() if torch.cuda.is_available() else None)
+        random = gather_from_processes(torch.get_rng_state())
+        random_cuda = gather_from_processes(torch.cuda.get_rng_state() if torch.cuda.is_available() else None)
         problems = sum_counts(self.problems)
         if not self._processes.is_first:
             return
@@ -91,7 +91,7 @@ class TrainingState:
         }
         if self._state_is_whole:
             _keep_before(path)
-        write_state(path, state)
+        write_training_state(path, state)
         self._state_is_whole = True
 
     def resume(self, path: Path, settings: Mapping[str, str]) -> None:
@@ -102,11 +102,11 @@ class TrainingState:
         if not path.exists():
             return
         try:
-            state = read_state(path)
+            state = read_training_state(path)
         except InputError as damaged:
             if not before(path).exists():
                 raise
-            state = read_state(before(path))
+            state = read_training_state(before(path))
             self._state_is_whole = False
             if self._processes.is_first:
                 log.warning("%s; resuming from %s, step %d", damaged, before(path).name, state["step"])
@@ -177,7 +177,7 @@ class _Digested:
         self._stream.flush()
 
 
-def write_state(path: Path, state: Mapping[str, Any]) -> None:
+def write_training_state(path: Path, state: Mapping[str, Any]) -> None:
     """Writes a state with its digest, whole or not at all."""
     with write_whole(path, "wb") as stream:
         digested = _Digested(stream)
@@ -185,7 +185,7 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
         stream.write(DIGEST_MARK + digested.digest.digest())
 
 
-def read_state(path: Path) -> dict[str, Any]:
+def read_training_state(path: Path) -> dict[str, Any]:
     """The state in a file. Raises InputError that names the file when its bytes are not those that were written."""
     remedy = "expected it as it was written; remove it to start again"
     if not _has_its_digest(path):
@@ -219,7 +219,7 @@ def _has_its_digest(path: Path) -> bool:
 def settings_with_effect(config: TrainConfig) -> dict[str, str]:
     """All settings that affect the result, and the hashes of the files they name, as text."""
     settings = {
-        first_field_name("TrainConfig", entry.name): recorded(getattr(config, entry.name))
+        first_field_name("TrainConfig", entry.name): settings_text(getattr(config, entry.name))
         for entry in dataclasses.fields(config)
         if entry.name not in WITHOUT_EFFECT
     } | settings_added_later(config)

@@ -35,7 +35,7 @@ from grounding_model.training.memory import (
     MemoryEstimate,
     bytes_of,
     check_memory,
-    described,
+    describe_estimate,
 )
 from grounding_model.training.optimizer import freeze
 from grounding_model.training.settings import LossSettings
@@ -187,7 +187,7 @@ def describe_student_memory(config: TrainConfig) -> str:
     assert isinstance(config.start, FromStudent)
     model = start_student(config.start, config.start.names or ("object",))
     freeze(model, config.frozen)
-    return described(estimate_student(config, model), choose_device(config.device))
+    return describe_estimate(estimate_student(config, model), choose_device(config.device))
 
 
 def estimate_student(config: TrainConfig, model: Student) -> MemoryEstimate:

@@ -14,7 +14,7 @@ from formats.record import Record
 from grounding_model.data.sources import LabelledImages, TrainingData, open_dataset
 from grounding_model.inputs.prompt import Prompt
 from grounding_model.metrics.coco import CocoResult, evaluate_coco
-from grounding_model.training.distributed import Processes, gather
+from grounding_model.training.distributed import Processes, gather_from_processes
 from grounding_model.training.log import MEAN_AP
 
 
@@ -101,4 +101,6 @@ def _average_precision(
 
 def _gather_records(records: list[Record]) -> list[Record]:
     """The records of all processes, sorted by image."""
-    return sorted((record for part in gather(records) for record in part), key=lambda record: record.filename)
+    return sorted(
+        (record for part in gather_from_processes(records) for record in part), key=lambda record: record.filename
+    )

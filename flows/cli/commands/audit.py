@@ -164,14 +164,14 @@ def _work_dir(options: argparse.Namespace) -> Path | None:
 
 
 def _report(audit: Audit, options: argparse.Namespace) -> int:
-    from flows.audit.messages import describe
+    from flows.audit.messages import describe_audit
     from flows.audit.report import report_audit, write_audit_report
 
     work_dir = _work_dir(options)
     report = report_audit(
         audit, options.iou, options.precision, options.half_width, "" if work_dir is None else str(work_dir)
     )
-    print(describe(report))
+    print(describe_audit(report))
     print(f"written to {write_audit_report(audit, report)}")
     return 0
 

@@ -30,8 +30,8 @@ def add(commands) -> None:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from flows.self_training.demo import next_steps, run_demo, table
+    from flows.self_training.demo import demo_table, next_steps_after_demo, run_demo
 
     result = run_demo(options.out_dir, options.seed, options.quick, options.weights, options.device)
-    print(f"\n{table(result)}\n{next_steps(options.out_dir, result)}")
+    print(f"\n{demo_table(result)}\n{next_steps_after_demo(options.out_dir, result)}")
     return 0

@@ -140,7 +140,7 @@ def _filter(options: argparse.Namespace) -> int:
     of_whom = f" ({by_person} of them a person's)" if result.counts["reviewed"] else ""
     print(f"{boxes}{of_whom} in {many(result.counts['lines'], 'line')}: {result.labels}")
     print(f"dropped: {dropped or 'nothing'}; more in {result.meta}")
-    tell(quarantine.summary(result.quarantined, result.meta))
+    tell(quarantine.quarantine_summary(result.quarantined, result.meta))
     return 0
 
 

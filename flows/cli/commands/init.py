@@ -43,7 +43,7 @@ def add(commands) -> None:
 
 
 def _init(options: argparse.Namespace) -> int:
-    from flows.self_training.init import init, next_steps
+    from flows.self_training.init import init, next_steps_after_init
 
     path = init(
         options.name,
@@ -56,5 +56,5 @@ def _init(options: argparse.Namespace) -> int:
         text_encoder=options.text_encoder,
         config_dir=options.config_dir,
     )
-    print(next_steps(path))
+    print(next_steps_after_init(path))
     return 0

@@ -83,8 +83,8 @@ def _add_lineage(verbs) -> None:
 
 
 def _lineage(options: argparse.Namespace) -> int:
-    from flows.self_training.lineage import describe, lineage
+    from flows.self_training.lineage import describe_lineage, lineage
 
     links = lineage(options.labels, options.image, options.box)
-    print(describe(links, options.image))
+    print(describe_lineage(links, options.image))
     return 1 if any(link.broken for link in links) else 0

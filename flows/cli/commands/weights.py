@@ -33,9 +33,9 @@ def add(commands) -> None:
 def _weights(options: argparse.Namespace) -> int:
     if options.target is None:
         return _inspect(options)
-    from grounding_model.checkpoints.weights import convert
+    from grounding_model.checkpoints.weights import convert_checkpoint
 
-    convert(options.source, options.target, options.text_encoder, options.half, options.backbone_from)
+    convert_checkpoint(options.source, options.target, options.text_encoder, options.half, options.backbone_from)
     print(options.target)
     return 0
 

@@ -48,13 +48,15 @@ class CompiledDeformableAttention(DeformableAttention):
     ) -> Tensor:
         if torch.is_grad_enabled() or table.device.type != "cpu" or table.dtype not in NAMES:
             return super().sample(table, sizes, first_rows, locations, weights)
-        return gather(table, sizes, first_rows, locations, weights)
+        return compiled_sample_rows(table, sizes, first_rows, locations, weights)
 
 
 NAMES = {torch.float32: "gather_float32", torch.bfloat16: "gather_bfloat16"}
 
 
-def gather(table: Tensor, sizes: LevelSizes, first_rows: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+def compiled_sample_rows(
+    table: Tensor, sizes: LevelSizes, first_rows: Tensor, locations: Tensor, weights: Tensor
+) -> Tensor:
     """As attention.sample_rows without gradient -> (N, C) float32. Needs library()."""
     queries, heads, levels, points = weights.shape
     output = torch.empty(queries, heads * table.shape[1])

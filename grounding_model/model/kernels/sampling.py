@@ -55,7 +55,7 @@ def sampling_kernel(
 
 
 @torch.library.custom_op("groundhog::sample_rows", mutates_args=())
-def sample_rows(table: Tensor, levels: Tensor, first_rows: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+def sample_rows_on_gpu(table: Tensor, levels: Tensor, first_rows: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
     """As attention.sample_rows, with levels (K, 3) int32 height, width, first token, as level_constants makes them.
 
     table (B * V * H, D), D a power of two, first_rows (N,) int32, locations (N, H, K, P, 2), weights (N, H, K, P)
@@ -72,7 +72,7 @@ def sample_rows(table: Tensor, levels: Tensor, first_rows: Tensor, locations: Te
     return output
 
 
-@sample_rows.register_fake
+@sample_rows_on_gpu.register_fake
 def _(table: Tensor, levels: Tensor, first_rows: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
     return table.new_empty(len(weights), weights.shape[1] * table.shape[1])
 
@@ -81,4 +81,4 @@ class KernelDeformableAttention(DeformableAttention):
     def sample(
         self, table: Tensor, sizes: LevelSizes, first_rows: Tensor, locations: Tensor, weights: Tensor
     ) -> Tensor:
-        return sample_rows(table, level_constants(sizes, table.device), first_rows, locations, weights)
+        return sample_rows_on_gpu(table, level_constants(sizes, table.device), first_rows, locations, weights)
