@@ -10,7 +10,7 @@ import pytest
 from flows.cli.command import main
 from flows.orchestration.deployments import configs
 from flows.self_training.config import CaptionedImages, ImageFolder, read_self_train
-from flows.self_training.init import init, next_steps
+from flows.self_training.init import init, next_steps_after_init
 from flows.self_training.source import prepare
 from formats.io.errors import InputError
 from formats.io.toml_config import read_config
@@ -109,9 +109,9 @@ def test_settings_follow_from_the_model_that_the_weights_are(folder: Path) -> No
 
 def test_the_extra_that_is_missing_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = init("zoo", folder, labels=labelled(folder))
-    assert "pip install" not in next_steps(path)
+    assert "pip install" not in next_steps_after_init(path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "\n  pip install 'groundhog[photos]'\n  groundhog self-train" in next_steps(path)
+    assert "\n  pip install 'groundhog[photos]'\n  groundhog self-train" in next_steps_after_init(path)
 
 
 @pytest.mark.parametrize("given", ["yolo", "yolo/labels"])
