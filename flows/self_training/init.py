@@ -23,7 +23,7 @@ from grounding_model.model.config import ModelConfig
 
 CONFIG_DIR = Path("configs")
 UNLABELLED_ROUNDS = 2
-LABELLED_ROUNDS = 0  # more have not gained on photos: docs/label_quality.md, "What rounds add"
+LABELLED_ROUNDS = 0  # no gain of more is proven on photos: docs/label_quality.md, "What rounds add"
 AFTER_YOURS = "trainings after the one on your labels; with each the rest is labelled again"
 MIN_TO_HOLD_BACK = 25  # labelled images: a fifth of fewer judges nothing, and is missed in training
 PREFIX = "self_train_"  # of configurations that `groundhog up` serves

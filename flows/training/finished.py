@@ -11,7 +11,7 @@ from formats.io.files import load_json
 DONE_NAME = "done.json"
 
 
-def record_of(checkpoint: Path) -> dict[str, Any]:
+def finished_record(checkpoint: Path) -> dict[str, Any]:
     """What `train` noted of a finished training. checkpoint: as `train` gave it."""
     return load_json(checkpoint.with_name(DONE_NAME), "train again")
 
@@ -21,7 +21,7 @@ def best_weights(checkpoint: Path) -> Path:
 
     checkpoint: as `train` gave it. Raises InputError where the best have been removed.
     """
-    best = record_of(checkpoint)["best"]
+    best = finished_record(checkpoint)["best"]
     path = checkpoint.with_name(best or checkpoint.name)
     if not path.exists():
         raise InputError(

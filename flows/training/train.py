@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flows.training.finished import DONE_NAME, best_weights, record_of
+from flows.training.finished import DONE_NAME, best_weights, finished_record
 from flows.training.torchrun import train_in_processes
 from formats.io.errors import InputError
 from formats.io.files import write_json
@@ -74,7 +74,7 @@ def _averaged(config: TrainConfig, key: str, on_progress: Callable[[dict[str, An
     checkpoint = config.work_dir / trained[0].name
     mean = average([best_weights(each) for each in trained])
     save_checkpoint(checkpoint, *mean, half=config.half)
-    records = [record_of(each) for each in trained]
+    records = [finished_record(each) for each in trained]
     record = {
         "key": key,
         "checkpoint": checkpoint.name,
@@ -131,7 +131,7 @@ def train_config(path: str | Path, overrides: Sequence[str] = (), resume: bool =
 
 def describe_training(checkpoint: Path) -> str:
     """What a finished run left and reached, a line each, for the terminal. checkpoint: as `train` gave it."""
-    done = record_of(checkpoint)
+    done = finished_record(checkpoint)
     last, best = done["metrics"], done["best"]
     lines = [f"weights: {checkpoint}" + (f", AP {last[MEAN_AP]:.3f}" if MEAN_AP in last else "")]
     if best:
