@@ -3,7 +3,8 @@
     python benchmarks/audit_coverage.py --coco128 data/coco128
 
 Labels are true boxes disturbed in known ways (benchmarks/disturbed_labels.py). For each setting, 1,000 audits are drawn
-as `groundhog audit` draws them, and their intervals are compared with the precision and recall of the whole label file.
+as `groundhog audit` draws them, 100 of each of ten label files (--files), and their intervals are compared with the
+precision and recall of the whole file.
 Prints Markdown: the share of intervals that hold the truth, their mean width, and how many uniformly drawn reviews give
 the same width. Without --coco128 only drawn scenes are used. Takes minutes on one core.
 """
@@ -11,7 +12,7 @@ the same width. Without --coco128 only drawn scenes are used. Takes minutes on o
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,8 @@ from flows.audit.thresholds import certified_threshold, threshold_grid
 from formats.record import Record
 
 AUDITS = 1000
-REVIEWS = (10, 30, 60, 120)
+THRESHOLD_AUDITS = 300
+REVIEWS = (10, 20, 30, 60, 120)
 DISTURBANCES = {
     "usual": Disturbance(),
     "nearly clean": Disturbance(0.01, 0.004, 0.004, 0.003, 0.005),
@@ -55,19 +57,22 @@ class World:
 
 def build_world(truth: list[Record], names: tuple[str, ...], settings: Disturbance, seed: int) -> World:
     labels, _ = disturb(truth, names, settings, seed)
-    place = {name: index for index, name in enumerate(names)}
+    column_of = {name: index for index, name in enumerate(names)}
     hits, counts, objects, scores = (np.zeros((len(truth), len(names))) for _ in range(4))
     boxes: list[tuple[int, float, bool]] = []
     for row, (label, true) in enumerate(zip(labels, truth)):
         for name, outcome in judge_labels(label, true).items():
-            column = place[name]
+            column = column_of[name]
             hits[row, column], counts[row, column] = outcome.hits, outcome.labels
             objects[row, column], scores[row, column] = outcome.objects, outcome.score.sum()
             boxes += [(row, score, right) for score, right in zip(outcome.score, outcome.right)]
-    by_name = [{name: [box.score for box in own] for name, own in labels_by_name(each).items()} for each in labels]
+    by_name = [{name: [box.score for box in boxes] for name, boxes in labels_by_name(each).items()} for each in labels]
     image, score, right = map(np.array, zip(*boxes))
     keys = [each.filename for each in labels]
     return World(hits, counts, objects, scores, expected_errors(by_name), keys, image, score, right)
+
+
+Worlds = Sequence[World]  # label files of one kind
 
 
 # Many audits at once
@@ -116,18 +121,29 @@ def holds(share: Share, truth: float) -> np.ndarray:
 # The tables
 
 
-def coverage_row(world: World, reviews: int) -> list[str]:
-    """Coverage and mean width of precision and recall, and the categories' coverage."""
-    images, strata = draw(planned(world, reviews), reviews, AUDITS, seed=1)
+def coverage_row(worlds: Worlds, reviews: int) -> list[str]:
+    """Truth, coverage and mean width of precision and recall, and the categories' coverage and width."""
+    seen: list[list[list[np.ndarray]]] = [[], []]
+    categories: dict[str, list[np.ndarray]] = {"all": [], "rare": []}
+    for number, world in enumerate(worlds):
+        images, strata = draw(planned(world, reviews), reviews, AUDITS // len(worlds), seed=number)
+        for share, truth, kept in zip(shares(world, images, strata), truths(world), seen):
+            kept.append([np.full(len(images), truth), holds(share, truth), share.high - share.low])
+        for kind, found in category_intervals(world, images, strata):
+            categories[kind].append(found)
     row = []
-    for share, truth in zip(shares(world, images, strata), truths(world)):
-        row += [f"{truth:.3f}", f"{100 * holds(share, truth).mean():.1f}", f"{(share.high - share.low).mean():.3f}"]
-    return row + category_columns(world, images, strata)
+    for kept in seen:
+        truth, held, width = (np.concatenate(column).mean() for column in zip(*kept))
+        row += [f"{truth:.3f}", f"{100 * held:.1f}", f"{width:.3f}"]
+    return row + [
+        cell for found in categories.values() for cell in _percent(np.concatenate([*found, np.zeros((0, 2))]))
+    ]
 
 
-def category_columns(world: World, images: np.ndarray, strata: Strata) -> list[str]:
-    """How often the intervals of categories hold, of those with enough reviews, all and the rarer half of them."""
-    held: dict[str, list[np.ndarray]] = {"all": [], "rare": []}
+def category_intervals(world: World, images: np.ndarray, strata: Strata) -> Iterator[tuple[str, np.ndarray]]:
+    """(K, 2) whether the intervals of a category hold, and their width, in audits with enough reviews of it; for "all"
+    and for the "rare" half of the categories.
+    """
     counts = world.objects.sum(0)
     rare = np.median(counts[counts > 0])
     for category in np.flatnonzero(world.labels.sum(0)):
@@ -135,62 +151,128 @@ def category_columns(world: World, images: np.ndarray, strata: Strata) -> list[s
         for share, truth, boxes in zip(shares(world, images, strata, category), truths(world, category), seen):
             enough = (share.images >= ENOUGH_IMAGES) & (boxes.sum(1) >= ENOUGH_BOXES)
             if np.isfinite(truth):
-                held["all"].append(holds(share, truth)[enough])
-                held["rare"] += [holds(share, truth)[enough]] if counts[category] <= rare else []
-    return [_percent(np.concatenate(held[kind] or [np.zeros(0)])) for kind in held]
+                found = np.stack([holds(share, truth), share.high - share.low], 1)[enough]
+                yield "all", found
+                if counts[category] <= rare:
+                    yield "rare", found
 
 
-def _percent(held: np.ndarray) -> str:
-    return f"{100 * held.mean():.1f} ({len(held) / AUDITS:.1f})" if len(held) else "–"
+def _percent(found: np.ndarray) -> list[str]:
+    if not len(found):
+        return ["–", "–"]
+    held, width = found.mean(0)
+    return [f"{100 * held:.1f} ({len(found) / AUDITS:.1f})", f"{width:.3f}"]
 
 
-def reviews_row(world: World, reviews: int) -> list[str]:
+def reviews_row(worlds: Worlds, reviews: int) -> list[str]:
     """Mean widths at this many reviews, and how many uniformly drawn ones without scores give the same."""
-    images, strata = draw(planned(world, reviews), reviews, AUDITS, seed=1)
-    own = [(share.high - share.low).mean() for share in shares(world, images, strata)]
-    grid = sorted({min(len(world.sizes), round(reviews * factor)) for factor in np.geomspace(0.6, 6, 25)})
-    widths = np.array([uniform_widths(world, count) for count in grid])
+    audited = mean_widths(worlds, reviews)
+    count = len(worlds[0].sizes)
+    grid = sorted({min(count, round(reviews * factor)) for factor in np.geomspace(0.6, 6, 25)})
+    widths = np.array([mean_widths(worlds, uniform, uniform=True) for uniform in grid])
     cells = []
-    for place, width in enumerate(own):
-        needed = float(np.interp(-width, -widths[:, place], grid))
+    for index, width in enumerate(audited):
+        needed = float(np.interp(-width, -widths[:, index], grid))
         cells += [f"{width:.3f}", f"{needed:.0f}", f"{reviews / needed:.2f}"]
     return cells
 
 
-def uniform_widths(world: World, reviews: int) -> list[float]:
-    images, strata = draw(planned(world, reviews, uniform=True), reviews, AUDITS // 4, seed=2)
-    return [float((share.high - share.low).mean()) for share in shares(world, images, strata, control=False)]
+def mean_widths(worlds: Worlds, reviews: int, uniform: bool = False) -> np.ndarray:
+    """(2,) of precision and recall. uniform: drawn uniformly, without scores, with a quarter of the audits."""
+    audits = AUDITS // len(worlds) // (4 if uniform else 1)
+    widths = []
+    for number, world in enumerate(worlds):
+        images, strata = draw(planned(world, reviews, uniform), reviews, audits, seed=number)
+        widths.append([(each.high - each.low).mean() for each in shares(world, images, strata, control=not uniform)])
+    return np.mean(widths, 0)
 
 
-def threshold_row(world: World, reviews: int, audits: int = 300) -> list[str]:
+def threshold_row(worlds: Worlds, reviews: int) -> list[str]:
     """How often a threshold was found, how often it keeps what it promises, and how many labels it keeps."""
+    audits = THRESHOLD_AUDITS // len(worlds)
+    found = [each for world in worlds for each in thresholds_found(world, reviews, audits)]
+    precision = f"{np.mean([world.box_right.mean() for world in worlds]):.3f}"
+    if not found:
+        return ["0", "–", "–", precision]
+    true, kept = np.transpose(found)
+    count = audits * len(worlds)
+    broken = (true < PRECISION).sum() / count
+    return [f"{100 * len(found) / count:.0f}", f"{100 * broken:.1f}", f"{100 * kept.mean():.0f}", precision]
+
+
+def thresholds_found(world: World, reviews: int, audits: int) -> Iterator[tuple[float, float]]:
+    """The precision above each threshold that an audit certified, and the share of labels that it keeps."""
     images, strata = draw(planned(world, reviews), reviews, audits, seed=3)
     grid = threshold_grid(world.box_score)
     above = [world.box_score > threshold for threshold in grid]
     labels = np.stack([np.bincount(world.box_image[kept], minlength=len(world.keys)) for kept in above], 1)
     hits = np.stack([np.bincount(world.box_image[k & world.box_right], minlength=len(world.keys)) for k in above], 1)
-    true = hits.sum(0) / np.maximum(1, labels.sum(0))
-    found = [certified_threshold(hits[own], labels[own], strata, PRECISION) for own in images]
-    kept = [place for place in found if place is not None]
-    if not kept:
-        return ["0", "–", "–", f"{true[-1]:.3f}"]
-    broken = sum(true[place] < PRECISION for place in kept) / audits
-    share = np.mean([labels.sum(0)[place] / len(world.box_score) for place in kept])
-    return [f"{100 * len(kept) / audits:.0f}", f"{100 * broken:.1f}", f"{100 * share:.0f}", f"{true[-1]:.3f}"]
+    for own in images:
+        if (index := certified_threshold(hits[own], labels[own], strata, PRECISION)) is not None:
+            yield hits[:, index].sum() / labels[:, index].sum(), labels[:, index].sum() / len(world.box_score)
 
 
-def whole_images_row(boxes: int, reviews: int, images: int = 300, wrong: float = 0.1) -> list[str]:
-    """held %, width of precision where all labels of an image are right, or all are wrong; another truth each audit."""
-    shares, truths = [], []
-    for seed in range(AUDITS):
+# Errors that come in whole images
+
+
+def whole_images_row(boxes: int, reviews: int, wrong: float, images: int = 300, worlds: int = 40) -> list[str]:
+    """held %, width of precision where all labels of an image are right or all are wrong; drawn uniformly, without
+    scores. The mean over label files of that kind.
+    """
+    held, width = [], []
+    for seed in range(worlds):
         rng = np.random.default_rng(seed)
         labels = rng.poisson(boxes, images)
         hits = labels * (rng.random(images) >= wrong)
-        chosen = rng.permutation(images)[:reviews]
-        shares.append(estimate_share(hits[chosen], labels[chosen], Strata(np.zeros(reviews, int), np.array([images]))))
-        truths.append(hits.sum() / labels.sum())
-    held = [share.low <= truth <= share.high for share, truth in zip(shares, truths)]
-    return [f"{100 * np.mean(held):.1f}", f"{np.mean([share.high - share.low for share in shares]):.3f}"]
+        chosen = rng.random((AUDITS // worlds, images)).argsort(1)[:, :reviews]
+        strata = Strata(np.zeros(reviews, int), np.array([images]))
+        share = estimate_share(hits[chosen], labels[chosen], strata)
+        held.append(holds(share, hits.sum() / labels.sum()))
+        width.append(share.high - share.low)
+    return [f"{100 * np.mean(held):.1f}", f"{np.mean(width):.3f}"]
+
+
+def overlooked_row(truth: list[Record], reviews: int, wrong: float, worlds: int = 40) -> list[str]:
+    """held %, width of recall where no object of a share of the images is labelled and every other one is; drawn as an
+    audit is. The mean over label files of that kind.
+    """
+    objects = np.array([len(each.instances or ()) for each in truth])
+    held, width = [], []
+    for seed in range(worlds):
+        rng = np.random.default_rng(seed)
+        missed = rng.random(len(truth)) < wrong
+        scores = [0.3 + 0.7 * rng.beta(6, 2, len(each.instances or ())) for each in truth]
+        boxes = [{} if gone else _by_name(each, own) for each, own, gone in zip(truth, scores, missed)]
+        hits = np.where(missed, 0, objects)
+        total = np.array([0.0 if gone else own.sum() for own, gone in zip(scores, missed)])
+        plan = design(expected_errors(boxes), [each.filename for each in truth], reviews, seed=0)
+        chosen, strata = draw(plan, reviews, AUDITS // worlds, seed)
+        share = estimate_share(hits[chosen], objects[chosen], strata, (total - total.sum() / hits.sum() * hits)[chosen])
+        held.append(holds(share, hits.sum() / objects.sum()))
+        width.append(share.high - share.low)
+    return [f"{100 * np.mean(held):.1f}", f"{np.mean(width):.3f}"]
+
+
+def _by_name(record: Record, scores: np.ndarray) -> dict[str, list[float | None]]:
+    found: dict[str, list[float | None]] = {}
+    for instance, score in zip(record.instances or (), scores):
+        found.setdefault(instance.category, []).append(float(score))
+    return found
+
+
+def print_whole_images(sets: dict[str, tuple[list[Record], tuple[str, ...]]]) -> None:
+    counts = (10, 20, 30, 60, 120)
+    head = [f"{title} {n}" for n in counts for title in ("held %", "width")]
+    cases = [(boxes, wrong) for boxes in (1, 3, 8) for wrong in (0.03, 0.1, 0.3)]
+    rows = [[str(b), f"{100 * w:.0f}", *(cell for n in counts for cell in whole_images_row(b, n, w))] for b, w in cases]
+    print(table(["labels of an image", "wrong images %", *head], rows))
+    cases = [(name, wrong) for name in sets for wrong in (0.03, 0.1, 0.3)]
+    rows = [
+        [name, f"{100 * w:.0f}", *(cell for n in counts for cell in overlooked_row(sets[name][0], n, w))]
+        for name, w in cases
+        if len(sets[name][0]) > max(counts)
+    ]
+    print("\n" + table(["labels", "overlooked images %", *head], rows))
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -204,26 +286,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--coco128", type=Path, metavar="DIR", help="coco128 with images, labels and classes.yaml")
     parser.add_argument("--scenes", type=int, default=400, help="drawn scenes (default 400)")
-    parser.add_argument("--whole-images", action="store_true", help="only images that are wholly right or wrong")
+    parser.add_argument("--whole-images", action="store_true", help="only errors that come in whole images")
+    parser.add_argument("--files", type=int, default=10, help="label files of each kind (default 10)")
     options = parser.parse_args()
-    if options.whole_images:
-        cases = [(boxes, n) for boxes in (1, 3, 8) for n in (10, 20, 30, 60, 120)]
-        rows = ([str(boxes), str(n), *whole_images_row(boxes, n)] for boxes, n in cases)
-        print(table(["labels of an image", "reviews", "held %", "width"], rows))
-        return
     sets: dict[str, tuple[list[Record], tuple[str, ...]]] = {}
     if options.coco128 is not None:
         records, names = read_coco128(options.coco128)
         sets = {"coco128": (records, names), "coco128, ten times": (repeated(records, 10), names)}
     sets[f"{options.scenes} scenes"] = drawn_scenes(options.scenes, domain="dense")
+    if options.whole_images:
+        print_whole_images(sets)
+        return
     worlds = {
-        (data, kind): build_world(*given, settings, seed=5)
+        (data, kind): [build_world(*given, settings, seed=5 + number) for number in range(options.files)]
         for data, given in sets.items()
         for kind, settings in DISTURBANCES.items()
     }
     head = ["labels", "errors", "reviews", "precision", "held %", "width", "recall", "held %", "width"]
-    counted = [(key, world, n) for key, world in worlds.items() for n in REVIEWS if n < len(world.keys)]
-    print(table([*head, "categories", "rare ones"], ([*k, str(n), *coverage_row(w, n)] for k, w, n in counted)))
+    counted = [(key, world, n) for key, world in worlds.items() for n in REVIEWS if n < len(world[0].keys)]
+    print(
+        table(
+            [*head, "categories", "width", "rare ones", "width"],
+            ([*k, str(n), *coverage_row(w, n)] for k, w, n in counted),
+        )
+    )
     few = [(key, world, n) for key, world, n in counted if n in (30, 60)]
     head = ["labels", "errors", "reviews", "precision ±", "uniform", "ratio", "recall ±", "uniform", "ratio"]
     print("\n" + table(head, ([*k, str(n), *reviews_row(w, n)] for k, w, n in few)))

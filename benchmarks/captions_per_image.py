@@ -58,8 +58,8 @@ def questions(folder: Path, images: int, captions: int) -> list[Question]:
     for index, (pixels, record) in enumerate(scenes):
         path = folder / record.filename
         Image.fromarray(pixels).save(path)
-        for place in range(captions):
-            caption = scenes[(index + place) % images][1]
+        for number in range(captions):
+            caption = scenes[(index + number) % images][1]
             spans = [region.spans for region in caption.regions or ()]
             asked.append((path, Prompt.phrases(caption.caption or "", spans)))
     return asked

@@ -22,6 +22,7 @@ from transformers import MMGroundingDinoConfig, MMGroundingDinoForObjectDetectio
 
 from grounding_model import load_detector
 from grounding_model.checkpoints.checkpoint import Checkpoint
+from grounding_model.checkpoints.huggingface import save_tokenizer
 from grounding_model.checkpoints.weights import load_checkpoint
 from grounding_model.inputs.tokens import SEPARATORS
 
@@ -53,10 +54,10 @@ def same_in_ours(peer: MMGroundingDinoForObjectDetection) -> Checkpoint:
     """Our model with the peer's weights, and the embedded model's tokenizer; the peer learns its separators."""
     with TemporaryDirectory() as folder:
         peer.save_pretrained(folder)
-        load_detector("glyph-tiny", device="cpu").tokenizer.save_pretrained(folder)
+        save_tokenizer(folder, load_detector("glyph-tiny", device="cpu").tokenizer)
         ours = load_checkpoint(folder)
     # transformers knows the separators by their numbers in BERT's own vocabulary; this one is smaller.
-    peer.model.special_tokens = torch.tensor(ours.tokenizer.convert_tokens_to_ids(list(SEPARATORS)))
+    peer.model.special_tokens = torch.tensor([ours.tokenizer.id_of(token) for token in SEPARATORS])
     ours.model.eval()
     return ours
 

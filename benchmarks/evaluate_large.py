@@ -98,14 +98,14 @@ def draw(folder: Path, metric: Literal["lvis", "coco"], images: int, categories:
     benchmark = open_benchmark(truth_of(folder, metric), config.work_dir)
     manifest = plan_benchmark(config, benchmark, metric)
     manifest.shard_path(0).parent.mkdir(parents=True, exist_ok=True)
-    places = {name: place for place, name in enumerate(benchmark.names)}
+    places = {name: index for index, name in enumerate(benchmark.names)}
     for shard in manifest.shards:
-        own = []
+        images_of_shard = []
         for line in range(shard.first_line, shard.first_line + shard.lines):
             record = benchmark.records[line]
             true = [(each.box, places[each.category]) for each in record.instances or ()]
-            own.append(found(rng, line, record.filename, true, categories, detections))
-        write_candidates(manifest.shard_path(shard.index), Candidates.of_images(own), manifest.key)
+            images_of_shard.append(found(rng, line, record.filename, true, categories, detections))
+        write_candidates(manifest.shard_path(shard.index), Candidates.of_images(images_of_shard), manifest.key)
 
 
 def boxes(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -120,9 +120,9 @@ def found(
     """Half of the boxes round true ones, most of them named rightly; the rest anywhere."""
     near = rng.integers(0, len(true), count // 2)
     labels = rng.integers(0, categories, count)
-    labels[: len(near)] = [true[place][1] if rng.random() < 0.8 else label for place, label in zip(near, labels)]
+    labels[: len(near)] = [true[index][1] if rng.random() < 0.8 else label for index, label in zip(near, labels)]
     where = boxes(rng, count)
-    moved = np.array([true[place][0] for place in near]) + rng.normal(0, 12, (len(near), 4))
+    moved = np.array([true[index][0] for index in near]) + rng.normal(0, 12, (len(near), 4))
     where[: len(near)] = np.sort(moved.reshape(-1, 2, 2), axis=1).reshape(-1, 4)  # a small one may be turned round
     scores = np.sort(rng.beta(0.5, 4, count))[::-1]
     return ImageCandidates(line, filename, labels, where, scores)

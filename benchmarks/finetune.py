@@ -73,18 +73,18 @@ def main() -> None:
     recipes = {"glyphs": glyphs}
     if options.raccoon is not None:
         recipes["raccoon"] = lambda seed, out: raccoon(seed, out, options.raccoon)
-    told: dict[str, object] = {"seeds": seeds}
+    results: dict[str, object] = {"seeds": seeds}
     for name, recipe in recipes.items():
         curves = [recipe(seed, options.out / name) for seed in seeds]
         print(f"{name}, seeds {options.seeds}\n\n{table(curves)}\n", flush=True)
         plot_forgetting(options.out / f"{name}.png", curves, f"{name}: {len(seeds)} seeds and their mean")
-        told[name] = {
+        results[name] = {
             "curves": [curve.as_dict() for curve in curves],
             "mean": mean_curve(curves).as_dict(),
             "after": fmean(curve.points[-1].target for curve in curves),
         }
     with write_whole(options.out / "finetune.json") as file:
-        json.dump(told, file, indent=2)
+        json.dump(results, file, indent=2)
         file.write("\n")
 
 

@@ -285,10 +285,10 @@ class Harness:
 
     def undisturbed(self) -> float:
         """The run that others are compared with, made twice unless it is there; gives its seconds."""
-        told = self.reference.with_name("seconds.json")
-        if told.exists():
+        seconds_file = self.reference.with_name("seconds.json")
+        if seconds_file.exists():
             shutil.rmtree(self.work_dir, ignore_errors=True)
-            return json.loads(told.read_text())
+            return json.loads(seconds_file.read_text())
         for old in (self.work_dir, self.reference):
             shutil.rmtree(old, ignore_errors=True)
         for again in (False, True):
@@ -299,7 +299,7 @@ class Harness:
                 self.check("undisturbed, a second time", done.seen)
             else:
                 self.work_dir.rename(self.reference)
-        with write_whole(told) as file:
+        with write_whole(seconds_file) as file:
             json.dump(done.seconds, file)
         return done.seconds
 
@@ -343,8 +343,8 @@ class Harness:
                     self.failures.append(f"run {number}: ended with {done.code} by itself after {kills}; {self.log}")
                     return kinds.total()
             self.check(f"run {number}, {len(kills)} kills ({', '.join(kills)})", seen)
-        told = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
-        print(f"{kinds.total()} kills in {number} runs ({told}), {time.monotonic() - start:.0f} s")
+        kinds_text = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+        print(f"{kinds.total()} kills in {number} runs ({kinds_text}), {time.monotonic() - start:.0f} s")
         return kinds.total()
 
     def disks(self, sizes: int) -> None:
@@ -394,17 +394,17 @@ class Harness:
 
 
 @contextmanager
-def disk(place: Path, size: int) -> Iterator[None]:
-    place.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], check=True)
+def disk(mount: Path, size: int) -> Iterator[None]:
+    mount.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", mount], check=True)
     try:
         yield
     finally:
-        subprocess.run(["umount", "-l", place], check=True)
+        subprocess.run(["umount", "-l", mount], check=True)
 
 
-def remount(place: Path, option: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{option}", place], check=True)
+def remount(mount: Path, option: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{option}", mount], check=True)
 
 
 def main() -> int:

@@ -44,8 +44,8 @@ def candidates() -> Candidates:
     return Candidates.of_images(map(image, range(IMAGES)))
 
 
-def timed(told: str, start: float) -> None:
-    print(f"{time.process_time() - start:6.1f} s  {told}")
+def timed(step: str, start: float) -> None:
+    print(f"{time.process_time() - start:6.1f} s  {step}")
 
 
 def main(folder: Path) -> None:

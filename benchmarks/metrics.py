@@ -77,7 +77,7 @@ def draw(images: int, boxes: int) -> Drawn:
         truth.append(
             Record(f"{image}.jpg", SIDE, SIDE, tuple(Instance(tuple(b), k, CATEGORIES[k]) for b, k in rows))  # type: ignore[arg-type]
         )
-        true_entries += [_entry(len(true_entries) + place, image, b, k) for place, (b, k) in enumerate(rows)]
+        true_entries += [_entry(len(true_entries) + number, image, b, k) for number, (b, k) in enumerate(rows)]
         near = rng.integers(0, count, boxes)
         right = rng.random(boxes) < 0.5
         columns.append(

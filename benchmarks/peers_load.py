@@ -98,7 +98,10 @@ config = f'<View><Image name="image" value="$image"/>'
 config += f'<RectangleLabels name="label" toName="image">{labels}</RectangleLabels></View>'
 interface = LabelInterface(config)
 for index, each in enumerate(tasks):
-    interface.validate_task(each)
+    # validate_task calls validate_annotation without the annotation (2.1.2), so each is asked by itself.
+    assert interface.validate_task({"data": each["data"]}), each
+    assert all(map(interface.validate_annotation, each.get("annotations", ()))), each
+    assert all(map(interface.validate_prediction, each.get("predictions", ()))), each
     each["id"] = index
     for answer in each.get("annotations", ()):
         answer.setdefault("completed_by", 1)
@@ -174,8 +177,8 @@ def _write(folder: Path) -> dict[str, list[list[float]]]:
     convert("odvg", "labelstudio", source, folder / "labelstudio.json")
     convert("odvg", "fiftyone", source, folder / "fiftyone")
     (folder / "drawn/images").rename(folder / "yolo/images")
-    for place in ("fiftyone/data", "coco/images"):
-        (folder / place).symlink_to(folder / "yolo/images")
+    for folder_name in ("fiftyone/data", "coco/images"):
+        (folder / folder_name).symlink_to(folder / "yolo/images")
     return {
         Path(record.filename).stem: [list(each.box) for each in record.instances or ()] for record in read_odvg(source)
     }
@@ -183,11 +186,11 @@ def _write(folder: Path) -> dict[str, list[list[float]]]:
 
 def _environment(folder: Path, package: str) -> Path | str:
     """The interpreter of an environment with the package, or why there is none."""
-    place = folder / f"venv-{package}"
-    venv.create(place, with_pip=True)
-    site = next((place / "lib").glob("python*/site-packages"))
+    environment = folder / f"venv-{package}"
+    venv.create(environment, with_pip=True)
+    site = next((environment / "lib").glob("python*/site-packages"))
     (site / "shared.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    python = place / "bin/python"
+    python = environment / "bin/python"
     pip = [str(python), "-m", "pip", "install", "--quiet", package]
     done = subprocess.run(pip, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -168,7 +168,7 @@ def main(folder: Path, images: int) -> int:
     os.environ["OMP_NUM_THREADS"] = "1"  # sums of one thread and of two differ in their last bits; torch comes later
     source = prepare(folder, images)
     plain, undisturbed, disturbed = (folder / name for name in ("thread", "ray", "ray-killed"))
-    with told("thread"):
+    with reporting("thread"):
         label_here(source, plain, images)
     # At exit Prefect tells its server what is left to tell, and waits long for one that has gone: ours ends after that.
     server = ExitStack()
@@ -178,7 +178,7 @@ def main(folder: Path, images: int) -> int:
         for run in (undisturbed, disturbed):
             if run == disturbed:
                 armed(run).touch()
-            with told(run.name):
+            with reporting(run.name):
                 label_on_ray(source, run, images)
     wrong = judge(undisturbed, plain) + judge(disturbed, plain)
     if armed(disturbed).exists():
@@ -192,7 +192,7 @@ def main(folder: Path, images: int) -> int:
 
 
 @contextmanager
-def told(name: str) -> Iterator[None]:
+def reporting(name: str) -> Iterator[None]:
     """Prints how long the block took."""
     start = time.monotonic()
     yield

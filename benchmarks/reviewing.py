@@ -175,8 +175,8 @@ def steps_for(truth: Record, labels: Record, weak: Sequence[Instance], with_cand
     steps = [Step("look")]
     boxes = list(labels.instances or ())
     left, correct = _paired(truth, boxes)
-    for place, box in enumerate(boxes):
-        wanted = correct.get(place)
+    for index, box in enumerate(boxes):
+        wanted = correct.get(index)
         if wanted is None or box.label != wanted.label or _iou(box.box, wanted.box) < SAME:
             steps += _correct(box, wanted)
     for missing in left:
@@ -210,8 +210,8 @@ def _paired(truth: Record, boxes: Sequence[Instance]) -> tuple[list[Instance], d
     iou = pairwise_iou([each.box for each in boxes], [each.box for each in objects])
     correct: dict[int, Instance] = {}
     taken: set[int] = set()
-    for place in np.argsort(-iou, axis=None, kind="stable"):
-        box, thing = divmod(int(place), len(objects))
+    for index in np.argsort(-iou, axis=None, kind="stable"):
+        box, thing = divmod(int(index), len(objects))
         if iou[box, thing] >= 0.3 and box not in correct and thing not in taken:
             correct[box] = objects[thing]
             taken.add(thing)

@@ -166,8 +166,8 @@ def main() -> None:
 
     def change(number: int) -> None:
         line = server.ask(f"lines/{numbers[number]}")
-        given = {key: line[key] for key in ("number", "revision", "boxes")}
-        server.ask("lines", {"changes": [{**given, "state": "accepted", "phrases": []}]})
+        kept = {key: line[key] for key in ("number", "revision", "boxes")}
+        server.ask("lines", {"changes": [{**kept, "state": "accepted", "phrases": []}]})
 
     times = list[str]()
     while overview["known"] < overview["total"]:

@@ -32,11 +32,11 @@ def main(coco128: Path) -> None:
         review = Review(path)
         objects = [(line, each) for line, record in enumerate(records) for each in record.instances or ()]
         start = time.process_time()
-        looks = likeness_of(review, coco128 / "images", None).crops([(line, each.box) for line, each in objects])
+        appearances = likeness_of(review, coco128 / "images", None).crops([(line, each.box) for line, each in objects])
         print(f"{len(objects)} crops in {time.process_time() - start:.2f} CPU s")
         review.close()
     lines, labels = np.array([line for line, _ in objects]), np.array([each.label for _, each in objects])
-    distance = ((looks[:, None] - looks[None]) ** 2).sum(axis=2)
+    distance = ((appearances[:, None] - appearances[None]) ** 2).sum(axis=2)
     elsewhere = lines[:, None] != lines[None]
     nearest = np.where(elsewhere, distance, np.inf).argmin(axis=1)
     same = (labels[:, None] == labels[None]) & elsewhere

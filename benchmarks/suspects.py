@@ -91,19 +91,19 @@ def cleanlab_ranking(
     """Boxes by the lowest of cleanlab's three scores of a box, images by its label quality score."""
     from cleanlab.object_detection import rank
 
-    given = [_cleanlab_labels(each) for each in labels]
+    cleanlab_labels = [_cleanlab_labels(each) for each in labels]
     predictions = [_cleanlab_predictions(each, len(names)) for each in found]
-    quality = rank.get_label_quality_scores(given, predictions, verbose=False)
+    quality = rank.get_label_quality_scores(cleanlab_labels, predictions, verbose=False)
     ranked: list[tuple[float, RankedBox]] = []
     scores = {
-        "badly placed": rank.compute_badloc_box_scores(labels=given, predictions=predictions),
-        "wrong category": rank.compute_swap_box_scores(labels=given, predictions=predictions),
+        "badly placed": rank.compute_badloc_box_scores(labels=cleanlab_labels, predictions=predictions),
+        "wrong category": rank.compute_swap_box_scores(labels=cleanlab_labels, predictions=predictions),
     }
     for index, record in enumerate(labels):
         for row, instance in enumerate(record.instances or ()):
-            value, kind = min((float(own[index][row]), kind) for kind, own in scores.items())
+            value, kind = min((float(scores_of_kind[index][row]), kind) for kind, scores_of_kind in scores.items())
             ranked.append((value, (record.filename, instance.box, kind)))
-    overlooked = rank.compute_overlooked_box_scores(labels=given, predictions=predictions)
+    overlooked = rank.compute_overlooked_box_scores(labels=cleanlab_labels, predictions=predictions)
     for index, record in enumerate(found):
         boxes = np.concatenate([each.reshape(-1, 5) for each in predictions[index]])[:, :4]
         values = np.asarray(overlooked[index])
@@ -121,8 +121,8 @@ def _cleanlab_labels(record: Record) -> dict[str, np.ndarray]:
 def _cleanlab_predictions(record: Record, categories: int) -> np.ndarray:
     rows = np.empty(categories, object)
     for label in range(categories):
-        own = [(*each.box, each.score) for each in record.instances or () if each.label == label]
-        rows[label] = np.array(own, np.float32).reshape(-1, 5)
+        boxes = [(*each.box, each.score) for each in record.instances or () if each.label == label]
+        rows[label] = np.array(boxes, np.float32).reshape(-1, 5)
     return rows
 
 

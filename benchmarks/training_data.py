@@ -80,12 +80,12 @@ def measure_loading(folder: Path, images: int) -> None:
 def measure_epoch(folder: Path, items: int) -> None:
     data = write_scenes(folder / "small", (160, 160), items)
     steps = items // BATCH_SIZE
-    told = []
+    memory = []
     for step, _ in enumerate(load(open_for_training(data), AugmentConfig(short_sides=()), 1, steps), start=1):
         if step % (steps // 5) == 0:
             (worker,) = multiprocessing.active_children()
-            told.append(" + ".join(f"{held_alone(pid) / 2**20:.1f}" for pid in (os.getpid(), worker.pid or 0)))
-    print(f"memory over {items} images (MiB, this process + its worker): {', '.join(told)}")
+            memory.append(" + ".join(f"{held_alone(pid) / 2**20:.1f}" for pid in (os.getpid(), worker.pid or 0)))
+    print(f"memory over {items} images (MiB, this process + its worker): {', '.join(memory)}")
 
 
 def load(dataset: LabelledImages, settings: AugmentConfig, workers: int, steps: int) -> Iterator[TrainingBatch]:

@@ -54,18 +54,18 @@ def verdicts(ours: Record, others: Record, excused: bool = True) -> Verdicts:
     excused: a box of ours where the others ignore one is not wrong, as metrics have it.
     """
     mine, theirs = named_boxes(ours), named_boxes(others)
-    counting = [[place for place, each in enumerate(side) if not each["ignore"]] for side in (mine, theirs)]
-    changes = compared([mine[place] for place in counting[0]], [theirs[place] for place in counting[1]])
+    counting = [[index for index, each in enumerate(side) if not each["ignore"]] for side in (mine, theirs)]
+    changes = compared([mine[index] for index in counting[0]], [theirs[index] for index in counting[1]])
     found = Verdicts(["ignored"] * len(mine), ["ignored"] * len(theirs))
     for side, places, became in zip(found, counting, (changes["ours"], changes["others"])):
-        for place, change in zip(places, became):
-            side[place] = change
+        for index, change in zip(places, became):
+            side[index] = change
     if excused:
         ignored = [each["box"] for each in theirs if each["ignore"]]
         covered = pairwise_iou([each["box"] for each in mine], ignored).max(axis=1, initial=0.0) >= MATCHED
-        for place in range(len(mine)):
-            if found.ours[place] == "gained" and covered[place]:
-                found.ours[place] = "ignored"
+        for index in range(len(mine)):
+            if found.ours[index] == "gained" and covered[index]:
+                found.ours[index] = "ignored"
     return found
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from browse.images.pictures import jpeg_of
 from browse.page_style import page_of
+from browse.review.arguments import DEFAULT_HOST, DEFAULT_PORT
 from formats.io.plots import png_of
 
 if TYPE_CHECKING:
@@ -53,6 +54,38 @@ def section(title: str, content: str) -> str:
 def paragraph(content: str) -> str:
     """content: HTML already."""
     return f"<p>{content}</p>"
+
+
+def review_command(shown: str, command: str) -> str:
+    """A command line that opens the review page, with a button that copies it, and a link to the page.
+
+    shown: what it shows, HTML already. The link has no token (browse.review.guard), so that a report can be sent to
+    others: the server leads the browser that it has opened to the page, and refuses any other.
+    """
+    return (
+        f'<div class="review"><p>{shown}</p><div class="command"><code tabindex="0">{html.escape(command)}</code>'
+        '<button type="button" hidden>Copy</button></div>'
+        f'<p>While it runs, its page is at <a href="http://{DEFAULT_HOST}:{DEFAULT_PORT}/">{DEFAULT_HOST}:'
+        f"{DEFAULT_PORT}</a> in the browser that it opened.</p><script>{_COPY}</script></div>"
+    )
+
+
+_COPY = """
+for (const button of document.querySelectorAll(".command button")) {
+  const code = button.previousElementSibling;
+  button.hidden = false;
+  button.onclick = async () => {
+    getSelection().selectAllChildren(code);
+    try {
+      await navigator.clipboard.writeText(code.textContent);
+    } catch {
+      document.execCommand("copy");
+    }
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+  };
+}
+"""
 
 
 def page_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True, spread: bool = False) -> str:

@@ -23,6 +23,15 @@ a { color: var(--accent); }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 code { font: .92em ui-monospace, "DejaVu Sans Mono", monospace; color: var(--ink); background: var(--raised);
   padding: .1em .35em; border-radius: 4px; overflow-wrap: anywhere; }
+.review { margin: 1rem 0; }
+.review p { margin: .2rem 0; max-width: none; }
+.command { display: flex; align-items: stretch; gap: .5rem; margin: .3rem 0; }
+.command code { flex: 0 1 auto; min-width: 0; padding: .45rem .7rem; border: 1px solid var(--line);
+  border-radius: 8px; }
+.command button { flex: none; font: inherit; font-size: .85rem; color: var(--accent); background: none; cursor: pointer;
+  padding: 0 .8rem; min-width: 5rem; border: 1px solid var(--line); border-radius: 8px; }
+.command button:hover { border-color: var(--accent); }
+.command button[hidden] { display: none; }
 .figures { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1rem 0 1.4rem; padding: 0; list-style: none; }
 .figures li { flex: 1 1 9.5rem; max-width: 19rem; padding: .8rem 1rem; border-radius: 10px;
   border: 1px solid var(--line); background: var(--raised); }
@@ -63,7 +72,7 @@ td.bar { background: linear-gradient(var(--bar) 0 0) 0 50% / var(--share) 70% no
 .legend i { display: inline-block; width: .8em; height: .8em; margin-right: .4em; border-radius: 3px;
   border: 1px solid rgb(0 0 0 / .3); }
 footer { margin-top: 3rem; font-size: .85rem; }
-@media print { section { break-inside: avoid; } }
+@media print { section { break-inside: avoid; } .command button { display: none; } }
 """
 
 _PAGE = """<!DOCTYPE html>

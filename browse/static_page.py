@@ -19,7 +19,7 @@ from PIL import Image
 
 from browse.images.colours import Colour, css_of
 from browse.images.pictures import jpeg_of
-from browse.page_parts import legend
+from browse.page_parts import legend, review_command
 from browse.page_style import headlines_of, page_of
 from browse.review.compare import CHANGES, compared, named_boxes
 from formats.io.files import write_whole
@@ -92,7 +92,7 @@ def write_index(
     shown = tiles[:MAX_THUMBNAILS]
     body = [
         headlines_of(figures),
-        f"<p>Review them in the browser: <code>{html.escape(command)}</code></p>",
+        review_command("Review them in the browser:", command),
         _sheets(sheets),
         legend([(word, css_of(colour)) for word, colour in other.words.values()]) if other else "",
         _controls(sorted(counts), other),

@@ -52,6 +52,7 @@ class CocoContent(NamedTuple):
     images_left_out: Collection[Any] = frozenset()
     categories_left_out: Collection[Any] = frozenset()
     ids_ascend: bool = False  # of the annotations, so that none is given twice; False: not known
+    by_image: Mapping[Any, Sequence[int]] | None = None  # image id -> its annotations; None: not every id is a number
 
 
 def read_coco(
@@ -154,11 +155,15 @@ def _load(
     annotation_keys = _ANNOTATION_KEYS.union(also_read)
     ids_ascend = True
     last: Any = -1
+    by_image: dict[Any, array] = {}
+    numbered = 0
     for key, position, entry in _items(path, dict):
         if key not in ("images", "annotations", "categories"):
             continue
         if position is None and isinstance(entry, list):
-            tables[key], annotations = {}, PackedItems() if key == "annotations" else annotations
+            tables[key] = {}
+            if key == "annotations":
+                annotations, by_image, numbered = PackedItems(), {}, 0
         elif position is None or not isinstance(entry, dict):
             raise InputError(path, f"{key!r} is not a list of objects", "expected a COCO annotation file")
         elif key != "annotations":
@@ -166,13 +171,17 @@ def _load(
             _add_by_id(tables[key], entry, f"{path}: {key} {position}")
         elif annotated and annotations is not None:
             count_unread(omissions, entry, annotation_keys, key)
-            annotation_id = entry.get("id")
+            annotation_id, image_id = entry.get("id"), entry.get("image_id")
             ids_ascend = ids_ascend and type(annotation_id) is int and annotation_id > last
             last = annotation_id
+            if type(image_id) is int:
+                by_image.setdefault(image_id, array("L")).append(len(annotations))
+                numbered += 1
             annotations.append(_without_outlines(entry))
     images, category_entries = (needed(tables, key, str(path)) for key in ("images", "categories"))
     names = _categories(category_entries, path)
-    return CocoContent(path, images, names, annotations, category_entries, ids_ascend=ids_ascend)
+    known = by_image if annotations is not None and numbered == len(annotations) else None
+    return CocoContent(path, images, names, annotations, category_entries, ids_ascend=ids_ascend, by_image=known)
 
 
 def _without_outlines(entry: dict) -> dict:
@@ -228,8 +237,10 @@ def annotations_by_image(
 
     Raises InputError for an annotation of no image; on_problem takes it instead.
     """
-    found: dict[Any, array] = {}
     images, images_left_out = content.images, content.images_left_out
+    if content.by_image is not None and all(each in images or each in images_left_out for each in content.by_image):
+        return {each: indices for each, indices in content.by_image.items() if each not in images_left_out}
+    found: dict[Any, array] = {}
     for index, entry in enumerate(content.annotations or ()):
         image_id = entry.get("image_id")
         if type(image_id) is int and image_id in images and image_id not in images_left_out:
@@ -305,7 +316,7 @@ def read_coco_results(path: str | Path, truth: str | Path) -> Iterator[Record]:
             raise InputError(path, "contains more than objects", _EXPECTED_RESULTS)
         needed(entry, "score", f"{path}: annotation {index}")
         entries.append(_without_outlines(entry))
-    yield from coco_records(content._replace(path=path, annotations=entries))
+    yield from coco_records(content._replace(path=path, annotations=entries, by_image=None))
 
 
 def write_coco_results(path: str | Path, records: Iterable[Record], truth: str | Path) -> Omissions:

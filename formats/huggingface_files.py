@@ -93,8 +93,8 @@ def files_of_split(path: str | Path, split: str | None = None) -> list[Path]:
 
 def _splits(folder: Path) -> dict[str, list[Path]]:
     for name in _METADATA_NAMES:
-        if (own := folder / name).is_file():
-            return {_ONLY_SPLIT: [own]}
+        if (metadata := folder / name).is_file():
+            return {_ONLY_SPLIT: [metadata]}
     found: dict[str, list[Path]] = {}
     for file in sorted([*folder.rglob(METADATA), *folder.rglob("*.parquet")]):
         if not any(part.startswith(".") for part in file.relative_to(folder).parts):

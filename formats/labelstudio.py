@@ -273,9 +273,12 @@ def _filename(address: str, image_dir: str | Path | None, uploads: Mapping[str, 
 def _size(task: Mapping, result: list[dict] | None) -> tuple[int, int] | None:
     """(height, width): of the first box, of the task's data, or of a box of another answer."""
     data = task.get("data")
-    told = data if isinstance(data, dict) else {}
+    task_data = data if isinstance(data, dict) else {}
     first = result[0] if result else {}
-    height, width = first.get("original_height", told.get("height")), first.get("original_width", told.get("width"))
+    height, width = (
+        first.get("original_height", task_data.get("height")),
+        first.get("original_width", task_data.get("width")),
+    )
     if isinstance(height, int) and isinstance(width, int):
         return height, width
     answers = [*(task.get("annotations") or ()), *(task.get("predictions") or ())]

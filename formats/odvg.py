@@ -263,15 +263,15 @@ def _rounded_score(score: float) -> float:
     return float(f"{score:.6g}")
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
+
 def line_bytes(line: dict[str, Any]) -> bytes:
     """A line's JSON in UTF-8, without its end."""
     try:
         return _ENCODER.encode(line).encode("utf-8")
     except UnicodeEncodeError:  # a file name that is not UTF-8 on disk can only be written escaped
         return json.dumps(line).encode("ascii")
-
-
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 def write_open_groundingdino(path: str | Path, records: Iterable[Record]) -> Omissions:

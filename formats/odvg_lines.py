@@ -124,8 +124,8 @@ def _plain_region(entry: Any) -> Region | None:
     """The region of boxes, one phrase and one span, all as they should be; None for anything else."""
     try:
         ((start, end),) = entry["tokens_positive"]
-        phrase, given = entry["phrase"], entry["bbox"]
-        boxes = [_plain_box(box) for box in given] if type(given[0]) is list else [_plain_box(given)]
+        phrase, bbox = entry["phrase"], entry["bbox"]
+        boxes = [_plain_box(box) for box in bbox] if type(bbox[0]) is list else [_plain_box(bbox)]
         if (
             len(entry) == 3
             and type(phrase) is str

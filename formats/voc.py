@@ -143,15 +143,15 @@ class _ImageNames:
             return name  # which whoever opens it refuses
         folders = path.relative_to(self._root).parts[:-1] if path.is_relative_to(self._root) else ()
         below = PurePosixPath(*(part for part in folders if part.lower() != "annotations"))
-        own = (below / path.stem).as_posix()
+        same_stem = (below / path.stem).as_posix()
         base = PurePosixPath(name).name
         names = [] if not name else [name] if "/" in name else [(below / name).as_posix(), name]
         names += [(PurePosixPath(with_slashes(folder)) / base).as_posix()] if folder and name else []
         names += [(below / base).as_posix()] if "/" in name else []
         # A file that was renamed with its image still says the old name, which may be another image's by now.
-        if base and _without_image_suffix(base) != path.stem and (found := self._found([own])):
+        if base and _without_image_suffix(base) != path.stem and (found := self._found([same_stem])):
             return found
-        if (found := self._found([*names, own])) is None:
+        if (found := self._found([*names, same_stem])) is None:
             self._unknown.append(path.name)
         if not (found or names):
             raise InputError(path, "has no <filename>, and no image is called as it is", "expected one of the two")

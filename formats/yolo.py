@@ -27,6 +27,7 @@ from formats.yolo_rows import Keypoints, read_rows
 
 _log = logging.getLogger(__name__)
 
+_LONGEST_PLAIN = 1000  # characters of a name that safe_join need not see
 _NOT_LABELS = frozenset({"classes.txt"})  # labelling tools put the category names beside the labels
 _DATA_YAML = ("data.yaml", "data.yml", "dataset.yaml")
 
@@ -155,23 +156,13 @@ def write_yolo(
     """
     omissions = Omissions()
     with write_whole_folder(folder, {".txt", ".yaml"} if overwrite else ()) as root:
-        labels = root / "labels"
-        labels.mkdir()
-        made, inside = {labels}, f"{labels}{os.sep}"
+        labels = _LabelFolder(root / "labels")
         for record in records:
             refuse_caption(record, "YOLO")
             count_omissions(omissions, record, ("score",) if with_scores else ())
-            if plain := _PLAIN_NAME.fullmatch(record.filename):  # as nearly every name is: paths are slow to make
-                path = f"{inside}{plain[1]}.txt"
-            else:
-                below = safe_join(labels, record.filename).with_suffix(".txt")
-                if below.parent not in made:
-                    below.parent.mkdir(parents=True, exist_ok=True)
-                    made.add(below.parent)
-                path = str(below)
             text = "".join(_lines(record, categories, omissions, with_scores))
             try:
-                _write_new(path, text.encode())
+                _write_new(labels.path_of(record.filename), text.encode())
             except FileExistsError:
                 what = "has the stem of another image"
                 raise InputError(record.filename, what, "expected one image a stem") from None
@@ -179,7 +170,27 @@ def write_yolo(
     return omissions
 
 
-_PLAIN_NAME = re.compile(r"(\w[\w -]{0,199})\.[A-Za-z0-9]{1,5}", re.ASCII)
+class _LabelFolder:
+    """Where each image's label file is written. Folders are made as they come."""
+
+    # As nearly every name is. Path objects are slow to make.
+    _PLAIN = re.compile(r"((?:\w[\w -]{0,199}/)*)(\w[\w -]{0,199})\.[A-Za-z0-9]{1,5}", re.ASCII)
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._folder, self._inside = folder, f"{folder}{os.sep}"
+        self._made = {""}
+
+    def path_of(self, filename: str) -> str:
+        plain = self._PLAIN.fullmatch(filename)
+        if plain is None or len(filename) > _LONGEST_PLAIN:
+            below = safe_join(self._folder, filename).with_suffix(".txt")
+            below.parent.mkdir(parents=True, exist_ok=True)
+            return str(below)
+        if plain[1] not in self._made:
+            (self._folder / plain[1]).mkdir(parents=True, exist_ok=True)
+            self._made.add(plain[1])
+        return f"{self._inside}{plain[1]}{plain[2]}.txt"
 
 
 def _write_new(path: str, content: bytes) -> None:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
 from formats.io.notebook import html_table
@@ -40,7 +39,7 @@ from grounding_model.inputs.predict import (
     records_of,
 )
 from grounding_model.inputs.prompt import BuiltPrompt, Prompt
-from grounding_model.inputs.tokens import count_tokens, tokenize, tokens_of_spans, unknown_phrases
+from grounding_model.inputs.tokens import CaptionTokenizer, count_tokens, tokenize, tokens_of_spans, unknown_phrases
 from grounding_model.model.backbone import TimmFeatures
 from grounding_model.model.boxes import suppress_overlaps
 from grounding_model.model.grounding import GroundingModel, ImageFeatures, TextFeatures
@@ -163,7 +162,7 @@ class Detector:
     def __init__(
         self,
         model: GroundingModel,
-        tokenizer: PreTrainedTokenizerFast,
+        tokenizer: CaptionTokenizer,
         device: torch.device | str = "cpu",
         provenance: Mapping[str, str] | None = None,
         dtype: str = DTYPE,
@@ -596,8 +595,8 @@ def _read_ahead(
     last: str | None = None
     with ThreadPoolExecutor(READERS, thread_name_prefix="read-image") as readers:
         try:
-            for index, (given, prompt) in enumerate(pairs):
-                image = as_source(given)
+            for index, (source, prompt) in enumerate(pairs):
+                image = as_source(source)
                 filename = f"image-{index}" if isinstance(image, np.ndarray) else str(image)
                 if isinstance(image, np.ndarray) or filename != last:  # the same array may hold other pixels by now
                     picture = readers.submit(read, image, filename)  # before _load, which waits for it

@@ -24,13 +24,13 @@ SCENES = (((0, A), (1, B)), ((0, C),))  # (place of the name, box) of each image
 Placed = dict[str, dict[str, list[tuple[float, ...]]]]  # path of an image -> words -> corners
 
 
-def place(path: Path, number: int, names: tuple[str, ...], placed: Placed) -> Path:
+def index(path: Path, number: int, names: tuple[str, ...], placed: Placed) -> Path:
     """Image `number` as a file; its things go by these names."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(draw_scene("dense", 0, number)[0]).save(path)
-    own = placed.setdefault(str(path), {})
+    boxes = placed.setdefault(str(path), {})
     for name, (x, y, width, height) in SCENES[number]:
-        own.setdefault(names[name], []).append((float(x), float(y), float(x + width), float(y + height)))
+        boxes.setdefault(names[name], []).append((float(x), float(y), float(x + width), float(y + height)))
     return path
 
 
@@ -60,13 +60,13 @@ def coco(data: Path, placed: Placed) -> None:
     names = tuple(name.replace("_", " ") for name in read_category_list("coco"))
     files = ("000000000139.jpg", "000000000285.jpg")
     for number, file in enumerate(files):
-        place(data / "coco/val2017" / file, number, names, placed)
+        index(data / "coco/val2017" / file, number, names, placed)
     write(data / "coco/annotations/instances_val2017.json", coco_file(files, names))
 
 
 def custom(data: Path, placed: Placed) -> None:
     for number in (0, 1):
-        place(data / f"custom/images/{number}.png", number, ("screw", "nut"), placed)
+        index(data / f"custom/images/{number}.png", number, ("screw", "nut"), placed)
     write(data / "custom/test.json", coco_file(("0.png", "1.png"), ("screw", "nut")))
 
 
@@ -74,7 +74,7 @@ def raccoon(data: Path, placed: Placed) -> None:
     root = data / "raccoon"
     lines = []
     for number, scene in enumerate(SCENES):
-        image = place(root / f"images/raccoon-{number}.jpg", number, ("raccoon", "raccoon"), placed)
+        image = index(root / f"images/raccoon-{number}.jpg", number, ("raccoon", "raccoon"), placed)
         boxes = [(x, y, x + width, y + height) for _, (x, y, width, height) in scene]
         instances = [{"bbox": box, "label": 0, "category": "raccoon"} for box in boxes]
         lines.append({"filename": image.name, "height": SIDE, "width": SIDE, "detection": {"instances": instances}})
@@ -85,7 +85,7 @@ def raccoon(data: Path, placed: Placed) -> None:
 def coco128(data: Path, placed: Placed) -> None:
     names = read_category_list("coco")
     for number, scene in enumerate(SCENES):
-        image = place(data / f"coco128/images/train2017/{number:012}.jpg", number, names, placed)
+        image = index(data / f"coco128/images/train2017/{number:012}.jpg", number, names, placed)
         label = data / f"coco128/labels/train2017/{image.stem}.txt"
         label.parent.mkdir(parents=True, exist_ok=True)
         rows = ((name, (x + w / 2) / SIDE, (y + h / 2) / SIDE, w / SIDE, h / SIDE) for name, (x, y, w, h) in scene)
@@ -96,7 +96,7 @@ def cityscapes(data: Path, placed: Placed) -> None:
     root = data / "cityscapes"
     for number, scene in enumerate(SCENES):
         name = f"frankfurt_000000_00029{number}"
-        place(root / f"leftImg8bit/val/frankfurt/{name}_leftImg8bit.png", number, ("person", "car"), placed)
+        index(root / f"leftImg8bit/val/frankfurt/{name}_leftImg8bit.png", number, ("person", "car"), placed)
         numbers = np.full((SIDE, SIDE), 7, np.uint16)  # road
         for thing, (x, y, width, height) in scene:
             numbers[y : y + height, x : x + width] = (24000, 26000)[thing]
@@ -108,7 +108,7 @@ def cityscapes(data: Path, placed: Placed) -> None:
 def voc(data: Path, placed: Placed) -> None:
     root = data / "VOCdevkit/VOC2007"
     for number, scene in enumerate(SCENES):
-        place(root / f"JPEGImages/00000{number}.jpg", number, ("dog", "person"), placed)
+        index(root / f"JPEGImages/00000{number}.jpg", number, ("dog", "person"), placed)
         things = ""
         for thing, (x, y, w, h) in scene:
             box = f"<xmin>{x + 1}</xmin><ymin>{y + 1}</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax>"
@@ -123,7 +123,7 @@ def objects365(data: Path, placed: Placed) -> None:
     names = ("human", "sneakers")
     files = ("obj365_val_000000000301.jpg", "obj365_val_000000000314.jpg")
     for number, file in enumerate(files):
-        place(data / "objects365v1/val" / file, number, names, placed)
+        index(data / "objects365v1/val" / file, number, names, placed)
     write(data / "objects365v1/objects365_val.json", coco_file(files, names))
 
 
@@ -132,7 +132,7 @@ def lvis(file: str) -> Callable[[Path, Placed], None]:
         names = ("baboon", "saddle_blanket")
         files = ("val2017/000000397133.jpg", "train2017/000000037777.jpg")
         for number, each in enumerate(files):
-            place(data / "coco" / each, number, names, placed)
+            index(data / "coco" / each, number, names, placed)
         content = coco_file(files, names, neg_category_ids=[], not_exhaustive_category_ids=[])
         for image in content["images"]:
             image["coco_url"] = f"http://images.cocodataset.org/{image['file_name']}"
@@ -154,7 +154,7 @@ def odinw(config: str) -> Callable[[Path, Placed], None]:
             if path.suffix != ".json":
                 path = path / "annotations_without_background.json"
             for number in (0, 1):
-                place(path.parent / f"{number}_jpg.rf.0.jpg", number, names, placed)
+                index(path.parent / f"{number}_jpg.rf.0.jpg", number, names, placed)
             write(path, coco_file(("0_jpg.rf.0.jpg", "1_jpg.rf.0.jpg"), names))
 
     return written
@@ -165,7 +165,7 @@ def flickr30k(data: Path, placed: Placed) -> None:
     names = ("a man", "a dog")
     files = ("1007129816.jpg", "1009434119.jpg")
     for number, file in enumerate(files):
-        place(root / "flickr30k_images" / file, number, names, placed)
+        index(root / "flickr30k_images" / file, number, names, placed)
     captions = ("a man walks a dog", "a dog looks at a man", "here is a man")  # the first image has two
     content = coco_file(files, names)
     boxes = {box: entry for entry, (_, box) in zip(content["annotations"], [*SCENES[0], *SCENES[1]])}
@@ -191,7 +191,7 @@ def refcoco(data: Path, placed: Placed) -> None:
     for data_set in ("refcoco", "refcoco+", "refcocog"):
         words = (f"left one of {data_set}", f"right one of {data_set}")
         for number, file in enumerate(files):
-            place(data / "coco/train2014" / file, number, words, placed)
+            index(data / "coco/train2014" / file, number, words, placed)
         for image, thing, box in ((0, 0, A), (1, 0, C), (0, 1, B)):
             entry = {"id": len(images), "file_name": files[image], "width": SIDE, "height": SIDE}
             images.append(entry | {"caption": words[thing], "dataset_name": data_set, "original_id": image})
@@ -207,14 +207,14 @@ def grefcoco(data: Path, placed: Placed) -> None:
     """Two things, one thing, and nothing."""
     files = ("COCO_train2014_000000000009.jpg", "COCO_train2014_000000000025.jpg")
     for number, file in enumerate(files):
-        place(data / "coco/train2014" / file, number, ("everything", "everything"), placed)
-        place(data / "coco/train2014" / file, number, ("the left one", "the right one"), placed)
+        index(data / "coco/train2014" / file, number, ("everything", "everything"), placed)
+        index(data / "coco/train2014" / file, number, ("the left one", "the right one"), placed)
     write(data / "coco/grefs/instances.json", coco_file(files, ("person", "dog")))
     meant = ((0, [1, 2], "everything"), (0, [2], "the right one"), (1, [3], "the left one"), (1, [-1], "a cow"))
     refs = [
-        {"ref_id": place, "image_id": image, "ann_id": own, "split": "val", "no_target": own == [-1]}
-        | {"sentences": [{"sent_id": place, "sent": words, "raw": words, "tokens": words.split()}]}
-        for place, (image, own, words) in enumerate(meant)
+        {"ref_id": index, "image_id": image, "ann_id": box_id, "split": "val", "no_target": box_id == [-1]}
+        | {"sentences": [{"sent_id": index, "sent": words, "raw": words, "tokens": words.split()}]}
+        for index, (image, box_id, words) in enumerate(meant)
     ]
     write(data / "coco/grefs/grefs(unc).json", refs)
 
@@ -223,7 +223,7 @@ def d3(data: Path, placed: Placed) -> None:
     """Three descriptions; the second is of something absent, the third is never true."""
     names = ("a dog on a lawn", "a person without a hat", "a cow")
     for number in (0, 1):
-        place(data / f"d3/d3_images/{number}.jpg", number, names, placed)
+        index(data / f"d3/d3_images/{number}.jpg", number, names, placed)
     write(data / "d3/d3_json/d3_full_annotations.json", coco_file(("0.jpg", "1.jpg"), names))
     tables: Mapping[str, Any] = {
         "images": {number: {"file_name": f"{number}.jpg", "group_id": 0} for number in (0, 1)},

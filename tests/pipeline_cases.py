@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -94,7 +94,7 @@ def make_weights(folder: Path) -> Path:
 
 
 def plan_images(
-    folder: Path, annotations: Path, label_map: Path | None, work_dir: Path, shard_size: int = 4
+    folder: Path, annotations: Path, label_map: Path | None, work_dir: Path, shard_size: int = 4, **settings: Any
 ) -> Manifest:
     """A plan over folder/images with the stand-in weights."""
     return plan(
@@ -104,4 +104,5 @@ def plan_images(
         work_dir,
         label_map=label_map,
         shard_size=shard_size,
+        **settings,
     )

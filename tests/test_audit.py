@@ -206,11 +206,11 @@ def test_the_audit_stays_in_the_metadata_when_corrections_go_into_the_labels(tmp
     audit = draw_audit(result.labels, reviews=12)
     write_corrections(audit.reviewed, [reviewed_text(each, 1) for each in audit.records])
     path = write_audit_report(audit, report_audit(audit))
-    told = json.loads(path.read_text())
-    assert json.loads(result.meta.read_text())["audit"] == told
-    assert told["reviews"] == 12
+    payload = json.loads(path.read_text())
+    assert json.loads(result.meta.read_text())["audit"] == payload
+    assert payload["reviews"] == 12
     filter_candidates(manifest, reviewed=audit.reviewed)
-    assert json.loads(result.meta.read_text())["audit"] == told
+    assert json.loads(result.meta.read_text())["audit"] == payload
     assert read_audit(result.labels).settings.drawn == 12  # still the same audit
     filter_candidates(manifest, Policy(score_threshold=0.5))
     assert "audit" not in json.loads(result.meta.read_text())

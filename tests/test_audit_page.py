@@ -60,9 +60,9 @@ def served(command: Sequence[str], folder: Path) -> Iterator[tuple[Page, subproc
 def ended(process: subprocess.Popen) -> str:
     """What the command prints after Ctrl+C."""
     process.send_signal(signal.SIGINT)
-    told, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    return told
+    return printed
 
 
 def wait_for_image(page: Page, number: int) -> None:
@@ -88,8 +88,8 @@ def test_thirty_images_are_audited_by_keyboard(tmp_path: Path) -> None:
                 page.press("x")
             page.press("Enter")
             page.wait(f"{text('progress')}.startsWith('{number + 1} of 30')")
-        told = ended(process)
-    assert "30 reviewed images of 36" in told
+        printed = ended(process)
+    assert "30 reviewed images of 36" in printed
     report = json.loads((tmp_path / "x_od_v1.audit" / "report.json").read_text())
     assert report["precision"]["low"] < 2 / 3 < report["precision"]["high"]
     assert report["precision"]["images"] == report["reviews"] == 30
@@ -130,8 +130,8 @@ def test_thirty_photos_are_audited_by_keyboard_with_the_models_candidates(tmp_pa
             correct_by_keyboard(page, [each.box for each in record.instances or ()], objects)
             page.press("Enter")
             page.wait(f"{text('progress')}.startsWith('{number + 1} of 30')")
-        told = ended(process)
-    assert "30 reviewed images of 200" in told
+        printed = ended(process)
+    assert "30 reviewed images of 200" in printed
     report = json.loads((tmp_path / "x_od_v1.audit" / "report.json").read_text())
     meta = json.loads((tmp_path / "x_od_v1.meta.json").read_text())
     assert meta["audit"] == report

@@ -102,8 +102,8 @@ def reviewed(path: Path, **settings: Any) -> Iterator[Review]:
 def save(review: Review, number: int, state: str = "accepted", **changes: Any) -> dict[str, Any]:
     """The line with these changes, its boxes as they are where none are given."""
     line = review.page(number)
-    given = {"boxes": line["boxes"], "phrases": line["phrases"], "revision": line["revision"], **changes}
-    [saved] = review.save([{"number": number, "state": state, **given}])
+    values = {"boxes": line["boxes"], "phrases": line["phrases"], "revision": line["revision"], **changes}
+    [saved] = review.save([{"number": number, "state": state, **values}])
     return saved
 
 
@@ -115,11 +115,11 @@ def ask(server: ReviewServer, path: str, body: Any = None, **headers: str) -> An
     """path: after the token, or whole where it begins with "/"."""
     address = urlsplit(server.address)
     connection = http.client.HTTPConnection(address.hostname or "", address.port or 0, timeout=30)
-    given = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-    known = {"Content-Type": "application/json"} if given is not None else {}
+    payload = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+    known = {"Content-Type": "application/json"} if payload is not None else {}
     whole = path if path.startswith("/") else address.path + path
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request("GET" if given is None else "POST", whole, given, known | names)
+    connection.request("GET" if payload is None else "POST", whole, payload, known | names)
     answer = connection.getresponse()
     done = Answer(answer.status, answer.read(), dict(answer.getheaders()))
     connection.close()
@@ -387,6 +387,9 @@ def test_the_bare_address_says_in_words_what_is_missing(data: Path) -> None:
         assert answer.status == 403
         assert b"<h1>" in answer.body
         assert b"Open the address that" in answer.body
+        assert server.token.encode() not in answer.body
+        assert ask(server, "/address.js").status == 200
+        assert ask(server, "/address.js", Host="evil.example").status == 403
 
 
 def test_requests_of_other_sites_are_refused(data: Path) -> None:
@@ -676,8 +679,8 @@ def test_an_approval_beside_an_open_page_loses_no_change(tmp_path: Path) -> None
             save(review, number, boxes=[])
         assert review.pending() == 1  # the second is in the journal alone
         boxes = (Instance((1, 2, 9, 9), 0, "cat"),)
-        given = [replace(record, instances=boxes) for record in read_odvg(labels) if record.filename == names[2]]
-        write_odvg(tmp_path / "given.json", given)
+        records = [replace(record, instances=boxes) for record in read_odvg(labels) if record.filename == names[2]]
+        write_odvg(tmp_path / "given.json", records)
         add_corrections(manifest, tmp_path / "given.json", 1)
         assert [review.page(number)["state"] for number in range(3)] == ["accepted"] * 3
     assert [key[0] for key in corrections_for(review.path)] == names

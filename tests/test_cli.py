@@ -74,9 +74,9 @@ WRONG_INPUTS = [
 ]
 
 
-@pytest.mark.parametrize(("command", "told"), WRONG_INPUTS, ids=[command for command, _ in WRONG_INPUTS])
+@pytest.mark.parametrize(("command", "expected"), WRONG_INPUTS, ids=[command for command, _ in WRONG_INPUTS])
 def test_wrong_input_is_one_line_and_2(
-    command: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     make_images(tmp_path / "images", 1)
@@ -89,7 +89,7 @@ def test_wrong_input_is_one_line_and_2(
     assert main(command.split()) == 2
     error = capsys.readouterr().err
     assert error.startswith(("groundhog: ", "groundhog browse: "))
-    assert told in error
+    assert expected in error
     assert len(error.splitlines()) == 1
 
 
@@ -135,10 +135,10 @@ def test_bootstrap_names_what_it_quarantines(tmp_path: Path, capsys: pytest.Capt
     make_images(tmp_path / "images", 2)
     (tmp_path / "images" / "bad.jpg").write_text("text")
     assert main(["bootstrap", str(tmp_path / "images"), str(tmp_path / "x_od.json"), "--categories", "cat,dog"]) == 0
-    told = capsys.readouterr()
-    assert "3 lines" in told.out
-    assert "1 quarantined:" in told.err
-    assert "  line 1: bad.jpg: " in told.err
+    printed = capsys.readouterr()
+    assert "3 lines" in printed.out
+    assert "1 quarantined:" in printed.err
+    assert "  line 1: bad.jpg: " in printed.err
 
 
 def test_convert_writes_labels_that_read_back(tmp_path: Path) -> None:
@@ -178,9 +178,9 @@ def test_self_train_takes_weights_and_a_work_dir(monkeypatch: pytest.MonkeyPatch
 
 
 def test_minus_one_and_lists_are_taken_as_tokens_positive() -> None:
-    for given in ("-1", "[[[0,3]]]"):
-        options = build_parser().parse_args(["detect", "x.jpg", "--texts", "cat", "--tokens-positive", given])
-        assert options.tokens_positive == given
+    for value in ("-1", "[[[0,3]]]"):
+        options = build_parser().parse_args(["detect", "x.jpg", "--texts", "cat", "--tokens-positive", value])
+        assert options.tokens_positive == value
 
 
 def test_predictions_are_sorted_and_name_their_labels() -> None:

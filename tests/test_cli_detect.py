@@ -145,9 +145,9 @@ def test_the_images_of_a_folder_are_drawn_and_written_below_the_output(tmp_path:
     assert [name for name in written if name.startswith("preds")] == [f"preds/{stem}.json" for stem in stems]
     pictures = [name for name in written if name.startswith("vis")]
     assert [Image.open(out / name).format for name in pictures] == ["JPEG", "PNG", "GIF", "PNG"]
-    told = capsys.readouterr()
-    assert told.out == f"160 boxes in 4 images: {out}\n"
-    assert told.err.count("broken.jpg") == 1
+    printed = capsys.readouterr()
+    assert printed.out == f"160 boxes in 4 images: {out}\n"
+    assert printed.err.count("broken.jpg") == 1
     prediction = json.loads((out / "preds" / "x.json").read_text())
     assert prediction["categories"] == ["cat", "red apple"]
     for score, label, row in zip(prediction["scores"], prediction["labels"], prediction["all_scores"], strict=True):

@@ -36,9 +36,9 @@ def weights(*arguments: object) -> int:
 
 def test_inspect_says_what_a_file_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert weights("inspect", CHECKPOINT) == 0
-    first, *_, last = told = capsys.readouterr().out.splitlines()
+    first, *_, last = printed = capsys.readouterr().out.splitlines()
     assert first == f"{CHECKPOINT}: mmdet checkpoint"
-    assert {"  width = 64", "  queries = 50", "mmdet mmengine_version: 0.10.7", f"tokenizer: from {BERT}"} <= {*told}
+    assert {"  width = 64", "  queries = 50", "mmdet mmengine_version: 0.10.7", f"tokenizer: from {BERT}"} <= {*printed}
     assert last == "whole: nothing is missing"
 
 
@@ -47,10 +47,10 @@ def test_weights_are_turned_into_ours_which_say_where_they_are_from(
 ) -> None:
     assert weights(CHECKPOINT, tmp_path / "ours.safetensors") == 0
     assert main(["weights", "inspect", str(tmp_path / "ours.safetensors")]) == 0
-    told = capsys.readouterr().out
-    assert "Groundhog checkpoint" in told
-    assert "tokenizer: comes with it" in told
-    assert f"converted from: {CHECKPOINT}" in told
+    printed = capsys.readouterr().out
+    assert "Groundhog checkpoint" in printed
+    assert "tokenizer: comes with it" in printed
+    assert f"converted from: {CHECKPOINT}" in printed
 
 
 @pytest.mark.parametrize(
@@ -69,9 +69,9 @@ def test_a_file_that_is_no_whole_model_is_refused_by_the_tensors_name(
     change(changed)
     torch.save({"meta": {}, "state_dict": changed}, tmp_path / "a.pth")
     assert weights(tmp_path / "a.pth", tmp_path / "ours.safetensors") == 2
-    told = capsys.readouterr().err
-    assert told.startswith(f"groundhog: {tmp_path / 'a.pth'}: ")
-    assert said in told
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"groundhog: {tmp_path / 'a.pth'}: ")
+    assert said in printed
     assert not (tmp_path / "ours.safetensors").exists()
     weights("inspect", tmp_path / "a.pth")
     assert said in "".join(capsys.readouterr())

@@ -82,24 +82,26 @@ def test_it_opens_with_its_own_command(path: Path) -> None:
             build_parser().parse_args([part for part in arguments if part != "…"])
 
 
-def tables_of(table: dict, place: str = "") -> Iterator[tuple[str, dict]]:
-    yield place, table
+def tables_of(table: dict, location: str = "") -> Iterator[tuple[str, dict]]:
+    yield location, table
     for key, value in table.items():
         if key in FREE_TABLES:
             continue
         for index, inner in enumerate(value if isinstance(value, list) else [value]):
             if isinstance(inner, dict):
-                yield from tables_of(inner, f"{place}{key}.{index}." if isinstance(value, list) else f"{place}{key}.")
+                yield from tables_of(
+                    inner, f"{location}{key}.{index}." if isinstance(value, list) else f"{location}{key}."
+                )
 
 
 @every_config
 def test_a_misspelt_key_is_refused_with_the_right_one(path: Path) -> None:
-    for place, table in tables_of(tomllib.loads(path.read_text(encoding="utf-8"))):
+    for location, table in tables_of(tomllib.loads(path.read_text(encoding="utf-8"))):
         if not table:
             continue
         key = max(table, key=len)
-        with pytest.raises(InputError, match=rf"{re.escape(place)}{key}x: is not a setting; did you mean '{key}'"):
-            read_config(path, type_of(path), [f"{place}{key}x=1"])
+        with pytest.raises(InputError, match=rf"{re.escape(location)}{key}x: is not a setting; did you mean '{key}'"):
+            read_config(path, type_of(path), [f"{location}{key}x=1"])
 
 
 def paths_in(value: object) -> Iterator[Path]:
@@ -320,8 +322,8 @@ def test_the_data_of_a_training_are_what_its_commands_write(name: str, converted
 
 def test_the_page_tells_the_same_commands() -> None:
     page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-    told = {tuple(shlex.split(line)[1:]) for line in page.splitlines() if line.startswith("groundhog convert ")}
-    assert told == {tuple(command) for command in conversions() if "data/raccoon/annotations" not in command}
+    commands = {tuple(shlex.split(line)[1:]) for line in page.splitlines() if line.startswith("groundhog convert ")}
+    assert commands == {tuple(command) for command in conversions() if "data/raccoon/annotations" not in command}
     rows = re.findall(r"^\| `((?:pretrain|finetune)_[^`]+)`", page, re.MULTILINE)
     assert set(rows) == set(REFERENCE)
 

@@ -153,9 +153,9 @@ def test_sets_of_one_folder_are_compared_by_their_annotation_files(tmp_path, pic
     command = ["check", train, "--images", str(tmp_path / "images"), "--against"]
     assert main([*command, held]) == 0
     assert main([*command, held, "--against", test]) == 1
-    told = capsys.readouterr().out
-    assert "2 leaks" in told
-    assert f"{held}: 2.png = {test}: 2.png (equal files" in told
+    printed = capsys.readouterr().out
+    assert "2 leaks" in printed
+    assert f"{held}: 2.png = {test}: 2.png (equal files" in printed
     for wrong, message in (
         (train, "is given twice"),
         ("nowhere", "does not exist"),

@@ -177,9 +177,10 @@ def test_rare_categories_come_as_often_as_the_paper_says_rounded_up() -> None:
     rng = np.random.default_rng(0)
     labels = [set(np.flatnonzero(rng.random(30) < 0.3 / np.arange(1, 31)).tolist()) for _ in range(300)]
     threshold = 0.05
-    images_with = Counter(label for own in labels for label in own)
+    images_with = Counter(label for image_labels in labels for label in image_labels)
     expected = [
-        math.ceil(max([1.0, *(math.sqrt(threshold / (images_with[label] / 300)) for label in own)])) for own in labels
+        math.ceil(max([1.0, *(math.sqrt(threshold / (images_with[label] / 300)) for label in image_labels)]))
+        for image_labels in labels
     ]
     assert repeats(labels, threshold).tolist() == expected
     assert set(expected) > {1, 2}

@@ -35,15 +35,15 @@ def test_the_loop_goes_round_and_says_where_everything_is(
     out = tmp_path / "demo"
     arguments = ["demo", "--quick", "--weights", str(weights), "--out-dir", str(out), "--device", "cpu"]
     assert main(arguments) == 0
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     assert (out / "report.html").stat().st_size > 100_000
     assert (out / "before_after.jpg").is_file()
     for version in (1, 2, 3):
         records = list(read_odvg(out / "data" / f"glyphs_od_v{version}.json"))
         assert [record.filename for record in records] == [f"{index:06d}.png" for index in range(6)]
-    assert told.out.count("\n|") >= 4  # a row a round
-    assert str(out / "report.html") in told.out
-    assert "v1: labelling the images" in told.err
+    assert printed.out.count("\n|") >= 4  # a row a round
+    assert str(out / "report.html") in printed.out
+    assert "v1: labelling the images" in printed.err
     assert main(arguments) == 0  # finished: told again, not done again
     assert "training" in capsys.readouterr().err
     with pytest.raises(InputError, match="another demo"):
@@ -51,15 +51,20 @@ def test_the_loop_goes_round_and_says_where_everything_is(
 
 
 def test_another_demo_in_the_folder_is_refused(weights: Path, tmp_path: Path) -> None:
-    own = tmp_path / "own.safetensors"
-    own.write_bytes(weights.read_bytes())
-    claim = {"seed": 0, "quick": True, "weights": str(own), "weights_sha256": "that of other weights under this name"}
+    weights_copy = tmp_path / "own.safetensors"
+    weights_copy.write_bytes(weights.read_bytes())
+    claim = {
+        "seed": 0,
+        "quick": True,
+        "weights": str(weights_copy),
+        "weights_sha256": "that of other weights under this name",
+    }
     (tmp_path / "demo.json").write_text(json.dumps(claim))
     with pytest.raises(InputError, match="remove the folder or choose another"):
-        run_demo(tmp_path, quick=True, weights=own)
+        run_demo(tmp_path, quick=True, weights=weights_copy)
     (tmp_path / "demo.json").write_text("{broken")
     with pytest.raises(InputError, match=r"demo\.json: is not JSON .*remove the folder or choose another"):
-        run_demo(tmp_path, quick=True, weights=own)
+        run_demo(tmp_path, quick=True, weights=weights_copy)
 
 
 def test_the_demo_is_the_configuration_of_the_deployment_with_more_test_scenes(tmp_path: Path) -> None:

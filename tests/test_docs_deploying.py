@@ -38,10 +38,10 @@ def test_the_lines_of_python_run_with_onnx_runtime_alone(tmp_path: Path) -> None
     export_onnx(tmp_path / "student.onnx", student)
     Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(tmp_path / "photo.jpg")
     program = program.replace("score > 0.5", "score > 0.0")
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", program + "\nimport sys; assert 'torch' not in sys.modules"],
         cwd=tmp_path, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-    assert told.returncode == 0, told.stderr
-    assert {line.split()[0] for line in told.stdout.splitlines()} <= {"cat", "dog"}
-    assert told.stdout
+    assert done.returncode == 0, done.stderr
+    assert {line.split()[0] for line in done.stdout.splitlines()} <= {"cat", "dog"}
+    assert done.stdout

@@ -95,9 +95,9 @@ def test_a_d_fine_student_alone_has_them(name: str, has_them: bool) -> None:
         [],
     )
     losses = StudentObjective(student, LossSettings(iou_aware=True))(batch)
-    own = {each for each in losses if each.endswith(("fgl", "ddf"))}
+    edge_names = {each for each in losses if each.endswith(("fgl", "ddf"))}
     layers = {"d1.", "d2.", ""}
     expected = {f"{layer}{kind}loss_fgl" for layer in layers for kind in ("", "dn_")}
     expected |= {f"{layer}{kind}loss_ddf" for layer in layers - {""} for kind in ("", "dn_")}
-    assert own == (expected if has_them else set())
+    assert edge_names == (expected if has_them else set())
     assert all(torch.isfinite(value) for value in losses.values())

@@ -164,22 +164,22 @@ def all_at_once(truth, found, names, max_detections) -> COCOeval:
         annotations = [
             {
                 "id": number,
-                "image_id": place,
+                "image_id": index,
                 "category_id": names.index(each.category),
                 "bbox": [each.box[0], each.box[1], each.box[2] - each.box[0], each.box[3] - each.box[1]],
                 "area": (each.box[2] - each.box[0]) * (each.box[3] - each.box[1]),
                 "iscrowd": int(each.ignore),
                 "score": each.score,
             }
-            for number, (place, each) in enumerate(
-                ((place, each) for place, record in enumerate(records) for each in record.instances), start=1
+            for number, (index, each) in enumerate(
+                ((index, each) for index, record in enumerate(records) for each in record.instances), start=1
             )
         ]
         side = COCO()
         side.dataset = {
-            "images": [{"id": place} for place in range(len(truth))],
+            "images": [{"id": index} for index in range(len(truth))],
             "annotations": annotations,
-            "categories": [{"id": place} for place in range(len(names))],
+            "categories": [{"id": index} for index in range(len(names))],
         }
         side.createIndex()
         sides.append(side)
@@ -377,12 +377,12 @@ def test_phrase_recall_is_the_references(merge):
         def regions(boxes, owners, scores=None):
             made = []
             for owner in sorted(set(owners)):
-                own = [index for index, each in enumerate(owners) if each == owner]
+                indices = [index for index, each in enumerate(owners) if each == owner]
                 made.append(
                     Region(
-                        tuple(tuple(boxes[index]) for index in own),
+                        tuple(tuple(boxes[index]) for index in indices),
                         (f"phrase {owner}",),
-                        scores=tuple(scores[index] for index in own) if scores else (),
+                        scores=tuple(scores[index] for index in indices) if scores else (),
                     )
                 )
             return tuple(made)

@@ -307,9 +307,9 @@ def test_a_notebook_measures_what_the_command_measures(tmp_path, images):
     """The areas of masks count for both; an image of another size than its record is none of the truth."""
     config, oracle = setting(tmp_path, coco)
     oracle.shift = 4.0
-    told = evaluate_benchmark(config, detector=oracle).numbers
+    numbers = evaluate_benchmark(config, detector=oracle).numbers
     found = evaluate(config.truth, oracle, out=tmp_path / "numbers.json", show_dir=tmp_path / "show")
-    assert found.as_dict() == {key: told[key] for key in found.as_dict()}
+    assert found.as_dict() == {key: numbers[key] for key in found.as_dict()}
     assert found.ap_medium is None
     assert len(list((tmp_path / "show").iterdir())) == 2
     with pytest.raises(InputError, match=r"flickr\.json: has captions, which have no AP; expected labelled boxes"):

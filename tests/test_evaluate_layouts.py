@@ -77,7 +77,7 @@ def test_a_published_layout_is_measured(config, tmp_path, monkeypatch):
     monkeypatch.setattr(
         evaluation_report, "write_evaluation_files", lambda *arguments: []
     )  # plots of 35 sets take half a minute
-    told = evaluate_config(config, overrides(config, tmp_path))
+    printed = evaluate_config(config, overrides(config, tmp_path))
     written = json.loads((tmp_path / "work/evaluation.json").read_text())
     if "sets" in written:
         assert written["ap"] == pytest.approx(1)
@@ -86,7 +86,7 @@ def test_a_published_layout_is_measured(config, tmp_path, monkeypatch):
         return
     assert written[written["headline"]] == pytest.approx(1)
     assert written["images"] == 2
-    assert "published: " in told or not read_config(config, EvaluateConfig).published
+    assert "published: " in printed or not read_config(config, EvaluateConfig).published
     changes = sum(one != other for one, other in zip(oracle.images, oracle.images[1:]))
     assert changes + 1 == len(set(oracle.images))  # captions of an image are asked one after the other
 
@@ -97,10 +97,10 @@ def test_where_nothing_lies_it_says_what_is_wanted(config, tmp_path, monkeypatch
     (tmp_path / "model.safetensors").write_bytes(b"none")
     arguments = ["evaluate", str(config), "--weights", "model.safetensors", "--set", "work_dir=work"]
     assert main(arguments) == 2
-    told = capsys.readouterr().err
-    assert "data/" in told.splitlines()[0]
-    assert "does not exist" in told
-    assert read_config(config, EvaluateConfig).get.strip() in told
+    printed = capsys.readouterr().err
+    assert "data/" in printed.splitlines()[0]
+    assert "does not exist" in printed
+    assert read_config(config, EvaluateConfig).get.strip() in printed
 
 
 def test_annotations_without_their_images_say_what_is_wanted(tmp_path, monkeypatch, capsys):
@@ -111,8 +111,8 @@ def test_annotations_without_their_images_say_what_is_wanted(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     arguments = ["evaluate", str(ROOT / "configs/evaluate_coco.toml"), *("--set", "work_dir=work")]
     assert main(arguments) == 2
-    told = capsys.readouterr().err
-    assert "000000000139.jpg: no such image; expected COCO 2017" in told
+    printed = capsys.readouterr().err
+    assert "000000000139.jpg: no such image; expected COCO 2017" in printed
 
 
 @pytest.mark.parametrize("config", [path for path in CONFIGS if "glyphs" in path.stem], ids=lambda path: path.stem)

@@ -61,7 +61,13 @@ def lvis():
         frequency={category["name"]: category["frequency"] for category in content["categories"]},
     )
     truth = [record(image_id, tuple(instances[image_id])) for image_id in images]
-    return truth, predictions, order, federation, {images[key]["file_name"]: own for key, own in areas.items()}
+    return (
+        truth,
+        predictions,
+        order,
+        federation,
+        {images[key]["file_name"]: image_areas for key, image_areas in areas.items()},
+    )
 
 
 def numbers(result) -> dict[str, float]:
@@ -158,7 +164,7 @@ def test_what_cannot_be_judged_is_named(lvis):
 
 def test_arrays_say_the_same_as_records_in_any_order(lvis):
     truth, predictions, names, federation, areas = lvis
-    images = {record.filename: place for place, record in enumerate(truth)}
+    images = {record.filename: index for index, record in enumerate(truth)}
     labels = {name: label for label, name in enumerate(names)}
     parts = [PredictedBoxes.of_records([each], images, labels) for each in predictions]
     found = PredictedBoxes.joined(parts[::-1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from flows.labelling.infer import infer
 from flows.labelling.manifest import read_manifest
 from flows.labelling.plan import plan, prompt_label_map
 from flows.policies import Mixture, Policy, Quantile, TargetPrecision
-from flows.policies.apply import Candidate, apply_policy
+from flows.policies.apply import Candidate, Reasons, apply_policy
 from flows.policies.nms import suppress_duplicates
 from formats.io.errors import InputError
 from formats.odvg import read_odvg, record_to_line
@@ -56,7 +55,7 @@ def test_every_drop_has_its_reason() -> None:
         Candidate(0, (20, 20, 40, 40), 0.3),  # not more than the threshold
         Candidate(0, (50, 50, 60, 60), 0.5),  # over the limit
     ]
-    reasons: Counter[str] = Counter()
+    reasons = Reasons()
     labels = apply_policy(candidates, ["cat", "dog"], Policy(min_size=2, max_per_image=2), reasons)
     assert [label.candidate.score for label in labels] == [0.9, 0.7]
     assert reasons == {"duplicate": 1, "small": 1, "score": 1, "over the limit": 1}
@@ -65,7 +64,7 @@ def test_every_drop_has_its_reason() -> None:
 def test_a_category_may_have_its_own_threshold_and_a_band_is_ignored() -> None:
     candidates = [Candidate(0, (0, 0, 9, 9), 0.4), Candidate(1, (0, 0, 9, 9), 0.4), Candidate(0, (20, 0, 29, 9), 0.15)]
     policy = Policy(class_thresholds={"dog": 0.5}, ignore_from=0.2)
-    labels = apply_policy(candidates, ["cat", "dog"], policy, Counter())
+    labels = apply_policy(candidates, ["cat", "dog"], policy, Reasons())
     assert [(label.candidate.region, label.ignore) for label in labels] == [(0, False), (1, True)]
 
 
@@ -78,7 +77,7 @@ def test_the_reference_dump_is_reproduced(kind: str) -> None:
     for image, expected in zip(inputs[kind], map(json.loads, lines), strict=True):
         names = image["text"] if kind == "od" else [str(spans) for spans in image["tokens_positive"]]
         rows = zip(image["pred"]["labels"], map(tuple, image["pred"]["bboxes"]), image["pred"]["scores"])
-        labels = apply_policy([Candidate(*row) for row in rows], names, policy, Counter())
+        labels = apply_policy([Candidate(*row) for row in rows], names, policy, Reasons())
         height, width = image["ori_shape"]
         if kind == "od":
             instances = tuple(Instance(c.box, c.region, names[c.region], c.score) for c, *_ in labels)

@@ -176,8 +176,8 @@ def test_the_flow_labels_by_mapped_shards(
         }
         others = {f"{stage} v{number}" for number in (1, 2, 3) for stage in ("plan", "filter_candidates")}
         # The server hears of task runs by events, in its own time.
-        told = lambda: {run.name for run in client.read_task_runs()}  # noqa: E731
-        wait_until(lambda: told() >= labelled | others, "task runs without a name that can be read", seconds=60)
+        task_names = lambda: {run.name for run in client.read_task_runs()}  # noqa: E731
+        wait_until(lambda: task_names() >= labelled | others, "task runs without a name that can be read", seconds=60)
 
 
 @pytest.mark.slow

@@ -52,14 +52,14 @@ def test_several_held_out_tasks_count_by_their_mean() -> None:
 
 
 def test_the_table_tells_gain_and_loss_and_the_advice() -> None:
-    told = curve((0, 0.5, 0.8), (0.5, 0.6, 0.79), (1, 0.7, 0.6)).table()
-    assert [line.split() for line in told.splitlines()[:4]] == [
+    table = curve((0, 0.5, 0.8), (0.5, 0.6, 0.79), (1, 0.7, 0.6)).table()
+    assert [line.split() for line in table.splitlines()[:4]] == [
         ["alpha", "cats", "nouns"],
         ["0", "0.500", "(+0.000)", "0.800", "(+0.000)"],
         ["0.5", "0.600", "(+0.100)", "0.790", "(-0.010)"],
         ["1", "0.700", "(+0.200)", "0.600", "(-0.200)"],
     ]
-    assert told.endswith("recommended: alpha 0.5: +0.100 on cats, -0.010 on held-out tasks (accepted: -0.03)")
+    assert table.endswith("recommended: alpha 0.5: +0.100 on cats, -0.010 on held-out tasks (accepted: -0.03)")
     assert "recommended: alpha 0: no other point" in curve((0, 0.5, 0.8), (1, 0.7, 0.6)).table()
 
 
@@ -119,12 +119,12 @@ def test_what_was_measured_is_kept_and_the_rest_is_measured(
 def test_the_command_prints_the_table(
     tuned: Path, tasks: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ["forgetting", "glyph-tiny", str(tuned), "--target", str(tasks[0]), "--held-out", str(tasks[1])]
-    assert main([*given, "--alphas", "0,1", "--out", str(tmp_path / "out")]) == 0
+    command = ["forgetting", "glyph-tiny", str(tuned), "--target", str(tasks[0]), "--held-out", str(tasks[1])]
+    assert main([*command, "--alphas", "0,1", "--out", str(tmp_path / "out")]) == 0
     assert "recommended: alpha" in capsys.readouterr().out
-    assert main([*given, "--alphas", "0,2"]) == 2
+    assert main([*command, "--alphas", "0,2"]) == 2
     assert "alphas: 2; expected 0" in capsys.readouterr().err
-    assert main([*given, "--alphas", "half"]) == 2
+    assert main([*command, "--alphas", "half"]) == 2
 
 
 def test_without_a_held_out_task_nothing_can_be_said(tuned: Path, tasks: list[Path], tmp_path: Path) -> None:

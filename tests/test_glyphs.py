@@ -87,9 +87,9 @@ def test_domain_seed_and_index_part_scenes_and_the_task_does_not():
 
 
 def test_hardness_is_the_domains_own_unless_given():
-    own = draw_scene("cats", SEED, 0)[0]
-    assert np.array_equal(own, draw_scene("cats", SEED, 0, hardness=DOMAINS["cats"].hardness)[0])
-    assert not np.array_equal(own, draw_scene("cats", SEED, 0, hardness=0.0)[0])
+    default = draw_scene("cats", SEED, 0)[0]
+    assert np.array_equal(default, draw_scene("cats", SEED, 0, hardness=DOMAINS["cats"].hardness)[0])
+    assert not np.array_equal(default, draw_scene("cats", SEED, 0, hardness=0.0)[0])
 
 
 # Pictograms
@@ -336,16 +336,16 @@ def test_every_word_of_the_world_is_one_token():
     for domain, index, task in itertools.product(DOMAINS, INDICES, ("captions", "expressions")):
         said |= set(re.findall(r"\w+|[^\w\s]", record(domain, index, task).caption))
     for word in sorted(said):
-        assert tokenizer.tokenize(word) == [word]
+        assert tokenizer.backend_tokenizer.encode(word, add_special_tokens=False).tokens == [word]
     assert len(set(vocabulary)) == len(vocabulary)
-    assert [vocabulary[tokenizer.convert_tokens_to_ids(word)] for word in sorted(said)] == sorted(said)
+    assert [vocabulary[tokenizer.id_of(word)] for word in sorted(said)] == sorted(said)
 
 
 def test_no_word_is_unknown():
-    tokenizer = glyph_tokenizer()
-    assert tokenizer.tokenize("Zxq-4") == ["z", "##x", "##q", "-", "4"]
+    tokenizer = glyph_tokenizer().backend_tokenizer
+    assert tokenizer.encode("Zxq-4", add_special_tokens=False).tokens == ["z", "##x", "##q", "-", "4"]
     for text in ("Zyzzyva", "kästchen", "don't", "a red cat.", "c++ (2nd) #3", "Raccoon; fox?"):
-        assert tokenizer.unk_token not in tokenizer.tokenize(text)
+        assert "[UNK]" not in tokenizer.encode(text).tokens
 
 
 # Files

@@ -104,7 +104,7 @@ def answers(
 ) -> tuple[Answer, Answer]:
     images, text = random_images(sizes), tokenize(captions, ours.tokenizer)
     # transformers knows the separators by their numbers in BERT's own vocabulary; this one is smaller.
-    theirs.model.special_tokens = torch.tensor(ours.tokenizer.convert_tokens_to_ids(list(SEPARATORS)))
+    theirs.model.special_tokens = torch.tensor([ours.tokenizer.id_of(token) for token in SEPARATORS])
     expected = theirs(
         pixel_values=images.pixels,
         pixel_mask=(~padding_mask(images)).long(),

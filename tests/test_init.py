@@ -49,7 +49,7 @@ def test_captions_and_published_weights(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "told"),
+    ("name", "settings", "message"),
     [
         ("a/b", {"categories": ["cat"]}, "letters, digits"),
         ("zoo", {"categories": ["cat", "cat"]}, "twice"),
@@ -58,8 +58,8 @@ def test_captions_and_published_weights(folder: Path) -> None:
         ("zoo", {"categories": ["cat"], "weights": "none.pth"}, "no such file"),
     ],
 )
-def test_what_could_not_work_is_refused(folder: Path, name: str, settings: dict, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_what_could_not_work_is_refused(folder: Path, name: str, settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         init(name, folder, **settings)
     assert not Path("configs").exists()
 

@@ -154,9 +154,9 @@ def test_xml_is_cvats_or_one_error(tmp_path: Path) -> None:
 def test_statistics_tell_of_quarantined_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x_od.json").write_text(line(GOOD) + "\n" + line(filename="b.jpg", quarantined="is empty") + "\n")
     assert main(["stats", str(tmp_path / "x_od.json")]) == 0
-    told = capsys.readouterr().out
-    assert "records     1: " in told
-    assert "1 quarantined lines" in told
+    printed = capsys.readouterr().out
+    assert "records     1: " in printed
+    assert "1 quarantined lines" in printed
 
 
 def test_check_ends_with_1_when_there_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

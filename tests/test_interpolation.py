@@ -95,8 +95,12 @@ def test_a_model_between_two_files_runs_and_says_where_it_is_from(base: Checkpoi
     for name, tensor in state(between).items():
         wanted = torch.lerp(state(base)[name], state(after)[name], 0.5) if tensor.is_floating_point() else None
         assert torch.equal(tensor, state(after)[name] if wanted is None else wanted), name
-    told = between.provenance
-    assert (told["alpha"], told["base"], told["tuned sha256"]) == ("0.5", "glyph-tiny", sha256_of(tuned))
+    provenance = between.provenance
+    assert (provenance["alpha"], provenance["base"], provenance["tuned sha256"]) == (
+        "0.5",
+        "glyph-tiny",
+        sha256_of(tuned),
+    )
     assert not between.model.training
 
 

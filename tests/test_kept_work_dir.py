@@ -98,7 +98,7 @@ def filtered(folder: Path) -> tuple[list[bytes], list[bytes]]:
     """The lines of a new v1, and those of the kept one."""
     (folder / "data" / "cats_od_v1.json").unlink()
     assert main(["filter", "work_dir", "--score-threshold", "0.5"]) == 0
-    return tuple((place / "data" / "cats_od_v1.json").read_bytes().splitlines() for place in (folder, LABELLING))
+    return tuple((root / "data" / "cats_od_v1.json").read_bytes().splitlines() for root in (folder, LABELLING))
 
 
 def assert_same_boxes(record: dict, other: dict) -> None:

@@ -81,13 +81,13 @@ def test_the_real_step_keeps_no_more_than_estimated(two_images: MemoryEstimate) 
     """An oracle without an allocator: the storages that autograd really saves for the backward pass."""
     torch.manual_seed(0)
     real = GroundingModel(SMALL).train()
-    own = {parameter.untyped_storage().data_ptr() for parameter in real.parameters()}
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in real.parameters()}
     saved: dict[int, int] = {}
     kept = []  # or a storage that is gone would lend its address to the next
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        if storage.data_ptr() not in parameters:
             kept.append(tensor)
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
@@ -163,8 +163,8 @@ def test_nothing_is_refused_where_nobody_knows_what_is_free(monkeypatch: pytest.
 
 
 def test_what_is_free_on_a_gpu_includes_what_pytorch_holds_in_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = {"mem_get_info": (5, 80), "memory_reserved": 3, "memory_allocated": 1}
-    fake = SimpleNamespace(**{name: lambda device, value=value: value for name, value in told.items()})
+    numbers = {"mem_get_info": (5, 80), "memory_reserved": 3, "memory_allocated": 1}
+    fake = SimpleNamespace(**{name: lambda device, value=value: value for name, value in numbers.items()})
     monkeypatch.setattr(torch, "cuda", fake)
     assert memory.free_memory(torch.device("cuda", 0)) == 7
 
@@ -185,9 +185,9 @@ def test_the_limit_of_a_container_counts(files: dict[str, str], left: int | None
     assert free_in_control_group(tmp_path) == left
 
 
-@pytest.mark.parametrize(("free", "told"), [(100 * GIB, "enough for batch_size"), (1, "too little for one image")])
+@pytest.mark.parametrize(("free", "message"), [(100 * GIB, "enough for batch_size"), (1, "too little for one image")])
 def test_a_dry_run_tells_the_parts(
-    free: int, told: str, two_images: MemoryEstimate, monkeypatch: pytest.MonkeyPatch
+    free: int, message: str, two_images: MemoryEstimate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "free_memory", lambda device: free)
     monkeypatch.setattr(memory, "estimate_run", lambda config, model: two_images)
@@ -196,4 +196,4 @@ def test_a_dry_run_tells_the_parts(
     assert lines[0] == "2 images of 128 x 96 pixels, float32"
     parts = "weights gradients optimizer average activations total free"
     assert [line.split()[0] for line in lines[1:]] == parts.split()
-    assert told in lines[-1]
+    assert message in lines[-1]

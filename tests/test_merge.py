@@ -43,9 +43,9 @@ def test_a_ratio_of_zero_leaves_the_pretraining_data_out(tmp_path: Path) -> None
 
 def test_the_mixture_is_recorded(tmp_path: Path) -> None:
     merge(write_lines(tmp_path / "pseudo.json", 10), [GlyphData(count=20)], 2.0, tmp_path / "merge.json")
-    told = json.loads((tmp_path / "merge.json").read_text())
-    assert told["ratio"] == 2.0
-    assert [(entry["images"], entry["weight"]) for entry in told["datasets"]] == [(10, 1.0), (20, 1.0)]
+    payload = json.loads((tmp_path / "merge.json").read_text())
+    assert payload["ratio"] == 2.0
+    assert [(entry["images"], entry["weight"]) for entry in payload["datasets"]] == [(10, 1.0), (20, 1.0)]
 
 
 def test_what_cannot_be_mixed_is_refused(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_an_approval_resumes_the_flow_that_waits(
     work_dir = config.train.work_dir
     corrected = {"filename": "image-000.png", "height": 30, "width": 40, "detection": {"instances": []}}
     (tmp_path / "mine.json").write_text(json.dumps(corrected))
-    told: list[str] = []
+    messages: list[str] = []
 
     def person() -> None:
         waiting = work_dir / "round-1" / pausing.WAITING_NAME
@@ -39,8 +39,10 @@ def test_an_approval_resumes_the_flow_that_waits(
             assert time.monotonic() < deadline
             time.sleep(0.2)
         approve_round(work_dir, 1, tmp_path / "mine.json")
-        while not (told and told[-1].endswith("resumes")):  # the file is there a moment before the flow is paused
-            told.append(pausing.resume_waiting(work_dir, 1))
+        while not (
+            messages and messages[-1].endswith("resumes")
+        ):  # the file is there a moment before the flow is paused
+            messages.append(pausing.resume_waiting(work_dir, 1))
             time.sleep(0.5)
 
     @flow
@@ -55,5 +57,5 @@ def test_an_approval_resumes_the_flow_that_waits(
         thread.join(60)
     assert result.state == "finished"
     assert [done.counts["reviewed"] for done in result.rounds] == [1, 1]
-    assert told[-1].endswith("resumes")
+    assert messages[-1].endswith("resumes")
     assert pausing.resume_waiting(work_dir, 1) == ""

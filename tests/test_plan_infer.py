@@ -73,9 +73,9 @@ def test_there_are_never_more_than_a_folder_bears(folder: Path, monkeypatch: pyt
 def test_sizes_follow_the_model_unless_they_are_given(folder: Path) -> None:
     manifest = plan_od(folder)
     assert json.loads(manifest.path.read_text())["scale"] is None
-    given = plan(folder / "x_od.json", folder / "images", folder / "weights.safetensors", folder / "b", scale=(80, 90))
-    assert read_manifest(given.path).scale == (80, 90)
-    assert given.key != manifest.key
+    other = plan(folder / "x_od.json", folder / "images", folder / "weights.safetensors", folder / "b", scale=(80, 90))
+    assert read_manifest(other.path).scale == (80, 90)
+    assert other.key != manifest.key
 
 
 def test_the_label_map_beside_an_od_file_is_taken(folder: Path) -> None:
@@ -274,15 +274,15 @@ def test_an_executor_labels_what_is_missing_and_nothing_else(folder: Path) -> No
     manifest = plan_od(folder, "work", shard_size=2)
     infer(manifest, FakeDetector(), progress=False)
     manifest.shard_path(1).unlink()
-    asked = []
+    calls = []
 
     def executor(manifest: Manifest, shards: Sequence[int], batch_size: int) -> None:
-        asked.append((list(shards), batch_size))
+        calls.append((list(shards), batch_size))
         inference.label_shards(manifest, shards, FakeDetector(), batch_size=batch_size)
 
     assert infer(manifest, executor=executor, batch_size=3) == [manifest.shard_path(index) for index in range(5)]
     assert infer(manifest, executor=executor)
-    assert asked == [([1], 3)]
+    assert calls == [([1], 3)]
 
 
 def test_an_executor_that_leaves_a_shard_out_is_not_believed(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from flows.labelling.mirrored import flipped_back, shown_as
 from flows.labelling.settings import View
 from flows.policies import Consensus, Mixture, Policy, Quantile, TargetPrecision
 from flows.policies.agreement import image_agreement
-from flows.policies.apply import Candidate, apply_policy, merge_views
+from flows.policies.apply import Candidate, Reasons, apply_policy, merge_views
 from flows.policies.box_fusion import Boxes, fuse_views
 from flows.policies.calibration import calibrate, judge_boxes, precision_threshold
 from flows.policies.nms import suppress_duplicates, won_by_distractor
@@ -54,7 +53,7 @@ def test_a_box_won_by_a_distractor_goes_and_the_distractor_is_never_a_label() ->
         Candidate(0, (30, 0, 40, 10), 0.7),  # a cat
         Candidate(2, (30, 0, 40, 9), 0.6),  # that looks like a plate
     ]
-    reasons: Counter[str] = Counter()
+    reasons = Reasons()
     labels = apply_policy(candidates, NAMES, Policy(distractors=("plate",)), reasons)
     assert [label.candidate.score for label in labels] == [0.7]
     assert +reasons == {"of a distractor": 2, "distractor": 1}
@@ -77,9 +76,9 @@ def test_rejection_by_distractors_agrees_with_brute_force(seed: int) -> None:
 def test_one_look_gives_the_same_whether_scores_or_duplicates_go_first(seed: int) -> None:
     candidates = random_candidates(seed)
     policy = Policy(score_threshold=0.4, distractors=("plate",), distractor_iou=0.3, nms_iou=0.3, cross_class_iou=0.4)
-    quick = apply_policy(candidates, NAMES, policy, Counter())
+    quick = apply_policy(candidates, NAMES, policy, Reasons())
     everything = Policy(score_threshold=0.0, distractors=("plate",), distractor_iou=0.3, nms_iou=0.3)
-    slow = [label for label in apply_policy(candidates, NAMES, everything, Counter()) if label.candidate.score > 0.4]
+    slow = [label for label in apply_policy(candidates, NAMES, everything, Reasons()) if label.candidate.score > 0.4]
     boxes = np.array([label.candidate.box for label in slow]).reshape(-1, 4)
     stays = suppress_duplicates(boxes, np.zeros(len(slow)), 0.4)
     assert [label.candidate for label in quick] == [label.candidate for label, kept in zip(slow, stays) if kept]
@@ -87,7 +86,7 @@ def test_one_look_gives_the_same_whether_scores_or_duplicates_go_first(seed: int
 
 @pytest.mark.parametrize("views", [1, 3])
 def test_every_candidate_is_a_label_or_counted(views: int) -> None:
-    looks = [random_candidates(seed) for seed in range(views)]
+    views_of_image = [random_candidates(seed) for seed in range(views)]
     policy = Policy(
         ignore_from=0.1,
         distractors=("plate",),
@@ -96,16 +95,16 @@ def test_every_candidate_is_a_label_or_counted(views: int) -> None:
         max_per_image=8,
         consensus=Consensus(least_share=0.5),
     )
-    reasons: Counter[str] = Counter()
-    labels = apply_policy(merge_views(looks, NAMES, policy, reasons), NAMES, policy, reasons)
+    reasons = Reasons()
+    labels = apply_policy(merge_views(views_of_image, NAMES, policy, reasons), NAMES, policy, reasons)
     assert len(labels) + sum(reasons.values()) == 40 * views
     assert all(NAMES[label.candidate.region] != "plate" for label in labels)
 
 
 def test_of_two_categories_on_one_object_the_better_stays_when_asked() -> None:
     candidates = [Candidate(0, (0, 0, 10, 10), 0.8), Candidate(1, (0, 0, 10, 9), 0.9)]
-    assert len(apply_policy(candidates, NAMES, Policy(), Counter())) == 2
-    labels = apply_policy(candidates, NAMES, Policy(cross_class_iou=0.7), reasons := Counter())
+    assert len(apply_policy(candidates, NAMES, Policy(), Reasons())) == 2
+    labels = apply_policy(candidates, NAMES, Policy(cross_class_iou=0.7), reasons := Reasons())
     assert [label.candidate.region for label in labels] == [1]
     assert reasons["other category"] == 1
 
@@ -113,9 +112,9 @@ def test_of_two_categories_on_one_object_the_better_stays_when_asked() -> None:
 def test_an_image_without_a_confident_box_teaches_nothing_and_denies_nothing() -> None:
     candidates = [Candidate(0, (0, 0, 10, 10), 0.4), Candidate(0, (30, 0, 40, 10), 0.35)]
     policy = Policy(score_threshold=0.1, confident_from=0.5)
-    assert [label.ignore for label in apply_policy(candidates, NAMES, policy, Counter())] == [True, True]
+    assert [label.ignore for label in apply_policy(candidates, NAMES, policy, Reasons())] == [True, True]
     candidates.append(Candidate(1, (0, 30, 10, 40), 0.5))
-    assert [label.ignore for label in apply_policy(candidates, NAMES, policy, Counter())] == [False, False, False]
+    assert [label.ignore for label in apply_policy(candidates, NAMES, policy, Reasons())] == [False, False, False]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +130,7 @@ def test_an_image_without_a_confident_box_teaches_nothing_and_denies_nothing() -
 def test_without_thresholds_no_box_goes_or_is_ignored_for_its_score(settings: dict) -> None:
     kept = Policy(min_size=5.0, **settings).without_thresholds()
     assert kept == Policy(min_size=5.0, score_threshold=0.0)
-    labels = apply_policy(random_candidates(0), NAMES, kept, reasons := Counter())
+    labels = apply_policy(random_candidates(0), NAMES, kept, reasons := Reasons())
     assert reasons["score"] == 0
     assert reasons["small"] > 0
     assert not any(label.ignore for label in labels)
@@ -139,8 +138,8 @@ def test_without_thresholds_no_box_goes_or_is_ignored_for_its_score(settings: di
 
 def test_a_score_may_be_the_weight_of_its_loss() -> None:
     candidates = [Candidate(0, (0, 0, 10, 10), 0.4)]
-    assert apply_policy(candidates, NAMES, Policy(), Counter())[0].weight == 1.0
-    assert apply_policy(candidates, NAMES, Policy(soft_weights=True), Counter())[0].weight == 0.4
+    assert apply_policy(candidates, NAMES, Policy(), Reasons())[0].weight == 1.0
+    assert apply_policy(candidates, NAMES, Policy(soft_weights=True), Reasons())[0].weight == 0.4
 
 
 def test_views_that_agree_are_one_view() -> None:
@@ -162,11 +161,11 @@ def test_fused_boxes_are_the_weighted_mean_and_absent_views_count_as_nothing() -
 
 
 def test_the_order_of_views_does_not_matter() -> None:
-    looks = [
+    views_of_image = [
         boxes_of(*sorted(((c.region, c.box, c.score) for c in random_candidates(s)), key=lambda r: -r[2]))
         for s in range(3)
     ]
-    forward, backward = fuse_views(looks, 0.5), fuse_views(looks[::-1], 0.5)
+    forward, backward = fuse_views(views_of_image, 0.5), fuse_views(views_of_image[::-1], 0.5)
     np.testing.assert_allclose(forward.boxes.score, backward.boxes.score)
     np.testing.assert_allclose(forward.boxes.box, backward.boxes.box)
 
@@ -259,9 +258,9 @@ def test_boxes_stand_under_their_category_or_phrase_and_ignored_ones_only_where_
         Region((second,), ("a red", "cat"), ignore=True),
         Region((), ("a dog",)),
     )
-    told = Record("a.png", 9, 99, caption="a red and furry cat, a dog", regions=regions)
-    assert boxes_by_name(told) == {"a red cat": [first], "a dog": []}
-    assert boxes_by_name(told, with_ignored=True) == {"a red cat": [first, second], "a dog": []}
+    record = Record("a.png", 9, 99, caption="a red and furry cat, a dog", regions=regions)
+    assert boxes_by_name(record) == {"a red cat": [first], "a dog": []}
+    assert boxes_by_name(record, with_ignored=True) == {"a red cat": [first, second], "a dog": []}
     assert boxes_by_name(Record("a.png", 9, 99)) == {}
 
 

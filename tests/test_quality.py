@@ -135,9 +135,9 @@ def test_a_small_ablation_from_images_to_table(tmp_path: Path, capsys: pytest.Ca
     command = ["quality", str(CONFIG), "--seeds", "1", "--variants", "control,all"]
     command += [part for setting in settings for part in ("--set", setting)]
     assert main(command) == 0
-    told = capsys.readouterr()
-    assert "all, v2" in told.out
-    assert told.err.count("AP") == 2
+    printed = capsys.readouterr()
+    assert "all, v2" in printed.out
+    assert printed.err.count("AP") == 2
     labels = tmp_path / "seed-1" / "all" / "round-1" / "labels_od.json"
     lines = [json.loads(line) for line in labels.read_text().splitlines()]
     assert {each["category"] for line in lines for each in line["detection"]["instances"]} <= {"cat"}

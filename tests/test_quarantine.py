@@ -77,11 +77,13 @@ def test_every_bad_image_and_line_is_a_line_of_the_labels(tmp_path: Path, captio
 
 def test_the_end_of_a_run_names_some_and_counts_all() -> None:
     assert quarantine_summary([]) == ""
-    told = quarantine_summary([ImageProblem(index, f"{index}.jpg", "why") for index in range(NAMED + 3)], "x.meta.json")
-    assert told.splitlines()[0] == f"{NAMED + 3} quarantined:"
-    assert told.splitlines()[1] == "  line 1: 0.jpg: why"
-    assert told.splitlines()[-1] == "  and 3 more: x.meta.json"
-    assert len(told.splitlines()) == NAMED + 2
+    lines = quarantine_summary(
+        [ImageProblem(index, f"{index}.jpg", "why") for index in range(NAMED + 3)], "x.meta.json"
+    )
+    assert lines.splitlines()[0] == f"{NAMED + 3} quarantined:"
+    assert lines.splitlines()[1] == "  line 1: 0.jpg: why"
+    assert lines.splitlines()[-1] == "  and 3 more: x.meta.json"
+    assert len(lines.splitlines()) == NAMED + 2
     assert "no filename" in quarantine_summary([ImageProblem(0, "", "why")])
 
 

@@ -48,9 +48,9 @@ def test_every_reader_has_a_sample():
 
 @pytest.mark.parametrize("name", _LOST)
 def test_what_a_record_has_no_field_for_is_counted(tmp_path, name):
-    source, given = SAMPLES[name](tmp_path)
+    source, options = SAMPLES[name](tmp_path)
     omissions = Omissions()
-    assert list(READERS[name](source, omissions=omissions, **given)) == list(READERS[name](source, **given))
+    assert list(READERS[name](source, omissions=omissions, **options)) == list(READERS[name](source, **options))
     assert +omissions == +Omissions(_LOST[name])
 
 
@@ -74,7 +74,7 @@ def mutated(content: bytes, chance: random.Random) -> bytes:
 
 def read_mutated(name: str, folder: Path, seed: int) -> None:
     """Reads a sample of which one file is mutated. Raises whatever the reader raises but InputError."""
-    source, given = SAMPLES[name](folder)
+    source, options = SAMPLES[name](folder)
     chance = random.Random(seed)
     path = chance.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
     for _ in range(chance.randrange(1, 4)):
@@ -82,7 +82,7 @@ def read_mutated(name: str, folder: Path, seed: int) -> None:
     for function in (READERS[name], CATEGORIES.get(name)):
         if function is not None:
             with suppress(InputError):
-                list(call(name, function, {**given, "omissions": Omissions()}, source))
+                list(call(name, function, {**options, "omissions": Omissions()}, source))
 
 
 @pytest.mark.parametrize("name", SAMPLES)

@@ -120,7 +120,7 @@ def test_drift_counts_what_came_went_and_moved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("drift", "told"),
+    ("drift", "message"),
     [
         (Drift(images=100, changed=95, counts={"cat": (50, 50)}), "95% of the images"),
         (Drift(images=100, changed=5, counts={"cat": (50, 200)}), "boxes of all went from 50 to 200"),
@@ -130,9 +130,9 @@ def test_drift_counts_what_came_went_and_moved(tmp_path: Path) -> None:
         (Drift(images=5, changed=5, counts={"cat": (3, 9)}), None),
     ],
 )
-def test_bounds_of_drift(drift: Drift, told: str | None) -> None:
+def test_bounds_of_drift(drift: Drift, message: str | None) -> None:
     reasons = " ".join(drifted(Gate(), drift))
-    assert told in reasons if told else not reasons
+    assert message in reasons if message else not reasons
 
 
 def test_labels_with_hardly_a_box_are_not_trained_on(config: SelfTrainConfig) -> None:  # noqa: F811
@@ -212,14 +212,14 @@ def test_only_marked_lines_count_where_some_are_marked(config: SelfTrainConfig, 
 
 
 def test_a_scheduler_may_wait_in_place(config: SelfTrainConfig) -> None:  # noqa: F811
-    asked = []
+    answers = []
 
     def wait(work_dir: Path, number: int) -> bool:
-        asked.append((read_loop_state(work_dir).state, approve_round(work_dir, number)))
+        answers.append((read_loop_state(work_dir).state, approve_round(work_dir, number)))
         return True
 
     assert self_train(reviewing(config), stages=Recorder().stages(), wait_for_person=wait).state == "finished"
-    assert asked == [("waiting", 1)]
+    assert answers == [("waiting", 1)]
 
 
 def test_an_approval_is_of_its_policy(config: SelfTrainConfig) -> None:  # noqa: F811
@@ -230,7 +230,7 @@ def test_an_approval_is_of_its_policy(config: SelfTrainConfig) -> None:  # noqa:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ({"filename": "other.png", "detection": {"instances": []}}, "'other.png' is not a line of x_od.json"),
         ({"filename": "image-000.png"}, "unlabelled line"),
@@ -247,13 +247,13 @@ def test_corrections_that_fit_nothing_are_refused(
     config: SelfTrainConfig,  # noqa: F811
     tmp_path: Path,
     line: dict,
-    told: str,
+    message: str,
 ) -> None:
     self_train(reviewing(config), stages=Recorder().stages())
     (tmp_path / "mine.json").write_text(json.dumps({"height": 30, "width": 40} | line))
     with pytest.raises(InputError, match=r"mine\.json:1") as raised:
         approve_round(config.train.work_dir, 1, tmp_path / "mine.json")
-    assert told in str(raised.value)
+    assert message in str(raised.value)
     assert not (config.train.work_dir / "round-1" / "approval.json").exists()
 
 
@@ -299,8 +299,8 @@ def test_a_file_that_changed_is_named(config: SelfTrainConfig, tmp_path: Path, f
         path.write_text(path.read_text().replace('"labels_sha256": "', '"labels_sha256": "0'))
     else:
         path.write_bytes(path.read_bytes() + b"\n")
-    told = " ".join(what for link in lineage(last) for what in link.broken)
-    assert str(path) in told or str(path.with_name("x_od_v1.json")) in told
+    message = " ".join(what for link in lineage(last) for what in link.broken)
+    assert str(path) in message or str(path.with_name("x_od_v1.json")) in message
 
 
 def test_labels_of_no_loop_have_no_lineage(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_a_batch_holds_what_the_records_say(tmp_path: Path) -> None:
         torch.testing.assert_close(target.boxes[1], torch.tensor([0.5, 0.5, 1.0, 1.0]))
         assert [batch.names[image][label] for label in target.labels] == ["cat", "dog"]
         words = [
-            TOKENIZER.decode(batch.text.input_ids[image][row]).replace(" ", "").replace("##", "")
+            TOKENIZER.backend_tokenizer.decode(batch.text.input_ids[image][row]).replace(" ", "").replace("##", "")
             for row in target.tokens
         ]
         assert words == ["cat", "dog"]

@@ -100,8 +100,8 @@ def test_every_round_makes_its_version_beside_the_source(config: SelfTrainConfig
     assert first[0].annotations == result.rounds[0].labels
     assert first[1].weight == pytest.approx(0.5)  # five images against ten scenes, one to one
     assert {(event["round"], event["stage"]) for event in events} >= {(1, "infer"), (2, "train"), (3, "evaluate")}
-    told = json.loads(result.summary.read_text())
-    assert [entry["ap"] for entry in told["rounds"]] == [0.5] * 3
+    payload = json.loads(result.summary.read_text())
+    assert [entry["ap"] for entry in payload["rounds"]] == [0.5] * 3
 
 
 def test_a_finished_run_is_not_done_again(config: SelfTrainConfig) -> None:
@@ -271,10 +271,12 @@ def test_the_loop_takes_the_path_of_its_configuration(tmp_path: Path) -> None:
 
 
 def test_the_last_labels_that_passed_teach_a_student(config: SelfTrainConfig, tmp_path: Path) -> None:
-    asked, recorder = [], Recorder()
-    stages = recorder.stages()._replace(distill=lambda settings: asked.append(settings) or SimpleNamespace(table="|"))
+    distilled, recorder = [], Recorder()
+    stages = recorder.stages()._replace(
+        distill=lambda settings: distilled.append(settings) or SimpleNamespace(table="|")
+    )
     result = self_train(replace(config, distill=StudentStage(steps=7)), stages=stages)
-    (settings,) = asked
+    (settings,) = distilled
     assert (settings.labels, settings.teacher) == (result.rounds[-1].labels, result.rounds[-1].weights)
     assert (settings.work_dir, settings.train.steps) == (tmp_path / "work" / "student", 7)
     assert settings.truth == config.evaluation
@@ -290,8 +292,8 @@ def test_the_last_stage_writes_a_student_that_answers(config: SelfTrainConfig, t
     # The teacher's file is a stand-in's, which nothing but its own detector reads.
     stages = Recorder().stages()._replace(distill=lambda made: distill(replace(made, teacher="", truth=None)))
     last = self_train(settings, events.append, stages).rounds[-1]
-    (told,) = [event["table"] for event in events if (event["stage"], event["state"]) == ("distill", "finished")]
-    assert "| student, ONNX Runtime |" in told
+    (table,) = [event["table"] for event in events if (event["stage"], event["state"]) == ("distill", "finished")]
+    assert "| student, ONNX Runtime |" in table
     metadata = onnx_metadata(tmp_path / "work" / "student" / "student.onnx")
     assert metadata["teacher_licence"] == "MIT"
     assert metadata["labels_sha256"] == sha256_of(last.labels)

@@ -31,10 +31,10 @@ def memory() -> str:
     return f"memory://{uuid.uuid4().hex}"
 
 
-@pytest.mark.parametrize("place", ["a/b.json", "/a/b.json", "C:/photos", "odd:name.json"])
-def test_a_path_of_this_machine_is_a_path(place: str) -> None:
-    assert as_path(place) == Path(place)
-    assert not is_address(place)
+@pytest.mark.parametrize("path_text", ["a/b.json", "/a/b.json", "C:/photos", "odd:name.json"])
+def test_a_path_of_this_machine_is_a_path(path_text: str) -> None:
+    assert as_path(path_text) == Path(path_text)
+    assert not is_address(path_text)
 
 
 def test_addresses_of_this_machine_are_paths() -> None:
@@ -52,15 +52,15 @@ def test_an_address_that_nothing_speaks_says_what_is_missing() -> None:
 
 
 def test_a_file_at_an_address_is_there_whole_or_not_at_all(memory: str) -> None:
-    place = f"{memory}/new/a.json"
-    with write_whole(place) as stream:
+    path_text = f"{memory}/new/a.json"
+    with write_whole(path_text) as stream:
         stream.write('"größe"\n')
-        assert not as_path(place).exists()
-    assert load_json(place, "") == "größe"
-    with pytest.raises(ValueError, match="I/O"), write_whole(place) as stream:
+        assert not as_path(path_text).exists()
+    assert load_json(path_text, "") == "größe"
+    with pytest.raises(ValueError, match="I/O"), write_whole(path_text) as stream:
         stream.close()
-    assert load_json(place, "") == "größe"
-    assert [path.name for path in as_path(place).parent.iterdir()] == ["a.json"]
+    assert load_json(path_text, "") == "größe"
+    assert [path.name for path in as_path(path_text).parent.iterdir()] == ["a.json"]
 
 
 def test_what_is_read_at_an_address_is_what_is_read_on_disk(memory: str, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from grounding_model.students.config import STUDENTS, FromStudent
 from grounding_model.students.detector import StudentDetector
 from grounding_model.students.export import OnnxDetector, OnnxSession, export_onnx, onnx_metadata
 from grounding_model.students.files import load_student, save_student
-from grounding_model.students.network import Student
+from grounding_model.students.network import Student, without_duplicates
 from grounding_model.training import memory
 from grounding_model.training.config import TrainConfig
 from grounding_model.training.loop import run_training
@@ -206,6 +206,45 @@ def test_a_prompt_of_other_classes_is_named(folder: Path) -> None:
         detector.predict_each([], Prompt.expression("the red one"))
 
 
+def test_of_duplicates_the_best_counts_in_every_class_on_its_own(tmp_path: Path) -> None:
+    boxes = torch.tensor([[[0, 0, 0.5, 0.5], [0, 0, 0.5, 0.45], [0.5, 0.5, 1, 1], [0, 0, 0.5, 0.25]]])
+    scores = torch.tensor([[[0.9, 0.2], [0.8, 0.3], [0.7, 0.1], [0.6, 0.0]]])
+    wanted = torch.tensor([[[0.9, 0], [0, 0.3], [0.7, 0.1], [0.6, 0]]])
+    assert torch.equal(without_duplicates(scores, boxes, 0.6), wanted)
+    assert torch.equal(without_duplicates(scores, boxes, 1.0), scores)
+
+
+def test_how_duplicates_are_dropped_stays_with_the_folder(tmp_path: Path) -> None:
+    start = replace(START, queries=7, nms_iou=0.6)
+    save_student(tmp_path / "a", start_student(start, NAMES), {})
+    student = load_student(tmp_path / "a")
+    assert (student.nms_iou, student.detector.config.num_queries, student.detector.config.num_denoising) == (0.6, 7, 7)
+    again = start_student(FromStudent(str(tmp_path / "a"), NAMES, nms_iou=0.5, queries=5), NAMES)
+    assert (again.nms_iou, again.detector.config.num_queries) == (0.5, 5)
+    image = torch.randint(0, 255, (1, 64, 64, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        assert again(image)[0].shape == (1, 5 * len(NAMES))
+
+
+def test_detect_finds_all_classes_of_a_student_unless_some_are_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    common = ["detect", str(tmp_path / "a.png"), "--weights", str(folder), "--pred-score-thr", "0", "--device", "cpu"]
+
+    def found(*arguments: str) -> set[str]:
+        out = tmp_path / "out"
+        assert main([*common, "--out-dir", str(out), *arguments]) == 0
+        return set(json.loads((out / "preds" / "a.json").read_text())["label_names"])
+
+    assert found() == set(NAMES)
+    assert found("--texts", "Blue. red") == {"Blue", "red"}
+    assert main([*common, "--texts", "gren"]) == 2
+    assert "did you mean 'green'" in capsys.readouterr().err
+    assert main(["detect", str(tmp_path / "a.png")]) == 2
+    assert "--texts: is missing; expected a prompt" in capsys.readouterr().err
+
+
 def test_what_is_known_of_a_class_stays_when_others_join_it(folder: Path, student: Student) -> None:
     other = load_student(folder, ("yellow", "Green"))
     heads, before = other.detector.state_dict(), student.detector.state_dict()
@@ -224,6 +263,12 @@ def test_what_is_known_of_a_class_stays_when_others_join_it(folder: Path, studen
         ({"image_size": 100}, "expected a multiple of 32"),
         ({"student": "rtdetrv2-nano", "image_size": 128}, "too small for 100 queries; expected at least 160"),
         ({"names": ()}, "at least one name"),
+        (
+            {"student": "a folder/model.safetensors"},
+            "dfine-lite0, .*, or a folder of RT-DETRv2 or D-FINE",
+        ),
+        ({"student": "rtdetrv2-nano", "image_size": 32, "queries": 9}, "too small for 9 queries; expected at least 64"),
+        ({"nms_iou": 1.5}, "nms_iou: is 1.5"),
     ],
 )
 def test_a_start_that_cannot_work_is_refused(change: dict, message: str) -> None:
@@ -237,6 +282,8 @@ def test_a_backbone_that_does_not_fit_is_named(tmp_path: Path) -> None:
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(InputError, match="missing or misshapen for test_resnet"):
         start_student(replace(START, backbone_weights=str(tmp_path / "other.pth")), NAMES)
+    with pytest.raises(InputError, match="does not fit test_resnet; expected student rtdetrv2-lite0, or backbone tf"):
+        start_student(replace(START, backbone_weights="efficientnet-lite0"), NAMES)
 
 
 def test_a_packaged_backbone_comes_in_whole_with_its_own_pixels() -> None:
@@ -252,7 +299,7 @@ def test_a_packaged_backbone_comes_in_whole_with_its_own_pixels() -> None:
 @pytest.mark.parametrize("name", sorted({"rtdetrv2-nano", "dfine-nano"}))
 def test_every_family_is_exported_with_equal_answers(name: str, tmp_path: Path) -> None:
     assert STUDENTS[name].width == 128
-    check_onnx(start_student(FromStudent(name, image_size=160), NAMES).eval(), tmp_path)
+    check_onnx(start_student(FromStudent(name, image_size=160, queries=50, nms_iou=0.6), NAMES).eval(), tmp_path)
 
 
 @pytest.mark.slow
@@ -277,10 +324,10 @@ def check_onnx(student: Student, tmp_path: Path) -> None:
         # Of queries that score alike within rounding any may come first, so each box has to have one like it.
         distance = np.abs(found[:, :, None] - boxes.numpy()[:, None]).max(-1) / max(height, width)
         assert distance.min(2).max() < 1e-4
-    asked = {"score_threshold": 0.0, "max_per_image": 9}
+    limits = {"score_threshold": 0.0, "max_per_image": 9}
     for names in (NAMES, NAMES[2:]):
         (ours,), (theirs,) = (
-            detector.predict_each([images[0]], Prompt.categories(names), **asked)
+            detector.predict_each([images[0]], Prompt.categories(names), **limits)
             for detector in (StudentDetector(student), OnnxDetector(session))
         )
         assert {each.category for each in theirs.instances or ()} <= set(names)
@@ -307,14 +354,14 @@ def test_labels_are_distilled_by_one_command(
     arguments = [str(data.annotations), str(data.image_root), "--label-map", str(data.label_map), "--device", "cpu"]
     arguments += ["--student", "glyph-student", "--image-size", "64", "--steps", "1", "--work-dir", str(out)]
     assert main(["distill", *arguments, "--trust", "scores", "--truth", str(data.annotations)]) == 0
-    told = capsys.readouterr().out
-    assert "| student, ONNX Runtime |" in told
+    printed = capsys.readouterr().out
+    assert "| student, ONNX Runtime |" in printed
     rows = json.loads((out / "distill.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["student, PyTorch", "student, ONNX Runtime"]
     assert rows[0]["ap"] == pytest.approx(rows[1]["ap"], abs=1e-3)
     written = {path: path.stat().st_mtime_ns for path in (out / "student.onnx", out / "distill.json")}
     assert main(["distill", *arguments, "--trust", "scores", "--truth", str(data.annotations)]) == 0
-    assert capsys.readouterr().out == told
+    assert capsys.readouterr().out == printed
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert onnx_metadata(out / "student.onnx")["trust"] == "scores"
     (out / "student.onnx").write_bytes(b"a part of it")

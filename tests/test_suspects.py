@@ -130,9 +130,9 @@ def test_the_command_takes_the_candidates_of_the_plan_or_another_models_boxes(tm
     labels = filter_candidates(manifest).labels
     assert len(stored_candidates(manifest).found) == 6
     assert main(["suspects", str(labels), "--work-dir", str(tmp_path / "work"), "--no-review"]) == 0
-    told = capsys.readouterr().out
-    assert "x_od_v1_suspects.jsonl" in told
-    assert "6 of 6 images compared with the candidates of the model that made them" in told
+    printed = capsys.readouterr().out
+    assert "x_od_v1_suspects.jsonl" in printed
+    assert "6 of 6 images compared with the candidates of the model that made them" in printed
     other = [record((LEFT, "cat", 0.9), name=each.filename) for each in read_odvg(labels)]
     write_odvg(tmp_path / "other.json", other)
     assert main(["suspects", str(labels), "--against", str(tmp_path / "other.json"), "--no-review"]) == 0

@@ -526,8 +526,8 @@ def test_curves_are_drawn_without_touching_what_a_notebook_draws_with(tmp_path: 
         f"draw_curves(Path({str(log)!r}), Path({str(tmp_path / 'curves.png')!r}));"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
-    told = subprocess.run([sys.executable, "-c", drawn], capture_output=True, text=True, timeout=300)
-    assert told.returncode == 0, told.stderr
+    done = subprocess.run([sys.executable, "-c", drawn], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "curves.png").is_file()
 
 
@@ -586,9 +586,12 @@ def test_a_git_that_was_killed_is_asked_again(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_bad_data_are_an_input_error_whichever_process_meets_them(config: TrainConfig, workers: int) -> None:
-    for data in config.datasets:
-        for path in Path(data.image_root).glob("*.png"):
-            Image.new("RGB", (9, 9)).save(path)
+def test_bad_data_are_an_input_error_whichever_process_meets_them(
+    config: TrainConfig, tmp_path: Path, workers: int
+) -> None:
+    (tmp_path / "data").mkdir()
+    config = replace(config, datasets=write_rectangles(tmp_path / "data"))  # not those that the other tests share
+    for path in (tmp_path / "data").rglob("*.png"):
+        Image.new("RGB", (9, 9)).save(path)
     with pytest.raises(InputError, match=r"data set \d: \d+ images in a row are unusable; .* the image is 9x9"):
         run_training(replace(config, workers=workers))

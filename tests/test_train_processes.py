@@ -62,8 +62,8 @@ def config(data: OdvgData, tmp_path: Path) -> TrainConfig:
 
 def numbers_of(result: TrainResult) -> list[dict[str, float]]:
     """The parts of the loss and the gradient's norm of every step."""
-    told = [json.loads(line) for line in result.log.read_text().splitlines()]
-    return [{name: value for name, value in line.items() if "loss" in name or "norm" in name} for line in told]
+    lines = [json.loads(line) for line in result.log.read_text().splitlines()]
+    return [{name: value for name, value in line.items() if "loss" in name or "norm" in name} for line in lines]
 
 
 def assert_equal(one: TrainResult, other: TrainResult) -> None:
@@ -98,9 +98,9 @@ def ask_first(rank: int, folder: Path) -> None:
         raise InputError(f"{rank}.json", "no such file", "expected it")
 
     found = run_on_first(lambda: {"found by": rank})
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as refusal:
         run_on_first(missing)
-    (folder / str(rank)).write_text(f"{found} {told.value}")
+    (folder / str(rank)).write_text(f"{found} {refusal.value}")
     distributed.destroy_process_group()
 
 
@@ -165,9 +165,9 @@ def test_reports_of_processes_that_share_a_pipe_do_not_mix(tmp_path: Path) -> No
     both = [fork(partial(report, name)) for name in "ab"]
     os.close(writing)
     with open(reading, encoding="utf-8") as lines:
-        told = [json.loads(line)["progress"] for line in lines]
+        items = [json.loads(line)["progress"] for line in lines]
     assert [os.waitpid(child, 0)[1] for child in both] == [0, 0]
-    assert sorted(told) == sorted([*range(5000), *range(5000)])
+    assert sorted(items) == sorted([*range(5000), *range(5000)])
 
 
 @pytest.mark.slow

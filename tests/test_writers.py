@@ -168,7 +168,7 @@ def test_odvg_counts_phrases_that_it_leaves_out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("odvg", ""),
         ("coco", "1 unlabelled images, now without objects, 1 weights"),
@@ -180,10 +180,10 @@ def test_odvg_counts_phrases_that_it_leaves_out(tmp_path):
         ),
     ],
 )
-def test_what_has_no_place_is_told(tmp_path, name, told):
+def test_what_has_no_place_is_told(tmp_path, name, message):
     categories = (CATEGORIES,) if name in ("coco", "voc", "yolo") else ()
     omissions = WRITERS[name](tmp_path / "out", [RICH, Record("b.jpg", 10, 10)], *categories)
-    assert ", ".join(line.strip() for line in describe_omissions(omissions).splitlines()) == told
+    assert ", ".join(line.strip() for line in describe_omissions(omissions).splitlines()) == message
 
 
 def test_boxes_beyond_the_image_are_clipped_and_counted(tmp_path):
@@ -234,9 +234,9 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
 def test_the_page_of_formats_names_every_format():
     page = (Path(__file__).parent.parent / "docs/formats.md").read_text(encoding="utf-8")
     lines = page.partition("\n## ")[0].splitlines()  # the first table; the next ones say what is left out
-    told = {line.split("`")[1]: line.split("|")[2:4] for line in lines if line.startswith("| `")}
-    assert {name for name, (read, _) in told.items() if "yes" in read} == set(READERS)
-    assert {name for name, (_, written) in told.items() if "yes" in written} == set(WRITERS)
+    marks = {line.split("`")[1]: line.split("|")[2:4] for line in lines if line.startswith("| `")}
+    assert {name for name, (read, _) in marks.items() if "yes" in read} == set(READERS)
+    assert {name for name, (_, written) in marks.items() if "yes" in written} == set(WRITERS)
 
 
 def test_yolo_leaves_ignored_boxes_out(tmp_path):

@@ -159,8 +159,8 @@ class ReviewApp:
         """A line as it is now."""
         number = self._number(values)
         try:
-            asked = self._asked_phrases(number)
-            page = self.review.page(number, asked)
+            phrases = self._asked_phrases(number)
+            page = self.review.page(number, phrases)
         except InputError as error:
             raise Refused(422, str(error)) from error
         return {**page, "reason": self.views.reason(number), "progress": self.review.progress()}
@@ -170,8 +170,8 @@ class ReviewApp:
         number = self._number(values)
         if self.candidates is None:
             return {"candidates": []}
-        asked = self._asked_phrases(number)
-        page = self.review.page(number, asked)
+        phrases = self._asked_phrases(number)
+        page = self.review.page(number, phrases)
         phrases = [Phrase(*each.values()) for each in page["phrases"]]
         labels = {name: label for label, name in self.review.categories.items()}
         record = self.review.record(number)

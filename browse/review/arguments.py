@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from formats.io.errors import InputError
 
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8765  # where the review page is, and where reports link to
+
 
 class DataPaths(NamedTuple):
     """annotations: the ODVG file. images: the folder of its pictures. label_map: its file; None if not given."""

@@ -27,7 +27,7 @@ class CandidateCounts:
     def __init__(self, candidates: CandidateBoxes) -> None:
         self._candidates = candidates
         names = candidates.names or ()
-        self._places = {name: place for place, name in enumerate(names)}
+        self._places = {name: row for row, name in enumerate(names)}
         self._boxes = np.zeros((len(names), LEVELS), np.int64)  # with the score of a level, and not of the next
         self._images = np.zeros((len(names), LEVELS), np.int64)  # whose best box has
         self._read = 0
@@ -43,11 +43,11 @@ class CandidateCounts:
             if not self._started:
                 self._started = True
                 threading.Thread(target=self._count, name="counts of candidates", daemon=True).start()
-        place = self._places.get(name)
+        row = self._places.get(name)
         found = {"read": self._read, "shards": self._candidates.shards}
-        if place is None:
+        if row is None:
             return {"boxes": [], "images": [], **found}
-        return {"boxes": _at_least(self._boxes[place]), "images": _at_least(self._images[place]), **found}
+        return {"boxes": _at_least(self._boxes[row]), "images": _at_least(self._images[row]), **found}
 
     def stop(self) -> None:
         """Ends reading in the background."""

@@ -61,10 +61,10 @@ def find_plan(annotations: Path, work_dir: Path | None) -> Plan | None:
         key, folder = made_by["plan"], made_by.get("folder")
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    for place in _places(annotations, folder):
+    for plan_folder in _places(annotations, folder):
         try:
-            if json.loads((place / MANIFEST).read_text(encoding="utf-8")).get("key") == key:
-                return read_plan(place)
+            if json.loads((plan_folder / MANIFEST).read_text(encoding="utf-8")).get("key") == key:
+                return read_plan(plan_folder)
         except (OSError, ValueError, AttributeError, InputError):
             continue
     return None

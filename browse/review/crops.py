@@ -72,7 +72,7 @@ def _of_changed_lines(review: Review, numbers: np.ndarray, label: int) -> list[t
     found: list[tuple[int, int]] = []
     for number in numbers.tolist():
         boxes = review.page(number)["boxes"]
-        found += [(number, place) for place, each in enumerate(boxes) if label < 0 or each["of"] == label]
+        found += [(number, index) for index, each in enumerate(boxes) if label < 0 or each["of"] == label]
         if len(found) > MOST_LISTED:
             break
     return found
@@ -86,7 +86,7 @@ def _with_words(review: Review, crops: Sequence[tuple[int, int]], words: str) ->
         if number not in fits:
             page = review.page(number)
             fits[number] = [wanted in _name(review, page, each["of"]).casefold() for each in page["boxes"]]
-    return [(number, place) for number, place in crops if place < len(fits[number]) and fits[number][place]]
+    return [(number, index) for number, index in crops if index < len(fits[number]) and fits[number][index]]
 
 
 def _alike(views: Views, crops: list[tuple[int, int]], like: tuple[int, int] | None) -> list[tuple[int, int]]:
@@ -100,28 +100,28 @@ def _alike(views: Views, crops: list[tuple[int, int]], like: tuple[int, int] | N
     compared = [each for each in compared if each[1] < len(boxes[each[0]])]
     if not compared:
         return crops
-    looks = views.likeness.crops([(number, tuple(boxes[number][place]["box"])) for number, place in compared])
-    order = like_first(looks, 0) if like in crops else neighbours_together(looks)
+    appearances = views.likeness.crops([(number, tuple(boxes[number][index]["box"])) for number, index in compared])
+    order = like_first(appearances, 0) if like in crops else neighbours_together(appearances)
     rest = set(compared)
-    return [compared[place] for place in order.tolist()] + [each for each in crops if each not in rest]
+    return [compared[index] for index in order.tolist()] + [each for each in crops if each not in rest]
 
 
 def crop_rows(review: Review, crops: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
     """What the grid shows of some boxes. A box that is not there any more is left out."""
     pages: dict[int, dict[str, Any]] = {}
     rows = []
-    for number, place in crops:
+    for number, index in crops:
         if number not in pages:
             pages[number] = review.page(number)
         page = pages[number]
-        if place < len(page["boxes"]):
-            each = page["boxes"][place]
+        if index < len(page["boxes"]):
+            each = page["boxes"][index]
             name = _name(review, page, each["of"])
             rows.append(
                 {
                     **each,
                     "number": number,
-                    "place": place,
+                    "place": index,
                     "name": name,
                     "filename": page["filename"],
                     "state": page["state"],

@@ -1,6 +1,7 @@
 """Who may ask: this machine's user, through the page that the server itself gave out.
 
-Addresses begin with a random token that only its user sees. A request must name this machine (otherwise a page
+Addresses begin with a random token that only its user sees. The bare address shows nothing; a browser that has shown
+the page remembers its token and goes there (page/address.js). A request must name this machine (otherwise a page
 elsewhere could reach the server by DNS rebinding), and a change must come from the server's own page.
 """
 
@@ -26,8 +27,11 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",  # the address holds the token
     "X-Content-Type-Options": "nosniff",
 }
+PAGE_SCRIPT = Path(__file__).with_name("page") / "address.js"
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{22,64}")
 LOST = "This address has no valid token. Open the address that `groundhog browse serve` printed in its terminal."
+ENTRANCE = "/"  # leads a browser that has shown the page before to it: what reports link to, since they hold no token
+SCRIPT = "/address.js"
 
 
 class Guard:
@@ -65,6 +69,10 @@ class Guard:
             return _refused(headers, f"this server does not answer requests for host {host!r}")
         if origin is not None and origin != f"http://{host}":
             return _refused(headers, f"this server does not accept requests from {origin!r}")
+        if scope["path"] == SCRIPT:
+            return Response(PAGE_SCRIPT.read_bytes(), media_type="text/javascript")
+        if scope["path"] == ENTRANCE:
+            return _refused(headers, LOST, _SCRIPT_TAG)
         token = scope["path"].split("/")[1] if "/" in scope["path"] else ""
         if not secrets.compare_digest(token.encode("utf-8", "replace"), self._token.encode()):
             return _refused(headers, LOST)
@@ -73,13 +81,22 @@ class Guard:
         return None
 
 
-def _refused(headers: Headers, message: str) -> Response:
+def _refused(headers: Headers, message: str, script: str = "") -> Response:
     if "text/html" in headers.get("accept", ""):
-        return HTMLResponse(_PAGE.format(html.escape(message)), status_code=403)
+        return HTMLResponse(_PAGE.format(message=html.escape(message), script=script), status_code=403)
     return JSONResponse({"error": message}, status_code=403)
 
 
-_PAGE = '<!doctype html><html lang="en"><meta charset="utf-8"><title>groundhog review</title><h1>Not here</h1><p>{}</p>'
+_PAGE = """<!doctype html>
+<html lang="en" data-entrance>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>groundhog review</title>
+<link rel="icon" href="data:,">
+<main><h1>Not here</h1><p>{message}</p></main>
+{script}
+"""
+_SCRIPT_TAG = f'<script src="{SCRIPT}" type="module"></script>'
 
 
 def is_this_machine(host: str, listening: str) -> bool:

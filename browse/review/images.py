@@ -33,8 +33,8 @@ Value = TypeVar("Value")
 class Kept(Generic[Value]):
     """The values that were used last, up to a total cost."""
 
-    def __init__(self, most: int) -> None:
-        self._most, self._cost = most, 0
+    def __init__(self, max_cost: int) -> None:
+        self._most, self._cost = max_cost, 0
         self._values: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
         self._lock = threading.Lock()
 

@@ -76,8 +76,8 @@ class LabelLines:
 
     def number(self, physical: int) -> int | None:
         """The number of a line that is known by its place in the file, blank ones counted; None of a blank one."""
-        place = int(np.searchsorted(self._physical, physical))
-        return place if place < len(self) and self._physical[place] == physical else None
+        position = int(np.searchsorted(self._physical, physical))
+        return position if position < len(self) and self._physical[position] == physical else None
 
     def record(self, number: int) -> Record:
         """The record of a line. Raises InputError for a broken or quarantined one."""
@@ -182,11 +182,11 @@ class LineIndex:
         """The state of the lines with this key."""
         with self._guard:
             hashes, states = self._known_states
-            place = int(np.searchsorted(hashes, hash_of(key)))
-            if place < len(hashes) and hashes[place] == hash_of(key):
-                states[place] = state
+            position = int(np.searchsorted(hashes, hash_of(key)))
+            if position < len(hashes) and hashes[position] == hash_of(key):
+                states[position] = state
             elif not self.done.is_set():
-                self._known_states = (np.insert(hashes, place, hash_of(key)), np.insert(states, place, state))
+                self._known_states = (np.insert(hashes, position, hash_of(key)), np.insert(states, position, state))
             self.state[: self.known][self.hashes[: self.known] == hash_of(key)] = state
 
     def counts(self) -> dict[str, int]:
@@ -292,5 +292,5 @@ class LineIndex:
         if not len(hashes):
             self.state[start:stop] = UNTOUCHED
             return
-        place = np.minimum(np.searchsorted(hashes, self.hashes[start:stop]), len(hashes) - 1)
-        self.state[start:stop] = np.where(hashes[place] == self.hashes[start:stop], states[place], UNTOUCHED)
+        position = np.minimum(np.searchsorted(hashes, self.hashes[start:stop]), len(hashes) - 1)
+        self.state[start:stop] = np.where(hashes[position] == self.hashes[start:stop], states[position], UNTOUCHED)

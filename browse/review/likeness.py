@@ -108,8 +108,8 @@ class Likeness:
                 return np.zeros(_LENGTH, np.float32)
 
         with ThreadPoolExecutor(READERS) as readers:
-            looks = list(readers.map(look, numbers.tolist()))
-        return numbers, np.stack(looks) if looks else np.zeros((0, _LENGTH), np.float32)
+            appearances = list(readers.map(look, numbers.tolist()))
+        return numbers, np.stack(appearances) if appearances else np.zeros((0, _LENGTH), np.float32)
 
 
 def _inside(sides: Box, picture: Image.Image) -> Box:

@@ -16,7 +16,7 @@ from pathlib import Path
 import uvicorn
 
 from browse.review.app import ReviewApp
-from browse.review.arguments import add_data_paths, read_data_paths
+from browse.review.arguments import DEFAULT_HOST, DEFAULT_PORT, add_data_paths, read_data_paths
 from browse.review.candidates import CandidateBoxes, find_plan
 from browse.review.guard import Guard, kept_token
 from browse.review.likeness import Likeness
@@ -63,11 +63,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="file for the corrections (default: X_od_reviewed.json beside the labels)",
     )
     parser.add_argument(
-        "--port", type=int, default=8765, help="port to listen on (default %(default)s; 0: any free port)"
+        "--port", type=int, default=DEFAULT_PORT, help="port to listen on (default %(default)s; 0: any free port)"
     )
     parser.add_argument(
         "--host",
-        default="127.0.0.1",
+        default=DEFAULT_HOST,
         metavar="ADDRESS",
         help="address to listen on (default %(default)s: this machine only)",
     )
@@ -171,7 +171,7 @@ class ReviewServer:
         self,
         views: Views,
         images: Path,
-        host: str = "127.0.0.1",
+        host: str = DEFAULT_HOST,
         port: int = 0,
         candidates: CandidateBoxes | None = None,
     ) -> None:

@@ -75,19 +75,19 @@ class Review:
         self.round = 1 if (version := parse_annotation_name(annotations).version) is None else version
         self.reviewer = reviewer if reviewer is not None else _user()
         self.label_map_path = label_map if isinstance(label_map, Path) else None
-        given = read_label_map(label_map) if isinstance(label_map, Path) else label_map
-        if given is None and label_map_beside(annotations).is_file():
+        known_names = read_label_map(label_map) if isinstance(label_map, Path) else label_map
+        if known_names is None and label_map_beside(annotations).is_file():
             self.label_map_path = label_map_beside(annotations)
-            given = read_label_map(self.label_map_path)
+            known_names = read_label_map(self.label_map_path)
         self.lines = LabelLines(annotations)
         self._lock = threading.RLock()
         self._journal = ReviewJournal(self.path, _rows_of_file)
         self._journal.sync()
-        self.index = LineIndex(self.lines, given)
+        self.index = LineIndex(self.lines, known_names)
         self.index.set_states(self._states())
         self.index.start()
-        self.categories: dict[int, str] = dict(given or {})
-        if given is None:
+        self.categories: dict[int, str] = dict(known_names or {})
+        if known_names is None:
             self.categories = self._named_categories()
 
     def _named_categories(self) -> dict[int, str]:
@@ -99,8 +99,8 @@ class Review:
             raise InputError(location, "has neither a label map nor boxes with names", "expected -m LABEL_MAP")
         return names
 
-    def _some_numbers(self, most: int = 100) -> list[int]:
-        numbers = range(min(most, len(self.lines)))
+    def _some_numbers(self, count: int = 100) -> list[int]:
+        numbers = range(min(count, len(self.lines)))
         return [number for number in numbers if not self.index.broken[number]]
 
     def close(self) -> None:

@@ -12,7 +12,9 @@ Interval: that of a binomial share with the effective number of boxes (Korn and 
 Franco et al., Journal of Survey Statistics and Methodology 7, 2019), with limits between Clopper and Pearson's exact
 ones and Jeffreys's. The linearised variance between images takes the boxes of an image as one cluster. Where few errors
 were seen it says little, and nothing where none was; there the variance of a binomial share is mixed in, with boxes
-correlated inside images. The constants were chosen by simulation: benchmarks/audit_coverage.py, docs/auditing.md.
+correlated inside images: Kish's design effect, with the correlation that pairs of reviewed boxes show (Ridout et al.,
+Biometrics 55, 1999), shrunk to a high one where few images show any. What is mixed in is not random, so the variance
+has more degrees of freedom. The constants were chosen by simulation: benchmarks/audit_coverage.py, docs/auditing.md.
 """
 
 from __future__ import annotations
@@ -23,9 +25,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-CORRELATION = 0.2  # of right and wrong between boxes of one image, assumed where too few errors tell
-PRIOR_ERRORS = 4.0  # the assumption weighs as much as this many images with errors
+CORRELATION = 0.7  # of right and wrong between boxes of one image, assumed where few images tell; 1: all or none
+PRIOR_IMAGES = 4.0  # with an error and other boxes: that assumption weighs as much as what so many show
+PRIOR_ERRORS = 4.0  # images with errors: the binomial variance weighs as much as what so many show
+MIN_LEFT = 0.3  # of the binomial variance, however much scores seem to explain
+MAX_DEGREES = 1e6  # of freedom; normal
 MIN_FOR_CONTROL = 8  # images of the share; with fewer, the coefficient of the control variate would be noise
+GARROTE = 4.0  # its squared t value up to which it is noise and becomes 0; above, it keeps 1 - 4 / t ** 2 of itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +78,9 @@ class Moments(NamedTuple):
     """What a sample says before an interval is made of it; arrays over the leading axes.
 
     value: the share. total: boxes in all images, estimated. spread: (..., H) variance between images of a stratum.
-    clusters: (..., H) mean over a stratum's images of what boxes correlated by CORRELATION add to the variance.
+    boxes, pairs: (..., H) mean over a stratum's images of boxes, and of ordered pairs of boxes of one image, both times
+    the share of the variance that the control leaves.
+    correlation: of right and wrong between boxes of one image, as `witnesses` images show it.
     errors: (..., H) images with an error; with a hit where these are fewer. images: that hold a box.
     degrees: of freedom, at most.
     """
@@ -80,7 +88,10 @@ class Moments(NamedTuple):
     value: np.ndarray
     total: np.ndarray
     spread: np.ndarray
-    clusters: np.ndarray
+    boxes: np.ndarray
+    pairs: np.ndarray
+    correlation: np.ndarray
+    witnesses: np.ndarray
     errors: np.ndarray
     images: np.ndarray
     degrees: np.ndarray
@@ -105,29 +116,63 @@ def moments_of(hits: np.ndarray, boxes: np.ndarray, strata: Strata, control: np.
     images = (boxes > 0).sum(-1)
     total = (weight * boxes).sum(-1)
     value = (weight * hits).sum(-1) / np.where(total > 0, total, 1.0)
+    correlation, witnesses = _correlation(hits, boxes, value, weight)
     residual = hits - value[..., None] * boxes
+    spread, left = strata.per_stratum(strata.centred(residual) ** 2), np.ones_like(value)
     if control is not None:
-        control = np.where((images >= MIN_FOR_CONTROL)[..., None], control, 0.0)
-        coefficient = _coefficient(residual, control, strata)
-        correction = coefficient * (weight * control).sum(-1) / np.where(total > 0, total, 1.0)
-        value = np.clip(value - correction, 0.0, 1.0)
-        residual = residual - coefficient[..., None] * control
-    free = len(strata.stratum) - len(taken)
-    lost = free / max(1, free - 1) if control is not None and free > 0 else 1.0  # a degree for the coefficient
-    spread = lost * strata.per_stratum(strata.centred(residual) ** 2) / np.maximum(taken - 1, 1)
-    clusters = strata.per_stratum(boxes * (1 + CORRELATION * np.maximum(boxes - 1, 0))) / np.maximum(taken, 1)
+        explained = _explained(residual, np.where((images >= MIN_FOR_CONTROL)[..., None], control, 0.0), strata)
+        value = np.clip(value - (weight * explained).sum(-1) / np.where(total > 0, total, 1.0), 0.0, 1.0)
+        before, spread = spread, strata.per_stratum(strata.centred(residual - explained) ** 2)
+        left = _share_left(spread, before, strata)
+        free = len(strata.stratum) - len(taken)
+        spread = spread * (free / max(1, free - 1) if free > 0 else 1.0)  # a degree for the coefficient
+    part = left[..., None] / np.maximum(taken, 1)
+    in_boxes, in_pairs = part * strata.per_stratum(boxes), part * strata.per_stratum(_pairs(boxes))
     errors = np.minimum(strata.per_stratum(boxes > hits), strata.per_stratum(hits > 0))
-    degrees = images - (strata.per_stratum(boxes > 0) > 0).sum(-1) - (control is not None)
-    return Moments(value, total, spread, clusters, errors, images, np.maximum(1, degrees))
+    degrees = np.maximum(1, images - (strata.per_stratum(boxes > 0) > 0).sum(-1) - (control is not None))
+    spread = spread / np.maximum(taken - 1, 1)
+    return Moments(value, total, spread, in_boxes, in_pairs, correlation, witnesses, errors, images, degrees)
 
 
-def _coefficient(residual: np.ndarray, control: np.ndarray, strata: Strata) -> np.ndarray:
-    """(...,) the multiple of the control that leaves the least variance within strata."""
+def _share_left(after: np.ndarray, before: np.ndarray, strata: Strata) -> np.ndarray:
+    """(...,) of the variance, after what the control explains; at least MIN_LEFT. Both are (..., H) sums of squares."""
+    scale = strata.sizes * (strata.sizes - strata.taken) / np.maximum(strata.taken * (strata.taken - 1), 1)
+    left, whole = (after * scale).sum(-1), (before * scale).sum(-1)
+    return np.clip(np.where(whole > 0, left / np.where(whole > 0, whole, 1.0), 1.0), MIN_LEFT, 1.0)
+
+
+def _pairs(boxes: np.ndarray) -> np.ndarray:
+    """Ordered ones, of so many boxes."""
+    return boxes * np.maximum(boxes - 1, 0)
+
+
+def _correlation(
+    hits: np.ndarray, boxes: np.ndarray, value: np.ndarray, weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(...,) the correlation inside images, 0..1, from how often the other boxes of an image are wrong too where one is
+    wrong (right, where fewer are right); and how many images show it: those with such a box and others.
+    """
+    rarer = np.where((value > 0.5)[..., None], boxes - hits, hits)
+    share = np.minimum(value, 1 - value)
+    others = (weight * rarer * np.maximum(boxes - 1, 0)).sum(-1)
+    alike = (weight * _pairs(rarer)).sum(-1) / np.where(others > 0, others, 1.0)
+    return np.clip((alike - share) / (1 - share), 0.0, 1.0), ((rarer > 0) & (boxes > 1)).sum(-1)
+
+
+def _explained(residual: np.ndarray, control: np.ndarray, strata: Strata) -> np.ndarray:
+    """(..., n) the multiple of the control that leaves the least variance within strata, less what may be noise: few
+    images fit noise too, and the interval would be too narrow (Breiman's non-negative garrote, Technometrics 37, 1995).
+    """
     scale = strata.weight**2 * (1 - strata.taken / strata.sizes)[strata.stratum]
-    centred = strata.centred(control)
+    centred, residual = strata.centred(control), strata.centred(residual)
     variance = (scale * centred**2).sum(-1)
     covariance = (scale * centred * residual).sum(-1)
-    return np.where(variance > 1e-12, covariance / np.maximum(variance, 1e-12), 0.0)
+    coefficient = np.where(variance > 1e-12, covariance / np.maximum(variance, 1e-12), 0.0)
+    left = (scale * (residual - coefficient[..., None] * centred) ** 2).sum(-1)
+    free = max(1, len(strata.stratum) - len(strata.taken) - 1)
+    t_squared = free * coefficient**2 * variance / np.maximum(left, 1e-12)
+    kept = coefficient * np.clip(1 - GARROTE / np.maximum(t_squared, 1e-9), 0.0, 1.0)
+    return kept[..., None] * control
 
 
 def stratified_interval(
@@ -139,16 +184,18 @@ def stratified_interval(
     """
     scale = sizes**2 * (1 - taken / sizes) / np.maximum(taken, 1)
     parts, square = scale * moments.spread, np.where(moments.total > 0, moments.total, 1.0) ** 2
-    assumed = (scale * moments.clusters).sum(-1) / square
+    weight = growth * moments.witnesses
+    correlation = (PRIOR_IMAGES * CORRELATION + weight * moments.correlation) / (PRIOR_IMAGES + weight)
+    assumed = (scale * (moments.boxes + correlation[..., None] * moments.pairs)).sum(-1) / square
     binomial = moments.value * (1 - moments.value)
     seen = np.where(binomial > 1e-9, parts.sum(-1) / square / np.where(binomial > 1e-9, binomial, 1.0), 0.0)
     errors = growth * (moments.errors * (taken < sizes)).sum(-1)  # strata known whole tell nothing of the others
     trust = errors / (errors + PRIOR_ERRORS)
     per_box = np.maximum(seen, trust * seen + (1 - trust) * assumed)
-    quantile = stats.norm.ppf(0.5 + confidence / 2)
-    student = stats.t.ppf(0.5 + confidence / 2, _degrees(moments, parts, taken, growth))
-    shrink = (quantile / student) ** 2
-    effective = shrink / np.maximum(per_box, 1e-12)
+    random = trust * seen / np.maximum(per_box, 1e-12)  # part of the variance, squared by Satterthwaite
+    degrees = _degrees(moments, parts, taken, growth) / np.maximum(random, MAX_DEGREES**-0.5) ** 2
+    quantile, student = stats.norm.ppf(0.5 + confidence / 2), stats.t.ppf(0.5 + confidence / 2, degrees)
+    effective = (quantile / student) ** 2 / np.maximum(per_box, 1e-12)
     low, high = binomial_interval(moments.value, effective, confidence)
     step = 0.5 / np.maximum(moments.total, 1.0)  # a count of boxes moves by whole ones: felt where few images are left
     low, high = np.maximum(0.0, low - step), np.minimum(1.0, high + step)
@@ -173,10 +220,11 @@ def binomial_interval(share: np.ndarray, count: np.ndarray, confidence: float) -
     """Of a share of `count` independent boxes, which need not be whole. One-sided where the share is 0 or 1.
 
     Clopper and Pearson's lower limit is the quantile of beta(hits, misses + 1), Jeffreys's that of beta(hits + 1/2,
-    misses + 1/2); this one's lies between them.
+    misses + 1/2); this one's lies between them, at the former where there are hardly any hits.
     """
     tail = (1 - confidence) / 2
     hits, misses = share * count, (1 - share) * count
-    low = np.where(hits > 1e-9, stats.beta.ppf(tail, np.maximum(hits, 0) + 0.5, misses + 1.0), 0.0)
-    high = np.where(misses > 1e-9, stats.beta.ppf(1 - tail, hits + 1.0, np.maximum(misses, 0) + 0.5), 1.0)
+    few_hits, few_misses = (np.maximum(each, 1e-9) + 0.5 * each / (each + 1) for each in (hits, misses))
+    low = np.where(hits > 1e-9, stats.beta.ppf(tail, few_hits, misses + 1.0), 0.0)
+    high = np.where(misses > 1e-9, stats.beta.ppf(1 - tail, hits + 1.0, few_misses), 1.0)
     return np.minimum(low, share), np.maximum(high, share)

@@ -179,8 +179,8 @@ def report_audit(
         len(audit.records),
         skipped,
         quality(_moments(sample)),
-        {name: quality(own, name) for name, own in by_name.items() if _enough(own, sample, name)},
-        {name: _holding(judged, name) for name, own in by_name.items() if not _enough(own, sample, name)},
+        {name: quality(moments, name) for name, moments in by_name.items() if _enough(moments, sample, name)},
+        {name: _holding(judged, name) for name, moments in by_name.items() if not _enough(moments, sample, name)},
         _threshold(audit, sample, precision, work_dir),
         half_width,
         _confusions(reviewed, iou),
@@ -230,8 +230,8 @@ def write_audit_report(audit: Audit, report: AuditReport) -> Path:
 
 def _payload_of(quality: Quality) -> dict[str, Any]:
     return {
-        kind: None if own is None else own._asdict()
-        for kind, own in (("precision", quality.precision), ("recall", quality.recall))
+        kind: None if interval is None else interval._asdict()
+        for kind, interval in (("precision", quality.precision), ("recall", quality.recall))
     } | {"more_reviews": dict(quality.more_reviews)}
 
 
@@ -253,8 +253,8 @@ def _sample_of(
 def _label_sums(record: Record) -> dict[str, tuple[int, float]]:
     """Labels and their summed score by category; NaN where one has no score."""
     return {
-        name: (len(own), sum(np.nan if each.score is None else each.score for each in own))
-        for name, own in labels_by_name(record).items()
+        name: (len(labels), sum(np.nan if each.score is None else each.score for each in labels))
+        for name, labels in labels_by_name(record).items()
     }
 
 
@@ -296,7 +296,8 @@ def _control(sample: _Sample, name: str | None) -> np.ndarray | None:
 def _enough(moments: _Moments, sample: _Sample, name: str) -> bool:
     boxes = _boxes(sample, name)
     return any(
-        own is not None and own.images >= ENOUGH_IMAGES and count >= ENOUGH_BOXES for own, count in zip(moments, boxes)
+        each is not None and each.images >= ENOUGH_IMAGES and count >= ENOUGH_BOXES
+        for each, count in zip(moments, boxes)
     )
 
 
@@ -309,11 +310,11 @@ def _boxes(sample: _Sample, name: str | None) -> tuple[int, int]:
 def _quality(moments: _Moments, sample: _Sample, reviews: _Reviews, name: str | None = None) -> Quality:
     sizes, taken = reviews.strata.sizes, reviews.strata.taken
     precision, recall = (
-        None if own is None else _estimate(stratified_interval(own, sizes, taken, CONFIDENCE), count)
-        for own, count in zip(moments, _boxes(sample, name))
+        None if each is None else _estimate(stratified_interval(each, sizes, taken, CONFIDENCE), count)
+        for each, count in zip(moments, _boxes(sample, name))
     )
     more = {
-        kind: _more_reviews(own, *reviews) for kind, own in zip(("precision", "recall"), moments) if own is not None
+        kind: _more_reviews(each, *reviews) for kind, each in zip(("precision", "recall"), moments) if each is not None
     }
     return Quality(precision, recall, more)
 

@@ -21,7 +21,7 @@ import numpy as np
 from flows.audit import defaults
 from flows.audit.estimation import Strata
 from flows.audit.judging import labels_by_name
-from flows.audit.sampling import Design, design, expected_errors
+from flows.audit.sampling import EMPTY_TERM, Design, design, expected_errors
 from flows.labelling.filter import MADE_BY
 from flows.labelling.infer import parse_line
 from flows.labelling.manifest import read_lines
@@ -43,7 +43,8 @@ _UNKNOWN = "remove the folder, or start again with --new"
 class AuditSettings:
     """labels: their file name. drawn: images in the sample. planned: as many as at first, which decided the strata.
 
-    made_by: what the .meta.json says of how the labels were made; {} without one.
+    made_by: what the .meta.json says of how the labels were made; {} without one. empty_term: of the design; 0 in
+    audits that older versions began, whose strata must stay as they were drawn.
     """
 
     labels: str
@@ -52,6 +53,7 @@ class AuditSettings:
     planned: int
     seed: int = 0
     made_by: Mapping[str, Any] = field(default_factory=dict)
+    empty_term: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,10 @@ class Audit:
     @cached_property
     def design(self) -> Design:
         records = self.records
-        scores = [{name: [b.score for b in own] for name, own in labels_by_name(each).items()} for each in records]
+        scores = [{name: [b.score for b in boxes] for name, boxes in labels_by_name(each).items()} for each in records]
         keys = [json.dumps(key_of(each)) for each in records]
-        return design(expected_errors(scores), keys, self.settings.planned, self.settings.seed)
+        sizes = expected_errors(scores, self.settings.empty_term)
+        return design(sizes, keys, self.settings.planned, self.settings.seed)
 
     @property
     def drawn(self) -> np.ndarray:
@@ -150,7 +153,7 @@ def _begin(labels: Path, reviews: int | None, seed: int, reviewed: Path | None) 
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(labels, folder / FROZEN_NAME)
     planned = min(count, reviews or defaults.REVIEWS)
-    settings = AuditSettings(labels.name, sha256_of(labels), planned, planned, seed, made_by(labels))
+    settings = AuditSettings(labels.name, sha256_of(labels), planned, planned, seed, made_by(labels), EMPTY_TERM)
     return replace(audit, settings=settings)
 
 

@@ -22,6 +22,9 @@ UNKNOWN_SCORE = 0.7  # of a box without a score
 # of a rare category counts. benchmarks/audit_coverage.py --sizes compares others.
 IMAGE_TERM, BOX_TERM = 0.5, 0.05
 RARITY_POWER, MAX_RARITY = 0.5, 4.0  # (mean boxes of a category / this one's) ** power; Bankier 1988
+# An image without labels holds no doubtful box, but all of its objects may be missed: it counts as so many others, and
+# all of them together at most as much as the others, since most may be empty.
+EMPTY_TERM = 2.0
 
 
 class Design(NamedTuple):
@@ -57,7 +60,9 @@ def design(sizes: np.ndarray, keys: Sequence[str], reviews: int, seed: int) -> D
     return Design(stratum, review_order(stratum, sizes, chance))
 
 
-def expected_errors(images: Sequence[Mapping[str, Sequence[float | None]]]) -> np.ndarray:
+def expected_errors(
+    images: Sequence[Mapping[str, Sequence[float | None]]], empty_term: float = EMPTY_TERM
+) -> np.ndarray:
     """(N,) of each image, from the scores of its boxes by category."""
     totals: dict[str, int] = {}
     for image in images:
@@ -67,8 +72,16 @@ def expected_errors(images: Sequence[Mapping[str, Sequence[float | None]]]) -> n
     rarity = {
         name: min(MAX_RARITY, float(mean / total) ** RARITY_POWER) if total else 1.0 for name, total in totals.items()
     }
-    doubts = [sum(rarity[name] * sum(map(_doubt, own)) for name, own in each.items()) for each in images]
-    return IMAGE_TERM + np.array(doubts, float)
+    doubts = [sum(rarity[name] * sum(map(_doubt, labels)) for name, labels in each.items()) for each in images]
+    sizes, empty = IMAGE_TERM + np.array(doubts, float), np.array([not any(each.values()) for each in images])
+    return np.where(empty, _size_of_empty(sizes[~empty], int(empty.sum()), empty_term), sizes)
+
+
+def _size_of_empty(others: np.ndarray, count: int, term: float) -> float:
+    """others: sizes of the images with labels. count: images without."""
+    if not count or not len(others):
+        return IMAGE_TERM
+    return max(IMAGE_TERM, min(term * float(others.mean()), float(others.sum()) / count))
 
 
 def _doubt(score: float | None) -> float:

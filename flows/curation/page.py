@@ -81,9 +81,9 @@ def _facts(card: DataCard) -> str:
 def _categories(card: DataCard) -> str:
     """Every category with its colour and the number of its boxes, the most frequent first."""
     counts = [sum(split.boxes.get(name, 0) for split in card.splits) for name in card.categories]
-    most = max(1, *counts)
+    longest = max(1, *counts)
     rows = [
-        f'<li style="--share: {100 * count / most:.1f}%"><i style="background: {css_of(colour_of(label))}"></i>'
+        f'<li style="--share: {100 * count / longest:.1f}%"><i style="background: {css_of(colour_of(label))}"></i>'
         f"<span>{html.escape(card.categories[label])}</span><b>{count:,}</b></li>"
         for label, count in sorted(enumerate(counts), key=lambda each: -each[1])
     ]

@@ -160,17 +160,17 @@ def _place_images(names: Mapping[str, str], source: Path, target: Path, link: bo
     target.mkdir(parents=True)
     items = names.items()
     for name, new in show_progress(items, desc=f"copy {target.parent.name}", unit="image", hidden=not progress):
-        origin, place = safe_join(source, name), safe_join(target, new)
+        origin, copy = safe_join(source, name), safe_join(target, new)
         if not origin.is_file():
             raise InputError(origin, "does not exist", "expected the folder of the images that the labels name")
-        place.parent.mkdir(parents=True, exist_ok=True)
+        copy.parent.mkdir(parents=True, exist_ok=True)
         if link:
             try:
-                os.link(origin.resolve(), place)
+                os.link(origin.resolve(), copy)
                 continue
             except OSError:  # another file system
                 pass
-        shutil.copyfile(origin, place)
+        shutil.copyfile(origin, copy)
 
 
 def _write_split(

@@ -27,6 +27,7 @@ from formats.record import Record
 from grounding_model.detector import load_detector
 from grounding_model.inputs.image import read_image
 from grounding_model.inputs.prompt import Prompt
+from grounding_model.students.detector import StudentDetector
 
 JPEG_QUALITY = 92  # the names on a picture are small
 # What the reference's command calls its palettes; here every label has a colour of its own, whatever its data set.
@@ -49,9 +50,10 @@ class ListedImage(NamedTuple):
     prediction: str
 
 
-def detect(sources: Sequence[str], prompt: Prompt, options: DetectOptions) -> DetectResult:
+def detect(sources: Sequence[str], prompt: Prompt | None, options: DetectOptions) -> DetectResult:
     """Labels the images of `sources` (files, folders, patterns); writes out_dir/vis/NAME and out_dir/preds/STEM.json.
 
+    prompt: None asks a small detector with fixed classes for all of them; InputError for weights that need a prompt.
     Images of a folder keep their folders below out_dir. A bad image is a failure, and the others are still labelled.
     URLs are an error unless options.fetch is set.
     """
@@ -61,9 +63,10 @@ def detect(sources: Sequence[str], prompt: Prompt, options: DetectOptions) -> De
         return _detect(find_images(local), prompt, options, palette)
 
 
-def _detect(images: Sequence[ListedImage], prompt: Prompt, options: DetectOptions, palette: str) -> DetectResult:
+def _detect(images: Sequence[ListedImage], prompt: Prompt | None, options: DetectOptions, palette: str) -> DetectResult:
     settings = options.settings
     detector = load_detector(settings.weights, settings.text_encoder, options.device, settings.dtype)
+    prompt = _all_classes(detector, settings.weights) if prompt is None else prompt
     outcomes = shown_as(settings, detector).predict_each(
         [image.path for image in images],
         prompt,
@@ -90,6 +93,12 @@ def _detect(images: Sequence[ListedImage], prompt: Prompt, options: DetectOption
             except InputError as error:
                 failures[str(image.path)] = str(error)
     return DetectResult(len(images) - len(failures), boxes, failures)
+
+
+def _all_classes(detector: object, weights: str) -> Prompt:
+    if isinstance(detector, StudentDetector):
+        return Prompt.categories(detector.student.names)
+    raise InputError(weights, "has no classes of its own", "expected a prompt")
 
 
 def find_images(sources: Sequence[str]) -> list[ListedImage]:

@@ -114,9 +114,9 @@ def _compared(
 def _training(config: DistillConfig, label_map: Path, names: tuple[str, ...]) -> Any:
     folder = config.work_dir / f"labels-{config.trust}"
     trusted = write_trusted(config.labels, annotation_path(folder, _data_set(config.labels), "od"), config.trust)
-    own = OdvgData(trusted, config.images, label_map)
+    labels = OdvgData(trusted, config.images, label_map)
     start = replace(config.start, names=names)
-    return replace(config.train, datasets=(own, *config.train.datasets), start=start)
+    return replace(config.train, datasets=(labels, *config.train.datasets), start=start)
 
 
 def _data_set(labels: Path) -> str:

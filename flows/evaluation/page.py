@@ -6,7 +6,6 @@ Beside it predictions and truth are written as ODVG files, which the review page
 from __future__ import annotations
 
 import functools
-import html
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -130,8 +129,7 @@ def _review(data: PageData) -> str:
     shown = f"Predictions from a score of {data.min_score:g} on"
     if data.metric in ("phrases", "expressions"):
         shown = "The best box of each phrase"
-    said = f"{shown} over the truth, in the browser:"
-    return pages.paragraph(f"{said} <code>{html.escape(shlex.join(words))}</code>")
+    return pages.review_command(f"{shown} over the truth, in the browser:", shlex.join(words))
 
 
 def _mistakes(data: PageData) -> str:
@@ -198,7 +196,7 @@ def _confused(data: PageData) -> str:
         return ""
     table = data.confusion[:-1, :-1].copy()
     np.fill_diagonal(table, 0)
-    order = [divmod(int(place), len(names)) for place in np.argsort(-table, axis=None, kind="stable")[:MAX_CONFUSED]]
+    order = [divmod(int(index), len(names)) for index in np.argsort(-table, axis=None, kind="stable")[:MAX_CONFUSED]]
     rows = [[names[true], names[guess], f"{table[true, guess]:,}"] for true, guess in order if table[true, guess]]
     if not rows:
         return ""

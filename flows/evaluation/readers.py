@@ -259,4 +259,4 @@ def _areas(records: Sequence[Record], annotations: Path) -> dict[str, list[float
         if "area" not in entry:
             return None
         areas[entry["image_id"]].append(entry["area"])
-    return {record.filename: own for record, own in zip(records, areas.values(), strict=True)}
+    return {record.filename: image_areas for record, image_areas in zip(records, areas.values(), strict=True)}

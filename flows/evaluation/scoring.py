@@ -99,7 +99,7 @@ def _measure_captions(
         merged = recall_at(truth, predictions, merge_boxes=True)
         numbers |= {f"merged_{name}@{k}": value for k, value in merged.items()}
         rows += [(f"{name}@{k}, merged boxes", value) for k, value in merged.items()]
-    first = [[rank == 1 for rank in own] for own in ranks]
+    first = [[rank == 1 for rank in record_ranks] for record_ranks in ranks]
     return Measurement(f"{name}@1", numbers, aligned(rows), _shares(truth, first), {})
 
 

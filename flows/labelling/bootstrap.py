@@ -258,13 +258,13 @@ def _first(entry: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 def _flatten(entries: Iterable[tuple[str, Any]], location: object) -> Iterator[tuple[str, str]]:
     """Pairs, with "/" between folders. A caption that is null is an empty one, whose line is set aside."""
-    for filename, given in entries:
-        captions = [given or ""] if given is None or isinstance(given, str) else given
+    for filename, value in entries:
+        captions = [value or ""] if value is None or isinstance(value, str) else value
         texts = isinstance(captions, Sequence) and all(isinstance(caption, str) for caption in captions)
         if not isinstance(filename, str) or not texts:
             raise InputError(
                 f"{location}: captions of {filename!r}",
-                f"are {describe_value(given)}",
+                f"are {describe_value(value)}",
                 "expected a text or a list of texts for a filename",
             )
         yield from ((with_slashes(filename.strip()), caption.strip()) for caption in captions)

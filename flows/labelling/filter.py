@@ -21,7 +21,7 @@ import numpy as np
 from flows.labelling.corrections import check_corrections
 from flows.labelling.manifest import Manifest, as_manifest, check_source, parse_line, read_lines
 from flows.labelling.shards import missing_shards, share_warning, unusable_error
-from flows.policies.apply import Candidate, Label, apply_policy, merge_views
+from flows.policies.apply import Candidate, Label, Reasons, apply_policy, merge_views
 from flows.policies.calibration import calibrate, judge_boxes, precision_threshold
 from flows.policies.policy import Mixture, Policy, Quantile, TargetPrecision
 from flows.policies.thresholds import mixture_threshold, quantile_threshold
@@ -84,21 +84,17 @@ def filter_candidates(
     """
     manifest, *others = map(as_manifest, (manifest, *views))
     out = as_path(out) if out is not None else labels_path(manifest.source, 1)
-    _check(manifest, others, policy, out)
+    check_plans(manifest, others, policy)
+    if absolute(out) == absolute(manifest.source):
+        raise InputError(out, "would overwrite the source of the labels", "expected another file")
     if not overwrite:
         _refuse_other_labels(manifest, out, provenance or {})
     if manifest.label_map is not None and policy.cross_class_iou is None:
         warn_of_names({int(label): name for label, name in manifest.label_map.items()}, manifest.path)
     plans = (manifest, *others)
     tally = _Tally()
-    number = (provenance or {}).get("round")
-    check = partial(check_corrections, manifest)
-    corrections = corrections_for(reviewed, number, check)
-    if reviewed is not None and not corrections and provenance is None:
-        raise InputError(reviewed, "contains no line", "expected ODVG lines that a person has corrected")
-    truth = _truth(policy, corrections, number, check)
-    found = _thresholds(plans, policy, truth)
-    settled = replace(policy, class_thresholds={**found, **policy.class_thresholds}, adaptive=None)
+    corrections, found = prepare_filter(plans, policy, reviewed, provenance)
+    settled = policy.with_thresholds(found)
     digest = hashlib.sha256()
     with write_whole(out) as file:
         for line in _label_lines(plans, settled, corrections, tally):
@@ -118,6 +114,18 @@ def filter_candidates(
     return FilterResult(out, meta, counts, tuple(tally.quarantined))
 
 
+def prepare_filter(
+    plans: Sequence[Manifest], policy: Policy, reviewed: str | Path | None, provenance: Mapping[str, Any] | None
+) -> tuple[Mapping[Key, Record], dict[str, float]]:
+    """What decides beside the policy: the corrected lines, and category -> threshold that the policy finds."""
+    number = (provenance or {}).get("round")
+    check = partial(check_corrections, plans[0])
+    corrections = corrections_for(reviewed, number, check)
+    if reviewed is not None and not corrections and provenance is None:
+        raise InputError(reviewed, "contains no line", "expected ODVG lines that a person has corrected")
+    return corrections, _thresholds(plans, policy, _truth(policy, corrections, number, check))
+
+
 @dataclass
 class _Tally:
     """What happened to every line and every candidate."""
@@ -127,7 +135,7 @@ class _Tally:
     kept: Counter[str] = field(default_factory=Counter)  # by category or phrase
     ignored: int = 0
     empty: int = 0  # labelled lines without a box
-    dropped: Counter[str] = field(default_factory=Counter)  # by reason
+    dropped: Reasons = field(default_factory=Reasons)
     reviewed: int = 0  # lines that a person corrected; their candidates are dropped for this reason
     reviewed_boxes: int = 0
     quarantined: list[ImageProblem] = field(default_factory=list)
@@ -148,16 +156,21 @@ class _Tally:
         }
 
 
-class _Line(NamedTuple):
-    """A line that could be read. views: its candidates in each view. problem: why it has none."""
+class CandidateLine(NamedTuple):
+    """A line of the source. views: its candidates in each view. problem: why it has none, and no record."""
 
     text: str
     record: Record | None
     views: list[list[Candidate]]
     problem: ImageProblem | None
 
+    @property
+    def filename(self) -> str:
+        """ "" for a line that has none."""
+        return self.problem.filename if self.problem is not None else self.record.filename if self.record else ""
 
-def _lines(views: Sequence[Manifest]) -> Iterator[_Line]:
+
+def lines_with_candidates(views: Sequence[Manifest]) -> Iterator[CandidateLine]:
     """Every line with its candidates, a shard of each view in memory at a time."""
     manifest = views[0]
     for shard in manifest.shards:
@@ -166,17 +179,17 @@ def _lines(views: Sequence[Manifest]) -> Iterator[_Line]:
         problems = {problem.line: problem for found in reversed(shards) for problem in found.problems}
         for line in read_lines(manifest.source, shard):
             if line.number in problems:
-                yield _Line(line.text, None, [], problems[line.number])
+                yield CandidateLine(line.text, None, [], problems[line.number])
             else:
                 record = parse_line(line, manifest.source)
-                yield _Line(line.text, record, [_candidates(found.get(line.number)) for found in by_line], None)
+                yield CandidateLine(line.text, record, [_candidates(found.get(line.number)) for found in by_line], None)
 
 
 def _label_lines(
     views: Sequence[Manifest], policy: Policy, corrections: Mapping[Key, Record], tally: _Tally
 ) -> Iterator[dict[str, Any]]:
     """The lines of the label file, one an input line."""
-    for line in _lines(views):
+    for line in lines_with_candidates(views):
         tally.lines += 1
         if line.problem is not None:
             tally.quarantined.append(line.problem)
@@ -205,11 +218,16 @@ def _candidates(image: ImageCandidates | None) -> list[Candidate]:
     return [Candidate(*row) for row in zip(image.region.tolist(), map(tuple, image.box.tolist()), image.score.tolist())]
 
 
+def decide(views: Sequence[Sequence[Candidate]], names: Sequence[str], policy: Policy, reasons: Reasons) -> list[Label]:
+    """The labels of one image from its candidates in each view. names: as names_of_regions."""
+    return apply_policy(merge_views(views, names, policy, reasons), names, policy, reasons)
+
+
 def _label(
     manifest: Manifest, policy: Policy, record: Record, views: Sequence[Sequence[Candidate]], tally: _Tally
 ) -> Record:
-    names = _names(manifest, record)
-    labels = apply_policy(merge_views(views, names, policy, tally.dropped), names, policy, tally.dropped)
+    names = names_of_regions(manifest, record)
+    labels = decide(views, names, policy, tally.dropped)
     tally.ignored += sum(label.ignore for label in labels)
     tally.empty += not labels
     tally.kept.update(names[label.candidate.region] for label in labels if not label.ignore)
@@ -244,7 +262,7 @@ def _regions(record: Record, labels: Sequence[Label]) -> tuple[Region, ...]:
     return tuple(found)
 
 
-def _names(manifest: Manifest, record: Record) -> list[str]:
+def names_of_regions(manifest: Manifest, record: Record) -> list[str]:
     """Of every label that a candidate of this record can have, the category or phrase."""
     if manifest.label_map is not None:
         return list(manifest.label_map.values())
@@ -308,14 +326,14 @@ def _scores(views: Sequence[Manifest], policy: Policy, truth: Mapping[Key, Recor
     """The number of images, and the scores of every category or phrase."""
     iou = policy.adaptive.iou if isinstance(policy.adaptive, TargetPrecision) else 0.5
     everything = policy.without_thresholds()
-    images, seen = 0, Counter[str]()
+    images, seen = 0, Reasons()
     every: dict[str, list[float]] = {}
     judged: dict[str, list[tuple[float, bool]]] = {}
-    for line in _lines(views):
+    for line in lines_with_candidates(views):
         if line.record is None:
             continue
         images += 1
-        names = _names(views[0], line.record)
+        names = names_of_regions(views[0], line.record)
         labels = apply_policy(merge_views(line.views, names, policy, seen), names, everything, seen)
         corrected = truth.get((line.record.filename, line.record.caption))
         true = {} if corrected is None else boxes_by_name(corrected, with_ignored=True)
@@ -367,7 +385,8 @@ def _refuse_edited_labels(out: Path, new_sha256: str) -> None:
         raise InputError(out, f"was edited since it was written, as {meta.name} says", remedy)
 
 
-def _check(manifest: Manifest, views: Sequence[Manifest], policy: Policy, out: Path) -> None:
+def check_plans(manifest: Manifest, views: Sequence[Manifest], policy: Policy) -> None:
+    """Raises InputError while shards are missing, for a view of another plan, and for unknown categories."""
     check_source(manifest)
     for plan in (manifest, *views):
         if missing := missing_shards(plan):
@@ -380,8 +399,6 @@ def _check(manifest: Manifest, views: Sequence[Manifest], policy: Policy, out: P
         for name in ("source_sha256", "weights_sha256", "label_map", "shards"):
             if getattr(view, name) != getattr(manifest, name):
                 raise InputError(view.work_dir, f"another {name} than the plan has", "expected views of the same plan")
-    if absolute(out) == absolute(manifest.source):
-        raise InputError(out, "would overwrite the source of the labels", "expected another file")
     if manifest.label_map is not None:
         known = sorted(manifest.label_map.values())
         for setting in ("class_thresholds", "distractors"):

@@ -261,10 +261,10 @@ class _Target:
 def _put(target: _Target, taken: Mapping[str, Record], counts: ImportCounts, options: ImportOptions) -> int:
     """Writes what is new; how many lines."""
     texts = {filename: reviewed_text(record, target.number) for filename, record in taken.items()}
-    given = {filename: parse_correction(text.encode("utf-8"), target.export) for filename, text in texts.items()}
+    corrections = {filename: parse_correction(text.encode("utf-8"), target.export) for filename, text in texts.items()}
     label_map = {str(label): name for label, name in target.ours.names.items()}
-    check_lines(target.ours.path, label_map, list(given.values()))
-    found = _fresh(target, given, target.before(), options.overwrite)
+    check_lines(target.ours.path, label_map, list(corrections.values()))
+    found = _fresh(target, corrections, target.before(), options.overwrite)
     counts.problems.extend(found.conflicts)
     counts.already = found.already
     _refuse_problems(target.export, counts, options.skip)
@@ -272,9 +272,9 @@ def _put(target: _Target, taken: Mapping[str, Record], counts: ImportCounts, opt
         return 0
     with locked_corrections(target.path):  # a review page may be open
         before = target.before()
-        found = _fresh(target, given, before, options.overwrite)
+        found = _fresh(target, corrections, before, options.overwrite)
         lines = {(key_of(each.record), max(1, each.since)): _text(each) for each in before}
-        lines |= {(key_of(given[name].record), target.number): texts[name] for name in found.filenames}
+        lines |= {(key_of(corrections[name].record), target.number): texts[name] for name in found.filenames}
         ordered = sorted(lines, key=lambda at: (at[1], at[0][0], at[0][1] or ""))
         write_corrections(target.path, (lines[at] for at in ordered))
     return len(found.filenames)
@@ -289,12 +289,14 @@ class _Fresh:
     conflicts: tuple[InputError, ...]
 
 
-def _fresh(target: _Target, given: Mapping[str, Correction], before: Sequence[Correction], overwrite: bool) -> _Fresh:
+def _fresh(
+    target: _Target, corrections: Mapping[str, Correction], before: Sequence[Correction], overwrite: bool
+) -> _Fresh:
     held = holding(before, target.number)
     withdrawn = {key_of(each.record) for each in before if each.withdrawn and each.since == target.number}
     drafts = unfinished_drafts(target.path, target.number)
     filenames, conflicts, already = list[str](), list[InputError](), 0
-    for filename, correction in given.items():
+    for filename, correction in corrections.items():
         key = key_of(correction.record)
         other = held.get(key)
         if other is not None and not change_of(other.record, correction.record.instances or ()):

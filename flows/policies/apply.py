@@ -39,12 +39,33 @@ class Label(NamedTuple):
     weight: float = 1.0
 
 
+class Reasons(Counter[str]):
+    """How many candidates were dropped, by reason."""
+
+    def drop(self, candidates: Sequence[Candidate], reason: str) -> None:
+        """Counts candidates that become no labels."""
+        self[reason] += len(candidates)
+
+
+class DropLog(Reasons):
+    """Keeps the dropped candidates too, for the explanation of one image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropped: list[tuple[Candidate, str]] = []
+
+    def drop(self, candidates: Sequence[Candidate], reason: str) -> None:
+        """Counts the candidates, and keeps each with its reason."""
+        super().drop(candidates, reason)
+        self.dropped += [(candidate, reason) for candidate in candidates]
+
+
 def apply_policy(
-    candidates: Sequence[Candidate], names: Sequence[str], policy: Policy, reasons: Counter[str]
+    candidates: Sequence[Candidate], names: Sequence[str], policy: Policy, reasons: Reasons
 ) -> list[Label]:
     """The labels among one image's candidates, best first. names: of each candidate's region, its category or phrase.
 
-    Every candidate that goes adds one to its reason.
+    Every dropped candidate is reported to `reasons`.
     """
     ranked = _ranked(candidates)
     strong = [
@@ -55,7 +76,7 @@ def apply_policy(
         one_class = np.zeros(len(unique), dtype=np.int64)
         stays = suppress_duplicates(_boxes(unique), one_class, policy.cross_class_iou)
         unique = _kept(unique, stays, "other category", reasons)
-    reasons["over the limit"] += max(0, len(unique) - policy.max_per_image)
+    reasons.drop(unique[policy.max_per_image :], "over the limit")
     unique = unique[: policy.max_per_image]
     trusted = policy.confident_from is None or any(each.score >= policy.confident_from for each in unique)
     return [
@@ -69,7 +90,7 @@ def apply_policy(
 
 
 def merge_views(
-    views: Sequence[Sequence[Candidate]], names: Sequence[str], policy: Policy, reasons: Counter[str]
+    views: Sequence[Sequence[Candidate]], names: Sequence[str], policy: Policy, reasons: Reasons
 ) -> list[Candidate]:
     """The candidates of one image from several views of it; those of a single view as they are.
 
@@ -81,55 +102,50 @@ def merge_views(
     fused = fuse_views([_as_boxes(view) for view in alone], policy.consensus.iou)
     reasons["merged"] += sum(map(len, alone)) - len(fused.share)
     found = fused.share >= policy.consensus.least_share - 1e-9
-    reasons["lonely"] += len(found) - int(found.sum())
-    return [
+    merged = [
         Candidate(label, (x1, y1, x2, y2), score)
-        for label, (x1, y1, x2, y2), score, stays in zip(*(part.tolist() for part in fused.boxes), found)
-        if stays
+        for label, (x1, y1, x2, y2), score in zip(*(part.tolist() for part in fused.boxes))
     ]
+    return _kept(merged, found, "lonely", reasons)
 
 
 def _ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     return sorted(candidates, key=lambda candidate: -candidate.score)
 
 
-def _too_weak(candidate: Candidate, names: Sequence[str], policy: Policy, reasons: Counter[str]) -> bool:
+def _too_weak(candidate: Candidate, names: Sequence[str], policy: Policy, reasons: Reasons) -> bool:
     """Below its threshold, and below the ignore band if there is one."""
-    threshold = policy.threshold(names[candidate.region])
-    if policy.ignore_from is not None:
-        threshold = min(threshold, policy.ignore_from)
-    weak = candidate.score <= threshold
-    reasons["score"] += weak
+    weak = candidate.score <= policy.min_score(names[candidate.region])
+    if weak:
+        reasons.drop([candidate], "score")
     return weak
 
 
-def _too_small(candidate: Candidate, policy: Policy, reasons: Counter[str]) -> bool:
+def _too_small(candidate: Candidate, policy: Policy, reasons: Reasons) -> bool:
     x1, y1, x2, y2 = candidate.box
     small = min(x2 - x1, y2 - y1) < policy.min_size
-    reasons["small"] += small
+    if small:
+        reasons.drop([candidate], "small")
     return small
 
 
-def _undisputed(
-    ranked: Sequence[Candidate], names: Sequence[str], policy: Policy, reasons: Counter[str]
-) -> list[Candidate]:
+def _undisputed(ranked: Sequence[Candidate], names: Sequence[str], policy: Policy, reasons: Reasons) -> list[Candidate]:
     """Without the boxes of distractors and those that one of them has won."""
     if not policy.distractors:
         return list(ranked)
     distractor = np.array([names[each.region] in policy.distractors for each in ranked], dtype=bool)
     lost = won_by_distractor(_boxes(ranked), distractor, policy.distractor_iou)
-    reasons["of a distractor"] += int(distractor.sum())
-    wanted = [each for each, rejected in zip(ranked, distractor) if not rejected]
+    wanted = _kept(ranked, ~distractor, "of a distractor", reasons)
     return _kept(wanted, ~lost[~distractor], "distractor", reasons)
 
 
-def _without_duplicates(ranked: Sequence[Candidate], policy: Policy, reasons: Counter[str]) -> list[Candidate]:
+def _without_duplicates(ranked: Sequence[Candidate], policy: Policy, reasons: Reasons) -> list[Candidate]:
     labels = np.array([each.region for each in ranked], dtype=np.int64)
     return _kept(ranked, suppress_duplicates(_boxes(ranked), labels, policy.nms_iou), "duplicate", reasons)
 
 
-def _kept(candidates: Sequence[Candidate], stays: np.ndarray, reason: str, reasons: Counter[str]) -> list[Candidate]:
-    reasons[reason] += len(candidates) - int(stays.sum())
+def _kept(candidates: Sequence[Candidate], stays: np.ndarray, reason: str, reasons: Reasons) -> list[Candidate]:
+    reasons.drop([each for each, kept in zip(candidates, stays) if not kept], reason)
     return [each for each, kept in zip(candidates, stays) if kept]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -150,6 +151,15 @@ class Policy:
     def threshold(self, category: str) -> float:
         """The score that a label of this category has to exceed."""
         return self.class_thresholds.get(category, self.score_threshold)
+
+    def min_score(self, category: str) -> float:
+        """The score that a box of this category has to exceed to be written at all: the ignore band starts there."""
+        threshold = self.threshold(category)
+        return threshold if self.ignore_from is None else min(threshold, self.ignore_from)
+
+    def with_thresholds(self, found: Mapping[str, float]) -> Policy:
+        """The same with the thresholds that `adaptive` found; those of class_thresholds take precedence."""
+        return replace(self, class_thresholds={**found, **self.class_thresholds}, adaptive=None)
 
     def without_thresholds(self) -> Policy:
         """The same, but what scores low is kept too: every candidate that the other steps leave becomes a label."""

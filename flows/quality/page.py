@@ -33,7 +33,7 @@ STUDENT = (4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 def write_quality_page(config: QualityConfig, pieces: Sequence[Piece], software: str) -> Path:
     """Writes quality.html into the work_dir, of the pieces that are done; gives its path. The plots lie there."""
     by_variant = {name: [piece for piece in pieces if piece.variant == name] for name in config.variants}
-    by_variant = {name: own for name, own in by_variant.items() if own}
+    by_variant = {name: pieces for name, pieces in by_variant.items() if pieces}
     folder = config.train.work_dir
     sections = [
         _figures(config, by_variant),
@@ -75,16 +75,18 @@ def interval(values: Sequence[float], signed: bool = False) -> str:
     return f"{fmean(values):.3f} ({low:.3f} to {high:.3f})"
 
 
-def _gain(own: Sequence[Piece]) -> list[float]:
+def _gain(pieces: Sequence[Piece]) -> list[float]:
     """What each seed's model gained on the target, from before the first round to after the last."""
-    return [piece.target[-1] - piece.target[0] for piece in own if piece.target]
+    return [piece.target[-1] - piece.target[0] for piece in pieces if piece.target]
 
 
 def _best(by_variant: ByVariant) -> str | None:
     """The variant with labels of its own whose models gained most; of labels alone, the one with the highest AP."""
-    own = {name: pieces for name, pieces in by_variant.items() if any(piece.labels for piece in pieces)}
-    trained = {name: fmean(_gain(pieces)) for name, pieces in own.items() if _gain(pieces)}
-    scored = trained or {name: fmean(p.labels[0].ap for p in pieces if p.labels) for name, pieces in own.items()}
+    with_labels = {name: pieces for name, pieces in by_variant.items() if any(piece.labels for piece in pieces)}
+    trained = {name: fmean(_gain(pieces)) for name, pieces in with_labels.items() if _gain(pieces)}
+    scored = trained or {
+        name: fmean(p.labels[0].ap for p in pieces if p.labels) for name, pieces in with_labels.items()
+    }
     return max(scored, key=lambda name: scored[name]) if scored else None
 
 
@@ -92,16 +94,16 @@ def _figures(config: QualityConfig, by_variant: ByVariant) -> str:
     best = _best(by_variant)
     if best is None:
         return ""
-    own, figures = by_variant[best], []
-    if gains := _gain(own):
-        before = fmean(piece.target[0] for piece in own)
-        figures.append((f"AP after {best}", *_headline([piece.target[-1] for piece in own], f"{before:.3f} before")))
+    pieces, figures = by_variant[best], []
+    if gains := _gain(pieces):
+        before = fmean(piece.target[0] for piece in pieces)
+        figures.append((f"AP after {best}", *_headline([piece.target[-1] for piece in pieces], f"{before:.3f} before")))
         figures.append(("gained", *_headline(gains, many(len(gains), "seed"), "+.3f")))
         base = {piece.seed: piece.target[-1] for piece in by_variant.get(config.baseline, ()) if piece.target}
-        over = [piece.target[-1] - base[piece.seed] for piece in own if piece.seed in base]
+        over = [piece.target[-1] - base[piece.seed] for piece in pieces if piece.seed in base]
         if over and best != config.baseline:
             figures.append((f"over {config.baseline}", *_headline(over, "of the same seeds", "+.3f")))
-    labels = [piece.labels[0] for piece in own if piece.labels]
+    labels = [piece.labels[0] for piece in pieces if piece.labels]
     figures.append((f"precision of {best}'s labels", *_headline([each.precision for each in labels], "at IoU 0.5")))
     figures.append(("their recall", *_headline([each.recall for each in labels], "at IoU 0.5")))
     return headlines_of(figures)
@@ -122,16 +124,16 @@ def _review(config: QualityConfig, by_variant: ByVariant) -> str:
     labels, truth, images = found
     words = ["groundhog", "browse", "serve", labels.parent, labels.name, images.resolve(), "-m", _label_map(truth)]
     command = shlex.join(map(str, [*words, "--compare", truth.resolve()]))
-    return pages.paragraph(f"Labels of {html.escape(str(best))} over the truth: <code>{html.escape(command)}</code>")
+    return pages.review_command(f"Labels of {html.escape(str(best))} over the truth:", command)
 
 
 def _label_map(truth: Path) -> Path:
     return label_map_path(truth.parent, "x").resolve()
 
 
-def _labelled(config: QualityConfig, name: str, own: Sequence[Piece]) -> Iterator[tuple[Path, Path, Path]]:
+def _labelled(config: QualityConfig, name: str, pieces: Sequence[Piece]) -> Iterator[tuple[Path, Path, Path]]:
     """Labels of the first round, truth and images, of each seed that has them on disk."""
-    for piece in own:
+    for piece in pieces:
         folder = config.train.work_dir / f"seed-{piece.seed}" / "data"
         labels = annotation_path(piece_folder(config, name, piece.seed) / "round-1", "labels", "od")
         labels = labels if labels.is_file() else labels_path(labels, 1)
@@ -144,9 +146,9 @@ def _labelled(config: QualityConfig, name: str, own: Sequence[Piece]) -> Iterato
 def _gains(config: QualityConfig, by_variant: ByVariant) -> str:
     rows = []
     base = {piece.seed: piece.target for piece in by_variant.get(config.baseline, ()) if piece.target}
-    for name, own in by_variant.items():
+    for name, pieces in by_variant.items():
         for number in range(1, config.variants[name].rounds + 1):
-            done = [piece for piece in own if len(piece.target) > number]
+            done = [piece for piece in pieces if len(piece.target) > number]
             over = [p.target[number] - base[p.seed][: number + 1][-1] for p in done if p.seed in base]
             rows.append(
                 [
@@ -166,8 +168,8 @@ def _gains(config: QualityConfig, by_variant: ByVariant) -> str:
 
 def _labels(by_variant: ByVariant) -> str:
     rows = []
-    for name, own in by_variant.items():
-        labels = [piece.labels[0] for piece in own if piece.labels]
+    for name, pieces in by_variant.items():
+        labels = [piece.labels[0] for piece in pieces if piece.labels]
         if labels:
             parts = [interval([getattr(each, part) for each in labels]) for part in ("precision", "recall", "ap")]
             rows.append([name, *parts, f"{fmean(each.boxes for each in labels):,.0f}"])
@@ -180,8 +182,8 @@ def _labels(by_variant: ByVariant) -> str:
 
 def _forgotten(by_variant: ByVariant) -> str:
     rows = []
-    for name, own in by_variant.items():
-        measured = [piece.source for piece in own if piece.source]
+    for name, pieces in by_variant.items():
+        measured = [piece.source for piece in pieces if piece.source]
         if measured:
             after = interval([source[-1] for source in measured])
             rows.append([name, after, interval([source[0] - source[-1] for source in measured], signed=True)])

@@ -215,7 +215,7 @@ def _review(rounds: Sequence[RoundOnDisk]) -> str:
     labels = labelled[-1].labels
     assert labels is not None
     command = browse_command(labels, Path(labelled[-1].manifest.image_root))
-    return pages.paragraph(f"Review these labels in the browser: <code>{html.escape(command)}</code>")
+    return pages.review_command("Review these labels in the browser:", command)
 
 
 def _outcome(loop: LoopState | None) -> str:
@@ -385,7 +385,8 @@ def _changed_drawing(before: Record, after: Record, root: Path, titles: tuple[st
         return None
     changes = verdicts(after, before, excused=False)
     drawn = [
-        draw_judged(image, record, own, CHANGES) for record, own in ((before, changes.others), (after, changes.ours))
+        draw_judged(image, record, verdict_words, CHANGES)
+        for record, verdict_words in ((before, changes.others), (after, changes.ours))
     ]
     counted = ((changes.count(change), word) for change, (word, _) in CHANGES.items() if change != "same")
     note = ", ".join(f"{count} {word}" for count, word in counted if count)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.training.finished import DONE_NAME
+from flows.training.finished import DONE_NAME, training_record
 from flows.training.torchrun import train_in_processes
 from formats.io.errors import InputError
 from formats.io.files import write_json
@@ -92,7 +92,7 @@ def train_config(path: str | Path, overrides: Sequence[str] = (), resume: bool =
 
 def describe_training(checkpoint: Path) -> str:
     """What a finished run left and reached, a line each, for the terminal. checkpoint: as `train` gave it."""
-    done = json.loads(checkpoint.with_name(DONE_NAME).read_text(encoding="utf-8"))
+    done = training_record(checkpoint)
     last, best = done["metrics"], done["best"]
     lines = [f"weights: {checkpoint}" + (f", AP {last[MEAN_AP]:.3f}" if MEAN_AP in last else "")]
     if best:

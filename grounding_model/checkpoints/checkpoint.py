@@ -12,7 +12,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
 from formats.io.files import sha256_of, write_whole
@@ -21,7 +20,7 @@ from formats.io.values import parse_json
 from grounding_model.checkpoints.locations import locate_backbone
 from grounding_model.checkpoints.timm_backbone import load_timm_backbone
 from grounding_model.checkpoints.weight_names import counted
-from grounding_model.inputs.tokens import tokenizer_to_text
+from grounding_model.inputs.tokens import CaptionTokenizer, tokenizer_to_text
 from grounding_model.model.backbone import TimmFeatures, build_backbone
 from grounding_model.model.config import ModelConfig
 from grounding_model.model.grounding import GroundingModel
@@ -32,7 +31,7 @@ LABEL_EMBEDDING = "denoising.label_embedding.weight"
 
 class Checkpoint(NamedTuple):
     model: GroundingModel  # in evaluation mode, float32, on the CPU
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: CaptionTokenizer
     provenance: dict[str, str]  # where the weights come from, as text
 
 
@@ -58,7 +57,7 @@ def draw_label_embedding(tensors: dict[str, Tensor], config: ModelConfig, proven
 def save_checkpoint(
     path: str | Path,
     model: GroundingModel,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: CaptionTokenizer,
     provenance: Mapping[str, str],
     half: bool = False,
     backbone: str | None = None,

@@ -6,11 +6,12 @@ import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import GroundingDinoConfig, MMGroundingDinoConfig, PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
 from formats.io.files import load_json
@@ -20,8 +21,12 @@ from grounding_model.checkpoints.hub import TOKENIZER_FILES
 from grounding_model.checkpoints.infer_config import OFFICIAL, Hints, config_of
 from grounding_model.checkpoints.safe_pickle import read_pickled_checkpoint
 from grounding_model.checkpoints.weight_names import counted_maps, hugging_face_table, without_wrappers
+from grounding_model.inputs.tokens import SPECIAL_TOKENS, CaptionTokenizer
 from grounding_model.model.config import ModelConfig, SwinBackbone
 from grounding_model.model.grounding import GroundingModel
+
+if TYPE_CHECKING:
+    from transformers import GroundingDinoConfig, MMGroundingDinoConfig
 
 MODEL_TYPES = {"mm-grounding-dino": "MM-Grounding-DINO", "grounding-dino": "Grounding DINO"}
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -145,9 +150,7 @@ def _hints(settings: Table) -> Hints:
 # --- out
 
 
-def save_folder(
-    folder: str | Path, model: GroundingModel, tokenizer: PreTrainedTokenizerFast, half: bool = False
-) -> None:
+def save_folder(folder: str | Path, model: GroundingModel, tokenizer: CaptionTokenizer, half: bool = False) -> None:
     """Writes a folder, atomically, that transformers loads and runs with equal results.
 
     The label embedding of denoising is left out, because transformers cannot store it.
@@ -165,12 +168,20 @@ def save_folder(
             tensors = {name: tensor.half() for name, tensor in tensors.items()}
         save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
         _their_config(model.config, half).save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+        save_tokenizer(temporary, tokenizer)
         if folder.exists():
             folder.rmdir()
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_tokenizer(folder: str | Path, tokenizer: CaptionTokenizer) -> None:
+    """Adds to the folder what transformers reads a tokenizer from."""
+    from transformers import PreTrainedTokenizerFast
+
+    text = tokenizer.backend_tokenizer.to_str()  # a copy: saving sets what it has of truncation and padding
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(text), **SPECIAL_TOKENS).save_pretrained(folder)
 
 
 def _in_their_names(model: GroundingModel) -> dict[str, Tensor]:
@@ -183,6 +194,8 @@ def _in_their_names(model: GroundingModel) -> dict[str, Tensor]:
 
 
 def _their_config(config: ModelConfig, half: bool) -> MMGroundingDinoConfig | GroundingDinoConfig:
+    from transformers import GroundingDinoConfig, MMGroundingDinoConfig
+
     precision = "float16" if half else "float32"
     settings = _settings_of(config) | {"dtype": precision}
     if config.contrastive_bias:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
 from grounding_model.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from grounding_model.checkpoints.locations import checkpoint_hash
 from grounding_model.checkpoints.weight_names import counted
 from grounding_model.checkpoints.weights import load_checkpoint
+from grounding_model.inputs.tokens import CaptionTokenizer
 from grounding_model.model.config import ModelConfig
 
 SAME_ARCHITECTURE = "expected a model and what was fine-tuned from it"
@@ -111,7 +111,7 @@ def _check_config(before: ModelConfig, after: ModelConfig, location: str) -> Non
         raise InputError(location, f"{counted(differing)} not the same", SAME_ARCHITECTURE)
 
 
-def _check_words(before: PreTrainedTokenizerFast, after: PreTrainedTokenizerFast, location: str) -> None:
+def _check_words(before: CaptionTokenizer, after: CaptionTokenizer, location: str) -> None:
     one, other = before.get_vocab(), after.get_vocab()
     if differing := sorted(word for word in one.keys() | other.keys() if one.get(word) != other.get(word)):
         raise InputError(

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import BertModel
-from transformers.utils import logging as transformers_logging
 
 from formats.io.errors import InputError
 from grounding_model.checkpoints.safe_pickle import read_pickled_checkpoint
@@ -55,6 +53,8 @@ def load_backbone(backbone: nn.Module, path: Path) -> None:
 
 def load_bert(bert: nn.Module, source: str) -> None:
     """transformers renames tensors of older files and drops their heads."""
+    from transformers import BertModel
+
     try:
         with _quiet():
             loaded: Any = BertModel.from_pretrained(
@@ -102,6 +102,8 @@ def _check_same(location: object, actual: dict, expected: dict) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """transformers warns about unused heads."""
+    from transformers.utils import logging as transformers_logging
+
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(logging.ERROR)
     try:

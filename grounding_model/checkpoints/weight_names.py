@@ -163,8 +163,8 @@ def _filled(template: str, match: re.Match[str]) -> str:
     return template.format(**fields) + rest
 
 
-def _joined(given: Mapping[int, Tensor], row: Row, location: object, name: str) -> Tensor:
-    parts = [given[part] for part in sorted(given)]
+def _joined(tensors: Mapping[int, Tensor], row: Row, location: object, name: str) -> Tensor:
+    parts = [tensors[part] for part in sorted(tensors)]
     try:
         return row.change.to_ours(parts[0] if len(parts) == 1 else torch.cat(parts))
     except (RuntimeError, IndexError) as error:

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
 from formats.io.files import load_json
@@ -43,7 +42,7 @@ from grounding_model.checkpoints.weight_names import (
     idea_table,
     without_wrappers,
 )
-from grounding_model.inputs.tokens import load_tokenizer, tokenizer_from_text
+from grounding_model.inputs.tokens import CaptionTokenizer, load_tokenizer, tokenizer_from_text
 from grounding_model.model.backbone import is_own_network
 from grounding_model.model.config import ModelConfig, TimmBackbone
 from grounding_model.model.grounding import GroundingModel
@@ -319,7 +318,7 @@ def _fits(tensor: Tensor, wanted: Tensor) -> bool:
     return tensor.shape == wanted.shape or tensor.numel() == wanted.numel() == 1
 
 
-def _tokenizer_of(weights: Weights, text_encoder: str | Path | None, path: Path) -> PreTrainedTokenizerFast:
+def _tokenizer_of(weights: Weights, text_encoder: str | Path | None, path: Path) -> CaptionTokenizer:
     if isinstance(weights.tokenizer_source, str):
         tokenizer = tokenizer_from_text(weights.tokenizer_source)
     elif text_encoder is not None:
@@ -338,7 +337,7 @@ def _tokenizer_of(weights: Weights, text_encoder: str | Path | None, path: Path)
     return tokenizer
 
 
-def _cached_tokenizer(path: Path) -> PreTrainedTokenizerFast:
+def _cached_tokenizer(path: Path) -> CaptionTokenizer:
     try:
         return load_tokenizer(DEFAULT_TEXT_ENCODER)
     except InputError:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
 from formats.record import Box, Record, Span
@@ -20,7 +19,14 @@ from grounding_model.data.captions import AbsentNames, CategorySampler, Training
 from grounding_model.data.sampler import Draw
 from grounding_model.data.sources import LabelledImages
 from grounding_model.inputs.image_batch import ImageBatch, collate_images
-from grounding_model.inputs.tokens import CaptionTooLong, TextBatch, count_tokens, tokenize, tokens_of_spans
+from grounding_model.inputs.tokens import (
+    CaptionTokenizer,
+    CaptionTooLong,
+    TextBatch,
+    count_tokens,
+    tokenize,
+    tokens_of_spans,
+)
 from grounding_model.model.targets import Target
 
 # Number of neighbours tried in place of an unusable image; with more in a row, the data set must be wrong.
@@ -75,7 +81,7 @@ class TrainingSamples(Dataset[Sample]):
         self,
         datasets: Sequence[LabelledImages],
         settings: AugmentConfig,
-        tokenizer: PreTrainedTokenizerFast,
+        tokenizer: CaptionTokenizer,
         max_tokens: int,
         seed: int,
         absent: AbsentNames | None = None,
@@ -196,7 +202,7 @@ def _clipped(box: Box, height: int, width: int) -> Box:
 class Collate:
     """Samples -> TrainingBatch; an object, so that it can be passed to worker processes."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> None:
+    def __init__(self, tokenizer: CaptionTokenizer, max_tokens: int) -> None:
         self._tokenizer, self._max_tokens = tokenizer, max_tokens
 
     def __call__(self, samples: Sequence[Sample]) -> TrainingBatch:

@@ -79,7 +79,7 @@ def _described(scenes: Sequence[tuple[Record, Scene]], rng: np.random.Generator)
         noun: (article(noun), article(pair_name(colour, noun)), f"{article(noun)} that is not {colour}")
         for noun, colour in colours.items()
     }
-    names = tuple(name for own in of_noun.values() for name in own)
+    names = tuple(name for descriptions in of_noun.values() for name in descriptions)
     indices = {name: index for index, name in enumerate(names)}
     records, queries = [], []
     for record, scene in scenes:
@@ -92,7 +92,9 @@ def _described(scenes: Sequence[tuple[Record, Scene]], rng: np.random.Generator)
             for name in (plain, coloured if thing.colour == colours[thing.noun] else otherwise):
                 found.append(Instance(thing.box, indices[name], name))
         records.append(replace(record, instances=tuple(found)))
-    return Questions(records, names, tuple(queries), absence=tuple(own[2] for own in of_noun.values()))
+    return Questions(
+        records, names, tuple(queries), absence=tuple(descriptions[2] for descriptions in of_noun.values())
+    )
 
 
 def _federated(scenes: Sequence[tuple[Record, Scene]], rng: np.random.Generator) -> Questions:

@@ -17,19 +17,45 @@ import torch
 from tokenizers import Encoding, Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from formats.io.errors import InputError
 from formats.record import Span
 
 SEPARATORS = ("[CLS]", "[SEP]", ".", "?")
-SPECIAL_TOKENS = {
+SPECIAL_TOKENS = {  # by transformers' names
     "unk_token": "[UNK]",
     "sep_token": "[SEP]",
     "pad_token": "[PAD]",
     "cls_token": "[CLS]",
     "mask_token": "[MASK]",
 }
+
+
+class CaptionTokenizer:
+    """A tokenizer that has BERT's special tokens.
+
+    transformers' PreTrainedTokenizerFast does the same around the same tokenizer, and takes half a second to import.
+    """
+
+    def __init__(self, backend_tokenizer: Tokenizer) -> None:
+        self.backend_tokenizer = backend_tokenizer
+        backend_tokenizer.add_special_tokens(list(SPECIAL_TOKENS.values()))  # in a text they are not taken apart
+        self.pad_token_id = self.id_of(SPECIAL_TOKENS["pad_token"])
+        self.unk_token_id = self.id_of(SPECIAL_TOKENS["unk_token"])
+
+    def id_of(self, token: str) -> int:
+        """Raises KeyError when the vocabulary lacks the token."""
+        found = self.backend_tokenizer.token_to_id(token)
+        if found is None:
+            raise KeyError(token)
+        return found
+
+    def __len__(self) -> int:
+        """Words of the vocabulary."""
+        return self.backend_tokenizer.get_vocab_size()
+
+    def get_vocab(self) -> dict[str, int]:
+        return self.backend_tokenizer.get_vocab()
 
 
 class CaptionTooLong(InputError):
@@ -54,7 +80,7 @@ class TextBatch(NamedTuple):
         return TextBatch(*(tensor.to(device) for tensor in self))
 
 
-def tokenize(captions: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_tokens: int = 256) -> TextBatch:
+def tokenize(captions: Sequence[str], tokenizer: CaptionTokenizer, max_tokens: int = 256) -> TextBatch:
     """Captions -> TextBatch, padded to the longest; captions are truncated to max_tokens and keep [SEP] at the end.
 
     Raises InputError when the list is empty or the vocabulary lacks a separator.
@@ -81,7 +107,7 @@ def tokenize(captions: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_to
     return TextBatch(input_ids, token_mask, position_ids, attention)
 
 
-def count_tokens(text: str, tokenizer: PreTrainedTokenizerFast) -> int:
+def count_tokens(text: str, tokenizer: CaptionTokenizer) -> int:
     """Number of tokens of the text, without [CLS] and [SEP]."""
     return len(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
@@ -89,7 +115,7 @@ def count_tokens(text: str, tokenizer: PreTrainedTokenizerFast) -> int:
 def tokens_of_spans(
     caption: str,
     spans_per_entity: Sequence[Sequence[Span]],
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: CaptionTokenizer,
     max_tokens: int = 256,
 ) -> list[list[int]]:
     """Ascending columns of the tokens of every entity; [] for an entity without tokens (blanks only).
@@ -114,7 +140,7 @@ def tokens_of_spans(
 
 
 def unknown_phrases(
-    caption: str, columns_per_entity: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerFast
+    caption: str, columns_per_entity: Sequence[Sequence[int]], tokenizer: CaptionTokenizer
 ) -> list[int]:
     """Which entities consist of [UNK] alone, by the columns that tokens_of_spans gives: all such look the same."""
     ids, unknown = tokenizer.backend_tokenizer.encode(caption).ids, tokenizer.unk_token_id
@@ -125,7 +151,7 @@ def unknown_phrases(
     ]
 
 
-def load_tokenizer(source: str | Path, local_files_only: bool = True) -> PreTrainedTokenizerFast:
+def load_tokenizer(source: str | Path, local_files_only: bool = True) -> CaptionTokenizer:
     """Loads a folder with tokenizer.json or vocab.txt, or one of these files, or a name on the Hugging Face hub.
 
     local_files_only: no download. Raises InputError when the source has no tokenizer, or its vocabulary lacks a token
@@ -149,7 +175,7 @@ def load_tokenizer(source: str | Path, local_files_only: bool = True) -> PreTrai
     return tokenizer_from_text(loaded.backend_tokenizer.to_str())
 
 
-def tokenizer_from_text(json_text: str) -> PreTrainedTokenizerFast:
+def tokenizer_from_text(json_text: str) -> CaptionTokenizer:
     """The inverse of tokenizer_to_text. Raises InputError when the model cannot use the tokenizer."""
     try:
         tokenizer = Tokenizer.from_str(json_text)
@@ -160,12 +186,12 @@ def tokenizer_from_text(json_text: str) -> PreTrainedTokenizerFast:
     return _wrap(tokenizer, "tokenizer")
 
 
-def tokenizer_to_text(tokenizer: PreTrainedTokenizerFast) -> str:
+def tokenizer_to_text(tokenizer: CaptionTokenizer) -> str:
     """The whole tokenizer as the JSON text of a tokenizer.json file."""
     return tokenizer.backend_tokenizer.to_str()
 
 
-def _tokenizer_from_file(path: Path) -> PreTrainedTokenizerFast:
+def _tokenizer_from_file(path: Path) -> CaptionTokenizer:
     try:
         if path.suffix == ".json":
             tokenizer = Tokenizer.from_file(str(path))
@@ -178,7 +204,7 @@ def _tokenizer_from_file(path: Path) -> PreTrainedTokenizerFast:
     return _wrap(tokenizer, str(path))
 
 
-def _wrap(tokenizer: Tokenizer, location: str) -> PreTrainedTokenizerFast:
+def _wrap(tokenizer: Tokenizer, location: str) -> CaptionTokenizer:
     # Files of the hub may set a fixed length; here the length is that of the batch.
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -187,10 +213,10 @@ def _wrap(tokenizer: Tokenizer, location: str) -> PreTrainedTokenizerFast:
         raise InputError(
             location, f"the vocabulary lacks {', '.join(missing)}", "expected one like that of bert-base-uncased"
         )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)
+    return CaptionTokenizer(tokenizer)
 
 
-def _separator_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+def _separator_ids(tokenizer: CaptionTokenizer) -> list[int]:
     ids = {token: tokenizer.backend_tokenizer.token_to_id(token) for token in SEPARATORS}
     missing = [token for token in SEPARATORS if ids[token] is None]
     if missing:

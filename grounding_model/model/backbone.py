@@ -45,8 +45,8 @@ class TimmFeatures(nn.Module):
             )
         self.network: nn.Module
         if is_own_network(config):
-            self.network = own = own_network(config)
-            self.channels, self.stride = own.channels, own.stride
+            self.network = network = own_network(config)
+            self.channels, self.stride = network.channels, network.stride
         else:
             self.network = timm_network(config)
             info: Any = self.network.feature_info

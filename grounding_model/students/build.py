@@ -32,6 +32,8 @@ FAMILIES: Mapping[str, tuple[Any, Any]] = {
     "d_fine": (DFineConfig, DFineForObjectDetection),
 }
 
+PACKAGED_FOR = {"efficientnet-lite0": "tf_efficientnet_lite0"}  # timm's name of the network
+
 
 def start_student(start: FromStudent, names: Sequence[str]) -> Student:
     """The student that a training starts from, for these classes.
@@ -39,11 +41,15 @@ def start_student(start: FromStudent, names: Sequence[str]) -> Student:
     Raises InputError for a backbone that timm does not have or whose weights do not fit.
     """
     if start.is_pretrained:
-        return load_student(start.student.removeprefix("hf:"), names, start.image_size)
-    architecture = STUDENTS[start.student]
+        student = load_student(start.student.removeprefix("hf:"), names, start.image_size)
+        student.detector.config.num_queries = start.queries or student.detector.config.num_queries
+        student.nms_iou = start.nms_iou or student.nms_iou
+        return student
+    architecture = STUDENTS[start.student].with_queries(start.queries)
     backbone = start.backbone or architecture.backbone
     pixels = _pixels_of(backbone, start.backbone_weights)
-    student = Student(_new_detector(architecture, backbone, names), names, start.image_size or IMAGE_SIZE, *pixels)
+    detector = _new_detector(architecture, backbone, names)
+    student = Student(detector, names, start.image_size or IMAGE_SIZE, *pixels, nms_iou=start.nms_iou)
     _load_backbone(student.detector.model.backbone.model._backbone, backbone, start.backbone_weights)
     return student
 
@@ -121,6 +127,10 @@ def _load_backbone(network: nn.Module, name: str, source: str) -> None:
     if source == "random":
         return
     if source in PACKAGED_BACKBONES:
+        if name != PACKAGED_FOR[source]:
+            fitting = next(student for student, each in STUDENTS.items() if each.backbone == PACKAGED_FOR[source])
+            remedy = f"expected student {fitting}, or backbone {PACKAGED_FOR[source]}"
+            raise InputError("start.backbone_weights", f"{source} does not fit {name}", remedy)
         load_timm_backbone(network, source)
         return
     tensors = _imagenet(name) if source == "imagenet" else _read(Path(source))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Literal
 
-from formats.io.errors import InputError, expected_one_of
+from formats.io.errors import InputError, did_you_mean
+from formats.io.ranges import Count, PositiveShare, check_ranges
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class Architecture:
         """Pixels of the smallest square whose maps have a position for every query."""
         sides = count(32, 32)
         return next(side for side in sides if sum((side // each) ** 2 for each in self.strides) >= self.queries)
+
+    def with_queries(self, queries: int | None) -> Architecture:
+        """The same with another number of queries, and no more of denoising; None: the same."""
+        return self if queries is None else replace(self, queries=queries, denoising=min(self.denoising, queries))
 
 
 STUDENTS = {
@@ -59,6 +64,9 @@ class FromStudent:
     or a file with the backbone's weights by timm's names.
     names: the classes; None: those of the first data set, in the order of their labels. image_size: pixels of the
     square that every image is resized to; None: the folder's, or 640.
+    queries: answers an image, before the best are chosen; None: the student's own. nms_iou: of two answers of a class
+    that overlap more than this the better one counts; None: the folder's, or all count. A decoder that learns from few
+    labels answers an object several times, see docs/deploying.md.
     """
 
     student: str = DEFAULT_STUDENT
@@ -66,22 +74,24 @@ class FromStudent:
     backbone: str | None = None
     backbone_weights: str = "random"
     image_size: int | None = None
+    queries: Count | None = field(default=None, repr=False)  # runs without these were recorded before there were any
+    nms_iou: PositiveShare | None = field(default=None, repr=False)
     kind: Literal["student"] = "student"
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.student not in STUDENTS and not self.is_pretrained:
-            raise InputError("start.student", f"'{self.student}'", expected_one_of(STUDENTS, self.student))
+            remedy = did_you_mean(STUDENTS, self.student)
+            remedy = remedy or f"expected {', '.join(STUDENTS)}, hf:owner/name, or a folder of RT-DETRv2 or D-FINE"
+            raise InputError("start.student", f"'{self.student}'", remedy)
         if self.is_pretrained and self.backbone is not None:
             raise InputError(
                 "start.backbone", "is set, but start.student has a backbone", "expected only one of the two"
             )
         if self.image_size is not None and (self.image_size < 32 or self.image_size % 32):
             raise InputError("start.image_size", f"{self.image_size}", "expected a multiple of 32")
-        if (
-            self.image_size is not None
-            and (chosen := STUDENTS.get(self.student))
-            and self.image_size < chosen.min_image_size
-        ):
+        chosen = None if self.is_pretrained else STUDENTS[self.student].with_queries(self.queries)
+        if self.image_size is not None and chosen is not None and self.image_size < chosen.min_image_size:
             what = f"{self.image_size} is too small for {chosen.queries} queries"
             raise InputError("start.image_size", what, f"expected at least {chosen.min_image_size}")
         if self.names is not None and len({name.casefold() for name in self.names}) < max(1, len(self.names)):

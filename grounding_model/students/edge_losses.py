@@ -77,7 +77,7 @@ def _localization(edges: EdgeDistributions, layer: int, padded: PaddedTargets, m
     below = (torch.searchsorted(offsets, wanted.contiguous(), right=True) - 1).clamp(0, len(offsets) - 2)  # (M, 4)
     above_share = ((wanted - offsets[below]) / (offsets[below + 1] - offsets[below])).clamp(0, 1)
     likelihood = edges.logits[layer][images, rows].float().log_softmax(-1)  # (M, 4, N + 1)
-    at_below, at_above = (likelihood.gather(-1, place[..., None])[..., 0] for place in (below, below + 1))
+    at_below, at_above = (likelihood.gather(-1, index[..., None])[..., 0] for index in (below, below + 1))
     return -(at_below * (1 - above_share) + at_above * above_share).sum(-1)
 
 
@@ -102,6 +102,8 @@ def _distillation(logits: Tensor, last: Tensor, scores: Tensor, matching: Matchi
     matched = torch.zeros_like(weights)
     matched[matching.images, matching.queries] = 1
     counts = matched.sum(), (1 - matched).sum()
-    means = [(divergence * weights * own).sum() / n.clamp(min=1) for own, n in zip((matched, 1 - matched), counts)]
+    means = [
+        (divergence * weights * chosen).sum() / n.clamp(min=1) for chosen, n in zip((matched, 1 - matched), counts)
+    ]
     roots = [n.sqrt() for n in counts]
     return (means[0] * roots[0] + means[1] * roots[1]) / (roots[0] + roots[1])

@@ -23,7 +23,7 @@ from grounding_model.students.detector import classes_of
 from grounding_model.students.network import Student
 
 OPSET = 18  # the first whose Resize is antialiased, as ours is
-EXTRA = "expected `pip install groundhog[onnx]`"
+EXTRA = "pip install 'groundhog[onnx]'"
 
 
 def export_onnx(path: str | Path, student: Student, metadata: Mapping[str, str] | None = None) -> None:

@@ -12,11 +12,9 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForObjectDetection, RTDetrImageProcessor
-from transformers.utils import logging as transformers_logging
 
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json, write_whole_folder
@@ -25,9 +23,13 @@ from grounding_model.checkpoints.locations import HUB_PREFIX
 from grounding_model.students.config import MODEL_TYPES, is_student
 from grounding_model.students.network import Student
 
+if TYPE_CHECKING:
+    from transformers import RTDetrImageProcessor
+
 PROVENANCE_FILE = "student.json"
 PROCESSOR_FILE = "preprocessor_config.json"
 LEVELS = 255.0  # of a pixel
+NMS_IOU = "nms_iou"  # in config.json, where transformers keeps what it does not know
 CLASS_TENSORS = ("class_embed", "enc_score_head")  # in their names; a row belongs to a class
 
 
@@ -38,6 +40,8 @@ def load_student(source: str | Path, names: Sequence[str] | None = None, image_s
     initialised. image_size: None: as the folder says. Raises InputError for a folder that is not a student, or that
     cannot be read.
     """
+    from transformers import AutoModelForObjectDetection
+
     folder = Path(source) if Path(source).is_dir() else download(str(source).removeprefix(HUB_PREFIX))
     if not is_student(folder):
         expected = f"expected a folder of transformers with {' or '.join(MODEL_TYPES[:2])}"
@@ -65,6 +69,7 @@ def load_student(source: str | Path, names: Sequence[str] | None = None, image_s
         [LEVELS * value for value in processor["image_mean"]] if processor["do_normalize"] else [0.0] * 3,
         [LEVELS * value for value in processor["image_std"]] if processor["do_normalize"] else [LEVELS] * 3,
         _provenance(folder),
+        getattr(detector.config, NMS_IOU, None),
     ).eval()
 
 
@@ -81,6 +86,8 @@ def save_student(folder: str | Path, student: Student, provenance: Mapping[str, 
             name: value.half() if half and value.is_floating_point() else value
             for name, value in student.detector.state_dict().items()
         }
+        if student.nms_iou is not None:
+            setattr(student.detector.config, NMS_IOU, student.nms_iou)
         student.detector.save_pretrained(target, state_dict=tensors)
         _processor_of(student).save_pretrained(target)
         write_json(target / PROVENANCE_FILE, dict(provenance), ensure_ascii=False)
@@ -112,6 +119,8 @@ def _for_classes(detector: Any, names: Sequence[str]) -> Any:
 
 
 def _processor_of(student: Student) -> RTDetrImageProcessor:
+    from transformers import RTDetrImageProcessor
+
     side = student.image_size
     return RTDetrImageProcessor(
         size={"height": side, "width": side},
@@ -141,6 +150,8 @@ def _provenance(folder: Path) -> dict[str, str]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silences the progress bars and messages of transformers."""
+    from transformers.utils import logging as transformers_logging
+
     before, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

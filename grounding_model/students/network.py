@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.models.d_fine.modeling_d_fine import DFineDecoder, weighting_function
 
 from grounding_model.inputs.defaults import MAX_PER_IMAGE
 from grounding_model.inputs.image_batch import MEAN, STD
-from grounding_model.model.boxes import cxcywh_to_xyxy
+from grounding_model.model.boxes import cxcywh_to_xyxy, iou_matrix
 from grounding_model.model.targets import Matching, Target
 from grounding_model.students.edge_losses import EdgeDistributions
 
@@ -45,7 +44,7 @@ class ClassPredictions(NamedTuple):
 class Student(nn.Module):
     """detector: RTDetrV2ForObjectDetection or DFineForObjectDetection. names: of its C classes.
 
-    image_size: S. mean, std: of the pixels in RGB 0..255.
+    image_size: S. mean, std: of the pixels in RGB 0..255. nms_iou: see FromStudent.
     """
 
     def __init__(
@@ -56,12 +55,14 @@ class Student(nn.Module):
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
         provenance: Mapping[str, str] | None = None,
+        nms_iou: float | None = None,
     ) -> None:
         super().__init__()
         self.detector: Any = detector
         self.names, self.image_size = tuple(names), image_size
         self.mean, self.std = tuple(mean), tuple(std)
         self.provenance = dict(provenance or {})
+        self.nms_iou = nms_iou
 
     def prepare(self, images: Tensor, side: int | None = None) -> Tensor:
         """(B, H, W, 3) uint8 RGB -> (B, 3, S, S) as the model takes them: stretched to the square, normalised.
@@ -75,9 +76,13 @@ class Student(nn.Module):
         return (resized - mean) / std
 
     def score(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """What prepare gave -> (B, Q, C) scores, (B, Q, 4) x1, y1, x2, y2 in fractions of the image, inside it."""
+        """What prepare gave -> (B, Q, C) scores, (B, Q, 4) x1, y1, x2, y2 in fractions of the image, inside it.
+
+        With nms_iou, duplicates have score 0.
+        """
         answer = self.detector(pixels)
-        return answer.logits.float().sigmoid(), cxcywh_to_xyxy(answer.pred_boxes.float()).clamp(0, 1)
+        scores, boxes = answer.logits.float().sigmoid(), cxcywh_to_xyxy(answer.pred_boxes.float()).clamp(0, 1)
+        return scores if self.nms_iou is None else without_duplicates(scores, boxes, self.nms_iou), boxes
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, H, W, 3) uint8 RGB -> (B, K) int64 classes, (B, K, 4) boxes, (B, K) scores, best first.
@@ -87,11 +92,11 @@ class Student(nn.Module):
         scores, boxes = self.score(self.prepare(images))
         height, width = images.shape[1], images.shape[2]
         count = min(MAX_PER_IMAGE, scores.shape[1] * scores.shape[2])
-        best, place = scores.flatten(1).topk(count)
-        query = place // scores.shape[2]
+        best, index = scores.flatten(1).topk(count)
+        query = index // scores.shape[2]
         chosen = boxes.gather(1, query[..., None].expand(-1, -1, 4))
         x1, y1, x2, y2 = chosen.unbind(-1)
-        return place % scores.shape[2], torch.stack([x1 * width, y1 * height, x2 * width, y2 * height], -1), best
+        return index % scores.shape[2], torch.stack([x1 * width, y1 * height, x2 * width, y2 * height], -1), best
 
     def predict_for_training(self, pixels: Tensor, targets: Sequence[Target], known: Tensor) -> ClassPredictions:
         """What prepare gave, a target an image, (B, C) bool classes known -> everything that the losses judge."""
@@ -112,6 +117,8 @@ class Student(nn.Module):
 
     def _edges(self, answer: Any) -> EdgeDistributions | None:
         """Where D-FINE's decoder says the edges are; None of another."""
+        from transformers.models.d_fine.modeling_d_fine import DFineDecoder, weighting_function
+
         decoder = self.detector.model.decoder
         if not isinstance(decoder, DFineDecoder):
             return None
@@ -119,6 +126,17 @@ class Student(nn.Module):
         offsets = weighting_function(decoder.max_num_bins, decoder.up, decoder.reg_scale).float()  # type: ignore[arg-type]
         references = answer.initial_reference_points.transpose(0, 1)
         return EdgeDistributions(logits, references, offsets, abs(float(self.detector.config.reg_scale)))
+
+
+def without_duplicates(scores: Tensor, boxes: Tensor, nms_iou: float) -> Tensor:
+    """Scores (B, Q, C) and boxes (B, Q, 4) x1, y1, x2, y2 -> the scores, 0 in place of those of duplicates.
+
+    A better box of the class overlaps them by more than nms_iou. Whether that one is a duplicate itself does not count
+    (Fast NMS, arXiv 1904.02689): no loop has to be exported.
+    """
+    overlaps = iou_matrix(boxes, boxes) > nms_iou  # (B, Q, Q)
+    better = scores[:, :, None] < scores[:, None]  # (B, Q, Q, C): of the pair, the second
+    return scores.masked_fill((overlaps[..., None] & better).any(2), 0)
 
 
 def _split_edges(edges: EdgeDistributions | None, sizes: Sequence[int]) -> list[EdgeDistributions | None]:
@@ -132,6 +150,6 @@ def _split_edges(edges: EdgeDistributions | None, sizes: Sequence[int]) -> list[
 def _positives(meta: Mapping[str, Any], rows: Sequence[Tensor]) -> Matching:
     """transformers counts group after group, in each the image's boxes in their order. rows: of each image's Target."""
     queries = meta["dn_positive_idx"]
-    images = [torch.full_like(own, image) for image, own in enumerate(queries)]
+    images = [torch.full_like(query, image) for image, query in enumerate(queries)]
     targets = [row.repeat(meta["dn_num_group"]) for row in rows]
     return Matching(torch.cat(images), torch.cat(list(queries)), torch.cat(targets))

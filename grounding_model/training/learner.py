@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerFast
 
 from grounding_model.checkpoints.checkpoint import save_checkpoint
 from grounding_model.checkpoints.pretrained_parts import load_parts, load_rest
@@ -19,7 +18,7 @@ from grounding_model.data.samples import Collate, TrainingSamples
 from grounding_model.data.sources import LabelledImages
 from grounding_model.detector import Detector
 from grounding_model.glyphs.tokenizer import glyph_tokenizer
-from grounding_model.inputs.tokens import load_tokenizer
+from grounding_model.inputs.tokens import CaptionTokenizer, load_tokenizer
 from grounding_model.model.activation_checkpointing import set_recompute
 from grounding_model.model.grounding import GroundingModel
 from grounding_model.model.targets import Target
@@ -120,7 +119,7 @@ class GroundingLearner:
         save_checkpoint(path, self.model, self.tokenizer, provenance, half=self._config.half)
 
 
-def start_model(start: FromWeights | FromScratch) -> tuple[GroundingModel, PreTrainedTokenizerFast]:
+def start_model(start: FromWeights | FromScratch) -> tuple[GroundingModel, CaptionTokenizer]:
     """The model that training starts from and its tokenizer."""
     if isinstance(start, FromWeights):
         loaded = load_checkpoint(start.source, start.text_encoder)

@@ -21,7 +21,6 @@ from grounding_model.detector import choose_device
 from grounding_model.inputs.prompt import Prompt
 from grounding_model.model.boxes import xyxy_to_cxcywh
 from grounding_model.model.targets import PaddedTargets, Target, pad_targets
-from grounding_model.students.build import start_student
 from grounding_model.students.config import FromStudent
 from grounding_model.students.detector import StudentDetector
 from grounding_model.students.edge_losses import edge_losses
@@ -140,6 +139,8 @@ class StudentLearner:
     def __init__(self, config: TrainConfig, datasets: Sequence[LabelledImages]) -> None:
         assert isinstance(config.start, FromStudent)
         self._config = config
+        from grounding_model.students.build import start_student
+
         self.model = start_student(config.start, config.start.names or names_of(datasets))
 
     def check_memory(self, device: torch.device) -> None:
@@ -185,6 +186,8 @@ def names_of(datasets: Sequence[LabelledImages]) -> tuple[str, ...]:
 def describe_student_memory(config: TrainConfig) -> str:
     """As describe_memory, of a student. How many classes it has hardly matters: it is asked for one."""
     assert isinstance(config.start, FromStudent)
+    from grounding_model.students.build import start_student
+
     model = start_student(config.start, config.start.names or ("object",))
     freeze(model, config.frozen)
     return describe_estimate(estimate_student(config, model), choose_device(config.device))

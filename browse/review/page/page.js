@@ -1,5 +1,6 @@
 // Review of labels: this starts the page. The server (browse/review/app.py) checks and saves what it is sent.
 
+import { remember } from "./address.js";
 import { ask } from "./api.js";
 import { Canvas } from "./canvas.js";
 import { startCandidates } from "./candidates.js";
@@ -26,6 +27,7 @@ async function start() {
   } catch (error) {
     return showBanner(error.message);
   }
+  remember();
   state.progress = state.overview.progress;
   const { annotations, total, known, problems } = state.overview;
   byId("source").textContent = annotations;

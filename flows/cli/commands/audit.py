@@ -7,6 +7,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from browse.review.arguments import DEFAULT_PORT
 from flows.audit import defaults
 from flows.cli.arguments import command
 from formats.io.errors import InputError
@@ -88,7 +89,7 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
 
 def _add_page(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--port", type=int, default=8765, help="port of the review page (default %(default)s; 0: any free port)"
+        "--port", type=int, default=DEFAULT_PORT, help="port of the review page (default %(default)s; 0: any free port)"
     )
     parser.add_argument("--no-open", action="store_true", help="do not open the browser")
 

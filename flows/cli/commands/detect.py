@@ -23,10 +23,10 @@ def add(commands) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders or patterns; URLs with --fetch")
     parser.add_argument(
         "--texts",
-        required=True,
         metavar="T",
         help="the prompt: a caption, whose noun phrases are detected, or '$: coco' for the categories of a data set; "
-        "-c and --tokens-positive read it in other ways",
+        "-c and --tokens-positive read it in other ways. A small detector of `groundhog distill` reads a list of "
+        "categories, and detects all of its classes without --texts",
     )
     parser.add_argument(
         "-c", "--custom-entities", action="store_true", help="read T as a list of categories: 'cat. dog. bird'"
@@ -73,12 +73,10 @@ def add(commands) -> None:
 
 def _detect(options: argparse.Namespace) -> int:
     from flows.detection.detect import detect
-    from grounding_model.inputs.prompt import Prompt
 
-    prompt = Prompt.parse(options.texts, options.custom_entities, options.tokens_positive)
     result = detect(
         options.images,
-        prompt,
+        _prompt(options),
         DetectOptions(
             settings=settings_of(options, LabellingSettings),
             score_threshold=options.pred_score_thr,
@@ -97,3 +95,19 @@ def _detect(options: argparse.Namespace) -> int:
     for reason in result.failures.values():
         print(f"not labelled: {reason}", file=sys.stderr)
     return 1 if result.failures and not result.images else 0
+
+
+def _prompt(options: argparse.Namespace):
+    """The prompt; None, all classes, for a small detector where --texts is not given."""
+    from formats.io.errors import InputError
+    from grounding_model.inputs.prompt import Prompt
+    from grounding_model.students.config import is_student
+
+    closed = is_student(options.weights)
+    if options.texts is None and not closed:
+        remedy = "expected a prompt, such as --texts 'a red car' or --texts 'cat. dog' -c"
+        raise InputError("--texts", "is missing", remedy)
+    if options.texts is None:
+        return None
+    categories = options.custom_entities or (closed and options.tokens_positive is None)
+    return Prompt.parse(options.texts, categories, options.tokens_positive)

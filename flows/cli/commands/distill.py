@@ -23,6 +23,9 @@ def add(commands) -> None:
     parser.add_argument("--backbone", metavar="NAME", help="any of timm's networks, instead of the student's own")
     parser.add_argument("--backbone-weights", metavar="W", help="random (default), imagenet, efficientnet-lite0, file")
     parser.add_argument("--image-size", type=int, metavar="N", help="pixels of the square that images are resized to")
+    parser.add_argument("--queries", type=int, metavar="N", help="answers an image (default: the student's own)")
+    text = "of two answers of a class that overlap more, drop the worse: for few labels (default: keep both)"
+    parser.add_argument("--nms-iou", type=float, metavar="IOU", help=text)
     parser.add_argument("--label-map", metavar="FILE", help="default: X_label_map.json beside X_od_v1.json")
     parser.add_argument("--trust", choices=("labels", "scores", "none"), help="how labels weigh (default scores)")
     parser.add_argument("--teacher", metavar="W", help="the model that made the labels, to compare with")
@@ -57,14 +60,14 @@ def _changed(config, options: argparse.Namespace):
     from grounding_model.data.sources import OdvgData
 
     start = {"student": options.student, "backbone": options.backbone, "image_size": options.image_size}
-    start |= {"backbone_weights": options.backbone_weights}
+    start |= {"backbone_weights": options.backbone_weights, "queries": options.queries, "nms_iou": options.nms_iou}
     train = {"steps": options.steps, "device": options.device, "work_dir": options.work_dir and Path(options.work_dir)}
-    own = {"trust": options.trust, "teacher": options.teacher, "licence": options.licence}
-    own["label_map"] = options.label_map and Path(options.label_map)
+    changes = {"trust": options.trust, "teacher": options.teacher, "licence": options.licence}
+    changes["label_map"] = options.label_map and Path(options.label_map)
     if options.truth:
-        own["truth"] = OdvgData(Path(options.truth), Path(options.truth_images or config.images))
+        changes["truth"] = OdvgData(Path(options.truth), Path(options.truth_images or config.images))
     settings = replace(config.train, start=replace(config.train.start, **_given(start)), **_given(train))
-    return replace(config, train=settings, **_given(own))
+    return replace(config, train=settings, **_given(changes))
 
 
 def _given(values: dict) -> dict:

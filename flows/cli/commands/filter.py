@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.cli.arguments import command, names, tell
 from formats.io.errors import InputError
 from formats.io.plurals import many
 from formats.io.storage import as_path
 from grounding_model.inputs.defaults import MAX_PER_IMAGE, SCORE_THRESHOLD
+
+if TYPE_CHECKING:
+    from flows.policies import Policy
 
 # Flags that are settings of a Policy under the same name; None leaves its default.
 SETTINGS = (
@@ -101,6 +104,12 @@ def add(commands) -> None:
     parser.add_argument(
         "--min-size", type=float, metavar="PX", help="drop boxes whose shorter side has fewer pixels (default 1)"
     )
+    parser.add_argument(
+        "--explain",
+        metavar="IMAGE",
+        help="write nothing; print each box of this image with the reason why it was kept or dropped. Without options "
+        "of the policy: as the existing labels (FILE of --out) were made",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace labels that were made from another WORK_DIR")
     parser.add_argument(
         "--max-per-img",
@@ -113,19 +122,13 @@ def add(commands) -> None:
 
 def _filter(options: argparse.Namespace) -> int:
     from flows.labelling.filter import filter_candidates
-    from flows.policies import Policy
     from formats import quarantine
 
-    settings: dict[str, Any] = {name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
-    policy = Policy(
-        class_thresholds=dict(map(_class_threshold, options.class_threshold)),
-        adaptive=_adaptive(options),
-        soft_weights=options.soft_weights,
-        distractors=() if options.distractors is None else tuple(names(options.distractors, "--distractors")),
-        **settings,
-    )
+    policy = _policy(options)
     if options.reviewed and not as_path(options.reviewed).is_file():
         raise InputError(options.reviewed, "no such file", "expected the lines that a person corrected")
+    if options.explain is not None:
+        return _explain(options, policy)
     result = filter_candidates(
         options.work_dir,
         policy,
@@ -141,6 +144,34 @@ def _filter(options: argparse.Namespace) -> int:
     print(f"{boxes}{of_whom} in {many(result.counts['lines'], 'line')}: {result.labels}")
     print(f"dropped: {dropped or 'nothing'}; more in {result.meta}")
     tell(quarantine.quarantine_summary(result.quarantined, result.meta))
+    return 0
+
+
+def _policy(options: argparse.Namespace) -> Policy:
+    from flows.policies import Policy
+
+    settings: dict[str, Any] = {name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
+    return Policy(
+        class_thresholds=dict(map(_class_threshold, options.class_threshold)),
+        adaptive=_adaptive(options),
+        soft_weights=options.soft_weights,
+        distractors=() if options.distractors is None else tuple(names(options.distractors, "--distractors")),
+        **settings,
+    )
+
+
+def _explain(options: argparse.Namespace, policy: Policy) -> int:
+    from flows.labelling.explain import explain_image, policy_of_labels
+    from flows.labelling.manifest import read_manifest
+    from flows.policies import Policy
+    from formats.dataset_names import labels_path
+
+    plans = [read_manifest(path) for path in (options.work_dir, *options.view)]
+    labels = as_path(options.out) if options.out is not None else labels_path(plans[0].source, 1)
+    recorded = policy_of_labels(labels, plans) if policy == Policy() else None
+    for explanation in explain_image(plans, options.explain, recorded or policy, options.reviewed):
+        print(explanation)
+    print(f"policy: {f'that of {labels}' if recorded else 'the options of this command'}")
     return 0
 
 

@@ -21,15 +21,15 @@ def layer_norm_kernel(
     column = tl.arange(0, COLUMNS)
     known = column < CHANNELS
     real = (row < rows)[:, None] & known[None, :]
-    place = row[:, None] * CHANNELS + column[None, :]
-    values = tl.load(table + place, mask=real, other=0.0).to(tl.float32)
+    offset = row[:, None] * CHANNELS + column[None, :]
+    values = tl.load(table + offset, mask=real, other=0.0).to(tl.float32)
     mean = tl.sum(values, 1) / CHANNELS
     values = tl.where(real, values - mean[:, None], 0.0)
     spread = tl.rsqrt(tl.sum(values * values, 1) / CHANNELS + epsilon)
     scale = tl.load(weight + column, mask=known, other=0.0).to(tl.float32)
     shift = tl.load(bias + column, mask=known, other=0.0).to(tl.float32)
     values = values * spread[:, None] * scale[None, :] + shift[None, :]
-    tl.store(output + place, values.to(output.dtype.element_ty), mask=real)
+    tl.store(output + offset, values.to(output.dtype.element_ty), mask=real)
 
 
 @torch.library.custom_op("groundhog::layer_norm", mutates_args=())

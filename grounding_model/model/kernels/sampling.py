@@ -33,10 +33,10 @@ def sampling_kernel(
         height, width = tl.load(levels + 3 * level), tl.load(levels + 3 * level + 1)
         start = tl.load(levels + 3 * level + 2)
         for point in tl.static_range(POINTS):
-            place = ((query * HEADS + head) * LEVELS + level) * POINTS + point
-            weight = tl.load(weights + place, mask=real, other=0.0).to(tl.float32)
-            x = tl.load(locations + 2 * place, mask=real, other=0.0).to(tl.float32) * width - 0.5
-            y = tl.load(locations + 2 * place + 1, mask=real, other=0.0).to(tl.float32) * height - 0.5
+            sample = ((query * HEADS + head) * LEVELS + level) * POINTS + point
+            weight = tl.load(weights + sample, mask=real, other=0.0).to(tl.float32)
+            x = tl.load(locations + 2 * sample, mask=real, other=0.0).to(tl.float32) * width - 0.5
+            y = tl.load(locations + 2 * sample + 1, mask=real, other=0.0).to(tl.float32) * height - 0.5
             left, top = tl.floor(x), tl.floor(y)
             right_share, bottom_share = x - left, y - top
             column, row = left.to(tl.int32), top.to(tl.int32)

@@ -33,10 +33,10 @@ def window_attention_kernel(
     padded_height, padded_width = windows_down * SIDE, windows_across * SIDE
     y, x = (rolled_y + SHIFT) % padded_height, (rolled_x + SHIFT) % padded_width
     inside = real & (y < height) & (x < width)
-    place = (image.to(tl.int64) * height + y) * width + x
+    token = (image.to(tl.int64) * height + y) * width + x
     channel = head * CHANNELS + tl.arange(0, CHANNELS)
     all_channels = HEADS * CHANNELS
-    source = projected + place[:, None] * (3 * all_channels) + channel[None, :]
+    source = projected + token[:, None] * (3 * all_channels) + channel[None, :]
     # Beyond the map the plain twin projects zeros, which leaves the bias.
     mask = inside[:, None]
     bias = projection_bias + channel
@@ -57,7 +57,7 @@ def window_attention_kernel(
     shares = tl.exp(scores - tl.max(scores, 1)[:, None])
     shares = shares / tl.sum(shares, 1)[:, None]
     answer = tl.dot(shares.to(value.dtype), value, input_precision=PRECISION)
-    target = output + place[:, None] * all_channels + channel[None, :]
+    target = output + token[:, None] * all_channels + channel[None, :]
     tl.store(target, answer.to(output.dtype.element_ty), mask=mask)
 
 

@@ -102,8 +102,8 @@ class EfficientNetLite0(nn.Module):
         for index, stage in enumerate(STAGES):
             blocks = nn.Sequential()
             for block in range(stage.blocks):
-                own = stage if block == 0 else stage._replace(stride=1)
-                blocks.append(Inverted(inputs, own) if index else Separable(inputs, own))
+                block_stage = stage if block == 0 else stage._replace(stride=1)
+                blocks.append(Inverted(inputs, block_stage) if index else Separable(inputs, block_stage))
                 inputs = stage.channels
             self.blocks.append(blocks)
         self.out_stages = [STAGE_OF_MAP[index] for index in out_indices]

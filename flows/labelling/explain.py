@@ -1,0 +1,189 @@
+"""Why the boxes of one image became labels or were dropped: the filter's own decisions, box by box."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from flows.labelling.filter import (
+    CandidateLine,
+    check_plans,
+    decide,
+    lines_with_candidates,
+    names_of_regions,
+    prepare_filter,
+)
+from flows.labelling.manifest import Manifest
+from flows.policies.apply import Candidate, DropLog, Label
+from flows.policies.policy import Policy
+from formats.boxes import pairwise_iou
+from formats.dataset_names import metadata_path
+from formats.io.errors import InputError
+from formats.io.files import load_json
+from formats.io.plurals import many
+from formats.io.toml_config import config_from_table
+from formats.record import Box, Record
+
+# Reasons after which a box has suppressed no other one.
+WITHOUT_EFFECT = {"score", "small", "of a distractor", "distractor", "duplicate"}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of a candidate. outcome: "label", "ignored in training" or "dropped: REASON". why: in words."""
+
+    name: str
+    box: Box
+    score: float
+    outcome: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The decisions about one line of the source, by falling score. note: of the whole line."""
+
+    filename: str
+    caption: str | None
+    decisions: tuple[Decision, ...]
+    note: str = ""
+
+    def __str__(self) -> str:
+        caption = "" if self.caption is None else f" ({self.caption})"
+        lines = [f"{self.filename}{caption}: {many(len(self.decisions), 'box')}"]
+        lines += [self.note] if self.note else []
+        width = max((len(each.name) for each in self.decisions), default=0)
+        for each in self.decisions:
+            x1, y1, x2, y2 = (f"{side:.0f}" for side in each.box)
+            why = f": {each.why}" if each.why else ""
+            lines.append(f"  {each.score:.3f}  {each.name:<{width}}  {f'{x1},{y1},{x2},{y2}':<19}  {each.outcome}{why}")
+        return "\n".join(lines)
+
+
+def explain_image(
+    plans: Sequence[Manifest],
+    image: str,
+    policy: Policy,
+    reviewed: str | Path | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> list[Explanation]:
+    """Every candidate of an image and what the policy does with it; one explanation for each line of the source.
+
+    plans: the plan and more views of it; policy, reviewed, provenance: as filter_candidates takes them.
+    image: file name in the source, or the end of it. Raises InputError as filter_candidates, and for an image that the
+    source does not have or that fits several.
+    """
+    check_plans(plans[0], plans[1:], policy)
+    corrections, found = prepare_filter(plans, policy, reviewed, provenance)
+    settled = policy.with_thresholds(found)
+    explanations = []
+    for line in _lines_of(plans, image):
+        assert line.record is not None
+        corrected = (line.record.filename, line.record.caption) in corrections
+        names = names_of_regions(plans[0], line.record)
+        explanations.append(_explain(line, line.record, names, settled, corrected))
+    return explanations
+
+
+def policy_of_labels(labels: Path, plans: Sequence[Manifest]) -> Policy | None:
+    """The policy that made labels, as their .meta.json records it; None where there is none of this plan.
+
+    Raises InputError where they were made with other views than plans[1:].
+    """
+    meta = metadata_path(labels)
+    if not meta.is_file():
+        return None
+    payload = load_json(meta, "expected what filter wrote beside the labels")
+    if not isinstance(payload, dict) or payload.get("plan") != plans[0].key:
+        return None
+    if payload.get("views", []) != [view.key for view in plans[1:]]:
+        what = f"these labels were made with {many(len(payload['views']), 'more view')}"
+        raise InputError(meta, what, "expected the same ones, each as --view WORK_DIR")
+    policy = config_from_table({**payload["policy"], "adaptive": None}, Policy, f"{meta}: policy")
+    return policy.with_thresholds(payload.get("thresholds_found", {}))
+
+
+def _lines_of(plans: Sequence[Manifest], image: str) -> list[CandidateLine]:
+    """The lines of an image, by its whole name or else by the end of it."""
+    parts = PurePosixPath(image).parts
+    ending: list[tuple[str, CandidateLine]] = []
+    for line in lines_with_candidates(plans):
+        name = line.filename
+        if name and PurePosixPath(name).parts[-len(parts) :] == parts:
+            ending.append((name, line))
+    names = sorted({name for name, _ in ending})
+    if image in names:
+        names = [image]
+    if len(names) != 1:
+        what = f"has no image {image!r}" if not names else f"{image!r} fits {', '.join(names[:3])}"
+        raise InputError(plans[0].source, what, "expected the file name of one image, as its line has it")
+    lines = [line for name, line in ending if name == names[0]]
+    if lines[0].problem is not None:
+        raise InputError(image, f"was not labelled: {lines[0].problem.reason}", "expected an image that could be read")
+    return lines
+
+
+def _explain(line: CandidateLine, record: Record, names: Sequence[str], policy: Policy, corrected: bool) -> Explanation:
+    log = DropLog()
+    labels = decide(line.views, names, policy, log)
+    decisions = [_of_label(label, names, policy) for label in labels]
+    decisions += [_of_dropped(candidate, reason, names, policy, labels, log) for candidate, reason in log.dropped]
+    notes = []
+    if len(line.views) > 1:
+        notes.append(f"{many(log['merged'], 'box')} of {len(line.views)} views merged into others")
+    if corrected:
+        notes.append("a person corrected this line: the labels contain their boxes, none of these")
+    ranked = sorted(decisions, key=lambda each: -each.score)
+    return Explanation(record.filename, record.caption, tuple(ranked), "; ".join(notes))
+
+
+def _of_label(label: Label, names: Sequence[str], policy: Policy) -> Decision:
+    region, box, score = label.candidate
+    name = names[region]
+    if not label.ignore:
+        return Decision(name, box, score, "label")
+    if score > policy.threshold(name):
+        why = f"no box of the image scores {policy.confident_from:g}"
+    else:
+        why = f"between {policy.min_score(name):g} and the threshold {policy.threshold(name):g}"
+    return Decision(name, box, score, "ignored in training", why)
+
+
+def _of_dropped(
+    candidate: Candidate, reason: str, names: Sequence[str], policy: Policy, labels: Sequence[Label], log: DropLog
+) -> Decision:
+    name = names[candidate.region]
+    x1, y1, x2, y2 = candidate.box
+    why = {
+        "score": f"not above {policy.min_score(name):g}",
+        "small": f"its shorter side has {min(x2 - x1, y2 - y1):.1f} pixels, the minimum is {policy.min_size:g}",
+        "of a distractor": f"{name} is a distractor",
+        "lonely": f"found in less than {policy.consensus.least_share:g} of the views",
+        "over the limit": f"the image has {many(policy.max_per_image, 'better box')}",
+    }.get(reason)
+    if why is None:
+        why = _overlap(candidate, reason, names, policy, labels, log)
+    return Decision(name, candidate.box, candidate.score, f"dropped: {reason}", why)
+
+
+def _overlap(
+    candidate: Candidate, reason: str, names: Sequence[str], policy: Policy, labels: Sequence[Label], log: DropLog
+) -> str:
+    """Which better box a dropped one overlaps most."""
+    limit = {"distractor": policy.distractor_iou, "duplicate": policy.nms_iou}.get(reason, policy.cross_class_iou)
+    standing = [label.candidate for label in labels]
+    standing += [each for each, why in log.dropped if why not in WITHOUT_EFFECT or reason == "distractor"]
+    rivals = [each for each in standing if each.score >= candidate.score and each is not candidate]
+    if reason == "distractor":
+        rivals = [each for each in rivals if names[each.region] in policy.distractors]
+    elif reason == "duplicate":
+        rivals = [each for each in rivals if each.region == candidate.region]
+    if not rivals:
+        return f"overlaps a better box by more than IoU {limit:g}"
+    overlaps = pairwise_iou([candidate.box], [each.box for each in rivals])[0]
+    best = int(overlaps.argmax())
+    return (
+        f"IoU {overlaps[best]:.2f} with {names[rivals[best].region]} {rivals[best].score:.3f}, the limit is {limit:g}"
+    )
