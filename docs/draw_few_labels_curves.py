@@ -1,7 +1,7 @@
 """Draws docs/images/few-labels-curves.png: AP on the test photos by the number of labels, and during a training.
 
     PYTHONPATH=. python docs/draw_few_labels_curves.py --training WORK_DIR \\
-        --scores 10=0.423,0.384 30=0.455,0.421,0.422 150=0.506,0.479,0.415,0.487,0.425
+        --scores 10=0.423,0.384 30=0.455,0.421,0.422 150=0.506,0.479,0.415,0.487,0.425,0.471
 
 The scores are those of docs/label_quality.md, a number for each seed. WORK_DIR: of a `groundhog train` with `validate`
 and `validate_every`.
