@@ -57,9 +57,11 @@ def init(
         raise InputError(path, "is there already", "expected another name, or change that file")
     if not Path(images).is_dir() or not list_images(images):
         raise InputError(images, "no images there", "expected a folder of .jpg, .png or other images")
-    if (captions is not None) == (categories is not None or labels is not None):
-        remedy = "expected categories, captions or labels"
-        raise InputError("categories", "set together with captions, or neither is set", remedy)
+    if categories is None and captions is None and labels is None:
+        raise InputError("categories", "missing", "expected categories, captions or labels")
+    if captions is not None and (categories is not None or labels is not None):
+        other = "categories" if labels is None else "labels"
+        raise InputError("captions", f"set together with {other}", "expected categories, captions or labels")
     if labels is not None and not Path(labels).exists():
         raise InputError(labels, "no such file or folder", "expected the labels of some of the images")
     weights = weights or (PHOTO_WEIGHTS if labels is not None else WEIGHTS)
