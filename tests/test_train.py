@@ -16,11 +16,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch import nn
 
-from flows.training.train import train as train_once
-from flows.training.train import trainings_of
 from formats.io.errors import InputError
 from formats.io.locks import lock
 from formats.io.toml_config import read_config
@@ -610,23 +607,3 @@ def test_bad_data_are_an_input_error_whichever_process_meets_them(
         Image.new("RGB", (9, 9)).save(path)
     with pytest.raises(InputError, match=r"data set \d: \d+ images in a row are unusable; .* the image is 9x9"):
         run_training(replace(config, workers=workers))
-
-
-def test_an_average_is_the_mean_of_trainings_with_their_own_seeds(config: TrainConfig, tmp_path: Path) -> None:
-    start = FromWeights(str(run_training(replace(config, steps=1, work_dir=tmp_path / "start")).checkpoint))
-    config = replace(config, start=start, steps=1, average_of=2, seed=3)
-    with pytest.raises(InputError, match="groundhog train makes the trainings"):
-        run_training(config)
-    first, second = trainings_of(config)
-    assert {first.seed, second.seed} == {6, 7}
-    checkpoint = train_once(config)
-    folders = (first.work_dir, second.work_dir, config.work_dir)
-    one, other, mean = (load_file(folder / checkpoint.name) for folder in folders)
-    assert any(not torch.equal(one[name], other[name]) for name in mean)
-    for name, value in mean.items():
-        if value.is_floating_point():
-            torch.testing.assert_close(value, (one[name] + other[name]) / 2)
-    written = checkpoint.stat().st_mtime_ns
-    assert train_once(config) == checkpoint
-    assert checkpoint.stat().st_mtime_ns == written  # finished
-    assert train_once(replace(config, average_of=1, seed=6, work_dir=first.work_dir)).parent == first.work_dir

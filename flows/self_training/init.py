@@ -23,7 +23,8 @@ from grounding_model.model.config import ModelConfig
 
 CONFIG_DIR = Path("configs")
 UNLABELLED_ROUNDS = 2
-LABELLED_ROUNDS = 0  # more have not gained on photos: docs/label_quality.md, "What rounds add"
+LABELLED_ROUNDS = 0  # no gain of more is proven on photos: docs/label_quality.md, "What rounds add"
+AFTER_YOURS = "trainings after the one on your labels; with each the rest is labelled again"
 MIN_TO_HOLD_BACK = 25  # labelled images: a fifth of fewer judges nothing, and is missed in training
 PREFIX = "self_train_"  # of configurations that `groundhog up` serves
 
@@ -56,9 +57,11 @@ def init(
         raise InputError(path, "already exists", "choose another name, or edit that file")
     if not Path(images).is_dir() or not list_images(images):
         raise InputError(images, "no images there", "expected a folder of .jpg, .png or other images")
-    if (captions is not None) == (categories is not None or labels is not None):
-        remedy = "expected categories, captions or labels"
-        raise InputError("categories", "set together with captions, or neither is set", remedy)
+    if categories is None and captions is None and labels is None:
+        raise InputError("categories", "missing", "expected categories, captions or labels")
+    if captions is not None and (categories is not None or labels is not None):
+        other = "categories" if labels is None else "labels"
+        raise InputError("captions", f"set together with {other}", "expected categories, captions or labels")
     if labels is not None and not Path(labels).exists():
         raise InputError(labels, "no such file or folder", "expected the labels of some of the images")
     weights = weights or (PHOTO_WEIGHTS if labels is not None else WEIGHTS)
@@ -82,6 +85,7 @@ def init(
         quoted_path=quote(path.as_posix()),
         quoted=_quoted(name),
         rounds=UNLABELLED_ROUNDS if labels is None else LABELLED_ROUNDS,
+        rounds_comment="trainings; labels are made once more than that" if labels is None else AFTER_YOURS,
         data=data,
         labelled=labelled,
         policy=recipe.policy,
@@ -179,7 +183,7 @@ HEAD = """\
 #   prefect deployment run self-train/{name} --watch      (while `groundhog up` runs)
 
 name = {quoted}
-rounds = {rounds}  # trainings; labels are made once more than that
+rounds = {rounds}  # {rounds_comment}
 # review = true  # wait after each round's labels until `groundhog rounds approve`
 
 [data]
@@ -241,7 +245,7 @@ schedule = "cosine"
 ON_PHOTOS = Recipe(
     """\
 [policy]
-# The model answers once, and its score says how well a box fits: more looks at each image make tighter boxes.
+# Further looks at each image leave fewer wrong boxes, though no tighter ones.
 score_threshold = 0.4  # a label scores more; look at v1 and move it, the model is not run again
 ignore_from = 0.2  # what lies between says neither yes nor no
 

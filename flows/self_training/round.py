@@ -22,7 +22,8 @@ from flows.self_training.labelled import LabelledSplit
 from flows.self_training.source import Source
 from flows.self_training.stages import RunName, Stages
 from flows.self_training.state import State
-from flows.training.train import best_weights, interpolate_with_start, training_key
+from flows.training.finished import best_weights
+from flows.training.train import interpolate_with_start, training_key
 from grounding_model.data.sources import OdvgData, TrainingData
 from grounding_model.training.config import FromWeights, TrainConfig
 

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flows.training.finished import DONE_NAME, best_weights, training_record
+from flows.training.finished import DONE_NAME, training_record
 from flows.training.torchrun import train_in_processes
 from formats.io.errors import InputError
 from formats.io.files import write_json
 from formats.io.toml_config import read_config
 from grounding_model.checkpoints.checkpoint import save_checkpoint
-from grounding_model.checkpoints.interpolation import average, interpolate, is_same_model
+from grounding_model.checkpoints.interpolation import interpolate, is_same_model
 from grounding_model.checkpoints.locations import checkpoint_hash
 from grounding_model.training import loop as training
 from grounding_model.training.config import FromWeights, TrainConfig
 from grounding_model.training.log import CURVES_FILE, MEAN_AP
-from grounding_model.training.state import STATE_FILE, settings_with_effect
+from grounding_model.training.state import settings_with_effect
 
 
 def train(config: TrainConfig | str | Path, on_progress: Callable[[dict[str, Any]], None] | None = None) -> Path:
@@ -29,8 +27,6 @@ def train(config: TrainConfig | str | Path, on_progress: Callable[[dict[str, Any
 
     config: or the TOML file that contains it. on_progress: as grounding_model.training.loop.run_training calls it.
     Finished is a run whose `done.json` records the same settings, the same labels and the same starting weights.
-    With average_of the trainings lie in folders of work_dir, and the mean of their weights (the best ones, where they
-    were evaluated on the way) is the result.
     """
     if isinstance(config, str | Path):
         config = read_config(config, TrainConfig)
@@ -40,8 +36,6 @@ def train(config: TrainConfig | str | Path, on_progress: Callable[[dict[str, Any
     key = training_key(config)
     if (checkpoint := _finished(done, key)) is not None:
         return checkpoint
-    if config.average_of > 1:
-        return _averaged(config, key, on_progress)
     run = train_in_processes if config.processes > 1 else training.run_training
     result = run(config, on_progress)
     record = {
@@ -55,37 +49,6 @@ def train(config: TrainConfig | str | Path, on_progress: Callable[[dict[str, Any
     }
     write_json(done, record)
     return result.checkpoint
-
-
-def trainings_of(config: TrainConfig) -> list[TrainConfig]:
-    """The trainings of an average, each with a seed that no other seed's average has; one is its own."""
-    if config.average_of == 1:
-        return [config]
-    seeds = range(config.seed * config.average_of, (config.seed + 1) * config.average_of)
-    return [
-        replace(config, average_of=1, seed=seed, work_dir=config.work_dir / f"{number}-of-{config.average_of}")
-        for number, seed in enumerate(seeds, start=1)
-    ]
-
-
-def _averaged(config: TrainConfig, key: str, on_progress: Callable[[dict[str, Any]], None] | None) -> Path:
-    """Trains them one after the other and writes the mean of their weights."""
-    trained = [train(each, on_progress) for each in trainings_of(config)]
-    checkpoint = config.work_dir / trained[0].name
-    mean = average([best_weights(each) for each in trained])
-    save_checkpoint(checkpoint, *mean, half=config.half)
-    records = [training_record(each) for each in trained]
-    record = {
-        "key": key,
-        "checkpoint": checkpoint.name,
-        "sha256": checkpoint_hash(checkpoint),
-        "metrics": records[-1]["metrics"],
-        "problems": dict(sum((Counter(each["problems"]) for each in records), Counter())),
-        "best": None,
-        "best_ap": None,
-    }
-    write_json(config.work_dir / DONE_NAME, record)
-    return checkpoint
 
 
 def interpolate_with_start(start: FromWeights, trained: Path, student: float) -> Path:
@@ -123,9 +86,7 @@ def train_config(path: str | Path, overrides: Sequence[str] = (), resume: bool =
     Raises InputError when an interrupted run lies in the work_dir and resume is False.
     """
     config = read_config(path, TrainConfig, overrides)
-    parts = trainings_of(config)
-    begun = [each for each in parts if (each.work_dir / STATE_FILE).exists()]
-    training.check_resume((begun or parts)[-1], resume)
+    training.check_resume(config, resume)
     return train(config)
 
 
@@ -136,7 +97,4 @@ def describe_training(checkpoint: Path) -> str:
     lines = [f"weights: {checkpoint}" + (f", AP {last[MEAN_AP]:.3f}" if MEAN_AP in last else "")]
     if best:
         lines.append(f"best:    {checkpoint.with_name(best)}, AP {done['best_ap']:.3f}")
-    curves = [checkpoint.with_name(CURVES_FILE)]
-    if not curves[0].exists():  # of an average's trainings
-        curves = sorted(checkpoint.parent.glob(f"*/{CURVES_FILE}"))
-    return "\n".join([*lines, *(f"curves:  {path}" for path in curves)])
+    return "\n".join([*lines, f"curves:  {checkpoint.with_name(CURVES_FILE)}"])

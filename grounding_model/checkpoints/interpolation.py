@@ -7,7 +7,7 @@ started from keeps most of both; this needs no training and costs nothing at inf
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -72,24 +72,6 @@ def interpolate(
         "tuned sha256": checkpoint_hash(tuned),
     }
     return Checkpoint(after.model, after.tokenizer, provenance)
-
-
-def average(sources: Sequence[Path]) -> Checkpoint:
-    """The mean of the weights of models that were fine-tuned from one (model soups, arXiv 2203.05482, uniform).
-
-    Fine-tuned models lie in one basin of the loss; their mean is as good as most of them or better, and varies less.
-    Integer tensors are those of the last one. Raises InputError where the models differ in architecture.
-    """
-    total: dict[str, Tensor] = {}
-    for number, source in enumerate(sources, start=1):
-        checkpoint = load_checkpoint(source)
-        weights = checkpoint.model.state_dict()
-        # The running mean of equal tensors is that tensor, bit for bit: frozen parts stay as they are.
-        total = interpolate_weights(total, weights, 1 / number) if total else dict(weights)
-    checkpoint.model.load_state_dict(total, strict=True)
-    provenance = {"made by": "mean of the weights of several trainings (model soups, arXiv 2203.05482)"}
-    provenance |= {f"sha256 of {index}": checkpoint_hash(source) for index, source in enumerate(sources)}
-    return Checkpoint(checkpoint.model, checkpoint.tokenizer, provenance)
 
 
 def is_same_model(path: Path, checkpoint: Checkpoint) -> bool:

@@ -111,8 +111,6 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     losses: LossSettings = field(default_factory=LossSettings)
     region_words: RegionWords = field(default_factory=RegionWords)
-    # Trainings with seeds of their own whose weights are averaged, as flows.training.train does it.
-    average_of: Count = field(default=1, repr=False)
     moving_average: float = 0.0  # decay a step; the average is saved as the result. 0 switches it off
     precision: Precision = "float32"  # of the forward pass; weights are float32
     half: bool = False  # store the final weights as float16, at half the size
@@ -143,9 +141,6 @@ class TrainConfig:
             raise InputError(
                 "region_words.weight", "is 0, but alone_until is not", "expected a weight above 0, or alone_until = 0"
             )
-        if self.average_of > 1 and not isinstance(self.start, FromWeights):
-            what = f"is {self.average_of}, and start.kind is {self.start.kind}"
-            raise InputError("average_of", what, "expected start.kind = 'weights': only models of one origin average")
         if not 0 <= self.moving_average < 1:
             raise InputError("moving_average", f"is {self.moving_average}", "expected 0 <= decay < 1")
 

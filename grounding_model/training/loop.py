@@ -91,9 +91,6 @@ def run_training(config: TrainConfig, on_progress: Callable[[dict[str, Any]], No
     Raises InputError for invalid data or settings and while another process trains in work_dir, TrainingFailed when the
     loss is no longer finite.
     """
-    if config.average_of > 1:
-        remedy = "expected 1 here; groundhog train makes the trainings and averages them"
-        raise InputError("average_of", f"is {config.average_of}", remedy)
     config = _of_these_processes(config)
     config = config.with_folder()
     check_data(config)
