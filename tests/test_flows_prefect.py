@@ -288,7 +288,7 @@ def test_bad_input_is_told_by_the_state_and_to_the_caller(harness: None, flow, p
 def test_outside_a_clone_up_says_so_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(deployments, "prefect_server", lambda: pytest.fail("a server was started"))
-    with pytest.raises(InputError, match=r"configs.*expected.*clone"):
+    with pytest.raises(InputError, match=r"configs.*in a clone"):
         deployments.up()
 
 

@@ -128,7 +128,7 @@ def test_images_without_a_yolo_file_are_not_yet_labelled(folder: Path, given: st
 
 
 def test_categories_do_not_rename_what_is_labelled(folder: Path) -> None:
-    with pytest.raises(InputError, match="expected to be left out"):
+    with pytest.raises(InputError, match="leave them out"):
         init("zoo", folder, labels=labelled(folder), categories=("dog",))
 
 

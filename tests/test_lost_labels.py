@@ -95,7 +95,7 @@ def test_names_come_between_commas_on_lines_or_in_a_file(tmp_path: Path, monkeyp
     Path("one.txt").write_text("cat,dog\n")
     Path("table.csv").write_text("id,name\n0,cat\n")
     for odd in ("one.txt", "table.csv"):
-        with pytest.raises(InputError, match="has commas; expected a name a line"):
+        with pytest.raises(InputError, match="has commas; expected one name per line"):
             names(odd)
 
 

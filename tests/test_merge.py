@@ -51,7 +51,7 @@ def test_the_mixture_is_recorded(tmp_path: Path) -> None:
 def test_what_cannot_be_mixed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="negative"):
         merge(write_lines(tmp_path / "pseudo.json", 1), [], -1)
-    with pytest.raises(InputError, match="not one line"):
+    with pytest.raises(InputError, match="has no line"):
         merge(write_lines(tmp_path / "empty.json", 0))
 
 
