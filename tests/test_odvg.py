@@ -283,7 +283,7 @@ def without(table: dict, key: str) -> dict:
             grounding("a cat", REGION, {**REGION, "bbox": [[1, 2, 3, 4], [9, 2, 3, 4]]}),
             "region 1: box .* swapped corners",
         ),
-        ([1], "contains a JSON list; expected an object"),
+        ([1], "contains a JSON list; expected one JSON object per line"),
         (None, "contains a JSON NoneType"),
     ],
 )
