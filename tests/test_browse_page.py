@@ -574,6 +574,28 @@ def test_a_filter_moves_nothing_and_its_fields_show_their_words(page: Page, tmp_
         assert page.value(top) == before
 
 
+def test_f6_goes_round_the_page_and_out_of_a_field(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 2)
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.open(server.address)
+        page.wait(at(1, 2))
+        for region in ("boxes", "strip", "filter-text", "help-button", "stage"):
+            page.press("F6")
+            assert page.value("document.activeElement.id") == region
+
+
+def test_a_typed_name_that_is_no_category_is_said_to_change_nothing(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 1)
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.open(server.address)
+        page.wait(at(1, 1))
+        page.press("c")
+        page.type("unicorn")
+        page.press("Enter")
+        page.wait(f"{text('stored')} === 'no category “unicorn”: nothing was changed'")
+        assert page.value(BADGE) == "not reviewed"
+
+
 def test_crops_that_look_alike_stand_together(page: Page, tmp_path: Path) -> None:
     write_data(tmp_path, 6)
     for number in range(6):

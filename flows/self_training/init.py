@@ -211,10 +211,10 @@ share = 0.5  # of the images of a round's epoch
 
 ANY_POLICY = """\
 [policy]
-score_threshold = 0.5  # a label scores more; look at v1 and move it, the model is not run again
-ignore_from = 0.25  # what lies between says neither yes nor no
+score_threshold = 0.5  # candidates above it become labels; look at v1 and change it, the model is not run again
+ignore_from = 0.25  # candidates between the two count neither as objects nor as background
 # What made the best labels where the truth was known, docs/label_quality.md: names of what yours are mistaken for, and
-# more looks at each image. Scores fall with each, and the two thresholds have to follow.
+# more views of each image. Scores fall with each, and the two thresholds have to follow.
 # distractors = ["…"]
 
 # [labelling]
@@ -245,9 +245,9 @@ schedule = "cosine"
 ON_PHOTOS = Recipe(
     """\
 [policy]
-# Further looks at each image leave fewer wrong boxes, though no tighter ones.
-score_threshold = 0.4  # a label scores more; look at v1 and move it, the model is not run again
-ignore_from = 0.2  # what lies between says neither yes nor no
+# Further views of each image leave fewer wrong boxes, though no tighter ones.
+score_threshold = 0.4  # candidates above it become labels; look at v1 and change it, the model is not run again
+ignore_from = 0.2  # candidates between the two count neither as objects nor as background
 
 [labelling]
 batch_size = 8
@@ -258,7 +258,7 @@ steps = 240
 batch_size = 8
 moving_average = 0.99
 precision = "bfloat16"
-frozen = ["backbone"]  # it has seen a million photos; what yours lack is told by the rest
+frozen = ["backbone"]  # pretrained on a million photos; the rest of the model learns from yours
 
 [train.losses]
 classification = 3.0  # with the reference's 1 a part of an animal scores nearly as much as the whole

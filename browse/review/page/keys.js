@@ -107,15 +107,15 @@ const ONCE = new Set(["accept", "skip", "takeAll", "undo", "redo", "delete"]); /
 function press(event, canvas) {
   if (event.defaultPrevented || !state.view || document.querySelector("dialog[open]")) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key; // Caps Lock
+  if (key === "F6" && !cropsAreOpen()) { // out of a field too
+    event.preventDefault();
+    return moveFocus(event.shiftKey ? -1 : 1);
+  }
   if (event.target.closest("input, select, textarea")) {
     if (key === "Escape") byId("stage").focus();
     return;
   }
   if (cropsAreOpen() && pressInCrops(key, event)) return event.preventDefault();
-  if (key === "F6") {
-    event.preventDefault();
-    return moveFocus(event.shiftKey ? -1 : 1);
-  }
   if (event.target.closest("button, a, summary") && (key === "Enter" || key === " ")) return;
   const act = actionOf(event, key, canvas);
   if (!act) return;

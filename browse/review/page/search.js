@@ -1,6 +1,6 @@
 // Choosing a category or phrase by typing its name.
 
-import { byId, makeRow } from "./dom.js";
+import { byId, makeRow, showStatus } from "./dom.js";
 import { addCategory } from "./edits.js";
 import { kinds, kindWord, state } from "./state.js";
 
@@ -45,6 +45,7 @@ function showFound() {
 function choose(kind) {
   byId("search").close();
   if (kind) chosen(kind.label);
+  else showStatus(`no ${kindWord()} “${words()}”: nothing was changed`);
 }
 
 export function startSearch() {
