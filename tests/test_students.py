@@ -245,6 +245,17 @@ def test_detect_finds_all_classes_of_a_student_unless_some_are_named(
     assert "--texts: is missing; expected a prompt" in capsys.readouterr().err
 
 
+def test_a_student_is_inspected_like_other_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights", "inspect", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [
+        "format: student, a closed-set detector of transformers (rt_detr_v2)",
+        "classes: red, green, blue",
+        "images: resized to 64 x 64 pixels",
+    ]
+    assert lines[-1] == "made by: a test"
+
+
 def test_what_is_known_of_a_class_stays_when_others_join_it(folder: Path, student: Student) -> None:
     other = load_student(folder, ("yellow", "Green"))
     heads, before = other.detector.state_dict(), student.detector.state_dict()

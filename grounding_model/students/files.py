@@ -74,6 +74,21 @@ def load_student(source: str | Path, names: Sequence[str] | None = None, image_s
     ).eval()
 
 
+def inspect_student(folder: str | Path) -> str:
+    """What a student is and how it was made, a fact a line."""
+    student = load_student(folder)
+    millions = sum(tensor.numel() for tensor in student.detector.parameters()) / 1e6
+    kind = student.detector.config.model_type
+    facts = {
+        "format": f"student, a closed-set detector of transformers ({kind})",
+        "classes": ", ".join(student.names),
+        "images": f"resized to {student.image_size} x {student.image_size} pixels",
+        "parameters": f"{millions:.1f} million",
+        **{key.replace("_", " "): value for key, value in student.provenance.items()},
+    }
+    return "\n".join(f"{name}: {value}" for name, value in facts.items())
+
+
 def save_student(folder: str | Path, student: Student, provenance: Mapping[str, str], half: bool = False) -> None:
     """Writes the folder, whole or not at all, in place of one that a training wrote there before.
 
