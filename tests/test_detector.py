@@ -454,7 +454,7 @@ def test_a_name_that_the_tokenizer_does_not_know_is_said_once(caplog):
     for _ in range(2):
         detector.captions(Prompt.categories(["cat", "猫"]))
     (record,) = [each for each in caplog.records if "[UNK]" in each.getMessage()]
-    assert record.getMessage().startswith("prompt '猫': the model knows no word of it")
+    assert record.getMessage().startswith("prompt '猫': all its words are unknown to the model")
 
 
 def test_features_of_a_text_stay_with_the_detector_until_the_weights_change(
