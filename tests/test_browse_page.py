@@ -353,13 +353,13 @@ def test_candidates_are_taken_by_a_click_and_by_a_key(page: Page, tmp_path: Path
         page.wait(f"{at(1, 2)} && {ghosts} === 2")  # the third is below the sliders
         # Over all images: while a slider moves, its class says what its threshold would give.
         everywhere = "document.querySelectorAll('#candidates .everywhere')[1].textContent"
-        page.wait(f"{everywhere} === 'all images: 1 boxes in 1'")
+        page.wait(f"{everywhere} === 'overall: 1 box in 1 image'")
         slide = "(() => {{ const slider = document.querySelectorAll('#candidates input')[1]; slider.value = {}; "
         slide += "slider.dispatchEvent(new Event('input', {{bubbles: true}})); }})()"
         page.value(slide.format(0.1))
-        page.wait(f"{everywhere} === 'all images: 2 boxes in 1' && {ghosts} === 3")
+        page.wait(f"{everywhere} === 'overall: 2 boxes in 1 image' && {ghosts} === 3")
         page.value(slide.format(0.18))
-        page.wait(f"{everywhere} === 'all images: 1 boxes in 1' && {ghosts} === 2")
+        page.wait(f"{everywhere} === 'overall: 1 box in 1 image' && {ghosts} === 2")
         place = on_screen(page, 20, 12)
         page.drag(place, place)
         page.wait(f"{text('boxes-title')} === '1 box' && {ghosts} === 1")
