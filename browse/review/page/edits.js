@@ -39,8 +39,8 @@ export function withdraw() {
     state.selected = null;
   }, "untouched");
   if (since !== null && since < state.overview.round) {
-    const until = state.overview.round;
-    showBanner(`Corrected in round ${since}; from round ${until} on, the model's labels are used.`, true);
+    const { round } = state.overview;
+    showBanner(`This was corrected in round ${since}; from round ${round} on, the model's labels are used.`, true);
   }
 }
 
