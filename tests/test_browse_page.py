@@ -455,7 +455,7 @@ def test_show_all_forgets_what_was_typed_into_the_filter(page: Page, tmp_path: P
         page.press("l")
         page.type("99")
         page.press("Enter")
-        page.wait(f"{text('banner-text')} === 'no line 99: there are 12 lines'")
+        page.wait(f"{text('banner-text')} === 'there is no line 99: the file has 12 lines'")
 
 
 def test_each_arrow_counts_while_the_next_image_loads(page: Page, tmp_path: Path) -> None:
