@@ -15,10 +15,13 @@ from PIL import Image
 
 from formats.io.errors import InputError
 from formats.record import Record
-from grounding_model.detector import READERS, Detector, Failure, LabelScoring, label_scores, load_detector
+from grounding_model.answers import LabelScoring, label_scores
+from grounding_model.detector import Detector, load_detector
 from grounding_model.inputs.category_lists import read_category_list
 from grounding_model.inputs.image import read_image
+from grounding_model.inputs.predict import Failure
 from grounding_model.inputs.prompt import Prompt
+from grounding_model.inputs.read_ahead import READERS
 from tests.paths import GOLDEN
 
 A = GOLDEN / "a"
