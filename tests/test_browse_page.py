@@ -726,7 +726,8 @@ def test_a_report_leads_the_browser_that_knows_the_page_to_it(page: Page, tmp_pa
         page.wait("document.querySelector('.command button').textContent === 'Copied'")
         assert page.value("getSelection().toString()") == "groundhog browse serve"
         page.click(".review a")
-        page.wait(f"location.href.startsWith({json.dumps(server.address)}) && {at(1, 1)}")
+        page.wait(f"location.href.startsWith({json.dumps(server.address)}) && document.readyState === 'complete'")
+        page.wait(at(1, 1))
 
 
 def test_a_thumbnail_of_a_report_opens_its_drawing_and_the_next_one(page: Page, tmp_path: Path) -> None:
