@@ -2,7 +2,7 @@
 
 `from flows import bootstrap_od, bootstrap_vg, plan, infer, filter_candidates, merge, train, evaluate, self_train`
 
-So are the types of their arguments:
+The types of their arguments can be imported too:
 
 `from flows import LabellingSettings, Execution, Workers, Policy, OdvgData, TrainConfig`.
 """
