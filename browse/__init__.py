@@ -1,4 +1,4 @@
-"""Labels for people to see: drawn on their pictures, in contact sheets, and in the review page. Never loads torch.
+"""Shows labels: drawn on pictures, in contact sheets, and on the review page. Never loads torch.
 
 `from browse import draw_image`: a record on its picture, as a notebook shows it.
 """

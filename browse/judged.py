@@ -1,4 +1,4 @@
-"""Boxes in the colour of what became of each: right and wrong against the truth, gained and lost against others."""
+"""Draws boxes coloured by comparison: right and wrong against the truth, gained and lost against other labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words, numbers and pictures as HTML: what pages with everything inside are made of."""
+"""Text, numbers and pictures as HTML: the parts of self-contained pages."""
 
 from __future__ import annotations
 

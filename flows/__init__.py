@@ -1,8 +1,10 @@
-"""The pipeline: every stage a plain function, loaded on first use.
+"""The pipeline: every stage is a plain function, imported on first use.
 
 `from flows import bootstrap_od, bootstrap_vg, plan, infer, filter_candidates, merge, train, evaluate, self_train`
 
-What they take is here too: `from flows import LabellingSettings, Execution, Workers, Policy, OdvgData, TrainConfig`.
+The types of their arguments can be imported too:
+
+`from flows import LabellingSettings, Execution, Workers, Policy, OdvgData, TrainConfig`.
 """
 
 from __future__ import annotations

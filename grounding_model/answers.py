@@ -1,6 +1,6 @@
-"""From the model's logits and boxes to the records of an image: label scores, the best boxes, pixels.
+"""Turns the model's logits and boxes into records: label scores, selection of the best boxes, pixel coordinates.
 
-B images of a batch, Q queries, L tokens, E entities of a caption, C labels of a prompt, N boxes of an image
+B images of a batch, Q queries, L tokens, E entities of a caption, C labels of a prompt, N boxes of an image.
 """
 
 from __future__ import annotations

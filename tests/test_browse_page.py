@@ -359,13 +359,13 @@ def test_candidates_are_taken_by_a_click_and_by_a_key(page: Page, tmp_path: Path
         page.wait(f"{at(1, 2)} && {ghosts} === 2")  # the third is below the sliders
         # Over all images: while a slider moves, its class says what its threshold would give.
         everywhere = "document.querySelectorAll('#candidates .everywhere')[1].textContent"
-        page.wait(f"{everywhere} === 'all images: 1 boxes in 1'")
+        page.wait(f"{everywhere} === 'overall: 1 box in 1 image'")
         slide = "(() => {{ const slider = document.querySelectorAll('#candidates input')[1]; slider.value = {}; "
         slide += "slider.dispatchEvent(new Event('input', {{bubbles: true}})); }})()"
         page.value(slide.format(0.1))
-        page.wait(f"{everywhere} === 'all images: 2 boxes in 1' && {ghosts} === 3")
+        page.wait(f"{everywhere} === 'overall: 2 boxes in 1 image' && {ghosts} === 3")
         page.value(slide.format(0.18))
-        page.wait(f"{everywhere} === 'all images: 1 boxes in 1' && {ghosts} === 2")
+        page.wait(f"{everywhere} === 'overall: 1 box in 1 image' && {ghosts} === 2")
         place = on_screen(page, 20, 12)
         page.drag(place, place)
         page.wait(f"{text('boxes-title')} === '1 box' && {ghosts} === 1")
@@ -461,7 +461,7 @@ def test_show_all_forgets_what_was_typed_into_the_filter(page: Page, tmp_path: P
         page.press("l")
         page.type("99")
         page.press("Enter")
-        page.wait(f"{text('banner-text')} === 'no line 99 of 12 lines'")
+        page.wait(f"{text('banner-text')} === 'there is no line 99: the file has 12 lines'")
 
 
 def test_each_arrow_counts_while_the_next_image_loads(page: Page, tmp_path: Path) -> None:
@@ -748,7 +748,8 @@ def test_a_report_leads_the_browser_that_knows_the_page_to_it(page: Page, tmp_pa
         page.wait("document.querySelector('.command button').textContent === 'Copied'")
         assert page.value("getSelection().toString()") == "groundhog browse serve"
         page.click(".review a")
-        page.wait(f"location.href.startsWith({json.dumps(server.address)}) && {at(1, 1)}")
+        page.wait(f"location.href.startsWith({json.dumps(server.address)}) && document.readyState === 'complete'")
+        page.wait(at(1, 1))
 
 
 def test_a_thumbnail_of_a_report_opens_its_drawing_and_the_next_one(page: Page, tmp_path: Path) -> None:

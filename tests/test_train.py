@@ -128,7 +128,7 @@ def test_a_run_killed_between_its_last_state_and_its_weights_only_writes_these(
     first.checkpoint.unlink()
     capsys.readouterr()
     again = run_training(config)
-    assert "all of 6 steps done before; writing the weights" in capsys.readouterr().err
+    assert "all 6 steps already done; writing the weights" in capsys.readouterr().err
     assert all(torch.equal(whole[name], value) for name, value in weights_of(again).items())
 
 

@@ -1,1 +1,1 @@
-"""Picture files as people see them, and the colours of labels."""
+"""Reading and scaling pictures for display, and the colours of labels."""

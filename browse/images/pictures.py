@@ -1,4 +1,4 @@
-"""Picture files as people see them: upright, in RGB, reduced where they are large.
+"""Reads pictures for display: upright, in RGB, reduced if they are large.
 
 H, W  height and width in pixels after the EXIF turn; arrays are (H, W, 3) uint8 RGB
 """
@@ -37,6 +37,6 @@ def jpeg_of(picture: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
 
 
 def write_jpeg(path: Path, picture: np.ndarray) -> None:
-    """Writes (H, W, 3) uint8 RGB as a JPEG file, whole or not at all. Raises OSError where nothing may be written."""
+    """Writes (H, W, 3) uint8 RGB as a JPEG file atomically. Raises OSError where nothing may be written."""
     with write_whole(path, "wb") as file:
         file.write(jpeg_of(picture))

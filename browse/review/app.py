@@ -309,7 +309,7 @@ class ReviewApp:
     def _number(self, values: dict[str, str]) -> int:
         number, count = _whole(values, "number"), len(self.review.lines)
         if not 0 <= number < count:
-            raise Refused(404, f"no line {number + 1} of {many(count, 'line')}")
+            raise Refused(404, f"there is no line {number + 1}: the file has {many(count, 'line')}")
         return number
 
     def _view(self, values: dict[str, str]) -> LineView:

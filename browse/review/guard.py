@@ -1,4 +1,4 @@
-"""Who may ask: this machine's user, through the page that the server itself gave out.
+"""Access control: only this machine's user may send requests, through the page that the server itself delivered.
 
 Addresses begin with a random token that only its user sees. The bare address shows nothing; a browser that has shown
 the page remembers its token and goes there (page/address.js). A request must name this machine (otherwise a page

@@ -1,4 +1,4 @@
-"""Which images and crops look alike: the order "diverse" of images, and "similar" of crops.
+"""Similarity of images and crops, for the orders "diverse" (images) and "similar" (crops).
 
 Images are compared by what the model saw of them (the features in the candidates of a plan); where there are none, and
 for crops always, by their pixels: the directions of edges in a grid and its colours; of crops also by size and shape.

@@ -1,4 +1,4 @@
-"""What the index keeps of lines: keys, labels, scores and words; read in this process, or in one of its own.
+"""The facts about lines that the index keeps (keys, labels, scores, words), read in this or a separate process.
 
 A million lines are ten seconds of Python. In a thread they would hold up every key that is pressed meanwhile, since
 only one thread at a time runs Python; in a process of their own they do not. `main` is

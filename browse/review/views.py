@@ -1,6 +1,6 @@
-"""Which lines are shown, in which order: what the filter bar asks for, as an array of line numbers.
+"""Views: which lines are shown, and in which order, as arrays of line numbers that the filter bar requests.
 
-A view stays as it was made, so that lines do not vanish under a reviewer's hands when their state changes.
+A view does not change after it is opened, so that lines do not vanish when a reviewer changes their state.
 N lines of the label file; a position counts in the view.
 """
 

@@ -1,1 +1,1 @@
-"""How good labels are, from a reviewed sample with intervals, and which of them are probably wrong."""
+"""Estimates how good labels are from a reviewed sample, with intervals, and finds labels that are probably wrong."""

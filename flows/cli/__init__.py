@@ -1,4 +1,4 @@
-"""The `groundhog` command, a module for each thing a user does. Arguments are parsed before anything heavy loads."""
+"""The `groundhog` command, with one module for each task. Arguments are parsed before anything heavy is imported."""
 
 from flows.cli.command import build_parser, main
 

@@ -1,4 +1,4 @@
-"""What several commands share."""
+"""Options and helpers shared by several commands."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ def _place_images(names: Mapping[str, str], source: Path, target: Path, link: bo
 def _write_split(
     root: Path, split: str, records: Sequence[Record], categories: Sequence[str], scored: bool
 ) -> dict[str, Counter[str]]:
-    """Writes the annotations of one split in each format; gives what each left out."""
+    """Writes the annotations of one split in each format; returns what each left out."""
     (root / "annotations").mkdir(exist_ok=True)
     coco = write_coco(root / "annotations" / f"{split}.json", records, categories)
     yolo_folder = root / split / "yolo"

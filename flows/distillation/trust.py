@@ -12,7 +12,7 @@ from formats.record import Record
 
 
 def write_trusted(labels: Path, out: Path, trust: Trust) -> Path:
-    """Writes the labels as `trust` has them (see DistillConfig), and gives the file; the labels themselves as they are.
+    """Writes a copy of the labels weighted by `trust` (see DistillConfig); returns it, or `labels` if nothing changes.
 
     Lines that cannot be read are left out: training skips and counts them when it reads the labels themselves.
     """

@@ -176,7 +176,7 @@ def _evaluate_any(
 def _evaluate_suite(
     config: EvaluateConfig, suite: OdinwSuite, detectors: Callable[[], DetectorPool], show_dir: str | Path | None
 ) -> Evaluated:
-    """Evaluates each set in work_dir/NAME, and gives the mean of their APs."""
+    """Evaluates each set in work_dir/NAME, and returns the mean of their APs."""
     if unknown := set(suite.prompts) - set(suite.sets):
         raise InputError(
             "truth.prompts", f"no set is called {', '.join(sorted(unknown))}", "expected names of truth.sets"

@@ -73,7 +73,7 @@ class PageData:
 
 
 def write_evaluation_page(data: PageData) -> Path:
-    """Writes evaluation.html, predictions_od.json and truth_od.json into the work_dir; gives the page's path."""
+    """Writes evaluation.html, predictions_od.json and truth_od.json into the work_dir; returns the page's path."""
     folder = data.config.work_dir
     _write_labels(folder, data)
     sections = [

@@ -30,7 +30,7 @@ MAX_PICTURES = 100
 def write_evaluation_files(
     folder: Path, benchmark: Benchmark, predictions: Sequence[Record], measurement: Measurement
 ) -> list[Path]:
-    """Writes per_category.csv, precision_recall.png and confusion.png, where the metric has them; gives their paths."""
+    """Writes per_category.csv, precision_recall.png and confusion.png, if the metric has them; returns their paths."""
     written = []
     if measurement.per_category:
         written.append(write_categories(folder / "per_category.csv", benchmark, measurement.per_category))
@@ -97,7 +97,7 @@ def plot_confusion(path: Path, table: np.ndarray, names: Sequence[str]) -> Path:
 def draw_worst(
     folder: Path, benchmark: Benchmark, predictions: Sequence[Record], metric: Metric, score_threshold: float
 ) -> int:
-    """Draws truth left and prediction right, the images with most mistakes first; gives how many were drawn."""
+    """Draws truth left and prediction right, the images with most mistakes first; returns how many were drawn."""
     min_score = score_threshold if metric == "generalized_expressions" else SHOWN_SCORE
     if benchmark.names:
         predictions = AnnotatedOnly(benchmark, predictions)

@@ -21,7 +21,7 @@ class Predictor(Protocol):
 
     @property
     def predict_each(self) -> Callable[..., Iterator[Any]]:
-        """(images, prompt, **settings): in order, a record an image, or a failure with its `error`."""
+        """(images, prompt, **settings): yields one record or failure (with `error`) per image, in order."""
         ...
 
 

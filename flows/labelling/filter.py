@@ -273,7 +273,7 @@ def names_of_regions(manifest: Manifest, record: Record) -> list[str]:
 
 
 class _Scores(NamedTuple):
-    """Of one category, over all images: what is left of its candidates when nothing goes for its score."""
+    """The scores of a category over all images, after all steps except the score threshold."""
 
     all: np.ndarray  # (N,)
     judged: np.ndarray  # (K,) of those in reviewed images

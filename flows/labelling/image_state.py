@@ -137,7 +137,7 @@ def _state_of_entry(entry: Mapping[str, Any]) -> ImageState | None:
 
 
 def _finder(image_root: Path) -> Callable[[Any], ImageState | None]:
-    """Gives the state of an image without its digest. A store is asked for whole folders, a thousand objects a time."""
+    """A function that returns an image's state without digest. Stores are listed by folder, 1,000 objects at a time."""
     if isinstance(image_root, Path):
         return lambda path: _state(path, digest=False)
     listings: dict[str, dict[str, ImageState | None]] = {}

@@ -77,7 +77,7 @@ def infer(
     progress: bool = True,
     executor: Executor | None = None,
 ) -> list[Path]:
-    """Labels every shard that is missing; gives the files of all shards.
+    """Labels the missing shards; returns the files of all shards.
 
     detector: None loads the plan's own on each device of `workers`. pool: who has detectors already, instead of both.
     executor: labels the shards instead of threads of this process, and brings its own detectors.
@@ -105,7 +105,7 @@ def infer(
 
 
 def _drop_changed(manifest: Manifest, complete: Sequence[int]) -> list[int]:
-    """Removes the candidates of shards whose images changed since they were labelled, and says so; gives them."""
+    """Removes the candidates of shards whose images changed since they were labelled, and says so; returns them."""
     changed = changed_images(manifest, complete)
     if changed:
         names = [name for found in changed.values() for name in found]
@@ -183,7 +183,7 @@ def label_shards(
     batch_size: int = Execution.batch_size,
     on_images: Callable[[int], object] = lambda count: None,
 ) -> dict[int, Exception]:
-    """Labels one shard after another; gives those that failed, and why.
+    """Labels the shards one by one; returns those that failed, and why.
 
     Raises what every other shard would say too: InputError of the plan itself, OSError of a full disk.
     """

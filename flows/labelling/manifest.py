@@ -94,7 +94,7 @@ class Manifest(LabellingSettings):
 
 
 def write_manifest(manifest: Manifest) -> None:
-    """Writes the plan to its work_dir, whole or not at all."""
+    """Writes the plan to its work_dir atomically."""
     write_json(manifest.path, {"key": manifest.key, **manifest.entries()}, ensure_ascii=False)
 
 

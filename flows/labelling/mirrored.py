@@ -40,7 +40,7 @@ class Flipped:
         self._detector, self._view = detector, view
 
     def predict_each(self, images: Sequence[Path], prompt: Prompt | Sequence[Prompt], **settings: Any) -> Iterator[Any]:
-        """As grounding_model.Detector.predict_each: in order, a record an image, or a failure with its `error`."""
+        """Like grounding_model.Detector.predict_each: yields a record or failure (with `error`) per image, in order."""
         prompts = repeat(prompt) if isinstance(prompt, Prompt) else prompt
         views = [self._view_for(" ".join((each.text, *each.labels))) for _, each in zip(images, prompts)]
         seen = (_flipped(path, view) for path, view in zip(images, views))

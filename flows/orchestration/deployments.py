@@ -157,7 +157,7 @@ def self_train(parameters: SelfTrainParameters) -> dict[str, str] | State:
 
 @_flow("bootstrap", titled="images")
 def bootstrap(parameters: BootstrapParameters) -> str:
-    """Images with categories or captions become an ODVG file; gives its path."""
+    """Lists images with categories or captions in an ODVG file; returns its path."""
     if parameters.captions is not None:
         made = tasks.bootstrap_vg(
             parameters.images, parameters.captions, parameters.out, parameters.phrases, overwrite=parameters.overwrite
@@ -171,7 +171,7 @@ def bootstrap(parameters: BootstrapParameters) -> str:
 
 @_flow("plan", titled="source")
 def plan(parameters: PlanParameters) -> str:
-    """An ODVG file is cut into shards for one model; gives the work_dir."""
+    """Splits an ODVG file into shards for one model; returns the work_dir."""
     return str(
         tasks.plan(
             parameters.source,
@@ -186,7 +186,7 @@ def plan(parameters: PlanParameters) -> str:
 
 @_flow("infer", titled="work_dir")
 def infer(parameters: InferParameters) -> str:
-    """Labels the shards of a plan that are missing; gives the work_dir."""
+    """Labels the missing shards of a plan; returns the work_dir."""
     workers = settings_part(parameters, Workers)
     tasks.infer(parameters.work_dir, workers=workers, batch_size=parameters.batch_size)
     return parameters.work_dir
@@ -210,7 +210,7 @@ def filter_candidates(parameters: FilterParameters) -> str:
 
 @_flow("merge", titled="out")
 def merge(parameters: MergeParameters) -> str:
-    """Pseudo-labels with pretraining data; gives the file that records the mixture."""
+    """Mixes pseudo-labels with pretraining data; returns the file that records the mixture."""
 
     def data(fields: dict[str, Any]) -> OdvgData | GlyphData:
         if fields.get("kind") == "glyphs":
@@ -229,13 +229,13 @@ PATHS = ("annotations", "image_root", "label_map")
 
 @_flow("train", titled="title")
 def train(parameters: ConfigParameters) -> str:
-    """One training; gives the checkpoint."""
+    """Runs a training; returns the checkpoint."""
     return str(tasks.train(read_config(parameters.config, TrainConfig, parameters.overrides)))
 
 
 @_flow("evaluate", titled="title")
 def evaluate(parameters: ConfigParameters) -> str:
-    """One evaluation; gives its table."""
+    """Runs an evaluation; returns its table."""
     table = evaluate_config(parameters.config, parameters.overrides)
     create_markdown_artifact(f"```\n{table}\n```", key="evaluation")
     return table
@@ -243,7 +243,7 @@ def evaluate(parameters: ConfigParameters) -> str:
 
 @_flow("distill", titled="title")
 def distill(parameters: ConfigParameters) -> str:
-    """One student; gives its folder. The table beside its teacher is an artifact."""
+    """Trains a student; returns its folder. The comparison with its teacher is an artifact."""
     result = tasks.distill(read_config(parameters.config, DistillConfig, parameters.overrides))
     create_markdown_artifact(result.table, key="student")
     return str(result.student)

@@ -63,7 +63,7 @@ def is_alive(name: str) -> bool:
 
 
 def crash_orphans(deployment_ids: Collection[Any]) -> list[str]:
-    """Marks unfinished runs of these deployments whose process has ended as Crashed; gives their names."""
+    """Marks unfinished runs of these deployments whose process has ended as Crashed; returns their names."""
     crashed = []
     unfinished = FlowRunFilter.model_validate(
         {

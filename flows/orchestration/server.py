@@ -92,7 +92,7 @@ def _opener(api: str) -> urllib.request.OpenerDirector:
 
 @contextmanager
 def prefect_server(api: str | None = None) -> Iterator[str]:
-    """Gives the address of a healthy server, and makes it this process's own.
+    """Returns the address of a healthy server, and makes it this process's own.
 
     One of ours ends with the block, and with this process however that ends (on Linux); where it is killed itself,
     another takes its place, with the same database.

@@ -63,7 +63,7 @@ MAX_TASKS = 240  # a stage: Prefect handles a few hundred well, and most numbers
 def label_shards(
     title: str, indices: Sequence[int], manifest_path: str, devices: tuple[str, ...], batch_size: int
 ) -> int:
-    """A group of shards, those that are missing, by a model that this process holds; gives how many it labelled.
+    """A group of shards, those that are missing, by a model that this process holds; returns how many it labelled.
 
     Raises RuntimeError at the end when a shard failed; the others are done and stay so.
     """

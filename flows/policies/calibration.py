@@ -1,4 +1,4 @@
-"""What a score means, learnt from candidates that a person has judged: isotonic regression (arXiv 2405.20459 finds it
+"""Calibrates scores on candidates that a person has reviewed: isotonic regression (arXiv 2405.20459 finds it
 to serve detectors as well as anything that is trained). N candidates."""
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def measure_quality(
     seeds: Sequence[int] = (),
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Piece]:
-    """Does the pieces that are missing; gives all that are done.
+    """Does the pieces that are missing; returns all that are done.
 
     variants, seeds: only these are done now; () takes all. Raises InputError for one that the configuration lacks.
     """

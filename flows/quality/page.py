@@ -31,7 +31,7 @@ STUDENT = (4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 def write_quality_page(config: QualityConfig, pieces: Sequence[Piece], software: str) -> Path:
-    """Writes quality.html into the work_dir, of the pieces that are done; gives its path. The plots lie there."""
+    """Writes quality.html into the work_dir, of the pieces that are done; returns its path. The plots lie there."""
     by_variant = {name: [piece for piece in pieces if piece.variant == name] for name in config.variants}
     by_variant = {name: pieces for name, pieces in by_variant.items() if pieces}
     folder = config.train.work_dir

@@ -23,7 +23,7 @@ NOTHING = "–"
 
 
 def write_quality_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
-    """Writes table and plots of pieces that were trained into the work_dir; gives the table."""
+    """Writes table and plots of pieces that were trained into the work_dir; returns the table."""
     table_text = quality_table(config, pieces)
     with write_whole(config.train.work_dir / TABLE_NAME) as file:
         file.write(table_text + "\n")

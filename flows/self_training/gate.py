@@ -28,7 +28,7 @@ MOVED_IOU = 0.75  # a box that meets its old self with less has moved
 
 @dataclass(frozen=True)
 class Gate:
-    """When a round may follow another. enabled: False lets every round pass; it is judged and reported all the same.
+    """When another round may follow. enabled: False lets every round pass, but still checks and reports it.
 
     Bounds of drift hold between the labels of two rounds, and are wide: in six rounds of the glyph world, whose AP went
     from -0.02 to +0.05, labels changed in 30 to 54 % of the images, and boxes became up to 2.4 times fewer.
@@ -40,7 +40,7 @@ class Gate:
     max_changed_images: float = 0.9  # share of images whose labels differ from the round before
     max_count_ratio: float = 3.0  # boxes of a category against the round before, either way; also of all boxes
     min_boxes_per_image: Factor = 0.01  # labels with fewer teach a model that there is nothing to find
-    min_count: CountOrZero = 20  # fewer images, or fewer boxes of a category in both rounds, are not judged
+    min_count: CountOrZero = 20  # with fewer images, or fewer boxes of a category in both rounds, drift is not checked
     audit_precision: float | None = None  # that a person's audit has to show with 95 % confidence; None asks for none
     audit_recall: float | None = None
 

@@ -41,12 +41,12 @@ def init(
     text_encoder: str | Path | None = None,
     config_dir: str | Path = CONFIG_DIR,
 ) -> Path:
-    """Writes CONFIG_DIR/self_train_NAME.toml, the deployment self-train/NAME, and gives its path.
+    """Writes CONFIG_DIR/self_train_NAME.toml, the deployment self-train/NAME, and returns its path.
 
-    categories, captions or labels: one of them. labels: of some of the images, in any format that we read
-    (labels_format: its name where it cannot be guessed; categories beside it: its names where it has none).
-    weights: the first model; None: photo-tiny with labels, else glyph-tiny. The settings of the training follow from
-    what model it is: published weights train as the reference does.
+    Pass one of categories, captions or labels. labels: labels of some of the images, in any supported format
+    (labels_format: its name if it cannot be detected; categories: the names, if the format has none).
+    weights: the first model; None: photo-tiny with labels, else glyph-tiny. The training settings depend on the model:
+    published weights are trained as in the reference.
     Labels go to data/NAME, everything else to work_dirs/self_train_NAME, both below the current folder.
     Raises InputError for a name that is taken, a folder without images, captions that cannot be read.
     """
@@ -98,7 +98,7 @@ def init(
 
 
 def recipe_of(weights: str) -> Recipe:
-    """How a model of this architecture is trained on somebody's images, wherever its weights are from."""
+    """The training recipe for a model's architecture, independent of where its weights come from."""
     config = config_of_file(weights)
     if config is None or config["width"] >= ModelConfig.width:
         return AS_THE_REFERENCE
@@ -190,7 +190,7 @@ rounds = {rounds}  # {rounds_comment}
 {data}
 
 {labelled}{policy}
-# Labelled images that no round sees, to know whether a round gained; without them drift of the labels alone is judged.
+# Labelled images that no round trains on, to measure its gain; without them the gate checks only the drift of labels.
 # [evaluation]
 # kind = "coco"  # or odvg, yolo, voc …
 # annotations = "data/…/test.json"
@@ -201,20 +201,20 @@ work_dir = {work_dir}
 """
 
 LABELLED = """\
-# What is labelled already: the first model is fine-tuned on it before it labels the rest, and no round forgets it.
+# Existing labels: the first model is fine-tuned on them before it labels the rest, and every round trains on them.
 [labelled]
 annotations = {annotations}  # {count} images
-held_back = {held_back}  # share that no training sees; it judges the rounds where there is no [evaluation]
+held_back = {held_back}  # share that no training uses; it evaluates the rounds if there is no [evaluation]
 share = 0.5  # of the images of a round's epoch
 
 """
 
 ANY_POLICY = """\
 [policy]
-score_threshold = 0.5  # candidates above it become labels; look at v1 and change it, the model is not run again
-ignore_from = 0.25  # candidates between the two count neither as objects nor as background
-# What made the best labels where the truth was known, docs/label_quality.md: names of what yours are mistaken for, and
-# more views of each image. Scores fall with each, and the two thresholds have to follow.
+score_threshold = 0.5  # score above which a candidate becomes a label; check v1 and adjust, the model is not run again
+ignore_from = 0.25  # boxes between this and the threshold count neither as objects nor as background
+# These gave the best labels in docs/label_quality.md: names of things that yours are mistaken for, and more views of
+# each image. Both lower the scores, so lower the two thresholds too.
 # distractors = ["…"]
 
 # [labelling]
@@ -237,7 +237,7 @@ multipliers = {}
 clip_norm = 1.0
 schedule = "cosine"
 
-# The embedded model has only seen drawings, never a photo. For labels of photos that are worth something:
+# The embedded model has only seen drawings, never a photo. For usable labels of photos, start from published weights:
 #   --set train.start.source=openmmlab-community/mm_grounding_dino_tiny_o365v1_goldg_grit_v3det
 """,
 )
@@ -245,9 +245,9 @@ schedule = "cosine"
 ON_PHOTOS = Recipe(
     """\
 [policy]
-# Further views of each image leave fewer wrong boxes, though no tighter ones.
-score_threshold = 0.4  # candidates above it become labels; look at v1 and change it, the model is not run again
-ignore_from = 0.2  # candidates between the two count neither as objects nor as background
+# More views of each image leave fewer wrong boxes, though no tighter ones.
+score_threshold = 0.4  # score above which a candidate becomes a label; check v1 and adjust, the model is not run again
+ignore_from = 0.2  # boxes between this and the threshold count neither as objects nor as background
 
 [labelling]
 batch_size = 8
@@ -258,7 +258,7 @@ steps = 240
 batch_size = 8
 moving_average = 0.99
 precision = "bfloat16"
-frozen = ["backbone"]  # pretrained on a million photos; the rest of the model learns from yours
+frozen = ["backbone"]  # it was trained on a million photos, far more than yours
 
 [train.losses]
 classification = 3.0  # with the reference's 1 a part of an animal scores nearly as much as the whole
@@ -304,6 +304,6 @@ multipliers = {}
 schedule = "step"
 step_at = [0.75]
 
-# Pretraining data against forgetting go under [[train.datasets]]; `ratio` says how many of them for each image.
+# To reduce forgetting, add pretraining data under [[train.datasets]]; `ratio` is their number per labelled image.
 """,
 )

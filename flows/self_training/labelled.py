@@ -1,4 +1,4 @@
-"""The labels that a person made before the loop began: the first model learns from them, and every round keeps them."""
+"""Labels that a person made before the loop started: the first model is trained on them, and every round keeps them."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ SPLIT_SEED = 0  # which images are held back depends on it and on the labels alo
 
 @dataclass(frozen=True)
 class KnownLabels:
-    """Labels that a person made, of images in the folder that is labelled.
+    """Labels made by a person for some of the images of the loop.
 
     annotations: an ODVG file with its label map beside it; these images are not labelled again.
-    held_back: share of them that no training sees; they judge the rounds where the configuration has no evaluation.
-    share: of the images of a later epoch, how many have a person's labels; the others have pseudo-labels.
-    steps: of the first training, on these labels alone; None: as many as every other.
-    best_of: how often a training is evaluated on what is held back, evenly spread; the best weights are taken. 1 takes
-    the last ones without an evaluation.
+    held_back: share of them that no training uses; they evaluate the rounds if the configuration has no evaluation.
+    share: share of the images in later epochs that have a person's labels; the others have pseudo-labels.
+    steps: steps of the first training, which uses only these labels; None: as many as in the others.
+    best_of: number of evaluations on the held-back labels during a training, evenly spread, of which the best weights
+    are used. 1 uses the last weights without evaluating.
     """
 
     annotations: Path
@@ -60,15 +60,15 @@ class KnownLabels:
 
 
 class LabelledSplit(NamedTuple):
-    """training: what every round trains on. held_back: what judges the rounds; None where nothing is held back.
-    best_of: as KnownLabels has it."""
+    """training: the labels that every round trains on. held_back: those that evaluate the rounds, or None.
+    best_of: see KnownLabels."""
 
     training: OdvgData
     held_back: OdvgData | None
     best_of: int = 1
 
     def watching(self, settings: TrainConfig) -> TrainConfig:
-        """The settings of a training, with the evaluations among which the best weights are chosen."""
+        """The settings of a training, with the evaluations that choose the best weights."""
         if self.held_back is None or self.best_of == 1:
             return settings
         watched = replace(settings, validate=(self.held_back,), validate_scale=None, keep_best=True)
@@ -86,11 +86,11 @@ class LabelledSplit(NamedTuple):
 def import_labels(
     labels: Path, out: Path, images: Path, label_format: str | None, categories: Sequence[str] | None
 ) -> tuple[str, ...]:
-    """Labels of any format that formats reads, as an ODVG file with its label map beside it; gives the categories.
+    """Converts labels of any supported format to an ODVG file with a label map beside it; returns the categories.
 
-    label_format: guessed when None. categories: the names in the order of the labels, for a format without names; for
-    YOLO's those of the data.yaml by default. An image without a YOLO file has not been labelled.
-    Raises InputError where the format is not detected, a labelled image is not in the folder, or nothing is labelled.
+    label_format: detected when None. categories: the names in the order of the labels, for a format without names; for
+    YOLO by default those of data.yaml. An image without a YOLO file counts as not labelled.
+    Raises InputError when the format is not detected, a labelled image is not in the folder, or nothing is labelled.
     """
     source_format = label_format or guess_format(labels)
     if source_format not in READERS:
@@ -118,7 +118,7 @@ def import_labels(
 def _refuse_other_names(
     source_format: str, labels: Path, categories: Sequence[str] | None, options: Mapping[str, Any]
 ) -> None:
-    """Names for a format that has its own would rename what a person has labelled."""
+    """Raises InputError when categories differ from the names in the labels, which they would rename."""
     parameter = inspect.signature(READERS[source_format]).parameters.get("categories")
     if categories is None or (parameter is not None and parameter.default is parameter.empty):
         return

@@ -1,8 +1,8 @@
-"""Where a box comes from: its candidate, the checkpoint, prompt and policy that made it, the labels that the checkpoint
-was trained on, and theirs, back to the first round.
+"""Traces a box to its origin: its candidate, the checkpoint, prompt and policy that made it, the labels that the
+checkpoint was trained on, and so on back to the first round.
 
-The chain is in the files: labels name their plan, their weights and their parent labels by hash in the .meta.json
-beside them. Every file on the way is hashed again, so that one that has changed since is named.
+The .meta.json beside the labels identifies plan, weights and parent labels by hash. Every file on the way is hashed
+again, and those that have changed are reported.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Link:
 
 
 def lineage(labels: str | Path, image: str | None = None, box: int = 0) -> list[Link]:
-    """From these labels back to those of the first round. image: a filename in them; box: which of its boxes, from 0.
+    """Follows labels back to the first round. image: a filename in the labels; box: index of a box of this image.
 
     In earlier rounds the box is the one of its name that overlaps it most.
     Raises InputError for an image or a box that the labels do not have, and for labels of no loop.
@@ -145,7 +145,7 @@ def _described(data: Mapping[str, Any]) -> str:
 
 
 def _trace(link: Link, image: str, index: int, wanted: LabelledBox | None) -> LabelledBox | None:
-    """Finds the box in a round's labels and its candidate; gives it."""
+    """Finds the box in a round's labels, and its candidate; returns the box."""
     found = _line(link.labels, image)
     if found is None:
         raise InputError(link.labels, f"has no image {image!r}", "expected a file name as in the labels")
@@ -183,7 +183,7 @@ def _boxes(record: Record) -> Iterator[LabelledBox]:
 
 
 def _candidate(link: Link, number: int, box: LabelledBox) -> FoundCandidate | None:
-    """The stored candidate behind a label; None where a policy has moved the box, or its shard is gone."""
+    """The stored candidate of a label; None if a policy has moved the box, or its shard is gone."""
     try:
         manifest = _manifest(link)
         shard = next(each for each in manifest.shards if each.first_line <= number < each.first_line + each.lines)

@@ -1,7 +1,7 @@
-"""The loop: label, filter, judge, mix, train, and again with the better model. Plain functions, no scheduler.
+"""The loop: label, filter, evaluate, mix, train, and repeat with the better model. Plain functions, no scheduler.
 
-Files decide what is done: shards carry the key of their plan, a training its key, an evaluation the weights it judged,
-and the gate's verdict follows from them. An interrupted run is run again and resumes.
+Files record what is done: shards contain the key of their plan, a training its key, an evaluation the hash of its
+weights, and the gate's decision is derived from them. Running an interrupted loop again resumes it.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ LABELLED_FOLDER = "labelled"  # in the work_dir: the parts of what a person has 
 
 
 class SelfTrainResult(NamedTuple):
-    """rounds: all that were labelled. best: of them; what to use, weights and labels. state: "finished", "stopped" by
-    the gate, or "waiting" for a person. reason: why, in words. summary: rounds.json, what a report reads.
+    """rounds: all labelled rounds. best: the best of them, whose weights and labels to use. state: "finished",
+    "stopped" by the gate, or "waiting" for a person. reason: explanation of the state. summary: rounds.json.
 
     quarantined: the lines that the last round could not label.
     """
@@ -91,9 +91,9 @@ def self_train(
     stages: Stages = PLAIN_STAGES,
     wait_for_person: Callable[[Path, int], bool] = lambda work_dir, number: False,
 ) -> SelfTrainResult:
-    """Labels, trains and labels again, `rounds` times, as long as the gate lets it; gives every round's scores.
+    """Labels, trains and labels again, `rounds` times or until the gate stops it; returns the scores of every round.
 
-    config: or the TOML file that contains it.
+    config: the configuration, or its TOML file.
     on_event: called with {"round", "stage", "state": "started" | "finished", …}. Run again, the loop resumes.
     wait_for_person: called with the work_dir and a round's number where config.review asks for one; True says that
     approve_round was called in the meantime. Otherwise the loop ends as "waiting", to be run again after the approval.

@@ -1,4 +1,4 @@
-"""The events of a loop in words: for the command line, the demo and the log of a flow."""
+"""Messages for the events of a loop, for the command line, the demo and the log of a flow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from formats.io.plurals import many
 
 
 def message_of_event(event: Mapping[str, Any]) -> str | None:
-    """One line about an event of flows.self_training.loop; None for those that say nothing to people."""
+    """One line about an event of flows.self_training.loop; None for events that are not shown."""
     stage, state, labels = event["stage"], event["state"], f"v{event['round']}"
     if (stage, state) == ("infer", "started"):
         return f"{labels}: labelling the images, {many(event['shards'], 'shard')}"

@@ -90,7 +90,7 @@ def write_run_report(
     comparisons: Mapping[str, Sequence[ImageComparison]] | None = None,
     curve_names: Mapping[str, str] | None = None,
 ) -> Path:
-    """Writes RUN_DIR/report.html (or `out`) about a self-training run, or about one labelling, and gives its path.
+    """Writes RUN_DIR/report.html (or `out`) about a self-training run, or about one labelling, and returns its path.
 
     run_dir: the work_dir of flows.self_train, or of flows.plan. comparisons: title -> labelled images.
     curve_names: stem of an evaluation file -> what the reader should know it as.

@@ -1,6 +1,6 @@
-"""What a person says of a round: corrected lines (formats.reviewed), and the approval that lets a loop continue.
+"""A person's input to a round: corrected lines (formats.reviewed), and the approval that lets a loop continue.
 
-Filtering puts corrected lines in place of the model's, so that a run that resumes makes the same labels again.
+Filtering replaces the model's lines by corrected ones, so that a resumed run makes the same labels again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ APPROVAL_NAME = "approval.json"
 
 
 def add_corrections(manifest: Manifest, file: str | Path, number: int) -> int:
-    """Puts the reviewed lines of a file beside the source of a plan, for this round and all later ones; how many.
+    """Stores the reviewed lines of a file beside the source of a plan, for this and later rounds; returns their number.
 
     file: ODVG lines; those with `"reviewed": true`, or all where no line has it.
     Raises InputError for a line that is none of the source's, and for a label that its label map does not have.
@@ -65,14 +65,14 @@ def browse_command(labels: Path, images: Path, label_map: Path | None = None) ->
 
 
 def approve(manifest: Manifest, policy: Mapping[str, Any]) -> Path:
-    """Writes that a person agrees to continue after the round of this plan; another plan or policy asks again."""
+    """Records that a person approved this plan and policy; any other plan or policy needs a new approval."""
     path = manifest.work_dir / APPROVAL_NAME
     write_json(path, _approved(manifest, policy))
     return path
 
 
 def is_approved(manifest: Manifest, policy: Mapping[str, Any]) -> bool:
-    """Whether a person agreed to continue with the labels of this plan and policy."""
+    """Whether a person approved the labels of this plan and policy."""
     path = manifest.work_dir / APPROVAL_NAME
     if not path.is_file():
         return False

@@ -1,7 +1,7 @@
-"""One round, for the loop and for the ablation: a model labels the images, and the next one is trained on the labels.
+"""One round of the loop or the ablation: a model labels the images, and the next model is trained on the labels.
 
-Files decide what is done: shards carry the key of their plan and a training its key, so that a round that is run again
-resumes.
+Files record what is done: shards contain the key of their plan, and a training its key, so that running a round again
+resumes it.
 """
 
 from __future__ import annotations
@@ -98,16 +98,16 @@ def run_round(
     stages: Stages,
     report: Reporter = lambda stage, state, **details: None,
 ) -> str | Stop:
-    """Labels the images and trains on the labels; gives the weights of the next model, or why there are none.
+    """Labels the images and trains on the labels; returns the weights of the next model, or why there are none.
 
-    review: judges the labels, and gives the file to train on or the reason to stop.
+    review: checks the labels; returns the file to train on, or the reason to stop.
     """
     accepted = review(label_images(task, stages, report))
     return accepted if isinstance(accepted, Stop) else train_model(task, accepted, stages, report)
 
 
 def label_images(task: Round, stages: Stages, report: Reporter = lambda stage, state, **details: None) -> Labelled:
-    """Candidates of every view, and the labels that the policy makes of them; what is there is not done again."""
+    """Computes the candidates of every view and filters them into labels; finished parts are not repeated."""
     named = [stages.run_as(RunName(task.number, index or None)) for index in range(len(task.views))]
     manifests = tuple(_plan(task, planned, for_view) for planned, for_view in zip(task.views, named, strict=True))
     report("infer", "started", shards=len(manifests[0].shards))
@@ -169,7 +169,7 @@ def train_model(
 
 
 def _chosen(checkpoint: Path, known: LabelledSplit | None) -> Path:
-    """The weights of a finished training to go on with."""
+    """The weights of a finished training to continue with."""
     return checkpoint if known is None or known.best_of == 1 else best_weights(checkpoint)
 
 

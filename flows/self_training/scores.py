@@ -1,4 +1,4 @@
-"""The held-out scores of a round's model, measured once for the same weights, truth and settings."""
+"""The held-out scores of a round's model, measured once per combination of weights, truth and settings."""
 
 from __future__ import annotations
 

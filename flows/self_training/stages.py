@@ -1,4 +1,4 @@
-"""The stages that a round calls, and what a run of one is called where a scheduler shows it."""
+"""The stages that a round calls, and their run names in a scheduler."""
 
 from __future__ import annotations
 

@@ -226,7 +226,7 @@ def link_into(files: Iterable[Path], folder: Path) -> None:
 
 
 def approve_round(work_dir: str | Path, number: int | None = None, reviewed: str | Path | None = None) -> int:
-    """Lets a loop continue after a round's labels, though the gate stopped it; gives the number of the round.
+    """Lets a loop continue after a round's labels, though the gate stopped it; returns the number of the round.
 
     number: None takes the last round. reviewed: ODVG lines that a person corrected, as add_corrections takes them.
     Raises InputError for a round that has no labels yet.

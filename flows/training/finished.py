@@ -12,14 +12,14 @@ DONE_NAME = "done.json"
 
 
 def training_record(checkpoint: Path) -> dict[str, Any]:
-    """What `train` wrote about the training that gave this checkpoint."""
+    """The record that `train` wrote about the training of this checkpoint."""
     return load_json(checkpoint.with_name(DONE_NAME), "train again")
 
 
 def best_weights(checkpoint: Path) -> Path:
-    """The best ones of a finished training that was evaluated on the way, else its last.
+    """The best weights of a finished training if it was validated, else the last.
 
-    checkpoint: as `train` gave it. Raises InputError where the best have been removed.
+    checkpoint: returned by `train`. Raises InputError when the best weights have been removed.
     """
     best = training_record(checkpoint)["best"]
     path = checkpoint.with_name(best or checkpoint.name)

@@ -1,4 +1,4 @@
-"""Training in several processes: torchrun as a child that ends with us, its progress, the first error raised."""
+"""Training in several processes: runs torchrun as a child process, reports its progress, and raises the first error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATIENCE = 10  # seconds that a process has to end before it is killed
 
 
 def train_in_processes(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | None = None) -> TrainResult:
-    """What grounding_model.training.loop.run_training does, in config.processes processes of this machine.
+    """Runs grounding_model.training.loop.run_training in config.processes processes on this machine.
 
     Raises what the first failed process raised: InputError or TrainingFailed, with the process named.
     """

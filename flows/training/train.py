@@ -1,4 +1,4 @@
-"""The training stage: one run of grounding_model.training.loop, done once."""
+"""The training stage: runs grounding_model.training.loop once per set of labels and settings."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from grounding_model.training.state import settings_with_effect
 
 
 def train(config: TrainConfig | str | Path, on_progress: Callable[[dict[str, Any]], None] | None = None) -> Path:
-    """Trains, or resumes an interrupted run of config.work_dir, or finds it finished; gives the checkpoint.
+    """Trains, resumes an interrupted run in config.work_dir, or finds it finished; returns the checkpoint.
 
-    config: or the TOML file that contains it. on_progress: as grounding_model.training.loop.run_training calls it.
-    Finished is a run whose `done.json` records the same settings, the same labels and the same starting weights.
+    config: the configuration, or its TOML file. on_progress: see grounding_model.training.loop.run_training.
+    A run is finished if its `done.json` records the same settings, labels and starting weights.
     """
     if isinstance(config, str | Path):
         config = read_config(config, TrainConfig)
@@ -52,10 +52,10 @@ def train(config: TrainConfig | str | Path, on_progress: Callable[[dict[str, Any
 
 
 def interpolate_with_start(start: FromWeights, trained: Path, student: float) -> Path:
-    """The weights between a loop's first model and a trained one, beside these; for a student of 1, these themselves.
+    """Interpolates a loop's first model with a trained one, into a file beside it; with student 1, returns `trained`.
 
-    student: weight of the trained ones (WiSE-FT, arXiv 2109.01903): less forgets less of what the first model knew.
-    A file of the same weights is left as it is: another version may write other bytes, and so another plan.
+    student: weight of the trained model (WiSE-FT, arXiv 2109.01903); lower values forget less of the first model.
+    An existing file with the same weights is kept: another version may write other bytes, and thereby change the plan.
     """
     if student == 1.0:
         return trained
@@ -81,9 +81,9 @@ def _finished(done: Path, key: str) -> Path | None:
 
 
 def train_config(path: str | Path, overrides: Sequence[str] = (), resume: bool = False) -> Path:
-    """`groundhog train`: one run as a TOML file says; gives the checkpoint.
+    """`groundhog train`: one run as configured in a TOML file; returns the checkpoint.
 
-    Raises InputError when an interrupted run lies in the work_dir and resume is False.
+    Raises InputError when the work_dir contains an interrupted run and resume is False.
     """
     config = read_config(path, TrainConfig, overrides)
     training.check_resume(config, resume)
@@ -91,7 +91,7 @@ def train_config(path: str | Path, overrides: Sequence[str] = (), resume: bool =
 
 
 def describe_training(checkpoint: Path) -> str:
-    """What a finished run left and reached, a line each, for the terminal. checkpoint: as `train` gave it."""
+    """The files and scores of a finished run, one per line, for the terminal. checkpoint: returned by `train`."""
     done = training_record(checkpoint)
     last, best = done["metrics"], done["best"]
     lines = [f"weights: {checkpoint}" + (f", AP {last[MEAN_AP]:.3f}" if MEAN_AP in last else "")]

@@ -1,4 +1,4 @@
-"""From a record to the caption of a training sample, with the spans of its names or phrases.
+"""Turns a record into the caption of a training sample, with the spans of its names or phrases.
 
 Detection records follow mmdet's RandomSamplingNegPos: the names present and a random number of absent ones, shuffled.
 The reference compares ids as strings with ids as numbers, so a present name can also be drawn as an absent one; here
@@ -36,7 +36,7 @@ class AbsentNames:
     """Number of names of absent categories in a caption; the default is the reference's."""
 
     most: CountOrZero = 85
-    most_probability: Share = 0.5  # of drawing that many; otherwise their number is uniform in 1..most
+    most_probability: Share = 0.5  # probability of drawing that many; otherwise their number is uniform in 1..most
     alike: Share = 0.0  # share of them taken from names that have a word in common with a present one, if any
 
     def __post_init__(self) -> None:
@@ -167,7 +167,7 @@ def join_caption(names: list[str]) -> tuple[str, tuple[tuple[Span, ...], ...]]:
 
 
 def caption_text(record: Record) -> TrainingText:
-    """The caption of a grounding record in lower case, stripped, with a full stop at the end; one entity a region.
+    """The caption of a grounding record in lower case, stripped, with a full stop at the end; one entity per region.
 
     Spans are shifted by the stripped leading blanks (the reference does not shift them).
     A region without spans has no words in the caption; its boxes are not trained on.

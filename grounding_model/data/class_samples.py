@@ -1,4 +1,4 @@
-"""From labelled images to samples of a closed set: boxes with classes in place of captions.
+"""Turns labelled images into samples for a closed-set detector: boxes with classes instead of captions.
 
 Shapes: G boxes of one image, C classes.
 """
@@ -18,15 +18,15 @@ from grounding_model.data.sampler import Draw
 from grounding_model.data.samples import UNUSABLE_BOX, load_usable, number_of_boxes, usable_boxes
 from grounding_model.data.sources import LabelledImages
 
-CAPTION = "a line with a caption, of which a closed-set detector learns nothing"
+CAPTION = "a line with a caption, from which a closed-set detector cannot learn"
 
 
 class ClassSample(NamedTuple):
     """One augmented image with its boxes.
 
     image: (H, W, 3) uint8 RGB. boxes: (G, 4) float32 x1, y1, x2, y2 in pixels of the image. classes: (G,) int64.
-    weights: (G,) float32. ignore: (G,) bool. known: (C,) bool, the classes that the image's labels tell of: where a
-    data set does not label a class, its absence says nothing. problems: as Sample has them.
+    weights: (G,) float32. ignore: (G,) bool. known: (C,) bool, the classes that the image was labelled for: if a data
+    set does not label a class, its absence means nothing. problems: see Sample.
     """
 
     image: np.ndarray
@@ -41,8 +41,8 @@ class ClassSample(NamedTuple):
 class ClassSamples(Dataset[ClassSample]):
     """Draw -> ClassSample. Boxes of categories that are not among the classes are left out.
 
-    names: of the classes; a data set's categories are known by their names, whatever the case. Raises InputError for a
-    data set that knows none of them.
+    names: names of the classes, matched with the categories of a data set in any case. Raises InputError for a data set
+    that has none of them.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class ClassSamples(Dataset[ClassSample]):
 
 
 def classes_of_labels(categories: Mapping[int, str], names: Sequence[str]) -> dict[int, int]:
-    """Label -> class for the categories that are classes too, by name in any case."""
+    """Label -> class for the categories that are also classes, matched by name in any case."""
     class_of = {name.strip().casefold(): index for index, name in enumerate(names)}
     keys = ((label, name.strip().casefold()) for label, name in categories.items())
     return {label: class_of[key] for label, key in keys if key in class_of}

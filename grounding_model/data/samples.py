@@ -1,4 +1,4 @@
-"""From labelled images to training batches.
+"""Turns labelled images into training batches.
 
 Shapes: G boxes of one image, E entities of its caption, B images of a batch, L tokens of the longest caption.
 """
@@ -33,7 +33,7 @@ from grounding_model.model.targets import Target
 # Number of neighbours tried in place of an unusable image; with more in a row, the data set must be wrong.
 MAX_REPLACEMENTS = 100
 
-# The problems reported for boxes that are not trained on, once a box.
+# The problems reported for boxes that are not trained on, once per box.
 UNUSABLE_BOX = "a box outside its image, or with a side under one pixel"
 UNNAMED_BOX = "a box whose category or phrase has no word in the first {} tokens of its caption"
 
@@ -42,7 +42,7 @@ class Sample(NamedTuple):
     """One augmented image with its caption and targets.
 
     image: (H, W, 3) uint8 RGB.
-    boxes: (G, 4) float32 x1, y1, x2, y2 in pixels of the image. tokens: columns of the caption's tokens a box.
+    boxes: (G, 4) float32 x1, y1, x2, y2 in pixels of the image. tokens: token columns of each box.
     entities: (G,) entity of each box. names: the words of every entity. weights, ignore: (G,).
     problems: a message for everything skipped on the way; the same message for problems of one kind.
     """
@@ -68,7 +68,7 @@ class TrainingBatch(NamedTuple):
     problems: list[str]
 
     def to(self, device: torch.device | str) -> TrainingBatch:
-        """The same batch with its tensors on `device`; the images channels last."""
+        """A copy with its tensors on `device`, and the images in channels-last format."""
         images = self.images.to(device)
         images = images._replace(pixels=images.pixels.contiguous(memory_format=torch.channels_last))
         targets = [target.to(device) for target in self.targets]
@@ -153,7 +153,7 @@ class TrainingSamples(Dataset[Sample]):
 
 
 def load_usable(dataset: LabelledImages, draw: Draw, problems: list[str]) -> tuple[np.ndarray, Record]:
-    """The image of a draw, or its next neighbour that can be read; what was wrong with the others goes to problems."""
+    """The image of a draw, or its next readable neighbour; the errors of skipped images are added to problems."""
     for offset in range(min(len(dataset), MAX_REPLACEMENTS)):
         try:
             return dataset.load((draw.item + offset) % len(dataset))

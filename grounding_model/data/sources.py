@@ -28,11 +28,11 @@ from grounding_model.inputs.image import read_image
 
 log = logging.getLogger(__name__)
 
-CHECKED_LINES = 1000  # of an ODVG file, against its label map before training starts: a tenth of a second
+CHECKED_LINES = 1000  # lines of an ODVG file checked against its label map before training; takes a tenth of a second
 
 
 def _take_paths(data: Any, *names: str) -> None:
-    """Paths may be given as text."""
+    """Converts paths that were passed as text."""
     for name in names:
         if isinstance(value := getattr(data, name), str):
             object.__setattr__(data, name, Path(value))
@@ -173,7 +173,7 @@ class OdvgDataset:
             yield {instance.label for instance in instances}
 
     def _check_first_names(self) -> None:
-        """A wrong label map is an error at once; met in a batch, a line only gives way to its neighbour."""
+        """Reports a wrong label map at once; during training such a line would only be replaced by its neighbour."""
         for index in range(min(len(self), CHECKED_LINES)):
             try:
                 record = self.record(index)

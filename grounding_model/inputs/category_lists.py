@@ -1,7 +1,7 @@
 """Category names of well-known data sets, in the order of each data set; `--texts '$: coco'` looks them up here.
 
-categories/NAME.txt contains one data set, a name a line; categories/odinw.json the 35 of Object Detection in the Wild
-(arXiv 2204.08790), without the blank category of its ChessPieces.
+categories/NAME.txt contains one data set, one name per line; categories/odinw.json the 35 sets of Object Detection in
+the Wild (arXiv 2204.08790), without the blank category of its ChessPieces.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ ALIASES = {
 
 
 def category_lists() -> list[str]:
-    """Names of the known data sets."""
+    """The names of the known data sets."""
     return [*sorted(path.stem for path in FOLDER.glob("*.txt")), *_odinw()]
 
 
 def read_category_list(name: str) -> tuple[str, ...]:
-    """The categories of a data set (upper or lower case), or of a file: .txt with a name a line, or a label map.
+    """The categories of a data set (in any case), or of a file: .txt with one name per line, or a label map.
 
     Raises InputError, with the closest known name, when the data set is not known.
     """

@@ -1,4 +1,4 @@
-"""Images as RGB arrays: read from files, resized. No torch. h, w: height and width of an image."""
+"""Reads images from files as RGB arrays and resizes them. No torch. h, w: height and width of an image."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from PIL import Image
 from formats.images import decode_image
 from formats.io.errors import InputError
 
-DECODED_WHOLE = 50_000_000  # pixels; no camera's photo changes by a shorter way than the reference's
-OVERSAMPLING = 2  # times the size that the model sees: what a larger image is decoded at, at least
+DECODED_WHOLE = 50_000_000  # pixels; larger than camera photos, which are therefore decoded exactly as in the reference
+OVERSAMPLING = 2  # a larger image is decoded at this many times the model's input size, or more
 
 
 class ResizedImage(NamedTuple):
-    """pixels: (h', w', 3) uint8 RGB of size_for_test. height, width: of the stored image after its EXIF turn."""
+    """pixels: (h', w', 3) uint8 RGB of size_for_test. height, width: of the stored image, EXIF rotation applied."""
 
     pixels: np.ndarray
     height: int
@@ -24,7 +24,7 @@ class ResizedImage(NamedTuple):
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """(h, w, 3) uint8 RGB of a file, EXIF orientation applied, first frame of an animation.
+    """Returns a file as (h, w, 3) uint8 RGB, with EXIF orientation applied; of an animation the first frame.
 
     Raises InputError, naming the file, when it is missing, is not an image, cannot be decoded completely, or has more
     pixels than formats.images.max_pixels().
@@ -33,16 +33,16 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def read_resized(path: str | Path, scale: tuple[int, int] = (800, 1333)) -> ResizedImage:
-    """The same at the size of size_for_test. A file above DECODED_WHOLE pixels is decoded reduced, in less memory."""
+    """Like read_image, resized to size_for_test. Files above DECODED_WHOLE pixels are decoded at a reduced size."""
     image = decode_image(path, OVERSAMPLING * max(scale), DECODED_WHOLE)
     height, width = size_for_test(image.height, image.width, scale)
     return ResizedImage(_resized(image.pixels, height, width), image.height, image.width)
 
 
 def size_for_test(height: int, width: int, scale: tuple[int, int] = (800, 1333)) -> tuple[int, int]:
-    """Height, width that fit into scale (short and long side, either order), aspect ratio kept, rounded down.
+    """Height and width that fit into scale (short and long side, in any order), keeping the aspect ratio.
 
-    The reference rounds down at test time and to the nearest in training, and its numbers depend on it.
+    Rounded down: the reference rounds down at test time and to the nearest in training, and its results depend on it.
     """
     factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
     return max(1, int(height * factor)), max(1, int(width * factor))

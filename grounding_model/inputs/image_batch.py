@@ -1,4 +1,4 @@
-"""From arrays to the backbone's input: normalised, padded to one size.
+"""Turns image arrays into the backbone's input: normalised and padded to one size.
 
 Shapes: B images, H, W height and width of the padded batch, h, w of one image.
 """
@@ -16,15 +16,15 @@ from torch import Tensor
 from formats.io.errors import InputError
 from grounding_model.inputs.image import check_image
 
-# Mean and standard deviation of ImageNet in RGB 0..255: what every released backbone was trained with.
+# Mean and standard deviation of ImageNet in RGB 0..255, which every released backbone was trained with.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
 
 class ImageBatch(NamedTuple):
-    """pixels: (B, 3, H, W) float32 RGB normalised, zeros right of and below each image
-    sizes: (B, 2) int64 height, width of each image's content, always in the memory of the CPU: what is padding is
-    known without asking a GPU
+    """pixels: (B, 3, H, W) float32 RGB, normalised, zero right of and below each image
+    sizes: (B, 2) int64 height, width of each image's content, always in CPU memory, so that padding is known without
+    synchronising with a GPU
     """
 
     pixels: Tensor
@@ -32,7 +32,7 @@ class ImageBatch(NamedTuple):
 
     @property
     def padded(self) -> bool:
-        """Whether an image does not fill the canvas."""
+        """Whether any image is smaller than the canvas."""
         return bool((self.sizes != torch.tensor(self.pixels.shape[-2:])).any())
 
     def to(self, device: torch.device | str) -> ImageBatch:
@@ -40,22 +40,22 @@ class ImageBatch(NamedTuple):
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """To a device; a GPU fetches it while we go on."""
-    if device.type == "cuda" and not tensor.is_cuda:  # from pinned memory a copy needs no waiting
+    """Copies a tensor to a device, asynchronously for a GPU."""
+    if device.type == "cuda" and not tensor.is_cuda:  # a copy from pinned memory is asynchronous
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
 @lru_cache(maxsize=16)
 def mean_and_deviation(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Each (3, 1, 1); brought to a device once, since that waits for it."""
+    """Each (3, 1, 1). Cached, since the copy to a device would synchronise with it."""
     with torch.inference_mode(False):
         mean, std = torch.tensor(MEAN), torch.tensor(STD)
         return mean.to(device)[:, None, None], std.to(device)[:, None, None]
 
 
 def collate_images(images: Sequence[np.ndarray]) -> ImageBatch:
-    """Images, each (h, w, 3) uint8 RGB -> normalised and padded to the largest height and width.
+    """Images, each (h, w, 3) uint8 RGB -> a normalised batch, padded to the largest height and width.
 
     Raises InputError when the list is empty or an image is not (h, w, 3) uint8.
     """
@@ -67,7 +67,7 @@ def collate_images(images: Sequence[np.ndarray]) -> ImageBatch:
 
 
 def normalise(image: np.ndarray) -> np.ndarray:
-    """(h, w, 3) uint8 RGB -> (3, h, w) float32. By numpy, so that threads can do it at once."""
+    """(h, w, 3) uint8 RGB -> (3, h, w) float32. In numpy, so that threads can run it in parallel."""
     pixels = np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32)
     pixels -= np.array(MEAN, dtype=np.float32)[:, None, None]
     pixels /= np.array(STD, dtype=np.float32)[:, None, None]
@@ -75,7 +75,7 @@ def normalise(image: np.ndarray) -> np.ndarray:
 
 
 def collate_pixels(images: Sequence[Tensor], device: torch.device | str = "cpu") -> ImageBatch:
-    """Images, each (3, h, w), normalised float32 or uint8, which is normalised on the device -> a batch there."""
+    """Images, each (3, h, w), normalised float32 or raw uint8 -> a batch on the device, where uint8 is normalised."""
     sizes = torch.tensor([image.shape[1:] for image in images], dtype=torch.int64)
     height, width = sizes.amax(0).tolist()
     device = torch.device(device)

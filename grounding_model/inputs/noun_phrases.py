@@ -1,4 +1,4 @@
-"""The noun phrases of a caption and their positions.
+"""Finds the noun phrases of a caption and their positions.
 
 Tags come from NLTK's averaged perceptron; a phrase is an optional determiner, adjectives, nouns. A phrase is located by
 the offsets of its tokens, not by searching for its text: "container" never matches inside "container number", and a
@@ -80,7 +80,7 @@ def _chunks(tagged: Sequence[TaggedToken]) -> Iterator[tuple[int, int]]:
 
 
 def _token_offsets(text: str, tokens: Sequence[str]) -> list[Span | None]:
-    """Span of each token; None for a token that the tokenizer rewrote so that it no longer occurs in the text."""
+    """Span of each token; None for a token that the tokenizer rewrote and that does not occur in the text."""
     offsets: list[Span | None] = []
     cursor = 0
     for token in tokens:
@@ -93,7 +93,7 @@ def _token_offsets(text: str, tokens: Sequence[str]) -> list[Span | None]:
 
 
 class _Nltk(NamedTuple):
-    """What we use of NLTK. tagger: a class, whose data may be missing."""
+    """The parts of NLTK that are used here. tagger: a class, whose data may be missing."""
 
     parser: Any
     tokenizer: Any

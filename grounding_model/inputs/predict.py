@@ -1,4 +1,4 @@
-"""What every detector takes by keyword, and what it gives beside records."""
+"""Keyword settings that every detector accepts, and the results that it returns besides plain records."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ImageSource = str | Path | np.ndarray
 
 
 def as_source(image: ImageSource | Image.Image) -> ImageSource:
-    """A PIL image as (height, width, 3) uint8 RGB, its EXIF turn applied; others as they are."""
+    """Converts a PIL image to (height, width, 3) uint8 RGB with EXIF rotation applied; returns others unchanged."""
     return np.asarray(ImageOps.exif_transpose(image).convert("RGB")) if isinstance(image, Image.Image) else image
 
 
@@ -31,11 +31,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class ScoredRecord(Record):
-    """A record that also has, for each of its boxes, the scores of everything that was looked for.
+    """A record that also has the scores of all labels for each of its boxes.
 
-    all_scores: (N, C) float32 for the N boxes in the record's order (instances, or region after region) and the C
-    labels of the prompt. A box of a prompt that was split into several captions has scores of its caption's labels;
-    the others, which were not in this box's prompt, are NaN.
+    all_scores: (N, C) float32 for the N boxes in the record's order (instances, or region by region) and the C labels
+    of the prompt. If the prompt was split into several captions, the labels outside the box's caption are NaN.
     """
 
     all_scores: np.ndarray = field(kw_only=True, compare=False)
@@ -43,9 +42,9 @@ class ScoredRecord(Record):
 
 @dataclass(frozen=True)
 class FeaturedRecord(Record):
-    """A record that also has what the model saw of the whole image.
+    """A record that also has a feature vector of the whole image.
 
-    image_feature: (D,) float16, the mean over the image of each of the neck's levels, one after the other.
+    image_feature: (D,) float16, the mean over the image of each of the neck's levels, concatenated.
     """
 
     image_feature: np.ndarray = field(kw_only=True, compare=False)
@@ -53,16 +52,16 @@ class FeaturedRecord(Record):
 
 @dataclass(frozen=True)
 class PredictSettings:
-    """How images are looked at: what predict and predict_each take by keyword.
+    """Settings of a prediction: the keyword arguments of predict and predict_each.
 
-    score_threshold: lower scores are left out. max_per_image: best (query, label) pairs kept, over all chunks.
-    max_per_chunk: pairs kept of each chunk, all of which the image keeps, as the reference does it for LVIS; None:
-    only max_per_image counts.
-    scale: short and long side that the image is made to fit; None: the model's own.
-    chunk_size: names a caption; longer prompts than the text encoder takes are split in any case, the image is
-    encoded once.
-    mixed_sizes: images of a batch are padded to the largest, as in the reference, where an image's numbers depend on
-    its padding. By default only images of one size share a batch, and each result is that of the image alone.
+    score_threshold: boxes with lower scores are left out. max_per_image: number of best (query, label) pairs kept,
+    over all chunks. max_per_chunk: number of pairs kept from each chunk instead, as the reference does for LVIS; None:
+    only max_per_image applies.
+    scale: short and long side that the image is resized to fit; None: the model's default.
+    chunk_size: maximum number of names in a caption. Prompts that exceed the text encoder are always split; the image
+    is encoded only once.
+    mixed_sizes: pads the images of a batch to the largest, as the reference does; results then depend on the padding.
+    By default only images of equal size share a batch, so that each result is the same as for the image alone.
     return_all_scores: every record is a ScoredRecord.
     return_image_feature: every record is a FeaturedRecord; not together with return_all_scores.
 
@@ -95,12 +94,12 @@ class PredictSettings:
 
 
 def image_list(images: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
-    """Several images; one alone becomes a list of it."""
+    """The images as a list; a single image becomes a list of one."""
     return [images] if isinstance(images, str | Path | np.ndarray) else list(images)
 
 
 def records_of(outcomes: Iterable[Record | Failure]) -> list[Record]:
-    """The records of all images, in their order. Raises the error of the first failure."""
+    """The records of all images, in order. Raises the error of the first failure."""
     records = []
     for outcome in outcomes:
         if isinstance(outcome, Failure):

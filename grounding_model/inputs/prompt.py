@@ -38,7 +38,7 @@ class CaptionEntry(NamedTuple):
 class BuiltPrompt(NamedTuple):
     """One caption for the text encoder.
 
-    caption: the input of the text encoder. spans: of every entity in it. labels: the label of every entity.
+    caption: the input of the text encoder. spans: the spans of each entity in it. labels: the label of each entity.
     An expression has no entities: every token counts.
     """
 
@@ -49,10 +49,10 @@ class BuiltPrompt(NamedTuple):
 
 @dataclass(frozen=True)
 class Prompt:
-    """Made by Prompt.categories, Prompt.phrases, Prompt.expression or Prompt.parse, which check their arguments.
+    """What to detect. Create it with Prompt.categories, .phrases, .expression or .parse, which check their arguments.
 
     labels: the name of each label, exactly as the caller wrote it.
-    text: the caller's caption or expression, "" for categories. spans: of each phrase, in characters of text.
+    text: the caller's caption or expression, "" for categories. spans: the spans of each phrase, in characters of text.
     entries: the parts of a caption of categories.
     """
 
@@ -68,7 +68,7 @@ class Prompt:
         names: Iterable[str | Sequence[str]],
         enhance: Mapping[str, Mapping[str, str]] | None = None,
     ) -> Prompt:
-        """Categories; a tuple or list among them contains synonyms of one category, which has the name of the first.
+        """A prompt of categories. A tuple or list among the names contains synonyms; the first names the category.
 
         enhance: name (original or cleaned) -> `prefix`, `suffix` and an alternative `name` for the caption.
         Raises InputError for a text instead of a list, an empty list, a blank name, a duplicate name, or an
@@ -89,9 +89,9 @@ class Prompt:
 
     @classmethod
     def phrases(cls, caption: str, spans: Sequence[Sequence[Sequence[int]]] | None = None) -> Prompt:
-        """Phrases of a caption, each of one or more spans; by default the noun phrases of the caption.
+        """A prompt of phrases of a caption, each with one or more spans; by default the caption's noun phrases.
 
-        For a caption without noun phrases nothing is detected. Raises InputError for a blank caption, for a span
+        Nothing is detected for a caption without noun phrases. Raises InputError for a blank caption, for a span
         outside the caption or over blanks only, and when noun phrases are needed but the tagger is not installed.
         """
         _check_text("caption", caption)
@@ -104,7 +104,7 @@ class Prompt:
 
     @classmethod
     def expression(cls, text: str) -> Prompt:
-        """One referring expression: the whole text describes one object. Raises InputError when it is blank."""
+        """A referring expression: the whole text describes one object. Raises InputError when it is blank."""
         _check_text("expression", text)
         return cls("expression", (text,), text=text)
 
@@ -112,9 +112,9 @@ class Prompt:
     def parse(cls, texts: str, custom_entities: bool = False, tokens_positive: object = None) -> Prompt:
         """A prompt from the arguments of the command line.
 
-        '$: coco' stands for the categories of a data set. tokens_positive: -1 makes the text one expression; a list of
-        the spans of each phrase (or its JSON) makes phrases. custom_entities splits the text at '. ' into categories.
-        Otherwise the noun phrases of the text are the prompt. Raises InputError for anything that cannot be parsed.
+        '$: coco' stands for the categories of a data set. tokens_positive: -1 makes the text an expression; a list with
+        the spans of each phrase (or its JSON) selects phrases. custom_entities splits the text at '. ' into categories.
+        Otherwise the prompt is the noun phrases of the text. Raises InputError for anything that cannot be parsed.
         """
         if texts.startswith("$:"):
             if tokens_positive is not None:
@@ -140,7 +140,7 @@ class Prompt:
         )
 
     def build(self) -> BuiltPrompt:
-        """The whole prompt as one caption."""
+        """Builds the whole prompt as one caption."""
         if self.kind == "categories":
             return _build_categories(self.entries)
         return BuiltPrompt(_end_sentence(self.text), self.spans, tuple(range(len(self.spans))))
@@ -148,10 +148,10 @@ class Prompt:
     def chunks(
         self, count_tokens: Callable[[str], int], max_tokens: int, chunk_size: int | None = None
     ) -> list[BuiltPrompt]:
-        """The prompt as captions of at most max_tokens, and for categories of at most chunk_size names.
+        """Splits the prompt into captions of at most max_tokens and, for categories, at most chunk_size names.
 
-        count_tokens: number of tokens of a text; the count of a text must be the sum of the counts of its words.
-        Raises InputError when a name, a phrase or an expression alone exceeds max_tokens.
+        count_tokens: returns the number of tokens of a text, which must be the sum over its words.
+        Raises InputError when a single name, phrase or expression exceeds max_tokens.
         """
         if chunk_size is not None and chunk_size < 1:
             raise InputError("chunk_size", str(chunk_size), "expected at least 1, or None")
@@ -184,7 +184,7 @@ class Prompt:
         yield chunk
 
     def _caption_chunks(self, count_tokens: Callable[[str], int], max_tokens: int) -> Iterator[BuiltPrompt]:
-        """Parts of the caption, cut at the end of a sentence, or else between words, but never inside a phrase."""
+        """Splits the caption at ends of sentences, or else between words, but never inside a phrase."""
         cuts = self._cuts()
         budget = max_tokens - 1  # the full stop that ends a part
         start = 0
@@ -216,9 +216,9 @@ class Prompt:
 
 
 def clean_name(name: str) -> str:
-    """A category's name for the caption: without the text from the first '(' to the last ')', spaces for underscores.
+    """A category name as it appears in the caption: underscores become spaces, and '(' to the last ')' is removed.
 
-    Double spaces are replaced once, as in the reference; case is kept (the tokenizer lower-cases).
+    Double spaces are replaced once, as in the reference. Case is kept, since the tokenizer lower-cases.
     """
     return re.sub(r"\(.*\)", "", name).replace("_", " ").replace("  ", " ")
 
@@ -287,7 +287,7 @@ def _check_text(location: str, text: str) -> None:
 
 
 def _check_phrase(index: int, phrase: Sequence[Any], caption: str) -> Spans:
-    """One phrase as spans; a single pair of numbers is a phrase of one span."""
+    """Checks a phrase and returns its spans; a single pair of numbers is a phrase with one span."""
     location = f"phrase {index}"
     if not isinstance(phrase, Sequence) or isinstance(phrase, str) or not phrase:
         raise InputError(location, f"{phrase!r}", "expected its spans, such as [[0, 7]]")
@@ -309,7 +309,7 @@ def _check_span(location: str, span: Sequence[int], caption: str) -> Span:
 
 
 def _read_spans(tokens_positive: object) -> Any:
-    """None, -1 or a list; text is parsed as JSON."""
+    """Returns None, -1 or a list; a string is parsed as JSON."""
     value = tokens_positive
     if isinstance(value, str):
         try:

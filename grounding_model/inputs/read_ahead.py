@@ -1,4 +1,4 @@
-"""Questions to the model, read by threads ahead of it: pictures with their prompts, in batches."""
+"""Reads pictures with their prompts in threads, ahead of the model, and groups them into batches."""
 
 from __future__ import annotations
 

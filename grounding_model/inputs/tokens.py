@@ -21,7 +21,7 @@ from torch import Tensor
 from formats.io.errors import InputError
 from formats.record import Span
 
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")  # what load_tokenizer finds in a folder
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")  # that load_tokenizer looks for in a folder
 SEPARATORS = ("[CLS]", "[SEP]", ".", "?")
 SPECIAL_TOKENS = {  # by transformers' names
     "unk_token": "[UNK]",
@@ -33,14 +33,14 @@ SPECIAL_TOKENS = {  # by transformers' names
 
 
 class CaptionTokenizer:
-    """A tokenizer that has BERT's special tokens.
+    """A tokenizer with BERT's special tokens.
 
-    transformers' PreTrainedTokenizerFast does the same around the same tokenizer, and takes half a second to import.
+    Equivalent to transformers' PreTrainedTokenizerFast, which takes half a second to import.
     """
 
     def __init__(self, backend_tokenizer: Tokenizer) -> None:
         self.backend_tokenizer = backend_tokenizer
-        backend_tokenizer.add_special_tokens(list(SPECIAL_TOKENS.values()))  # in a text they are not taken apart
+        backend_tokenizer.add_special_tokens(list(SPECIAL_TOKENS.values()))  # never split in a text
         self.pad_token_id = self.id_of(SPECIAL_TOKENS["pad_token"])
         self.unk_token_id = self.id_of(SPECIAL_TOKENS["unk_token"])
 
@@ -52,7 +52,7 @@ class CaptionTokenizer:
         return found
 
     def __len__(self) -> int:
-        """Words of the vocabulary."""
+        """The size of the vocabulary."""
         return self.backend_tokenizer.get_vocab_size()
 
     def get_vocab(self) -> dict[str, int]:
@@ -60,7 +60,7 @@ class CaptionTokenizer:
 
 
 class CaptionTooLong(InputError):
-    """A phrase lies beyond the maximum number of tokens of the text encoder."""
+    """A phrase ends beyond the maximum number of tokens of the text encoder."""
 
 
 class TextBatch(NamedTuple):
@@ -119,9 +119,9 @@ def tokens_of_spans(
     tokenizer: CaptionTokenizer,
     max_tokens: int = 256,
 ) -> list[list[int]]:
-    """Ascending columns of the tokens of every entity; [] for an entity without tokens (blanks only).
+    """The token columns of each entity, ascending; [] for an entity without tokens (blanks only).
 
-    Raises CaptionTooLong when an entity reaches beyond max_tokens.
+    Raises CaptionTooLong when an entity extends beyond max_tokens.
     """
     encoding = tokenizer.backend_tokenizer.encode(caption)
     # A truncated caption keeps its first max_tokens - 1 tokens and [SEP].
@@ -143,7 +143,10 @@ def tokens_of_spans(
 def unknown_phrases(
     caption: str, columns_per_entity: Sequence[Sequence[int]], tokenizer: CaptionTokenizer
 ) -> list[int]:
-    """Which entities consist of [UNK] alone, by the columns that tokens_of_spans gives: all such look the same."""
+    """Indices of the entities that consist only of [UNK], which the model cannot tell apart.
+
+    columns_per_entity: as returned by tokens_of_spans.
+    """
     ids, unknown = tokenizer.backend_tokenizer.encode(caption).ids, tokenizer.unk_token_id
     return [
         index
@@ -162,10 +165,10 @@ def load_tokenizer(source: str | Path, local_files_only: bool = True) -> Caption
     for candidate in (*(path / name for name in TOKENIZER_FILES), path):
         if candidate.is_file():
             return _tokenizer_from_file(candidate)
-    from transformers import AutoTokenizer  # with it come the tokenizers of all models, which are seldom needed
+    from transformers import AutoTokenizer  # slow to import and seldom needed
 
     try:
-        # Else a folder's auto_map may run its own Python after a "y" on standard input.
+        # Otherwise the auto_map of a folder could run its Python code after a "y" on standard input.
         loaded = AutoTokenizer.from_pretrained(str(source), local_files_only=local_files_only, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(
@@ -248,9 +251,9 @@ def _sub_sentences(is_separator: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _columns(encoding: Encoding, span: Span) -> range:
-    """Columns of the tokens from the span's first character to its last, without blanks at its ends.
+    """Columns of the tokens from the span's first character to its last, ignoring blanks at its ends.
 
-    Up to two characters are skipped at either end, as in the reference: its numbers depend on it.
+    Up to two characters are skipped at either end, as in the reference, whose results depend on it.
     """
     start, end = span
     first = _first_token(encoding, (start, start + 1, start + 2))

@@ -1,6 +1,6 @@
-"""The two kinds of attention that torch does not have.
+"""The two kinds of attention that torch does not provide.
 
-B batch, Q queries, V image tokens of all levels in a row, L text tokens, C model width, H heads, K levels, P points.
+B batch, Q queries, V image tokens of all levels, L text tokens, C model width, H heads, K levels, P points.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from grounding_model.model.activation_checkpointing import recomputed
 LevelSizes = Sequence[tuple[int, int]]  # height, width of each level
 
 
-# Rows that one call works on. A CPU is several times faster while what it writes stays in its cache.
+# Rows per call. A CPU is several times faster as long as its output fits into the cache.
 INFERENCE_ROWS = 1024
-TRAINING_ROWS = 4096  # each call's gradient is a whole table, so fewer calls pay here
+TRAINING_ROWS = 4096  # the gradient of each call is a whole table, so fewer calls are faster
 
 
 def on_cpu(x: Tensor) -> bool:
@@ -29,11 +29,11 @@ def on_cpu(x: Tensor) -> bool:
 
 
 def in_row_chunks(layer: Callable[..., Tensor], *inputs: Tensor, recompute: bool = True) -> Tensor:
-    """layer(*inputs) for a layer that treats each row alone: tensors (N, ...) -> (N, C').
+    """Returns layer(*inputs) for a layer that processes each row independently: tensors (N, ...) -> (N, C').
 
-    On a CPU a few rows at a time. In training too, if nothing of what happens inside need be kept: computing it again
-    in the backward pass often costs less than writing and reading it. recompute: False where that does not pay, and
-    where the layer draws at random (dropout) and so must run once.
+    On a CPU, a few rows at a time. In training, each chunk is recomputed in the backward pass, which is often cheaper
+    than storing its activations. recompute: False if that is slower, or if the layer is random (dropout) and must
+    therefore run only once.
     """
     training = torch.is_grad_enabled()
     if not on_cpu(inputs[0]) or (training and not recompute):
@@ -46,7 +46,7 @@ def in_row_chunks(layer: Callable[..., Tensor], *inputs: Tensor, recompute: bool
 def sample_levels(value: Tensor, sizes: LevelSizes, locations: Tensor, weights: Tensor) -> Tensor:
     """(B, V, H, C/H), (B, Q, H, K, P, 2) x y fractions, (B, Q, H, K, P) -> (B, Q, C).
 
-    Bilinear samples of every level, added up by weight; nothing is sampled outside a level.
+    The weighted sum of bilinear samples from all levels; samples outside a level are zero.
     """
     table = value.reshape(-1, value.shape[-1])
     first_rows = first_rows_of(value, locations.shape[1])
@@ -55,7 +55,7 @@ def sample_levels(value: Tensor, sizes: LevelSizes, locations: Tensor, weights: 
 
 
 def first_rows_of(value: Tensor, queries: int) -> Tensor:
-    """(B, V, H, C/H) -> (B * Q,) int32: where the image of each query starts among the rows of all."""
+    """(B, V, H, C/H) -> (B * Q,) int32: index of the first row of each query's image in the table of all images."""
     batch, tokens, heads, _ = value.shape
     images = torch.arange(batch, dtype=torch.int32, device=value.device)
     return (images * (tokens * heads)).repeat_interleave(queries, output_size=batch * queries)
@@ -64,27 +64,27 @@ def first_rows_of(value: Tensor, queries: int) -> Tensor:
 def sample_rows(table: Tensor, sizes: LevelSizes, first_rows: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
     """(B * V * H, C/H), (N,) int32, (N, H, K, P, 2) x y fractions, (N, H, K, P) -> (N, C) for any N queries.
 
-    The row of a head of a token of an image is (image * V + token) * H + head. The answer is one weighted sum of
-    4 * K * P rows for each query and head, so no sample is ever written to memory (tests compare with grid_sample).
+    The row of a head of a token of an image is (image * V + token) * H + head. The result is a weighted sum of
+    4 * K * P rows for each query and head, so samples are never written to memory (tests compare with grid_sample).
     """
     rows, shares = corners(sizes, locations, weights)
     rows = (rows + first_rows[:, None, None, None]).flatten(0, 1).flatten(1)
     shares = shares.flatten(0, 1).flatten(1)
-    if torch.is_grad_enabled():  # the gradients of many samples are added up in the table's own precision
+    if torch.is_grad_enabled():  # gradients of many samples are summed in the precision of the table
         table = table.to(shares.dtype)
     sampled = F.embedding_bag(rows, table, mode="sum", per_sample_weights=shares.to(table.dtype))
     return sampled.view(len(locations), -1)
 
 
 def level_constants(sizes: LevelSizes, device: torch.device) -> Tensor:
-    """-> (K, 3) int32: height, width and first token of each level. A GPU gets them once: a copy waits for it."""
+    """-> (K, 3) int32: height, width and first token of each level. Cached for GPUs, as a copy would synchronise."""
     made = _level_constants_of_gpu if device.type == "cuda" else _level_constants
     return made(tuple(sizes), device)
 
 
 def _level_constants(sizes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
     starts = [0, *itertools.accumulate(height * width for height, width in sizes)]
-    with torch.inference_mode(False):  # a training may use them too
+    with torch.inference_mode(False):  # so that training can use the cached tensor too
         return torch.tensor([(*size, start) for size, start in zip(sizes, starts)], dtype=torch.int32, device=device)
 
 
@@ -92,11 +92,11 @@ _level_constants_of_gpu = lru_cache(maxsize=256)(_level_constants)
 
 
 def corners(sizes: LevelSizes, locations: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """(Q, H, K, P, 2) x y fractions, (Q, H, K, P) -> the four cells around each point: their rows (Q, H, 4, K * P)
-    int32 in the table of one image, and their bilinear shares times the weight. A cell outside the level is some row
-    of it with share zero."""
+    """(Q, H, K, P, 2) x y fractions, (Q, H, K, P) weights -> the four cells around each point: their rows
+    (Q, H, 4, K * P) int32 in the table of one image, and their bilinear weights times the weight of the point. A cell
+    outside the level is represented by some row of the level with weight zero."""
     queries, heads, _, points = weights.shape
-    # Constants of a point have one dimension, for all heads, levels and points: torch is slow to broadcast short ones.
+    # Constants are repeated along one dimension for all heads, levels and points: torch broadcasts short ones slowly.
     levels = level_constants(sizes, weights.device)
     height, width, start = levels[:, None].expand(-1, points, -1).flatten(0, 1).repeat(heads, 1).T.contiguous()
     head = torch.arange(heads, dtype=torch.int32, device=weights.device)
@@ -114,7 +114,7 @@ def corners(sizes: LevelSizes, locations: Tensor, weights: Tensor) -> tuple[Tens
 
 
 def neighbours(fractions: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Places along one axis of that many cells -> the cells before and after each, int32, and the share of each."""
+    """Fractions along an axis of `length` cells -> the cells before and after (int32), and the weight of each."""
     position = fractions * length - 0.5
     before = position.detach().floor()
     share = position - before
@@ -126,14 +126,14 @@ def neighbours(fractions: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tenso
 
 
 def rows_times(rows: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
-    """(B, N, I) @ (B or 1, I, J) + bias, which broadcasts to (B, N, J)."""
+    """Computes (B, N, I) @ (B or 1, I, J) + bias; the bias broadcasts to (B, N, J)."""
     if len(matrix) == 1:  # one product for all rows of the batch
         return torch.addmm(bias.flatten(), rows.flatten(0, 1), matrix[0]).unflatten(0, rows.shape[:2])
     return torch.baddbmm(bias, rows, matrix)
 
 
 class DeformableAttention(nn.Module):
-    """Each query looks at a few points of every level, around its own place (arXiv 2010.04159, section 4.1)."""
+    """Each query attends to a few points of every level around its reference (arXiv 2010.04159, section 4.1)."""
 
     def __init__(self, width: int, heads: int, levels: int, points: int) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class DeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Heads start by looking in different directions, points ever further out."""
+        """Initially each head looks in a different direction, and each point lies further out than the one before."""
         for layer in (self.offsets, self.weights):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -163,8 +163,8 @@ class DeformableAttention(nn.Module):
     def forward(
         self, query: Tensor, memory: Tensor, references: Tensor, sizes: LevelSizes, padding: Tensor | None
     ) -> Tensor:
-        """query (B, Q, C), position added; memory (B, V, C); references (B, Q, K, 2 or 4) points or cxcywh, in
-        fractions of each level's padded size; padding (B, V) True beyond the content -> (B, Q, C)."""
+        """query (B, Q, C), with position added; memory (B, V, C); references (B, Q, K, 2 or 4) points or cxcywh, in
+        fractions of each level's padded size; padding (B, V) True outside the content -> (B, Q, C)."""
         value = self.value(memory)
         if padding is not None:
             value = value.masked_fill(padding[..., None], 0)
@@ -183,7 +183,7 @@ class DeformableAttention(nn.Module):
     def sample(
         self, table: Tensor, sizes: LevelSizes, first_rows: Tensor, locations: Tensor, weights: Tensor
     ) -> Tensor:
-        """As sample_rows; a kernel may stand in its place."""
+        """See sample_rows; a subclass may use a faster kernel."""
         return sample_rows(table, sizes, first_rows, locations, weights)
 
     def points_of(self, query: Tensor, references: Tensor, sizes: LevelSizes) -> tuple[Tensor, Tensor]:
@@ -191,27 +191,27 @@ class DeformableAttention(nn.Module):
         offsets = self.offsets(query)
         weights = self.weights(query).view(len(query), self.heads, -1).softmax(-1)
         by_point = (len(query), self.heads, self.levels, self.points)
-        if references.shape[-1] == 2:  # a point: offsets count in cells of the level
+        if references.shape[-1] == 2:  # points: offsets are in cells of the level
             cells = level_constants(sizes, query.device)[:, :2].flip(-1)
             cells = self.for_each_point(cells[None].to(offsets.dtype))
             locations = torch.addcdiv(self.for_each_point(references), offsets, cells)
-        else:  # a box: offsets count in half boxes, shared out over the points
+        else:  # boxes: offsets are in half box sizes, divided by the number of points
             centre, half = references[..., :2], references[..., 2:] * 0.5
             locations = self.for_each_point(centre) + offsets / self.points * self.for_each_point(half)
         return locations.view(*by_point, 2), weights.view(by_point)
 
     def for_each_point(self, x: Tensor) -> Tensor:
-        """(N, K, 2) -> (N, H * K * P * 2): for all heads and points. torch is slow to broadcast short dimensions."""
+        """(N, K, 2) -> (N, H * K * P * 2), repeated, since torch broadcasts short dimensions slowly."""
         return x.repeat_interleave(self.points, 1).flatten(1).repeat(1, self.heads)
 
 
 class ImageTextFusion(nn.Module):
-    """Image tokens look at words and words at image tokens, by one table of scores (GLIP, arXiv 2112.03857, 3.2)."""
+    """Image tokens attend to words and words to image tokens, by one table of scores (GLIP, arXiv 2112.03857, 3.2)."""
 
-    # Scores are held inside this range so that half precision cannot overflow (GLIP).
+    # Scores are clamped to this range so that half precision cannot overflow (GLIP).
     score_limit = 50000.0
-    # What the products that take up words and image tokens round to, on a CPU without gradient; the scores that decide
-    # how much of each are not rounded. See precision.py.
+    # Number format of the products with values of words and image tokens, on a CPU without gradient; attention scores
+    # are not rounded. See precision.py.
     taken_dtype: torch.dtype | None = None
 
     def __init__(self, width: int, fusion_width: int, heads: int, initial_scale: float, dropout: float) -> None:
@@ -230,20 +230,20 @@ class ImageTextFusion(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, image: Tensor, text: Tensor, padding: Tensor | None, token_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """image (B, V, C), text (B, L, C), padding (B, V) True beyond the content, token_mask (B, L) True for tokens
-        -> the same two, fused. The residual is added to the normalised tokens, as in the reference.
+        """image (B, V, C), text (B, L, C), padding (B, V) True outside the content, token_mask (B, L) True for tokens
+        -> image and text, fused. The residual is added to the normalised tokens, as in the reference.
 
-        Words are few and image tokens many, so each linear layer of the image side is multiplied with the words before
-        it meets the image: (image W) words = image (W words). No image token is ever written in fusion_width channels.
+        There are few words and many image tokens, so each linear layer of the image side is multiplied with the words
+        first: (image W) words = image (W words). No image token is ever written with fusion_width channels.
         """
         image, text = self.image_norm(image), self.text_norm(text)
         draws = self.training and self.dropout.p > 0
         if on_cpu(image) and not torch.is_grad_enabled() and not draws:
             image_delta, seen, total = self.in_chunks(image, text, padding, token_mask)
         else:
-            # Image tokens stand last, side by side in memory: on a GPU a softmax over them is slow any other way.
+            # Image tokens are the last dimension, contiguous in memory: otherwise softmax over them is slow on a GPU.
             scores = self.scores_by_word(image, *self.query_words(text))
-            # Padded words are not looked at. The reference lets them be (FACTS.md 7, quirk A), so that there an
+            # Padded words are masked. The reference does not mask them (FACTS.md 7, quirk A), so that there an
             # image's result depends on the longest caption of its batch.
             to_text = scores.masked_fill(~token_mask[:, None, :, None], float("-inf")).softmax(2)
             if padding is not None:
@@ -257,10 +257,10 @@ class ImageTextFusion(nn.Module):
     def in_chunks(
         self, image: Tensor, text: Tensor, padding: Tensor | None, token_mask: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Without gradient and dropout: what image tokens take from the words, and seen, total of seen_of_image.
+        """Without gradient and dropout: the update of the image tokens, and the arguments seen, total of seen_of_image.
 
-        A few image tokens at a time, so that the scores stay in a CPU's cache. The sums over all image tokens are
-        rescaled when a chunk brings a larger score (online softmax, arXiv 1805.02867).
+        A few image tokens at a time, so that the scores fit into a CPU's cache. The sums over all image tokens are
+        rescaled when a chunk contains a larger score (online softmax, arXiv 1805.02867).
         """
         queries, values, all_real = self.query_words(text), self.value_words(text), bool(token_mask.all())
         values = values.to(self.taken_dtype or values.dtype)
@@ -282,7 +282,7 @@ class ImageTextFusion(nn.Module):
         return torch.cat(deltas, 1), seen / total.view(len(image), -1, 1), torch.ones_like(total)
 
     def query_words(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """text (B, L, C) -> what an image token is multiplied with to get its scores (B, H * L, C), and the bias."""
+        """text (B, L, C) -> the factors that turn an image token into its scores (B, H * L, C), and their bias."""
         layer = self.image_query
         key = self.split_heads(self.text_key(text)) * (layer.out_features // self.heads) ** -0.5  # (B, H, L, D)
         words = (key @ layer.weight.unflatten(0, (self.heads, -1))).flatten(1, 2)
@@ -290,28 +290,28 @@ class ImageTextFusion(nn.Module):
         return words, bias[:, None]  # (B, 1, H * L)
 
     def value_words(self, text: Tensor) -> Tensor:
-        """text (B, L, C) -> what each word gives to image tokens, (B, H * L, C)."""
+        """text (B, L, C) -> the value of each word for image tokens, (B, H * L, C)."""
         value = self.split_heads(self.text_value(text))  # (B, H, L, D)
         weight = self.image_output.weight.unflatten(1, (self.heads, -1)).permute(1, 2, 0)
         return (value @ weight).flatten(1, 2)
 
     def scores(self, image: Tensor, words: Tensor, bias: Tensor) -> Tensor:
-        """How much each image token and each word have to do with one another: (B, V, H, L)."""
+        """Attention scores between image tokens and words, (B, V, H, L)."""
         scores = rows_times(image, words.transpose(1, 2), bias)
         return scores.clamp(-self.score_limit, self.score_limit).unflatten(-1, (self.heads, -1))
 
     def scores_by_word(self, image: Tensor, words: Tensor, bias: Tensor) -> Tensor:
-        """The same as (B, H, L, V)."""
+        """The scores as (B, H, L, V)."""
         scores = torch.baddbmm(bias.transpose(1, 2), words.expand(len(image), -1, -1), image.transpose(1, 2))
         return scores.clamp(-self.score_limit, self.score_limit).unflatten(1, (self.heads, -1))
 
     def seen_of_words(self, to_text: Tensor, values: Tensor) -> Tensor:
-        """to_text (B, V, H * L), values (B, H * L, C) -> what each image token takes from the words, (B, V, C)."""
+        """to_text (B, V, H * L), values (B, H * L, C) -> the update of each image token from the words, (B, V, C)."""
         return rows_times(to_text, values, self.image_output.bias.to(values.dtype))
 
     def seen_of_image(self, seen: Tensor, total: Tensor) -> Tensor:
-        """seen (B, H * L, C): image tokens by their shares. total (B, H, L): of the shares; 1, but for dropout.
-        -> what each word takes from the image, (B, L, C)."""
+        """seen (B, H * L, C): weighted sum of image tokens. total (B, H, L): sum of the weights; 1 without dropout.
+        -> the update of each word from the image, (B, L, C)."""
         layer = self.image_value
         weight = layer.weight.unflatten(0, (self.heads, -1)).transpose(1, 2)
         value = seen.unflatten(1, (self.heads, -1)) @ weight  # (B, H, L, D)
@@ -340,7 +340,7 @@ class FeedForward(nn.Module):
 
 
 class MultiheadAttention(nn.MultiheadAttention):
-    """torch's, batch first, answering with the values alone; True in a mask means may not look."""
+    """torch's MultiheadAttention, batch first, returning only the values; True in a mask means "may not attend"."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__(width, heads, dropout=dropout, batch_first=True)
@@ -355,7 +355,7 @@ class MultiheadAttention(nn.MultiheadAttention):
     ) -> Tensor:
         """query (B, Q, C), key and value (B, N, C), blocked (Q, N) or (B, Q, N), key_padding (B, N) -> (B, Q, C).
 
-        A first dimension of 1 instead of B is the same for the whole batch.
+        Tensors with a first dimension of 1 instead of B are broadcast over the batch.
         """
         query, key, value = (self._split(x) for x in self._projected(query, key, value))
         allowed = None
@@ -369,7 +369,7 @@ class MultiheadAttention(nn.MultiheadAttention):
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> Sequence[Tensor]:
-        """Through the three parts of the input layer; at once where several read the same."""
+        """Applies the three parts of the input layer, in one product if several have the same input."""
         weight, bias = self.in_proj_weight, self.in_proj_bias
         if query is not key:
             inputs = (query, key, value)

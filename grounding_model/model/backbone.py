@@ -1,4 +1,4 @@
-"""From pixels to feature maps of the model's width.
+"""Turns pixels into feature maps of the model's width.
 
 B batch, C channels, H W height and width.
 """
@@ -23,25 +23,25 @@ from grounding_model.model.swin import SwinTransformer
 
 logger = logging.getLogger(__name__)
 
-# What makes timm read files or the network. A checkpoint's own configuration comes here too, and may be a stranger's.
+# Options that make timm read files or the network. Configurations of untrusted checkpoints are checked for these too.
 FETCHING_OPTIONS = frozenset(("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"))
 
 
 class TimmFeatures(nn.Module):
-    """Any timm network that offers features_only, its maps turned to channels first.
+    """Any timm network that supports features_only, with its maps as channels first.
 
-    Raises ValueError for a name or an option by which timm would fetch something.
+    Raises ValueError for a name or an option that would make timm download something.
     """
 
     def __init__(self, config: TimmBackbone) -> None:
         super().__init__()
         if ":" in config.name or "/" in config.name:
             raise ValueError(
-                f"backbone '{config.name}' is to be fetched; expected the name of one of timm's own networks"
+                f"backbone '{config.name}' would be downloaded; expected the name of a network that timm contains"
             )
         if fetching := sorted(FETCHING_OPTIONS.intersection(config.options)):
             raise ValueError(
-                f"backbone options {', '.join(fetching)} fetch weights; expected options of the architecture"
+                f"backbone options {', '.join(fetching)} load weights; expected options of the architecture"
             )
         self.network: nn.Module
         if is_own_network(config):
@@ -51,7 +51,7 @@ class TimmFeatures(nn.Module):
             self.network = timm_network(config)
             info: Any = self.network.feature_info
             self.channels, self.stride = tuple(info.channels()), max(info.reduction())
-        # Transformers such as timm's Swin answer with channels last and say so in their name for the format.
+        # Transformers such as timm's Swin return channels last, which they declare in output_fmt.
         self.channels_last = str(getattr(self.network, "output_fmt", "NCHW")).endswith("NHWC")
         self._renormalisation = renormalisation(config.mean, config.std)
         self._frozen_statistics = config.frozen_statistics
@@ -72,16 +72,16 @@ class TimmFeatures(nn.Module):
             scale, shift = self._renormalisation
             pixels = pixels * scale.to(pixels) + shift.to(pixels)
         pixels = F.pad(pixels, (0, -width % self.stride, 0, -height % self.stride))
-        # Convolutions and pooling are about twice as fast with the channels of a pixel side by side in memory.
+        # Convolutions and pooling are about twice as fast in channels-last memory format.
         maps = self.network(pixels.to(self._dtype).contiguous(memory_format=torch.channels_last))
         if self._dtype != torch.float32:
             maps = [x.float() for x in maps]
         return [x.permute(0, 3, 1, 2).contiguous() if self.channels_last else x for x in maps]
 
     def fold_batch_norms(self) -> None:
-        """For inference, in place: a batch norm behind a convolution becomes part of its weights.
+        """For inference, in place: folds batch norms into the weights of the convolutions before them.
 
-        The network can no longer be trained or saved. One whose forward cannot be traced stays as it is.
+        The network can no longer be trained or saved. A network whose forward cannot be traced is left unchanged.
         """
         if isinstance(self.network, ResNet | EfficientNetLite0):
             fold_batch_norms(self.network)
@@ -89,14 +89,14 @@ class TimmFeatures(nn.Module):
             try:
                 self.network = fuse(self.network.eval())
             except Exception as error:  # tracing raises whatever the network's own code does
-                logger.debug("batch norms of the backbone stay as they are: %s", error)
-        # As the maps are, or each convolution of each batch reorders its weights first.
+                logger.debug("batch norms of the backbone are not folded: %s", error)
+        # Same memory format as the maps; otherwise each convolution reorders its weights in every call.
         self.network.to(memory_format=torch.channels_last)
 
     def use_bfloat16(self) -> None:
-        """For inference, in place: convolutions in bfloat16, in a network of ours whose batch norms are folded.
+        """For inference, in place: bfloat16 convolutions, in our own networks with folded batch norms.
 
-        Another network stays float32: a norm's statistics and what its own code computes may need that.
+        Other networks stay in float32, which their norms or their own code may need.
         """
         own = isinstance(self.network, ResNet | EfficientNetLite0)
         if own and not any(isinstance(module, nn.BatchNorm2d) for module in self.network.modules()):
@@ -105,22 +105,22 @@ class TimmFeatures(nn.Module):
 
 
 def is_own_network(config: TimmBackbone) -> bool:
-    """Whether we have a network of this name, with timm's tensors and maps."""
+    """Whether this project implements the network, with timm's tensor names and maps."""
     if config.name in RESNETS:
         return config.options.keys() <= {"channels"}
     return config.name == "tf_efficientnet_lite0" and not config.options
 
 
 def own_network(config: TimmBackbone) -> ResNet | EfficientNetLite0:
-    """For an is_own_network."""
+    """Builds a network for which is_own_network is true."""
     if config.name in RESNETS:
         return ResNet(config.name, config.out_indices, **config.options)
     return EfficientNetLite0(config.out_indices)
 
 
 def timm_network(config: TimmBackbone) -> nn.Module:
-    """Whatever timm has by this name."""
-    import timm  # here, because with torchvision it takes two seconds that most models need not wait for
+    """Builds a timm network."""
+    import timm  # not at the top: importing it takes two seconds, and most models do not need it
 
     return timm.create_model(
         config.name, pretrained=False, features_only=True, out_indices=config.out_indices, **config.options
@@ -128,9 +128,9 @@ def timm_network(config: TimmBackbone) -> nn.Module:
 
 
 def renormalisation(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor] | None:
-    """Scale and shift (3, 1, 1) from pixels as collate_images normalises them to this mean and deviation, in 0..1.
+    """Scale and shift, (3, 1, 1), from the normalisation of collate_images to this mean and deviation (in 0..1).
 
-    None where they are the same: nothing is computed then.
+    None if the two normalisations are the same, so that nothing is computed.
     """
     ours = [value / 255 for value in (*MEAN, *STD)]
     if all(abs(one - other) < 1e-3 for one, other in zip(ours, (*mean, *std))):
@@ -145,7 +145,7 @@ def build_backbone(config: SwinBackbone | TimmBackbone) -> SwinTransformer | Tim
 
 
 class ConvNorm(nn.Module):
-    """A convolution and a group norm of 32 groups, no activation."""
+    """A convolution and a group norm with 32 groups, without activation."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
@@ -160,9 +160,9 @@ class ConvNorm(nn.Module):
 
 
 class ChannelMapper(nn.Module):
-    """Brings every map to the model's width and adds coarser ones.
+    """Projects every map to the model's width and adds coarser maps.
 
-    The first extra map is made from the last map of the backbone, each further one from the extra before it.
+    The first extra map is computed from the last backbone map, each further one from the previous extra map.
     """
 
     def __init__(self, in_channels: tuple[int, ...], width: int, levels: int) -> None:
@@ -176,7 +176,7 @@ class ChannelMapper(nn.Module):
         )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """[(B, C_i, H_i, W_i)] -> [(B, width, H_i, W_i)], one a level."""
+        """[(B, C_i, H_i, W_i)] -> [(B, width, H_i, W_i)], one per level."""
         levels = [lateral(x) for lateral, x in zip(self.laterals, maps)]
         x = maps[-1]
         for extra in self.extras:

@@ -1,7 +1,7 @@
 """Box maths.
 
 Shapes: N, M boxes; ... any leading dimensions.
-xyxy   x1, y1, x2, y2, x2 and y2 exclusive
+xyxy   x1, y1, x2, y2; x2 and y2 are exclusive
 cxcywh centre x, centre y, width, height
 Both in any one unit: pixels, or fractions of the image's content.
 """
@@ -31,8 +31,8 @@ def area(boxes: Tensor) -> Tensor:
 
 
 def iou_and_giou(first: Tensor, second: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
-    """xyxy (..., 4), (..., 4) broadcast against each other -> (...), (...): intersection over union, and generalised
-    (arXiv 1902.09630). eps bounds the denominators from below, as the reference does."""
+    """xyxy (..., 4), (..., 4), broadcast against each other -> (...), (...): IoU and generalised IoU
+    (arXiv 1902.09630). eps is the lower bound of the denominators, as in the reference."""
     overlap_low = torch.maximum(first[..., :2], second[..., :2])
     overlap_high = torch.minimum(first[..., 2:], second[..., 2:])
     overlap = (overlap_high - overlap_low).clamp(min=0).prod(dim=-1)
@@ -60,14 +60,14 @@ def pairwise_giou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def inverse_sigmoid(x: Tensor, eps: float) -> Tensor:
-    """(...) in 0..1 -> (...): the logit, kept finite by clamping both x and 1 - x at eps."""
+    """(...) in 0..1 -> (...): the logit, finite because x and 1 - x are clamped to at least eps."""
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
 
 def suppress_overlaps(boxes: Tensor, labels: Tensor, iou: float) -> Tensor:
-    """xyxy (N, 4), labels (N,), both best first -> ascending indices of those kept: none overlaps a better one of its
-    label by more than iou (greedy non-maximum suppression, arXiv 1311.2524, appendix B)."""
+    """xyxy (N, 4), labels (N,), both sorted best first -> ascending indices of the boxes kept: no box overlaps a better
+    one with the same label by more than iou (greedy non-maximum suppression, arXiv 1311.2524, appendix B)."""
     kept = torch.ones(len(boxes), dtype=torch.bool)
     for label in labels.unique():
         places = (labels == label).nonzero().flatten()

@@ -1,4 +1,4 @@
-"""The decoder: queries look at each other, at the words, at the image; their boxes are refined layer by layer.
+"""The decoder: queries attend to each other, the words and the image; their boxes are refined layer by layer.
 
 B batch, Q queries, L text tokens, V image tokens, C model width, D decoder layers, K levels.
 """
@@ -55,7 +55,7 @@ class DecoderLayer(nn.Module):
 
 
 class BoxPosition(nn.Module):
-    """The position a query carries, from its reference box."""
+    """The position embedding of a query, computed from its reference box."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -85,10 +85,10 @@ class Decoder(nn.Module):
         box_heads: Sequence[BoxHead],
     ) -> tuple[Tensor, Tensor]:
         """queries (B, Q, C), references (B, Q, 4) cxcywh fractions -> states (D, B, Q, C) after the norm, and the
-        reference (D, B, Q, 4) that each layer's answer starts from.
+        references (D, B, Q, 4) that each layer refines.
 
-        A layer is given its reference without gradient; the answer of the next layer starts from the same numbers
-        with gradient, so that a layer also learns from the one after it (look forward twice: DINO, arXiv 2203.03605).
+        A layer receives its reference without gradient; the box of the next layer is computed from the same numbers
+        with gradient, so that a layer also learns from the next one (look forward twice: DINO, arXiv 2203.03605).
         """
         ratios = torch.cat((image.valid_ratios, image.valid_ratios), dim=-1)[:, None]
         states, starts, start = [], [], references

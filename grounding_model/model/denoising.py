@@ -1,12 +1,12 @@
-"""Contrastive denoising: queries made from the true boxes with noise, so that the decoder gets work that needs no
-matching (DN-DETR, arXiv 2203.01305; the contrastive form of DINO, arXiv 2203.03605, section 3.3).
+"""Contrastive denoising: queries are true boxes with noise, which gives the decoder a training task that needs no
+matching (DN-DETR, arXiv 2203.01305; contrastive form: DINO, arXiv 2203.03605, section 3.3).
 
-Shapes: B images, G groups, T boxes of the image that has most, N = 2 * G * T denoising queries, Q matching queries,
+Shapes: B images, G groups, T boxes of the image with most boxes, N = 2 * G * T denoising queries, Q matching queries,
 C channels, K boxes of the whole batch, M = G * K positive queries.
 
-A group holds T places for positives, then T for negatives. A positive is a box moved by less than half its size and has
-to become that box again; a negative is moved by half to its whole size and has to become nothing. Images with fewer
-boxes leave places empty: those are queries without content at the centre of the image, and negatives too.
+A group has T slots for positives, then T for negatives. A positive is a box moved by less than half its size, from
+which the original box has to be reconstructed; a negative is moved by half to its whole size and has to be rejected.
+Slots that an image with fewer boxes leaves empty are negative queries without content at the centre of the image.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from grounding_model.model.targets import Matching, Target
 
 
 class DenoisingQueries(NamedTuple):
-    """Queries that stand before the matching ones in the decoder. N is 0 where the batch has no box."""
+    """Queries that precede the matching queries in the decoder. N is 0 if the batch has no box."""
 
     content: Tensor  # (B, N, C)
     references: Tensor  # (B, N, 4) cx, cy, w, h in fractions of the content, before the sigmoid
-    attention_block: Tensor  # (N + Q, N + Q) bool, True where the query of the row may not look at that of the column
-    positives: Matching  # which of the N queries has to become which box again
+    attention_block: Tensor  # (N + Q, N + Q) bool, True where the query of the row may not attend to that of the column
+    positives: Matching  # which of the N queries has to reconstruct which box
     groups: int  # G
     group_size: int  # 2 * T
 
 
 class ContrastiveDenoising(nn.Module):
-    """Makes denoising queries; holds the embedding of labels, which the model at inference has no use for.
+    """Creates denoising queries; owns the label embedding, which is only used in training.
 
-    Random numbers are drawn in the reference's order, so that one seed gives its queries.
+    Random numbers are drawn in the order of the reference, so that the same seed yields the same queries.
     """
 
     def __init__(self, config: Denoising, width: int) -> None:
@@ -49,12 +49,12 @@ class ContrastiveDenoising(nn.Module):
     ) -> DenoisingQueries:
         """Queries for a batch whose decoder also runs `matching_queries` (Q) others.
 
-        Boxes marked ignore take no part. Groups are as many as fit config.queries with the fullest image, at least
-        one; so an image of more boxes than that still has every box denoised, once. Raises ValueError where a label has
-        no row in the embedding.
+        Boxes marked ignore are left out. The number of groups is what fits into config.queries for the image with most
+        boxes, at least one, so even an image with more boxes has each box denoised once. Raises ValueError when a label
+        has no row in the embedding.
         """
         device = self.label_embedding.weight.device
-        rows = [torch.nonzero(~target.ignore).flatten() for target in targets]  # the boxes that take part
+        rows = [torch.nonzero(~target.ignore).flatten() for target in targets]  # the boxes that are denoised
         places = max(len(row) for row in rows)
         groups = max(1, self.config.queries // places) if places else 1
         group_size = 2 * places
@@ -87,7 +87,7 @@ class ContrastiveDenoising(nn.Module):
         )
 
     def _noisy_labels(self, labels: Tensor, generator: torch.Generator | None) -> Tensor:
-        """(2 * G * K,) -> the same, a label replaced by any other of the table with half of label_noise's chance."""
+        """(2 * G * K,) -> (2 * G * K,): each label is replaced by a random one with probability label_noise / 2."""
         table, noise = self.config.label_table, self.config.label_noise
         if noise == 0:
             return labels
@@ -97,7 +97,7 @@ class ContrastiveDenoising(nn.Module):
         return labels.scatter(0, chosen, replacements)
 
     def _noisy_boxes(self, boxes: Tensor, groups: int, generator: torch.Generator | None) -> Tensor:
-        """cxcywh (K, 4) -> cxcywh (2 * G * K, 4), every half of a group a new draw, inside the image."""
+        """cxcywh (K, 4) -> cxcywh (2 * G * K, 4), clipped to the image; each half of a group has its own noise."""
         noise = self.config.box_noise
         corners = box_maths.cxcywh_to_xyxy(boxes).repeat(2 * groups, 1)
         if noise > 0:
@@ -110,9 +110,9 @@ class ContrastiveDenoising(nn.Module):
 
 
 def attention_block(groups: int, group_size: int, matching_queries: int, device: torch.device) -> Tensor:
-    """(N + Q, N + Q) bool, True = may not look: groups do not see one another, matching queries see no group.
+    """(N + Q, N + Q) bool, True = may not attend: groups cannot see one another, matching queries cannot see groups.
 
-    Groups may look at matching queries: these hold no noise-free truth, and the other way would leak it.
+    Groups may attend to matching queries, which contain nothing of the truth; the reverse would leak the truth.
     """
     matching = torch.full((matching_queries,), -1, device=device)
     group_of = torch.cat([torch.arange(groups, device=device).repeat_interleave(group_size), matching])

@@ -1,6 +1,6 @@
-"""The encoder: image and text look at each other, then each at itself.
+"""The encoder: image and text attend to each other, then each to itself.
 
-B batch, V image tokens of all levels in a row, L text tokens, C model width, K levels.
+B batch, V image tokens of all levels, L text tokens, C model width, K levels.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from grounding_model.model.positions import token_code
 
 
 class ImageTokens(NamedTuple):
-    """Every level of a batch of images in one row of tokens."""
+    """All levels of a batch of images as one sequence of tokens."""
 
     tokens: Tensor  # (B, V, C)
     positions: Tensor  # (B, V, C) sine code plus level embedding
-    padding: Tensor | None  # (B, V) bool, True beyond the content; None when every image fills the canvas
+    padding: Tensor | None  # (B, V) bool, True outside the content; None if every image fills the canvas
     sizes: list[tuple[int, int]]  # height, width of each level
     valid_ratios: Tensor  # (B, K, 2) width, height of the content in fractions of the level
 
 
 def cell_centres(sizes: LevelSizes, device: torch.device) -> list[Tensor]:
-    """-> one (h * w, 2) x, y a level, in cells."""
+    """-> (h * w, 2) x, y in cells, for each level."""
     centres = []
     for height, width in sizes:
         y, x = torch.meshgrid(
@@ -49,7 +49,7 @@ def cell_centres(sizes: LevelSizes, device: torch.device) -> list[Tensor]:
 
 
 def encoder_references(image: ImageTokens) -> Tensor:
-    """-> (B or 1, V, K, 2): where each token stands, in fractions of every level's padded size."""
+    """-> (B or 1, V, K, 2): the position of each token in fractions of every level's padded size."""
     device = image.tokens.device
     if image.padding is None and device.type == "cpu":  # of a GPU, what a CUDA graph records would belong to it
         return _references_of_cpu(tuple(image.sizes))
@@ -66,13 +66,13 @@ def _references(sizes: LevelSizes, valid_ratios: Tensor, device: torch.device) -
 
 @lru_cache(maxsize=16)
 def _references_of_cpu(sizes: tuple[tuple[int, int], ...]) -> Tensor:
-    """Of images that fill the canvas."""
+    """Cached references of images that fill the canvas."""
     with torch.inference_mode(False):  # a training may use them too
         return _references(sizes, torch.ones(1, len(sizes), 2), torch.device("cpu"))
 
 
 class TextLayer(nn.Module):
-    """Self-attention of the words inside their sub-sentence, then a feed-forward, each followed by a norm."""
+    """Self-attention of words within their sub-sentence, then a feed-forward layer, each followed by a norm."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class TextLayer(nn.Module):
 
 
 class ImageLayer(nn.Module):
-    """Deformable self-attention over the levels, then a feed-forward, each followed by a norm."""
+    """Deformable self-attention over the levels, then a feed-forward layer, each followed by a norm."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class ImageLayer(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Image and text look at each other, then each at itself."""
+    """Image and text attend to each other, then each to itself."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class EncoderLayer(nn.Module):
         text_positions: Tensor,
         blocked: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """tokens (B, V, C), text (B, L, C) -> the same; the rest as Encoder and its parts take them."""
+        """tokens (B, V, C), text (B, L, C) -> the same shapes. The other arguments are those of the parts."""
         tokens, text = self.fusion(tokens, text, image.padding, token_mask)
         text = self.text(text, text_positions, blocked=blocked)
         return self.image(tokens, image, references), text
@@ -142,7 +142,7 @@ class Encoder(Recomputed):
     def forward(
         self, image: ImageTokens, text: Tensor, token_mask: Tensor, position_ids: Tensor, attention: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """text (B, L, C); token_mask, position_ids (B, L); attention (B, L, L) True where a token may look
+        """text (B, L, C); token_mask, position_ids (B, L); attention (B, L, L) True where a token may attend
         -> image memory (B, V, C), text memory (B, L, C)."""
         tokens, references = image.tokens, encoder_references(image)
         text_positions = token_code(position_ids, text.shape[-1])

@@ -1,4 +1,4 @@
-"""MM-Grounding-DINO, put together (arXiv 2401.02361; Grounding DINO, arXiv 2303.05499, figure 3).
+"""The whole model, MM-Grounding-DINO (arXiv 2401.02361; Grounding DINO, arXiv 2303.05499, figure 3).
 
 B batch, H W canvas in pixels, K levels, V image tokens, L text tokens, Q queries, N denoising queries, C model width,
 D decoder layers. Boxes are cx, cy, w, h in fractions of the image's content.
@@ -32,11 +32,11 @@ class ImageFeatures(NamedTuple):
     """A batch of images, encoded once for any number of texts."""
 
     levels: list[Tensor]  # K maps (B, C, h, w)
-    paddings: list[Tensor]  # K masks (B, h, w) bool, True beyond the content
-    image: ImageTokens  # the same levels in a row
+    paddings: list[Tensor]  # K masks (B, h, w) bool, True outside the content
+    image: ImageTokens  # the same levels as one sequence of tokens
 
     def one(self, index: int) -> ImageFeatures:
-        """The features of one image of the batch; they share its memory."""
+        """The features of one image of the batch, as views of the same memory."""
         row = slice(index, index + 1)
         image = self.image._replace(
             tokens=self.image.tokens[row],
@@ -48,7 +48,7 @@ class ImageFeatures(NamedTuple):
 
     @classmethod
     def joined(cls, parts: Sequence[ImageFeatures]) -> ImageFeatures:
-        """A batch from images of one canvas; a part may stand in it several times, with a text each."""
+        """A batch of images with equal canvas; the same image may occur several times, each with its own text."""
         images = [part.image for part in parts]
         paddings = [image.padding for image in images if image.padding is not None]
         image = images[0]._replace(
@@ -69,7 +69,7 @@ class TextFeatures(NamedTuple):
 
 
 class DenoisingGrounding(NamedTuple):
-    """What the decoder made of the denoising queries."""
+    """The decoder's predictions for the denoising queries."""
 
     logits: Tensor  # (D, B, N, L)
     boxes: Tensor  # (D, B, N, 4)
@@ -77,19 +77,19 @@ class DenoisingGrounding(NamedTuple):
 
     @property
     def positives(self) -> Matching:
-        """Which of the queries has to become which box again."""
+        """Which of the queries has to reconstruct which box."""
         return self.queries.positives
 
 
 class Grounding(NamedTuple):
-    """What the model answers. Logits are before the sigmoid and -inf at padded tokens; the last layer is the answer."""
+    """The model's output. Logits are before the sigmoid and -inf at padded tokens; the last layer is the prediction."""
 
     logits: Tensor  # (D, B, Q, L)
     boxes: Tensor  # (D, B, Q, 4)
     encoder_logits: Tensor  # (B, Q, L) of the selected proposals
     encoder_boxes: Tensor  # (B, Q, 4)
     denoising: DenoisingGrounding | None
-    token_mask: Tensor  # (B, L) bool, True where a token stands
+    token_mask: Tensor  # (B, L) bool, True for tokens, False for padding
     image_levels: list[Tensor]  # K maps (B, C, h, w) after the neck
     text_tokens: Tensor  # (B, L, C) before the encoder
 
@@ -105,7 +105,7 @@ class GroundingModel(nn.Module):
         self.encoder = Encoder(config)
         self.query_selection = QuerySelection(config.width, config.queries)
         self.decoder = Decoder(config)
-        # One pair of heads a decoder layer, and a last pair for the proposals of the encoder.
+        # One pair of heads per decoder layer, and a last pair for the encoder's proposals.
         heads = range(config.decoder_layers + 1)
         self.classify = nn.ModuleList(
             ContrastiveHead(config.width, config.contrastive_scale, config.contrastive_bias) for _ in heads
@@ -114,7 +114,7 @@ class GroundingModel(nn.Module):
         self.denoising = ContrastiveDenoising(config.denoising, config.width)
 
     def forward(self, images: ImageBatch, text: TextBatch, targets: Sequence[Target] | None = None) -> Grounding:
-        """Ground text i in image i. With targets, denoising queries run along (training)."""
+        """Grounds text i in image i. With targets (in training), denoising queries are added."""
         image_features = self.encode_image(images)
         text_features = self.encode_text(text)
         denoising = None
@@ -124,12 +124,12 @@ class GroundingModel(nn.Module):
         return self.ground(image_features, text_features, denoising)
 
     def encode_image(self, images: ImageBatch) -> ImageFeatures:
-        """Pixels -> feature maps of every level, and the same as one row of tokens."""
+        """Pixels -> feature maps of every level, also as one sequence of tokens."""
         levels = self.neck(self.backbone(images.pixels))
         if images.padded:
             canvas = padding_mask(images)[None].float()
             paddings = [F.interpolate(canvas, x.shape[-2:], mode="nearest")[0].bool() for x in levels]
-        else:  # one row for all images, which are alike
+        else:  # all images are alike, so one row is broadcast
             paddings = [x.new_zeros(1, *x.shape[-2:], dtype=torch.bool) for x in levels]
         if images.padded:
             codes = [pixel_code(padding, self.config.width) for padding in paddings]
@@ -148,11 +148,11 @@ class GroundingModel(nn.Module):
         return ImageFeatures(levels, [mask.expand(count, -1, -1) for mask in paddings], image)
 
     def encode_text(self, text: TextBatch) -> TextFeatures:
-        """Tokens -> features, each token seeing its own sub-sentence only."""
+        """Tokens -> features; each token attends only to its sub-sentence."""
         return TextFeatures(self.text_encoder(text), text)
 
     def ground(self, image: ImageFeatures, text: TextFeatures, denoising: DenoisingQueries | None = None) -> Grounding:
-        """Find in image i what text i names; a text of one caption is that of every image."""
+        """Finds in image i what text i names. A single caption is used for all images."""
         token_mask, position_ids, attention = text.text.token_mask, text.text.position_ids, text.text.attention
         memory, words = self.encoder(image.image, text.tokens, token_mask, position_ids, attention)
         selected = self.query_selection(image.image, memory, words, token_mask, self.classify[-1], self.regress[-1])
@@ -179,7 +179,7 @@ class GroundingModel(nn.Module):
 
 
 def padding_mask(images: ImageBatch) -> Tensor:
-    """-> (B, H, W) bool, True beyond each image's content."""
+    """-> (B, H, W) bool, True outside each image's content."""
     height, width = images.pixels.shape[-2:]
     sizes = images.sizes.to(images.pixels.device, non_blocking=True)[:, :, None, None]
     rows = torch.arange(height, device=images.pixels.device)[None, :, None] >= sizes[:, 0]
@@ -188,5 +188,5 @@ def padding_mask(images: ImageBatch) -> Tensor:
 
 
 def valid_ratio(padding: Tensor) -> Tensor:
-    """(B, h, w) bool -> (B, 2): width, height of the content in fractions of the map, by its first row and column."""
+    """(B, h, w) bool -> (B, 2): width, height of the content in fractions of the map, from its first row and column."""
     return torch.stack(((~padding[:, 0, :]).float().mean(1), (~padding[:, :, 0]).float().mean(1)), dim=-1)

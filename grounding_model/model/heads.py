@@ -1,4 +1,4 @@
-"""What a query says: which tokens it means, and where its box is.
+"""The prediction heads of a query: which tokens it matches, and where its box is.
 
 B batch, Q queries, L tokens, C model width, D decoder layers.
 """
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 
 class ContrastiveHead(nn.Module):
-    """Likeness of a query to each token of the text, as a logit."""
+    """Similarity of a query to each token of the text, as a logit."""
 
     def __init__(self, width: int, scale: Literal["sqrt_width", "learned", "none"], bias: bool) -> None:
         super().__init__()
         self.divisor = math.sqrt(width) if scale == "sqrt_width" else 1.0
         self.log_scale = nn.Parameter(torch.zeros(())) if scale == "learned" else None
-        # Starts where every token is meant with probability 0.01, as focal loss wants (arXiv 1708.02002, section 4.1).
+        # Initially every token has probability 0.01, as recommended for focal loss (arXiv 1708.02002, section 4.1).
         self.bias = nn.Parameter(torch.full((1,), -math.log(99))) if bias else None
 
     def forward(self, queries: Tensor, text: Tensor, token_mask: Tensor) -> Tensor:
@@ -33,9 +33,9 @@ class ContrastiveHead(nn.Module):
 
 
 class BoxHead(nn.Sequential):
-    """How far a query's box lies from its reference: (B, Q, C) -> (B, Q, 4) cxcywh logits to be added."""
+    """The offset of a query's box from its reference: (B, Q, C) -> (B, Q, 4) cxcywh logits to be added."""
 
     def __init__(self, width: int) -> None:
         super().__init__(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4))
-        for parameter in self[-1].parameters():  # training starts from the references themselves
+        for parameter in self[-1].parameters():  # initially the boxes are the references
             nn.init.zeros_(parameter)

@@ -1,4 +1,4 @@
-"""Sine codes of where things are: pixels, boxes, tokens.
+"""Sine position codes of pixels, boxes and tokens.
 
 B batch, H W height and width of a feature map, Q queries, L tokens, C channels.
 """
@@ -13,16 +13,16 @@ from torch import Tensor
 
 
 def sine_code(values: Tensor, channels: int, temperature: float) -> Tensor:
-    """(...) -> (..., channels): sine and cosine in turn, at falling frequencies (arXiv 1706.03762, section 3.5)."""
+    """(...) -> (..., channels): alternating sine and cosine, at falling frequencies (arXiv 1706.03762, section 3.5)."""
     exponent = torch.arange(channels, dtype=torch.float32, device=values.device).div(2, rounding_mode="floor")
     angles = values[..., None].float() / temperature ** (2 * exponent / channels)
     return torch.stack((angles[..., 0::2].sin(), angles[..., 1::2].cos()), dim=-1).flatten(-2)
 
 
 def pixel_code(padding: Tensor, channels: int) -> Tensor:
-    """(B, H, W) bool, True beyond the content -> (B, H, W, C): row code then column code.
+    """(B, H, W) bool, True outside the content -> (B, H, W, C): row code, then column code.
 
-    Rows and columns are counted over the content only, as fractions of its size, so that padding moves nothing.
+    Positions are fractions of the content's size, so padding does not change them.
     """
     content = (~padding).float()
     rows, columns = content.cumsum(1), content.cumsum(2)
@@ -46,14 +46,14 @@ def _whole_map_codes(height: int, width: int, channels: int, device: torch.devic
         return pixel_code(column, channels)[..., : channels // 2], pixel_code(row, channels)[..., channels // 2 :]
 
 
-# Only of a CPU: what is made while a CUDA graph is recorded belongs to that graph.
+# Cached on the CPU only: tensors created while a CUDA graph is recorded belong to that graph.
 _whole_map_codes_of_cpu = lru_cache(maxsize=256)(_whole_map_codes)
 
 
 def box_code(boxes: Tensor, channels: int) -> Tensor:
-    """cxcywh fractions (..., 4) -> (..., 2 * channels): half a model width each for y, x, w, h, in this order."""
+    """cxcywh fractions (..., 4) -> (..., 2 * channels): half a model width for each of y, x, w, h, in this order."""
     x, y, width, height = boxes.unbind(-1)
-    in_order = torch.stack((y, x, width, height), dim=-1)  # a list as index would be copied to the device
+    in_order = torch.stack((y, x, width, height), dim=-1)  # indexing with a list would copy it to the device
     return sine_code(in_order * 2 * math.pi, channels // 2, temperature=10000).flatten(-2)
 
 

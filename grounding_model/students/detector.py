@@ -1,4 +1,4 @@
-"""A student with the interface of grounding_model.detector: images and categories in, records out."""
+"""A student with the interface of grounding_model.detector: takes images and categories, returns records."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from grounding_model.inputs.predict import (
 from grounding_model.inputs.prompt import Prompt, clean_name
 from grounding_model.students.network import Student
 
-READERS = 4  # threads that decode and resize
+READERS = 4  # threads that decode and resize images
 STRIDE = 32  # pixels; of the coarsest map
 
 
 class Loaded(NamedTuple):
-    """One image. pixels: (1, 3, S, S) as the model takes them. classes: for each label, those of its names."""
+    """A loaded image. pixels: (1, 3, S, S), the model's input. classes: the student's classes for each label."""
 
     filename: str
     height: int
@@ -44,10 +44,10 @@ class Loaded(NamedTuple):
 
 
 class StudentDetector:
-    """A student on a device, which answers as grounding_model.detector.Detector does.
+    """A student on a device, with the interface of grounding_model.detector.Detector.
 
-    It detects only its own classes, by their names in any case: a prompt with other names, phrases or an expression
-    raises InputError. Images are stretched to the square of its training, or to one of the short side of `scale`.
+    It detects only the classes it was trained on, matched by name in any case: a prompt with other names, phrases or an
+    expression raises InputError. Images are stretched to the square used in training, or to the short side of `scale`.
     """
 
     def __init__(self, student: Student, device: torch.device | str = "cpu") -> None:
@@ -56,9 +56,9 @@ class StudentDetector:
         self.provenance = student.provenance
 
     def predict(self, images: Any, prompt: Any = None, **settings: Any) -> list[Record]:
-        """The records of all images; raises InputError at the first bad one, as Detector.predict does.
+        """Returns one record per image; raises InputError at the first unusable image, as Detector.predict does.
 
-        prompt: None asks for all classes.
+        prompt: None means all classes.
         """
         images = image_list(images)
         return records_of(self.predict_each(images, self._prompts(prompt, len(images)), **settings))
@@ -66,7 +66,7 @@ class StudentDetector:
     def predict_each(
         self, images: Iterable[ImageSource], prompt: Prompt | Iterable[Prompt], **settings: Any
     ) -> Iterator[Record | Failure]:
-        """One outcome per image, in order, as Detector.predict_each. chunk_size and mixed_sizes have no effect."""
+        """Yields one outcome per image, in order; see Detector.predict_each. chunk_size and mixed_sizes are ignored."""
         chosen = PredictSettings(**settings)
         if isinstance(prompt, Prompt):
             self.classes_of(prompt)  # raises before the first image
@@ -76,7 +76,7 @@ class StudentDetector:
         return self._answers(pairs, chosen)
 
     def classes_of(self, prompt: Prompt) -> list[list[int]]:
-        """The student's classes for each label of a prompt. Raises InputError for what it was not trained for."""
+        """The student's classes for each label of a prompt. Raises InputError for classes it was not trained on."""
         return classes_of(self.student.names, prompt)
 
     def _prompts(self, prompt: Any, count: int) -> Prompt | list[Prompt]:
@@ -108,7 +108,7 @@ class StudentDetector:
     def _read_ahead(
         self, pairs: Iterable[tuple[ImageSource, Prompt]], settings: PredictSettings
     ) -> Iterator[Loaded | Failure]:
-        """Images in order, of which a few more than a batch are decoded and not yet taken."""
+        """Loads images in order, decoding a few more than a batch in advance."""
         side = side_for(settings.scale, self.student.image_size)
         waiting: deque[Future[Loaded | Failure]] = deque()
         with ThreadPoolExecutor(READERS, thread_name_prefix="read-image") as readers:
@@ -144,9 +144,9 @@ class StudentDetector:
 
 
 def classes_of(names: Sequence[str], prompt: Prompt) -> list[list[int]]:
-    """names: of a student's classes -> those of its classes that each label of a prompt asks for.
+    """The classes that each label of a prompt stands for, as indices into the student's class names.
 
-    Raises InputError for another name, and for a prompt that is not a list of categories.
+    Raises InputError for an unknown name, and for a prompt that is not a list of categories.
     """
     known = ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
     if prompt.kind != "categories":
@@ -165,7 +165,7 @@ def classes_of(names: Sequence[str], prompt: Prompt) -> list[list[int]]:
 
 
 def side_for(scale: tuple[int, int] | None, image_size: int) -> int:
-    """The square's side for a scale of short and long side: the short one, to the next multiple of the stride."""
+    """Side of the input square for a scale (short, long side): the short side, rounded to a multiple of the stride."""
     return image_size if scale is None else max(STRIDE, round(min(scale) / STRIDE) * STRIDE)
 
 
@@ -185,5 +185,5 @@ def _record(image: Loaded, scores: Tensor, boxes: Tensor, settings: PredictSetti
 
 
 def _words(name: str) -> str:
-    """As prompts spell a name, whatever its case."""
+    """A name as prompts spell it, in lower case."""
     return " ".join(clean_name(name).casefold().split())

@@ -1,9 +1,9 @@
-"""The losses of D-FINE's own (arXiv 2410.13842): where the edges of a box are, said as distributions over offsets.
+"""D-FINE's losses on box edges (arXiv 2410.13842), whose positions are predicted as distributions over offsets.
 
-Every decoder layer but the first answer says for each edge how likely each of N + 1 offsets from a reference box is.
+Every decoder layer but the first predicts for each edge a distribution over N + 1 offsets from a reference box.
 Fine-grained localization (equation 6) pulls the two offsets beside the true edge up; self-distillation (equation 7)
-makes the earlier layers' distributions like the last layer's. Factors and temperature are the published training's.
-Left out is its union of the layers' matchings: each layer is judged by its own, as its other losses are.
+trains earlier layers to predict the last layer's distributions. Factors and temperature are those of the published
+training. Its union of the layers' matchings is left out: each layer uses its own matching, as in its other losses.
 
 Shapes: D layers with distributions, B images, Q queries, N + 1 offsets, M matched pairs.
 """
@@ -25,9 +25,9 @@ TEMPERATURE = 5.0  # of its distributions
 
 
 class EdgeDistributions(NamedTuple):
-    """logits: of the left, top, right and bottom edge. references: cx, cy, w, h in fractions of the image.
+    """logits: for the left, top, right and bottom edge. references: cx, cy, w, h in fractions of the image.
 
-    offsets: ascending; of an edge outwards from half the scale, in a scale-th of the reference's width or height.
+    offsets: ascending, outwards from an edge at half the scale, in units of the reference's width or height / scale.
     """
 
     logits: Tensor  # (D, B, Q, 4, N + 1)
@@ -44,10 +44,10 @@ def edge_losses(
     matchings: Sequence[Matching],
     divisors: Sequence[Tensor],
 ) -> list[dict[str, Tensor]]:
-    """For each of D layers `loss_fgl`, and for all but the last `loss_ddf`, weighted, to be minimised.
+    """The weighted losses to be minimised: `loss_fgl` of each of the D layers, `loss_ddf` of all but the last.
 
-    boxes: (D, B, Q, 4) cx, cy, w, h as the layers predict them. scores: (B, Q) of the last layer's answers.
-    matchings, divisors: of each layer's queries, as its box losses have them. A label's weight is a factor here too.
+    boxes: (D, B, Q, 4) cx, cy, w, h predicted by the layers. scores: (B, Q) of the last layer's predictions.
+    matchings, divisors: of each layer, as in its box losses. The weight of a label is a factor here too.
     """
     losses: list[dict[str, Tensor]] = []
     for layer, (matching, divisor) in enumerate(zip(matchings, divisors, strict=True)):
@@ -62,7 +62,7 @@ def edge_losses(
 
 
 def _overlap(boxes: Tensor, padded: PaddedTargets, matching: Matching) -> Tensor:
-    """(M,) intersection over union of the matched queries' boxes with the truth, without a gradient."""
+    """(M,) IoU of the matched queries' boxes with the true boxes, without gradient."""
     images, rows, columns = matching
     sides = (boxes[images, rows].detach().float(), padded.boxes[images, columns])
     predicted, truth = (cxcywh_to_xyxy(side) * padded.scale[images, 0] for side in sides)
@@ -70,7 +70,7 @@ def _overlap(boxes: Tensor, padded: PaddedTargets, matching: Matching) -> Tensor
 
 
 def _localization(edges: EdgeDistributions, layer: int, padded: PaddedTargets, matching: Matching) -> Tensor:
-    """(M,) cross entropy of the two offsets beside each true edge, the nearer one weighing more, over four edges."""
+    """(M,) cross entropy of the two offsets next to each true edge, weighted by proximity, over the four edges."""
     images, rows, columns = matching
     wanted = true_offsets(edges.references[layer][images, rows], padded.boxes[images, columns], edges.scale)
     offsets = edges.offsets
@@ -82,7 +82,7 @@ def _localization(edges: EdgeDistributions, layer: int, padded: PaddedTargets, m
 
 
 def true_offsets(references: Tensor, boxes: Tensor, scale: float) -> Tensor:
-    """(M, 4), (M, 4) cx, cy, w, h -> (M, 4): offsets of left, top, right and bottom that make the true box."""
+    """(M, 4), (M, 4) cx, cy, w, h -> (M, 4): offsets of left, top, right and bottom edge that yield the true box."""
     references = references.detach().float()
     centre, size = references[..., :2], references[..., 2:].clamp(min=1e-6)
     low, high = cxcywh_to_xyxy(boxes).split(2, dim=-1)
@@ -90,10 +90,10 @@ def true_offsets(references: Tensor, boxes: Tensor, scale: float) -> Tensor:
 
 
 def _distillation(logits: Tensor, last: Tensor, scores: Tensor, matching: Matching, trust: Tensor) -> Tensor:
-    """Divergence of a layer's distributions (B, Q, 4, N + 1) from the last layer's, in the mean over edges.
+    """Mean divergence over edges of a layer's distributions (B, Q, 4, N + 1) from the last layer's.
 
-    Matched queries weigh by trust (M,), the others by the last layer's score; the two means by the square roots of how
-    many there are.
+    Matched queries are weighted by trust (M,), the others by the last layer's score; the means of the two groups are
+    weighted by the square roots of their sizes.
     """
     taught, teacher = ((each.float() / TEMPERATURE).log_softmax(-1) for each in (logits, last))
     divergence = TEMPERATURE**2 * (teacher.exp() * (teacher - taught)).sum(-1).mean(-1)  # (B, Q)

@@ -1,4 +1,4 @@
-"""A student as one ONNX file that needs nothing beside it: stored images in, boxes of classes out."""
+"""Exports a student as one self-contained ONNX file: its input is images, its output boxes with classes."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from grounding_model.inputs.prompt import Prompt
 from grounding_model.students.detector import classes_of
 from grounding_model.students.network import Student
 
-OPSET = 18  # the first whose Resize is antialiased, as ours is
+OPSET = 18  # the first with an antialiased Resize, which the student uses
 EXTRA = "pip install 'groundhog[onnx]'"
 
 
 def export_onnx(path: str | Path, student: Student, metadata: Mapping[str, str] | None = None) -> None:
-    """Writes the student as ONNX, whole or not at all.
+    """Writes the student as an ONNX file, atomically.
 
     Input `images`: (B, H, W, 3) uint8 RGB, any B, H and W. Outputs, best first: `labels` (B, K) int64, `boxes`
     (B, K, 4) float32 x1, y1, x2, y2 in pixels of the images, `scores` (B, K) float32. Resizing, normalisation and the
-    choice of the best are inside; the names of the labels are in the file's metadata as JSON, beside `metadata`.
-    Raises InputError where the packages for it are missing.
+    selection of the best boxes are included; the label names are in the file's metadata as JSON, beside `metadata`.
+    Raises InputError when a required package is missing.
     """
     check_onnx_installed()
     program = _traced(student.to("cpu").eval())
@@ -61,7 +61,7 @@ def _traced(student: Student) -> Any:
 
 @contextmanager
 def _exportable() -> Iterator[None]:
-    """transformers checks shapes at run time by an operation that ONNX does not have; a variable switches it off."""
+    """Switches off run-time shape checks of transformers, which use an operation that ONNX lacks."""
     name = "TRANSFORMERS_DISABLE_TORCH_CHECK"
     before = os.environ.get(name)
     os.environ[name] = "1"
@@ -77,7 +77,7 @@ def _exportable() -> Iterator[None]:
 
 
 def check_onnx_installed() -> None:
-    """Raises InputError where a package is missing that writes ONNX files or runs them."""
+    """Raises InputError when a package is missing that is needed to write or run ONNX files."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -87,7 +87,7 @@ def check_onnx_installed() -> None:
 
 
 def onnx_metadata(path: str | Path) -> Mapping[str, str]:
-    """What export_onnx wrote into a file's metadata; nothing where there is no such file, or a part of one."""
+    """The metadata that export_onnx wrote into a file; empty if the file is missing or incomplete."""
     try:
         import onnx
 
@@ -97,7 +97,7 @@ def onnx_metadata(path: str | Path) -> Mapping[str, str]:
 
 
 class OnnxSession:
-    """An ONNX file in ONNX Runtime on the CPU. threads: for one image; 0: one for each core."""
+    """Runs an ONNX file in ONNX Runtime on the CPU. threads: per image; 0: one per core."""
 
     def __init__(self, path: str | Path, threads: int = 0) -> None:
         try:
@@ -110,14 +110,14 @@ class OnnxSession:
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
 
     def __call__(self, images: Any) -> list[Any]:
-        """(B, H, W, 3) uint8 RGB -> labels, boxes, scores, as export_onnx has them."""
+        """(B, H, W, 3) uint8 RGB -> labels, boxes, scores; see export_onnx."""
         return self._session.run(None, {"images": images})
 
 
 class OnnxDetector:
-    """A student's ONNX file in ONNX Runtime, which answers as a detector does where its AP is measured.
+    """A student's ONNX file with the interface of a detector, so that its AP can be measured.
 
-    An image at a time: a batch would have to be of one size.
+    It runs one image at a time, since a batch needs images of one size.
     """
 
     def __init__(self, session: OnnxSession) -> None:
@@ -127,7 +127,7 @@ class OnnxDetector:
     def predict_each(
         self, images: Iterable[ImageSource], prompt: Prompt | Iterable[Prompt], **settings: Any
     ) -> Iterator[Record | Failure]:
-        """As StudentDetector.predict_each; of the settings, score_threshold and max_per_image count."""
+        """See StudentDetector.predict_each; only score_threshold and max_per_image have an effect."""
         chosen = PredictSettings(**settings)
         pairs = ((image, prompt) for image in images) if isinstance(prompt, Prompt) else zip(images, prompt)
         for image, of_image in pairs:

@@ -1,4 +1,4 @@
-"""Students on disk: a folder that AutoModelForObjectDetection of transformers loads, with how they were made.
+"""Students on disk: a folder that AutoModelForObjectDetection of transformers loads, plus a record of the training.
 
 config.json, model.safetensors   as transformers writes them, with the classes' names
 preprocessor_config.json         size and normalisation, for AutoImageProcessor
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 PROVENANCE_FILE = "student.json"
 PROCESSOR_FILE = "preprocessor_config.json"
-LEVELS = 255.0  # of a pixel
-NMS_KEY = "nms_iou"  # in config.json, where transformers keeps what it does not know
-CLASS_TENSORS = ("class_embed", "enc_score_head")  # in their names; a row belongs to a class
+LEVELS = 255.0  # maximum value of a pixel
+NMS_KEY = "nms_iou"  # key in config.json; transformers preserves keys that it does not know
+CLASS_TENSORS = ("class_embed", "enc_score_head")  # parts of the names of tensors with one row per class
 
 
 def load_student(source: str | Path, names: Sequence[str] | None = None, image_size: int | None = None) -> Student:
-    """The student in a folder, or in a repository of the Hugging Face hub where no folder is called so.
+    """Loads a student from a folder or, if there is no such folder, from a repository of the Hugging Face hub.
 
-    names: classes to train for, in place of its own; weights of classes with the same name are kept, others are
-    initialised. image_size: None: as the folder says. Raises InputError for a folder that is not a student, or that
-    cannot be read.
+    names: classes to train instead of the stored ones; weights of classes with the same name are kept, others are
+    initialised. image_size: None: that of the folder. Raises InputError when the folder is not a student or cannot be
+    read.
     """
     from transformers import AutoModelForObjectDetection
 
@@ -53,7 +53,7 @@ def load_student(source: str | Path, names: Sequence[str] | None = None, image_s
                 folder,
                 local_files_only=True,
                 dtype=torch.float32,
-                trust_remote_code=False,  # else a folder's auto_map may run its own Python after a "y"
+                trust_remote_code=False,  # otherwise the auto_map of a folder could run its Python code after a "y"
             )
     except Exception as error:  # transformers raises nearly anything for a broken folder
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -90,7 +90,7 @@ def inspect_student(folder: str | Path) -> str:
 
 
 def save_student(folder: str | Path, student: Student, provenance: Mapping[str, str], half: bool = False) -> None:
-    """Writes the folder, whole or not at all, in place of one that a training wrote there before.
+    """Writes the folder atomically, replacing the one of an earlier training.
 
     half: store the weights as float16, at half the size.
     """
@@ -113,9 +113,9 @@ def _names_of(config: Any) -> list[str]:
 
 
 def _for_classes(detector: Any, names: Sequence[str]) -> Any:
-    """The same detector for other classes. Rows of weights that belong to a class of the same name are kept.
+    """Adapts a detector to other classes. Weight rows of classes with the same name are kept.
 
-    A table of one row more than classes has, in its last, that of no class.
+    If a table has one row more than there are classes, the last row stands for "no class".
     """
     before = [name.casefold() for name in _names_of(detector.config)]
     kept = [(label, before.index(name.casefold())) for label, name in enumerate(names) if name.casefold() in before]
@@ -146,7 +146,7 @@ def _processor_of(student: Student) -> RTDetrImageProcessor:
 
 
 def _processor(folder: Path) -> Mapping[str, Any]:
-    """The settings that matter here; the defaults of transformers for those that the folder lacks."""
+    """The relevant settings of the image processor; missing ones have the defaults of transformers."""
     default = {"size": {"height": 640, "width": 640}, "do_normalize": False, "image_mean": None, "image_std": None}
     if not (folder / PROCESSOR_FILE).is_file():
         return default

@@ -1,7 +1,7 @@
-"""A closed-set detector around a model of transformers: stored images in, boxes of classes out.
+"""A closed-set detector around a transformers model: its input is images, its output boxes with classes.
 
-B images, H W their height and width in pixels, S side of the square that the model sees, C classes, Q queries,
-N denoising queries, D layers with an answer, K boxes kept of an image, M positive denoising queries.
+B images, H W their height and width in pixels, S side of the model's square input, C classes, Q queries,
+N denoising queries, D layers with predictions, K boxes kept per image, M positive denoising queries.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from grounding_model.students.edge_losses import EdgeDistributions
 
 
 class DenoisedClasses(NamedTuple):
-    """What the decoder made of the denoising queries, and which of them has to become which box again."""
+    """The decoder's predictions for the denoising queries, and the true box that each should reconstruct."""
 
     logits: Tensor  # (D, B, N, C)
     boxes: Tensor  # (D, B, N, 4)
@@ -30,14 +30,14 @@ class DenoisedClasses(NamedTuple):
 
 
 class ClassPredictions(NamedTuple):
-    """What a student answers in training, in the form that grounding_losses takes: a class is a token of its own."""
+    """A student's predictions in training, in the form that grounding_losses expects: each class is a token."""
 
-    logits: Tensor  # (D, B, Q, C) before the sigmoid; the last layer is the answer
+    logits: Tensor  # (D, B, Q, C) before the sigmoid; the last layer is the final prediction
     boxes: Tensor  # (D, B, Q, 4) cx, cy, w, h in fractions of the image
     encoder_logits: Tensor  # (B, Q, C)
     encoder_boxes: Tensor  # (B, Q, 4)
     denoising: DenoisedClasses | None
-    token_mask: Tensor  # (B, C) bool, the classes that the image's labels know
+    token_mask: Tensor  # (B, C) bool, the classes that the image was labelled for
     edges: EdgeDistributions | None = None  # D-FINE's, of all layers but the first
 
 
@@ -65,7 +65,7 @@ class Student(nn.Module):
         self.nms_iou = nms_iou
 
     def prepare(self, images: Tensor, side: int | None = None) -> Tensor:
-        """(B, H, W, 3) uint8 RGB -> (B, 3, S, S) as the model takes them: stretched to the square, normalised.
+        """(B, H, W, 3) uint8 RGB -> (B, 3, S, S), the model's input: stretched to the square and normalised.
 
         side: S; None: image_size.
         """
@@ -76,7 +76,7 @@ class Student(nn.Module):
         return (resized - mean) / std
 
     def score(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """What prepare gave -> (B, Q, C) scores, (B, Q, 4) x1, y1, x2, y2 in fractions of the image, inside it.
+        """The output of prepare -> (B, Q, C) scores, (B, Q, 4) x1, y1, x2, y2 in fractions of the image, clipped to it.
 
         With nms_iou, duplicates have score 0.
         """
@@ -99,7 +99,7 @@ class Student(nn.Module):
         return index % scores.shape[2], torch.stack([x1 * width, y1 * height, x2 * width, y2 * height], -1), best
 
     def predict_for_training(self, pixels: Tensor, targets: Sequence[Target], known: Tensor) -> ClassPredictions:
-        """What prepare gave, a target an image, (B, C) bool classes known -> everything that the losses judge."""
+        """The output of prepare, one target per image, (B, C) bool known classes -> the input of the losses."""
         rows = [torch.nonzero(~target.ignore).flatten() for target in targets]  # the boxes that are denoised
         labels = [
             {"class_labels": target.labels[row], "boxes": target.boxes[row]} for target, row in zip(targets, rows)
@@ -116,7 +116,7 @@ class Student(nn.Module):
         return ClassPredictions(logits, boxes, answer.enc_topk_logits, answer.enc_topk_bboxes, denoised, known, edges)
 
     def _edges(self, answer: Any) -> EdgeDistributions | None:
-        """Where D-FINE's decoder says the edges are; None of another."""
+        """The edge distributions of a D-FINE decoder; None for other models."""
         from transformers.models.d_fine.modeling_d_fine import DFineDecoder, weighting_function
 
         decoder = self.detector.model.decoder
@@ -129,18 +129,18 @@ class Student(nn.Module):
 
 
 def zero_duplicates(scores: Tensor, boxes: Tensor, nms_iou: float) -> Tensor:
-    """Scores (B, Q, C) and boxes (B, Q, 4) x1, y1, x2, y2 -> the scores, 0 in place of those of duplicates.
+    """Scores (B, Q, C) and boxes (B, Q, 4) x1, y1, x2, y2 -> the scores, with those of duplicates set to 0.
 
-    A better box of the class overlaps them by more than nms_iou. Whether that one is a duplicate itself does not
-    count, so that no loop has to be exported (Fast NMS, arXiv 1904.02689).
+    A box is a duplicate if a better box of its class overlaps it by more than nms_iou, even if that box is a duplicate
+    itself. This needs no loop, which ONNX export would not support well (Fast NMS, arXiv 1904.02689).
     """
     overlaps = iou_matrix(boxes, boxes) > nms_iou  # (B, Q, Q)
-    better = scores[:, :, None] < scores[:, None]  # (B, Q, Q, C): of the pair, the second
+    better = scores[:, :, None] < scores[:, None]  # (B, Q, Q, C): whether the second of the pair is better
     return scores.masked_fill((overlaps[..., None] & better).any(2), 0)
 
 
 def _split_edges(edges: EdgeDistributions | None, sizes: Sequence[int]) -> list[EdgeDistributions | None]:
-    """Those of the denoising queries, and those of the others."""
+    """Splits the distributions into those of the denoising queries and those of the others."""
     if edges is None:
         return [None, None]
     parts = zip(edges.logits.split(sizes, dim=2), edges.references.split(sizes, dim=2))
@@ -148,7 +148,7 @@ def _split_edges(edges: EdgeDistributions | None, sizes: Sequence[int]) -> list[
 
 
 def _positives(meta: Mapping[str, Any], rows: Sequence[Tensor]) -> Matching:
-    """transformers counts group after group, in each the image's boxes in their order. rows: of each image's Target."""
+    """The positive denoising queries. transformers orders them by group, then by box. rows: of each image's Target."""
     queries = meta["dn_positive_idx"]
     images = [torch.full_like(query, image) for image, query in enumerate(queries)]
     targets = [row.repeat(meta["dn_num_group"]) for row in rows]

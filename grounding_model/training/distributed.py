@@ -1,4 +1,4 @@
-"""The processes of one training run, one a device: torchrun starts them, torch.distributed connects them."""
+"""The processes of one training run, one per device: torchrun starts them, torch.distributed connects them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the loop trains, whichever kind of model it is; and the first kind, MM-Grounding-DINO."""
+"""The interface between the training loop and a kind of model, and its implementation for MM-Grounding-DINO."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from grounding_model.training.validation import Validated
 
 
 class Batch(Protocol):
-    """Some images of a step with their targets. problems: what was skipped on the way."""
+    """Some images of a step with their targets. problems: what was skipped while loading."""
 
     @property
     def targets(self) -> Sequence[Target]: ...
@@ -40,7 +40,7 @@ class Batch(Protocol):
 
 
 class Learner(Protocol):
-    """A model and all that depends on its kind: how its batches are made and judged, and what its files are.
+    """A model and everything that depends on its kind: batches, losses and files.
 
     weights_name, best_name: of the file or folder of the final and of the best weights. skips_parameters: whether a
     step may leave parameters without a gradient.
@@ -59,7 +59,7 @@ class Learner(Protocol):
         """Raises InputError when the model cannot be validated on these data sets."""
 
     def objective(self) -> nn.Module:
-        """A module that gives the weighted parts of the loss by name for (a batch on its device, the step)."""
+        """A module that returns the weighted parts of the loss by name for (a batch on its device, the step)."""
         ...
 
     def samples(self, datasets: Sequence[LabelledImages]) -> Dataset:
@@ -71,11 +71,11 @@ class Learner(Protocol):
         ...
 
     def detector(self, device: torch.device) -> Validated:
-        """The model as it is now, as validation asks it."""
+        """A detector with the current weights, for validation."""
         ...
 
     def save(self, path: Path, provenance: Mapping[str, str]) -> None:
-        """Writes the weights, whole or not at all."""
+        """Writes the weights atomically."""
 
 
 class GroundingLearner:

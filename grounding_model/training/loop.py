@@ -1,9 +1,9 @@
-"""The training loop: batches in, losses, one step of AdamW, a state to resume from, weights out.
+"""The training loop: loads batches, computes losses, steps AdamW, saves states to resume from, and writes the weights.
 
 The result is a function of the configuration and the data: randomness in the data depends on (seed, position),
 randomness in the model on PyTorch's generator, whose state is saved too.
 
-Several processes, one a device, each take a part of every batch; `groundhog train --gpus N` or torchrun starts them.
+Several processes, one per device, each take a part of every batch; `groundhog train --gpus N` or torchrun starts them.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def run_training(config: TrainConfig, on_progress: Callable[[dict[str, Any]], No
 
 
 def _alone_in(work_dir: Path) -> AbstractContextManager[None]:
-    """Two runs would mix their logs and states. Of several processes the first one stands for all."""
+    """Locks work_dir, since two runs would mix their logs and states. The first process locks it for all."""
     return lock(work_dir) if processes_of_environment().is_first else nullcontext()
 
 
@@ -209,9 +209,9 @@ def _train(
 def _announcement(
     config: TrainConfig, device: torch.device, datasets: Sequence[LabelledImages], step: int, steps: int, log: Path
 ) -> str:
-    """What is about to be done, for a log that somebody reads hours later."""
+    """Describes the planned run, for somebody who reads the log hours later."""
     if step == steps:
-        return f"train: all of {many(steps, 'step')} done before; writing the weights; log: {log}"
+        return f"train: all {many(steps, 'step')} already done; writing the weights; log: {log}"
     count = many(steps, "step") if step == 0 else f"steps {step + 1} to {steps}"
     images = many(sum(len(dataset) for dataset in datasets), "image")
     per_step = many(config.total_batch_size, "image")
@@ -221,7 +221,7 @@ def _announcement(
 def _of_these_processes(config: TrainConfig) -> TrainConfig:
     """The configuration with the number of processes that torchrun started, which may be on several machines.
 
-    Raises InputError where the configuration wants several processes and there is one.
+    Raises InputError when the configuration requires several processes and there is only one.
     """
     count = processes_of_environment().count
     if count == 1 and config.processes > 1:
@@ -258,7 +258,7 @@ def check_resume(config: TrainConfig, resume: bool) -> None:
 
 
 def new_learner(config: TrainConfig, datasets: Sequence[LabelledImages]) -> Learner:
-    """What the configuration trains, as it is before the first step."""
+    """The learner of a configuration, before the first step."""
     if isinstance(config.start, FromStudent):
         return StudentLearner(config, datasets)
     return GroundingLearner(config)
@@ -354,7 +354,7 @@ def _loader(
 
 
 class _Attempts(Dataset):
-    """Samples, or the InputError in place of one: raised in a worker process it would come back as its traceback."""
+    """Yields samples, or an InputError in place of one: raised in a worker, it would arrive as a traceback."""
 
     def __init__(self, samples: Dataset) -> None:
         self._samples = samples

@@ -23,7 +23,7 @@ from grounding_model.training.settings import REFERENCE_LOSSES, LossSettings
 
 
 class Denoised(Protocol):
-    """Answers to denoising queries: (D, B, N, L), (D, B, N, 4), and which of them has to become which box again."""
+    """Predictions for denoising queries: (D, B, N, L), (D, B, N, 4), and which query has to reconstruct which box."""
 
     @property
     def logits(self) -> Tensor: ...
@@ -34,7 +34,7 @@ class Denoised(Protocol):
 
 
 class Predictions(Protocol):
-    """What is judged: grounding_model.model.grounding.Grounding, or of a closed set, whose classes are the tokens."""
+    """Predictions to score: model.grounding.Grounding, or those of a closed-set detector, whose tokens are classes."""
 
     @property
     def logits(self) -> Tensor: ...
@@ -65,9 +65,9 @@ def grounding_losses(
     Ignored boxes are not matched, and an unmatched query is taken out of the classification loss where its
     best overlap with an ignored box reaches ignore_iou and exceeds that with any true box.
 
-    A detection transformer answers each object once because a second answer is punished, and focal weights punish
-    softly: where k queries look alike their scores settle far above 1/k. duplicate_weight makes that dearer. (Distinct
-    queries as what one-to-one matching needs: DDQ, arXiv 2303.12776, which removes the others before the decoder.)
+    A detection transformer predicts each object once because a second prediction is penalised. Focal weights penalise
+    it only weakly: the scores of k similar queries settle far above 1/k. duplicate_weight increases the penalty. (DDQ,
+    arXiv 2303.12776, shows that one-to-one matching needs distinct queries, and removes the others before the decoder.)
 
     Raises FloatingPointError where the cost of a match is not finite; see match_queries.
     """
@@ -86,7 +86,7 @@ def set_losses(
 
 
 def divisors_of(sets: Sequence[QuerySet], device: torch.device) -> Tensor:
-    """Of each set, the number of matched boxes that its losses are divided by."""
+    """The number of matched boxes by which the losses of each set are divided."""
     return loss_divisors([len(queries.matching.queries) for queries in sets], device)
 
 
@@ -178,14 +178,14 @@ def focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> T
 def varifocal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
     """Varifocal loss (arXiv 2008.13367, equation 2; used so for detection transformers by RT-DETR, arXiv 2304.08069).
 
-    targets: the IoU that the score should say at positive tokens, 0 elsewhere. Positives weigh as much as they aim at.
+    targets: the IoU as target score at positive tokens, 0 elsewhere. Positives are weighted by their target.
     """
     factor = torch.where(targets > 0, targets, alpha * logits.detach().sigmoid() ** gamma)
     return factor * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
 
 
 def finite_logits(logits: Tensor, token_mask: Tensor) -> Tensor:
-    """(B, Q, L) -> the same in float32, zeros at padded tokens: minus infinity times a mask would give NaN."""
+    """(B, Q, L) -> (B, Q, L) float32 with zeros at padded tokens: minus infinity times a mask would be NaN."""
     return logits.float().masked_fill(~token_mask[:, None], 0)
 
 

@@ -75,7 +75,7 @@ class MemoryEstimate:
         return max(int(images), 0)
 
     def table(self) -> str:
-        """A human-readable table, a line a part."""
+        """A human-readable table with one line per part."""
         height, width = self.image_size
         recomputed = ", activations recomputed" if self.recompute else ""
         parts = ("weights", "gradients", "optimizer", "average", "activations", "total")

@@ -38,14 +38,14 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
 
 
 def scaled_rate(config: OptimizerConfig, batch_size: int) -> float:
-    """The learning rate for so many images a step: scaled linearly (arXiv 1706.02677) if base_batch_size is set."""
+    """The learning rate for a batch size: scaled linearly (arXiv 1706.02677) if base_batch_size is set."""
     return config.learning_rate * (batch_size / config.base_batch_size if config.base_batch_size else 1)
 
 
 def learning_rate_at(step: int, steps: int, config: OptimizerConfig, full_rate: float) -> float:
-    """The rate of a step, 0-based, in a run of so many steps: a pure function, so nothing needs to be stored.
+    """The learning rate of a step (from 0) in a run of `steps` steps: a pure function, so no state has to be stored.
 
-    full_rate: between warm-up and decay, as scaled_rate gives it. Parts with a multiplier get their share of it.
+    full_rate: the rate between warm-up and decay, from scaled_rate. It is scaled by the multipliers of the parts.
     """
     if step < config.warmup_steps:
         return full_rate * (config.warmup_from + (1 - config.warmup_from) * (step + 1) / config.warmup_steps)

@@ -1,7 +1,7 @@
 """Settings as text in a training's state and key, which stay the same when the code that declares them changes.
 
-The text is what repr gave when the first states were written, so that those are resumed. Whoever renames a class or a
-field of the settings adds its first name here; an interrupted training then resumes, and a finished one is found.
+The text is the repr of the time when the first states were written, so that those can be resumed. When you rename a
+class or field of the settings, add its first name here, so that older trainings are still recognised.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The state of training, saved and resumed; and the settings that decide whether a saved state may be resumed."""
+"""Saves and resumes the state of training, and compares the settings that decide whether a state may be resumed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ GIT_ATTEMPTS = 3
 
 
 class Trained(Protocol):
-    """What the state is of; learner.Learner has it."""
+    """The part of learner.Learner that a state contains."""
 
     skips_parameters: bool
 
@@ -72,7 +72,7 @@ class TrainingState:
         return nullcontext()
 
     def save(self, path: Path, settings: Mapping[str, str]) -> None:
-        """Written by the first process; all must call it."""
+        """Saves the state. The first process writes it; all processes must call this."""
         random = gather_from_processes(torch.get_rng_state())
         random_cuda = gather_from_processes(torch.cuda.get_rng_state() if torch.cuda.is_available() else None)
         problems = sum_counts(self.problems)
@@ -147,16 +147,16 @@ class TrainingState:
             self.model.load_state_dict(self.average.weights)
 
 
-# --- the file: what torch.save writes, and a digest of that behind it, which torch.load passes over
+# --- the file: the output of torch.save, followed by its digest, which torch.load ignores
 
 
 def before(path: Path) -> Path:
-    """Where the state before that of `path` is."""
+    """The path of the previous state."""
     return path.with_name(f"{path.stem}-before{path.suffix}")
 
 
 def _keep_before(path: Path) -> None:
-    """A second name, not a copy: a state may be gigabytes. Where a file system has none, there is no state before."""
+    """Keeps the previous state as a hard link, since it may be gigabytes; without hard links it is not kept."""
     if path.exists():
         with suppress(OSError):
             before(path).unlink(missing_ok=True)
@@ -164,7 +164,7 @@ def _keep_before(path: Path) -> None:
 
 
 class _Digested:
-    """A stream for torch.save that takes the digest of what goes through."""
+    """An output stream for torch.save that computes the digest of what is written."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream, self.digest = stream, hashlib.sha256()
@@ -178,7 +178,7 @@ class _Digested:
 
 
 def write_training_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Writes a state with its digest, whole or not at all."""
+    """Writes a state with its digest, atomically."""
     with write_whole(path, "wb") as stream:
         digested = _Digested(stream)
         torch.save(state, cast(IO[bytes], digested))
@@ -200,7 +200,7 @@ def read_training_state(path: Path) -> dict[str, Any]:
 
 
 def _has_its_digest(path: Path) -> bool:
-    """True too for a state that was written before states had one; torch.load judges it."""
+    """Whether the digest matches. Also true for older states without a digest; torch.load checks those."""
     tail = len(DIGEST_MARK) + hashlib.sha256().digest_size
     with open(path, "rb") as stream:
         size = stream.seek(0, os.SEEK_END)
@@ -243,7 +243,7 @@ def settings_with_effect(config: TrainConfig) -> dict[str, str]:
 
 
 def settings_added_later(settings: Any, prefix: str = "") -> dict[str, str]:
-    """Those that repr leaves out: at their defaults they are not recorded, as in runs before there were any."""
+    """Settings that repr leaves out. At their defaults they are not recorded, so that older runs still match."""
     found: dict[str, str] = {}
     for entry in dataclasses.fields(settings):
         value, name = getattr(settings, entry.name), f"{prefix}{entry.name}"
@@ -255,7 +255,7 @@ def settings_added_later(settings: Any, prefix: str = "") -> dict[str, str]:
 
 
 def backbone_file(start: FromScratch) -> Path:
-    """Where the trained backbone of a start is; Swin's is a file."""
+    """The file of the pretrained backbone that a start uses."""
     assert start.backbone is not None
     is_timm = isinstance(start.model_config().backbone, TimmBackbone)
     return locate_backbone(start.backbone) if is_timm else start.backbone

@@ -40,11 +40,11 @@ from grounding_model.training.optimizer import freeze
 from grounding_model.training.settings import LossSettings
 from grounding_model.training.state import AUTOCAST
 
-COUNTED = 2  # images of the step whose memory is counted; batch norm wants more than one
+COUNTED = 2  # images of the step whose memory is counted; batch norm needs more than one
 
 
 class ClassBatch(NamedTuple):
-    """pixels: (B, 3, S, S) as the model takes them. known: (B, C) bool, the classes that the image's labels tell of."""
+    """pixels: (B, 3, S, S), the model's input. known: (B, C) bool, the classes that each image was labelled for."""
 
     pixels: Tensor
     targets: list[Target]
@@ -52,7 +52,7 @@ class ClassBatch(NamedTuple):
     problems: list[str]
 
     def to(self, device: torch.device | str) -> ClassBatch:
-        """The same batch with its tensors on `device`; the images channels last."""
+        """A copy with its tensors on `device`, and the images in channels-last format."""
         pixels = self.pixels.to(device).contiguous(memory_format=torch.channels_last)
         targets = [target.to(device) for target in self.targets]
         return self._replace(pixels=pixels, targets=targets, known=self.known.to(device))
@@ -76,7 +76,7 @@ class ClassCollate:
 
 
 def _target(sample: ClassSample) -> Target:
-    """Stretching leaves fractions of the image, and ratios of areas, as they are."""
+    """The target of a sample. Stretching the image changes neither fractions nor ratios of areas."""
     height, width = sample.image.shape[:2]
     classes = torch.from_numpy(sample.classes)
     corners = torch.from_numpy(sample.boxes) / torch.tensor([width, height, width, height], dtype=torch.float32)
@@ -184,7 +184,7 @@ def names_of(datasets: Sequence[LabelledImages]) -> tuple[str, ...]:
 
 
 def describe_student_memory(config: TrainConfig) -> str:
-    """As describe_memory, of a student. How many classes it has hardly matters: it is asked for one."""
+    """Like describe_memory, for a student. The number of classes hardly matters, so one class is assumed."""
     assert isinstance(config.start, FromStudent)
     from grounding_model.students.build import start_student
 
@@ -217,7 +217,7 @@ def estimate_student(config: TrainConfig, model: Student) -> MemoryEstimate:
 
 
 def _peak_of_a_step(config: TrainConfig, model: Student) -> int:
-    """Bytes of COUNTED images at the height of forward and backward pass, without gradients."""
+    """Peak bytes of COUNTED images during forward and backward pass, without gradients."""
     side, classes = model.image_size, len(model.names)
     boxes = torch.cat([torch.rand(MAX_BOXES, 2), torch.full((MAX_BOXES, 2), 0.1)], dim=1)
     named, each = torch.ones(MAX_BOXES, classes).bool(), torch.ones(MAX_BOXES)

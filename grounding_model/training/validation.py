@@ -19,7 +19,7 @@ from grounding_model.training.log import MEAN_AP
 
 
 class Validated(Protocol):
-    """What validation asks of a detector; Detector has it."""
+    """The part of Detector's interface that validation needs."""
 
     @property
     def predict_each(self) -> Callable[..., Iterator[Any]]: ...

@@ -1,17 +1,17 @@
-// The address of this page holds a token, which no report may hold. So that a report can link to the server all the
-// same, this browser remembers the tokens of pages that it has shown; the server's bare address asks for them.
+// The address of this page contains a token, which reports must not contain. So that reports can still link to the
+// server, this browser remembers the tokens of pages that it has shown, and the address without a token looks them up.
 
 const KEPT = "groundhog review";
 const MOST = 20;
 const TOKEN = /^[\w-]{22,64}$/;
 
-// Keeps the token of the page that is shown, newest first.
+// Remembers the token of the current page; the newest comes first.
 export function remember() {
   const token = location.pathname.split("/")[1];
   try {
     localStorage.setItem(KEPT, JSON.stringify([token, ...remembered().filter((each) => each !== token)].slice(0, MOST)));
   } catch {
-    // This browser keeps nothing.
+    // Storage is disabled in this browser.
   }
 }
 
@@ -24,7 +24,7 @@ function remembered() {
   }
 }
 
-// Goes to the page whose token the server knows.
+// Opens the page whose token the server accepts.
 async function enter() {
   for (const token of remembered()) {
     const answer = await fetch(`/${token}/progress`).catch(() => null);

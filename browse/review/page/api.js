@@ -1,12 +1,12 @@
 // Requests to the server (browse/review/app.py).
 
-const RETRY_AFTER = 1000; // milliseconds, where the server has too much to do
+const RETRY_AFTER = 1000; // milliseconds, when the server is overloaded
 const RETRIES = 5;
 
 export class RequestError extends Error {
   constructor(status, message) {
     super(message);
-    this.status = status; // 0 where the server does not answer
+    this.status = status; // 0 if the server does not respond
   }
 }
 
@@ -18,13 +18,13 @@ export async function ask(path, body) {
     try {
       answer = await fetch(path, options);
     } catch {
-      throw new RequestError(0, "The server does not answer. Is it still running?");
+      throw new RequestError(0, "The server does not respond. Is it still running?");
     }
     if (answer.status === 503 && attempt < RETRIES) {
       await new Promise((done) => setTimeout(done, RETRY_AFTER));
       continue;
     }
-    const payload = await answer.json().catch(() => ({ error: `The server answered ${answer.status}.` }));
+    const payload = await answer.json().catch(() => ({ error: `The server responded with status ${answer.status}.` }));
     if (!answer.ok) throw new RequestError(answer.status, payload.error);
     return payload;
   }

@@ -1,21 +1,21 @@
-// The model's boxes below the threshold: faint on the picture, a slider a class, one key or click takes one.
+// The model's boxes below the threshold, drawn faintly. Each class has a slider; a key or click adds a box.
 
 import { ask } from "./api.js";
-import { byId, make, makeRow, showStatus } from "./dom.js";
+import { byId, make, makeRow, many, showStatus } from "./dom.js";
 import { change } from "./edits.js";
 import { iou } from "./geometry.js";
 import { kinds, kindWord, state, tell, listen } from "./state.js";
 
-const SAME = 0.7; // IoU with a box of its kind from which a candidate shows what is there already
+const SAME = 0.7; // IoU with a box of its class above which a candidate is a duplicate
 const START = 0.6; // the slider begins at this share of the threshold
 const UNKNOWN_THRESHOLD = 0.3;
-const STEP = 0.05; // of the keys that move all sliders
+const STEP = 0.05; // by which the keys move all sliders
 
-const COUNTING = 800; // milliseconds between questions while the server counts
-const LEVELS = 100; // of a score, as browse/review/candidate_counts.py counts them
+const COUNTING = 800; // milliseconds between requests while the server counts
+const LEVELS = 100; // score levels, as in browse/review/candidate_counts.py
 
-const floors = new Map(); // name of a kind -> the score from which its candidates are shown
-const counts = new Map(); // label -> what "counts/LABEL" gives: boxes and images of every level, over all images
+const floors = new Map(); // name of a kind -> minimum score at which its candidates are shown
+const counts = new Map(); // label -> response of "counts/LABEL": boxes and images at every level, over all images
 export const ghosts = { shown: true, loading: false };
 
 export async function loadCandidates() {
@@ -25,7 +25,7 @@ export async function loadCandidates() {
   ghosts.loading = true;
   try {
     const { candidates } = await ask(`lines/${line.number}/candidates`);
-    if (state.line !== line) return; // another line is shown by now
+    if (state.line !== line) return; // another line is shown now
     state.candidates = candidates;
   } catch (error) {
     showStatus(`no candidates: ${error.message}`, true);
@@ -39,7 +39,7 @@ export function floorOf(name) {
   return floors.get(name) ?? START * (thresholds[name] ?? threshold ?? UNKNOWN_THRESHOLD);
 }
 
-// Those that are shown: above their slider, and not of an object that has a box.
+// The candidates that are shown: above the slider of their class, and not duplicating a box.
 export function visible() {
   if (!ghosts.shown || !state.line) return [];
   const names = new Map(kinds().map((kind) => [kind.label, kind.name]));
@@ -87,7 +87,7 @@ function setFloor(name, score) {
   floors.set(name, Math.min(1, Math.max(0, Math.round(score * 100) / 100)));
 }
 
-// The panel: a slider for each kind that has candidates here.
+// The panel: a slider for each class or phrase that has candidates in this image.
 export function drawCandidates() {
   const section = byId("candidates-section");
   section.hidden = !state.overview.candidates;
@@ -111,13 +111,13 @@ function sliderRow(kind) {
   row.dataset.name = kind.name;
   const slider = make("input");
   Object.assign(slider, { type: "range", min: 0, max: 1, step: 0.01 });
-  slider.setAttribute("aria-label", `show candidates of ${kind.name} from this score`);
+  slider.setAttribute("aria-label", `minimum score of the candidates shown for ${kind.name}`);
   slider.addEventListener("input", () => {
     setFloor(kind.name, Number(slider.value));
     tell("candidates");
   });
   const words = make("span", "everywhere");
-  words.title = "boxes that this threshold would give over all images, without duplicates";
+  words.title = "number of boxes above this threshold in all images, without duplicates";
   row.append(slider, words);
   return row;
 }
@@ -130,20 +130,19 @@ function updateSlider(row, kind, shown, free) {
   row.querySelector(".everywhere").textContent = everywhere(kind);
 }
 
-// What a threshold where the slider is would give, over all images.
+// The number of boxes in all images above the score that the slider shows.
 function everywhere(kind) {
   const known = counts.get(kind.label);
   if (!known?.read || !known.boxes.length) return "";
   const level = Math.round(floorOf(kind.name) * LEVELS);
-  const [boxes, images] = [known.boxes[level], known.images[level]].map((count) => count.toLocaleString("en"));
-  const words = `all images: ${boxes} boxes in ${images}`;
+  const words = `overall: ${many(known.boxes[level], "box")} in ${many(known.images[level], "image")}`;
   return known.read < known.shards ? `${words}, ${Math.floor((100 * known.read) / known.shards)} % counted` : words;
 }
 
 async function loadCounts(label) {
   const { overview } = state;
   if (!overview.counts || kindWord() === "phrase" || counts.has(label)) return;
-  counts.set(label, null); // on its way
+  counts.set(label, null); // being requested
   for (;;) {
     const found = await ask(`counts/${label}`).catch(() => null);
     if (!found) return counts.delete(label);

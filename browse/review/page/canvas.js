@@ -1,27 +1,27 @@
-// The picture with its boxes: loading it, drawing, zooming. What the pointer does is in pointer.js.
+// Loads, draws and zooms the picture with its boxes. Mouse and touch input is in pointer.js.
 // Boxes are in pixels of the stored image; the screen shows `scale` CSS pixels for each of them.
 
 import { visible } from "./candidates.js";
 import { colourOf, wordOf } from "./compare.js";
-import { byId, make, showBanner } from "./dom.js";
+import { byId, make, many, showBanner } from "./dom.js";
 import { area, clamp } from "./geometry.js";
 import { kinds, listen, state } from "./state.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-const IGNORED = "#c8c8c8"; // grey, as drawings have it, and lighter: here it is dashed on a dark line
+const IGNORED = "#c8c8c8"; // a lighter grey than in drawings, since the dashes are on a dark line
 export const HANDLE = 9; // CSS pixels
 const MARGIN = 28; // CSS pixels round the picture
 const LARGEST_ZOOM = 32;
-const MANY = 40; // boxes from which only the selected one has a tag, unless tags are asked for
-// CSS pixels of a tag's line, and at most of a letter, with its share of the edges; page.css has the same two sizes.
+const MANY = 40; // with more boxes than this, only the selected one has a tag, unless all tags are switched on
+// Height of a tag and maximum width per character, padding included, in CSS pixels; page.css has the same two sizes.
 const TAG = { height: 20, letter: 9 };
 const SMALL_TAG = { height: 17, letter: 7.7 };
 const SMALL = matchMedia("(max-width: 700px)");
-const CROWD = 150; // tags from which no free place is looked for: there is none
-const SHARPER = 1.15; // a part is fetched when the screen has so many times the pixels of the reduced picture
-const SETTLED = 150; // milliseconds without scrolling after which a part is fetched
+const CROWD = 150; // with more tags than this, no free position is searched for: there is none
+const SHARPER = 1.15; // ratio of screen pixels to those of the reduced picture above which a sharper part is fetched
+const SETTLED = 150; // milliseconds without scrolling before a part is fetched
 export const HANDLES = [[0, 0], [0.5, 0], [1, 0], [1, 0.5], [1, 1], [0.5, 1], [0, 1], [0, 0.5]];
-const RETRY = 1000; // milliseconds after which a picture that the server was too busy for is asked for again
+const RETRY = 1000; // milliseconds before a picture is requested again that the server was too busy for
 
 export class Canvas {
   constructor() {
@@ -36,7 +36,7 @@ export class Canvas {
     this.scale = 1;
     this.hidden = false; // boxes
     this.tagMode = "auto"; // or "all", "selected"
-    this.drag = null; // what the pointer does, {kind, box}
+    this.drag = null; // the current pointer action, {kind, box}
     this.ready = null; // number of the line whose picture is on the screen
     this.drawn = []; // of each box {rim, frame, tag}
     this.unplaced = []; // tags of this drawing, {tag, box, rank, below}
@@ -51,7 +51,7 @@ export class Canvas {
 
   // The picture
 
-  // Nothing of the line before stays on the screen: its picture under new boxes would be accepted.
+  // Clears the previous line: otherwise its picture under the new boxes could be accepted.
   async showLine() {
     const { line } = state;
     this.zoom = 1;
@@ -76,9 +76,9 @@ export class Canvas {
       if (state.line === line) await this.explain(line, loaded.src);
       return;
     }
-    if (state.line !== line) return; // another line is shown by now
+    if (state.line !== line) return; // another line is shown now
     loaded.id = "picture";
-    loaded.alt = `${line.filename}, with ${state.boxes.length} boxes`;
+    loaded.alt = `${line.filename}, with ${many(state.boxes.length, "box")}`;
     this.picture.replaceWith(loaded);
     this.picture = loaded;
     this.note.hidden = true;
@@ -90,8 +90,8 @@ export class Canvas {
   checkShape({ width, height }) {
     const { naturalWidth, naturalHeight } = this.picture;
     if (Math.abs(naturalWidth / naturalHeight / (width / height) - 1) > 0.02) {
-      showBanner(`The picture's sides have the ratio ${naturalWidth} : ${naturalHeight}, but its line says ` +
-        `${width} x ${height}: its boxes may belong to another picture.`);
+      showBanner(`The picture has an aspect ratio of ${naturalWidth} : ${naturalHeight}, but the label file says ` +
+        `${width} x ${height}: these boxes may belong to another picture.`);
     }
   }
 
@@ -101,16 +101,16 @@ export class Canvas {
       setTimeout(() => { if (state.line === line) this.loadPicture(line); }, RETRY);
       return;
     }
-    const message = answer ? (await answer.json().catch(() => ({}))).error : "the server does not answer";
+    const message = answer ? (await answer.json().catch(() => ({}))).error : "the server does not respond";
     if (state.line !== line) return;
     this.note.className = "broken";
     this.note.textContent = `This picture cannot be shown, so it cannot be accepted. Press s to skip it. ${message ?? ""}`;
     this.note.hidden = false;
   }
 
-  // Why the line cannot be accepted now; "" where it can.
+  // Why the line cannot be accepted now; "" if it can.
   obstacle() {
-    if (!state.line || this.ready !== state.line.number) return "the picture is not there: it cannot be accepted yet";
+    if (!state.line || this.ready !== state.line.number) return "the picture is not loaded yet, so it cannot be accepted";
     return "";
   }
 
@@ -139,7 +139,7 @@ export class Canvas {
     this.timer = setTimeout(() => this.sharpen(), SETTLED);
   }
 
-  // What is in sight at the file's resolution, where the reduced picture has too few pixels for the screen.
+  // Shows the visible part at full resolution if the reduced picture has too few pixels for the screen.
   async sharpen() {
     const { line } = state;
     if (!line || this.ready !== line.number) return;
@@ -202,7 +202,7 @@ export class Canvas {
       const known = new Map(kinds().map((kind) => [kind.label, kind]));
       for (const ghost of visible()) this.drawGhost(ghost, known.get(ghost.of));
       this.drawOthers();
-      // The largest below, so that a small one shows.
+      // The largest box is drawn first, so that small ones stay visible.
       const order = state.boxes.map((_, index) => index);
       order.sort((a, b) => area(state.boxes[b].box) - area(state.boxes[a].box));
       for (const index of order) this.drawn[index] = this.drawBox(state.boxes[index], known.get(state.boxes[index].of), index);
@@ -222,7 +222,7 @@ export class Canvas {
     this.canvas.style.height = `${height * this.scale}px`;
   }
 
-  // A selection alone changes a few classes, not hundreds of elements.
+  // A new selection changes only a few CSS classes, not hundreds of elements.
   drawSelection() {
     if (!this.selectionLayer) return;
     const { selected, boxes } = state;
@@ -237,7 +237,7 @@ export class Canvas {
     if (this.drag?.box) this.drawDrag();
   }
 
-  // In a comparison the colour says what became of a box, not its class.
+  // In a comparison the colour shows how a box changed, not its class.
   drawBox(each, kind, index) {
     const change = state.comparison?.changes[index];
     const colour = change ? colourOf(change) : each.ignore ? IGNORED : kind?.colour ?? IGNORED;
@@ -258,7 +258,7 @@ export class Canvas {
     tag.classList.add("of-ghost");
   }
 
-  // The other label file's boxes that ours do not have in their place.
+  // Boxes of the other label file that have no identical box here.
   drawOthers() {
     for (const each of state.comparison?.boxes ?? []) {
       if (each.change === "same") continue;

@@ -1,4 +1,4 @@
-// A caption with its phrases in colour; words that were marked with the mouse become a phrase by a click.
+// The caption with its phrases in colour. Words selected with the mouse can be made a phrase.
 
 import { byId, make } from "./dom.js";
 import { addPhrase, setKind } from "./edits.js";
@@ -11,7 +11,7 @@ export function startCaption() {
   document.addEventListener("selectionchange", offerPhrase);
 }
 
-// Long phrases first, so that a phrase within a phrase keeps its own colour.
+// Long phrases come first, so that a phrase inside another keeps its colour.
 function draw() {
   const bar = byId("caption");
   bar.hidden = !state.line || state.line.caption === null;

@@ -1,10 +1,10 @@
-// The other label file's boxes over ours: what was gained, lost, moved or relabelled; against the truth, right and wrong.
+// Draws the boxes of another label file over these: gained, lost, moved or relabelled; right or wrong.
 
 import { ask } from "./api.js";
 import { byId, make, showStatus } from "./dom.js";
 import { state, tell } from "./state.js";
 
-// change -> [word, colour]; every colour can be read under black letters
+// change -> [word, colour]; black text is legible on every colour
 const CHANGES = {
   same: ["same", "#b8bcc4"], gained: ["gained", "#3ecf8e"], lost: ["lost", "#ff7a6b"], moved: ["moved", "#ffb84d"],
   relabelled: ["relabelled", "#c792ff"],
@@ -48,7 +48,7 @@ function showCounts() {
 }
 
 export function toggleComparison() {
-  if (!state.overview.other) return showStatus("start with --compare FILE to see other labels", true);
+  if (!state.overview.other) return showStatus("there are no other labels: start the server with --compare FILE", true);
   shown = !shown;
   byId("compare-button").setAttribute("aria-pressed", shown);
   if (shown) return loadComparison();

@@ -1,7 +1,7 @@
-// Many objects at a glance: a grid of crops, select many, and one action for all of them.
+// A grid with the crops of many objects, to select several and act on all of them at once.
 
 import { ask } from "./api.js";
-import { byId, make, showBanner, showStatus } from "./dom.js";
+import { byId, make, many, showBanner, showStatus } from "./dom.js";
 import * as history from "./history.js";
 import { goToLine } from "./navigation.js";
 import { take } from "./saving.js";
@@ -10,7 +10,7 @@ import { state } from "./state.js";
 
 const WINDOW = 120; // crops that are fetched together
 
-// like: [line, place] of the crop that the order "similar" begins with; loads: how many lists were asked for
+// like: [line, position] of the crop that "similar" starts with; loads: lists requested so far
 const grid = { open: false, list: null, rows: [], chosen: new Set(), anchor: null, loading: false, like: null, loads: 0 };
 
 export const isOpen = () => grid.open;
@@ -26,7 +26,7 @@ export function closeCrops() {
   grid.open = false;
   byId("crops").hidden = true;
   byId("crops-button").setAttribute("aria-pressed", false);
-  if (state.line) goToLine(state.line.number); // its boxes may be others now
+  if (state.line) goToLine(state.line.number); // its boxes may have changed
   byId("stage").focus();
 }
 
@@ -44,7 +44,7 @@ async function load() {
   } catch (error) {
     return showBanner(error.message);
   }
-  if (mine !== grid.loads) return; // another list was asked for meanwhile
+  if (mine !== grid.loads) return; // another list was requested meanwhile
   grid.list = list;
   grid.rows = [];
   grid.chosen.clear();
@@ -112,11 +112,11 @@ function draw() {
     crop.classList.toggle("ignored", grid.rows[index].ignore);
   });
   const count = grid.list?.count ?? 0;
-  byId("crops-count").textContent = `${count} boxes, ${grid.chosen.size} selected`;
+  byId("crops-count").textContent = `${many(count, "box")}, ${grid.chosen.size.toLocaleString("en")} selected`;
   for (const button of document.querySelectorAll("#crops [data-action]")) button.disabled = !grid.chosen.size;
 }
 
-// Does one thing with the selected crops.
+// Applies an action to the selected crops.
 export async function act(action, of = null) {
   const items = [...grid.chosen].sort((a, b) => a - b).map((index) => {
     const { number, box, of: kind } = grid.rows[index];
@@ -126,16 +126,16 @@ export async function act(action, of = null) {
   showStatus("saving …");
   try {
     const done = await ask("crops/change", { action, of, items });
-    history.push(`${action} of ${items.length} crops`, done.before.map(plain), done.after.map(plain));
+    history.push(`${action} of ${many(items.length, "crop")}`, done.before.map(plain), done.after.map(plain));
     take({ lines: done.after, progress: done.progress });
-    showStatus(`${action}: ${items.length} boxes in ${done.after.length} images; z takes it back`);
+    showStatus(`${action}: ${many(items.length, "box")} in ${many(done.after.length, "image")}; z undoes this`);
     await load();
   } catch (error) {
     showBanner(error.message);
   }
 }
 
-// A line as undo restores it.
+// The snapshot of a line that undo restores.
 function plain({ number, state: was, earlier, boxes, phrases }) {
   return { number, state: was, earlier, boxes, phrases: phrases.map(({ texts, spans }) => ({ texts, spans })) };
 }
@@ -151,14 +151,14 @@ function open(index) {
   byId("stage").focus();
 }
 
-// Captions have no categories in common: their boxes get the words of another phrase, where every caption has them.
+// Captions share no categories: their boxes get the words of another phrase, which every caption must contain.
 function relabel() {
   if (state.overview.categories.length) return openSearch((of) => act("relabel", of));
   const names = [...new Set(grid.rows.map((row) => row.name))].sort();
   openSearch((words) => act("relabel", words), names.map((name) => ({ label: name, name, colour: "transparent" })));
 }
 
-// What looks like the selected crop first; without one, groups that look alike.
+// Sorts by similarity to the selected crop or, without a selection, into groups that look alike.
 function sortAlike() {
   const row = grid.rows[grid.chosen.size ? [...grid.chosen].at(-1) : -1];
   grid.like = row ? [row.number, row.place] : null;
@@ -166,7 +166,7 @@ function sortAlike() {
   load();
 }
 
-// Keys while the grid is open; whether the key was taken.
+// Handles keys while the grid is open; returns whether the key was handled.
 export function pressInCrops(key, event) {
   const crops = [...byId("crops-grid").children];
   const here = crops.indexOf(document.activeElement);

@@ -1,4 +1,4 @@
-// Making elements, and the two places where the page says something.
+// Creates elements and shows messages in the status line and the banner.
 
 export const byId = (id) => document.getElementById(id);
 
@@ -9,7 +9,13 @@ export function make(kind, name = "", text = "") {
   return element;
 }
 
-// A name from the data, whose writing direction must not turn what stands beside it.
+// A number with its noun: "1 box", "1,204 boxes".
+export function many(count, noun) {
+  const plural = noun === "box" ? "boxes" : `${noun}s`;
+  return `${count.toLocaleString("en")} ${count === 1 ? noun : plural}`;
+}
+
+// A name from the data, isolated so that right-to-left text does not reorder its surroundings.
 export function makeName(text) {
   const name = make("bdi", "label", text);
   name.title = text;

@@ -1,4 +1,4 @@
-// Changes of the shown line. Each is saved at once and can be undone.
+// Changes to the current line. Each is saved at once and can be undone.
 
 import { ask } from "./api.js";
 import { showBanner, showStatus } from "./dom.js";
@@ -9,9 +9,9 @@ import { kinds, kindWord, snapshot, state, tell } from "./state.js";
 
 let copied = null; // a box, {box, of, ignore}
 
-// Runs an edit; an accepted line stays accepted, any other becomes a draft.
+// Applies an edit. An accepted line stays accepted; any other becomes a draft.
 export function change(label, edit, wanted = state.line?.state === "accepted" ? "accepted" : "edited") {
-  if (!state.line) return Promise.resolve(); // one loads: a key must not change the line before it
+  if (!state.line) return Promise.resolve(); // the next line is loading: a key must not change the previous one
   const before = snapshot();
   edit();
   Object.assign(state.line, { state: wanted, earlier: false });
@@ -25,21 +25,22 @@ export function change(label, edit, wanted = state.line?.state === "accepted" ? 
 export const accept = () => mark("acceptance", "accepted");
 export const skip = () => mark("skip", "skipped");
 
-// A second press while the first is saved is no step of its own, which undo would seem to ignore.
+// Pressing a key again while the first change is being saved is not a separate undo step.
 function mark(label, wanted) {
   if (state.line?.state === wanted && !state.line.earlier) return flush();
   return change(label, () => {}, wanted);
 }
 
 export function withdraw() {
-  if (!state.line || state.line.state === "untouched") return showStatus("the line is as the model left it");
+  if (!state.line || state.line.state === "untouched") return showStatus("this image has not been reviewed");
   const { since } = state.line;
   change("withdrawal", () => {
     state.boxes = structuredClone(state.line.model);
     state.selected = null;
   }, "untouched");
   if (since !== null && since < state.overview.round) {
-    showBanner(`It was corrected in round ${since}; from round ${state.overview.round} on the model's labels count.`, true);
+    const { round } = state.overview;
+    showBanner(`This was corrected in round ${since}; from round ${round} on, the model's labels are used.`, true);
   }
 }
 
@@ -52,14 +53,14 @@ export function resetBoxes() {
 }
 
 export function changeBox(index, box) {
-  // A box that a person moved has no score any more: the model gave it to another one.
+  // A box loses its score when a person moves it: the score was for the old position.
   change("move", () => { state.boxes[index] = { ...state.boxes[index], box, score: null }; });
 }
 
 export function createBox(box, of = state.kind, ignore = false) {
   if (of === null) {
     tell("boxes");
-    return showBanner("Mark the words of the caption that this box belongs to; then draw it.");
+    return showBanner("First select the words of the caption that the box belongs to, then draw it.");
   }
   change("new box", () => {
     state.boxes.push({ box: rounded(box), of, score: null, ignore });
@@ -81,7 +82,7 @@ export function toggleIgnore() {
   change("ignore", () => { state.boxes[state.selected] = { ...box, ignore: !box.ignore }; });
 }
 
-// Of the selected box, and of new ones.
+// Sets the class or phrase of the selected box and of new boxes.
 export function setKind(of) {
   state.kind = of;
   if (state.selected === null || state.boxes[state.selected].of === of) return tell("selection");
@@ -118,7 +119,7 @@ export function pasteBox() {
   const [x1, y1, x2, y2] = copied.box;
   const [w, h] = [Math.min(x2 - x1, width), Math.min(y2 - y1, height)];
   const there = state.boxes.some((each) => each.box.every((side, index) => side === copied.box[index]));
-  const shift = there ? 8 : 0; // beside itself, or nobody would see it
+  const shift = there ? 8 : 0; // shifted so that it does not hide the original
   const left = Math.min(x1 + shift, width - w);
   const top = Math.min(y1 + shift, height - h);
   const known = kinds().some((kind) => kind.label === copied.of);
@@ -134,7 +135,7 @@ export function select(index) {
 export function selectNext(step) {
   const count = state.boxes.length;
   if (!count) return;
-  // From nothing, forwards to the first and backwards to the last.
+  // Without a selection, forwards selects the first box and backwards the last.
   const from = state.selected ?? (step > 0 ? -1 : count);
   select((from + step + count) % count);
 }

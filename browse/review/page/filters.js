@@ -1,10 +1,10 @@
-// The filter bar: which lines the list, the arrows and `n` follow, and in which order.
+// The filter bar: decides which lines the list, the arrow keys and `n` go through, and in which order.
 
-import { byId, make, showBanner, showStatus } from "./dom.js";
+import { byId, make, many, showBanner, showStatus } from "./dom.js";
 import { goToLine, openView } from "./navigation.js";
 import { listen, state } from "./state.js";
 
-const ORDER_WORDS = { file: "as in the file", uncertain: "most uncertain first", diverse: "most diverse first", listed: "as the list has them", boxes: "most boxes first" };
+const ORDER_WORDS = { file: "as in the file", uncertain: "most uncertain first", diverse: "most diverse first", listed: "as listed", boxes: "most boxes first" };
 const TYPING = 300; // milliseconds after the last key
 
 let timer;
@@ -19,7 +19,7 @@ export function startFilters() {
   const form = byId("filters");
   form.addEventListener("submit", (event) => { event.preventDefault(); apply(); });
   form.addEventListener("input", (event) => {
-    if (event.target === byId("go-to")) return; // it is no filter, and must not lead back into one
+    if (event.target === byId("go-to")) return; // not a filter: it must not apply one
     clearTimeout(timer);
     timer = setTimeout(apply, event.target.type === "text" || event.target.type === "number" ? TYPING : 0);
   });
@@ -73,6 +73,6 @@ function showQuery() {
   byId("filter-order").value = query.order ?? "file";
   const filtered = Object.entries(query).some(([name, value]) => name !== "order" && value !== "" && value !== false
     && !(name === "label" && value === -1) && !(name === "low" && value === 0) && !(name === "high" && value === 1));
-  byId("filter-count").textContent = filtered ? `${view.count} of ${state.overview.total}` : `${view.count} images`;
+  byId("filter-count").textContent = filtered ? `${view.count} of ${state.overview.total}` : many(view.count, "image");
   byId("filter-clear").hidden = !filtered;
 }

@@ -1,9 +1,9 @@
-// Undo and redo over all images: each step knows its lines as they were and as they became.
+// Undo and redo across all images: each step stores its lines before and after the change.
 
 import { state } from "./state.js";
 import { changeTo, save } from "./saving.js";
 
-const STEPS = 1000; // that are kept
+const STEPS = 1000; // maximum number of steps kept
 
 const done = []; // [{label, before: [snapshot], after: [snapshot]}]
 let undone = [];
@@ -14,7 +14,7 @@ export function push(label, before, after) {
   undone = [];
 }
 
-// The steps of these lines are not what the server has any more.
+// Drops the steps of lines whose saved state no longer matches them.
 export function forget(numbers) {
   const others = (step) => !step.after.some(({ number }) => numbers.includes(number));
   const kept = done.filter(others);
@@ -30,7 +30,7 @@ export function redo(show) {
   return turn(undone, done, "after", show);
 }
 
-// Restores the lines of the last step; show(number, restored) brings the first of them up. Returns what was done.
+// Restores the lines of the last step; show(number, restored) displays the first of them. Returns the step's label.
 async function turn(from, to, side, show) {
   const step = from.pop();
   if (!step) return null;

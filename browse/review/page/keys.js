@@ -1,4 +1,4 @@
-// What the keys do.
+// Keyboard shortcuts.
 
 import * as candidates from "./candidates.js";
 import { toggleComparison } from "./compare.js";
@@ -12,9 +12,9 @@ import { openSearch } from "./search.js";
 import { kinds, state } from "./state.js";
 
 const ZOOM = 1.5;
-const REGIONS = ["stage", "boxes", "strip", "filter-text", "help-button"]; // where F6 goes
+const REGIONS = ["stage", "boxes", "strip", "filter-text", "help-button"]; // in the order in which F6 visits them
 
-export const actions = {}; // name -> what buttons and keys do
+export const actions = {}; // name -> function that buttons and keys call
 
 export function startKeys(canvas) {
   Object.assign(actions, actionsWith(canvas));
@@ -40,7 +40,7 @@ function actionsWith(canvas) {
     ignore: edits.toggleIgnore,
     kind: () => { if (state.line) openSearch(edits.setKind); },
     undo: () => turn(history.undo, "undone"),
-    redo: () => turn(history.redo, "done again"),
+    redo: () => turn(history.redo, "redone"),
     withdraw: edits.withdraw,
     reset: edits.resetBoxes,
     hide: () => canvas.toggleBoxes(),
@@ -65,18 +65,18 @@ function actionsWith(canvas) {
   };
 }
 
-// Accepting says that a person has seen the image and all its boxes.
+// Accepting means that a person has seen the image with all its boxes.
 async function accept(canvas) {
   const obstacle = canvas.obstacle();
   if (obstacle) return showStatus(obstacle, true);
   if (canvas.hidden) {
     canvas.toggleBoxes();
-    return showStatus("the boxes were hidden: look at them, then accept", true);
+    return showStatus("the boxes were hidden: check them, then accept", true);
   }
   await saveAndGoOn(edits.accept);
 }
 
-// Goes on only from a line that is saved: one whose change was refused is shown again, and the reason with it.
+// Continues only after the line is saved; if its change was refused, the line is shown again with the reason.
 async function saveAndGoOn(act) {
   const number = state.line?.number;
   if (number === undefined) return;
@@ -90,7 +90,7 @@ async function turn(act, words) {
     await saved;
     if (line.number !== state.line?.number) await goToLine(line.number);
   });
-  showStatus(label ? `${label} ${words}` : `nothing to be ${words}`);
+  showStatus(label ? `${label} ${words}` : `nothing can be ${words}`);
   if (cropsAreOpen()) reloadCrops();
 }
 
@@ -102,7 +102,7 @@ const KEYS = {
   l: "line", d: "theme", "?": "help", Escape: "deselect",
 };
 const WITH_CONTROL = { z: "undo", y: "redo", c: "copy", v: "paste" };
-const ONCE = new Set(["accept", "skip", "takeAll", "undo", "redo", "delete"]); // a key held down must not go on with these
+const ONCE = new Set(["accept", "skip", "takeAll", "undo", "redo", "delete"]); // a key held down must not repeat these
 
 function press(event, canvas) {
   if (event.defaultPrevented || !state.view || document.querySelector("dialog[open]")) return;
@@ -159,7 +159,7 @@ function nextTheme() {
   try {
     localStorage.setItem("groundhog-theme", theme);
   } catch {
-    // a browser that keeps nothing
+    // storage is disabled in this browser
   }
 }
 

@@ -1,19 +1,19 @@
-// Going from image to image, in the view that the filter bar asks for.
+// Moves from image to image in the view that the filter bar selects.
 
 import { ask } from "./api.js";
 import { loadCandidates } from "./candidates.js";
 import { loadComparison } from "./compare.js";
-import { byId, showBanner, showStatus } from "./dom.js";
+import { byId, many, showBanner, showStatus } from "./dom.js";
 import { touches } from "./geometry.js";
 import { flush, isUnsaved, remember } from "./saving.js";
 import { state, tell } from "./state.js";
 
-const CHECK = 500; // milliseconds between looks at how much of a long file is read
+const CHECK = 500; // milliseconds between checks of how much of a long file has been read
 
-let going = 0; // counts the ways to a line: an answer for an older one is passed over
-let heading = null; // the position that a step is on its way to: the next step counts from there
+let going = 0; // number of navigations so far: responses to older ones are discarded
+let heading = null; // target of the step in progress: the next step counts from there
 
-// Opens what a query asks for. stay: keep the shown line where the view has it.
+// Opens the view for a query. stay: keep the current line if the view contains it.
 export async function openView(query, stay = true) {
   const waiting = setInterval(showReading, CHECK);
   let view;
@@ -34,7 +34,7 @@ export async function openView(query, stay = true) {
   if (kept === null) await go(view.open ?? 0);
 }
 
-// Of the view; a server that was started again has forgotten it, and makes it anew.
+// Requests data of the view; after a restart of the server the view is opened again.
 async function askView(rest) {
   try {
     return await ask(`views/${state.view.view}/${rest}`);
@@ -80,7 +80,7 @@ export async function goToLine(number) {
   }
 }
 
-// From now on no key changes the line that is still on the screen.
+// From now on no key changes the line that is still displayed.
 function begin() {
   going += 1;
   heading = null;
@@ -103,7 +103,7 @@ function fail(error, mine) {
   if (mine !== going) return;
   heading = null;
   showBanner(error.message);
-  if (error.status !== 422 && state.left) show(state.left, state.position); // stay where it was
+  if (error.status !== 422 && state.left) show(state.left, state.position); // go back to the previous line
 }
 
 async function load(number, position, mine) {
@@ -144,7 +144,7 @@ export function show(line, position) {
   loadComparison();
 }
 
-// The shown line as undo or redo leaves it; its picture stays.
+// Shows the current line after undo or redo; the picture stays.
 export function restore({ state: was, earlier, boxes, phrases }) {
   Object.assign(state.line, { state: was, earlier });
   state.boxes = boxes;
@@ -154,7 +154,7 @@ export function restore({ state: was, earlier, boxes, phrases }) {
   tell("progress");
 }
 
-// A line that is no record: nothing to review, but others can be reached from here.
+// A line that is not a valid record: nothing to review, but navigation still works.
 function showBroken(number, position, message) {
   state.position = position;
   heading = null;
@@ -172,7 +172,7 @@ async function preload(position) {
 
 export const step = (by) => { if (state.view) go((heading ?? state.position ?? -1) + by); };
 
-// The next line that is untouched or edited; where there is none, says so.
+// Goes to the next line that is untouched or edited, or says that there is none.
 export async function goToOpen() {
   let position;
   try {
@@ -184,7 +184,8 @@ export async function goToOpen() {
   if (position !== null && position !== state.position) return go(position);
   const { accepted, lines } = state.progress;
   const whole = accepted === lines;
-  showBanner(whole ? `All ${lines} images are accepted; the corrections are in ${state.overview.stored}.`
-    : "Nothing is left to review in this filter.", true);
+  const all = lines === 1 ? "The image is" : `All ${many(lines, "image")} are`;
+  showBanner(whole ? `${all} accepted; the corrections are in ${state.overview.stored}.`
+    : "No image of this filter is left to review.", true);
   byId("stage").focus();
 }

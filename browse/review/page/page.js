@@ -1,4 +1,4 @@
-// Review of labels: this starts the page. The server (browse/review/app.py) checks and saves what it is sent.
+// Entry point of the review page. The server (browse/review/app.py) checks and saves the changes.
 
 import { remember } from "./address.js";
 import { ask } from "./api.js";
@@ -6,7 +6,7 @@ import { Canvas } from "./canvas.js";
 import { startCandidates } from "./candidates.js";
 import { startCaption } from "./caption.js";
 import { startCrops } from "./crops.js";
-import { byId, showBanner } from "./dom.js";
+import { byId, many, showBanner } from "./dom.js";
 import { startFilters } from "./filters.js";
 import * as history from "./history.js";
 import { startKeys } from "./keys.js";
@@ -18,7 +18,7 @@ import { openSearch, startSearch } from "./search.js";
 import { listen, state } from "./state.js";
 import { Strip } from "./strip.js";
 
-const LISTENING = 700; // milliseconds between looks at how much of a long file is read
+const LISTENING = 700; // milliseconds between checks of how much of a long file has been read
 
 async function start() {
   restoreTheme();
@@ -51,14 +51,14 @@ async function start() {
   byId("stage").focus({ preventScroll: true });
   if (known < total) watchReading();
   const { broken } = state.progress;
-  if (broken) showBanner(`${broken} lines cannot be reviewed. ${problems[0]}`);
+  if (broken) showBanner(`${many(broken, "line")} cannot be reviewed. ${problems[0]}`);
 }
 
 async function openFirst() {
   const requested = Number(location.hash.slice(1)) - 1;
   const { query } = state.overview;
   if (Number.isInteger(requested) && requested >= 0 && requested < state.overview.total) {
-    state.line = { number: requested }; // stays, where the view shows it
+    state.line = { number: requested }; // kept if the view contains it
     await openView(query);
     await goToLine(requested);
   } else {
@@ -77,7 +77,7 @@ function watchReading() {
   }, LISTENING);
 }
 
-// Another window, or another program, was faster: show what is saved.
+// Another window or program changed the line first: show the saved state.
 async function afterRejection(numbers, error) {
   history.forget(numbers);
   const shown = state.line?.number ?? state.left?.number;
@@ -96,7 +96,7 @@ function restoreTheme() {
     const theme = localStorage.getItem("groundhog-theme");
     if (theme) document.documentElement.dataset.theme = theme;
   } catch {
-    // a browser that keeps nothing
+    // storage is disabled in this browser
   }
 }
 

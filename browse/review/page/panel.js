@@ -1,12 +1,12 @@
-// The lists beside the picture: boxes, categories or phrases, and what is known of the line.
+// The lists beside the picture: boxes, categories or phrases, and details of the line.
 
-import { byId, make, makeRow } from "./dom.js";
+import { byId, make, makeRow, many } from "./dom.js";
 import { select, setKind } from "./edits.js";
 import { kinds, kindWord, listen, state } from "./state.js";
 
 const MARKS = { untouched: "not reviewed", edited: "edited, not accepted", accepted: "accepted", skipped: "skipped" };
-const NUMBERED = 9; // categories that have a key
-const MANY = 30; // categories from which those of the image come first
+const NUMBERED = 9; // categories with a number key
+const MANY = 30; // with more categories than this, those in the image come first
 
 export function startPanel() {
   listen("line", drawAll);
@@ -30,7 +30,7 @@ function drawLists() {
 function drawBoxes() {
   const { boxes } = state;
   const known = new Map(kinds().map((kind) => [kind.label, kind]));
-  byId("boxes-title").textContent = boxes.length === 1 ? "1 box" : `${boxes.length} boxes`;
+  byId("boxes-title").textContent = many(boxes.length, "box");
   byId("boxes").replaceChildren(...boxes.map((each, index) => {
     const kind = known.get(each.of);
     const note = each.ignore ? "ignored" : each.score === null ? "by hand" : each.score.toFixed(2);

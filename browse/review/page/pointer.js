@@ -1,4 +1,4 @@
-// What the pointer does to boxes: draw, move, resize, select; take a candidate; and drag the picture about.
+// Mouse and touch input: draw, move, resize and select boxes, add candidates, and drag the picture.
 
 import { take, visible } from "./candidates.js";
 import { HANDLE, HANDLES } from "./canvas.js";
@@ -6,7 +6,7 @@ import { changeBox, createBox, select } from "./edits.js";
 import { area, clamp, distance, inside, ordered, rounded } from "./geometry.js";
 import { state } from "./state.js";
 
-const TAP = 10; // CSS pixels that a finger may move
+const TAP = 10; // CSS pixels that a finger may move during a tap
 const CLICK = 4; // CSS pixels: a shorter drag is a click
 const MIDDLE = 1; // button
 
@@ -27,7 +27,7 @@ export class Pointer {
     if (event.button !== 0 || event.altKey || !state.line || this.canvas.hidden) return;
     const at = this.pixel(event);
     if (event.pointerType === "touch") {
-      // A finger pans and zooms the page; only a tap means a box.
+      // Fingers pan and zoom the page; only a tap selects a box.
       this.canvas.drag = { kind: "tap", from: at, box: null, line: state.line };
       return;
     }
@@ -63,7 +63,7 @@ export class Pointer {
     const { drag } = this.canvas;
     if (!drag) return;
     this.end();
-    if (drag.line !== state.line) return; // it began on another image
+    if (drag.line !== state.line) return; // the drag began on another image
     const { kind, box, from } = drag;
     if (!box) this.click(from);
     else if (kind === "create") this.finishNew(box);
@@ -82,7 +82,7 @@ export class Pointer {
     if ((x2 - x1) * scale >= CLICK && (y2 - y1) * scale >= CLICK) createBox(box);
   }
 
-  // Selects the smallest box there; where it is selected already, the next larger one. A smaller candidate is taken.
+  // Selects the smallest box at this point, or the next larger one if it is already selected. Adds a smaller candidate.
   click(at) {
     const { boxes, selected } = state;
     const there = boxes.map((_, index) => index).filter((index) => inside(boxes[index].box, at));

@@ -1,4 +1,4 @@
-// Saving changes, one request after the other; what cannot be sent is tried again and never forgotten silently.
+// Saves changes, one request at a time. Changes that cannot be sent are retried and never silently lost.
 
 import { ask } from "./api.js";
 import { showBanner, showStatus } from "./dom.js";
@@ -7,10 +7,10 @@ import { state, tell } from "./state.js";
 const RETRY = 3000; // milliseconds
 
 const revisions = new Map(); // number of a line -> its revision
-const waiting = []; // changes that are not sent: {number, state, boxes, phrases}; a later one of a line replaces it
-let sending = null; // the promise of the request under way
-let failing = false; // the banner says that something is not saved
-let rejected = () => {}; // called with the numbers of lines whose change was refused
+const waiting = []; // unsent changes: {number, state, boxes, phrases}, the latest for each line
+let sending = null; // promise of the current request
+let failing = false; // whether the banner reports an unsaved change
+let rejected = () => {}; // called with the numbers of the lines whose change was refused
 
 export function onRejected(act) {
   rejected = act;
@@ -24,12 +24,12 @@ export function isUnsaved() {
   return waiting.length > 0 || sending !== null;
 }
 
-// The change that makes a line what a snapshot says.
+// The change that turns a line into a snapshot.
 export function changeTo({ number, state: wanted, earlier, boxes, phrases }) {
   return { number, state: earlier ? "earlier" : wanted, boxes, phrases };
 }
 
-// Saves changes of one or several lines; settles when they are saved or refused.
+// Saves changes to one or more lines; the promise settles when they are saved or refused.
 export function save(changes) {
   for (const change of changes) {
     const before = waiting.findIndex((each) => each.number === change.number);
@@ -40,7 +40,7 @@ export function save(changes) {
   return flush();
 }
 
-// Sends what waits.
+// Sends the waiting changes.
 export function flush() {
   sending ??= send().finally(() => { sending = null; });
   return sending;
@@ -78,7 +78,7 @@ function drop(batch) {
   }
 }
 
-// Takes lines as the server has saved them.
+// Updates the revisions from the saved lines.
 export function take({ lines, progress }) {
   for (const line of lines) {
     remember(line);

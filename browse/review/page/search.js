@@ -6,8 +6,8 @@ import { kinds, kindWord, state } from "./state.js";
 
 const SHOWN = 50;
 
-let chosen = () => {}; // what is done with the kind that is chosen
-let offered = null; // kinds to choose among, where they are not those of the line; other words may be typed then
+let chosen = () => {}; // called with the chosen kind
+let offered = null; // kinds to choose from instead of those of the line; any other text may be typed then
 
 export function openSearch(act, among = null) {
   chosen = act;

@@ -1,1 +1,1 @@
-"""Layers of the network as single GPU kernels; a plain layer in the room above defines what each computes."""
+"""Layers of the network as single GPU kernels. The plain layers in the parent folder define what each computes."""

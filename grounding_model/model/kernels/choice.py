@@ -1,4 +1,4 @@
-"""Which layers are replaced by kernels."""
+"""Decides which layers are replaced by kernels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KERNELS: Mapping[type[nn.Module], type[nn.Module]] = {
     DeformableAttention: KernelDeformableAttention,
     SwinBlock: KernelSwinBlock,
 }
-MIN_CHANNELS = 16  # of a head: the minimum of Triton's matrix product
+MIN_CHANNELS = 16  # of a head: the minimum for Triton's matrix product
 
 
 def use_kernels(model: GroundingModel) -> None:
@@ -48,7 +48,7 @@ def is_power_of_two(number: int) -> bool:
 
 
 def keep_bfloat16(model: GroundingModel) -> None:
-    """Layers whose output is rounded to bfloat16 or added to float32 next write bfloat16 directly."""
+    """Makes layers write bfloat16 directly if their output is next rounded to bfloat16 or added to float32."""
     backbone = model.backbone
     if isinstance(backbone, SwinTransformer):
         for block in backbone.blocks():

@@ -1,7 +1,7 @@
-"""Sampling on a CPU by a loop in C++ (gather.cpp), optional, which a compiler of this machine builds once.
+"""Optional sampling on a CPU by a loop in C++ (gather.cpp), compiled once by this machine's compiler.
 
-It computes what attention.sample_rows does, within rounding, in less than half the time, because the corners of a point
-are never written to memory. Without a compiler, or with GROUNDHOG_COMPILE=0, the plain layer is used.
+It computes the same as attention.sample_rows, up to rounding, in less than half the time, because the corners of a
+point are never written to memory. Without a compiler, or with GROUNDHOG_COMPILE=0, the plain layer is used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ POINTER, LONG, INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
 
 
 def use_compiled_gather(model: GroundingModel) -> bool:
-    """Replaces the plain sampling by the compiled loop, in place; returns whether it could be built."""
+    """Replaces the plain sampling by the compiled loop, in place; returns whether the loop could be built."""
     if library() is None:
         return False
     for module in model.modules():
@@ -41,7 +41,7 @@ def use_compiled_gather(model: GroundingModel) -> bool:
 
 
 class CompiledDeformableAttention(DeformableAttention):
-    """Falls back to the plain layer in training, and where the model is not on a CPU."""
+    """Falls back to the plain layer in training and on other devices."""
 
     def sample(
         self, table: Tensor, sizes: LevelSizes, first_rows: Tensor, locations: Tensor, weights: Tensor
@@ -57,12 +57,12 @@ NAMES = {torch.float32: "gather_float32", torch.bfloat16: "gather_bfloat16"}
 def compiled_sample_rows(
     table: Tensor, sizes: LevelSizes, first_rows: Tensor, locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """As attention.sample_rows without gradient -> (N, C) float32. Needs library()."""
+    """Like attention.sample_rows, without gradient -> (N, C) float32. Requires library() to be available."""
     queries, heads, levels, points = weights.shape
     output = torch.empty(queries, heads * table.shape[1])
     constants = level_constants(sizes, table.device)
     inputs = (table, constants, first_rows, locations.float(), weights.float())
-    held = [each.contiguous() for each in inputs]  # until the loop is done
+    held = [each.contiguous() for each in inputs]  # keeps them alive until the loop has finished
     getattr(library(), NAMES[table.dtype])(
         *(each.data_ptr() for each in (*held, output)),
         queries, heads, levels, points, table.shape[1], torch.get_num_threads(),
@@ -72,7 +72,7 @@ def compiled_sample_rows(
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The built loop, from the user's cache where an earlier process built it; None where that cannot be."""
+    """The compiled loop, from the user's cache if an earlier process built it; None if it cannot be built."""
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if compiler is None or os.environ.get("GROUNDHOG_COMPILE") == "0":
         return None
@@ -88,7 +88,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def _built(compiler: str) -> Path:
-    """The library's file. Its name holds what it depends on: the source, the compiler, the CPU."""
+    """The library file. Its name contains a digest of what it depends on: the source, the compiler, the CPU."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=BUILD_SECONDS).stdout
     parts = (SOURCE.read_bytes(), version, " ".join(FLAGS).encode(), repr(torch.cpu.get_capabilities()).encode())
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
@@ -100,5 +100,5 @@ def _built(compiler: str) -> Path:
             built = Path(temporary) / path.name
             command = [compiler, *FLAGS, str(SOURCE), "-o", str(built)]
             subprocess.run(command, capture_output=True, check=True, timeout=BUILD_SECONDS)
-            built.replace(path)  # whole or not at all: another process may build it too
+            built.replace(path)  # atomic: another process may be building it too
     return path

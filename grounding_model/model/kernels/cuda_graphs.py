@@ -1,7 +1,7 @@
 """The forward pass as CUDA graphs, one for each input size that occurs again.
 
-At batch 1 a GPU does its part in a fifth of the time that Python needs to launch two thousand kernels; a graph launches
-them at once. https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+At batch 1 the GPU work takes a fifth of the time that Python needs to launch two thousand kernels; a graph launches
+them all at once. https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from grounding_model.model.grounding import Grounding, GroundingModel, ImageFeat
 
 logger = logging.getLogger(__name__)
 
-MAX_GRAPHS = 32  # sizes kept for each of the two parts; the one that was not used for longest goes
-MAX_SEEN = 4096  # sizes remembered that came once
+MAX_GRAPHS = 32  # sizes kept for each of the two parts; the least recently used one is dropped
+MAX_SEEN = 4096  # number of sizes seen once that are remembered
 
 
 class Recording(NamedTuple):
     graph: torch.cuda.CUDAGraph
-    inputs: list[Tensor]  # where the graph reads
-    outputs: Any  # where it writes
+    inputs: list[Tensor]  # that the graph reads
+    outputs: Any  # that the graph writes
 
 
 class ReplayedFunction:
     """A function of tensors, nested in tuples and lists, that does the same work for the same shapes.
 
-    The first time that shapes come it is simply called; the second time it is recorded; from then on it is replayed.
-    Graphs share one pool of memory, so what they write is copied before the next one may run.
+    It is called directly for new shapes, recorded the second time that they occur, and replayed from then on.
+    Graphs share a memory pool, so their outputs are copied before the next graph may run.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -72,10 +72,10 @@ class ReplayedFunction:
     def record(self, leaves: list[Any], structure: Any) -> Recording:
         buffers = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         arguments = tree_unflatten(buffers, structure)
-        self.function(*arguments)  # brings to the device what is made once for a size
+        self.function(*arguments)  # copies what is cached for a size to the device
         graph = torch.cuda.CUDAGraph()
         self.pool = self.pool or torch.cuda.graph_pool_handle()
-        # thread_local: other threads read images meanwhile, into memory that they pin.
+        # thread_local: meanwhile other threads read images into pinned memory.
         with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
             outputs = self.function(*arguments)
         return Recording(graph, tensors_of(buffers), outputs)
@@ -96,7 +96,7 @@ def remember(memory: OrderedDict, key: Hashable, value: Any, limit: int) -> None
 
 
 class ReplayedModel:
-    """A GroundingModel for inference on a GPU: the same encode_image and ground, by CUDA graphs."""
+    """A GroundingModel for inference on a GPU that runs encode_image and ground as CUDA graphs."""
 
     def __init__(self, model: GroundingModel) -> None:
         self.model = model
@@ -107,7 +107,7 @@ class ReplayedModel:
         return self.ground(self.encode_image(images), self.model.encode_text(text))
 
     def encode_image(self, images: ImageBatch) -> ImageFeatures:
-        if images.padded:  # what is padding comes from the CPU
+        if images.padded:  # padding is computed from sizes on the CPU
             return self.model.encode_image(images)
         return self.encode_pixels(images.pixels)
 

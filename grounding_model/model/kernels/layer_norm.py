@@ -1,4 +1,4 @@
-"""Layer norm as one Triton kernel, for inference on a GPU: torch's is made for few long rows, not many short ones.
+"""Layer norm as one Triton kernel, for inference on a GPU: torch's is tuned for few long rows, not many short ones.
 
 N rows, C channels.
 """
@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-NUMBERS = 4096  # that one program holds: some rows
+NUMBERS = 4096  # elements per program: several rows
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -34,7 +34,7 @@ def layer_norm_kernel(
 
 @torch.library.custom_op("groundhog::layer_norm", mutates_args=())
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, output: torch.dtype) -> Tensor:
-    """(..., C) -> (..., C) in the output's format; mean and deviation are taken in float32."""
+    """(..., C) -> (..., C) in the dtype `output`; mean and deviation are computed in float32."""
     x = x.contiguous()
     normalised = torch.empty_like(x, dtype=output)
     channels = x.shape[-1]

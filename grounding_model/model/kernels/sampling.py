@@ -1,7 +1,7 @@
 """The sampling of deformable attention as one Triton kernel, for inference on a GPU.
 
-The plain path (attention.sample_rows) writes 64 rows and shares for each query and head before it adds them up; here
-a query's points never leave the registers. Imported only where there is a GPU and Triton.
+The plain path (attention.sample_rows) writes 64 rows and weights for each query and head before it sums them; here
+a query's points never leave the registers. Imported only if there is a GPU and Triton.
 
 N queries, H heads, D channels of a head, K levels, P points.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from grounding_model.model.attention import DeformableAttention, LevelSizes, level_constants
 
-QUERIES = 32  # that one program answers, for one head
+QUERIES = 32  # per program, for one head
 
 
 @triton.jit(do_not_specialize=["queries"])
@@ -29,7 +29,7 @@ def sampling_kernel(
     channel = tl.arange(0, CHANNELS)
     first = tl.load(first_rows + query, mask=real, other=0).to(tl.int64) + head
     total = tl.zeros((BLOCK, CHANNELS), dtype=tl.float32)
-    for level in range(LEVELS):  # unrolled too, it takes many seconds to compile
+    for level in range(LEVELS):  # not unrolled: that would take many seconds to compile
         height, width = tl.load(levels + 3 * level), tl.load(levels + 3 * level + 1)
         start = tl.load(levels + 3 * level + 2)
         for point in tl.static_range(POINTS):
@@ -56,10 +56,10 @@ def sampling_kernel(
 
 @torch.library.custom_op("groundhog::sample_rows", mutates_args=())
 def sample_rows_on_gpu(table: Tensor, levels: Tensor, first_rows: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-    """As attention.sample_rows, with levels (K, 3) int32 height, width, first token, as level_constants makes them.
+    """Like attention.sample_rows, with levels (K, 3) int32 height, width, first token, from level_constants.
 
     table (B * V * H, D), D a power of two, first_rows (N,) int32, locations (N, H, K, P, 2), weights (N, H, K, P)
-    -> (N, H * D) in the table's format, added up in float32.
+    -> (N, H * D) in the table's dtype, summed in float32.
     """
     queries, heads, level_count, points = weights.shape
     channels = table.shape[1]

@@ -1,7 +1,7 @@
 """Swin's window attention as one Triton kernel, for inference on a GPU.
 
-A program computes one head of one window. It reads queries, keys and values at their positions in the map, so that
-nothing is padded, rolled, cut into windows or put together again (swin.SwinBlock.attend is the plain twin).
+Each program computes one head of one window. It reads queries, keys and values at their positions in the map, so
+nothing has to be padded, rolled, cut into windows or reassembled (swin.SwinBlock.attend is the plain version).
 
 B batch, H W height and width of the map, C channels, S side of a window, D channels of a head.
 """
@@ -25,7 +25,7 @@ def window_attention_kernel(
     head = tl.program_id(0) % HEADS
     window = tl.program_id(0) // HEADS
     image = window // (windows_down * windows_across)
-    # Where each pixel of the window stands in the rolled map, which is a multiple of windows, and in the map itself.
+    # Position of each pixel of the window in the rolled map, which consists of whole windows, and in the map itself.
     pixel = tl.arange(0, BLOCK)
     real = pixel < SIDE * SIDE
     rolled_y = window // windows_across % windows_down * SIDE + pixel // SIDE
@@ -37,7 +37,7 @@ def window_attention_kernel(
     channel = head * CHANNELS + tl.arange(0, CHANNELS)
     all_channels = HEADS * CHANNELS
     source = projected + token[:, None] * (3 * all_channels) + channel[None, :]
-    # Beyond the map the plain twin projects zeros, which leaves the bias.
+    # Outside the map the plain version projects zeros, which yields the bias.
     mask = inside[:, None]
     bias = projection_bias + channel
     query = tl.where(mask, tl.load(source, mask=mask, other=0.0), tl.load(bias)[None, :])
@@ -48,7 +48,7 @@ def window_attention_kernel(
     scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
     pair = (head * SIDE * SIDE + pixel[:, None]) * (SIDE * SIDE) + pixel[None, :]
     scores += tl.load(position_bias + pair, mask=real[:, None] & real[None, :], other=0.0).to(tl.float32)
-    if SHIFT:  # pixels that only the roll brought together hardly see each other
+    if SHIFT:  # pixels that are neighbours only because of the roll are masked
         band_y = (rolled_y >= padded_height - SIDE).to(tl.int32) + (rolled_y >= padded_height - SHIFT).to(tl.int32)
         band_x = (rolled_x >= padded_width - SIDE).to(tl.int32) + (rolled_x >= padded_width - SHIFT).to(tl.int32)
         region = band_y * 3 + band_x

@@ -1,1 +1,1 @@
-"""Convolutional networks by timm's names, so that the embedded models start without timm, which takes two seconds."""
+"""Convolutional networks under timm's names: embedded models then need no timm, which takes two seconds to import."""

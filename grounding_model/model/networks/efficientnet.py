@@ -35,11 +35,11 @@ STAGES = (
     Stage(4, 192, 5, 2),
     Stage(1, 320, 3, 1),
 )
-STAGE_OF_MAP = (0, 1, 2, 4, 6)  # the last stage of each stride from 2 to 32
+STAGE_OF_MAP = (0, 1, 2, 4, 6)  # the last stage with each stride from 2 to 32
 
 
 class Convolution(nn.Conv2d):
-    """Without bias. With stride 2 the padding is one pixel more below and right where it is odd, as in TensorFlow."""
+    """A convolution without bias. With stride 2, odd padding has the extra pixel below and right, as in TensorFlow."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         padding = kernel // 2 if stride == 1 else 0
@@ -58,7 +58,7 @@ def norm(channels: int) -> nn.BatchNorm2d:
 
 
 class Separable(nn.Module):
-    """A convolution of each channel, then one across channels."""
+    """A depthwise convolution, then a pointwise one."""
 
     def __init__(self, inputs: int, stage: Stage) -> None:
         super().__init__()
@@ -73,7 +73,10 @@ class Separable(nn.Module):
 
 
 class Inverted(nn.Module):
-    """The same in six times as many channels (MobileNetV2, arXiv 1801.04381); added to its input where that fits."""
+    """An inverted residual with six times as many channels (MobileNetV2, arXiv 1801.04381).
+
+    Its input is added if the shapes match.
+    """
 
     def __init__(self, inputs: int, stage: Stage) -> None:
         super().__init__()
@@ -93,7 +96,7 @@ class Inverted(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """out_indices: of the maps, 0 to 4 for the strides 2 to 32. Later stages keep their weights unused."""
+    """out_indices: maps to return, 0 to 4 for strides 2 to 32. Later stages exist, but are not run."""
 
     def __init__(self, out_indices: Sequence[int]) -> None:
         super().__init__()
@@ -115,7 +118,7 @@ class EfficientNetLite0(nn.Module):
                 nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> a map for each of out_indices."""
+        """(B, 3, H, W) -> one map for each of out_indices."""
         x = F.relu6(self.bn1(self.conv_stem(x)), inplace=True)
         maps = []
         for blocks in cast(Iterable[nn.Module], self.blocks[: max(self.out_stages) + 1]):

@@ -1,4 +1,4 @@
-"""Batch norms become part of the convolutions before them, for inference."""
+"""Folds batch norms into the convolutions before them, for inference."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 @torch.no_grad()
 def fold_batch_norms(network: nn.Module) -> None:
-    """In place, for a network in which a norm whose module has a convolution just before it follows that one.
+    """Folds the norms in place, assuming that a norm declared right after a convolution also follows it when run.
 
     It can no longer be trained or saved.
     """

@@ -1,4 +1,4 @@
-"""ResNet (arXiv 1512.03385) with the stride of a bottleneck in its 3 x 3 convolution, as timm and torchvision have it.
+"""ResNet (arXiv 1512.03385) with the stride of a bottleneck in its 3 x 3 convolution, as in timm and torchvision.
 
 The tensors have timm's names and order, and the maps are those of timm's features_only (tests compare).
 
@@ -55,7 +55,7 @@ class Bottleneck(nn.Module):
 
 
 def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
-    """A 1 x 1 convolution where the block changes the size, else nothing."""
+    """A 1 x 1 convolution if the block changes the shape, else None."""
     if stride == 1 and inputs == outputs:
         return nn.Identity()
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
@@ -75,7 +75,7 @@ RESNETS = {
 
 
 class ResNet(nn.Module):
-    """out_indices: of the maps, 0 behind the stem, 1 to 4 behind the stages. channels: of the stages' blocks."""
+    """out_indices: maps to return, 0 after the stem, 1 to 4 after the stages. channels: of the blocks in the stages."""
 
     def __init__(self, name: str, out_indices: Sequence[int], channels: Sequence[int] = (64, 128, 256, 512)) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class ResNet(nn.Module):
         self._reset()
 
     def _reset(self) -> None:
-        """Blocks start as their shortcuts (arXiv 1706.02677, section 5.1)."""
+        """Initialises each block to compute its shortcut (arXiv 1706.02677, section 5.1)."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -105,7 +105,7 @@ class ResNet(nn.Module):
                 nn.init.zeros_((module.bn3 if isinstance(module, Bottleneck) else module.bn2).weight)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> a map for each of out_indices."""
+        """(B, 3, H, W) -> one map for each of out_indices."""
         maps = list(self._maps(x))
         return [maps[index] for index in self.out_indices]
 
