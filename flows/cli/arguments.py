@@ -90,9 +90,9 @@ def names(text: str, option: str = "--categories") -> list[str]:
     """Names between commas or on lines, those of a file (a name a line, YOLO's YAML, a label map), or '$: coco'.
 
     Quotation marks around a name or the whole text, and brackets around a list, belong to no name: they come from
-    another program's list, or a shell left them. option: the one that gives the names. Raises InputError for an empty name, a
-    name with a quotation mark that nothing closes, a file that is not there, and a text that is written as a prompt is:
-    "cat. dog".
+    another program's list, or a shell left them. option: the one that gives the names. Raises InputError for an empty
+    name, a name with a quotation mark that nothing closes, a file that is not there, and what is written as a prompt
+    is: "cat. dog".
     """
     if text.strip().startswith("$:"):
         from grounding_model.inputs.category_lists import read_category_list
