@@ -1,47 +1,60 @@
-"""Images and prompts in, records out: the model as everybody outside this package sees it.
+"""Runs a model on images and prompts and returns records: the public interface of this package.
 
-B images of a batch, Q queries, L tokens, E entities of a caption, C labels of a prompt
+B images of a batch, Q queries, L tokens, E entities of a caption, C labels of a prompt.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import fields
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from formats.io.errors import InputError
 from formats.io.notebook import html_table
 from formats.io.plurals import many
-from formats.record import Box, Instance, Record, Region
+from formats.record import Record
+from grounding_model.answers import (
+    Detections,
+    LabelScoring,
+    best_detections,
+    detections_on_cpu,
+    in_pixels,
+    no_detections,
+    pooled_features,
+    record_of_detections,
+    record_with,
+    top_pairs,
+)
 from grounding_model.checkpoints.weights import load_checkpoint
 from grounding_model.inputs.defaults import DTYPE, DTYPES, WEIGHTS
-from grounding_model.inputs.image import check_image, read_resized, resize_for_test
-from grounding_model.inputs.image_batch import collate_pixels, normalise
+from grounding_model.inputs.image_batch import collate_pixels
 from grounding_model.inputs.predict import (
     Failure,
     FeaturedRecord,
     ImageSource,
     PredictSettings,
     ScoredRecord,
-    as_source,
     image_list,
     records_of,
 )
 from grounding_model.inputs.prompt import BuiltPrompt, Prompt
+from grounding_model.inputs.read_ahead import (
+    READERS,
+    Chunk,
+    LoadedImage,
+    ReadyPrompt,
+    in_batches,
+    read_ahead,
+    read_for_model,
+)
 from grounding_model.inputs.tokens import CaptionTokenizer, count_tokens, tokenize, tokens_of_spans, unknown_phrases
 from grounding_model.model.backbone import TimmFeatures
-from grounding_model.model.boxes import suppress_overlaps
 from grounding_model.model.grounding import GroundingModel, ImageFeatures, TextFeatures
 from grounding_model.model.kernels.compiled_gather import use_compiled_gather
 from grounding_model.model.kernels.cuda_graphs import ReplayedModel
@@ -55,48 +68,7 @@ logger = logging.getLogger(__name__)
 
 PromptSource = Prompt | Sequence[str | tuple[str, ...]]
 
-# Threads that decode and resize: a GPU takes more than 100 photos a second.
-READERS = max(4, min(16, os.cpu_count() or 1))
-CACHED_TEXTS = 64  # batches of captions whose features are kept: a list of 1,203 categories takes about 30 captions
-
-
-class Chunk(NamedTuple):
-    """One caption of a prompt. tokens: the columns of every entity, none for an expression. labels: of every entity."""
-
-    caption: str
-    tokens: list[list[int]]
-    labels: tuple[int, ...]
-
-
-class ReadyPrompt(NamedTuple):
-    prompt: Prompt
-    chunks: list[Chunk]
-
-
-class Picture(NamedTuple):
-    """height, width: of the stored image in pixels. pixels: (3, h, w) RGB as the model sees it, normalised float32, or
-    uint8 for a GPU, to which it comes in a quarter of the time."""
-
-    height: int
-    width: int
-    pixels: Tensor
-
-
-class LoadedImage(NamedTuple):
-    """One question: a prompt about a picture, which neighbours may share."""
-
-    filename: str
-    picture: Picture
-    prompt: ReadyPrompt
-
-
-class Detections(NamedTuple):
-    """Boxes of one image, best first. boxes: (N, 4) x1, y1, x2, y2 in pixels of the stored image."""
-
-    boxes: Tensor
-    scores: Tensor  # (N,)
-    labels: Tensor  # (N,) int64
-    all_scores: Tensor  # (N, C) of every label of the prompt, NaN where the box's caption did not hold it; or (N, 0)
+CACHED_TEXTS = 64  # batches of captions whose features are kept; 1,203 categories need about 30 captions
 
 
 def load_detector(
@@ -105,18 +77,18 @@ def load_detector(
     device: str = "auto",
     dtype: str = DTYPE,
 ) -> Detector | StudentDetector:
-    """A detector from whatever load_checkpoint reads, or from a student's folder.
+    """Loads a detector from anything that load_checkpoint reads, or from a student's folder.
 
-    device: as torch names it; 'auto' is a GPU where there is one.
+    device: a torch device name, or 'auto' for a GPU if there is one, else the CPU.
 
-    dtype: float32; bfloat16, which rounds the large linear layers of the image side only; or auto, which is bfloat16
-    where the device multiplies it natively. A student is small, and always float32.
+    dtype: float32; bfloat16, which rounds only the large linear layers of the image side; or auto, which means
+    bfloat16 on devices with native support and float32 elsewhere. Students are small and always run in float32.
 
-    Raises InputError when the weights cannot be read, the device is not there, or the dtype is not one of these.
+    Raises InputError when the weights cannot be read, the device is not available, or the dtype is unknown.
     """
     chosen = choose_device(device)
     if is_student(weights):
-        # Both load transformers' models, which takes seconds.
+        # Both import transformers' model classes, which takes seconds.
         from grounding_model.students.detector import StudentDetector
         from grounding_model.students.files import load_student
 
@@ -128,7 +100,7 @@ def load_detector(
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Raises InputError when this machine has no such device."""
+    """The torch device for a name; 'auto' prefers a GPU. Raises InputError when this machine has no such device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -141,23 +113,24 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def fast_forward(model: GroundingModel) -> GroundingModel | ReplayedModel:
-    """On a GPU: layers as single kernels where Triton is installed, and CUDA graphs of sizes that come again."""
+    """Speeds up inference on a GPU: Triton kernels where Triton is installed, and CUDA graphs for recurring sizes."""
     try:
         from grounding_model.model.kernels.choice import use_kernels
     except ImportError as error:  # Triton comes with PyTorch for GPUs, but not on every system
-        logger.info("the plain layers answer, without Triton's kernels: %s", error)
+        logger.info("using the plain layers, since Triton's kernels are not available: %s", error)
     else:
         use_kernels(model)
     return ReplayedModel(model)
 
 
 class Detector:
-    """A model with its tokenizer on a device. provenance: how the weights came about, as their file tells it.
+    """A model with its tokenizer on a device.
 
-    dtype: as load_detector takes it; as an attribute, what 'auto' came to. bfloat16 changes the model in place.
+    provenance: how the weights were made, from the metadata of their file. dtype: see load_detector; the attribute
+    holds the format that 'auto' resolved to. bfloat16 changes the model in place.
     """
 
-    gives_image_features = True  # labelling asks only detectors that say so
+    gives_image_features = True  # labelling requests image features only from detectors that set this
 
     def __init__(
         self,
@@ -203,10 +176,10 @@ class Detector:
     def predict(
         self, images: Sequence[ImageSource], prompt: PromptSource | Sequence[PromptSource], **settings: Any
     ) -> list[Record]:
-        """The records of all images, in their order; see predict_each. Raises InputError at the first bad one.
+        """Returns one record per image, in order; see predict_each. Raises InputError at the first unusable image.
 
-        prompt: category names, a Prompt, or a list with one of them for each image. settings: as PredictSettings
-        tells them, such as score_threshold=0.3 and batch_size=4.
+        prompt: category names, a Prompt, or a list with one of these per image. settings: fields of PredictSettings,
+        such as score_threshold=0.3 and batch_size=4.
         """
         images = image_list(images)
         return records_of(self.predict_each(images, _prompts_of(prompt, len(images)), **settings))
@@ -214,17 +187,17 @@ class Detector:
     def predict_each(
         self, images: Iterable[ImageSource], prompt: Prompt | Iterable[Prompt], **settings: Any
     ) -> Iterator[Record | Failure]:
-        """One outcome an image, in order, while threads read the images ahead; memory holds a few batches.
+        """Yields one record or Failure per image, in order. Threads read ahead; only a few batches are in memory.
 
-        images: paths, or (h, w, 3) uint8 RGB. prompt: one for all, or an iterable with one each. A path that stands
-        several times in a row, with other prompts, is read and runs through the backbone once.
-        settings: as PredictSettings tells them.
-        A record's filename is the path as given, "image-0" for an array. Categories become instances whose label is
-        the index in the prompt; phrases become a region each, in their order; an expression one region over the
-        caller's text. Boxes are sorted by score.
+        images: paths, or (h, w, 3) uint8 RGB arrays. prompt: one for all images, or an iterable with one per image.
+        When consecutive entries repeat a path with different prompts, the image is read and encoded only once.
+        settings: fields of PredictSettings.
+        A record's filename is the path as passed in, or "image-0" and so on for arrays. Categories become instances
+        whose label is the index in the prompt; each phrase becomes a region, in order; an expression becomes one
+        region that spans the whole text. Boxes are sorted by score.
 
-        Raises InputError for settings or a common prompt that cannot work, before the first image. A bad image or a
-        bad prompt of one image is a Failure in its place, and the rest continues.
+        Raises InputError before the first image when the settings or a shared prompt are invalid. An unusable image,
+        or an invalid prompt for a single image, yields a Failure in its position and the other images continue.
         """
         chosen = PredictSettings(**settings)
         pairs: Iterable[tuple[ImageSource, Callable[[], ReadyPrompt]]]
@@ -238,17 +211,17 @@ class Detector:
             )
         scale = chosen.scale or self.model.config.image_scale
         on_gpu = self.device.type == "cuda"
-        read = partial(_read, scale=scale, for_gpu=on_gpu)
-        loaded = _read_ahead(pairs, read, ahead=READERS + chosen.batch_size)
-        # A GPU works on a batch while we make records of the one before.
-        return _in_batches(loaded, chosen.batch_size, _Labeller(self, chosen), ahead=int(on_gpu))
+        read = partial(read_for_model, scale=scale, for_gpu=on_gpu)
+        loaded = read_ahead(pairs, read, ahead=READERS + chosen.batch_size)
+        # While the GPU works on one batch, the records of the previous batch are built here.
+        return in_batches(loaded, chosen.batch_size, _Labeller(self, chosen), ahead=int(on_gpu))
 
     def captions(self, prompt: Prompt, chunk_size: int | None = None) -> list[str]:
-        """What the model reads of a prompt: one caption, or one for each chunk."""
+        """The captions that the text encoder receives for a prompt: one, or one per chunk."""
         return [chunk.caption for chunk in self._ready(prompt, chunk_size).chunks]
 
     def text_cache(self) -> dict[tuple[str, ...], TextFeatures]:
-        """Features of captions by the captions of a batch, for as long as the weights stay: a training changes them."""
+        """Text features, keyed by the captions of a batch. Emptied when training has changed the weights."""
         weights = self.model.text_encoder.parameters()
         version = sum(weight._version for weight in weights if not weight.is_inference())  # others cannot be trained
         if version != self._texts_version:
@@ -256,9 +229,9 @@ class Detector:
         return self._texts
 
     def _ready(self, prompt: Prompt, chunk_size: int | None) -> ReadyPrompt:
-        """Captions and token columns of a prompt; none for a caption without phrases.
+        """Splits a prompt into captions with token columns; a caption without phrases has none.
 
-        Raises InputError for a name of which the tokenizer leaves nothing, or which is too long for any caption.
+        Raises InputError for a name that tokenizes to nothing or is too long for a caption.
         """
         budget = self.model.config.max_text_tokens - 2  # [CLS], [SEP]
         built = prompt.chunks(lambda text: count_tokens(text, self.tokenizer), budget, chunk_size)
@@ -270,30 +243,31 @@ class Detector:
         for label, found in zip(part.labels, columns):
             if not found:
                 name = prompt.labels[label]
-                raise InputError(f"prompt '{name}'", "the tokenizer knows no token in it", "expected letters or digits")
+                what = "contains no token that the model knows"
+                raise InputError(f"prompt '{name}'", what, "expected letters or digits")
         unknown = unknown_phrases(part.caption, columns, self.tokenizer)
         self._warn_of_unknown([prompt.labels[part.labels[index]] for index in unknown])
         return Chunk(part.caption, columns, part.labels)
 
     def _warn_of_unknown(self, names: Sequence[str]) -> None:
-        """Once a name: a prompt is prepared again for every shard."""
+        """Warns once per name, since the same prompt is prepared again for every shard."""
         for name in names:
             if name not in self._warned:
                 self._warned.add(name)
-                remedy = "expected a name in the language of its tokenizer, otherwise its boxes mean nothing"
-                logger.warning("prompt %r: the model knows no word of it ([UNK]); %s", name, remedy)
+                remedy = "expected a name in the tokenizer's language; boxes for this name are meaningless"
+                logger.warning("prompt %r: all its words are unknown to the model ([UNK]); %s", name, remedy)
 
 
 class Begun(NamedTuple):
-    """A batch on its way: its answers are on the device, perhaps not there yet."""
+    """A batch that the device has started on; its results may not be computed yet."""
 
     images: Sequence[LoadedImage]
-    answers: list[tuple[int, Detections]]  # an image's place in the batch, what was found by one of its captions
+    answers: list[tuple[int, Detections]]  # index of an image in the batch, detections for one of its captions
     pooled: Tensor | None  # (B, K C) image features
 
 
 class _Labeller:
-    """Runs the model on loaded images; keeps the features of captions that come again and of the last picture."""
+    """Runs the model on loaded images. Caches the features of captions and of the last picture."""
 
     def __init__(self, detector: Detector, settings: PredictSettings) -> None:
         self.detector = detector
@@ -303,7 +277,7 @@ class _Labeller:
         self.last: tuple[Tensor, ImageFeatures] | None = None  # pixels as the model saw them, and their features
 
     def __call__(self, images: Sequence[LoadedImage]) -> Callable[[], list[Record]]:
-        """Starts the work -> what waits for its end and gives the records."""
+        """Starts the work; returns a function that waits for it to finish and returns the records."""
         if self.settings.mixed_sizes:
             return partial(self._records, self._batch(images))
         by_size: dict[tuple[int, ...], list[int]] = {}
@@ -328,10 +302,10 @@ class _Labeller:
         features = self._encode_images([image.picture.pixels for image in images])
         answers: list[tuple[int, Detections]] = []
         for chunks in zip_longest(*(image.prompt.chunks for image in images)):
-            # An image whose prompt has no chunk left runs along with another's caption, and gets nothing from it.
+            # An image with fewer chunks than others runs with a filler caption, whose detections are discarded.
             filler = next(chunk.caption for chunk in chunks if chunk)
             captions = [chunk.caption if chunk else filler for chunk in chunks]
-            shared = set(captions) == {filler}  # a text of one caption is that of every image
+            shared = set(captions) == {filler}  # one caption is broadcast to all images
             text = self._encode_text((filler,) if shared else tuple(captions))
             grounding = self.detector.forward.ground(features, text)
             last = grounding.logits[-1].float(), grounding.boxes[-1].float()
@@ -343,34 +317,37 @@ class _Labeller:
     @torch.inference_mode()
     def _records(self, batch: Begun) -> list[Record]:
         found: list[list[Detections]] = [[] for _ in batch.images]
-        for (index, _), detections in zip(batch.answers, _to_cpu([answer for _, answer in batch.answers])):
-            found[index].append(_in_pixels(detections, batch.images[index].picture))
+        for (index, _), detections in zip(batch.answers, detections_on_cpu([answer for _, answer in batch.answers])):
+            found[index].append(in_pixels(detections, batch.images[index].picture))
         records = [
-            self._record(image, parts or [_nothing(self._columns(image))]) for image, parts in zip(batch.images, found)
+            self._record(image, parts or [no_detections(self._columns(image))])
+            for image, parts in zip(batch.images, found)
         ]
         if batch.pooled is None:
             return records
         pooled = batch.pooled.cpu().numpy()
-        return [_record_with(FeaturedRecord, record, image_feature=row) for record, row in zip(records, pooled)]
+        return [record_with(FeaturedRecord, record, image_feature=row) for record, row in zip(records, pooled)]
 
     def _answers(
         self, logits: Tensor, boxes: Tensor, chunks: Sequence[Chunk | None], images: Sequence[LoadedImage]
     ) -> list[Detections]:
-        """(B, Q, L) logits and (B, Q, 4) boxes -> one for each image that has a chunk."""
+        """(B, Q, L) logits and (B, Q, 4) boxes -> the detections of each image that has a chunk."""
         count = self.settings.max_per_chunk or self.settings.max_per_image
         first = chunks[0]
-        if first is not None and all(chunk is first for chunk in chunks):  # mostly: one prompt for all
-            together = _best_pairs(logits, boxes, self._scoring(first), count, self._columns(images[0]))
+        if first is not None and all(chunk is first for chunk in chunks):  # the usual case: one prompt for all
+            together = top_pairs(logits, boxes, self._scoring(first), count, self._columns(images[0]))
             return [Detections(*rows) for rows in zip(*together)]
         return [
-            _best_pairs(*answer, self._scoring(chunk), count, self._columns(image))
+            top_pairs(*answer, self._scoring(chunk), count, self._columns(image))
             for answer, chunk, image in zip(zip(logits, boxes), chunks, images)
             if chunk
         ]
 
     def _encode_images(self, pictures: Sequence[Tensor]) -> ImageFeatures:
-        """Row i is that of picture i. Those that share one tensor run through the backbone once, and the last of all
-        is kept for the next batch, unless its padding belongs to this one.
+        """Row i belongs to picture i. Pictures that share one tensor run through the backbone only once.
+
+        The last picture's features are kept for the next batch, except with mixed sizes, where they depend on the
+        padding of this batch.
         """
         known = {id(self.last[0]): self.last[1]} if self.last else {}
         new = list({id(pixels): pixels for pixels in pictures if id(pixels) not in known}.values())
@@ -384,29 +361,29 @@ class _Labeller:
         return ImageFeatures.joined([known[id(pixels)] for pixels in pictures])
 
     def _scoring(self, chunk: Chunk) -> LabelScoring:
-        """Made once for a prompt of all images."""
+        """The scoring of a chunk, cached because a prompt usually serves all images."""
         key = id(chunk)
         if key not in self.scorings:
             if len(self.scorings) >= CACHED_TEXTS:
                 self.scorings.clear()
             scoring = LabelScoring.of(chunk.tokens, chunk.labels, self.detector.device)
-            self.scorings[key] = chunk, scoring  # the chunk is kept, since another could get its id
+            self.scorings[key] = chunk, scoring  # keeps the chunk alive: a new object could reuse its id
         return self.scorings[key][1]
 
     def _columns(self, image: LoadedImage) -> int:
-        """How many labels' scores each box keeps beside its own."""
+        """The number of columns of all_scores: one per label if requested, else none."""
         return len(image.prompt.prompt.labels) if self.settings.return_all_scores else 0
 
     def _record(self, image: LoadedImage, parts: Sequence[Detections]) -> Record:
         count = self.settings.max_per_image if self.settings.max_per_chunk is None else None
         nms_iou = self.detector.model.config.nms_iou
-        found = _best(parts, count, self.settings.score_threshold, nms_iou)
+        found = best_detections(parts, count, self.settings.score_threshold, nms_iou)
         if not self.settings.return_all_scores:
-            return _record(image, found, Record)
+            return record_of_detections(image, found, Record)
         all_scores = found.all_scores
-        if image.prompt.prompt.kind != "categories":  # their boxes stand region after region
+        if image.prompt.prompt.kind != "categories":  # records list their boxes by region
             all_scores = all_scores[found.labels.argsort(stable=True)]
-        return _record(image, found, partial(ScoredRecord, all_scores=all_scores.numpy()))
+        return record_of_detections(image, found, partial(ScoredRecord, all_scores=all_scores.numpy()))
 
     def _encode_text(self, captions: tuple[str, ...]) -> TextFeatures:
         if captions not in self.texts:
@@ -418,240 +395,24 @@ class _Labeller:
         return self.texts[captions]
 
 
-def pooled_features(features: ImageFeatures) -> Tensor:
-    """(B, K C) float16: the mean of each of K levels over the image's content."""
-    means = []
-    for level, padding in zip(features.levels, features.paddings):
-        content = (~padding)[:, None].float()
-        means.append((level.float() * content).sum((2, 3)) / content.sum((2, 3)))
-    return torch.cat(means, dim=1).to(torch.float16)
-
-
-def _record_with(kind: Callable[..., Record], record: Record, **more: Any) -> Record:
-    return kind(**{each.name: getattr(record, each.name) for each in fields(record)}, **more)
-
-
-class LabelScoring(NamedTuple):
-    """How the scores of a caption's L tokens become those of its labels, as tensors on the model's device.
-
-    mean: (L', E) shares of each token in each entity, for the L' first tokens; None for an expression.
-    places: (E,) int64 the column of each entity's label among labels. labels: (C,) int64, ascending.
-    """
-
-    mean: Tensor | None
-    places: Tensor
-    labels: Tensor
-
-    @classmethod
-    def of(cls, tokens: Sequence[Sequence[int]], labels: Sequence[int], device: torch.device) -> LabelScoring:
-        """tokens: of each entity; none for an expression. labels: of each entity."""
-        if not tokens:
-            return cls(None, torch.zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.int64, device=device))
-        mean = torch.zeros(max(map(max, tokens)) + 1, len(tokens))
-        for entity, columns in enumerate(tokens):
-            mean[list(columns), entity] = 1 / len(columns)
-        unique, places = torch.tensor(labels).unique(return_inverse=True)
-        return cls(*(tensor.to(device, non_blocking=True) for tensor in (mean, places, unique)))
-
-
-def label_scores(logits: Tensor, scoring: LabelScoring) -> Tensor:
-    """(..., Q, L) logits -> (..., Q, C) scores: mean over the tokens of an entity, best entity of a label.
-
-    An expression's C is 1: the best of all tokens, [CLS], '.' and [SEP] among them as in the reference.
-    """
-    probabilities = logits.float().sigmoid()
-    if scoring.mean is None:
-        return probabilities.amax(dim=-1, keepdim=True)
-    entities = probabilities[..., : len(scoring.mean)] @ scoring.mean
-    if entities.shape[-1] == len(scoring.labels):  # a label each, in whatever order
-        return torch.empty_like(entities).index_copy(-1, scoring.places, entities)
-    scores = entities.new_zeros(*entities.shape[:-1], len(scoring.labels))
-    return scores.scatter_reduce(-1, scoring.places.expand_as(entities), entities, "amax")
-
-
-def _nothing(columns: int) -> Detections:
-    return Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), torch.zeros(0, columns))
-
-
-def _best_pairs(logits: Tensor, boxes: Tensor, scoring: LabelScoring, count: int, columns: int) -> Detections:
-    """(..., Q, L) logits, (..., Q, 4) cx, cy, w, h in fractions of the content -> the best (query, label) pairs of an
-    image or of each, boxes as given.
-
-    Nothing here waits for a GPU.
-    """
-    scores = label_scores(logits, scoring)
-    best, indices = scores.flatten(-2).topk(min(count, scores.shape[-2:].numel()))
-    query, column = indices // scores.shape[-1], indices % scores.shape[-1]
-    all_scores = scores.new_full((*query.shape, columns), torch.nan)
-    if columns:
-        all_scores[..., scoring.labels] = scores.take_along_dim(query[..., None], -2)
-    # What is not a number anywhere must not be overlooked, since the best scores may well be some.
-    broken = logits.isnan().flatten(-2).any(-1) | ~boxes.isfinite().flatten(-2).all(-1)
-    chosen = boxes.take_along_dim(query[..., None], -2).masked_fill(broken[..., None, None], torch.nan)
-    return Detections(chosen, best, scoring.labels[column], all_scores)
-
-
-def _to_cpu(answers: Sequence[Detections]) -> list[Detections]:
-    """At once: the one time that a batch waits for the device.
-
-    Raises InputError for NaN in the output: such a model would silently find nothing in any image.
-    """
-    copies = [Detections(*(tensor.to("cpu", non_blocking=True) for tensor in answer)) for answer in answers]
-    if answers and answers[0].boxes.is_cuda:
-        torch.cuda.current_stream(answers[0].boxes.device).synchronize()
-    if any(copy.boxes.isnan().any() for copy in copies):
-        raise InputError(
-            "weights", "the model's output contains NaN", "expected weights from a training that did not diverge"
-        )
-    return copies
-
-
-def _in_pixels(detections: Detections, picture: Picture) -> Detections:
-    return detections._replace(boxes=_pixels(detections.boxes, picture))
-
-
-def _pixels(boxes: Tensor, picture: Picture) -> Tensor:
-    """(N, 4) cx, cy, w, h in fractions -> x1, y1, x2, y2 in pixels of the stored image, inside it."""
-    centre, half = boxes[:, :2], boxes[:, 2:] / 2
-    corners = torch.cat((centre - half, centre + half), dim=1).clamp(0, 1)
-    return corners * corners.new_tensor([picture.width, picture.height] * 2)
-
-
-def _best(parts: Sequence[Detections], count: int | None, score_threshold: float, nms_iou: float | None) -> Detections:
-    """Detections of all chunks, sorted by score, without duplicates of a label, cut by count (None: all), threshold."""
-    if len(parts) == 1 and nms_iou is None:  # mostly: they are the best, best first
-        end = int((parts[0].scores >= score_threshold).sum())
-        end = end if count is None else min(end, count)
-        return Detections(*(tensor[:end] for tensor in parts[0]))
-    boxes, scores, labels, all_scores = (torch.cat(tensors) for tensors in zip(*parts))
-    order = scores.argsort(descending=True, stable=True)
-    order = order[scores[order] >= score_threshold]
-    if nms_iou is not None:
-        order = order[suppress_overlaps(boxes[order], labels[order], nms_iou)]
-    keep = order[:count]
-    return Detections(boxes[keep], scores[keep], labels[keep], all_scores[keep])
-
-
-def _record(image: LoadedImage, found: Detections, make: Callable[..., Record]) -> Record:
-    """make: Record, or what is called like it."""
-    prompt = image.prompt.prompt
-    boxes: list[Box] = [tuple(box) for box in found.boxes.tolist()]
-    rows = list(zip(boxes, found.scores.tolist(), found.labels.tolist()))
-    size = (image.filename, image.picture.height, image.picture.width)
-    if prompt.kind == "categories":
-        return make(*size, instances=tuple(Instance(box, n, prompt.labels[n], score) for box, score, n in rows))
-    spans = prompt.spans if prompt.kind == "phrases" else (((0, len(prompt.text)),),)
-    regions = []
-    for label, phrase in enumerate(spans):
-        boxes_of_label = [(box, score) for box, score, n in rows if n == label]
-        regions.append(
-            Region(
-                boxes=tuple(box for box, _ in boxes_of_label),
-                phrase=tuple(prompt.text[start:end] for start, end in phrase),
-                spans=phrase,
-                scores=tuple(score for _, score in boxes_of_label),
-            )
-        )
-    return make(*size, caption=prompt.text, regions=tuple(regions))
-
-
-def _in_batches(
-    loaded: Iterable[LoadedImage | Failure],
-    batch_size: int,
-    label: Callable[[Sequence[LoadedImage]], Callable[[], list[Record]]],
-    ahead: int,
-) -> Iterator[Record | Failure]:
-    """Failures keep their place among the records. ahead: batches begun before the first of them is waited for."""
-    begun: deque[Callable[[], Iterator[Record | Failure]]] = deque()
-    for batch in _batches(loaded, batch_size):
-        begun.append(partial(_outcomes, batch, label([image for image in batch if isinstance(image, LoadedImage)])))
-        if len(begun) > ahead:
-            yield from begun.popleft()()
-    while begun:
-        yield from begun.popleft()()
-
-
-def _batches(loaded: Iterable[LoadedImage | Failure], size: int) -> Iterator[list[LoadedImage | Failure]]:
-    """Of so many images each, and the failures among them."""
-    batch: list[LoadedImage | Failure] = []
-    images = 0
-    for outcome in loaded:
-        batch.append(outcome)
-        images += isinstance(outcome, LoadedImage)
-        if images == size:
-            yield batch
-            batch, images = [], 0
-    if batch:
-        yield batch
-
-
-def _outcomes(batch: Sequence[LoadedImage | Failure], finish: Callable[[], list[Record]]) -> Iterator[Record | Failure]:
-    records = iter(finish())
-    for outcome in batch:
-        yield outcome if isinstance(outcome, Failure) else next(records)
-
-
-def _read_ahead(
-    pairs: Iterable[tuple[ImageSource, Callable[[], ReadyPrompt]]],
-    read: Callable[[ImageSource, str], Picture],
-    ahead: int,
-) -> Iterator[LoadedImage | Failure]:
-    """Images in order, at most `ahead` of them decoded and not yet taken; a path that comes again at once is shared."""
-    waiting: deque[Future[LoadedImage | Failure]] = deque()
-    last: str | None = None
-    with ThreadPoolExecutor(READERS, thread_name_prefix="read-image") as readers:
-        try:
-            for index, (source, prompt) in enumerate(pairs):
-                image = as_source(source)
-                filename = f"image-{index}" if isinstance(image, np.ndarray) else str(image)
-                if isinstance(image, np.ndarray) or filename != last:  # the same array may hold other pixels by now
-                    picture = readers.submit(read, image, filename)  # before _load, which waits for it
-                last = filename
-                waiting.append(readers.submit(_load, filename, picture, prompt))
-                if len(waiting) >= ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def _read(image: ImageSource, filename: str, scale: tuple[int, int], for_gpu: bool) -> Picture:
-    """Whatever of the way to the model needs no model, so that threads do it ahead."""
-    if not isinstance(image, np.ndarray):
-        resized, height, width = read_resized(image, scale)
-    else:
-        height, width = check_image(image, filename).shape[:2]
-        resized = resize_for_test(image, scale)
-    if not for_gpu:
-        return Picture(height, width, torch.from_numpy(normalise(resized)))
-    return Picture(height, width, torch.from_numpy(resized.transpose(2, 0, 1).copy()).pin_memory())
-
-
-def _load(filename: str, picture: Future[Picture], prompt: Callable[[], ReadyPrompt]) -> LoadedImage | Failure:
-    try:
-        return LoadedImage(filename, picture.result(), prompt())
-    except InputError as error:
-        return Failure(filename, error)
-
-
 def _prompts_of(prompt: PromptSource | Sequence[PromptSource], count: int) -> Prompt | list[Prompt]:
-    """One prompt for all, or one each: a list of Prompts or of lists of names.
+    """One prompt for all images, or a list with one per image: Prompts, or lists of names.
 
-    In one list of names a tuple holds synonyms.
+    A tuple inside a list of names contains synonyms.
     """
     if isinstance(prompt, Prompt):
         return prompt
     if isinstance(prompt, str):
         raise InputError(
-            "prompt", f"the text '{prompt}'", "expected a list of names, or a Prompt that says what the text is"
+            "prompt", f"the text '{prompt}'", "expected a list of names, or a Prompt such as Prompt.phrases(text)"
         )
     entries: list[Any] = list(prompt)  # names and synonyms, or prompts and lists of names
     if not entries or not all(isinstance(entry, Prompt | list) for entry in entries):
         return Prompt.categories(entries)
     if len(entries) != count:
         raise InputError(
-            "prompt", f"{many(len(entries), 'prompt')} for {many(count, 'image')}", "expected one for all, or one each"
+            "prompt",
+            f"{many(len(entries), 'prompt')} for {many(count, 'image')}",
+            "expected one for all images, or one for each",
         )
     return [entry if isinstance(entry, Prompt) else Prompt.categories(entry) for entry in entries]

@@ -49,7 +49,7 @@ from grounding_model.checkpoints.locations import EMBEDDED
 from grounding_model.checkpoints.weights import build_model, read_weights
 from grounding_model.inputs.image import read_image
 from grounding_model.inputs.prompt import Prompt
-from grounding_model.inputs.tokens import load_tokenizer, tokenizer_from_text
+from grounding_model.inputs.tokens import load_tokenizer, tokenize, tokenizer_from_text
 from grounding_model.training.config import TrainConfig
 from tests.format_samples import SAMPLES, write_hub_table
 from tests.paths import GOLDEN
@@ -468,7 +468,7 @@ def _tokenizer(folder: Path) -> None:
 def _read_tokenizer(folder: Path) -> None:
     for source in (folder, folder / "vocab.txt"):
         with suppress(InputError):
-            load_tokenizer(source)("a cat. a dog.")
+            tokenize(["a cat. a dog."], load_tokenizer(source))
     with suppress(InputError, UnicodeDecodeError):
         tokenizer_from_text((folder / "tokenizer.json").read_text())
 

@@ -337,17 +337,23 @@ def killable(folder: Path, port: int) -> Iterator[tuple[str, object]]:
         process.wait()
 
 
-def test_candidates_are_taken_by_a_click_and_by_a_key(page: Page, tmp_path: Path) -> None:
-    write_data(tmp_path, 2, [])
+def write_candidates_of_first(folder: Path, lines: int) -> CandidateBoxes:
+    """A labelling in folder/work whose first image has three candidates below the threshold."""
     boxes = np.array([[2, 2, 12, 12], [15, 5, 25, 20], [28, 3, 38, 28]], np.float32)
     found = ImageCandidates(0, "00.png", np.array([0, 1, 1], np.int32), boxes, np.array([0.28, 0.25, 0.1], np.float32))
-    write_candidates(tmp_path / "work" / "candidates" / "shard-00000.parquet", Candidates.of_images([found]), "key")
+    write_candidates(folder / "work" / "candidates" / "shard-00000.parquet", Candidates.of_images([found]), "key")
     label_map = {str(label): name for label, name in NAMES.items()}
-    shards = [{"index": 0, "first_line": 0, "lines": 2, "offset": 0}]
-    manifest = {"key": "key", "source": str(tmp_path / "x_od.json"), "label_map": label_map, "shards": shards}
-    (tmp_path / "work" / "manifest.json").write_text(json.dumps(manifest))
+    shards = [{"index": 0, "first_line": 0, "lines": lines, "offset": 0}]
+    manifest = {"key": "key", "source": str(folder / "x_od.json"), "label_map": label_map, "shards": shards}
+    (folder / "work" / "manifest.json").write_text(json.dumps(manifest))
+    return CandidateBoxes(read_plan(folder / "work"))
+
+
+def test_candidates_are_taken_by_a_click_and_by_a_key(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 2, [])
+    candidates = write_candidates_of_first(tmp_path, 2)
     review = Review(tmp_path / "x_od_v1.json")
-    with running(review, tmp_path, CandidateBoxes(read_plan(tmp_path / "work"))) as server:
+    with running(review, tmp_path, candidates) as server:
         page.open(server.address)
         ghosts = "document.querySelectorAll('.ghost').length"
         page.wait(f"{at(1, 2)} && {ghosts} === 2")  # the third is below the sliders
@@ -422,7 +428,7 @@ def test_a_filter_is_followed_by_the_list_and_the_keys(page: Page, tmp_path: Pat
         page.wait(at(1, 12))
         page.press("f")
         page.type("1")
-        page.wait(f"{text('filter-count')} === '3 of 12 images' && {at(1, 3)}")
+        page.wait(f"{text('filter-count')} === '3 of 12' && {at(1, 3)}")
         page.press("Escape")
         page.press("Enter")
         page.wait(f"{at(2, 3)} && {text('name')} === '10.png'")
@@ -444,7 +450,7 @@ def test_show_all_forgets_what_was_typed_into_the_filter(page: Page, tmp_path: P
         page.wait(at(1, 12))
         page.press("f")
         page.type("10")
-        page.wait(f"{text('filter-count')} === '1 of 12 images'")
+        page.wait(f"{text('filter-count')} === '1 of 12'")
         page.value("document.getElementById('filter-clear').focus()")
         page.click("#filter-clear")
         page.wait(f"{text('filter-count')} === '12 images'")
@@ -455,7 +461,7 @@ def test_show_all_forgets_what_was_typed_into_the_filter(page: Page, tmp_path: P
         page.press("l")
         page.type("99")
         page.press("Enter")
-        page.wait(f"{text('banner-text')} === 'no line 99: there are 12 lines'")
+        page.wait(f"{text('banner-text')} === 'no line 99 of 12 lines'")
 
 
 def test_each_arrow_counts_while_the_next_image_loads(page: Page, tmp_path: Path) -> None:
@@ -523,6 +529,49 @@ def test_nothing_stands_out_on_small_screens(page: Page, tmp_path: Path, width: 
         inside = "document.getElementById('canvas').getBoundingClientRect().right"
         rights = "[...document.querySelectorAll('.tag')].map((tag) => tag.getBoundingClientRect().right)"
         assert page.value(f"Math.max(...{rights}) <= {inside} + 1")
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
+def test_tags_of_neighbours_do_not_cover_one_another(page: Page, tmp_path: Path, width: int, height: int) -> None:
+    near = [Instance((x, y, x + 6, y + 5), 0, "cat", 0.9) for x, y in ((15, 3), (17, 4), (16, 5), (18, 8), (20, 3))]
+    write_data(tmp_path, 1, near)
+    with served(tmp_path, "x_od_v1.json") as server:
+        page.open(server.address, width, height)
+        page.wait(f"{SHOWN} && document.querySelectorAll('.tag').length === 5")
+        covering = (
+            "(() => { const at = [...document.querySelectorAll('.tag')].map((tag) => tag.getBoundingClientRect());"
+            " return at.filter((one, index) => at.slice(index + 1).some((other) => one.left < other.right - 1 &&"
+            " other.left < one.right - 1 && one.top < other.bottom - 1 && other.top < one.bottom - 1)).length; })()"
+        )
+        assert page.value(covering) == 0
+
+
+def test_a_filter_moves_nothing_and_its_fields_show_their_words(page: Page, tmp_path: Path) -> None:
+    write_data(tmp_path, 12)
+    write_odvg(tmp_path / "truth.json", [Record("00.png", 30, 40, (Instance((1, 2, 20, 24), 1, "dog"),))])
+    top = "document.querySelector('main').getBoundingClientRect().top"
+    with running(Review(tmp_path / "x_od_v1.json"), tmp_path, other=tmp_path / "truth.json") as server:
+        page.open(server.address, 1280, 800)
+        page.wait(at(1, 12))
+        before = page.value(top)
+        # The words of a field end before its arrow, 22 pixels from its right side.
+        room = (
+            "['filter-label', 'filter-state', 'filter-order', 'crops-sort'].filter((id) => {"
+            " const field = document.getElementById(id), style = getComputedStyle(field);"
+            " const pen = document.createElement('canvas').getContext('2d'); pen.font = style.font;"
+            " const words = pen.measureText(field.selectedOptions[0].text).width;"
+            " return parseFloat(style.paddingRight) < 20 ||"
+            " words > field.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight); })"
+        )
+        page.press("v")
+        page.wait("document.querySelectorAll('.crop').length > 0")
+        assert page.value(room) == []
+        page.press("Escape")
+        page.wait(at(1, 12))
+        page.press("f")
+        page.type("03")
+        page.wait(f"{text('filter-count')} === '1 of 12' && !document.getElementById('filter-clear').hidden")
+        assert page.value(top) == before
 
 
 def test_crops_that_look_alike_stand_together(page: Page, tmp_path: Path) -> None:
@@ -614,7 +663,8 @@ SERIOUS = (
 def test_axe_finds_nothing_serious_in_any_view(page: Page, tmp_path: Path) -> None:
     write_data(tmp_path, 12)
     write_odvg(tmp_path / "truth.json", [Record("00.png", 30, 40, (Instance((1, 2, 20, 24), 1, "dog"),))])
-    with running(Review(tmp_path / "x_od_v1.json"), tmp_path, other=tmp_path / "truth.json") as server:
+    candidates = write_candidates_of_first(tmp_path, 12)
+    with running(Review(tmp_path / "x_od_v1.json"), tmp_path, candidates, tmp_path / "truth.json") as server:
         page.call("Page.setBypassCSP", enabled=True)
         try:
             page.open(server.address)
@@ -622,6 +672,7 @@ def test_axe_finds_nothing_serious_in_any_view(page: Page, tmp_path: Path) -> No
             page.value(AXE.read_text(encoding="utf-8") + "; true")
             for theme in ("dark", "light"):
                 page.value(f"document.documentElement.dataset.theme = '{theme}'")
+                page.wait("document.querySelectorAll('.ghost').length > 0")
                 assert page.value(SERIOUS) == []
                 page.press("v")
                 page.wait("document.querySelectorAll('.crop').length === 12")

@@ -15,10 +15,13 @@ from PIL import Image
 
 from formats.io.errors import InputError
 from formats.record import Record
-from grounding_model.detector import READERS, Detector, Failure, LabelScoring, label_scores, load_detector
+from grounding_model.answers import LabelScoring, label_scores
+from grounding_model.detector import Detector, load_detector
 from grounding_model.inputs.category_lists import read_category_list
 from grounding_model.inputs.image import read_image
+from grounding_model.inputs.predict import Failure
 from grounding_model.inputs.prompt import Prompt
+from grounding_model.inputs.read_ahead import READERS
 from tests.paths import GOLDEN
 
 A = GOLDEN / "a"
@@ -454,7 +457,7 @@ def test_a_name_that_the_tokenizer_does_not_know_is_said_once(caplog):
     for _ in range(2):
         detector.captions(Prompt.categories(["cat", "猫"]))
     (record,) = [each for each in caplog.records if "[UNK]" in each.getMessage()]
-    assert record.getMessage().startswith("prompt '猫': the model knows no word of it")
+    assert record.getMessage().startswith("prompt '猫': all its words are unknown to the model")
 
 
 def test_features_of_a_text_stay_with_the_detector_until_the_weights_change(

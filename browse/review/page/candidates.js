@@ -16,12 +16,13 @@ const LEVELS = 100; // of a score, as browse/review/candidate_counts.py counts t
 
 const floors = new Map(); // name of a kind -> the score from which its candidates are shown
 const counts = new Map(); // label -> what "counts/LABEL" gives: boxes and images of every level, over all images
-export const ghosts = { shown: true };
+export const ghosts = { shown: true, loading: false };
 
 export async function loadCandidates() {
   const { line } = state;
   state.candidates = [];
   if (!state.overview.candidates) return;
+  ghosts.loading = true;
   try {
     const { candidates } = await ask(`lines/${line.number}/candidates`);
     if (state.line !== line) return; // another line is shown by now
@@ -29,6 +30,7 @@ export async function loadCandidates() {
   } catch (error) {
     showStatus(`no candidates: ${error.message}`, true);
   }
+  ghosts.loading = false;
   tell("candidates");
 }
 
@@ -92,7 +94,7 @@ export function drawCandidates() {
   if (section.hidden) return;
   const shown = visible();
   const free = state.line ? state.candidates.filter(isFree) : [];
-  byId("candidates-title").textContent = ghosts.shown
+  byId("candidates-title").textContent = ghosts.loading ? "Candidates" : ghosts.shown
     ? `Candidates: ${shown.length} of ${free.length} shown` : "Candidates: hidden (g)";
   byId("take-all").disabled = !shown.length;
   const there = kinds().filter((kind) => free.some((each) => each.of === kind.label));
@@ -101,7 +103,7 @@ export function drawCandidates() {
   for (const kind of there) loadCounts(kind.label);
   list.replaceChildren(...there.map((kind) => known.get(kind.name) ?? sliderRow(kind)));
   for (const kind of there) updateSlider(list.children[there.indexOf(kind)], kind, shown, free);
-  if (!there.length) list.append(make("li", "empty", "none for this image"));
+  if (!there.length) list.append(make("li", "empty", ghosts.loading ? "loading …" : "none for this image"));
 }
 
 function sliderRow(kind) {

@@ -12,9 +12,12 @@ const IGNORED = "#c8c8c8"; // grey, as drawings have it, and lighter: here it is
 export const HANDLE = 9; // CSS pixels
 const MARGIN = 28; // CSS pixels round the picture
 const LARGEST_ZOOM = 32;
-const LETTER = 9; // pixels at most of a tag's letter, its edges included
 const MANY = 40; // boxes from which only the selected one has a tag, unless tags are asked for
-const TAG_HEIGHT = 20; // CSS pixels
+// CSS pixels of a tag's line, and at most of a letter, with its share of the edges; page.css has the same two sizes.
+const TAG = { height: 20, letter: 9 };
+const SMALL_TAG = { height: 17, letter: 7.7 };
+const SMALL = matchMedia("(max-width: 700px)");
+const CROWD = 150; // tags from which no free place is looked for: there is none
 const SHARPER = 1.15; // a part is fetched when the screen has so many times the pixels of the reduced picture
 const SETTLED = 150; // milliseconds without scrolling after which a part is fetched
 export const HANDLES = [[0, 0], [0.5, 0], [1, 0], [1, 0.5], [1, 1], [0.5, 1], [0, 1], [0, 0.5]];
@@ -36,6 +39,7 @@ export class Canvas {
     this.drag = null; // what the pointer does, {kind, box}
     this.ready = null; // number of the line whose picture is on the screen
     this.drawn = []; // of each box {rim, frame, tag}
+    this.unplaced = []; // tags of this drawing, {tag, box, rank, below}
     listen("line", () => this.showLine());
     listen("boxes", () => this.draw());
     listen("candidates", () => this.draw());
@@ -191,6 +195,7 @@ export class Canvas {
     this.overlay.replaceChildren();
     this.tags.replaceChildren();
     this.drawn = [];
+    this.unplaced = [];
     if (!state.line) return;
     this.fit();
     if (!this.hidden) {
@@ -201,6 +206,7 @@ export class Canvas {
       const order = state.boxes.map((_, index) => index);
       order.sort((a, b) => area(state.boxes[b].box) - area(state.boxes[a].box));
       for (const index of order) this.drawn[index] = this.drawBox(state.boxes[index], known.get(state.boxes[index].of), index);
+      this.placeTags();
     }
     this.selectionLayer = this.append("g", {});
     this.drawSelection();
@@ -239,7 +245,7 @@ export class Canvas {
     const rim = this.rectangle(each.box, { class: "rim" });
     const frame = this.rectangle(each.box, { class: "frame", stroke: colour });
     if (each.ignore) frame.setAttribute("stroke-dasharray", "9 7");
-    const tag = this.tag(each.box, kind?.name ?? "?", each.score, colour, ink);
+    const tag = this.tag(each.box, kind?.name ?? "?", each.score, colour, ink, { rank: 0 });
     if (change && change !== "same") tag.append(make("span", "change", ` ${wordOf(change)}`));
     return { rim, frame, tag };
   }
@@ -248,7 +254,7 @@ export class Canvas {
     if (!kind) return;
     this.rectangle(each.box, { class: "ghost-rim" });
     this.rectangle(each.box, { class: "ghost", stroke: kind.colour });
-    const tag = this.tag(each.box, kind.name, each.score, "rgb(0 0 0 / .62)", "#fff");
+    const tag = this.tag(each.box, kind.name, each.score, "rgb(0 0 0 / .62)", "#fff", { rank: 2 });
     tag.classList.add("of-ghost");
   }
 
@@ -260,29 +266,54 @@ export class Canvas {
       this.rectangle(each.box, { class: "other-rim" });
       this.rectangle(each.box, { class: "other", stroke: colour });
       const word = each.change === "lost" ? wordOf("lost") : state.comparison.truth ? "truth:" : "was";
-      const tag = this.tag(each.box, `${word} ${each.name}`, each.score, colour, "#000", true);
+      const tag = this.tag(each.box, `${word} ${each.name}`, each.score, colour, "#000", { rank: 1, below: true });
       tag.classList.add("of-other");
     }
   }
 
-  tag(box, name, score, paper, ink, below = false) {
+  // rank: tags of a lower one choose their place first. below: rather under the box than above it.
+  tag(box, name, score, paper, ink, { rank, below = false }) {
     const tag = make("span", "tag");
     tag.append(make("bdi", "", name), score === null ? "" : ` ${score.toFixed(2)}`);
     tag.style.background = paper;
     tag.style.color = ink;
-    const [x, y, right, bottom] = box.map((side) => side * this.scale);
-    const room = bottom + TAG_HEIGHT <= state.line.height * this.scale;
-    const top = below && room ? bottom + 1 : y >= TAG_HEIGHT ? y - TAG_HEIGHT : room ? bottom + 1 : y + 2;
-    const beyond = state.line.width * this.scale - right;
-    const width = LETTER * tag.textContent.length; // measuring it would cost a layout a tag
-    if (x + width > right + beyond && right > width) {
-      tag.style.right = `${Math.max(0, beyond - 1)}px`;
-    } else {
-      tag.style.left = `${Math.max(0, x - 1)}px`;
-    }
-    tag.style.top = `${top}px`;
     this.tags.append(tag);
+    this.unplaced.push({ tag, box, rank, below });
     return tag;
+  }
+
+  // Each tag where it covers least of the others. Widths are guessed: measuring costs a layout a tag.
+  placeTags() {
+    const taken = [];
+    const size = SMALL.matches ? SMALL_TAG : TAG;
+    for (const { tag, box, below } of this.unplaced.sort((a, b) => a.rank - b.rank)) {
+      const places = this.placesOf(box, size.letter * tag.textContent.length, size.height, below);
+      const place = this.unplaced.length < CROWD ? freest(places, taken) : places[0];
+      taken.push(place);
+      tag.style.top = `${place.top}px`;
+      if (place.atRight) tag.style.right = `${state.line.width * this.scale - place.right}px`;
+      else tag.style.left = `${place.left}px`;
+    }
+  }
+
+  // Where a tag may stand, in CSS pixels of the image, best first: over, under and in the box, beside it, farther off.
+  // atRight: its right side is exact, else its left side.
+  placesOf(box, width, height, below) {
+    const [x, y, right, bottom] = box.map((side) => side * this.scale);
+    const [across, down] = [state.line.width * this.scale, state.line.height * this.scale];
+    const start = Math.max(0, x - 1);
+    const end = Math.min(across, right + 1);
+    const atLeft = { left: start, right: start + width, atRight: false };
+    const atRight = { left: end - width, right: end, atRight: true };
+    const sides = right <= width ? [atLeft] : start + width > across ? [atRight] : [atLeft, atRight];
+    const beside = [{ left: end + 1, right: end + 1 + width, atRight: false },
+      { left: start - 1 - width, right: start - 1, atRight: true }].filter(({ left, right }) => left >= 0 && right <= across);
+    const outside = below ? [bottom + 1, y - height] : [y - height, bottom + 1];
+    const within = (top) => top >= 0 && top + height <= down;
+    const at = (tops, sides) => tops.filter(within).flatMap((top) => sides.map((side) => ({ ...side, top, bottom: top + height })));
+    const places = [...at([...outside, y + 2, bottom - height - 1], sides), ...at([y, bottom - height], beside),
+      ...at([y - 2 * height, bottom + height, y + 2 + height], sides)];
+    return places.length ? places : [{ ...sides[0], top: y + 2, bottom: y + 2 + height }];
   }
 
   drawHandles(box) {
@@ -315,6 +346,23 @@ export class Canvas {
     parent.append(element);
     return element;
   }
+}
+
+// The first of the places that covers least of what is taken.
+function freest(places, taken) {
+  let [best, least] = [places[0], Infinity];
+  for (const place of places) {
+    const covered = taken.reduce((sum, other) => sum + common(place, other), 0);
+    if (covered < least) [best, least] = [place, covered];
+    if (!covered) break;
+  }
+  return best;
+}
+
+function common(one, other) {
+  const width = Math.min(one.right, other.right) - Math.max(one.left, other.left);
+  const height = Math.min(one.bottom, other.bottom) - Math.max(one.top, other.top);
+  return Math.max(0, width) * Math.max(0, height);
 }
 
 function cursorOf(across, down) {

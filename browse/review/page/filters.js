@@ -73,6 +73,6 @@ function showQuery() {
   byId("filter-order").value = query.order ?? "file";
   const filtered = Object.entries(query).some(([name, value]) => name !== "order" && value !== "" && value !== false
     && !(name === "label" && value === -1) && !(name === "low" && value === 0) && !(name === "high" && value === 1));
-  byId("filter-count").textContent = filtered ? `${view.count} of ${state.overview.total} images` : `${view.count} images`;
+  byId("filter-count").textContent = filtered ? `${view.count} of ${state.overview.total}` : `${view.count} images`;
   byId("filter-clear").hidden = !filtered;
 }
