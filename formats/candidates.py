@@ -1,11 +1,9 @@
 """Every box above the floor that the model gave for one shard of lines, in one Parquet file.
 
 N rows (boxes) of the shard. A row is a box; an image that could not be read is a row with a problem and no box; an
-image in which nothing was found has no row. The manifest's key is in the file's metadata and identifies the model,
-prompt and settings that made it, and a checksum that covers every byte. Equal candidates give equal bytes.
-image in which nothing was found has no row. One more row an image may hold the model's feature of it.
-The manifest's key is in the file's metadata and identifies the model,
-prompt and settings that made it. Equal candidates give equal bytes.
+image in which nothing was found has no row. One more row an image may hold the model's feature of it. The manifest's
+key is in the file's metadata and identifies the model, prompt and settings that made it, and a checksum that covers
+every byte. Equal candidates give equal bytes.
 """
 
 from __future__ import annotations

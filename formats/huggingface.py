@@ -179,9 +179,10 @@ class _Objects:
                 raise refused(location, error) from error
 
     def note_names(self, found: Any) -> None:
-        """Adds the names of the categories that are texts."""
+        """Adds the names of the categories that are texts; what is not a list of them, instances() refuses."""
         columns = _as_columns(found, "") if found is not None else {}
-        for label in next((columns[key] for key in _CATEGORY_KEYS if key in columns), None) or ():
+        labels = next((columns[key] for key in _CATEGORY_KEYS if key in columns), None)
+        for label in labels if isinstance(labels, list) else ():
             if isinstance(label, str):
                 self._label(label, "")
 

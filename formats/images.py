@@ -283,8 +283,8 @@ def _opened(path: str | Path, stream: IO[bytes]) -> Image.Image:
 
 
 def _too_large(path: str | Path, pixels: str, limit: int | None) -> InputError:
-    remedy = f"set {MAX_PIXELS_VARIABLE} to more pixels, or to 0 for no limit, if you trust it"
-    return InputError(path, f"has {pixels} pixels, the limit is {limit}", remedy)
+    remedy = "set that variable to more pixels, or to 0 for no limit, if you trust it"
+    return InputError(path, f"has {pixels} pixels, {MAX_PIXELS_VARIABLE} is {limit}", remedy)
 
 
 _decoding = 0  # pixels

@@ -109,6 +109,20 @@ def test_objects_that_are_not_of_the_layout_are_refused(tmp_path: Path, objects:
         list(read_huggingface(folder, categories=["cat", "dog"]))
 
 
+@pytest.mark.parametrize("labels", [1.5, "cat", {"0": "cat"}, True])
+def test_names_that_are_not_a_list_are_refused_with_their_line(tmp_path: Path, labels: object) -> None:
+    odd = {"bbox": [[1, 2, 3, 4]], "category": labels}
+    good = {"bbox": [[1, 2, 3, 4]], "category": ["dog"]}
+    passed_over: list[InputError] = []
+    folder = lines(tmp_path, line(odd), line(good, "b.jpg"))
+    for name in ("a.jpg", "b.jpg"):
+        Image.new("RGB", (40, 30)).save(tmp_path / name)
+    records = list(read_huggingface(folder, on_problem=passed_over.append))
+    assert [[each.category for each in record.instances or ()] for record in records] == [["dog"]]
+    assert "other categories" in str(passed_over[0])
+    assert read_huggingface_categories(folder) == ("dog",)
+
+
 def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:
     write_hub_table(tmp_path / "a.parquet", ["a.png"])
     whole = (tmp_path / "a.parquet").read_bytes()

@@ -13,12 +13,14 @@ so the captions here that are padded end in '.'.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     BertConfig,
     GroundingDinoConfig,
@@ -244,6 +246,30 @@ def test_incomplete_folders_are_refused(folder: Path, tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
     with pytest.raises(InputError, match="already exists"):
         convert_checkpoint(folder, tmp_path, BERT)
+
+
+def test_an_index_names_files_beside_it_that_are_there(folder: Path, tmp_path: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True, ignore=lambda *_: ["model.safetensors"])
+    save_file(tensors, tmp_path / "all.safetensors")
+    save_file(dict(list(tensors.items())[:3]), tmp_path / "part.safetensors")
+    os.mkfifo(tmp_path / "pipe")  # who opens it waits for ever
+    name, *others = tensors
+
+    def read(*files: object) -> None:
+        named = dict.fromkeys(others, "all.safetensors") | dict(zip((name, "x"), files))
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": named}))
+        load_checkpoint(tmp_path, BERT)
+
+    read("all.safetensors")
+    read("../elsewhere/all.safetensors")  # only its last part counts
+    for file in ("pipe", "nothing.safetensors", "/etc/passwd", "", "..", "a\0"):
+        with pytest.raises(InputError, match=r"index\.json: names .* no such file beside it"):
+            read(file)
+    with pytest.raises(InputError, match="as a file before it does"):
+        read("part.safetensors")
+    with pytest.raises(InputError, match="is a list of 1; expected a text"):
+        read(["all.safetensors"])
 
 
 def test_inspect_says_what_a_folder_is(folder: Path) -> None:

@@ -176,9 +176,7 @@ def test_the_limit_of_pixels_is_a_setting_and_its_message_says_so(tmp_path, monk
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # put back at the end
     monkeypatch.setenv("GROUNDHOG_MAX_IMAGE_PIXELS", "100000")
     for reader in (image_size, decode_image):
-        with pytest.raises(
-            InputError, match=r"a.png: has .* pixels, the limit is 100000; set GROUNDHOG_MAX_IMAGE_PIXELS"
-        ):
+        with pytest.raises(InputError, match=r"a.png: has .* pixels, GROUNDHOG_MAX_IMAGE_PIXELS is 100000; set that"):
             reader(tmp_path / "a.png")
     for lifted in ("300000", "0"):
         monkeypatch.setenv("GROUNDHOG_MAX_IMAGE_PIXELS", lifted)

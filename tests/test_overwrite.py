@@ -253,3 +253,28 @@ def test_convert_replaces_a_folder_of_labels_alone(
     assert "contains images/a.jpg, which is not replaced" in capsys.readouterr().err
     assert (tmp_path / "out/images/a.jpg").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in_od.json", "out"]
+
+
+@pytest.mark.parametrize(
+    ("text", "listed"),
+    [
+        ('"cat"', ["cat"]),
+        ("'cat,dog'", ["cat", "dog"]),  # a shell of Windows leaves these
+        ("“cat”,‘red dog’", ["cat", "red dog"]),
+        ('["cat", "red dog",]', ["cat", "red dog"]),
+        ("[cat, dog]", ["cat", "dog"]),
+        ("[UNK]", ["[UNK]"]),
+        (
+            "'til dawn, driver's license, tv 12\", rock 'n' roll",
+            ["'til dawn", "driver's license", 'tv 12"', "rock 'n' roll"],
+        ),
+    ],
+)
+def test_quotation_marks_around_a_name_are_no_part_of_it(text: str, listed: list[str]) -> None:
+    assert names(text) == listed
+
+
+@pytest.mark.parametrize("text", ['"cat', '"black cat, small", dog', '""', "[]", '[""]', "“cat, dog"])
+def test_a_quotation_mark_that_nothing_closes_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match=r"quotation mark|empty"):
+        names(text)

@@ -202,6 +202,20 @@ def test_a_file_without_its_language_model_says_that(tmp_path: Path, form: str) 
         load_checkpoint(saved(tmp_path / "a.pth", rest), BERT)
 
 
+@pytest.mark.parametrize(
+    ("part", "what"),
+    [
+        (r"^encoder\.\w+\.1\.", "encoder layers: 1 in the file, 2 in the configuration"),
+        (r"^language_model\..*\.layer\.1\.", "BERT layers: 1 in the file, 2"),
+        (r"^backbone\.stages\.2\.blocks\.1\.", r"Swin blocks: \(2, 2, 1, 2\) in the file, \(2, 2, 2, 2\)"),
+    ],
+)
+def test_a_file_without_a_last_layer_does_not_pass_for_a_smaller_model(tmp_path: Path, part: str, what: str) -> None:
+    rest = {name: tensor for name, tensor in FILE.tensors.items() if not re.search(part, name)}
+    with pytest.raises(InputError, match=what):
+        load_checkpoint(saved(tmp_path / "a.pth", rest), BERT)
+
+
 def in_names_of_idea(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """mmdet's tensors as IDEA's own program stores them: what mmdet's converter does, backwards, and its extras."""
     rules = [

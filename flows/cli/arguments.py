@@ -89,8 +89,10 @@ def _scale(text: str) -> tuple[int, int]:
 def names(text: str, option: str = "--categories") -> list[str]:
     """Names between commas or on lines, those of a file (a name a line, YOLO's YAML, a label map), or '$: coco'.
 
-    option: the one that gives them. Raises InputError for an empty name, for a file that is not there, and for what is
-    written as a prompt is: "cat. dog".
+    Quotation marks around a name or the whole text, and brackets around a list, belong to no name: they come from
+    another program's list, or a shell left them. option: the one that gives the names. Raises InputError for an empty
+    name, a name with a quotation mark that nothing closes, a file that is not there, and what is written as a prompt
+    is: "cat. dog".
     """
     if text.strip().startswith("$:"):
         from grounding_model.inputs.category_lists import read_category_list
@@ -101,10 +103,13 @@ def names(text: str, option: str = "--categories") -> list[str]:
         if not path.is_file() and (meant := did_you_mean(_files_in(path.parent), path.name)):
             raise InputError(text, "does not exist", meant)
         return list(read_category_names(path))
-    listed = [name.strip() for name in re.split(r"[,\n]", text.rstrip())]
+    listed = [_unquoted(name.strip()) for name in re.split(r"[,\n]", _unquoted(_unbracketed(text.strip())))]
     if not all(listed):
         what = "is empty" if len(listed) == 1 else "has an empty name"
         raise InputError(option, f"{text!r} {what}", "expected names between commas (cat,dog), or a file of names")
+    if opened := next((name for name in listed if name[0] in _OPENING), None):
+        what = f"{opened!r} has a quotation mark that nothing closes"
+        raise InputError(option, what, "expected names without quotation marks, or a file with a name a line")
     if prompt := next((name for name in listed if _PROMPT.search(name)), None):
         separated = ",".join(part.strip() for part in re.split("[.;]", prompt) if part.strip())
         remedy = f"expected commas ({separated}), or a file of names that is there"
@@ -114,6 +119,26 @@ def names(text: str, option: str = "--categories") -> list[str]:
 
 NAME_FILES = (".txt", ".names", ".yaml", ".yml", ".json", ".csv")
 _PROMPT = re.compile(r";|\.(\s|$)|\w\.[a-zA-Z]")  # "cat. dog", "cat.dog", "classes.md"; not "2.5 l bottle"
+
+_QUOTES = ('""', "''", "``", "“”", "‘’", "„“", "«»")
+_OPENING = '"“„«'  # an apostrophe may begin a name
+
+
+def _unquoted(text: str) -> str:
+    """Without a pair of quotation marks around all of it; several quoted names stay as they are."""
+    for opening, closing in map(tuple, _QUOTES):
+        inner = text[1:-1]
+        if len(text) > 1 and text[0] == opening and text[-1] == closing and not {opening, closing} & set(inner):
+            return inner.strip()
+    return text
+
+
+def _unbracketed(text: str) -> str:
+    """["cat", "dog"], as TOML, JSON and Python write a list, without its brackets; not the name "[UNK]"."""
+    inner = text[1:-1].strip()
+    listed = text[:1] == "[" and text[-1:] == "]" and not {"[", "]"} & set(inner)
+    is_list = not inner or "," in inner or inner[0] in {pair[0] for pair in _QUOTES}
+    return inner.rstrip(",") if listed and is_list else text
 
 
 def _names_a_file(text: str) -> bool:

@@ -97,8 +97,15 @@ def _read_tensors(folder: Path) -> tuple[dict[str, Tensor], Path]:
         if index.is_file():
             files = Table(load_json(index, _EXPECTED_INDEX), index, _EXPECTED_INDEX).table("weight_map")
             tensors: dict[str, Tensor] = {}
-            for shard in sorted({files.text(name) for name in files.keys()}):  # noqa: SIM118 - not a dict
-                tensors |= load_file(folder / Path(shard).name)
+            for shard in sorted({Path(files.text(name)).name for name in files.keys()}):  # noqa: SIM118 - not a dict
+                path = folder / shard
+                if not path.is_file():  # a pipe of that name would be waited for
+                    what = f"names {describe_value(shard)}, and there is no such file beside it"
+                    raise InputError(index, what, "download the whole folder")
+                shard_tensors = load_file(path)
+                if twice := next((name for name in shard_tensors if name in tensors), None):
+                    raise InputError(path, f"contains {twice}, as a file before it does", "download the whole folder")
+                tensors |= shard_tensors
             return tensors, index
         for name in WEIGHT_FILES:
             path = folder / name
@@ -143,6 +150,8 @@ def _hints(settings: Table) -> Hints:
         fusion_dropout=ours.number("fusion_dropout", OFFICIAL.fusion_dropout, *_RATE),
         dropout=ours.number("dropout", OFFICIAL.dropout, *_RATE),
         max_text_tokens=settings.whole("max_text_len", OFFICIAL.max_text_tokens, 1, 1 << 20),
+        encoder_layers=settings.whole("encoder_layers", None, *_COUNT),
+        bert_layers=text.whole("num_hidden_layers", None, *_COUNT),
     )
 
 

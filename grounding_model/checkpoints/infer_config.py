@@ -45,6 +45,10 @@ class Hints:
     max_text_tokens: int = OFFICIAL.max_text_tokens
     fixed_scale: Literal["sqrt_width", "none"] | None = None  # None: sqrt_width with a bias, as in the official models
     denoising: Denoising = OFFICIAL.denoising
+    # How many there should be, where a configuration says so: a file that lacks the last layer looks whole without it.
+    encoder_layers: int | None = None
+    bert_layers: int | None = None
+    swin_depths: tuple[int, ...] | None = None
 
 
 def config_of(tensors: Tensors, hints: Hints, location: object, name_in_file: NameInFile = str) -> ModelConfig:
@@ -54,13 +58,28 @@ def config_of(tensors: Tensors, hints: Hints, location: object, name_in_file: Na
     are inconsistent.
     """
     try:
-        return _config_of(tensors, hints)
+        config = _config_of(tensors, hints)
     except KeyError as error:
         raise InputError(
             location, f"{name_in_file(error.args[0])} is missing", "expected the whole checkpoint"
         ) from None
     except (IndexError, ValueError, ZeroDivisionError) as error:
         raise InputError(location, f"its tensors do not fit any Grounding DINO ({error})") from None
+    _check_counts(config, hints, location)
+    return config
+
+
+def _check_counts(config: ModelConfig, hints: Hints, location: object) -> None:
+    counts: list[tuple[str, object, object]] = [
+        ("encoder layers", config.encoder_layers, hints.encoder_layers),
+        ("BERT layers", config.text.layers, hints.bert_layers),
+    ]
+    if isinstance(config.backbone, SwinBackbone):
+        counts.append(("Swin blocks", config.backbone.depths, hints.swin_depths))
+    for what, count, expected in counts:
+        if expected is not None and count != expected:
+            what = f"{what}: {count} in the file, {expected} in the configuration"
+            raise InputError(location, what, "expected the whole checkpoint")
 
 
 def _config_of(tensors: Tensors, hints: Hints) -> ModelConfig:
@@ -212,12 +231,22 @@ def hints_of_mmdet(config_text: str, location: object) -> Hints:
         dropout=setting("decoder.layer_cfg.self_attn_cfg.dropout", OFFICIAL.dropout),
         max_text_tokens=setting("bbox_head.contrastive_cfg.max_text_len", OFFICIAL.max_text_tokens),
         fixed_scale="sqrt_width" if log_scale == "auto" else "none" if log_scale in (None, "none") else None,
+        encoder_layers=_count_or_none(setting("encoder.num_layers", None)),
+        swin_depths=_depths(setting("backbone.depths", None)),
         denoising=Denoising(
             queries=groups or official.queries,
             label_noise=setting("dn_cfg.label_noise_scale", official.label_noise),
             box_noise=setting("dn_cfg.box_noise_scale", official.box_noise),
         ),
     )
+
+
+def _count_or_none(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _depths(value: object) -> tuple[int, ...] | None:
+    return tuple(value) if isinstance(value, list) and all(isinstance(each, int) for each in value) else None
 
 
 def _setting(model: Mapping[str, object], path: str, default):

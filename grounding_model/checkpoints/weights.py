@@ -226,7 +226,7 @@ def _mmdet_table(tensors: Mapping[str, Tensor], path: Path) -> NameTable:
 
 
 def _with_text_encoder(hints: Hints, text_encoder: str | Path | None) -> Hints:
-    """A text encoder's folder says how many heads its BERT has, which mmdet's file does not."""
+    """A text encoder's folder says how many heads and layers its BERT has, which mmdet's file does not."""
     config = Path(text_encoder or "") / "config.json"
     if text_encoder is None or not config.is_file():
         return hints
@@ -235,6 +235,7 @@ def _with_text_encoder(hints: Hints, text_encoder: str | Path | None) -> Hints:
     return dataclasses.replace(
         hints,
         bert_heads=values.whole("num_attention_heads", low=1, high=1000),
+        bert_layers=values.whole("num_hidden_layers", None, low=1, high=1000),
         bert_dropout=values.number("hidden_dropout_prob", hints.bert_dropout, 0.0, 1.0),
     )
 
