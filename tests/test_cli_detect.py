@@ -15,9 +15,11 @@ import torch
 from PIL import Image
 
 from flows.cli.command import main
+from flows.detection import detect as detection
 from flows.detection.detect import ListedImage, find_images
 from flows.detection.download import fetch
 from formats.io.errors import InputError
+from formats.record import Instance, Record
 from grounding_model.inputs.prompt import clean_name
 from tests.paths import GOLDEN
 from tests.pipeline_cases import make_images
@@ -234,3 +236,19 @@ def test_a_fetched_file_stays_in_its_folder(path: str, name: str, tmp_path: Path
     save_picture(tmp_path / "source.png")
     monkeypatch.setattr("flows.detection.download.urlopen", lambda *_, **__: (tmp_path / "source.png").open("rb"))
     assert fetch(f"http://example.org{path}", tmp_path / "in") == tmp_path / "in" / name
+
+
+def test_a_huge_picture_is_drawn_on_a_reduced_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detection, "DRAWN_PIXELS", 10_000)
+    Image.new("RGB", (400, 100), "green").save(tmp_path / "wide.png")
+    Image.new("RGB", (100, 90), "green").save(tmp_path / "small.png")
+    found = Instance((0.0, 0.0, 200.0, 100.0), 0, "cat", 0.9)
+    for name, size in (("wide.png", (400, 100)), ("small.png", (100, 90))):
+        record = Record(name, size[1], size[0], (found,))
+        detection._draw(tmp_path / name, record, tmp_path / "drawn" / name, "category")
+    sizes = {path.name: Image.open(path).size for path in (tmp_path / "drawn").iterdir()}
+    width, height = sizes["wide.png"]
+    assert width % 200 == 0  # half of 400, which may be enlarged again to be legible
+    assert width % 400 != 0
+    assert width == 4 * height
+    assert sizes["small.png"][0] % 100 == 0

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.orchestration.server import PASSWORD_KEY, password
+from flows.orchestration.server import PASSWORD_KEY, _write_address, password
 
 ROOT = Path(__file__).parent.parent
 STRANGER = "http://evil.example"
@@ -30,6 +30,22 @@ def test_a_folder_keeps_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert file.read_text() == f"MINE=1\n{PASSWORD_KEY}={made}\n"
     assert file.stat().st_mode & 0o077 == 0
     assert password(tmp_path / "other.env") != made
+
+
+def test_the_address_is_written_where_prefect_toml_does_not_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(PASSWORD_KEY, raising=False)
+    monkeypatch.chdir(tmp_path)
+    _write_address("http://127.0.0.1:4200/api")
+    assert not Path(".env").exists()  # no password was written either
+    secret = password()
+    for api in ("http://127.0.0.1:4200/api", "http://127.0.0.1:4300/api"):
+        _write_address(api)
+        assert Path(".env").read_text() == f"{PASSWORD_KEY}={secret}\nPREFECT_API_URL={api}\n"
+    Path("prefect.toml").write_text("[api]\n")
+    _write_address("http://127.0.0.1:4400/api")
+    assert Path(".env").read_text() == f"{PASSWORD_KEY}={secret}\n"
 
 
 def test_a_password_of_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from math import isnan
+from math import isnan, sqrt
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from browse.draw import draw_record
+from browse.images.pictures import reduced_picture
 from flows.detection.download import fetch, is_url
 from flows.detection.options import DetectOptions
 from flows.labelling.mirrored import shown_as
@@ -30,6 +31,7 @@ from grounding_model.inputs.prompt import Prompt
 from grounding_model.students.detector import StudentDetector
 
 JPEG_QUALITY = 92  # the names on a picture are small
+DRAWN_PIXELS = 1 << 26  # of a drawing; drawing on a larger one would take gigabytes
 # What the reference's command calls its palettes; here every label has a colour of its own, whatever its data set.
 PALETTES_OF_REFERENCE = ("none", "coco", "voc", "citys")
 
@@ -199,8 +201,16 @@ def _drawable(name: str) -> str:
 
 
 def _draw(path: Path, record: Record, target: Path, palette: str) -> None:
-    """Raises InputError for a picture that its format cannot hold, such as WebP of more than 16,383 pixels a side."""
-    picture = Image.fromarray(np.ascontiguousarray(draw_record(read_image(path), record, palette)))
+    """Draws a picture of more than DRAWN_PIXELS on a reduced copy.
+
+    Raises InputError for a picture that its format cannot hold, such as WebP of more than 16,383 pixels a side.
+    """
+    area = record.width * record.height
+    if area > DRAWN_PIXELS:
+        pixels = reduced_picture(path, int(max(record.width, record.height) * sqrt(DRAWN_PIXELS / area)))
+    else:
+        pixels = read_image(path)
+    picture = Image.fromarray(np.ascontiguousarray(draw_record(pixels, record, palette)))
     kind = Image.registered_extensions()[target.suffix.lower()]
     encoded = io.BytesIO()  # first, so that a full disk is not taken for a fault of this picture
     try:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from dotenv import dotenv_values, set_key
+from dotenv import dotenv_values, set_key, unset_key
 from prefect.context import refresh_global_settings_context
 from prefect.settings import get_current_settings
 
@@ -27,6 +27,8 @@ DEFAULT_API = "http://127.0.0.1:4200/api"
 LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 PASSWORD_FILE = Path(".env")  # Prefect reads it in the folder where a command runs
 PASSWORD_KEY = "PREFECT_API_AUTH_STRING"
+ADDRESS_KEY = "PREFECT_API_URL"
+SETTINGS_FILE = Path("prefect.toml")  # Prefect reads it there too, but `.env` takes precedence
 PAUSE = 2.0  # seconds between one start and the next
 START_TIMEOUT = 300.0  # seconds; 9 to 15 were measured on two idle cores, the first start migrates a database
 
@@ -65,6 +67,20 @@ def password(file: Path = PASSWORD_FILE) -> str:
     return made
 
 
+def _write_address(api: str, file: Path = PASSWORD_FILE) -> None:
+    """Writes the server's address beside its password, for `prefect` in a folder whose prefect.toml does not name it.
+
+    Without one, `prefect deployment run` would start a temporary server instead of using this one.
+    """
+    if not file.exists():  # the password comes from the environment, and so may the address
+        return
+    if SETTINGS_FILE.exists():
+        if ADDRESS_KEY in dotenv_values(file):
+            unset_key(file, ADDRESS_KEY)
+    elif dotenv_values(file).get(ADDRESS_KEY) != api:
+        set_key(file, ADDRESS_KEY, api, quote_mode="never")
+
+
 def _check_admitted(api: str) -> None:
     """Raises RuntimeError where a server that is running asks for another password than this folder's."""
     secret = get_current_settings().api.auth_string
@@ -100,7 +116,7 @@ def prefect_server(api: str | None = None) -> Iterator[str]:
     """
     os.environ.setdefault("DO_NOT_TRACK", "1")
     api = api or api_url()
-    os.environ["PREFECT_API_URL"] = api
+    os.environ[ADDRESS_KEY] = api
     if is_healthy(api):
         refresh_global_settings_context()  # Prefect read its settings when it was imported
         _check_admitted(api)
@@ -110,6 +126,7 @@ def prefect_server(api: str | None = None) -> Iterator[str]:
     if address.hostname not in LOCAL_HOSTS:
         raise RuntimeError(f"the Prefect server at {api} does not answer, and is not on this machine")
     os.environ[PASSWORD_KEY] = password()
+    _write_address(api)
     refresh_global_settings_context()  # Prefect read its settings when it was imported
     server = _Server(address.hostname, address.port or 4200)
     try:
