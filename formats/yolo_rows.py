@@ -101,7 +101,7 @@ def _row(location: str, label: int, numbers: list[float], keypoints: Keypoints |
     unread = "track numbers" if tracked else ""
     if _is_pose(numbers, keypoints):
         behind = 4 + (keypoints.points * keypoints.numbers if keypoints else len(numbers) - 4)
-        numbers, unread = numbers[:4] + numbers[behind:], "keypoints of objects"
+        numbers, unread = numbers[:4] + numbers[behind:], "objects with keypoints, of which the box is read"
     elif keypoints is not None and len(numbers) > 5:
         want = f"cx cy w h and {keypoints.points} keypoints of {keypoints.numbers} numbers, as kpt_shape says"
         raise InputError(location, f"{len(numbers)} numbers after the class", f"expected {want}")

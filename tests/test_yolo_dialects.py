@@ -37,7 +37,7 @@ def test_a_pose_is_its_box(root: Path, behind: str, declared: bool) -> None:
         (root / "data.yaml").write_text("kpt_shape: [2, 3]\nnames: [cat, dog]\n")
     found, omissions = rows(root, f"0 0.5 0.5 0.5 0.2 {behind}", f"1 0.5 0.5 0.5 0.2 {behind}")
     assert [(each.box, each.label, each.score) for each in found] == [(BOX, 0, None), (BOX, 1, None)]
-    assert omissions == {"keypoints of objects": 2}
+    assert omissions == {"objects with keypoints, of which the box is read": 2}
 
 
 def test_poses_without_visibility_are_told_by_the_data_yaml(root: Path) -> None:
