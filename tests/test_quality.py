@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from flows.cli.command import main
+from flows.policies.policy import Policy
 from flows.quality import ablation as quality
 from flows.quality.ablation import LabelQuality, Piece, QualityConfig, Variant, label_quality, measure_quality
 from flows.quality.agreement import rank_by_agreement, write_ranking
@@ -21,7 +22,11 @@ from formats.io.toml_config import read_config
 from formats.odvg import write_odvg
 from formats.record import Instance, Record
 from grounding_model.data.sources import GlyphData
-from grounding_model.training.config import TrainConfig
+from grounding_model.students.build import start_student
+from grounding_model.students.config import FromStudent, is_student
+from grounding_model.students.files import save_student
+from grounding_model.training.config import FromWeights, TrainConfig
+from grounding_model.training.settings import LossSettings
 
 CONFIG = Path(__file__).parent.parent / "configs" / "quality_glyphs.toml"
 LABELS = LabelQuality(0.9, 0.8, 0.6, 120, tuple(np.linspace(1, 0.5, 101)))
@@ -145,6 +150,25 @@ def test_a_small_ablation_from_images_to_table(tmp_path: Path, capsys: pytest.Ca
     assert "AP" not in capsys.readouterr().err
     assert main([*command, "--labels-only"]) == 0
     assert [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()[2:4]] == ["| threshold", "| band"]
+
+
+@pytest.mark.slow
+def test_a_student_climbs_the_ladder_with_its_own_classes(tmp_path: Path, config: QualityConfig) -> None:
+    start = FromStudent("glyph-student", ("cat",), image_size=64)
+    save_student(tmp_path / "student", start_student(start, ("cat",)), {})
+    training = replace(
+        config.train,
+        datasets=(GlyphData("cats", count=4),),
+        start=FromWeights(str(tmp_path / "student")),
+        losses=LossSettings(iou_aware=True),
+        check_memory=False,
+        device="cpu",
+    )
+    variants = {"plain": Variant("policy", policy=Policy(score_threshold=0.0))}
+    (piece,) = measure_quality(replace(config, train=training, variants=variants, seeds=(3,)))
+    assert piece.labels[0].boxes
+    (trained,) = (tmp_path / "seed-3" / "plain").rglob("student/config.json")
+    assert is_student(trained.parent)
 
 
 def test_what_two_rounds_disagree_about_is_reviewed_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

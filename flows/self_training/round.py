@@ -25,6 +25,7 @@ from flows.self_training.state import State
 from flows.training.finished import best_weights
 from flows.training.train import interpolate_with_start, training_key
 from grounding_model.data.sources import OdvgData, TrainingData
+from grounding_model.students.config import FromStudent, is_student
 from grounding_model.training.config import FromWeights, TrainConfig
 
 
@@ -156,7 +157,7 @@ def train_model(
         datasets = tuple(stages.merge(pseudo, datasets, task.ratio, task.mixture))
         if task.known is not None:
             datasets += (task.known.beside(pseudo, task.known_share),)
-    settings = replace(task.train, datasets=datasets, start=FromWeights(task.weights, task.text_encoder))
+    settings = replace(task.train, datasets=datasets, start=_start_of(task))
     folder = task.training or task.folder / f"train-{training_key(settings)[:8]}"
     progress = partial(report, "train", "progress", steps=settings.steps)
     settings = replace(settings, work_dir=folder)
@@ -166,6 +167,13 @@ def train_model(
     weights = str(interpolate_with_start(task.start, trained, task.student))
     report("train", "finished", weights=weights)
     return weights
+
+
+def _start_of(task: Round) -> FromWeights | FromStudent:
+    """Continues the model that labelled: the large one, or a small one with fixed classes."""
+    if is_student(task.weights):
+        return FromStudent(task.weights)
+    return FromWeights(task.weights, task.text_encoder)
 
 
 def _chosen(checkpoint: Path, known: LabelledSplit | None) -> Path:
