@@ -388,7 +388,7 @@ def test_a_timm_backbone_with_batch_norm_goes_round(tmp_path: Path) -> None:
     ],
 )
 def test_no_configuration_makes_timm_fetch(backbone: TimmBackbone) -> None:
-    with pytest.raises(ValueError, match="would be downloaded|load weights"):
+    with pytest.raises(ValueError, match=r"would be downloaded|load weights"):
         build_backbone(backbone)
 
 
