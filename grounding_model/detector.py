@@ -17,7 +17,6 @@ from torch import Tensor
 
 from formats.io.errors import InputError
 from formats.io.notebook import html_table
-from formats.io.plurals import many
 from formats.record import Record
 from grounding_model.answers import (
     Detections,
@@ -43,11 +42,12 @@ from grounding_model.inputs.predict import (
     image_list,
     records_of,
 )
-from grounding_model.inputs.prompt import BuiltPrompt, Prompt
+from grounding_model.inputs.prompt import BuiltPrompt, Prompt, PromptSource, prompts_of
 from grounding_model.inputs.read_ahead import (
     READERS,
     Chunk,
     LoadedImage,
+    Picture,
     ReadyPrompt,
     in_batches,
     read_ahead,
@@ -65,8 +65,6 @@ if TYPE_CHECKING:
     from grounding_model.students.detector import StudentDetector
 
 logger = logging.getLogger(__name__)
-
-PromptSource = Prompt | Sequence[str | tuple[str, ...]]
 
 CACHED_TEXTS = 64  # batches of captions whose features are kept; 1,203 categories need about 30 captions
 
@@ -182,7 +180,7 @@ class Detector:
         such as score_threshold=0.3 and batch_size=4.
         """
         images = image_list(images)
-        return records_of(self.predict_each(images, _prompts_of(prompt, len(images)), **settings))
+        return records_of(self.predict_each(images, prompts_of(prompt, len(images)), **settings))
 
     def predict_each(
         self, images: Iterable[ImageSource], prompt: Prompt | Iterable[Prompt], **settings: Any
@@ -212,7 +210,7 @@ class Detector:
         scale = chosen.scale or self.model.config.image_scale
         on_gpu = self.device.type == "cuda"
         read = partial(read_for_model, scale=scale, for_gpu=on_gpu)
-        loaded = read_ahead(pairs, read, ahead=READERS + chosen.batch_size)
+        loaded = read_ahead(pairs, read, _with_prompt, ahead=READERS + chosen.batch_size)
         # While the GPU works on one batch, the records of the previous batch are built here.
         return in_batches(loaded, chosen.batch_size, _Labeller(self, chosen), ahead=int(on_gpu))
 
@@ -395,24 +393,5 @@ class _Labeller:
         return self.texts[captions]
 
 
-def _prompts_of(prompt: PromptSource | Sequence[PromptSource], count: int) -> Prompt | list[Prompt]:
-    """One prompt for all images, or a list with one per image: Prompts, or lists of names.
-
-    A tuple inside a list of names contains synonyms.
-    """
-    if isinstance(prompt, Prompt):
-        return prompt
-    if isinstance(prompt, str):
-        raise InputError(
-            "prompt", f"the text '{prompt}'", "expected a list of names, or a Prompt such as Prompt.phrases(text)"
-        )
-    entries: list[Any] = list(prompt)  # names and synonyms, or prompts and lists of names
-    if not entries or not all(isinstance(entry, Prompt | list) for entry in entries):
-        return Prompt.categories(entries)
-    if len(entries) != count:
-        raise InputError(
-            "prompt",
-            f"{many(len(entries), 'prompt')} for {many(count, 'image')}",
-            "expected one for all images, or one for each",
-        )
-    return [entry if isinstance(entry, Prompt) else Prompt.categories(entry) for entry in entries]
+def _with_prompt(filename: str, picture: Picture, prompt: Callable[[], ReadyPrompt]) -> LoadedImage:
+    return LoadedImage(filename, picture, prompt())

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from formats.io.errors import InputError, expected_one_of
+from formats.io.plurals import many
 from formats.record import Span
 from grounding_model.inputs.category_lists import read_category_list
 from grounding_model.inputs.noun_phrases import noun_phrases
@@ -327,3 +328,29 @@ def _bad_tokens_positive(value: object) -> InputError:
 
 def _too_long(text: str, tokens: int, limit: int) -> InputError:
     return InputError(f"prompt '{text[:40]}…'", f"{tokens} tokens that cannot be split", f"expected at most {limit}")
+
+
+PromptSource = Prompt | Sequence[str | tuple[str, ...]]
+
+
+def prompts_of(prompt: PromptSource | Sequence[PromptSource], count: int) -> Prompt | list[Prompt]:
+    """One prompt for all images, or a list with one per image: Prompts, or lists of names.
+
+    A tuple inside a list of names contains synonyms.
+    """
+    if isinstance(prompt, Prompt):
+        return prompt
+    if isinstance(prompt, str):
+        raise InputError(
+            "prompt", f"the text '{prompt}'", "expected a list of names, or a Prompt such as Prompt.phrases(text)"
+        )
+    entries: list[Any] = list(prompt)  # names and synonyms, or prompts and lists of names
+    if not entries or not all(isinstance(entry, Prompt | list) for entry in entries):
+        return Prompt.categories(entries)
+    if len(entries) != count:
+        raise InputError(
+            "prompt",
+            f"{many(len(entries), 'prompt')} for {many(count, 'image')}",
+            "expected one for all images, or one for each",
+        )
+    return [entry if isinstance(entry, Prompt) else Prompt.categories(entry) for entry in entries]

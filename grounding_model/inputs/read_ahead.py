@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,10 @@ from grounding_model.inputs.prompt import Prompt
 
 # Threads that decode and resize images: a GPU processes more than 100 photos per second.
 READERS = max(4, min(16, os.cpu_count() or 1))
+
+PictureT = TypeVar("PictureT")
+PromptT = TypeVar("PromptT")
+LoadedT = TypeVar("LoadedT")
 
 
 class Chunk(NamedTuple):
@@ -65,12 +69,17 @@ class LoadedImage(NamedTuple):
 
 
 def read_ahead(
-    pairs: Iterable[tuple[ImageSource, Callable[[], ReadyPrompt]]],
-    read: Callable[[ImageSource, str], Picture],
+    pairs: Iterable[tuple[ImageSource, PromptT]],
+    read: Callable[[ImageSource, str], PictureT],
+    join: Callable[[str, PictureT, PromptT], LoadedT],
     ahead: int,
-) -> Iterator[LoadedImage | Failure]:
-    """Loads images in order, at most `ahead` in advance. Consecutive equal paths share one decoded image."""
-    waiting: deque[Future[LoadedImage | Failure]] = deque()
+) -> Iterator[LoadedT | Failure]:
+    """Loads images in order, at most `ahead` in advance. Consecutive equal paths share one decoded image.
+
+    join: makes a file name, its picture and its prompt into what the model takes. An InputError of read or join becomes
+    a Failure.
+    """
+    waiting: deque[Future[LoadedT | Failure]] = deque()
     last: str | None = None
     with ThreadPoolExecutor(READERS, thread_name_prefix="read-image") as readers:
         try:
@@ -80,7 +89,7 @@ def read_ahead(
                 if isinstance(image, np.ndarray) or filename != last:  # an array may have changed since
                     picture = readers.submit(read, image, filename)  # before _load, which waits for it
                 last = filename
-                waiting.append(readers.submit(_load, filename, picture, prompt))
+                waiting.append(readers.submit(_load, filename, picture, prompt, join))
                 if len(waiting) >= ahead:
                     yield waiting.popleft().result()
             while waiting:
@@ -102,36 +111,38 @@ def read_for_model(image: ImageSource, filename: str, scale: tuple[int, int], fo
     return Picture(height, width, torch.from_numpy(resized.transpose(2, 0, 1).copy()).pin_memory())
 
 
-def _load(filename: str, picture: Future[Picture], prompt: Callable[[], ReadyPrompt]) -> LoadedImage | Failure:
+def _load(
+    filename: str, picture: Future[PictureT], prompt: PromptT, join: Callable[[str, PictureT, PromptT], LoadedT]
+) -> LoadedT | Failure:
     try:
-        return LoadedImage(filename, picture.result(), prompt())
+        return join(filename, picture.result(), prompt)
     except InputError as error:
         return Failure(filename, error)
 
 
 def in_batches(
-    loaded: Iterable[LoadedImage | Failure],
+    loaded: Iterable[LoadedT | Failure],
     batch_size: int,
-    label: Callable[[Sequence[LoadedImage]], Callable[[], list[Record]]],
+    label: Callable[[Sequence[LoadedT]], Callable[[], list[Record]]],
     ahead: int,
 ) -> Iterator[Record | Failure]:
     """Yields records and failures in order. ahead: number of batches started before waiting for the oldest."""
     begun: deque[Callable[[], Iterator[Record | Failure]]] = deque()
     for batch in _batches(loaded, batch_size):
-        begun.append(partial(_outcomes, batch, label([image for image in batch if isinstance(image, LoadedImage)])))
+        begun.append(partial(_outcomes, batch, label([image for image in batch if not isinstance(image, Failure)])))
         if len(begun) > ahead:
             yield from begun.popleft()()
     while begun:
         yield from begun.popleft()()
 
 
-def _batches(loaded: Iterable[LoadedImage | Failure], size: int) -> Iterator[list[LoadedImage | Failure]]:
+def _batches(loaded: Iterable[LoadedT | Failure], size: int) -> Iterator[list[LoadedT | Failure]]:
     """Groups of `size` images each, together with the failures between them."""
-    batch: list[LoadedImage | Failure] = []
+    batch: list[LoadedT | Failure] = []
     images = 0
     for outcome in loaded:
         batch.append(outcome)
-        images += isinstance(outcome, LoadedImage)
+        images += not isinstance(outcome, Failure)
         if images == size:
             yield batch
             batch, images = [], 0
@@ -139,7 +150,7 @@ def _batches(loaded: Iterable[LoadedImage | Failure], size: int) -> Iterator[lis
         yield batch
 
 
-def _outcomes(batch: Sequence[LoadedImage | Failure], finish: Callable[[], list[Record]]) -> Iterator[Record | Failure]:
+def _outcomes(batch: Sequence[LoadedT | Failure], finish: Callable[[], list[Record]]) -> Iterator[Record | Failure]:
     records = iter(finish())
     for outcome in batch:
         yield outcome if isinstance(outcome, Failure) else next(records)

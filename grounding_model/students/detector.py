@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +11,6 @@ import torch
 from torch import Tensor
 
 from formats.io.errors import InputError, expected_one_of
-from formats.io.plurals import many
 from formats.record import Instance, Record
 from grounding_model.inputs.image import check_image, read_image
 from grounding_model.inputs.predict import (
@@ -21,14 +18,13 @@ from grounding_model.inputs.predict import (
     ImageSource,
     PredictSettings,
     ScoredRecord,
-    as_source,
     image_list,
     records_of,
 )
-from grounding_model.inputs.prompt import Prompt, clean_name
+from grounding_model.inputs.prompt import Prompt, clean_name, prompts_of
+from grounding_model.inputs.read_ahead import READERS, in_batches, read_ahead
 from grounding_model.students.network import Student
 
-READERS = 4  # threads that decode and resize images
 STRIDE = 32  # pixels; of the coarsest map
 
 
@@ -61,7 +57,8 @@ class StudentDetector:
         prompt: None means all classes.
         """
         images = image_list(images)
-        return records_of(self.predict_each(images, self._prompts(prompt, len(images)), **settings))
+        wanted = Prompt.categories(self.student.names) if prompt is None else prompts_of(prompt, len(images))
+        return records_of(self.predict_each(images, wanted, **settings))
 
     def predict_each(
         self, images: Iterable[ImageSource], prompt: Prompt | Iterable[Prompt], **settings: Any
@@ -79,63 +76,28 @@ class StudentDetector:
         """The student's classes for each label of a prompt. Raises InputError for classes it was not trained on."""
         return classes_of(self.student.names, prompt)
 
-    def _prompts(self, prompt: Any, count: int) -> Prompt | list[Prompt]:
-        if prompt is None:
-            return Prompt.categories(self.student.names)
-        if isinstance(prompt, Prompt):
-            return prompt
-        entries = list(prompt) if not isinstance(prompt, str) else prompt
-        if not entries or isinstance(entries, str) or not all(isinstance(each, Prompt | list) for each in entries):
-            return Prompt.categories(entries)
-        if len(entries) != count:
-            what = f"{many(len(entries), 'prompt')} for {many(count, 'image')}"
-            raise InputError("prompt", what, "expected one for all images, or one for each")
-        return [each if isinstance(each, Prompt) else Prompt.categories(each) for each in entries]
-
     def _answers(
         self, pairs: Iterable[tuple[ImageSource, Prompt]], settings: PredictSettings
     ) -> Iterator[Record | Failure]:
-        waiting: list[Loaded | Failure] = []
-        for outcome in chain(self._read_ahead(pairs, settings), [None]):
-            if outcome is not None:
-                waiting.append(outcome)
-            images = [each for each in waiting if isinstance(each, Loaded)]
-            if outcome is None or len(images) == settings.batch_size:
-                records = iter(self._label(images, settings) if images else [])
-                yield from (each if isinstance(each, Failure) else next(records) for each in waiting)
-                waiting = []
+        read = partial(self._read, side=side_for(settings.scale, self.student.image_size))
+        loaded = read_ahead(pairs, read, self._with_classes, ahead=READERS + settings.batch_size)
+        label = partial(self._label, settings=settings)
+        return in_batches(loaded, settings.batch_size, lambda images: partial(label, images), ahead=0)
 
-    def _read_ahead(
-        self, pairs: Iterable[tuple[ImageSource, Prompt]], settings: PredictSettings
-    ) -> Iterator[Loaded | Failure]:
-        """Loads images in order, decoding a few more than a batch in advance."""
-        side = side_for(settings.scale, self.student.image_size)
-        waiting: deque[Future[Loaded | Failure]] = deque()
-        with ThreadPoolExecutor(READERS, thread_name_prefix="read-image") as readers:
-            try:
-                for index, (item, prompt) in enumerate(pairs):
-                    image = as_source(item)
-                    filename = f"image-{index}" if isinstance(image, np.ndarray) else str(image)
-                    waiting.append(readers.submit(self._load, image, filename, prompt, side))
-                    if len(waiting) >= READERS + settings.batch_size:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+    def _read(self, image: ImageSource, filename: str, side: int) -> tuple[int, int, Tensor]:
+        """Height and width of the stored image, and its pixels as Loaded has them."""
+        array = check_image(image, filename) if isinstance(image, np.ndarray) else read_image(image)
+        pixels = self.student.prepare(torch.from_numpy(np.array(array))[None], side)
+        height, width = array.shape[:2]
+        return height, width, pixels
 
-    def _load(self, image: ImageSource, filename: str, prompt: Prompt, side: int) -> Loaded | Failure:
-        try:
-            array = check_image(image, filename) if isinstance(image, np.ndarray) else read_image(image)
-            pixels = self.student.prepare(torch.from_numpy(np.array(array))[None], side)
-            height, width = array.shape[:2]
-            return Loaded(filename, height, width, pixels, prompt, self.classes_of(prompt))
-        except InputError as error:
-            return Failure(filename, error)
+    def _with_classes(self, filename: str, picture: tuple[int, int, Tensor], prompt: Prompt) -> Loaded:
+        return Loaded(filename, *picture, prompt, self.classes_of(prompt))
 
     @torch.no_grad()
     def _label(self, images: Sequence[Loaded], settings: PredictSettings) -> list[Record]:
+        if not images:
+            return []
         scores, boxes = self.student.score(torch.cat([image.pixels for image in images]).to(self.device))
         if scores.isnan().any() or not boxes.isfinite().all():
             remedy = "expected weights from a training that did not diverge"
