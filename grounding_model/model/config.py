@@ -126,6 +126,8 @@ PHOTO_TINY = replace(
     backbone=TimmBackbone(
         name="tf_efficientnet_lite0", out_indices=(3, 4), mean=(0.5,) * 3, std=(0.5,) * 3, frozen_statistics=True
     ),
+    encoder_layers=2,
+    decoder_layers=4,
     # Several queries are trained on each box (losses.last_repeats), which helps with few images; NMS then keeps one
     # prediction, as in DETA (arXiv 2212.06137).
     nms_iou=0.6,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from formats.io.errors import InputError, expected_one_of
-from formats.io.ranges import Amount, Count, CountOrZero, Factor, Pixels, Range, Seed, check_ranges
+from formats.io.ranges import Amount, Count, CountOrZero, Factor, Pixels, Range, Seed, Share, check_ranges
 from grounding_model.data.augment import AugmentConfig
 from grounding_model.data.captions import AbsentNames
 from grounding_model.data.coco_folder import CocoFolder
@@ -111,6 +111,8 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     losses: LossSettings = field(default_factory=LossSettings)
     region_words: RegionWords = field(default_factory=RegionWords)
+    # Of encoder and decoder in training; None: the architecture's own, 0 in the reference.
+    dropout: Share | None = field(default=None, repr=False)
     moving_average: float = 0.0  # decay a step; the average is saved as the result. 0 switches it off
     precision: Precision = "float32"  # of the forward pass; weights are float32
     half: bool = False  # store the final weights as float16, at half the size
@@ -143,6 +145,10 @@ class TrainConfig:
             )
         if not 0 <= self.moving_average < 1:
             raise InputError("moving_average", f"is {self.moving_average}", "expected 0 <= decay < 1")
+        if self.dropout is not None and self.dropout == 1:
+            raise InputError("dropout", "is 1", "expected a share below 1")
+        if self.dropout is not None and isinstance(self.start, FromStudent):
+            raise InputError("dropout", "is set, but a student has its own", "expected it with MM-Grounding-DINO only")
 
     def with_folder(self) -> TrainConfig:
         """The same configuration with the folder `data`, if set, as data set and validation set.

@@ -88,6 +88,8 @@ class GroundingLearner:
         assert isinstance(config.start, FromWeights | FromScratch)
         self._config = config
         self.model, self.tokenizer = start_model(config.start)
+        if config.dropout is not None:
+            set_dropout(self.model, config.dropout)
         set_recompute(self.model, config.recompute)
         self.skips_parameters = config.region_words.alone_until > 0  # the transformer, at first
 
@@ -117,6 +119,15 @@ class GroundingLearner:
 
     def save(self, path: Path, provenance: Mapping[str, str]) -> None:
         save_checkpoint(path, self.model, self.tokenizer, provenance, half=self._config.half)
+
+
+def set_dropout(model: GroundingModel, share: float) -> None:
+    """The share of activations that encoder and decoder zero in training; the text encoder keeps BERT's."""
+    for module in (*model.encoder.modules(), *model.decoder.modules()):
+        if isinstance(module, nn.Dropout):
+            module.p = share
+        elif isinstance(module, nn.MultiheadAttention):
+            module.dropout = share
 
 
 def start_model(start: FromWeights | FromScratch) -> tuple[GroundingModel, CaptionTokenizer]:
