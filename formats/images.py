@@ -87,6 +87,14 @@ def list_images(folder: str | Path) -> list[str]:
     return _images_among(root, sorted(found))
 
 
+def images_of_folder(folder: str | Path) -> list[str]:
+    """The same. Raises InputError where there is no image."""
+    filenames = list_images(folder)
+    if not filenames:
+        raise InputError(folder, "no images in this folder", "expected .jpg, .png or other image files")
+    return filenames
+
+
 def _images_among(root: Path, names: Sequence[str]) -> list[str]:
     images: list[str] = []
     passed_over: Counter[str] = Counter()

@@ -80,6 +80,7 @@ ROOMS = {
     },
     "flows.policies": {"formats"},
     "flows.labelling": {"flows.policies"},
+    "flows.reviews": {"flows.labelling"},
     "flows.training": {"flows.labelling"},
     "flows.detection": {"flows.labelling"},
     "flows.evaluation": {"flows.labelling"},
@@ -97,7 +98,7 @@ ROOMS = {
     "flows.cli": {
         "flows", "flows.audit", "flows.curation", "flows.distillation",
         "flows.detection", "flows.evaluation", "flows.labelling", "flows.orchestration", "flows.policies",
-        "flows.quality", "flows.self_training", "flows.training",
+        "flows.quality", "flows.reviews", "flows.self_training", "flows.training",
     },
     "flows": {"flows.evaluation", "flows.labelling", "flows.policies", "flows.self_training", "flows.training"},
 }  # fmt: skip
@@ -162,7 +163,7 @@ def test_modules_have_no_circle() -> None:
 LAZY = {
     "browse/__main__.py browse": "a window needs OpenCV, pages and files do not",
     "browse/draw.py _font_folder": "matplotlib, for the folder of its fonts alone",
-    "flows/labelling/bootstrap.py _captions_csv": "pandas, for captions in CSV alone",
+    "flows/labelling/captions.py _captions_csv": "pandas, for captions in CSV alone",
     "flows/labelling/plan.py _with_dtype": "torch, where dtype is auto: other plans need no model",
     "flows/orchestration/tasks.py task_runner": "optional: groundhog[ray]",
     "formats/candidates.py to_frame": "pandas, for notebooks alone",

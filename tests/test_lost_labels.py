@@ -12,7 +12,7 @@ from PIL import Image
 from flows import bootstrap_od, bootstrap_vg
 from flows.cli.arguments import names
 from flows.cli.command import main
-from flows.labelling.bootstrap import read_captions
+from flows.labelling.captions import read_captions
 from formats import Instance, Omissions, Record, read_coco, read_cvat, read_labelstudio, read_odvg, read_voc, write_odvg
 from formats.convert import Selection, convert
 from formats.io.errors import InputError

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from flows.cli.command import main
-from flows.labelling.image_names import ImageNames
-from flows.labelling.review_import import ImportOptions, import_reviews
+from flows.reviews.image_names import ImageNames
+from flows.reviews.review_import import ImportOptions, import_reviews
 from formats import (
     WRITERS,
     InputError,

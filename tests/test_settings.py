@@ -92,8 +92,8 @@ def test_settings_have_no_default_anywhere_else() -> None:
         "flows/detection/options.py: batch_size = 1",  # with its own reason
         "flows/labelling/bootstrap.py: overwrite = False",  # of label files; the setting is of plans
         "flows/labelling/filter.py: overwrite = False",
-        "flows/labelling/review_import.py: overwrite = False",  # of corrections
         "flows/orchestration/deployments.py: overwrite = False",
+        "flows/reviews/review_import.py: overwrite = False",  # of corrections
     ]
 
 

@@ -7,14 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from flows.labelling.filter import (
-    CandidateLine,
-    check_plans,
-    decide,
-    lines_with_candidates,
-    names_of_regions,
-    prepare_filter,
-)
+from flows.labelling.candidate_lines import CandidateLine, decide, lines_with_candidates, names_of_regions
+from flows.labelling.filter import check_plans, prepare_filter
 from flows.labelling.manifest import Manifest
 from flows.policies.apply import Candidate, DropLog, Label
 from flows.policies.policy import Policy

@@ -73,7 +73,7 @@ class TargetPrecision:
 
 @dataclass(frozen=True)
 class Consensus:
-    """Several views of an image merged by weighted boxes fusion (arXiv 1910.13302), see consensus.py."""
+    """Several views of an image merged by weighted boxes fusion (arXiv 1910.13302), see box_fusion.py."""
 
     iou: float = 0.55  # with the fused box, from which another view's box means the same object
     least_share: float = 0.0  # of the views that have to have found an object

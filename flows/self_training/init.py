@@ -10,7 +10,8 @@ from pathlib import Path
 from shlex import quote
 from typing import NamedTuple
 
-from flows.labelling.bootstrap import check_categories, read_captions
+from flows.labelling.bootstrap import check_categories
+from flows.labelling.captions import read_captions
 from flows.self_training.config import read_self_train
 from flows.self_training.labelled import import_labels, usable_lines
 from formats.dataset_names import annotation_path, label_map_beside, labels_path
