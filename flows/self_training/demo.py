@@ -20,10 +20,10 @@ from flows.labelling.manifest import read_manifest
 from flows.policies.nms import record_without_duplicates
 from flows.self_training.config import GlyphScenes, SelfTrainConfig, read_self_train
 from flows.self_training.loop import Event, self_train
-from flows.self_training.messages import message_of_event
+from flows.self_training.messages import message_of_event, model_of
 from flows.self_training.report import ImageComparison, comparison_sheet, write_run_report
 from flows.self_training.scores import evaluate_weights
-from flows.self_training.state import RoundResult, model_of
+from flows.self_training.state import RoundResult
 from formats.dataset_names import label_map_beside
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json

@@ -29,7 +29,7 @@ def _add_status(verbs) -> None:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from flows.self_training.state import status
+    from flows.self_training.messages import status
 
     print(status(options.work_dir))
     return 0
