@@ -19,7 +19,8 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
-from flows.distillation.config import STEPS, DistillConfig, Trust, default_training
+from flows.distillation.config import DistillConfig, default_training
+from flows.distillation.defaults import STEPS, Trust
 from flows.distillation.distill import distill
 from flows.evaluation.evaluate import SAMPLES_NAME, EvaluateConfig, evaluate_benchmark
 from flows.self_training.demo import demo_config

@@ -33,7 +33,6 @@ from grounding_model.detector import load_detector
 from grounding_model.glyphs import draw_scene
 
 CONFIG = Path(__file__).parents[2] / "configs" / "self_train_glyphs.toml"
-OUT_DIR = Path("outputs/demo")
 DEMO_NAME = "demo.json"  # which demo lies in a folder
 PICTURE_NAME = "before_after.jpg"
 TEST_SCENES = 300  # 60 are noisy, and more cost milliseconds
@@ -53,7 +52,7 @@ class DemoResult(NamedTuple):
 
 
 def run_demo(
-    out_dir: str | Path = OUT_DIR,
+    out_dir: str | Path,
     seed: int = 0,
     quick: bool = False,
     weights: str | Path | None = None,

@@ -44,7 +44,7 @@ def _add_up(commands) -> None:
         metavar="N",
         type=int,
         default=1,
-        help="concurrent flow runs (default 1, because they share the device)",
+        help="concurrent flow runs (default %(default)s, because they share the device)",
     )
 
 

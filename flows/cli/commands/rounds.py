@@ -78,7 +78,11 @@ def _add_lineage(verbs) -> None:
     parser.add_argument("labels", metavar="LABELS", help="X_od_v3.json or X_vg_v3.json")
     parser.add_argument("--image", metavar="NAME", help="file name as in LABELS")
     parser.add_argument(
-        "--box", type=int, default=0, metavar="I", help="index of the box (default 0, the one with the highest score)"
+        "--box",
+        type=int,
+        default=0,
+        metavar="I",
+        help="index of the box (default %(default)s, the one with the highest score)",
     )
 
 
