@@ -5,23 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from flows.cli.arguments import command, names, tell
+from flows.cli.arguments import add_settings, command, names, tell
 from flows.policies.policy import Mixture, Policy, Quantile, TargetPrecision
 from formats.io.errors import InputError
 from formats.io.plurals import many
+from formats.io.settings import declared_settings
 from formats.io.storage import as_path
-
-# Settings of a Policy that are options of the same name: placeholder, help. An option that is not given leaves the
-# policy's default.
-POLICY_OPTIONS = {
-    "score_threshold": ("S", "score above which a candidate becomes a label"),
-    "confident_from": ("S", "ignore the boxes of an image unless one has this score"),
-    "ignore_from": ("S", "boxes between this score and the threshold are ignored in training"),
-    "nms_iou": ("IOU", "of boxes of one category with a higher IoU, keep the best"),
-    "cross_class_iou": ("IOU", "as --nms-iou, across categories"),
-    "min_size": ("PX", "drop boxes whose shorter side has fewer pixels"),
-    "max_per_image": ("N", "maximum number of boxes per image"),
-}
 
 
 def add(commands) -> None:
@@ -36,7 +25,7 @@ def add(commands) -> None:
     parser.add_argument(
         "-o", "--out", metavar="FILE", help="label file to write (default: X_od_v1.json beside X_od.json)"
     )
-    _add_policy_options(parser)
+    add_settings(parser, Policy, unset=True)
     parser.add_argument(
         "--class-threshold",
         action="append",
@@ -60,11 +49,10 @@ def add(commands) -> None:
         metavar="P",
         help="per-category thresholds that reach this precision, estimated on the lines of --reviewed",
     )
-    parser.add_argument("--soft-weights", action="store_true", help="weight the training loss of a box by its score")
     parser.add_argument(
         "--distractors",
         metavar="A,B",
-        help="categories to drop, and with them every box that a better box of theirs overlaps",
+        help="categories to drop, and with them every box that a better box of theirs overlaps (--distractor-iou)",
     )
     parser.add_argument(
         "--view",
@@ -83,15 +71,6 @@ def add(commands) -> None:
         "uses the policy that made the existing labels",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace labels that were made from another WORK_DIR")
-
-
-def _add_policy_options(parser: argparse.ArgumentParser) -> None:
-    for name, (metavar, text) in POLICY_OPTIONS.items():
-        flag = "--max-per-img" if name == "max_per_image" else "--" + name.replace("_", "-")
-        default = getattr(Policy, name)
-        shown = "off" if default is None else f"{default:g}"
-        kind = int if isinstance(default, int) else float
-        parser.add_argument(flag, dest=name, type=kind, metavar=metavar, help=f"{text} (default {shown})")
 
 
 def _filter(options: argparse.Namespace) -> int:
@@ -122,12 +101,11 @@ def _filter(options: argparse.Namespace) -> int:
 
 
 def _policy(options: argparse.Namespace) -> Policy:
-    given = {name: getattr(options, name) for name in POLICY_OPTIONS}
+    given = {each.name: getattr(options, each.name) for each in declared_settings(Policy)}
     settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return Policy(
         class_thresholds=dict(map(_class_threshold, options.class_threshold)),
         adaptive=_adaptive(options),
-        soft_weights=options.soft_weights,
         distractors=() if options.distractors is None else tuple(names(options.distractors, "--distractors")),
         **settings,
     )
