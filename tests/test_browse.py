@@ -309,3 +309,13 @@ def test_settings_are_said_without_python() -> None:
     assert setting_in_words(Kind()) == "mixture share 0.5"
     assert setting_in_words({"a": True, "b": (1, 2.50)}) == "a on, b 1, 2.5"
     assert setting_in_words(None) == setting_in_words(()) == "none"
+
+
+def test_pictures_are_found_from_the_current_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("data", "photos"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (600, 500)).save("photos/a.png")
+    write_odvg(tmp_path / "data/x_od.json", [scene(Instance((10, 20, 30, 40), 0, "cat"))])
+    assert main(["data", "x_od.json", "photos", "-o", "drawn", "--not-show"]) == 0
+    assert list(Path("drawn").glob("*a*.*"))
