@@ -88,7 +88,7 @@ def test_the_report_tells_the_whole_run(run_dir: Path) -> None:
         "Quarantined",
     ):
         assert heading in page.headings
-    for text in ("0.432", "what it knew", "image-002.png", "dropped: score", "policy: score_threshold"):
+    for text in ("0.432", "what it knew", "image-002.png", "dropped: score", "policy: score threshold"):
         assert text in page.text
 
 
