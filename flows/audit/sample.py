@@ -23,8 +23,7 @@ from flows.audit.estimation import Strata
 from flows.audit.judging import labels_by_name
 from flows.audit.sampling import EMPTY_TERM, Design, design, expected_errors
 from flows.labelling.filter import MADE_BY
-from flows.labelling.infer import parse_line
-from flows.labelling.manifest import read_lines
+from flows.labelling.manifest import parse_line, read_lines
 from formats.dataset_names import audit_folder, label_map_beside, metadata_path, reviewed_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, sha256_of, write_json
