@@ -194,7 +194,7 @@ LAZY = {
     "grounding_model/students/export.py check_onnx_installed": "optional: groundhog[onnx]",
     "grounding_model/students/export.py onnx_metadata": "optional: groundhog[onnx]",
     "grounding_model/inputs/tokens.py load_tokenizer": "transformers' tokenizers, for those that are no plain BERT",
-    "grounding_model/students/export.py __init__": "optional: groundhog[onnx]",
+    "grounding_model/students/onnx_detector.py __init__": "optional: groundhog[onnx]",
     "grounding_model/training/matcher.py _pairs": "scipy.optimize takes half a second, and only a step needs it",
     "grounding_model/training/log.py _tensorboard": "optional: groundhog[tensorboard]",
 }
