@@ -12,11 +12,13 @@ import pytest
 
 from flows.cli.command import main
 from flows.self_training.config import SelfTrainConfig
-from flows.self_training.gate import Drift, Evaluation, Gate, count_ratio, drifted, judge_round, label_drift
+from flows.self_training.drift import Drift, label_drift
+from flows.self_training.gate import Evaluation, Gate, count_ratio, drifted, judge_round
 from flows.self_training.lineage import lineage
 from flows.self_training.loop import self_train
+from flows.self_training.messages import status
 from flows.self_training.stages import Stages
-from flows.self_training.state import approve_round, read_loop_state, status
+from flows.self_training.state import approve_round, read_loop_state
 from formats.io.errors import InputError
 from formats.odvg import read_odvg, write_odvg
 from formats.record import Instance, Record

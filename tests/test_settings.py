@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -92,9 +93,20 @@ def test_settings_have_no_default_anywhere_else() -> None:
         "flows/detection/options.py: batch_size = 1",  # with its own reason
         "flows/labelling/bootstrap.py: overwrite = False",  # of label files; the setting is of plans
         "flows/labelling/filter.py: overwrite = False",
-        "flows/labelling/review_import.py: overwrite = False",  # of corrections
         "flows/orchestration/deployments.py: overwrite = False",
+        "flows/reviews/review_import.py: overwrite = False",  # of corrections
     ]
+
+
+def test_help_reads_its_defaults_from_where_they_are_declared() -> None:
+    """A number in a help text would stay behind when the setting changes."""
+    written_by_hand = [
+        f"{path.name}: {node.value}"
+        for path in sorted((ROOT / "flows" / "cli").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and re.search(r"\(default:? [0-9]", str(node.value))
+    ]
+    assert written_by_hand == []
 
 
 def _literal_defaults(tree: ast.AST):

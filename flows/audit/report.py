@@ -26,19 +26,12 @@ from formats.dataset_names import labels_path, metadata_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, write_json
 from formats.io.plurals import many
+from formats.io.settings import declared_settings, flag_of
 from formats.record import Record
 from formats.reviewed import Key, key_of
 
 REPORT_NAME = "report.json"
 CONFIDENCE = 0.95
-OTHER_OPTIONS = {  # of `groundhog filter`, by the setting of the policy
-    "confident_from": "--confident-from",
-    "ignore_from": "--ignore-from",
-    "nms_iou": "--nms-iou",
-    "cross_class_iou": "--cross-class-iou",
-    "min_size": "--min-size",
-    "max_per_image": "--max-per-img",
-}
 ENOUGH_IMAGES, ENOUGH_BOXES = 5, 10  # reviewed, of a category whose own numbers are worth reading
 
 
@@ -160,7 +153,8 @@ def report_audit(
     if len(images) < min(MIN_REVIEWS, len(audit.records)):
         behind = f", not counting {skipped} after a skipped image" if skipped else ""
         what = f"{len(images)} of {audit.settings.drawn} sampled images are reviewed{behind}"
-        raise InputError(audit.reviewed, what, f"expected at least {MIN_REVIEWS}, reviewed in the order of the page")
+        wanted = min(MIN_REVIEWS, len(audit.records))
+        raise InputError(audit.reviewed, what, f"expected at least {wanted}, reviewed in the order of the page")
     _check_every_stratum(audit, strata, truth)
     reviewed = [(audit.records[image], truth[key_of(audit.records[image])]) for image in images]
     judged = [judge_labels(labels, objects, iou) for labels, objects in reviewed]
@@ -370,13 +364,10 @@ def _filter_command(audit: Audit, score: float, work_dir: str) -> str:
 def _other_options(policy: Mapping[str, Any]) -> list[str]:
     """The rest of the policy that made the labels: without it filter would keep boxes that were not audited."""
     words: list[str] = []
-    default = Policy()
-    for name, option in OTHER_OPTIONS.items():
-        value = policy.get(name, getattr(default, name))
-        if value is not None and value != getattr(default, name):
-            words += [option, f"{value:g}"]
-    if policy.get("soft_weights"):
-        words.append("--soft-weights")
+    for each in declared_settings(Policy):
+        value = policy.get(each.name, each.default)
+        if each.name != "score_threshold" and value not in (None, each.default):
+            words += [flag_of(each)] if value is True else [flag_of(each), f"{value:g}"]
     if policy.get("distractors"):
         words += ["--distractors", ",".join(policy["distractors"])]
     return words

@@ -10,6 +10,7 @@ from flows.labelling.settings import Execution, LabellingSettings
 from formats.io.errors import InputError
 from formats.io.ranges import CountOrZero, Share, check_ranges
 
+EVALUATION_NAME, SAMPLES_NAME = "evaluation.json", "samples.npz"  # in the work_dir
 EVERY_BOX = LabellingSettings(score_floor=0.0)  # an AP needs the boxes of every score
 
 

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flows.distillation.config import DistillConfig, default_training
-from flows.evaluation.evaluate import EVALUATION_NAME
+from flows.evaluation.config import EVALUATION_NAME
 from flows.labelling.filter import FilterResult
 from flows.labelling.manifest import Manifest
 from flows.self_training.config import SelfTrainConfig, read_self_train
-from flows.self_training.gate import Verdict, judge_round, label_drift
+from flows.self_training.drift import label_drift
+from flows.self_training.gate import Verdict, judge_round
 from flows.self_training.labelled import split_labels
+from flows.self_training.messages import status
 from flows.self_training.review import browse_command, is_approved
 from flows.self_training.round import (
     Labelled,
@@ -47,7 +49,6 @@ from flows.self_training.state import (
     refuse_other_settings,
     round_folder,
     settings_of_rounds,
-    status,
     write_loop_state,
 )
 from formats.candidates import ImageProblem
