@@ -34,7 +34,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from contest import drawn_peer, finish, last_ratios, same_in_ours, table
+from contest import drawn_peer, same_in_ours
+from results import finish, last_ratios, table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, MMGroundingDinoConfig, SwinConfig
