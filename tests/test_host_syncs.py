@@ -24,6 +24,9 @@ from grounding_model.inputs.image_batch import ImageBatch
 from grounding_model.inputs.tokens import TextBatch
 from grounding_model.model.config import GLYPH_TINY
 from grounding_model.model.grounding import GroundingModel
+from grounding_model.model.targets import Target, pad_targets
+from grounding_model.training.losses import matched_sets, set_losses
+from grounding_model.training.settings import REFERENCE_LOSSES
 
 WAITING = {
     torch.ops.aten._local_scalar_dense.default,  # item, bool, int, float
@@ -70,6 +73,20 @@ def test_label_scores_and_thebest_pairs_ask_nothing_of_the_device() -> None:
     with NoQuestions():
         found = top_pairs(torch.randn(7, 6), torch.rand(7, 4), scoring, count=5, columns=2)
     assert found.boxes.shape == (5, 4)
+
+
+def test_losses_of_matched_queries_ask_nothing_of_the_device(model: GroundingModel) -> None:
+    """Asked once for each of the 13 sets of queries, a GPU would be waited for 13 times a step."""
+    images = ImageBatch(torch.rand(1, 3, 96, 128), torch.tensor([[96, 128]]))
+    ids = torch.arange(5)[None]
+    eye = torch.eye(5, dtype=torch.bool)[None]
+    found = model(images, TextBatch(ids, torch.ones(1, 5, dtype=torch.bool), torch.zeros_like(ids), eye))
+    boxes, tokens = torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.6, 0.6, 0.3, 0.2]]), torch.ones(2, 5, dtype=torch.bool)
+    ignore = torch.tensor([False, True])
+    padded = pad_targets([Target(boxes, tokens, torch.arange(2), torch.ones(2), ignore, (96, 128))])
+    sets = matched_sets(found, padded, REFERENCE_LOSSES)
+    with NoQuestions():
+        set_losses(sets, padded, found.token_mask, REFERENCE_LOSSES)
 
 
 def test_such_a_question_is_noticed() -> None:

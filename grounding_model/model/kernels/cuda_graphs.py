@@ -80,12 +80,10 @@ class ReplayedFunction:
         return self.function(*arguments)
 
     def forget(self) -> None:
-        """Gives up recording, and the memory of what was recorded."""
+        """Gives up recording, and the memory of what was recorded: torch takes it when it next needs some."""
         self.usable = False
         self.recordings.clear()
         self.pool = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
     def record(self, leaves: list[Any], structure: Any) -> Recording:
         buffers = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
