@@ -98,7 +98,7 @@ function add(row) {
   picture.alt = "";
   picture.loading = "lazy";
   const words = make("span", "words");
-  words.append(make("bdi", "", row.name), make("span", "score", row.score === null ? " by hand" : ` ${row.score.toFixed(2)}`));
+  words.append(make("bdi", "", row.name), make("span", "score", row.score === null ? "by hand" : row.score.toFixed(2)));
   crop.append(picture, words);
   crop.addEventListener("click", (event) => pick(index, event.shiftKey));
   crop.addEventListener("dblclick", () => open(index));
@@ -123,6 +123,7 @@ function draw() {
     crop.classList.toggle("ignored", grid.rows[index].ignore);
   });
   const count = grid.list?.count ?? 0;
+  byId("crops-empty").hidden = count > 0 || !grid.list;
   byId("crops-count").textContent = `${many(count, "box")}, ${grid.chosen.size.toLocaleString("en")} selected`;
   for (const button of document.querySelectorAll("#crops [data-action]")) button.disabled = !grid.chosen.size;
 }
