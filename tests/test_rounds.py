@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from flows.cli.command import main
+from flows.policies import TargetPrecision
 from flows.self_training.config import SelfTrainConfig
 from flows.self_training.drift import Drift, label_drift
 from flows.self_training.gate import Evaluation, Gate, count_ratio, drifted, judge_round
@@ -229,6 +230,16 @@ def test_an_approval_is_of_its_policy(config: SelfTrainConfig) -> None:  # noqa:
     approve_round(config.train.work_dir)
     other = replace(reviewing(config), policy=replace(config.policy, score_threshold=0.7))
     assert self_train(other, stages=Recorder().stages()).state == "waiting"
+
+
+def test_a_policy_that_names_a_file_of_corrections_is_approved_too(config: SelfTrainConfig, tmp_path: Path) -> None:  # noqa: F811
+    corrected = replace(labelled(name="image-000.png"), height=30, width=40)
+    write_odvg(tmp_path / "corrected.json", [corrected])
+    adaptive = TargetPrecision(reviewed=tmp_path / "corrected.json")
+    asking = replace(reviewing(config), policy=replace(config.policy, adaptive=adaptive))
+    assert self_train(asking, stages=Recorder().stages()).state == "waiting"
+    approve_round(config.train.work_dir)
+    assert self_train(asking, stages=Recorder().stages()).state == "finished"
 
 
 @pytest.mark.parametrize(
