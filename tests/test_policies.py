@@ -164,7 +164,7 @@ def test_a_view_gives_each_object_one_box_at_most() -> None:
     """Two boxes of one view are two objects to it, though each overlaps the same box of another view."""
     first = boxes_of((0, (0, 0, 20, 10), 0.9))
     second = boxes_of((0, (0, 0, 14, 10), 0.8), (0, (8, 0, 20, 10), 0.7))  # IoU 0.7 and 0.6 with it, 0.3 with another
-    fused = fuse_views([first, second], 0.5)
+    fused = fuse_views([first, second], 0.4)
     assert sorted(fused.share.tolist()) == [0.5, 1.0]
     assert sorted(fused.boxes.score.tolist()) == pytest.approx([0.35, 0.85])
 

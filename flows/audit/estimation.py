@@ -27,6 +27,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flows.audit.defaults import CONFIDENCE
+
 CORRELATION = 0.7  # of right and wrong between boxes of one image, assumed where few images tell; 1: all or none
 PRIOR_IMAGES = 4.0  # with an error and other boxes: that assumption weighs as much as what so many show
 PRIOR_ERRORS = 4.0  # images with errors: the binomial variance weighs as much as what so many show
@@ -106,7 +108,7 @@ def estimate_share(
     boxes: np.ndarray,
     strata: Strata,
     control: np.ndarray | None = None,
-    confidence: float = 0.95,
+    confidence: float = CONFIDENCE,
 ) -> Share:
     """hits, boxes: (..., n) of each reviewed image, hits <= boxes. control: (..., n) a quantity known for every image,
     whose total over all of them, reviewed or not, is zero.
@@ -192,7 +194,7 @@ def _explained(residual: np.ndarray, control: np.ndarray, strata: Strata) -> np.
 
 
 def stratified_interval(
-    moments: Moments, sizes: np.ndarray, taken: np.ndarray, confidence: float = 0.95, growth: float = 1.0
+    moments: Moments, sizes: np.ndarray, taken: np.ndarray, confidence: float = CONFIDENCE, growth: float = 1.0
 ) -> Share:
     """The share with its interval, where `taken` (H,) images of each stratum are reviewed.
 

@@ -31,7 +31,6 @@ from formats.record import Record
 from formats.reviewed import Key, key_of
 
 REPORT_NAME = "report.json"
-CONFIDENCE = 0.95
 ENOUGH_IMAGES, ENOUGH_BOXES = 5, 10  # reviewed, of a category whose own numbers are worth reading
 
 
@@ -110,7 +109,7 @@ class AuditReport:
         return {
             "labels": self.labels,
             "iou": self.iou,
-            "confidence": CONFIDENCE,
+            "confidence": defaults.CONFIDENCE,
             "reviews": self.reviews,
             "drawn": self.drawn,
             "images": self.images,
@@ -304,7 +303,7 @@ def _boxes(sample: _Sample, name: str | None) -> tuple[int, int]:
 def _quality(moments: _Moments, sample: _Sample, reviews: _Reviews, name: str | None = None) -> Quality:
     sizes, taken = reviews.strata.sizes, reviews.strata.taken
     precision, recall = (
-        None if each is None else _estimate(stratified_interval(each, sizes, taken, CONFIDENCE), count)
+        None if each is None else _estimate(stratified_interval(each, sizes, taken, defaults.CONFIDENCE), count)
         for each, count in zip(moments, _boxes(sample, name))
     )
     more = {
@@ -324,7 +323,7 @@ def _more_reviews(moments: Moments, audit: Audit, strata: Strata, half_width: fl
     while low < high:
         middle = (low + high) // 2
         taken = np.maximum(np.bincount(order[:middle], minlength=len(strata.sizes)), strata.taken)
-        share = stratified_interval(moments, strata.sizes, taken, CONFIDENCE, growth=middle / now)
+        share = stratified_interval(moments, strata.sizes, taken, defaults.CONFIDENCE, growth=middle / now)
         low, high = (low, middle) if (share.high - share.low) / 2 <= half_width else (middle + 1, high)
     return low - now
 

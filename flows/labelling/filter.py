@@ -11,7 +11,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from flows.labelling.adaptive import adaptive_thresholds, reviewed_truth
 from flows.labelling.candidate_lines import decide, lines_with_candidates, names_of_regions
 from flows.labelling.corrections import check_corrections
 from flows.labelling.manifest import Manifest, PlanOrPath, as_manifest, check_source
+from flows.labelling.settings import settings_payload
 from flows.labelling.shards import missing_shards, share_warning, unusable_error
 from flows.policies.apply import Candidate, Label, Reasons
 from flows.policies.policy import Policy, TargetPrecision
@@ -328,7 +329,7 @@ def _kept_audit(meta: Path, payload: Mapping[str, Any]) -> dict[str, Any]:
 
 def _as_json(policy: Policy) -> dict[str, Any]:
     """The policy's settings; of a file of reviewed labels its name."""
-    payload = asdict(policy)
+    payload = settings_payload(policy)
     if isinstance(policy.adaptive, TargetPrecision) and policy.adaptive.reviewed is not None:
         payload["adaptive"]["reviewed"] = policy.adaptive.reviewed.name
     return payload

@@ -16,7 +16,7 @@ from flows.self_training.drift import Drift
 from formats.io.errors import InputError
 from formats.io.plurals import many
 from formats.io.ranges import Count, CountOrZero, Factor, check_ranges
-from grounding_model.metrics.bootstrap import read_samples, samples_interval
+from grounding_model.metrics.bootstrap import CONFIDENCE, RESAMPLES, read_samples, samples_interval
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Gate:
     """
 
     enabled: bool = True
-    confidence: float = 0.95  # of the interval of the gain
-    resamples: Count = 1000  # draws of test images
+    confidence: float = CONFIDENCE  # of the interval of the gain
+    resamples: Count = RESAMPLES  # draws of test images
     max_changed_images: float = 0.9  # share of images whose labels differ from the round before
     max_count_ratio: float = 3.0  # boxes of a category against the round before, either way; also of all boxes
     min_boxes_per_image: Factor = 0.01  # labels with fewer teach a model that there is nothing to find

@@ -27,6 +27,7 @@ from formats.io.files import load_json, write_json, write_whole
 from formats.io.locks import temporary_beside
 from formats.io.plurals import many
 from formats.io.storage import is_address
+from formats.io.values import brief_json
 from grounding_model.training.config import WITHOUT_EFFECT
 
 logger = logging.getLogger(__name__)
@@ -177,7 +178,9 @@ def refuse_other_settings(work_dir: Path, settings: Mapping[str, Any]) -> None:
     differing = list(_differences(loop.settings, settings))
     if not differing:
         return
-    said = "; ".join(f"{name}: {_brief(before)} there, {_brief(now)} requested" for name, before, now in differing[:4])
+    said = "; ".join(
+        f"{name}: {brief_json(before)} there, {brief_json(now)} requested" for name, before, now in differing[:4]
+    )
     if len(loop.rounds) == 1 and all(name.startswith("policy.") for name, _, _ in differing):
         logger.warning("v1 is filtered again by another policy (%s)", said)
         return
@@ -194,11 +197,6 @@ def _differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, A
             yield from _differences(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
     elif before != now:
         yield name, before, now
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else f"{text[:37]}…"
 
 
 def link_into(files: Iterable[Path], folder: Path) -> None:
