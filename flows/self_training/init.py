@@ -266,8 +266,9 @@ batch_size = 8
 views = [{mirrored = true}, {scale = [256, 416]}, {scale = [256, 416], mirrored = true}]
 """,
     """\
-steps = 240
+steps = 480
 batch_size = 8
+dropout = 0.1
 moving_average = 0.99
 precision = "bfloat16"
 frozen = ["backbone"]  # it was trained on a million photos, far more than yours
