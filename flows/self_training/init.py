@@ -263,7 +263,7 @@ ignore_from = 0.2  # boxes between this and the threshold count neither as objec
 
 [labelling]
 batch_size = 8
-views = [{mirrored = true}, {scale = [256, 416]}, {scale = [256, 416], mirrored = true}]
+views = [{mirrored = true}, {scale = [320, 520]}, {scale = [320, 520], mirrored = true}]
 """,
     """\
 steps = 480

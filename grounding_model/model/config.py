@@ -131,7 +131,7 @@ PHOTO_TINY = replace(
     # Several queries are trained on each box (losses.last_repeats), which helps with few images; NMS then keeps one
     # prediction, as in DETA (arXiv 2212.06137).
     nms_iou=0.6,
-    image_scale=(320, 520),  # larger than in training: boxes are tighter, docs/label_quality.md
+    image_scale=(256, 416),
 )
 
 VARIANTS = {"swin-t": SWIN_T, "swin-b": SWIN_B, "swin-l": SWIN_L, "glyph-tiny": GLYPH_TINY, "photo-tiny": PHOTO_TINY}
