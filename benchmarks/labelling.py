@@ -171,7 +171,7 @@ def parts(case: Case) -> str:
     """CPU milliseconds an image of one labelling, four images at once."""
     seconds: Counter[str] = Counter()
     functions = (
-        (detecting, "_read"), (case.detector.model, "encode_image"), (case.detector.model, "ground"),
+        (detecting, "read_for_model"), (case.detector.model, "encode_image"), (case.detector.model, "ground"),
         (detecting._Labeller, "_answers"), (detecting._Labeller, "_records"), (detecting, "collate_pixels"),
         (inferring, "_candidates"), (inferring, "write_candidates"), (inferring, "current_states"),
         (inferring, "write_states"), (inferring, "missing_shards"), (inferring, "check_usable"),

@@ -59,10 +59,11 @@ from grounding_model.model.grounding import GroundingModel, ImageFeatures, TextF
 from grounding_model.model.kernels.compiled_gather import use_compiled_gather
 from grounding_model.model.kernels.cuda_graphs import ReplayedModel
 from grounding_model.model.precision import choose_dtype, float32_products, use_bfloat16
-from grounding_model.students.config import is_student
+from grounding_model.students.config import is_onnx, is_student
 
 if TYPE_CHECKING:
     from grounding_model.students.detector import StudentDetector
+    from grounding_model.students.onnx_detector import OnnxDetector
 
 logger = logging.getLogger(__name__)
 
@@ -74,10 +75,10 @@ def load_detector(
     text_encoder: str | Path | None = None,
     device: str = "auto",
     dtype: str = DTYPE,
-) -> Detector | StudentDetector:
-    """Loads a detector from anything that load_checkpoint reads, or from a student's folder.
+) -> Detector | StudentDetector | OnnxDetector:
+    """Loads a detector from anything that load_checkpoint reads, or from a student's folder or ONNX file.
 
-    device: a torch device name, or 'auto' for a GPU if there is one, else the CPU.
+    device: a torch device name, or 'auto' for a GPU if there is one, else the CPU, on which an ONNX file always runs.
 
     dtype: float32; bfloat16, which rounds only the large linear layers of the image side; or auto, which means
     bfloat16 on devices with native support and float32 elsewhere. Students are small and always run in float32.
@@ -91,6 +92,10 @@ def load_detector(
         from grounding_model.students.files import load_student
 
         return StudentDetector(load_student(weights), chosen)
+    if is_onnx(weights):
+        from grounding_model.students.onnx_detector import OnnxDetector, OnnxSession
+
+        return OnnxDetector(OnnxSession(weights))
     checkpoint = load_checkpoint(weights, text_encoder)
     if isinstance(checkpoint.model.backbone, TimmFeatures):
         checkpoint.model.backbone.fold_batch_norms()

@@ -129,6 +129,28 @@ def test_an_interrupted_audit_resumes_and_a_larger_one_keeps_what_was_reviewed(l
     assert report_audit(larger).reviews == 11
 
 
+def test_another_seed_is_refused_while_an_audit_goes_on(labels: Path) -> None:
+    names = [each.filename for each in read_odvg(draw_audit(labels, reviews=15, seed=3).sample_path)]
+    with pytest.raises(InputError, match=r"--seed: 4, but .* drawn with seed 3; expected the same seed, or --new"):
+        draw_audit(labels, seed=4)
+    assert [each.filename for each in read_odvg(draw_audit(labels).sample_path)] == names
+    other = draw_audit(labels, reviews=15, seed=4, anew=True)
+    assert [each.filename for each in read_odvg(other.sample_path)] != names
+
+
+def test_labels_without_a_box_are_audited_and_counts_are_in_the_singular(tmp_path: Path) -> None:
+    path = tmp_path / "x_od_v1.json"
+    write_odvg(path, [Record("0.png", 100, 100, ())])
+    audit = draw_audit(path)
+    with pytest.raises(InputError, match=r"0 of 1 sampled images .* expected at least 1,"):
+        report_audit(audit)
+    write_corrections(reviewed_path(path), [reviewed_text(record("0.png"), 1)])
+    text = describe_audit(report_audit(audit))
+    assert "1 reviewed image of 1" in text
+    assert "precision  unknown: no labels in the reviewed images" in text
+    assert "no threshold: that takes labels that all have a score" in text
+
+
 def test_too_few_reviews_are_refused_with_what_to_do(labels: Path) -> None:
     with pytest.raises(InputError, match="has no audit yet"):
         read_audit(labels)

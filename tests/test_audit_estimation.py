@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flows.audit.estimation import Strata, estimate_share
+from flows.audit.estimation import Strata, estimate_share, moments_of
 from flows.audit.sampling import design, expected_errors
 from flows.audit.thresholds import certified_threshold, threshold_grid
 
@@ -83,6 +83,24 @@ def test_errors_that_come_alone_narrow_the_interval_of_few_reviews() -> None:
     apart, whole = (estimate_share(hits, boxes, strata) for hits in (alone, together))
     assert apart.value == whole.value
     assert apart.high - apart.low < 0.75 * (whole.high - whole.low)
+
+
+def test_a_crowd_makes_up_the_variance_of_many_images() -> None:
+    strata = Strata(np.zeros(12, int), np.array([9999]))
+    even, uneven = np.full(12, 4), np.array([26] + [2] * 11)
+    assert moments_of(even // 2, even, strata).evenness == pytest.approx(1.0)
+    assert moments_of(uneven // 2, uneven, strata).evenness * 12 < 2.0
+
+
+def test_intervals_hold_where_few_images_hold_most_boxes_and_many_are_wrong() -> None:
+    rng, held, reviews = np.random.default_rng(1), [], 20
+    for _ in range(10):  # label files
+        boxes = np.minimum(40, rng.pareto(1.0, 128).astype(int) + 1)
+        hits = rng.binomial(boxes, 1 - np.minimum(0.9, 1.6 * rng.beta(1, 3, 128)))
+        images = rng.random((AUDITS // 2, 128)).argsort(1)[:, :reviews]
+        share = estimate_share(hits[images], boxes[images], Strata(np.zeros(reviews, int), np.array([128])))
+        held.append((share.low <= hits.sum() / boxes.sum()) & (hits.sum() / boxes.sum() <= share.high))
+    assert np.mean(held) >= 0.93  # 0.914 with a degree of freedom an image
 
 
 def test_what_is_known_whole_has_no_interval() -> None:

@@ -310,6 +310,19 @@ def test_weighing_images_is_repeating_them(seed):
     assert weighed[0] == pytest.approx(evaluate_coco(*repeated, names).ap, abs=1e-12)
 
 
+def test_draws_that_are_scored_together_are_scored_as_alone(monkeypatch):
+    truth, found = noisy_case(12, seed=3)
+    rankings = evaluate_coco_with_rankings(truth, found, ["cat", "dog", "cow"]).rankings
+    draws = np.random.default_rng(0).multinomial(3, np.full(12, 1 / 12), 40)
+    draws[7] = 0  # nothing to find
+    alone = np.concatenate([resampled(rankings, [draw]) for draw in draws])
+    assert np.isnan(alone[7])
+    assert len(set(alone)) > 10
+    for block in (1, 500, 10**6):
+        monkeypatch.setattr("grounding_model.metrics.ranking.BLOCK", block)
+        np.testing.assert_allclose(resampled(rankings, draws), alone, rtol=1e-12)
+
+
 def test_the_interval_holds_the_number_and_narrows_with_more_images():
     widths = []
     for images in (15, 150):

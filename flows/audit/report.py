@@ -152,7 +152,8 @@ def report_audit(
     if len(images) < min(MIN_REVIEWS, len(audit.records)):
         behind = f", not counting {skipped} after a skipped image" if skipped else ""
         what = f"{len(images)} of {audit.settings.drawn} sampled images are reviewed{behind}"
-        raise InputError(audit.reviewed, what, f"expected at least {MIN_REVIEWS}, reviewed in the order of the page")
+        wanted = min(MIN_REVIEWS, len(audit.records))
+        raise InputError(audit.reviewed, what, f"expected at least {wanted}, reviewed in the order of the page")
     _check_every_stratum(audit, strata, truth)
     reviewed = [(audit.records[image], truth[key_of(audit.records[image])]) for image in images]
     judged = [judge_labels(labels, objects, iou) for labels, objects in reviewed]

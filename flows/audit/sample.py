@@ -23,8 +23,7 @@ from flows.audit.estimation import Strata
 from flows.audit.judging import labels_by_name
 from flows.audit.sampling import EMPTY_TERM, Design, design, expected_errors
 from flows.labelling.filter import MADE_BY
-from flows.labelling.infer import parse_line
-from flows.labelling.manifest import read_lines
+from flows.labelling.manifest import parse_line, read_lines
 from formats.dataset_names import audit_folder, label_map_beside, metadata_path, reviewed_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, sha256_of, write_json
@@ -105,19 +104,23 @@ class Audit:
 
 
 def draw_audit(
-    labels: Path, reviews: int | None = None, seed: int = 0, reviewed: Path | None = None, anew: bool = False
+    labels: Path, reviews: int | None = None, seed: int | None = None, reviewed: Path | None = None, anew: bool = False
 ) -> Audit:
     """Begins the audit of a label file, or continues it; with more reviews the sample is extended.
 
-    reviews: images in the sample; None: defaults.REVIEWS, or as many as are drawn. anew: forgets an earlier audit of
-    these labels; what was reviewed stays reviewed.
-    Raises InputError for labels that hold nothing to audit, and for ones that have been made anew since the draw.
+    reviews: images in the sample; None: defaults.REVIEWS, or as many as are drawn. seed: None: 0, or that of the draw.
+    anew: forgets an earlier audit of these labels; what was reviewed stays reviewed.
+    Raises InputError for labels that hold nothing to audit, for ones that have been made anew since the draw, and for
+    another seed than that of the draw.
     """
     if reviews is not None and reviews < MIN_REVIEWS:
         raise InputError("-n", f"{reviews} reviews", f"expected at least {MIN_REVIEWS}")
     if anew:
         shutil.rmtree(audit_folder(labels), ignore_errors=True)
-    audit = read_audit(labels, reviewed) if is_begun(labels) else _begin(labels, reviews, seed, reviewed)
+    audit = read_audit(labels, reviewed) if is_begun(labels) else _begin(labels, reviews, seed or 0, reviewed)
+    if seed is not None and seed != audit.settings.seed:
+        what = f"{seed}, but the sample of these labels was drawn with seed {audit.settings.seed}"
+        raise InputError("--seed", what, "expected the same seed, or --new for another sample")
     wanted = max(audit.settings.drawn, min(reviews or audit.settings.drawn, len(audit.records)))
     audit = replace(audit, settings=replace(audit.settings, drawn=wanted))
     write_odvg(audit.sample_path, [audit.records[image] for image in audit.drawn])

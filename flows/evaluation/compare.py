@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flows.evaluation.evaluate import EVALUATION_NAME, SAMPLES_NAME
+from flows.evaluation.config import EVALUATION_NAME, SAMPLES_NAME
 from formats.io.errors import InputError
 from formats.io.files import load_json
 from formats.io.notebook import html_text

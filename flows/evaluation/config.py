@@ -12,6 +12,7 @@ from formats.io.ranges import CountOrZero, Share, check_ranges
 from grounding_model.metrics.bootstrap import RESAMPLES
 from grounding_model.metrics.expressions import EXPRESSION_SCORE
 
+EVALUATION_NAME, SAMPLES_NAME = "evaluation.json", "samples.npz"  # in the work_dir
 EVERY_BOX = LabellingSettings(score_floor=0.0)  # an AP needs the boxes of every score
 
 

@@ -127,7 +127,7 @@ def next_steps_after_init(path: Path) -> str:
     name = path.stem.removeprefix(PREFIX)
     annotations = config.data.annotations if config.data.kind != "glyphs" else Path()
     first = labels_path(annotations, 1)
-    look: list[object] = ["groundhog", "browse", first.parent, first.name, _images_of(path)]
+    look: list[object] = ["groundhog", "browse", first.parent, first.name, _images_of(path, first.parent)]
     look += ["-m", label_map_beside(annotations).name] if config.data.kind == "images" else []
     look += ["-o", f"outputs/{name}", "--not-show"]
     install = what_to_install(config.start.source)
@@ -145,10 +145,11 @@ or, with Prefect (a `groundhog up` that runs already has to be started again):
   prefect deployment run self-train/{name} --watch"""
 
 
-def _images_of(path: Path) -> Path:
-    """Absolute: `groundhog browse` takes it as it stands, not below the data folder."""
+def _images_of(path: Path, data_root: Path) -> Path:
+    """As it is in the configuration, unless `groundhog browse` would find another folder below the data folder."""
     data = read_self_train(path).data
-    return data.images.resolve() if data.kind != "glyphs" else Path()
+    images = data.images if data.kind != "glyphs" else Path()
+    return images.absolute() if (data_root / images).is_dir() else images
 
 
 def _work_dir(name: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flows.distillation.config import DistillConfig, default_training
-from flows.evaluation.evaluate import EVALUATION_NAME
+from flows.evaluation.config import EVALUATION_NAME
 from flows.labelling.filter import FilterResult
 from flows.labelling.manifest import Manifest
 from flows.labelling.settings import settings_payload
