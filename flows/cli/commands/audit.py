@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from browse.review.arguments import DEFAULT_PORT
 from flows.audit import defaults
-from flows.cli.arguments import command
+from flows.cli.arguments import command, seed
 from formats.io.errors import InputError
 from formats.io.plurals import many
 
@@ -72,7 +72,7 @@ def _add_audit(commands) -> None:
         help="estimate how many reviews are needed for intervals of ± E (default %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="random seed of the sample (default %(default)s)"
+        "--seed", type=seed, default=0, metavar="S", help="random seed of the sample (default %(default)s)"
     )
     parser.add_argument("--new", action="store_true", help="draw a new sample; existing reviews are kept")
     _add_page(parser)
