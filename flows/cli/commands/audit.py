@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from browse.review.arguments import DEFAULT_PORT
 from flows.audit import defaults
-from flows.cli.arguments import command
+from flows.cli.arguments import command, seed
 from formats.io.errors import InputError
 from formats.io.plurals import many
 
