@@ -73,7 +73,7 @@ def _add_audit(commands) -> None:
     )
     parser.add_argument(
         "--seed",
-        type=int,
+        type=seed,
         metavar="S",
         help=f"random seed of the sample (default {defaults.SEED}, or that of the audit that goes on)",
     )
