@@ -190,7 +190,12 @@ def main() -> None:
     print("a change                 ", milliseconds(change))
     print("the next one to review   ", milliseconds(lambda number: server.ask(f"views/{view}/open?after={number}")))
     query = {"label": 3, "low": 0.5, "order": "uncertain"}
-    print("a filter, most uncertain ", milliseconds(lambda number: server.ask("views", query), 5))
+    print("a filter, most uncertain ", milliseconds(lambda number: server.ask("views", query)))
+    print("a search for a file name ", milliseconds(lambda number: server.ask("views", {"text": f"{number:04d}"})))
+    print("a search that all fit    ", milliseconds(lambda number: server.ask("views", {"text": "jpg"})))
+    crops = {"view": server.ask("views", {})["view"], "sort": "doubt"}
+    print("crops of a class         ", milliseconds(lambda number: server.ask("crops", {**crops, "label": number % 10})))
+    print("crops of every class     ", milliseconds(lambda number: server.ask("crops", {**crops, "label": -1})))
     print(f"memory {server.megabytes():.0f} MB")
     server.close()
     compare(folder, count, numbers)
