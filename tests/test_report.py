@@ -15,7 +15,8 @@ from flows.labelling.filter import filter_candidates
 from flows.labelling.infer import infer
 from flows.labelling.plan import plan
 from flows.policies.policy import Policy
-from flows.self_training.gate import Verdict, label_drift
+from flows.self_training.drift import label_drift
+from flows.self_training.gate import Verdict
 from flows.self_training.report import ImageComparison, comparison_sheet, read_rounds, write_run_report
 from flows.self_training.state import LoopState, RoundResult, read_loop_state, write_loop_state
 from formats.dataset_names import labels_path

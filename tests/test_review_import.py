@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from flows.cli.command import main
-from flows.labelling.image_names import ImageNames
-from flows.labelling.review_import import ImportOptions, import_reviews
+from flows.reviews.image_names import ImageNames
+from flows.reviews.review_import import ImportOptions, import_reviews
 from formats import (
     WRITERS,
     InputError,
@@ -186,7 +186,7 @@ def test_a_submission_without_boxes_says_that_an_unlabelled_image_has_none(tmp_p
 def test_turned_boxes_of_cvat_are_refused(tmp_path, labels):
     export = exported(tmp_path, "cvat", RECORDS)
     export.write_text(export.read_text().replace('occluded="0"', 'occluded="0" rotation="10.5"', 1))
-    with pytest.raises(InputError, match=r"a\.jpg: contains rotated boxes and ellipses \(1\)"):
+    with pytest.raises(InputError, match=r"a\.jpg: contains rotated boxes \(1\)"):
         import_reviews(labels, export, "cvat")
 
 

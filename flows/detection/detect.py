@@ -29,6 +29,7 @@ from grounding_model.detector import load_detector
 from grounding_model.inputs.image import read_image
 from grounding_model.inputs.prompt import Prompt
 from grounding_model.students.detector import StudentDetector
+from grounding_model.students.onnx_detector import OnnxDetector
 
 JPEG_QUALITY = 92  # the names on a picture are small
 DRAWN_PIXELS = 1 << 26  # of a drawing; drawing on a larger one would take gigabytes
@@ -98,8 +99,8 @@ def _detect(images: Sequence[ListedImage], prompt: Prompt | None, options: Detec
 
 
 def _all_classes(detector: object, weights: str) -> Prompt:
-    if isinstance(detector, StudentDetector):
-        return Prompt.categories(detector.student.names)
+    if isinstance(detector, StudentDetector | OnnxDetector):
+        return Prompt.categories(detector.names)
     raise InputError(weights, "has no classes of its own", "expected a prompt")
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from shlex import quote
 from typing import NamedTuple
 
-from flows.labelling.bootstrap import check_categories, read_captions
+from flows.labelling.bootstrap import check_categories
+from flows.labelling.captions import read_captions
 from flows.self_training.config import read_self_train
 from flows.self_training.labelled import import_labels, usable_lines
 from formats.dataset_names import annotation_path, label_map_beside, labels_path
@@ -53,17 +54,7 @@ def init(
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise InputError("name", repr(name), "expected letters, digits, - and _")
     path = Path(config_dir) / f"{PREFIX}{name}.toml"
-    if path.exists():
-        raise InputError(path, "already exists", "choose another name, or edit that file")
-    if not Path(images).is_dir() or not list_images(images):
-        raise InputError(images, "no images there", "expected a folder of .jpg, .png or other images")
-    if categories is None and captions is None and labels is None:
-        raise InputError("categories", "missing", "expected categories, captions or labels")
-    if captions is not None and (categories is not None or labels is not None):
-        other = "categories" if labels is None else "labels"
-        raise InputError("captions", f"set together with {other}", "expected categories, captions or labels")
-    if labels is not None and not Path(labels).exists():
-        raise InputError(labels, "no such file or folder", "expected the labels of some of the images")
+    _check_arguments(path, images, categories, captions, labels)
     weights = weights or (PHOTO_WEIGHTS if labels is not None else WEIGHTS)
     if Path(weights).suffix and not Path(weights).exists():
         raise InputError(weights, "no such file", "expected weights, a folder of transformers, or a name of its hub")
@@ -95,6 +86,26 @@ def init(
         file.write(f"{text}{recipe.train}\n[train.start]\n{start}\n")
     read_self_train(path)
     return path
+
+
+def _check_arguments(
+    path: Path,
+    images: str | Path,
+    categories: Sequence[str] | None,
+    captions: str | Path | None,
+    labels: str | Path | None,
+) -> None:
+    if path.exists():
+        raise InputError(path, "already exists", "choose another name, or edit that file")
+    if not Path(images).is_dir() or not list_images(images):
+        raise InputError(images, "no images there", "expected a folder of .jpg, .png or other images")
+    if categories is None and captions is None and labels is None:
+        raise InputError("categories", "missing", "expected categories, captions or labels")
+    if captions is not None and (categories is not None or labels is not None):
+        other = "categories" if labels is None else "labels"
+        raise InputError("captions", f"set together with {other}", "expected categories, captions or labels")
+    if labels is not None and not Path(labels).exists():
+        raise InputError(labels, "no such file or folder", "expected the labels of some of the images")
 
 
 def recipe_of(weights: str) -> Recipe:

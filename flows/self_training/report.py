@@ -25,19 +25,10 @@ from browse.judged import CHANGES, JUDGED, JUDGED_LEGEND, draw_judged, verdicts
 from browse.page_style import headlines_of
 from flows.distillation.distill import RESULT_NAME
 from flows.labelling.manifest import MANIFEST_NAME, Manifest, read_manifest
-from flows.self_training.gate import changed_records
+from flows.self_training.drift import changed_records
+from flows.self_training.messages import ending, model_of, score_title, state_rows
 from flows.self_training.review import browse_command
-from flows.self_training.state import (
-    PRETRAINED,
-    ROUNDS_NAME,
-    STUDENT_FOLDER,
-    LoopState,
-    ending,
-    model_of,
-    read_loop_state,
-    score_title,
-    state_rows,
-)
+from flows.self_training.state import PRETRAINED, ROUNDS_NAME, STUDENT_FOLDER, LoopState, read_loop_state
 from formats.candidates import read_candidates
 from formats.dataset_names import labels_path, metadata_path
 from formats.images import safe_join

@@ -17,6 +17,8 @@ from grounding_model.metrics.coco import evaluate_coco_with_rankings
 from grounding_model.metrics.ranking import Ranking
 
 DRAWS_TOGETHER = 100  # of 20,000 images they take 16 MB
+RESAMPLES = 1000
+CONFIDENCE = 0.95
 
 
 class Interval(NamedTuple):
@@ -32,8 +34,8 @@ def bootstrap_interval(
     categories: Sequence[str],
     *,
     baseline: Sequence[Record] | None = None,
-    resamples: int = 1000,
-    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Interval:
     """The percentile bootstrap interval of AP (Efron and Tibshirani 1993, chapter 13): images are resampled with
@@ -63,15 +65,15 @@ def samples_interval(
     found: Samples,
     baseline: Samples | None = None,
     *,
-    resamples: int = 1000,
-    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Interval:
     """As bootstrap_interval, of matches that are there already; baseline: those of other predictions of the images."""
     return interval_within(drawn(found, baseline, resamples=resamples, seed=seed), confidence)
 
 
-def drawn(found: Samples, baseline: Samples | None = None, *, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+def drawn(found: Samples, baseline: Samples | None = None, *, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
     """(resamples,) the number of each draw, less the baseline's of the same; NaN where there is nothing to find."""
     values = resampled(found, image_draws(image_count(found), resamples, seed))
     if baseline is None:
@@ -79,7 +81,7 @@ def drawn(found: Samples, baseline: Samples | None = None, *, resamples: int = 1
     return values - resampled(baseline, image_draws(image_count(found), resamples, seed))
 
 
-def interval_within(values: np.ndarray, confidence: float = 0.95) -> Interval:
+def interval_within(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
     """The middle part of the draws. Raises InputError where there was nothing to find in any of them."""
     values = values[np.isfinite(values)]
     if not len(values):
