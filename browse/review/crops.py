@@ -17,6 +17,7 @@ from formats.io.errors import InputError
 
 SORTS = ("low", "high", "doubt", "similar", "file")
 MOST_LISTED = 20_000  # boxes that one grid may show
+BLOCK = 500_000  # boxes that are looked at together
 MOST_ALIKE = 2_000  # that are compared by what they look like, those with the lowest scores
 MOST_CHANGED = 2_000  # boxes that one action may change
 ACTIONS = ("delete", "relabel", "ignore", "accept")
@@ -54,18 +55,31 @@ def list_crops(views: Views, view: LineView, query: CropQuery) -> list[tuple[int
         shown &= index.matching(query.words)
     numbers, changed = review.changed_boxes()
     shown_now, shown[numbers] = shown.copy(), False
-    limits = query.label, query.low, query.high
-    boxes = fitting(index.labels, index.scores, *limits)
-    boxes = boxes if shown.all() else boxes[shown[index.box_lines[boxes]]]
-    boxes = boxes[_first(_rank(views, boxes, index.labels[boxes], index.scores[boxes], query.sort))]
+    boxes = _first_boxes(views, shown, query)
     lines = index.box_lines[boxes]
     rows = BoxRows(lines, boxes - index.first[lines], index.labels[boxes], index.scores[boxes])
-    now = fitting(changed.label, changed.score, *limits)
+    now = fitting(changed.label, changed.score, query.label, query.low, query.high)
     rows = rows.with_rows(changed.at(now[shown_now[changed.line[now]]]))
     rows = rows.at(_first(_rank(views, rows.line, rows.label, rows.score, query.sort)))
     found = list(zip(rows.line.tolist(), rows.place.tolist()))
     found = _with_words(review, found, query.words) if query.words else found
     return _alike(views, found, query.like) if query.sort == "similar" else found
+
+
+def _first_boxes(views: Views, shown: np.ndarray, query: CropQuery) -> np.ndarray:
+    """Positions of the boxes of the label file that come first; equal ones as they come. shown: (N,) bool, of lines.
+
+    A block of boxes at a time: copies of millions would take more memory than the file's index.
+    """
+    index = views.review.index
+    labels, scores = index.labels, index.scores
+    best = np.zeros(0, np.int64)
+    for start in range(0, len(labels), BLOCK):
+        block = slice(start, start + BLOCK)
+        boxes = start + fitting(labels[block], scores[block], query.label, query.low, query.high)
+        boxes = np.concatenate([best, boxes[shown[index.box_lines[boxes]]]])
+        best = boxes[_first(_rank(views, boxes, labels[boxes], scores[boxes], query.sort))]
+    return best
 
 
 def _rank(views: Views, place: np.ndarray, label: np.ndarray, score: np.ndarray, sort: str) -> np.ndarray:

@@ -75,7 +75,8 @@ def doubt_of_boxes(
         place = np.minimum(np.searchsorted(known, labels), len(known) - 1)
         limit = np.where(known[place] == labels, values[place], limit)
     distance = np.abs(scores - limit)
-    return np.where(np.isnan(distance), np.inf, distance)
+    distance[np.isnan(distance)] = np.inf
+    return distance
 
 
 def read_order(path: Path) -> tuple[Listed, dict[tuple[str, str], float]]:
