@@ -83,7 +83,9 @@ def test_a_sample_brackets_them_and_says_from_how_many_reviews(labels: Path) -> 
 
 
 def test_the_printed_command_keeps_the_policy_of_the_audited_labels(labels: Path) -> None:
-    policy = asdict(Policy(0.1, cross_class_iou=0.5, min_size=8, ignore_from=0.05, distractors=("a toy", "dog")))
+    policy = asdict(
+        Policy(0.1, cross_class_iou=0.5, min_size=8, ignore_from=0.05, distractors=("a toy", "dog"), distractor_iou=0.3)
+    )
     made_by = {"source": "x_od.json", "plan": "0" * 64, "policy": policy, "thresholds_found": {}, "views": []}
     metadata_path(labels).write_text(json.dumps(made_by))
     audit = draw_audit(labels, reviews=20)
@@ -91,8 +93,8 @@ def test_the_printed_command_keeps_the_policy_of_the_audited_labels(labels: Path
     found = report_audit(audit, precision=0.85, work_dir="wd").threshold
     assert found is not None
     assert found.command == (
-        f"groundhog filter wd --score-threshold {found.score:g} --ignore-from 0.05 --cross-class-iou 0.5 --min-size 8 "
-        "--distractors 'a toy,dog'"
+        f"groundhog filter wd --score-threshold {found.score:g} --ignore-from 0.05 --cross-class-iou 0.5 "
+        "--distractor-iou 0.3 --min-size 8 --distractors 'a toy,dog'"
     )
 
 

@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+
+from flows.audit.defaults import CONFIDENCE
 
 CORRELATION = 0.7  # of right and wrong between boxes of one image, assumed where few images tell; 1: all or none
 PRIOR_IMAGES = 4.0  # with an error and other boxes: that assumption weighs as much as what so many show
@@ -107,7 +108,7 @@ def estimate_share(
     boxes: np.ndarray,
     strata: Strata,
     control: np.ndarray | None = None,
-    confidence: float = 0.95,
+    confidence: float = CONFIDENCE,
 ) -> Share:
     """hits, boxes: (..., n) of each reviewed image, hits <= boxes. control: (..., n) a quantity known for every image,
     whose total over all of them, reviewed or not, is zero.
@@ -193,12 +194,14 @@ def _explained(residual: np.ndarray, control: np.ndarray, strata: Strata) -> np.
 
 
 def stratified_interval(
-    moments: Moments, sizes: np.ndarray, taken: np.ndarray, confidence: float = 0.95, growth: float = 1.0
+    moments: Moments, sizes: np.ndarray, taken: np.ndarray, confidence: float = CONFIDENCE, growth: float = 1.0
 ) -> Share:
     """The share with its interval, where `taken` (H,) images of each stratum are reviewed.
 
     growth: how many times as many that is as the moments are from: the interval to expect of a larger sample.
     """
+    from scipy import special
+
     scale = sizes**2 * (1 - taken / sizes) / np.maximum(taken, 1)
     parts, square = scale * moments.spread, np.where(moments.total > 0, moments.total, 1.0) ** 2
     correlation = _shrunk(moments.correlation, growth * moments.witnesses)
@@ -210,7 +213,7 @@ def stratified_interval(
     per_box = np.maximum(seen, trust * seen + (1 - trust) * assumed)
     random = trust * seen / np.maximum(per_box, 1e-12)  # part of the variance, squared by Satterthwaite
     degrees = _degrees(moments, parts, taken, growth) / np.maximum(random, MAX_DEGREES**-0.5) ** 2
-    quantile, student = stats.norm.ppf(0.5 + confidence / 2), stats.t.ppf(0.5 + confidence / 2, degrees)
+    quantile, student = special.ndtri(0.5 + confidence / 2), special.stdtrit(degrees, 0.5 + confidence / 2)
     effective = (quantile / student) ** 2 / np.maximum(per_box, 1e-12)
     low, high = binomial_interval(moments.value, effective, confidence)
     step = 0.5 / np.maximum(moments.total, 1.0)  # a count of boxes moves by whole ones: felt where few images are left
@@ -238,9 +241,11 @@ def binomial_interval(share: np.ndarray, count: np.ndarray, confidence: float) -
     Clopper and Pearson's lower limit is the quantile of beta(hits, misses + 1), Jeffreys's that of beta(hits + 1/2,
     misses + 1/2); this one's lies between them, at the former where there are hardly any hits.
     """
+    from scipy import special
+
     tail = (1 - confidence) / 2
     hits, misses = share * count, (1 - share) * count
     few_hits, few_misses = (np.maximum(each, 1e-9) + 0.5 * each / (each + 1) for each in (hits, misses))
-    low = np.where(hits > 1e-9, stats.beta.ppf(tail, few_hits, misses + 1.0), 0.0)
-    high = np.where(misses > 1e-9, stats.beta.ppf(1 - tail, hits + 1.0, few_misses), 1.0)
+    low = np.where(hits > 1e-9, special.betaincinv(few_hits, misses + 1.0, tail), 0.0)
+    high = np.where(misses > 1e-9, special.betaincinv(hits + 1.0, few_misses, 1 - tail), 1.0)
     return np.minimum(low, share), np.maximum(high, share)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from flows.audit.report import CONFIDENCE, AuditReport, Estimate, Quality
+from flows.audit.defaults import CONFIDENCE
+from flows.audit.report import AuditReport, Estimate, Quality
 from formats.io.plurals import many
 
 NAMED = 10  # categories without numbers that are listed

@@ -23,8 +23,7 @@ from flows.audit.estimation import Strata
 from flows.audit.judging import labels_by_name
 from flows.audit.sampling import EMPTY_TERM, Design, design, expected_errors
 from flows.labelling.filter import MADE_BY
-from flows.labelling.infer import parse_line
-from flows.labelling.manifest import read_lines
+from flows.labelling.manifest import parse_line, read_lines
 from formats.dataset_names import audit_folder, label_map_beside, metadata_path, reviewed_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, sha256_of, write_json
@@ -51,7 +50,7 @@ class AuditSettings:
     labels_sha256: str
     drawn: int
     planned: int
-    seed: int = 0
+    seed: int = defaults.SEED
     made_by: Mapping[str, Any] = field(default_factory=dict)
     empty_term: float = 0.0
     empty_apart: bool = False
@@ -120,7 +119,9 @@ def draw_audit(
         raise InputError("-n", f"{reviews} reviews", f"expected at least {MIN_REVIEWS}")
     if anew:
         shutil.rmtree(audit_folder(labels), ignore_errors=True)
-    audit = read_audit(labels, reviewed) if is_begun(labels) else _begin(labels, reviews, seed or 0, reviewed)
+    audit = (
+        read_audit(labels, reviewed) if is_begun(labels) else _begin(labels, reviews, seed or defaults.SEED, reviewed)
+    )
     if seed is not None and seed != audit.settings.seed:
         what = f"{seed}, but the sample of these labels was drawn with seed {audit.settings.seed}"
         raise InputError("--seed", what, "expected the same seed, or --new for another sample")

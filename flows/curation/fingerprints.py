@@ -14,7 +14,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
-from scipy.fft import dctn
 
 from formats.images import decode_image, safe_join
 from formats.io.errors import InputError
@@ -121,7 +120,7 @@ def _small(pixels: np.ndarray) -> np.ndarray:
 def perceptual_hash(grey: np.ndarray) -> np.ndarray:
     """(h, w) uint8 -> (255,) bool."""
     small = Image.fromarray(np.ascontiguousarray(grey)).resize((HASH_SIDE, HASH_SIDE), Image.Resampling.LANCZOS)
-    low = dctn(np.asarray(small, np.float64), norm="ortho")[:HASH_FREQUENCIES, :HASH_FREQUENCIES].ravel()[1:]
+    low = cv2.dct(np.asarray(small, np.float64))[:HASH_FREQUENCIES, :HASH_FREQUENCIES].ravel()[1:]
     return low > np.median(low)
 
 
