@@ -327,6 +327,13 @@ def test_what_is_published_is_whole_or_not_there(labels):
     assert not (labels / "out").exists()
 
 
+def test_a_split_without_images_is_refused(labels):
+    write_odvg(labels / "labels/pets_test_od.json", [])
+    with pytest.raises(InputError, match=r"test_od\.json: has no images; expected labels of some for split test"):
+        published(labels)
+    assert not (labels / "out").exists()
+
+
 def test_an_image_in_two_splits_is_refused(labels):
     twice = {"train": labels / "labels/pets_train_od.json", "test": labels / "labels/pets_train_od.json"}
     with pytest.raises(InputError, match="is in split train too"):

@@ -70,8 +70,8 @@ def publish(
     images: the folder that their file names are relative to. license: an SPDX name, for the card. citation: how to cite
     the data set. link: hard-link the images instead of copying them, where the file system has them.
     An image whose name differs from another's by its suffix alone is renamed, since both would share a YOLO label file.
-    Raises InputError for labels without a label map or of other categories than the first split's, for captions, for
-    an image that is missing, for one picture in two splits, and where `out` is there already.
+    Raises InputError for labels without a label map or of other categories than the first split's, for a split without
+    images, for captions, for an image that is missing, for one picture in two splits, and where `out` is there already.
     """
     if not splits:
         raise InputError("splits", "there are none", "expected at least one file of labels")
@@ -84,7 +84,8 @@ def publish(
     renamed: dict[str, str] = {}
     with write_whole_folder(out) as root:
         for split, labels in splits.items():
-            records = list(_labelled(labels, split, seen))
+            if not (records := list(_labelled(labels, split, seen))):
+                raise InputError(labels, "has no images", f"expected labels of some for split {split}")
             names = _own_stems([record.filename for record in records])
             _place_images(names, Path(images), root / split / "images", link, progress)
             records = [replace(record, filename=names[record.filename]) for record in records]
