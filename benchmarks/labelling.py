@@ -32,8 +32,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
-from contest import arguments, beside, costs, finish, last_ratios, table, use_threads
+from contest import costs, use_threads
 from PIL import Image
+from results import arguments, beside, finish, last_ratios, table
 from torch import nn
 
 from flows.labelling import infer as inferring

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -113,6 +114,12 @@ def choose_device(name: str = "auto") -> torch.device:
         first_line = str(error).splitlines()[0]
         raise InputError("device", f"'{name}' cannot be used ({first_line})", "expected auto, cpu or cuda") from error
     return device
+
+
+def current_device(device: torch.device) -> AbstractContextManager:
+    """Makes a GPU the current one: torch's own operations go where their tensors are, but Triton's kernels and the
+    recording of CUDA graphs go to the current GPU, which is the first one unless somebody says otherwise."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def fast_forward(model: GroundingModel) -> GroundingModel | ReplayedModel:
@@ -298,7 +305,8 @@ class _Labeller:
 
     @torch.inference_mode()
     def _batch(self, images: Sequence[LoadedImage]) -> Begun:
-        with float32_products(self.detector.dtype, self.detector.device):
+        device = self.detector.device
+        with current_device(device), float32_products(self.detector.dtype, device):
             return self._begin(images)
 
     def _begin(self, images: Sequence[LoadedImage]) -> Begun:

@@ -129,6 +129,20 @@ def test_an_interrupted_audit_resumes_and_a_larger_one_keeps_what_was_reviewed(l
     assert report_audit(larger).reviews == 11
 
 
+def test_an_audit_that_an_older_version_began_keeps_its_order(tmp_path: Path) -> None:
+    path = tmp_path / "x_od_v1.json"
+    lines = [record(f"{index}.png", *([BOX] if index % 2 else []), score=0.5) for index in range(40)]
+    write_odvg(path, lines)
+    names = [each.filename for each in read_odvg(draw_audit(path, reviews=20).sample_path)]
+    settings = tmp_path / "x_od_v1.audit" / "audit.json"
+    begun = json.loads(settings.read_text())
+    del begun["empty_apart"]
+    settings.write_text(json.dumps(begun))
+    older = draw_audit(path)
+    assert older.design.stratum.max() == 0
+    assert [each.filename for each in read_odvg(older.sample_path)] != names
+
+
 def test_another_seed_is_refused_while_an_audit_goes_on(labels: Path) -> None:
     names = [each.filename for each in read_odvg(draw_audit(labels, reviews=15, seed=3).sample_path)]
     with pytest.raises(InputError, match=r"--seed: 4, but .* drawn with seed 3; expected the same seed, or --new"):

@@ -180,6 +180,31 @@ def test_images_without_labels_are_drawn_more_often_but_never_crowd_out_the_othe
     assert len(set(expected_errors([{}, {}]))) == 1
 
 
+def test_images_without_labels_are_a_stratum_where_a_sample_would_hold_two_in_any_case() -> None:
+    keys, empty = list(map(str, range(40))), np.arange(40) < 8
+    plan = design(np.ones(40), keys, 10, 0, empty)
+    assert (plan.stratum == np.where(empty, 0, 1)).all()
+    assert (design(np.ones(40), keys, 30, 0, empty).stratum[~empty] > 0).all()
+    assert design(np.ones(40), keys, 30, 0, empty).stratum.max() == 2  # those with labels are split as before
+    assert design(np.ones(40), keys, 10, 0, np.arange(40) < 7).stratum.max() == 0
+    assert design(np.ones(40), keys, 10, 0).stratum.max() == 0  # as audits of older versions were drawn
+    assert design(np.ones(40), keys, 10, 0, np.ones(40, bool)).stratum.max() == 0
+
+
+@pytest.mark.parametrize("overlooked", [0.3, 0.5])
+def test_ten_reviews_hold_the_recall_of_a_model_that_overlooks_whole_images(overlooked: float) -> None:
+    held = []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        objects = 1 + rng.poisson(4, 200)
+        hits = np.where(rng.random(200) < overlooked, 0, objects)
+        plan = design(np.ones(200), list(map(str, range(200))), 10, seed, hits == 0)
+        images, strata = drawn(plan.stratum, plan.order, 10)
+        share = estimate_share(hits[images], objects[images], strata)
+        held.append((share.low <= hits.sum() / objects.sum()) & (hits.sum() / objects.sum() <= share.high))
+    assert np.mean(held) >= 0.95
+
+
 def test_a_threshold_is_certified_only_where_every_higher_one_is() -> None:
     rng = np.random.default_rng(0)
     scores = rng.uniform(0.3, 1.0, (200, 5))

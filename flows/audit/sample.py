@@ -42,8 +42,8 @@ _UNKNOWN = "remove the folder, or start again with --new"
 class AuditSettings:
     """labels: their file name. drawn: images in the sample. planned: as many as at first, which decided the strata.
 
-    made_by: what the .meta.json says of how the labels were made; {} without one. empty_term: of the design; 0 in
-    audits that older versions began, whose strata must stay as they were drawn.
+    made_by: what the .meta.json says of how the labels were made; {} without one. empty_term, empty_apart: of the
+    design; 0 and False in audits that older versions began, whose strata must stay as they were drawn.
     """
 
     labels: str
@@ -53,6 +53,7 @@ class AuditSettings:
     seed: int = defaults.SEED
     made_by: Mapping[str, Any] = field(default_factory=dict)
     empty_term: float = 0.0
+    empty_apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class Audit:
         scores = [{name: [b.score for b in boxes] for name, boxes in labels_by_name(each).items()} for each in records]
         keys = [json.dumps(key_of(each)) for each in records]
         sizes = expected_errors(scores, self.settings.empty_term)
-        return design(sizes, keys, self.settings.planned, self.settings.seed)
+        empty = np.array([not any(each.values()) for each in scores]) if self.settings.empty_apart else None
+        return design(sizes, keys, self.settings.planned, self.settings.seed, empty)
 
     @property
     def drawn(self) -> np.ndarray:
@@ -158,7 +160,8 @@ def _begin(labels: Path, reviews: int | None, seed: int, reviewed: Path | None) 
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(labels, folder / FROZEN_NAME)
     planned = min(count, reviews or defaults.REVIEWS)
-    settings = AuditSettings(labels.name, sha256_of(labels), planned, planned, seed, made_by(labels), EMPTY_TERM)
+    name, checksum = labels.name, sha256_of(labels)
+    settings = AuditSettings(name, checksum, planned, planned, seed, made_by(labels), EMPTY_TERM, empty_apart=True)
     return replace(audit, settings=settings)
 
 

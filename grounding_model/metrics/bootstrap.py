@@ -16,9 +16,9 @@ from formats.record import Record
 from grounding_model.metrics.coco import evaluate_coco_with_rankings
 from grounding_model.metrics.ranking import Ranking
 
+DRAWS_TOGETHER = 100  # of 20,000 images they take 16 MB
 RESAMPLES = 1000
 CONFIDENCE = 0.95
-DRAWS_TOGETHER = 100  # of 20,000 images they take 16 MB
 
 
 class Interval(NamedTuple):

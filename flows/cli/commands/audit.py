@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from browse.review.arguments import DEFAULT_PORT
 from flows.audit import defaults
-from flows.cli.arguments import command
+from flows.cli.arguments import command, seed
 from formats.io.errors import InputError
 from formats.io.plurals import many
 
@@ -73,7 +73,7 @@ def _add_audit(commands) -> None:
     )
     parser.add_argument(
         "--seed",
-        type=int,
+        type=seed,
         metavar="S",
         help=f"random seed of the sample (default {defaults.SEED}, or that of the audit that goes on)",
     )
