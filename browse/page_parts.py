@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SHEET_QUALITY = 82  # JPEG; a report stays under some megabytes
 PLOT_DPI = 150  # pixels an inch: sharp on screens of twice the density
+DRAWN_SIDE = 640  # pixels at most of a drawing, or of each half of one
 
 
 @dataclass(frozen=True)

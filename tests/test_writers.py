@@ -111,6 +111,12 @@ def test_yolo_comes_back(tmp_path, images):
     assert list(read_odvg(tmp_path / "again.json")) == PLAIN
 
 
+def test_the_area_of_a_coco_annotation_is_that_of_its_box(tmp_path):
+    write_coco(tmp_path / "coco.json", PLAIN, CATEGORIES)
+    areas = [entry["area"] for entry in json.loads((tmp_path / "coco.json").read_text())["annotations"]]
+    assert areas == [200 * 100, 29.25 * 38]
+
+
 def test_coco_results_come_back_with_the_ids_of_the_truth(tmp_path):
     truth = tmp_path / "truth.json"
     write_coco(truth, PLAIN, CATEGORIES)

@@ -19,6 +19,7 @@ from browse.images.pictures import reduced_picture
 from browse.review.candidates import CandidateBoxes
 from browse.review.index import LineIndex
 from formats.io.errors import InputError
+from formats.record import Box
 
 MOST_PICKED = 2000  # images that are put in the order "diverse"; the rest follow as they come
 MOST_FEATURES = 100_000  # images that are compared; of more, so many spread over the file
@@ -29,8 +30,6 @@ IMAGE_SIDE = 640  # pixels of the picture that crops are cut from
 MARGIN = 0.1  # of a crop's longer side
 COLOUR, SHAPE = 0.4, 0.3  # weight beside that of the edges, 1; tried on the objects of coco128
 READERS = 4  # threads
-
-Box = tuple[float, float, float, float]
 
 
 class Likeness:

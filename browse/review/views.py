@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from browse.review.compare import OtherLabels, changed_lines, compared, named_boxes
+from browse.review.compare import CHANGES, OtherLabels, changed_lines, compared, named_boxes
 from browse.review.index import CHUNK, EDITED, STATES, UNTOUCHED
 from browse.review.likeness import Likeness
 from browse.review.order import (
@@ -33,7 +33,7 @@ from formats.io.errors import InputError
 
 VIEWS_IN_MEMORY = 8
 ORDERS = ("file", "uncertain", "diverse", "listed", "boxes")
-CHANGES = ("", "any", "gained", "lost", "moved", "relabelled")
+CHANGE_FILTERS = ("", "any", *CHANGES)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Query:
             if type(value) not in kinds:
                 raise InputError("filter", f"{name} is {value!r}", f"expected {', '.join(known)}")
         query = Query(**entries)
-        if query.order not in ORDERS or query.state not in ("", "open", *STATES) or query.change not in CHANGES:
+        if query.order not in ORDERS or query.state not in ("", "open", *STATES) or query.change not in CHANGE_FILTERS:
             what = f"order {query.order!r}, state {query.state!r} or change {query.change!r} is unknown"
             raise InputError("filter", what, f"expected an order of {', '.join(ORDERS)}")
         return query
@@ -272,12 +272,12 @@ class Views:
         with self._comparing:
             if self._changed is None:
                 count = len(self.review.lines)
-                found = {change: np.zeros(count, bool) for change in CHANGES if change}
+                found = {change: np.zeros(count, bool) for change in CHANGES}
                 for start in range(0, count, CHUNK):
                     if self._stopped:
                         break
                     self._compare(start, min(count, start + CHUNK), found)
-                found["any"] = np.logical_or.reduce([found[change] for change in CHANGES if change not in ("", "any")])
+                found["any"] = np.logical_or.reduce([found[change] for change in CHANGES])
                 self._changed = found
             return self._changed
 

@@ -35,7 +35,6 @@ from formats.record import Record
 
 PAGE_NAME = "evaluation.html"
 PREDICTIONS_NAME, TRUTH_NAME = "predictions_od.json", "truth_od.json"
-DRAWN_SIDE = 640  # pixels at most of each half of a drawing
 PICTURES = 12
 MAX_CATEGORIES = 100  # of the table; all of them are in per_category.csv
 MAX_CONFUSED = 12  # pairs
@@ -163,7 +162,7 @@ def _worst(data: PageData) -> str:
     for index in order[:PICTURES]:
         truth, found = records[index], confident_boxes(data.scored[index], data.metric, data.min_score)
         try:
-            image = reduced_picture(safe_join(data.benchmark.image_root, truth.filename), DRAWN_SIDE)
+            image = reduced_picture(safe_join(data.benchmark.image_root, truth.filename), pages.DRAWN_SIDE)
         except (OSError, InputError):  # it has moved since it was labelled
             continue
         judged = verdicts(found, truth)

@@ -25,7 +25,6 @@ from grounding_model.data.sources import OdvgData
 
 PAGE_NAME = "quality.html"
 PICTURES = 8  # of each variant that is drawn
-DRAWN_SIDE = 640  # pixels at most of each half of a drawing
 # Quantiles of Student's t distribution at 97.5 %, for 2, 3 … degrees of freedom: means over few seeds.
 STUDENT = (4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
@@ -225,7 +224,7 @@ def _drawings(labels: Path, truth: Path, images: Path) -> Iterator[pages.Drawing
 
 def _image(images: Path, record: Record):
     try:
-        return reduced_picture(safe_join(images, record.filename), DRAWN_SIDE)
+        return reduced_picture(safe_join(images, record.filename), pages.DRAWN_SIDE)
     except (OSError, InputError):  # it has moved since it was labelled
         return None
 

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REPORT_NAME = "report.html"
-DRAWN_SIDE = 640  # pixels at most of a full drawing
 LABEL_PICTURES = 12  # of each round's labels
 QUARANTINE_ROWS = 100
 COUNT_ROWS = 12  # categories or phrases whose number of boxes changed most
@@ -374,7 +373,7 @@ def _changed(rounds: Sequence[RoundOnDisk]) -> str:
 
 def _changed_drawing(before: Record, after: Record, root: Path, titles: tuple[str, str]) -> pages.Drawing | None:
     try:
-        image = reduced_picture(safe_join(root, after.filename), DRAWN_SIDE)
+        image = reduced_picture(safe_join(root, after.filename), pages.DRAWN_SIDE)
     except (OSError, InputError):  # it has moved since it was labelled
         return None
     changes = verdicts(after, before, excused=False)
@@ -471,7 +470,7 @@ def _comparisons(comparisons: Sequence[ImageComparison], title: str, key: str) -
         tiles = comparison_tiles(one)
         wrong = verdicts(list(one.predictions.values())[-1], one.truth).count("gained", "lost", "relabelled")
         sheet = contact_sheet(
-            list(tiles.values()), columns=len(tiles), cell=(DRAWN_SIDE, DRAWN_SIDE), titles=list(tiles)
+            list(tiles.values()), columns=len(tiles), cell=(pages.DRAWN_SIDE, pages.DRAWN_SIDE), titles=list(tiles)
         )
         drawings.append(pages.Drawing(sheet, one.truth.filename, many(wrong, "mistake") if wrong else "all right"))
     return pages.section(title, pages.legend(JUDGED_LEGEND) + pages.gallery(drawings, key, wide=True))
@@ -522,7 +521,7 @@ def _label_sheet(entry: RoundOnDisk) -> str:
 def _drawn(records: Iterable[Record], image_root: Path) -> Iterable[pages.Drawing]:
     for record in records:
         try:
-            image = reduced_picture(safe_join(image_root, record.filename), DRAWN_SIDE)
+            image = reduced_picture(safe_join(image_root, record.filename), pages.DRAWN_SIDE)
         except (OSError, InputError):  # it has moved since it was labelled
             continue
         yield pages.Drawing(draw_record(image, record), record.filename, _boxes_in_words(record))
