@@ -25,7 +25,6 @@ from browse.draw import draw_record
 from browse.images.colours import Colour
 from browse.images.pictures import read_picture, write_jpeg
 from browse.judged import AGAINST_TRUTH, CHANGES, draw_judged, verdicts
-from browse.review import serve
 from browse.review.arguments import add_data_paths, read_data_paths
 from browse.review.compare import OtherLabels
 from browse.static_page import INDEX_NAME, Compared, Tile, make_tile, write_index
@@ -67,6 +66,8 @@ def main(argv: Sequence[str] | None = None, program: str = "groundhog browse") -
     """Exit code: 0 when something was drawn or there was nothing to draw, 1 when nothing could be, 2 for bad input."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["serve"]:  # a data root of that name is ./serve
+        from browse.review import serve  # a web server, which drawing does without
+
         return serve.main(arguments[1:], f"{program} serve")
     options = build_parser(program).parse_args(arguments)
     try:

@@ -86,6 +86,14 @@ def list_images(folder: str | Path) -> list[str]:
     return _images_among(root, sorted(found))
 
 
+def images_of_folder(folder: str | Path) -> list[str]:
+    """The same. Raises InputError where there is no image."""
+    filenames = list_images(folder)
+    if not filenames:
+        raise InputError(folder, "no images in this folder", "expected .jpg, .png or other image files")
+    return filenames
+
+
 def check_folder(folder: str | Path) -> None:
     """Raises InputError where there is no such folder of images. An address is taken as it is: stores have none."""
     root = as_path(folder)
@@ -331,10 +339,14 @@ if hasattr(os, "register_at_fork"):
 
 
 def _rgb_of(image: Image.Image, factor: int) -> np.ndarray:
-    """(h, w, 3) uint8 RGB as stored, each side divided by `factor`; by strips, without a second whole picture."""
+    """(h, w, 3) uint8 RGB as stored, each side divided by `factor`; by strips, without a second whole picture.
+
+    It may be read-only."""
     image.load()
     extremes = _extremes(image) if image.mode == "F" else (0.0, 1.0)
     rows = max(1, _STRIP // (image.width * factor)) * factor
+    if factor == 1 and rows >= image.height:
+        return np.asarray(_to_rgb(image, extremes))  # the usual photo: no copy more than Pillow's own
     height, width = -(-image.height // factor), -(-image.width // factor)
     pixels = np.empty((height, width, 3), np.uint8)
     for top in range(0, image.height, rows):
@@ -360,6 +372,8 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def _to_rgb(image: Image.Image, extremes: tuple[float, float]) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         return _grey(image, extremes).convert("RGB")
+    if image.mode == "RGB":
+        return image  # convert would copy it
     if image.mode != "LA":
         return image.convert("RGB")
     with_alpha = image.convert("RGBA")

@@ -111,6 +111,13 @@ def test_even_pictures_are_no_copies_of_one_another(tmp_path):
     assert find_duplicates(seen(tmp_path, grey, white)) == []
 
 
+@pytest.mark.parametrize("size", [(1, 1), (3000, 3), (1, 700), (63, 62)])
+def test_strips_and_single_pixels_have_fingerprints(tmp_path, pictures, size):
+    strip, same, other = seen(tmp_path, *(picture.resize(size) for picture in (*pictures[:1] * 2, pictures[1])))
+    assert [(pair.first, pair.second) for pair in find_duplicates([strip, same, other])][:1] == [(0, 1)]
+    assert (strip.width, strip.height) == size
+
+
 def test_a_fingerprint_knows_the_size_after_the_turn(tmp_path, pictures):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -150,6 +157,15 @@ def test_check_ends_with_1_for_a_leak_and_0_for_a_blurred_picture(tmp_path, pict
     assert main(["check", "--images", str(tmp_path / "a"), "--against", str(tmp_path / "b")]) == 1
     assert "leak" in capsys.readouterr().out
     assert main(["check"]) == 2
+
+
+def test_a_folder_without_images_is_no_clean_set(tmp_path, pictures, capsys):
+    (tmp_path / "none").mkdir()
+    (tmp_path / "some").mkdir()
+    pictures[0].save(tmp_path / "some" / "a.png")
+    for order in (["none"], ["some", "--against", str(tmp_path / "none")]):
+        assert main(["check", "--images", str(tmp_path / order[0]), *order[1:]]) == 2
+        assert "none: has no images; expected a folder of images" in capsys.readouterr().err
 
 
 def test_sets_of_one_folder_are_compared_by_their_annotation_files(tmp_path, pictures, capsys):

@@ -13,7 +13,7 @@ from PIL import Image
 from flows import bootstrap_od, bootstrap_vg
 from flows.cli.arguments import names
 from flows.cli.command import main
-from flows.labelling.bootstrap import read_captions
+from flows.labelling.captions import read_captions
 from formats import (
     Instance,
     Omissions,

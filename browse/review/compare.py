@@ -53,6 +53,11 @@ class OtherLabels:
         """
         return bool(np.isnan(self._index.scores).all())
 
+    @property
+    def is_known_truth(self) -> bool:
+        """Whether that is known already: a long file is still being read when the page opens."""
+        return self._index.done.is_set() and self.is_truth
+
     def raw(self, hashes: np.ndarray) -> list[bytes | None]:
         """The lines of some images as they are in the file, by the hashes of their keys, (K,) int64."""
         return [None if number < 0 else self._index.lines.raw(number) for number in self._lines_of(hashes).tolist()]

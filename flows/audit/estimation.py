@@ -14,7 +14,10 @@ ones and Jeffreys's. The linearised variance between images takes the boxes of a
 were seen it says little, and nothing where none was; there the variance of a binomial share is mixed in, with boxes
 correlated inside images: Kish's design effect, with the correlation that pairs of reviewed boxes show (Ridout et al.,
 Biometrics 55, 1999), shrunk to a high one where few images show any. What is mixed in is not random, so the variance
-has more degrees of freedom. The constants were chosen by simulation: benchmarks/audit_coverage.py, docs/auditing.md.
+has more degrees of freedom. It has fewer where some images hold many more boxes than others, whose residuals make up
+most of it: as many as equal images that tell as much (the effective number of clusters: Carter, Schnepel and
+Steigerwald, Review of Economics and Statistics 99, 2017). The constants were chosen by simulation:
+benchmarks/audit_coverage.py, docs/auditing.md.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+
+from flows.audit.defaults import CONFIDENCE
 
 CORRELATION = 0.7  # of right and wrong between boxes of one image, assumed where few images tell; 1: all or none
 PRIOR_IMAGES = 4.0  # with an error and other boxes: that assumption weighs as much as what so many show
@@ -80,6 +84,7 @@ class Moments(NamedTuple):
     value: the share. total: boxes in all images, estimated. spread: (..., H) variance between images of a stratum.
     boxes, pairs: (..., H) mean over a stratum's images of boxes, and of ordered pairs of boxes of one image, both times
     the share of the variance that the control leaves.
+    evenness: (..., H) effective number of images over that of all: 1 where each holds as many boxes.
     correlation: of right and wrong between boxes of one image, as `witnesses` images show it.
     errors: (..., H) images with an error; with a hit where these are fewer. images: that hold a box.
     degrees: of freedom, at most.
@@ -90,6 +95,7 @@ class Moments(NamedTuple):
     spread: np.ndarray
     boxes: np.ndarray
     pairs: np.ndarray
+    evenness: np.ndarray
     correlation: np.ndarray
     witnesses: np.ndarray
     errors: np.ndarray
@@ -102,7 +108,7 @@ def estimate_share(
     boxes: np.ndarray,
     strata: Strata,
     control: np.ndarray | None = None,
-    confidence: float = 0.95,
+    confidence: float = CONFIDENCE,
 ) -> Share:
     """hits, boxes: (..., n) of each reviewed image, hits <= boxes. control: (..., n) a quantity known for every image,
     whose total over all of them, reviewed or not, is zero.
@@ -130,8 +136,8 @@ def moments_of(hits: np.ndarray, boxes: np.ndarray, strata: Strata, control: np.
     in_boxes, in_pairs = part * strata.per_stratum(boxes), part * strata.per_stratum(_pairs(boxes))
     errors = np.minimum(strata.per_stratum(boxes > hits), strata.per_stratum(hits > 0))
     degrees = np.maximum(1, images - (strata.per_stratum(boxes > 0) > 0).sum(-1) - (control is not None))
-    spread = spread / np.maximum(taken - 1, 1)
-    return Moments(value, total, spread, in_boxes, in_pairs, correlation, witnesses, errors, images, degrees)
+    spread, evenness = spread / np.maximum(taken - 1, 1), _evenness(boxes, _shrunk(correlation, witnesses), strata)
+    return Moments(value, total, spread, in_boxes, in_pairs, evenness, correlation, witnesses, errors, images, degrees)
 
 
 def _share_left(after: np.ndarray, before: np.ndarray, strata: Strata) -> np.ndarray:
@@ -159,6 +165,18 @@ def _correlation(
     return np.clip((alike - share) / (1 - share), 0.0, 1.0), ((rarer > 0) & (boxes > 1)).sum(-1)
 
 
+def _shrunk(correlation: np.ndarray, witnesses: np.ndarray) -> np.ndarray:
+    """(...,) the correlation, less what few images may show at random."""
+    return (PRIOR_IMAGES * CORRELATION + witnesses * correlation) / (PRIOR_IMAGES + witnesses)
+
+
+def _evenness(boxes: np.ndarray, correlation: np.ndarray, strata: Strata) -> np.ndarray:
+    """(..., H) from the variances that the images' residuals have by their numbers of boxes."""
+    variance = boxes + correlation[..., None] * _pairs(boxes)
+    square = strata.per_stratum(variance**2) * np.maximum(strata.taken, 1)
+    return np.where(square > 0, strata.per_stratum(variance) ** 2 / np.where(square > 0, square, 1.0), 1.0)
+
+
 def _explained(residual: np.ndarray, control: np.ndarray, strata: Strata) -> np.ndarray:
     """(..., n) the multiple of the control that leaves the least variance within strata, less what may be noise: few
     images fit noise too, and the interval would be too narrow (Breiman's non-negative garrote, Technometrics 37, 1995).
@@ -176,16 +194,17 @@ def _explained(residual: np.ndarray, control: np.ndarray, strata: Strata) -> np.
 
 
 def stratified_interval(
-    moments: Moments, sizes: np.ndarray, taken: np.ndarray, confidence: float = 0.95, growth: float = 1.0
+    moments: Moments, sizes: np.ndarray, taken: np.ndarray, confidence: float = CONFIDENCE, growth: float = 1.0
 ) -> Share:
     """The share with its interval, where `taken` (H,) images of each stratum are reviewed.
 
     growth: how many times as many that is as the moments are from: the interval to expect of a larger sample.
     """
+    from scipy import special
+
     scale = sizes**2 * (1 - taken / sizes) / np.maximum(taken, 1)
     parts, square = scale * moments.spread, np.where(moments.total > 0, moments.total, 1.0) ** 2
-    weight = growth * moments.witnesses
-    correlation = (PRIOR_IMAGES * CORRELATION + weight * moments.correlation) / (PRIOR_IMAGES + weight)
+    correlation = _shrunk(moments.correlation, growth * moments.witnesses)
     assumed = (scale * (moments.boxes + correlation[..., None] * moments.pairs)).sum(-1) / square
     binomial = moments.value * (1 - moments.value)
     seen = np.where(binomial > 1e-9, parts.sum(-1) / square / np.where(binomial > 1e-9, binomial, 1.0), 0.0)
@@ -194,7 +213,7 @@ def stratified_interval(
     per_box = np.maximum(seen, trust * seen + (1 - trust) * assumed)
     random = trust * seen / np.maximum(per_box, 1e-12)  # part of the variance, squared by Satterthwaite
     degrees = _degrees(moments, parts, taken, growth) / np.maximum(random, MAX_DEGREES**-0.5) ** 2
-    quantile, student = stats.norm.ppf(0.5 + confidence / 2), stats.t.ppf(0.5 + confidence / 2, degrees)
+    quantile, student = special.ndtri(0.5 + confidence / 2), special.stdtrit(degrees, 0.5 + confidence / 2)
     effective = (quantile / student) ** 2 / np.maximum(per_box, 1e-12)
     low, high = binomial_interval(moments.value, effective, confidence)
     step = 0.5 / np.maximum(moments.total, 1.0)  # a count of boxes moves by whole ones: felt where few images are left
@@ -207,11 +226,11 @@ def stratified_interval(
 
 
 def _degrees(moments: Moments, parts: np.ndarray, taken: np.ndarray, growth: float) -> np.ndarray:
-    """Of freedom of the variance: Satterthwaite's (Biometrics Bulletin 2, 1946), and at most the images that hold boxes
-    of the share less the strata that they are of.
+    """Of freedom of the variance: Satterthwaite's (Biometrics Bulletin 2, 1946) of the strata's effective numbers of
+    images, and at most the images that hold boxes of the share less the strata that they are of.
     """
     at_most = growth * moments.degrees
-    squares = (parts**2 / np.maximum(taken - 1, 1)).sum(-1)
+    squares = (parts**2 / np.maximum(moments.evenness * taken - 1, 1)).sum(-1)
     satterthwaite = np.where(squares > 0, parts.sum(-1) ** 2 / np.where(squares > 0, squares, 1.0), at_most)
     return np.maximum(1.0, np.minimum(satterthwaite, at_most))
 
@@ -222,9 +241,11 @@ def binomial_interval(share: np.ndarray, count: np.ndarray, confidence: float) -
     Clopper and Pearson's lower limit is the quantile of beta(hits, misses + 1), Jeffreys's that of beta(hits + 1/2,
     misses + 1/2); this one's lies between them, at the former where there are hardly any hits.
     """
+    from scipy import special
+
     tail = (1 - confidence) / 2
     hits, misses = share * count, (1 - share) * count
     few_hits, few_misses = (np.maximum(each, 1e-9) + 0.5 * each / (each + 1) for each in (hits, misses))
-    low = np.where(hits > 1e-9, stats.beta.ppf(tail, few_hits, misses + 1.0), 0.0)
-    high = np.where(misses > 1e-9, stats.beta.ppf(1 - tail, hits + 1.0, few_misses), 1.0)
+    low = np.where(hits > 1e-9, special.betaincinv(few_hits, misses + 1.0, tail), 0.0)
+    high = np.where(misses > 1e-9, special.betaincinv(hits + 1.0, few_misses, 1 - tail), 1.0)
     return np.minimum(low, share), np.maximum(high, share)

@@ -15,7 +15,7 @@ import numpy as np
 from flows.audit.estimation import Strata
 
 MIN_OF_STRATUM = 2  # images: fewer have no variance
-MAX_STRATA = 4  # more gain little (Cochran 1977, 5A.8) and cost degrees of freedom
+MAX_STRATA = 4  # of images with labels; more gain little (Cochran 1977, 5A.8) and cost degrees of freedom
 IMAGES_OF_STRATUM = 15  # reviews for each stratum at least, when the number of strata is chosen
 UNKNOWN_SCORE = 0.7  # of a box without a score
 # What is expected to be wrong with an image: with the image, with a box of a certain score, and how much more a box
@@ -51,11 +51,18 @@ class Design(NamedTuple):
         return images, Strata(self.stratum[images], np.bincount(self.stratum))
 
 
-def design(sizes: np.ndarray, keys: Sequence[str], reviews: int, seed: int) -> Design:
+def design(sizes: np.ndarray, keys: Sequence[str], reviews: int, seed: int, empty: np.ndarray | None = None) -> Design:
     """sizes: (N,) > 0, what is expected to be wrong with each image. keys: what each is called. reviews: as many are
-    planned; it decides the number of strata, and the order goes on beyond them.
+    planned; it decides the number of strata, and the order goes on beyond them. empty: (N,) bool, images without
+    labels; they have a stratum of their own where a sample of this size would hold enough of them in any case.
     """
-    stratum = strata_of(sizes, max(1, min(MAX_STRATA, reviews // IMAGES_OF_STRATUM)))
+    count = max(1, min(MAX_STRATA, reviews // IMAGES_OF_STRATUM))
+    apart = np.zeros(len(sizes), bool) if empty is None else empty
+    if MIN_OF_STRATUM <= apart.sum() <= len(sizes) - MIN_OF_STRATUM and reviews * apart.mean() >= MIN_OF_STRATUM:
+        stratum = np.zeros(len(sizes), dtype=int)
+        stratum[~apart] = 1 + strata_of(sizes[~apart], count)
+    else:
+        stratum = strata_of(sizes, count)
     chance = np.array([_chance(seed, key) for key in keys])
     return Design(stratum, review_order(stratum, sizes, chance))
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from flows.audit.defaults import CONFIDENCE
 from flows.audit.estimation import Strata, estimate_share
 
 STEPS = 16  # thresholds that are tested
 FIRST_SHARE = 1 / 3  # of the labels score more than the first: with fewer, hardly any audit could certify it
 DECIMALS = 3  # of a threshold
-CONFIDENCE = 0.95
 
 
 def threshold_grid(scores: np.ndarray) -> np.ndarray:

@@ -72,8 +72,9 @@ def select_labelled(
     by_name = {each.filename: each.feature for shard in shards for each in shard}
     records = _by_name(record for record in read_odvg(manifest.source) if record.filename in by_name)
     if not records:
-        remedy = "label it again in another folder, or name SOURCE in place of --work-dir to compare appearance"
-        raise InputError(work_dir, "its candidates contain no image features", remedy)
+        remedy = "name SOURCE in place of --work-dir to compare appearance, or label it again in another folder"
+        what = "its candidates contain no image features, as those of small detectors and of older versions do not"
+        raise InputError(work_dir, what, remedy)
     if len({len(by_name[name]) for name in records}) > 1:
         raise InputError(work_dir, "contains features of several lengths", "label it again in another folder")
     features = _centred(np.stack([by_name[name] for name in records]))

@@ -29,6 +29,7 @@ from grounding_model.detector import load_detector
 from grounding_model.inputs.image import read_image
 from grounding_model.inputs.prompt import Prompt
 from grounding_model.students.detector import StudentDetector
+from grounding_model.students.onnx_detector import OnnxDetector
 
 JPEG_QUALITY = 92  # the names on a picture are small
 DRAWN_PIXELS = 1 << 26  # of a drawing; drawing on a larger one would take gigabytes
@@ -110,8 +111,8 @@ def _refuse_to_draw_over(images: Sequence[ListedImage], out_dir: Path) -> None:
 
 
 def _all_classes(detector: object, weights: str) -> Prompt:
-    if isinstance(detector, StudentDetector):
-        return Prompt.categories(detector.student.names)
+    if isinstance(detector, StudentDetector | OnnxDetector):
+        return Prompt.categories(detector.names)
     raise InputError(weights, "has no classes of its own", "expected a prompt")
 
 

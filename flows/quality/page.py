@@ -235,12 +235,12 @@ def _variants(config: QualityConfig) -> str:
     return pages.section(
         "What was compared?",
         pages.page_table(
-            ["Variant", ""], [[name, _told(each)] for name, each in config.variants.items()], numbers=False
+            ["Variant", ""], [[name, _in_words(each)] for name, each in config.variants.items()], numbers=False
         ),
     )
 
 
-def _told(variant: Variant) -> str:
+def _in_words(variant: Variant) -> str:
     if variant.labels != "policy":
         return {"none": "no labels: the pretraining data alone", "truth": "the labels that are kept aside"}[
             variant.labels

@@ -7,23 +7,16 @@ images changed, or a category's boxes multiplied or vanished: the marks of a mod
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import zip_longest
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.labelling.manifest import parse_line, read_lines
-from formats.boxes import MATCH_IOU, best_pairs, boxes_by_name, pairwise_iou
+from flows.self_training.drift import Drift
 from formats.io.errors import InputError
 from formats.io.plurals import many
 from formats.io.ranges import Count, CountOrZero, Factor, check_ranges
-from formats.odvg_lines import is_quarantined
-from formats.record import Box, Record
-from grounding_model.metrics.bootstrap import read_samples, samples_interval
-
-MOVED_IOU = 0.75  # a box that meets its old self with less has moved
+from grounding_model.metrics.bootstrap import CONFIDENCE, RESAMPLES, read_samples, samples_interval
 
 
 @dataclass(frozen=True)
@@ -35,8 +28,8 @@ class Gate:
     """
 
     enabled: bool = True
-    confidence: float = 0.95  # of the interval of the gain
-    resamples: Count = 1000  # draws of test images
+    confidence: float = CONFIDENCE  # of the interval of the gain
+    resamples: Count = RESAMPLES  # draws of test images
     max_changed_images: float = 0.9  # share of images whose labels differ from the round before
     max_count_ratio: float = 3.0  # boxes of a category against the round before, either way; also of all boxes
     min_boxes_per_image: Factor = 0.01  # labels with fewer teach a model that there is nothing to find
@@ -56,29 +49,6 @@ class Gate:
             if (value := getattr(self, name)) is not None and not 0.0 < value < 1.0:
                 raise InputError(f"gate.{name}", f"{value} is outside 0..1", "expected a share")
         check_ranges(self)
-
-
-@dataclass(frozen=True)
-class Drift:
-    """How the labels of a round differ from those of the round before.
-
-    images: that both rounds labelled. changed: of these, with a box gained, lost or moved. same, moved: boxes that met
-    their old selves (IoU of at least MATCH_IOU; moved below MOVED_IOU). counts: category or phrase -> boxes before and
-    after. of_captions: these are phrases, each too rare to be judged by itself. Ignored boxes count nowhere.
-    """
-
-    images: int = 0
-    changed: int = 0
-    same: int = 0
-    moved: int = 0
-    gained: int = 0
-    lost: int = 0
-    counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    of_captions: bool = False
-
-    @property
-    def changed_share(self) -> float:
-        return self.changed / max(1, self.images)
 
 
 @dataclass(frozen=True)
@@ -188,67 +158,6 @@ def audited(gate: Gate, audit: Mapping[str, Any] | None) -> Iterator[str]:
 def count_ratio(before: int, after: int) -> float:
     """The larger number against the smaller; infinite where one of them is none."""
     return max(before, after) / min(before, after) if min(before, after) else float("inf")
-
-
-def label_drift(before: Path, after: Path) -> Drift:
-    """Two label files of one source, line by line; a pair of lines in memory at a time.
-
-    Lines that either file quarantined are left out. Raises InputError when they are not files of the same lines.
-    """
-    totals: Counter[str] = Counter()
-    counts: dict[str, tuple[int, int]] = {}
-    of_captions = False
-    for old, new in _pairs(before, after):
-        totals["images"] += 1
-        of_captions = of_captions or old.caption is not None
-        old_boxes, new_boxes = boxes_by_name(old), boxes_by_name(new)
-        found: Counter[str] = Counter()
-        for name in old_boxes.keys() | new_boxes.keys():
-            mine, other = old_boxes.get(name, []), new_boxes.get(name, [])
-            known = counts.get(name, (0, 0))
-            counts[name] = known[0] + len(mine), known[1] + len(other)
-            found.update(_matched(mine, other))
-        totals.update(found)
-        totals["changed"] += bool(found["moved"] + found["gained"] + found["lost"])
-    return Drift(**totals, counts=dict(sorted(counts.items())), of_captions=of_captions)
-
-
-def changed_records(before: Path, after: Path) -> Iterator[tuple[Record, Record]]:
-    """The lines of label_drift that changed, as they were and as they are."""
-    for old, new in _pairs(before, after):
-        old_boxes, new_boxes = boxes_by_name(old), boxes_by_name(new)
-        names = old_boxes.keys() | new_boxes.keys()
-        if any(_matched(old_boxes.get(n, []), new_boxes.get(n, [])).keys() - {"same"} for n in names):
-            yield old, new
-
-
-def _pairs(before: Path, after: Path) -> Iterator[tuple[Record, Record]]:
-    for old, new in zip_longest(read_lines(before), read_lines(after)):
-        if old is None or new is None:
-            raise InputError(after, f"does not have as many lines as {before}", "expected labels of the same source")
-        if is_quarantined(old.text) or is_quarantined(new.text):
-            continue
-        records = parse_line(old, before), parse_line(new, after)
-        if (records[0].filename, records[0].caption) != (records[1].filename, records[1].caption):
-            location = f"{after}:{new.number + 1}"
-            raise InputError(
-                location, f"is of {records[1].filename}, not {records[0].filename}", "expected the same source"
-            )
-        yield records
-
-
-def _matched(before: Sequence[Box], after: Sequence[Box]) -> Counter[str]:
-    """How many boxes are the same, moved, gained and lost: pairs of the best overlap first."""
-    ious = pairwise_iou(before, after)
-    met = [ious[pair] for pair in best_pairs(ious, MATCH_IOU)]
-    moved = sum(bool(iou < MOVED_IOU) for iou in met)
-    found = {
-        "same": len(met) - moved,
-        "moved": moved,
-        "gained": len(after) - len(met),
-        "lost": len(before) - len(met),
-    }
-    return Counter({name: count for name, count in found.items() if count})
 
 
 def payload_of(verdict: Verdict) -> dict[str, Any]:

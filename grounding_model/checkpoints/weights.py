@@ -149,6 +149,9 @@ def read_weights(path: Path, text_encoder: str | Path | None = None) -> Weights:
         raise InputError(path, "no such file", "give the path of a checkpoint")
     if is_safetensors(path):
         return read_ours(path)
+    if path.suffix.lower() == ".onnx":
+        what = "is an ONNX file, which can detect, but not be trained or converted"
+        raise InputError(path, what, "expected the folder of the student that it was exported from")
     if path.suffix == ".safetensors":
         what = describe_head(path).replace("is not a PyTorch file", "is not a safetensors file")
         raise InputError(path, what, "expected a whole safetensors file: download or write it again")

@@ -50,18 +50,23 @@ def _add_inspect(commands: Subcommands) -> None:
         "show the format, the architecture and the origin of weights, and whether any tensor is missing",
         "groundhog weights inspect grounding_dino_swin-t.pth",
     )
-    summary = "mmdet .pth, Hugging Face folder or hub name, our format, or the folder of a student"
+    summary = "mmdet .pth, Hugging Face folder or hub name, our format, or the folder or ONNX file of a student"
     parser.add_argument("source", metavar="SRC", help=summary)
     _add_text_encoder(parser)
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from grounding_model.students.config import is_student
+    from grounding_model.students.config import is_onnx, is_student
 
     if is_student(options.source):
         from grounding_model.students.files import inspect_student
 
         print(inspect_student(options.source))
+        return 0
+    if is_onnx(options.source):
+        from grounding_model.students.onnx_detector import inspect_onnx
+
+        print(inspect_onnx(options.source))
         return 0
     from grounding_model.checkpoints.weights import inspect
 
