@@ -115,7 +115,7 @@ def test_captions_come_in_six_forms(tmp_path: Path) -> None:
 def test_coco_captions_of_no_image_are_refused(tmp_path: Path, annotation: object) -> None:
     content = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [annotation]}
     (tmp_path / "a.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"a\.json: is not a file of COCO captions"):
+    with pytest.raises(InputError, match=r"a\.json: (is not a file of COCO captions|has a caption of image 2)"):
         list(read_captions(tmp_path / "a.json", tmp_path))
 
 
