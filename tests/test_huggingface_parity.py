@@ -268,7 +268,7 @@ def test_an_index_names_files_beside_it_that_are_there(folder: Path, tmp_path: P
             read(file)
     with pytest.raises(InputError, match="as a file before it does"):
         read("part.safetensors")
-    with pytest.raises(InputError, match="is a list of 1; expected a text"):
+    with pytest.raises(InputError, match="is a list of 1; expected a string"):
         read(["all.safetensors"])
 
 

@@ -65,7 +65,7 @@ def test_what_could_not_work_is_refused(folder: Path, name: str, settings: dict,
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no images there"):
+    with pytest.raises(InputError, match="contains no images"):
         init("zoo", tmp_path / "none", categories=["cat"])
 
 

@@ -51,7 +51,7 @@ def test_bootstrap_keeps_a_label_map_that_labels_refer_to(tmp_path: Path, capsys
     (tmp_path / "x_od_v1.json").write_text(LABELLED)
     assert bootstrap(tmp_path) == 0
     assert bootstrap(tmp_path, categories="dog") == 2
-    assert "x_od_v1.json refers" in capsys.readouterr().err
+    assert "which x_od_v1.json uses" in capsys.readouterr().err
     assert json.loads((tmp_path / "x_label_map.json").read_text()) == {"0": "cat"}
 
 
@@ -147,7 +147,7 @@ def test_convert_keeps_a_label_map_that_labels_refer_to(tmp_path: Path, capsys: 
     (tmp_path / "in" / "y_od.json").write_text(LABELLED.replace('"cat"', '"dog"'))
     command = ["convert", "odvg", "odvg", str(tmp_path / "in" / "y_od.json"), str(tmp_path / "x_od_v2.json")]
     assert main(command) == 2
-    assert "is another label map, to which x_od_v1.json refers" in capsys.readouterr().err
+    assert "is a different label map, which x_od_v1.json uses" in capsys.readouterr().err
     assert json.loads((tmp_path / "x_label_map.json").read_text()) == {"0": "cat"}
     assert not (tmp_path / "x_od_v2.json").exists()
     assert main([*command, "--overwrite"]) == 0

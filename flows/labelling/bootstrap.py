@@ -265,7 +265,7 @@ def _flatten(entries: Iterable[tuple[str, Any]], location: object) -> Iterator[t
             raise InputError(
                 f"{location}: captions of {filename!r}",
                 f"are {describe_value(value)}",
-                "expected a text or a list of texts for a filename",
+                "expected a string or a list of strings for a filename",
             )
         yield from ((with_slashes(filename.strip()), caption.strip()) for caption in captions)
 
