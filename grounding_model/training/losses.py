@@ -102,8 +102,8 @@ class QuerySet:
 
 
 def matched_sets(grounding: Predictions, padded: PaddedTargets, settings: LossSettings) -> list[QuerySet]:
-    last = len(grounding.logits) - 1
     """The queries of each decoder layer, of the encoder and of denoising, with their matches."""
+    last = len(grounding.logits) - 1
     to_match = {
         "" if layer == last else f"d{layer}.": QueriesToMatch(
             logits, boxes, settings.last_repeats if layer == last else settings.auxiliary_repeats
