@@ -85,7 +85,8 @@ def test_filter_keeps_the_labels_of_another_plan(plans: Path) -> None:
     kept = first.read_bytes()
     assert filter_candidates(plans / "work", Policy(0.9)).labels == first  # another policy of the same plan
     filter_candidates(plans / "work")
-    with pytest.raises(InputError, match=r"x_od_v1\.json: contains the labels of another plan, as x_od_v1\.meta\.json"):
+    told = r"x_od_v1\.json: contains the labels of another plan, according to x_od_v1\.meta\.json"
+    with pytest.raises(InputError, match=told):
         filter_candidates(plans / "other")
     assert first.read_bytes() == kept
     filter_candidates(plans / "other", overwrite=True)
@@ -95,7 +96,7 @@ def test_filter_keeps_the_labels_of_another_plan(plans: Path) -> None:
 
 def test_filter_keeps_labels_that_no_plan_claims(plans: Path) -> None:
     (plans / "mine_od.json").write_text(LABELLED)
-    with pytest.raises(InputError, match="contains labels, and no"):
+    with pytest.raises(InputError, match="contains labels, but no"):
         filter_candidates(plans / "work", out=plans / "mine_od.json")
     assert (plans / "mine_od.json").read_text() == LABELLED
 

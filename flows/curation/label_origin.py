@@ -1,4 +1,4 @@
-"""The sections of a data card about how labels were made and how good they are, from the .meta.json beside the labels."""
+"""The sections of a data card on how labels were made and how good they are, from the .meta.json beside them."""
 
 from __future__ import annotations
 

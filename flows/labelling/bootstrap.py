@@ -1,4 +1,4 @@
-"""The first stage: a folder of images with categories, or with captions, becomes an ODVG file without real boxes."""
+"""The first stage: makes an unlabelled ODVG file from a folder of images and categories, or from captions."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ Captions = str | Path | Mapping[str, str | Sequence[str]]
 Phrases = str | Path | Mapping[str, Sequence[str]]
 FILENAME_COLUMNS = ("filename", "image", "file_name", "image_name")
 CAPTION_COLUMNS = ("caption", "text", "comment")
-_TABLES = ("metadata.jsonl", "metadata.csv")  # of an image folder as Hugging Face lays it out
-PHRASES_WANTED = 'expected a JSON file such as {"a cat on a mat": ["a cat", "a mat"]}'
+_TABLES = ("metadata.jsonl", "metadata.csv")  # in an image folder of Hugging Face
+EXPECTED_PHRASES = 'expected a JSON file such as {"a cat on a mat": ["a cat", "a mat"]}'
 
 
 class Bootstrapped(NamedTuple):
-    """annotations: the ODVG file. label_map: None for captions. lines: in it. quarantined: those set aside.
+    """The result of a bootstrap. annotations: the ODVG file. label_map: None for captions. lines: number of lines.
 
-    images: the folder that the filenames are relative to.
+    quarantined: the lines that cannot be labelled. images: the folder to which file names are relative.
     """
 
     annotations: Path
@@ -48,7 +48,7 @@ class Bootstrapped(NamedTuple):
 
     def _repr_html_(self) -> str:
         rows = [("annotations", self.annotations), ("label map", self.label_map), ("images", self.images)]
-        title = f"{many(self.lines, 'line')}, {len(self.quarantined)} of them set aside"
+        title = f"{many(self.lines, 'line')}, {len(self.quarantined)} of them quarantined"
         return html_table(title, (), [row for row in rows if row[1] is not None])
 
 
@@ -60,12 +60,12 @@ def bootstrap_od(
     without: str | Path | None = None,
     overwrite: bool = False,
 ) -> Bootstrapped:
-    """A folder of images and category names -> `X_od.json` (out) and `X_label_map.json` beside it (or label_map).
+    """Writes `X_od.json` (out) and `X_label_map.json` beside it (or label_map) for images and category names.
 
-    out: by default beside the folder `X`. without: an ODVG file whose images are left out: they are labelled.
-    Sizes come from the file headers, EXIF turn applied. An image that cannot be read stays as a quarantined line.
-    Raises InputError when the folder is missing or holds no image, for an empty or repeated category, and where `out`
-    holds labels, or other labels refer to another label map there; overwrite: replace them.
+    out: by default beside the folder `X`. without: an ODVG file with labelled images, which are left out.
+    Sizes come from the file headers, after EXIF rotation. An image that cannot be read becomes a quarantined line.
+    Raises InputError if the folder is missing or has no images, for an empty or repeated category, if `out` contains
+    labels, or if other labels use a different label map there; overwrite: replace these files.
     """
     names = check_categories(categories)
     warn_of_names(dict(enumerate(names)), "categories")
@@ -95,23 +95,23 @@ def bootstrap_vg(
     phrases: Phrases | None = None,
     overwrite: bool = False,
 ) -> Bootstrapped:
-    """Captions of images -> `X_vg.json` (out): one line a caption, its noun phrases with the placeholder box.
+    """Writes `X_vg.json` (out) for captions: a line per caption, with its noun phrases and the placeholder box.
 
     out: by default beside the folder of images `X`.
-    captions: CSV with a filename and a caption column, JSON (a mapping, objects with filename and caption, Hugging
-    Face's metadata.jsonl, or COCO's captions), a folder with metadata.jsonl or metadata.csv, or of .txt files named as
-    the images (one caption a line), or a mapping of filenames to one or several captions.
-    phrases: of a caption's text, the phrases to look for in place of NLTK's noun phrases; a mapping, or a JSON file
-    with one. A caption that is not in there keeps its noun phrases.
-    Raises InputError when the captions cannot be read, or name no image at all, and where `out` holds labels;
-    overwrite: replace them.
+    captions: CSV with a filename and a caption column; JSON (a mapping, objects with filename and caption, Hugging
+    Face's metadata.jsonl, or COCO captions); a folder with metadata.jsonl or metadata.csv, or with .txt files named
+    like the images (one caption per line); or a mapping of file names to one or several captions.
+    phrases: caption -> phrases to detect instead of NLTK's noun phrases; a mapping or its JSON file. Captions that are
+    not in it keep their noun phrases.
+    Raises InputError if the captions cannot be read or belong to no image, or if `out` contains labels; overwrite:
+    replace it.
     """
     pairs = list(read_captions(captions, images))
     if not pairs:
-        raise InputError(_named(captions), "no captions in there", "expected a caption for each image to label")
+        raise InputError(_named(captions), "contains no captions", "expected a caption for each image to label")
     known = {} if phrases is None else read_phrases(phrases)
     if unlisted := next((caption for _, caption in pairs if caption and caption not in known), None):
-        placeholder_regions(unlisted)  # a missing tagger is reported once, before anything is written
+        placeholder_regions(unlisted)  # reports a missing tagger before anything is written
     out = _beside(images, "vg") if out is None else as_path(out)
     if not overwrite:
         refuse_to_lose_labels(out)
@@ -120,7 +120,7 @@ def bootstrap_vg(
 
 
 def placeholder_regions(caption: str, phrases: Sequence[str] | None = None) -> tuple[Region, ...]:
-    """The phrases of a caption (NLTK's noun phrases when None) as regions without boxes."""
+    """The phrases of a caption as regions without boxes. phrases: None for NLTK's noun phrases."""
     if phrases is None:
         spans = noun_phrases(caption)
     else:
@@ -129,20 +129,20 @@ def placeholder_regions(caption: str, phrases: Sequence[str] | None = None) -> t
 
 
 def read_phrases(phrases: Phrases) -> Mapping[str, Sequence[str]]:
-    """Caption -> its phrases. Raises InputError for a file that is not JSON of this form."""
+    """Caption -> phrases. Raises InputError for a file that is not JSON of this form."""
     if isinstance(phrases, Mapping):
         return phrases
-    entries = load_json(phrases, PHRASES_WANTED)
+    entries = load_json(phrases, EXPECTED_PHRASES)
     if not isinstance(entries, dict):
-        raise InputError(phrases, "not a mapping", PHRASES_WANTED)
+        raise InputError(phrases, "not a mapping", EXPECTED_PHRASES)
     for caption, listed in entries.items():
         if not (isinstance(listed, list) and all(isinstance(phrase, str) for phrase in listed)):
-            raise InputError(f"{phrases}[{caption!r}]", f"{listed!r}", PHRASES_WANTED)
+            raise InputError(f"{phrases}[{caption!r}]", f"{listed!r}", EXPECTED_PHRASES)
     return entries
 
 
 def read_captions(captions: Captions, images: str | Path) -> Iterator[tuple[str, str]]:
-    """Pairs of filename and caption from any of the forms that bootstrap_vg takes, in a fixed order."""
+    """Yields (file name, caption) from any form that bootstrap_vg accepts, in a fixed order."""
     if isinstance(captions, Mapping):
         yield from _flatten(captions.items(), "captions")
         return
@@ -179,22 +179,22 @@ def _captions_beside(folder: Path, images: str | Path) -> Iterator[tuple[str, st
 
 
 def _captions_csv(path: Path) -> Iterator[tuple[str, str]]:
-    import pandas as pd  # only here: it takes a while to load
+    import pandas as pd  # imported here, since it is slow to import
 
     with path.open(encoding="utf-8-sig") as file:
         head = file.readline()
     try:
         with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row with more fields than there are columns
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row with more fields than columns
             table = pd.read_csv(
                 file,
                 sep=max(",;|\t", key=head.count),
                 dtype=str,
                 index_col=False,
-                keep_default_na=False,  # "null" and "NA" are captions like others
+                keep_default_na=False,  # "null" and "NA" are valid captions
                 skipinitialspace=True,
                 encoding="utf-8-sig",
-            ).fillna("")  # rows that break off
+            ).fillna("")  # rows with too few fields
     except pd.errors.EmptyDataError:
         table = pd.DataFrame()
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
@@ -220,7 +220,7 @@ def _captions_json(path: Path) -> Iterator[tuple[str, str]]:
             entries = json.loads(text)
         except (ValueError, RecursionError):  # one object per line
             entries = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (ValueError, RecursionError) as error:  # the latter: brackets without end
+    except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
         raise InputError(
             path, f"not JSON ({error})", "expected a mapping, a list of objects, or one object per line"
         ) from None
@@ -237,7 +237,7 @@ def _captions_json(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _captions_coco(path: Path, content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """COCO's captions in the order of the file; an image has several."""
+    """Yields COCO captions in the order of the file; an image has several."""
     try:
         filenames = {image["id"]: image["file_name"] for image in content["images"]}
         yield from ((filenames[each["image_id"]], each["caption"]) for each in content["annotations"])
@@ -247,7 +247,7 @@ def _captions_coco(path: Path, content: Mapping[str, Any]) -> Iterator[tuple[str
 
 
 def _is_object(entry: Any) -> bool:
-    """An object with a filename and a caption, under one of their names, as Hugging Face's metadata.jsonl has them."""
+    """Whether an entry is an object with a file name and a caption under one of their usual keys."""
     columns = (FILENAME_COLUMNS, (*CAPTION_COLUMNS, "captions"))
     return isinstance(entry, dict) and all(any(name in entry for name in names) for names in columns)
 
@@ -257,7 +257,7 @@ def _first(entry: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 def _flatten(entries: Iterable[tuple[str, Any]], location: object) -> Iterator[tuple[str, str]]:
-    """Pairs, with "/" between folders. A caption that is null is an empty one, whose line is set aside."""
+    """Yields (file name, caption), with "/" between folders. A null caption counts as empty and is quarantined."""
     for filename, value in entries:
         captions = [value or ""] if value is None or isinstance(value, str) else value
         texts = isinstance(captions, Sequence) and all(isinstance(caption, str) for caption in captions)
@@ -271,7 +271,7 @@ def _flatten(entries: Iterable[tuple[str, Any]], location: object) -> Iterator[t
 
 
 def check_categories(categories: Sequence[str]) -> list[str]:
-    """The names without blanks round them. Raises InputError for an empty or repeated one."""
+    """The names without surrounding white space. Raises InputError for an empty or repeated one."""
     names = categories.split(",") if isinstance(categories, str) else list(categories)
     names = [name.strip() for name in names]
     if not names or not all(names):
@@ -301,7 +301,7 @@ def _write(
     entries: Iterable[tuple[str, str | None]],
     regions_of: Callable[[str], tuple[Region, ...]] = placeholder_regions,
 ) -> tuple[int, tuple[ImageProblem, ...]]:
-    """One line an entry (filename, caption or None); what cannot be read or made stays as a quarantined line."""
+    """Writes a line per entry (file name, caption or None), a quarantined one on errors; (lines, quarantined)."""
     number, problems, readable = -1, [], 0
     with write_whole(out) as file:
         for number, (filename, caption) in enumerate(show_progress(entries, desc="read", unit="image", leave=False)):
@@ -328,13 +328,13 @@ def _write(
 
 
 def _check_writable(filename: str) -> None:
-    """Raises InputError for a name that is not UTF-8 on the disk: no data file could hold it."""
+    """Raises InputError for a name that is not valid UTF-8 on disk, since a data file cannot contain it."""
     if _printable(filename) != filename:
         raise InputError(_printable(filename), "the file name is not UTF-8", "rename the file")
 
 
 def _printable(text: str) -> str:
-    """The text with an escape for every byte that was not UTF-8."""
+    """The text with escapes for bytes that are not valid UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

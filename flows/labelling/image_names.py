@@ -1,8 +1,7 @@
-"""Which of our images a name in an export of another program means.
+"""Matches image names in an export of another program with our images.
 
-Programs put folders before a name (those of their storage), leave folders out, and change names: Label Studio puts a
-key of eight digits before an uploaded file and takes blanks and brackets out, addresses are percent-encoded, and some
-formats drop the suffix.
+Programs add folders of their storage to a name, drop folders, and change names: Label Studio prefixes uploaded files
+with a key of eight digits and removes spaces and brackets, URLs are percent-encoded, and some formats drop the suffix.
 """
 
 from __future__ import annotations
@@ -17,26 +16,26 @@ from urllib.parse import unquote
 
 from formats.io.errors import InputError
 
-_KEY = re.compile(r"[0-9a-f]{8}(?:-|__)(?=.)")  # Label Studio's: of an upload, and of an image that it exports
-_MAX_FOLDERS = 32  # before our own names; nobody's images lie deeper
+_KEY = re.compile(r"[0-9a-f]{8}(?:-|__)(?=.)")  # Label Studio's prefix of uploaded and of exported images
+_MAX_FOLDERS = 32  # leading folders that are tried
 
 
 class Match(NamedTuple):
-    """filename: ours. by_path: folders and all; False where only the base name matched."""
+    """filename: of our image. by_path: whether the whole path matched, not only the base name."""
 
     filename: str
     by_path: bool
 
 
 class ImageNames:
-    """The images of one label file, found by what another program calls them.
+    """The images of one label file, found by their names in another program.
 
-    The same number of leading folders is taken from all names of an export: those that make most of them ours. A name
-    that is none of ours then is looked up by its base name, if only one of our images has it.
+    The same number of leading folders is removed from all names of an export: the number with the most matches. Names
+    that do not match then are looked up by their base name, if only one of our images has it.
     """
 
     def __init__(self, filenames: Iterable[str], source: str, exported: Sequence[str], are_stems: bool = False) -> None:
-        """source: what the file is called in messages. exported: all names of the export. are_stems: no suffixes."""
+        """source: name of the label file, for messages. exported: all names of the export. are_stems: no suffixes."""
         self._source, self._are_stems = source, are_stems
         self._paths: dict[str, list[str]] = defaultdict(list)
         self._bases: dict[str, list[str]] = defaultdict(list)
@@ -50,7 +49,7 @@ class ImageNames:
         self._folders = self._leading_folders(exported)
 
     def find(self, name: str, location: str) -> Match:
-        """Our image of an exported name. Raises InputError at `location` where there is none, or more than one."""
+        """Our image for an exported name. Raises InputError at `location` if there is none, or more than one."""
         found = self._paths.get(_without_folders(_normal(name), self._folders), ())
         if len(found) == 1:
             return Match(found[0], by_path=True)
@@ -83,7 +82,7 @@ class ImageNames:
 
 
 def _normal(name: str) -> str:
-    """macOS decomposes letters with accents in file names."""
+    """The name in Unicode form NFC, since macOS decomposes accented letters, without leading slashes."""
     return unicodedata.normalize("NFC", name).removeprefix("./").lstrip("/")
 
 
@@ -92,5 +91,5 @@ def _without_folders(name: str, folders: int) -> str:
 
 
 def _clean(base: str) -> str:
-    """As a web server stores an uploaded name: blanks as _, and of other signs only letters, digits, - _ and dots."""
+    """A base name as web servers store uploads: spaces as _, and otherwise only letters, digits, - _ and dots."""
     return re.sub(r"[^-\w.]", "", base.strip().replace(" ", "_"))
