@@ -219,7 +219,7 @@ def test_the_audit_stays_in_the_metadata_when_corrections_go_into_the_labels(tmp
 def test_a_gate_asks_for_an_audit_and_reads_the_lower_limit() -> None:
     gate, counts = Gate(audit_precision=0.8), {"kept": 90, "lines": 100}
     [missing] = judge_round(gate, counts).reasons
-    assert "not audited" in missing
+    assert "has not been audited" in missing
     audit = {"reviews": 60, "precision": {"value": 0.9, "low": 0.79, "high": 0.95}}
     [weak] = judge_round(gate, counts, audit=audit).reasons
     assert weak.startswith("precision of the labels is 0.900 (0.790 … 0.950) from 60 reviews")
