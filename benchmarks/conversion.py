@@ -1,8 +1,8 @@
-"""How fast `groundhog convert` is: `python benchmarks/conversion.py`.
+"""Speed of `groundhog convert`: `python benchmarks/conversion.py`.
 
-Draws an ODVG file of --lines lines with --boxes boxes each into a temporary folder, and its COCO twin, and converts
-them. Lines a second are those of processor time on one core, label maps included; for YOLO, which writes a file an
-image, also what creating those files alone takes.
+Generates an ODVG file of --lines lines with --boxes boxes each in a temporary folder, and the same in COCO format, and
+converts them. Lines per second are of CPU time on one core, including label maps; for YOLO, which writes one file per
+image, also the time of only creating these files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from formats.convert import convert
 
 
 def main() -> None:
-    """Draws the files, converts them, and prints a line for each direction."""
+    """Generates the files, converts them, and prints a line for each direction."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lines", type=int, default=20_000, metavar="N", help="default 20000")
     parser.add_argument("--boxes", type=int, default=3, metavar="N", help="of a line, default 3")

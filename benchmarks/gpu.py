@@ -1,19 +1,19 @@
-"""What a GPU makes of the model, ours beside transformers, in under ten minutes.
+"""Speed and memory of the model on a GPU, compared with transformers, in under ten minutes.
 
     python benchmarks/gpu.py [--minutes 9] [--batches 1,2,4,8,16,32] [--keep]
-    python benchmarks/gpu.py --dry         # the same paths on a CPU, a tiny model and a minute: whether it runs at all
+    python benchmarks/gpu.py --dry         # the same code on a CPU with a tiny model, as a test; a minute
 
 Prints, with the card's name:
-- images a second of transformers and ours (Swin-T, BERT-base, 800 x 1333, weights drawn: contest.py), in float32,
-  TF32 and bfloat16 (ours by its own layers, also with its kernels and with CUDA graphs; transformers by torch.autocast,
-  also compiled by torch.compile), for every batch size that fits; peak memory; agreement with transformers in float32;
-  and the share of the roofline, which is what a product of large square matrices in the same format reaches here;
-- how often one forward waits for the device (torch.cuda.set_sync_debug_mode), which should be never;
-- images a second of labelling, from JPEG files to records;
+- images per second of transformers and ours (Swin-T, BERT-base, 800 x 1333, random weights: contest.py), in float32,
+  TF32 and bfloat16 (ours with plain layers, with kernels and with CUDA graphs; transformers with torch.autocast, also
+  with torch.compile), for every batch size that fits; peak memory; agreement with transformers in float32; and the
+  share of the roofline, measured here as the speed of a product of large square matrices in the same format;
+- how often one forward pass waits for the device (torch.cuda.set_sync_debug_mode), which should be never;
+- images per second of labelling, from JPEG files to records;
 - a training step: forward, losses, backward;
 - one all-reduce by NCCL with one process;
 - the tests that need a GPU: pytest -m gpu.
-What fails is a row that says why. Nothing new is begun once the minutes are over.
+A failure becomes a row with the reason. Nothing new is started after the given minutes.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Contestant(NamedTuple):
 
 
 def tiny_config() -> MMGroundingDinoConfig:
-    """Of a dry run."""
+    """The small model of a dry run."""
     return MMGroundingDinoConfig(
         backbone_config=SwinConfig(embed_dim=24, depths=[2, 2, 2, 2], num_heads=[1, 2, 4, 8], out_indices=[2, 3, 4]),
         text_config=BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96),
@@ -100,7 +100,7 @@ def wait(device: torch.device) -> None:
 
 
 def measure(run: Callable[[], object], bench: Bench) -> Run:
-    """Median seconds of a run, the device waited for, and the most memory that it had."""
+    """Median seconds of a run, including waiting for the device, and its peak memory."""
     for _ in range(1 if bench.dry else WARM):
         run()
     wait(bench.device)
@@ -185,21 +185,21 @@ def inputs(count: int, tokenizer, bench: Bench) -> tuple[ImageBatch, TextBatch]:
 
 
 def roofline(dtype: torch.dtype, bench: Bench) -> float:
-    """Operations a second of a large product of square matrices."""
+    """Operations per second of a large product of square matrices."""
     side = 256 if bench.dry else 8192
     matrix = torch.randn(side, side, device=bench.device, dtype=dtype)
     return 2 * side**3 / measure(lambda: matrix @ matrix, bench).seconds
 
 
 def operations_of_an_image(ours: GroundingModel, tokenizer, bench: Bench) -> int:
-    """Of our forward; the peer's are more, for the same answer."""
+    """Operations of our forward pass; the peer needs more for the same result."""
     with torch.inference_mode(False), torch.enable_grad(), FlopCounterMode(display=False) as counter:
         ours(*inputs(1, tokenizer, bench))
     return counter.get_total_flops()
 
 
 def equal_boxes(expected: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -> str:
-    """Of the best boxes of the first image, those that have one within a thousandth of the image and of the score."""
+    """How many of the best boxes of the first image have one within a thousandth of the image and of the score."""
     scores, boxes = expected[0][0].float(), expected[1][0].float()
     best = scores.topk(min(BEST, len(scores))).indices
     near = torch.cdist(boxes[best], found[1][0].float(), p=torch.inf) <= 1e-3
@@ -209,7 +209,7 @@ def equal_boxes(expected: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -
 
 @torch.inference_mode()
 def forward_table(peer: nn.Module, ours: GroundingModel, tokenizer, bench: Bench) -> dict[str, float]:
-    """Prints it -> images a second by contestant and batch size."""
+    """Prints the table of forward passes -> images per second by model and batch size."""
     runs = contestants(peer, ours, bench)
     one = inputs(1, tokenizer, bench)
     operations = operations_of_an_image(ours, tokenizer, bench)
@@ -227,7 +227,7 @@ def forward_table(peer: nn.Module, ours: GroundingModel, tokenizer, bench: Bench
                     case = inputs(batch, tokenizer, bench)
                     agreement = equal_boxes(expected, contestant.run(*one)) if batch == 1 else ""
                     cost = measure(lambda contestant=contestant, case=case: contestant.run(*case), bench)
-            except Exception as error:  # out of memory, or what a compiler cannot do: the next one may well run
+            except Exception as error:  # such as out of memory, or an error of a compiler: the next one may work
                 rows.append((name, str(batch), str(error).strip().splitlines()[0][:60], "", "", ""))
                 continue
             speeds[f"{name}, batch {batch}"] = speed = batch / cost.seconds
@@ -243,7 +243,7 @@ def count_waits(ours: GroundingModel, tokenizer, bench: Bench) -> str:
     if bench.device.type != "cuda":
         return "waits for the device: not counted on a CPU"
     case = inputs(2, tokenizer, bench)
-    ours(*case)  # constants of this size come to the device once
+    ours(*case)  # constants of this size are copied to the device once
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -256,7 +256,7 @@ def count_waits(ours: GroundingModel, tokenizer, bench: Bench) -> str:
 
 
 def labelling(checkpoint: Checkpoint, bench: Bench) -> str:
-    """All of it, from image files to records: decoding, resizing, the model, selection."""
+    """Speed of labelling, from image files to records: decoding, resizing, the model, selection."""
     count, batch = (4, 2) if bench.dry else (320, 8)
     picture = (np.random.default_rng(0).random((30, 50, 3)) * 255).astype(np.uint8)
     picture = cv2.resize(picture, bench.size[::-1], interpolation=cv2.INTER_CUBIC)

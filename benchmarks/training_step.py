@@ -1,15 +1,15 @@
-"""A step of training, forward and backward, of ours beside transformers in one process: seconds, memory, gradients.
+"""A training step, forward and backward, compared with transformers in one process: seconds, memory, gradients.
 
     OMP_NUM_THREADS=1 python benchmarks/training_step.py [--size 480,640] [--batch 2] [--rounds 3] [--keep]
 
-The two programs have different losses, so both get the same one: a fixed random weighting of all scores of the answer.
-(Boxes are left out: from one decoder layer's to the next transformers stops their gradient, the reference does not.)
-They start from the same weights (Swin-T, BERT-base; see contest.py) and nothing is drawn at random, so that the
-gradients can be compared, in our names for both: the largest difference in a weight relative to the largest of its
-gradient, over the weights, its median and 99th percentile. "ours, recomputing" forgets the activations of whole layers
+The two programs have different losses, so both get the same one: a fixed random weighting of all output scores. (Boxes
+are left out: transformers stops their gradient between decoder layers, the reference does not.)
+They start from the same weights (Swin-T, BERT-base; see contest.py) and nothing is random, so that the gradients can be
+compared: for each weight, the largest difference relative to the largest entry of its gradient; of these, the median
+and the 99th percentile over all weights. "ours, recomputing" recomputes the activations of whole layers
 (`recompute = true` of a training).
 
-Memory is what a process of its own has grown by at its peak since it held model and gradients (Linux, VmHWM).
+Memory is the growth of a separate process at its peak beyond model and gradients (Linux, VmHWM).
 The last ratios, from training_step.json, are printed beside the new ones; --keep writes the new ones there.
 """
 
@@ -114,7 +114,7 @@ def differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> Tensor
 
 
 def peak(name: str, options: list[str]) -> float:
-    """GiB that a step of one contestant takes beyond model and gradients, in a process of its own."""
+    """GiB that a step of one model takes beyond model and gradients, in a separate process."""
     done = subprocess.run(
         [sys.executable, __file__, *options, "--one", name], capture_output=True, text=True, check=True
     )
@@ -140,7 +140,7 @@ def main() -> None:
     parser = arguments(__doc__, __file__, rounds=3)
     parser.add_argument("--size", default="480,640", help="height, width in pixels (default %(default)s)")
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--one", help="measure the memory of this contestant alone")
+    parser.add_argument("--one", help="measure only the memory of this model")
     options = parser.parse_args()
     use_threads()
     size = tuple(int(side) for side in options.size.split(","))
