@@ -31,15 +31,14 @@ def add(commands) -> None:
         metavar="N",
         help="number of queries, the maximum of boxes per image (default: the student's own)",
     )
-    text = (
-        "of two answers of one class with a higher IoU, drop the one with the lower score (default 0.7; 1 keeps both)"
-    )
+    text = "of two boxes of one class with a higher IoU, drop the one with the lower score (default 0.7; 1 keeps both)"
     parser.add_argument("--nms-iou", type=float, metavar="IOU", help=text)
     parser.add_argument("--label-map", metavar="FILE", help="label map (default: X_label_map.json beside LABELS)")
     parser.add_argument(
         "--trust",
         choices=("labels", "scores", "none"),
-        help="weight of a label in training: all alike, by its score, or every label as true (default scores)",
+        help="labels: use the weights and ignored boxes of LABELS; scores: also weight each box by its score; none: "
+        "all boxes count fully (default scores)",
     )
     parser.add_argument("--teacher", metavar="W", help="the model that made the labels, to compare with")
     parser.add_argument(
