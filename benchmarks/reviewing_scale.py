@@ -1,10 +1,10 @@
-"""What a long label file costs to review: opening it, answering a key, saving a change.
+"""Time and memory of the review page with a long label file: opening it, responding to a key, saving a change.
 
     PYTHONPATH=. python benchmarks/reviewing_scale.py LINES FOLDER      e.g. 1000000 /tmp/lines
 
-Writes FOLDER/x_od_v1.json of so many lines of one to eight boxes, serves it as `groundhog browse serve` does, and asks
-what the page asks; then once more with other labels to compare with and ten candidates a line. Memory is the largest
-sum of the resident sets of the server and its processes.
+Writes FOLDER/x_od_v1.json of LINES lines with one to eight boxes, serves it like `groundhog browse serve`, and sends
+the requests of the page; then again with other labels to compare with and ten candidates per line. Memory is the
+largest sum of the resident sets of the server and its processes.
 """
 
 from __future__ import annotations

@@ -356,7 +356,7 @@ def test_the_card_tells_how_the_labels_were_made_round_by_round(labels):
     card = (out / "README.md").read_text()
     for part in (
         "round 2 of self-training",
-        "licence of the weights: Apache-2.0, that of `llmdet_tiny`, with which self-training began",
+        "licence of the weights: Apache-2.0, from `llmdet_tiny`, with which self-training began",
         "licence of the weights: unknown; check the licence of `other.pth`",
         "40 candidates, 7 kept, 1 image corrected",
         "| 1 | `llmdet_tiny` | 7 | 1 | no |",
@@ -377,7 +377,7 @@ def test_the_card_names_the_categories_that_are_mixed_up_and_who_says_so(labels)
     out = published(labels).folder
     card = (out / "README.md").read_text()
     for part in (
-        "In 12 images that a person reviewed, labels had the right place but a wrong category",
+        "In 12 images that a person reviewed, labels had the right position but a wrong category",
         "| cat | a\\|b | 3 |",
         "Compared with x_od_v2.json in 4 images",
         "2 wrong category, 1 overlooked",

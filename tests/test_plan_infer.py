@@ -328,7 +328,7 @@ def test_ray_outside_a_flow_says_where_it_works(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"runner": "ray", "devices": ("cpu",)}, "Ray itself gives"),
+        ({"runner": "ray", "devices": ("cpu",)}, "Ray assigns the devices itself"),
         ({"address": "head:6379"}, "threads have no address"),
         ({"runner": "dask"}, 'expected "threads" or "ray"'),
     ],

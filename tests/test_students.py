@@ -471,7 +471,7 @@ def test_the_memory_of_a_step_is_estimated_and_changes_nothing(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--label-map", "{unnamed}"], "names no class"),
+        (["--label-map", "{unnamed}"], "has no classes"),
         (["--truth", "{other}"], "its categories are black; expected some of the student's: red, green, blue"),
         (["--teacher", "no such.safetensors"], "no such"),
     ],

@@ -158,7 +158,7 @@ def test_coco_results_refuse_what_the_truth_does_not_have(tmp_path, record, mess
     ("content", "message"),
     [
         ("{}", "contains a JSON dict; expected a COCO results file"),
-        ("[1]", "contains more than objects"),
+        ("[1]", "entry 0 is not an object"),
         ('[{"image_id": 9, "category_id": 1, "bbox": [1, 1, 1, 1], "score": 1}]', "annotation 0: image_id 9"),
         ('[{"image_id": 1, "category_id": 1, "bbox": [1, 1, 1, 1]}]', "annotation 0: 'score' is missing"),
         ('[{"image_id": 1, "category_id": 1, "bbox": [1, 1, 1, 1], "score": 2}]', "annotation 0: score 2 is outside"),
