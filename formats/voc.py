@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 LABEL_MAP_NAME = "labelmap.txt"
 _BACKGROUND = "background"  # of segmentations; CVAT and datumaro declare it beside the names of objects
-_NOTHING_SAID = ("", "0", "Unspecified")  # of truncated, occluded, pose
+_DEFAULTS = ("", "0", "Unspecified")  # of truncated, occluded, pose
 _OF_IMAGES = frozenset(("folder", "filename", "path", "source", "owner", "size", "segmented", "object"))
 _DIFFICULT = {"true": "1", "false": "0", "unspecified": "0"}  # as some tools write it
 

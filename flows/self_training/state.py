@@ -179,7 +179,7 @@ def refuse_other_settings(work_dir: Path, settings: Mapping[str, Any]) -> None:
     differing = list(_differences(loop.settings, settings))
     if not differing:
         return
-    said = "; ".join(
+    listed = "; ".join(
         f"{name}: {brief_json(before)} there, {brief_json(now)} requested" for name, before, now in differing[:4]
     )
     if len(loop.rounds) == 1 and all(name.startswith("policy.") for name, _, _ in differing):
