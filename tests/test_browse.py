@@ -191,6 +191,26 @@ def test_a_file_in_place_of_the_folder_is_told_once(data: Path, capsys: pytest.C
     assert "is a file" in capsys.readouterr().err
 
 
+def test_no_drawing_replaces_an_image(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = data / "images"
+    before = {path: path.read_bytes() for path in images.rglob("*") if path.is_file()}
+    (data / "link").symlink_to(images)
+    for folder in (images, data / "link"):
+        assert run(data, "-o", str(folder), "--not-show") == 2
+        assert "would replace the image" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in images.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"0": "cat"}', "[1, 2]"])
+def test_what_is_no_label_file_is_not_compared_with(
+    data: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "other.json").write_text(content)
+    assert run(data, "-o", str(data / "out"), "--not-show", "--compare", "other.json") == 2
+    assert "other.json: contains no labels; expected an ODVG file about the same images" in capsys.readouterr().err
+    assert not (data / "out").exists()
+
+
 def test_number_and_shuffle(data: Path) -> None:
     assert run(data, "-o", str(data / "first"), "--not-show", "-n", "2") == 0
     assert len(list((data / "first").rglob("*.*"))) == 4  # with index.html and a contact sheet

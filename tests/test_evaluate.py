@@ -27,18 +27,7 @@ from grounding_model.metrics.coco import evaluate_coco, evaluate_coco_with_ranki
 from grounding_model.metrics.expressions import expression_precision
 from grounding_model.metrics.phrases import recall_at
 from grounding_model.metrics.predicted_boxes import PredictedBoxes
-from tests.paths import GOLDEN
-
-EVAL = GOLDEN / "eval"
-
-
-def golden(name: str):
-    return json.loads((EVAL / name).read_text())
-
-
-def corners(box):
-    x, y, width, height = box
-    return x, y, x + width, y + height
+from tests.golden_metrics import EVAL, corners, golden
 
 
 def box(at: float):
@@ -49,8 +38,8 @@ def box(at: float):
 def picture(name: str, *found):
     """A record of (box, category, score=None, ignore=False)."""
     instances = []
-    for corners, category, *rest in found:
-        instances.append(Instance(corners, 0, category, **dict(zip(("score", "ignore"), rest))))
+    for at, category, *rest in found:
+        instances.append(Instance(at, 0, category, **dict(zip(("score", "ignore"), rest))))
     return Record(name, 500, 1000, instances=tuple(instances))
 
 

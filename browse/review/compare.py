@@ -18,21 +18,30 @@ from browse.review.line_facts import hash_of
 from browse.review.page_json import box_words, boxes_to_page
 from formats.boxes import best_pairs, pairwise_iou
 from formats.io.errors import InputError
+from formats.odvg_lines import is_quarantined
 from formats.record import Record
 
 MATCHED = 0.5  # IoU from which two boxes show the same object, as AP50 has it
 MOVED = 0.9  # IoU below which a box that was found again counts as moved
+
+LOOKED_AT = 20  # lines of the other file that are read before anything is drawn
 
 CHANGES = ("gained", "lost", "moved", "relabelled")
 _SAME, _GAINED, _LOST, _MOVED, _RELABELLED = range(5)
 
 
 class OtherLabels:
-    """Another label file about the same images: an earlier round, or the truth."""
+    """Another label file about the same images: an earlier round, or the truth.
+
+    Raises InputError for a file that is none of labels, as its first lines show.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._index = LineIndex(LabelLines(path), None)
+        lines = LabelLines(path)
+        if not any(_is_line(lines, number) for number in range(min(len(lines), LOOKED_AT))):
+            raise InputError(path, "contains no labels", "expected an ODVG file about the same images")
+        self._index = LineIndex(lines, None)
         self._index.start()
         self._sorted: tuple[np.ndarray, np.ndarray] | None = None  # hashes, and the line of each
 
@@ -73,6 +82,14 @@ class OtherLabels:
         if not len(known):
             return np.full(len(hashes), -1)
         return np.where((position >= 0) & (known[position] == hashes), lines[position], -1)
+
+
+def _is_line(lines: LabelLines, number: int) -> bool:
+    try:
+        lines.record(number)
+    except InputError:
+        return is_quarantined(lines.raw(number))
+    return True
 
 
 def compared(ours: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -50,7 +50,7 @@ class AuditSettings:
     labels_sha256: str
     drawn: int
     planned: int
-    seed: int = 0
+    seed: int = defaults.SEED
     made_by: Mapping[str, Any] = field(default_factory=dict)
     empty_term: float = 0.0
     empty_apart: bool = False
@@ -119,7 +119,9 @@ def draw_audit(
         raise InputError("-n", f"{reviews} reviews", f"expected at least {MIN_REVIEWS}")
     if anew:
         shutil.rmtree(audit_folder(labels), ignore_errors=True)
-    audit = read_audit(labels, reviewed) if is_begun(labels) else _begin(labels, reviews, seed or 0, reviewed)
+    audit = (
+        read_audit(labels, reviewed) if is_begun(labels) else _begin(labels, reviews, seed or defaults.SEED, reviewed)
+    )
     if seed is not None and seed != audit.settings.seed:
         what = f"{seed}, but the sample of these labels was drawn with seed {audit.settings.seed}"
         raise InputError("--seed", what, "expected the same seed, or --new for another sample")

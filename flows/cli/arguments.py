@@ -84,6 +84,13 @@ def add_overrides(parser: argparse.ArgumentParser, example: str = "optimizer.lea
     )
 
 
+def seed(text: str) -> int:
+    """A random seed, from 0."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 18):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}; expected a whole number from 0")
+    return int(text)
+
+
 def _scale(text: str) -> tuple[int, int]:
     try:
         short, long = (int(part) for part in text.split(","))

@@ -67,6 +67,8 @@ def detect(sources: Sequence[str], prompt: Prompt | None, options: DetectOptions
 
 
 def _detect(images: Sequence[ListedImage], prompt: Prompt | None, options: DetectOptions, palette: str) -> DetectResult:
+    if options.save_vis:
+        _refuse_to_draw_over(images, options.out_dir)
     settings = options.settings
     detector = load_detector(settings.weights, settings.text_encoder, options.device, settings.dtype)
     prompt = _all_classes(detector, settings.weights) if prompt is None else prompt
@@ -96,6 +98,16 @@ def _detect(images: Sequence[ListedImage], prompt: Prompt | None, options: Detec
             except InputError as error:
                 failures[str(image.path)] = str(error)
     return DetectResult(len(images) - len(failures), boxes, failures)
+
+
+def _refuse_to_draw_over(images: Sequence[ListedImage], out_dir: Path) -> None:
+    """Raises InputError where a drawing would replace one of the images."""
+    sources = {os.path.realpath(image.path) for image in images}
+    for image in images:
+        target = out_dir / "vis" / image.picture
+        if os.path.realpath(target) in sources:
+            remedy = "expected another out_dir, or save_vis=False"
+            raise InputError(target, "is one of the images, and its drawing would replace it", remedy)
 
 
 def _all_classes(detector: object, weights: str) -> Prompt:

@@ -27,6 +27,7 @@ from grounding_model.checkpoints.checkpoint import (
     draw_label_embedding,
     is_safetensors,
     read_ours,
+    refuse_to_replace,
     save_checkpoint,
 )
 from grounding_model.checkpoints.huggingface import read_folder, save_folder
@@ -72,11 +73,15 @@ def convert_checkpoint(
     text_encoder: str | Path | None = None,
     half: bool = False,
     backbone: str | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Any checkpoint to ours (destination ends in .safetensors) or to a folder that transformers loads.
 
-    backbone: of ours, left out of the file, as in save_checkpoint.
+    backbone: of ours, left out of the file, as in save_checkpoint. overwrite: replace a file that is there; without
+    it, InputError: a checkpoint may be days of training.
     """
+    if not overwrite:
+        refuse_to_replace(destination)
     checkpoint = load_checkpoint(source, text_encoder)
     provenance = {**checkpoint.provenance, "converted from": str(source), "source sha256": checkpoint_hash(source)}
     if Path(destination).suffix == ".safetensors":

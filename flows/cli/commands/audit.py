@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from browse.review.arguments import DEFAULT_PORT
 from flows.audit import defaults
-from flows.cli.arguments import command
+from flows.cli.arguments import command, seed
 from formats.io.errors import InputError
 from formats.io.plurals import many
 
@@ -72,7 +72,10 @@ def _add_audit(commands) -> None:
         help="estimate how many reviews are needed for intervals of ± E (default %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=int, metavar="S", help="random seed of the sample (default 0, or that of the audit that goes on)"
+        "--seed",
+        type=seed,
+        metavar="S",
+        help=f"random seed of the sample (default {defaults.SEED}, or that of the audit that goes on)",
     )
     parser.add_argument("--new", action="store_true", help="draw a new sample; existing reviews are kept")
     _add_page(parser)

@@ -143,4 +143,6 @@ def _citation(text: str | None) -> str:
 
     if text and "\n" not in text and len(text) < 255 and Path(text).is_file():
         return read_text(text, "expected BibTeX")
+    if text and text.endswith((".bib", ".txt")):
+        raise InputError("--cite", f"{text} does not exist", "expected BibTeX, or a file that contains it")
     return text or ""
