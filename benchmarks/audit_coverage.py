@@ -1,12 +1,12 @@
-"""Do audits' intervals hold the truth, and how many reviews do they save? Simulated, where the truth is known.
+"""Coverage of audits' confidence intervals, and how many reviews an audit saves, in simulations with known truth.
 
     python benchmarks/audit_coverage.py --coco128 data/coco128
 
-Labels are true boxes disturbed in known ways (benchmarks/disturbed_labels.py). For each setting, 1,000 audits are drawn
-as `groundhog audit` draws them, and their intervals are compared with the precision and recall of the whole label file.
-With --files 10 they are of ten label files of each kind, disturbed anew.
-Prints Markdown: the share of intervals that hold the truth, their mean width, and how many uniformly drawn reviews give
-the same width. Without --coco128 only drawn scenes are used. Takes minutes on one core.
+Labels are true boxes with known errors (benchmarks/disturbed_labels.py). For each setting, 1,000 audits are sampled
+like `groundhog audit` does, and their intervals are compared with the precision and recall of the whole label file.
+With --files 10, they are taken from ten label files of each kind with different errors.
+Prints Markdown: the share of intervals that contain the true value, their mean width, and how many uniformly sampled
+reviews give the same width. Without --coco128 only drawn scenes are used. Takes minutes on one core.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What it saves that captions of one image share its features: `python benchmarks/captions_per_image.py`.
+"""The time saved by sharing image features between captions of one image: `python benchmarks/captions_per_image.py`.
 
-Glyph scenes with several captions each are asked twice: image after image, so that neighbours share what the backbone
-made of their picture, and caption after caption, so that no two neighbours have a picture in common. The questions are
-the same, in one process, in turns; seconds are those of processor time. `--swin-t` takes the published architecture
-with random weights in place of glyph-tiny, which says nothing of answers but everything of time.
+Glyph scenes with several captions each are processed in two orders: image by image, so that consecutive captions share
+their image's features, and caption by caption, so that no two consecutive ones have the same image. The inputs are the
+same, in one process, alternating; seconds are CPU time. `--swin-t` takes the published architecture with random weights
+instead of glyph-tiny, to measure time only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Question = tuple[Path, Prompt]
 
 
 def main() -> None:
-    """Asks both ways in turns and prints the seconds of each."""
+    """Alternates between both orders and prints the seconds of each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=40, metavar="N")
     parser.add_argument("--captions", type=int, default=5, metavar="N", help="an image (default 5, as in Flickr30k)")
@@ -66,7 +66,7 @@ def questions(folder: Path, images: int, captions: int) -> list[Question]:
 
 
 def ask(detector: Detector, asked: list[Question], batch_size: int, scale: list[int] | None) -> float:
-    """Seconds of processor time."""
+    """Processes the captions; returns the CPU seconds."""
     images, prompts = zip(*asked)
     start = time.process_time()
     size = None if scale is None else (scale[0], scale[1])

@@ -1,7 +1,7 @@
 """What the benchmarks share: the peer with the same weights as ours, costs of contestants that take turns.
 
-Weights are random, yet offsets, layer scales and heads are drawn as well: as a model starts they are so small or equal
-that mistakes in what they multiply would not show.
+Weights are random, including offsets, layer scales and heads: their usual initial values are so small or equal that
+errors in what they multiply would not be noticed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PEER = "transformers float32"
 
 
 class Cost(NamedTuple):
-    """Of one run, in seconds. cpu: user and system of all threads; hardly depends on what else the machine does."""
+    """The cost of one run, in seconds. cpu: user and system time of all threads; hardly depends on the load."""
 
     cpu: float
     wall: float
@@ -35,8 +35,11 @@ class Cost(NamedTuple):
 
 @torch.no_grad()
 def drawn_peer(config: MMGroundingDinoConfig | None = None) -> MMGroundingDinoForObjectDetection:
-    """transformers' model, Swin-T and BERT-base by default. Content queries are alike, since among thousands of
-    proposals some score alike within rounding, and which of them comes first is random."""
+    """transformers' model with random weights, Swin-T and BERT-base by default.
+
+    All content queries are equal, because some of the thousands of proposals have scores equal within rounding errors,
+    and their order is arbitrary.
+    """
     torch.manual_seed(5)
     peer = MMGroundingDinoForObjectDetection(config or MMGroundingDinoConfig())
     for name, parameter in peer.named_parameters():
@@ -48,12 +51,12 @@ def drawn_peer(config: MMGroundingDinoConfig | None = None) -> MMGroundingDinoFo
 
 
 def same_in_ours(peer: MMGroundingDinoForObjectDetection) -> Checkpoint:
-    """Our model with the peer's weights, and the embedded model's tokenizer; the peer learns its separators."""
+    """Our model with the peer's weights, and the embedded model's tokenizer, whose separators are set in the peer."""
     with TemporaryDirectory() as folder:
         peer.save_pretrained(folder)
         save_tokenizer(folder, load_detector("glyph-tiny", device="cpu").tokenizer)
         ours = load_checkpoint(folder)
-    # transformers knows the separators by their numbers in BERT's own vocabulary; this one is smaller.
+    # transformers has the separators' numbers of BERT's own vocabulary; this vocabulary is smaller.
     peer.model.special_tokens = torch.tensor([ours.tokenizer.id_of(token) for token in SEPARATORS])
     ours.model.eval()
     return ours
@@ -65,7 +68,7 @@ def cpu_seconds() -> float:
 
 
 def costs(work: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Cost]:
-    """Medians; the contestants take turns. Each should have run once before."""
+    """Median costs of models that run in turns. Each should have run once before."""
     taken: dict[str, list[Cost]] = {name: [] for name in work}
     for _ in range(rounds):
         for name, run in work.items():
@@ -76,5 +79,5 @@ def costs(work: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Co
 
 
 def use_threads() -> None:
-    """As many threads as OMP_NUM_THREADS says, else one."""
+    """Uses OMP_NUM_THREADS threads, or one if it is not set."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

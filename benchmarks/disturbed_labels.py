@@ -1,6 +1,6 @@
-"""Labels with known errors: true boxes that are dropped, moved, renamed, doubled, and boxes where nothing is.
+"""Labels with known errors: true boxes that are dropped, moved, renamed or doubled, and boxes without an object.
 
-No detector is involved: what a detector would get wrong is drawn at random, by the model of noise in Disturbance.
+No detector is involved: errors are random, according to the noise model in Disturbance.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ MIN_SCORE = 0.3  # labels score more
 
 @dataclass(frozen=True)
 class Disturbance:
-    """Chances of each error for each true box; `invented` boxes for each true box.
+    """Probabilities of each error per true box; `invented`: wrong boxes per true box.
 
-    clustered: share of images that hold all errors; the others have none; None: an image's chances are these times a
-    factor drawn from 4 * Beta(1, 3), mean 1. confident: wrong boxes score as high as right ones, or higher.
+    clustered: share of images that contain all errors; the others have none; None: an image's probabilities are these
+    times a random factor from 4 * Beta(1, 3), mean 1. confident: wrong boxes score as high as right ones, or higher.
     """
 
     dropped: float = 0.1
@@ -40,7 +40,7 @@ class Disturbance:
 
 @dataclass(frozen=True)
 class Planted:
-    """One error. box: where it is in the labels, or the true box for one that was dropped."""
+    """One error. box: in the labels, or the true box if it was dropped."""
 
     filename: str
     kind: str
@@ -50,7 +50,7 @@ class Planted:
 def disturb(
     truth: Iterable[Record], names: tuple[str, ...], settings: Disturbance, seed: int
 ) -> tuple[list[Record], list[Planted]]:
-    """The labels, with scores, one a record of the truth; and what is wrong with them."""
+    """The labels with scores, one record per true record; and the list of their errors."""
     rng = np.random.default_rng(seed)
     planted: list[Planted] = []
     return [_disturbed(record, names, settings, rng, planted) for record in truth], planted
@@ -142,5 +142,5 @@ def drawn_scenes(count: int, seed: int = 0, domain: str = "source") -> tuple[lis
 
 
 def repeated(records: list[Record], times: int) -> list[Record]:
-    """A larger data set of the same kind: each image so often, under names of their own."""
+    """A larger data set: each image repeated under different names."""
     return [replace(each, filename=f"{number}/{each.filename}") for number in range(times) for each in records]

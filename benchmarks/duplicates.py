@@ -1,12 +1,12 @@
-"""What it costs a model to find the same object twice.
+"""The effect of duplicate detections on a model's AP.
 
     python benchmarks/duplicates.py glyph-tiny work_dirs/…/model.safetensors [--seed 1000] [--scenes 150]
     python benchmarks/duplicates.py --config configs/evaluate_raccoon.toml work_dirs/…/model.safetensors
 
-prints a Markdown table, one model per row: COCO AP as the model answers, and after greedy NMS at an IoU of 0.7; then
-how many further answers the surest object of an image has: boxes on it with more than half of its score. Asked for are
-"cat" on scenes of the glyph world, or the labelled objects of an evaluation's configuration. A detection transformer is
-trained to answer once and judged without NMS; where the two differ much, it forgot to.
+prints a Markdown table, one model per row: COCO AP of the model's output, and after greedy NMS at an IoU of 0.7; then
+the number of duplicates of the best box of an image: boxes on the same object with more than half of its score. The
+prompt is "cat" on scenes of the glyph world, or the categories of an evaluation's configuration. A detection
+transformer is trained to detect each object once and evaluated without NMS; a large difference means that it does not.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FLOOR = 0.01
 
 
 def further_answers(record: Record) -> int:
-    """Boxes on the object of the best box, beside that, with more than half of its score."""
+    """The number of duplicates of the best box: other boxes on its object with more than half of its score."""
     if not record.instances:
         return 0
     best = max(record.instances, key=lambda instance: instance.score or 0.0)
@@ -46,7 +46,7 @@ def further_answers(record: Record) -> int:
 
 
 def measured(weights: str, benchmark: Benchmark) -> tuple[CocoResult, CocoResult, float]:
-    """As the model answers, and without duplicates; how many further answers an image has, on the average."""
+    """AP of the model's output and without duplicates; mean number of duplicates of an image's best box."""
     truth, names = list(benchmark.records), benchmark.names
     images = [safe_join(benchmark.image_root, record.filename) for record in truth]
     answers = load_detector(weights).predict(images, list(names), score_threshold=FLOOR, batch_size=BATCH)

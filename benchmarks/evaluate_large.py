@@ -1,9 +1,9 @@
-"""Time and memory of judging a large benchmark: `python benchmarks/evaluate_large.py [--metric coco]`.
+"""Time and memory of evaluating a large benchmark: `python benchmarks/evaluate_large.py [--metric coco]`.
 
-Draws a truth of the size of LVIS v1 val (19,809 images, 1,203 categories) or of COCO val2017 (5,000 and 80), about 12
-boxes per image, and the candidates of a detector that found 300 boxes in each image, as shards of a labelling that is
-done. Then `evaluate_benchmark` reads and judges them in a process of its own, which prints its seconds of processor
-time and its peak memory.
+Generates ground truth of the size of LVIS v1 val (19,809 images, 1,203 categories) or of COCO val2017 (5,000 and 80),
+with about 12 boxes per image, and the candidates of a detector that found 300 boxes in each image, as shards of a
+finished labelling. Then `evaluate_benchmark` evaluates them in a separate process, which prints its CPU seconds and
+peak memory.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SIDE = 640.0
 
 
 def main() -> None:
-    """Draws everything into a temporary folder and measures in a process of its own."""
+    """Generates everything in a temporary folder and measures in a separate process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--metric", choices=SIZES, default="lvis")
     parser.add_argument("--images", type=int, metavar="N")
@@ -54,13 +54,13 @@ def main() -> None:
 
 
 def truth_of(folder: Path, metric: str) -> PublishedData | CocoData:
-    """What `draw` drew."""
+    """The ground truth written by `draw`."""
     path = folder / "truth.json"
     return PublishedData("lvis", path, folder) if metric == "lvis" else CocoData(path, folder)
 
 
 def configuration(folder: Path, metric: str, resamples: int = 0) -> EvaluateConfig:
-    """Without an interval as configs/evaluate_lvis_val.toml."""
+    """The configuration; without an interval, like configs/evaluate_lvis_val.toml."""
     weights = str(folder / "model.safetensors")
     truth = truth_of(folder, metric)
     return EvaluateConfig(truth, weights=weights, work_dir=folder / "work", resamples=resamples, shard_size=64)
@@ -119,7 +119,7 @@ def boxes(rng: np.random.Generator, count: int) -> np.ndarray:
 def found(
     rng: np.random.Generator, line: int, filename: str, true: list, categories: int, count: int
 ) -> ImageCandidates:
-    """Half of the boxes round true ones, most of them named rightly; the rest anywhere."""
+    """Half of the boxes near true ones, most of them with the right name; the rest anywhere."""
     near = rng.integers(0, len(true), count // 2)
     labels = rng.integers(0, categories, count)
     labels[: len(near)] = [true[index][1] if rng.random() < 0.8 else label for index, label in zip(near, labels)]
@@ -131,7 +131,7 @@ def found(
 
 
 def measure(folder: Path, metric: str, resamples: int) -> None:
-    """Judges what lies in the folder, and prints what that took."""
+    """Evaluates the data in the folder, and prints time and memory."""
     start, before = time.process_time(), peak_megabytes()
     result = evaluate_benchmark(configuration(folder, metric, resamples))
     seconds = time.process_time() - start

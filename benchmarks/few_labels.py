@@ -1,13 +1,14 @@
-"""What rounds add to a few labels: the loop of `groundhog init --labels` against the same steps on the labels alone.
+"""The gain of self-training rounds on a few labels: the loop of `groundhog init --labels` compared with the same number
+of training steps on the labels alone.
 
     python benchmarks/few_labels.py data/raccoon/raccoon_train_od.json data/raccoon/raccoon_test_od.json \\
         data/raccoon/images --labelled 10,30 --seeds 0,1,2
 
-The first N lines of the training file are labelled, its other images are not; nothing is held back, and the test file
-judges. Both arms share their first training; then one goes some rounds on true and pseudo-labels, the other trains as
-often and as long on the labels alone. Prints a Markdown table with the 95 % interval of the difference over the choice
-of test images, a row of all seeds with the interval of their mean difference, and writes results.json. Goes on where it
-was interrupted; run again when it is finished, it only prints the table.
+The first N lines of the training file are the labels, its other images are unlabelled; nothing is held back, and the
+test file is used for evaluation. Both arms share their first training; then one does rounds with true and
+pseudo-labels, the other trains as often and as long on the labels alone. Prints a Markdown table with the 95 %
+interval of the difference from a bootstrap over test images, a row of all seeds with the interval of their mean
+difference, and writes results.json. Resumes when it was interrupted; when finished, it only prints the table.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def prepared(
     test: OdvgData,
     steps: int | None,
 ) -> SelfTrainConfig:
-    """The configuration that init writes, on the training images alone, judged by the test images."""
+    """The configuration written by `groundhog init` for the training images, evaluated on the test images."""
     shown = folder / "images"
     shown.mkdir(parents=True, exist_ok=True)
     for record in records:
@@ -80,7 +81,7 @@ def prepared(
 
 
 def labels_alone(config: SelfTrainConfig, start: str, folder: Path) -> str:
-    """The weights after as many trainings as the loop has rounds, on the person's labels alone."""
+    """The weights after as many trainings as the loop has rounds, on the labels alone."""
     assert config.labelled is not None
     known = config.train.work_dir / "labelled" / "labelled_train_od.json"
     data = OdvgData(known, config.data.images, label_map_beside(known))  # type: ignore[union-attr]
@@ -91,7 +92,7 @@ def labels_alone(config: SelfTrainConfig, start: str, folder: Path) -> str:
 
 
 def judged(weights: str, config: SelfTrainConfig, folder: Path) -> Samples:
-    """The matches of the model's answers with the test images' boxes; of an earlier run where they are newer."""
+    """The matches of the model's predictions on the test images; from an earlier run if newer than the weights."""
     assert config.evaluation is not None
     path = folder / SAMPLES_NAME
     if not path.exists() or path.stat().st_mtime < Path(weights).stat().st_mtime:
@@ -107,7 +108,7 @@ def average_precision(samples: Samples) -> float:
 
 
 class Pair(NamedTuple):
-    """The answers of the last round's model, and of the model that learnt from the labels alone."""
+    """The matches of the last round's model, and of the model trained on the labels alone."""
 
     rounds: Samples
     alone: Samples
@@ -118,7 +119,7 @@ class Pair(NamedTuple):
 
 
 def pooled_interval(pairs: Sequence[Pair]) -> Interval:
-    """Of the mean gain of the seeds: every seed is scored on the same draws of test images (1000, 95 %)."""
+    """95 % interval of the mean gain over the seeds, with the same 1000 resamples of test images for every seed."""
     draws = np.stack([drawn(pair.rounds, pair.alone, resamples=1000) for pair in pairs])
     return interval_within(draws.mean(0))
 
@@ -140,7 +141,7 @@ def compared(config: SelfTrainConfig, folder: Path) -> tuple[Pair, dict[str, obj
 
 
 def pooled(pairs: Sequence[Pair], rows: Sequence[dict]) -> dict[str, object]:
-    """The means over the seeds, as `compared` gives a seed's."""
+    """The means over the seeds, in the form of `compared`."""
     means = {name: float(np.mean([row[name] for row in rows])) for name in ("first", "rounds", "alone", "gain")}
     each = [float(np.mean(scores)) for scores in zip(*(row["each"] for row in rows))]
     return {**means, "interval": list(pooled_interval(pairs)), "each": each}

@@ -1,11 +1,11 @@
-"""The fine-tuning recipes from end to end, and what they cost: AP before and after, along the line to the base weights.
+"""The fine-tuning recipes and their forgetting: AP before and after, and for interpolations with the base weights.
 
     python benchmarks/finetune.py --seeds 0,1,2 [--raccoon data/raccoon] [--out outputs/finetune]
 
-Trains configs/finetune_glyphs.toml once a seed (the seed of the 144 scenes too), and with --raccoon
-configs/finetune_raccoon.toml; measures the target and, held out, all 41 nouns of the glyph world. Prints Markdown
-tables, writes finetune.json and a plot a recipe. Goes on where it was interrupted. Test scenes and photos were not
-looked at when the recipes were chosen.
+Trains configs/finetune_glyphs.toml once per seed (also the seed of the 144 scenes), and with --raccoon
+configs/finetune_raccoon.toml; evaluates on the target and on held-out scenes of all 41 nouns of the glyph world. Prints
+Markdown tables, writes finetune.json and one plot per recipe. Resumes when it was interrupted. Test scenes and photos
+were not used to choose the recipes.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def raccoon(seed: int, out: Path, root: Path) -> ForgettingCurve:
 
 
 def tuned(config: Path, overrides: Sequence[str], target: Task, seed: int, out: Path) -> ForgettingCurve:
-    """One recipe with one seed. What was measured of the base model is shared by all seeds."""
+    """One recipe with one seed. The base model's measurements are shared by all seeds."""
     weights = train_config(config, [*overrides, f"work_dir={out}/seed-{seed}", "validate_every=0"], resume=True)
     return measure_forgetting(BASE, weights, target, [HELD_OUT], out)
 
 
 def table(curves: Sequence[ForgettingCurve]) -> str:
-    """Every alpha with the values of all seeds and their mean."""
+    """A table of the values of all seeds and their mean, for every alpha."""
     mean = mean_curve(curves)
     lines = [f"| alpha | {mean.target} | mean | held out: {mean.held_out[0]} | mean |", "|--:|:--|--:|:--|--:|"]
     for index, point in enumerate(mean.points):

@@ -1,13 +1,13 @@
-"""What a model of the glyph world can do, on scenes that no training saw.
+"""Evaluates a model of the glyph world on scenes that are in no training set.
 
     python benchmarks/glyph_tiny.py [--weights glyph-tiny] [--scenes 300]
 
 prints a Markdown table:
 
 all nouns         COCO AP, the names of all 41 nouns in the prompt
-colours           COCO AP where a noun stands in two colours ("red cat" beside "blue cat"); in the prompt what is there
-                  and near misses: for each pair two more colours of its noun and two more nouns of its colour
-... colour-blind  the same, every box given to all colours of its noun: what can be had without seeing colours
+colours           COCO AP on scenes with a noun in two colours ("red cat" beside "blue cat"); the prompt has the pairs
+                  of the scene and near misses: for each, two more colours of its noun and two more nouns of its colour
+... colour-blind  the same, with every box given to all colours of its noun: the AP without recognising colours
 ... held-out      the same, over the pairs that never occurred in training
 captions          share of phrases whose best box is right (IoU of at least 0.5)
 expressions       the same for referring expressions
@@ -30,7 +30,7 @@ from grounding_model.metrics.coco import evaluate_coco
 from grounding_model.metrics.expressions import expression_precision
 from grounding_model.metrics.phrases import recall_at
 
-SEED = 9000  # the scenes of training have seeds of one digit
+SEED = 9000  # training scenes have seeds of one digit
 BATCH = 16
 FLOOR = 0.01
 
@@ -50,7 +50,7 @@ def average_precision(detector: Detector, scenes: int, domain: str) -> float:
 
 
 def near_misses(present: Sequence[str], rng: np.random.Generator) -> list[str]:
-    """Pairs that are not there: two more colours of each noun, two more nouns of each colour."""
+    """Pairs that are not in the scene: two more colours of each noun, two more nouns of each colour."""
     missed: set[str] = set()
     for pair in present:
         colour, noun = pair.split()
@@ -60,7 +60,7 @@ def near_misses(present: Sequence[str], rng: np.random.Generator) -> list[str]:
 
 
 def colour_scenes(scenes: int) -> Iterator[tuple[np.ndarray, Record]]:
-    """Scenes in which some noun stands in two colours."""
+    """Scenes that contain some noun in two colours."""
     index = 0
     while scenes:
         image, record = draw_scene("source", SEED + 1, index, "colours", pairs="all")
@@ -72,7 +72,7 @@ def colour_scenes(scenes: int) -> Iterator[tuple[np.ndarray, Record]]:
 
 
 def colour_blind(record: Record) -> Record:
-    """Every box under each colour that the prompt knows of its noun, at the best score among them."""
+    """Every box with each colour of its noun in the prompt, with the best of their scores."""
     best: dict[tuple[tuple[float, ...], str], float] = {}
     names = {instance.category for instance in record.instances or ()}
     for instance in record.instances or ():
@@ -90,7 +90,7 @@ def colour_blind(record: Record) -> Record:
 
 
 def colours(detector: Detector, scenes: int) -> tuple[float, float, float]:
-    """AP over all pairs, AP of a colour-blind reader of the same answers, AP over the held-out pairs."""
+    """AP over all pairs, AP of the same predictions without colours, AP over the held-out pairs."""
     truth, found, blind = [], [], []
     for image, record in colour_scenes(scenes):
         present = sorted({instance.category for instance in record.instances or ()})
@@ -102,7 +102,7 @@ def colours(detector: Detector, scenes: int) -> tuple[float, float, float]:
         found.append(answer)
         blind.append(colour_blind(answer))
     names = sorted({instance.category for record in truth for instance in record.instances or ()})
-    # What was a near miss in one scene and stands nowhere is not a category of the truth.
+    # A near miss that is in no scene is not a category of the truth.
     found, blind = ([only(record, names) for record in records] for records in (found, blind))
     result = evaluate_coco(truth, found, names)
     held_out = {f"{colour} {noun}" for colour, noun in HELD_OUT_PAIRS}
@@ -115,7 +115,7 @@ def only(record: Record, names: Sequence[str]) -> Record:
 
 
 def sentences(detector: Detector, scenes: int, task: str) -> float:
-    """Share of phrases (or expressions) of which the first box is right."""
+    """Share of phrases (or expressions) whose best box is right."""
     images, truth = numbered(scenes, "source", task, SEED + 2)
     asked = [(image, record) for image, record in zip(images, truth) if record.regions]
     found = []

@@ -1,7 +1,7 @@
-"""What a GPU makes of the model, ours beside transformers, in under ten minutes.
+"""Speed and memory of the model on a GPU, compared with transformers, in under ten minutes.
 
     python benchmarks/gpu.py [--minutes 9] [--batches 1,2,4,8,16,32] [--keep]
-    python benchmarks/gpu.py --dry         # the same paths on a CPU, a tiny model and a minute: whether it runs at all
+    python benchmarks/gpu.py --dry         # the same code on a CPU with a tiny model, as a test; a minute
 
 Prints, with the card's name, what takes least time first, each line as soon as it is known:
 - the tests that need a GPU: pytest -m gpu;
@@ -90,7 +90,7 @@ class Contestant(NamedTuple):
 
 
 def tiny_config() -> MMGroundingDinoConfig:
-    """Of a dry run."""
+    """The small model of a dry run."""
     return MMGroundingDinoConfig(
         backbone_config=SwinConfig(embed_dim=24, depths=[2, 2, 2, 2], num_heads=[1, 2, 4, 8], out_indices=[2, 3, 4]),
         text_config=BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96),
@@ -198,21 +198,21 @@ def inputs(count: int, tokenizer, bench: Bench) -> tuple[ImageBatch, TextBatch]:
 
 
 def roofline(dtype: torch.dtype, bench: Bench) -> float:
-    """Operations a second of a large product of square matrices."""
+    """Operations per second of a large product of square matrices."""
     side = 256 if bench.dry else 8192
     matrix = torch.randn(side, side, device=bench.device, dtype=dtype)
     return 2 * side**3 / measure(lambda: matrix @ matrix, bench).seconds
 
 
 def operations_of_an_image(ours: GroundingModel, tokenizer, bench: Bench) -> int:
-    """Of our forward; the peer's are more, for the same answer."""
+    """Operations of our forward pass; the peer needs more for the same result."""
     with torch.inference_mode(False), torch.enable_grad(), FlopCounterMode(display=False) as counter:
         ours(*inputs(1, tokenizer, bench))
     return counter.get_total_flops()
 
 
 def equal_boxes(expected: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -> str:
-    """Of the best boxes of the first image, those that have one within a thousandth of the image and of the score."""
+    """How many of the best boxes of the first image have one within a thousandth of the image and of the score."""
     scores, boxes = expected[0][0].float(), expected[1][0].float()
     best = scores.topk(min(BEST, len(scores))).indices
     near = torch.cdist(boxes[best], found[1][0].float(), p=torch.inf) <= 1e-3
@@ -274,7 +274,7 @@ def count_waits(model: GroundingModel | ReplayedModel, name: str, tokenizer, ben
 
 
 def labelling(checkpoint: Checkpoint, bench: Bench) -> str:
-    """All of it, from image files to records: decoding, resizing, the model, selection."""
+    """Speed of labelling, from image files to records: decoding, resizing, the model, selection."""
     count, batch = (4, 2) if bench.dry else (320, 8)
     picture = (np.random.default_rng(0).random((30, 50, 3)) * 255).astype(np.uint8)
     picture = cv2.resize(picture, bench.size[::-1], interpolation=cv2.INTER_CUBIC)

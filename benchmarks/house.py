@@ -1,11 +1,13 @@
-"""The house in numbers: modules a folder, floors, circles, imports inside functions, places that name a setting.
+"""The structure of the code in numbers: modules per folder, depth and cycles of imports, imports inside functions, and
+the places that declare a setting.
 
     python benchmarks/house.py                  # this tree
     python benchmarks/house.py /tmp/c26635f     # another one, as `git worktree add /tmp/c26635f c26635f` makes it
 
-Floors are the longest chain of imports between modules of ours; a circle is a group of modules that import one another,
-imports inside functions counted. Two settings are followed through the code: a place is a file that declares them with
-their default, as a parameter, a field or a flag; files that only pass them on by name are counted apart.
+"Floors" is the length of the longest chain of imports between our modules; a "circle" is a group of modules that import
+each other, including imports inside functions. Two settings are followed through the code: a place is a file that
+declares them with their default, as a parameter, a field or a flag; files that only pass them on are counted
+separately.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ def imports_of(tree: ast.Module, known: set[str]) -> Iterator[str]:
 
 
 def circles_of(graph: Graph) -> list[list[str]]:
-    """Groups of modules that reach one another."""
+    """Groups of modules that import each other, directly or indirectly."""
 
     def reached(start: str) -> set[str]:
         pending, seen = [start], set[str]()
@@ -53,7 +55,7 @@ def circles_of(graph: Graph) -> list[list[str]]:
 
 
 def floors_of(graph: Graph) -> int:
-    """Modules on the longest chain of imports; those of a circle count as one."""
+    """Number of modules on the longest chain of imports; those of a circle count as one."""
     group_of = {name: name for name in graph} | {name: group[0] for group in circles_of(graph) for name in group}
     groups: Graph = {group: set() for group in group_of.values()}
     for name, uses in graph.items():

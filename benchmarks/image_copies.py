@@ -1,10 +1,10 @@
-"""How many copies of photos are found, and how many other pairs are taken for copies.
+"""How many copies of photos are detected, and how many other pairs are mistaken for copies.
 
     python benchmarks/image_copies.py data/raccoon/images data/coco128/images/train2017
 
-Every photo is spoiled in twelve ways (re-encoded, resized, cropped, mirrored, …) and compared with all photos; pairs of
-the untouched photos show what is wrongly taken for a copy, and what a data set really holds twice. The second table
-spoils quality: how many spoiled and untouched photos are reported as blurred, dark or empty.
+Every photo is changed in twelve ways (re-encoded, resized, cropped, mirrored, …) and compared with all photos; pairs of
+unchanged photos show false positives, and true duplicates in the data set. The second table is about quality: how many
+degraded and unchanged photos are reported as blurred, dark or empty.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
-"""Seconds for one image of full size, ours beside transformers in one process, and images a second of glyph-tiny.
+"""Seconds per image of full size, compared with transformers in one process, and images per second of glyph-tiny.
 
     OMP_NUM_THREADS=1 python benchmarks/inference.py [--rounds 5] [--parts full,embedded] [--keep]
 
 The same weights (Swin-T, BERT-base) in transformers in float32, in ours in float32 and in ours in bfloat16 take turns
-on the same image of 800 x 1066 pixels and the same three names; medians of all rounds. CPU seconds, of user and system,
-hardly depend on what else the machine does; wall seconds do. Where a C++ compiler is, ours stands there twice: with the
-plain layer for sampling, and with the compiled loop that load_detector takes there.
+on the same image of 800 x 1066 pixels and the same three names; medians of all rounds. CPU seconds (user and system)
+hardly depend on the load of the machine; wall seconds do. With a C++ compiler, ours has two rows: with the plain layer
+for sampling, and with the compiled loop that load_detector uses.
 
-The weights are random, yet offsets, layer scales and heads are drawn as well: as a model starts they are so small or
-equal that mistakes in what they multiply would not show. Agreement is that of the peer's 100 best boxes: how many have
-a box of ours within 0.05 pixels with a score within 0.0001 (equal), and how many one of IoU 0.9 with a score within
-0.01 (alike), which is a fair question to ask of bfloat16. Content queries are alike, since among thousands of
-proposals some score alike within rounding, and which of them comes first is random.
+The weights are random, including offsets, layer scales and heads: their usual initial values are so small or equal that
+errors in what they multiply would not be noticed. Agreement is measured on the 100 best boxes of transformers: how many
+have one of ours within 0.05 pixels with a score within 0.0001 (equal), and how many have one with an IoU of 0.9 and a
+score within 0.01 (alike), which is more suitable for bfloat16. All content queries are equal, because some of the
+thousands of proposals have scores equal within rounding errors, and their order is arbitrary.
 
 The last ratios, from inference.json, are printed beside the new ones; --keep writes the new ones there.
 It needs 7 GB of memory.
@@ -101,7 +101,7 @@ def agreement(expected: Answer, found: Answer) -> dict[str, float]:
 
 
 def small_model() -> dict[str, Callable[[], object]]:
-    """The embedded model over drawn scenes, at one and at four images a batch."""
+    """The embedded model on drawn scenes, with batches of one and of four images."""
     pictures = [draw_scene("source", 9000, index, "od", pairs="all")[0] for index in range(SCENES)]
     names = list(categories_of("source", "od"))
     detectors = {dtype: load_detector(device="cpu", dtype=dtype) for dtype in ("float32", "bfloat16")}
@@ -113,7 +113,7 @@ def small_model() -> dict[str, Callable[[], object]]:
 
 
 def full_size(rounds: int, last: dict[str, float]) -> dict[str, float]:
-    """Prints the table of one image of full size -> how many times faster than the peer each of ours is."""
+    """Prints the table of one image of full size -> speed of each of ours relative to transformers."""
     runs = contestants()
     answers = {name: run() for name, run in runs.items()}
     agreements = {name: agreement(answers[PEER], found) for name, found in answers.items()}
@@ -140,7 +140,7 @@ def full_size(rounds: int, last: dict[str, float]) -> dict[str, float]:
 
 
 def embedded(rounds: int, last: dict[str, float]) -> dict[str, float]:
-    """Prints the table of the embedded model -> images a CPU second."""
+    """Prints the table of the embedded model -> images per CPU second."""
     work = small_model()
     for run in work.values():
         run()

@@ -1,18 +1,18 @@
-"""What labelling costs beyond the model: 500 scenes by the embedded model, from image files to candidates on disk.
+"""The overhead of labelling over the model: 500 scenes with the embedded model, from image files to candidates on disk.
 
     OMP_NUM_THREADS=1 python benchmarks/labelling.py [--images 500] [--batch-sizes 1,4,8] [--rounds 3] [--full-size 4]
         [--dtype float32] [--keep]
 
-The bare model gets the same pictures, decoded, normalised and in batches; its answers are thrown away. Reading is what
-the model of any program needs before: decoding, resizing and normalising the files, one after another. Labelling is
-`plan` and `infer` in a fresh folder. They take turns; CPU seconds, medians. The overhead is that of labelling over the
-bare model, and over the bare model and reading.
+The bare model gets the same pictures as decoded and normalised batches; its output is discarded. Reading is decoding,
+resizing and normalising the files, one after another, which any program needs. Labelling is `plan` and `infer` in an
+empty folder. They run in turns; median CPU seconds. The overhead is that of labelling over the bare model, and over the
+bare model and reading.
 
 --full-size N labels N JPEG files of 800 x 1066 pixels too, by Swin-T and BERT-base with random weights in bfloat16,
-every answer above the floor, one image at once.
+with all boxes above the floor, at batch 1.
 
-Parts says where the CPU seconds of one labelling go, by thread. Memory is that of a process of its own that only
-labels: what it holds (Linux, VmRSS) in each fifth of the labelling's time, medians, and its most.
+Parts lists the CPU seconds of the steps of one labelling, by thread. Memory is that of a separate process that only
+labels: its resident set (Linux, VmRSS), medians of each fifth of the run time, and the maximum.
 
 The last numbers, from labelling.json, are printed beside the new ones; --keep writes the new ones there.
 """

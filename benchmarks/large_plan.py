@@ -1,4 +1,4 @@
-"""What the stages round the model take, by CPU seconds: the numbers of docs/scaling.md.
+"""CPU seconds of the stages around the model: the numbers in docs/scaling.md.
 
     python benchmarks/large_plan.py /tmp/large
 
@@ -24,7 +24,7 @@ LINES, IMAGES, BOXES, CATEGORIES = 1_000_000, 5_000, 30, 20
 
 
 def source_of(folder: Path, lines: int) -> Path:
-    """An ODVG file of so many images that are not there; nothing here looks at them."""
+    """An ODVG file of images that do not exist, since nothing here reads them."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     names = ", ".join(f'"{label}": "thing {label}"' for label in range(CATEGORIES))
     (folder / "x_label_map.json").write_text(f"{{{names}}}")

@@ -1,13 +1,13 @@
-"""Seconds for one image and the 1,203 names of LVIS's length, in chunks, ours beside transformers.
+"""Seconds for one image with 1,203 names, as many as in LVIS, in chunks, compared with transformers.
 
     OMP_NUM_THREADS=1 python benchmarks/many_names.py [--size 800,1066] [--names 1203] [--chunks 1] [--dtypes bfloat16]
         [--keep]
 
 The same weights (Swin-T, BERT-base; see contest.py). The names are random words of the tokenizer's vocabulary, two to
-a name. The peer runs whole for each chunk of names, and every chunk costs it the same: it is measured on the first
---chunks of them and multiplied. Ours is `predict` of the whole list: features of the image are computed once for all
-chunks. "first image" also computes the features of the texts, which a run over many images does once; "further image"
-finds them.
+a name. The peer runs completely for each chunk of names, and takes the same time for each: it is measured on the first
+--chunks of them and extrapolated. Ours is `predict` with the whole list: features of the image are computed once for
+all chunks. "first image" also computes the features of the texts, which a run over many images does once; "further
+image" finds them in the cache.
 
 The last ratios, from many_names.json, are printed beside the new ones; --keep writes the new ones there.
 """

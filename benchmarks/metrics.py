@@ -1,9 +1,9 @@
-"""How fast COCO AP is, beside pycocotools and faster-coco-eval: `python benchmarks/metrics.py`.
+"""Speed of COCO AP, compared with pycocotools and faster-coco-eval: `python benchmarks/metrics.py`.
 
-A drawn data set: --images images with 1 to 14 true boxes of 80 categories, --boxes predicted boxes in each, half of
-them near a true one. The contestants take turns in one process; the table has medians of processor seconds, and the AP
+A random data set: --images images with 1 to 14 true boxes of 80 categories, --boxes predicted boxes in each, half of
+them near a true one. The implementations run in turns in one process; the table has medians of CPU seconds, and the AP
 of each. pycocotools and faster-coco-eval get dictionaries in memory (no JSON is read), ours gets records for the truth
-and arrays for the predictions, as an evaluation has them. faster-coco-eval is left out where it is not installed.
+and arrays for the predictions, as in an evaluation. faster-coco-eval is left out if it is not installed.
 The last row is LVIS's fixed AP of the same predictions, with all categories annotated in every image.
 The last ratios, from metrics.json, are printed beside the new ones; --keep writes the new ones there.
 """
@@ -36,7 +36,7 @@ JUDGE, PEER, OURS, OURS_LVIS = "pycocotools", "faster-coco-eval", "ours", "ours,
 
 
 class Drawn(NamedTuple):
-    """The same data set as each contestant takes it."""
+    """The same data set in the form that each implementation takes."""
 
     truth: list[Record]
     predictions: PredictedBoxes
@@ -45,7 +45,7 @@ class Drawn(NamedTuple):
 
 
 def main() -> None:
-    """Draws, lets the contestants take turns, prints the table."""
+    """Generates the data, measures and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=1000, metavar="N", help="default 1000")
     parser.add_argument("--boxes", type=int, default=300, metavar="N", help="predicted boxes per image (default 300)")
@@ -103,7 +103,7 @@ def _entry(number: int, image: int, box: list[float], label: int) -> dict[str, A
 
 
 def contestants(drawn: Drawn) -> dict[str, Callable[[], float]]:
-    """Name -> what computes the AP."""
+    """Name -> function that computes the AP."""
     everywhere = frozenset(CATEGORIES)
     federation = Federation({record.filename: everywhere for record in drawn.truth}, {}, {})
     found = {
@@ -138,7 +138,7 @@ def _by_entries(drawn: Drawn, data_module: str, data_class: str, module: str, ju
 
 
 def measure(running: dict[str, Callable[[], float]], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Median processor seconds of each, and its AP."""
+    """Median CPU seconds of each, and its AP."""
     seconds: dict[str, list[float]] = {name: [] for name in running}
     aps = {}
     for _ in range(rounds):

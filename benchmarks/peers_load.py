@@ -1,10 +1,10 @@
-"""Whether other programs load what we write: `python benchmarks/peers_load.py [NAME ...]`.
+"""Checks that other programs load the files that we write: `python benchmarks/peers_load.py [NAME ...]`.
 
-Makes a virtual environment in a temporary folder for each program, and installs it with its dependencies (what this
-environment has already, such as torch, is shared). Converts a drawn data set to the formats that the programs read,
-loads each, and compares the number of images and boxes and the corners of the boxes with ours. Prints a line for each:
-loaded, could not be installed, or FAILED. Exit code 1 where a program that installed did not load what we wrote, 3
-where none could be installed. NAME: only programs whose name contains it, such as `ultralytics`.
+Makes a virtual environment in a temporary folder for each program, and installs it with its dependencies (packages of
+this environment, such as torch, are shared). Converts a drawn data set to the formats that the programs read, loads
+each, and compares the number of images and boxes and the corners of the boxes with ours. Prints a line for each:
+loaded, could not be installed, or FAILED. Exit code 1 if an installed program did not load our files, 3 if none could
+be installed. NAME: only programs whose name contains it, such as `ultralytics`.
 """
 
 from __future__ import annotations

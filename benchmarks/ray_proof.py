@@ -1,12 +1,12 @@
-"""Labelling on a Ray of two workers, one of which is killed: equal files, the model loaded once a worker.
+"""Checks labelling on a Ray cluster of two workers, one of which is killed: same files, one model load per worker.
 
     python benchmarks/ray_proof.py /tmp/ray_proof [--images 48]
 
-Draws scenes of the glyph world and labels them in this process by one thread, then through Prefect on a Ray cluster of
-this machine with two cores, then so again on the same cluster, where a worker ends by SIGKILL in the middle of a shard
-that is neither the first nor the last of its group. Shards are grouped by three, as thousands of them would be. Prints
-what each run did and ends with exit code 1 where files differ, a worker loaded the model twice, nobody was killed, or a
-shard was done again other than the one that the killed worker was at.
+Draws scenes of the glyph world and labels them in this process with one thread, then through Prefect on a Ray cluster
+on this machine with two cores, then again on the same cluster, where a worker is killed in the middle of a shard that
+is neither the first nor the last of its group. Shards are grouped by three, as in a run with thousands of them. Prints
+what each run did; the exit code is 1 if files differ, a worker loaded the model twice, no worker was killed, or any
+shard other than the killed worker's was repeated.
 """
 
 from __future__ import annotations

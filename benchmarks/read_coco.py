@@ -1,7 +1,7 @@
-"""How long a large COCO-like file takes, and how much memory: `python benchmarks/read_coco.py [FILE]`.
+"""Time and memory of reading a large file in COCO format: `python benchmarks/read_coco.py [FILE]`.
 
-Without FILE it draws one as LVIS's are, --images images of 13 annotations with their outlines (20,000: 276 MB), into a
-temporary folder. Seconds are those of processor time; peak memory is that of the reading process alone.
+Without FILE it generates one like LVIS's in a temporary folder: --images images with 13 annotations and their outlines
+(20,000: 276 MB). Seconds are CPU time; peak memory is that of the reading process alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CATEGORIES = 1203
 
 
 def main() -> None:
-    """Draws the file where none is given, and measures in a process of its own."""
+    """Generates the file if none is given, and measures in a separate process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--images", type=int, default=20_000, metavar="N", help="default 20000")

@@ -1,9 +1,9 @@
-"""How fast ODVG lines are read and validated, and how much memory that takes: `python benchmarks/read_odvg.py [FILE]`.
+"""Speed and memory of reading and validating ODVG lines: `python benchmarks/read_odvg.py [FILE]`.
 
-Without FILE it draws files of --lines lines into a temporary folder: 3, 7 and 15 boxes a line, captions of three
-phrases, and four times as many lines of 7 boxes, which take no more memory. Lines a second are those of processor time,
-so that other work on the machine does not count; peak memory is that of the reading process alone, against what it
-held before its first line.
+Without FILE it generates files of --lines lines in a temporary folder: 3, 7 and 15 boxes per line, captions of three
+phrases, and four times as many lines of 7 boxes, which should take no more memory. Lines per second are of CPU time, so
+that other work on the machine does not count; peak memory is that of the reading process, minus its memory before the
+first line.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from formats.odvg import read_odvg
 
 
 def main() -> None:
-    """Draws the files where none is given, and measures each in a process of its own."""
+    """Generates the files if none is given, and measures each in a separate process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--lines", type=int, default=100_000, metavar="N", help="default 100000")
@@ -52,7 +52,7 @@ def _measure_apart(title: str, path: Path) -> None:
 
 
 def draw(path: Path, lines: int, boxes: int, captions: bool) -> None:
-    """Writes lines that are alike in length to real ones."""
+    """Writes lines of a realistic length."""
     chance = random.Random(0)
     with open(path, "w", encoding="utf-8") as stream:
         for index in range(lines):

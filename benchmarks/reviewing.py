@@ -1,14 +1,14 @@
-"""How many keys and seconds an image takes to review: drawing what is missing, or taking it from the candidates.
+"""Keystrokes and seconds to review an image: drawing missing boxes, or taking them from the candidates.
 
     PYTHONPATH=. python benchmarks/reviewing.py COCO128 WORK_DIR            both ways, on the real page in Chromium
     PYTHONPATH=. python benchmarks/reviewing.py COCO128 WORK_DIR --only-data  writes the perturbed data set
 
 COCO128: the folder of the coco128 data set (images/, labels/, classes.yaml). Its labels are the truth; what the
-page shows is the truth with the errors of pseudo-labels: boxes that are missing, most of them among the candidates,
-wrong categories, shifted boxes, and boxes of nothing.
+page shows is the truth with typical errors of pseudo-labels: missing boxes, most of them among the candidates, wrong
+categories, shifted boxes, and boxes without an object.
 
-Seconds are those of the keystroke-level model (Card, Moran & Newell, 1980), which counts what a person does, not what
-the machine takes; the time that the page itself takes is measured and stands beside it.
+Seconds are estimated by the keystroke-level model (Card, Moran & Newell, 1980), which covers a person's actions; the
+time that the page itself takes is measured and listed separately.
 """
 
 from __future__ import annotations

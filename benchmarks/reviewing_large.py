@@ -1,4 +1,5 @@
-"""What a picture of 13,000 x 13,000 pixels costs to review: the whole, a part at full resolution, 200 parts at once.
+"""Time to show a picture of 13,000 x 13,000 pixels in the review page: the whole, a part at full resolution, 200 parts
+at once.
 
 PYTHONPATH=. python benchmarks/reviewing_large.py FOLDER      e.g. /tmp/large
 """

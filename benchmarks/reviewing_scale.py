@@ -1,10 +1,10 @@
-"""What a long label file costs to review: opening it, answering a key, saving a change.
+"""Time and memory of the review page with a long label file: opening it, responding to a key, saving a change.
 
     PYTHONPATH=. python benchmarks/reviewing_scale.py LINES FOLDER      e.g. 1000000 /tmp/lines
 
-Writes FOLDER/x_od_v1.json of so many lines of one to eight boxes, serves it as `groundhog browse serve` does, and asks
-what the page asks; then once more with other labels to compare with and ten candidates a line. Memory is the largest
-sum of the resident sets of the server and its processes.
+Writes FOLDER/x_od_v1.json of LINES lines with one to eight boxes, serves it like `groundhog browse serve`, and sends
+the requests of the page; then again with other labels to compare with and ten candidates per line. Memory is the
+largest sum of the resident sets of the server and its processes.
 """
 
 from __future__ import annotations
@@ -128,6 +128,11 @@ class Server:
                 self._peak = max(self._peak, page * sum(map(int, held)))
             time.sleep(0.1)
 
+    def processor_milliseconds(self) -> float:
+        """Of the server since it began."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return 1000 * (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def close(self) -> None:
         self.process.terminate()
         self.process.wait()
@@ -147,8 +152,11 @@ def in_words(times: list[float]) -> str:
     return f"{statistics.median(times):7.1f} ms, at most {max(times):7.1f} ms"
 
 
-def milliseconds(act: Callable[[int], Any], tries: int = TRIES) -> str:
-    return in_words(times_of(act, tries))
+def milliseconds(server: Server, act: Callable[[int], Any], tries: int = TRIES) -> str:
+    """The time that the page waits, and the server's processor time, which other programs do not lengthen."""
+    before = server.processor_milliseconds()
+    words = in_words(times_of(act, tries))
+    return f"{words}; {(server.processor_milliseconds() - before) / tries:5.1f} ms of the processor"
 
 
 def main() -> None:
@@ -186,11 +194,20 @@ def main() -> None:
         print("while the lines are read: another image", in_words([each for group in groups for each in group]))
         print("  the 30 that other work disturbed least", in_words(min(groups, key=max)))
     print(f"all lines read after {time.perf_counter() - start:.1f} s")
-    print("another image            ", milliseconds(show))
-    print("a change                 ", milliseconds(change))
-    print("the next one to review   ", milliseconds(lambda number: server.ask(f"views/{view}/open?after={number}")))
+    print("another image            ", milliseconds(server, show))
+    print("a change                 ", milliseconds(server, change))
+    print(
+        "the next one to review   ",
+        milliseconds(server, lambda n: server.ask(f"views/{view}/open?after={n}")),
+    )
     query = {"label": 3, "low": 0.5, "order": "uncertain"}
-    print("a filter, most uncertain ", milliseconds(lambda number: server.ask("views", query), 5))
+    print("a filter, most uncertain ", milliseconds(server, lambda n: server.ask("views", query)))
+    print("a search for a file name ", milliseconds(server, lambda n: server.ask("views", {"text": f"{n:04d}"})))
+    print("a search that all fit    ", milliseconds(server, lambda n: server.ask("views", {"text": "jpg"})))
+    shown = {"view": server.ask("views", {})["view"], "sort": "doubt"}
+    crops = [{**shown, "label": label} for label in (*range(10), -1)]
+    print("crops of a class         ", milliseconds(server, lambda n: server.ask("crops", crops[n % 10])))
+    print("crops of every class     ", milliseconds(server, lambda n: server.ask("crops", crops[-1])))
     print(f"memory {server.megabytes():.0f} MB")
     server.close()
     compare(folder, count, numbers)
@@ -205,16 +222,19 @@ def compare(folder: Path, count: int, numbers: list[int]) -> None:
     while server.ask("progress")["known"] < count:
         time.sleep(0.2)
     print(f"with other labels: all lines of both read after {time.perf_counter() - start:.1f} s")
-    print("while they are compared: another image", milliseconds(lambda number: server.ask(f"lines/{numbers[number]}")))
+    print(
+        "while they are compared: another image",
+        milliseconds(server, lambda n: server.ask(f"lines/{numbers[n]}")),
+    )
     while server.ask("progress")["compared"] < count:
         time.sleep(0.2)
     print(f"all lines compared after {time.perf_counter() - start:.1f} s")
-    print("a filter by change       ", milliseconds(lambda number: server.ask("views", {"change": "lost"}), 5))
+    print("a filter by change       ", milliseconds(server, lambda n: server.ask("views", {"change": "lost"}), 5))
     start = time.perf_counter()
     while (counts := server.ask("counts/3"))["read"] < counts["shards"]:
         time.sleep(0.2)
     print(f"{CANDIDATES * count} candidates counted for every threshold after {time.perf_counter() - start:.1f} s")
-    print("counts of a class        ", milliseconds(lambda number: server.ask(f"counts/{number % 10}")))
+    print("counts of a class        ", milliseconds(server, lambda n: server.ask(f"counts/{n % 10}")))
     print(f"memory {server.megabytes():.0f} MB")
     server.close()
 

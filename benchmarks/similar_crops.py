@@ -1,9 +1,9 @@
-"""How well the look of a crop tells its class: the order "similar" of the review page.
+"""How well the similarity of crops predicts their class, for the order "similar" of the review page.
 
     PYTHONPATH=. python benchmarks/similar_crops.py COCO128
 
-For each true object of coco128, the class of the nearest crop among those of all other images; chance is a crop drawn
-at random among them.
+For each true object of coco128, the class of the most similar crop in all other images; the baseline is a random crop
+of them.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/student_speed.py rtdetrv2-nano
 
-Weights are drawn at random, which changes no time. Medians of three; CPU seconds hardly depend on what else runs.
+Weights are random, which does not affect the time. Medians of three; CPU seconds hardly depend on the machine's load.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Students taught with the last labels of `groundhog demo`: how far the labels are trusted, beside the teacher.
+"""Students trained on the last labels of `groundhog demo`, with different `trust` settings, compared with the teacher.
 
     OMP_NUM_THREADS=1 python benchmarks/students.py --seeds 0,1,2
 
-For each seed: the demo's loop, `groundhog distill` from the small detector of configs/glyph_student.toml with each way
-to trust the labels, and AP on the demo's 300 test scenes. Appends a line to rows.jsonl as soon as a student is judged,
-and prints Markdown tables: AP of the teacher and of each student, and the 95 % interval of the differences over the
-choice of test scenes, also for the mean over the seeds. Goes on where it was interrupted, and takes a
-finished demo that lies in OUT/demo-SEED: `groundhog demo --seed SEED --out-dir OUT/demo-SEED`.
+For each seed: the demo's loop, `groundhog distill` from the small detector of configs/glyph_student.toml with each
+`trust` setting, and AP on the demo's 300 test scenes. Appends a line to rows.jsonl as soon as a student is evaluated,
+and prints Markdown tables: AP of the teacher and of each student, and the 95 % interval of the differences from a
+bootstrap over test scenes, also for the mean over the seeds. Resumes when it was interrupted, and uses a finished demo
+in OUT/demo-SEED: `groundhog demo --seed SEED --out-dir OUT/demo-SEED`.
 """
 
 from __future__ import annotations

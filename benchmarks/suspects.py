@@ -1,9 +1,9 @@
-"""How many of the most suspicious labels are wrong? Planted errors, beside cleanlab's ranking of the same input.
+"""How many of the most suspicious labels are wrong: planted errors, compared with cleanlab's ranking of the same input.
 
-    python benchmarks/suspects.py --coco128 data/coco128     # pip install 'groundhog[cleanlab]' for the yardstick
+    python benchmarks/suspects.py --coco128 data/coco128     # pip install 'groundhog[cleanlab]' to compare
 
 Errors are planted in true boxes (benchmarks/disturbed_labels.py, 3 % of each kind). The second model is simulated,
-since no detector of coco128 is at hand: the truth, disturbed independently by the noise model of `simulated_model`.
+since no detector of coco128 is available: the truth with independent errors, by the noise model of `simulated_model`.
 Both rankings get the same labels and the same boxes. Prints Markdown: precision at 50 and 100, mean of the seeds.
 """
 

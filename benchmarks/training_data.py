@@ -1,9 +1,9 @@
-"""How fast training data come, and how much memory they take: `python benchmarks/training_data.py`.
+"""Speed and memory of loading training data: `python benchmarks/training_data.py`.
 
-Opening: seconds, and resident memory a line, of an ODVG file of --lines drawn lines with its label map beside it.
-Loading: images a second of JPEG files of 640 x 480 with the reference's augmentation at 800 x 1333, by workers.
-An epoch: memory that the loading process and its worker hold alone, at every fifth of an epoch of --items small images.
-Linux alone, as memory is read from /proc.
+Opening: seconds, and resident memory per line, for an ODVG file of --lines random lines with a label map beside it.
+Loading: images per second of JPEG files of 640 x 480 with the reference's augmentation at 800 x 1333, by workers.
+An epoch: private memory of the loading process and its worker, at every fifth of an epoch of --items small images.
+Linux only, since memory is read from /proc.
 """
 
 from __future__ import annotations

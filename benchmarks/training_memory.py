@@ -1,12 +1,12 @@
-"""How far the memory that grounding_model.training.memory estimates lies from what training steps really take.
+"""Compares the memory estimated by grounding_model.training.memory with that of real training steps.
 
     python benchmarks/training_memory.py [--device cuda] [--cases glyph-tiny,16,160,160 swin-t,1,480,640 …]
 
-prints a Markdown table. A case is VARIANT,BATCH,HEIGHT,WIDTH, and any of bfloat16, recompute. Each runs in a process of
-its own: a model with random weights takes two steps on random pixels, with 100 boxes per image and the longest
+prints a Markdown table. A case is VARIANT,BATCH,HEIGHT,WIDTH, and any of bfloat16, recompute. Each runs in a separate
+process: a model with random weights takes two steps on random pixels, with 100 boxes per image and the longest
 captions.
-Real is what the process has grown by at its peak since a first, very small step, which loads what PyTorch loads when it
-is first used (Linux, VmHWM); on a GPU, what PyTorch allocated at most.
+"Real" is the growth of the process at its peak since a first, very small step, which loads what PyTorch loads on first
+use (Linux, VmHWM); on a GPU, PyTorch's peak of allocated memory.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
     OMP_NUM_THREADS=1 python benchmarks/training_step.py [--size 480,640] [--batch 2] [--rounds 3] [--keep]
 
-The two programs have different losses, so both get the same one: a fixed random weighting of all scores of the answer.
-(Boxes are left out: from one decoder layer's to the next transformers stops their gradient, the reference does not.)
-They start from the same weights (Swin-T, BERT-base; see contest.py) and nothing is drawn at random, so that the
-gradients can be compared, in our names for both: the largest difference in a weight relative to the largest of its
-gradient, over the weights, its median and 99th percentile. "ours, recomputing" forgets the activations of whole layers
+The two programs have different losses, so both get the same one: a fixed random weighting of all output scores. (Boxes
+are left out: transformers stops their gradient between decoder layers, the reference does not.)
+They start from the same weights (Swin-T, BERT-base; see contest.py) and nothing is random, so that the gradients can be
+compared: for each weight, the largest difference relative to the largest entry of its gradient; of these, the median
+and the 99th percentile over all weights. "ours, recomputing" recomputes the activations of whole layers
 (`recompute = true` of a training).
 
 Each contestant runs in a process of its own, one after the other by turns, so that the memory of the largest is enough:

@@ -1,6 +1,6 @@
-"""Shows labels: drawn on pictures, in contact sheets, and on the review page. Never loads torch.
+"""Displays labels: drawn on images, in contact sheets, and in the review page. Never imports torch.
 
-`from browse import draw_image`: a record on its picture, as a notebook shows it.
+`from browse import draw_image` draws a record on its image, for notebooks.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `… browse serve …` reviews them in the browser (browse.review.serve).
 
-A line or picture that cannot be drawn is counted and named at the end; it never ends the run.
+A line or picture that cannot be drawn does not end the run; such problems are listed at the end.
 """
 
 from __future__ import annotations
@@ -41,29 +41,31 @@ _log = logging.getLogger(__name__)
 
 MAX_TILES = 20_000  # of index.html
 SHEETS_FOLDER = "contact-sheets"
-SHEET, SHEET_COLUMNS, SHEET_CELL, SHEET_TITLE = 24, 6, 320, 40  # drawings, columns, pixels, letters
-NAMED_PROBLEMS = 20  # this many are listed at the end; the rest are counted
+SHEET, SHEET_COLUMNS, SHEET_CELL, SHEET_TITLE = 24, 6, 320, 40  # drawings, columns, pixels, characters
+MAX_LISTED = 20  # problems listed at the end; the rest are only counted
 DRAWABLE = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP"}
 
 
 @dataclass
 class Tally:
-    """How many lines were drawn. problems: `where: why` of each that was not."""
+    """The number of lines drawn. problems: "file name: reason" for each line that could not be drawn."""
 
     drawn: int = 0
     problems: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
-        """For people: how many were drawn, and which were not."""
+        """A text with the number of lines drawn and the problems."""
         lines = [f"{self.drawn} drawn, {len(self.problems)} not drawn"]
-        lines += [f"  {problem}" for problem in self.problems[:NAMED_PROBLEMS]]
-        if len(self.problems) > NAMED_PROBLEMS:
-            lines.append(f"  and {len(self.problems) - NAMED_PROBLEMS} more")
+        lines += [f"  {problem}" for problem in self.problems[:MAX_LISTED]]
+        if len(self.problems) > MAX_LISTED:
+            lines.append(f"  and {len(self.problems) - MAX_LISTED} more")
         return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None, program: str = "groundhog browse") -> int:
-    """Exit code: 0 when something was drawn or there was nothing to draw, 1 when nothing could be, 2 for bad input."""
+    """Returns the exit code: 0 if anything was drawn or there was nothing to draw, 1 if nothing could be drawn, 2 for
+    invalid input.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["serve"]:  # a data root of that name is ./serve
         from browse.review import serve  # a web server, which drawing does without
@@ -78,7 +80,7 @@ def main(argv: Sequence[str] | None = None, program: str = "groundhog browse") -
 
 
 def run(options: argparse.Namespace) -> int:
-    """Draws and says what was drawn; returns the exit code."""
+    """Draws and prints a summary; returns the exit code."""
     tally = browse(options)
     print(tally.summary())
     if options.output_dir and tally.drawn:
@@ -107,14 +109,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="write the drawn pictures, contact sheets and an index.html to this folder",
     )
     parser.add_argument(
-        "--compare", metavar="FILE", help="draw other labels of the same images, or the truth, beside these"
+        "--compare", metavar="FILE", help="draw other labels of the same images, or the ground truth, beside these"
     )
     parser.add_argument("--not-show", action="store_true", help="do not open a window")
     parser.add_argument("-n", "--number", metavar="N", type=int, help="stop after N pictures")
     parser.add_argument("--shuffle", action="store_true", help="in random order; the same --seed gives the same order")
     parser.add_argument("--seed", type=int, default=0, help="seed of --shuffle (default 0)")
     parser.add_argument(
-        "--show-interval", metavar="S", type=float, default=0.0, help="seconds a picture is shown; 0 waits for a key"
+        "--show-interval", metavar="S", type=float, default=0.0, help="seconds to show a picture; 0 waits for a key"
     )
     parser.add_argument("--min-score", metavar="S", type=float, default=0.0, help="leave out boxes with a lower score")
     parser.add_argument(
@@ -129,7 +131,7 @@ def browse(options: argparse.Namespace) -> Tally:
     window = None
     if not options.not_show:
         _check_display()
-        from browse.window import Window  # OpenCV, which pages and files do without
+        from browse.window import Window  # imports OpenCV, which is needed only here
 
         window = Window(options.show_interval)
     elif options.output_dir is None:
@@ -199,7 +201,7 @@ def refuse_to_draw_over(folder: Path, images: Path, annotations: Path) -> None:
 
 
 class Sheets:
-    """Contact sheets of what is drawn, SHEET drawings each, in a folder of their own beside the drawings."""
+    """Contact sheets of the drawings, SHEET of them on each, in a subfolder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._links = folder, list[str]()
@@ -215,7 +217,7 @@ class Sheets:
             self._write()
 
     def finish(self) -> list[str]:
-        """Writes what is left; the links of all sheets, relative to the folder of the drawings."""
+        """Writes the last sheet; returns the links to all sheets, relative to the folder of the drawings."""
         if self._pictures:
             self._write()
         return self._links
@@ -231,7 +233,7 @@ class Sheets:
 def _compared(
     picture: np.ndarray, record: Record, other: Record, titles: tuple[str, str], words: Mapping[str, tuple[str, Colour]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ours alone, and both beside each other, with the boxes in the colours of what became of them."""
+    """Our record alone, and both side by side; the colours of the boxes show how they differ."""
     changes = verdicts(record, other)
     ours, theirs = draw_judged(picture, record, changes.ours, words), draw_judged(picture, other, changes.others, words)
     return ours, side_by_side(ours, theirs, titles)
@@ -250,7 +252,7 @@ def _review_command(options: argparse.Namespace) -> str:
 def _records(
     annotations: Path, label_map: Mapping[int, str] | None, options: argparse.Namespace, tally: Tally
 ) -> Iterator[Record]:
-    """The records to draw, with the names of the label map; broken lines go to the tally."""
+    """The records to draw, with the names of the label map; adds broken lines to the tally."""
 
     def note(problem: LineProblem) -> None:
         tally.problems.append(str(problem.error))
@@ -272,7 +274,7 @@ def _records(
 
 
 def _without_weak_boxes(record: Record, min_score: float) -> Record:
-    """Boxes without a score, drawn by a person, stay."""
+    """Leaves out boxes with a lower score; boxes without one, drawn by a person, stay."""
     if min_score <= 0:
         return record
     if record.instances is not None:
@@ -287,7 +289,7 @@ def _without_weak_boxes(record: Record, min_score: float) -> Record:
 
 
 def _target(folder: Path, filename: str, taken: set[Path]) -> Path:
-    """Where a drawing goes. Several captions of one picture get numbers; kinds that are rarely written become JPEG."""
+    """The file of a drawing. Several captions of one picture are numbered; uncommon formats are replaced by JPEG."""
     path = safe_join(folder, filename)
     if path.suffix.lower() not in DRAWABLE:
         path = path.with_name(f"{path.name}.jpg")
@@ -306,7 +308,7 @@ def _write(picture: np.ndarray, path: Path) -> None:
 
 
 def _check_display() -> None:
-    """Raises InputError where no window can open: OpenCV would abort the process."""
+    """Raises InputError if no window can be opened, because OpenCV would abort the process."""
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise InputError("display", "none to open a window on", "use -o DIR --not-show to write pictures instead")
 

@@ -1,4 +1,4 @@
-"""Many drawn pictures on one sheet; truth beside prediction.
+"""Contact sheets: many pictures on one; also two side by side, such as truth and prediction.
 
 H, W  height and width in pixels; arrays are (H, W, 3) uint8 RGB
 """
@@ -23,10 +23,10 @@ def contact_sheet(
     cell: tuple[int, int] = (320, 320),
     titles: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Pictures of any size -> one sheet of rows of `columns`.
+    """Pictures of any size -> one sheet with rows of `columns` pictures.
 
-    cell: largest width and height in pixels of a picture on the sheet; pictures keep their proportions. A row is as
-    high as its highest picture. titles: a line above each picture. Without pictures the sheet is one white pixel.
+    cell: maximum width and height in pixels of a picture on the sheet; the aspect ratio is kept. A row is as high as
+    its highest picture. titles: a line above each picture. Without pictures, the sheet is one white pixel.
     """
     shown = [_fit(picture, cell) for picture in pictures]
     columns = max(1, min(columns, len(shown)))
@@ -51,7 +51,7 @@ def contact_sheet(
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str] = ("truth", "prediction")) -> np.ndarray:
-    """Two drawn versions of one picture -> one picture with a title over each; both at the height of the lower."""
+    """Two drawn versions of one picture side by side, each with a title; both at the smaller height of the two."""
     height = min(left.shape[0], right.shape[0])
     width = max(left.shape[1], right.shape[1])
     return contact_sheet([left, right], columns=2, cell=(width, height), titles=titles)

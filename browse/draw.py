@@ -1,4 +1,4 @@
-"""Draw a record onto its picture: boxes, names, scores, and the caption with its phrases in colour.
+"""Draws a record on its picture: boxes, names, scores, and the caption with its phrases in colour.
 
 H, W  height and width of the picture in pixels; arrays are (H, W, 3) uint8 RGB
 box   x1, y1, x2, y2 in pixels of the drawn picture (the record's box times the zoom)
@@ -23,7 +23,7 @@ from formats.io.errors import InputError
 from formats.record import PLACEHOLDER_BOX, Box, Record, Region
 
 IGNORE_COLOUR: Colour = (150, 150, 150)
-LEGIBLE_SIDE = 480  # pixels: a picture whose longer side is less is enlarged, or its names could not be read
+LEGIBLE_SIDE = 480  # pixels; a picture with a shorter longest side is enlarged, so that its names are legible
 CAPTION_PAPER: Colour = (250, 250, 248)
 CAPTION_INK: Colour = (35, 35, 40)
 UNFOUND_PAPER: Colour = (222, 222, 222)
@@ -41,7 +41,7 @@ class Mark:
 
 
 class Note(NamedTuple):
-    """What is said of a box: a word behind its name, and the colour that it gets in place of its label's."""
+    """An annotation of a box: a word after its name, and a colour that replaces the label's."""
 
     word: str
     colour: Colour
@@ -49,7 +49,7 @@ class Note(NamedTuple):
 
 @dataclass(frozen=True)
 class CaptionPiece:
-    """A stretch of the caption in one style: plain, a phrase's colour, or a phrase of which no box was found."""
+    """A part of the caption in one style. paper: background colour of a phrase; None: not part of a phrase."""
 
     text: str
     paper: Colour | None
@@ -60,11 +60,11 @@ def draw_record(
 ) -> np.ndarray:
     """(H, W, 3) uint8 RGB of the record's image -> (H', W', 3) uint8 RGB with the record drawn on it.
 
-    Small pictures are enlarged by a whole number; a caption adds a strip below. Where H, W differ from the
-    record's size (a reduced copy), the boxes are reduced with it. Boxes that training ignores are grey and dashed.
-    palette: "category", a colour for each label, the same in every picture; "random", one for each box; or a CSS
-    colour for all boxes, "#ff8800" or "red". Raises InputError for any other palette.
-    notes: of each box, in the record's order; their colours go before those of the palette.
+    Small pictures are enlarged by a whole factor; a caption adds a strip below. If H, W differ from the record's size
+    (a reduced copy), the boxes are scaled too. Boxes that training ignores are grey and dashed.
+    palette: "category", one colour per label, the same in every picture; "random", one per box; or a CSS colour for
+    all boxes, "#ff8800" or "red". Raises InputError for any other palette.
+    notes: one per box, in the record's order; their colours override the palette.
     """
     picture = Image.fromarray(np.ascontiguousarray(image))
     zoom = max(1, -(-LEGIBLE_SIDE // max(picture.size)))
@@ -83,10 +83,10 @@ def draw_record(
 def draw_image(
     record: Record, image: str | Path | np.ndarray | Image.Image | None = None, palette: str = "category"
 ) -> Image.Image:
-    """A record on its picture, as a notebook shows it.
+    """Draws a record on its picture, for display in a notebook.
 
-    image: the picture, its path, or the folder that record.filename lies in; None: record.filename is a path, as
-    Detector.predict gives it. palette: as in draw_record. Raises InputError for a picture that cannot be read.
+    image: the picture, its path, or the folder that contains record.filename; None: record.filename is a path, as
+    returned by Detector.predict. palette: as in draw_record. Raises InputError for a picture that cannot be read.
     """
     if isinstance(image, Image.Image):
         image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
@@ -118,7 +118,7 @@ def _box_colours(palette: str, record: Record) -> Callable[[int, int], Colour]:
 
 
 def _marks(record: Record, colours: Callable[[int, int], Colour], across: float, down: float) -> list[Mark]:
-    """One mark a box; across, down: drawn pixels for each pixel of the record."""
+    """One mark per box; across, down: horizontal and vertical scale from the record's pixels to those drawn."""
 
     def mark(box: Box, name: str, score: float | None, colour: Colour, ignore: bool) -> Mark:
         scaled = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
@@ -140,7 +140,7 @@ def _marks(record: Record, colours: Callable[[int, int], Colour], across: float,
 
 
 def _draw_marks(picture: Image.Image, marks: Sequence[Mark]) -> None:
-    """Outlines first, the largest below; then the tags, each where it hides the fewest others."""
+    """Draws the outlines, the largest first; then the tags, each where it covers least of the others."""
     line = max(2, round(min(picture.size) / 240))
     canvas = ImageDraw.Draw(picture, "RGBA")
     for mark in sorted(marks, key=lambda mark: -_area(mark.box)):
@@ -153,7 +153,7 @@ def _draw_marks(picture: Image.Image, marks: Sequence[Mark]) -> None:
 
 
 def _draw_outline(canvas: ImageDraw.ImageDraw, mark: Mark, line: int, size: tuple[int, int]) -> None:
-    """A coloured frame with a faint dark rim, so that it shows on any background; dashed where ignored."""
+    """A coloured frame with a faint dark rim, to be visible on any background; dashed if the box is ignored."""
     x1, y1 = max(0, round(mark.box[0])), max(0, round(mark.box[1]))
     x2, y2 = min(size[0], round(mark.box[2])) - 1, min(size[1], round(mark.box[3])) - 1
     if x2 < x1 or y2 < y1:
@@ -195,7 +195,7 @@ def _draw_tag(
 def _tag_corner(
     box: Box, width: int, height: int, placed: Sequence[Box], picture: tuple[int, int]
 ) -> tuple[float, float]:
-    """Upper left corner for a tag, inside the picture: of the positions round the box the one that hides the least."""
+    """Upper left corner for a tag, inside the picture: the position around the box where it covers least."""
     x1, y1, x2, y2 = box
     corners = (
         (x1, y1 - height),
@@ -212,7 +212,7 @@ def _tag_corner(
         x = round(min(max(x, 0), max(0, picture[0] - width)))
         y = round(min(max(y, 0), max(0, picture[1] - height)))
         tag = (x, y, x + width, y + height)
-        # A tag within its own box hides some of the object: worse than beside it, better than on another tag.
+        # A tag inside its own box covers part of the object: worse than beside it, better than on another tag.
         cost = sum(_overlap(tag, other) for other in placed) + 0.15 * _overlap(tag, box) + rank * 1e-3
         if cost < lowest_cost:
             best, lowest_cost = (x, y), cost
@@ -222,7 +222,7 @@ def _tag_corner(
 def _caption_pieces(
     caption: str, regions: Sequence[Region], colours: Callable[[int, int], Colour]
 ) -> list[list[CaptionPiece]]:
-    """Lines of pieces: the caption, and below it the phrases whose position in the caption is unknown."""
+    """Lines of pieces: the caption, then the phrases whose position in the caption is unknown."""
     owner: list[int | None] = [None] * len(caption)
     # Long phrases first, so that a phrase within a phrase keeps its own colour.
     for number in sorted(range(len(regions)), key=lambda number: -sum(b - a for a, b in regions[number].spans)):
@@ -249,7 +249,7 @@ def _caption_pieces(
 
 
 def _with_caption(picture: Image.Image, lines: Sequence[Sequence[CaptionPiece]]) -> Image.Image:
-    """The picture with a strip below it that holds the caption."""
+    """The picture with the caption in a strip below it."""
     size = max(15, round(min(picture.size) / 26))
     font = load_font(size)
     margin, row_height = round(size * 0.8), round(size * 1.75)
@@ -275,7 +275,7 @@ def _with_caption(picture: Image.Image, lines: Sequence[Sequence[CaptionPiece]])
 
 
 def _wrap(line: Sequence[CaptionPiece], font: ImageFont.FreeTypeFont, width: float) -> list[list[CaptionPiece]]:
-    """Break a line of pieces at spaces into rows of at most `width` pixels; a longer word is cut."""
+    """Breaks a line of pieces at spaces into rows of at most `width` pixels; a longer word is split."""
     rows: list[list[CaptionPiece]] = [[]]
     used = 0.0
     for piece in line:
@@ -300,7 +300,7 @@ def _wrap(line: Sequence[CaptionPiece], font: ImageFont.FreeTypeFont, width: flo
 
 
 def _words(text: str) -> list[str]:
-    """Split after every run of spaces and every line break, losing nothing but the line breaks."""
+    """Splits after every run of spaces; line breaks and tabs count as spaces."""
     words, start = [], 0
     text = text.replace("\r", " ").replace("\n", " ").replace("\t", " ")
     for end in range(1, len(text) + 1):
@@ -318,7 +318,7 @@ def _head_that_fits(word: str, font: ImageFont.FreeTypeFont, width: float) -> st
 
 
 def _append_joined(row: list[CaptionPiece], piece: CaptionPiece) -> None:
-    """One chip for neighbouring words of a phrase, not one for each."""
+    """Appends a piece, joined to the last one if both are of the same phrase."""
     if row and row[-1].paper == piece.paper:
         row[-1] = CaptionPiece(row[-1].text + piece.text, piece.paper)
     else:
@@ -331,17 +331,17 @@ def _without_trailing_space(row: list[CaptionPiece]) -> list[CaptionPiece]:
 
 @lru_cache(maxsize=64)
 def load_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans in `size` pixels, from the fonts that matplotlib carries."""
+    """DejaVu Sans in `size` pixels, from the fonts of matplotlib."""
     return ImageFont.truetype(_font_folder() / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"), size)
 
 
 @cache
 def _font_folder() -> Path:
-    found = find_spec("matplotlib")  # not imported, which would take half a second for the folder of its fonts
+    found = find_spec("matplotlib")  # not imported, which would take half a second
     beside = Path((found and found.origin) or "").parent / "mpl-data" / "fonts" / "ttf"
     if beside.is_dir():
         return beside
-    import matplotlib  # as some systems put its data elsewhere
+    import matplotlib  # some systems install its data elsewhere
 
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
@@ -351,7 +351,7 @@ def _area(box: Box) -> float:
 
 
 def _overlap(one: Box, other: Box) -> float:
-    """Common area of two boxes in square pixels."""
+    """Area of the intersection of two boxes in square pixels."""
     across = min(one[2], other[2]) - max(one[0], other[0])
     down = min(one[3], other[3]) - max(one[1], other[1])
     return across * down if across > 0 and down > 0 else 0.0

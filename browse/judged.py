@@ -1,4 +1,4 @@
-"""Draws boxes coloured by comparison: right and wrong against the truth, gained and lost against other labels."""
+"""Draws boxes in colours that show a comparison: with the ground truth, or with other labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from formats.record import Record
 GREEN, RED, PINK, AMBER, VIOLET = (62, 207, 142), (255, 122, 107), (255, 157, 224), (255, 184, 77), (199, 146, 255)
 PALE: Colour = (184, 188, 196)
 
-# What became of a box -> its word and colour, the same as in the review page.
+# Change of a box -> its word and colour, the same as in the review page.
 CHANGES: Mapping[str, tuple[str, Colour]] = {
     "same": ("same", PALE),
     "gained": ("gained", GREEN),
@@ -31,27 +31,27 @@ AGAINST_TRUTH: Mapping[str, tuple[str, Colour]] = {
     "moved": ("shifted", AMBER),
     "relabelled": ("wrong name", VIOLET),
 }
-# Of predictions a box counts as right from the IoU of AP50 on.
+# A predicted box counts as right at the IoU of AP50 or more.
 JUDGED = {**AGAINST_TRUTH, "moved": AGAINST_TRUTH["same"]}
 JUDGED_LEGEND = tuple((word, css_of(colour)) for word, colour in dict.fromkeys(JUDGED.values()))
-_UNSAID = ("same", "right")  # of most boxes: their colour says enough
+_UNNAMED = ("same", "right")  # not written on the boxes: the colour is enough
 
 
 class Verdicts(NamedTuple):
-    """What became of each box, in the order of the records: keys of the tables above, or "ignored"."""
+    """The change of each box, in the order of the records: keys of the tables above, or "ignored"."""
 
     ours: list[str]
     others: list[str]
 
     def count(self, *changes: str) -> int:
-        """How many of our boxes, and lost ones of the others."""
+        """The number of our boxes with these changes, and of the others' if they are lost."""
         return sum(each in changes for each in (*self.ours, *(each for each in self.others if each == "lost")))
 
 
 def verdicts(ours: Record, others: Record, excused: bool = True) -> Verdicts:
-    """Two records of one image compared. Boxes to be ignored, of either side, are neither right nor wrong, nor missed.
+    """Compares two records of one image. Ignored boxes of either side count as neither right, wrong nor missed.
 
-    excused: a box of ours where the others ignore one is not wrong, as metrics have it.
+    excused: one of our boxes that matches an ignored one of the others is not wrong, as in the metrics.
     """
     mine, theirs = named_boxes(ours), named_boxes(others)
     counting = [[index for index, each in enumerate(side) if not each["ignore"]] for side in (mine, theirs)]
@@ -72,7 +72,7 @@ def verdicts(ours: Record, others: Record, excused: bool = True) -> Verdicts:
 def draw_judged(
     image: np.ndarray, record: Record, changes: Sequence[str], table: Mapping[str, tuple[str, Colour]]
 ) -> np.ndarray:
-    """(H, W, 3) uint8 RGB with the record's boxes in the colours of a table above. changes: of each box."""
+    """(H, W, 3) uint8 RGB with the record's boxes in the colours of a table above. changes: one per box."""
     found = (table.get(change, ("ignored", IGNORE_COLOUR)) for change in changes)
-    notes = [Note("" if word in _UNSAID else word, colour) for word, colour in found]
+    notes = [Note("" if word in _UNNAMED else word, colour) for word, colour in found]
     return draw_record(image, record, notes=notes)

@@ -1,4 +1,4 @@
-"""Text, numbers and pictures as HTML: the parts of self-contained pages."""
+"""Parts of self-contained HTML pages: text, numbers, tables, plots and pictures."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SHEET_QUALITY = 82  # JPEG; a report stays under some megabytes
 PLOT_DPI = 150  # pixels an inch: sharp on screens of twice the density
+DRAWN_SIDE = 640  # pixels at most of a drawing, or of each half of one
 
 
 @dataclass(frozen=True)
@@ -32,27 +33,27 @@ class Drawing:
 
 
 def page(title: str, body: str, software: str) -> str:
-    """body: HTML already."""
+    """A whole page. body: HTML."""
     return page_of(title, body, f"Written by {html.escape(software)}.")
 
 
 def number(value: object) -> str:
-    """With separators of thousands; a dash for what is not a whole number."""
+    """An integer with thousands separators; a dash for anything else."""
     return f"{value:,}" if isinstance(value, int) else "–"
 
 
 def fraction(value: object) -> str:
-    """Three decimals; a dash for what is not a number."""
+    """A number with three decimals; a dash for anything else."""
     return f"{value:.3f}" if isinstance(value, int | float) else "–"
 
 
 def section(title: str, content: str) -> str:
-    """content: HTML already."""
+    """A section with a heading. content: HTML."""
     return f"<section><h2>{html.escape(title)}</h2>{content}</section>"
 
 
 def paragraph(content: str) -> str:
-    """content: HTML already."""
+    """A paragraph. content: HTML."""
     return f"<p>{content}</p>"
 
 
@@ -118,9 +119,9 @@ def picture(picture: np.ndarray, alternative: str) -> str:
 
 
 def gallery(drawings: Sequence[Drawing], key: str, wide: bool = False) -> str:
-    """Thumbnails that open the full drawing over the page, each picture once in the file and without a script.
+    """Thumbnails that open the full drawing on top of the page, without a script and with one copy of each picture.
 
-    key: of the gallery in the page, a word of its own. wide: fewer of them in a row.
+    key: identifier of the gallery, unique in the page. wide: larger thumbnails, fewer in a row.
     """
     items = []
     for position, drawing in enumerate(drawings):
@@ -139,13 +140,13 @@ def gallery(drawings: Sequence[Drawing], key: str, wide: bool = False) -> str:
 
 
 def legend(entries: Sequence[tuple[str, str]]) -> str:
-    """What colours mean: (word, CSS colour) each."""
+    """A legend of (word, CSS colour) entries."""
     parts = (f'<li><i style="background: {colour}"></i>{html.escape(word)}</li>' for word, colour in entries)
     return f'<ul class="legend">{"".join(parts)}</ul>'
 
 
 def bars(head: Sequence[str], rows: Sequence[tuple[str, float | None, Sequence[str]]]) -> str:
-    """A table whose first number is a share of 1, drawn as a bar too; (name, share, other cells) each."""
+    """A table whose first number, from 0 to 1, is also drawn as a bar; rows of (name, share, other cells)."""
     top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
     lines = []
     for name, share, rest in rows:
@@ -165,7 +166,7 @@ def name_in_words(name: str) -> str:
 
 
 def setting_in_words(value: object) -> str:
-    """A setting as a person reads it: "on", "0.3", "cat 0.4, dog 0.5"."""
+    """A setting as readable text: "on", "0.3", "cat 0.4, dog 0.5"."""
     if value is None or value in ({}, [], ()):
         return "none"
     if isinstance(value, bool):
@@ -185,6 +186,6 @@ def setting_in_words(value: object) -> str:
 
 
 def inline(content: bytes, kind: str, alternative: str, role: str) -> str:
-    """An HTML image that carries its own file. kind: "png" or "jpeg". role: its class in the page's style."""
+    """An HTML image with its file embedded. kind: "png" or "jpeg". role: its CSS class."""
     encoded = base64.b64encode(content).decode("ascii")
     return f'<img class="{role}" alt="{html.escape(alternative)}" src="data:image/{kind};base64,{encoded}">'

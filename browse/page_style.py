@@ -1,4 +1,4 @@
-"""The look of pages with everything inside: reports, and the index of drawn labels. Light and dark, and in print."""
+"""The style of self-contained pages (reports, the index of drawn labels): light, dark and for print."""
 
 from __future__ import annotations
 
@@ -101,12 +101,12 @@ _PAGE = """<!DOCTYPE html>
 
 
 def page_of(title: str, body: str, footer: str, style: str = "") -> str:
-    """A page with everything inside. body, footer: HTML already. style: CSS of its own, after the common one."""
+    """A self-contained page. body, footer: HTML. style: further CSS, after the common one."""
     return _PAGE.format(title=html.escape(title), body=body, footer=footer, style=STYLE + style)
 
 
 def headlines_of(figures: list[tuple[str, str, str]]) -> str:
-    """The headline figures, (what it is of, its value, a note such as the interval) each."""
+    """The key figures as cards: (what it measures, its value, a note such as the interval)."""
     cards = (
         f'<li><span class="of">{html.escape(of)}</span><span class="value">{html.escape(value)}</span>'
         f'<span class="note">{html.escape(note)}</span></li>'

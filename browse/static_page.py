@@ -1,6 +1,7 @@
-"""index.html beside drawn labels: a thumbnail for each image, filtered by category and score, that opens its drawing.
+"""Writes index.html beside drawn labels: a thumbnail of each image, filtered by category and score, with a link to its
+drawing.
 
-One file with everything inside but the drawings that it links to; no server and no network.
+The page is self-contained except for the drawings that it links to, and needs no server.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ from formats.record import Record
 INDEX_NAME = "index.html"
 THUMBNAIL = 220  # pixels
 THUMBNAIL_QUALITY = 72
-MAX_THUMBNAILS = 3000  # some ten kilobytes each; images beyond them are counted
+MAX_THUMBNAILS = 3000  # about ten kilobytes each; further images are only counted
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One drawn image. link: of its drawing, relative to the page. boxes: (name, score or None) each.
+    """One drawn image. link: to its drawing, relative to the page. boxes: (name, score or None) each.
 
-    changes: what became of its boxes against the other labels; empty without them.
+    changes: how its boxes differ from the other labels; empty without them.
     """
 
     filename: str
@@ -47,7 +48,7 @@ class Tile:
 
 
 def make_tile(record: Record, drawn: np.ndarray, link: str, other: Record | None = None) -> Tile:
-    """drawn: (H, W, 3) uint8 RGB. other: the same image's line in the other labels."""
+    """Makes the tile of a drawing, (H, W, 3) uint8 RGB. other: the image's record in the other labels."""
     small = Image.fromarray(drawn)
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     ours = named_boxes(record)
@@ -61,13 +62,13 @@ def make_tile(record: Record, drawn: np.ndarray, link: str, other: Record | None
 
 @dataclass(frozen=True)
 class Compared:
-    """name: of the other label file. words: change -> its word and colour."""
+    """The labels compared with. name: of their file. words: change -> its word and colour."""
 
     name: str
     words: Mapping[str, tuple[str, Colour]]
 
     def word(self, change: str) -> str:
-        """Of a change; "" of none."""
+        """The word for a change, or ""."""
         return self.words[change][0]
 
 
@@ -79,7 +80,7 @@ def write_index(
     other: Compared | None = None,
     sheets: Sequence[str] = (),
 ) -> Path:
-    """Writes folder/index.html. command: that reviews these labels. sheets: links to contact sheets."""
+    """Writes folder/index.html. command: to review these labels. sheets: links to contact sheets."""
     counts = Counter(name for tile in tiles for name, _ in tile.boxes)
     changes = Counter(change for tile in tiles for change in tile.changes)
     figures = [

@@ -1,4 +1,4 @@
-"""A window of OpenCV that shows one picture after another."""
+"""An OpenCV window that shows one picture after another."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ TITLE = "groundhog browse (any key: next, q: quit)"
 
 
 class Window:
-    """interval: seconds between pictures; 0 waits for a key."""
+    """A window to show pictures. interval: seconds between pictures; 0 waits for a key."""
 
     def __init__(self, interval: float) -> None:
         self._wait = max(1, round(interval * 1000)) if interval > 0 else 0
 
     def show(self, picture: np.ndarray) -> bool:
-        """Whether to continue after this picture, (H, W, 3) uint8 RGB."""
+        """Shows a picture, (H, W, 3) uint8 RGB; returns whether to continue."""
         cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
         cv2.imshow(TITLE, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
         pressed = cv2.waitKey(self._wait)

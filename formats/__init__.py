@@ -1,6 +1,6 @@
-"""The files that Groundhog reads and writes, and the record that travels. Imports nothing else of ours.
+"""The file formats that Groundhog reads and writes, and `Record`, the type they share. Imports none of our packages.
 
-Names are loaded on first use, so that importing costs nothing.
+Names are loaded on first use, so that importing this package is fast.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from formats.voc import read_voc, read_voc_categories, write_voc
     from formats.yolo import read_yolo, write_yolo
 
-# Each streams Records; what else it needs beside a path, its signature says.
+# Each yields Records. What it needs besides a path is in its signature.
 READERS: Mapping[str, Callable[..., Iterator[Record]]] = Functions(
     {
         "odvg": "odvg.read_odvg",
@@ -95,7 +95,7 @@ READERS: Mapping[str, Callable[..., Iterator[Record]]] = Functions(
     }
 )
 
-# The names of a source's labels, in their order; a format that is not here has them in its records.
+# Each returns the category names of a source in the order of its labels. The other formats have them in their records.
 CATEGORIES: Mapping[str, Callable[..., tuple[str, ...]]] = Functions(
     {
         "coco": "coco.read_coco_categories",
@@ -115,7 +115,7 @@ CATEGORIES: Mapping[str, Callable[..., tuple[str, ...]]] = Functions(
     }
 )
 
-# Each takes a path, records, and the other parameters of its signature; it returns what the format cannot hold.
+# Each takes a path, records, and the other parameters of its signature; it returns counts of what it could not write.
 WRITERS: Mapping[str, Callable[..., Omissions]] = Functions(
     {
         "odvg": "odvg.write_odvg",

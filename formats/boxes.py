@@ -1,4 +1,4 @@
-"""The boxes of a record by what they show, how far boxes overlap, and which of them belong together."""
+"""Boxes of a record by name, overlap of boxes (IoU), and matching of boxes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 from formats.record import Box, Record
 
-MATCH_IOU = 0.5  # the least overlap of a box that counts as found, as in PASCAL VOC
+MATCH_IOU = 0.5  # from this IoU on, two boxes count as the same object, as in PASCAL VOC
 
 
 def boxes_by_name(record: Record, with_ignored: bool = False) -> dict[str, list[Box]]:
-    """Category or phrase -> its boxes, in the record's order. with_ignored: those too that are to be ignored.
+    """Category or phrase -> its boxes, in the order of the record. with_ignored: include boxes marked `ignore`.
 
     A phrase without a box has an empty list.
     """
@@ -27,7 +27,7 @@ def boxes_by_name(record: Record, with_ignored: bool = False) -> dict[str, list[
 
 
 def pairwise_iou(boxes: Sequence[Box] | np.ndarray, others: Sequence[Box] | np.ndarray) -> np.ndarray:
-    """(N, 4), (M, 4) in one unit, x2 and y2 exclusive -> (N, M) float64; 0 where both boxes are empty."""
+    """(N, 4) and (M, 4) boxes in the same unit, x2 and y2 exclusive -> (N, M) float64 IoU; 0 for two empty boxes."""
     one = np.asarray(boxes, dtype=np.float64).reshape(-1, 1, 4)
     other = np.asarray(others, dtype=np.float64).reshape(1, -1, 4)
     sides = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
@@ -37,7 +37,10 @@ def pairwise_iou(boxes: Sequence[Box] | np.ndarray, others: Sequence[Box] | np.n
 
 
 def best_pairs(worth: np.ndarray, min_worth: float) -> list[tuple[int, int]]:
-    """(N, M) numbers above 0 -> (row, column) pairs, best first, each row and column once, none below `min_worth`."""
+    """Greedy matching: (N, M) positive scores -> (row, column) pairs, best first, none below `min_worth`.
+
+    Each row and each column is used at most once.
+    """
     left = worth.copy()
     pairs: list[tuple[int, int]] = []
     while left.size and left.max() >= min_worth:

@@ -1,9 +1,9 @@
-"""Every box above the floor that the model gave for one shard of lines, in one Parquet file.
+"""The candidates of one shard of lines, all boxes that the model scored above the floor, as a Parquet file.
 
-N rows (boxes) of the shard. A row is a box; an image that could not be read is a row with a problem and no box; an
-image in which nothing was found has no row. One more row an image may hold the model's feature of it. The manifest's
-key is in the file's metadata and identifies the model, prompt and settings that made it, and a checksum that covers
-every byte. Equal candidates give equal bytes.
+A row is a box. An image that could not be read is a row with a problem and no box; an image in which nothing was found
+has no row. Each image may have another row with the model's feature vector of it. The file's metadata contains the
+manifest's key, which identifies the model, prompt and settings, and a checksum over every byte. Equal candidates give
+equal bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _KEY = b"groundhog.key"
-# The last entry of the footer contains the SHA-256 of the whole file, computed with zeros in its own place.
+# The last entry of the footer is the SHA-256 of the whole file, computed with zeros in place of the digest.
 _CHECKSUM_KEY, _CHECKSUM_SIGN = "groundhog.sha256", "of the whole file: "
 _NO_CHECKSUM = b"0" * 64
 _CHECKSUM = re.compile(rb"groundhog\.sha256.{1,8}of the whole file: ([0-9a-f]{64})", re.DOTALL)
@@ -47,7 +47,7 @@ _FEATURE = pa.field("feature", pa.list_(pa.float16()))  # not in every file
 
 
 class ImageProblem(NamedTuple):
-    """An image without candidates, and why. line: in the source file, from 0, blank lines counted."""
+    """An image without candidates, and why. line: in the source file, from 0, counting blank lines."""
 
     line: int
     filename: str
@@ -55,7 +55,7 @@ class ImageProblem(NamedTuple):
 
 
 class ImageFeature(NamedTuple):
-    """What the model saw of a whole image, boxes or not, for comparing images. line: as in ImageProblem."""
+    """The model's feature vector of a whole image, used to compare images. line: as in ImageProblem."""
 
     line: int
     filename: str
@@ -76,7 +76,7 @@ class ImageCandidates(NamedTuple):
 class Candidates:
     """The candidates of one shard, as arrays, in the order of their lines. N boxes.
 
-    line      (N,) int64, the image's line in the source file, from 0, blank lines counted
+    line      (N,) int64, the image's line in the source file, from 0, counting blank lines
     filename  (N,) object (str), the image's file name; equal names share one object
     region    (N,) int32, index of the category in the prompt, or of the region in the caption
     box       (N, 4) float32, x1, y1, x2, y2 in pixels of the stored image
@@ -105,7 +105,7 @@ class Candidates:
 
     @classmethod
     def of_images(cls, images: Iterable[ImageCandidates], problems: Iterable[ImageProblem] = ()) -> Candidates:
-        """Puts images together in the order of their lines. Each field may be an array or a sequence of its length."""
+        """Joins the candidates of images in the order of their lines. Fields may be arrays or sequences."""
         ordered = sorted(images, key=lambda image: image.line)
         counts = [len(image.score) for image in ordered]
         filenames = np.empty(len(ordered), dtype=object)
@@ -131,8 +131,8 @@ class Candidates:
             )
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a box: line, filename, region, x1, y1, x2, y2, score; the problems are not in it."""
-        import pandas as pd  # only here: it takes a while to load
+        """One row per box: line, filename, region, x1, y1, x2, y2, score. Problems are not included."""
+        import pandas as pd  # imported here, since it is slow to import
 
         sides = {side: self.box[:, index] for index, side in enumerate(_SIDES)}
         columns = {"line": self.line, "filename": self.filename, "region": self.region, **sides, "score": self.score}
@@ -144,7 +144,7 @@ def _joined(parts: Sequence, dtype: type, empty: tuple[int, ...] = (0,)) -> np.n
 
 
 def write_candidates(path: str | Path, candidates: Candidates, key: str, features: Sequence[ImageFeature] = ()) -> None:
-    """Writes one shard's candidates with the manifest's key, whole or not at all. features: of images, any order."""
+    """Writes the candidates of one shard with the manifest's key, atomically. features: of images, in any order."""
     boxes, problems = len(candidates), candidates.problems
     line = np.concatenate([candidates.line, np.array([problem.line for problem in problems], np.int64)])
     columns = [
@@ -174,29 +174,29 @@ def write_candidates(path: str | Path, candidates: Candidates, key: str, feature
 
 
 def _with_checksum(content: bytes) -> bytes:
-    """The file's bytes with their checksum in place of the zeros."""
+    """The bytes of the file with the checksum in place of the zeros."""
     *_, match = _CHECKSUM.finditer(content)
     return content[: match.start(1)] + hashlib.sha256(content).hexdigest().encode() + content[match.end(1) :]
 
 
 def is_intact(content: bytes) -> bool:
-    """Whether the file's bytes are those that were written; also for a shard of a version that wrote no checksum.
+    """Whether the bytes of a file are those that were written. True for shards of versions that wrote no checksum.
 
-    A page's own checksum does not cover its header, nor any the footer. The checksum has two names before it, so that
-    damage to one of them does not make it a file without.
+    Parquet's page checksums cover neither page headers nor the footer. Two strings mark our checksum, so that damage
+    to one of them does not make the file look like one without a checksum.
     """
-    places = list(_CHECKSUM.finditer(content))
-    if not places:
+    matches = list(_CHECKSUM.finditer(content))
+    if not matches:
         return not (_CHECKSUM_KEY.encode() in content or _CHECKSUM_SIGN.encode() in content)
-    start, end = places[-1].span(1)
+    start, end = matches[-1].span(1)
     digest = hashlib.sha256(content[:start])
     digest.update(_NO_CHECKSUM)
     digest.update(content[end:])
-    return digest.hexdigest().encode() == places[-1][1]
+    return digest.hexdigest().encode() == matches[-1][1]
 
 
 def _with_features(table: pa.Table, features: Sequence[ImageFeature]) -> pa.Table:
-    """The table, then a row for each feature, of which the other columns are null."""
+    """The table, followed by a row for each feature, in which the box columns are null."""
     ends = np.cumsum([0, *(len(each.feature) for each in features)]).astype(np.int32)
     values = np.concatenate([np.asarray(each.feature, np.float16) for each in features])
     known = {
@@ -242,7 +242,7 @@ def _array_of(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def read_candidates(path: str | Path) -> Candidates:
-    """The candidates that write_candidates wrote. Raises InputError when the file is missing or damaged."""
+    """Reads what write_candidates wrote. Raises InputError if the file is missing or damaged."""
     table = _read_table(path)
     problem_rows = table.filter(table["problem"].is_valid()).select(["line", "filename", "problem"])
     problems = tuple(map(ImageProblem, *(column.to_pylist() for column in problem_rows.columns)))
@@ -263,9 +263,9 @@ def read_candidates(path: str | Path) -> Candidates:
 
 
 def read_image_features(path: str | Path) -> list[ImageFeature]:
-    """The features of a shard's images, in the order of their lines; [] of a shard that was written without.
+    """The features of the images of a shard, in the order of their lines; [] if it was written without.
 
-    Raises InputError when the file is missing or damaged.
+    Raises InputError if the file is missing or damaged.
     """
     table = _read_table(path)
     if _FEATURE.name not in table.schema.names:
@@ -278,9 +278,9 @@ def read_image_features(path: str | Path) -> list[ImageFeature]:
 
 
 def candidates_key(path: str | Path) -> str | None:
-    """The manifest's key, when the file is there and whole; None when it is missing, cut off or damaged.
+    """The manifest's key, if the file is complete; None if it is missing, truncated or damaged.
 
-    All of it is read and its checksum verified: a shard that has a key is not made again.
+    The whole file is read and its checksum verified, because a shard with the right key is not labelled again.
     """
     try:
         return (_read_table(path).schema.metadata or {})[_KEY].decode()
@@ -293,7 +293,7 @@ def _read_table(path: str | Path) -> pa.Table:
         content = as_path(path).read_bytes()
         if not is_intact(content):
             raise InputError(path, "is damaged: its checksum does not match", _REMEDY)
-        # Without Arrow's threads: one that still holds a buffer of Python's when the interpreter ends aborts it.
+        # Without Arrow's threads: one that still holds a Python buffer at exit aborts the interpreter.
         file = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False, page_checksum_verification=True)
         table = file.read(use_threads=False)
     except FileNotFoundError:
@@ -308,7 +308,7 @@ def _read_table(path: str | Path) -> pa.Table:
 
 
 def _shared_strings(column: pa.ChunkedArray) -> np.ndarray:
-    """(N,) object: a dictionary-encoded column with one Python text for each distinct value."""
+    """(N,) object: a dictionary-encoded column with one Python string for each distinct value."""
     parts = [np.empty(0, object)]
     for chunk in column.chunks:
         names = np.empty(len(chunk.dictionary), object)

@@ -1,7 +1,7 @@
-"""Cityscapes: gtFine/SPLIT/CITY/NAME_gtFine_instanceIds.png, a number for each pixel.
+"""Reads Cityscapes: gtFine/SPLIT/CITY/NAME_gtFine_instanceIds.png, a number for each pixel.
 
-1000 * class + count is an object, a bare class number a group of them; other classes have no objects. Boxes are drawn
-round what is seen of an object, as the reference draws them (mmdet 3.3.0, tools/dataset_converters/cityscapes.py).
+1000 * class + count is an object, a class number alone is a group of objects; other classes have no objects. A box
+encloses the visible part of an object, as in the reference (mmdet 3.3.0, tools/dataset_converters/cityscapes.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from formats.io.errors import InputError
 from formats.omissions import Omissions
 from formats.record import Instance, Record
 
-# Class number -> name, of the classes with objects that are evaluated (cityscapesScripts, labels.py).
+# Class number -> name, for the evaluated classes that have objects (cityscapesScripts, labels.py).
 _CLASSES = {
     24: "person",
     25: "rider",
@@ -31,10 +31,10 @@ _SUFFIX = "_gtFine_instanceIds.png"
 
 
 def read_cityscapes(gt_dir: str | Path, omissions: Omissions | None = None) -> Iterator[Record]:
-    """One record for each instanceIds.png under `gt_dir` (gtFine/val), in the order of their names.
+    """Yields a record for each instanceIds.png under `gt_dir` (gtFine/val), sorted by name.
 
-    File names are "CITY/NAME_leftImg8bit.png", relative to leftImg8bit/val. Groups are ignored; omissions counts
-    the masks. Raises InputError when there is no such file or one that is not a map of 16-bit numbers.
+    File names are "CITY/NAME_leftImg8bit.png", relative to leftImg8bit/val. Groups have `ignore` set; omissions counts
+    the masks. Raises InputError if there is no such file, or one is not a single-channel image.
     """
     root = Path(gt_dir)
     paths = sorted(root.rglob(f"*{_SUFFIX}"))
@@ -47,24 +47,24 @@ def read_cityscapes(gt_dir: str | Path, omissions: Omissions | None = None) -> I
         filename = (path.relative_to(root).parent / name).as_posix()
         instances = tuple(_instances(numbers))
         if omissions is not None:
-            omissions["masks, of which the box is read"] += len(instances)
+            omissions["masks, only the bounding box is read"] += len(instances)
         yield Record(filename, height, width, instances)
 
 
 def read_cityscapes_categories(gt_dir: str | Path) -> tuple[str, ...]:
-    """The names of the labels."""
+    """The category names in the order of the labels."""
     return tuple(_CLASSES.values())
 
 
 def _read_numbers(path: Path):
-    """(H, W) int, the number of each pixel."""
+    """(H, W) int64, the number of each pixel."""
     try:
         with Image.open(path) as image:
             numbers = np.asarray(image).astype(np.int64)
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(path, f"cannot be read as an image ({error})", "expected the published PNG") from error
     if numbers.ndim != 2:
-        raise InputError(path, f"has {numbers.shape[-1]} channels", "expected instanceIds, one 16-bit number a pixel")
+        raise InputError(path, f"has {numbers.shape[-1]} channels", "expected instanceIds, one number per pixel")
     return numbers
 
 

@@ -1,8 +1,9 @@
 """COCO detection JSON: {"images": [...], "annotations": [...], "categories": [...]}, boxes as x, y, width, height.
 
-label is the position of the category in the file's list, from 0, whatever its id. iscrowd, and an "ignore" where a tool
-writes one, becomes ignore. Files are read an item at a time: what stays in memory is the images' entries and, as bytes,
-the annotations' without their outlines.
+
+A record's label is the position of the category in the file's list, from 0, not its id. iscrowd becomes ignore, as does
+the "ignore" of some tools. Files are read item by item; in memory are the image entries and, as bytes, the annotations
+without their outlines.
 """
 
 from __future__ import annotations
@@ -30,23 +31,23 @@ from formats.record import LARGEST, Box, Instance, Record, Region, check_box, ch
 _log = logging.getLogger(__name__)
 
 _EXPECTED_RESULTS = 'expected a COCO results file: [{"image_id": 1, "category_id": 1, "bbox": [...], "score": 0.5}]'
-_DECIMALS = 4  # of a written box; hides the noise that x2 - x1 leaves, keeps what any tool can see
+_DECIMALS = 4  # of a written box: hides the rounding error of x2 - x1
 
 
-# What is read of the entries; dialects read more.
+# The keys that are read; some dialects read more.
 _IMAGE_KEYS = frozenset({"id", "file_name", "height", "width"})
 _ANNOTATION_KEYS = frozenset({"id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore", "score"})
 _CATEGORY_KEYS = frozenset({"id", "name"})
 _OUTLINES = ("segmentation", "keypoints")  # most of a file's size
-_OF_NO_USE = frozenset({"license", "flickr_url", "date_captured"})  # of an image
+_DROPPED_KEYS = frozenset({"license", "flickr_url", "date_captured"})  # of an image
 
 
 class CocoContent(NamedTuple):
-    """A COCO file with its entries found by their ids.
+    """A COCO file with its entries indexed by their ids.
 
     images, category_entries: id -> entry. categories: id -> (label, name). annotations: in file order, without
-    outlines; None where the file has no such key. images_left_out, categories_left_out: ids whose annotations are
-    passed over.
+    outlines; None if the file has no such key. images_left_out, categories_left_out: ids whose annotations are
+    skipped.
     """
 
     path: str | Path
@@ -56,8 +57,8 @@ class CocoContent(NamedTuple):
     category_entries: dict[Any, dict]
     images_left_out: Collection[Any] = frozenset()
     categories_left_out: Collection[Any] = frozenset()
-    ids_ascend: bool = False  # of the annotations, so that none is given twice; False: not known
-    by_image: Mapping[Any, Sequence[int]] | None = None  # image id -> its annotations; None: not every id is a number
+    ids_ascend: bool = False  # whether annotation ids are known to ascend, hence to be unique
+    by_image: Mapping[Any, Sequence[int]] | None = None  # image id -> its annotations; None: some id is not an integer
 
 
 def read_coco(
@@ -66,12 +67,12 @@ def read_coco(
     omissions: Omissions | None = None,
     image_dir: str | Path | None = None,
 ) -> Iterator[Record]:
-    """One record for each image, in file order; an image without annotations has instances ().
+    """Yields a record for each image, in file order; an image without annotations has instances ().
 
-    A file without the key "annotations" (a test set's) gives instances None. Annotations keep the order of the file,
-    and a "score" where they have one. Raises InputError for ids that nothing has, ids given twice, and broken boxes;
-    on_problem takes those of single entries instead, which are passed over. omissions: takes what a record has no field
-    for, such as outlines. image_dir: where sizes are looked up that the file does not give.
+    In a file without the key "annotations" (a test set) instances is None. Annotations keep their order, and their
+    "score" if they have one. Raises InputError for ids that refer to nothing, duplicate ids, and invalid boxes;
+    on_problem receives the errors of single entries instead, which are then skipped. omissions: counts what a record
+    has no field for, such as outlines. image_dir: the images, to look up sizes that the file lacks.
     """
     content = load_coco(ann_file, omissions)
     repeated = _repeated_ids(content)
@@ -82,9 +83,9 @@ def read_coco(
 
 
 def _repeated_ids(content: CocoContent) -> Iterator[InputError]:
-    """pycocotools keeps one annotation of an id, and whoever evaluates with it counts others than we do.
+    """Errors for duplicate annotation ids: pycocotools keeps only one of them, so its results would differ from ours.
 
-    Ids that grow need no memory; the others are held against a set of all before.
+    While the ids ascend, nothing is stored; from the first that does not, ids are compared with all ids before.
     """
     if content.ids_ascend:
         return
@@ -107,12 +108,12 @@ def _repeated_ids(content: CocoContent) -> Iterator[InputError]:
 
 
 def read_coco_results_categories(path: str | Path, truth: str | Path) -> tuple[str, ...]:
-    """The names of the labels, which the annotations know and the results do not."""
+    """The category names, which are in the annotation file and not in the results."""
     return read_coco_categories(truth)
 
 
 def read_coco_categories(path: str | Path) -> tuple[str, ...]:
-    """The category names in file order: the name of each label that read_coco gives."""
+    """The category names in file order, which are the names of the labels of read_coco."""
     return tuple(name for _, name in load_coco(path, annotated=False).categories.values())
 
 
@@ -122,7 +123,7 @@ _kept = ContextVar("kept", default=None)
 
 @contextmanager
 def loaded_once() -> Iterator[None]:
-    """Inside the block a file that is loaded again, for its categories and for its records, is parsed once."""
+    """Inside the block each file is parsed once, even if both its categories and its records are read."""
     token = _kept.set({})
     try:
         yield
@@ -133,10 +134,10 @@ def loaded_once() -> Iterator[None]:
 def load_coco(
     path: str | Path, omissions: Omissions | None = None, also_read: Collection[str] = (), annotated: bool = True
 ) -> CocoContent:
-    """The whole file. Raises InputError where it is no COCO file or gives an id twice.
+    """Loads a whole file. Raises InputError if it is not a COCO file, or has a duplicate image or category id.
 
-    also_read: keys of images and annotations that are read beside COCO's own, and so not counted in `omissions`.
-    annotated: False passes over the annotations.
+    also_read: keys of images and annotations that are read besides COCO's own, and so not counted in `omissions`.
+    annotated: False skips the annotations.
     """
     kept = _kept.get()
     if kept is None:
@@ -198,7 +199,7 @@ def _without_outlines(entry: dict) -> dict:
 
 
 def file_name_of(image: Mapping, location: str) -> str:
-    """The file name of an image's entry. Raises InputError where it is not a string."""
+    """The file name in an image's entry. Raises InputError if it is not a string."""
     return with_slashes(_text(image, "file_name", location))
 
 
@@ -208,7 +209,7 @@ def coco_records(
     on_problem: Callable[[InputError], None] | None = None,
     image_dir: str | Path | None = None,
 ) -> Iterator[Record]:
-    """The records of a loaded file. filename_of: the file name that an image's entry at a location gives.
+    """Yields the records of a loaded file. filename_of: (image entry, location) -> file name.
 
     image_dir: where the sizes are looked up that the file does not give, and names of images that lead elsewhere; the
     images that are not there are counted in a warning.
@@ -250,9 +251,9 @@ def _name_below(image_dir: str | Path, filename: str) -> str | None:
 def annotations_by_image(
     content: CocoContent, on_problem: Callable[[InputError], None] | None = None
 ) -> Mapping[Any, Sequence[int]]:
-    """image id -> where its annotations stand in content.annotations, without those that are left out.
+    """Image id -> indices of its annotations in content.annotations, without those of images left out.
 
-    Raises InputError for an annotation of no image; on_problem takes it instead.
+    Raises InputError for an annotation whose image is missing; on_problem receives it instead.
     """
     images, images_left_out = content.images, content.images_left_out
     if content.by_image is not None and all(each in images or each in images_left_out for each in content.by_image):
@@ -263,7 +264,7 @@ def annotations_by_image(
         if type(image_id) is int and image_id in images and image_id not in images_left_out:
             found.setdefault(image_id, array("L")).append(index)
             continue
-        location = f"{content.path}: annotation {index}"  # of one in a million: what is above makes no text
+        location = f"{content.path}: annotation {index}"  # rarely needed, so it is not formatted in the fast path above
         with handed_to(on_problem):
             image_id = _needed_id(entry, "image_id", location)
             if image_id in images_left_out:
@@ -298,7 +299,7 @@ def record_of(
     caption: str | None = None,
     regions: tuple[Region, ...] | None = None,
 ) -> Record:
-    """The record of an image's entry, which tells its size. Raises InputError at `location` where it is none."""
+    """The record of an image's entry, which has its size. Raises InputError at `location` if it is invalid."""
     height, width = size_of(image, location)
     try:
         return Record(filename, height, width, instances, caption, regions)
@@ -325,25 +326,26 @@ def size_of(image: Mapping, location: str) -> tuple[int, int]:
 
 
 def read_coco_results(path: str | Path, truth: str | Path) -> Iterator[Record]:
-    """The predictions of a COCO results file, a record for each image of `truth`, whose ids and categories it uses.
+    """Yields the predictions of a COCO results file: a record for each image of the annotation file `truth`.
 
-    An image without predictions has instances (). Raises InputError for ids that `truth` does not have.
+    The results use the image and category ids of `truth`. An image without predictions has instances (). Raises
+    InputError for an id that is not in `truth`.
     """
     content = load_coco(truth)
     entries = PackedItems()
     for index, entry in enumerate(item.value for item in _items(path, list) if item.position is not None):
         if not isinstance(entry, dict):
-            raise InputError(path, "contains more than objects", _EXPECTED_RESULTS)
+            raise InputError(path, f"entry {index} is not an object", _EXPECTED_RESULTS)
         needed(entry, "score", f"{path}: annotation {index}")
         entries.append(_without_outlines(entry))
     yield from coco_records(content._replace(path=path, annotations=entries, by_image=None))
 
 
 def write_coco_results(path: str | Path, records: Iterable[Record], truth: str | Path) -> Omissions:
-    """Writes predictions as COCO results: [{"image_id", "category_id", "bbox", "score"}, ...], whole or not at all.
+    """Writes predictions as COCO results: [{"image_id", "category_id", "bbox", "score"}, ...], atomically.
 
-    truth: the COCO file whose image ids (by file name) and category ids (by name) are used. Raises InputError for a
-    box without a score, an unknown file name or an unknown category.
+    truth: the COCO annotation file with the image ids (by file name) and category ids (by name). Raises InputError for
+    a box without a score, an unknown file name or an unknown category.
     """
     content = load_coco(truth)
     image_ids = {with_slashes(str(image.get("file_name"))): image_id for image_id, image in content.images.items()}
@@ -366,7 +368,7 @@ def write_coco_results(path: str | Path, records: Iterable[Record], truth: str |
 
 def _result(instance: Instance, image_id: Any, category_ids: Mapping[str, Any], location: str) -> dict[str, Any]:
     if instance.score is None:
-        raise InputError(location, f"the box {instance.box} has no score", "expected a model's boxes, or write coco")
+        raise InputError(location, f"the box {instance.box} has no score", "expected predictions; write labels as coco")
     if instance.category not in category_ids:
         remedy = expected_one_of(category_ids, instance.category)
         raise InputError(location, f"{instance.category!r} is not a category of the truth", remedy)
@@ -379,12 +381,12 @@ def _result(instance: Instance, image_id: Any, category_ids: Mapping[str, Any], 
 
 
 def write_coco(path: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Omissions:
-    """Writes detection records as COCO JSON, whole or not at all; gives what COCO has no place for.
+    """Writes detection records as COCO JSON, atomically; returns counts of what COCO cannot hold.
 
-    Image, annotation and category ids count from 1; the category ids in the order of `categories`, whose positions
-    are the records' labels. Scores are kept, ignore becomes iscrowd. Where every image is unlabelled the file has no
-    "annotations", as a test set's. Raises InputError for a caption record and for a label that `categories` does not
-    have under the instance's category name.
+    Image, annotation and category ids count from 1; category ids follow the order of `categories`, whose indices are
+    the records' labels. Scores are kept; ignore becomes iscrowd. If every image is unlabelled, the file has no
+    "annotations", like that of a test set. Raises InputError for a caption record, and for a label whose name in
+    `categories` is not the instance's category.
     """
     images: list[dict] = []
     annotations: list[dict] = []
@@ -403,16 +405,16 @@ def write_coco(path: str | Path, records: Iterable[Record], categories: Sequence
     if labelled or not images:
         content["annotations"] = annotations
     else:
-        omissions.clear()  # a file without annotations says that nobody has looked
+        omissions.clear()  # without the key, the images are still marked as unlabelled
     content["categories"] = [{"id": label + 1, "name": name} for label, name in enumerate(categories)]
     write_json(path, content, indent=None, ensure_ascii=False)
     return omissions
 
 
 def _plain_instance(entry: Any, content: CocoContent) -> Instance | None:
-    """The instance of a box and a category as nearly every entry has them, all as they should be; else None.
+    """Fast path: the instance of a common, valid entry; None for anything else.
 
-    What is wrong, or merely uncommon, goes to _instance, which looks at one thing after the other.
+    Invalid and uncommon entries go to _instance, which checks one field after another.
     """
     try:
         x, y, width, height = entry["bbox"]
@@ -480,7 +482,7 @@ def box_of(value: Any, location: str) -> Box:
 
 
 def xywh(box: Box) -> list[float]:
-    """x, y, width, height, as COCO has them."""
+    """x, y, width, height, as in COCO."""
     x1, y1, x2, y2 = box
     return [round(value, _DECIMALS) for value in (x1, y1, x2 - x1, y2 - y1)]
 
@@ -502,7 +504,7 @@ def _annotation(instance: Instance) -> dict[str, Any]:
 
 
 def _items(path: str | Path, kind: type) -> Iterator[JsonItem]:
-    """What stands in a file that is an object (kind: dict) or an array (list)."""
+    """The items of a file whose top-level value is an object (kind: dict) or an array (list)."""
     want = "expected a COCO annotation file" if kind is dict else _EXPECTED_RESULTS
     items = stream_json(path, want)
     top = next(items).value
@@ -516,12 +518,12 @@ def _add_by_id(table: dict[Any, dict], entry: dict, location: str) -> None:
     entry_id = _needed_id(entry, "id", location)
     if entry_id in table:
         raise InputError(location, f"id {entry_id!r} is listed twice", "expected unique ids")
-    # One text for a key of all entries: each comes with its own.
-    table[entry_id] = {intern(key): value for key, value in entry.items() if key not in _OF_NO_USE}
+    # Interned: otherwise each entry has its own copy of every key.
+    table[entry_id] = {intern(key): value for key, value in entry.items() if key not in _DROPPED_KEYS}
 
 
 def _categories(entries: Mapping[Any, dict], path: str | Path) -> dict[Any, tuple[int, str]]:
-    """category id -> (label, name)."""
+    """Category id -> (label, name)."""
     return {
         category_id: (label, _text(entry, "name", f"{path}: category {category_id!r}"))
         for label, (category_id, entry) in enumerate(entries.items())
@@ -529,7 +531,7 @@ def _categories(entries: Mapping[Any, dict], path: str | Path) -> dict[Any, tupl
 
 
 def needed(table: Mapping, key: str, location: str) -> Any:
-    """table[key]; raises InputError at `location` when it is not there."""
+    """table[key]; raises InputError at `location` if the key is missing."""
     if key not in table:
         raise InputError(location, f"{key!r} is missing", "expected a COCO annotation file")
     return table[key]
@@ -538,12 +540,12 @@ def needed(table: Mapping, key: str, location: str) -> Any:
 def _text(table: Mapping, key: str, location: str) -> str:
     value = needed(table, key, location)
     if not isinstance(value, str):
-        raise InputError(location, f"{key} is {value!r}", "expected a text")
+        raise InputError(location, f"{key} is {value!r}", "expected a string")
     return value
 
 
 def _needed_id(table: Mapping, key: str, location: str) -> Any:
     value = needed(table, key, location)
     if not isinstance(value, (int, float, str)):
-        raise InputError(location, f"{key} is {value!r}", "expected a number or a text")
+        raise InputError(location, f"{key} is {value!r}", "expected a number or a string")
     return value

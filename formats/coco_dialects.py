@@ -1,6 +1,6 @@
-"""Data sets whose annotations are COCO JSON with peculiarities: LVIS, Objects365, V3Det, ODinW.
+"""Data sets with variants of COCO JSON: LVIS, Objects365, V3Det, ODinW.
 
-Their labels are the categories in the order of their ids, as the reference's converters number them (mmdet 3.3.0,
+Labels follow the order of the category ids, as in the reference's converters (mmdet 3.3.0,
 tools/dataset_converters).
 """
 
@@ -21,12 +21,12 @@ _log = logging.getLogger(__name__)
 
 _COCO_HOST = "images.cocodataset.org/"
 
-# Images that the published archives lack (mmdet 3.3.0, coco2odvg.py).
+# Ids of images that are missing in the published archives (mmdet 3.3.0, coco2odvg.py).
 _MISSING_IN_OBJECTS365_V1 = frozenset({6, 19, 23})
 _MISSING_IN_OBJECTS365_V2 = frozenset({908726, 320532, 320534})
 
-# Misspelt categories of Objects365 v2, as the reference's label map has them put right
-# (objects365_v2_names_fix.csv; "Ballon" and "Noddles" stay misspelt there, and so the checkpoints know them).
+# Misspelt categories of Objects365 v2 as the reference corrects them (objects365_v2_names_fix.csv). "Ballon" and
+# "Noddles" are not corrected there, and the checkpoints were trained with those spellings.
 _OBJECTS365_V2_NAMES = {
     "Moniter/TV": "Monitor/TV",
     "Bakset": "Basket",
@@ -50,11 +50,10 @@ _FREQUENCIES = ("r", "c", "f")
 
 
 class LvisDetails(NamedTuple):
-    """What LVIS knows beyond boxes, and a Record has no field for; the metric needs it.
+    """What the LVIS metric needs and a Record has no field for.
 
-    frequency: "r", "c" or "f" of each label. absent: file name -> labels verified to be absent; for all other
-    labels without a box it is unknown. not_exhaustive: file name -> labels with more objects than
-    boxes.
+    frequency: "r", "c" or "f" for each label. absent: file name -> labels verified to be absent; of all other labels
+    without a box it is unknown. not_exhaustive: file name -> labels with more objects than boxes.
     """
 
     frequency: tuple[str, ...]
@@ -65,18 +64,18 @@ class LvisDetails(NamedTuple):
 def read_lvis(
     ann_file: str | Path, frequencies: str | None = None, omissions: Omissions | None = None
 ) -> Iterator[Record]:
-    """The records of LVIS v1 (or v0.5); file names as "train2017/000000391895.jpg".
+    """Yields the records of LVIS v1 (or v0.5); file names are like "train2017/000000391895.jpg".
 
-    frequencies: "f,c" keeps frequent and common categories alone, so that rare ones can be learned from nothing
-    (the reference's lvis2ovd.py); every image stays. None keeps all.
-    What is not exhaustively labelled comes from read_lvis_details; omissions counts it.
+    frequencies: "f,c" keeps only frequent and common categories, so that rare ones can serve as unseen ones (the
+    reference's lvis2ovd.py); every image stays. None keeps all.
+    read_lvis_details returns which labels are not exhaustive; omissions counts them.
     """
     content = _of_frequencies(_by_category_id(load_coco(ann_file, omissions, ("coco_url",))), frequencies)
     yield from coco_records(content, _lvis_filename)
 
 
 def read_lvis_categories(ann_file: str | Path, frequencies: str | None = None) -> tuple[str, ...]:
-    """The names of the labels that read_lvis gives."""
+    """The category names in the order of read_lvis's labels."""
     return _names(_of_frequencies(_by_category_id(load_coco(ann_file, annotated=False)), frequencies))
 
 
@@ -101,7 +100,7 @@ def _frequency(content: CocoContent, category_id: Any) -> str:
 
 
 def read_lvis_details(ann_file: str | Path) -> LvisDetails:
-    """Frequencies of the categories, and what each image's labelling leaves open."""
+    """Frequencies of the categories, and for each image the absent and the not exhaustively labelled ones."""
     content = _by_category_id(load_coco(ann_file, annotated=False))
     frequency = tuple(_frequency(content, category_id) for category_id in content.categories)
     absent: dict[str, frozenset[int]] = {}
@@ -117,12 +116,12 @@ def read_lvis_details(ann_file: str | Path) -> LvisDetails:
 def _labels(image: Mapping, key: str, content: CocoContent, location: str) -> frozenset[int]:
     ids = needed(image, key, location)
     if not isinstance(ids, list) or not all(type(each) is int and each in content.categories for each in ids):
-        raise InputError(location, f"{key} {ids!r} is not a list of category ids", "expected ids from its categories")
+        raise InputError(location, f"{key} {ids!r} is not a list of category ids", "expected ids of this file")
     return frozenset(content.categories[each][0] for each in ids)
 
 
 def _lvis_filename(image: Mapping, location: str) -> str:
-    """v1 tells images by their address alone; v0.5 by COCO_val2014_000000000042.jpg, of 2017 000000000042.jpg."""
+    """v1 identifies images only by URL; v0.5 by COCO_val2014_000000000042.jpg, which 2017 calls 000000000042.jpg."""
     if "coco_url" in image:
         return str(image["coco_url"]).rpartition(_COCO_HOST)[2]
     name = str(needed(image, "file_name", location))
@@ -133,22 +132,22 @@ def _lvis_filename(image: Mapping, location: str) -> str:
 
 
 def read_objects365v1(ann_file: str | Path, omissions: Omissions | None = None) -> Iterator[Record]:
-    """The records of Objects365 v1, without the three images that its archives lack."""
+    """Yields the records of Objects365 v1, without the three images that are missing in its archives."""
     content = _by_category_id(load_coco(ann_file, omissions))
     yield from coco_records(_without_images(content, _MISSING_IN_OBJECTS365_V1))
 
 
 def read_objects365v2(ann_file: str | Path, omissions: Omissions | None = None) -> Iterator[Record]:
-    """The records of Objects365 v2, names put right, file names as "patch8/objects365_v1_00420917.jpg".
+    """Yields the records of Objects365 v2 with corrected names; file names "patch8/objects365_v1_00420917.jpg".
 
-    The three images that its archives lack are left out.
+    The three images that are missing in its archives are left out.
     """
     content = _without_images(_objects365v2(load_coco(ann_file, omissions)), _MISSING_IN_OBJECTS365_V2)
     yield from coco_records(content, _objects365v2_filename)
 
 
 def read_objects365v2_categories(ann_file: str | Path) -> tuple[str, ...]:
-    """The names of the labels, put right."""
+    """The category names in the order of the labels, with corrected spelling."""
     return _names(_objects365v2(load_coco(ann_file, annotated=False)))
 
 
@@ -170,7 +169,7 @@ def _without_images(content: CocoContent, missing: Collection[int]) -> CocoConte
     if len(kept) == len(content.images):
         return content
     left_out = many(len(content.images) - len(kept), "image")
-    _log.warning("%s: %s left out, which the archives lack", content.path, left_out)
+    _log.warning("%s: %s left out, missing in the published archives", content.path, left_out)
     return content._replace(images=kept, images_left_out=missing)
 
 
@@ -178,7 +177,7 @@ def _without_images(content: CocoContent, missing: Collection[int]) -> CocoConte
 
 
 def read_v3det(ann_file: str | Path, omissions: Omissions | None = None) -> Iterator[Record]:
-    """The records of V3Det; file names as "images/a00000066/0_380_….jpg"."""
+    """Yields the records of V3Det; file names are like "images/a00000066/0_380_….jpg"."""
     yield from read_coco_by_category_id(ann_file, omissions)
 
 
@@ -188,15 +187,15 @@ _ODINW_FILES = ("annotations_without_background.json", "_annotations.coco.json")
 
 
 def read_odinw(split: str | Path, omissions: Omissions | None = None) -> Iterator[Record]:
-    """The records of one split of one data set of ODinW: a folder such as odinw/pothole/valid, or its JSON.
+    """Yields the records of one split of one ODinW data set: a folder such as odinw/pothole/valid, or its JSON.
 
-    The category 0 that Roboflow puts before the data set's own is left out if no box has it.
+    Roboflow's category 0, a placeholder before the data set's own categories, is left out if no box uses it.
     """
     yield from coco_records(_odinw(split, omissions))
 
 
 def read_odinw_categories(split: str | Path) -> tuple[str, ...]:
-    """The names of the labels, without Roboflow's category 0."""
+    """The category names in the order of the labels, without Roboflow's unused category 0."""
     return _names(_odinw(split))
 
 
@@ -205,7 +204,7 @@ def _odinw(split: str | Path, omissions: Omissions | None = None) -> CocoContent
     if path.is_dir():
         files = [path / name for name in _ODINW_FILES if (path / name).is_file()]
         if not files:
-            raise InputError(path, "contains no annotations of ODinW", f"expected {' or '.join(_ODINW_FILES)} in it")
+            raise InputError(path, "contains no ODinW annotations", f"expected {' or '.join(_ODINW_FILES)} in it")
         path = files[0]
     content = _by_category_id(load_coco(path, omissions))
     used = any(entry.get("category_id") == 0 for entry in content.annotations or ())
@@ -219,12 +218,12 @@ def _odinw(split: str | Path, omissions: Omissions | None = None) -> CocoContent
 
 
 def read_coco_by_category_id(ann_file: str | Path, omissions: Omissions | None = None) -> Iterator[Record]:
-    """As read_coco, with labels in the order of the category ids."""
+    """Like read_coco, with labels in the order of the category ids."""
     yield from coco_records(_by_category_id(load_coco(ann_file, omissions)))
 
 
 def read_categories_by_id(ann_file: str | Path) -> tuple[str, ...]:
-    """The names of the labels of Objects365 v1, V3Det, D3 and the whole of LVIS."""
+    """The category names in the order of their ids, for Objects365 v1, V3Det, D3 and all of LVIS."""
     return _names(_by_category_id(load_coco(ann_file, annotated=False)))
 
 

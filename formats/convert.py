@@ -1,4 +1,4 @@
-"""`groundhog convert`: annotations of one format into another, as a stream of records."""
+"""`groundhog convert`: converts annotations between formats, as a stream of records."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ from formats.overwrite import refuse_to_lose_labels
 from formats.record import Record
 
 Item = TypeVar("Item")
-_MAX_TEXTS = 20  # text files of a folder that are looked into; names of classes and licences stand beside labels
+_MAX_TEXTS = 20  # text files of a folder to inspect, since class names and licences may be beside the labels
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which records are converted, and under which labels.
+    """Which records are converted, and with which labels.
 
-    without: annotation files whose images are left out. label_map: labels follow this map's names; names that it
-    lacks get the next free labels. sample: this many random images. parts: name -> share, a file each. seed: decides
-    sample and parts. join_names: one label for names that a detector cannot tell apart ("Cat", "cat").
+    without: annotation files whose images are left out. label_map: a file that assigns labels to names; names that
+    are not in it get the next free labels. sample: number of images to draw at random. parts: name -> share; each part
+    becomes a file. seed: for sample and parts. join_names: give one label to names that a detector cannot tell apart
+    ("Cat", "cat").
     """
 
     without: Sequence[str | Path] = ()
@@ -58,13 +59,12 @@ def convert(
     on_record: Callable[[Record], Any] | None = None,
     **options: Any,
 ) -> str:
-    """Reads `source`, writes `out` (and, for odvg, the label map beside it); returns a summary, one line each.
+    """Converts `source` to `out` (and, for odvg, writes the label map beside it); returns a summary of a few lines.
 
-    categories: names in the order of the labels; by default those of the source. options: what else the formats
-    need, by the names of their readers' and writers' parameters; None counts as missing. overwrite: whether a file that
-    holds labels, or a label map that other labels refer to, may be replaced. on_record: is called with each record that
-    is written.
-    Raises InputError for options that neither format takes, for missing ones, and for data that cannot be read or
+    categories: names in the order of the labels; by default those of the source. options: other parameters of the
+    reader and the writer, by name; None counts as missing. overwrite: whether a file that contains labels, or a label
+    map that other labels use, may be replaced. on_record: called with each record that is written.
+    Raises InputError for options that neither format has, for missing ones, and for data that cannot be read or
     written.
     """
     options = {name: value for name, value in options.items() if value is not None}
@@ -112,7 +112,7 @@ def _converted(
     has_own_map = source_format in _WITH_LABEL_MAP and categories is None and label_map_beside(source).is_file()
 
     def chosen(part: str | None) -> Iterable[Record]:
-        omissions.clear()  # with parts, the source is read once per part
+        omissions.clear()  # the source is read once for each part
         records = call(f"convert {source_format}", reader, {**reader_options, "omissions": omissions}, source)
         stream = with_progress(_as_mapped(records, names, source) if has_own_map else records)
         if excluded:
@@ -136,7 +136,7 @@ def _converted(
 
 
 def _as_mapped(records: Iterable[Record], names: Mapping[int, str], source: str | Path) -> Iterator[Record]:
-    """Names that the label map beside the source contradicts would be written beside one another, or be replaced."""
+    """Checks each record's names against the label map beside the source; otherwise wrong names could be written."""
     for record in records:
         check_names(record, names, source)
         yield record
@@ -149,11 +149,11 @@ def _shown_to(on_record: Callable[[Record], Any], records: Iterable[Record]) -> 
 
 
 def _images_of(annotations: Sequence[str | Path]) -> set[str]:
-    """The image keys of annotation files, whichever format each has."""
+    """The image keys of annotation files of any format."""
     keys: set[str] = set()
     for path in annotations:
         source_format = guess_format(path)
-        if source_format == "coco":  # also MDETR's, which share COCO's images
+        if source_format == "coco":  # includes MDETR's files, which have the same image entries
             images = load_coco(path).images
             keys.update(formats.image_key(str(image.get("file_name", ""))) for image in images.values())
         else:
@@ -165,9 +165,11 @@ _COCO_KEYS = frozenset({"images", "annotations", "categories"})
 
 
 def guess_format(source: str | Path) -> str:
-    """voc for a folder with XML, yolo for one with rows in text files, cvat for its XML, coco for an object with one
-    of COCO's keys, labelstudio for an array of tasks, huggingface for Parquet, lines with a "file_name" and folders of
-    such files, else odvg.
+    """The name of the format of a file or folder, from its content. Raises InputError if it cannot be detected.
+
+    voc for a folder with XML files, yolo for one with rows of numbers in text files, cvat for its XML, coco for an
+    object with one of COCO's keys, labelstudio for an array of tasks, huggingface for Parquet, lines with a
+    "file_name", and folders of such files; otherwise odvg.
     """
     path = Path(source)
     if path.is_dir():
@@ -189,14 +191,14 @@ def guess_format(source: str | Path) -> str:
     if start.startswith(b"<"):
         if b"<annotations" in start:
             return "cvat"
-        raise InputError(path, "is XML", "expected the folder of VOC's files, or CVAT's <annotations>")
+        raise InputError(path, "is XML", "expected a folder of VOC files, or CVAT's <annotations>")
     if start.startswith(b"{") and _has_coco_key(path):
         return "coco"
     first = _first_entry(path, is_array=start.startswith(b"["))
     if "filename" in first:
         return "odvg"
     if {"image_id", "bbox"} <= first.keys():
-        remedy = "expected the truth's file, or --format coco-results with --truth"
+        remedy = "expected an annotation file; for results, use --format coco-results with --truth"
         raise InputError(path, "contains results in COCO's format, not annotations", remedy)
     if isinstance(first.get("data"), dict):
         return "labelstudio"
@@ -204,7 +206,7 @@ def guess_format(source: str | Path) -> str:
 
 
 def _is_yolo(path: Path) -> bool:
-    """Whether a text file begins with a class and the four numbers of a box."""
+    """Whether the first line of a text file is a class and at least four numbers."""
     with open(path, encoding="utf-8", errors="replace") as stream:
         first = stream.readline(4096).split()
     return len(first) >= 5 and first[0].isdecimal() and all(map(_is_number, first[1:]))
@@ -219,7 +221,7 @@ def _is_number(text: str) -> bool:
 
 
 def _first_entry(path: Path, is_array: bool) -> dict[str, Any]:
-    """The first object of an array, or of a file of lines; {} where it is none."""
+    """The first object of a JSON array or of JSON Lines; {} if there is none."""
     try:
         if is_array:
             items = stream_json(path, "expected an annotation file")
@@ -227,21 +229,21 @@ def _first_entry(path: Path, is_array: bool) -> dict[str, Any]:
         else:
             with open(path, encoding="utf-8-sig", errors="replace") as stream:
                 first = json.loads(next((line for line in stream if line.strip()), ""))
-    except (ValueError, RecursionError):  # also InputError: the reader says what is wrong
+    except (ValueError, RecursionError):  # also InputError: the reader will report what is wrong
         return {}
     return first if isinstance(first, dict) else {}
 
 
 def _has_coco_key(path: Path) -> bool:
-    """Looks at the keys up to the first of COCO's; of a file of lines at those of the first."""
+    """Whether the top-level object has one of COCO's keys; in JSON Lines, the object on the first line."""
     try:
         return any(item.key in _COCO_KEYS for item in stream_json(path, "expected an annotation file"))
-    except InputError:  # more than one object: lines
+    except InputError:  # more than one object: JSON Lines
         return False
 
 
 def with_progress(records: Iterable[Item]) -> Iterable[Item]:
-    """The records, with progress on stderr."""
+    """The records, showing progress on stderr."""
     return show_progress(records, unit="record", leave=False)
 
 
@@ -254,15 +256,15 @@ def write(
     source: str | Path,
     may_be_empty: bool = False,
 ) -> str:
-    """Writes the records; returns lines that say where, and what the format cannot hold.
+    """Writes the records; returns a summary with what the format cannot hold.
 
-    source: where they come from. Raises InputError where there are none, unless may_be_empty.
+    source: named in messages. Raises InputError if there are no records, unless may_be_empty.
     """
     writer, used, elsewhere = formats.WRITERS[target_format], set[int](), list[str]()
     tally = Counter[str]()
     first, records = _first_of(_noting_labels(records, used, tally, elsewhere))
     if first is None and not may_be_empty:
-        raise InputError(source, "no image to convert", "expected annotations of at least one image")
+        raise InputError(source, "contains no image to convert", "expected annotations of at least one image")
     omissions = call(f"convert to {target_format}", writer, {**options, "categories": names}, out, records)
     if target_format in _WITHOUT_CATEGORIES and len(used) < len(names):
         omissions["categories that no box has"] += len(names) - len(used)
@@ -280,8 +282,8 @@ def write(
     return f"{message}\n{target_format} cannot hold:\n{lost}" if lost else message
 
 
-_WITH_LABEL_MAP = ("odvg", "open-groundingdino")  # a file beside the labels
-_WITHOUT_CATEGORIES = ("labelstudio",)  # their categories are those of their boxes
+_WITH_LABEL_MAP = ("odvg", "open-groundingdino")  # have a label map in a file beside the labels
+_WITHOUT_CATEGORIES = ("labelstudio",)  # have no category list, only the names of their boxes
 
 
 def _names_elsewhere(names: Sequence[str]) -> str:
@@ -308,7 +310,7 @@ def _noting_labels(
 def read_names(
     source_format: str, source: str | Path, categories: Sequence[str] | None = None, options: Mapping | None = None
 ) -> list[str]:
-    """The category names in the order of the labels: `categories`, the source's, or those of its records."""
+    """The category names in the order of the labels: `categories`, else the source's, else those of its records."""
     if categories is not None:
         in_source = source_format in formats.CATEGORIES
         if in_source and "categories" not in inspect.signature(formats.READERS[source_format]).parameters:
@@ -335,14 +337,12 @@ def _first_of(records: Iterable[Record]) -> tuple[Record | None, Iterator[Record
     return first, chain([] if first is None else [first], records)
 
 
-# The options of a reader or writer are the parameters of its function.
-
-# parameter -> its name on the command line
+# The options of a reader or writer are the parameters of its function. Parameter -> its option, where it differs:
 OPTIONS = {"image_dir": "images", "loader": "for"}
 
 
 def call(location: str, function: Callable, options: Mapping[str, Any], *first: Any) -> Any:
-    """function(*first, **given) with the parameters that it has. Raises InputError for those it lacks."""
+    """Calls function(*first, ...) with those `options` that it has. Raises InputError for a missing required one."""
     parameters = list(inspect.signature(function).parameters.values())[len(first) :]
     missing = [each.name for each in parameters if each.default is each.empty and each.name not in options]
     if missing:
@@ -354,9 +354,9 @@ def call(location: str, function: Callable, options: Mapping[str, Any], *first: 
 
 
 def check_known(names: Sequence[str], functions: Sequence[Callable], options: Mapping[str, Any]) -> None:
-    """Raises InputError for an option that none of the formats takes."""
+    """Raises InputError for an option that none of the formats has."""
     known = {name for function in functions for name in inspect.signature(function).parameters}
     for name in options:
         if name not in known:
             option = OPTIONS.get(name, name).replace("_", "-")
-            raise InputError(f"--{option}", f"{' and '.join(names)} do not take this option", "leave it out")
+            raise InputError(f"--{option}", f"{' and '.join(names)} do not have this option", "leave it out")

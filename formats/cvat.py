@@ -1,4 +1,4 @@
-"""CVAT for images 1.1: one XML file, a box as xtl, ytl, xbr, ybr in pixels."""
+"""Reads and writes "CVAT for images 1.1": one XML file, a box as xtl, ytl, xbr, ybr in pixels."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from formats.record import Box, Instance, Record
 from formats.voc import xml_root
 
 _EXPECTED = "expected CVAT for images 1.1"
-_OUTLINES = {"polygon": "polygons", "mask": "masks", "ellipse": "ellipses"}  # of which the box is read
+_OUTLINES = {"polygon": "polygons", "mask": "masks", "ellipse": "ellipses"}  # read as boxes
 _WITHOUT_BOX = {"polyline": "polylines", "points": "points", "cuboid": "cuboids", "skeleton": "skeletons"}
 
 
 def read_cvat(
     path: str | Path, categories: Sequence[str] | None = None, omissions: Omissions | None = None
 ) -> Iterator[Record]:
-    """One record for each image; polygons, masks and ellipses as the boxes round them.
+    """Yields a record for each image; polygons, masks and ellipses become their bounding boxes.
 
-    categories: the names in the order of the labels; by default those that the file's meta lists, then others that
-    occur. omissions: takes outlines, shapes that are left out (rotated boxes, polylines, points, cuboids, skeletons),
-    tags of whole images, attributes and what is said of occlusion and groups. Raises InputError for broken XML, missing
-    attributes, unknown categories and videos, whose frames have no file names.
+    categories: the names in the order of the labels; by default those that the file's <meta> lists, then any others
+    that occur. omissions: counts outlines, shapes that are left out (rotated boxes, polylines, points, cuboids,
+    skeletons), tags of whole images, attributes, occlusion and groups. Raises InputError for broken XML, missing
+    attributes, unknown categories, and videos, whose frames have no file names.
     """
     root = xml_root(path, _EXPECTED)
     if root.tag != "annotations":
@@ -52,7 +52,7 @@ def _count_unread(image: ElementTree.Element, omissions: Omissions) -> None:
         if _is_turned(shape):
             omissions[f"rotated {_OUTLINES.get(shape.tag, 'boxes')}, left out"] += 1
         elif shape.tag in _OUTLINES:
-            omissions[f"{_OUTLINES[shape.tag]}, of which the box is read"] += 1
+            omissions[f"{_OUTLINES[shape.tag]}, only the bounding box is read"] += 1
         elif shape.tag == "tag":
             omissions["tags of whole images"] += 1
         elif shape.tag != "box":
@@ -66,11 +66,11 @@ def _is_turned(shape: ElementTree.Element) -> bool:
     try:
         return shape.tag in ("box", "ellipse") and float(shape.get("rotation", "0")) % 180 != 0
     except ValueError:
-        return False  # its reader names it
+        return False  # _box reports it
 
 
 def read_cvat_categories(path: str | Path) -> tuple[str, ...]:
-    """The names of the labels: those of the file's meta, then others that occur."""
+    """The category names in the order of the labels: those that <meta> lists, then any others that occur."""
     return tuple(_names(xml_root(path, _EXPECTED)))
 
 
@@ -85,7 +85,7 @@ def _record(image: ElementTree.Element, labels: Mapping[str, int], location: str
     for index, shape in enumerate(image):
         where = f"{location}, shape {index}"
         if (shape.tag != "box" and shape.tag not in _OUTLINES) or _is_turned(shape):
-            continue  # counted
+            continue  # counted in omissions
         name = _attribute(shape, "label", where)
         if name not in labels:
             raise InputError(where, f"{name!r} is not a category", expected_one_of(labels, name))
@@ -148,10 +148,10 @@ def _number(text: str, location: str) -> float:
 
 
 def write_cvat(path: str | Path, records: Iterable[Record], categories: Sequence[str]) -> Omissions:
-    """Writes detection records as CVAT's XML, whole or not at all, one at a time; gives what has no place there.
+    """Writes detection records as CVAT's XML, atomically and one at a time; returns counts of what it cannot hold.
 
-    Ignored boxes are left out: a reviewer would take them for objects. Raises InputError for captions, and for labels
-    that `categories` does not have under the instance's name.
+    Ignored boxes are left out, since a reviewer would take them for objects. Raises InputError for captions, and for
+    labels whose name in `categories` is not the instance's category.
     """
     omissions = Omissions()
     labels = "".join(f"<label><name>{escape(name)}</name></label>" for name in categories)

@@ -1,14 +1,14 @@
-"""The file names of a data set: cat_od.json, its label map, its labels of each round, their metadata, corrections.
+"""The file names of a data set: cat_od.json, its label map, the labels of each round, their metadata, corrections.
 
     NAME_od.json            detection records          NAME_vg.json          captions with phrases
-    NAME_od_v2.json         labels made in round 2     NAME_od_v2.meta.json  who made them, and how
+    NAME_od_v2.json         labels made in round 2     NAME_od_v2.meta.json  which model made them, and how
     NAME_label_map.json     its categories             NAME_od_reviewed.json a person's corrections
                                                        NAME_od_reviewed.sqlite drafts and changes of a review
-    NAME_od_v2.audit/       a sample of them, drawn to be reviewed
+    NAME_od_v2.audit/       a sample of the labels, drawn for review
     NAME_od_v2_suspects.jsonl  images whose labels are probably wrong, in the order of their review
 
-Other names are data too: photos.json has no task, and the _v2 of photos_v2.json is part of its user's name for it.
-Functions that take a path give one in the same folder.
+Users may have other names: photos.json has no task, and the _v2 of photos_v2.json is not a version.
+Functions that take a path return one in the same folder.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from formats.io.storage import as_path
 
 Task = Literal["od", "vg"]  # detection records, or captions with phrases
 
-# A version is one only behind a task: elsewhere it cannot be told from a name.
+# A version is recognised only after a task; elsewhere "_v2" may be part of the user's name.
 _STEM = re.compile(r"(?P<data_set>.*?)(?:_(?P<task>od|vg)(?:_v(?P<version>\d+))?)?", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class AnnotationName:
-    """The parts of cat_od_v2.json. version: the round that made the labels; None for what the user gave."""
+    """The parts of cat_od_v2.json. version: the round that made the labels; None for a file of the user."""
 
     data_set: str
     task: Task | None = None
@@ -43,10 +43,10 @@ class AnnotationName:
 
 
 def parse_annotation_name(path: str | Path) -> AnnotationName:
-    """The parts of an annotation file's name; a name that is not of this grammar is the data set's as a whole."""
+    """The parts of the name of an annotation file; of any other name, the whole stem is the data set."""
     path = as_path(path)
     parts = _STEM.fullmatch(path.stem)
-    assert parts is not None  # every part may be empty
+    assert parts is not None  # the pattern matches any string
     version = parts["version"]
     return AnnotationName(parts["data_set"], parts["task"], None if version is None else int(version), path.suffix)  # type: ignore[arg-type]
 
@@ -62,14 +62,14 @@ def label_map_path(folder: str | Path, data_set: str) -> Path:
 
 
 def label_map_beside(annotations: str | Path) -> Path:
-    """cat_od.json, and the labels cat_od_v1.json that were made of it -> cat_label_map.json."""
+    """cat_od.json or cat_od_v1.json (labels made from it) -> cat_label_map.json."""
     name = parse_annotation_name(annotations)
     data_set = name.data_set if name.task in ("od", None) else f"{name.data_set}_{name.task}"
     return label_map_path(as_path(annotations).parent, data_set)
 
 
 def annotations_beside(label_map: str | Path) -> list[Path]:
-    """cat_label_map.json -> the files whose labels it names: cat_od.json, those of rounds, parts and corrections."""
+    """cat_label_map.json -> the files that use it: cat_od.json, and its rounds, parts and corrections."""
     label_map = as_path(label_map)
     data_set = label_map.name.removesuffix("_label_map.json")
     found = label_map.parent.glob(f"{glob.escape(data_set)}_od*.json")
@@ -88,7 +88,7 @@ def metadata_path(labels: str | Path) -> Path:
 
 
 def reviewed_path(annotations: str | Path) -> Path:
-    """cat_od.json, and the labels cat_od_v1.json that were made of it -> cat_od_reviewed.json."""
+    """cat_od.json or cat_od_v1.json (labels made from it) -> cat_od_reviewed.json."""
     annotations = as_path(annotations)
     source = as_path(str(replace(parse_annotation_name(annotations), version=None)))
     return annotations.with_name(f"{source.stem}_reviewed{source.suffix}")
@@ -103,7 +103,7 @@ def part_path(annotations: str | Path, part: str) -> Path:
     """cat_od.json, "train" -> cat_train_od.json, whose label map is cat_train_label_map.json."""
     annotations = as_path(annotations)
     name = parse_annotation_name(annotations)
-    if name.version is not None:  # a part of labels is the user's own file
+    if name.version is not None:  # a part of a round's labels is a file of the user's own
         return annotations.with_name(f"{annotations.stem}_{part}{annotations.suffix}")
     return annotations.with_name(str(replace(name, data_set=f"{name.data_set}_{part}")))
 
@@ -120,12 +120,12 @@ def suspects_path(labels: str | Path) -> Path:
 
 
 def labels_of_other_round(labels: str | Path, version: int, other: int) -> Path:
-    """cat_od_v2.json, 2, 3 -> cat_od_v3.json. version: passed, since it cannot be told from photos_v2.json."""
+    """cat_od_v2.json, 2, 3 -> cat_od_v3.json. version: not parsed, since the _v2 of photos_v2.json is not one."""
     labels = as_path(labels)
     return labels_path(labels.with_name(f"{labels.stem.removesuffix(f'_v{version}')}{labels.suffix}"), other)
 
 
 def work_dir_name(source: str | Path) -> str:
-    """cat_od.json -> cat; captions and other files keep their whole name, so that both kinds may lie side by side."""
+    """cat_od.json -> cat; for captions and other files the whole stem, so that both can share a folder."""
     name = parse_annotation_name(source)
     return name.data_set if (name.task, name.version) == ("od", None) else as_path(source).stem

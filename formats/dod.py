@@ -1,7 +1,7 @@
-"""D3, described object detection: d3_json/d3_full_annotations.json and d3_pkl/{images,groups,sentences}.pkl.
+"""Reads D3 (described object detection): d3_json/d3_full_annotations.json, d3_pkl/{images,groups,sentences}.pkl.
 
-The categories are descriptions such as "a dog not being held by a leash". The pickles say which of them each image is
-asked for (those of its group; arXiv 2307.12813, section 3.4) and which speak of something absent.
+The categories are descriptions such as "a dog not being held by a leash". The pickles give the descriptions that each
+image is queried with (those of its group; arXiv 2307.12813, section 3.4), and those about the absence of something.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from formats.record import Record
 
 
 class DodDetails(NamedTuple):
-    """What D3 knows beyond boxes; the metric and the prompt need it.
+    """What the metric and the prompt need of D3 besides boxes.
 
     queried: file name -> labels of the descriptions of the image's group, ascending. absence: labels of the
-    descriptions that speak of something absent.
+    descriptions about the absence of something.
     """
 
     queried: dict[str, tuple[int, ...]]
@@ -30,12 +30,12 @@ class DodDetails(NamedTuple):
 
 
 def read_dod(ann_file: str | Path, omissions: Omissions | None = None) -> Iterator[Record]:
-    """The records of D3's JSON: the label is the description's id less one, the category its words."""
+    """Yields the records of D3's JSON: a label is the id of the description minus one, the category its text."""
     yield from read_coco_by_category_id(ann_file, omissions)
 
 
 def read_dod_details(pickles: str | Path) -> DodDetails:
-    """What the folder d3_pkl says. Raises InputError unless its pickles hold plain containers alone."""
+    """The details in the folder d3_pkl. Raises InputError if its pickles contain more than plain containers."""
     images, groups, sentences = (_load(Path(pickles) / f"{name}.pkl") for name in ("images", "groups", "sentences"))
     queries: dict[str, tuple[int, ...]] = {}
     for image_id, image in images.items():
@@ -54,5 +54,5 @@ def read_dod_details(pickles: str | Path) -> DodDetails:
 def _load(path: Path) -> Mapping[Any, dict]:
     content = read_plain_pickle(path)
     if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
-        raise InputError(path, "is not a table of entries by their ids", "expected the published file")
+        raise InputError(path, "is not a dict of entries by id", "expected the published file")
     return content

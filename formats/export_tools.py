@@ -1,8 +1,8 @@
-"""The programs whose corrected labels are read (`formats.exported`), by the names that the command line knows."""
+"""The labelling tools whose exports can be imported (`formats.exported`), by their names on the command line."""
 
 from __future__ import annotations
 
-TOLERANCE = 0.5  # pixels by which a side may differ and be the same: what rounding to whole pixels makes
+TOLERANCE = 0.5  # pixels by which sides of equal boxes may differ: the error of rounding to whole pixels
 
 TITLES = {
     "labelstudio": "Label Studio: the JSON of its tasks",

@@ -1,8 +1,8 @@
-"""What an export of a labelling tool says of its images, before it is known which of our images they are.
+"""Reads exports of labelling tools, before their images are matched with those of the data set.
 
-Names are those that the tool has: an address, a path on another machine, or a stem without suffix. Boxes stay in the
-tool's units, since some formats tell no image sizes. Nothing is left out in silence: a shape that is not an
-axis-aligned box is a problem of its image.
+Image names are as the tool has them: a URL, a path on another machine, or a file stem. Boxes stay in the tool's units,
+since some formats do not have image sizes. Nothing is dropped silently: a shape that is not an axis-aligned box is
+reported as a problem of its image.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class ExportedBox:
 class ExportedImage:
     """One image of an export.
 
-    name: its path or stem, with "/" between the parts. size: height, width in pixels; None where nothing tells it.
-    boxes: None where nobody has finished it. is_stem: the name has no suffix. relative: boxes are in fractions.
-    finished: the tool says that a person is done with it; None for a tool that does not tell.
+    name: its path or stem, with "/" between the parts. size: height, width in pixels; None if unknown. boxes: None if
+    nobody has finished it. is_stem: the name has no suffix. relative: boxes are in fractions of the image.
+    finished: whether a person has finished it; None if the tool does not record that.
     """
 
     location: str
@@ -58,7 +58,7 @@ class ExportedImage:
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """What some formats need. image_dir: where sizes are looked up. categories: YOLO's names, a list or their file."""
+    """Options of some formats. image_dir: images to look up sizes. categories: YOLO's names, or the file with them."""
 
     image_dir: Path | None = None
     categories: Sequence[str] | Path | None = None
@@ -67,10 +67,10 @@ class ExportOptions:
 def read_exported(
     tool: str, path: str | Path, on_problem: Problem, options: ExportOptions = ExportOptions()
 ) -> Iterator[ExportedImage]:
-    """Every image of an export. tool: a key of TOOLS.
+    """Yields every image of an export. tool: a key of TOOLS.
 
-    on_problem: takes what is wrong with one image, which is passed over. Raises InputError for an export that cannot be
-    read as a whole.
+    on_problem: receives the problems of single images, which are then skipped. Raises InputError if the export as a
+    whole cannot be read.
     """
     if not Path(path).exists():
         raise InputError(path, "does not exist", f"expected an export of {TOOLS[tool].title}")
@@ -103,15 +103,15 @@ def _refuse_lost(lost: dict[str, int], location: str) -> None:
 
 def _coco(path: Path, on_problem: Problem, options: ExportOptions) -> Iterator[ExportedImage]:
     content = load_coco(path, also_read=("attributes",))
-    turned = set()
+    rotated = set()
     for entry in content.annotations or ():
         attributes = entry.get("attributes")
         if isinstance(attributes, dict) and _is_turn(attributes.get("rotation")):
-            turned.add(entry.get("image_id"))
+            rotated.add(entry.get("image_id"))
     for image_id, record in zip(content.images, coco_records(content, image_dir=options.image_dir), strict=True):
         location = f"{path}: {record.filename}"
         with handed_to(on_problem):
-            if image_id in turned:
+            if image_id in rotated:
                 raise InputError(location, "contains rotated boxes", "expected upright boxes")
             yield _of_record(record, location)
 
@@ -166,7 +166,7 @@ def _yolo(path: Path, on_problem: Problem, options: ExportOptions) -> Iterator[E
 
 
 def _is_list(file: Path) -> bool:
-    """Whether it lists images: CVAT, datumaro and Darknet write such files beside the labels."""
+    """Whether it is a list of images, as CVAT, datumaro and Darknet write beside the labels."""
     lines = read_text(file, "save it as UTF-8").split("\n", 1)
     return PurePosixPath(lines[0].strip()).suffix.lower() in IMAGE_SUFFIXES
 
@@ -185,7 +185,7 @@ def _yolo_names(path: Path, categories: Sequence[str] | Path | None) -> Sequence
 
 @dataclass(frozen=True)
 class Tool:
-    """How a tool's export is read. holds_ignored: whether boxes that training ignores survive the way there."""
+    """How a tool's export is read. holds_ignored: whether its format can represent boxes marked `ignore`."""
 
     title: str
     read: Callable[[Path, Problem, ExportOptions], Iterator[ExportedImage]]

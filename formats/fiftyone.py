@@ -1,9 +1,9 @@
-"""FiftyOneImageDetectionDataset: labels.json, boxes as x, y, width, height in fractions of the image.
+"""Reads and writes FiftyOneImageDetectionDataset: labels.json, boxes as x, y, width, height in image fractions.
 
 {"classes": ["cat"], "labels": {"sub/a": [{"label": 0, "bounding_box": [...], "confidence": 0.5}], "b": null}}
 
-The images belong beside it as data/sub/a.jpg. null is an unlabelled image. FiftyOne's own exports
-may have null for the classes too; then each box has its name as its label.
+The images are in data/ beside it, data/sub/a.jpg. null is an unlabelled image. In FiftyOne's own exports the classes
+can also be null; then the label of a box is its class name.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _LARGEST_FRACTION = 2.0  # of an image; a model's boxes may leave it, but not by
 def read_fiftyone(
     folder: str | Path, image_dir: str | Path | None = None, omissions: Omissions | None = None
 ) -> Iterator[Record]:
-    """One record for each image of `image_dir` (by default data/ in the folder) that labels.json names.
+    """Yields a record for each image of `image_dir` (by default data/ in the folder) that labels.json lists.
 
-    omissions: takes attributes other than weight and ignore. Raises InputError for labels of no image, unknown classes
-    and broken boxes.
+    omissions: counts attributes other than weight and ignore. Raises InputError for labels without an image, unknown
+    classes and invalid boxes.
     """
     path = Path(folder) / "labels.json"
     content = load_json(path, _EXPECTED)
     classes = _classes(content, path)
-    known = {name: location for location, name in enumerate(classes)}
+    class_index = {name: index for index, name in enumerate(classes)}
     labels = content.get("labels")
     if not isinstance(labels, dict):
         raise InputError(path, "has no labels", _EXPECTED)
@@ -58,7 +58,7 @@ def read_fiftyone(
         instances = (
             None
             if entries is None
-            else tuple(_instance(each, classes, known, height, width, location) for each in entries)
+            else tuple(_instance(each, classes, class_index, height, width, location) for each in entries)
         )
         for entry in entries or ():
             count_unread(omissions, entry, _READ, "boxes")
@@ -69,14 +69,14 @@ def read_fiftyone(
 def read_labels_json(
     path: Path, on_problem: Callable[[InputError], None] | None = None
 ) -> Iterator[tuple[str, str, list[tuple[str, Box, bool]] | None]]:
-    """(location, key, boxes) of every entry of a labels.json, without its images; None for an unlabelled one.
+    """Yields (location, key, boxes) for every entry of a labels.json, without needing its images.
 
-    A box: (class, corners in fractions of the image, whether it is ignored). Raises InputError for unknown classes and
-    broken boxes; on_problem takes an entry's instead, which is passed over.
+    boxes: (class, corners in fractions of the image, ignore) for each; None for an unlabelled image. Raises InputError
+    for unknown classes and invalid boxes; on_problem receives those of an entry instead, which is then skipped.
     """
     content = load_json(path, _EXPECTED)
     classes = _classes(content, path)
-    known = {name: location for location, name in enumerate(classes)}
+    class_index = {name: index for index, name in enumerate(classes)}
     if not isinstance(content.get("labels"), dict):
         raise InputError(path, "has no labels", _EXPECTED)
     for key, entries in content["labels"].items():
@@ -84,13 +84,15 @@ def read_labels_json(
         with handed_to(on_problem):
             if entries is not None and not isinstance(entries, list):
                 raise InputError(location, f"contains a JSON {type(entries).__name__}", "expected a list or null")
-            found = None if entries is None else [_instance(each, classes, known, 1, 1, location) for each in entries]
-            boxes = None if found is None else [(each.category, each.box, each.ignore) for each in found]
-            yield location, key, boxes
+            if entries is None:
+                yield location, key, None
+                continue
+            found = [_instance(each, classes, class_index, 1, 1, location) for each in entries]
+            yield location, key, [(each.category, each.box, each.ignore) for each in found]
 
 
 def read_fiftyone_categories(folder: str | Path) -> tuple[str, ...]:
-    """The classes; where the file lists none, the names of its boxes, sorted."""
+    """The classes; if the file lists none, the names of its boxes, sorted."""
     path = Path(folder) / "labels.json"
     return _classes(load_json(path, _EXPECTED), path)
 
@@ -112,12 +114,12 @@ def _names_in(labels: Mapping[str, Any]) -> set[str]:
 
 
 def _instance(
-    entry: Any, classes: Sequence[str], known: Mapping[str, int], height: int, width: int, location: str
+    entry: Any, classes: Sequence[str], class_index: Mapping[str, int], height: int, width: int, location: str
 ) -> Instance:
-    """known: class -> its index."""
+    """The instance of a box. height, width: of the image in pixels; 1, 1 keeps the box in fractions."""
     label = entry.get("label") if isinstance(entry, dict) else None
     if isinstance(label, str):
-        label = known.get(label, label)
+        label = class_index.get(label, label)
     if not isinstance(label, int) or not 0 <= label < len(classes):
         raise InputError(location, f"label {label!r} is unknown", f"expected 0..{len(classes) - 1}, or a class by name")
     attributes: Mapping = entry.get("attributes") or {}
@@ -137,11 +139,11 @@ def _instance(
 def write_fiftyone(
     folder: str | Path, records: Iterable[Record], categories: Sequence[str], overwrite: bool = False
 ) -> Omissions:
-    """Writes labels.json into a new folder, whole or not at all; ignore and weight become attributes.
+    """Writes labels.json into a new folder, atomically; ignore and weight become attributes.
 
-    Put the images, or a link to their folder, beside it as data/. Raises InputError for captions, for two images of
-    one stem, for labels that `categories` does not have, and where the folder is there already; overwrite: replace one
-    that contains labels alone.
+    Put the images, or a link to their folder, beside it as data/. Raises InputError for captions, for two images with
+    the same stem, for labels that are not in `categories`, and if the folder exists. overwrite: replace a folder that
+    contains only labels.
     """
     labels: dict[str, list[dict] | None] = {}
     for record in records:

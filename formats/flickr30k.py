@@ -1,9 +1,9 @@
-"""Flickr30k Entities: Sentences/ID.txt with five captions an image, Annotations/ID.xml with the boxes of their phrases.
+"""Reads Flickr30k Entities: Sentences/ID.txt, five captions per image, and Annotations/ID.xml, the boxes of phrases.
 
 [/EN#283585/people A young girl] sleeps in [/EN#283586/vehicles a car] .
 
-The same entity keeps its number over the five captions. Entity 0 is nothing to be seen. An entity may have several
-boxes, and a box several entities; scenes and what is not boxed have none.
+An entity has the same number in all five captions. Entity 0 is not visible in the image. An entity may have several
+boxes, and a box several entities; scenes, and things that nobody could box, have no box.
 """
 
 from __future__ import annotations
@@ -26,12 +26,11 @@ _NOT_VISUAL = "0"
 def read_flickr30k(
     root: str | Path, split: str | Path | None = None, omissions: Omissions | None = None
 ) -> Iterator[Record]:
-    """One record for each caption, image by image; the file name is ID.jpg.
+    """Yields a record for each caption, image by image; the file name is ID.jpg.
 
-    root: the folder that has Sentences/ and Annotations/. split: a text file with one image ID a line; by default
-    all. A phrase without a box stays a region with none; omissions counts the phrases of nothing to be seen, which are
-    not regions, and the numbers that tie the captions of an image together. Raises InputError for broken markup, XML
-    that is none, and IDs without files.
+    root: the folder with Sentences/ and Annotations/. split: a text file with one image ID per line; by default all
+    images. A phrase without a box becomes a region without boxes. omissions counts the phrases of invisible things,
+    which are left out, and the entity numbers. Raises InputError for broken markup, invalid XML, and IDs without files.
     """
     sentences, annotations = (_folder(Path(root), name) for name in ("Sentences", "Annotations"))
     for image_id in _image_ids(sentences, split):
@@ -40,7 +39,7 @@ def read_flickr30k(
         for number, line in enumerate(_read_lines(path), start=1):
             caption, phrases = _parse(line, f"{path}:{number}")
             if omissions is not None:
-                omissions["phrases of nothing to be seen"] += len(_PHRASE.findall(line)) - len(phrases)
+                omissions["phrases of invisible things"] += len(_PHRASE.findall(line)) - len(phrases)
                 omissions["numbers of entities"] += len(phrases)
             regions = tuple(
                 Region(boxes.get(entity, ()), (caption[slice(*span)],), (span,)) for entity, span in phrases
@@ -76,7 +75,7 @@ def _read_lines(path: Path) -> list[str]:
 
 
 def _parse(line: str, location: str) -> tuple[str, list[tuple[str, Span]]]:
-    """The caption without its markup, and (entity, span) of each phrase that can be seen."""
+    """The caption without its markup, and (entity, span) of each phrase that is visible."""
     caption, phrases, done = "", [], 0
     for match in _PHRASE.finditer(line):
         caption += line[done : match.start()]
@@ -92,12 +91,12 @@ def _parse(line: str, location: str) -> tuple[str, list[tuple[str, Span]]]:
 
 
 def _boxes(path: Path) -> tuple[dict[str, tuple[Box, ...]], int, int]:
-    """entity -> boxes; height and width of the image."""
+    """Entity -> boxes; then height and width of the image."""
     root = xml_root(path)
     boxes: dict[str, list[Box]] = {}
     for index, entry in enumerate(root.iterfind("object")):
         if entry.find("bndbox") is None:
-            continue  # a scene, or nothing that could be boxed
+            continue  # a scene, or something that nobody could box
         location = f"{path}: object {index}"
         box = voc_box(entry, location)
         for name in _names(entry, location):

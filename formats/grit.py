@@ -1,6 +1,7 @@
-"""GRIT (Kosmos-2's grounded captions): lists of {"key", "caption", "height", "width", "ref_exps"}.
+"""Reads GRIT (the grounded captions of Kosmos-2): lists of {"key", "caption", "height", "width", "ref_exps"}.
 
-A referring expression is [start, end, x1, y1, x2, y2, score]: characters of the caption, fractions of the image.
+A referring expression is [start, end, x1, y1, x2, y2, score]: start and end in characters of the caption, the box in
+fractions of the image.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ _EXPECTED = "expected a list of GRIT's samples, or a folder of such files"
 
 
 def read_grit(source: str | Path, omissions: Omissions | None = None) -> Iterator[Record]:
-    """One record for each sample of a file, or of all files of a folder in the order of their names.
+    """Yields a record for each sample of a file, or of all files of a folder sorted by name.
 
-    A file is a JSON list, or what img2dataset makes of GRIT's published table: a shard's Parquet file or its tar.
-    Where a folder has several kinds, one is read: JSON before Parquet before tar. Rows whose image could not be fetched
-    are left out, and counted in `omissions`.
+    A file is a JSON list, or a shard that img2dataset makes from GRIT's published table, as Parquet or tar. If a folder
+    has several kinds, only one is read: JSON, else Parquet, else tar. Samples whose image could not be fetched are left
+    out and counted in `omissions`.
 
-    File names are "images/00000/000000012.jpg", as the reference lays them out (mmdet 3.3.0, grit2odvg.py). The
-    expressions' scores are kept; boxes of the same span make one region. The reference also drops captions with
-    foreign signs, with emoji and of 240 tokens or more, by what the tokenizer says; here every sample is read.
+    File names are "images/00000/000000012.jpg", as in the reference (mmdet 3.3.0, grit2odvg.py). Scores are kept;
+    boxes of the same span make one region. The reference also drops captions with non-English characters, with emoji,
+    or of 240 tokens or more; here every sample is read.
     """
     path = Path(source)
     kinds = [_shards(path, pattern) for pattern in _PATTERNS] if path.is_dir() else [[path]]
@@ -56,11 +57,12 @@ def read_grit(source: str | Path, omissions: Omissions | None = None) -> Iterato
 
 
 def _shards(folder: Path, pattern: str) -> list[Path]:
-    return sorted(path for path in folder.glob(pattern) if not path.name.endswith("_stats.json"))  # img2dataset's
+    # img2dataset writes *_stats.json beside its shards.
+    return sorted(path for path in folder.glob(pattern) if not path.name.endswith("_stats.json"))
 
 
 def _samples(file: Path) -> Iterator[tuple[Any, str]]:
-    """(sample, location) of each sample of a file."""
+    """Yields (sample, location) for each sample of a file."""
     if file.suffix == ".parquet":
         yield from _parquet_samples(file)
         return
@@ -84,7 +86,7 @@ def _parquet_samples(file: Path) -> Iterator[tuple[Any, str]]:
 
 
 def _tar_samples(file: Path) -> Iterator[tuple[Any, str]]:
-    """Each image's .json beside it."""
+    """The .json file beside each image in the archive."""
     try:
         with tarfile.open(file) as shard:
             for member in shard:
@@ -107,7 +109,7 @@ def _record(sample: Mapping, location: str) -> Record:
         return Record(f"images/{key[:5]}/{key}.jpg", height, width, caption=caption, regions=regions)
     except InputError:
         raise
-    except (ValueError, OverflowError) as error:  # the latter: a size beyond all floats
+    except (ValueError, OverflowError) as error:  # OverflowError: a size that no float can hold
         raise refused(location, error) from error
 
 
@@ -133,5 +135,5 @@ def _expression(value: Any, location: str) -> tuple[Span, Box, float]:
     except (TypeError, ValueError, OverflowError):
         raise InputError(location, f"{value!r} is not seven numbers", want) from None
     if not all(map(math.isfinite, (start, end))) or not (start.is_integer() and end.is_integer()):
-        raise InputError(location, f"span {start:g} to {end:g} is not whole", want)
+        raise InputError(location, f"span {start:g} to {end:g} is not in whole numbers", want)
     return (int(start), int(end)), (x1, y1, x2, y2), score

@@ -1,11 +1,11 @@
-"""Hugging Face's layout of an image folder with objects: a row an image, in metadata.jsonl beside it or in Parquet.
+"""Hugging Face's image folder with objects: a row per image, in metadata.jsonl beside the images or in Parquet.
 
 {"file_name": "images/a.jpg", "width": 640, "height": 480,
  "objects": {"bbox": [[x, y, width, height], ...], "categories": [0, ...]}}
 
-Boxes are in pixels. Categories are numbers, whose names the README.md above or the Parquet file declares, or are names
-themselves. `datasets.load_dataset` reads what is written here as it is. Older data sets have a list of objects, each
-with its bbox and category.
+Boxes are in pixels. Categories are numbers, with names declared in a README.md above or in the Parquet file, or they
+are names. `datasets.load_dataset` can load what is written here. Older data sets have a list of objects, each with its
+bbox and category.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from formats.omissions import Omissions, check_category, count_omissions, count_
 from formats.record import Box, Instance, Record, check_box
 
 BOX_FORMATS = ("xywh", "xyxy")
-_CATEGORY_KEYS = ("categories", "category", "category_id", "labels", "label")  # as public data sets spell it
+_CATEGORY_KEYS = ("categories", "category", "category_id", "labels", "label")  # names in public data sets
 _SCORE_KEYS = ("score", "scores")
 _LINE_KEYS = ("file_name", "image", "width", "height", "objects", "image_id")
-# What boxes and their order say again is not counted as left out.
+# Keys that are read, or redundant with the boxes and their order, are not counted as left out.
 _OBJECT_KEYS = frozenset({"bbox", *_CATEGORY_KEYS, *_SCORE_KEYS, "iscrowd", "id", "bbox_id", "area"})
-_EXPECTED = 'expected "objects" with "bbox" and "categories" of one length'
+_EXPECTED = 'expected "objects" with "bbox" and "categories" of equal length'
 
 
 def read_huggingface(
@@ -45,13 +45,13 @@ def read_huggingface(
     on_problem: Callable[[InputError], None] | None = None,
     omissions: Omissions | None = None,
 ) -> Iterator[Record]:
-    """One record for each row of a file (metadata.jsonl, Parquet), or of a split of a folder.
+    """Yields a record for each row of a file (metadata.jsonl, Parquet), or of a split in a folder.
 
-    File names are relative to the folder of the metadata.jsonl. Images inside Parquet have the names by which
-    `save_images` writes them. image_dir: where the images are, for rows without sizes (default: beside the file).
-    categories: the names in the order of their numbers, where nothing declares them. box_format: "xywh", or "xyxy" for
-    data sets that give two corners. iscrowd makes a box one to be ignored.
-    Raises InputError for a row that is not of this layout; on_problem takes it instead, and the row is passed over.
+    File names are relative to the folder of metadata.jsonl. Images inside Parquet have the names under which
+    `save_images` writes them. image_dir: the images, for rows without sizes (default: beside the file). categories: the
+    names in the order of their numbers, if they are not declared. box_format: "xywh", or "xyxy" for data sets with two
+    corners. iscrowd becomes ignore.
+    Raises InputError for a row that is not of this layout; on_problem receives it instead, and the row is skipped.
     """
     if box_format not in BOX_FORMATS:
         raise InputError("box_format", f"{box_format!r}", f"expected {' or '.join(BOX_FORMATS)}")
@@ -67,13 +67,13 @@ def read_huggingface(
 
 
 def read_huggingface_categories(path: str | Path, split: str | None = None) -> tuple[str, ...]:
-    """The names that the data set declares, in the order of their numbers; else those that its rows give, as met."""
+    """The declared category names in the order of their numbers; else those of the rows, in order of appearance."""
     source = HubSplit(path, split)
     if names := _declared(source):
         return names
     objects = _Objects([], fixed=False, corners=False)
     for row in source.rows():
-        with handed_to(lambda problem: None):  # whoever reads the records meets it
+        with handed_to(lambda problem: None):  # reported when the records are read
             objects.note_names(row.columns().get("objects"))
     return tuple(objects.names)
 
@@ -81,21 +81,21 @@ def read_huggingface_categories(path: str | Path, split: str | None = None) -> t
 def save_images(
     path: str | Path, folder: str | Path, split: str | None = None, only: Iterable[str] | None = None
 ) -> int:
-    """Writes the images that Parquet files hold into a folder, by the file names of their records; gives their number.
+    """Writes the images inside Parquet files to a folder, with the file names of their records; returns their number.
 
-    only: the file names that are written. Raises InputError where the images are files already.
+    only: write only these file names. Raises InputError if the images are separate files already.
     """
     return HubSplit(path, split).save_images(folder, None if only is None else frozenset(only))
 
 
 def _declared(source: HubSplit) -> tuple[str, ...]:
-    """By the Parquet file itself, else by a README.md above it."""
+    """The category names declared in the Parquet file, else in a README.md above it."""
     found = _class_names(source.features())
     return tuple(map(str, found)) if found else declared_names(source.first)
 
 
 def declared_names(metadata: Path) -> tuple[str, ...]:
-    """Looks in the folder of a metadata.jsonl and the two above it, since each split may have a folder."""
+    """The category names in a README.md in the folder of metadata.jsonl, or the two above, as splits have folders."""
     for folder in list(metadata.absolute().parents)[:3]:
         card = folder / "README.md"
         if card.is_file():
@@ -104,11 +104,11 @@ def declared_names(metadata: Path) -> tuple[str, ...]:
 
 
 def _names_of_card(card: Path) -> tuple[str, ...]:
-    text = read_text(card, "expected a text")
+    text = read_text(card, "expected UTF-8 text")
     if not text.startswith("---"):
         return ()
     header = text[3:].split("\n---", 1)[0]
-    if "&" in header and "*" in header:  # aliases can double without end
+    if "&" in header and "*" in header:  # nested aliases can grow exponentially
         raise InputError(card, "its YAML header has anchors", "expected a header without them")
     try:
         check_yaml_depth(header)
@@ -120,7 +120,7 @@ def _names_of_card(card: Path) -> tuple[str, ...]:
 
 
 def _class_names(value: Any) -> list[str]:
-    """The names of the first class label anywhere in the declared columns; in the column "objects" where there is one.
+    """The names of the first class label in the declared columns; of the column "objects" if there is one.
 
     A README.md has {"class_label": {"names": {"0": "cat"}}}, Parquet {"_type": "ClassLabel", "names": ["cat"]}.
     """
@@ -155,7 +155,7 @@ def _record(source: HubSplit, row: TableRow, columns: Mapping[str, Any], images:
 
 
 class _Objects:
-    """Reads what stands under "objects". names: grows by names that are met, unless they are fixed."""
+    """Reads the values of the column "objects". names: new names are appended as they occur, unless `fixed`."""
 
     def __init__(self, names: list[str], fixed: bool, corners: bool, omissions: Omissions | None = None) -> None:
         self.names, self._fixed, self._corners, self._omissions = names, fixed, corners, omissions
@@ -171,7 +171,8 @@ class _Objects:
         if labels is None and not boxes:
             labels = []
         if not isinstance(labels, list) or len(labels) != len(boxes):
-            raise InputError(location, f"has {many(len(boxes), 'box')} and other categories", _EXPECTED)
+            what = f"has {many(len(boxes), 'box')}, and not as many categories"
+            raise InputError(location, what, _EXPECTED)
         scores = _beside(boxes, next((columns[key] for key in _SCORE_KEYS if key in columns), None))
         crowds = _beside(boxes, columns.get("iscrowd"))
         for box, label, score, crowd in zip(boxes, labels, scores, crowds):
@@ -184,7 +185,7 @@ class _Objects:
                 raise refused(location, error) from error
 
     def note_names(self, found: Any) -> None:
-        """Adds the names of the categories that are texts; what is not a list of them, instances() refuses."""
+        """Adds the categories that are strings to the names; instances() reports anything invalid."""
         columns = _as_columns(found, "") if found is not None else {}
         labels = next((columns[key] for key in _CATEGORY_KEYS if key in columns), None)
         for label in labels if isinstance(labels, list) else ():
@@ -219,22 +220,22 @@ class _Objects:
 
 
 def _as_columns(found: Any, location: str) -> Mapping[str, Any]:
-    """Objects as lists by key, whether they come so or as a list of objects."""
+    """Objects as {key: list}, from that layout or from a list of objects."""
     if isinstance(found, dict):
         return found
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
-        raise InputError(location, "its objects are neither lists by key nor a list of objects", _EXPECTED)
+        raise InputError(location, '"objects" is neither {key: list} nor a list of objects', _EXPECTED)
     keys = dict.fromkeys(key for each in found for key in each)
     return {key: [each.get(key) for each in found] for key in keys} or {"bbox": []}
 
 
 def _list(columns: Mapping[str, Any], key: str, location: str) -> list[Any]:
-    """A list; empty where Parquet has null for it."""
+    """The list under a key; empty for a null in Parquet."""
     value = columns.get(key, columns)
     if value is None:
         return []
     if not isinstance(value, list):
-        raise InputError(location, "its objects have no list of boxes", _EXPECTED)
+        raise InputError(location, '"objects" has no list of boxes', _EXPECTED)
     return value
 
 
@@ -250,13 +251,12 @@ def write_huggingface(
     overwrite: bool = True,
     scored: bool | None = None,
 ) -> Omissions:
-    """Writes metadata.jsonl into the folder `path`, whole or not at all; gives what the layout has no place for.
+    """Writes metadata.jsonl into the folder `path`, atomically; returns counts of what the layout cannot hold.
 
-    folder: of the images, relative to it. All records are in memory at once. scored: whether boxes get a score, a
-    person's 1; None: if any has one. All splits must agree, since `load_dataset` wants equal columns.
-    Ignored boxes are left out, since every box is an object here. Images without labels have no "objects".
-    Raises InputError for captions and for labels that are not in `categories`; without overwrite, where the file is
-    there already.
+    folder: of the images, relative to `path`. All records are held in memory. scored: whether boxes get a score (1 for
+    a box of a person); None: if any box has one. All splits must agree, since `load_dataset` requires equal columns.
+    Ignored boxes are left out, since every box is an object here. Unlabelled images have no "objects".
+    Raises InputError for captions, for labels that are not in `categories`, and, without overwrite, if the file exists.
     """
     if not overwrite and (Path(path) / METADATA).exists():
         raise InputError(Path(path) / METADATA, "already exists", "expected another folder, or overwrite=True")
@@ -273,12 +273,12 @@ def write_huggingface(
 
 
 def has_scores(records: Iterable[Record]) -> bool:
-    """Whether any box has one: then all have, a person's 1, since Arrow cannot type a column without values."""
+    """Whether any box has a score. Then all get one (1 from a person), as Arrow cannot type a column of nulls."""
     return any(instance.score is not None for record in records for instance in record.instances or ())
 
 
 def metadata_line(record: Record, categories: Sequence[str], folder: str = "", scored: bool = True) -> dict[str, Any]:
-    """The object of a record's line. folder: of the images, relative to the metadata.jsonl."""
+    """The JSON object of a record's line. folder: of the images, relative to metadata.jsonl."""
     name = str(PurePosixPath(folder, record.filename))
     line: dict[str, Any] = {"file_name": name, "width": record.width, "height": record.height}
     if record.instances is not None:

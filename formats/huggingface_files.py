@@ -1,6 +1,6 @@
-"""The files of a Hugging Face data set: which belong to a split, their rows, and the images inside Parquet.
+"""Finds the files of a split of a Hugging Face data set, and reads their rows and the images inside Parquet.
 
-A split is one metadata.jsonl (or metadata.parquet) beside its images, or Parquet files that may hold the images too:
+A split is one metadata.jsonl (or metadata.parquet) beside its images, or Parquet files that may contain the images:
 train/metadata.jsonl, data/train-00000-of-00002.parquet, train/0000.parquet.
 """
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 METADATA = "metadata.jsonl"
 _METADATA_NAMES = (METADATA, "metadata.parquet")
 _SHARD = re.compile(r"(?P<split>.+?)-\d{5}-of-\d{5}(-[0-9a-f]+)?")
-_ONLY_SPLIT = "train"  # what `datasets` calls the split of a folder without splits
-_BATCH, _IMAGES_AT_ONCE = 1000, 16  # rows in memory; fewer with their images
+_ONLY_SPLIT = "train"  # the name that `datasets` gives to the split of a folder without splits
+_BATCH, _IMAGES_AT_ONCE = 1000, 16  # rows in memory, without and with their images
 _READ = ("file_name", "width", "height", "objects")
 _KNOWN = frozenset({*_READ, "image", "image_id"})
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif"}
@@ -39,7 +39,7 @@ _EXPECTED = "expected Parquet files or a metadata.jsonl, as `datasets` reads the
 
 
 class TableRow(NamedTuple):
-    """number: in its split, from 0. values: of its columns, or the text of a line. folder: of its file."""
+    """A row. number: in its split, from 0. values: {column: value}, or the text of a line. folder: of its file."""
 
     number: int
     values: Mapping[str, Any] | str
@@ -47,7 +47,7 @@ class TableRow(NamedTuple):
     folder: Path
 
     def columns(self) -> Mapping[str, Any]:
-        """The values. Raises InputError for a line that is no JSON object."""
+        """The values by column. Raises InputError for a line that is not a JSON object."""
         if not isinstance(self.values, str):
             return self.values
         try:
@@ -60,19 +60,20 @@ class TableRow(NamedTuple):
 
 
 def holds_split(folder: Path) -> bool:
-    """Whether a folder looks like such a data set."""
+    """Whether a folder looks like a Hugging Face data set."""
     return any((folder / name).is_file() for name in _METADATA_NAMES) or bool(_splits(folder))
 
 
 def files_of_split(path: str | Path, split: str | None = None) -> list[Path]:
-    """The file, or those of a split of a folder; a folder with one split needs no name of it.
+    """The files of a split of a folder, or [path] for a file. A folder with a single split needs no `split`.
 
-    Raises InputError where there are none, several splits, or a split whose files lie in several folders.
+    Raises InputError if there are no files, if there are several splits and none is named, or if the files of the split
+    are in several folders.
     """
     path = Path(path)
     if not path.is_dir():
         if split is not None:
-            raise InputError("--split", f"{split!r}, and {path} is a file", "leave it out, or name the folder")
+            raise InputError("--split", f"is {split!r}, but {path} is a file", "leave it out, or pass the folder")
         return [path]
     splits = _splits(path)
     if not splits:
@@ -84,7 +85,7 @@ def files_of_split(path: str | Path, split: str | None = None) -> list[Path]:
         raise InputError(path, f"has no split {name!r}", expected_one_of(splits, name))
     if len(folders := {file.parent for file in splits[name]}) > 1:
         listed = ", ".join(sorted(str(each.relative_to(path)) for each in folders))
-        raise InputError(path, f"has split {name} in {listed}", "expected the folder of one of them")
+        raise InputError(path, f"has split {name} in several folders: {listed}", "pass one of these folders")
     return splits[name]
 
 
@@ -108,7 +109,7 @@ def _split_of(file: Path, folder: Path) -> str:
 
 
 class HubSplit:
-    """The rows of a split. Raises InputError where its files cannot be read."""
+    """A split of a data set. Raises InputError if its files cannot be read."""
 
     def __init__(self, path: str | Path, split: str | None = None) -> None:
         self.files = files_of_split(path, split)
@@ -116,9 +117,9 @@ class HubSplit:
         self.in_tables = self.first.suffix == ".parquet"
 
     def rows(self, omissions: Omissions | None = None) -> Iterator[TableRow]:
-        """Every row, with the bytes of its image where size or name are in them alone.
+        """Yields every row, including the bytes of its image if only they have its size or format.
 
-        omissions: takes the columns that are passed over, once a row.
+        omissions: counts each unread column, once per row.
         """
         number = 0
         for file in self.files:
@@ -140,10 +141,10 @@ class HubSplit:
                 yield f"{file}: row {index}", values
 
     def filename(self, row: TableRow, columns: Mapping[str, Any]) -> str:
-        """What the image of a row is called, relative to the folder of the images.
+        """The file name of a row's image, relative to the folder of the images.
 
-        An image inside a table keeps its name without folders, after the row's number where others have the name too;
-        one without a name is called by that number.
+        An image inside a table keeps its name without folders, preceded by the row's number if the name is not unique;
+        one without a name is named after that number.
         """
         image = columns.get("image")
         name = columns.get("file_name") or (image.get("path") if isinstance(image, dict) else image)
@@ -158,12 +159,12 @@ class HubSplit:
         return f"{row.number:06d}_{name}" if name in self._shared_names else name
 
     def header(self, row: TableRow, columns: Mapping[str, Any]) -> Any:
-        """Size and format of the image that a row holds. Raises InputError where it holds none."""
+        """Size and format of the image inside a row. Raises InputError if the row contains none."""
         return image_header(BytesIO(_content(row, columns)), row.location)
 
     @cached_property
     def embedded(self) -> bool:
-        """Whether the rows hold their images."""
+        """Whether the rows contain their images."""
         if not self.in_tables:
             return False
         with _opened(self.first) as table:
@@ -174,7 +175,7 @@ class HubSplit:
 
     @cached_property
     def _names(self) -> Counter[str]:
-        """What the images inside the tables are called there, without folders; "" those without a name."""
+        """Counts of the names of images inside the tables, without folders; "" for those without a name."""
         counts: Counter[str] = Counter()
         for file in self.files if self.embedded else ():
             with _opened(file) as table:
@@ -195,22 +196,22 @@ class HubSplit:
         return self.embedded and (not has_size or self._names[""] > 0)
 
     def features(self) -> Any:
-        """What the tables declare of their columns; None where nothing does."""
+        """The features that `datasets` declares in Parquet's metadata; None if there are none."""
         if not self.in_tables:
             return None
         with _opened(self.first) as table:
             declared = (table.schema_arrow.metadata or {}).get(_FEATURES_KEY)
-        value = None if declared is None else parse_json(declared, self.first, "expected what `datasets` writes there")
+        value = None if declared is None else parse_json(declared, self.first, "expected the metadata of `datasets`")
         info = value.get("info") if isinstance(value, dict) else None
         return info.get("features") if isinstance(info, dict) else None
 
     def save_images(self, folder: str | Path, only: Collection[str] | None = None) -> int:
-        """Writes the images that the rows hold, by the names of `filename`; gives their number.
+        """Writes the images inside the rows under the names of `filename`; returns their number.
 
-        only: the names to write. Raises InputError where the images are files already.
+        only: write only these names. Raises InputError if the images are separate files already.
         """
         if not self.embedded:
-            raise InputError(self.first, "holds no images", "leave --save-images out: they are files beside it")
+            raise InputError(self.first, "contains no images", "leave --save-images out: they are files beside it")
         count = number = 0
         for file in self.files:
             with _opened(file) as table:
@@ -232,7 +233,7 @@ def _write_image(path: Path, content: bytes) -> None:
 def _content(row: TableRow, columns: Mapping[str, Any]) -> bytes:
     content = _image_part(columns, "bytes")
     if not isinstance(content, bytes) or not content:
-        raise InputError(row.location, "holds no image", "expected its bytes, as the other rows hold theirs")
+        raise InputError(row.location, "contains no image", "expected its bytes, as in the other rows")
     return content
 
 

@@ -1,4 +1,4 @@
-"""Image files: which there are, how large they are, and where a file name in a data file may point."""
+"""Image files: listing them, their sizes, decoding, and safe joining of file names from data files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from formats.record import Record
 
 _log = logging.getLogger(__name__)
 
-# What Pillow opens and is a picture; not its readers of plots, movies and pages.
+# Raster image formats that Pillow opens, without plots, movies and documents.
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".avifs"})
 IMAGE_SUFFIXES |= {".tif", ".tiff", ".gif", ".bmp", ".dib", ".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"}
 IMAGE_SUFFIXES |= {".tga", ".icb", ".vda", ".vst", ".ppm", ".pgm", ".pbm", ".pnm", ".pcx", ".qoi", ".sgi"}
@@ -36,37 +36,38 @@ if find_spec("pillow_heif") is not None:  # groundhog[heic]
     pillow_heif.register_heif_opener()
     IMAGE_SUFFIXES |= _HEIF_SUFFIXES
 
-# Files that lie beside images and that nobody takes for one.
+# Files often found beside images, which are skipped without a warning.
 _COMPANIONS = frozenset({".txt", ".xml", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".toml", ".md", ".html"})
 _COMPANIONS |= {".parquet", ".npy", ".npz", ".pt", ".pth", ".py", ".sh", ".log", ".zip", ".db", ".ini"}
 
 _ORIENTATION_TAG = 0x0112
 _SIDEWAYS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap height and width
 
-# What Pillow's readers raise on bytes that are not what their first bytes promise.
+# What Pillow raises for malformed images.
 _BROKEN_IMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-# A file of half a megabyte can hold a picture of gigabytes. Pillow refuses above this, and only warns above a half.
+# A file of half a megabyte can decode to gigabytes. Pillow raises above this many pixels, and warns above half of it.
 MAX_PIXELS = 178_956_970
 MAX_PIXELS_VARIABLE = "GROUNDHOG_MAX_IMAGE_PIXELS"  # in the environment, so that every worker process has it
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # bounded here
-DECODED_AT_ONCE = 1 << 26  # pixels over all threads of a process; a larger picture is decoded when no other is
-_STRIP = 1 << 22  # pixels that are converted at once
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # our own limit applies
+DECODED_AT_ONCE = 1 << 26  # pixels that all threads of a process decode at once; a larger image is decoded alone
+_STRIP = 1 << 22  # pixels that are converted to RGB at once
 # The background that the reference puts behind transparent greyscale images (close to ImageNet's mean).
 TRANSPARENT = (124, 117, 104)
 
-_LONGEST_NAME = 255  # bytes of one part of a path, beyond which file systems answer with an error of their own
+_LONGEST_NAME = 255  # bytes of one part of a path, the limit of most file systems
 
 SIZE_REMEDY = "expected the size after EXIF rotation"
 
 
 def list_images(folder: str | Path) -> list[str]:
-    """Every image under `folder`, as sorted paths relative to it with "/" between the parts.
+    """The images under `folder`, as sorted paths relative to it, with "/" between the parts.
 
-    Told by suffix, and where a file has none by its first bytes. Other files that are no companions of images (labels,
-    tables) are counted in a warning. Hidden files and folders are skipped; symbolic links to folders are followed,
-    each real folder once. Raises InputError when `folder` is not a folder, and for one below it that cannot be read.
+    Images are recognised by their suffix; files without a suffix by their first bytes. A warning counts other files,
+    except those that usually lie beside images, such as labels and tables. Hidden files and folders are skipped;
+    symbolic links to folders are followed, visiting each real folder once. Raises InputError if `folder` is not a
+    folder, or a folder below it cannot be read.
     """
     root = as_path(folder)
     if is_address(root):
@@ -76,7 +77,7 @@ def list_images(folder: str | Path) -> list[str]:
     found: list[str] = []
     for directory, subfolders, names in os.walk(root, onerror=_refuse_folder, followlinks=True):
         real = os.path.realpath(directory)
-        if real in visited:  # a link in a circle
+        if real in visited:  # a symbolic link to a folder that was listed already
             subfolders.clear()
             continue
         visited.add(real)
@@ -104,24 +105,24 @@ def check_folder(folder: str | Path) -> None:
 
 def _images_among(root: Path, names: Sequence[str]) -> list[str]:
     images: list[str] = []
-    passed_over: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     for name in names:
         suffix = PurePosixPath(name).suffix.lower()
         if suffix in IMAGE_SUFFIXES or (not suffix and _opens_as_image(root / name)):
             images.append(name)
         elif suffix not in _COMPANIONS:
-            passed_over[suffix or "without suffix"] += 1
-    if passed_over and (str(root), str(passed_over)) not in _said:
-        _said.add((str(root), str(passed_over)))
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(passed_over.items()))
-        remedy = "; groundhog[heic] reads HEIC" if _HEIF_SUFFIXES.intersection(passed_over) else ""
-        count = passed_over.total()
+            skipped[suffix or "without suffix"] += 1
+    if skipped and (str(root), str(skipped)) not in _warned:
+        _warned.add((str(root), str(skipped)))
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(skipped.items()))
+        remedy = "; groundhog[heic] reads HEIC" if _HEIF_SUFFIXES.intersection(skipped) else ""
+        count = skipped.total()
         what = f"{many(count, 'file')} {verb(count, 'is', 'are')} not read as images"
         _log.warning("%s: %s: %s%s", root, what, kinds, remedy)
     return images
 
 
-_said: set[tuple[str, str]] = set()  # every stage lists its folder; once is enough
+_warned: set[tuple[str, str]] = set()  # every stage lists its folder, but each warning is logged once
 
 
 def _opens_as_image(path: Path) -> bool:
@@ -143,7 +144,7 @@ def _open_file(path: str | Path) -> IO[bytes]:
 
 
 def _list_address(root: Path) -> list[str]:
-    """The same of a folder that lies elsewhere; a store has no links."""
+    """list_images for a URL; object stores have no links."""
     below = root.path.rstrip("/") + "/"  # type: ignore[attr-defined]  # of UPath
     names = [found.removeprefix(below) for found in root.fs.find(root.path)]  # type: ignore[attr-defined]
     if not names:
@@ -153,29 +154,29 @@ def _list_address(root: Path) -> list[str]:
 
 
 def _refuse_folder(error: OSError) -> None:
-    """Its images would silently be missing from everything that follows."""
+    """Raised because its images would otherwise be missing silently."""
     what = f"cannot be listed ({error.strerror})"
     raise InputError(error.filename, what, "expected a folder that can be read") from error
 
 
 def read_images(folder: str | Path, on_problem: Callable[[InputError], None] | None = None) -> Iterator[Record]:
-    """An unlabelled record for each image under `folder`, in the order of their names.
+    """Yields an unlabelled record for each image under `folder`, sorted by name.
 
-    Raises InputError for a folder without images, and for an image whose header cannot be read; on_problem takes that
-    instead, and it is passed over.
+    Raises InputError for a folder without images, and for an image whose header cannot be read; on_problem receives
+    the latter instead, and the image is skipped.
     """
     filenames = list_images(folder)
     if not filenames:
-        raise InputError(folder, "no images there", "expected a folder of .jpg, .png or other images")
+        raise InputError(folder, "contains no images", "expected a folder of .jpg, .png or other images")
     for filename in filenames:
         with handed_to(on_problem):
             yield Record(filename, *image_size(as_path(folder) / filename))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) in pixels after the EXIF turn, from the file's header; no pixel is decoded.
+    """(height, width) in pixels after EXIF rotation, from the file's header, without decoding pixels.
 
-    Raises InputError when the file is missing, empty or no image, or has more than max_pixels() pixels.
+    Raises InputError if the file is missing, empty or not an image, or has more than max_pixels() pixels.
     """
     path = as_path(path)
     if not path.is_file():
@@ -191,7 +192,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 class ImageHeader(NamedTuple):
-    """height, width: in pixels after the EXIF turn. format: as Pillow calls it, such as "JPEG"."""
+    """height, width: in pixels after EXIF rotation. format: Pillow's name of it, such as "JPEG"."""
 
     height: int
     width: int
@@ -199,15 +200,15 @@ class ImageHeader(NamedTuple):
 
 
 def image_header(stream: IO[bytes], location: object) -> ImageHeader:
-    """What the first bytes of an image file say; no pixel is decoded. Raises InputError as image_size does."""
+    """Reads the header of an image file, without decoding pixels. Raises InputError as image_size does."""
     try:
         with _opened(str(location), stream) as image:
             width, height = image.size
             kind = image.format or ""
-            # The base class's getexif: the PNG reader's own would decode the whole picture in search of
-            # metadata behind the pixels.
+            # getexif of the base class: that of the PNG plugin would decode the whole image to find
+            # metadata after the pixels.
             turned = not _turns_on_load(image) and Image.Image.getexif(image).get(_ORIENTATION_TAG) in _SIDEWAYS
-    except UnidentifiedImageError as error:  # its own words name the open file, which is another thing everywhere
+    except UnidentifiedImageError as error:  # its message contains the repr of the open file, which varies
         raise InputError(
             location, "cannot be read as an image (no known format)", "expected a JPEG, PNG or other image file"
         ) from error
@@ -221,7 +222,7 @@ def image_header(stream: IO[bytes], location: object) -> ImageHeader:
 
 
 class DecodedImage(NamedTuple):
-    """pixels: (h, w, 3) uint8 RGB, upright, perhaps reduced. height, width: of the stored picture, turned upright."""
+    """pixels: (h, w, 3) uint8 RGB, upright, possibly reduced. height, width: of the full image, upright."""
 
     pixels: np.ndarray
     height: int
@@ -229,12 +230,12 @@ class DecodedImage(NamedTuple):
 
 
 def decode_image(path: str | Path, longest: int | None = None, whole_below: int = 0) -> DecodedImage:
-    """The first picture of a file: EXIF turn applied, more than 8 bits scaled down, transparency in RGB passed over.
+    """Decodes the first frame of a file: EXIF rotation applied, scaled to 8 bits, the alpha channel of RGBA dropped.
 
-    longest: pixels along the longer side that are enough; a larger picture is decoded at a half, a third, … in less
-    time and memory, so that at least these are left. whole_below: pixels of a picture that is decoded whole all the
-    same. Threads share a bound, DECODED_AT_ONCE, on what they decode at once.
-    Raises InputError, naming the file, when it is missing, is not an image, cannot be decoded completely, or has more
+    longest: pixels that the caller needs along the longer side; a larger image is decoded at a half, a third, …, to
+    save time and memory, with at least as many left. whole_below: images of up to this many pixels are decoded at full
+    size in any case. Threads share a limit, DECODED_AT_ONCE, on what they decode at once.
+    Raises InputError, naming the file, if it is missing, is not an image, cannot be decoded completely, or has more
     than max_pixels() pixels.
     """
     with _named_errors(path), _open_file(path) as stream, _opened(path, stream) as image:
@@ -245,16 +246,17 @@ def decode_image(path: str | Path, longest: int | None = None, whole_below: int 
             image.draft(image.mode, (max(1, int(width * enough)), max(1, int(height * enough))))
         with _turn_to_decode(image.width * image.height):
             pixels = _rgb_of(image, max(1, int(max(image.size) / longest)) if longest else 1)
-            orientation = image.getexif().get(_ORIENTATION_TAG, 1)  # 1 of a TIFF, which Pillow has turned
+            orientation = image.getexif().get(_ORIENTATION_TAG, 1)  # 1 for a TIFF, which Pillow rotates on loading
             pixels = turned(pixels, orientation)
     return DecodedImage(pixels, *((width, height) if orientation in _SIDEWAYS else (height, width)))
 
 
 def decode_strips(path: str | Path, rows: int, take: Callable[[int, np.ndarray], None]) -> tuple[int, int, int]:
-    """Decodes a picture at full size and gives it away strip by strip, so that there is no second whole picture.
+    """Decodes an image at full size and passes it on strip by strip, which avoids a second full-size copy.
 
-    take: gets the first row of each strip, and its pixels, (at most rows, W, 3) uint8 RGB, as stored: not turned.
-    Returns (height, width) as stored and the EXIF orientation, for `turned`. Raises InputError as decode_image.
+    take: called with the first row of each strip and its pixels, (at most rows, W, 3) uint8 RGB, as stored, without
+    EXIF rotation. Returns the stored height and width and the EXIF orientation, for `turned`. Raises InputError as
+    decode_image does.
     """
     with _named_errors(path), _open_file(path) as stream, _opened(path, stream) as image:
         with _turn_to_decode(image.width * image.height):
@@ -268,7 +270,7 @@ def decode_strips(path: str | Path, rows: int, take: Callable[[int, np.ndarray],
 
 @contextmanager
 def _named_errors(path: str | Path) -> Iterator[None]:
-    """What decoders raise, as InputError that names the file."""
+    """Turns errors of decoders into InputErrors that name the file."""
     try:
         yield
     except FileNotFoundError as error:
@@ -282,7 +284,7 @@ def _named_errors(path: str | Path) -> Iterator[None]:
 
 
 def max_pixels() -> int | None:
-    """The pixels that a picture may have: MAX_PIXELS, or what GROUNDHOG_MAX_IMAGE_PIXELS says; None: any number."""
+    """The pixels that an image may have: GROUNDHOG_MAX_IMAGE_PIXELS, else MAX_PIXELS; None for no limit."""
     text = os.environ.get(MAX_PIXELS_VARIABLE, "").strip()
     if not text:
         return MAX_PIXELS
@@ -292,7 +294,7 @@ def max_pixels() -> int | None:
 
 
 def _opened(path: str | Path, stream: IO[bytes]) -> Image.Image:
-    """Image.open with our limit in place of Pillow's, which cannot be distinguished from a damaged file."""
+    """Image.open with our limit and our message instead of Pillow's, which does not say what to do."""
     limit = max_pixels()
     if limit != MAX_PIXELS:
         Image.MAX_IMAGE_PIXELS = limit
@@ -329,7 +331,7 @@ def _turn_to_decode(pixels: int) -> Iterator[None]:
 
 
 def _decode_anew() -> None:
-    """In a forked child: the threads that were decoding are not there."""
+    """Resets the state in a forked child, where the parent's decoding threads do not exist."""
     global _decoding, _decoded
     _decoding, _decoded = 0, Condition()
 
@@ -359,7 +361,7 @@ def _rgb_of(image: Image.Image, factor: int) -> np.ndarray:
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Pixels as stored -> upright. orientation: EXIF's, 1 to 8."""
+    """Stored pixels -> upright. orientation: of EXIF, 1 to 8."""
     if orientation in _SIDEWAYS:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
@@ -383,10 +385,10 @@ def _to_rgb(image: Image.Image, extremes: tuple[float, float]) -> Image.Image:
 
 
 def _grey(image: Image.Image, extremes: tuple[float, float]) -> Image.Image:
-    """Grey values of more than 8 bits, scaled linearly; Pillow itself would clip them at 255.
+    """Scales grey values of more than 8 bits linearly to 8 bits; Pillow would clip them at 255.
 
-    Integers span 16 bits, the only range that such files have in practice. Floating-point images ("F") have no fixed
-    range: theirs is `extremes`.
+    Integers are taken as 16 bits, the only range found in practice. Floating-point images ("F") have no fixed range;
+    `extremes` is theirs.
     """
     values = np.asarray(image)
     if image.mode.startswith("I"):
@@ -397,7 +399,7 @@ def _grey(image: Image.Image, extremes: tuple[float, float]) -> Image.Image:
 
 
 def _extremes(image: Image.Image) -> tuple[float, float]:
-    """The smallest and the largest finite value of a floating-point image; 0, 0 where it has none."""
+    """The smallest and the largest finite value of a floating-point image; 0, 0 if it has none."""
     values = np.asarray(image)
     finite = values[np.isfinite(values)]
     return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
@@ -406,10 +408,10 @@ def _extremes(image: Image.Image) -> tuple[float, float]:
 def check_size(
     filename: str, actual: tuple[int, int], recorded: tuple[int, int], whose: str, remedy: str = SIZE_REMEDY
 ) -> None:
-    """Boxes in pixels of one picture are wrong for another: one that was replaced, resized, or sized before rotation.
+    """Raises InputError if an image does not have the recorded size, since its boxes would then be wrong.
 
-    actual, recorded: height, width. whose: who says the recorded size, "labels say" or "record says".
-    Raises InputError when they differ.
+    Typically it was replaced or resized, or its size was recorded before EXIF rotation. actual, recorded: height,
+    width. whose: where the recorded size comes from, "labels say" or "record says".
     """
     if actual != recorded:
         what = f"the image is {actual[1]}x{actual[0]}, its {whose} {recorded[1]}x{recorded[0]}"
@@ -417,7 +419,7 @@ def check_size(
 
 
 def stored_box(box: Sequence[int], height: int, width: int, orientation: int) -> tuple[int, int, int, int]:
-    """Where a part of the upright picture, x1, y1, x2, y2, lies in the stored one. height, width: of the upright."""
+    """A box of the upright image, x1, y1, x2, y2, in the image as stored. height, width: of the upright image."""
     x1, y1, x2, y2 = box
     if orientation in (2, 3, 6, 7):
         x1, x2 = width - x2, width - x1
@@ -427,19 +429,19 @@ def stored_box(box: Sequence[int], height: int, width: int, orientation: int) ->
 
 
 def _turns_on_load(image: Image.Image) -> bool:
-    """Pillow's TIFF reader applies the turn by itself and already gives the turned size."""
+    """Whether Pillow applies the EXIF rotation itself and reports the rotated size, as it does for TIFF."""
     return image.format == "TIFF"
 
 
 def with_slashes(filename: str) -> str:
-    """A file name of a data file with "/" between its parts, as image folders are listed; Windows has a backslash."""
+    """A file name with "/" instead of Windows' backslashes, as list_images returns it."""
     return filename.replace("\\", "/")
 
 
 def find_below(folder: str | Path, filename: str) -> str | None:
-    """The file name, without as many of its leading folders as it takes to be a file below `folder`; None if none is.
+    """The longest tail of a path that is a file below `folder`; None if there is none.
 
-    For addresses of a server, whose root is another folder than that of the images.
+    For URLs of a server whose root is not the image folder.
     """
     parts = PurePosixPath(with_slashes(filename).lstrip("/")).parts
     if ".." in parts or "\0" in filename:
@@ -466,11 +468,11 @@ def leads_out(filename: str) -> bool:
 
 
 def safe_join(root: str | Path, filename: str) -> Path:
-    """root / filename, for file names that come out of data files.
+    """root / filename, for file names from data files, which are not trusted.
 
-    Raises InputError for an empty name, an absolute path or one with "..". The check is on the name alone: a
-    symbolic link inside the root may lead elsewhere, since image folders are often links to another disk, and
-    whoever can put a link into the root could have put the file there.
+    Raises InputError for an empty name, an absolute path or one with "..". Only the name is checked: symbolic links
+    inside the root may lead elsewhere, since image folders are often links to another disk, and someone who can create
+    a link in the root could as well put the file there.
     """
     name = os.fspath(filename)
     windows = PureWindowsPath(name)
@@ -480,11 +482,11 @@ def safe_join(root: str | Path, filename: str) -> Path:
         )
     if PurePosixPath(name).is_absolute() or windows.drive or windows.root:
         raise InputError(root, f"file name {name!r} is absolute", "expected a path relative to the image folder")
-    if "://" in name or ("::" in name and is_address(root)):  # fsspec would take it for another address
+    if "://" in name or ("::" in name and is_address(root)):  # fsspec would take it for another URL
         raise InputError(root, f"file name {name!r} is an address", "expected a path relative to the image folder")
     if any(len(part.encode("utf-8", "surrogatepass")) > _LONGEST_NAME for part in windows.parts) or len(name) > 4000:
         raise InputError(root, f"file name {name[:40]!r}… is too long", "expected a path relative to the image folder")
-    if ".." in windows.parts:  # Windows rules split at both kinds of slash
+    if ".." in windows.parts:  # Windows paths split at both kinds of slash
         raise InputError(
             root, f"file name {name!r} leaves its folder by '..'", "expected a path inside the image folder"
         )

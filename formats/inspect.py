@@ -1,4 +1,4 @@
-"""`groundhog check` and `groundhog stats`: what is wrong with an annotation file, and what is in it."""
+"""`groundhog check` and `groundhog stats`: problems of an annotation file, and statistics of its content."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _ODVG = ("odvg", "open-groundingdino")
 
 
 def check(source: str | Path, source_format: str | None = None, **options: Any) -> Iterator[InputError]:
-    """Every problem of an annotation file, in its order; the location of an ODVG problem is `file:line`.
+    """Yields the problems of an annotation file in order; in ODVG their location is `file:line`.
 
-    A label map beside an ODVG file, `X_label_map.json`, is compared with its names; the images in image_dir, if
-    any, with its file names and sizes. options: as for formats.convert.convert; omissions counts what is not read but
-    is not a problem.
+    The names in an ODVG file are compared with the label map beside it, `X_label_map.json`; file names and sizes with
+    the images in the option image_dir, if given. options: as for formats.convert.convert; omissions counts what is not
+    read but is not a problem.
     """
     source_format = source_format or guess_format(source)
     image_dir = options.get("image_dir")
@@ -59,7 +59,7 @@ def _is_empty(source: str | Path) -> InputError:
 
 
 def _names_of(source: str | Path, source_format: str, options: dict[str, Any]) -> dict[int, str]:
-    """The names that the source declares, used or not; {} where it declares none, or is too broken to say."""
+    """Label -> name as the source declares them, used or not; {} if it declares none or they cannot be read."""
     if source_format not in formats.CATEGORIES:
         return {}
     try:
@@ -70,7 +70,7 @@ def _names_of(source: str | Path, source_format: str, options: dict[str, Any]) -
 
 
 def statistics(source: str | Path, source_format: str | None = None, **options: Any) -> Statistics:
-    """Counts over an annotation file; raises InputError at its first broken entry."""
+    """Statistics of an annotation file. Raises InputError at its first invalid entry."""
     source_format = source_format or guess_format(source)
     counted = statistics_of(with_progress(_records(source, source_format, options)))
     if source_format in _ODVG:
@@ -79,8 +79,8 @@ def statistics(source: str | Path, source_format: str | None = None, **options: 
 
 
 def _quarantined_lines(path: Path) -> int:
-    """The lines that every reader passes over."""
-    with open(path, "rb") as stream:  # a JSON array has a record a line too, between brackets and commas
+    """The number of lines that every reader skips."""
+    with open(path, "rb") as stream:  # a JSON array may also have a record per line, with brackets and commas
         return sum(is_quarantined(line.strip().removeprefix(codecs.BOM_UTF8).strip(b"[], ")) for line in stream)
 
 

@@ -1,4 +1,4 @@
-"""Label maps, {"0": "cat", "1": "dog"}: the category name of each label; and lists of names."""
+"""Label maps, {"0": "cat", "1": "dog"}, which give each label its category name; and files with lists of names."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _REMEDY = 'expected {"0": "cat", "1": "dog"}'
 
 
 def read_label_map(path: str | Path) -> dict[int, str]:
-    """label -> category name, in the order of the labels.
+    """Label -> category name, in the order of the labels.
 
-    Raises InputError when the file is missing or not a label map, or lists a label twice.
+    Raises InputError if the file is missing, is not a label map, or lists a label twice.
     """
     try:
         pairs = parse_json(as_path(path).read_text(encoding="utf-8-sig"), path, _REMEDY, _Pairs)
@@ -43,23 +43,23 @@ def read_label_map(path: str | Path) -> dict[int, str]:
         if label in names:
             raise InputError(path, f"label {key} is listed twice", "expected unique labels")
         if not isinstance(name, str) or not name.strip():
-            raise InputError(path, f"label {key} has the name {name!r}", "expected a non-empty text")
+            raise InputError(path, f"label {key} has the name {name!r}", "expected a non-empty string")
         names[label] = name
     return dict(sorted(names.items()))
 
 
 def write_label_map(path: str | Path, mapping: Mapping[int, str]) -> None:
-    """Writes label -> category name, whole, in the order of the labels."""
+    """Writes label -> category name in the order of the labels, atomically."""
     names = {str(label): mapping[label] for label in sorted(mapping)}
     write_json(path, names, indent=None, ensure_ascii=False)
 
 
 class _Pairs(list):
-    """A JSON object as its (key, value) pairs, so that a key that is listed twice is seen."""
+    """A JSON object as (key, value) pairs, so that duplicate keys are noticed."""
 
 
 def _label(path: str | Path, key: str) -> int:
-    # isdecimal alone also takes other scripts' digits, which int() would turn into the same label.
+    # isdecimal alone also accepts digits of other scripts, which int() would turn into the same label.
     if not (key.isascii() and key.isdecimal()):
         raise InputError(path, f"label {key[:40]!r} is not a whole number", _REMEDY)
     number = small_number(key)
@@ -69,17 +69,17 @@ def _label(path: str | Path, key: str) -> int:
 
 
 def small_number(text: str) -> int | None:
-    """The label in a text of digits; None for anything else, and above MAX_LABEL."""
+    """The label in a string of digits; None for anything else, and above MAX_LABEL."""
     digits = text.lstrip("0") or text[-1:]
     fits = text.isascii() and text.isdecimal() and len(digits) <= len(str(MAX_LABEL))
     return int(digits) if fits else None
 
 
 def merge_label_maps(maps: Sequence[Mapping[int, str]]) -> tuple[dict[int, str], list[dict[int, int]]]:
-    """One map with every name once, and for each map: its label -> the label in the one.
+    """Merges maps into one with every name once; also returns, for each map, its label -> the merged label.
 
-    Names are the same if they differ only by letter case or surrounding blanks, since the detector's text is in
-    lower case; the first spelling is kept. The first map keeps its labels; new names get the next free ones.
+    Names that differ only in letter case or surrounding white space are the same, since the detector's text is in
+    lower case; the first spelling is kept. The first map keeps its labels; new names get the next free labels.
     """
     merged: dict[int, str] = {}
     labels: dict[str, int] = {}
@@ -96,9 +96,9 @@ def merge_label_maps(maps: Sequence[Mapping[int, str]]) -> tuple[dict[int, str],
 
 
 def relabelled(record: Record, move: Mapping[int, int], names: Mapping[int, str]) -> Record:
-    """The record with each instance's label moved, and named as `names` names it.
+    """The record with the labels changed by `move`, and their names from `names`.
 
-    Raises InputError for a label that `move` does not have.
+    Raises InputError for a label that is not in `move`.
     """
     if record.instances is None:
         return record
@@ -117,9 +117,10 @@ def relabelled(record: Record, move: Mapping[int, int], names: Mapping[int, str]
 
 
 def check_names(record: Record, names: Mapping[int, str], annotations: object) -> None:
-    """Raises InputError where a box has another name than its label map gives its label: one of them is wrong.
+    """Raises InputError if a box's category differs from the name of its label in the label map.
 
-    Case, brackets and underscores aside, as a detector reads names. annotations: the file of the record.
+    Names are compared as a detector reads them, ignoring case, brackets and underscores. annotations: the record's
+    file, for the message.
     """
     for instance in record.instances or ():
         name = names.get(instance.label)
@@ -133,15 +134,15 @@ def check_names(record: Record, names: Mapping[int, str], annotations: object) -
 
 
 def name_problems(names: Mapping[int, str], location: object) -> Iterator[InputError]:
-    """Labels that a detector cannot tell apart, and names that say nothing to it. location: the file of the names.
+    """Yields errors for names that a detector cannot tell apart, and names without a word. location: their file.
 
-    A detector reads a name in lower case, without what is in brackets and with a blank for each underscore.
+    A detector reads a name in lower case, without the part in brackets, and with spaces for underscores.
     """
     first: dict[str, int] = {}
     for label, name in names.items():
         words = _words(name)
         if not any(map(str.isalnum, words.replace("[unk]", ""))):
-            yield InputError(location, f"label {label}, {name!r}, has no word to look for", "expected a name in words")
+            yield InputError(location, f"label {label}, {name!r}, has no word to detect", "expected a name in words")
             continue
         other = first.setdefault(words, label)
         if names[other] == name and other != label:
@@ -150,7 +151,7 @@ def name_problems(names: Mapping[int, str], location: object) -> Iterator[InputE
             yield InputError(location, what, remedy)
         elif other != label:
             what = f"labels {other} and {label}, {names[other]!r} and {name!r}, are the same words to a detector"
-            remedy = "expected names that differ beyond case and brackets, since every box comes under both labels: "
+            remedy = "expected names that differ in more than case and brackets; otherwise every box gets both labels: "
             remedy += "`groundhog convert --join-names` gives them one label; or rename one"
             yield InputError(location, what, remedy)
 
@@ -160,9 +161,9 @@ def _words(name: str) -> str:
 
 
 def join_same_names(names: Mapping[int, str]) -> tuple[dict[int, str], dict[int, int]]:
-    """One label for all names that are the same words to a detector, with the first's spelling; and label -> label.
+    """Gives one label to names that are the same words to a detector; also returns old label -> new label.
 
-    The labels that are left keep their order and are numbered from 0.
+    The first spelling is kept. The remaining labels keep their order and are numbered from 0.
     """
     joined: dict[str, int] = {}
     move = {label: joined.setdefault(_words(name) or name, len(joined)) for label, name in sorted(names.items())}
@@ -173,18 +174,18 @@ def join_same_names(names: Mapping[int, str]) -> tuple[dict[int, str], dict[int,
 
 
 def warn_of_names(names: Mapping[int, str], location: object, listed: int = 5) -> None:
-    """Logs what name_problems finds, the first `listed` of them: names are taken as they are all the same."""
+    """Logs the first `listed` of name_problems as warnings; the names are used anyway."""
     problems = list(name_problems(names, location))
     for problem in problems[:listed]:
         _log.warning("%s", problem)
     if len(problems) > listed:
-        _log.warning("%s: and %d more; `groundhog check` lists all", location, len(problems) - listed)
+        _log.warning("%s: and %d more; `groundhog check` lists them all", location, len(problems) - listed)
 
 
 def read_category_names(path: str | Path) -> tuple[str, ...]:
-    """The names in the order of the labels: of a YAML with `names`, as YOLO has it, a label map, or a line each.
+    """The names in the order of the labels, from YAML with `names` as for YOLO, a label map, or a name per line.
 
-    Raises InputError when the file is missing or has no names.
+    Raises InputError if the file is missing or has no names.
     """
     path = Path(path)
     if not path.is_file():
@@ -206,14 +207,14 @@ def read_category_names(path: str | Path) -> tuple[str, ...]:
             raise InputError(path, f"names has the classes {listed}", f"expected 0..{len(names) - 1}")
         names = [by_number[label] for label in numbers]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise InputError(path, "has no names", "expected `names:` with the categories in order, each a text")
+        raise InputError(path, "has no names", "expected `names:` with the categories in order, each a string")
     if isinstance(count := _yaml_value(path, "nc"), str) and small_number(count) != len(names):
-        raise InputError(path, f"nc is {str(count)[:20]}, and names has {len(names)}", "expected one number of classes")
+        raise InputError(path, f"nc is {str(count)[:20]}, and names has {len(names)}", "expected the same number")
     return tuple(names)
 
 
 def keypoint_shape(path: Path) -> tuple[int, int] | None:
-    """kpt_shape of a YOLO data set's YAML, (points, numbers a point), where it has one."""
+    """kpt_shape in the YAML of a YOLO data set: (points, numbers per point); None if it has none."""
     shape = _yaml_value(path, "kpt_shape")
     if shape is None:
         return None
@@ -237,11 +238,11 @@ _YAML = (".yaml", ".yml")
 
 
 def _names_by_line(path: Path) -> tuple[str, ...]:
-    """A name's line is its label, so a blank line between names would move all that follow."""
+    """One name per line. A blank line is refused, since it would shift the labels of all names after it."""
     lines = [line.strip() for line in read_text(path, "save it as UTF-8").rstrip().splitlines()]
     if "" in lines:
         remedy = "expected a name on every line: its line number is its class"
-        raise InputError(f"{path}:{lines.index('') + 1}", "is blank, with names behind it", remedy)
+        raise InputError(f"{path}:{lines.index('') + 1}", "is blank, with names after it", remedy)
     commas = {line.count(",") for line in lines}
     if len(commas) == 1 and commas != {0} and (len(lines) == 1 or path.suffix.lower() in (".csv", ".tsv")):
         raise InputError(f"{path}:1", f"{lines[0][:40]!r} has commas", "expected one name per line and nothing else")
@@ -249,9 +250,9 @@ def _names_by_line(path: Path) -> tuple[str, ...]:
 
 
 def _yaml_value(path: Path, wanted: str) -> Any:
-    """A key's value: a text, a list or a table of the values as text, since YAML's `no`, null and 07 are names.
+    """The value of a key: a string, or a list or dict of strings. Unparsed, since `no`, null and 07 can be names.
 
-    None where the key or the table is missing, and in place of anything deeper.
+    None if the key is missing, and in place of anything nested deeper.
     """
     text = read_text(path, "save it as UTF-8")
     try:
@@ -272,7 +273,7 @@ def _yaml_table(node: Any, path: Path) -> dict[str, Any]:
     for key, value in node.value if node is not None and node.id == "mapping" else ():
         if not isinstance(key.value, str) or key.value in table:
             line = f"{path}:{key.start_mark.line + 1}"
-            raise InputError(line, f"{_yaml_text(key)!r} is listed twice, or is not a text", "expected unique keys")
+            raise InputError(line, f"{_yaml_text(key)!r} is listed twice, or is not a string", "expected unique keys")
         table[key.value] = value
     return table
 

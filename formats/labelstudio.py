@@ -1,7 +1,8 @@
-"""Label Studio's JSON tasks: boxes as rectanglelabels, in percent of the image.
+"""Reads and writes Label Studio's JSON tasks: boxes as rectanglelabels, in percent of the image.
 
-Boxes with a score are written as predictions, which Label Studio shows for review; boxes of a person as annotations.
-The labelling interface needs <Image name="image" value="$image"/> and <RectangleLabels name="label" toName="image">.
+Boxes with a score are written as predictions, which Label Studio shows for review; boxes without one, drawn by a
+person, as annotations. The labelling interface needs <Image name="image" value="$image"/> and
+<RectangleLabels name="label" toName="image">.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from formats.io.values import describe_value
 from formats.omissions import Omissions, count_omissions, refuse_caption
 from formats.record import Box, Instance, Record
 
-_LOCAL_FILES = "/data/local-files/?d="  # Label Studio's address of a file below its local storage
+_LOCAL_FILES = "/data/local-files/?d="  # prefix of Label Studio's URL of a file in its local storage
 MODEL_VERSION = "groundhog"
 _EXPECTED = "expected a JSON list of Label Studio's tasks"
 _BOX = "rectanglelabels"
-_TURNED = "rotated boxes, left out"
-# Results that show where an object is; choices and texts about the image are none.
-_SHAPES = {_TURNED: "rotated boxes"} | {
+_ROTATED = "rotated boxes, left out"
+# Results that mark an object in the image, unlike choices and texts about the whole image.
+_SHAPES = {_ROTATED: "rotated boxes"} | {
     f"results of type {kind}": f"{noun}"
     for kind, noun in (
         ("polygonlabels", "polygons"),
@@ -53,14 +54,15 @@ def read_labelstudio(
     image_dir: str | Path | None = None,
     on_problem: Callable[[InputError], None] | None = None,
 ) -> Iterator[Record]:
-    """One record for each task; the last annotation that was not cancelled, else the first prediction.
+    """Yields a record for each task: its last annotation that was not cancelled, else its first prediction.
 
-    A task with neither is unlabelled. categories: the names in the order of the labels; by default all that occur,
-    sorted. image_dir: where a task's image is looked for, below as many of its address's folders as it takes, and its
-    size where the task does not tell it. omissions: takes what else a task holds: other shapes, rotated boxes, boxes
-    without a label, choices, answers beside the one; and tasks without an image, whose image is not in image_dir, or
-    whose size nothing tells. A box with several labels is a box of each. Raises InputError for unknown categories,
-    broken tasks, and where no task can be used; on_problem takes a task's instead, which is passed over.
+    A task with neither is unlabelled. A box with several labels becomes a box for each. categories: the names in the
+    order of the labels; by default all that occur, sorted. image_dir: the folder in which to find a task's image, by
+    the longest possible tail of its URL, and to look up its size if the task does not have it. omissions: counts what
+    else a task contains (other shapes, rotated boxes, boxes without a label, choices, further annotations), and the
+    tasks that are left out: without an image, with one that is not in image_dir, or of unknown size. Raises InputError
+    for unknown categories, invalid tasks, and if no task can be used; on_problem receives the problems of single tasks
+    instead, which are then skipped.
     """
     tasks = load_json(path, _EXPECTED)
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
@@ -95,7 +97,7 @@ def read_labelstudio(
                 size, sized = image_size(path), True
             if size is None and not sized:
                 remedy = 'expected a box, "height" and "width" in its data, or the image folder to look it up in'
-                raise InputError(location, "does not say its image's size", remedy)
+                raise InputError(location, "lacks the size of its image", remedy)
             if size is None:
                 omissions["tasks without an image size, left out; the image folder would say it"] += 1
                 continue
@@ -110,24 +112,25 @@ def _all_names(
 ) -> list[str]:
     names: set[str] = set()
     for location, _, result in read:
-        # With on_problem it is named when the task is read.
+        # With on_problem, it is reported when the task is read.
         with handed_to(None if on_problem is None else lambda error: None):
             names.update(_name(entry, location) for entry in result or ())
     return sorted(names)
 
 
 def _result(task: Mapping, location: str, omissions: Omissions) -> list[dict] | None:
-    """The upright rectangles that count; None for an unlabelled task."""
+    """The upright rectangles of the annotation or prediction to read; None for an unlabelled task."""
     try:
         done = [each for each in task.get("annotations") or [] if not each.get("was_cancelled")]
-        predicted = [each for each in (task.get("predictions") or [])[::-1] if not isinstance(each, int)]  # only an id
+        # A prediction may be exported as its id alone.
+        predicted = [each for each in (task.get("predictions") or [])[::-1] if not isinstance(each, int)]
         answers = [*predicted, *done]
         if not answers:
             return None
         omissions["answers beside the one that is read"] += len(answers) - 1
         boxes = list(_rectangles(answers[-1]["result"] or [], omissions))
         upright = [each for each in boxes if not (each["value"].get("rotation") or each.get("image_rotation"))]
-        omissions[_TURNED] += len(boxes) - len(upright)
+        omissions[_ROTATED] += len(boxes) - len(upright)
         return upright
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise InputError(location, f"its annotations or predictions are broken ({error!r})", _EXPECTED) from error
@@ -172,7 +175,7 @@ _SIDES: Mapping[str, Callable[[Mapping], dict[str, float]]] = {
 
 
 def _labelled(result: list[dict] | None, omissions: Omissions) -> list[dict] | None:
-    """The boxes with one label each: one with several is a box of each, one without any is counted."""
+    """The boxes with one label each: one with several labels is repeated, one without a label is only counted."""
     if result is None:
         return None
     found: list[dict] = []
@@ -199,10 +202,10 @@ def _name(entry: Mapping, location: str) -> str:
 
 
 class Answer(NamedTuple):
-    """What a person made of a task.
+    """The annotation that a person submitted for a task.
 
-    path: of its image, below the local storage, a bucket or a server. size: height, width; None where the task does not
-    tell it. boxes: (name, corners in fractions of the image); None without a submitted annotation.
+    path: of its image, relative to the local storage, bucket or server. size: height, width; None if the task does not
+    have it. boxes: (name, corners in fractions of the image); None without a submitted annotation.
     """
 
     location: str
@@ -212,11 +215,11 @@ class Answer(NamedTuple):
 
 
 def read_answers(path: str | Path, on_problem: Callable[[InputError], None] | None = None) -> Iterator[Answer]:
-    """Every task with the annotation that a person submitted, and no prediction.
+    """Yields every task with the annotation that a person submitted; predictions are not read.
 
-    Of several annotations the last counts, or the last that is marked as ground truth; cancelled ones (skipped tasks)
-    are none. Raises InputError for a broken task, and for one with shapes that are no upright rectangles; on_problem
-    takes it instead, and the task is passed over.
+    Of several annotations, the last one counts, or the last one marked as ground truth; cancelled ones (skipped tasks)
+    do not count. Raises InputError for an invalid task, and for one with shapes other than upright rectangles;
+    on_problem receives it instead, and the task is skipped.
     """
     tasks = load_json(path, _EXPECTED)
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
@@ -261,7 +264,7 @@ def _has_address(task: Mapping) -> bool:
 
 
 def _address(task: Mapping, location: str) -> str:
-    """The image's, whatever the labelling interface calls it."""
+    """The URL of the image, under any key that the labelling interface may use."""
     data = task.get("data")
     texts = {key: value for key, value in data.items() if isinstance(value, str)} if isinstance(data, dict) else {}
     if "image" in texts and not texts["image"].startswith("data:"):
@@ -274,7 +277,7 @@ def _address(task: Mapping, location: str) -> str:
     ]
     if len(found) != 1:
         if data is None and isinstance(task.get("image"), str):
-            raise InputError(location, "is of the export JSON-MIN", "expected Label Studio's export JSON")
+            raise InputError(location, "is in the export format JSON-MIN", "expected Label Studio's JSON export")
         raise InputError(location, "has no image", 'expected "data": {"image": "..."}')
     return found[0]
 
@@ -294,13 +297,13 @@ _UPLOAD_KEY = re.compile(r"[0-9a-f]{8}-(?=.)")  # before the name of a file that
 
 
 def _path_of(address: str) -> str:
-    """The file's path in an address: below the local storage, of a bucket or a server."""
+    """The path of a file from its URL, relative to the local storage, bucket or server."""
     local = address.partition("?d=")[2]
     if local:
         return with_slashes(unquote(local)).lstrip("/")
     try:
         parts = urlsplit(address)
-    except ValueError:  # brackets of another kind of address
+    except ValueError:  # brackets that urlsplit takes for an IPv6 address
         return address
     if stored := _STORED.search(parts.query):  # the server's address of a file in a bucket
         return _path_of(_decoded(unquote(stored[1]))) or unquote(parts.path).lstrip("/")
@@ -326,7 +329,7 @@ def _filename(address: str, image_dir: str | Path | None, uploads: Mapping[str, 
 
 
 def _size(task: Mapping, result: list[dict] | None) -> tuple[int, int] | None:
-    """(height, width): of the first box, of the task's data, or of a box of another answer."""
+    """(height, width) from the first box, the task's data, or a box of another annotation or prediction."""
     data = task.get("data")
     task_data = data if isinstance(data, dict) else {}
     first = result[0] if result else {}
@@ -365,9 +368,9 @@ def _instance(entry: Mapping, labels: Mapping[str, int], height: int, width: int
         raise InputError(location, f"{name!r} is not a category", expected_one_of(labels, name))
     score, sides = entry.get("score"), [value.get(side) for side in ("x", "y", "width", "height")]
     if not all(map(_is_number, sides)) or not (score is None or _is_number(score)):
-        said = f"{', '.join(map(describe_value, sides))}, its score {describe_value(score)}"
+        values = f"{', '.join(map(describe_value, sides))}, its score {describe_value(score)}"
         remedy = "expected x, y, width, height in percent, and a score in 0..1 or none"
-        raise InputError(location, f"a box of {name!r} is broken: it is {said}", remedy)
+        raise InputError(location, f"a box of {name!r} is invalid: it is {values}", remedy)
     try:
         x, y, w, h = (float(side) / 100 for side in sides)
         box = (x * width, y * height, (x + w) * width, (y + h) * height)
@@ -387,13 +390,14 @@ def write_labelstudio(
     image_prefix: str | None = None,
     model_version: str = MODEL_VERSION,
 ) -> Omissions:
-    """Writes detection records as a JSON list of tasks, whole or not at all; gives what has no place there.
+    """Writes detection records as a JSON list of tasks, atomically; returns counts of what it cannot hold.
 
-    The image's address is that of a file below Label Studio's LOCAL_FILES_DOCUMENT_ROOT. image_dir: the image folder,
-    whose name goes before the file's: Label Studio serves only what lies in a folder of its root. image_prefix: what
-    goes before the file's name instead: a folder of that root ("photos"), an address ("https://images.test/cat"), or a
-    bucket ("s3://bucket/cat"). model_version: of the predictions; their score is that of their least certain box, so
-    that Label Studio can sort by it. Ignored boxes are left out: a reviewer would take them for objects.
+    By default the image's URL is that of a file below Label Studio's LOCAL_FILES_DOCUMENT_ROOT. image_dir: the image
+    folder, whose name is put before the file name, since Label Studio only serves files in a folder of that root.
+    image_prefix: put before the file name instead: a folder of that root ("photos"), a URL
+    ("https://images.test/cat"), or a bucket ("s3://bucket/cat"). model_version: of the predictions. The score of a
+    prediction is the lowest of its boxes, so that Label Studio can sort tasks by it. Ignored boxes are left out, since
+    a reviewer would take them for objects.
     """
     omissions = Omissions()
     folder = "" if image_dir is None else Path(image_dir).resolve().name
@@ -410,7 +414,7 @@ def write_labelstudio(
 
 
 def _address_below(prefix: str, filename: str) -> str:
-    """Percent-encoded, but for buckets, of which Label Studio takes the key as it stands."""
+    """The URL of an image. It is percent-encoded except in buckets, whose keys Label Studio uses verbatim."""
     below = prefix if prefix.endswith(("/", "=")) or not prefix else f"{prefix}/"
     if re.match(r"(s3|gs|azure-blob)://", below):
         return below + filename

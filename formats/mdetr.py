@@ -1,9 +1,9 @@
-"""Captions in MDETR's COCO-like JSON: GoldG (mixed and Flickr30k), and its RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO.
+"""Reads captions in MDETR's COCO-like JSON: GoldG (mixed and Flickr30k), RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO.
 
-Each image entry is one caption of an image; each annotation is a box with `tokens_positive`, the characters of the
-caption that name it. Where a file for evaluation has none, the box belongs to the whole caption, a referring
-expression; or, with `phrase_ids`, to a phrase of the image's `tokens_positive_eval`. An annotation of category -1 says
-that there is nothing (gRefCOCO).
+Each image entry is one caption of an image; each annotation is a box with `tokens_positive`, the spans of the caption
+that name it. In evaluation files without it, the box belongs to the whole caption (a referring expression) or, with
+`phrase_ids`, to a phrase of the image's `tokens_positive_eval`. An annotation of category -1 means that the expression
+has no target (gRefCOCO).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _READ = ("caption", "tokens_positive", "tokens_positive_eval", "phrase_ids")
 
 
 def read_mdetr(ann_file: str | Path, omissions: Omissions | None = None) -> Iterator[Record]:
-    """One record for each caption, in file order; boxes of the same spans make one region.
+    """Yields a record for each caption, in file order; boxes with the same spans make one region.
 
-    Spans that one blank parts are joined: they name the same tokens. The reference (mmdet 3.3.0, goldg2odvg.py) makes
-    one region of all boxes whose phrases read the same, with the first one's spans; here "a man" and a later "a man"
-    stay apart. Crowds make regions of their own, which are ignored; boxes that name no words are left out, and counted
-    in `omissions`. A caption without boxes has regions (). Raises InputError for spans that leave the caption and for
-    annotations of no image.
+    Spans separated by a single space are joined, since they cover the same tokens. The reference (mmdet 3.3.0,
+    goldg2odvg.py) makes one region of all boxes whose phrases have the same text, with the spans of the first; here "a
+    man" and a later "a man" are two regions. Crowds become separate regions with `ignore` set. Boxes without words are
+    left out and counted in `omissions`. A caption without boxes has regions (). Raises InputError for spans outside the
+    caption and for annotations without an image.
     """
     content = load_coco(ann_file, omissions, _READ)
     found = annotations_by_image(content)
@@ -58,7 +58,7 @@ def _regions(
         if entry.get("category_id") != _NOTHING:
             found.append(box_of(needed(entry, "bbox", location), location))
     if omissions is not None:
-        omissions["boxes that name no words, left out"] += sum(
+        omissions["boxes without words in the caption, left out"] += sum(
             len(found) for (spans, _), found in boxes.items() if not spans
         )
     return tuple(
@@ -69,9 +69,9 @@ def _regions(
 
 
 def _numbered_phrases(caption: str, image: Mapping, annotations: list[tuple[str, dict]]) -> dict[int, tuple[Span, ...]]:
-    """phrase id -> spans, in the order of the caption's phrases; {} where the annotations name their own spans.
+    """Phrase id -> spans, in the order of the caption's phrases; {} if the annotations have their own spans.
 
-    The ids of a caption stand for its phrases in ascending order (mmdet 3.3.0, flickr30k.py).
+    The ids of a caption, in ascending order, correspond to its phrases (mmdet 3.3.0, flickr30k.py).
     """
     if "tokens_positive_eval" not in image or not annotations or "tokens_positive" in annotations[0][1]:
         return {}
@@ -93,7 +93,7 @@ def _numbered_phrases(caption: str, image: Mapping, annotations: list[tuple[str,
 
 
 def _spans(caption: str, entry: Mapping, location: str) -> tuple[Span, ...]:
-    """The annotation's spans in reading order, joined where one blank parts them; () where it names none."""
+    """The spans of an annotation in reading order, joined where a single space separates them; () if it has none."""
     spans = entry.get("tokens_positive", [[0, len(caption)]])
     if spans == []:
         return ()

@@ -1,4 +1,4 @@
-"""ODVG JSON Lines: one image per line, categories ("detection") or a caption with its phrases ("grounding").
+"""ODVG JSON Lines: one image per line, with boxes by category ("detection") or a caption and phrases ("grounding").
 
 {"filename": "a.jpg", "height": 512, "width": 769,
  "detection": {"instances": [{"bbox": [x1, y1, x2, y2], "label": 2, "category": "chair"}]}}
@@ -6,10 +6,10 @@
  "grounding": {"caption": "...", "regions": [
    {"bbox": [[x1, y1, x2, y2], ...], "phrase": "a desk", "tokens_positive": [[37, 43]]}]}}
 
-Read are mmdet's dialect (one box or a list of boxes a region, the phrase a text or a list of texts, scores as its
-DumpODVGResults nests them) and Open-GroundingDino's (one box a region, no tokens_positive). A line with neither kind
-is an unlabelled image; the box [0, 0, 1, 1] stands for a phrase that was not looked for yet. A file may also be one
-JSON array of such objects. Lines number from 1 in messages, as in editors.
+The reader accepts mmdet's dialect (one box or a list of boxes per region, a phrase as a string or a list of strings,
+scores nested as by its DumpODVGResults) and Open-GroundingDino's (one box per region, no tokens_positive). A line with
+neither key is an unlabelled image; the box [0, 0, 1, 1] is a placeholder for a phrase that was not searched for yet. A
+file may also be one JSON array of such objects. In messages, lines count from 1, as in editors.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from formats.record import PLACEHOLDER_BOX, Box, Instance, Record, Region
 
 @dataclass(frozen=True)
 class LineProblem:
-    """A line that is not a record.
+    """A line that is not a valid record.
 
-    line: its position among the file's non-empty lines, from 0. filename: as far as the line gives one.
-    text: the line as it is in the file. error: what is wrong; its location is `file:line`, from 1.
+    line: its index among the file's non-empty lines, from 0. filename: if the line has one. text: the line as it is in
+    the file. error: what is wrong; its location is `file:line`, from 1.
     """
 
     line: int
@@ -53,11 +53,11 @@ def read_odvg(
     on_problem: Callable[[LineProblem], None] | None = None,
     omissions: Omissions | None = None,
 ) -> Iterator[Record]:
-    """The records of an ODVG file in its order, one at a time.
+    """Yields the records of an ODVG file in order.
 
-    A broken line raises InputError, or is passed to `on_problem` and skipped. Lines with the key "quarantined"
-    are skipped, and counted in omissions, which also takes keys that no record has a field for.
-    Raises InputError when there is no such file.
+    An invalid line raises InputError, or is passed to `on_problem` and skipped. Lines with the key "quarantined" are
+    skipped and counted in omissions, which also counts keys that a record has no field for.
+    Raises InputError if the file does not exist.
     """
     for _, _, entry in read_odvg_located(path, omissions):
         if isinstance(entry, Record):
@@ -69,7 +69,7 @@ def read_odvg(
 
 
 def read_odvg_entries(path: str | Path) -> Iterator[tuple[int, Record | LineProblem]]:
-    """(line, record or problem) of every line that is not empty and not quarantined; line as in LineProblem."""
+    """Yields (line, record or problem) for each line that is not empty or quarantined; line as in LineProblem."""
     for line, _, entry in read_odvg_located(path):
         yield line, entry
 
@@ -77,9 +77,9 @@ def read_odvg_entries(path: str | Path) -> Iterator[tuple[int, Record | LineProb
 def read_odvg_located(
     path: str | Path, omissions: Omissions | None = None
 ) -> Iterator[tuple[int, str, Record | LineProblem]]:
-    """(line, location, record or problem), as read_odvg_entries; location: `file:number`, as messages name it.
+    """Yields (line, location, record or problem), like read_odvg_entries. location: `file:number`, for messages.
 
-    omissions: as read_odvg's.
+    omissions: as for read_odvg.
     """
     for line, (number, value) in enumerate(_json_values(path)):
         location = f"{path}:{number}"
@@ -107,7 +107,7 @@ class _NotJson(NamedTuple):
 
 
 def _json_values(path: str | Path) -> Iterator[tuple[int, Any]]:
-    """(number from 1, JSON value or _NotJson) of each non-empty line, or of each item of a file that is one array."""
+    """(number from 1, JSON value or _NotJson) for each non-empty line, or for each item of a single JSON array."""
     if not Path(path).is_file():
         what = "is not a file" if Path(path).exists() else "does not exist"
         raise InputError(path, what, "expected an ODVG file (JSON Lines)")
@@ -130,8 +130,8 @@ def _json_lines(stream: Iterable[bytes]) -> Iterator[tuple[int, Any]]:
             number += 1
             yield line
 
-    # A decoder by name: jsonlines would else take whichever faster one happens to be installed,
-    # and they differ in what they refuse.
+    # The decoder is passed explicitly: jsonlines would otherwise use any faster one that is installed,
+    # and these differ in what they reject.
     reader = jsonlines.Reader(counted(), loads=_decoded)
     while True:
         try:
@@ -149,28 +149,28 @@ def _decoded(text: str | bytes) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        pass  # it also rejects NaN, and file names that are not UTF-8; json reads these or says what is wrong
+        pass  # orjson also rejects NaN and file names that are not UTF-8; json reads these, or says what is wrong
     try:
         return json.loads(text)
-    except RecursionError as error:  # brackets without end; jsonlines knows broken JSON as ValueError
+    except RecursionError as error:  # nested too deeply; jsonlines expects a ValueError for invalid JSON
         raise ValueError(str(error)) from None
 
 
 # Writing
 
 
-UNLABELLED = "unlabelled images, left out: a program takes such images for ones without objects"
+UNLABELLED = "unlabelled images, left out: the training program would treat them as images without objects"
 LOADERS = ("mmdet", "open-groundingdino")
 
 
 def write_odvg(
     path: str | Path, records: Iterable[Record], placeholder: bool = False, loader: str | None = None
 ) -> Omissions:
-    """Writes records as ODVG JSON Lines, whole or not at all, taking them one at a time; returns what was left out.
+    """Writes records as ODVG JSON Lines, atomically and one at a time; returns counts of what was left out.
 
     placeholder: write regions without boxes with the box [0, 0, 1, 1], as a bootstrap file needs them; otherwise they
     are left out, since mmdet's loader cannot read an empty list of boxes.
-    loader: one of LOADERS, which is to train on the file: what it takes for an object, or fails at, is left out.
+    loader: the program that will train on the file, one of LOADERS. What it would misread or fail at is left out.
     """
     if loader is not None and loader not in LOADERS:
         raise InputError("--for", f"is {loader!r}", expected_one_of(LOADERS, loader))
@@ -197,7 +197,7 @@ def _labelled(records: Iterable[Record], omissions: Omissions) -> Iterator[Recor
 
 
 def _without_ignored(record: Record, omissions: Omissions) -> Record:
-    """mmdet knows no "ignore" in ODVG: it trains on such boxes as on objects."""
+    """Drops ignored boxes: mmdet does not know "ignore" in ODVG and would train on them as objects."""
     instances, regions = record.instances or (), record.regions or ()
     ignored = sum(each.ignore for each in instances) + sum(len(each.boxes) for each in regions if each.ignore)
     omissions["ignored boxes, left out"] += ignored
@@ -264,7 +264,7 @@ def _rounded_score(score: float) -> float:
 
 
 def _encoder_of_lines() -> Callable[[Any, int], Iterable[str]]:
-    """What json.dumps makes anew for each call, made once: a tenth of the time of a short line."""
+    """Builds json's encoder once; json.dumps builds one per call, which takes a tenth of the time of a short line."""
     plain = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
     make = getattr(json.encoder, "c_make_encoder", None)
     if make is None:  # an interpreter without the module in C
@@ -277,21 +277,21 @@ _ENCODE = _encoder_of_lines()
 
 
 def line_bytes(line: dict[str, Any]) -> bytes:
-    """A line's JSON in UTF-8, without its end."""
+    """The JSON of a line in UTF-8, without a line end."""
     try:
         return "".join(_ENCODE(line, 0)).encode("utf-8")
-    except UnicodeEncodeError:  # a file name that is not UTF-8 on disk can only be written escaped
+    except UnicodeEncodeError:  # a file name that is not valid UTF-8 on disk can only be written escaped
         return json.dumps(line).encode("ascii")
 
 
 def write_open_groundingdino(path: str | Path, records: Iterable[Record]) -> Omissions:
-    """Writes Open-GroundingDino's dialect: one box a region, no spans; returns what it cannot hold."""
+    """Writes Open-GroundingDino's dialect, one box per region and no spans; returns counts of what it cannot hold."""
     omissions = Omissions()
     with write_whole(path, "wb") as stream, jsonlines.Writer(stream, dumps=line_bytes) as writer:
         for record in records:
             line = _open_line(record, omissions)
             if record.caption is not None and not line["grounding"]["regions"]:
-                omissions["captions without a box, left out: the program fails at them"] += 1
+                omissions["captions without a box, left out: Open-GroundingDino fails on them"] += 1
             else:
                 writer.write(line)
     return +omissions  # without the zeros

@@ -1,7 +1,7 @@
-"""One line of ODVG: the JSON object of an image, and the Record that it describes.
+"""Parses one line of ODVG, the JSON object of an image, into a Record.
 
-The commonest lines are read in the fewest steps; whatever differs goes to functions that check one thing after
-another and say what is wrong. Instances and regions number from 0 in messages.
+Common, valid entries take a fast path; all others go to functions that check one field after another and report what is
+wrong. In messages, instances and regions count from 0.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from formats.record import (
     checked_region,
 )
 
-QUARANTINED = "quarantined"  # the key of a line for an image which could not be labelled
+QUARANTINED = "quarantined"  # key of the line of an image that could not be labelled
 _QUARANTINED_KEY = f'"{QUARANTINED}"'
 
 _LINE_KEYS = frozenset({"filename", "height", "width", "detection", "grounding", QUARANTINED})
@@ -42,19 +42,19 @@ _EXPECTED_BOX = "expected [x1, y1, x2, y2]"
 
 
 def is_quarantined(line: str | bytes) -> bool:
-    """Whether a line stands for an image which could not be labelled; one that is not JSON does not."""
-    # Most lines need not be parsed to know.
+    """Whether a line is that of an image that could not be labelled. False for a line that is not JSON."""
+    # Avoids parsing most lines.
     if not (_QUARANTINED_KEY in line if isinstance(line, str) else _QUARANTINED_KEY.encode() in line):
         return False
     try:
         entries = json.loads(line)
-    except (ValueError, RecursionError):  # the latter: brackets without end
+    except (ValueError, RecursionError):  # RecursionError: nested too deeply
         return False
     return isinstance(entries, dict) and QUARANTINED in entries
 
 
 def object_of_line(text: str, location: str) -> dict[str, Any]:
-    """The JSON object of a line. Raises InputError for what is none, and for a quarantined line, with its reason."""
+    """The JSON object of a line. Raises InputError for anything else, and, with its reason, for a quarantined line."""
     try:
         entries = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -67,9 +67,9 @@ def object_of_line(text: str, location: str) -> dict[str, Any]:
 
 
 def record_from_line(line: Mapping[str, Any], location: str, omissions: Omissions | None = None) -> Record:
-    """The record that a line's JSON object describes. omissions: takes keys that no record has a field for.
+    """The record in the JSON object of a line. omissions: counts keys that a record has no field for.
 
-    Raises InputError at `location` when it describes none.
+    Raises InputError at `location` if it is not a valid record.
     """
     _check_keys(line, _LINE_KEYS, location, "", omissions, "lines")
     instances = caption = regions = None
@@ -98,12 +98,12 @@ def _instances(detection: Mapping, location: str, omissions: Omissions | None) -
     )
 
 
-# Nearly every entry is in the plainest form and right: this is seen in a fifth of the time that it takes to say what
-# is wrong. Whatever is not so goes to the functions that look at one thing after the other.
+# Nearly every entry is valid and in the simplest form. The functions below check that in a fifth of the time that the
+# functions with detailed errors need, and return None for all other entries.
 
 
 def _plain_instance(entry: Any) -> Instance | None:
-    """The instance of box, label, category and perhaps a score, all as they should be; None for anything else."""
+    """The instance of a valid box, label, category and possibly a score; None for anything else."""
     try:
         x1, y1, x2, y2 = box = _plain_box(entry["bbox"])
         label, category, score = entry["label"], entry["category"], entry.get("score")
@@ -122,7 +122,7 @@ def _plain_instance(entry: Any) -> Instance | None:
 
 
 def _plain_region(entry: Any) -> Region | None:
-    """The region of boxes, one phrase and one span, all as they should be; None for anything else."""
+    """The region of valid boxes, one phrase and one span; None for anything else."""
     try:
         ((start, end),) = entry["tokens_positive"]
         phrase, bbox = entry["phrase"], entry["bbox"]
@@ -175,7 +175,7 @@ def _grounding(grounding: Mapping, location: str, omissions: Omissions | None) -
     if not isinstance(caption, str):
         raise InputError(location, f"grounding: caption {caption!r} is not text", "expected the caption")
     entries = grounding.get("regions")
-    if entries is None:  # a caption whose phrases were not looked for yet
+    if entries is None:  # a caption whose phrases were not searched for yet
         return caption, None
     if not isinstance(entries, list):
         raise InputError(location, "grounding: regions is not a list", "expected [] or a list of regions")
@@ -219,7 +219,7 @@ def _box(value: Any, location: str, where: str) -> Box:
 
 
 _NUMBERS = {int, float}
-_LARGEST = sys.float_info.max  # whole numbers of JSON have no end, floats do
+_LARGEST = sys.float_info.max  # JSON integers can be larger than any float
 
 
 def _boxes(value: Any, location: str, where: str) -> tuple[Box, ...]:
@@ -231,7 +231,8 @@ def _boxes(value: Any, location: str, where: str) -> tuple[Box, ...]:
 def _phrase(value: Any, location: str, where: str) -> tuple[str, ...]:
     texts = value if isinstance(value, list) else [value]
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise InputError(location, f"{where}phrase {text_of(value)} is not text", "expected a text or a list of texts")
+        remedy = "expected a string or a list of strings"
+        raise InputError(location, f"{where}phrase {text_of(value)} is not text", remedy)
     return tuple(texts)
 
 
@@ -250,7 +251,7 @@ def _spans(value: Any, location: str, where: str) -> tuple[Span, ...]:
 
 
 def _scores(value: Any, location: str, where: str) -> tuple[float, ...]:
-    """One number, a flat list, or the list in a list that mmdet's DumpODVGResults writes."""
+    """One number, a list, or a list in a list, as mmdet's DumpODVGResults writes it."""
     if value is None:
         return ()
     numbers = value if isinstance(value, list) else [value]
@@ -275,7 +276,7 @@ def _weight_and_ignore(entry: Mapping, location: str, where: str) -> tuple[float
 def _whole(value: Any, location: str, name: str) -> int:
     if type(value) is int:
         return value
-    if type(value) is float and value.is_integer():  # tables turned into JSON often write 512.0
+    if type(value) is float and value.is_integer():  # JSON made from tables often has 512.0
         return int(value)
     raise InputError(location, f"{name} {text_of(value)} is not a whole number", "expected a whole number")
 
@@ -297,7 +298,7 @@ _EXAMPLES = {
     "filename": '"filename": "a.jpg", relative to the image folder',
     "height": '"height" and "width" in pixels; `groundhog convert` takes them from the images',
     "width": '"height" and "width" in pixels; `groundhog convert` takes them from the images',
-    "instances": '"instances": [...], empty where nothing was found',
+    "instances": '"instances": [...], empty if nothing was found',
     "caption": '"caption": "..."',
     "bbox": '"bbox": [x1, y1, x2, y2]',
     "label": '"label": the number of the category in the label map',
@@ -310,7 +311,7 @@ def text_of(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-# Misspelt keys: an unknown key is somebody's extra and is counted, unless it looks like a known one that is not there.
+# An unknown key is counted as an omission, unless it looks like a misspelling of a known key that is missing.
 
 
 def _check_keys(
@@ -327,7 +328,7 @@ def _check_keys(
 
 @lru_cache(maxsize=1024)
 def _misspelt(keys: frozenset[str], known: frozenset[str]) -> tuple[str, str] | None:
-    """The first key that looks like a known one that is not there, and the remedy."""
+    """The first key that looks like a misspelling of a missing known key, and the remedy; None if there is none."""
     absent = sorted(known - keys)
     for key in sorted(keys - known):
         if remedy := did_you_mean(absent, key, similarity=0.8):

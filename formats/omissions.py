@@ -1,4 +1,4 @@
-"""Counts of what is left out: by a reader, what a record has no field for; by a writer, what its format cannot hold."""
+"""Counts of what is left out: by readers, what a record has no field for; by writers, what their format cannot hold."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from formats.io.errors import InputError
 from formats.io.plurals import singular
 from formats.record import Instance, Record
 
-# What was left out -> how often. A writer returns it; a reader adds to the one that it is passed, which is
-# complete when all records were read.
+# What was left out -> how often. A writer returns it. A reader adds to the one it is passed, which is complete once
+# all records have been read.
 Omissions = Counter[str]
 
 
 def count_omissions(omissions: Omissions, record: Record, holds: Collection[str] = ()) -> None:
-    """Adds what a detection record has beyond boxes and categories.
+    """Counts what a detection record has besides boxes and categories.
 
-    holds: what the format can hold, of "score", "weight", "ignore", "unlabelled" (an unlabelled image differs from
-    one without objects).
+    holds: what the format can represent, of "score", "weight", "ignore" and "unlabelled" (an unlabelled image differs
+    from one without objects).
     """
     if record.instances is None and "unlabelled" not in holds:
         omissions["unlabelled images, now without objects"] += 1
@@ -34,7 +34,7 @@ def count_omissions(omissions: Omissions, record: Record, holds: Collection[str]
 
 
 def count_unread(omissions: Omissions | None, entry: Mapping[str, Any], read: Collection[str], of: str) -> None:
-    """Adds the keys of an entry that its reader does not read: `segmentation of annotations`.
+    """Counts the keys of an entry that its reader does not read, as `segmentation of annotations`.
 
     None, 0, "" and empty containers do not count.
     """
@@ -43,7 +43,7 @@ def count_unread(omissions: Omissions | None, entry: Mapping[str, Any], read: Co
 
 
 def refuse_caption(record: Record, format_name: str) -> None:
-    """Raises InputError for a caption record, where a format has categories alone."""
+    """Raises InputError for a caption record, in a writer whose format has only categories."""
     if record.caption is not None:
         raise InputError(
             record.filename, "is a caption with phrases", f"expected detection records; {format_name} has no captions"
@@ -51,7 +51,7 @@ def refuse_caption(record: Record, format_name: str) -> None:
 
 
 def check_category(instance: Instance, categories: Sequence[str], location: str) -> None:
-    """Raises InputError unless the instance's label has the instance's name in `categories`."""
+    """Raises InputError unless `categories` has the instance's category at its label."""
     known = 0 <= instance.label < len(categories)
     if not known or categories[instance.label] != instance.category:
         listed = f"is {categories[instance.label]!r}" if known else "is missing"
@@ -63,11 +63,11 @@ def check_category(instance: Instance, categories: Sequence[str], location: str)
 
 
 def describe_omissions(omissions: Omissions) -> str:
-    """A line for each kind, `  3 scores`; "" if nothing was left out."""
+    """A line for each kind, such as `  3 scores`; "" if nothing was left out."""
     return "\n".join(f"  {_counted(count, what)}" for what, count in sorted(omissions.items()) if count)
 
 
-# What is counted: "boxes", "rotated boxes"; not the name of a key, "keypoints of annotations".
+# The noun that is counted, as in "boxes", "rotated boxes"; not a key, as in "keypoints of annotations".
 _HEAD = re.compile(
     r"(?:(?:unlabelled|ignored|quarantined|rotated|track) )?([a-z]+s)\b"
     r"(?! of (?:annotations|images|categories|lines|detection|grounding|instances|regions)$)"
@@ -75,7 +75,7 @@ _HEAD = re.compile(
 
 
 def _counted(count: int, what: str) -> str:
-    """ "1 box with several labels" of "boxes with several labels". A name of a key, `num_keypoints`, stays."""
+    """ "boxes with several labels" -> "1 box with several labels". Names of keys, `num_keypoints`, do not change."""
     head = _HEAD.match(what)
     if count != 1 or head is None:
         return f"{count} {what}"

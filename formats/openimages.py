@@ -1,9 +1,9 @@
-"""Open Images: a CSV of boxes, a line each, in fractions of the image; class names in a second CSV.
+"""Reads Open Images: a CSV with a box per line, in fractions of the image, and a second CSV with class names.
 
 ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside
 
-A box has the one name that the file gives it. The challenge's evaluation counts a dog as a mammal and an animal too, by
-bbox_labels_hierarchy.json, and looks in an image only for names that somebody verified there; neither is done here.
+Each box has the one class in the file. The challenge's evaluation also counts a dog as a mammal and an animal, by
+bbox_labels_hierarchy.json, and evaluates only classes that were verified in an image. Neither is done here.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _NEEDED = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
 def read_openimages(
     boxes: str | Path, classes: str | Path, image_dir: str | Path, omissions: Omissions | None = None
 ) -> Iterator[Record]:
-    """One record for each image that the CSV names, as ImageID.jpg; sizes from the images.
+    """Yields a record for each image in the CSV, named ImageID.jpg; sizes come from the images.
 
-    classes: class-descriptions-boxable.csv, whose order gives the labels. Groups of objects are ignored; occluded,
-    truncated, depicted and inner objects are kept (the reference, openimages2odvg.py, drops all five kinds), and
-    omissions counts them. The lines of an image have to stand together, as published. Raises InputError for unknown
-    classes and broken numbers.
+    classes: class-descriptions-boxable.csv, whose order determines the labels. Groups of objects have `ignore` set;
+    occluded, truncated, depicted and inside objects are kept and counted in omissions (the reference,
+    openimages2odvg.py, drops all five kinds). The lines of an image must be consecutive, as in the published file.
+    Raises InputError for unknown classes and invalid numbers.
     """
     labels = {code: (label, name) for label, (code, name) in enumerate(_read_classes(classes))}
     seen: set[str] = set()
@@ -42,7 +42,7 @@ def read_openimages(
         filename = f"{image_id}.jpg"
         if image_id in seen:
             location = f"{boxes}:{lines[0][0]}"
-            raise InputError(location, f"{image_id} appears a second time", "expected its lines together; sort them")
+            raise InputError(location, f"{image_id} occurs again", "expected its lines to be consecutive; sort them")
         seen.add(image_id)
         height, width = image_size(safe_join(image_dir, filename))
         instances = tuple(_instance(line, labels, height, width, f"{boxes}:{number}") for number, line in lines)
@@ -50,12 +50,12 @@ def read_openimages(
 
 
 def read_openimages_categories(boxes: str | Path, classes: str | Path) -> tuple[str, ...]:
-    """The names of the labels, in the order of the classes' file."""
+    """The category names in the order of the labels, which is that of the class file."""
     return tuple(name for _, name in _read_classes(classes))
 
 
 def _read_classes(path: str | Path) -> list[tuple[str, str]]:
-    """(code, name) of each class."""
+    """(code, name) for each class."""
     rows = list(_rows(path, "expected class-descriptions-boxable.csv"))
     if any(len(row) < 2 for _, row in rows):
         raise InputError(path, "has a line without a name", "expected code,name")
@@ -64,7 +64,7 @@ def _read_classes(path: str | Path) -> list[tuple[str, str]]:
 
 
 def _lines(path: str | Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(number, fields by their names) of each line."""
+    """(line number, fields by name) for each line."""
     rows = _rows(path, "expected Open Images' CSV of boxes")
     _, header = next(rows, (1, []))
     missing = [name for name in _NEEDED if name not in header]
@@ -72,7 +72,7 @@ def _lines(path: str | Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise InputError(f"{path}:1", f"the header lacks {', '.join(missing)}", f"expected {','.join(_NEEDED)},...")
     for number, row in rows:
         if len(row) != len(header):
-            raise InputError(f"{path}:{number}", f"has {len(row)} fields", f"expected {len(header)}, as the header")
+            raise InputError(f"{path}:{number}", f"has {len(row)} fields", f"expected {len(header)}, as in the header")
         yield number, dict(zip(header, row))
 
 
@@ -90,7 +90,7 @@ def _instance(
     line: Mapping[str, str], labels: Mapping[str, tuple[int, str]], height: int, width: int, location: str
 ) -> Instance:
     if line["LabelName"] not in labels:
-        raise InputError(location, f"class {line['LabelName']!r} is unknown", "expected one of the classes' file")
+        raise InputError(location, f"class {line['LabelName']!r} is unknown", "expected one of the class file")
     label, name = labels[line["LabelName"]]
     try:
         x1, x2, y1, y2 = (float(line[side]) for side in ("XMin", "XMax", "YMin", "YMax"))

@@ -1,4 +1,4 @@
-"""What may be written over without a question: nothing that contains somebody's labels."""
+"""Prevents overwriting files that contain labels, label maps that are in use, and folders with images."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ REMEDY = "expected another name, or overwrite=True"
 
 
 def refuse_to_lose_labels(out: str | Path, label_map: Mapping[int, str] | None = None) -> None:
-    """Raises InputError where `out` is there and contains more than unlabelled lines.
+    """Raises InputError if `out` exists and contains more than unlabelled lines.
 
-    label_map: what is about to be written beside it; another one there is refused too, as long as labels refer to it.
+    label_map: the map to be written beside it. Also raises if a different map is there that other labels use.
     """
     path = as_path(out)
     if holds_labels(path):
@@ -28,18 +28,18 @@ def refuse_to_lose_labels(out: str | Path, label_map: Mapping[int, str] | None =
     if beside.is_file() and _read(beside) != dict(label_map):
         for labels in annotations_beside(beside):
             if holds_labels(labels):
-                raise InputError(beside, f"is another label map, to which {labels.name} refers", REMEDY)
+                raise InputError(beside, f"is a different label map, which {labels.name} uses", REMEDY)
 
 
 def refuse_to_lose_images(folder: str | Path) -> None:
-    """Raises InputError where the folder contains anything already."""
+    """Raises InputError if the folder contains any files already."""
     path = as_path(folder)
     if path.is_dir() and next(path.iterdir(), None) is not None:
         raise InputError(path, "exists and contains files", REMEDY)
 
 
 def holds_labels(path: Path) -> bool:
-    """Whether a file is anything else than ODVG lines without a label. An image without objects is a labelled one."""
+    """Whether a file is anything but unlabelled ODVG lines. An image without objects counts as labelled."""
     if not path.is_file() or path.stat().st_size == 0:
         return False
     try:
@@ -47,7 +47,7 @@ def holds_labels(path: Path) -> bool:
             record.instances is not None or any(region.boxes for region in record.regions or ())
             for record in read_odvg(path)
         )
-    except InputError:  # of another format, or of a person who is in the middle of editing it
+    except InputError:  # another format, or ODVG that somebody is editing
         return True
 
 

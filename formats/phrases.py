@@ -1,4 +1,4 @@
-"""Where phrases stand in their caption: whole words, letter case apart."""
+"""Finds phrases in captions: as whole words, ignoring letter case."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from formats.record import Region, Span
 
 
 def occurrences(caption: str, phrase: str) -> list[Span]:
-    """Where `phrase` is in the caption as whole words, in any case: "container" is not in "containers"."""
+    """The spans of `phrase` in the caption, as whole words in any case: "container" is not in "containers"."""
     if not phrase:
         return []
-    # Not \b: a phrase may begin or end with a sign, as "c++ sign" does.
+    # Not \b: a phrase may begin or end with punctuation, as in "c++".
     pattern = re.compile(rf"(?<!\w){re.escape(phrase)}(?!\w)", re.IGNORECASE)
     return [match.span() for match in pattern.finditer(caption)]
 
 
 def find_phrase(caption: str, phrase: str) -> Span:
-    """Where a phrase first occurs in a caption. Raises InputError when it does not."""
+    """The first span of a phrase in a caption. Raises InputError if it does not occur."""
     found_spans = occurrences(caption, phrase)
     if not found_spans:
         raise InputError(caption, f"the phrase {phrase!r} is not in this caption", "expected words of the caption")
@@ -27,12 +27,12 @@ def find_phrase(caption: str, phrase: str) -> Span:
 
 
 def with_spans_found(caption: str, regions: list[Region]) -> list[Region]:
-    """Regions without spans, given those of their phrase in the caption where that is certain.
+    """Adds spans to regions that lack them, where the position of their phrase in the caption is unambiguous.
 
-    Whole words, letter case apart. A phrase that occurs once has that span. One that occurs as often as
-    regions name it is taken in reading order. Otherwise the region stays without spans.
+    Phrases match as whole words, ignoring case. A phrase that occurs once gets that span. One that occurs as often as
+    there are regions with it is assigned in reading order. Otherwise the region stays without spans.
     """
-    # Keyed by the phrase in one case, since that is how it is looked for.
+    # Keyed by the phrase in lower case, since the search ignores case.
     wanted = [tuple(text.strip().lower() for text in region.phrase) for region in regions if not region.spans]
     spans_of = {text: occurrences(caption, text) for text in chain.from_iterable(wanted)}
     counts = {text: sum(text in phrase for phrase in wanted) for text in spans_of}

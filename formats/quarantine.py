@@ -1,8 +1,7 @@
-"""Images that cannot be used are quarantined with a reason: in the labels, in the candidates and in the summary.
+"""Quarantined images: those that cannot be labelled are recorded with a reason in labels, candidates and summary.
 
-A quarantined line is {"filename", "height", "width", "quarantined": reason}, and where it has a caption "grounding"
-without a region. Unknown values are null. Our readers skip it; a reader that does not know the key finds the
-fields it expects.
+A quarantined line is {"filename", "height", "width", "quarantined": reason}; with a caption, also "grounding" without
+regions. Unknown values are null. Our readers skip such lines; other readers find the fields they expect.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from formats.candidates import ImageProblem
 from formats.io.errors import InputError
 from formats.odvg_lines import QUARANTINED
 
-NAMED = 20  # this many are listed at the end of a run; a file has all
+MAX_LISTED = 20  # problems listed at the end of a run; a file has them all
 
 
 def reason_of(error: Exception, image_root: str | Path) -> str:
-    """Why something is quarantined: without the folder, so that files are equal wherever they are made."""
+    """The reason for a quarantine, without the image folder, so that files do not depend on where they are made."""
     reason = error.what if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
     return reason.replace(f"{image_root}/", "")
 
@@ -28,7 +27,7 @@ def reason_of(error: Exception, image_root: str | Path) -> str:
 def quarantined_line(
     reason: str, filename: str, height: int | None = None, width: int | None = None, caption: str | None = None
 ) -> dict[str, Any]:
-    """The line that stands for an image which is not labelled."""
+    """The line of an image that could not be labelled."""
     line: dict[str, Any] = {"filename": filename, "height": height, "width": width}
     if caption is not None:
         line["grounding"] = {"caption": caption, "regions": []}
@@ -36,7 +35,7 @@ def quarantined_line(
 
 
 def requarantined_line(reason: str, text: str) -> dict[str, Any]:
-    """The same for a line of a file, with the fields that can still be read; the source has the whole line."""
+    """The quarantined line for a line of a file, with those of its fields that can be read."""
     entries = _object(text)
     height, width = (value if type(value) is int else None for value in (entries.get("height"), entries.get("width")))
     grounding = entries.get("grounding")
@@ -45,26 +44,26 @@ def requarantined_line(reason: str, text: str) -> dict[str, Any]:
 
 
 def filename_in(text: str) -> str:
-    """The filename, if it can still be read from a broken line; else ""."""
+    """The filename in a line that may be invalid; "" if it cannot be read."""
     filename = _object(text).get("filename")
     return filename if isinstance(filename, str) else ""
 
 
 def quarantine_summary(problems: Sequence[ImageProblem], rest: str | Path | None = None) -> str:
-    """One line per problem, "" for none. rest: the file that has those that are not listed."""
+    """One line per problem; "" for none. rest: the file with those that are not listed."""
     if not problems:
         return ""
     lines = [f"{len(problems)} quarantined:"]
-    for line, filename, reason in problems[:NAMED]:
+    for line, filename, reason in problems[:MAX_LISTED]:
         lines.append(f"  line {line + 1}: {filename or 'no filename'}: {reason}")
-    if len(problems) > NAMED:
-        lines.append(f"  and {len(problems) - NAMED} more" + (f": {rest}" if rest else ""))
+    if len(problems) > MAX_LISTED:
+        lines.append(f"  and {len(problems) - MAX_LISTED} more" + (f": {rest}" if rest else ""))
     return "\n".join(lines)
 
 
 def _object(text: str) -> Mapping[str, Any]:
     try:
         entries = json.loads(text)
-    except (ValueError, RecursionError):  # the latter: brackets without end
+    except (ValueError, RecursionError):  # RecursionError: nested too deeply
         return {}
     return entries if isinstance(entries, dict) else {}

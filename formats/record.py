@@ -1,4 +1,4 @@
-"""The one value that crosses every border: what is known of one image.
+"""Record, the labels or predictions of one image: the data type that all packages exchange.
 
 box    x1, y1, x2, y2 in pixels of the stored image, x2 and y2 exclusive
 span   start, end in characters of the caption, end exclusive
@@ -19,13 +19,13 @@ from formats.io.plurals import many
 Box = tuple[float, float, float, float]
 Span = tuple[int, int]
 
-# The box that a caption carries before anybody has looked for its phrases (reference usage page).
+# The box of a phrase that was not searched for yet (usage page of the reference).
 PLACEHOLDER_BOX: Box = (0.0, 0.0, 1.0, 1.0)
 
 
-# No picture is a thousandth as wide; areas and sums of such numbers still are numbers.
+# A thousand times any real image, and small enough that areas and sums stay finite.
 LARGEST = 1e9  # pixels
-MAX_LABEL = 999_999  # lists of names are as long as the largest label; the largest data sets have 20,000
+MAX_LABEL = 999_999  # a limit, since lists of names are as long as the largest label; large data sets have 20,000
 
 
 def check_box(box: Box) -> None:
@@ -46,13 +46,13 @@ def check_score(score: float | None) -> None:
 
 
 def check_label(label: int) -> None:
-    """Raises ValueError for a number that no list of names reaches."""
+    """Raises ValueError for a label above MAX_LABEL."""
     if label > MAX_LABEL:
         raise ValueError(f"label {shortened(label)} is above {MAX_LABEL}; expected the number of a category, from 0")
 
 
 def shortened(value: object) -> str:
-    """A value in a message: a number of five thousand digits is refused by str(), and read by nobody."""
+    """A value for a message, shortened; str() refuses integers of more than 4,300 digits."""
     try:
         text = str(value)
     except ValueError:
@@ -64,8 +64,8 @@ def shortened(value: object) -> str:
 class Instance:
     """One object with its category.
 
-    box: pixels, see module. label: key of the data set's label map. score: the model's, None from a person.
-    weight: factor on this box's training loss. ignore: neither positive nor negative in training.
+    box: in pixels, as in the module's docstring. label: key in the data set's label map. score: of the model; None for
+    a person's box. weight: factor on the box's training loss. ignore: neither positive nor negative in training.
     """
 
     box: Box
@@ -83,10 +83,10 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """One phrase of the caption and every box it names.
+    """One phrase of the caption and all boxes it names.
 
-    spans: characters of the caption that make the phrase, () where the dialect has none.
-    phrase: the text of each span. boxes: () where nothing was found. scores: one a box, () from a person.
+    spans: characters of the caption that form the phrase; () if the file has none. phrase: the text of each span.
+    boxes: () if nothing was found. scores: one per box; () for a person's boxes.
     """
 
     boxes: tuple[Box, ...]
@@ -112,10 +112,10 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One image. filename is relative to the image root; height, width in pixels, EXIF turn applied.
+    """One image. filename: relative to the image folder. height, width: in pixels, after EXIF rotation.
 
-    instances: None for an unlabelled image, () where nothing was found.
-    caption, regions: both None for a detection record; regions is () for a caption in which nothing was found.
+    instances: None for an unlabelled image, () if nothing was found.
+    caption, regions: both None for a detection record; regions is () if nothing of the caption was found.
     """
 
     filename: str
@@ -146,16 +146,16 @@ class Record:
                     )
 
     def draw(self, image: Any = None) -> Any:
-        """The boxes on the picture, as a PIL image, which a notebook shows.
+        """Draws the boxes on the image; returns a PIL image, which a notebook displays.
 
-        image: its path, the image folder, a PIL image, or (height, width, 3) uint8 RGB; None where filename is a path,
-        as Detector.predict gives it. Raises InputError for a picture that cannot be read.
+        image: its path, the image folder, a PIL image, or (height, width, 3) uint8 RGB; None if filename is a path, as
+        Detector.predict returns it. Raises InputError for an image that cannot be read.
         """
-        # By name, since formats stands below the drawing and imports nothing of ours.
+        # Imported by name, since formats may not import browse.
         return import_module("browse.draw").draw_image(self, image)
 
     def _repr_html_(self) -> str:
-        """A notebook's view: a row for each box; draw() shows them on the picture."""
+        """The notebook view, a row for each box; draw() shows the boxes on the image."""
         rows = [
             (instance.category, _number(instance.score, 2), *(_number(value, 0) for value in instance.box))
             for instance in self.instances or ()
@@ -174,8 +174,8 @@ def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-# Frozen classes set their fields the slow way. Files hold millions of boxes, so a reader that has checked the values
-# itself may build them without: a fifth of the time.
+# __init__ of a frozen dataclass is slow, and files contain millions of boxes. Readers that have checked the values
+# themselves can build instances with the functions below, in a fifth of the time.
 
 
 def _setters(kind: type) -> list[Callable[[Any, Any], None]]:
@@ -188,7 +188,7 @@ _set_boxes, _set_phrase, _set_spans, _set_scores, _set_region_weight, _set_regio
 
 
 def checked_instance(box: Box, label: int, category: str, score: float | None) -> Instance:
-    """Instance(box, label, category, score) of values that the caller has checked as Instance does."""
+    """Instance(box, label, category, score) without checks; the caller must have checked the values."""
     instance = _new(Instance)
     _set_box(instance, box)
     _set_label(instance, label)
@@ -202,7 +202,7 @@ def checked_instance(box: Box, label: int, category: str, score: float | None) -
 def checked_region(
     boxes: tuple[Box, ...], phrase: tuple[str, ...], spans: tuple[Span, ...], scores: tuple[float, ...]
 ) -> Region:
-    """Region(boxes, phrase, spans, scores) of values that the caller has checked as Region does."""
+    """Region(boxes, phrase, spans, scores) without checks; the caller must have checked the values."""
     region = _new(Region)
     _set_boxes(region, boxes)
     _set_phrase(region, phrase)

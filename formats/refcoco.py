@@ -1,6 +1,6 @@
-"""RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO as published: instances.json and refs(unc).p or grefs(unc).json.
+"""Reads RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO as published: instances.json and refs(unc).p or grefs(unc).json.
 
-A ref is an object (in gRefCOCO several, or none) and the sentences that mean it: {"ref_id", "ann_id", "image_id",
+A ref is an object (in gRefCOCO several, or none) and the sentences that refer to it: {"ref_id", "ann_id", "image_id",
 "split", "sentences": [{"sent", "raw", "tokens", "sent_id"}]}.
 """
 
@@ -24,12 +24,12 @@ _READ = frozenset({"image_id", "ann_id", "sentences", "split", "ref_id", "sent_i
 def read_refcoco(
     instances: str | Path, refs: str | Path, split: str | None = None, omissions: Omissions | None = None
 ) -> Iterator[Record]:
-    """One record for each sentence, in the order of the refs: the sentence is the caption, and its one phrase.
+    """Yields a record for each sentence, in the order of the refs. The whole sentence is the caption and its phrase.
 
-    refs: the pickle of RefCOCO's family, which may hold plain containers only, or gRefCOCO's JSON. split: train, val,
-    test, testA or testB; by default all. A sentence that a ref gives twice is read once; omissions counts these, and
-    what else the refs say. A sentence without target has a region without boxes. Raises InputError for refs whose
-    objects or images `instances` does not have.
+    refs: the pickle of RefCOCO, RefCOCO+ or RefCOCOg (plain containers only), or gRefCOCO's JSON. split: train, val,
+    test, testA or testB; by default all. A sentence that a ref repeats is read once; omissions counts these, and unread
+    keys. A sentence without a target has a region without boxes. Raises InputError for refs whose objects or images are
+    not in `instances`.
     """
     content = load_coco(instances)
     boxes = _boxes_by_id(content)
@@ -52,7 +52,7 @@ def _load_refs(path: str | Path) -> list[dict]:
 
 
 def _boxes_by_id(content: CocoContent) -> dict[Any, int]:
-    """annotation id -> its index in content.annotations."""
+    """Annotation id -> its index in content.annotations."""
     ids = ((entry.get("id"), index) for index, entry in enumerate(content.annotations or ()))
     return {each: index for each, index in ids if isinstance(each, (int, str))}
 
@@ -69,7 +69,7 @@ def _records(
     boxes = tuple(_boxes(ref, annotations, content, location))
     sentences = list(_sentences(ref, location))
     if omissions is not None:
-        omissions["sentences that a ref gives twice, read once"] += len(sentences) - len(set(sentences))
+        omissions["sentences that a ref repeats, read once"] += len(sentences) - len(set(sentences))
     for sentence in dict.fromkeys(sentences):
         region = Region(boxes, (sentence,), ((0, len(sentence)),))
         filename = file_name_of(image, f"{content.path}: image {image_id!r}")
@@ -85,7 +85,7 @@ def _boxes(ref: Mapping, annotations: Mapping[Any, int], content: CocoContent, l
             raise InputError(
                 location, f"ann_id {annotation_id!r} is not an annotation of {content.path}", "expected one of them"
             )
-        entry = content.annotations[annotations[annotation_id]]  # type: ignore[index]  # it has what it has given
+        entry = content.annotations[annotations[annotation_id]]  # type: ignore[index]  # the indices come from it
         where = f"{content.path}: annotation id {annotation_id!r}"
         yield box_of(needed(entry, "bbox", where), where)
 

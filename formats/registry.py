@@ -1,4 +1,4 @@
-"""Functions by the name of their format. A module is loaded when its function is first used."""
+"""A table of functions by format name, whose modules are imported on first use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Functions(Mapping[str, Callable[..., Any]]):
-    """A read-only table of functions. locations: name -> "module.function", of a module in this package."""
+    """A read-only mapping of names to functions. locations: name -> "module.function" in this package."""
 
     def __init__(self, locations: Mapping[str, str]) -> None:
         self._locations = dict(locations)

@@ -1,12 +1,12 @@
-"""What a review remembers beside its corrections, in SQLite: X_od_reviewed.sqlite beside X_od_reviewed.json.
+"""The journal of a review, in SQLite: X_od_reviewed.sqlite beside the corrections in X_od_reviewed.json.
 
-The file of corrections is what people and the loop read; since it is written whole, it is not written for each change.
-A change is one transaction of the journal, however many lines there are, and it is marked as pending until the file
-has it. Whoever reads the file (formats.reviewed) takes pending changes from here, so that a killed review loses
-nothing. The journal also has what the file has no place for: drafts, skipped lines, who changed a line, and when.
+People and the loop read the file of corrections. It can only be rewritten as a whole, so it is not written for each
+change. Instead a change, of any number of lines, is one transaction of the journal, marked as pending until the file
+contains it. Readers of the file (formats.reviewed) add the pending changes from here, so a killed review loses nothing.
+The journal also has what the file cannot hold: drafts, skipped lines, who changed a line, and when.
 
-key    identifies a line of a source: its file name and, after a NUL, its caption, in UTF-8
-since  the first round that a correction holds for
+key    identifies a line of a source: its file name and, after a NUL byte, its caption, in UTF-8
+since  the first round to which a correction applies
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from formats.io.storage import is_address
 
 VERSION = 1
 BUSY_TIMEOUT = 20.0  # seconds to wait while another process writes
-ROWS_AT_ONCE = 5000  # of an export: changes are not held up for longer than it takes to read these
+ROWS_AT_ONCE = 5000  # read at once by an export, which bounds how long a change has to wait for it
 
 _TABLES = f"""
 CREATE TABLE corrections (
@@ -53,7 +53,7 @@ class CorrectionRow(NamedTuple):
 
 
 class ReviewMark(NamedTuple):
-    """What a person did with a line in a round.
+    """What a reviewer did with a line in a round.
 
     state: "edited", "accepted" or "skipped". draft: the edited line that is not accepted. at: UTC, as ISO 8601.
     """
@@ -65,13 +65,13 @@ class ReviewMark(NamedTuple):
 
 
 def key_bytes(filename: str, caption: str | None) -> bytes:
-    """The key of a line; file names that are not UTF-8 on disk too."""
+    """The key of a line, including file names that are not valid UTF-8 on disk."""
     name = filename.encode("utf-8", "surrogateescape")
     return name if caption is None else name + b"\0" + caption.encode("utf-8", "surrogateescape")
 
 
 def pending_changes(corrections: str | Path) -> dict[ChangedKey, CorrectionRow]:
-    """The changes that the file of corrections does not have yet; {} without a journal."""
+    """The changes that are not in the file of corrections yet; {} without a journal."""
     path = review_journal_path(corrections)
     if is_address(path) or not path.is_file():
         return {}
@@ -81,7 +81,7 @@ def pending_changes(corrections: str | Path) -> dict[ChangedKey, CorrectionRow]:
 
 
 def unfinished_drafts(corrections: str | Path, number: int) -> set[bytes]:
-    """The keys of the lines whose boxes somebody has edited in a round, and not accepted; none without a journal."""
+    """The keys of lines that were edited in a round but not accepted; empty without a journal."""
     path = review_journal_path(corrections)
     if is_address(path) or not path.is_file():
         return set()
@@ -92,9 +92,9 @@ def unfinished_drafts(corrections: str | Path, number: int) -> set[bytes]:
 
 @contextmanager
 def locked_corrections(corrections: str | Path) -> Iterator[None]:
-    """While the block reads and writes the file of corrections, no review changes it; pending changes count as written.
+    """Keeps reviews from changing the file of corrections during the block, and clears the pending changes after it.
 
-    For programs that change the file themselves, with what read_corrections gave them.
+    For programs that read the file with read_corrections, which includes pending changes, and write it themselves.
     """
     path = review_journal_path(corrections)
     if is_address(path) or not path.is_file():
@@ -109,17 +109,17 @@ def locked_corrections(corrections: str | Path) -> Iterator[None]:
 
 
 class _WrittenElsewhere(Exception):
-    """Another program has written the file of corrections, and the journal has not read it yet."""
+    """Another program has written the file of corrections since the journal last read it."""
 
 
 class ReviewJournal:
-    """The journal of one file of corrections, made if it is not there. All methods may be called from several threads.
+    """The journal of one file of corrections, created if it is missing. Its methods are thread-safe.
 
-    read_file: gives the rows of the file of corrections; called where another program has written it.
+    read_file: returns the rows of the file of corrections; called when another program has written it.
     """
 
     def __init__(self, corrections: Path, read_file: Callable[[Path], Iterable[CorrectionRow]]) -> None:
-        """Raises InputError where the journal cannot be opened or is none."""
+        """Raises InputError if the journal cannot be opened or is not one."""
         self.corrections = corrections
         self._read_file = read_file
         self._lock = threading.RLock()
@@ -129,14 +129,14 @@ class ReviewJournal:
         self._connection = _connect(path, create=True)
 
     def close(self) -> None:
-        """Exports what is pending, and closes the journal."""
+        """Exports pending changes and closes the journal."""
         with self._lock:
             if self.pending():
                 self.export()
             self._connection.close()
 
     def sync(self) -> bool:
-        """Takes the file of corrections as another program left it; whether it had changed."""
+        """Reads the file of corrections if another program has changed it; returns whether it had."""
         stamp = _stamp(self.corrections)
         with self._lock:
             if self._exporting or stamp == self._fact("stamp"):
@@ -148,12 +148,12 @@ class ReviewJournal:
         return True
 
     def _replace_exported(self, rows: list[CorrectionRow]) -> None:
-        """The file's rows in place of those that had been exported; pending ones stay, being newer."""
+        """Replaces the exported rows with those of the file; pending rows stay, since they are newer."""
         run = self._connection.execute
         run("CREATE TEMP TABLE IF NOT EXISTS given (key BLOB, since INTEGER, text TEXT, PRIMARY KEY (key, since))")
         run("DELETE FROM given")
         self._connection.executemany("INSERT OR REPLACE INTO given VALUES (?, ?, ?)", rows)
-        # What another program wrote about a line is newer than a draft or a skip of the same round.
+        # A line that another program has changed is newer than a draft or a skip of the same round.
         run(
             "DELETE FROM marks WHERE EXISTS (SELECT 1 FROM given LEFT JOIN corrections "
             "USING (key, since) WHERE given.key = marks.key AND given.since = marks.round "
@@ -176,7 +176,7 @@ class ReviewJournal:
         return None if found is None else CorrectionRow(*found)
 
     def mark(self, key: bytes, number: int) -> tuple[int, ReviewMark] | None:
-        """(round, mark): the last that a person did with a line up to a round."""
+        """(round, mark): the latest mark of a line up to a round."""
         with self._lock:
             found = self._connection.execute(
                 "SELECT round, state, draft, reviewer, at FROM marks WHERE key = ? AND round <= ? "
@@ -186,7 +186,7 @@ class ReviewJournal:
         return None if found is None else (found[0], ReviewMark(*found[1:]))
 
     def corrections_up_to(self, number: int) -> Iterator[CorrectionRow]:
-        """Of every line that has corrections up to a round the last, in no order."""
+        """The latest correction up to a round of every line that has one, in no particular order."""
         return (
             CorrectionRow(*row)
             for row in self._all(
@@ -196,11 +196,11 @@ class ReviewJournal:
         )
 
     def marks_of(self, number: int) -> list[tuple[bytes, str]]:
-        """(key, state) of the marks of a round."""
+        """(key, state) for each mark of a round."""
         return self._all("SELECT key, state FROM marks WHERE round = ?", number)
 
     def change(self, changes: Iterable[tuple[CorrectionRow | None, bytes, int, ReviewMark | None]]) -> None:
-        """Saves changes in one transaction: (row of the corrections or None, key, round, mark or None for no mark)."""
+        """Saves changes in one transaction. A change: (row of the corrections or None, key, round, mark or None)."""
         with self._lock, self._transaction():
             last = self._fact("last_change") or 0
             for row, key, number, mark in changes:
@@ -217,13 +217,13 @@ class ReviewJournal:
             self._set_fact("last_change", last)
 
     def pending(self) -> int:
-        """How many changes the file of corrections does not have."""
+        """The number of changes that are not in the file of corrections."""
         return self._all("SELECT count(*) FROM corrections WHERE pending > 0")[0][0]
 
     def export(self) -> None:
-        """Writes the file of corrections, whole or not at all. Changes may be made meanwhile; they stay pending.
+        """Writes the file of corrections, atomically. Changes can be made meanwhile; they stay pending.
 
-        Where another program has written the file since it was last read, its lines are taken first.
+        If another program has written the file since it was last read, it is read again first.
         """
         while True:
             try:
@@ -239,7 +239,7 @@ class ReviewJournal:
                 with write_whole(self.corrections) as stream:
                     for text in self._texts():
                         stream.write(f"{text}\n")
-                    # From here on nobody else writes the file (locked_corrections).
+                    # From here on no other program writes the file (locked_corrections).
                     held.enter_context(self._lock)
                     held.enter_context(self._transaction())
                     if _stamp(self.corrections) != (self._fact("stamp") or ""):
@@ -252,7 +252,7 @@ class ReviewJournal:
             self._exporting = False
 
     def _texts(self) -> Iterator[str]:
-        """The lines of the file, a few thousand read at a time."""
+        """The lines for the file, read from the database a few thousand at a time."""
         query = "SELECT id, text FROM corrections WHERE id > ? AND text IS NOT NULL ORDER BY id LIMIT ?"
         last = 0
         while rows := self._all(query, last, ROWS_AT_ONCE):
@@ -306,12 +306,12 @@ def _connect(path: Path, create: bool = False) -> sqlite3.Connection:
 
 
 def _quoted(path: Path) -> str:
-    """As part of an address of SQLite, where ? and # have a meaning."""
+    """The path for SQLite's file: URI, in which ?, # and % must be escaped."""
     return str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
 def _stamp(path: Path) -> str:
-    """Differs for every file that was ever renamed to the path."""
+    """A string that changes whenever the file at a path is replaced; "" if there is none."""
     if not path.is_file():
         return ""
     status = path.stat()

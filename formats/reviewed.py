@@ -1,12 +1,12 @@
-"""Corrections of labels by a person: lines that replace the model's.
+"""Corrections: lines of labels reviewed by a person, which replace those of the model.
 
 They are stored beside their source, `X_od_reviewed.json` beside `X_od.json`: ODVG lines with `"reviewed": true` and the
-first round that they hold for, `"since_round": 2` (1 by default). One line per file name, caption and first round.
-Boxes of a person carry no score and have weight 1. A line with `"withdrawn": true` has no labels: from its round on
-the model's labels count again.
+first round to which they apply, `"since_round": 2` (default 1). There is one line per file name, caption and first
+round. Boxes of a person have no score and weight 1. A line with `"withdrawn": true` has no labels: from its round on,
+the model's labels apply again.
 
-While somebody reviews, the newest changes may be in the journal beside the file (formats.review_journal);
-read_corrections gives them too.
+During a review, the newest changes may still be in the journal beside the file (formats.review_journal);
+read_corrections includes them.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ Key = tuple[str, str | None]  # file name and caption identify a line of a sourc
 
 
 class Correction(NamedTuple):
-    """A line as a person left it.
+    """A line corrected by a person.
 
-    location: file and line number. since: the first round that it holds for; 0 for a line not marked as reviewed.
-    text: the line as it is in the file, without its line end. withdrawn: from that round on, nothing is corrected.
+    location: file and line number. since: the first round to which it applies; 0 for a line not marked as reviewed.
+    text: the line as it is in the file, without its line end. withdrawn: from that round on, there is no correction.
     """
 
     record: Record
@@ -43,32 +43,32 @@ class Correction(NamedTuple):
 
 
 def key_of(record: Record) -> Key:
-    """Identifies this line among those of its source."""
+    """The key of a record's line among those of its source."""
     return record.filename, record.caption
 
 
 def reviewed_line(record: Record) -> dict[str, Any]:
-    """The line of a corrected record, among labels or among corrections."""
+    """The line of a corrected record, for a file of labels or of corrections."""
     return record_to_line(record) | {"reviewed": True}
 
 
 def reviewed_text(record: Record, since: int) -> str:
-    """The line of a file of corrections, without its end."""
+    """The line of a record for a file of corrections, without a line end."""
     return line_bytes(reviewed_line(by_person(record)) | {"since_round": since}).decode("utf-8")
 
 
 def withdrawn_text(record: Record, since: int) -> str:
-    """The line that says that a record is not corrected from a round on."""
+    """The line that withdraws the correction of a record from a round on."""
     line = record_to_line(replace(record, instances=None, regions=None))
     return line_bytes(line | {"reviewed": True, "since_round": since, "withdrawn": True}).decode("utf-8")
 
 
 def read_corrections(path: str | Path) -> Iterator[Correction]:
-    """Every line of a file, marked as reviewed or not, without its scores and weights, and with what its journal adds.
+    """Yields every line of a file, reviewed or not, without scores and weights, with the journal's pending changes.
 
     Raises InputError for a line that is not a record, was quarantined, or whose round is not a number >= 1.
     """
-    pending = pending_changes(path)  # first: what is exported meanwhile is in the file then
+    pending = pending_changes(path)  # read first, so that changes exported in between are not missed
     journal = review_journal_path(path)
     for each in read_corrections_file(path):
         change = pending.pop((_key_bytes_of(each.record), each.since), None) if pending else None
@@ -82,7 +82,7 @@ def read_corrections(path: str | Path) -> Iterator[Correction]:
 
 
 def read_corrections_file(path: str | Path) -> Iterator[Correction]:
-    """As read_corrections, of the file alone."""
+    """Like read_corrections, for the file alone."""
     with as_path(path).open("rb") as stream:
         for number, raw in enumerate(stream, start=1):
             if raw.strip():
@@ -94,7 +94,7 @@ def _key_bytes_of(record: Record) -> bytes:
 
 
 def write_corrections(path: str | Path, texts: Iterable[str]) -> None:
-    """Writes lines as reviewed_text makes them, whole or not at all."""
+    """Writes lines made by reviewed_text, atomically."""
     with write_whole(path) as stream:
         stream.writelines(f"{text}\n" for text in texts)
 
@@ -107,10 +107,10 @@ def marked(corrections: list[Correction]) -> list[Correction]:
 def corrections_for(
     path: str | Path | None, number: int | None = None, check: Callable[[list[Correction]], None] | None = None
 ) -> dict[Key, Record]:
-    """The corrected lines that hold for a round (None: for all), by file name and caption; a later one wins.
+    """The corrections that apply to a round (None: to any), by file name and caption; the latest one counts.
 
-    path: a file of reviewed lines; None, or a missing file: nothing was corrected. check: receives all of them, also of
-    other rounds, and raises InputError for what does not belong there.
+    path: a file of corrections; None or a missing file: there are none. check: is called with all of them, including
+    those of other rounds, and raises InputError if any does not belong there.
     """
     if path is None or not Path(path).is_file():
         return {}
@@ -122,14 +122,14 @@ def corrections_for(
 
 
 def holding(corrections: Iterable[Correction], number: int | None = None) -> dict[Key, Correction]:
-    """Of corrections those that hold for a round (None: for all); a later one wins, a withdrawn one leaves none."""
+    """The corrections that apply to a round (None: to any). The latest one counts; if withdrawn, there is none."""
     known = sorted(corrections, key=lambda correction: correction.since)
     last = {key_of(each.record): each for each in known if number is None or each.since <= number}
     return {key: each for key, each in last.items() if not each.withdrawn}
 
 
 def by_person(record: Record) -> Record:
-    """The record without the model's scores and the weights that follow from them."""
+    """The record without the model's scores and the weights derived from them."""
     instances, regions = record.instances, record.regions
     return replace(
         record,
@@ -139,7 +139,7 @@ def by_person(record: Record) -> Record:
 
 
 def parse_correction(raw: bytes, location: str) -> Correction:
-    """The correction that one line holds; errors as read_corrections has them."""
+    """Parses one line; raises the errors of read_corrections."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:

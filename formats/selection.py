@@ -1,7 +1,7 @@
-"""Parts of a data set: splits, samples, and a data set without the images of another.
+"""Selects records of a data set: splits, random samples, and exclusion of another data set's images.
 
-Each takes records as a stream. What an image is chosen for follows from its file name and the seed alone, so that all
-captions of an image go the same way, and images that come later move no other.
+All functions take a stream of records. The choice depends only on an image's file name and the seed, so that all
+captions of an image stay together, and adding images does not move others.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ def parse_parts(text: str) -> dict[str, float]:
 
 
 def part_of(filename: str, parts: Mapping[str, float], seed: int = 0) -> str:
-    """The part that an image belongs to. parts: name -> share; shares sum to 1."""
+    """The part to which an image belongs. parts: name -> share; shares sum to 1."""
     draw = _draw(filename, seed)
     for name, end in zip(parts, accumulate(parts.values())):
         if draw < end:
             return name
-    return list(parts)[-1]  # the shares' sum may fall short of 1 by rounding
+    return list(parts)[-1]  # the sum of the shares may be slightly below 1
 
 
 def only_part(records: Iterable[Record], parts: Mapping[str, float], name: str, seed: int = 0) -> Iterator[Record]:
-    """The records of one part, in their order."""
+    """The records of one part, in order."""
     return (record for record in records if part_of(record.filename, parts, seed) == name)
 
 
 def sample(records: Iterable[Record], images: int, seed: int = 0) -> list[Record]:
-    """All records of `images` images drawn at random, in their order; of all where there are fewer.
+    """All records of `images` randomly drawn images, in order; all records if there are fewer images.
 
     Memory grows with the sample, not with the data set.
     """
     if images < 1:
         raise InputError("sample", f"{images}", "expected at least one image")
     chosen: dict[str, list[tuple[int, Record]]] = {}
-    worst: list[tuple[float, str]] = []  # a heap of the chosen, the largest draw first
+    worst: list[tuple[float, str]] = []  # heap of the chosen, largest draw first
     for index, record in enumerate(records):
         if record.filename in chosen:
             chosen[record.filename].append((index, record))
@@ -75,7 +75,7 @@ def sample(records: Iterable[Record], images: int, seed: int = 0) -> list[Record
 
 
 def image_key(filename: str) -> str:
-    """What tells that two file names are the same picture: COCO's id where the name has one, else the name."""
+    """Equal for file names of the same image: the COCO id if the name has one, else the name."""
     match = _COCO_NAME.search(filename)
     return match["id"] if match else filename
 
@@ -83,19 +83,19 @@ def image_key(filename: str) -> str:
 def without_images(
     records: Iterable[Record], excluded: Collection[str], omissions: Omissions | None = None
 ) -> Iterator[Record]:
-    """The records whose image_key is not in `excluded`, a set of image keys; omissions counts the others.
+    """Yields the records whose image_key is not in `excluded`; omissions counts the others.
 
-    So the reference (mmdet 3.3.0, remove_cocotrain2017_from_refcoco.py) keeps the validation images of RefCOCO,
-    RefCOCO+, RefCOCOg and gRefCOCO, which are COCO train2014's, out of COCO train2017.
+    The reference (mmdet 3.3.0, remove_cocotrain2017_from_refcoco.py) does this to remove the validation images of
+    RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO, which are from COCO train2014, from COCO train2017.
     """
     for record in records:
         if image_key(record.filename) not in excluded:
             yield record
         elif omissions is not None:
-            omissions["records of images that --without names, left out"] += 1
+            omissions["records of images in --without, left out"] += 1
 
 
 def _draw(filename: str, seed: int) -> float:
-    """A number in [0, 1) that the name and the seed decide."""
+    """A pseudo-random number in [0, 1) that depends only on the name and the seed."""
     digest = hashlib.sha256(f"{seed}:{filename}".encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:7]) / 2**56

@@ -1,4 +1,4 @@
-"""What is in a data set: counts that are kept while its records stream by."""
+"""Statistics of a data set, counted over a stream of records, as text and as a plot."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _NAME_WIDTH = 30  # characters, beside a bar
 
 @dataclass
 class Statistics:
-    """Counts over records. Memory grows with the number of categories and phrases, not of images.
+    """Counts over records. Memory grows with the number of categories and phrases, not with that of images.
 
     boxes_per_record, boxes_per_category, records_per_category: phrases count as categories. sides: floor(log2) of the
-    square root of the boxes' areas. scores: 20 equal bins. quarantined: lines set aside, which are not in records.
+    square root of a box's area. scores: 20 equal bins. quarantined: lines that are not counted in `records`.
     """
 
     records: int = 0
@@ -41,11 +41,11 @@ class Statistics:
 
     @property
     def boxes(self) -> int:
-        """How many boxes, ignored ones included."""
+        """The number of boxes, including ignored ones."""
         return self.boxes_per_category.total()
 
     def add(self, record: Record) -> None:
-        """Counts one record."""
+        """Adds one record to the counts."""
         self.records += 1
         self.captions += record.caption is not None
         self.unlabelled += record.instances is None and record.regions is None
@@ -76,7 +76,7 @@ class Statistics:
 
 
 def statistics_of(records: Iterable[Record]) -> Statistics:
-    """The counts over all records."""
+    """Statistics of all records."""
     statistics = Statistics()
     for record in records:
         statistics.add(record)
@@ -96,8 +96,8 @@ def statistics_table(statistics: Statistics, max_names: int = 20) -> str:
         f"per record  {per_record:.2f} boxes, at most {max(statistics.boxes_per_record, default=0)}",
     ]
     if statistics.quarantined:
-        set_aside = many(statistics.quarantined, "quarantined line")
-        lines.append(f"set aside   {set_aside}, not in these counts")
+        quarantined = many(statistics.quarantined, "quarantined line")
+        lines.append(f"skipped     {quarantined}, not in these counts")
     names = statistics.records_per_category
     if not names:
         return "\n".join(lines)
@@ -112,11 +112,11 @@ def statistics_table(statistics: Statistics, max_names: int = 20) -> str:
 
 
 def draw_statistics(statistics: Statistics, path: str | Path, max_names: int = 20) -> None:
-    """Draws the counts as a PNG: frequent categories, boxes per record, sizes, and scores if there are any."""
+    """Plots the counts as a PNG: frequent categories, boxes per record, sizes, and scores if there are any."""
     figure = new_figure(12, 8)
     ((names, counts), (sides, scores)) = figure.subplots(2, 2)
     ranked = statistics.boxes_per_category.most_common(max_names)[::-1]
-    names.barh(range(len(ranked)), [count for _, count in ranked])  # by number: shortened names may be equal
+    names.barh(range(len(ranked)), [count for _, count in ranked])  # at indices, since shortened names may be equal
     names.set_yticks(range(len(ranked)), [textwrap.shorten(name, _NAME_WIDTH, placeholder="…") for name, _ in ranked])
     names.set(title="most frequent", xlabel="boxes")
     counts.bar(list(statistics.boxes_per_record), list(statistics.boxes_per_record.values()))

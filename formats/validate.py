@@ -1,6 +1,6 @@
-"""Errors in the records of a data set, each with its location and what is expected.
+"""Finds errors in the records of a data set, each with its location and what was expected.
 
-A reader rejects what is not a record; here is what can be read and is wrong all the same.
+Readers reject what is not a valid record; the checks here find records that are valid but wrong.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from formats.images import image_size, safe_join
 from formats.io.errors import InputError
 from formats.record import Box, Instance, Record, Region
 
-_OUTSIDE = 1.0  # pixels by which a box may reach beyond the image: rounding, and tools that count from 1
+_OUTSIDE = 1.0  # pixels by which a box may leave the image, for rounding and tools that count from 1
 _MIN_SIDE = 1.0  # pixels; training skips thinner boxes, as the reference does
 
 
 class Checker:
-    """Checks one record after another, and remembers the names that it has seen.
+    """Checks records one by one, and remembers names to find contradictions.
 
-    names: the label map, label -> name; without one the first name of each label counts. image_dir: the folder of the
-    images, whose sizes are compared with the records'.
+    names: the label map, label -> name; without one, the first name of each label counts. image_dir: the images, to
+    compare their sizes with those of the records.
     """
 
     def __init__(self, names: Mapping[int, str] | None = None, image_dir: str | Path | None = None) -> None:
@@ -31,11 +31,11 @@ class Checker:
 
     @property
     def names(self) -> Mapping[int, str]:
-        """The label map's names, or those of the records so far."""
+        """The names of the label map, or those of the records so far."""
         return self._names
 
     def problems(self, record: Record, location: str) -> Iterator[InputError]:
-        """What is wrong with the record at `location`."""
+        """Yields what is wrong with the record at `location`."""
         if record.caption is None:
             yield from self._seen_before(record, location)
         boxes: set[tuple[Box, int]] = set()
@@ -44,7 +44,7 @@ class Checker:
             yield from _box_problems(instance.box, record, location, where)
             yield from self._name_problems(instance, location, where)
             if (instance.box, instance.label) in boxes:
-                yield InputError(location, f"{where}the same box of {instance.category!r} a second time", "remove one")
+                yield InputError(location, f"{where}duplicate box of {instance.category!r}", "remove one")
             boxes.add((instance.box, instance.label))
         for index, region in enumerate(record.regions or ()):
             where = f"region {index}: "
@@ -55,7 +55,7 @@ class Checker:
             yield from _image_problems(record, self._image_dir, location)
 
     def _seen_before(self, record: Record, location: str) -> Iterator[InputError]:
-        """A caption may share its image with others; the boxes of an image belong in one record."""
+        """Several captions may share an image, but an image must not have two detection records."""
         first = self._seen.setdefault(record.filename, location)
         if first != location:
             yield InputError(location, f"{record.filename} is already at {first}", "merge the two records")
@@ -86,7 +86,7 @@ def _box_problems(box: Box, record: Record, location: str, where: str) -> Iterat
 
 def _phrase_problems(region: Region, caption: str, location: str, where: str) -> Iterator[InputError]:
     if not region.spans:
-        what = f"{where}{' '.join(region.phrase)!r} is not exactly once in the caption"
+        what = f"{where}{' '.join(region.phrase)!r} does not occur exactly once in the caption"
         yield InputError(location, what, 'expected "tokens_positive"')
         return
     there = " ".join(caption[start:end] for start, end in region.spans)
@@ -102,8 +102,8 @@ def _image_problems(record: Record, image_dir: str | Path, location: str) -> Ite
         yield InputError(location, f"its image: {error.location}: {error.what}", error.remedy)
         return
     if (height, width) != (record.height, record.width):
-        what = f"says {record.width}x{record.height}, its image is {width}x{height}"
-        yield InputError(location, what, "expected width x height of the image after its EXIF turn")
+        what = f"the size is {record.width}x{record.height}, but the image is {width}x{height}"
+        yield InputError(location, what, "expected width x height of the image after EXIF rotation")
 
 
 def _text(box: Box) -> str:

@@ -1,10 +1,10 @@
-"""Pascal VOC: one XML file an image.
+"""Reads and writes Pascal VOC: one XML file per image.
 
-VOC counts pixels from 1 and both corners of a box belong to it, so xmin..xmax becomes xmin - 1 .. xmax with an
-exclusive end: the same pixels. Tools that write VOC files but count from 0 give xmin 0, which stays 0.
+VOC counts pixels from 1 and includes both corners in the box, so xmin..xmax becomes xmin - 1 .. xmax with an exclusive
+end, which covers the same pixels. Some tools count from 0; their xmin of 0 stays 0.
 
-VOC knows 20 names. labelmap.txt beside Annotations/ declares others, a line `name:color:parts:actions` each, as CVAT
-and datumaro write it and want it; color, parts and actions may be empty.
+VOC itself has 20 classes. labelmap.txt beside Annotations/ declares others, with a line `name:color:parts:actions` for
+each, as CVAT and datumaro write and expect it; color, parts and actions may be empty.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 LABEL_MAP_NAME = "labelmap.txt"
 _BACKGROUND = "background"  # of segmentations; CVAT and datumaro declare it beside the names of objects
-_NOTHING_SAID = ("", "0", "Unspecified")  # of truncated, occluded, pose
+_DEFAULTS = ("", "0", "Unspecified")  # of truncated, occluded, pose
 _OF_IMAGES = frozenset(("folder", "filename", "path", "source", "owner", "size", "segmented", "object"))
 _DIFFICULT = {"true": "1", "false": "0", "unspecified": "0"}  # as some tools write it
 
@@ -41,20 +41,20 @@ def read_voc(
     on_problem: Callable[[InputError], None] | None = None,
     omissions: Omissions | None = None,
 ) -> Iterator[Record]:
-    """One record for each XML file under `ann_dir`, in the order of their names; difficult objects have ignore set.
+    """Yields a record for each XML file under `ann_dir`, sorted by name; difficult objects have ignore set.
 
-    The image is the one that is called as the XML is, where there is one; else <filename>, looked up in the image
-    folder: below the folder that the XML lies in or that <folder> names, or without its suffix. Files whose image is
-    not found there are counted in a warning. categories: the names in the order of the labels; by default
-    read_voc_categories. image_dir: the images, where sizes are looked up too when a file gives none; by default
-    JPEGImages/ or images/ beside the XML files' folder, or that folder. Raises InputError for broken XML, a missing
-    field, an image that two files label, or a name that `categories` does not have; on_problem takes the first of each
-    file instead, which is passed over.
-    omissions: takes what a record has no field for, such as truncated, and objects without a <bndbox>.
+    If <filename> has another stem than the XML file, an image with the stem of the XML file is preferred, since the two
+    may have been renamed together. Otherwise <filename> is looked up in the image folder: in the subfolder of the XML
+    file or of <folder>, or with another suffix. A warning counts files whose image is not found. categories: the names
+    in the order of the labels; by default read_voc_categories. image_dir: the images, also to look up sizes that a file
+    lacks; by default JPEGImages/ or images/ beside the folder of the XML files, or that folder. Raises InputError for
+    broken XML, a missing field, an image that two files label, or a name that is not in `categories`; on_problem
+    receives the first error of a file instead, and the file is skipped.
+    omissions: counts what a record has no field for, such as truncated, and objects without a <bndbox>.
     """
     paths = _paths(ann_dir)
-    told_below = None if on_problem is None else lambda error: None
-    names = list(categories) if categories is not None else _names_in(ann_dir, paths, told_below)
+    ignore = None if on_problem is None else lambda error: None  # _record reports the same errors
+    names = list(categories) if categories is not None else _names_in(ann_dir, paths, ignore)
     labels = {name: label for label, name in enumerate(names)}
     images = _ImageNames(Path(ann_dir), image_dir)
     for path in paths:
@@ -64,7 +64,7 @@ def read_voc(
 
 
 def read_voc_categories(ann_dir: str | Path) -> tuple[str, ...]:
-    """The names of labelmap.txt, where it lies in the folder or beside it, then all others that occur, sorted."""
+    """The names in labelmap.txt, in the folder or beside it, then any others that occur, sorted."""
     return tuple(_names_in(ann_dir, _paths(ann_dir)))
 
 
@@ -101,16 +101,16 @@ def _declared_names(ann_dir: Path) -> list[str]:
 
 
 def xml_root(path: str | Path, remedy: str = "expected a VOC annotation") -> ElementTree.Element:
-    """The root of an XML file. Raises InputError, which `remedy` ends, where it is none."""
+    """The root of an XML file. Raises InputError with `remedy` if it is not XML."""
     try:
         return ElementTree.parse(path).getroot()
-    except (OSError, ElementTree.ParseError, LookupError, ValueError) as error:  # the last two: strange encodings
+    except (OSError, ElementTree.ParseError, LookupError, ValueError) as error:  # the last two: unknown encodings
         refuse_packed(path)
         raise InputError(path, f"is not XML ({error})", remedy) from error
 
 
 class _ImageNames:
-    """The file name of each XML's image: relative to the image folder, where one is known."""
+    """Finds the file name of the image of each XML file, relative to the image folder if that is known."""
 
     def __init__(self, ann_dir: Path, image_dir: str | Path | None) -> None:
         inner = ann_dir / "Annotations"
@@ -121,31 +121,31 @@ class _ImageNames:
         self._labelled: dict[str, Path] = {}
         self._unknown: list[str] = []
 
-    def name_of(self, path: Path, said: str, folder: str) -> str:
-        """The image of an XML file. said: its <filename>, "" where it has none; folder: its <folder>.
+    def name_of(self, path: Path, filename: str, folder: str) -> str:
+        """The image of an XML file. filename: its <filename>, "" if it has none. folder: its <folder>.
 
-        Raises InputError for an image that another file labels already.
+        Raises InputError if another file labels the same image.
         """
-        name = self._name_of(path, said, folder)
+        name = self._name_of(path, filename, folder)
         if (other := self._labelled.setdefault(name, path)) != path:
-            raise InputError(path, f"labels {name}, as {other.name} does", "expected one XML file an image")
+            raise InputError(path, f"labels {name}, as {other.name} does", "expected one XML file per image")
         return name
 
     def warn_of_unknown(self) -> None:
-        """Says how many files have no image, where the folder of the images is known."""
+        """Logs how many files have no image, if the folder of the images is known."""
         if self._unknown and self._listed[0]:
             count, first = len(self._unknown), self._unknown[0]
             what = f"{many(count, 'file')} without an image in {self._folder}"
             _log.warning("%s: %s; the first is %s", self._root, what, first)
 
-    def _name_of(self, path: Path, said: str, folder: str) -> str:
-        """Paths of the machine that drew the boxes lose their folders."""
-        name = with_slashes(said)
-        windows = PureWindowsPath(said)
+    def _name_of(self, path: Path, filename: str, folder: str) -> str:
+        """As name_of. Absolute paths are those of another machine, so only their last part is used."""
+        name = with_slashes(filename)
+        windows = PureWindowsPath(filename)
         if PurePosixPath(name).is_absolute() or windows.drive or windows.root:
             name = windows.name
         if ".." in PurePosixPath(name).parts:
-            raise InputError(path, f"<filename> {said[:80]!r} leaves its folder by '..'", "expected an image in it")
+            raise InputError(path, f"<filename> {filename[:80]!r} leaves its folder by '..'", "expected an image in it")
         folders = path.relative_to(self._root).parts[:-1] if path.is_relative_to(self._root) else ()
         below = PurePosixPath(*(part for part in folders if part.lower() != "annotations"))
         same_stem = (below / path.stem).as_posix()
@@ -154,17 +154,18 @@ class _ImageNames:
         names += [unquote(name)] if "%" in name and ".." not in unquote(name) else []
         names += [(PurePosixPath(with_slashes(folder)) / base).as_posix()] if folder and name else []
         names += [(below / base).as_posix()] if "/" in name else []
-        # A file that was renamed with its image still says the old name, which may be another image's by now.
+        # An XML file that was renamed together with its image still has the old name inside, which another image may
+        # have by now.
         if base and _without_image_suffix(base) != path.stem and (found := self._found([same_stem])):
             return found
         if (found := self._found([*names, same_stem])) is None:
             self._unknown.append(path.name)
         if not (found or names):
-            raise InputError(path, "has no <filename>, and no image is called as it is", "expected one of the two")
+            raise InputError(path, "has no <filename>, and no image has the same stem", "expected one of the two")
         return found or names[0]
 
     def _found(self, names: Sequence[str]) -> str | None:
-        """The first that is an image, as it stands or but for its suffix."""
+        """The first name that is an image, exactly or with another suffix."""
         by_name, by_stem = self._listed
         whole = next((name for name in names if name in by_name), None)
         stems = (_without_image_suffix(name) for name in names)
@@ -172,7 +173,7 @@ class _ImageNames:
 
     @cached_property
     def _listed(self) -> tuple[frozenset[str], dict[str, str]]:
-        """Every image, and those whose stem is theirs alone by it."""
+        """All images, and stem -> image for the unique stems."""
         names = [] if self._folder is None else list_images(self._folder)
         stems = Counter(map(_without_image_suffix, names))
         by_stem = {_without_image_suffix(name): name for name in names}
@@ -207,7 +208,7 @@ def _count_unread(root: ElementTree.Element, omissions: Omissions) -> None:
             continue
         omissions["more <bndbox> of one object"] += len(entry.findall("bndbox")) - 1
         for field in entry:
-            has_text = len(field) or (field.text or "").strip() not in _NOTHING_SAID
+            has_text = len(field) or (field.text or "").strip() not in _DEFAULTS
             if has_text and field.tag not in ("name", "difficult", "bndbox"):
                 omissions[f"{field.tag} of objects"] += 1
 
@@ -219,9 +220,9 @@ def _size(root: ElementTree.Element, path: Path, filename: str, image_dir: str |
 
 
 def size_in(root: ElementTree.Element, path: Path) -> tuple[int, int]:
-    """(height, width) of <size>. Raises InputError where it gives none; some labelling tools write 0."""
+    """(height, width) in <size>. Raises InputError if it is missing or 0, as some labelling tools write it."""
     if not _has_size(root, path):
-        raise InputError(path, "gives no image size", "expected <size>, or the image folder to look it up in")
+        raise InputError(path, "has no image size", "expected <size>, or the image folder to look it up in")
     return int(_number(root, "size/height", path)), int(_number(root, "size/width", path))
 
 
@@ -239,7 +240,7 @@ def _instance(entry: ElementTree.Element, labels: dict[str, int], location: str)
 
 
 def voc_box(entry: ElementTree.Element, location: str) -> Box:
-    """The box of <bndbox>, from 0 and with an exclusive end."""
+    """The box in <bndbox>, counted from 0 and with an exclusive end."""
     x1, y1, x2, y2 = (_number(entry, f"bndbox/{side}", location) for side in ("xmin", "ymin", "xmax", "ymax"))
     box = max(x1 - 1, 0.0), max(y1 - 1, 0.0), x2, y2
     with located(location):
@@ -248,10 +249,10 @@ def voc_box(entry: ElementTree.Element, location: str) -> Box:
 
 
 def voc_text(element: ElementTree.Element, tag: str, location: object) -> str:
-    """The text of a tag, without blanks at its ends. Raises InputError where there is none."""
+    """The text of a tag, without surrounding white space. Raises InputError if it is missing or empty."""
     text = (element.findtext(tag) or "").strip()
     if not text:
-        raise InputError(location, f"<{tag}> is missing or empty", "expected it as VOC has it")
+        raise InputError(location, f"<{tag}> is missing or empty", "expected it as in VOC")
     return text
 
 
@@ -274,12 +275,12 @@ def _number(element: ElementTree.Element, tag: str, location: object, default: f
 def write_voc(
     folder: str | Path, records: Iterable[Record], categories: Sequence[str], overwrite: bool = False
 ) -> Omissions:
-    """Writes Annotations/, ImageSets/Main/default.txt and labelmap.txt into a new folder, whole or not at all.
+    """Writes Annotations/, ImageSets/Main/default.txt and labelmap.txt into a new folder, atomically.
 
-    Gives what VOC has no place for. The images belong beside them as JPEGImages/. `sub/a.jpg` becomes
-    `Annotations/sub/a.xml`. ignore becomes difficult. Boxes keep 2 decimals and are clipped at the image's left and top
-    edge, beyond which VOC cannot count. Raises InputError for captions, for two images of one stem, for labels that are
-    not in `categories`, and where the folder is there already; overwrite: replace one that contains labels alone.
+    Returns counts of what VOC cannot hold. Put the images beside them as JPEGImages/. `sub/a.jpg` becomes
+    `Annotations/sub/a.xml`. ignore becomes difficult. Boxes are rounded to 2 decimals and clipped at the left and top
+    edges, since VOC has no negative coordinates. Raises InputError for captions, for two images with the same stem, for
+    labels that are not in `categories`, and if the folder exists. overwrite: replace a folder with nothing but labels.
     """
     omissions = Omissions()
     with write_whole_folder(folder, {".xml", ".txt"} if overwrite else ()) as root:
@@ -310,7 +311,7 @@ def _write_annotation(folder: Path, record: Record, categories: Sequence[str], o
 
 
 def _label_map(categories: Sequence[str], omissions: Omissions) -> str:
-    """A name that its readers would take for another one is left out and counted."""
+    """The content of labelmap.txt. Names that its readers would misread are left out and counted."""
     writable = [name for name in categories if ":" not in name and name == name.strip() and name[:1] not in ("", "#")]
     if len(writable) < len(categories):
         omissions["names that labelmap.txt cannot hold"] += len(categories) - len(writable)

@@ -1,10 +1,10 @@
-"""YOLO text labels: one .txt an image, one object per line, in fractions of the image.
+"""Reads and writes YOLO text labels: one .txt per image, one object per line, in fractions of the image.
 
 class cx cy w h            a box
-class cx cy w h score      a prediction's box
-class cx cy w h score 7    a track's
+class cx cy w h score      a predicted box
+class cx cy w h score 7    a tracked box
 class cx cy w h x y 2 …    a pose, read as its box
-class x1 y1 x2 y2 x3 y3 …  a polygon, read as the box round it
+class x1 y1 x2 y2 x3 y3 …  a polygon, read as its bounding box
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from formats.yolo_rows import Keypoints, read_rows
 
 _log = logging.getLogger(__name__)
 
-_LONGEST_PLAIN = 1000  # characters of a name that safe_join need not see
+_LONGEST_PLAIN = 1000  # characters of a file name that needs no safe_join
 _NOT_LABELS = frozenset({"classes.txt"})  # labelling tools put the category names beside the labels
 _DATA_YAML = ("data.yaml", "data.yml", "dataset.yaml")
 
@@ -42,15 +42,15 @@ def read_yolo(
     omissions: Omissions | None = None,
     labelled_only: bool = False,
 ) -> Iterator[Record]:
-    """One record for each image, in the order of their names; size from the image, after its EXIF turn.
+    """Yields a record for each image, sorted by name; its size is read from the image, after EXIF rotation.
 
-    categories: the names in the order of the classes, or a file: data set YAML with `names`, or a text file with one
-    name a line. An image without a label file has no objects, as YOLO means it; label files without an
-    image are counted in a warning. labelled_only: an image without a label file has not been labelled yet, and is left
-    out. kpt_shape is looked up in `categories`, else in the data.yaml of the folders above.
-    Raises InputError where no label file belongs to an image, for a label file of two images (a.jpg, a.png), an
-    unknown class and lines that are none; on_problem takes what is wrong with one file instead, which is passed over.
-    omissions: takes polygons, keypoints and track numbers.
+    categories: the names in the order of the classes, or a file: the data set's YAML with `names`, or a text file with
+    one name per line. As in YOLO, an image without a label file has no objects; a warning counts label files without
+    an image. labelled_only: leave out images without a label file, as not labelled yet. kpt_shape is read from the
+    file `categories`, else from a data.yaml in the folders above.
+    Raises InputError if no label file belongs to an image, for a label file of two images (a.jpg, a.png), an unknown
+    class, and invalid lines; on_problem receives the errors of single files instead, which are then skipped.
+    omissions: counts polygons, keypoints and track numbers.
     """
     names = read_category_names(categories) if isinstance(categories, (str, Path)) else tuple(categories)
     labels = Path(label_dir)
@@ -69,8 +69,8 @@ def read_yolo(
         with handed_to(on_problem):
             path = label_files.get(_stem(filename))
             if path is not None and images[_stem(filename)] > 1:
-                remedy = "expected one image per file stem: rename one with a label file of its own, or remove it"
-                raise InputError(path, f"belongs to {filename} and to another image of its stem", remedy)
+                remedy = "expected one image per file stem: rename one and give it its own label file, or remove it"
+                raise InputError(path, f"belongs to {filename} and to another image with the same stem", remedy)
             height, width = image_size(Path(image_dir) / filename)
             found = () if path is None else tuple(_instances(path, names, height, width, keypoints, omissions))
             yield Record(filename, height, width, found)
@@ -82,20 +82,20 @@ def _stem(filename: str | PurePosixPath) -> PurePosixPath:
 
 
 def find_label_files(labels: Path) -> dict[PurePosixPath, Path]:
-    """Stem of an image -> its label file, whichever case .txt has."""
+    """Stem of an image -> its label file; .txt may be in any case."""
     found: dict[PurePosixPath, Path] = {}
     for path in sorted(labels.rglob("*")):
         if path.suffix.lower() == ".txt" and path.name not in _NOT_LABELS and path.is_file():
             other = found.setdefault(_stem(PurePosixPath(path.relative_to(labels))), path)
             if other != path:
-                raise InputError(path, f"labels the same image as {other.name}", "expected one label file an image")
+                raise InputError(path, f"labels the same image as {other.name}", "expected one label file per image")
     return found
 
 
 def _check_images(
     labels: Path, label_files: Mapping[PurePosixPath, Path], filenames: Sequence[str], image_dir: str | Path
 ) -> None:
-    """Every image would come out as one without objects where the two folders do not belong together."""
+    """Checks that labels and images belong together; otherwise every image would be read as having no objects."""
     stems = set(map(_stem, filenames))
     alone = [path for stem, path in label_files.items() if stem not in stems]
     if filenames and not label_files:
@@ -104,8 +104,8 @@ def _check_images(
         what = (
             f"{len(alone)} of {many(len(alone), 'label file')} without an image in {image_dir}; the first is {alone[0]}"
         )
-        raise InputError(labels, what, "expected the folder of these labels' images, laid out alike")
-    if alone:  # no error: the COCO128 that everybody has is so
+        raise InputError(labels, what, "expected the folder with the images of these labels, with the same subfolders")
+    if alone:  # only a warning, since the published COCO128 has such files
         what = f"{many(len(alone), 'label file')} without an image in {image_dir}"
         _log.warning("%s: %s; the first is %s", labels, what, alone[0])
     if (bare := len(stems.difference(label_files))) * 2 > len(stems):
@@ -120,7 +120,7 @@ def data_yaml_of(labels: Path) -> Path | None:
 
 
 def _keypoints(labels: Path, categories: Sequence[str] | str | Path) -> Keypoints | None:
-    """The kpt_shape of the data set's YAML: the one given, or data.yaml in the folder of labels or the two above."""
+    """kpt_shape from the YAML `categories`, or from a data.yaml in the folder of the labels or the two above it."""
     beside = data_yaml_of(labels)
     above = [] if beside is None else [beside]
     files = [Path(categories)] if isinstance(categories, (str, Path)) else []
@@ -153,13 +153,13 @@ def write_yolo(
     with_scores: bool = False,
     overwrite: bool = False,
 ) -> Omissions:
-    """Writes labels/NAME.txt for each record and data.yaml into a new folder, whole or not at all.
+    """Writes labels/NAME.txt for each record, and data.yaml, into a new folder, atomically.
 
-    Gives what YOLO has no place for. with_scores: a sixth number, as predictions have it; Ultralytics' training passes
-    over images whose labels have one. Ignored boxes are left out, since every YOLO box is an object; boxes are clipped
-    to the image. data.yaml looks for the images in images/ beside labels/. Raises InputError for captions, for two
-    images of one stem, for labels that are not in `categories`, and where the folder is there already;
-    overwrite: replace one that contains labels alone.
+    Returns counts of what YOLO cannot hold. with_scores: write the score as a sixth number, as for predictions; the
+    training of Ultralytics skips images with such labels. Ignored boxes are left out, since every YOLO box is an
+    object; boxes are clipped to the image. data.yaml expects the images in images/ beside labels/. Raises InputError
+    for captions, for two images with the same stem, for labels that are not in `categories`, and if the folder exists.
+    overwrite: replace a folder that contains only labels.
     """
     omissions = Omissions()
     with write_whole_folder(folder, {".txt", ".yaml"} if overwrite else ()) as root:
@@ -178,9 +178,9 @@ def write_yolo(
 
 
 class _LabelFolder:
-    """Where each image's label file is written. Folders are made as they come."""
+    """Paths of the label files; creates folders when they are first needed."""
 
-    # As nearly every name is. Path objects are slow to make.
+    # Fast path for nearly every name, since Path objects are slow to create.
     _PLAIN = re.compile(r"((?:\w[\w -]{0,199}/)*)(\w[\w -]{0,199})\.[A-Za-z0-9]{1,5}", re.ASCII)
 
     def __init__(self, folder: Path) -> None:
@@ -201,7 +201,7 @@ class _LabelFolder:
 
 
 def _write_new(path: str, content: bytes) -> None:
-    """A file an image: most of the time is the system's, and a stream takes as long again."""
+    """Writes a new file with the calls of the operating system, in half the time that a Python stream takes."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         rest = memoryview(content)
@@ -229,9 +229,9 @@ def _lines(record: Record, categories: Sequence[str], omissions: Omissions, with
 
 
 def _data_yaml(categories: Sequence[str]) -> str:
-    """JSON texts are YAML texts, whatever signs a name has.
+    """The content of data.yaml. Names are written as JSON strings, which are also valid YAML.
 
-    No `path`: Ultralytics takes the folder of the YAML then, and a relative one from where it is called.
+    Without the key `path`, Ultralytics uses the folder of the YAML; a relative one would depend on the working folder.
     """
     names = "".join(f"  {label}: {json.dumps(name)}\n" for label, name in enumerate(categories))
     return f"train: images\nval: images\nnames:\n{names}" if names else "names: []\n"

@@ -1,7 +1,7 @@
-"""The rows of a YOLO label file: plain boxes, predictions, tracks, polygons and poses, told apart a file at a time.
+"""Reads the rows of a YOLO label file and tells boxes, predictions, tracks, polygons and poses apart, per file.
 
-Nothing in a row says which it is, and a track's or a pose's numbers make a polygon too. What decides is the data set's
-kpt_shape, and what all rows of a file have in common.
+Nothing in a row declares its kind, and the numbers of a track or a pose could also be a polygon. The kind is decided by
+the kpt_shape of the data set and by what all rows of a file have in common.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from formats.io.errors import InputError
 from formats.io.files import read_text
 from formats.record import Box
 
-# Fractions may leave 0..1 by what rounding and boxes at the border bring; beyond this they are pixels by mistake.
+# Rounding and boxes at the border may exceed 0..1 by this much; beyond it, the numbers are pixels by mistake.
 _SLACK = 0.05
 _VISIBILITIES = (0, 1, 2)
 _FORMS = "expected cx cy w h, cx cy w h score, or the x y of 3 or more points"
 
 
 class Keypoints(NamedTuple):
-    """kpt_shape of a data set's YAML: so many points, of so many numbers each (2, or 3 with the visibility)."""
+    """kpt_shape in the YAML of a data set. numbers: per point, 2, or 3 with the visibility."""
 
     points: int
     numbers: int
@@ -31,7 +31,7 @@ class Keypoints(NamedTuple):
 
 @dataclass(frozen=True)
 class YoloRow:
-    """One object: its class, its box in fractions of the image, and what else the row holds that is not kept."""
+    """One object. box: in fractions of the image. unread: what else the row contains, for counting omissions."""
 
     location: str
     label: int
@@ -41,7 +41,7 @@ class YoloRow:
 
 
 def read_rows(path: Path, class_count: int, keypoints: Keypoints | None) -> list[YoloRow]:
-    """Every row of a label file. Raises InputError at the first that is none."""
+    """All rows of a label file. Raises InputError at the first invalid one."""
     lines = enumerate(read_text(path, "expected lines of class cx cy w h").splitlines(), start=1)
     parsed = [(f"{path}:{number}", _numbers(line, f"{path}:{number}")) for number, line in lines if line.strip()]
     tracked = _are_tracks([numbers for _, (_, *numbers) in parsed], keypoints)
@@ -57,17 +57,17 @@ def _numbers(line: str, location: str) -> list[float]:
     try:
         numbers = [float(text) for text in line.split()]
     except ValueError:
-        raise InputError(location, f"{line.strip()!r} is not all numbers", "expected class cx cy w h") from None
+        raise InputError(location, f"{line.strip()!r} is not a row of numbers", "expected class cx cy w h") from None
     if not all(map(math.isfinite, numbers)):
-        raise InputError(location, f"{line.strip()!r} is not all finite", "expected class cx cy w h")
+        raise InputError(location, f"{line.strip()!r} has a number that is not finite", "expected class cx cy w h")
     return numbers
 
 
 def _are_tracks(rows: Sequence[Sequence[float]], keypoints: Keypoints | None) -> bool:
-    """Whether every row ends with the number of its track, as Ultralytics' tracker writes them: 1, 2, 3, each once.
+    """Whether every row ends with a unique track number (1, 2, 3, …), as the tracker of Ultralytics writes them.
 
-    Where the only number is 1, a score or a coordinate of 1 looks the same: then `cx cy w h score 1` alone is a track's
-    row, since a triangle that ends exactly at the border, and makes a good box as well, is rarer.
+    If the only number is 1, it could also be a score or a coordinate. Then only `cx cy w h score 1` counts as a track,
+    since a triangle that ends exactly at the border and also reads as a valid box is rarer.
     """
     ends = [row[-1] for row in rows if len(row) >= 5]
     if not ends or len(ends) < len(rows) or len(set(ends)) < len(ends):
@@ -75,12 +75,12 @@ def _are_tracks(rows: Sequence[Sequence[float]], keypoints: Keypoints | None) ->
     if not all(end.is_integer() and end >= 1 for end in ends):
         return False
     if max(ends) >= 2:
-        return not any(_is_pose(row, keypoints) for row in rows)  # a pose may end with the visibility 2
+        return not any(_is_pose(row, keypoints) for row in rows)  # a pose can end with the visibility 2
     return keypoints is None and all(len(row) == 6 and _is_inside(row) for row in rows)
 
 
 def _is_inside(row: Sequence[float]) -> bool:
-    """Whether the first four numbers make a box inside the image."""
+    """Whether the first four numbers are a box inside the image."""
     cx, cy, w, h = row[:4]
     return all(
         side > 0 and middle - side / 2 >= -_SLACK and middle + side / 2 <= 1 + _SLACK
@@ -89,7 +89,7 @@ def _is_inside(row: Sequence[float]) -> bool:
 
 
 def _is_pose(row: Sequence[float], keypoints: Keypoints | None) -> bool:
-    """With a kpt_shape, by the count of numbers; without one, where every third number behind the box is 0, 1 or 2."""
+    """By the count of numbers if there is a kpt_shape; else whether every third number after the box is 0, 1 or 2."""
     if keypoints is not None:
         return len(row) - 4 - keypoints.points * keypoints.numbers in (0, 1)  # 1: with a score
     seen = row[6::3]
@@ -97,13 +97,13 @@ def _is_pose(row: Sequence[float], keypoints: Keypoints | None) -> bool:
 
 
 def _row(location: str, label: int, numbers: list[float], keypoints: Keypoints | None, tracked: bool) -> YoloRow:
-    """numbers: those behind the class, without the track's number."""
+    """Parses a row. numbers: those after the class, without the track number."""
     unread = "track numbers" if tracked else ""
     if _is_pose(numbers, keypoints):
-        behind = 4 + (keypoints.points * keypoints.numbers if keypoints else len(numbers) - 4)
-        numbers, unread = numbers[:4] + numbers[behind:], "objects with keypoints, of which the box is read"
+        end = 4 + (keypoints.points * keypoints.numbers if keypoints else len(numbers) - 4)
+        numbers, unread = numbers[:4] + numbers[end:], "objects with keypoints, only the bounding box is read"
     elif keypoints is not None and len(numbers) > 5:
-        want = f"cx cy w h and {keypoints.points} keypoints of {keypoints.numbers} numbers, as kpt_shape says"
+        want = f"cx cy w h and {keypoints.points} keypoints of {keypoints.numbers} numbers, by kpt_shape"
         raise InputError(location, f"{len(numbers)} numbers after the class", f"expected {want}")
     beyond = next((number for number in numbers if not -_SLACK <= number <= 1 + _SLACK), None)
     if beyond is not None:
@@ -112,7 +112,7 @@ def _row(location: str, label: int, numbers: list[float], keypoints: Keypoints |
         cx, cy, w, h = numbers[:4]
         box = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
         return YoloRow(location, label, box, numbers[4] if len(numbers) == 5 else None, unread)
-    if tracked and len(numbers) % 2 == 1:  # a mask's outline, and its score
+    if tracked and len(numbers) % 2 == 1:  # the outline of a mask, and its score
         return _polygon(location, label, numbers[:-1], numbers[-1])
     if len(numbers) >= 6 and len(numbers) % 2 == 0:
         return _polygon(location, label, numbers, None)
@@ -122,4 +122,4 @@ def _row(location: str, label: int, numbers: list[float], keypoints: Keypoints |
 def _polygon(location: str, label: int, numbers: Sequence[float], score: float | None) -> YoloRow:
     xs, ys = numbers[0::2], numbers[1::2]
     box = (min(xs), min(ys), max(xs), max(ys))
-    return YoloRow(location, label, box, score, "polygons, of which the box is read")
+    return YoloRow(location, label, box, score, "polygons, only the bounding box is read")

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+WINDOW = 4  # batches' worth of pictures that a GPU's batches are composed from
 CACHED_TEXTS = 64  # batches of captions whose features are kept; 1,203 categories need about 30 captions
 
 
@@ -224,7 +225,9 @@ class Detector:
         read = partial(read_for_model, scale=scale, for_gpu=on_gpu)
         loaded = read_ahead(pairs, read, _with_prompt, ahead=READERS + chosen.batch_size)
         # While the GPU works on one batch, the records of the previous batch are built here.
-        return in_batches(loaded, chosen.batch_size, _Labeller(self, chosen), ahead=int(on_gpu))
+        # A GPU gets its batches out of several, by size; without padding only pictures of one size share a batch.
+        window = WINDOW if on_gpu and not chosen.mixed_sizes else 1
+        return in_batches(loaded, window * chosen.batch_size, _Labeller(self, chosen), ahead=int(on_gpu))
 
     def captions(self, prompt: Prompt, chunk_size: int | None = None) -> list[str]:
         """The captions that the text encoder receives for a prompt: one, or one per chunk."""
@@ -287,13 +290,17 @@ class _Labeller:
         self.last: tuple[Tensor, ImageFeatures] | None = None  # pixels as the model saw them, and their features
 
     def __call__(self, images: Sequence[LoadedImage]) -> Callable[[], list[Record]]:
-        """Starts the work; returns a function that waits for it to finish and returns the records."""
+        """Starts the work; returns a function that waits for it to finish and returns the records.
+
+        Pictures of one size share batches, also those that are not neighbours in `images`."""
         if self.settings.mixed_sizes:
             return partial(self._records, self._batch(images))
         by_size: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images):
             by_size.setdefault(image.picture.pixels.shape, []).append(index)
-        begun = [(indices, self._batch([images[index] for index in indices])) for indices in by_size.values()]
+        size = self.settings.batch_size
+        batches = [alike[first : first + size] for alike in by_size.values() for first in range(0, len(alike), size)]
+        begun = [(indices, self._batch([images[index] for index in indices])) for indices in batches]
 
         def finish() -> list[Record]:
             records: dict[int, Record] = {}

@@ -112,7 +112,7 @@ def test_images_skipped_so_early_that_a_stratum_is_unknown_are_asked_for(labels:
     audit = draw_audit(labels, reviews=30)  # two strata, whose first images come first
     order = [int(Path(audit.records[image].filename).stem) for image in audit.drawn]
     write_corrections(reviewed_path(labels), [reviewed_text(record(f"{i}.png", BOX), 1) for i in order[1:]])
-    with pytest.raises(InputError, match=rf"numbers of \d+ images depend on.* a review of {order[0]}.png first"):
+    with pytest.raises(InputError, match=rf"estimates for \d+ images depend on.* review {order[0]}.png"):
         report_audit(audit)
 
 
@@ -229,7 +229,7 @@ def test_a_report_tells_mixed_up_categories_and_what_each_category_still_takes(t
     assert report.too_few == {"dog": wrong}
     text = describe_audit(report)
     assert f"wrong category in 20 reviewed images: dog for cat ({wrong})" in text
-    assert f"separate numbers: dog ({wrong})" in text
+    assert f"separate estimates: dog ({wrong})" in text
     assert report.payload()["categories"]["cat"]["more_reviews"] == report.categories["cat"].more_reviews
     assert report.payload()["threshold"]["reviews"] == 20
 
@@ -257,7 +257,7 @@ def test_the_audit_stays_in_the_metadata_when_corrections_go_into_the_labels(tmp
 def test_a_gate_asks_for_an_audit_and_reads_the_lower_limit() -> None:
     gate, counts = Gate(audit_precision=0.8), {"kept": 90, "lines": 100}
     [missing] = judge_round(gate, counts).reasons
-    assert "not audited" in missing
+    assert "has not been audited" in missing
     audit = {"reviews": 60, "precision": {"value": 0.9, "low": 0.79, "high": 0.95}}
     [weak] = judge_round(gate, counts, audit=audit).reasons
     assert weak.startswith("precision of the labels is 0.900 (0.790 … 0.950) from 60 reviews")

@@ -115,7 +115,7 @@ def test_captions_come_in_six_forms(tmp_path: Path) -> None:
 def test_coco_captions_of_no_image_are_refused(tmp_path: Path, annotation: object) -> None:
     content = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [annotation]}
     (tmp_path / "a.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"a\.json: is not a file of COCO captions"):
+    with pytest.raises(InputError, match=r"a\.json: (is not a file of COCO captions|has a caption of image 2)"):
         list(read_captions(tmp_path / "a.json", tmp_path))
 
 
@@ -136,7 +136,7 @@ def test_a_caption_of_a_file_outside_the_folder_is_quarantined(tmp_path: Path) -
 @pytest.mark.parametrize("text", ['[{"filename": "a.png", "caption": 3}]', '{"a.png": 3}', '{"a.png": ["a", 1]}'])
 def test_captions_that_are_no_text_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(InputError, match="expected a text or a list of texts"):
+    with pytest.raises(InputError, match="expected a string or a list of strings"):
         list(read_captions(tmp_path / "a.json", tmp_path))
 
 

@@ -331,6 +331,7 @@ def test_only_the_best_of_too_many_crops_are_sorted(six: Path, monkeypatch: pyte
     changed(views.review, 5, "accepted")  # the lowest score
     view = views.open(Query())[1]
     monkeypatch.setattr(crops_module, "MOST_LISTED", 2)
+    monkeypatch.setattr(crops_module, "BLOCK", 4)
     assert list_crops(views, view, CropQuery(1)) == [(5, 0), (4, 0)]
     assert list_crops(views, view, CropQuery(1, sort="high")) == [(0, 0), (1, 0)]
 

@@ -48,7 +48,7 @@ ROOT = Path(__file__).parent.parent
 NAMES = {0: "cat", 1: "dog"}
 RECORDS = (
     Record("a.png", 30, 40, (Instance((1, 2, 20, 25), 0, "cat", 0.9), Instance((5, 5, 39, 29), 1, "dog", 0.4))),
-    Record("deep/b.png", 30, 40, (Instance((1, 2, 50, 25), 0, "cat", 0.6),)),  # leaves the image
+    Record("deep/b.png", 30, 40, (Instance((1, 2, 50, 25), 0, "cat", 0.6),)),  # is outside the image
     Record("c.png", 30, 40, ()),
 )
 CAPTIONED = Record(
@@ -306,8 +306,8 @@ def test_a_journal_that_is_none_is_named(data: Path) -> None:
 @pytest.mark.parametrize(
     ("boxes", "message"),
     [
-        ([{"box": [1, 2, 41, 25], "of": 0}], "leaves the image of 40 x 30 pixels"),
-        ([{"box": [-1, 2, 20, 25], "of": 0}], "leaves the image"),
+        ([{"box": [1, 2, 41, 25], "of": 0}], "is outside the image of 40 x 30 pixels"),
+        ([{"box": [-1, 2, 20, 25], "of": 0}], "is outside the image"),
         ([{"box": [20, 2, 20, 25], "of": 0}], "is empty"),
         ([{"box": [20, 2, 10, 25], "of": 0}], "is empty"),
         ([{"box": [1, 2, 20], "of": 0}], "not four finite numbers"),

@@ -184,13 +184,13 @@ def test_grit_is_read_as_img2dataset_leaves_it(write, tmp_path):
     ("change", "message"),
     [
         ({"ref_exps": [[0, 13, 0, 0, 1, 1]]}, "sample 0, ref_exps 0: .* is not seven numbers"),
-        ({"ref_exps": [[0, 13.5, 0, 0, 1, 1, 1]]}, "ref_exps 0: span 0 to 13.5 is not whole"),
+        ({"ref_exps": [[0, 13.5, 0, 0, 1, 1, 1]]}, "ref_exps 0: span 0 to 13.5 is not in whole numbers"),
         ({"ref_exps": [[0, 99, 0, 0, 1, 1, 1]]}, "sample 0: .* leaves the caption"),
         ({"ref_exps": [[0, 13, 1, 0, 0, 1, 1]]}, "sample 0: box .* swapped corners"),
         ({"ref_exps": [[0, 13, 0, 0, 1, 1, 2]]}, "sample 0: score 2.0 is outside"),
         ({"ref_exps": None}, "ref_exps None is not a list"),
         ({"key": 12}, "key 12 or caption .* is not text"),
-        ({"height": None}, "sample 0: does not give the image.s size"),
+        ({"height": None}, "sample 0: lacks the image.s size"),
     ],
 )
 def test_grit_errors_name_the_sample(write, change, message):
@@ -254,7 +254,7 @@ def test_flickr30k_split_names_the_images(entities):
     [
         ("Sentences/36979.txt", "[/EN#1 A girl] .", r"36979\.txt:1: has broken markup"),
         ("Annotations/36979.xml", "<annotation>", r"36979\.xml: is not XML"),
-        ("Annotations/36979.xml", "<annotation/>", r"36979\.xml: gives no image size"),
+        ("Annotations/36979.xml", "<annotation/>", r"36979\.xml: has no image size"),
         ("Annotations/36979.xml", ANNOTATION.replace("<xmin>1<", "<xmin>x<"), "object 0: <bndbox/xmin> is 'x'"),
     ],
 )

@@ -126,7 +126,7 @@ def test_objects365v2_names_are_put_right_and_lost_images_left_out(write, caplog
         (Instance((1, 2, 4, 6), 0, "Monitor/TV"), Instance((1, 2, 4, 6), 1, "Ballon", ignore=True)),
     )
     assert read_objects365v2_categories(path) == ("Monitor/TV", "Ballon")
-    assert "1 image left out, which the archives lack" in caplog.text
+    assert "1 image left out, missing in the published archives" in caplog.text
 
 
 def test_objects365v1_keeps_names_and_leaves_lost_images_out(write):
@@ -164,7 +164,7 @@ def test_odinw_is_found_in_its_folder_without_the_category_that_nothing_bears(wr
 
 
 def test_odinw_without_annotations_says_what_it_wants(tmp_path):
-    with pytest.raises(InputError, match="contains no annotations of ODinW; expected annotations_without_background"):
+    with pytest.raises(InputError, match="contains no ODinW annotations; expected annotations_without_background"):
         list(read_odinw(tmp_path))
 
 

@@ -327,6 +327,13 @@ def test_what_is_published_is_whole_or_not_there(labels):
     assert not (labels / "out").exists()
 
 
+def test_a_split_without_images_is_refused(labels):
+    write_odvg(labels / "labels/pets_test_od.json", [])
+    with pytest.raises(InputError, match=r"test_od\.json: has no images; expected labels of some for split test"):
+        published(labels)
+    assert not (labels / "out").exists()
+
+
 def test_an_image_in_two_splits_is_refused(labels):
     twice = {"train": labels / "labels/pets_train_od.json", "test": labels / "labels/pets_train_od.json"}
     with pytest.raises(InputError, match="is in split train too"):
@@ -349,7 +356,7 @@ def test_the_card_tells_how_the_labels_were_made_round_by_round(labels):
     card = (out / "README.md").read_text()
     for part in (
         "round 2 of self-training",
-        "licence of the weights: Apache-2.0, that of `llmdet_tiny`, with which self-training began",
+        "licence of the weights: Apache-2.0, from `llmdet_tiny`, with which self-training began",
         "licence of the weights: unknown; check the licence of `other.pth`",
         "40 candidates, 7 kept, 1 image corrected",
         "| 1 | `llmdet_tiny` | 7 | 1 | no |",
@@ -370,7 +377,7 @@ def test_the_card_names_the_categories_that_are_mixed_up_and_who_says_so(labels)
     out = published(labels).folder
     card = (out / "README.md").read_text()
     for part in (
-        "In 12 images that a person reviewed, labels had the right place but a wrong category",
+        "In 12 images that a person reviewed, labels had the right position but a wrong category",
         "| cat | a\\|b | 3 |",
         "Compared with x_od_v2.json in 4 images",
         "2 wrong category, 1 overlooked",

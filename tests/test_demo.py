@@ -46,7 +46,7 @@ def test_the_loop_goes_round_and_says_where_everything_is(
     assert "v1: labelling the images" in printed.err
     assert main(arguments) == 0  # finished: told again, not done again
     assert "training" in capsys.readouterr().err
-    with pytest.raises(InputError, match="another demo"):
+    with pytest.raises(InputError, match="a demo with other settings"):
         run_demo(out, seed=1, quick=True, weights=weights)
 
 

@@ -65,7 +65,7 @@ def test_openimages_sizes_come_from_the_images(openimages):
         ([ROW.replace("0.75", "150")], "are not fractions"),
         ([ROW.replace("0.25", "0.9")], r"boxes\.csv:2: box .* swapped corners"),
         ([ROW, "a,b"], r"boxes\.csv:3: has 2 fields; expected 13"),
-        ([ROW, ROW.replace("a,", "b,", 1), ROW], r"boxes\.csv:4: a appears a second time"),
+        ([ROW, ROW.replace("a,", "b,", 1), ROW], r"boxes\.csv:4: a occurs again"),
         ([ROW.replace("a,", "../a,", 1)], "leaves its folder"),
         ([ROW.replace("a,", "z,", 1)], r"z\.jpg: does not exist"),
     ],
@@ -161,7 +161,7 @@ def test_d3_categories_are_descriptions(tmp_path):
     [
         ({"groups": {}}, "image 0: group_id 5 is not a group"),
         ({"groups": {5: {}}}, "group 5: 'inner_sent_id' is missing"),
-        ({"images": []}, r"images\.pkl: is not a table of entries"),
+        ({"images": []}, r"images\.pkl: is not a dict of entries"),
         ({"sentences": np.zeros(1)}, r"sentences\.pkl: is not a pickle of plain containers"),
     ],
 )

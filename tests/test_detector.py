@@ -15,6 +15,7 @@ from PIL import Image
 
 from formats.io.errors import InputError
 from formats.record import Record
+from grounding_model import detector as detecting
 from grounding_model.answers import LabelScoring, label_scores
 from grounding_model.detector import Detector, load_detector
 from grounding_model.inputs.category_lists import read_category_list
@@ -203,6 +204,23 @@ def test_results_of_an_image_are_the_same_alone_and_in_any_batch(alone, asked, b
     together = alone.detector.predict(images, prompts, batch_size=batch_size, chunk_size=chunk_size, **SETTINGS)
     for (name, prompt), record in zip(asked, together, strict=True):
         assert_same(alone(name, prompt, chunk_size), record)
+
+
+def test_a_gpus_batches_are_composed_by_size(detector, monkeypatch):
+    """Out of a few batches' worth of pictures, which come back in their order."""
+    drawn = np.random.default_rng(0).integers(0, 256, (6, 80, 120, 3), np.uint8)
+    pictures = [each if index % 2 else each.transpose(1, 0, 2).copy() for index, each in enumerate(drawn)]
+    expected = [detector.predict([picture], ["cat", "remote"], **SETTINGS)[0] for picture in pictures]
+    encode, sizes = detector.forward.encode_image, []
+    monkeypatch.setattr(detector.forward, "encode_image", lambda x: sizes.append(len(x.pixels)) or encode(x))
+    in_batches = detecting.in_batches
+    windows = lambda loaded, size, label, ahead: in_batches(loaded, 4 * size, label, ahead)  # noqa: E731
+    monkeypatch.setattr(detecting, "in_batches", windows)
+    found = detector.predict(pictures, ["cat", "remote"], batch_size=2, **SETTINGS)
+    assert sizes == [2, 1, 2, 1]
+    for one, other in zip(expected, found):
+        boxes, others = (np.array([each.box for each in record.instances]) for record in (one, other))
+        np.testing.assert_allclose(boxes, others, atol=1e-3)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])

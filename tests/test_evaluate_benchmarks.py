@@ -421,7 +421,7 @@ def test_two_evaluations_are_compared(tmp_path, images):
     assert "gained most\ncat" in result.table() or "gained most\ndog" in result.table()
     same = compare(config.work_dir, config.work_dir)
     assert same.gain == (0, 0)
-    assert "may be chance" in same.table()
+    assert "not significant" in same.table()
 
 
 def test_evaluations_of_two_truths_are_not_compared(tmp_path, images):

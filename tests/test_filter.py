@@ -310,7 +310,7 @@ def test_thresholds_of_a_round_follow_from_the_corrections_that_hold_for_it(labe
     ("change", "said"),
     [
         ({"filename": "nowhere.png"}, "'nowhere.png' is not a line of x_od.json"),
-        ({"category": "umbrella"}, "label 0 is not 'umbrella', which is none of this plan's categories"),
+        ({"category": "umbrella"}, "label 0 is not 'umbrella', which is not a category of this plan"),
         ({"category": "Cat"}, "did you mean 'cat'"),
         ({"label": 1}, "label 1 is not 'cat'"),
         ({"label": 7}, "label 7 is not 'cat'"),

@@ -128,5 +128,5 @@ def test_the_command_prints_the_table(
 
 
 def test_without_a_held_out_task_nothing_can_be_said(tuned: Path, tasks: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="expected at least one that the model was not tuned for"):
+    with pytest.raises(InputError, match="expected at least one that the model was not fine-tuned for"):
         measure_forgetting("glyph-tiny", tuned, Task(tasks[0]), [], tmp_path / "out")

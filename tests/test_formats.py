@@ -83,9 +83,12 @@ def test_coco_without_annotations_is_unlabelled(coco):
         ({"categories": [{"id": 5, "name": "a"}, {"id": 5, "name": "b"}]}, "categories 1: id 5 is listed twice"),
         (
             {"images": [{"id": 7, "file_name": "b.jpg", "height": 5}], "annotations": []},
-            "image 7: does not give the .* size",
+            "image 7: lacks the .* size",
         ),
-        ({"images": [{"id": 7, "file_name": "b.jpg", "height": 0, "width": 1}], "annotations": []}, "does not give"),
+        (
+            {"images": [{"id": 7, "file_name": "b.jpg", "height": 0, "width": 1}], "annotations": []},
+            "lacks the image's size",
+        ),
         ({"images": None}, "'images' is missing"),
         ({"categories": {}}, "'categories' is not a list"),
     ],
@@ -188,7 +191,7 @@ def test_voc_labels_follow_the_given_categories(tmp_path):
 
 def test_voc_size_is_looked_up_when_the_file_has_none(tmp_path):
     voc_file(tmp_path / "a.xml", size=(0, 0))
-    with pytest.raises(InputError, match=r"a\.xml: gives no image size; expected <size>, or the image folder"):
+    with pytest.raises(InputError, match=r"a\.xml: has no image size; expected <size>, or the image folder"):
         list(read_voc(tmp_path))
     Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg")
     assert list(read_voc(tmp_path, image_dir=tmp_path)) == [Record("a.jpg", 20, 30, ())]
@@ -283,8 +286,8 @@ def test_yolo_names_that_are_none(yolo, text):
     [
         ("2 0.5 0.5 0.5 0.5", r"class 2 is unknown; expected 0\.\.1"),
         ("0.5 0.5 0.5 0.5 0.5", "class 0.5 is unknown"),
-        ("cat 0.5 0.5 0.5 0.5", "is not all numbers"),
-        ("0 nan 0.5 0.5 0.5", "is not all finite"),
+        ("cat 0.5 0.5 0.5 0.5", "is not a row of numbers"),
+        ("0 nan 0.5 0.5 0.5", "has a number that is not finite"),
         ("0 100 50 20 20", "100 is not a fraction of the image; expected numbers in 0..1, not pixels"),
         ("0 0.5 0.5 0.5", "3 numbers after the class"),
         ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "7 numbers after the class"),

@@ -67,7 +67,7 @@ def test_a_split_is_named_where_there_are_several(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did you mean 'test'"):
         list(read_huggingface(tmp_path, split="tset"))
     write_hub_table(tmp_path / "more/test/0000.parquet", ["c.png"])
-    with pytest.raises(InputError, match="has split test in data, more/test"):
+    with pytest.raises(InputError, match="has split test in several folders: data, more/test"):
         list(read_huggingface(tmp_path, split="test"))
     assert guess_format(tmp_path) == guess_format(tmp_path / "more/test/0000.parquet") == "huggingface"
 
@@ -88,7 +88,7 @@ def test_metadata_in_parquet_lies_beside_its_images(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train/metadata.parquet")
     [record] = read_huggingface(tmp_path, categories=["cat"])
     assert (record.filename, record.height, record.width) == ("a.png", 40, 60)
-    with pytest.raises(InputError, match="holds no images; leave --save-images out"):
+    with pytest.raises(InputError, match="contains no images; leave --save-images out"):
         save_images(tmp_path, tmp_path / "images")
 
 
@@ -96,11 +96,11 @@ def test_metadata_in_parquet_lies_beside_its_images(tmp_path: Path) -> None:
     ("objects", "message"),
     [
         ({"bbox": [[1, 2, 3]], "category": [0]}, "is not four numbers; expected \\[x, y, width, height\\]"),
-        ({"bbox": [[1, 2, 3, 4]], "category": [0, 1]}, "has 1 box and other categories"),
+        ({"bbox": [[1, 2, 3, 4]], "category": [0, 1]}, "has 1 box, and not as many categories"),
         ({"bbox": [[1, 2, 3, 4]], "category": [2]}, "category 2 has no name; expected 0..1"),
-        ({"category": [0]}, "have no list of boxes"),
-        (["cat"], "neither lists by key nor a list of objects"),
-        ("cat", "neither lists by key nor a list of objects"),
+        ({"category": [0]}, "has no list of boxes"),
+        (["cat"], "neither {key: list} nor a list of objects"),
+        ("cat", "neither {key: list} nor a list of objects"),
     ],
 )
 def test_objects_that_are_not_of_the_layout_are_refused(tmp_path: Path, objects: object, message: str) -> None:
@@ -113,13 +113,13 @@ def test_objects_that_are_not_of_the_layout_are_refused(tmp_path: Path, objects:
 def test_names_that_are_not_a_list_are_refused_with_their_line(tmp_path: Path, labels: object) -> None:
     odd = {"bbox": [[1, 2, 3, 4]], "category": labels}
     good = {"bbox": [[1, 2, 3, 4]], "category": ["dog"]}
-    passed_over: list[InputError] = []
+    problems: list[InputError] = []
     folder = lines(tmp_path, line(odd), line(good, "b.jpg"))
     for name in ("a.jpg", "b.jpg"):
         Image.new("RGB", (40, 30)).save(tmp_path / name)
-    records = list(read_huggingface(folder, on_problem=passed_over.append))
+    records = list(read_huggingface(folder, on_problem=problems.append))
     assert [[each.category for each in record.instances or ()] for record in records] == [["dog"]]
-    assert "other categories" in str(passed_over[0])
+    assert "not as many categories" in str(problems[0])
     assert read_huggingface_categories(folder) == ("dog",)
 
 

@@ -126,7 +126,7 @@ def test_a_missing_folder_is_named(tmp_path):
 
 def test_a_folder_without_images_is_not_read_as_a_data_set_without_lines(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing to see")
-    with pytest.raises(InputError, match="no images there"):
+    with pytest.raises(InputError, match="contains no images"):
         list(read_images(tmp_path))
 
 

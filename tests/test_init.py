@@ -65,7 +65,7 @@ def test_what_could_not_work_is_refused(folder: Path, name: str, settings: dict,
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no images there"):
+    with pytest.raises(InputError, match="contains no images"):
         init("zoo", tmp_path / "none", categories=["cat"])
 
 
@@ -143,5 +143,5 @@ def test_labels_of_images_that_are_not_there_are_refused(folder: Path, tmp_path:
     labels = labelled(folder)
     make_images(tmp_path / "others", 1)
     (tmp_path / "others" / "image-000.png").rename(tmp_path / "others" / "x.png")
-    with pytest.raises(InputError, match=r"1 of 1 image that .* names are not there, such as image-000.png"):
+    with pytest.raises(InputError, match=r"does not contain 1 of 1 image of .*, such as image-000.png"):
         init("zoo", tmp_path / "others", labels=labels)

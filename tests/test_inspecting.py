@@ -51,10 +51,10 @@ def problems(tmp_path: Path):
         (line({**GOOD, "bbox": [1, 2, 1.5, 9]}), ":1: instance 0: box [1, 2, 1.5, 9] is thinner than a pixel; remove"),
         (line({**GOOD, "bbox": [1, 2, 125, 9]}), ":1: instance 0: box [1, 2, 125, 9] leaves the image of 120x100 by 5"),
         (line(GOOD, {**GOOD, "category": "dog"}), ":1: instance 1: label 0 is 'dog'; elsewhere it is 'cat'"),
-        (line(GOOD, GOOD), ":1: instance 1: the same box of 'cat' a second time; remove one"),
+        (line(GOOD, GOOD), ":1: instance 1: duplicate box of 'cat'; remove one"),
         (
             caption("a cat"),
-            ":1: region 0: 'a cat' is not exactly once in the caption; expected \"tokens_positive\"",
+            ":1: region 0: 'a cat' does not occur exactly once in the caption; expected \"tokens_positive\"",
         ),
         (
             caption("a dog", [0, 5]),
@@ -93,7 +93,10 @@ def test_images_are_looked_for_and_measured(problems, tmp_path: Path) -> None:
     Image.new("RGB", (100, 120)).save(tmp_path / "a.jpg")
     text = line(GOOD), line(filename="b.jpg"), line(filename="../c.jpg")
     turned, missing, outside = problems(*text, image_dir=tmp_path)
-    assert turned == ":1: says 120x100, its image is 100x120; expected width x height of the image after its EXIF turn"
+    assert (
+        turned
+        == ":1: the size is 120x100, but the image is 100x120; expected width x height of the image after EXIF rotation"
+    )
     assert "does not exist" in missing
     assert "leaves its folder" in outside
 
@@ -147,7 +150,7 @@ def test_xml_is_cvats_or_one_error(tmp_path: Path) -> None:
     (tmp_path / "a.xml").write_text('<?xml version="1.0"?>\n<annotations>\n</annotations>')
     assert guess_format(tmp_path / "a.xml") == "cvat"
     (tmp_path / "a.xml").write_text("<annotation>\n</annotation>")
-    with pytest.raises(InputError, match=r"a\.xml: is XML; expected the folder of VOC's files"):
+    with pytest.raises(InputError, match=r"a\.xml: is XML; expected a folder of VOC files"):
         list(check(tmp_path / "a.xml"))
 
 

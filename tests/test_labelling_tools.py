@@ -83,10 +83,10 @@ ENTRY = {"type": "rectanglelabels", "original_width": 10, "original_height": 10,
     ("task", "message"),
     [
         ({}, "task 0: has no image"),
-        ({"data": {"image": "a.jpg"}}, "task 0: does not say its image's size"),
+        ({"data": {"image": "a.jpg"}}, "task 0: lacks the size of its image"),
         ({"annotations": [{}]}, "task 0: its annotations or predictions are broken"),
         ({"annotations": 3}, "task 0: its annotations or predictions are broken"),
-        ({"predictions": [{"result": [{**ENTRY, "value": {**BOX, "x": None}}]}]}, "a box of 'cat' is broken"),
+        ({"predictions": [{"result": [{**ENTRY, "value": {**BOX, "x": None}}]}]}, "a box of 'cat' is invalid"),
         ({"predictions": [{"result": [{**ENTRY, "value": {**BOX, "width": -3}}]}]}, "box .* swapped corners"),
         ({"predictions": [{"result": [{**ENTRY, "score": "0.9"}]}]}, "its score '0.9'; expected .*a score in 0..1"),
     ],
@@ -252,8 +252,8 @@ def test_cvat_shapes_without_an_upright_box_are_left_out_and_counted(tmp_path):
         "points, left out": 1,
         "cuboids, left out": 1,
         "skeletons, left out": 1,
-        "masks, of which the box is read": 1,
-        "ellipses, of which the box is read": 1,
+        "masks, only the bounding box is read": 1,
+        "ellipses, only the bounding box is read": 1,
     }
 
 

@@ -86,7 +86,7 @@ def test_no_format_is_converted_over_labels_that_are_there(tmp_path: Path, targe
     write_odvg(source, [Record("a.jpg", 48, 64, (Instance((1, 2, 3, 4), 0, "cat"),))])
     convert("odvg", target, source, out)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match=r"exists|there already"):
+    with pytest.raises(InputError, match=r"exists"):
         convert("odvg", target, source, out)
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     convert("odvg", target, source, out, overwrite=True)
@@ -396,3 +396,27 @@ def test_accents_of_a_mac_are_the_same_accents_to_yolo(tmp_path: Path) -> None:
     (tmp_path / "labels" / "cafe\u0301.txt").write_text("0 0.5 0.5 0.2 0.2\n")
     (record,) = read_yolo(tmp_path / "labels", tmp_path / "images", ["cat"])
     assert len(record.instances or ()) == 1
+
+
+def test_texts_of_either_case_are_captions_and_those_without_an_image_are_counted(tmp_path: Path, caplog) -> None:
+    for name in ("a.png", "sub/b.png"):
+        image(tmp_path / "images" / name)
+    for name, text in (("a.TXT", "a cat"), ("sub/b.txt", "a dog"), ("c.txt", "a cow")):
+        (tmp_path / "texts" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "texts" / name).write_text(text)
+    pairs = list(read_captions(tmp_path / "texts", tmp_path / "images"))
+    assert pairs == [("a.png", "a cat"), ("sub/b.png", "a dog")]
+    assert "1 text file without an image" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"a.png": "a cat", "a.png": "a dog"}', "'a.png' is listed twice; expected a list of all its captions"),
+        ('{"images": [], "annotations": [{"image_id": 9, "caption": "lost"}]}', "has a caption of image 9"),
+    ],
+)
+def test_captions_that_would_be_lost_are_named(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "captions.json").write_text(content)
+    with pytest.raises(InputError, match=said):
+        list(read_captions(tmp_path / "captions.json", tmp_path))

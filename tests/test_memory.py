@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from flows.cli.command import main
 from formats.io.errors import InputError
 from formats.io.toml_config import read_config
 from grounding_model.data.augment import AugmentConfig
@@ -197,3 +198,22 @@ def test_a_dry_run_tells_the_parts(
     parts = "weights gradients optimizer average activations total free"
     assert [line.split()[0] for line in lines[1:]] == parts.split()
     assert message in lines[-1]
+
+
+def test_a_dry_run_says_which_data_are_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setattr("grounding_model.training.memory.describe_memory", lambda config: "memory")
+    config = tmp_path / "t.toml"
+    config.write_text(f'work_dir = "{tmp_path}/t"\nsteps = 1\ndatasets = []\n[start]\nkind = "weights"\nsource = "x"\n')
+    assert main(["train", str(config), "--dry-run"]) == 0
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("memory\n", "training would end with: datasets: is empty; expected at least one\n")
+
+
+@pytest.mark.parametrize(("option", "said"), [(["--gpus", "0"], "processes: is 0"), (["--work-dir", ""], "work_dir")])
+def test_options_are_not_passed_over_for_being_zero_or_empty(
+    tmp_path: Path, option: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "t.toml"
+    config.write_text(f'work_dir = "{tmp_path}/t"\nsteps = 1\ndatasets = []\n[start]\nkind = "weights"\nsource = "x"\n')
+    assert main(["train", str(config), "--dry-run", *option]) == 2
+    assert said in capsys.readouterr().err

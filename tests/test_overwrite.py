@@ -51,7 +51,7 @@ def test_bootstrap_keeps_a_label_map_that_labels_refer_to(tmp_path: Path, capsys
     (tmp_path / "x_od_v1.json").write_text(LABELLED)
     assert bootstrap(tmp_path) == 0
     assert bootstrap(tmp_path, categories="dog") == 2
-    assert "x_od_v1.json refers" in capsys.readouterr().err
+    assert "which x_od_v1.json uses" in capsys.readouterr().err
     assert json.loads((tmp_path / "x_label_map.json").read_text()) == {"0": "cat"}
 
 
@@ -85,7 +85,8 @@ def test_filter_keeps_the_labels_of_another_plan(plans: Path) -> None:
     kept = first.read_bytes()
     assert filter_candidates(plans / "work", Policy(0.9)).labels == first  # another policy of the same plan
     filter_candidates(plans / "work")
-    with pytest.raises(InputError, match=r"x_od_v1\.json: contains the labels of another plan, as x_od_v1\.meta\.json"):
+    told = r"x_od_v1\.json: contains the labels of another plan, according to x_od_v1\.meta\.json"
+    with pytest.raises(InputError, match=told):
         filter_candidates(plans / "other")
     assert first.read_bytes() == kept
     filter_candidates(plans / "other", overwrite=True)
@@ -95,7 +96,7 @@ def test_filter_keeps_the_labels_of_another_plan(plans: Path) -> None:
 
 def test_filter_keeps_labels_that_no_plan_claims(plans: Path) -> None:
     (plans / "mine_od.json").write_text(LABELLED)
-    with pytest.raises(InputError, match="contains labels, and no"):
+    with pytest.raises(InputError, match="contains labels, but no"):
         filter_candidates(plans / "work", out=plans / "mine_od.json")
     assert (plans / "mine_od.json").read_text() == LABELLED
 
@@ -147,7 +148,7 @@ def test_convert_keeps_a_label_map_that_labels_refer_to(tmp_path: Path, capsys: 
     (tmp_path / "in" / "y_od.json").write_text(LABELLED.replace('"cat"', '"dog"'))
     command = ["convert", "odvg", "odvg", str(tmp_path / "in" / "y_od.json"), str(tmp_path / "x_od_v2.json")]
     assert main(command) == 2
-    assert "is another label map, to which x_od_v1.json refers" in capsys.readouterr().err
+    assert "is a different label map, which x_od_v1.json uses" in capsys.readouterr().err
     assert json.loads((tmp_path / "x_label_map.json").read_text()) == {"0": "cat"}
     assert not (tmp_path / "x_od_v2.json").exists()
     assert main([*command, "--overwrite"]) == 0

@@ -154,7 +154,7 @@ def test_what_is_empty_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture
     empty = tmp_path / "x_od.json"
     empty.touch()
     assert main(["convert", "odvg", "coco", str(empty), str(tmp_path / "out.json")]) == 2
-    assert f"{empty}: no image to convert" in capsys.readouterr().err
+    assert f"{empty}: contains no image to convert" in capsys.readouterr().err
     assert not (tmp_path / "out.json").exists()
     assert main(["check", str(empty)]) == 1
     assert f"{empty}: has no image" in capsys.readouterr().out

@@ -328,7 +328,7 @@ def test_ray_outside_a_flow_says_where_it_works(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"runner": "ray", "devices": ("cpu",)}, "Ray itself gives"),
+        ({"runner": "ray", "devices": ("cpu",)}, "Ray assigns the devices itself"),
         ({"address": "head:6379"}, "threads have no address"),
         ({"runner": "dask"}, 'expected "threads" or "ray"'),
     ],
@@ -385,3 +385,12 @@ def test_from_images_to_labels_at_an_address(folder: Path) -> None:
     assert there.counts == here.counts
     assert str(there.labels) == f"{root}/y_od_v1.json"
     assert as_path(there.labels).read_bytes() == here.labels.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["source", "image_root", "weights", "text_encoder", "software"])
+@pytest.mark.parametrize("value", [5, [], {}])
+def test_a_plan_with_something_else_than_a_text_is_named(folder: Path, name: str, value: object) -> None:
+    path = plan_od(folder).path
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(InputError, match=rf"manifest\.json: not a manifest \({name} is "):
+        read_manifest(path)

@@ -56,7 +56,7 @@ def test_another_variant_a_missing_file_and_another_network_are_refused(classifi
     path = saved(classifier, tmp_path / "swin.pth")
     with pytest.raises(InputError, match=r"missing or of another shape; expected the variant of the model"):
         load_backbone(build_backbone(SwinBackbone(embed_dim=16, depths=(2, 1, 1, 1), heads=SWIN.heads, window=2)), path)
-    with pytest.raises(InputError, match=r"none.pth: no such file; expected the Swin of ImageNet from https://"):
+    with pytest.raises(InputError, match=r"none.pth: no such file; expected a Swin trained on ImageNet from https://"):
         load_backbone(build_backbone(SWIN), tmp_path / "none.pth")
     with pytest.raises(InputError, match=r"missing or of another shape; expected weights of this network"):
         load_backbone(build_backbone(TimmBackbone(name="resnet18", out_indices=(3, 4))), path)

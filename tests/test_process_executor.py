@@ -52,7 +52,7 @@ def test_a_killed_process_is_said_and_the_plan_resumes(source: Path, tmp_path: P
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with pytest.raises(RuntimeError, match="ended from outside; run again to resume"):
+    with pytest.raises(RuntimeError, match="was killed; run again to resume"):
         infer(manifest, executor=ProcessExecutor(("cpu",), progress=False))
     killer.join()
     infer(manifest, progress=False)

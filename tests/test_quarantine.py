@@ -14,7 +14,7 @@ from flows.policies.policy import Policy
 from formats.candidates import ImageProblem
 from formats.odvg import read_odvg
 from formats.odvg_lines import is_quarantined
-from formats.quarantine import NAMED, quarantine_summary, requarantined_line
+from formats.quarantine import MAX_LISTED, quarantine_summary, requarantined_line
 from tests.pipeline_cases import FakeDetector, make_images, make_weights, plan_images
 
 
@@ -78,12 +78,12 @@ def test_every_bad_image_and_line_is_a_line_of_the_labels(tmp_path: Path, captio
 def test_the_end_of_a_run_names_some_and_counts_all() -> None:
     assert quarantine_summary([]) == ""
     lines = quarantine_summary(
-        [ImageProblem(index, f"{index}.jpg", "why") for index in range(NAMED + 3)], "x.meta.json"
+        [ImageProblem(index, f"{index}.jpg", "why") for index in range(MAX_LISTED + 3)], "x.meta.json"
     )
-    assert lines.splitlines()[0] == f"{NAMED + 3} quarantined:"
+    assert lines.splitlines()[0] == f"{MAX_LISTED + 3} quarantined:"
     assert lines.splitlines()[1] == "  line 1: 0.jpg: why"
     assert lines.splitlines()[-1] == "  and 3 more: x.meta.json"
-    assert len(lines.splitlines()) == NAMED + 2
+    assert len(lines.splitlines()) == MAX_LISTED + 2
     assert "no filename" in quarantine_summary([ImageProblem(0, "", "why")])
 
 

@@ -31,7 +31,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
         ("steps=0", r"steps: is 0; expected a number from 1 to 1e\+09"),
         ("batch_size=-4", r"batch_size: is -4"),
         ("losses.matching.giou=inf", r"losses.matching.giou: is inf"),
-        ("work_dir=''", r"work_dir: is the text ''; expected a path"),
+        ("work_dir=''", r"work_dir: is the string ''; expected a path"),
     ],
 )
 def test_the_message_names_file_key_value_and_range(override, message):
@@ -43,7 +43,7 @@ def test_the_message_names_file_key_value_and_range(override, message):
     ("override", "message"),
     [
         ("labelling.shard_size=0", r"labelling.shard_size: is 0; expected a number from 1"),
-        ("name=../../evil", r"name: is '../../evil'; expected a name for files"),
+        ("name=../../evil", r"name: is '../../evil'; expected a file name"),
         ("student=0.0", r"student: is 0.0; expected a number above 0 to 1"),
         ("rounds=-1", r"rounds: is -1; expected a number from 0"),
     ],
@@ -71,7 +71,7 @@ def test_names_that_make_one_file_pass(name):
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "\0", "x" * 101, " a", "C:"])
 def test_names_that_would_lead_elsewhere_are_refused(name):
-    with pytest.raises(InputError, match="expected a name for files"):
+    with pytest.raises(InputError, match="expected a file name"):
         _Named(name)
 
 

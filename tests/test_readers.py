@@ -23,10 +23,10 @@ _LOST = {
     "objects365v2": {**_COCO_LOSSES, "segmentation of annotations": 0, "isfake of annotations": 1},
     "lvis": {"neg_category_ids of images": 1, "frequency of categories": 2, "synset of categories": 2},
     "voc": {"pose of objects": 1, "truncated of objects": 1},
-    "yolo": {"polygons, of which the box is read": 1},
-    "labelstudio": {"answers beside the one that is read": 1, "results of type choices": 1},
+    "yolo": {"polygons, only the bounding box is read": 1},
+    "labelstudio": {"annotations and predictions beside the one that is read": 1, "results of type choices": 1},
     "cvat": {
-        "polygons, of which the box is read": 1,
+        "polygons, only the bounding box is read": 1,
         "tags of whole images": 1,
         "attributes of shapes": 1,
         "occluded of shapes": 1,
@@ -34,11 +34,11 @@ _LOST = {
     "fiftyone": {"age of boxes' attributes": 1},
     "huggingface": {"author of lines": 1},
     "openimages": {"IsOccluded": 1},
-    "cityscapes": {"masks, of which the box is read": 1},
-    "mdetr": {"dataset_name of images": 1, "boxes that name no words, left out": 1},
-    "flickr30k": {"phrases of nothing to be seen": 1, "numbers of entities": 2},
+    "cityscapes": {"masks, only the bounding box is read": 1},
+    "mdetr": {"dataset_name of images": 1, "boxes without words in the caption, left out": 1},
+    "flickr30k": {"phrases of invisible things": 1, "numbers of entities": 2},
     "grit": {"url of samples": 1, "noun_chunks of samples": 1},
-    "refcoco": {"category_id of refs": 1, "sentences that a ref gives twice, read once": 1},
+    "refcoco": {"category_id of refs": 1, "sentences that a ref repeats, read once": 1},
 }
 
 

@@ -248,7 +248,7 @@ def test_two_images_of_one_base_name_need_their_folders():
     ("record", "message"),
     [
         (Record("other.jpg", 100, 120, (MOVED,)), r"'other\.jpg' is not an image of x_od_v1\.json"),
-        (Record("a.jpg", 50, 60, (MOVED,)), r"'a\.jpg' has 60x50 pixels, x_od_v1\.json says 120x100"),
+        (Record("a.jpg", 50, 60, (MOVED,)), r"'a\.jpg' has 60x50 pixels, but x_od_v1\.json has 120x100"),
         (
             Record("a.jpg", 100, 120, (Instance((1, 2, 3, 4), 2, "dogg"),)),
             "'dogg' is not a .*did you mean 'dog'",
@@ -277,7 +277,7 @@ def test_another_data_set_is_refused_even_with_skip(tmp_path, labels):
 def test_an_export_without_its_boxes_deletes_none(tmp_path, labels):
     with pytest.raises(InputError, match="contains no image"):
         import_reviews(labels, coco(tmp_path), "coco")
-    with pytest.raises(InputError, match=r"contains no box in any of 3 images, x_od_v1\.json contains 3"):
+    with pytest.raises(InputError, match=r"contains no box in any of 3 images, but x_od_v1\.json contains 3"):
         import_reviews(labels, coco(tmp_path, *(replace(each, instances=()) for each in RECORDS)), "coco")
 
 

@@ -97,7 +97,7 @@ def test_a_person_may_let_a_round_pass_that_the_gate_stopped(config: SelfTrainCo
 def test_without_evaluation_data_drift_alone_judges_and_says_so(config: SelfTrainConfig) -> None:  # noqa: F811
     result = self_train(replace(config, evaluation=None), stages=Recorder().stages())
     assert result.best.round == 3
-    assert "(drift alone)" in status(config.train.work_dir)
+    assert "(drift only)" in status(config.train.work_dir)
 
 
 def test_a_fall_within_the_interval_is_no_fall(tmp_path: Path) -> None:
@@ -151,8 +151,8 @@ def test_labels_with_hardly_a_box_are_not_trained_on(config: SelfTrainConfig) ->
     strict = replace(config, policy=replace(config.policy, score_threshold=1.0))
     result = self_train(strict, stages=recorder.stages())
     assert (result.state, recorder.trained, result.best.round) == ("stopped", 0, 1)
-    assert "0 boxes in 5 images are hardly any" in result.reason
-    assert "stopped after v1: did not pass the gate: 0 boxes" in status(config.train.work_dir)
+    assert "only 0 boxes in 5 images" in result.reason
+    assert "stopped after v1: did not pass the gate: only 0 boxes" in status(config.train.work_dir)
     approve_round(config.train.work_dir)
     assert self_train(strict, stages=recorder.stages()).rounds[0].approved
 
@@ -302,7 +302,7 @@ def test_a_box_leads_back_to_the_first_checkpoint(config: SelfTrainConfig, capsy
         assert link.candidate.score == pytest.approx(link.box.score, abs=1e-5)
         assert link.candidate.rank == 2
     assert main(["rounds", "lineage", str(result.rounds[2].labels), "--image", "image-002.png"]) == 0
-    assert "the chain is whole" in capsys.readouterr().out
+    assert "the chain is intact" in capsys.readouterr().out
     with pytest.raises(InputError, match="has no box 99"):
         lineage(result.rounds[2].labels, "image-002.png", 99)
     with pytest.raises(InputError, match=r"no image 'none\.png'"):

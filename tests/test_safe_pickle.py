@@ -86,7 +86,7 @@ def test_an_attack_is_refused_and_not_executed(tmp_path: Path, zipped: bool, fun
     }[function]
     content = {"state_dict": {"a": torch.ones(2)}, "hooks": [Attack(function, *arguments)]}
     path = save(tmp_path / "a.pth", content, zipped)
-    with pytest.raises(InputError, match=rf"a\.pth: asks to run \w+\.{function.__name__}, .* nothing was run"):
+    with pytest.raises(InputError, match=rf"a\.pth: would run \w+\.{function.__name__}, .* nothing was run"):
         read_pickled_checkpoint(path)
     assert not trace.exists()
     torch.load(path, weights_only=False)  # the attack is a real one
@@ -127,7 +127,7 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, zipped: bool, kept: float) 
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "git-lfs pointer"),
         (b"\0" * 4096, "starts with zeros"),
         (b"\x89PNG\r\n", "not a PyTorch file"),
-        (pickle.dumps({"a": 1}), "torch.save did not write"),
+        (pickle.dumps({"a": 1}), "not written by torch.save"),
     ],
 )
 def test_the_error_says_what_the_file_is_instead(tmp_path: Path, content: bytes, said: str) -> None:
@@ -153,7 +153,7 @@ def test_what_stands_for_a_name_cannot_be_overwritten(tmp_path: Path, name: str)
     program = f"c{name}\n(dS'dtype'\nNsb.".encode()  # look the name up, then set its attribute `dtype` to None
     with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
         archive.writestr("archive/data.pkl", program)
-    with pytest.raises(InputError, match="to be overwritten"):
+    with pytest.raises(InputError, match="overwrites the description"):
         read_pickled_checkpoint(tmp_path / "a.pth")
 
 

@@ -175,7 +175,7 @@ def test_the_reference_keeps_refcocos_validation_images_out_of_coco_so(tmp_path:
     out = tmp_path / "norefval.json"
     assert convert("coco", "coco", tmp_path / "instances_train2017.json", out, *without) == 0
     assert [record.filename for record in read_coco(out)] == [f"{each:012}.jpg" for each in (1, 4, 6, 8)]
-    assert "4 records of images that --without names, left out" in capsys.readouterr().out
+    assert "4 records of images in --without, left out" in capsys.readouterr().out
 
 
 def test_what_is_lost_is_told_a_line_a_kind(tmp_path: Path, capsys) -> None:
@@ -200,7 +200,7 @@ def test_convert_makes_an_unlabelled_coco_file_of_a_folder(tmp_path: Path) -> No
 
 def test_an_option_that_nobody_asks_for_is_refused(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert convert("odvg", "coco", source, source.with_name("c.json"), "--refs", "x") == 2
-    assert "--refs: odvg and coco do not take this option; leave it out" in capsys.readouterr().err
+    assert "--refs: odvg and coco do not have this option; leave it out" in capsys.readouterr().err
 
 
 def test_categories_of_a_source_that_names_its_own_are_refused(

@@ -137,7 +137,7 @@ def test_rounds_of_other_settings_are_not_made_anew_in_silence(config: SelfTrain
     recorder = Recorder()
     result = self_train(config, stages=recorder.stages())
     labels = [each.labels.read_bytes() for each in result.rounds]
-    with pytest.raises(InputError, match=f"3 rounds that follow from other settings lie here .*{named}.*overwrite"):
+    with pytest.raises(InputError, match=f"contains 3 rounds with other settings .*{named}.*overwrite"):
         self_train(replace(config, **change), stages=recorder.stages())
     assert [each.labels.read_bytes() for each in result.rounds] == labels
     assert (recorder.detector.seen, recorder.trained) == (15, 2)

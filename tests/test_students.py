@@ -21,8 +21,8 @@ from formats.odvg import read_odvg, write_odvg
 from formats.record import Instance, Record
 from grounding_model import Prompt, load_detector
 from grounding_model.checkpoints.locations import locate_backbone
-from grounding_model.data.augment import AugmentConfig
-from grounding_model.data.class_samples import classes_of_labels
+from grounding_model.data.augment import AugmentConfig, Photometric
+from grounding_model.data.class_samples import ClassSamples, classes_of_labels
 from grounding_model.data.sampler import Draw
 from grounding_model.data.sources import OdvgData, open_for_training
 from grounding_model.glyphs import write_scenes
@@ -322,6 +322,22 @@ def test_onnx_runtime_gives_equal_answers(student: Student, tmp_path: Path) -> N
     check_onnx(student, tmp_path)
 
 
+def test_a_large_photo_is_reduced_before_noise_so_that_the_noise_is_seen(tmp_path: Path) -> None:
+    Image.new("RGB", (800, 600), (128,) * 3).save(tmp_path / "large.png")
+    Image.new("RGB", (90, 80), (128,) * 3).save(tmp_path / "small.png")
+    box = Instance((100.0, 200.0, 300.0, 400.0), 0, "red")
+    lines = [Record("large.png", 600, 800, (box,)), Record("small.png", 80, 90, ())]
+    write_odvg(tmp_path / "x_od.json", lines)
+    write_label_map(tmp_path / "x_label_map.json", dict(enumerate(NAMES)))
+    data = open_for_training(OdvgData(tmp_path / "x_od.json", tmp_path, tmp_path / "x_label_map.json"))
+    settings = AugmentConfig(flip=0.0, short_sides=(), photometric=Photometric(noise=0.2, probability=1.0))
+    large, small = (ClassSamples([data], settings, NAMES, 0, side=64)[Draw(item, 0, item)] for item in (0, 1))
+    assert large.image.shape == (128, 171, 3)
+    assert large.boxes[0] == pytest.approx([100 * 171 / 800, 200 * 128 / 600, 300 * 171 / 800, 400 * 128 / 600])
+    assert small.image.shape == (80, 90, 3)
+    assert large.image.std() > 5.0  # averaged away, if it were of the whole photo
+
+
 @pytest.mark.slow
 def test_an_onnx_file_is_a_detector_like_others(
     student: Student, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -455,7 +471,7 @@ def test_the_memory_of_a_step_is_estimated_and_changes_nothing(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--label-map", "{unnamed}"], "names no class"),
+        (["--label-map", "{unnamed}"], "has no classes"),
         (["--truth", "{other}"], "its categories are black; expected some of the student's: red, green, blue"),
         (["--teacher", "no such.safetensors"], "no such"),
     ],

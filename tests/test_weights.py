@@ -159,7 +159,7 @@ def test_an_extra_tensor_is_named(tmp_path: Path, name: str) -> None:
 def test_an_unmistakable_shape_is_named(tmp_path: Path) -> None:
     name = "encoder.layers.1.self_attn.value_proj.weight"
     tensors = FILE.tensors | {name: torch.ones(64, 32)}
-    with pytest.raises(InputError, match=rf"{re.escape(name)} \(64, 32\) instead of \(64, 64\) is misshapen"):
+    with pytest.raises(InputError, match=rf"{re.escape(name)} \(64, 32\) instead of \(64, 64\) is of wrong shape"):
         load_checkpoint(saved(tmp_path / "a.pth", tensors), BERT)
 
 
@@ -314,11 +314,11 @@ def test_heads_that_no_file_states_are_warned_of(tmp_path: Path, caplog: pytest.
     load_checkpoint(CHECKPOINT, BERT)
     assert not caplog.records
     assert load_checkpoint(CHECKPOINT, vocabulary(tmp_path, 381)).model.config.text.heads == 1
-    assert "specify a text encoder folder with config.json" in caplog.text
+    assert "pass a text encoder folder with config.json" in caplog.text
 
 
 def test_the_tokenizer_must_fit(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the tokenizer has 400 words, the checkpoint 381"):
+    with pytest.raises(InputError, match="the tokenizer has 400 words, the checkpoint has 381"):
         load_checkpoint(CHECKPOINT, vocabulary(tmp_path, 400))
     with pytest.raises(InputError, match="vocab.txt"):  # noqa: RUF043 - a pattern
         load_checkpoint(CHECKPOINT, tmp_path / "nowhere")
@@ -439,7 +439,7 @@ def test_inspect_says_what_a_file_is_and_lacks(tmp_path: Path) -> None:
     summary = inspect(CHECKPOINT, BERT)
     assert "mmdet checkpoint" in summary
     assert "decoder_layers = 2" in summary
-    assert "whole: nothing is missing" in summary
+    assert "complete: nothing is missing" in summary
     rest = {key: tensor for key, tensor in FILE.tensors.items() if key != "memory_trans_fc.bias"}
     assert "memory_trans_fc.bias is missing" in inspect(saved(tmp_path / "a.pth", rest))
 
@@ -461,7 +461,7 @@ def test_a_misspelt_name_of_weights_gets_a_suggestion():
 @pytest.mark.parametrize(("content", "what"), [(b"", "is empty"), (b"\0" * 100, "starts with zeros")])
 def test_an_unfinished_safetensors_file_is_called_that(tmp_path, content, what):
     (tmp_path / "a.safetensors").write_bytes(content)
-    with pytest.raises(InputError, match=f"{what}.*; expected a whole safetensors file"):
+    with pytest.raises(InputError, match=f"{what}.*; expected a complete safetensors file"):
         load_checkpoint(tmp_path / "a.safetensors")
 
 

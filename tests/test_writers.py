@@ -111,6 +111,12 @@ def test_yolo_comes_back(tmp_path, images):
     assert list(read_odvg(tmp_path / "again.json")) == PLAIN
 
 
+def test_the_area_of_a_coco_annotation_is_that_of_its_box(tmp_path):
+    write_coco(tmp_path / "coco.json", PLAIN, CATEGORIES)
+    areas = [entry["area"] for entry in json.loads((tmp_path / "coco.json").read_text())["annotations"]]
+    assert areas == [200 * 100, 29.25 * 38]
+
+
 def test_coco_results_come_back_with_the_ids_of_the_truth(tmp_path):
     truth = tmp_path / "truth.json"
     write_coco(truth, PLAIN, CATEGORIES)
@@ -152,7 +158,7 @@ def test_coco_results_refuse_what_the_truth_does_not_have(tmp_path, record, mess
     ("content", "message"),
     [
         ("{}", "contains a JSON dict; expected a COCO results file"),
-        ("[1]", "contains more than objects"),
+        ("[1]", "entry 0 is not an object"),
         ('[{"image_id": 9, "category_id": 1, "bbox": [1, 1, 1, 1], "score": 1}]', "annotation 0: image_id 9"),
         ('[{"image_id": 1, "category_id": 1, "bbox": [1, 1, 1, 1]}]', "annotation 0: 'score' is missing"),
         ('[{"image_id": 1, "category_id": 1, "bbox": [1, 1, 1, 1], "score": 2}]', "annotation 0: score 2 is outside"),

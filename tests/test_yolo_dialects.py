@@ -37,7 +37,7 @@ def test_a_pose_is_its_box(root: Path, behind: str, declared: bool) -> None:
         (root / "data.yaml").write_text("kpt_shape: [2, 3]\nnames: [cat, dog]\n")
     found, omissions = rows(root, f"0 0.5 0.5 0.5 0.2 {behind}", f"1 0.5 0.5 0.5 0.2 {behind}")
     assert [(each.box, each.label, each.score) for each in found] == [(BOX, 0, None), (BOX, 1, None)]
-    assert omissions == {"objects with keypoints, of which the box is read": 2}
+    assert omissions == {"objects with keypoints, only the bounding box is read": 2}
 
 
 def test_poses_without_visibility_are_told_by_the_data_yaml(root: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_kpt_shape_that_is_none_is_named(root: Path, shape: str) -> None:
 def test_a_polygon_of_the_whole_image_is_no_pose(root: Path) -> None:
     found, omissions = rows(root, "0 0 0 1 0 1 1 0 1 0 0")
     assert [each.box for each in found] == [(0, 0, 100, 100)]
-    assert omissions == {"polygons, of which the box is read": 1}
+    assert omissions == {"polygons, only the bounding box is read": 1}
 
 
 @pytest.mark.parametrize(

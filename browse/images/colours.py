@@ -1,4 +1,4 @@
-"""The colour of a label, the same wherever it is drawn, and the ink that can be read on it."""
+"""The colours of labels, the same wherever they are drawn, and the text colours that are legible on them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import colorsys
 
 Colour = tuple[int, int, int]
 
-# Far apart in hue and lightness, the first ones the most; labels beyond them get hues by the golden ratio.
+# Chosen to be distinct in hue and lightness, above all the first ones; further hues are spaced by the golden ratio.
 FIRST_COLOURS: tuple[Colour, ...] = (
     (0, 200, 120),
     (255, 92, 56),
@@ -25,7 +25,7 @@ GOLDEN_RATIO = 0.618034
 
 
 def colour_of(index: int) -> Colour:
-    """The colour of the label or phrase with this number: always the same, neighbours far apart."""
+    """The colour of the label or phrase with this number; always the same, and distinct from its neighbours."""
     if 0 <= index < len(FIRST_COLOURS):
         return FIRST_COLOURS[index]
     hue, lightness = (index * GOLDEN_RATIO) % 1.0, (0.5, 0.62, 0.4)[index % 3]
@@ -34,12 +34,12 @@ def colour_of(index: int) -> Colour:
 
 
 def ink_on(paper: Colour) -> Colour:
-    """Black or white, whichever stands out more (relative luminance, WCAG 2.1)."""
+    """Black or white, whichever has more contrast (relative luminance, WCAG 2.1)."""
     linear = [(c / 255 / 12.92) if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in paper]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return (0, 0, 0) if (luminance + 0.05) ** 2 > 1.05 * 0.05 else (255, 255, 255)
 
 
 def css_of(colour: Colour) -> str:
-    """#rrggbb"""
+    """The colour as "#rrggbb"."""
     return "#{:02x}{:02x}{:02x}".format(*colour)

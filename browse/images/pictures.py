@@ -1,6 +1,6 @@
 """Reads pictures for display: upright, in RGB, reduced if they are large.
 
-H, W  height and width in pixels after the EXIF turn; arrays are (H, W, 3) uint8 RGB
+H, W  height and width in pixels after EXIF rotation; arrays are (H, W, 3) uint8 RGB
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ JPEG_QUALITY = 88
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, EXIF turn applied. Raises InputError when it is not a whole picture, or too large a one."""
+    """(H, W, 3) uint8 RGB, EXIF rotation applied. Raises InputError if it is broken, truncated or too large."""
     return decode_image(path).pixels
 
 
 def reduced_picture(path: Path, longest: int) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of the upright picture, its longer side at most `longest` pixels. Raises as read_picture."""
+    """As read_picture, but reduced so that the longer side has at most `longest` pixels."""
     picture = Image.fromarray(decode_image(path, longest).pixels)
     picture.thumbnail((longest, longest))
     return np.asarray(picture)
@@ -37,6 +37,6 @@ def jpeg_of(picture: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
 
 
 def write_jpeg(path: Path, picture: np.ndarray) -> None:
-    """Writes (H, W, 3) uint8 RGB as a JPEG file atomically. Raises OSError where nothing may be written."""
+    """Writes (H, W, 3) uint8 RGB as a JPEG file atomically. Raises OSError if it cannot be written."""
     with write_whole(path, "wb") as file:
         file.write(jpeg_of(picture))

@@ -1,6 +1,6 @@
-"""Pictures that are too large to be kept in memory, as tiles on disk: any part of them at full resolution.
+"""Pictures too large to be kept in memory, cut into tiles on disk to read any part at full resolution.
 
-A picture is decoded once, whole, and cut into JPEG files, from which parts are put together.
+A picture is decoded once and cut into JPEG files, from which parts are assembled.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from formats.images import decode_strips, stored_box, turned
 
 TILE = 1024  # pixels along a side
 QUALITY = 92  # of the JPEG files; a part is encoded again for the page
-MOST_PICTURES = 4  # whose tiles are kept: some hundred megabytes each at most
+MAX_PICTURES = 4  # whose tiles are kept; each takes up to a few hundred megabytes
 
 
 class TiledPicture(NamedTuple):
-    """folder: of the tiles. height, width: of the stored picture, in pixels. orientation: EXIF's."""
+    """A picture cut into tiles. height, width: as stored, in pixels. orientation: EXIF's."""
 
     folder: Path
     height: int
@@ -33,7 +33,7 @@ class TiledPicture(NamedTuple):
 
 
 class Tiles:
-    """The tiles of the pictures that were asked for last, in a temporary folder. Methods may be called from threads."""
+    """The tiles of the most recently used pictures, in a temporary folder. Thread-safe."""
 
     def __init__(self) -> None:
         self._root: tempfile.TemporaryDirectory[str] | None = None
@@ -42,11 +42,12 @@ class Tiles:
         self._lock = threading.Lock()
 
     def region(self, path: Path, box: tuple[int, int, int, int], size: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8 RGB of a part of the upright picture, x1, y1, x2, y2 in its pixels. size: its height, width.
+        """(h, w, 3) uint8 RGB of a part of the upright picture.
 
-        Raises InputError for what cannot be decoded.
+        box: x1, y1, x2, y2 in pixels of the upright picture. size: its height and width.
+        Raises InputError for a picture that cannot be decoded.
         """
-        with self._lock:  # of large pictures one is decoded at a time anyhow
+        with self._lock:  # large pictures are decoded one at a time anyway
             picture = self._picture(path)
             stored = stored_box(box, *size, picture.orientation)
             return turned(_assembled(picture, stored), picture.orientation)
@@ -64,7 +65,7 @@ class Tiles:
                 shutil.rmtree(folder)
                 raise
             self._pictures[key] = TiledPicture(folder, *size)
-            if len(self._pictures) > MOST_PICTURES:
+            if len(self._pictures) > MAX_PICTURES:
                 shutil.rmtree(self._pictures.popitem(last=False)[1].folder)
         self._pictures.move_to_end(key)
         return self._pictures[key]

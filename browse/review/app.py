@@ -1,6 +1,6 @@
-"""The addresses of the review page, behind the token (browse.review.guard). Errors are {"error": "..."}.
+"""The HTTP API of the review page, behind the token (browse.review.guard). Errors are {"error": "..."}.
 
-Pictures and lines are requested by number: a file name never comes from the network. Changes are POSTed as JSON.
+Pictures and lines are requested by number; file names never come from the network. Changes are POSTed as JSON.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from browse.review.views import LineView, Query, Views
 from formats.io.errors import InputError
 from formats.io.plurals import many
 
-MAX_BODY = 8 << 20  # bytes: a change to one image is a hundredth of it
+MAX_BODY = 8 << 20  # bytes; about a hundred times the size of a change to one image
 MAX_ROWS = 500  # that one request may ask for
-MAX_WAITING = 1000  # requests for pictures; more are told to come back
-PICTURE_THREADS = 4  # that read pictures: waiting for one must not take a thread from the lines
+MAX_WAITING = 1000  # requests for pictures; further ones are told to retry later
+PICTURE_THREADS = 4  # separate from the threads that read lines, which pictures must not delay
 SIDES = {"images": 1600, "thumbnails": 160}  # pixels
 CROP_SIDE = 256
 CROP_LISTS = 4  # that are kept
-PHRASE_COLOURS = 64  # a caption has a few phrases; beyond this many, colours repeat
+PHRASE_COLOURS = 64  # in captions with more phrases, colours repeat
 PAGE = Path(__file__).with_name("page")
 CONTENT_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 PAGE_FILES = {path.name: path for path in sorted(PAGE.iterdir()) if path.suffix in CONTENT_TYPES}
 
 
 class Refused(Exception):
-    """An answer that is not a success. The message goes to the page."""
+    """An HTTP error with a message for the page."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -56,7 +56,7 @@ class Refused(Exception):
 
 
 class ReviewApp:
-    """What each address answers. changed: called after a change was saved."""
+    """The handlers of the API. changed: called after a change was saved."""
 
     def __init__(
         self,
@@ -70,8 +70,8 @@ class ReviewApp:
         self.pictures = Pictures(images, lambda number: self.review.lines.record(number).filename)
         self._changed = changed
         self._waiting = 0
-        self._threads: anyio.CapacityLimiter | None = None  # made where its event loop runs
-        self._run = secrets.token_hex(4)  # in the addresses of pictures, since another run may number them otherwise
+        self._threads: anyio.CapacityLimiter | None = None  # created inside the event loop
+        self._run = secrets.token_hex(4)  # in the URLs of pictures, because another run may number them differently
         self._crop_lists: OrderedDict[str, list[tuple[int, int]]] = OrderedDict()
         self._crop_names = (f"c{number}" for number in itertools.count(1))
         self._lock = threading.Lock()
@@ -103,10 +103,10 @@ class ReviewApp:
         ]
         return Starlette(routes=routes, exception_handlers={404: _nothing_here, 405: _nothing_here})
 
-    # What is asked. Each takes the path's and the query's values, and of a POST the JSON object
+    # Handlers: each takes the parameters of path and query, and the JSON object of a POST
 
     def overview(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
-        """What the page needs once."""
+        """What the page needs when it loads."""
         review, views = self.review, self.views
         return {
             "annotations": review.annotations.name,
@@ -131,34 +131,34 @@ class ReviewApp:
         }
 
     def progress(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
-        """How far the review is, and how much of the file is read."""
+        """How many lines are reviewed, and how much of the file has been read."""
         index = self.review.index
         compared = None if self.views.other is None else self.views.lines_compared
         known = {"known": index.known, "total": len(index.lines), "compared": compared}
         return {"progress": self.review.progress(), **known}
 
     def open_view(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
-        """A view of what the filter bar asks for, and its first position that waits for a review."""
+        """Opens a view for the filter bar; also returns its first position that is not reviewed."""
         name, view = self.views.open(Query.of(body))
         return {"view": name, "count": view.count, "open": self.views.next_open(view, -1)}
 
     def rows(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
-        """A stretch of the list of images."""
+        """A range of the list of images."""
         view = self._view(values)
         start = _whole(values, "start")
         stop = min(view.count, start + min(MAX_ROWS, _whole(values, "count")))
         return {"start": start, "rows": [self.views.row(view, position) for position in range(start, stop)]}
 
     def next_open(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
-        """The next position after one that waits for a review."""
+        """The next position, after the given one, that is not reviewed."""
         return {"position": self.views.next_open(self._view(values), _whole(values, "after"))}
 
     def position(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
-        """Where a line is in a view."""
+        """The position of a line in a view."""
         return {"position": self._view(values).position(_whole(values, "number"))}
 
     def line(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
-        """A line as it is now."""
+        """A line in its current state."""
         number = self._number(values)
         try:
             phrases = self._asked_phrases(number)
@@ -168,7 +168,7 @@ class ReviewApp:
         return {**page, "reason": self.views.reason(number), "progress": self.review.progress()}
 
     def line_candidates(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
-        """The boxes of the model that did not become labels."""
+        """The model's boxes that did not become labels."""
         number = self._number(values)
         if self.candidates is None:
             return {"candidates": []}
@@ -180,14 +180,14 @@ class ReviewApp:
         return {"candidates": self.candidates.of_line(number, record, page["model"], phrases, labels)}
 
     def category_counts(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
-        """How many boxes of a category, in how many images, each threshold would give."""
+        """The number of boxes of a category, and of images with one, at each threshold."""
         name = self.review.categories.get(_whole(values, "label"))
         if self.counts is None or name is None:
             raise Refused(404, "this category has no counts")
         return self.counts.of(name)
 
     def line_comparison(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
-        """The other label file's boxes of this line, and what became of each."""
+        """The boxes of this line in the other label file, and how they differ."""
         number = self._number(values)
         page = self.review.page(number)
         phrases = [" … ".join(each["texts"]) for each in page["phrases"]]
@@ -220,7 +220,7 @@ class ReviewApp:
         return {"crops": name, "count": len(crops)}
 
     def crop_rows(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
-        """A stretch of such a list."""
+        """A range of a list of crops."""
         crops = self._crop_lists.get(values["crops"])
         if crops is None:
             raise Refused(404, "this list of crops has expired; load the crops again")
@@ -229,7 +229,7 @@ class ReviewApp:
         return {"start": start, "rows": crop_rows(self.review, stretch)}
 
     def change_crops(self, values: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
-        """Does one thing with many boxes."""
+        """Applies one action to many boxes."""
         items = body.get("items")
         for item in items if isinstance(items, list) else ():
             number = item.get("number") if isinstance(item, dict) else None
@@ -244,7 +244,7 @@ class ReviewApp:
         self.review.add_category(body.get("name"))
         return {"categories": self._categories()}
 
-    # How it is answered
+    # Responses
 
     def _answer(self, act: Callable[[dict[str, str], dict[str, Any]], dict[str, Any]]) -> Callable[[Request], Any]:
         async def answer(request: Request) -> Response:
@@ -258,7 +258,7 @@ class ReviewApp:
                 return _error(409, str(error))
             except InputError as error:
                 return _error(400, str(error))
-            except OSError as error:  # a full disk
+            except OSError as error:  # such as a full disk
                 return _error(500, str(error))
 
         return answer
@@ -274,7 +274,7 @@ class ReviewApp:
         return await self._part(request, self.pictures.region, None)
 
     async def _cut(self, request: Request) -> Response:
-        """cuts/N?box=x1,y1,x2,y2: an object, for the grid of crops."""
+        """cuts/N?box=x1,y1,x2,y2: a crop of an object, for the grid."""
         return await self._part(request, self.pictures.crop, CROP_SIDE)
 
     async def _part(self, request: Request, make: Callable[..., bytes], side: int | None) -> Response:
@@ -295,7 +295,7 @@ class ReviewApp:
             content = await anyio.to_thread.run_sync(make, number, limiter=self._threads)
         except Refused as error:
             return _error(error.status, str(error))
-        except Exception as error:  # decoders raise all kinds of errors on broken files
+        except Exception as error:  # decoders raise errors of many types on broken files
             return _error(404, str(error))
         finally:
             self._waiting -= 1
@@ -386,5 +386,5 @@ async def _nothing_here(request: Request, error: Exception) -> Response:
 
 
 def _inks(index: int) -> dict[str, str]:
-    """The colour of a label or phrase, as drawings have it, and the ink that can be read on it."""
+    """The colour of a label or phrase, the same as in drawings, and a legible text colour on it."""
     return {"colour": css_of(colour_of(index)), "ink": css_of(ink_on(colour_of(index)))}

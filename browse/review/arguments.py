@@ -1,4 +1,4 @@
-"""Where the labels and their pictures lie: the arguments that every way of looking at labels takes."""
+"""The command-line arguments for the labels and their pictures, common to drawing and reviewing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from formats.io.errors import InputError
 
-DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8765  # where the review page is, and where reports link to
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8765  # of the review page; reports link to it
 
 
 class DataPaths(NamedTuple):

@@ -1,4 +1,4 @@
-"""How many boxes a threshold would give over all images, for every threshold: what a slider says while it moves.
+"""The number of boxes over all images at every threshold, which the page shows while a slider moves.
 
 C categories of the plan; L levels, the scores 0, 0.01 … 1
 """
@@ -16,28 +16,26 @@ from formats.candidates import Candidates, read_candidates
 from formats.io.errors import InputError
 
 LEVELS = 101
-MOST_BOXES = (
-    100  # of a category in an image, best first, among which duplicates are looked for; the rest count as they are
-)
+MOST_BOXES = 100  # of a category in an image, best first, that are checked for duplicates; the rest are all counted
 
 
 class CandidateCounts:
-    """The counts of a plan. They are read in the background, a shard at a time, from the first question on."""
+    """The counts of a plan, computed in the background, one shard at a time, from the first request on."""
 
     def __init__(self, candidates: CandidateBoxes) -> None:
         self._candidates = candidates
         names = candidates.names or ()
         self._places = {name: row for row, name in enumerate(names)}
-        self._boxes = np.zeros((len(names), LEVELS), np.int64)  # with the score of a level, and not of the next
-        self._images = np.zeros((len(names), LEVELS), np.int64)  # whose best box has
+        self._boxes = np.zeros((len(names), LEVELS), np.int64)  # histogram of the scores of boxes
+        self._images = np.zeros((len(names), LEVELS), np.int64)  # histogram of the best score per image
         self._read = 0
         self._started = False
         self._stopped = False
         self._lock = threading.Lock()
 
     def of(self, name: str) -> dict[str, Any]:
-        """{"boxes", "images", "read", "shards"}: of a category, the number of boxes with at least the score of each
-        level, and of images that have one; and how many of the shards are read. Lists are empty for an unknown name.
+        """{"boxes", "images", "read", "shards"}: for each level, the number of boxes of a category with at least this
+        score and of images that have one; and how many shards have been read. Empty lists for an unknown name.
         """
         with self._lock:
             if not self._started:
@@ -50,14 +48,14 @@ class CandidateCounts:
         return {"boxes": _at_least(self._boxes[row]), "images": _at_least(self._images[row]), **found}
 
     def stop(self) -> None:
-        """Ends reading in the background."""
+        """Stops reading in the background."""
         self._stopped = True
 
     def _count(self) -> None:
         for shard in range(self._candidates.shards):
             if self._stopped:
                 return
-            with suppress(InputError):  # it is being labelled anew
+            with suppress(InputError):  # it is being labelled again
                 self._add(read_candidates(self._candidates.shard_path(shard)))
             self._read = shard + 1
 
@@ -80,7 +78,7 @@ def _at_least(counts: np.ndarray) -> list[int]:
 
 
 def _duplicates(box: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """(N,) bool: boxes that show what a better one of their group shows. group: (N,), each group's best box first."""
+    """(N,) bool: duplicates of a better box of the same group. group: (N,), each group's best box first."""
     found = np.zeros(len(box), bool)
     area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
     rows = np.arange(len(box))

@@ -1,7 +1,7 @@
-"""The boxes that the model gave for an image and that did not become labels, from the candidates of a plan.
+"""The model's boxes of an image that did not become labels, from the candidates of a plan.
 
-They lie on disk already: `candidates/shard-00000.parquet` in the folder of the plan, with their scores. A person takes
-a missing box by one key instead of drawing it.
+They are stored with their scores in the folder of the plan, in `candidates/shard-00000.parquet` and so on. A reviewer
+can add one with a single key instead of drawing it.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from formats.reviewed import Key, key_of
 
 MANIFEST = "manifest.json"
 SHARDS_IN_MEMORY = 4
-DUPLICATE = 0.7  # IoU with a box of its name from which a candidate shows what is labelled already
-MOST_SHOWN = 200  # of an image, best first
+DUPLICATE = 0.7  # a candidate with at least this IoU with a label of the same name is a duplicate
+MAX_SHOWN = 200  # per image, best first
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a manifest.json says about its candidates. shards: (first line, lines) of each."""
+    """The candidates that a manifest.json describes. shards: (first line, number of lines) of each."""
 
     folder: Path
     source: Path
@@ -44,14 +44,14 @@ class Plan:
     shards: tuple[tuple[int, int], ...]
 
     def shard_of(self, line: int) -> int | None:
-        """The number of the shard that has a line of the source."""
+        """The index of the shard that contains a line of the source."""
         return next((i for i, (first, count) in enumerate(self.shards) if first <= line < first + count), None)
 
 
 def find_plan(annotations: Path, work_dir: Path | None) -> Plan | None:
-    """The plan that made these labels: in work_dir, or where the labels' .meta.json and `work_dirs/` lead.
+    """The plan that made these labels: in work_dir, or found through the labels' .meta.json and in `work_dirs/`.
 
-    None where there is none. Raises InputError when work_dir is given and has no plan.
+    None if there is none. Raises InputError if work_dir is given and has no plan.
     """
     if work_dir is not None:
         return read_plan(work_dir)
@@ -79,7 +79,7 @@ def _places(annotations: Path, folder: object) -> Iterator[Path]:
 
 
 def read_plan(folder: Path) -> Plan:
-    """The plan in a folder. Raises InputError where there is none."""
+    """Reads the plan in a folder. Raises InputError if there is none."""
     manifest: Any = load_json(folder / MANIFEST, "expected the work_dir of a labelling, or of a round")
     try:
         label_map = manifest["label_map"]
@@ -91,7 +91,7 @@ def read_plan(folder: Path) -> Plan:
 
 
 class CandidateBoxes:
-    """The candidates of a plan by line. All methods may be called from several threads."""
+    """The candidates of a plan by line. Thread-safe."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -108,9 +108,9 @@ class CandidateBoxes:
         phrases: Sequence[Phrase],
         labels: Mapping[str, int],
     ) -> list[dict[str, Any]]:
-        """[{"box", "of", "score"}], best first, without what shows a box of the model's that became a label.
+        """[{"box", "of", "score"}], best first, without duplicates of boxes that became labels.
 
-        number, record: the line in the label file. model: its boxes as the page has them. labels: category -> label.
+        number, record: the line in the label file. model: its boxes as in the page. labels: category -> label.
         """
         number = self._in_source(number, record)
         line = number if self._source is None or number >= len(self._source) else self._source.physical(number)
@@ -128,12 +128,12 @@ class CandidateBoxes:
             for box, region, score in zip(shard.box[rows], shard.region[rows], shard.score[rows].astype(float).tolist())
         ]
         found = [each for each in found if each["of"] is not None and _has_area(each["box"])]
-        return _without_duplicates(sorted(found, key=lambda each: -each["score"]), model)[:MOST_SHOWN]
+        return _without_duplicates(sorted(found, key=lambda each: -each["score"]), model)[:MAX_SHOWN]
 
     def _kinds(
         self, number: int, record: Record, phrases: Sequence[Phrase], labels: Mapping[str, int]
     ) -> dict[int, int]:
-        """Region of a candidate -> what the page calls it: a label, or the position of a phrase."""
+        """Region of a candidate -> its `of` in the page: a label, or the position of a phrase."""
         if self._plan.names is not None:
             return {index: labels[name] for index, name in enumerate(self._plan.names) if name in labels}
         if self._source is None or number >= len(self._source):
@@ -152,12 +152,12 @@ class CandidateBoxes:
 
     @property
     def shards(self) -> int:
-        """How many shards the plan has."""
+        """The number of shards of the plan."""
         return len(self._plan.shards)
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """The categories that the model was prompted with, by region; None of captions."""
+        """The categories in the model's prompt, by region; None for captions."""
         return self._plan.names
 
     def asked_phrases(self, number: int, record: Record) -> list[Phrase]:
@@ -174,9 +174,9 @@ class CandidateBoxes:
         return [Phrase(region.phrase, region.spans) for region in source_record.regions or ()]
 
     def features(self, index: LineIndex, max_images: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """(N,) lines of the label file, ascending, and (N, D) features of their images; None where there are none.
+        """(N,) lines of the label file, ascending, and (N, D) features of their images; None if there are none.
 
-        index: of the label file. max_images: images; of more, whole shards spread over the file are taken.
+        index: of the label file. max_images: if there are more, only some shards, spread over the file, are read.
         """
         shards = range(0, len(self._plan.shards), max(1, -(-len(index.lines) // max_images)))
         found: dict[int, np.ndarray] = {}
@@ -189,7 +189,7 @@ class CandidateBoxes:
                         continue
                     if captions or int(index.hashes[number]) == hash_of(key_bytes(filename, None)):
                         found[number] = feature  # else the labels are another file than the plan was made for
-            except InputError:  # it is being labelled anew
+            except InputError:  # it is being labelled again
                 continue
         if not found or len({len(feature) for feature in found.values()}) > 1:
             return None
@@ -197,16 +197,16 @@ class CandidateBoxes:
         return numbers, np.stack([found[number] for number in numbers.tolist()])
 
     def _number(self, line: int) -> int | None:
-        """The number of a line of the source without its blank ones."""
+        """The number of a line of the source, not counting blank lines."""
         return line if self._source is None else self._source.number(line)
 
     def shard_path(self, index: int) -> Path:
-        """Where the candidates of a shard are."""
+        """The file with the candidates of a shard."""
         return self._plan.folder / "candidates" / f"shard-{index:05d}.parquet"
 
     def _in_source(self, number: int, record: Record) -> int:
-        """The line of the source: the same, since labels have a line for each of its lines that is not blank, or in a
-        part of the labels, such as an audit's sample, where the image is.
+        """The line of the source. It has the same number, because labels have one line per non-blank line of the
+        source; in a part of the labels, such as an audit's sample, the line is looked up by its image.
         """
         if self._source is None or self._key(number) == key_of(record):
             return number
@@ -234,7 +234,7 @@ class CandidateBoxes:
 
 
 def _without_duplicates(found: list[dict[str, Any]], model: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of boxes that show the same, the best; none that shows a label."""
+    """Removes boxes that duplicate a better one or a label."""
     boxes = np.array([each["box"] for each in (*model, *found)], float).reshape(-1, 4)
     kinds = np.array([each["of"] for each in (*model, *found)])
     iou = pairwise_iou(boxes, boxes) * (kinds[:, None] == kinds[None, :])

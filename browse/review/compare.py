@@ -1,7 +1,4 @@
-"""Two sets of boxes of one image: which agree, which were gained, lost, moved or relabelled.
-
-iou: common area over joint area of two boxes
-"""
+"""Compares two sets of boxes of one image: which are the same, gained, lost, moved or relabelled."""
 
 from __future__ import annotations
 
@@ -21,8 +18,8 @@ from formats.io.errors import InputError
 from formats.odvg_lines import is_quarantined
 from formats.record import Record
 
-MATCHED = 0.5  # IoU from which two boxes show the same object, as AP50 has it
-MOVED = 0.9  # IoU below which a box that was found again counts as moved
+MATCHED = 0.5  # two boxes with at least this IoU show the same object, as for AP50
+MOVED = 0.9  # a matched box with a lower IoU counts as moved
 
 LOOKED_AT = 20  # lines of the other file that are read before anything is drawn
 
@@ -47,7 +44,7 @@ class OtherLabels:
 
     @property
     def is_truth(self) -> bool:
-        """Whether no box has a score, as in a file that a person made. Then our boxes are right or wrong.
+        """Whether no box has a score, as in labels made by a person; then our boxes count as right or wrong.
 
         Waits for the file to be read.
         """
@@ -59,11 +56,11 @@ class OtherLabels:
         return self._index.done.is_set() and self.is_truth
 
     def raw(self, hashes: np.ndarray) -> list[bytes | None]:
-        """The lines of some images as they are in the file, by the hashes of their keys, (K,) int64."""
+        """The raw lines of some images. hashes: (K,) int64, of their keys."""
         return [None if number < 0 else self._index.lines.raw(number) for number in self._lines_of(hashes).tolist()]
 
     def record(self, key: bytes) -> Record | None:
-        """The line of an image; None where it has none, or one that cannot be read. Waits for the file to be read."""
+        """The line of an image; None if there is none or it cannot be read. Waits for the file to be read."""
         [number] = self._lines_of(np.array([hash_of(key)])).tolist()
         try:
             return None if number < 0 else self._index.lines.record(number)
@@ -71,7 +68,7 @@ class OtherLabels:
             return None
 
     def _lines_of(self, hashes: np.ndarray) -> np.ndarray:
-        """(K,) int64: the line of each, the last one where several have a key; -1 where none has."""
+        """(K,) int64: the line with each hash, the last one of several; -1 if there is none."""
         self._index.done.wait()
         if self._sorted is None:
             lines = np.flatnonzero(~self._index.broken)
@@ -93,10 +90,10 @@ def _is_line(lines: LabelLines, number: int) -> bool:
 
 
 def compared(ours: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """What became of each box: {"ours": [...], "others": [...]}, a change or "same" for each, in their order.
+    """The change of each box: {"ours": [...], "others": [...]}, a change or "same" for each, in their order.
 
-    ours, others: [{"box", "name"}]. A box is paired with the one of its name that it overlaps most, then with one of
-    another name. Ours are "gained" and the others' "lost" where they have no partner.
+    ours, others: [{"box", "name"}]. A box is paired with the box of the same name that it overlaps most, then with one
+    of another name. Boxes without a partner are "gained" (ours) or "lost" (the others').
     """
     our_changes, other_changes = ["gained"] * len(ours), ["lost"] * len(others)
     if ours and others:
@@ -108,7 +105,7 @@ def compared(ours: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, An
 
 
 def _pair(iou: np.ndarray, same_name: np.ndarray, our_changes: list[str], other_changes: list[str]) -> None:
-    """Takes the best pairs first, of those that are still free."""
+    """Pairs boxes that are still unpaired, in order of IoU."""
     free = np.outer([each == "gained" for each in our_changes], [each == "lost" for each in other_changes])
     for one, other in best_pairs(np.where(free, iou, 0.0), MATCHED):
         change = "relabelled" if not same_name[one, other] else "same" if iou[one, other] >= MOVED else "moved"
@@ -120,11 +117,11 @@ def _boxes(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 
 def named_boxes(record: Record) -> list[dict[str, Any]]:
-    """The boxes of a record as the page has them, with their names: the other side of a comparison."""
+    """The boxes of a record in the form of the page, with their names, for `compared`."""
     return [{**each, "name": box_words(record, each["of"])} for each in boxes_to_page(record)]
 
 
-# The same of many lines at once
+# The same comparison for many lines at once
 
 
 @dataclass(frozen=True)
@@ -139,10 +136,10 @@ class _Boxes:
 def changed_lines(
     ours: Sequence[bytes], others: Sequence[bytes | None], names: Mapping[int, str]
 ) -> dict[str, np.ndarray]:
-    """Change -> (K,) bool, whether a line has a box of it: what `compared` says of K lines of boxes, all at once.
+    """Change -> (K,) bool, whether a line has a box with it; the same result as `compared` on each of K lines.
 
-    ours, others: lines as the files have them. names: of our labels; empty where the lines name them.
-    Raises KeyError, TypeError or ValueError for a line that is none, and for a caption.
+    ours, others: raw lines of the files. names: of our labels; empty if the lines contain the names.
+    Raises KeyError, TypeError or ValueError for an invalid line, and for a caption.
     """
     numbers: dict[str, int] = {}
     our_boxes, other_boxes = _boxes_of(ours, names, numbers), _boxes_of(others, {}, numbers)
@@ -155,7 +152,7 @@ def changed_lines(
 
 
 def _boxes_of(lines: Sequence[bytes | None], names: Mapping[int, str], numbers: dict[str, int]) -> _Boxes:
-    """numbers: name -> number, shared by both sides; gets the names that it lacks."""
+    """Parses lines. numbers: name -> number, shared by both sides; new names are added."""
     line, box, name, sizes = list[int](), list[Sequence[float]](), list[int](), list[tuple[int, int]]()
     for position, raw in enumerate(lines):
         entry = {} if raw is None else orjson.loads(raw)
@@ -175,7 +172,7 @@ def _boxes_of(lines: Sequence[bytes | None], names: Mapping[int, str], numbers: 
 
 
 def _matched(ours: _Boxes, others: _Boxes) -> tuple[np.ndarray, np.ndarray]:
-    """What became of each box, (A,) and (B,): best pairs first, of one name before others, as `compared` does."""
+    """The change of each box, (A,) and (B,), matched as in `compared`."""
     one, other = _pairs_of_lines(ours.line, others.line)
     iou = _iou_of_pairs(ours.box[one], others.box[other])
     same_name = ours.name[one] == others.name[other]
@@ -184,7 +181,7 @@ def _matched(ours: _Boxes, others: _Boxes) -> tuple[np.ndarray, np.ndarray]:
         left = np.flatnonzero(allowed & (iou >= MATCHED))
         while len(left := left[(of_ours[one[left]] == _GAINED) & (of_others[other[left]] == _LOST)]):
             best = left[_are_best(one[left], iou[left]) & _are_best(other[left], iou[left])]
-            best = best[np.unique(one[best], return_index=True)[1]]  # of two that are as good, the first
+            best = best[np.unique(one[best], return_index=True)[1]]  # of two that are equal, the first
             best = best[np.unique(other[best], return_index=True)[1]]
             change = np.where(same_name[best], np.where(iou[best] >= MOVED, _SAME, _MOVED), _RELABELLED)
             of_ours[one[best]] = of_others[other[best]] = change
@@ -192,7 +189,7 @@ def _matched(ours: _Boxes, others: _Boxes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pairs_of_lines(ours: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every pair of boxes of one line; ours, others: the boxes' lines, ascending."""
+    """All pairs of boxes of the same line. ours, others: the lines of the boxes, ascending."""
     starts = np.searchsorted(others, ours, "left")
     counts = np.searchsorted(others, ours, "right") - starts
     one = np.repeat(np.arange(len(ours)), counts)
@@ -208,7 +205,7 @@ def _iou_of_pairs(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _are_best(box: np.ndarray, iou: np.ndarray) -> np.ndarray:
-    """(P,) bool: whether no pair of the same box overlaps more."""
+    """(P,) bool: whether no other pair of the same box has a higher IoU."""
     best = np.zeros(int(box.max()) + 1)
     np.maximum.at(best, box, iou)
     return iou == best[box]

@@ -1,4 +1,4 @@
-"""Many objects at a glance: the boxes of one category over all images, and what is done with many of them at once."""
+"""The grid of crops: the boxes of one category over all images, and actions on many of them at once."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from formats.io.errors import InputError
 
 SORTS = ("low", "high", "doubt", "similar", "file")
 MOST_LISTED = 20_000  # boxes that one grid may show
+BLOCK = 500_000  # boxes that are looked at together
 MOST_ALIKE = 2_000  # that are compared by what they look like, those with the lowest scores
 MOST_CHANGED = 2_000  # boxes that one action may change
 ACTIONS = ("delete", "relabel", "ignore", "accept")
@@ -24,9 +25,9 @@ ACTIONS = ("delete", "relabel", "ignore", "accept")
 
 @dataclass(frozen=True)
 class CropQuery:
-    """Which crops are shown. label: -1 for every one. words: of a caption, part of the phrase. low, high: the score.
+    """Which crops are shown. label: -1 for all. words: for captions, part of the phrase. low, high: the score.
 
-    sort: one of SORTS. like: (line, box), the crop that "similar" begins with; None: groups that look alike.
+    sort: one of SORTS. like: (line, box), the crop that "similar" starts from; None: groups of similar crops.
     """
 
     label: int = -1
@@ -38,10 +39,10 @@ class CropQuery:
 
 
 def list_crops(views: Views, view: LineView, query: CropQuery) -> list[tuple[int, int]]:
-    """(line, box) of each box in the lines of a view that fits, in the order that the query asks for.
+    """(line, box) of each matching box in the lines of a view, sorted as in the query.
 
-    Boxes of lines that a person has changed are those that the person left.
-    Raises InputError for an unknown sort, or one that these images do not have.
+    Lines that a person has changed have the person's boxes.
+    Raises InputError for an unknown sort, or one that is not available for these images.
     """
     if query.sort not in SORTS or (query.sort == "similar" and views.likeness is None):
         raise InputError("crops", f"no sort {query.sort!r}", f"expected one of {', '.join(SORTS)}")
@@ -54,18 +55,31 @@ def list_crops(views: Views, view: LineView, query: CropQuery) -> list[tuple[int
         shown &= index.matching(query.words)
     numbers, changed = review.changed_boxes()
     shown_now, shown[numbers] = shown.copy(), False
-    limits = query.label, query.low, query.high
-    boxes = fitting(index.labels, index.scores, *limits)
-    boxes = boxes if shown.all() else boxes[shown[index.box_lines[boxes]]]
-    boxes = boxes[_first(_rank(views, boxes, index.labels[boxes], index.scores[boxes], query.sort))]
+    boxes = _first_boxes(views, shown, query)
     lines = index.box_lines[boxes]
     rows = BoxRows(lines, boxes - index.first[lines], index.labels[boxes], index.scores[boxes])
-    now = fitting(changed.label, changed.score, *limits)
+    now = fitting(changed.label, changed.score, query.label, query.low, query.high)
     rows = rows.with_rows(changed.at(now[shown_now[changed.line[now]]]))
     rows = rows.at(_first(_rank(views, rows.line, rows.label, rows.score, query.sort)))
     found = list(zip(rows.line.tolist(), rows.place.tolist()))
     found = _with_words(review, found, query.words) if query.words else found
     return _alike(views, found, query.like) if query.sort == "similar" else found
+
+
+def _first_boxes(views: Views, shown: np.ndarray, query: CropQuery) -> np.ndarray:
+    """Positions of the boxes of the label file that come first; equal ones as they come. shown: (N,) bool, of lines.
+
+    A block of boxes at a time: copies of millions would take more memory than the file's index.
+    """
+    index = views.review.index
+    labels, scores = index.labels, index.scores
+    best = np.zeros(0, np.int64)
+    for start in range(0, len(labels), BLOCK):
+        block = slice(start, start + BLOCK)
+        boxes = start + fitting(labels[block], scores[block], query.label, query.low, query.high)
+        boxes = np.concatenate([best, boxes[shown[index.box_lines[boxes]]]])
+        best = boxes[_first(_rank(views, boxes, labels[boxes], scores[boxes], query.sort))]
+    return best
 
 
 def _rank(views: Views, place: np.ndarray, label: np.ndarray, score: np.ndarray, sort: str) -> np.ndarray:
@@ -86,7 +100,7 @@ def _first(rank: np.ndarray) -> np.ndarray:
 
 
 def _with_words(review: Review, crops: Sequence[tuple[int, int]], words: str) -> list[tuple[int, int]]:
-    """Those whose phrase contains the words, in whatever case."""
+    """The crops whose phrase contains the words, ignoring case."""
     wanted = words.casefold()
     fits: dict[int, list[bool]] = {}
     for number, _ in crops:
@@ -97,7 +111,7 @@ def _with_words(review: Review, crops: Sequence[tuple[int, int]], words: str) ->
 
 
 def _alike(views: Views, crops: list[tuple[int, int]], like: tuple[int, int] | None) -> list[tuple[int, int]]:
-    """Those that look alike together, or those that look like one of them first."""
+    """Sorts crops by similarity: similar ones together, or those similar to one of them first."""
     assert views.likeness is not None
     boxes: dict[int, list[dict[str, Any]]] = {}
     compared = list(dict.fromkeys([*([like] if like in crops else []), *crops]))[:MOST_ALIKE]
@@ -114,7 +128,7 @@ def _alike(views: Views, crops: list[tuple[int, int]], like: tuple[int, int] | N
 
 
 def crop_rows(review: Review, crops: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
-    """What the grid shows of some boxes. A box that is not there any more is left out."""
+    """The rows of the grid for some boxes; boxes that no longer exist are left out."""
     pages: dict[int, dict[str, Any]] = {}
     rows = []
     for number, index in crops:
@@ -142,11 +156,11 @@ def _name(review: Review, page: Mapping[str, Any], of: int) -> str:
 
 
 def change_crops(review: Review, action: str, of: Any, items: Any) -> dict[str, Any]:
-    """Does one thing with many boxes, all or none: deletes, relabels, ignores them, or accepts their images.
+    """Applies one action to many boxes, to all or none: deletes, relabels or ignores them, or accepts their images.
 
-    items: [{"number", "box", "of"}], as the grid showed them. of: the new label; of captions the words of the phrase,
-    which every caption must have. Returns {"before", "after"}: the lines as they were and
-    as they are, for undo. Raises InputError for boxes that changed meanwhile, or an impossible change.
+    items: [{"number", "box", "of"}], as shown in the grid. of: the new label; for captions, the words of the phrase,
+    which every caption must contain. Returns {"before", "after"}: the lines before and after the change, for undo.
+    Raises InputError for boxes that have changed in the meantime, or an impossible change.
     """
     if action not in ACTIONS or not isinstance(items, list) or not 0 < len(items) <= MOST_CHANGED:
         what = f"no action {action!r}" if action not in ACTIONS else "is not a list of boxes"
@@ -166,7 +180,7 @@ Edit = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 
 def _edits(review: Review, action: str, of: Any) -> Callable[[dict[str, Any]], Edit]:
-    """A line -> what becomes of a box of it; None where it goes. A phrase that the line lacks is added to it."""
+    """Line -> function that edits a box of the line, or returns None to delete it. Missing phrases are added."""
     if action == "relabel" and isinstance(of, str):
         return lambda page: _relabelled(phrase_of_words(page, of))
     if action == "relabel":

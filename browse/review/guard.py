@@ -24,25 +24,25 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; "
     "base-uri 'none'; form-action 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",  # the address holds the token
+    "Referrer-Policy": "no-referrer",  # the address contains the token
     "X-Content-Type-Options": "nosniff",
 }
 PAGE_SCRIPT = Path(__file__).with_name("page") / "address.js"
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{22,64}")
 LOST = "This address has no valid token. Open the address that `groundhog browse serve` printed in its terminal."
-ENTRANCE = "/"  # leads a browser that has shown the page before to it: what reports link to, since they hold no token
+ENTRANCE = "/"  # redirects browsers that have shown the page before; reports link to it, since they have no token
 SCRIPT = "/address.js"
 
 
 class Guard:
-    """Passes on what the server's own page asks, with the path behind the token; refuses the rest."""
+    """ASGI middleware: passes on requests of the server's own page, without the token in the path; refuses others."""
 
     def __init__(self, app: ASGIApp, token: str, host: str) -> None:
-        """host: what the server listens on."""
+        """host: the address that the server listens on."""
         self._app, self._token, self._host = app, token, host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
+        """Handles a request (ASGI)."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -100,7 +100,7 @@ _SCRIPT_TAG = f'<script src="{SCRIPT}" type="module"></script>'
 
 
 def is_this_machine(host: str, listening: str) -> bool:
-    """Whether a Host header names what this server listens on, or is a number: rebinding needs a name."""
+    """Whether a Host header is the server's own or an IP address; DNS rebinding needs a name."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
         if name in ("localhost", listening):
@@ -112,9 +112,9 @@ def is_this_machine(host: str, listening: str) -> bool:
 
 
 def kept_token(path: Path) -> str:
-    """A token that stays the same for a file of corrections, so that an open page survives a restart of the server.
+    """The token of a file of corrections, kept in a file so that an open page survives a restart of the server.
 
-    path: a file that only its owner can read; made where it is not there. A new token each time where that fails.
+    path: the token's file, readable only by its owner; created if missing. If that fails, every start has a new token.
     """
     with suppress(OSError, UnicodeDecodeError):
         if os.stat(path).st_mode & 0o077 == 0 and _TOKEN.fullmatch(token := path.read_text(encoding="ascii").strip()):

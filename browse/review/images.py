@@ -1,6 +1,6 @@
-"""Pictures for the page: reduced, small, or a part at full resolution; within bounds of memory and of time.
+"""Pictures for the page: reduced, thumbnails, or a part at full resolution, with limited memory.
 
-Many windows may ask at once: what was made is kept for a while, and formats.images bounds what is decoded together.
+Many windows may request pictures at once: results are cached, and formats.images limits how many are decoded at a time.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from browse.images.pictures import jpeg_of, reduced_picture
 from browse.images.tiles import Tiles
 from formats.images import DecodedImage, decode_image, safe_join
 
-KEPT_BYTES = 64 << 20  # of JPEG files made
-KEPT_PIXELS = 150_000_000  # of whole pictures, for their parts
-WHOLE_PIXELS = 60_000_000  # up to which a picture is kept as it is
-WHOLE_SIDE = 6000  # pixels that a larger one keeps at least along its longer side
+KEPT_BYTES = 64 << 20  # cache of JPEG files
+KEPT_PIXELS = 150_000_000  # cache of decoded pictures, for their parts
+WHOLE_PIXELS = 60_000_000  # larger pictures are cached reduced
+WHOLE_SIDE = 6000  # pixels; a reduced picture has at least this longer side
 MAX_REGION_SIDE = 2048  # pixels of a part
-SHARP_ENOUGH = 1.15  # times the pixels of the reduced picture, from which tiles are read, as the page has it
-CROP_MARGIN = 0.2  # of a crop's longer side, so that an object is seen in its place
+SHARP_ENOUGH = 1.15  # tiles are read for a part if they have this many times the pixels; the same as in the page
+CROP_MARGIN = 0.2  # of a crop's longer side, to show some context
 
 Value = TypeVar("Value")
 
 
 class Kept(Generic[Value]):
-    """The values that were used last, up to a total cost."""
+    """A cache of the most recently used values, up to a total cost."""
 
     def __init__(self, max_cost: int) -> None:
         self._most, self._cost = max_cost, 0
@@ -39,7 +39,7 @@ class Kept(Generic[Value]):
         self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> Value | None:
-        """The value, which counts as used now."""
+        """The value of a key; marks it as used now."""
         with self._lock:
             if key not in self._values:
                 return None
@@ -47,7 +47,7 @@ class Kept(Generic[Value]):
             return self._values[key][0]
 
     def put(self, key: Hashable, value: Value, cost: int) -> None:
-        """Keeps a value, and forgets those that were not used for longest."""
+        """Adds a value and drops the least recently used ones."""
         with self._lock:
             if key not in self._values and cost <= self._most:
                 self._values[key] = (value, cost)
@@ -57,9 +57,9 @@ class Kept(Generic[Value]):
 
 
 class Pictures:
-    """The pictures of a review. All methods may be called from several threads.
+    """The pictures of a review. Thread-safe.
 
-    filename_of: gives the file name of a line; it comes from the labels, never from the network.
+    filename_of: returns the file name of a line, which comes from the labels, never from the network.
     Methods raise OSError or InputError for a file that is not a picture.
     """
 
@@ -82,9 +82,9 @@ class Pictures:
         return made
 
     def region(self, number: int, box: tuple[float, float, float, float], longest: int) -> bytes:
-        """A JPEG file of a part. box: pixels of the upright picture. longest: pixels of its longer side at most.
+        """A JPEG file of a part. box: pixels of the upright picture. longest: maximum longer side of the result.
 
-        At the file's resolution, where `longest` has room for it: of a picture of more than WHOLE_PIXELS from tiles.
+        At full resolution if it fits in `longest`; for a picture of more than WHOLE_PIXELS this takes tiles.
         """
         path = self._path(number)
         picture = self._read(path)
@@ -100,7 +100,7 @@ class Pictures:
         return jpeg_of(np.asarray(part))
 
     def _tiled(self, path: Path, box: tuple[float, float, float, float], whole: DecodedImage, longest: int) -> bytes:
-        """Of a part that is small enough: the reduced picture has too few pixels for it."""
+        """Whether a part has to be read from tiles, because the reduced picture has too few pixels for it."""
         x1, y1 = max(0, min(int(box[0]), whole.width - 1)), max(0, min(int(box[1]), whole.height - 1))
         x2, y2 = min(whole.width, int(np.ceil(box[2]))), min(whole.height, int(np.ceil(box[3])))
         sides = (x1, y1, max(x2, x1 + 1), max(y2, y1 + 1))
@@ -109,7 +109,7 @@ class Pictures:
         return jpeg_of(np.asarray(part))
 
     def crop(self, number: int, box: tuple[float, float, float, float], longest: int) -> bytes:
-        """A JPEG file of an object with what surrounds it."""
+        """A JPEG file of an object with some context."""
         margin = CROP_MARGIN * max(box[2] - box[0], box[3] - box[1])
         return self.region(number, (box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin), longest)
 

@@ -1,8 +1,8 @@
-"""The lines of a label file by their number, and what is known of all of them: names, boxes, scores, states.
+"""Access to the lines of a label file by number, and an index of all lines: names, boxes, scores, states.
 
-A file of a million lines is open at once: finding where lines begin takes a second, and what filters need is read in
-the background, some thousand lines at a time, by another process (browse.review.line_facts). N lines; they number from
-0, blank ones are not counted.
+A file of a million lines opens immediately: finding the line breaks takes a second, and the data for filters are read
+in the background, a few thousand lines at a time, by another process (browse.review.line_facts). N lines; they are
+numbered from 0, without blank ones.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from formats.odvg import line_bytes
 from formats.odvg_lines import object_of_line, record_from_line
 from formats.record import Record
 
-CHUNK = 2000  # lines that are read together; between two, requests are answered
+CHUNK = 2000  # lines that are read at a time
 SCAN_CHUNK = 1 << 24  # bytes
 SHORTEST_LINE = 20  # bytes: whatever is shorter may be blank
 TEXT_BLOCK = 1 << 20  # bytes of names that are searched at once, small enough for a processor's cache
 RARE = 50  # of so many bytes one at most is a candidate: fewer are looked at one by one
 CHECKED_LINES = 10_000  # a file of at most so many is checked line by line when it is opened
-NAMED_PROBLEMS = 20  # so many lines that cannot be reviewed are named; the rest are counted
+MAX_LISTED = 20  # so many lines that cannot be reviewed are named; the rest are counted
 
 UNTOUCHED, EDITED, ACCEPTED, SKIPPED = range(4)
 STATES = ("untouched", "edited", "accepted", "skipped")
 
 
 class LabelLines:
-    """The lines of an ODVG file, or of a file that is one JSON array, as they were when it was opened."""
+    """The lines of an ODVG file, or of a JSON array, as they were when the file was opened."""
 
     def __init__(self, path: Path) -> None:
-        """Raises InputError when there is no such file."""
+        """Raises InputError if there is no such file."""
         if not path.is_file():
             raise InputError(path, "does not exist", "expected an ODVG file (JSON Lines)")
         self.path = path
         self._content: bytes | None = None
-        self._file = open(path, "rb")  # noqa: SIM115  # stays open: a new file of that name is another one
+        self._file = open(path, "rb")  # noqa: SIM115  # stays open, to keep reading this file if it is replaced
         if _is_array(self._file):
             items = stream_json(path, "expected JSON Lines or one array")
             self._content = b"\n".join(line_bytes(item.value) for item in items if item.position is not None)
@@ -55,7 +55,7 @@ class LabelLines:
         return len(self._starts)
 
     def raw(self, number: int) -> bytes:
-        """One line without its end. Raises IndexError for an unknown number."""
+        """One line without its line break. Raises IndexError for an unknown number."""
         return self.chunk(number, number + 1)[0]
 
     def chunk(self, start: int, stop: int) -> list[bytes]:
@@ -70,15 +70,15 @@ class LabelLines:
         ]
 
     def location(self, number: int) -> str:
-        """`file:line`, from 1, as editors count."""
+        """`file:line`, from 1 like in editors."""
         return f"{self.path}:{self.physical(number) + 1}"
 
     def physical(self, number: int) -> int:
-        """The number of the line in its file, from 0, blank ones counted."""
+        """The number of a line in the file, from 0, counting blank ones."""
         return int(self._physical[number])
 
     def number(self, physical: int) -> int | None:
-        """The number of a line that is known by its place in the file, blank ones counted; None of a blank one."""
+        """The number of a line from its number in the file, which counts blank ones; None for a blank one."""
         position = int(np.searchsorted(self._physical, physical))
         return position if position < len(self) and self._physical[position] == physical else None
 
@@ -97,7 +97,7 @@ class LabelLines:
         return os.pread(self._file.fileno(), end - start, start)
 
     def _bounds(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(N,) int64 each: where lines begin, where they end, and their numbers with blank ones counted."""
+        """(N,) int64 each: starts and ends of lines, and their numbers in the file, which count blank ones."""
         size = len(self._content) if self._content is not None else os.fstat(self._file.fileno()).st_size
         found = []
         for base in range(0, size, SCAN_CHUNK):
@@ -117,7 +117,7 @@ def _is_array(file: Any) -> bool:
 
 
 class LineIndex:
-    """What is known of every line, as arrays over the lines. Complete once `done` is set; before, up to `known`.
+    """An index of all lines, as arrays. Complete once `done` is set; until then, up to line `known`.
 
     hashes    (N,) int64, of the line's key (browse.review.line_facts.hash_of)
     state     (N,) uint8, position in STATES
@@ -125,8 +125,8 @@ class LineIndex:
     first     (N + 1,) int64, of the line's boxes in labels and scores: first[n] … first[n + 1] - 1
     labels    (B,) int32, label of each box; -1 for a box of a caption
     scores    (B,) float32, NaN where a box has none
-    problems  the first lines that cannot be reviewed, in words
-    names     label -> category, as the lines name them
+    problems  messages about the first lines that cannot be reviewed
+    names     label -> category, as in the lines
     """
 
     def __init__(self, lines: LabelLines, categories: Mapping[int, str] | None) -> None:
@@ -169,11 +169,11 @@ class LineIndex:
             threading.Thread(target=self._read_all, args=(reader,), name="index of lines", daemon=True).start()
 
     def stop(self) -> None:
-        """Ends reading in the background."""
+        """Stops reading in the background."""
         self._stopped = True
 
     def set_states(self, states: Mapping[bytes, int] | Sequence[tuple[bytes, int]]) -> None:
-        """The states of all lines by their keys; lines that are not named are untouched."""
+        """Sets the states of all lines by their keys; the other lines are untouched."""
         pairs = states.items() if isinstance(states, Mapping) else states
         table = np.array([(hash_of(key), state) for key, state in pairs], np.int64).reshape(-1, 2)
         table = table[np.argsort(table[:, 0], kind="stable")]
@@ -182,7 +182,7 @@ class LineIndex:
             self._set_range(0, self.known)
 
     def set_state(self, key: bytes, state: int) -> None:
-        """The state of the lines with this key."""
+        """Sets the state of the lines with this key."""
         with self._guard:
             hashes, states = self._known_states
             position = int(np.searchsorted(hashes, hash_of(key)))
@@ -193,20 +193,20 @@ class LineIndex:
             self.state[: self.known][self.hashes[: self.known] == hash_of(key)] = state
 
     def counts(self) -> dict[str, int]:
-        """How many lines are in each state, and how many can be reviewed; while reading, as far as it is known."""
+        """The number of lines in each state and of those that can be reviewed, among the lines read so far."""
         known = self.known
         counts = np.bincount(self.state[:known][~self.broken[:known]], minlength=len(STATES))
         broken = int(np.count_nonzero(self.broken[:known]))
         return {**dict(zip(STATES, counts.tolist())), "lines": len(self.lines) - broken, "broken": broken}
 
     def mark_broken(self, number: int, problem: str) -> None:
-        """For a line that turns out not to be a record when it is shown."""
+        """Marks a line that turns out to be invalid when it is shown."""
         if not self.broken[number]:
             self.broken[number] = True
             self._note(problem)
 
     def matching(self, words: str) -> np.ndarray:
-        """(N,) bool: lines whose file name or caption contains the words, in whatever case; waits for all lines."""
+        """(N,) bool: lines whose file name or caption contains the words, ignoring case. Waits for all lines."""
         self.done.wait()
         wanted = words.casefold().encode("utf-8", "surrogateescape")
         found = np.zeros(len(self.lines), bool)
@@ -262,7 +262,7 @@ class LineIndex:
             self.known = stop
 
     def _check(self, start: int, stop: int) -> None:
-        """Reads each line as the record that it should be."""
+        """Parses each line as a record."""
         for number in range(start, stop):
             if not self.broken[number]:
                 try:
@@ -271,9 +271,9 @@ class LineIndex:
                     self.mark_broken(number, str(error))
 
     def _break(self, number: int, raw: bytes) -> None:
-        """Marks a line that `facts_of` could not take."""
+        """Marks a line that `facts_of` could not parse."""
         self.broken[number] = True
-        if len(self.problems) >= NAMED_PROBLEMS:
+        if len(self.problems) >= MAX_LISTED:
             return
         try:
             take_line(facts_of((), None), raw, self._categories)
@@ -291,7 +291,7 @@ class LineIndex:
         return f"{location}: cannot be read ({type(error).__name__}: {error})"
 
     def _note(self, problem: str) -> None:
-        if len(self.problems) < NAMED_PROBLEMS:
+        if len(self.problems) < MAX_LISTED:
             self.problems.append(problem)
 
     def _set_range(self, start: int, stop: int) -> None:

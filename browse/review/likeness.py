@@ -1,7 +1,7 @@
 """Similarity of images and crops, for the orders "diverse" (images) and "similar" (crops).
 
-Images are compared by what the model saw of them (the features in the candidates of a plan); where there are none, and
-for crops always, by their pixels: the directions of edges in a grid and its colours; of crops also by size and shape.
+Images are compared by the model's features, which are stored with the candidates of a plan. Without them, and for
+crops, they are compared by their pixels: edge directions and colours in a grid; crops also by size and shape.
 N images or crops, D dimensions of a feature
 """
 
@@ -19,24 +19,23 @@ from browse.images.pictures import reduced_picture
 from browse.review.candidates import CandidateBoxes
 from browse.review.index import LineIndex
 from formats.io.errors import InputError
+from formats.record import Box
 
-MOST_PICKED = 2000  # images that are put in the order "diverse"; the rest follow as they come
-MOST_FEATURES = 100_000  # images that are compared; of more, so many spread over the file
-MOST_READ = 5000  # images whose pixels are read for it
-DIMENSIONS = 32  # that features are projected to: distances stay, and a step costs an eighth
+MOST_PICKED = 2000  # images that "diverse" sorts; the rest follow in the order of the file
+MOST_FEATURES = 100_000  # images that are compared; of more, a sample spread over the file
+MOST_READ = 5000  # images that are compared by their pixels
+DIMENSIONS = 32  # of projected features; distances hardly change, and a step takes an eighth of the time
 SIDE, CELLS, DIRECTIONS = 32, 4, 8  # pixels, cells and directions of edges of a descriptor
 IMAGE_SIDE = 640  # pixels of the picture that crops are cut from
 MARGIN = 0.1  # of a crop's longer side
-COLOUR, SHAPE = 0.4, 0.3  # weight beside that of the edges, 1; tried on the objects of coco128
+COLOUR, SHAPE = 0.4, 0.3  # weights relative to the edges' weight of 1; chosen on the objects of coco128
 READERS = 4  # threads
-
-Box = tuple[float, float, float, float]
 
 
 class Likeness:
-    """How alike the images of a review, and parts of them, are. Methods may be called from several threads.
+    """Compares the images of a review, and crops of them, by similarity. Thread-safe.
 
-    path_of: gives the picture of a line; raises InputError for a name that leaves the folder.
+    path_of: returns the picture of a line; raises InputError for a name outside the folder.
     """
 
     def __init__(
@@ -48,9 +47,9 @@ class Likeness:
         self._lock = threading.Lock()
 
     def diverse_order(self, keep: np.ndarray) -> np.ndarray:
-        """(L,) line numbers, each image as unlike those before it as possible; then those that are not compared.
+        """(L,) line numbers, each image as different from those before it as possible; then those not compared.
 
-        keep: (L,) bool, the lines to compare. Raises InputError where there are no features, and too many to read.
+        keep: (L,) bool, the lines to compare. Raises InputError without features, if there are too many images to read.
         """
         numbers, features = self._features()
         shown = np.flatnonzero(keep[numbers])
@@ -60,7 +59,7 @@ class Likeness:
         return np.concatenate([picked, np.flatnonzero(others)])
 
     def crops(self, boxes: Sequence[tuple[int, Box]]) -> np.ndarray:
-        """(N, D) float32: what parts of images look like. boxes: (line, pixels) each; zeros for what cannot be read."""
+        """(N, D) float32: descriptors of crops; zeros if the image cannot be read. boxes: (line, box in pixels)."""
         lines: dict[int, list[Box]] = {}
         for number, box in boxes:
             if (number, box) not in self._crops:
@@ -113,7 +112,7 @@ class Likeness:
 
 
 def _inside(sides: Box, picture: Image.Image) -> Box:
-    """Of the picture at least a pixel, wherever the box lies."""
+    """The box cut to the picture, at least one pixel in size."""
     x1, y1 = min(max(sides[0], 0), picture.width - 1), min(max(sides[1], 0), picture.height - 1)
     return x1, y1, max(x1 + 1, min(sides[2], picture.width)), max(y1 + 1, min(sides[3], picture.height))
 
@@ -122,9 +121,9 @@ _LENGTH = CELLS * CELLS * (3 + DIRECTIONS)
 
 
 def appearance(picture: Image.Image) -> np.ndarray:
-    """(D,) float32 of a picture: mean colour, and strength of edges by direction, in a grid of cells.
+    """(D,) float32 descriptor of a picture: mean colour and edge strength by direction, in a grid of cells.
 
-    The edges are those of histograms of oriented gradients (Dalal and Triggs, 2005), without their blocks.
+    The edges are histograms of oriented gradients (Dalal and Triggs, 2005) without block normalisation.
     """
     pixels = np.asarray(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX), np.float32) / 255
     step = SIDE // CELLS
@@ -141,7 +140,7 @@ def appearance(picture: Image.Image) -> np.ndarray:
 
 
 def projected(features: np.ndarray, dimensions: int) -> np.ndarray:
-    """(N, D) -> (N, min(D, dimensions)) float32: directions from the mean, in their main components."""
+    """(N, D) -> (N, min(D, dimensions)) float32: normalised differences from the mean, in principal components."""
     values = np.nan_to_num(features.astype(np.float32))
     values -= values.mean(axis=0)
     values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
@@ -152,9 +151,9 @@ def projected(features: np.ndarray, dimensions: int) -> np.ndarray:
 
 
 def farthest_first(features: np.ndarray, count: int) -> np.ndarray:
-    """Positions of at most `count` of N images, each the farthest from all before it; the first is nearest to the mean.
+    """Positions of at most `count` of N images: the one nearest to the mean, then the farthest from those chosen.
 
-    Within a factor of two of the best cover (Gonzalez, 1985). features: (N, D).
+    The covering radius is within a factor of two of the optimum (Gonzalez, 1985). features: (N, D).
     """
     picked = np.zeros(min(count, len(features)), np.int64)
     if not len(picked):
@@ -172,13 +171,15 @@ def farthest_first(features: np.ndarray, count: int) -> np.ndarray:
 
 
 def like_first(features: np.ndarray, example: int) -> np.ndarray:
-    """(N,) positions, those nearest to one of them first. features: (N, D)."""
+    """(N,) positions by distance from one of them, the nearest first. features: (N, D)."""
     return np.argsort(((features - features[example]) ** 2).sum(axis=1), kind="stable")
 
 
 def neighbours_together(features: np.ndarray) -> np.ndarray:
-    """(N,) positions as a walk from one to the nearest that is left, from the one nearest to the mean: groups of crops
-    that look alike stand together, and what is like nothing else comes last. features: (N, D)."""
+    """(N,) positions as a walk that starts nearest to the mean and always goes to the nearest one left.
+
+    Groups of similar crops stay together, and outliers come last. features: (N, D).
+    """
     left = np.ones(len(features), bool)
     order = np.zeros(len(features), np.int64)
     index = int(((features - features.mean(axis=0)) ** 2).sum(axis=1).argmin()) if len(features) else 0

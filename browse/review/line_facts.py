@@ -1,8 +1,8 @@
-"""The facts about lines that the index keeps (keys, labels, scores, words), read in this or a separate process.
+"""Reads what the index stores of each line (key, labels, scores, words), in this or a separate process.
 
-A million lines are ten seconds of Python. In a thread they would hold up every key that is pressed meanwhile, since
-only one thread at a time runs Python; in a process of their own they do not. `main` is
-what that process does: it answers pickled lists of lines on its pipes until they are closed. K lines, B boxes.
+A million lines take ten seconds of Python. In a thread they would delay every request, because of the global
+interpreter lock, so they are read in a separate process. Its `main` answers pickled lists of lines on its pipes until
+they are closed. K lines, B boxes.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from formats.io.errors import InputError
 from formats.odvg_lines import QUARANTINED, object_of_line
 from formats.review_journal import key_bytes
 
-ERRORS = (InputError, KeyError, TypeError, AttributeError, ValueError, OverflowError)  # of a line that is none
+ERRORS = (InputError, KeyError, TypeError, AttributeError, ValueError, OverflowError)  # raised for an invalid line
 
 
 class LineFacts(NamedTuple):
-    """What is kept of K lines.
+    """The indexed data of K lines.
 
     hashes  (K,) int64, of their keys; 0 of a broken line
     counts  (K,) int64, how many boxes each has
@@ -36,7 +36,7 @@ class LineFacts(NamedTuple):
     scores  (B,) float32; NaN where a box has none
     text    file names and captions in lower case, UTF-8, each with a line feed; `ends` (K,) int64 says where each ends
     broken  the lines that cannot be reviewed, by their positions in the list
-    names   label -> category, as the lines name them
+    names   label -> category, as in the lines
     """
 
     hashes: array[int]
@@ -50,12 +50,12 @@ class LineFacts(NamedTuple):
 
 
 def hash_of(key: bytes) -> int:
-    """64 bits of a key (formats.review_journal), the same in every process."""
+    """A 64-bit hash of a key (formats.review_journal), the same in every process."""
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little", signed=True)
 
 
 def facts_of(lines: Sequence[bytes], categories: Mapping[int, str] | None) -> LineFacts:
-    """categories: lines with other labels are broken; None: every label is known."""
+    """Reads lines. categories: lines with other labels are broken; None: every label is known."""
     facts = LineFacts(array("q"), array("q"), array("i"), array("f"), bytearray(), array("q"), [], {})
     for position, raw in enumerate(lines):
         boxes = len(facts.labels)
@@ -77,7 +77,7 @@ def take_line(facts: LineFacts, raw: bytes, categories: Mapping[int, str] | None
     except orjson.JSONDecodeError:
         line = object_of_line(raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8"), "")
     if QUARANTINED in line:
-        raise InputError(str(line.get("filename")), f"set aside: {line[QUARANTINED]}")
+        raise InputError(str(line.get("filename")), f"is quarantined: {line[QUARANTINED]}")
     for each in (line.get("detection") or {"instances": ()})["instances"]:
         label = each["label"]
         _add_box(facts, label, each.get("score"))
@@ -107,10 +107,10 @@ def _known_name(label: int, category: str, categories: Mapping[int, str] | None)
 
 
 class FactsReader:
-    """Reads lines in a process of its own, or in this one where that cannot be started or ends."""
+    """Reads lines in a separate process, or in this one if that cannot be started or ends."""
 
     def __init__(self, categories: Mapping[int, str] | None) -> None:
-        """categories: as facts_of has them."""
+        """categories: as in facts_of."""
         self._categories = None if categories is None else dict(categories)
         self._process: subprocess.Popen[bytes] | None = None
         paths = os.pathsep.join(filter(None, sys.path))
@@ -121,15 +121,15 @@ class FactsReader:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={**os.environ, "PYTHONPATH": paths},
-                start_new_session=True,  # Ctrl+C is for the server, whose end closes the pipes
+                start_new_session=True,  # Ctrl+C should end only the server, which closes the pipes
             )
 
     def read(self, lines: Sequence[bytes]) -> LineFacts:
-        """What is kept of these lines."""
+        """The indexed data of these lines."""
         if self._process is not None:
             try:
                 return self._asked(self._process, lines)
-            except (OSError, EOFError, pickle.UnpicklingError):  # somebody has killed it
+            except (OSError, EOFError, pickle.UnpicklingError):  # the process was killed
                 self.close()
         return facts_of(lines, self._categories)
 
@@ -150,7 +150,7 @@ class FactsReader:
 
 
 def main() -> None:
-    """Answers until its input ends, which it does with the server."""
+    """Answers until its input is closed, at the latest when the server ends."""
     questions, answers = sys.stdin.buffer, sys.stdout.buffer
     while True:
         try:
@@ -158,4 +158,4 @@ def main() -> None:
             pickle.dump(facts_of(lines, categories), answers, pickle.HIGHEST_PROTOCOL)
             answers.flush()
         except (EOFError, BrokenPipeError, KeyboardInterrupt):
-            os._exit(0)  # without flushing what nobody reads
+            os._exit(0)  # without flushing output that nobody reads

@@ -1,4 +1,4 @@
-"""The order in which images are reviewed, and why an image should be looked at."""
+"""The orders in which images are reviewed, and the reasons to look at an image."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ LIST_SUFFIX = ".jsonl"
 
 
 class Thresholds(NamedTuple):
-    """The score above which a box became a label. default: None where it is unknown."""
+    """The score above which a box became a label. default: None if it is unknown."""
 
     default: float | None
     of_name: Mapping[str, float]
 
     def of(self, name: str, lowest: float = 0.0) -> float:
-        """Of a category or phrase. lowest: the lowest score of the labels, which was just above its threshold."""
+        """The threshold of a category or phrase. lowest: the lowest score of the labels, just above it."""
         return self.of_name.get(name, lowest if self.default is None else self.default)
 
 
 def read_thresholds(annotations: Path) -> Thresholds:
-    """The thresholds in X_od_v1.meta.json; none where it is not there."""
+    """The thresholds in X_od_v1.meta.json; empty if it does not exist."""
     meta = metadata_path(annotations)
     if not meta.is_file():
         return Thresholds(None, {})
@@ -47,7 +47,7 @@ def read_thresholds(annotations: Path) -> Thresholds:
 
 
 def uncertain_order(index: LineIndex, names: Mapping[int, str], thresholds: Thresholds) -> np.ndarray:
-    """(N,) line numbers, those with a score closest to its threshold first; without scores last, as they come."""
+    """(N,) line numbers, those with a score closest to its threshold first; lines without scores last."""
     return np.argsort(doubt_of_lines(index, names, thresholds), kind="stable")
 
 
@@ -75,11 +75,12 @@ def doubt_of_boxes(
         place = np.minimum(np.searchsorted(known, labels), len(known) - 1)
         limit = np.where(known[place] == labels, values[place], limit)
     distance = np.abs(scores - limit)
-    return np.where(np.isnan(distance), np.inf, distance)
+    distance[np.isnan(distance)] = np.inf
+    return distance
 
 
 def read_order(path: Path) -> tuple[Listed, dict[tuple[str, str], float]]:
-    """What `--order FILE` lists, in its order: (reasons, rank, lowest first), both by (file name, caption or "").
+    """Reads `--order FILE`: (reasons, ranks, lowest first), both by (file name, caption or "").
 
     Raises InputError for a file that is neither a list of images nor a table of scores.
     """
@@ -91,9 +92,9 @@ def read_order(path: Path) -> tuple[Listed, dict[tuple[str, str], float]]:
 
 
 def ranked_order(index: LineIndex, rank: Mapping[tuple[str, str], float]) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) line numbers by rank, then those without one as they come; and which lines have one, (N,) bool.
+    """(N,) line numbers by rank, then those without one in file order; and (N,) bool, which lines have one.
 
-    A rank for a file name without a caption is that of all its lines.
+    The rank of a file name without a caption applies to all its lines.
     """
     index.done.wait()
     by_hash = {hash_of(key_bytes(name, caption or None)): value for (name, caption), value in rank.items()}
@@ -106,7 +107,7 @@ def ranked_order(index: LineIndex, rank: Mapping[tuple[str, str], float]) -> tup
 
 
 def read_listed(path: Path) -> Listed:
-    """(file name, caption or "") -> why it should be looked at, in the order of a list of images.
+    """(file name, caption or "") -> reason to look at it, in the order of a list of images.
 
     A line is {"filename": "a.jpg", "reason": "two views disagree"}, for captions also "caption"; "reason" may be left
     out. An image that is listed again keeps its place and gets both reasons.
@@ -133,7 +134,7 @@ def read_listed(path: Path) -> Listed:
 
 
 def _read_scores(path: Path) -> dict[tuple[str, str], float]:
-    """(file name, caption or "") -> score, of a JSON table or of the CSV that `groundhog agreement` writes."""
+    """(file name, caption or "") -> score, from a JSON table or the CSV of `groundhog agreement`."""
     if not path.is_file():
         raise InputError(
             "--order",

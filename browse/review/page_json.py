@@ -1,6 +1,6 @@
-"""A record as JSON for the page of `browse serve`, and back, with the changes of a person checked.
+"""Converts a record to JSON for the page of `browse serve`, and back; checks a person's changes.
 
-The page knows boxes and what each of them shows: {"box": [x1, y1, x2, y2], "of": 3, "score": 0.81, "ignore": false},
+The page has boxes and what each of them shows: {"box": [x1, y1, x2, y2], "of": 3, "score": 0.81, "ignore": false},
 pixels of the stored image. `of` is a label, or for a caption the position of a phrase in the line's phrases. A phrase
 is {"texts": ["a red cat"], "spans": [[0, 9]]}, spans in characters (code points) of the caption.
 """
@@ -19,29 +19,29 @@ _EXPECTED_BOX = "expected [x1, y1, x2, y2] within the image, x1 < x2 and y1 < y2
 
 
 class Phrase(NamedTuple):
-    """Words of a caption that boxes belong to. texts: one a span. spans: () where their position is unknown."""
+    """Words of a caption that boxes belong to. texts: one per span. spans: () if their position is unknown."""
 
     texts: tuple[str, ...]
     spans: tuple[Span, ...]
 
 
 def phrases_of(*records: Record) -> list[Phrase]:
-    """The phrases of one caption, each once, in the order in which the records name them."""
+    """The phrases of one caption, each once, in the order of the records."""
     named = (Phrase(region.phrase, region.spans) for record in records for region in record.regions or ())
     return list(dict.fromkeys(named))
 
 
 def box_words(record: Record, of: int) -> str:
-    """What a box of the record shows, in words; of: as the page has it."""
+    """The category or phrase of a box. of: as in the page."""
     if record.caption is None:
         return next((each.category for each in record.instances or () if each.label == of), str(of))
     return " … ".join(phrases_of(record)[of].texts)
 
 
 def phrase_of_words(page: dict[str, Any], words: str) -> int:
-    """The position of the phrase with these words in a line for the page; one that it lacks is added.
+    """The position of the phrase with these words in a line of the page; a missing phrase is added.
 
-    Raises InputError for a line whose caption does not have them.
+    Raises InputError if the line's caption does not contain the words.
     """
     wanted, caption = words.strip().casefold(), page["caption"] or ""
     for position, phrase in enumerate(page["phrases"]):
@@ -61,8 +61,8 @@ def phrase_of_words(page: dict[str, Any], words: str) -> int:
 def boxes_to_page(record: Record, phrases: Sequence[Phrase] | None = None) -> list[dict[str, Any]]:
     """The record's boxes, clipped to the image as training clips them.
 
-    phrases: of the caption; the record's own by default. A box wholly outside stays as it is, so that a person sees
-    it and deletes it.
+    phrases: of the caption; the record's own by default. A box completely outside is not clipped, so that a person
+    sees it and deletes it.
     """
     phrases = phrases_of(record) if phrases is None else phrases
     boxes = [(each.box, each.label, each.score, each.ignore) for each in record.instances or ()]
@@ -77,7 +77,7 @@ def boxes_to_page(record: Record, phrases: Sequence[Phrase] | None = None) -> li
 
 
 def with_scores(boxes: list[dict[str, Any]], model: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A person's boxes; those unchanged since the model made them get the model's score."""
+    """A person's boxes; those that are unchanged get the model's score."""
     scores = {(*each["box"], each["of"]): each["score"] for each in model}
     return [{**each, "score": each["score"] or scores.get((*each["box"], each["of"]))} for each in boxes]
 
@@ -85,10 +85,10 @@ def with_scores(boxes: list[dict[str, Any]], model: list[dict[str, Any]]) -> lis
 def record_from_page(
     record: Record, entries: Any, phrases: Any, known: Sequence[Phrase], categories: Mapping[int, str]
 ) -> Record:
-    """The record with the boxes of the page, and without anything of the model's.
+    """The record with the boxes of the page instead of the model's.
 
-    phrases: for a caption, all that its boxes may belong to: those that are known, and words that a person marked.
-    Raises InputError, which names the image and the box.
+    phrases: for a caption, all phrases that its boxes may belong to, including words that a person marked.
+    Raises InputError, naming the image and the box, for an invalid box or phrase.
     """
     if not isinstance(entries, list):
         raise InputError(record.filename, "boxes is not a list", "expected a list of boxes")
@@ -112,12 +112,12 @@ def _box(entry: Any, record: Record, number: int) -> _PageBox:
     sides, of, ignore = entry.get("box"), entry.get("of"), entry.get("ignore", False)
     if not isinstance(sides, list) or len(sides) != 4 or not all(map(_is_finite, sides)):
         raise InputError(location, f"{sides!r} is not four finite numbers", _EXPECTED_BOX)
-    x1, y1, x2, y2 = (round(float(side), 2) for side in sides)  # as a line has them
+    x1, y1, x2, y2 = (round(float(side), 2) for side in sides)  # the precision of label files
     if not (x1 < x2 and y1 < y2):
         raise InputError(location, f"({x1:g}, {y1:g}, {x2:g}, {y2:g}) is empty", _EXPECTED_BOX)
     if x1 < 0 or y1 < 0 or x2 > record.width or y2 > record.height:
         size = f"{record.width} x {record.height} pixels"
-        raise InputError(location, f"({x1:g}, {y1:g}, {x2:g}, {y2:g}) leaves the image of {size}", _EXPECTED_BOX)
+        raise InputError(location, f"({x1:g}, {y1:g}, {x2:g}, {y2:g}) is outside the image of {size}", _EXPECTED_BOX)
     if type(of) is not int or type(ignore) is not bool:
         raise InputError(location, f"of is {of!r}, ignore is {ignore!r}", "expected a whole number, and true or false")
     return _PageBox(location, (x1, y1, x2, y2), of, ignore)
@@ -137,7 +137,7 @@ def _instances(record: Record, boxes: Iterable[_PageBox], categories: Mapping[in
 
 
 def _regions(record: Record, boxes: Sequence[_PageBox], phrases: Sequence[Phrase]) -> tuple[Region, ...]:
-    """A region a phrase, in the order of the phrases; ignored boxes stand in a region apart."""
+    """One region per phrase, in the order of the phrases; ignored boxes have a separate region."""
     for each in boxes:
         if not 0 <= each.of < len(phrases):
             raise InputError(each.location, f"there is no phrase {each.of}", "expected a phrase of the caption")
@@ -157,7 +157,7 @@ def _phrases(record: Record, entries: Any, known: Sequence[Phrase]) -> list[Phra
 
 
 def _phrase(entry: Any, record: Record, known: Sequence[Phrase]) -> Phrase:
-    """A phrase that the line has, or words of the caption that a person marked. Raises InputError for anything else."""
+    """A phrase of the line, or words of the caption that a person marked. Raises InputError for anything else."""
     try:
         texts = tuple(str(text) for text in entry["texts"])
         spans = tuple((int(start), int(end)) for start, end in entry["spans"])

@@ -1,4 +1,4 @@
-"""`groundhog browse serve`: labels reviewed in the browser, one page without a build step, offline."""
+"""`groundhog browse serve`: a web server to review labels in the browser; works offline."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from formats.io.errors import InputError
 from formats.io.locks import lock
 
 EXPORT_DELAY = 2.0  # seconds without a change after which the file of corrections is written
-EXPORT_SHARE = 20  # a file that takes long to write is written so many times its duration later
+EXPORT_SHARE = 20  # the delay is at least this many times the duration of the last write
 
 
 def main(argv: Sequence[str] | None = None, program: str = "groundhog browse serve") -> int:
-    """Serves until it is interrupted. Exit code: 0, or 2 for bad input."""
+    """Serves until it is interrupted. Returns the exit code: 0, or 2 for invalid input."""
     options = build_parser(program).parse_args(argv)
     try:
         serve(options)
@@ -109,7 +109,7 @@ def serve(options: argparse.Namespace) -> None:
 
 @contextmanager
 def opened(options: argparse.Namespace) -> Iterator[ReviewServer]:
-    """The server of a command line, while the block runs; its corrections are in their file afterwards."""
+    """The server for command-line options, for the duration of the block; then writes the file of corrections."""
     annotations, images, label_map = read_data_paths(options)
     review = Review(annotations, label_map, options.out, options.reviewer)
     with lock(review.path.parent, review.path.stem), closing(review):
@@ -127,7 +127,7 @@ def opened(options: argparse.Namespace) -> Iterator[ReviewServer]:
 
 @contextmanager
 def closing(review: Review) -> Iterator[None]:
-    """Closes a review at the end of the block, which writes what its file lacks."""
+    """Closes a review at the end of the block, which writes outstanding changes to its file."""
     try:
         yield
     finally:
@@ -135,7 +135,7 @@ def closing(review: Review) -> Iterator[None]:
 
 
 def labels_before(annotations: Path) -> Path | None:
-    """cat_od_v2.json -> cat_od_v1.json, where it is there: what a round is compared with when nothing else is named."""
+    """cat_od_v2.json -> cat_od_v1.json if it exists: the default labels that a round is compared with."""
     name = parse_annotation_name(annotations)
     if name.version is None:
         return None
@@ -144,7 +144,7 @@ def labels_before(annotations: Path) -> Path | None:
 
 
 def likeness_of(review: Review, images: Path, candidates: CandidateBoxes | None) -> Likeness:
-    """How alike the images of a review are, whose pictures are in a folder."""
+    """The similarity of the images of a review, whose pictures are in a folder."""
     return Likeness(review.index, lambda number: safe_join(images, review.lines.record(number).filename), candidates)
 
 
@@ -154,7 +154,7 @@ def _inside(root: Path, name: str) -> Path:
 
 
 def review_summary(review: Review) -> str:
-    """How far the review is, and where the corrections are."""
+    """A text with the progress of the review and the path of the corrections."""
     counts = review.progress()
     message = f"{counts['accepted']} of {counts['lines']} accepted: {review.path}"
     if counts["edited"]:
@@ -175,7 +175,7 @@ class ReviewServer:
         port: int = 0,
         candidates: CandidateBoxes | None = None,
     ) -> None:
-        """Raises InputError where it cannot listen."""
+        """Raises InputError if it cannot listen on the port."""
         self.review = views.review
         self._socket = _listening(host, port)
         self.token = kept_token(self.review.path.with_name(f".{self.review.path.stem}.token"))
@@ -201,19 +201,19 @@ class ReviewServer:
         self._socket.close()
 
     def run(self) -> None:
-        """Answers until it is stopped or interrupted."""
+        """Serves until it is stopped or interrupted."""
         with suppress(KeyboardInterrupt):
             self._server.run(sockets=[self._socket])
 
     def stop(self) -> None:
-        """Lets run() end; may be called from another thread."""
+        """Ends run(); may be called from another thread."""
         self._server.should_exit = True
 
 
 def _listening(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, None)[0][0]
-        # With its protocol named: else asyncio does not switch off Nagle's algorithm, which costs 40 ms an answer.
+        # With an explicit protocol: otherwise asyncio leaves Nagle's algorithm on, which adds 40 ms per response.
         listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
@@ -225,7 +225,7 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 class Exporter:
-    """Writes the file of corrections a moment after the last change, in the background."""
+    """Writes the file of corrections in the background, shortly after the last change."""
 
     def __init__(self, review: Review) -> None:
         self._review = review
@@ -238,11 +238,11 @@ class Exporter:
         self._thread.start()
 
     def changed(self) -> None:
-        """Says that there is something to write."""
+        """Notes that there is a change to write."""
         self._changed.set()
 
     def stop(self) -> None:
-        """Ends; what is not written stays in the journal."""
+        """Stops; changes that are not yet written stay in the journal."""
         self._stopped.set()
         self._changed.set()
         self._thread.join()
@@ -257,6 +257,6 @@ class Exporter:
             if self._stopped.is_set():
                 return
             start = time.monotonic()
-            with suppress(OSError):  # of a full disk: the changes are in the journal, and the next export has them
+            with suppress(OSError):  # such as a full disk; the next export writes the changes
                 self._review.export()
             delay = max(EXPORT_DELAY, EXPORT_SHARE * (time.monotonic() - start))

@@ -1,8 +1,8 @@
-"""A label file under review: its lines, what a person made of them, and the file that takes the corrections.
+"""A label file under review: its lines, a person's changes to them, and the file of corrections.
 
 The label file itself is never changed. A change is saved in the journal (formats.review_journal) before it is
-acknowledged; the file of corrections follows a moment later. Each line is sent with its revision, which a change has
-to return, so that two windows, or a window and `groundhog rounds approve`, do not overwrite one another.
+acknowledged; the file of corrections is written a moment later. Each line is sent with its revision, which a change
+has to return, so that two windows, or a window and `groundhog rounds approve`, do not overwrite each other's changes.
 
 state  "untouched", "edited" (a draft that the loop does not use), "accepted" (a correction), or "skipped"
 """
@@ -34,7 +34,7 @@ SAVED_STATES = ("untouched", "earlier", "edited", "accepted", "skipped")
 
 
 class StaleRevision(Exception):
-    """A change to a line that somebody else has changed since it was read."""
+    """A change to a line that has been changed elsewhere since it was read."""
 
 
 class BoxRows(NamedTuple):
@@ -56,9 +56,9 @@ class BoxRows(NamedTuple):
 
 @dataclass(frozen=True)
 class Line:
-    """A line as it is now. record: the model's, with the names of the label map. row: the correction that holds.
+    """The current state of a line. record: the model's, with the names of the label map. row: the correction in force.
 
-    mark: what was done in `marked` (a round); None where nothing was.
+    mark: what was done in the round `marked`; None if nothing was.
     """
 
     number: int
@@ -70,10 +70,10 @@ class Line:
 
 
 class Review:
-    """One label file under review. All methods may be called from several threads.
+    """One label file under review. Thread-safe.
 
-    path: the file of corrections. round: the first round for which corrections hold: 2 for X_od_v2.json, 1 for a name
-    without a version. reviewer: who is noted beside a change.
+    path: the file of corrections. round: the first round that corrections apply to: 2 for X_od_v2.json, 1 for a name
+    without a version. reviewer: the name recorded with a change.
     """
 
     def __init__(
@@ -83,9 +83,9 @@ class Review:
         out: Path | None = None,
         reviewer: str | None = None,
     ) -> None:
-        """Raises InputError for a file that cannot be reviewed, or that cannot take the corrections.
+        """Raises InputError for a file that cannot be reviewed, or if the corrections cannot be written.
 
-        label_map: label -> name, or the file that has it; by default the file beside the labels.
+        label_map: label -> name, or its file; by default the one beside the labels.
         """
         self.annotations = annotations
         self.path = reviewed_path(annotations) if out is None else out
@@ -112,7 +112,7 @@ class Review:
             self.categories = self._named_categories()
 
     def _named_categories(self) -> dict[int, str]:
-        """The categories of the boxes, where there is no label map. Raises InputError where there are none either."""
+        """The categories named in the boxes, without a label map. Raises InputError if they are not named either."""
         self.index.done.wait()
         names = dict(sorted(self.index.names.items()))
         if not names and any(self.record(number).caption is None for number in self._some_numbers()):
@@ -125,21 +125,21 @@ class Review:
         return [number for number in numbers if not self.index.broken[number]]
 
     def close(self) -> None:
-        """Writes the file of corrections where it lacks a change, and closes the journal."""
+        """Writes the file of corrections if it lacks a change, and closes the journal."""
         self.index.stop()
         self._journal.close()
 
     def export(self) -> None:
-        """Writes the file of corrections where it lacks a change."""
+        """Writes the file of corrections if it lacks a change."""
         if self._journal.pending():
             self._journal.export()
 
     def pending(self) -> int:
-        """How many changes the file of corrections lacks."""
+        """The number of changes that the file of corrections lacks."""
         return self._journal.pending()
 
     def progress(self) -> dict[str, int]:
-        """How many of the lines are in each state."""
+        """The number of lines in each state."""
         self._sync()
         return self.index.counts()
 
@@ -155,7 +155,7 @@ class Review:
         return record
 
     def read(self, number: int) -> Line:
-        """A line as it is now. Raises InputError for a broken one, IndexError for an unknown number."""
+        """A line in its current state. Raises InputError for a broken one, IndexError for an unknown number."""
         record = self.record(number)
         key = journal_key(record)
         with self._lock:
@@ -172,7 +172,7 @@ class Review:
         return Line(number, record, row, correction, marked, mark)
 
     def page(self, number: int, extra_phrases: Sequence[Phrase] = ()) -> dict[str, Any]:
-        """A line for the page. extra_phrases: those of its caption that the model looked for in vain."""
+        """A line for the page. extra_phrases: phrases of its caption for which the model found nothing."""
         line = self.read(number)
         record, state = line.record, self._state(line)
         phrases = self._phrases(line, extra_phrases)
@@ -197,11 +197,11 @@ class Review:
         }
 
     def save(self, changes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Saves changes of lines, all or none; returns the lines as they are then.
+        """Saves changes of lines, all or none; returns the resulting lines.
 
-        A change: {"number", "revision", "state", "boxes", "phrases"}; state is one of SAVED_STATES, "earlier" takes
-        back what was done in this round. Boxes are needed for "edited" and "accepted".
-        Raises InputError for an impossible one, StaleRevision, and OSError where nothing can be written.
+        A change: {"number", "revision", "state", "boxes", "phrases"}; state is one of SAVED_STATES, "earlier" reverts
+        what was done in this round. Boxes are required for "edited" and "accepted".
+        Raises InputError for an impossible change, StaleRevision, and OSError if it cannot be written.
         """
         with self._lock:
             lines = [self.read(change["number"]) for change in changes]
@@ -223,7 +223,7 @@ class Review:
     def _planned(
         self, line: Line, change: Mapping[str, Any]
     ) -> tuple[CorrectionRow | None, bytes, int, ReviewMark | None]:
-        """What the journal takes for a change."""
+        """The journal's entries for a change."""
         key, state = journal_key(line.record), change.get("state")
         if state not in SAVED_STATES:
             location = line.record.filename
@@ -246,7 +246,7 @@ class Review:
         return self._removed(line, key, state == "untouched"), key, self.round, None
 
     def _removed(self, line: Line, key: bytes, withdraw: bool) -> CorrectionRow | None:
-        """The row that takes back this round's correction; with withdraw, that of an earlier round from now on too."""
+        """The row that removes this round's correction; with withdraw, also an earlier round's, from now on."""
         before = self._journal.correction(key, self.round - 1)
         holds_before = before is not None and not _parsed(before, self.path).withdrawn
         if withdraw and holds_before:
@@ -260,11 +260,11 @@ class Review:
         return reviewed_text(corrected, self.round)
 
     def _phrases(self, line: Line, extra: Sequence[Phrase] = ()) -> list[Phrase]:
-        """Every phrase that the line, its draft or its correction names, in the line's order."""
+        """All phrases of the line, its draft and its correction, in the line's order."""
         return list(dict.fromkeys([*phrases_of(line.record, self._shown(line)), *extra]))
 
     def _shown(self, line: Line) -> Record:
-        """The draft, else the correction, else the model's record."""
+        """The draft if there is one, else the correction, else the model's record."""
         if line.mark is not None and line.mark.draft is not None:
             return parse_correction(line.mark.draft.encode("utf-8"), str(self.path)).record
         return line.record if line.correction is None else line.correction.record
@@ -299,11 +299,11 @@ class Review:
         return list(states.items())
 
     def add_category(self, name: Any) -> dict[int, str]:
-        """Adds a category to the label map; the new label map. Raises InputError where there is none to add to."""
+        """Adds a category to the label map; returns the new one. Raises InputError if there is no label map file."""
         name = name.strip() if isinstance(name, str) else ""
         with self._lock:
             if not name or name.casefold() in {each.casefold() for each in self.categories.values()}:
-                raise InputError("category", f"{name!r} is empty or there already", "expected a new name")
+                raise InputError("category", f"{name!r} is empty or already exists", "expected a new name")
             if self.label_map_path is None:
                 raise InputError("category", "these labels have no label map file", "expected -m LABEL_MAP")
             meta = metadata_path(self.annotations)
@@ -367,12 +367,12 @@ def _rows_of_file(path: Path) -> Iterable[CorrectionRow]:
 
 
 def _parsed(row: CorrectionRow, path: Path) -> Correction:
-    assert row.text is not None  # rows without a text are not given out
+    assert row.text is not None  # rows without a text are not returned
     return parse_correction(row.text.encode("utf-8"), str(path))
 
 
 def _revision(line: Line) -> str:
-    """Changes with everything that a person made of the line."""
+    """A hash of all changes that a person made to the line."""
     mark = None if line.mark is None or line.mark.state == "accepted" else (line.mark.state, line.mark.draft)
     made = repr((None if line.row is None else (line.row.since, line.row.text), mark))
     return hashlib.sha256(made.encode("utf-8", "surrogateescape")).hexdigest()[:16]

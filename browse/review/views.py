@@ -1,6 +1,6 @@
-"""Views: which lines are shown, and in which order, as arrays of line numbers that the filter bar requests.
+"""Views: the lines that the page shows for the settings of its filter bar, in order, as arrays of line numbers.
 
-A view does not change after it is opened, so that lines do not vanish when a reviewer changes their state.
+A view does not change after it is opened, so that lines do not disappear when a reviewer changes their state.
 N lines of the label file; a position counts in the view.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from browse.review.compare import OtherLabels, changed_lines, compared, named_boxes
+from browse.review.compare import CHANGES, OtherLabels, changed_lines, compared, named_boxes
 from browse.review.index import CHUNK, EDITED, STATES, UNTOUCHED
 from browse.review.likeness import Likeness
 from browse.review.order import (
@@ -33,12 +33,12 @@ from formats.io.errors import InputError
 
 VIEWS_IN_MEMORY = 8
 ORDERS = ("file", "uncertain", "diverse", "listed", "boxes")
-CHANGES = ("", "any", "gained", "lost", "moved", "relabelled")
+CHANGE_FILTERS = ("", "any", *CHANGES)
 
 
 @dataclass(frozen=True)
 class Query:
-    """What the filter bar asks for; the defaults ask for every line as it comes.
+    """The settings of the filter bar; by default, every line in file order.
 
     text: part of the file name or caption. label: lines with a box of it, -1 for any. low, high: that box's score.
     state: one of STATES, "open" for untouched and edited, "" for any. change: against the other label file.
@@ -56,38 +56,38 @@ class Query:
 
     @staticmethod
     def of(entries: Mapping[str, Any]) -> Query:
-        """Of a JSON object. Raises InputError for a value that is none."""
+        """Reads a query from a JSON object. Raises InputError for an invalid value."""
         known = {field.name: type(field.default) for field in fields(Query)}
         for name, value in entries.items():
             kinds: tuple[type, ...] = (int, float) if known.get(name) is float else (known.get(name, type(None)),)
             if type(value) not in kinds:
                 raise InputError("filter", f"{name} is {value!r}", f"expected {', '.join(known)}")
         query = Query(**entries)
-        if query.order not in ORDERS or query.state not in ("", "open", *STATES) or query.change not in CHANGES:
+        if query.order not in ORDERS or query.state not in ("", "open", *STATES) or query.change not in CHANGE_FILTERS:
             what = f"order {query.order!r}, state {query.state!r} or change {query.change!r} is unknown"
             raise InputError("filter", what, f"expected an order of {', '.join(ORDERS)}")
         return query
 
     @property
     def takes_all(self) -> bool:
-        """Whether every line is shown as it comes: known before any line is read."""
+        """Whether all lines are shown in file order, which needs no line to be read."""
         return self == Query()
 
 
 @dataclass(frozen=True)
 class LineView:
-    """numbers: (K,) of the lines, by position; None where every line is shown and positions are line numbers."""
+    """An opened view. numbers: (K,) line numbers by position; None: all lines, in file order."""
 
     query: Query
     numbers: np.ndarray | None
     count: int
 
     def number(self, position: int) -> int:
-        """The line at a position."""
+        """The number of the line at a position."""
         return position if self.numbers is None else int(self.numbers[position])
 
     def position(self, number: int) -> int | None:
-        """Where a line is; None where the view does not show it."""
+        """The position of a line; None if it is not in the view."""
         if self.numbers is None:
             return number if 0 <= number < self.count else None
         found = np.flatnonzero(self.numbers == number)
@@ -95,10 +95,11 @@ class LineView:
 
 
 class Views:
-    """The views of a review. order: what `--order` said. other: the labels to compare with. likeness: of images.
-    suspects: a list of images that can be selected, unless `order` names one.
+    """The views of a review.
 
-    listed: (file name, caption or "") -> why a line should be looked at. first: the query that the page opens with.
+    order: the value of `--order`. other: the labels to compare with. likeness: similarity of the images.
+    suspects: a list of images that can be selected, unless `order` is one.
+    listed: (file name, caption or "") -> reason to look at a line. first: the query that the page opens with.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class Views:
         likeness: Likeness | None = None,
         suspects: Path | None = None,
     ) -> None:
-        """Raises InputError for an order that is neither known nor a file with one."""
+        """Raises InputError for an order that is neither a known name nor a valid file."""
         self.review = review
         self.other = None if other is None else OtherLabels(other)
         self.thresholds: Thresholds = read_thresholds(review.annotations)
@@ -133,19 +134,19 @@ class Views:
             self.first = replace(self.first, listed=bool(self.listed) and not named)
 
     def reason(self, number: int) -> str:
-        """Why a line should be looked at; "" without a reason."""
+        """The reason to look at a line, or ""."""
         if not self.listed:
             return ""
         record = self.review.record(number)
         return self.listed.get((record.filename, record.caption or ""), self.listed.get((record.filename, ""), ""))
 
     def orders(self) -> list[str]:
-        """The orders that can be asked for."""
+        """The orders that are available."""
         missing = {"listed": self._ranked is None, "diverse": self.likeness is None}
         return [each for each in ORDERS if not missing.get(each)]
 
     def open(self, query: Query) -> tuple[str, LineView]:
-        """(name, view) for a query. Waits for the lines to be read where it needs them."""
+        """Opens a view; returns (name, view). Waits for the lines to be read if it needs them."""
         view = self._made(query)
         with self._lock:
             self._count = getattr(self, "_count", 0) + 1
@@ -156,13 +157,13 @@ class Views:
         return name, view
 
     def view(self, name: str) -> LineView:
-        """An opened view. Raises KeyError when it is not there any more."""
+        """An opened view. Raises KeyError if it has expired."""
         with self._lock:
             self._views.move_to_end(name)
             return self._views[name]
 
     def next_open(self, view: LineView, position: int) -> int | None:
-        """The next position whose line is untouched or edited, from the top again at the end; None where none is."""
+        """The next position with an untouched or edited line, continuing from the top; None if there is none."""
         index = self.review.index
         if view.numbers is None:
             waiting = (index.state <= EDITED) & ~index.broken
@@ -174,7 +175,7 @@ class Views:
         return None
 
     def row(self, view: LineView, position: int) -> dict[str, Any]:
-        """What the list of images shows of a line."""
+        """The entry of a line in the list of images."""
         number = view.number(position)
         index = self.review.index
         try:
@@ -191,9 +192,9 @@ class Views:
         }
 
     def comparison(self, number: int, boxes: list[dict[str, Any]], phrases: list[str]) -> dict[str, Any] | None:
-        """The boxes of the other label file, and what became of each; None where there is no such file.
+        """The boxes of the other label file, and how they differ; None without such a file.
 
-        boxes: the page's, of this line. phrases: of a caption, the words of each.
+        boxes: of this line, from the page. phrases: for a caption, the words of each.
         """
         if self.other is None:
             return None
@@ -266,18 +267,18 @@ class Views:
             return self._orders[order]
 
     def _changes(self) -> dict[str, np.ndarray]:
-        """Change -> (N,) bool, the lines that have a box of it. Raises InputError without another label file."""
+        """Change -> (N,) bool, lines with such a box. Raises InputError without another label file."""
         if self.other is None:
             raise InputError("filter", "there is no other label file", "expected --compare FILE")
         with self._comparing:
             if self._changed is None:
                 count = len(self.review.lines)
-                found = {change: np.zeros(count, bool) for change in CHANGES if change}
+                found = {change: np.zeros(count, bool) for change in CHANGES}
                 for start in range(0, count, CHUNK):
                     if self._stopped:
                         break
                     self._compare(start, min(count, start + CHUNK), found)
-                found["any"] = np.logical_or.reduce([found[change] for change in CHANGES if change not in ("", "any")])
+                found["any"] = np.logical_or.reduce([found[change] for change in CHANGES])
                 self._changed = found
             return self._changed
 
@@ -292,11 +293,11 @@ class Views:
             self._changes()
 
     def stop(self) -> None:
-        """Ends comparing in the background."""
+        """Stops comparing in the background."""
         self._stopped = True
 
     def _compare(self, start: int, stop: int, found: Mapping[str, np.ndarray]) -> None:
-        """Of the lines start … stop - 1."""
+        """Compares the lines start … stop - 1."""
         assert self.other is not None
         index = self.review.index
         numbers = start + np.flatnonzero(~index.broken[start:stop])
@@ -306,7 +307,7 @@ class Views:
             changes = changed_lines(changed, self.other.raw(index.hashes[numbers]), self.review.categories)
             for change, lines in changes.items():
                 found[change][numbers[lines]] = True
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError):  # captions, or a line that is none
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError):  # captions, or invalid lines
             for number in numbers.tolist():
                 for change in self._changes_of(number):
                     found[change][number] = True

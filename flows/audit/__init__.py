@@ -1,1 +1,1 @@
-"""Estimates how good labels are from a reviewed sample, with intervals, and finds labels that are probably wrong."""
+"""Estimates the quality of labels from a reviewed sample, with intervals, and finds labels that are probably wrong."""

@@ -1,4 +1,4 @@
-"""Defaults of an audit, in a module that the command line can import quickly."""
+"""Defaults of an audit, in a module that is fast to import for the command line."""
 
 from __future__ import annotations
 

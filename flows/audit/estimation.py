@@ -1,12 +1,12 @@
-"""Shares of boxes, such as precision and recall, from a stratified sample of images. numpy and scipy only.
+"""Estimates shares of boxes, such as precision and recall, from a stratified sample of images. Only numpy and scipy.
 
-n images reviewed, of H strata with N_h images each; any leading axes are independent audits.
+n reviewed images in H strata of N_h images each; any leading axes are independent audits.
 
-Estimate: a ratio of two weighted totals, each image weighted by N_h / n_h (Horvitz and Thompson 1952; the ratio is
-Hájek's), less what the scores explain: a control variate whose mean over all images is known to be zero, with the
-coefficient of least variance. That is prediction-powered inference (arXiv 2301.09633; with a tuned coefficient arXiv
-2311.01453) for a ratio. Drawing images in proportion to what is expected to be wrong with them is active testing
-(arXiv 2103.05331); flows.audit.sampling does it with strata, which keep every probability known.
+Estimate: the ratio of two totals in which each image has the weight N_h / n_h (Horvitz and Thompson 1952; for a ratio,
+Hájek's estimator), minus a control variate computed from scores, whose mean over all images is known to be zero, with
+the coefficient that minimises the variance. This is prediction-powered inference (arXiv 2301.09633; with a tuned
+coefficient arXiv 2311.01453) for a ratio. Sampling images in proportion to their expected number of errors is active
+testing (arXiv 2103.05331); flows.audit.sampling does it with strata, so that all probabilities are known.
 
 Interval: that of a binomial share with the effective number of boxes (Korn and Graubard, Survey Methodology 24, 1998;
 Franco et al., Journal of Survey Statistics and Methodology 7, 2019), with limits between Clopper and Pearson's exact
@@ -29,46 +29,46 @@ import numpy as np
 
 from flows.audit.defaults import CONFIDENCE
 
-CORRELATION = 0.7  # of right and wrong between boxes of one image, assumed where few images tell; 1: all or none
-PRIOR_IMAGES = 4.0  # with an error and other boxes: that assumption weighs as much as what so many show
-PRIOR_ERRORS = 4.0  # images with errors: the binomial variance weighs as much as what so many show
-MIN_LEFT = 0.3  # of the binomial variance, however much scores seem to explain
-MAX_DEGREES = 1e6  # of freedom; normal
-MIN_FOR_CONTROL = 8  # images of the share; with fewer, the coefficient of the control variate would be noise
-GARROTE = 4.0  # its squared t value up to which it is noise and becomes 0; above, it keeps 1 - 4 / t ** 2 of itself
+CORRELATION = 0.7  # prior correlation of errors between boxes of an image; 1: all correct or all wrong
+PRIOR_IMAGES = 4.0  # weight of that prior, as a number of images with an error and other boxes
+PRIOR_ERRORS = 4.0  # weight of the binomial variance, as a number of images with errors
+MIN_LEFT = 0.3  # minimum share of the binomial variance that remains, however much scores seem to explain
+MAX_DEGREES = 1e6  # degrees of freedom at which t is practically normal
+MIN_FOR_CONTROL = 8  # images with boxes of the share; with fewer, the coefficient of the control variate is noise
+GARROTE = 4.0  # a coefficient with a smaller squared t value becomes 0; a larger one is scaled by 1 - 4 / t ** 2
 
 
 @dataclass(frozen=True, eq=False)
 class Strata:
-    """Of which stratum each reviewed image is. stratum: (n,) int, from 0. sizes: (H,) images of each, drawn or not."""
+    """stratum: (n,) int, the stratum of each reviewed image, from 0. sizes: (H,) images per stratum, drawn or not."""
 
     stratum: np.ndarray
     sizes: np.ndarray
 
     @property
     def taken(self) -> np.ndarray:
-        """(H,) reviewed images of each stratum."""
+        """(H,) number of reviewed images per stratum."""
         return np.bincount(self.stratum, minlength=len(self.sizes))
 
     @property
     def weight(self) -> np.ndarray:
-        """(n,) how many images each reviewed one stands for: one over its probability of being drawn."""
+        """(n,) number of images that each reviewed one represents: the inverse of its sampling probability."""
         return (self.sizes / np.maximum(self.taken, 1))[self.stratum]
 
     def per_stratum(self, values: np.ndarray) -> np.ndarray:
-        """(..., n) -> (..., H): sums within strata."""
+        """(..., n) -> (..., H): sums per stratum."""
         return values @ (self.stratum[:, None] == np.arange(len(self.sizes))).astype(float)
 
     def centred(self, values: np.ndarray) -> np.ndarray:
-        """(..., n) less the mean of each value's stratum."""
+        """(..., n), each value minus the mean of its stratum."""
         return values - (self.per_stratum(values) / np.maximum(self.taken, 1))[..., self.stratum]
 
 
 class Share(NamedTuple):
-    """A share with its interval; fields are floats, or arrays over the leading axes.
+    """A share with its interval. Fields are floats, or arrays over the leading axes.
 
-    value, low, high: 0..1; value is NaN, and the interval 0..1, where no box was seen. effective: boxes of a simple
-    random sample that would tell as much. images: reviewed ones that hold a box of the share.
+    value, low, high: 0..1; without any box, value is NaN and the interval 0..1. effective: number of boxes of a simple
+    random sample with the same information. images: reviewed images with a box of the share.
     """
 
     value: np.ndarray
@@ -79,7 +79,7 @@ class Share(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """What a sample says before an interval is made of it; arrays over the leading axes.
+    """The statistics of a sample from which intervals are computed. Arrays over the leading axes.
 
     value: the share. total: boxes in all images, estimated. spread: (..., H) variance between images of a stratum.
     boxes, pairs: (..., H) mean over a stratum's images of boxes, and of ordered pairs of boxes of one image, both times
@@ -110,14 +110,16 @@ def estimate_share(
     control: np.ndarray | None = None,
     confidence: float = CONFIDENCE,
 ) -> Share:
-    """hits, boxes: (..., n) of each reviewed image, hits <= boxes. control: (..., n) a quantity known for every image,
-    whose total over all of them, reviewed or not, is zero.
+    """The share of hits among boxes, with its interval.
+
+    hits, boxes: (..., n) numbers in each reviewed image, hits <= boxes. control: (..., n) values of a quantity that is
+    known for every image and sums to zero over all images, reviewed or not.
     """
     return stratified_interval(moments_of(hits, boxes, strata, control), strata.sizes, strata.taken, confidence)
 
 
 def moments_of(hits: np.ndarray, boxes: np.ndarray, strata: Strata, control: np.ndarray | None = None) -> Moments:
-    """As estimate_share takes them."""
+    """The moments of a sample; arguments as in estimate_share."""
     hits, boxes, weight, taken = np.asarray(hits, float), np.asarray(boxes, float), strata.weight, strata.taken
     images = (boxes > 0).sum(-1)
     total = (weight * boxes).sum(-1)
@@ -131,7 +133,7 @@ def moments_of(hits: np.ndarray, boxes: np.ndarray, strata: Strata, control: np.
         before, spread = spread, strata.per_stratum(strata.centred(residual - explained) ** 2)
         left = _share_left(spread, before, strata)
         free = len(strata.stratum) - len(taken)
-        spread = spread * (free / max(1, free - 1) if free > 0 else 1.0)  # a degree for the coefficient
+        spread = spread * (free / max(1, free - 1) if free > 0 else 1.0)  # the coefficient costs a degree of freedom
     part = left[..., None] / np.maximum(taken, 1)
     in_boxes, in_pairs = part * strata.per_stratum(boxes), part * strata.per_stratum(_pairs(boxes))
     errors = np.minimum(strata.per_stratum(boxes > hits), strata.per_stratum(hits > 0))
@@ -141,22 +143,26 @@ def moments_of(hits: np.ndarray, boxes: np.ndarray, strata: Strata, control: np.
 
 
 def _share_left(after: np.ndarray, before: np.ndarray, strata: Strata) -> np.ndarray:
-    """(...,) of the variance, after what the control explains; at least MIN_LEFT. Both are (..., H) sums of squares."""
+    """(...,) the share of the variance that the control leaves, at least MIN_LEFT. after, before: (..., H) sums of
+    squares.
+    """
     scale = strata.sizes * (strata.sizes - strata.taken) / np.maximum(strata.taken * (strata.taken - 1), 1)
     left, whole = (after * scale).sum(-1), (before * scale).sum(-1)
     return np.clip(np.where(whole > 0, left / np.where(whole > 0, whole, 1.0), 1.0), MIN_LEFT, 1.0)
 
 
 def _pairs(boxes: np.ndarray) -> np.ndarray:
-    """Ordered ones, of so many boxes."""
+    """The number of ordered pairs among so many boxes."""
     return boxes * np.maximum(boxes - 1, 0)
 
 
 def _correlation(
     hits: np.ndarray, boxes: np.ndarray, value: np.ndarray, weight: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(...,) the correlation inside images, 0..1, from how often the other boxes of an image are wrong too where one is
-    wrong (right, where fewer are right); and how many images show it: those with such a box and others.
+    """(...,) the correlation of errors within images, 0..1, and the number of images from which it was estimated.
+
+    It follows from how often another box of an image is wrong, given that one is (or right, if fewer are right). The
+    images are those with such a box and at least one other box.
     """
     rarer = np.where((value > 0.5)[..., None], boxes - hits, hits)
     share = np.minimum(value, 1 - value)
@@ -178,8 +184,10 @@ def _evenness(boxes: np.ndarray, correlation: np.ndarray, strata: Strata) -> np.
 
 
 def _explained(residual: np.ndarray, control: np.ndarray, strata: Strata) -> np.ndarray:
-    """(..., n) the multiple of the control that leaves the least variance within strata, less what may be noise: few
-    images fit noise too, and the interval would be too narrow (Breiman's non-negative garrote, Technometrics 37, 1995).
+    """(..., n) the control times its coefficient, which minimises the variance within strata, shrunk towards 0.
+
+    Without shrinkage (Breiman's non-negative garrote, Technometrics 37, 1995) a few images would also fit noise, and
+    the interval would be too narrow.
     """
     scale = strata.weight**2 * (1 - strata.taken / strata.sizes)[strata.stratum]
     centred, residual = strata.centred(control), strata.centred(residual)
@@ -196,9 +204,10 @@ def _explained(residual: np.ndarray, control: np.ndarray, strata: Strata) -> np.
 def stratified_interval(
     moments: Moments, sizes: np.ndarray, taken: np.ndarray, confidence: float = CONFIDENCE, growth: float = 1.0
 ) -> Share:
-    """The share with its interval, where `taken` (H,) images of each stratum are reviewed.
+    """The share with its interval, if `taken` (H,) images of each stratum are reviewed.
 
-    growth: how many times as many that is as the moments are from: the interval to expect of a larger sample.
+    growth: ratio of that sample size to that of the moments; above 1, the result is the interval to expect from a
+    larger sample.
     """
     from scipy import special
 
@@ -208,15 +217,15 @@ def stratified_interval(
     assumed = (scale * (moments.boxes + correlation[..., None] * moments.pairs)).sum(-1) / square
     binomial = moments.value * (1 - moments.value)
     seen = np.where(binomial > 1e-9, parts.sum(-1) / square / np.where(binomial > 1e-9, binomial, 1.0), 0.0)
-    errors = growth * (moments.errors * (taken < sizes)).sum(-1)  # strata known whole tell nothing of the others
+    errors = growth * (moments.errors * (taken < sizes)).sum(-1)  # completely reviewed strata add no variance
     trust = errors / (errors + PRIOR_ERRORS)
     per_box = np.maximum(seen, trust * seen + (1 - trust) * assumed)
-    random = trust * seen / np.maximum(per_box, 1e-12)  # part of the variance, squared by Satterthwaite
+    random = trust * seen / np.maximum(per_box, 1e-12)  # the random part of the variance, which Satterthwaite squares
     degrees = _degrees(moments, parts, taken, growth) / np.maximum(random, MAX_DEGREES**-0.5) ** 2
     quantile, student = special.ndtri(0.5 + confidence / 2), special.stdtrit(degrees, 0.5 + confidence / 2)
     effective = (quantile / student) ** 2 / np.maximum(per_box, 1e-12)
     low, high = binomial_interval(moments.value, effective, confidence)
-    step = 0.5 / np.maximum(moments.total, 1.0)  # a count of boxes moves by whole ones: felt where few images are left
+    step = 0.5 / np.maximum(moments.total, 1.0)  # continuity correction, which matters when few images are left
     low, high = np.maximum(0.0, low - step), np.minimum(1.0, high + step)
     if (taken >= sizes).all():  # every image is reviewed
         low = high = moments.value
@@ -236,10 +245,10 @@ def _degrees(moments: Moments, parts: np.ndarray, taken: np.ndarray, growth: flo
 
 
 def binomial_interval(share: np.ndarray, count: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """Of a share of `count` independent boxes, which need not be whole. One-sided where the share is 0 or 1.
+    """The interval of a share of `count` independent boxes, which need not be an integer. One-sided at 0 and 1.
 
-    Clopper and Pearson's lower limit is the quantile of beta(hits, misses + 1), Jeffreys's that of beta(hits + 1/2,
-    misses + 1/2); this one's lies between them, at the former where there are hardly any hits.
+    The lower limit of Clopper and Pearson is a quantile of beta(hits, misses + 1), that of Jeffreys one of
+    beta(hits + 1/2, misses + 1/2). This one is between them, and equals the former if there are hardly any hits.
     """
     from scipy import special
 

@@ -1,4 +1,4 @@
-"""What labels are compared with: the candidates of the plan that made them, or what another model found."""
+"""The boxes with which labels are compared: the candidates from which they were made, or those of another model."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from formats.odvg_lines import is_quarantined
 from formats.record import Record
 from formats.reviewed import Key, key_of
 
-MIN_TO_CALIBRATE = 50  # boxes of a second model; with fewer, its scores are taken as they are
-MIN_SCORE = 0.05  # lower ones say nothing
+MIN_TO_CALIBRATE = 50  # boxes of a second model; with fewer, its scores are used uncalibrated
+MIN_SCORE = 0.05  # boxes with lower scores are not used
 
 
 @dataclass(frozen=True, eq=False)
 class NamedBoxes:
-    """Of one image. name: (K,) object, categories or phrases. box: (K, 4) pixels. score: (K,) 0..1, NaN without one."""
+    """The boxes of an image. name: (K,) str, categories or phrases. box: (K, 4) pixels. score: (K,) 0..1, or NaN."""
 
     name: np.ndarray
     box: np.ndarray
@@ -44,10 +44,10 @@ NOTHING = NamedBoxes(np.empty(0, object), np.zeros((0, 4)), np.zeros(0))
 
 @dataclass(frozen=True)
 class Evidence:
-    """What labels are compared with.
+    """The boxes with which labels are compared.
 
-    found: the boxes of each line that was compared, by file name and caption. from_labeller: the model that made the
-    labels found them, so the labels cannot calibrate its scores.
+    found: boxes by file name and caption of a line. from_labeller: whether they come from the model that made the
+    labels, so that its scores cannot be calibrated with these labels.
     """
 
     found: Mapping[Key, NamedBoxes]
@@ -55,7 +55,7 @@ class Evidence:
 
 
 def named_boxes_of(record: Record) -> NamedBoxes:
-    """The record's boxes but for those to be ignored."""
+    """The boxes of a record, without those marked `ignore`."""
     rows = [(each.category, each.box, each.score) for each in record.instances or () if not each.ignore]
     for region in record.regions or ():
         if not region.ignore:
@@ -69,7 +69,7 @@ def named_boxes_of(record: Record) -> NamedBoxes:
 
 
 def stored_candidates(manifest: Manifest) -> Evidence:
-    """Of the plan that made the labels. Raises InputError while shards are missing."""
+    """The candidates of the plan that made the labels. Raises InputError if shards are missing."""
     if missing := missing_shards(manifest):
         raise InputError(
             manifest.work_dir, f"{many(len(missing), 'shard')} not labelled yet", "run `groundhog infer` again"
@@ -85,7 +85,7 @@ def stored_candidates(manifest: Manifest) -> Evidence:
 
 
 def second_model(path: str | Path) -> Evidence:
-    """What another model, or another round, found: an ODVG file with scores, best with a low threshold."""
+    """The labels of another model or round: an ODVG file with scores, preferably with a low threshold."""
     found = {key_of(record): named_boxes_of(record) for record in read_odvg(path)}
     if not any(np.isfinite(boxes.score).any() for boxes in found.values()):
         raise InputError(path, "has no box with a score", "expected labels of a model, such as X_od_v2.json")
@@ -93,9 +93,10 @@ def second_model(path: str | Path) -> Evidence:
 
 
 def calibrated(evidence: Evidence, labels: Mapping[Key, NamedBoxes]) -> Evidence:
-    """Scores as the chance that such a box is among the labels, which are mostly right (isotonic regression).
+    """Calibrates scores to the probability that such a box is among the labels, by isotonic regression.
 
-    Those of the labels' own model stay as they are: its boxes above the threshold are the labels.
+    This assumes that most labels are right. Scores of the model that made the labels do not change, since its boxes
+    above the threshold are the labels.
     """
     if evidence.from_labeller:
         return evidence
@@ -108,7 +109,7 @@ def calibrated(evidence: Evidence, labels: Mapping[Key, NamedBoxes]) -> Evidence
 
 
 def _judged(evidence: Evidence, labels: Mapping[Key, NamedBoxes]) -> tuple[np.ndarray, np.ndarray]:
-    """(K,) scores and whether each box meets a label, over all images that both have."""
+    """(K,) scores, and whether each box matches a label, over the images that are in both."""
     scores, right = [np.zeros(0)], [np.zeros(0, bool)]
     for key, boxes in evidence.found.items():
         known = labels.get(key, NOTHING)

@@ -1,4 +1,4 @@
-"""What a review says of an image's labels: which boxes are right, and how many objects there are, by category."""
+"""Compares the labels of an image with its review: which boxes are right, and how many objects there are."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from formats.record import Box, Record
 
 
 class Outcome(NamedTuple):
-    """One image, one category or phrase. K labels, best score first.
+    """The labels of one category or phrase in one image. K labels, best score first.
 
-    score: (K,), NaN without one. right: (K,) bool. objects: that the reviewer found there, labelled or not.
+    score: (K,), or NaN. right: (K,) bool. objects: number that the reviewer found, labelled or not.
     """
 
     score: np.ndarray
@@ -39,7 +39,7 @@ class ScoredBox(NamedTuple):
 
 
 def labels_by_name(record: Record) -> dict[str, list[ScoredBox]]:
-    """Category or phrase -> its boxes that training counts as objects, best score first, those without a score last."""
+    """Category or phrase -> its boxes without `ignore`, best score first, those without a score last."""
     boxes: dict[str, list[ScoredBox]] = {}
     for each in record.instances or ():
         if not each.ignore:
@@ -48,18 +48,18 @@ def labels_by_name(record: Record) -> dict[str, list[ScoredBox]]:
         if not region.ignore:
             scores = region.scores or (None,) * len(region.boxes)
             boxes.setdefault(" ".join(region.phrase), []).extend(map(ScoredBox, region.boxes, scores))
-    return {name: sorted(scored, key=_worst_last) for name, scored in boxes.items()}
+    return {name: sorted(scored, key=_best_first) for name, scored in boxes.items()}
 
 
-def _worst_last(box: ScoredBox) -> float:
+def _best_first(box: ScoredBox) -> float:
     return 1.0 if box.score is None else -box.score
 
 
 def judge_labels(labels: Record, reviewed: Record, iou: float = defaults.IOU) -> dict[str, Outcome]:
-    """Labels against the same image as a person left it; by category, with those that have labels or objects.
+    """Compares labels with the reviewed record of the image; an outcome for each category with labels or objects.
 
-    A label is right that overlaps an object of its category by this IoU, each object once, as in COCO's evaluation.
-    Labels on what the person marked to be ignored count neither as right nor as wrong.
+    A label is right if its IoU with an object of its category is at least `iou`; each object is matched once, as in
+    COCO's evaluation. Labels on boxes that the reviewer marked `ignore` count neither as right nor as wrong.
     """
     labelled, objects = labels_by_name(labels), boxes_by_name(reviewed)
     everything = boxes_by_name(reviewed, with_ignored=True)
@@ -71,9 +71,9 @@ def judge_labels(labels: Record, reviewed: Record, iou: float = defaults.IOU) ->
 
 
 def confused_labels(labels: Record, reviewed: Record, iou: float = defaults.IOU) -> Counter[tuple[str, str]]:
-    """(category of a label, category of the object there) -> labels that are wrong for this reason alone.
+    """(category of a label, category of the object there) -> number of labels whose only error is their category.
 
-    Such a label is right of no object of its category and overlaps one of another that no label is right of.
+    Such a label matches no object of its category, but an object of another category that no label matches.
     """
     labelled, objects = labels_by_name(labels), boxes_by_name(reviewed)
     wrong: list[tuple[str, Box]] = []
@@ -98,7 +98,7 @@ def _outcome(labels: list[ScoredBox], objects: list[Box], everything: list[Box],
 
 
 def _on_ignored(boxes: list[Box], objects: list[Box], everything: list[Box], iou: float) -> np.ndarray:
-    """(K,) bool: the boxes that overlap one to be ignored, and no object."""
+    """(K,) bool: whether each box overlaps a box marked `ignore`, and no object."""
     if len(objects) == len(everything):
         return np.zeros(len(boxes), bool)
     ignored = [box for box in everything if box not in objects]
@@ -107,6 +107,6 @@ def _on_ignored(boxes: list[Box], objects: list[Box], everything: list[Box], iou
 
 
 def totals(outcomes: Mapping[str, Outcome]) -> tuple[int, int, int]:
-    """Right labels, labels and objects of an image, over all categories."""
+    """(right labels, labels, objects) of an image, over all categories."""
     each = outcomes.values()
     return sum(one.hits for one in each), sum(one.labels for one in each), sum(one.objects for one in each)

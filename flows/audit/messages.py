@@ -1,4 +1,4 @@
-"""An audit's report as text."""
+"""The report of an audit as text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from flows.audit.defaults import CONFIDENCE
 from flows.audit.report import AuditReport, Estimate, Quality
 from formats.io.plurals import many
 
-NAMED = 10  # categories without numbers that are listed
+MAX_LISTED = 10  # categories without estimates, and confusions
 
 
 def describe_audit(report: AuditReport) -> str:
@@ -14,7 +14,8 @@ def describe_audit(report: AuditReport) -> str:
     head = f"{report.labels}: {many(report.reviews, 'reviewed image')} of {report.images} (drawn: {report.drawn})"
     lines = [f"{head}; IoU {report.iou:g}, {100 * CONFIDENCE:g} % intervals"]
     if report.skipped:
-        lines.append(f"{many(report.skipped, 'review')} not counted, after skipped images: review those too")
+        reviews = many(report.skipped, "review")
+        lines.append(f"{reviews} not counted, since earlier images were skipped: review those too")
     rows = [("all", report.overall), *report.categories.items()]
     width = max(len(name) for name, _ in rows)
     for name, quality in rows:
@@ -22,9 +23,9 @@ def describe_audit(report: AuditReport) -> str:
             words = f"{_in_words(getattr(quality, kind), kind)}{_more(quality, kind, report.half_width)}"
             lines.append(f"  {name:{width}}  {kind:9}  {words}")
     if report.too_few:
-        more = f" and {len(report.too_few) - NAMED} more" if len(report.too_few) > NAMED else ""
-        listed = ", ".join(f"{name} ({count})" for name, count in list(report.too_few.items())[:NAMED])
-        lines.append(f"too few reviewed images for separate numbers: {listed}{more}")
+        more = f" and {len(report.too_few) - MAX_LISTED} more" if len(report.too_few) > MAX_LISTED else ""
+        listed = ", ".join(f"{name} ({count})" for name, count in list(report.too_few.items())[:MAX_LISTED])
+        lines.append(f"too few reviewed images for separate estimates: {listed}{more}")
     return "\n".join([*lines, *_confusion_lines(report), *_threshold_lines(report), *_more_lines(report)])
 
 
@@ -44,8 +45,8 @@ def _more(quality: Quality, kind: str, half_width: float) -> str:
 def _confusion_lines(report: AuditReport) -> list[str]:
     if not report.confusions:
         return []
-    pairs = [f"{each.label} for {each.object} ({each.boxes})" for each in report.confusions[:NAMED]]
-    more = f" and {len(report.confusions) - NAMED} more" if len(report.confusions) > NAMED else ""
+    pairs = [f"{each.label} for {each.object} ({each.boxes})" for each in report.confusions[:MAX_LISTED]]
+    more = f" and {len(report.confusions) - MAX_LISTED} more" if len(report.confusions) > MAX_LISTED else ""
     return [f"wrong category in {many(report.reviews, 'reviewed image')}: {', '.join(pairs)}{more}"]
 
 
@@ -55,7 +56,7 @@ def _threshold_lines(report: AuditReport) -> list[str]:
         return ["no threshold: that takes labels that all have a score"]
     source = f"95 % confidence, {many(report.reviews, 'review')}"
     if found.score is None:
-        return [f"no threshold is known to reach precision {found.precision:g} ({source})"]
+        return [f"no threshold could be shown to reach precision {found.precision:g} ({source})"]
     if found.own_suffices:
         return [f"precision is at least {found.precision:g} without a higher threshold ({source})"]
     return [

@@ -1,6 +1,6 @@
-"""What an audit says: precision and recall with their intervals, a threshold, and how many more reviews are needed.
+"""The report of an audit: precision and recall with intervals, a threshold, and how many more reviews are needed.
 
-Every number comes with the number of reviews that it is from.
+Every estimate comes with the number of reviews behind it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ENOUGH_IMAGES, ENOUGH_BOXES = 5, 10  # reviewed, of a category whose own numbers
 
 
 class Estimate(NamedTuple):
-    """value, low, high: 0..1. images: reviewed ones that hold such boxes. boxes: of them, reviewed."""
+    """An estimated share. value, low, high: 0..1. images, boxes: numbers of reviewed ones behind it."""
 
     value: float
     low: float
@@ -46,9 +46,9 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Quality:
-    """Of all labels, or of a category's. None where no box was seen.
+    """Precision and recall of all labels or of a category; None if no box was reviewed.
 
-    more_reviews: how many more images, of all categories, reach the wanted half width; by "precision" and "recall".
+    more_reviews: "precision" or "recall" -> number of further images to review to reach the requested half width.
     """
 
     precision: Estimate | None
@@ -57,7 +57,7 @@ class Quality:
 
 
 class Confusion(NamedTuple):
-    """label: what labels said. object: what the reviewer found there. boxes: so many, in the reviewed images."""
+    """label: category of labels. object: category of the reviewer. boxes: how many in the reviewed images."""
 
     label: str
     object: str
@@ -66,8 +66,10 @@ class Confusion(NamedTuple):
 
 @dataclass(frozen=True)
 class CertifiedThreshold:
-    """Labels that score more than `score` have at least this precision, with 95 % confidence. score: None where no
-    threshold is known to reach it. kept: share of the labels that score more. reviews: images that it is from.
+    """Labels with a higher score than `score` have at least this precision, with 95 % confidence.
+
+    score: None if no threshold could be shown to reach it. kept: share of the labels above it. reviews: images behind
+    it. own_suffices: whether all labels reach it. command: applies the threshold.
     """
 
     precision: float
@@ -80,10 +82,12 @@ class CertifiedThreshold:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """reviews: images that the numbers are from. drawn: images in the sample. images: that may be drawn; by_person:
-    more, whose labels are a person's. skipped: reviewed ones of the sample that come after an unreviewed one.
-    too_few: categories without numbers of their own, and the reviewed images that hold one. half_width: that more
-    reviews are for. confusions: the most frequent first.
+    """The results of an audit.
+
+    reviews: reviewed images that count. drawn: images in the sample. images: those that could be drawn. skipped:
+    reviews that do not count, since an earlier image of their stratum is not reviewed. too_few: categories without
+    separate estimates -> number of reviewed images with one. half_width: the target of more_reviews. confusions: most
+    frequent first.
     """
 
     labels: str
@@ -101,11 +105,11 @@ class AuditReport:
 
     @property
     def more_reviews(self) -> Mapping[str, int]:
-        """How many more reach ± half_width, of all labels, for "precision" and "recall"."""
+        """Further reviews to reach ± half_width over all labels, for "precision" and "recall"."""
         return self.overall.more_reviews
 
     def payload(self) -> dict[str, Any]:
-        """For JSON."""
+        """The report as a dict for JSON."""
         return {
             "labels": self.labels,
             "iou": self.iou,
@@ -124,12 +128,12 @@ class AuditReport:
 
 @dataclass(frozen=True, eq=False)
 class _Sample:
-    """outcomes: of each reviewed image, by category. label_count, score_sum: by category, over all images; score_sum
-    only of categories whose labels all have a score.
+    """outcomes: by category, for each reviewed image. label_count, score_sum: by category, over all images; score_sum
+    only for categories whose labels all have a score. scores: of all labels; empty unless all have one.
     """
 
     outcomes: Sequence[Mapping[str, Outcome]]
-    known: Sequence[Mapping[str, tuple[int, float]]]  # labels and their summed score, by category, as they were drawn
+    known: Sequence[Mapping[str, tuple[int, float]]]  # category -> labels and their summed score, per reviewed image
     strata: Strata
     label_count: Mapping[str, int]
     score_sum: Mapping[str, float]
@@ -143,9 +147,9 @@ def report_audit(
     half_width: float = defaults.HALF_WIDTH,
     work_dir: str = "",
 ) -> AuditReport:
-    """The report of the reviews so far. precision: to find a threshold for. half_width: to plan more reviews for.
+    """The report on the reviews so far. precision: find a threshold for it. half_width: plan further reviews for it.
 
-    work_dir: of the candidates, for the command that is printed. Raises InputError with fewer than MIN_REVIEWS.
+    work_dir: of the candidates, for the printed command. Raises InputError with fewer than MIN_REVIEWS reviews.
     """
     truth = audit.truth()
     images, strata, skipped = audit.sample(truth)
@@ -181,9 +185,9 @@ def report_audit(
 
 
 def _check_every_stratum(audit: Audit, strata: Strata, truth: Mapping[Key, Record]) -> None:
-    """Raises InputError where images were skipped so early that nothing is known of those like them.
+    """Raises InputError if a stratum has too few reviews because its first images were skipped.
 
-    A stratum without two reviews would be left out of every number, or have no variance.
+    A stratum with fewer than two reviews would be missing in every estimate, or have no variance.
     """
     unknown = np.flatnonzero(strata.taken < np.minimum(strata.sizes, MIN_OF_STRATUM))
     if not len(unknown):
@@ -192,12 +196,12 @@ def _check_every_stratum(audit: Audit, strata: Strata, truth: Mapping[Key, Recor
     skipped = [audit.records[image].filename for image in drawn if key_of(audit.records[image]) not in truth]
     first = list(dict.fromkeys(skipped))[: MIN_OF_STRATUM * len(unknown)]
     like = many(int(strata.sizes[unknown].sum()), "image")
-    what = f"images were skipped that the numbers of {like} depend on"
-    raise InputError(audit.reviewed, what, f"expected a review of {', '.join(first)} first")
+    what = f"the estimates for {like} depend on images that were skipped"
+    raise InputError(audit.reviewed, what, f"review {', '.join(first)} first")
 
 
 def _holding(judged: Sequence[Mapping[str, Outcome]], name: str) -> int:
-    """Images with a label or an object of the category."""
+    """The number of images with a label or an object of the category."""
     return sum(name in outcomes for outcomes in judged)
 
 
@@ -211,7 +215,7 @@ def _confusions(reviewed: Sequence[tuple[Record, Record]], iou: float) -> tuple[
 
 
 def write_audit_report(audit: Audit, report: AuditReport) -> Path:
-    """Writes report.json in the audit's folder, and the same as "audit" in the .meta.json of the labels, if any."""
+    """Writes report.json into the audit's folder, and adds it as "audit" to the labels' .meta.json if there is one."""
     path = audit.folder / REPORT_NAME
     write_json(path, report.payload(), ensure_ascii=False)
     meta = metadata_path(audit.labels)
@@ -244,18 +248,18 @@ def _sample_of(
 
 
 def _label_sums(record: Record) -> dict[str, tuple[int, float]]:
-    """Labels and their summed score by category; NaN where one has no score."""
+    """Category -> (number of labels, sum of their scores, or NaN if one has no score)."""
     return {
         name: (len(labels), sum(np.nan if each.score is None else each.score for each in labels))
         for name, labels in labels_by_name(record).items()
     }
 
 
-_Moments = tuple[Moments | None, Moments | None]  # of precision and recall
+_Moments = tuple[Moments | None, Moments | None]  # for precision and recall
 
 
 class _Reviews(NamedTuple):
-    """What an interval depends on beside the moments."""
+    """What an interval depends on besides the moments."""
 
     audit: Audit
     strata: Strata
@@ -263,7 +267,7 @@ class _Reviews(NamedTuple):
 
 
 def _moments(sample: _Sample, name: str | None = None) -> _Moments:
-    """Of precision and recall; None where no box was seen. name: of one category."""
+    """The moments for precision and recall; None without any box. name: of a category; None for all."""
     chosen = [_chosen(outcomes, name) for outcomes in sample.outcomes]
     hits, labels, objects = np.array([totals(each) for each in chosen], float).reshape(-1, 3).T
     control = _control(sample, name)
@@ -277,7 +281,10 @@ def _chosen(outcomes: Mapping[str, Outcome], name: str | None) -> Mapping[str, O
 
 
 def _control(sample: _Sample, name: str | None) -> np.ndarray | None:
-    """(n,) summed scores of each image's labels, less what so many labels have on average: zero over all images."""
+    """(n,) the control variate: the summed scores of an image's labels, minus their number times the mean score.
+
+    It sums to zero over all images. None if labels have no scores.
+    """
     wanted = list(sample.label_count) if name is None else [name]
     if not wanted or not all(each in sample.score_sum for each in wanted):
         return None
@@ -295,7 +302,7 @@ def _enough(moments: _Moments, sample: _Sample, name: str) -> bool:
 
 
 def _boxes(sample: _Sample, name: str | None) -> tuple[int, int]:
-    """Reviewed labels and objects."""
+    """The numbers of reviewed labels and objects."""
     chosen = [totals(_chosen(outcomes, name)) for outcomes in sample.outcomes]
     return sum(each[1] for each in chosen), sum(each[2] for each in chosen)
 
@@ -317,7 +324,7 @@ def _estimate(share: Share, boxes: int) -> Estimate:
 
 
 def _more_reviews(moments: Moments, audit: Audit, strata: Strata, half_width: float) -> int:
-    """How many more reviews reach the half width, if those images are like the reviewed ones; 0 where it is reached."""
+    """The number of further reviews to reach the half width, if those images resemble the reviewed ones; may be 0."""
     now, order = len(strata.stratum), audit.design.stratum[audit.design.order]
     low, high = now, len(order)
     while low < high:
@@ -329,7 +336,7 @@ def _more_reviews(moments: Moments, audit: Audit, strata: Strata, half_width: fl
 
 
 def _threshold(audit: Audit, sample: _Sample, precision: float, work_dir: str) -> CertifiedThreshold | None:
-    """None where labels have no scores."""
+    """The certified threshold; None if labels have no scores."""
     if not len(sample.scores):
         return None
     grid = threshold_grid(sample.scores)
@@ -361,7 +368,7 @@ def _filter_command(audit: Audit, score: float, work_dir: str) -> str:
 
 
 def _other_options(policy: Mapping[str, Any]) -> list[str]:
-    """The rest of the policy that made the labels: without it filter would keep boxes that were not audited."""
+    """Options for the rest of the policy that made the labels; without them, filter would keep unaudited boxes."""
     words: list[str] = []
     for each in declared_settings(Policy):
         value = policy.get(each.name, each.default)
@@ -373,14 +380,14 @@ def _other_options(policy: Mapping[str, Any]) -> list[str]:
 
 
 def _output_option(audit: Audit, metadata: Mapping[str, Any]) -> list[str]:
-    """Where filter would write elsewhere than to the audited file by itself."""
+    """The option -o, if filter would by default write to another file than the audited one."""
     source = metadata.get("source")
     usual = source is None or labels_path(source, 1).name == audit.labels.name
     return [] if usual else ["-o", str(audit.labels)]
 
 
 def _by_objects(judged: Sequence[Mapping[str, Outcome]]) -> list[str]:
-    """The categories of the reviewed images, those with most objects first."""
+    """The categories in the reviewed images, those with the most objects first."""
     counts: dict[str, int] = {}
     for outcomes in judged:
         for name, each in outcomes.items():

@@ -1,8 +1,8 @@
-"""An audit on disk: the labels as they were, the images that were drawn, and who reviews them.
+"""An audit on disk: a copy of the labels, the images that were drawn, and where their reviews are.
 
-X_od_v1.audit/audit.json      seed, number of strata, how many images are drawn; probabilities follow from them
-X_od_v1.audit/labels.json     the labels as they were when the audit began, under whatever corrections come later
-X_od_v1.audit/X_od_v1.json    the lines that were drawn, in the order of their review: what the page or a tool shows
+X_od_v1.audit/audit.json      settings, such as the seed and the number of images; probabilities follow from them
+X_od_v1.audit/labels.json     the labels when the audit began, without later corrections
+X_od_v1.audit/X_od_v1.json    the drawn lines in the order of their review, for the page or a labelling tool
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ from formats.reviewed import Key, corrections_for, key_of
 
 SETTINGS_NAME = "audit.json"
 FROZEN_NAME = "labels.json"
-MIN_REVIEWS = 10  # with fewer, intervals are too wide to be of use
-_UNKNOWN = "remove the folder, or start again with --new"
+MIN_REVIEWS = 10  # with fewer, intervals are too wide to be useful
+_REMEDY = "remove the folder, or start again with --new"
 
 
 @dataclass(frozen=True)
 class AuditSettings:
-    """labels: their file name. drawn: images in the sample. planned: as many as at first, which decided the strata.
+    """The settings of an audit. labels: file name. drawn: images in the sample. planned: images in the first sample,
+    which determined the strata.
 
     made_by: what the .meta.json says of how the labels were made; {} without one. empty_term, empty_apart: of the
     design; 0 and False in audits that older versions began, whose strata must stay as they were drawn.
@@ -58,7 +59,7 @@ class AuditSettings:
 
 @dataclass(frozen=True)
 class Audit:
-    """labels: the audited file. reviewed: where the corrections are."""
+    """labels: the audited file. reviewed: the file of corrections."""
 
     labels: Path
     settings: AuditSettings
@@ -70,12 +71,12 @@ class Audit:
 
     @property
     def sample_path(self) -> Path:
-        """Has the name of the labels, so that the page finds the round in it."""
+        """The drawn lines. The file has the name of the labels, from which the page takes the round."""
         return self.folder / self.labels.name
 
     @cached_property
     def records(self) -> list[Record]:
-        """The images that may be drawn: what a model labelled. N of them."""
+        """The N images that may be drawn: those labelled by a model."""
         return [record for record, by_person in _labelled(self.folder / FROZEN_NAME) if not by_person]
 
     @cached_property
@@ -89,15 +90,15 @@ class Audit:
 
     @property
     def drawn(self) -> np.ndarray:
-        """(n,) positions of the drawn images among the records, in the order of their review."""
+        """(n,) indices of the drawn images in `records`, in the order of their review."""
         return self.design.order[: self.settings.drawn]
 
     def truth(self) -> dict[Key, Record]:
-        """What people found in the images, by file name and caption, whichever round it was in."""
+        """The reviewed records, by file name and caption, of any round."""
         return corrections_for(self.reviewed)
 
     def sample(self, truth: Mapping[Key, Record]) -> tuple[np.ndarray, Strata, int]:
-        """The reviewed images of the sample, their strata, and how many more are reviewed but were skipped over."""
+        """The reviewed images that count, their strata, and the number of reviews that do not count (Design.sample)."""
         reviewed = np.zeros(len(self.records), bool)
         drawn = self.drawn
         reviewed[drawn] = [key_of(self.records[image]) in truth for image in drawn]
@@ -108,7 +109,7 @@ class Audit:
 def draw_audit(
     labels: Path, reviews: int | None = None, seed: int | None = None, reviewed: Path | None = None, anew: bool = False
 ) -> Audit:
-    """Begins the audit of a label file, or continues it; with more reviews the sample is extended.
+    """Begins the audit of a label file, or continues it, extending the sample if more reviews are requested.
 
     reviews: images in the sample; None: defaults.REVIEWS, or as many as are drawn. seed: None: 0, or that of the draw.
     anew: forgets an earlier audit of these labels; what was reviewed stays reviewed.
@@ -139,14 +140,14 @@ def is_begun(labels: Path) -> bool:
 
 
 def read_audit(labels: Path, reviewed: Path | None = None) -> Audit:
-    """The audit of a label file. Raises InputError when there is none, or when the labels have been made anew since."""
+    """The audit of a label file. Raises InputError if there is none, or if the labels were replaced since it began."""
     path = audit_folder(labels) / SETTINGS_NAME
     if not path.is_file():
         raise InputError(labels, "has no audit yet", f"expected `groundhog audit {shlex.quote(str(labels))}` first")
     try:
-        settings = AuditSettings(**load_json(path, _UNKNOWN))
+        settings = AuditSettings(**load_json(path, _REMEDY))
     except TypeError as error:
-        raise InputError(path, f"is not an audit ({error})", _UNKNOWN) from None
+        raise InputError(path, f"is not an audit ({error})", _REMEDY) from None
     _check_same_labels(labels, settings)
     return Audit(labels, settings, reviewed or reviewed_path(labels))
 
@@ -166,7 +167,7 @@ def _begin(labels: Path, reviews: int | None, seed: int, reviewed: Path | None) 
 
 
 def made_by(labels: Path) -> dict[str, Any]:
-    """Who made the labels and how, as their .meta.json says; {} without one."""
+    """The entries of a label file's .meta.json that identify how it was made; {} without one."""
     path = metadata_path(labels)
     if not path.is_file():
         return {}
@@ -175,7 +176,7 @@ def made_by(labels: Path) -> dict[str, Any]:
 
 
 def _check_same_labels(labels: Path, settings: AuditSettings) -> None:
-    """Labels of the same plan and policy differ by corrections alone, and the audit is of what they were before."""
+    """Raises InputError if the labels were replaced. Labels of the same plan and policy differ only by corrections."""
     known = made_by(labels)
     same = known == dict(settings.made_by) if known or settings.made_by else sha256_of(labels) == settings.labels_sha256
     if not same:
@@ -183,7 +184,7 @@ def _check_same_labels(labels: Path, settings: AuditSettings) -> None:
 
 
 def _labelled(labels: Path) -> Iterator[tuple[Record, bool]]:
-    """Every line with labels, and whether they are a person's."""
+    """Yields every labelled record, and whether a person made or corrected it."""
     for line in read_lines(labels):
         if is_quarantined(line.text):
             continue

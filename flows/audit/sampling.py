@@ -1,7 +1,7 @@
-"""Which images to review, so that few reviews tell much: strata of images in which about as much is expected to be
-wrong, and an order in which every beginning is a stratified sample with known probabilities.
+"""Chooses the images to review: strata of images with similar expected numbers of errors, and an order of review of
+which every prefix is a stratified sample with known probabilities.
 
-N images. In a stratum of N_h images of which n_h are reviewed, each was drawn with probability n_h / N_h.
+N images. In a stratum with N_h images, of which n_h are reviewed, each was drawn with probability n_h / N_h.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ UNKNOWN_SCORE = 0.7  # of a box without a score
 # What is expected to be wrong with an image: with the image, with a box of a certain score, and how much more a box
 # of a rare category counts. benchmarks/audit_coverage.py --sizes compares others.
 IMAGE_TERM, BOX_TERM = 0.5, 0.05
-RARITY_POWER, MAX_RARITY = 0.5, 4.0  # (mean boxes of a category / this one's) ** power; Bankier 1988
-# An image without labels holds no doubtful box, but all of its objects may be missed: it counts as so many others, and
-# all of them together at most as much as the others, since most may be empty.
+RARITY_POWER, MAX_RARITY = 0.5, 4.0  # (mean number of boxes per category / that of this one) ** power; Bankier 1988
+# An image without labels has no doubtful box, but objects may be missing. It counts as much as this many average images
+# with labels; all such images together count at most as much as all others, since most may truly be empty.
 EMPTY_TERM = 2.0
 
 
 class Design(NamedTuple):
-    """stratum: (N,) int of each image. order: (N,) the images in the order of their review."""
+    """stratum: (N,) int, the stratum of each image. order: (N,) the images in the order of their review."""
 
     stratum: np.ndarray
     order: np.ndarray
 
     def sample(self, reviewed: np.ndarray) -> tuple[np.ndarray, Strata]:
-        """(N,) bool -> the images of the sample, in their order, and their strata.
+        """(N,) bool, whether each image is reviewed -> the images that count, in order, and their strata.
 
-        In each stratum those count that come before its first unreviewed image: what a person skipped, for being
-        difficult, say, may not make the sample easier.
+        In each stratum, only images before its first unreviewed one count. Otherwise skipping difficult images would
+        bias the sample towards easy ones.
         """
         kept: list[int] = []
         closed: set[int] = set()
@@ -70,7 +70,7 @@ def design(sizes: np.ndarray, keys: Sequence[str], reviews: int, seed: int, empt
 def expected_errors(
     images: Sequence[Mapping[str, Sequence[float | None]]], empty_term: float = EMPTY_TERM
 ) -> np.ndarray:
-    """(N,) of each image, from the scores of its boxes by category."""
+    """(N,) expected errors of each image. images: category -> scores of its boxes."""
     totals: dict[str, int] = {}
     for image in images:
         for name, scores in image.items():
@@ -85,7 +85,7 @@ def expected_errors(
 
 
 def _size_of_empty(others: np.ndarray, count: int, term: float) -> float:
-    """others: sizes of the images with labels. count: images without."""
+    """Expected errors of an image without labels. others: those of images with labels. count: images without."""
     if not count or not len(others):
         return IMAGE_TERM
     return max(IMAGE_TERM, min(term * float(others.mean()), float(others.sum()) / count))
@@ -97,8 +97,8 @@ def _doubt(score: float | None) -> float:
 
 
 def strata_of(sizes: np.ndarray, count: int) -> np.ndarray:
-    """(N,) int, 0 the largest: strata of equal summed sizes, so that equally many reviews of each are about right
-    (Neyman's allocation where sizes are standard deviations). Those of fewer than two images are merged.
+    """(N,) int, 0 for the largest sizes: strata with equal sums of sizes, so that about the same number of reviews of
+    each is optimal (Neyman's allocation, with sizes as standard deviations). Strata of one image are merged.
     """
     order = np.argsort(-sizes, kind="stable")
     middle = np.cumsum(sizes[order]) - sizes[order] / 2
@@ -111,10 +111,10 @@ def strata_of(sizes: np.ndarray, count: int) -> np.ndarray:
 
 
 def review_order(stratum: np.ndarray, sizes: np.ndarray, chance: np.ndarray) -> np.ndarray:
-    """(N,) positions of images: two of every stratum, and then always one of that in which it tells most.
+    """(N,) indices of images: two of every stratum, then always one of the stratum where it reduces the variance most.
 
-    That is the exact optimal allocation for every length (Wright, The American Statistician 66, 2012). chance: (N,)
-    random numbers; within a stratum the least come first.
+    This is the exact optimal allocation for every number of reviews (Wright, The American Statistician 66, 2012).
+    chance: (N,) random numbers, which order the images within a stratum.
     """
     count = int(stratum.max()) + 1
     queues = [np.flatnonzero(stratum == h)[np.argsort(chance[stratum == h], kind="stable")] for h in range(count)]
@@ -127,6 +127,6 @@ def review_order(stratum: np.ndarray, sizes: np.ndarray, chance: np.ndarray) -> 
 
 
 def _chance(seed: int, key: str) -> float:
-    """A random number in 0..1 that belongs to the image, whatever other images there are."""
+    """A pseudo-random number in 0..1 that depends only on the seed and the image."""
     digest = hashlib.sha256(f"{seed}\0{key}".encode()).digest()
     return int.from_bytes(digest[:7], "big") / (1 << 56)

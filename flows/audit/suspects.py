@@ -1,8 +1,8 @@
-"""Labels that are probably wrong, by kind, against what a model found: scores in the manner of ObjectLab (Tkachenko et
-al., arXiv 2309.00832), with kinds of its own for doubled boxes, slivers, boxes on nothing, and too many of a kind.
+"""Finds labels that are probably wrong by comparing them with the boxes of a model, as in ObjectLab (Tkachenko et al.,
+arXiv 2309.00832), with additional kinds: duplicate boxes, nested boxes, boxes without an object, too many boxes.
 
-Of one image: L labels, K boxes that a model found. A suspicion is 0..1; those of different kinds are comparable as far
-as the model's scores are chances (flows.audit.evidence.calibrated).
+Shapes are for one image: L labels, K boxes of the model. A suspicion is 0..1; different kinds are comparable to the
+extent that the model's scores are probabilities (flows.audit.evidence.calibrated).
 """
 
 from __future__ import annotations
@@ -28,23 +28,24 @@ from formats.reviewed import Key, key_of
 Kind = Literal["overlooked", "badly placed", "wrong category", "nothing there", "doubled", "sliver", "too many"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-TOUCHES = 0.1  # IoU from which a box found is about this label, if badly placed
-DOUBLED_FROM, DOUBLED_AT = 0.4, 0.8  # IoU of two labels of a category: no suspicion below, full suspicion above
-INSIDE = 0.9  # share of a sliver that lies in another label of its category
-NOTHING_WEIGHT = 0.6  # models overlook objects more often than they invent a better place for one
-OTHER_WEIGHT = 0.7  # where a model and a label disagree about the category, either may be wrong
-SLIVER_WEIGHT = 0.6  # small objects in front of large ones of their kind lie in their boxes too
+TOUCHES = 0.1  # minimum IoU of a label with a box of the model that may be the same object, badly placed
+DOUBLED_FROM, DOUBLED_AT = 0.4, 0.8  # IoU of two labels of a category with suspicion 0 and 1, linear in between
+INSIDE = 0.9  # share of a sliver's area that is inside another label of its category
+NOTHING_WEIGHT = 0.6  # below 1, since models miss objects more often than they place boxes wrongly
+OTHER_WEIGHT = 0.7  # below 1, since either the model or the label may have the wrong category
+SLIVER_WEIGHT = 0.6  # below 1, since small objects in front of larger ones of their category also look like this
 MIN_SUSPICION = 0.1
-USUAL_SHARE = 0.98  # of the images that hold a category have at most its usual number of boxes
-MIN_FOR_USUAL = 30  # such images; with fewer it cannot be said what is usual
-UNUSUAL_WEIGHT = 0.5  # a crowd is not an error: only boxes with little support are doubted
-LIKELY = 0.5  # suspicions from which the summary counts
+USUAL_SHARE = 0.98  # share of the images with a category that have at most its usual number of boxes
+MIN_FOR_USUAL = 30  # images with a category; with fewer, no usual number is determined
+UNUSUAL_WEIGHT = 0.5  # below 1, since many boxes need not be an error
+LIKELY = 0.5  # minimum suspicion for the summary
 
 
 class Suspect(NamedTuple):
-    """box: the label, or what was found for an overlooked object. category: of the label, or of what was found.
+    """A label that is probably wrong, or an object without a label.
 
-    found: of a label whose category is doubted, the one that was found there.
+    category, box: of the label; for an overlooked object, of the box that the model found. found: for a doubtful
+    category, the category that the model found there.
     """
 
     suspicion: float
@@ -59,7 +60,7 @@ class Suspect(NamedTuple):
 
 @dataclass(frozen=True)
 class SuspectRules:
-    """max_count: how many boxes of a category an image may have; of others it is what is usual. kinds: to look for."""
+    """max_count: category -> maximum number of boxes per image; by default the usual number. kinds: to search for."""
 
     max_count: Mapping[str, int] = field(default_factory=dict)
     kinds: tuple[Kind, ...] = KINDS
@@ -71,17 +72,18 @@ class SuspectRules:
 
 
 class UsualCount(NamedTuple):
-    """maximum: boxes that few images exceed. images: that have the category, and that this was learnt from."""
+    """maximum: number of boxes that few images exceed. images: those with the category, from which it was computed."""
 
     maximum: int
     images: int
 
 
 def usual_counts(labels: Iterable[NamedBoxes]) -> dict[str, UsualCount]:
-    """How many boxes of each category an image usually has, by the images that have one; of frequent categories only.
+    """The usual maximum number of boxes per image, for each frequent category.
 
-    The count that USUAL_SHARE of them do not exceed, or three robust standard deviations above the median if that is
-    more, on the scale of square roots, where counts have one variance (Anscombe, Biometrika 35, 1948).
+    It is the count that USUAL_SHARE of the images with the category do not exceed, or three robust standard deviations
+    above the median if that is more. These are computed on square roots, which stabilise the variance of counts
+    (Anscombe, Biometrika 35, 1948).
     """
     counts: dict[str, list[int]] = {}
     for boxes in labels:
@@ -93,21 +95,21 @@ def usual_counts(labels: Iterable[NamedBoxes]) -> dict[str, UsualCount]:
 def _usual(counts: Sequence[int]) -> int:
     roots = np.sqrt(counts)
     median = np.median(roots)
-    spread = 1.4826 * np.median(np.abs(roots - median))  # of a normal distribution, its standard deviation
+    spread = 1.4826 * np.median(np.abs(roots - median))  # the standard deviation, for a normal distribution
     return max(int(np.quantile(counts, USUAL_SHARE, method="higher")), int((median + 3 * spread) ** 2))
 
 
 class RankedImage(NamedTuple):
-    """suspicion: that something is wrong with the image. suspects: in it, the most suspicious first."""
+    """suspicion: that anything is wrong in the image. suspects: in it, most suspicious first."""
 
     suspicion: float
     suspects: tuple[Suspect, ...]
 
 
 def find_suspects(records: Sequence[Record], evidence: Evidence, rules: SuspectRules | None = None) -> list[Suspect]:
-    """The boxes that are probably wrong or missing, the most suspicious first.
+    """The boxes that are probably wrong or missing, most suspicious first.
 
-    Images that the evidence does not have are compared with nothing: only doubled boxes, slivers and counts are found.
+    In images without evidence, only duplicates, slivers and unusual counts can be found.
     """
     rules = rules or SuspectRules()
     labels = {key_of(record): named_boxes_of(record) for record in records}
@@ -122,7 +124,7 @@ def find_suspects(records: Sequence[Record], evidence: Evidence, rules: SuspectR
 
 
 def rank_images(suspects: Sequence[Suspect]) -> list[RankedImage]:
-    """Images with suspects: the chance that at least one of them is right, if they were independent."""
+    """Images with suspects, ranked by the probability that at least one suspicion is right, assuming independence."""
     by_image: dict[Key, list[Suspect]] = {}
     for each in suspects:
         by_image.setdefault((each.filename, each.caption), []).append(each)
@@ -134,7 +136,7 @@ def rank_images(suspects: Sequence[Suspect]) -> list[RankedImage]:
 
 
 def write_review_order(path: Path, ranked: Sequence[RankedImage], reasons: int = 3) -> None:
-    """The list of images that `groundhog browse serve --order` takes: a line each, with the strongest reasons."""
+    """Writes the images for `groundhog browse serve --order`, one per line, with the strongest reasons."""
     with write_whole(path) as stream:
         for image in ranked:
             first = image.suspects[0]
@@ -144,8 +146,9 @@ def write_review_order(path: Path, ranked: Sequence[RankedImage], reasons: int =
 
 
 def write_suspects_summary(labels: Path, suspects: Sequence[Suspect], against: str, images: int) -> None:
-    """Writes into the .meta.json of the labels, if any, how many are probably wrong, by kind, and which categories are
-    mixed up. against: what they were compared with. images: so many of the labels were.
+    """Adds a summary of suspects to the labels' .meta.json, if there is one: counts by kind, and confused categories.
+
+    against: what the labels were compared with. images: how many images were compared.
     """
     meta = metadata_path(labels)
     if not meta.is_file():
@@ -166,7 +169,7 @@ def write_suspects_summary(labels: Path, suspects: Sequence[Suspect], against: s
 
 
 def _once_each(suspects: Sequence[Suspect]) -> list[Suspect]:
-    """A box is listed for its most suspicious kind alone."""
+    """Lists each box only once, with its most suspicious kind."""
     best: dict[tuple, Suspect] = {}
     for each in suspects:
         key = (each.filename, each.caption, each.category, each.box)
@@ -188,7 +191,7 @@ def _of_image(
 
 
 class _Image:
-    """The labels of an image, what was found there, and how they overlap."""
+    """The labels of an image, the boxes of the model, and their overlaps."""
 
     def __init__(self, record: Record, labels: NamedBoxes, found: NamedBoxes | None) -> None:
         self.record, self.labels = record, labels
@@ -209,17 +212,17 @@ class _Image:
 
 
 def _best(values: np.ndarray) -> np.ndarray:
-    """(L, K) -> (L,) the largest of each row, 0 where there is none."""
+    """(L, K) -> (L,) the maximum of each row; 0 if K is 0."""
     return values.max(1) if values.shape[1] else np.zeros(len(values))
 
 
 def _trust(view: _Image) -> np.ndarray:
-    """(L,) the support of each label: the score of what was found there, or its own if that is higher."""
+    """(L,) the trust in each label: the score of the model's box there, or the label's own score if that is higher."""
     return np.maximum(view.support, np.nan_to_num(view.labels.score))
 
 
 def _doubled(view: _Image) -> Iterator[Suspect]:
-    """The weaker of two labels of a category on one object."""
+    """The less trusted of two labels of the same category on one object."""
     trust = _trust(view)
     for first, second in zip(*np.nonzero(np.triu(view.same & (view.among > DOUBLED_FROM), 1))):
         weaker = second if trust[second] <= trust[first] else first
@@ -229,7 +232,7 @@ def _doubled(view: _Image) -> Iterator[Suspect]:
 
 
 def _slivers(view: _Image) -> Iterator[Suspect]:
-    """A label inside another of its category, such as one of a part of the object, with little other support."""
+    """A label inside another of its category, such as on a part of the object, with little support."""
     box = view.labels.box
     sides = np.minimum(box[:, None, 2:], box[None, :, 2:]) - np.maximum(box[:, None, :2], box[None, :, :2])
     area = (box[:, 2:] - box[:, :2]).prod(1)
@@ -242,7 +245,7 @@ def _slivers(view: _Image) -> Iterator[Suspect]:
 
 
 def _too_many(view: _Image, rules: SuspectRules, usual: Mapping[str, UsualCount]) -> Iterator[Suspect]:
-    """Labels beyond the number that is allowed, or that is usual: the least trusted."""
+    """The least trusted labels in excess of the allowed or usual number."""
     trust = _trust(view)
     for name, count in Counter(view.labels.name).items():
         rows = np.flatnonzero(view.labels.name == name)
@@ -259,7 +262,7 @@ def _too_many(view: _Image, rules: SuspectRules, usual: Mapping[str, UsualCount]
 
 
 def _overlooked(view: _Image, found: NamedBoxes) -> Iterator[Suspect]:
-    """Boxes that were found where there is no label; the best one of each object."""
+    """Boxes of the model without a label; the best one of each object."""
     covered = (view.iou * view.same_found).max(0) if len(view.labels) else np.zeros(len(found))
     renamed = view.iou.max(0) if len(view.labels) else np.zeros(len(found))
     taken: list[int] = []
@@ -275,12 +278,12 @@ def _overlooked(view: _Image, found: NamedBoxes) -> Iterator[Suspect]:
 
 
 def _against_found(view: _Image, found: NamedBoxes) -> Iterator[Suspect]:
-    """Labels that the model contradicts: it found another place, another category, or nothing."""
+    """Labels that the model contradicts: it found another position, another category, or nothing."""
     same, other = view.same_found * found.score, ~view.same_found * found.score
     for row in range(len(view.labels)):
         overlap = view.iou[row]
         renamed = OTHER_WEIGHT * other[row] * (overlap >= MATCH_IOU) * (1 - view.support[row])
-        # A box found that meets another label of the category better is not about this one.
+        # A box of the model that overlaps another label of the category more belongs to that one.
         rest = np.delete(view.iou * view.same_found, row, axis=0)
         free = overlap >= (rest.max(0) if len(rest) else 0.0)
         placed = same[row] * free * (overlap >= TOUCHES) * (1 - overlap) * (view.support[row] == 0)

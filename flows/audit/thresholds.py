@@ -1,8 +1,8 @@
-"""The lowest score threshold at which labels have a wanted precision, with 95 % confidence.
+"""Finds the lowest score threshold at which labels have a required precision with 95 % confidence.
 
-Thresholds are tested from the highest down, each at the full level, until one fails (fixed-sequence testing, Maurer et
-al. 1995; for thresholds of models: Learn then Test, arXiv 2110.01052): the chance that the result promises too much
-stays below 5 % without a correction for the number of thresholds.
+Thresholds are tested from the highest to the lowest, each at the full level, until one fails (fixed-sequence testing,
+Maurer et al. 1995; for thresholds of models: Learn then Test, arXiv 2110.01052). The probability that the result has a
+lower precision stays below 5 % without a correction for the number of tests.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ DECIMALS = 3  # of a threshold
 
 
 def threshold_grid(scores: np.ndarray) -> np.ndarray:
-    """(K,) scores of labels -> (T,) thresholds, falling; the last keeps every label."""
+    """(K,) scores of labels -> (T,) thresholds, descending; the last one keeps every label."""
     unit = 10.0**-DECIMALS
     steps = np.quantile(scores, np.linspace(1 - FIRST_SHARE, 0, STEPS))
-    below = (np.ceil((steps / unit).round(6)) - 1) * unit  # the score at the step is above it
+    below = (np.ceil((steps / unit).round(6)) - 1) * unit  # just below the step, so that its score is kept
     return np.unique(np.maximum(below, 0.0).round(DECIMALS))[::-1]
 
 
 def certified_threshold(hits: np.ndarray, labels: np.ndarray, strata: Strata, precision: float) -> int | None:
-    """hits, labels: (n, T) of each reviewed image above each threshold -> the position of the lowest threshold at which
-    the precision is at least `precision` with 95 % confidence; None where the first that is tested fails already.
+    """The index of the lowest threshold with at least this precision, with 95 % confidence; None if no test passes.
 
-    Thresholds above which so few labels are reviewed that not even all right ones would do are not tested. Which these
-    are does not depend on what is right, so that the order stays one that was fixed before.
+    hits, labels: (n, T) right labels and labels of each reviewed image above each threshold. Thresholds with too few
+    reviewed labels above them to pass even if all were right are not tested. Which these are does not depend on the
+    hits, so the sequence of tests is still fixed in advance.
     """
-    level = 2 * CONFIDENCE - 1  # of a two-sided interval, whose lower end is one-sided
+    level = 2 * CONFIDENCE - 1  # of the two-sided interval whose lower limit has one-sided confidence CONFIDENCE
     lower = estimate_share(hits.T, labels.T, strata, confidence=level).low
     if not len(tested := np.flatnonzero(estimate_share(labels.T, labels.T, strata, confidence=level).low >= precision)):
         return None

@@ -1,1 +1,1 @@
-"""Duplicates, leakage, diverse selection, and publishing a folder that others can use."""
+"""Finding duplicates and leakage between sets, selecting diverse images, and publishing a data set."""

@@ -1,4 +1,4 @@
-"""Image folders before and after labelling: duplicates, leakage between sets, and pictures that are worth a look."""
+"""`groundhog check --images`: finds duplicates, leakage between sets, and images that should be inspected."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from formats.io.plurals import many
 
 @dataclass(frozen=True)
 class ImageReport:
-    """What was found in one or more sets of images.
+    """The results for one or more sets of images.
 
-    images: those that could be read, set after set; set_of: the name of the set of each. pairs: duplicates, as indices
-    of images. findings: pictures worth a look, unreadable ones among them.
+    images: those that could be read, set after set. set_of: the set of each. pairs: duplicates, as indices of images.
+    findings: images that should be inspected, including unreadable ones.
     """
 
     images: tuple[Fingerprint, ...]
@@ -32,7 +32,7 @@ class ImageReport:
 
     @property
     def leaks(self) -> tuple[DuplicatePair, ...]:
-        """Duplicates across sets: an image of the test set that the model may have been trained on."""
+        """Duplicates across sets, such as a test image that is also in the training set."""
         return tuple(pair for pair in self.pairs if self.set_of[pair.first] != self.set_of[pair.second])
 
     @property
@@ -45,10 +45,10 @@ ImageSets = Mapping[str, tuple[str | Path, Sequence[str] | None]]  # name -> fol
 
 
 def image_sets(images: str | Path, annotations: str | Path | None, against: Sequence[str]) -> ImageSets:
-    """The sets that `groundhog check --images` compares, by the names that the user gave.
+    """The sets that `groundhog check --images` compares, by the names that the user passed.
 
-    against: folders, and annotation files whose images lie in `images`; with such a file the first set is the images
-    of `annotations`. Raises InputError for a set that is another one too, or a folder inside another's.
+    against: folders, and annotation files whose images are in `images`. With such a file, the first set consists of
+    the images of `annotations`. Raises InputError for a set that is listed twice, or a folder inside another.
     """
     files = [each for each in against if Path(each).is_file()]
     if not files:
@@ -81,7 +81,7 @@ def _refuse_nested(folder: str, others: Sequence[str | Path]) -> None:
 
 
 def _filenames(annotations: str | Path) -> list[str]:
-    """Of the images of an annotation file, each once."""
+    """The file names of the images of an annotation file, without repetitions."""
     source_format = guess_format(annotations)
     records = call(f"check {annotations}", READERS[source_format], {}, annotations)
     return list(dict.fromkeys(record.filename for record in records))
@@ -107,7 +107,7 @@ def check_images(sets: ImageSets, progress: bool = True) -> ImageReport:
 
 
 def describe_report(report: ImageReport, max_lines: int = 20) -> str:
-    """For people. max_lines: of each kind; the rest is counted."""
+    """The report as text. max_lines: of each kind; the rest is only counted."""
     parts = []
     names = [image.filename for image in report.images]
     several = len({*report.set_of, *(finding.set_name for finding in report.findings)}) > 1
@@ -117,7 +117,7 @@ def describe_report(report: ImageReport, max_lines: int = 20) -> str:
 
     if report.leaks:
         lines = [_pair(report, pair) for pair in report.leaks]
-        parts.append(_listing(f"{many(len(lines), 'leak')}: the same picture in two sets", lines, max_lines))
+        parts.append(_listing(f"{many(len(lines), 'leak')}: the same image in two sets", lines, max_lines))
     groups = duplicate_groups(len(report.images), report.duplicates)
     if groups:
         spare = sum(len(group) - 1 for group in groups)

@@ -1,4 +1,4 @@
-"""Croissant metadata of a published data set (MLCommons, version 1.1): JSON-LD that search engines read."""
+"""Croissant metadata of a published data set (MLCommons, version 1.0): JSON-LD for search engines of data sets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from flows.curation.data_card import DataCard
 from formats.io.files import sha256_of
 
-# The context that the specification asks for, as its section "Context" lists it.
+# The context from the section "Context" of the specification.
 _CONTEXT = {
     "@language": "en",
     "@vocab": "https://schema.org/",
@@ -52,7 +52,7 @@ _FIELDS = (("file_name", "sc:Text"), ("width", "sc:Integer"), ("height", "sc:Int
 
 
 def croissant_metadata(root: Path, card: DataCard) -> dict[str, Any]:
-    """The content of croissant.json; root: the folder, in which the splits' metadata.jsonl lie already."""
+    """The content of croissant.json. root: the published folder, with the metadata.jsonl of each split."""
     files = [_metadata_file(root, split.name) for split in card.splits]
     return {
         "@context": _CONTEXT,
@@ -75,7 +75,7 @@ def _metadata_file(root: Path, split: str) -> dict[str, Any]:
         "@type": "cr:FileObject",
         "@id": f"{split}-metadata",
         "name": f"{split}-metadata",
-        "description": f"A line an image of {split}: size, boxes, categories, scores.",
+        "description": f"One line per image of {split}: size, boxes, categories, scores.",
         "contentUrl": path,
         "encodingFormat": "application/jsonlines",
         "sha256": sha256_of(root / path),

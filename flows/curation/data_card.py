@@ -1,4 +1,4 @@
-"""The card of a published data set: what is in it, how its labels were made, and how far they can be trusted."""
+"""The data card of a published data set: its content, how its labels were made, and their estimated quality."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from formats.io.files import write_whole
 from formats.io.plurals import many
 from formats.record import Record
 
-# Hugging Face's steps of size_categories.
+# The size_categories of Hugging Face.
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _LARGEST = "n>1M"
 
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """One split. boxes: by category, ignored ones apart; empty: images without objects; people: boxes without a score.
+    """Counts of one split. boxes: by category, without ignored ones. empty: images without objects. people: boxes
+    without a score, drawn or confirmed by a person.
 
-    origins: the .meta.json of its labels, then of those that their model was trained on; () where they came from
-    elsewhere. renamed: images that had another name before.
+    origins: the .meta.json of its labels, then that of the labels their model was trained on, and so on; () if unknown.
+    renamed: number of renamed images.
     """
 
     name: str
@@ -58,7 +59,7 @@ class SplitCounts:
 
 @dataclass(frozen=True)
 class DataCard:
-    """What the card, the page and the Croissant metadata say of a data set. citation: BibTeX or a sentence."""
+    """The content of the card, the page and the Croissant metadata. citation: BibTeX or a sentence."""
 
     name: str
     license: str
@@ -68,29 +69,29 @@ class DataCard:
 
     @property
     def images(self) -> int:
-        """Of all splits."""
+        """The number of images in all splits."""
         return sum(split.images for split in self.splits)
 
     @property
     def boxes(self) -> int:
-        """Of all splits and categories."""
+        """The number of boxes in all splits."""
         return sum(sum(split.boxes.values()) for split in self.splits)
 
     @property
     def scored(self) -> bool:
-        """Whether the boxes have scores; one that a person drew has 1."""
+        """Whether any box has a score; then a person's box gets 1."""
         return any(split.people < sum(split.boxes.values()) for split in self.splits)
 
     @property
     def description(self) -> str:
-        """One sentence."""
+        """A short description with counts."""
         kinds = f"{len(self.categories)} {'category' if len(self.categories) == 1 else 'categories'}"
-        made = " The boxes were found by a model." if any(split.origins for split in self.splits) else ""
+        made = " The boxes were predicted by a model." if any(split.origins for split in self.splits) else ""
         return f"{many(self.images, 'image')} with {many(self.boxes, 'box')} of {kinds}.{made}"
 
 
 class _NoAliases(yaml.SafeDumper):
-    """Writes what is there twice twice: not every reader of cards knows YAML's aliases."""
+    """Repeats equal values instead of using YAML aliases, which not every reader of cards supports."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -128,7 +129,7 @@ def _header(card: DataCard) -> dict[str, Any]:
         "license": card.license,
         "task_categories": ["object-detection"],
         "size_categories": [size],
-        # `load_dataset` of a folder of images takes names from "configs" alone; the hub shows "dataset_info".
+        # For an image folder, `load_dataset` reads names only from "configs"; the hub shows "dataset_info".
         "configs": [{"config_name": "default", "data_files": files, "features": features}],
         "dataset_info": {"config_name": "default", "features": features},
     }
@@ -160,7 +161,7 @@ def _counts_table(card: DataCard) -> str:
     ignored = sum(split.ignored for split in card.splits)
     notes = [f"\n\n{many(ignored, 'ignored box')} marked `iscrowd` in COCO and left out elsewhere."] if ignored else []
     if renamed := sum(split.renamed for split in card.splits):
-        notes.append(f"\n\n{many(renamed, 'image')} renamed: the name differed from another by its suffix alone.")
+        notes.append(f"\n\n{many(renamed, 'image')} renamed: the name differed from another only by its suffix.")
     return "\n".join(lines) + "".join(notes)
 
 
@@ -176,4 +177,4 @@ row["image"], row["objects"]["bbox"], row["objects"]["categories"]  # boxes: x, 
 ```
 
 COCO: `annotations/{split}.json` with the images in `{split}/images`. Ultralytics: `data.yaml`. Croissant metadata:
-`croissant.json`. Pictures: `index.html`."""
+`croissant.json`. Page with pictures: `index.html`."""

@@ -1,9 +1,9 @@
-"""Pictures that are the same picture: equal files, re-encoded, resized, mirrored, or cut out of one another.
+"""Finds duplicate images: equal files, and images that were re-encoded, resized, mirrored, or cropped from another.
 
-Two pictures are near duplicates where their perceptual hashes hardly differ, or where enough of their ORB key points
-agree on one turn, scale and shift (RANSAC); few are enough where both pictures look alike, one laid over the other.
-Only the pictures that look most alike are compared by key points.
-docs/curation.md has the measurement behind the limits. N images
+Two images are duplicates if their perceptual hashes differ in few bits, or if enough ORB key points agree on one
+rotation, scale and translation (RANSAC). Fewer key points suffice if the images, aligned by these, also correlate. Key
+points are only compared for the images of most similar appearance.
+docs/curation.md has the measurements behind the limits. N images
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from flows.curation.fingerprints import HASH_BITS, Fingerprint
 
 Kind = Literal["equal files", "near duplicate", "mirrored", "cropped"]
 
-MAX_HASH_DISTANCE = 0.25  # share of the bits; 0.17 was the most between a photo and its copies, 0.35 the least else
-MIN_CONTRAST = 2.0  # standard deviation of grey; the hash of an even surface is noise
-NEIGHBOURS = 10  # by appearance, that are compared by key points
-MIN_INLIERS = 24  # key points that agree; other pairs of photos had up to 17
-MIN_DOUBTFUL = 8  # fewer than MIN_INLIERS, but these, count where the pictures laid over one another are alike
-MIN_CORRELATION = 0.75  # of their grey values then
-MIN_SHARED = 0.25  # of a thumbnail must be covered by the other for that
-SCALE_RANGE = (0.3, 3.3)  # of a crop that is compared
-RATIO = 0.8  # a match must be so much better than the second best (Lowe, 2004, section 7.1)
-MAX_CELLS = 1 << 24  # of a distance matrix that are in memory at once: 64 MB in each of three or four arrays
+MAX_HASH_DISTANCE = 0.25  # share of different bits; at most 0.17 for copies of a photo, at least 0.35 for other pairs
+MIN_CONTRAST = 2.0  # standard deviation of grey; the hash of a uniform image is noise
+NEIGHBOURS = 10  # images of most similar appearance whose key points are compared
+MIN_INLIERS = 24  # agreeing key points; different photos had up to 17
+MIN_DOUBTFUL = 8  # agreeing key points that suffice if the aligned images correlate
+MIN_CORRELATION = 0.75  # minimum correlation of grey values in that case
+MIN_SHARED = 0.25  # minimum overlap in that case, as a share of a thumbnail
+SCALE_RANGE = (0.3, 3.3)  # accepted scale between an image and its crop
+RATIO = 0.8  # ratio test: largest distance of a match relative to the second best (Lowe, 2004, section 7.1)
+MAX_CELLS = 1 << 24  # cells of a distance matrix computed at once: 64 MB in each of three or four arrays
 
 
 @dataclass(frozen=True)
 class DuplicatePair:
-    """first, second: indices. similarity: share of equal bits, or of the key points that agree."""
+    """first, second: indices of images. similarity: share of equal bits, or of agreeing key points."""
 
     first: int
     second: int
@@ -44,7 +44,7 @@ class DuplicatePair:
 
 
 def find_duplicates(images: Sequence[Fingerprint]) -> list[DuplicatePair]:
-    """Every pair of duplicates among N images, the surest kind of each pair, in the order of the images."""
+    """All pairs of duplicates among N images, in the order of the images, each with its most certain kind."""
     pairs: dict[tuple[int, int], DuplicatePair] = {}
     for found in (_equal_files(images), _by_hash(images), _by_key_points(images, pairs)):
         for pair in found:
@@ -53,7 +53,7 @@ def find_duplicates(images: Sequence[Fingerprint]) -> list[DuplicatePair]:
 
 
 def duplicate_groups(count: int, pairs: Sequence[DuplicatePair]) -> list[list[int]]:
-    """Indices that hang together by pairs, groups of two and more, each in ascending order."""
+    """Connected components of the pairs: groups of at least two indices, in ascending order."""
     rows, columns = [pair.first for pair in pairs], [pair.second for pair in pairs]
     graph = coo_array((np.ones(len(pairs)), (rows, columns)), shape=(count, count))
     _, labels = connected_components(graph, directed=False)
@@ -123,8 +123,8 @@ def _by_key_points(
 
 
 def agreeing_points(first: Fingerprint, second: Fingerprint) -> int:
-    """How many key points of two pictures agree on one similarity transform; 0 where they are too few to say that one
-    is cut out of the other.
+    """The number of key points of two images that agree on one similarity transform; 0 if they are too few to conclude
+    that the images are duplicates.
     """
     if min(len(first.points), len(second.points)) < MIN_DOUBTFUL:
         return 0
@@ -134,11 +134,11 @@ def agreeing_points(first: Fingerprint, second: Fingerprint) -> int:
         return 0
     source = first.points[[match.queryIdx for match in good]]
     target = second.points[[match.trainIdx for match in good]]
-    cv2.setRNGSeed(0)  # the same pictures give the same answer
+    cv2.setRNGSeed(0)  # for reproducible results
     transform, inliers = cv2.estimateAffinePartial2D(source, target, ransacReprojThreshold=4.0)
     if transform is None or not SCALE_RANGE[0] < np.hypot(transform[0, 0], transform[1, 0]) < SCALE_RANGE[1]:
         return 0
-    # Several key points of one corner in several octaves are one piece of evidence.
+    # Key points of the same corner in several octaves count once.
     count = len({tuple(point) for point in np.round(source[inliers.ravel() == 1] / 4).astype(int).tolist()})
     if count >= MIN_INLIERS:
         return count
@@ -146,9 +146,9 @@ def agreeing_points(first: Fingerprint, second: Fingerprint) -> int:
 
 
 def _correlation(first: Fingerprint, second: Fingerprint, transform: np.ndarray) -> float:
-    """Of the grey values of two thumbnails where they overlap, the first laid over the second; 0 where they hardly do.
+    """The correlation of the grey values of two thumbnails in their overlap, after aligning the first with the second.
 
-    transform: (2, 3), from the key points of the first to those of the second.
+    0 if they hardly overlap. transform: (2, 3), from key points of the first to those of the second.
     """
     scaled = second.point_scale * transform @ np.diag([1 / first.point_scale, 1 / first.point_scale, 1.0])
     height, width = second.thumbnail.shape
@@ -156,7 +156,7 @@ def _correlation(first: Fingerprint, second: Fingerprint, transform: np.ndarray)
     shared = cv2.warpAffine(np.ones(first.thumbnail.shape, np.float32), scaled, (width, height)) > 0.99
     if shared.mean() < MIN_SHARED:
         return 0.0
-    # Blurred, since one of them may have had fewer pixels.
+    # Blurred, since one of the images may have had a lower resolution.
     one, other = (cv2.GaussianBlur(each, (0, 0), 1.0)[shared] for each in (moved, second.thumbnail.astype(np.float32)))
     one, other = one - one.mean(), other - other.mean()
     return float((one * other).sum() / max(1e-6, np.sqrt((one**2).sum() * (other**2).sum())))

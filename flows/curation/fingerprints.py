@@ -1,4 +1,4 @@
-"""What a picture looks like, in numbers that survive re-encoding and resizing. No model, no torch.
+"""Image features that are robust to re-encoding and resizing. Uses no model and no torch.
 
 N images
 """
@@ -20,7 +20,7 @@ from formats.io.errors import InputError
 from formats.io.files import sha256_of
 from formats.io.progress import show_progress
 
-LONG_SIDE = 512  # pixels that are looked at: what tells pictures apart is larger, and JPEGs decode faster when reduced
+LONG_SIDE = 512  # pixels of the analysed image; finer detail is not needed, and reduced JPEGs decode faster
 KEYPOINT_SIDE = 384
 KEYPOINTS = 300  # 12 kB an image; a crop of 30 % keeps more than a third of them
 KEYPOINT_BORDER = 31  # pixels that ORB keeps from the sides of a picture
@@ -29,23 +29,23 @@ HASH_SIDE, HASH_FREQUENCIES = 64, 16
 HASH_BITS = HASH_FREQUENCIES**2 - 1
 COLOUR_SIDE, GRADIENT_SIDE = 64, 128
 COLOUR_BINS = (8, 12, 12)  # L, a, b
-COLOUR_RANGE = (0, 256, 64, 192, 64, 192)  # photos rarely leave the middle of a and b
+COLOUR_RANGE = (0, 256, 64, 192, 64, 192)  # photos rarely have more extreme a and b
 ORIENTATIONS = 16
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """One picture.
+    """The features of one image.
 
-    sha256: of the file's bytes. height, width: in pixels, EXIF turn applied.
-    bits, mirrored_bits: (255,) bool, perceptual hash of the picture and of its mirror image: the signs of the low
-    frequencies of its cosine transform against their median (Zauner, 2010, "Implementation and Benchmarking of
+    sha256: of the file's bytes. height, width: in pixels, after EXIF rotation.
+    bits, mirrored_bits: (255,) bool, perceptual hash of the image and of its mirror image: whether each low frequency
+    of its cosine transform is above their median (Zauner, 2010, "Implementation and Benchmarking of
     Perceptual Image Hash Functions").
-    appearance: (1168,) float32 of length 1: square roots of a Lab histogram and of one of edge orientations, so that
-    a dot product is the mean of two Bhattacharyya coefficients.
-    points: (P, 2) float32, places of ORB key points; descriptors: (P, 32) uint8.
-    thumbnail: (h, w) uint8 grey, 96 pixels on its long side; point_scale: its pixels for each pixel of points.
-    sharpness: variance of the Laplacian of the grey picture, 512 pixels on its long side. brightness, contrast: mean
+    appearance: (1168,) float32 of length 1: square roots of a Lab histogram and of a histogram of edge orientations, so
+    that a dot product is the mean of two Bhattacharyya coefficients.
+    points: (P, 2) float32, positions of ORB key points. descriptors: (P, 32) uint8.
+    thumbnail: (h, w) uint8 grey, 96 pixels on its long side. point_scale: pixels of the thumbnail per pixel of points.
+    sharpness: variance of the Laplacian of the grey image with 512 pixels on its long side. brightness, contrast: mean
     and standard deviation of grey, 0..255.
     """
 
@@ -68,7 +68,7 @@ class Fingerprint:
 def fingerprint_images(
     folder: str | Path, filenames: Sequence[str], progress: bool = True
 ) -> Iterator[Fingerprint | InputError]:
-    """One outcome an image, in order; an image that cannot be read is its error. Decodes on all cores."""
+    """Yields the fingerprint of each image in order, or the error of one that cannot be read. Decodes on all cores."""
 
     def outcome(filename: str) -> Fingerprint | InputError:
         try:
@@ -77,7 +77,7 @@ def fingerprint_images(
             return error
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-        # In slices, so that the outcomes of a large folder are not all waiting in memory.
+        # In slices, so that not all results of a large folder are in memory.
         shown = show_progress(total=len(filenames), desc="read", unit="image", hidden=not progress)
         with shown as bar:
             for start in range(0, len(filenames), 256):
@@ -87,7 +87,7 @@ def fingerprint_images(
 
 
 def fingerprint(path: Path, filename: str | None = None) -> Fingerprint:
-    """Raises InputError when the file is missing or cannot be decoded."""
+    """The fingerprint of an image file. Raises InputError if it is missing or cannot be decoded."""
     decoded = decode_image(path, LONG_SIDE)
     picture = _small(decoded.pixels)
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
@@ -111,14 +111,14 @@ def fingerprint(path: Path, filename: str | None = None) -> Fingerprint:
 
 
 def _small(pixels: np.ndarray) -> np.ndarray:
-    """(h, w, 3) uint8 -> the same with at most LONG_SIDE pixels on a side."""
+    """(h, w, 3) uint8, reduced to at most LONG_SIDE pixels per side."""
     picture = Image.fromarray(pixels)
     picture.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.BOX)
     return np.asarray(picture)
 
 
 def perceptual_hash(grey: np.ndarray) -> np.ndarray:
-    """(h, w) uint8 -> (255,) bool."""
+    """(h, w) uint8 -> (255,) bool, the hash that Fingerprint describes."""
     small = Image.fromarray(np.ascontiguousarray(grey)).resize((HASH_SIDE, HASH_SIDE), Image.Resampling.LANCZOS)
     low = cv2.dct(np.asarray(small, np.float64))[:HASH_FREQUENCIES, :HASH_FREQUENCIES].ravel()[1:]
     return low > np.median(low)
@@ -136,7 +136,7 @@ def _appearance(picture: np.ndarray, grey: np.ndarray) -> np.ndarray:
 
 
 def _shrunk(grey: np.ndarray, side: int) -> np.ndarray:
-    """(h, w) -> the same with at most `side` pixels on its long side."""
+    """(h, w), reduced to at most `side` pixels on its long side."""
     shrink = side / max(grey.shape)
     size = [max(1, round(length * shrink)) for length in grey.shape[::-1]]
     return cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if shrink < 1 else grey

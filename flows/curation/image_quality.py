@@ -1,4 +1,4 @@
-"""Pictures that are worth a look before anybody labels them: unreadable, blurred, dark, empty, tiny, elongated."""
+"""Finds images that should be inspected before labelling: dark, bright, empty, blurred, tiny, elongated."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from flows.curation.fingerprints import Fingerprint
 
-# Limits were measured on photos and on the same photos spoiled; docs/curation.md has the table.
+# Limits measured on photos and on degraded copies of them; docs/curation.md has the table.
 MIN_SHARPNESS = 30.0  # variance of the Laplacian at 512 pixels
 MIN_BRIGHTNESS = 25.0  # mean of grey, 0..255
 MAX_BRIGHTNESS = 245.0
@@ -17,7 +17,7 @@ MAX_ASPECT = 5.0  # long side over short side
 
 
 class ImageFinding(NamedTuple):
-    """kind: one word or two, for counting. detail: what was measured, against which limit. set_name: of its set."""
+    """kind: short, for counting. detail: the measured value and the limit. set_name: the set of the image."""
 
     filename: str
     kind: str
@@ -26,7 +26,7 @@ class ImageFinding(NamedTuple):
 
 
 def image_findings(image: Fingerprint) -> Iterator[ImageFinding]:
-    """What is unusual about one picture."""
+    """Yields what is unusual about an image."""
     if image.brightness < MIN_BRIGHTNESS:
         yield ImageFinding(image.filename, "dark", f"brightness {image.brightness:.0f} (limit {MIN_BRIGHTNESS:g})")
     elif image.brightness > MAX_BRIGHTNESS:

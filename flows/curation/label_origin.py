@@ -1,6 +1,4 @@
-"""How the labels of a published split were made, and how far they can be trusted: the parts of the data card that come
-from the .meta.json beside the labels.
-"""
+"""The sections of a data card on how labels were made and how good they are, from the .meta.json beside them."""
 
 from __future__ import annotations
 
@@ -14,13 +12,13 @@ from formats.io.files import load_json
 from formats.io.plurals import many
 from grounding_model.checkpoints.catalogue import known_licence
 
-MAX_PAIRS = 20  # of categories that are mixed up, on the card
+MAX_PAIRS = 20  # confused categories on the card
 
 
 def read_origins(labels: str | Path) -> tuple[Mapping[str, Any], ...]:
-    """The .meta.json of the labels, then those of the labels that their model was trained on, back to the first round.
+    """The .meta.json of the labels, then that of the labels their model was trained on, back to the first round.
 
-    () for labels that came from elsewhere; it ends where a file of an earlier round is gone.
+    () for labels without one. Ends early if a file of an earlier round is missing.
     """
     origins: list[Mapping[str, Any]] = []
     path: Path | None = Path(labels)
@@ -36,9 +34,9 @@ def read_origins(labels: str | Path) -> tuple[Mapping[str, Any], ...]:
 
 
 def describe_origin(origins: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: the model and its licence, prompt, rounds, policy, counts."""
+    """Markdown with the model and its licence, prompt, policy, counts and rounds."""
     if not origins:
-        return "How they were made is unknown: there is no `.meta.json` beside them."
+        return "Unknown: there is no `.meta.json` beside the labels."
     meta = origins[0]
     counts = meta.get("counts", {})
     corrected = many(counts.get("reviewed", 0), "image")
@@ -55,17 +53,17 @@ def describe_origin(origins: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _licence(origins: Sequence[Mapping[str, Any]]) -> str:
-    """Of the published weights that the model is, or that its training began with."""
+    """The licence of the published weights that were used, or with which self-training began."""
     first = str(origins[-1].get("weights"))
     licence = known_licence(first)
     if not licence:
         return f"unknown; check the licence of `{first}`"
-    trained = "" if len(origins) == 1 else f", that of `{first}`, with which self-training began"
+    trained = "" if len(origins) == 1 else f", from `{first}`, with which self-training began"
     return f"{licence}{trained}"
 
 
 def cell(name: str) -> str:
-    """A name in a table of Markdown."""
+    """A name, escaped for a Markdown table."""
     return " ".join(name.split()).replace("|", "\\|")
 
 
@@ -96,7 +94,7 @@ def _listed(prompt: Any) -> str:
 
 
 def audit_section(audit: Mapping[str, Any]) -> str:
-    """Markdown: the intervals of an audit (flows.audit.report), each with the reviewed images that it is from."""
+    """Markdown with the intervals of an audit (flows.audit.report) and the number of reviewed images behind each."""
     lines = [f"From {audit['reviews']} images that a person reviewed (a stratified random sample, 95 % intervals):", ""]
     lines += ["| | | estimate | from | to | reviewed images |", "|---|---|---:|---:|---:|---:|"]
     for name, part in {"all": audit, **audit.get("categories", {})}.items():
@@ -108,21 +106,21 @@ def audit_section(audit: Mapping[str, Any]) -> str:
 
 
 def describe_confusions(meta: Mapping[str, Any]) -> str:
-    """Markdown: categories that are mixed up, as an audit found and as another model disagrees; "" where none is known.
+    """Markdown with confused categories, found by an audit or by comparison with a model; "" if none are known.
 
-    Nothing of a category means that unknown unless an audit says otherwise.
+    Without an audit, absence from the list does not mean that a category is free of confusions.
     """
     return "\n\n".join(filter(None, (_audited_confusions(meta.get("audit")), _suspected(meta.get("suspects")))))
 
 
 def _audited_confusions(audit: Mapping[str, Any] | None) -> str:
-    if audit is None or "confusions" not in audit:  # of an earlier version
+    if audit is None or "confusions" not in audit:  # written by an earlier version
         return ""
     where = f"In {many(audit['reviews'], 'image')} that a person reviewed"
     if not audit["confusions"]:
-        return f"{where}, no label had the right place but a wrong category."
+        return f"{where}, no label had the right position but a wrong category."
     rows = ((each["label"], each["object"], each["boxes"]) for each in audit["confusions"])
-    return f"{where}, labels had the right place but a wrong category:\n\n{_pairs('object', rows)}"
+    return f"{where}, labels had the right position but a wrong category:\n\n{_pairs('object', rows)}"
 
 
 def _suspected(suspects: Mapping[str, Any] | None) -> str:
@@ -146,7 +144,7 @@ def _pairs(what: str, rows: Any) -> str:
 
 
 def sections(name: str, origins: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The sections of the card about the labels of a split."""
+    """Yields the sections of the card about the labels of a split."""
     yield f"## How the labels of `{name}` were made\n\n{describe_origin(origins)}"
     if not origins:
         return

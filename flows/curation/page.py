@@ -1,4 +1,4 @@
-"""The page of a published data set: counts and pictures with their boxes, readable without a network."""
+"""The HTML page of a published data set: counts, and pictures with their boxes. Works offline."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from formats.io.files import write_whole
 from formats.io.plurals import many
 from formats.record import Instance, Record
 
-PICTURES = 48  # of each split
-SIDE = 480  # pixels; shown about half as large, for screens of twice the density
-_ROW = 11  # rem, the least height of a row of pictures
+PICTURES = 48  # per split
+SIDE = 480  # pixels; about twice the displayed size, for high-density screens
+_ROW = 11  # rem, the minimum height of a row of pictures
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fbfaf8; --ink: #1d1c1a; --quiet: #6b6862; --line: #e3e0da; --bar: #ece9e3; }
 @media (prefers-color-scheme: dark) {
@@ -79,7 +79,7 @@ def _facts(card: DataCard) -> str:
 
 
 def _categories(card: DataCard) -> str:
-    """Every category with its colour and the number of its boxes, the most frequent first."""
+    """The categories with their colours and numbers of boxes, most frequent first."""
     counts = [sum(split.boxes.get(name, 0) for split in card.splits) for name in card.categories]
     longest = max(1, *counts)
     rows = [
@@ -92,9 +92,9 @@ def _categories(card: DataCard) -> str:
 
 def _section(root: Path, split: SplitCounts, card: DataCard) -> str:
     records = list(read_huggingface(root / split.name, categories=card.categories))
-    step = max(1, -(-len(records) // PICTURES))  # evenly over the split
+    step = max(1, -(-len(records) // PICTURES))  # spread evenly over the split
     shown = records[::step]
-    some = f", {len(shown)} of them here" if len(shown) < len(records) else ""
+    some = f", {len(shown)} of them shown" if len(shown) < len(records) else ""
     figures = "".join(_figure(root / split.name, record) for record in shown)
     return (
         f'<section><div class="head"><h2>{html.escape(split.name)}</h2><p>{many(split.images, "image")}{some}, '

@@ -1,15 +1,15 @@
-"""A folder that others can use as it is: images with their labels in three formats, a data card, and a page.
+"""Publishes a data set as a folder: images, labels in three formats, a data card, and a page.
 
-    OUT/README.md               data card; its header is what `datasets.load_dataset` reads
-    OUT/data.yaml               Ultralytics' entry
-    OUT/croissant.json          metadata that search engines of data sets read
-    OUT/index.html              pictures, offline
+    OUT/README.md               data card; `datasets.load_dataset` reads its header
+    OUT/data.yaml               configuration for Ultralytics
+    OUT/croissant.json          metadata for search engines of data sets
+    OUT/index.html              page with pictures, works offline
     OUT/annotations/SPLIT.json  COCO
-    OUT/SPLIT/metadata.jsonl    Hugging Face's layout, a line an image
+    OUT/SPLIT/metadata.jsonl    Hugging Face, one line per image
     OUT/SPLIT/images/…          the images
     OUT/SPLIT/labels/….txt      YOLO
 
-Everything is made beside OUT and renamed at the end, so OUT is whole or not there.
+Everything is written to a temporary folder beside OUT and renamed at the end, so OUT is never incomplete.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ DEFAULT_LICENSE = "other"
 
 @dataclass(frozen=True)
 class Publication:
-    """What was written. left_out: what the formats have no place for, by the format. renamed: old names to new ones."""
+    """What was written. left_out: format -> counts of what it cannot hold. renamed: old file name -> new one."""
 
     folder: Path
     splits: tuple[SplitCounts, ...]
@@ -64,17 +64,17 @@ def publish(
     link: bool = False,
     progress: bool = True,
 ) -> Publication:
-    """Writes a data set to a new folder.
+    """Writes a data set into a new folder.
 
     splits: name of a split, such as "train" -> its labels, ODVG detection lines with a label map beside them.
     images: the folder that their file names are relative to. license: an SPDX name, for the card. citation: how to cite
     the data set. link: hard-link the images instead of copying them, where the file system has them.
     An image whose name differs from another's by its suffix alone is renamed, since both would share a YOLO label file.
-    Raises InputError for labels without a label map or of other categories than the first split's, for captions, for
-    an image that is missing, for one picture in two splits, and where `out` is there already.
+    Raises InputError for labels without a label map or of other categories than the first split's, for a split without
+    images, for captions, for an image that is missing, for one picture in two splits, and where `out` is there already.
     """
     if not splits:
-        raise InputError("splits", "there are none", "expected at least one file of labels")
+        raise InputError("splits", "is empty", "expected at least one file of labels")
     first = next(iter(splits.values()))
     categories = _categories(splits.values())
     scored = any(has_scores(read_odvg(labels)) for labels in splits.values())
@@ -84,7 +84,8 @@ def publish(
     renamed: dict[str, str] = {}
     with write_whole_folder(out) as root:
         for split, labels in splits.items():
-            records = list(_labelled(labels, split, seen))
+            if not (records := list(_labelled(labels, split, seen))):
+                raise InputError(labels, "has no images", f"expected labels of some for split {split}")
             names = _own_stems([record.filename for record in records])
             _place_images(names, Path(images), root / split / "images", link, progress)
             records = [replace(record, filename=names[record.filename]) for record in records]
@@ -103,12 +104,12 @@ def publish(
 
 
 def _categories(files: Sequence[str | Path] | Any) -> tuple[str, ...]:
-    """The names of all labels, in their order; the same in every split."""
+    """The category names in the order of the labels; they must be the same in every split."""
     maps = {}
     for labels in files:
         path = label_map_beside(labels)
         if not path.is_file():
-            raise InputError(labels, f"has no label map {path.name} beside it", "expected the labels' own label map")
+            raise InputError(labels, f"has no label map {path.name} beside it", "expected that of these labels")
         maps[path] = read_label_map(path)
     first, *others = maps.items()
     for path, mapping in others:
@@ -120,7 +121,7 @@ def _categories(files: Sequence[str | Path] | Any) -> tuple[str, ...]:
 
 
 def _labelled(labels: str | Path, split: str, seen: dict[str, str]) -> Iterator[Record]:
-    """The records of a split. seen: image -> its split; grows."""
+    """Yields the records of a split. seen: file name -> split, for all splits so far; is updated."""
     for record in read_odvg(labels):
         if record.instances is None:
             what = "is a caption" if record.caption is not None else "has not been labelled"
@@ -133,8 +134,9 @@ def _labelled(labels: str | Path, split: str, seen: dict[str, str]) -> Iterator[
 
 
 def _own_stems(filenames: Sequence[str]) -> dict[str, str]:
-    """Each file name as it is published: unchanged, or with its suffix before the suffix where that makes the name
-    without a suffix another one; upper and lower case are the same, as some file systems take them.
+    """File name -> published name. Names whose stem is taken get the suffix appended to the stem: a.png -> a_png.png.
+
+    Upper and lower case count as equal, as on some file systems.
     """
     taken: set[str] = set()
     names: dict[str, str] = {}
@@ -159,13 +161,13 @@ def _stem(name: str) -> str:
 
 
 def _place_images(names: Mapping[str, str], source: Path, target: Path, link: bool, progress: bool) -> None:
-    """names: of the images in the source, and in the target."""
+    """Copies or links the images. names: file name in the source -> in the target."""
     target.mkdir(parents=True)
     items = names.items()
     for name, new in show_progress(items, desc=f"copy {target.parent.name}", unit="image", hidden=not progress):
         origin, copy = safe_join(source, name), safe_join(target, new)
         if not origin.is_file():
-            raise InputError(origin, "does not exist", "expected the folder of the images that the labels name")
+            raise InputError(origin, "does not exist", "expected the folder of the images of these labels")
         copy.parent.mkdir(parents=True, exist_ok=True)
         if link:
             try:
@@ -191,7 +193,10 @@ def _write_split(
 
 
 def _data_yaml(splits: Mapping[str, Any], categories: Sequence[str]) -> str:
-    """JSON texts are YAML texts. Ultralytics wants a val split: the last one stands in."""
+    """The content of data.yaml. Ultralytics requires a val split; without one, it is test or the last split.
+
+    Values are written as JSON strings, which are also valid YAML.
+    """
     paths = {name: f"{name}/images" for name in splits}
     paths.setdefault("train", next(iter(paths.values())))
     paths.setdefault("val", paths.get("validation") or paths.get("test") or list(paths.values())[-1])

@@ -1,4 +1,4 @@
-"""Selecting images of a folder or an ODVG file by what they look like, or by what a model saw of them."""
+"""Selects images of a folder or an ODVG file by their appearance, or by features of a model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def select_images(
     beside: str | Path | None = None,
     progress: bool = True,
 ) -> list[Record]:
-    """The records of `count` images: those most like an example, else a diverse set; in the order of selection.
+    """The records of `count` images, in the order of selection: the most similar to an example, or a diverse set.
 
     An image with several records, such as captions, is one image, and all of them are returned.
     source: image folder, whose records are unlabelled, or an ODVG file; `images` is its image folder then. like: an
@@ -62,10 +62,10 @@ def select_labelled(
     like: str | None = None,
     beside: str | Path | None = None,
 ) -> list[Record]:
-    """As select_images, of the images of a labelling, by what its model saw of them; no image is read.
+    """Like select_images, for the images of a labelling, by the features of its model; no image is read.
 
-    work_dir: of `groundhog infer`. like: a filename of its source. The records are the lines of its source.
-    Raises InputError too for a labelling without features, as versions before them and other detectors write it.
+    work_dir: of `groundhog infer`. like: a file name of its source. Returns records of the source. Also raises
+    InputError for a labelling without features, made by an older version or another kind of detector.
     """
     manifest = read_manifest(work_dir)
     shards = [read_image_features(manifest.shard_path(shard.index)) for shard in manifest.shards]
@@ -82,7 +82,7 @@ def select_labelled(
 
 
 def _centred(features: np.ndarray) -> np.ndarray:
-    """(N, D), without what all images share, of length 1, so that distances are of directions."""
+    """(N, D), with the mean subtracted and scaled to length 1, so that distances compare directions."""
     values = np.nan_to_num(features.astype(np.float32))
     values -= values.mean(axis=0)
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
@@ -97,7 +97,7 @@ def _selected(
     like: str | None,
     beside: str | Path | None,
 ) -> list[Record]:
-    """names: of the rows of features (N, D)."""
+    """Selects among the rows of features (N, D), whose file names are `names`."""
     if like is not None:
         if like not in names:
             meant = did_you_mean(names, like)
@@ -140,13 +140,13 @@ def _in_order(records: Mapping[str, Sequence[Record]], names: Iterable[str]) -> 
 
 
 def _example(folder: Path, like: str) -> np.ndarray:
-    """The appearance of an image file."""
+    """The appearance features of an image file."""
     if not Path(like).is_file():
         meant = did_you_mean(list_images(folder), like)
-        raise InputError(like, "is not an image of the source, and no file", meant or "expected one of them")
+        raise InputError(like, "is neither an image of the source nor a file", meant or "expected one of them")
     return fingerprint(Path(like)).appearance
 
 
 def _check_count(count: int, left: int, source: str | Path) -> None:
     if count > left:
-        raise InputError(source, f"{many(count, 'image')} wanted, {left} can be chosen", f"expected at most {left}")
+        raise InputError(source, f"{many(count, 'image')} requested, {left} available", f"expected at most {left}")

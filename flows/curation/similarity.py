@@ -1,4 +1,4 @@
-"""Which images to label or to look at first: a set that covers all that there is, or those most like an example.
+"""Selection by feature vectors: a diverse set that covers all images, or the images most similar to an example.
 
 N images, D dimensions of a feature
 """
@@ -11,14 +11,14 @@ import numpy as np
 
 
 def select_diverse(features: np.ndarray, count: int, start: Sequence[int] = ()) -> list[int]:
-    """`count` of N images, in the order of selection, so that no image is far from a selected one.
+    """Selects `count` of N images such that no image is far from a selected one; in the order of selection.
 
-    features: (N, D). start: images that are selected already, such as labelled ones; they are not in the answer.
-    Without a start the first is the image nearest to the mean.
+    features: (N, D). start: images that are already selected, such as labelled ones; they are not returned. Without a
+    start, the first one is the image nearest to the mean.
 
-    Farthest-first traversal: each step takes the image that is farthest from all selected ones, which is within a
-    factor of two of the best cover (Gonzalez, 1985); as k-center greedy in Sener and Savarese, arXiv 1708.00489.
-    Raises ValueError where fewer than `count` images are left.
+    Farthest-first traversal: each step takes the image farthest from all selected ones; the result is within a factor
+    of two of the optimal cover (Gonzalez, 1985; k-center greedy in Sener and Savarese, arXiv 1708.00489).
+    Raises ValueError if fewer than `count` images are left.
     """
     if count > len(features) - len(set(start)):
         raise ValueError(f"{count} images of {len(features) - len(set(start))} cannot be selected")

@@ -1,1 +1,1 @@
-"""Teaching a small detector with the labels of a round, and writing it as a folder and an ONNX file to ship."""
+"""Trains a small detector on the labels of a round, and writes it as a folder and an ONNX file for deployment."""

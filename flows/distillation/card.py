@@ -1,4 +1,4 @@
-"""The model card of a student, as model hubs show it."""
+"""The model card of a student, in the format of model hubs."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ pipeline_tag: object-detection
 
 # A detector of {some}
 
-A closed-set detector, trained by Groundhog on the labels that are named below.
+A closed-set detector, trained with Groundhog on the labels listed below.
 
 Classes, in the order of their labels: {names}. Images are resized to {side} x {side} pixels.
 {duplicates}
 {table}
 
-AP is COCO's, on labelled images that no training saw. Time is the median of one image at a time on the CPU of the
-machine that trained.
+AP is COCO's, on labelled images that were not used in training. Time is the median for single images on the CPU of the
+training machine.
 
-## Where it comes from
+## Provenance
 
 {facts}
 """
 
 
 DUPLICATES = """
-Of two boxes of a class whose IoU is above {nms_iou:g}, the better one counts. The ONNX file scores the other one 0; in
-what transformers gives, drop it with `torchvision.ops.batched_nms(boxes, scores, labels, {nms_iou:g})`.
+Of two boxes of a class with an IoU above {nms_iou:g}, only the one with the higher score counts. The ONNX file sets the
+score of the other one to 0. With transformers, remove it by
+`torchvision.ops.batched_nms(boxes, scores, labels, {nms_iou:g})`.
 """
 
 
 def write_card(path: Path, student: Student, facts: Mapping[str, str], table: str) -> None:
-    """Writes the card of a student. facts: by name. table: Markdown."""
+    """Writes the card of a student. facts: name -> value, for the section on provenance. table: Markdown."""
     names = student.names
     licence = f"license: {facts['teacher_licence'].lower()}\n" if "teacher_licence" in facts else ""
     rows = "\n".join(f"- {name.replace('_', ' ')}: `{value}`" for name, value in facts.items())

@@ -1,4 +1,4 @@
-"""Teacher and student beside each other: AP on the same truth, time of an image on this machine, size."""
+"""Compares teacher and student: AP on the same images, time per image on this machine, and size."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from grounding_model.detector import load_detector
 from grounding_model.inputs.image import read_image
 from grounding_model.students.onnx_detector import OnnxDetector, OnnxSession
 
-BATCH = 8  # images at once where time does not count
-TIMED = 10  # images; the first pass over them does not count
+BATCH = 8  # batch size when time is not measured
+TIMED = 10  # images for the measurement of time
 MEGABYTE = 1e6
 EVALUATION_FOLDER = "evaluation"  # in the work_dir
 
 
 @dataclass(frozen=True)
 class ModelRow:
-    """One model. ap: on the truth, None without one. milliseconds: median of an image, one at a time, on the CPU."""
+    """One model. ap: None without labelled images. milliseconds: median for single images on the CPU."""
 
     name: str
     ap: float | None
@@ -47,7 +47,7 @@ class ModelRow:
 
 
 def check_comparison(config: DistillConfig, names: Sequence[str]) -> None:
-    """Raises InputError where compare would, as far as that is known before the training."""
+    """Raises the InputErrors of compare_models that can be detected before training."""
     if config.teacher:
         locate(config.teacher)
     if config.truth is not None:
@@ -56,7 +56,7 @@ def check_comparison(config: DistillConfig, names: Sequence[str]) -> None:
 
 
 def comparison_key(config: DistillConfig, student: Path, onnx: Path | None) -> str:
-    """SHA-256 of what the rows are made from, but the machine."""
+    """SHA-256 of everything that determines the rows, except the machine."""
     made_from = {
         "teacher": checkpoint_hash(config.teacher) if config.teacher else None,
         "text_encoder": checkpoint_hash(config.text_encoder) if config.text_encoder else None,
@@ -69,9 +69,9 @@ def comparison_key(config: DistillConfig, student: Path, onnx: Path | None) -> s
 
 
 def compare_models(config: DistillConfig, names: Sequence[str], student: Path, onnx: Path | None) -> list[ModelRow]:
-    """The teacher, where one is named, the student in PyTorch, and in ONNX Runtime where it was exported.
+    """Rows for the teacher, if there is one, for the student in PyTorch, and in ONNX Runtime, if it was exported.
 
-    With a truth, WORK_DIR/evaluation holds an evaluation of each, which resumes where it was interrupted.
+    With labelled images (config.truth), each is evaluated in WORK_DIR/evaluation, and interrupted evaluations resume.
     """
     images = _images(config)
     rows = []
@@ -93,8 +93,8 @@ def compare_models(config: DistillConfig, names: Sequence[str], student: Path, o
 
 
 def comparison_table(rows: Sequence[ModelRow]) -> str:
-    """As Markdown."""
-    lines = ["| model | AP | ms an image | MB |", "|:--|--:|--:|--:|"]
+    """The rows as a Markdown table."""
+    lines = ["| model | AP | ms per image | MB |", "|:--|--:|--:|--:|"]
     for row in rows:
         ap = "-" if row.ap is None else f"{row.ap:.3f}"
         lines.append(f"| {row.name} | {ap} | {row.milliseconds:.1f} | {row.megabytes:.1f} |")
@@ -108,7 +108,7 @@ def as_json(rows: Sequence[ModelRow]) -> list[dict[str, Any]]:
 def _average_precision(
     config: DistillConfig, names: Sequence[str], name: str, weights: str | Path, detector: Predictor
 ) -> float | None:
-    """AP of one model, None without a truth. name: of its folder."""
+    """AP of one model; None without labelled images. name: of its evaluation folder."""
     if config.truth is None:
         return None
     evaluation = EvaluateConfig(
@@ -125,7 +125,7 @@ def _average_precision(
 
 
 def _categories(config: DistillConfig, truth: TrainingData, names: Sequence[str]) -> tuple[str, ...]:
-    """The student's classes that the truth knows."""
+    """The student's classes that are annotated in the labelled images."""
     known = open_benchmark(truth, config.work_dir / EVALUATION_FOLDER).names
     folded = {name.casefold() for name in names}
     if chosen := tuple(name for name in known if name.casefold() in folded):

@@ -1,4 +1,4 @@
-"""Every setting of a distillation: which labels, which student, how it trains, and what it is compared with."""
+"""The configuration of a distillation: labels, student, training, and what the student is compared with."""
 
 from __future__ import annotations
 
@@ -38,14 +38,16 @@ def default_training(work_dir: Path = WORK_DIR) -> TrainConfig:
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """A run of `groundhog distill`.
+    """The configuration of `groundhog distill`.
 
-    labels: an ODVG file of detections. images: folder that its filenames are relative to. label_map: None: beside it.
-    trust: "labels" trains on weights and `ignore` as the file has them; "scores" also weighs a box by its score, where
-    it has one and no weight of its own: a person's boxes have none; "none" takes every label as true, and what is
-    marked `ignore` as absent.
-    train: its datasets are mixed in; its start says which student. teacher: its weights, for the table; "" without.
-    truth: labelled images that neither has seen, for the table. licence: of the teacher's weights; "" where unknown.
+    labels: an ODVG file with detections. images: the folder to which its file names are relative. label_map: None for
+    the one beside it.
+    trust: "labels" uses the weights and `ignore` of the file; "scores" also weights each box by its score, unless it
+    has no score (a person's box) or already has a weight; "none" gives all boxes weight 1 and removes those marked
+    `ignore`.
+    train: its datasets are added to the labels; its start names the student. teacher: weights to compare with; "" for
+    none. truth: labelled images for the comparison, not used in training. licence: of the teacher's weights; "" if
+    unknown.
     """
 
     labels: Path

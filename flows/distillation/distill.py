@@ -1,11 +1,11 @@
-"""Distillation: a small detector taught with labels, written as a folder of transformers and as an ONNX file.
+"""Distillation: trains a small detector on labels, and writes it as a transformers folder and an ONNX file.
 
-WORK_DIR/student/      what AutoModelForObjectDetection loads; README.md in it is the model card
-WORK_DIR/student.onnx  the same for ONNX Runtime alone
-WORK_DIR/distill.json  teacher and student compared
-WORK_DIR/evaluation/   the evaluations behind their AP, a folder each, for `groundhog evaluate compare`
+WORK_DIR/student/      for AutoModelForObjectDetection; its README.md is the model card
+WORK_DIR/student.onnx  for ONNX Runtime, without other packages
+WORK_DIR/distill.json  the comparison of teacher and student
+WORK_DIR/evaluation/   the evaluations behind it, one folder per model, for `groundhog evaluate compare`
 
-Each is made anew only where it is missing or something that it was made from has changed.
+Each is only recomputed if it is missing or its inputs have changed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ OUR_LICENCE = "Apache-2.0"  # of the embedded model and of the published weights
 
 
 class DistillResult(NamedTuple):
-    """student: a folder. onnx: a file, None where it was not requested. rows: of the table."""
+    """student: a folder. onnx: a file; None if not requested. rows: of the comparison."""
 
     student: Path
     onnx: Path | None
@@ -59,19 +59,19 @@ class DistillResult(NamedTuple):
 
 
 def distill(config: DistillConfig, on_progress: Callable[[dict[str, Any]], None] | None = None) -> DistillResult:
-    """Trains the student, exports it, and compares it with its teacher; what is done is not done again.
+    """Trains the student, exports it, and compares it with its teacher. Finished steps are not repeated.
 
-    Raises InputError, before the training, for labels without a label map or of captions, for a teacher that is not
-    there, a truth without the student's classes, missing packages, and for whatever training and evaluation refuse.
+    Raises InputError, before training, for labels without a label map or with captions, for a missing teacher, for
+    labelled images without the student's classes, for missing packages, and for errors of training and evaluation.
     """
     label_map = config.label_map or label_map_beside(config.labels)
     if not config.labels.is_file():
         raise InputError(config.labels, "no such file", "expected labels as `groundhog filter` writes them")
     if not label_map.is_file():
-        raise InputError(label_map, "no label map there", "expected one beside the labels, or --label-map")
+        raise InputError(label_map, "no such label map", "expected one beside the labels, or --label-map")
     names = config.start.names or tuple(read_label_map(label_map).values())
     if not names:
-        raise InputError(label_map, "names no class", 'expected at least one, such as {"0": "cat"}')
+        raise InputError(label_map, "has no classes", 'expected at least one, such as {"0": "cat"}')
     if any(record.caption is not None for record in islice(read_odvg(config.labels, on_problem=lambda _: None), 1)):
         raise InputError(config.labels, "has captions", "expected detections: a student has classes")
     check_comparison(config, names)
@@ -86,7 +86,7 @@ def distill(config: DistillConfig, on_progress: Callable[[dict[str, Any]], None]
 
 
 def _exported(config: DistillConfig, folder: Path, facts: Mapping[str, str]) -> Path:
-    """The ONNX file of the student in the folder."""
+    """The ONNX file of the student; exported again only if its metadata differ from `facts`."""
     onnx = config.work_dir / ONNX_NAME
     if not facts.items() <= onnx_metadata(onnx).items():
         export_onnx(onnx, load_student(folder), facts)
@@ -96,7 +96,7 @@ def _exported(config: DistillConfig, folder: Path, facts: Mapping[str, str]) -> 
 def _compared(
     config: DistillConfig, names: Sequence[str], folder: Path, onnx: Path | None, facts: Mapping[str, str]
 ) -> tuple[ModelRow, ...]:
-    """The rows of the table; times are those of the run that measured them."""
+    """The rows of the comparison; measured times are kept from an earlier run with the same inputs."""
     path = config.work_dir / RESULT_NAME
     key = comparison_key(config, folder, onnx)
     try:
@@ -104,7 +104,7 @@ def _compared(
         if result["key"] == key:
             return tuple(ModelRow(**row) for row in result["rows"])
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # none yet, or a part of one
+        pass  # there is none, or it is incomplete
     rows = tuple(compare_models(config, names, folder, onnx))
     payload = {"key": key, "facts": dict(facts), "rows": as_json(rows)}
     write_json(path, payload, ensure_ascii=False)
@@ -124,7 +124,7 @@ def _data_set(labels: Path) -> str:
 
 
 def _facts(config: DistillConfig) -> dict[str, str]:
-    """Where the student's knowledge is from, as text."""
+    """The provenance of the student: labels, their quality, teacher."""
     facts = {"labels": config.labels.name, "labels_sha256": sha256_of(config.labels), "trust": config.trust}
     meta = metadata_path(config.labels)
     made_by: Mapping[str, Any] = load_json(meta, "expected it as `groundhog filter` wrote it") if meta.is_file() else {}
@@ -145,7 +145,7 @@ def _interval(low: float, high: float, reviews: int) -> str:
 
 
 def licence_of(teacher: str) -> str:
-    """What is known of the licence of weights: of ours, and of a folder whose card names it. "" where nothing is."""
+    """The licence of embedded or published weights, or of a folder whose model card names it; "" if unknown."""
     if teacher in EMBEDDED or teacher in HUB_NAMES:
         return OUR_LICENCE
     card = Path(teacher) / "README.md"

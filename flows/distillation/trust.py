@@ -1,4 +1,4 @@
-"""How far a label is trusted when a student learns from it: a copy of the labels with other weights."""
+"""Weights the labels for the training of a student, in a copy of the file."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from formats.record import Record
 
 
 def write_trusted(labels: Path, out: Path, trust: Trust) -> Path:
-    """Writes a copy of the labels weighted by `trust` (see DistillConfig); returns it, or `labels` if nothing changes.
+    """Writes a copy of the labels weighted by `trust` (see DistillConfig). Returns its path, or `labels` if unchanged.
 
-    Lines that cannot be read are left out: training skips and counts them when it reads the labels themselves.
+    Invalid lines are left out; when training reads the original labels, it skips and counts them.
     """
     if trust == "labels":
         return labels

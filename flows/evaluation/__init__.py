@@ -1,1 +1,1 @@
-"""From a labelled data set and weights to scores: benchmarks, predictions, metrics, reports and comparisons."""
+"""Evaluation of weights on a labelled data set: benchmarks, predictions, metrics, reports and comparisons."""

@@ -1,6 +1,6 @@
-"""Labelled images as benchmarks lay them out: a dataclass for each layout, by whose `kind` a configuration chooses.
+"""The layouts of benchmarks: a dataclass for each, which a configuration selects by its `kind`.
 
-readers.py makes a Benchmark of each: the truth, the names to find, the usual metric.
+readers.py turns each into a Benchmark: the ground truth, the names to detect, the usual metric.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Metric = Literal["coco", "lvis", "phrases", "expressions", "generalized_expressi
 
 @dataclass(frozen=True)
 class PublishedData:
-    """Truth as it is published, beside its images.
+    """Ground truth in its published form, and its images.
 
     kind             annotations                                  image_root
     voc              Annotations, a folder of XML files           JPEGImages
     cityscapes       gtFine/val, with *_instanceIds.png           leftImg8bit/val
-    objects365v1/v2  the JSON file; misspelt names are put right  the folder that its file names are below
+    objects365v1/v2  the JSON file; misspelt names are corrected  the folder to which file names are relative
     lvis             the JSON file of LVIS v1                     the folder of train2017 and val2017
     flickr30k        MDETR's final_flickr_separateGT_*.json       flickr30k_images
     """
@@ -39,7 +39,7 @@ class PublishedData:
 
 @dataclass(frozen=True)
 class YoloData:
-    """Truth in a folder of YOLO text files. categories: their names: "coco", names.txt or a label map (.json)."""
+    """Ground truth in YOLO text files. categories: their names, as "coco", names.txt or a label map (.json)."""
 
     labels: Path
     image_root: Path
@@ -49,9 +49,9 @@ class YoloData:
 
 @dataclass(frozen=True)
 class OdinwData:
-    """One data set of Object Detection in the Wild: the folder of a split, such as odinw/pothole/valid, or its JSON.
+    """One data set of Object Detection in the Wild. split: a folder such as odinw/pothole/valid, or its JSON.
 
-    prompts: category -> prefix, name and suffix of its words in the prompt, as Prompt.categories enhances them.
+    prompts: category -> prefix, name and suffix of its words in the prompt, as for Prompt.categories(enhance=...).
     """
 
     split: Path
@@ -61,7 +61,7 @@ class OdinwData:
 
 @dataclass(frozen=True)
 class OdinwSuite:
-    """Several of them, each scored by itself. sets: name -> its split, below root. prompts: name -> as OdinwData's."""
+    """Several ODinW data sets, scored separately. sets: name -> split below root. prompts: name -> as in OdinwData."""
 
     root: Path
     sets: Mapping[str, str]
@@ -71,7 +71,7 @@ class OdinwSuite:
 
 @dataclass(frozen=True)
 class ExpressionData:
-    """Referring expressions in MDETR's files: finetune_refcoco_testA.json, finetune_grefcoco_val.json ….
+    """Referring expressions in files of MDETR, such as finetune_refcoco_testA.json or finetune_grefcoco_val.json.
 
     data_set: only images with this `dataset_name`; final_refexp_val.json contains refcoco, refcoco+ and refcocog.
     """
@@ -84,7 +84,7 @@ class ExpressionData:
 
 @dataclass(frozen=True)
 class RefsData:
-    """Referring expressions as RefCOCO's family publishes them: instances.json and refs(unc).p, or grefs(unc).json.
+    """Referring expressions in the form of RefCOCO: instances.json, and refs(unc).p or grefs(unc).json.
 
     split: train, val, test, testA or testB.
     """
@@ -98,7 +98,7 @@ class RefsData:
 
 @dataclass(frozen=True)
 class DescribedData:
-    """D3: d3_json/d3_full_annotations.json, and the folder d3_pkl that says which descriptions are queried where."""
+    """D3: d3_json/d3_full_annotations.json, and the folder d3_pkl with the descriptions to query in each image."""
 
     annotations: Path
     scenarios: Path
@@ -108,7 +108,7 @@ class DescribedData:
 
 @dataclass(frozen=True)
 class GlyphQuestionData:
-    """Scenes of the glyph world with questions in the manner of gRefCOCO, D3 or LVIS, drawn when they are needed."""
+    """Glyph scenes with queries like those of gRefCOCO, D3 or LVIS, drawn when needed."""
 
     family: Literal["generalized_expressions", "described_objects", "lvis"]
     domain: str = "source"
@@ -123,11 +123,11 @@ BenchmarkData = (
 
 
 class Benchmark(NamedTuple):
-    """records: the truth, in order. image_root: folder of their filenames. metric: the usual one of this truth.
+    """A benchmark. records: the ground truth. image_root: the folder of their file names. metric: the default one.
 
-    names: categories or descriptions to find, () for captions. areas: as evaluate_coco takes them.
-    federation: LVIS's. queried: for each record, the names to find in its image; None: all names in every image.
-    absence: descriptions of what is lacking. prompts: other words for some names, as Prompt.categories enhances them.
+    names: categories or descriptions to detect, () for captions. areas: as for evaluate_coco. federation: for LVIS.
+    queried: for each record, the names to query in its image; None: all names in every image. absence: descriptions of
+    something absent. prompts: other words for some names, as for Prompt.categories(enhance=...).
     """
 
     records: list[Record]
@@ -141,7 +141,7 @@ class Benchmark(NamedTuple):
     prompts: Mapping[str, Mapping[str, str]] = {}
 
     def annotated_names(self, record: Record) -> frozenset[str]:
-        """The names that this record of the truth is scored on: those that were annotated for it, or else all."""
+        """The names on which a record is scored: all, or in LVIS those that were annotated for the image."""
         if self.federation is None:
             return frozenset(self.names)
         present = frozenset(each.category for each in record.instances or ())
@@ -149,14 +149,14 @@ class Benchmark(NamedTuple):
 
 
 def paths_of(data: BenchmarkData | OdinwSuite) -> list[Path]:
-    """The files and folders that the settings of a data set name, whether they exist or not."""
+    """The files and folders in the settings of a data set, whether they exist or not."""
     return [value for value in vars(data).values() if isinstance(value, Path)]
 
 
 def file_hashes(data: BenchmarkData | OdinwSuite) -> list[str]:
-    """The SHA-256 of each file and folder of annotations that the settings of a data set name, in their order.
+    """The SHA-256 of each file and folder of annotations in the settings of a data set, in order.
 
-    Of pictures in such a folder name and size count. `image_root` is not looked into: it may be large and far away.
+    For images in such a folder, only name and size are hashed. `image_root` is left out: it may be large and remote.
     """
     paths = (value for name, value in vars(data).items() if isinstance(value, Path) and name != "image_root")
     return [_folder_hash(path) if path.is_dir() else sha256_of(path) for path in paths if path.exists()]

@@ -1,4 +1,4 @@
-"""Two evaluations of the same ground truth compared: `groundhog evaluate compare A B`."""
+"""Compares two evaluations of the same ground truth: `groundhog evaluate compare A B`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from formats.io.files import load_json
 from formats.io.notebook import html_text
 from grounding_model.metrics.bootstrap import RESAMPLES, Interval, drawn, interval_within, read_samples
 
-# Keys that every evaluation.json has, of one truth and of several sets.
+# Keys of every evaluation.json, for one ground truth and for several sets.
 ONE_TRUTH, SEVERAL_SETS = {"truth_sha256", "headline", "metric", "records"}, {"sets", "ap"}
-MAX_CATEGORIES = 10  # in the table, of those that gained and of those that lost
+MAX_CATEGORIES = 10  # listed in the table, each for gains and losses
 
 
 class Comparison(NamedTuple):
-    """rows: name, score of A, score of B; None where a run has none. headline: the score that the interval is for.
+    """rows: name, score of A, score of B; None if a run does not have it. headline: name of the score of `gain`.
 
-    gain: 95 % interval of B's headline score minus A's, on the same draws of images.
-    categories: name, AP of A, AP of B, by falling gain.
+    gain: 95 % interval of B's headline score minus A's, on the same resamples of images.
+    categories: name, AP of A, AP of B, by descending gain.
     """
 
     rows: list[tuple[str, float | None, float | None]]
@@ -35,10 +35,10 @@ class Comparison(NamedTuple):
         return html_text(self.table())
 
     def table(self) -> str:
-        """Scores, the interval, and the categories that changed most."""
+        """Scores, the interval of the gain, and the categories that changed most."""
         width = max(len(name) for name, _, _ in self.rows)
         lines = [f"{'':<{width}}  {'A':>5}  {'B':>5}  {'gain':>6}", *_aligned(self.rows)]
-        verdict = "may be chance" if self.gain.low <= 0 <= self.gain.high else "more than chance"
+        verdict = "not significant" if self.gain.low <= 0 <= self.gain.high else "significant"
         lines.append(
             f"95 % interval of the gain in {self.headline}: {self.gain.low:+.3f} … {self.gain.high:+.3f} ({verdict})"
         )
@@ -52,8 +52,8 @@ class Comparison(NamedTuple):
 def compare(first: str | Path, second: str | Path, resamples: int = RESAMPLES) -> Comparison:
     """first, second: the work_dir of two evaluations, or their evaluation.json; the gain is the second's.
 
-    For evaluations of several sets it has a row for each set, and their mean. Raises InputError for a folder without
-    an evaluation, and for evaluations of different ground truths, categories or metrics.
+    For evaluations of several sets, there is a row for each set and one for the mean. Raises InputError for a folder
+    without an evaluation, and for evaluations with different ground truths, categories or metrics.
     """
     folders = _folder(first), _folder(second)
     one, other = (_read(folder) for folder in folders)
@@ -82,7 +82,7 @@ def compare(first: str | Path, second: str | Path, resamples: int = RESAMPLES) -
 def _compare_sets(
     folders: tuple[Path, Path], one: Mapping[str, Any], other: Mapping[str, Any], resamples: int
 ) -> Comparison:
-    """The images of each set are drawn by themselves: the sets are not a sample."""
+    """Compares evaluations of several sets. Images are resampled within each set; the sets themselves are fixed."""
     for name in one["sets"]:
         compared = [_read(folder / name) for folder in folders]
         if compared[0].get("truth_sha256") != compared[1].get("truth_sha256"):
@@ -100,7 +100,7 @@ def _compare_sets(
 
 
 def _gains(folders: tuple[Path, Path], resamples: int) -> np.ndarray:
-    """(resamples,) of the same draws of images."""
+    """(resamples,) differences of the headline score, on the same resamples of images."""
     before, after = (read_samples(folder / SAMPLES_NAME) for folder in folders)
     return drawn(after, before, resamples=resamples)
 
@@ -126,7 +126,7 @@ def _read(folder: Path) -> Mapping[str, Any]:
 
 
 def _is_score(name: str, value: object) -> bool:
-    """Counts are numbers too, and the same for both."""
+    """Whether an entry is a score and not a count, which is the same for both."""
     return isinstance(value, float) and name not in ("images", "records")
 
 

@@ -1,4 +1,4 @@
-"""The configuration of `groundhog evaluate`: what is measured, of which model, and how its boxes are predicted."""
+"""The configuration of `groundhog evaluate`: ground truth, metric, model, and how boxes are predicted."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ EVERY_BOX = LabellingSettings(score_floor=0.0)  # an AP needs the boxes of every
 
 @dataclass(frozen=True)
 class EvaluateConfig(LabellingSettings, Execution):
-    """An evaluation, with the settings of the labelling whose boxes it scores.
+    """An evaluation, including the settings for predicting the boxes.
 
-    metric: None takes the usual metric of the truth. categories: None takes all of the truth's.
-    score_threshold, first_box_alone: for the metric generalized_expressions only. first_box_alone scores an expression
-    by its first true box, as mmdet 3.3.0 does and the published numbers of gRefCOCO need it.
-    resamples: of the bootstrap interval; 0 leaves it out.
-    work_dir: for candidates, JSON, CSV and plots; overwrite replaces what another evaluation left in it.
-    get: where to find the data and how to lay them out, shown when they are missing. published: known scores, shown
-    below the table.
+    metric: None for the usual one of the ground truth. categories: None for all of the ground truth.
+    score_threshold, first_box_alone: only for the metric generalized_expressions. first_box_alone scores an expression
+    by its first true box, as mmdet 3.3.0 does for the published results on gRefCOCO.
+    resamples: for the bootstrap interval; 0 omits it.
+    work_dir: for candidates, JSON, CSV and plots; overwrite replaces another evaluation in it.
+    get: where to get the data and how to arrange them, shown if they are missing. published: known scores, shown below
+    the table.
     """
 
     truth: BenchmarkData | OdinwSuite

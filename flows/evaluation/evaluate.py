@@ -1,7 +1,7 @@
-"""The evaluation stage: the scores of a detector on labelled images.
+"""The evaluation stage: scores a detector on labelled images.
 
-`evaluate` is for Python, `evaluate_config` for the command line, and `evaluate_benchmark` for rounds of the loop. All
-go the same way: open_benchmark reads the truth, predict_benchmark labels its images, measure computes the scores.
+`evaluate` is for Python, `evaluate_config` for the command line, and `evaluate_benchmark` for the rounds of the loop.
+In all of them, open_benchmark reads the ground truth, predict_benchmark labels its images, and measure computes scores.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from grounding_model.metrics.expressions import keep_first_boxes
 
 
 class Evaluated(NamedTuple):
-    """numbers: as in evaluation.json. table: a human-readable one, with the interval."""
+    """numbers: as in evaluation.json. table: human-readable, with the interval."""
 
     numbers: Mapping[str, Any]
     table: str
@@ -83,18 +83,18 @@ def evaluate(
     show_dir: str | Path | None = None,
     **changes: Any,
 ) -> CocoResult | Evaluated:
-    """COCO AP of a detector on labelled images; or what a configuration says, as `groundhog evaluate` does.
+    """Evaluates a detector on labelled images with COCO's metric, or runs an evaluation configuration.
 
-    truth: labelled images, of which nothing is left on the disk but `out`; or an EvaluateConfig, or the TOML file that
-    holds one, whose work_dir gets all files.
-    detector: one that is loaded, or the weights of one. With a configuration weights only; None: the configuration's.
-    categories: which of the truth's are queried and scored; None: all.
-    out: where the scores are written as JSON. show_dir: where the worst images are drawn.
-    settings (None: the defaults, with a score floor of 0), execution, and changes to them by name, as flows.plan takes
-    them: scale=(192, 192), batch_size=8 …
-    Raises InputError for an image that cannot be read or has another size than its record (a score on a part of the
-    truth would mislead), for captions without a configuration, and for a category that the truth does not have;
-    TypeError for a name that is not a setting.
+    truth: labelled images, for which only `out` is written to disk; or an EvaluateConfig or its TOML file, whose
+    work_dir receives all files.
+    detector: a loaded detector, or weights. With a configuration, only weights; None for those of the configuration.
+    categories: those to query and score; None for all of the ground truth.
+    out: JSON file for the scores. show_dir: folder for drawings of the worst images.
+    settings (None for the defaults with a score floor of 0), execution, and changes to them by name, as in flows.plan:
+    scale=(192, 192), batch_size=8, …
+    Raises InputError for an image that cannot be read or differs in size from its record (a score on a part of the
+    ground truth would be misleading), for captions without a configuration, and for a category that is not in the
+    ground truth; TypeError for a name that is not a setting.
     """
     changed = _by_name(changes)
     if categories is not None:
@@ -121,7 +121,7 @@ def evaluate(
 
 
 def _by_name(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The changes. Raises TypeError for a name that is not a setting."""
+    """The changes as a dict. Raises TypeError for a name that is not a setting."""
     of_labelling, of_execution = split(changes, LabellingSettings, Execution)
     return of_labelling | of_execution
 
@@ -129,18 +129,18 @@ def _by_name(changes: Mapping[str, Any]) -> dict[str, Any]:
 def _with_detector(
     config: EvaluateConfig, detector: Predictor | str | Path | None
 ) -> tuple[EvaluateConfig, Callable[[], DetectorPool]]:
-    """The configuration with these weights, and what gives detectors for it."""
+    """The configuration with these weights, and a function that returns a pool of detectors for it."""
     if isinstance(detector, str | Path):
         config = replace(config, weights=str(detector))
     if detector is None or isinstance(detector, str | Path):
-        # The devices are looked for at the first call: where every shard is there, nothing has to run.
+        # Devices are detected at the first call, since nothing has to run if all shards are complete.
         return config, functools.cache(lambda: LocalDetectorPool(devices_of(config.workers.devices)))
     loaded = detector
     return config, lambda: pool_of(loaded)
 
 
 def evaluate_config(path: str | Path, overrides: Sequence[str] = (), show_dir: str | Path | None = None) -> str:
-    """`groundhog evaluate`: evaluates as a TOML file says, writes all files into its work_dir, gives the table."""
+    """`groundhog evaluate`: runs the evaluation of a TOML file, writes its files, and returns the table."""
     config = read_config(path, EvaluateConfig, overrides)
     table = evaluate(config, show_dir=show_dir).table
     published = "".join(f"\npublished: {line}" for line in config.published)
@@ -152,12 +152,12 @@ def evaluate_config(path: str | Path, overrides: Sequence[str] = (), show_dir: s
 def evaluate_benchmark(
     config: EvaluateConfig, show_dir: str | Path | None = None, detector: Predictor | None = None
 ) -> Evaluated:
-    """Labels the benchmark's images shard by shard, resuming an earlier run, and scores the candidates.
+    """Labels the images of a benchmark, resuming an interrupted run, and scores the candidates.
 
-    Writes evaluation.json, samples.npz and the files of write_evaluation_files into work_dir. show_dir: where the worst
-    images are drawn. detector: instead of the configuration's weights on its workers.
-    Raises InputError for data that are missing, for an image that cannot be read (a score on a part of the truth would
-    mislead), for several sets, and for another evaluation in work_dir.
+    Writes evaluation.json, samples.npz and the files of write_evaluation_files into work_dir. show_dir: folder for
+    drawings of the worst images. detector: used instead of the configuration's weights on its workers.
+    Raises InputError for missing data, for an image that cannot be read (a score on a part of the ground truth would be
+    misleading), for several sets, and if work_dir has another evaluation.
     """
     return _evaluate_one(*_with_detector(config, detector), show_dir)
 
@@ -173,7 +173,7 @@ def _evaluate_any(
 def _evaluate_suite(
     config: EvaluateConfig, suite: OdinwSuite, detectors: Callable[[], DetectorPool], show_dir: str | Path | None
 ) -> Evaluated:
-    """Evaluates each set in work_dir/NAME, and returns the mean of their APs."""
+    """Evaluates each set in work_dir/NAME, and returns the mean AP."""
     if unknown := set(suite.prompts) - set(suite.sets):
         raise InputError(
             "truth.prompts", f"no set is called {', '.join(sorted(unknown))}", "expected names of truth.sets"
@@ -201,15 +201,15 @@ def _evaluate_one(
     numbers = _numbers(config, scored, interval)
     write_samples(config.work_dir / SAMPLES_NAME, measurement.samples)
     predictions = scored.predictions
-    # What a person looks at has no boxes below this score, and most of the time would go into making them.
+    # Pictures and tables omit boxes below this score; creating records for all boxes would take most of the time.
     shown = predictions.from_score(SHOWN_SCORE) if isinstance(predictions, StoredPredictions) else predictions
     write_evaluation_files(config.work_dir, scored.benchmark, shown, measurement)
     if show_dir is not None:
         draw_worst(Path(show_dir), scored.benchmark, shown, metric, config.score_threshold)
     write_json(config.work_dir / EVALUATION_NAME, numbers, ensure_ascii=False)
     write_evaluation_page(PageData(config, scored.benchmark, shown, metric, numbers))
-    said = "" if interval is None else "\n95 % interval of {}: {:.3f} … {:.3f}".format(*interval)
-    return Evaluated(numbers, measurement.table + said)
+    interval_line = "" if interval is None else "\n95 % interval of {}: {:.3f} … {:.3f}".format(*interval)
+    return Evaluated(numbers, measurement.table + interval_line)
 
 
 class _Scored(NamedTuple):
@@ -220,7 +220,7 @@ class _Scored(NamedTuple):
 
 
 def _score(config: EvaluateConfig, detectors: Callable[[], DetectorPool]) -> _Scored:
-    """The way from images to scores."""
+    """Reads the ground truth, predicts, and computes the scores."""
     if isinstance(config.truth, OdinwSuite):
         raise InputError("truth", "several data sets", "expected one of them; flows.evaluate takes a suite")
     config.work_dir.mkdir(parents=True, exist_ok=True)
@@ -232,7 +232,7 @@ def _score(config: EvaluateConfig, detectors: Callable[[], DetectorPool]) -> _Sc
     if config.first_box_alone:
         benchmark = _with_first_boxes(benchmark, metric)
     stored = predict_benchmark(config, benchmark, metric, detectors)
-    # Boxes of categories are scored as arrays; the metrics of captions need all records at once.
+    # Boxes of categories are scored as arrays; metrics of captions need all records in memory.
     predictions: Sequence[Record] = stored if benchmark.names else list(stored)
     return _Scored(benchmark, metric, predictions, measure(benchmark, predictions, metric, config.score_threshold))
 
@@ -262,7 +262,7 @@ def _with_first_boxes(benchmark: Benchmark, metric: Metric) -> Benchmark:
 
 
 def _open(config: EvaluateConfig, truth: BenchmarkData) -> Benchmark:
-    """Raises InputError for data that are missing, and says where to get them."""
+    """Reads the ground truth. Raises InputError for missing data, saying where to get them."""
     try:
         return select_categories(open_benchmark(truth, config.work_dir), config.categories)
     except InputError as error:
@@ -272,7 +272,7 @@ def _open(config: EvaluateConfig, truth: BenchmarkData) -> Benchmark:
 
 
 def _truth_digest(benchmark: Benchmark, metric: Metric) -> str:
-    """What two runs must share to be compared: the same records, categories and metric."""
+    """SHA-256 of what two evaluations must have in common to be comparable: records, categories and metric."""
     digest = hashlib.sha256(json.dumps([metric, *benchmark.names]).encode())
     for record in benchmark.records:
         digest.update(json.dumps(record_to_line(record), sort_keys=True).encode())

@@ -1,7 +1,7 @@
-"""What fine-tuning gained and what it cost: `groundhog forgetting`.
+"""`groundhog forgetting`: measures what fine-tuning gained, and what the model lost on other tasks.
 
-Two models, and interpolations between their weights (WiSE-FT, arXiv 2109.01903), are evaluated on the task that was
-tuned for and on held-out tasks, as their evaluation configurations say. Scores that are there are not computed again.
+Two models, and interpolations between their weights (WiSE-FT, arXiv 2109.01903), are evaluated on the target task of
+the fine-tuning and on held-out tasks, each given by an evaluation configuration. Existing scores are not recomputed.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from grounding_model.checkpoints.locations import checkpoint_hash
 RESULT_NAME = "forgetting.json"
 PLOT_NAME = "forgetting.png"
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
-MAX_LOSS = 0.03  # AP; more forgetting than that is noticed in use
+MAX_LOSS = 0.03  # AP; a larger loss is noticeable in use
 
 
 @dataclass(frozen=True)
 class Task:
-    """An evaluation configuration, and what is changed in it, as read_config takes it."""
+    """An evaluation configuration, with overrides as for read_config."""
 
     config: Path
     overrides: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ class Task:
 
 
 class Point(NamedTuple):
-    """One model. target, held_out: the headline score of each task, 0..1; held_out in the order of the tasks."""
+    """One model. target, held_out: headline scores, 0..1; held_out in the order of the tasks."""
 
     alpha: float
     target: float
@@ -60,7 +60,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class ForgettingCurve:
-    """points: by rising alpha, from the base model (alpha 0) to the fine-tuned one (alpha 1).
+    """points: by ascending alpha, from the base model (alpha 0) to the fine-tuned one (alpha 1).
 
     max_loss: a point is recommended only if the mean score of the held-out tasks falls by less than this.
     """
@@ -72,7 +72,7 @@ class ForgettingCurve:
 
     @property
     def recommended(self) -> Point:
-        """The best on the target among those that lost less than max_loss; the base model is always one of them."""
+        """The point with the best target score among the base model and those that lost less than max_loss."""
         base = self.points[0]
         allowed = [
             point for point in self.points if point is base or base.held_out_mean - point.held_out_mean < self.max_loss
@@ -80,7 +80,7 @@ class ForgettingCurve:
         return max(allowed, key=lambda point: (point.target, point.held_out_mean))
 
     def table(self) -> str:
-        """A line for each point, with its gain or loss against the base model."""
+        """One line per point, with its differences from the base model."""
         base = self.points[0]
         titles = [self.target, *self.held_out, *(["held-out mean"] if len(self.held_out) > 1 else [])]
         width = max(16, *(len(title) for title in titles))
@@ -128,14 +128,14 @@ def measure_forgetting(
     max_loss: float = MAX_LOSS,
     text_encoder: str | Path | None = None,
 ) -> ForgettingCurve:
-    """Evaluates every point that is not in out_dir yet, and writes forgetting.json and forgetting.png there.
+    """Evaluates all points that are not in out_dir yet, and writes forgetting.json and forgetting.png there.
 
-    base, tuned, text_encoder: as load_checkpoint takes them. alphas: 0 and 1 are added where they are missing.
+    base, tuned, text_encoder: as for load_checkpoint. alphas: 0 and 1 are added if missing.
     Raises InputError for an alpha outside 0..1, without a held-out task, for models that cannot be interpolated, and
-    for an evaluation that cannot be done.
+    for errors of the evaluations.
     """
     if not held_out:
-        raise InputError("held_out", "no task", "expected at least one that the model was not tuned for")
+        raise InputError("held_out", "no task", "expected at least one that the model was not fine-tuned for")
     if outside := [alpha for alpha in alphas if not 0 <= alpha <= 1]:
         raise InputError("alphas", f"{outside[0]:g}", "expected 0 (the base weights) to 1 (the fine-tuned ones)")
     out_dir = Path(out_dir)
@@ -151,7 +151,7 @@ def measure_forgetting(
 
 
 class _Interpolations:
-    """The models between two, and their scores."""
+    """The interpolated models, and their scores."""
 
     def __init__(self, base: str, tuned: str, out_dir: Path, text_encoder: str | Path | None) -> None:
         self._base, self._tuned, self._out_dir, self._text_encoder = base, tuned, out_dir, text_encoder
@@ -164,8 +164,8 @@ class _Interpolations:
         key = self._key(config, alpha)
         stored = self._out_dir / "measurements" / f"{key[:16]}.json"
         if stored.is_file():
-            return float(load_json(stored, "remove it, and it will be computed again")["value"])
-        # Named by its key, so that the candidates of an interrupted evaluation are found again.
+            return float(load_json(stored, "remove it to compute it again")["value"])
+        # Named by its key, so that an interrupted evaluation can be resumed.
         work_dir = self._out_dir / "evaluations" / f"{task.name}-{key[:16]}"
         with self._weights(alpha) as weights:
             overrides = [
@@ -185,7 +185,7 @@ class _Interpolations:
 
     @contextmanager
     def _weights(self, alpha: float) -> Iterator[str]:
-        """The model as a file, removed after use: a large one has a gigabyte."""
+        """The weights of the model; an interpolated file is removed after use, since it can have a gigabyte."""
         if alpha in (0, 1):
             yield self._tuned if alpha else self._base
             return
@@ -197,7 +197,7 @@ class _Interpolations:
             path.unlink()
 
     def _key(self, config: EvaluateConfig, alpha: float) -> str:
-        """SHA-256 of what decides a measurement: the weights, the settings, the bytes of the truth."""
+        """SHA-256 of what determines a score: weights, settings, and content of the ground truth."""
         model = [self.ends["base_sha256"]] if alpha < 1 else []
         model += [self.ends["tuned_sha256"]] if alpha > 0 else []
         deciding = replace(
@@ -208,7 +208,7 @@ class _Interpolations:
 
 
 def plot_forgetting(path: Path, curves: Sequence[ForgettingCurve], title: str = "") -> Path:
-    """Target against held-out score, a point for each alpha; of several runs each as a thin line, and their mean."""
+    """Plots target against held-out scores, a point per alpha: the mean of the runs, and each run as a thin line."""
     mean = mean_curve(curves)
     base = mean.points[0]
     figure = new_figure(6.0, 4.4)
@@ -242,7 +242,7 @@ def plot_forgetting(path: Path, curves: Sequence[ForgettingCurve], title: str = 
 
 
 def mean_curve(curves: Sequence[ForgettingCurve]) -> ForgettingCurve:
-    """The mean of runs with the same alphas and the same tasks."""
+    """The mean of several runs with the same alphas and tasks."""
     by_alpha = zip(*(curve.points for curve in curves), strict=True)
     points = tuple(
         Point(

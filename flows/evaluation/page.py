@@ -1,6 +1,6 @@
-"""evaluation.html: an evaluation as one page with everything inside, headline figures first, a table for each question.
+"""evaluation.html: the report of an evaluation as one self-contained page.
 
-Beside it predictions and truth are written as ODVG files, which the review page opens over each other.
+Predictions and ground truth are also written as ODVG files, which the review page can show on top of each other.
 """
 
 from __future__ import annotations
@@ -35,11 +35,10 @@ from formats.record import Record
 
 PAGE_NAME = "evaluation.html"
 PREDICTIONS_NAME, TRUTH_NAME = "predictions_od.json", "truth_od.json"
-DRAWN_SIDE = 640  # pixels at most of each half of a drawing
 PICTURES = 12
-MAX_CATEGORIES = 100  # of the table; all of them are in per_category.csv
+MAX_CATEGORIES = 100  # in the table; per_category.csv has all of them
 MAX_CONFUSED = 12  # pairs
-# Names of numbers in evaluation.json -> what a reader knows them as.
+# Name of a number in evaluation.json -> its usual name.
 HEADLINES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "f1": "F1"}
 SIZES = {"ap_small": "small, to 32 x 32 pixels", "ap_medium": "medium", "ap_large": "large, from 96 x 96 pixels"}
 SETTINGS = """weights truth categories work_dir score_floor scale dtype max_per_image chunk_size max_per_chunk
@@ -48,7 +47,7 @@ score_threshold resamples""".split()
 
 @dataclass(frozen=True)
 class PageData:
-    """What the page is about. numbers: as evaluation.json has them. metric: that was measured."""
+    """The content of the page. numbers: as in evaluation.json. metric: the one that was used."""
 
     config: EvaluateConfig
     benchmark: Benchmark
@@ -63,12 +62,12 @@ class PageData:
 
     @functools.cached_property
     def confusion(self) -> np.ndarray:
-        """As scoring.confusion gives it."""
+        """The result of scoring.confusion."""
         return confusion(self.benchmark.records, self.predictions, self.benchmark.names)
 
     @property
     def scored(self) -> Sequence[Record]:
-        """The predictions of names that were annotated for their image."""
+        """The predictions, without names that were not annotated for their image."""
         return AnnotatedOnly(self.benchmark, self.predictions) if self.benchmark.names else self.predictions
 
 
@@ -84,8 +83,8 @@ def write_evaluation_page(data: PageData) -> Path:
         _categories(data),
         _confused(data),
         _sizes(data),
-        _plot(folder / "precision_recall.png", "How much does it find at which precision?"),
-        _plot(folder / "confusion.png", "Every category against every other"),
+        _plot(folder / "precision_recall.png", "Precision and recall"),
+        _plot(folder / "confusion.png", "Confusion matrix"),
         _settings(data),
     ]
     title = f"Evaluation: {folder.resolve().name}"
@@ -123,17 +122,17 @@ def _unit(data: PageData) -> str:
 
 
 def _review(data: PageData) -> str:
-    """The command that shows predictions and truth over each other."""
+    """The command that shows predictions on top of the ground truth."""
     root, folder = data.benchmark.image_root.resolve(), data.config.work_dir
     words = ["groundhog", "browse", "serve", str(folder), PREDICTIONS_NAME, str(root), "--compare", TRUTH_NAME]
-    shown = f"Predictions from a score of {data.min_score:g} on"
+    shown = f"Predictions with a score of at least {data.min_score:g}"
     if data.metric in ("phrases", "expressions"):
         shown = "The best box of each phrase"
-    return pages.review_command(f"{shown} over the truth, in the browser:", shlex.join(words))
+    return pages.review_command(f"{shown} on top of the ground truth, in the browser:", shlex.join(words))
 
 
 def _mistakes(data: PageData) -> str:
-    """Right, wrong and missed boxes at the score from which boxes are shown."""
+    """A table of right, wrong and missed boxes with at least SHOWN_SCORE."""
     if not data.benchmark.names or data.benchmark.federation is not None:
         return ""
     table = data.confusion
@@ -142,9 +141,9 @@ def _mistakes(data: PageData) -> str:
     true, made = named + missed, named + invented
     cells = [
         ["right", f"{right:,}", _share(right, true)],
-        ["found under a wrong name", f"{named - right:,}", _share(named - right, true)],
+        ["found with a wrong category", f"{named - right:,}", _share(named - right, true)],
         ["missed", f"{missed:,}", _share(missed, true)],
-        ["boxes of nothing", f"{invented:,}", f"{_share(invented, made)} of the predictions"],
+        ["boxes without an object", f"{invented:,}", f"{_share(invented, made)} of the predictions"],
     ]
     intro = pages.paragraph(f"Boxes with a score of {SHOWN_SCORE:g} or more, at an IoU of 0.5.")
     return pages.section("What goes right and wrong?", intro + pages.page_table(["", "Boxes", "Share"], cells))
@@ -155,7 +154,7 @@ def _share(part: int, of: int) -> str:
 
 
 def _worst(data: PageData) -> str:
-    """The images with most mistakes, truth and prediction beside each other."""
+    """The images with the most mistakes, ground truth and prediction side by side."""
     records = data.benchmark.records
     wrong = mistakes_of(records, data.scored, data.metric, data.config.score_threshold)
     order = sorted((index for index, count in enumerate(wrong) if count), key=lambda index: (-wrong[index], index))
@@ -163,7 +162,7 @@ def _worst(data: PageData) -> str:
     for index in order[:PICTURES]:
         truth, found = records[index], confident_boxes(data.scored[index], data.metric, data.min_score)
         try:
-            image = reduced_picture(safe_join(data.benchmark.image_root, truth.filename), DRAWN_SIDE)
+            image = reduced_picture(safe_join(data.benchmark.image_root, truth.filename), pages.DRAWN_SIDE)
         except (OSError, InputError):  # it has moved since it was labelled
             continue
         judged = verdicts(found, truth)
@@ -171,8 +170,8 @@ def _worst(data: PageData) -> str:
         drawings.append(pages.Drawing(side_by_side(left, right), truth.filename, many(wrong[index], "mistake")))
     if not drawings:
         return ""
-    said = f"{sum(map(bool, wrong)):,} of {len(wrong):,} have a mistake; truth on the left, prediction on the right."
-    content = pages.paragraph(said) + pages.legend(JUDGED_LEGEND) + pages.gallery(drawings, "worst", wide=True)
+    intro = f"{sum(map(bool, wrong)):,} of {len(wrong):,} have a mistake; ground truth left, prediction right."
+    content = pages.paragraph(intro) + pages.legend(JUDGED_LEGEND) + pages.gallery(drawings, "worst", wide=True)
     return pages.section("Which images are worst?", content)
 
 
@@ -184,13 +183,13 @@ def _categories(data: PageData) -> str:
     lowest = sorted(scores, key=lambda name: (scores[name], name))
     rows = [(name, scores[name], [f"{boxes[name]:,}"]) for name in lowest[:MAX_CATEGORIES]]
     rest = len(scores) - len(rows)
-    said = "The lowest first." + (f" {rest:,} more are in per_category.csv." if rest > 0 else "")
+    intro = "Lowest first." + (f" {rest:,} more are in per_category.csv." if rest > 0 else "")
     table = pages.bars(["", "AP", "True boxes"], rows)
-    return pages.section("How good is it at each category?", pages.paragraph(said) + table)
+    return pages.section("How good is it at each category?", pages.paragraph(intro) + table)
 
 
 def _confused(data: PageData) -> str:
-    """The pairs of categories that are taken for one another most often."""
+    """The pairs of categories that are confused most often."""
     names = data.benchmark.names
     if len(names) < 2 or data.benchmark.federation is not None:
         return ""
@@ -200,13 +199,13 @@ def _confused(data: PageData) -> str:
     rows = [[names[true], names[guess], f"{table[true, guess]:,}"] for true, guess in order if table[true, guess]]
     if not rows:
         return ""
-    return pages.section("What is taken for what?", pages.page_table(["True", "Predicted", "Boxes"], rows))
+    return pages.section("Which categories are confused?", pages.page_table(["True", "Predicted", "Boxes"], rows))
 
 
 def _sizes(data: PageData) -> str:
     none: list[str] = []
     rows = [(words, data.numbers[name], none) for name, words in SIZES.items() if data.numbers.get(name) is not None]
-    return pages.section("How good is it at which size?", pages.bars(["", "AP"], rows)) if len(rows) > 1 else ""
+    return pages.section("How good is it at each size?", pages.bars(["", "AP"], rows)) if len(rows) > 1 else ""
 
 
 def _plot(path: Path, title: str) -> str:
@@ -221,4 +220,4 @@ def _settings(data: PageData) -> str:
     rows = [[name.replace("_", " "), pages.setting_in_words(value)] for name, value in settings.items()]
     rows += [["images", str(data.benchmark.image_root)], ["metric", data.metric]]
     rows.append(["truth SHA-256", str(data.numbers["truth_sha256"])[:16]])
-    return pages.section("With what settings?", pages.page_table(["Setting", ""], rows, numbers=False))
+    return pages.section("Settings", pages.page_table(["Setting", ""], rows, numbers=False))

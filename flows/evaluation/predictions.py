@@ -1,6 +1,6 @@
-"""The one way from a benchmark's images to predictions: a plan, shards of candidates on the disk, records or arrays.
+"""Predicts the boxes of a benchmark: plans a labelling, writes shards of candidates, and reads them as predictions.
 
-Shards that are there are not predicted again, so that an interrupted evaluation resumes.
+Existing shards are not predicted again, so an interrupted evaluation resumes.
 """
 
 from __future__ import annotations
@@ -29,18 +29,19 @@ from formats.io.errors import InputError
 from formats.record import Instance, Record
 from grounding_model.metrics.predicted_boxes import PredictedBoxes
 
-CUT_AT = 2_000_000  # boxes in memory, from which those beyond the limit of each category are left out
+CUT_AT = 2_000_000  # boxes in memory after which each category is reduced to its limit
 
 
 def predict_benchmark(
     config: EvaluateConfig, benchmark: Benchmark, metric: Metric, detectors: Callable[[], DetectorPool]
 ) -> StoredPredictions:
-    """The predictions for a benchmark, from candidates in work_dir that `detectors` make where they are missing.
+    """The predictions for a benchmark, from the candidates in work_dir; `detectors` makes those that are missing.
 
-    Raises InputError for an image that is missing or cannot be used: a score on a part of a benchmark would mislead.
+    Raises InputError for an image that is missing or unusable, since a score on a part of a benchmark would be
+    misleading.
     """
     if not (config.work_dir / MANIFEST_NAME).exists():
-        for record in benchmark.records[:1]:  # where this is missing, the others are
+        for record in benchmark.records[:1]:  # if this one is missing, the others are too
             if not (path := safe_join(benchmark.image_root, record.filename)).is_file():
                 remedy = config.get.strip() or f"expected the images of the truth in {benchmark.image_root}"
                 raise InputError(path, "no such image", remedy)
@@ -52,14 +53,14 @@ def predict_benchmark(
         except InputError as error:
             if str(error.location) != str(manifest.source):
                 raise
-            # The user knows the truth, not the file of queries that was made from it.
-            remedy = "expected the images that this truth was made for"
+            # The user knows the ground truth, not the file of queries that was made from it.
+            remedy = "expected the images of this ground truth"
             raise InputError(location_of(config.truth), error.what, remedy) from error
     return StoredPredictions(manifest, benchmark, metric)
 
 
 def plan_benchmark(config: EvaluateConfig, benchmark: Benchmark, metric: Metric) -> Manifest:
-    """Writes the queries and the manifest of their labelling into work_dir."""
+    """Writes the queries and the manifest for labelling them into work_dir."""
     return plan(
         write_queries(config.work_dir, benchmark, metric),
         benchmark.image_root,
@@ -70,12 +71,12 @@ def plan_benchmark(config: EvaluateConfig, benchmark: Benchmark, metric: Metric)
 
 
 def location_of(truth: BenchmarkData | OdinwSuite) -> Path | str:
-    """What an error about the truth as a whole names: its first file or folder."""
+    """The location for errors about the ground truth as a whole: its first file or folder."""
     return next(iter(paths_of(truth)), "truth")
 
 
 class _PromptingPool:
-    """A pool of detectors that get the prompts of a metric."""
+    """A pool of detectors that use the prompts of a metric."""
 
     def __init__(self, pool: DetectorPool, metric: Metric, prompts: Mapping[str, Mapping[str, str]]) -> None:
         self.devices = pool.devices
@@ -88,10 +89,10 @@ class _PromptingPool:
 
 
 class StoredPredictions(Sequence[Record]):
-    """A record for each of the truth, in its order. One shard is in memory at a time, and read when it is needed."""
+    """A prediction for each record of the ground truth, in order. Shards are read when needed, one at a time."""
 
     def __init__(self, manifest: Manifest, benchmark: Benchmark, metric: Metric) -> None:
-        """Raises InputError for the first image that could not be labelled; its shard is labelled again next time."""
+        """Raises InputError for the first image that could not be labelled; its shard is removed, to be made again."""
         for shard in manifest.shards:
             path = manifest.shard_path(shard.index)
             for problem in read_candidates(path).problems:
@@ -125,15 +126,15 @@ class StoredPredictions(Sequence[Record]):
         return _prediction(truth, candidates, [(self._labels[name], name) for name in names], self._metric)
 
     def from_score(self, min_score: float) -> StoredPredictions:
-        """The same without boxes of categories below a score: of 300 boxes per image, far fewer objects are made."""
+        """The same without category boxes below a score, so that far fewer Python objects are created."""
         confident = copy(self)
         confident._min_score = min_score
         return confident
 
     def as_arrays(self, max_per_category: int | None = None) -> PredictedBoxes:
-        """All boxes. max_per_category: only the best ones of each category over all images.
+        """All boxes. max_per_category: only this many of the best boxes of each category over all images.
 
-        Memory holds two million boxes and those that are kept: LVIS val has 180 million, of which 12 million count.
+        In memory are at most two million boxes plus those kept: LVIS val has 180 million, of which 12 million count.
         """
         parts: list[PredictedBoxes] = []
         for shard in self._manifest.shards:
@@ -149,7 +150,7 @@ class StoredPredictions(Sequence[Record]):
         return boxes if max_per_category is None else boxes.best_of_each_label(max_per_category)
 
     def _labels_of(self, candidates: Candidates) -> np.ndarray:
-        """(N,) int32: indices into the benchmark's names, from indices into the names queried in each image."""
+        """(N,) int32: indices in the benchmark's names, from indices in the names queried in each image."""
         queried = self._benchmark.queried
         if queried is None:
             return candidates.region
@@ -163,7 +164,7 @@ class StoredPredictions(Sequence[Record]):
 def _prediction(
     truth: Record, candidates: ImageCandidates | None, names: Sequence[tuple[int, str]], metric: Metric
 ) -> Record:
-    """names: label and name of each query of the image. candidates: None where nothing was queried."""
+    """A prediction as a record. names: (label, name) of each query of the image. candidates: None if it has none."""
     rows = (
         []
         if candidates is None

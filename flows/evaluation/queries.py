@@ -1,4 +1,4 @@
-"""The queries of a benchmark: the lines and prompts that its metric gives to a detector."""
+"""The queries of a benchmark: the lines and prompts with which its metric queries a detector."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ QUERIES_STEM = "questions"  # of the ODVG file in the work_dir: questions_od.jso
 
 
 def query_for(record: Record, metric: Metric, names: Sequence[str] | None = None) -> Record:
-    """The record as the detector gets it: without boxes, and with the phrases of its caption to look for.
+    """The query for a record: without boxes, with the phrases of its caption to detect.
 
-    names: those that are queried in this image, which become the phrases of a caption; None: all of the benchmark.
+    names: those to query in this image, which become phrases of a caption; None: all of the benchmark.
     """
     if names is not None:
         caption, spans = "", []
@@ -41,9 +41,9 @@ def query_for(record: Record, metric: Metric, names: Sequence[str] | None = None
 
 
 def write_queries(work_dir: Path, benchmark: Benchmark, metric: Metric) -> Path:
-    """The ODVG file that is labelled: a line for each record of the truth.
+    """Writes the ODVG file to be labelled, a line for each record of the ground truth.
 
-    Metric and prompts are part of each line, since they decide the candidates and so belong to the plan's key.
+    Each line includes metric and prompts, since they determine the candidates and so must be part of the plan's key.
     """
     one_prompt = bool(benchmark.names) and benchmark.queried is None
     path = annotation_path(work_dir, QUERIES_STEM, "od" if one_prompt else "vg")
@@ -59,12 +59,12 @@ def write_queries(work_dir: Path, benchmark: Benchmark, metric: Metric) -> Path:
 
 
 class MetricPrompts:
-    """A detector that gets the prompts of the metric: the lines of a labelling hold phrases, and phrases only."""
+    """A detector that converts prompts to those of a metric, since the lines of a labelling can only have phrases."""
 
     def __init__(
         self, detector: Predictor, metric: Metric, prompts: Mapping[str, Mapping[str, str]] | None = None
     ) -> None:
-        """prompts: as Benchmark has them."""
+        """prompts: as in Benchmark."""
         self._detector = detector
         self._metric = metric
         self._prompts = prompts or {}

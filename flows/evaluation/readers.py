@@ -1,4 +1,4 @@
-"""How each layout of a benchmark is read: `open_benchmark`, and a reader for every `kind`."""
+"""Reads benchmarks: `open_benchmark`, and a reader for each `kind`."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ from grounding_model.metrics.lvis import Federation
 
 
 def open_benchmark(data: BenchmarkData, work_dir: Path) -> Benchmark:
-    """The truth. Captions of one image follow each other, so that its backbone runs once for all of them.
+    """Reads a benchmark. Captions of one image are consecutive, so that the backbone runs only once for them.
 
-    work_dir: scenes of the glyph world are drawn there. Raises InputError for what is missing, broken or empty.
+    work_dir: glyph scenes are drawn there. Raises InputError for missing, invalid or empty data.
     """
     for path in paths_of(data):
         if not path.exists():
@@ -187,9 +187,9 @@ def _read_refs(data: RefsData, work_dir: Path) -> Benchmark:
 
 
 def _expressions(records: Sequence[Record], image_root: Path) -> Benchmark:
-    """Each caption is one expression, whatever words of it its boxes are said to belong to.
+    """Each caption becomes one expression, even if its boxes are annotated for some of its words.
 
-    Where one means several things, or nothing, the metric is that of gRefCOCO.
+    If any has several targets or none, the metric is that of gRefCOCO.
     """
     whole = [replace(record, regions=_one_region(record)) for record in records]
     generalized = any(sum(len(region.boxes) for region in record.regions or ()) != 1 for record in whole)
@@ -240,7 +240,7 @@ BENCHMARK_READERS: Mapping[str, Any] = {
 
 
 def select_categories(benchmark: Benchmark, categories: Sequence[str] | None) -> Benchmark:
-    """The benchmark of some of its categories; None: of all. Raises InputError for one that it does not have."""
+    """The benchmark restricted to some of its categories; None for all. Raises InputError for an unknown one."""
     if categories is None:
         return benchmark
     if unknown := [name for name in categories if name not in benchmark.names]:
@@ -249,9 +249,9 @@ def select_categories(benchmark: Benchmark, categories: Sequence[str] | None) ->
 
 
 def _areas(records: Sequence[Record], annotations: Path) -> dict[str, list[float]] | None:
-    """filename -> the areas of its annotations, which are those of masks; None where the file does not tell them all.
+    """File name -> the areas of its annotations, which are those of masks; None if any is missing in the file.
 
-    records: of this file, in its order.
+    records: those of this file, in order.
     """
     content = load_coco(annotations)
     areas: dict[Any, list[float]] = {image_id: [] for image_id in content.images}

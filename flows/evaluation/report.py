@@ -1,4 +1,4 @@
-"""The files of an evaluation beside its JSON: a CSV of categories, plots, and pictures of the worst images."""
+"""The files of an evaluation besides its JSON: a CSV of categories, plots, and pictures of the worst images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from formats.io.plots import new_figure, write_figure
 from formats.record import Record, Region
 from grounding_model.inputs.image import read_image
 
-MAX_CONFUSED = 25  # categories of a confusion plot; more cannot be read
+MAX_CONFUSED = 25  # categories in the confusion matrix; more are not legible
 MAX_PICTURES = 100
 
 
@@ -36,14 +36,14 @@ def write_evaluation_files(
         written.append(write_categories(folder / "per_category.csv", benchmark, measurement.per_category))
     if measurement.precision_recall is not None:
         written.append(plot_precision_recall(folder / "precision_recall.png", measurement.precision_recall))
-    if benchmark.names and benchmark.federation is None:  # a federated truth does not say which boxes are missing
+    if benchmark.names and benchmark.federation is None:  # federated ground truth is not exhaustive
         table = confusion(benchmark.records, predictions, benchmark.names)
         written.append(plot_confusion(folder / "confusion.png", table, benchmark.names))
     return written
 
 
 def write_categories(path: Path, benchmark: Benchmark, per_category: Mapping[str, float]) -> Path:
-    """A line for each category: its AP (empty without a true box), and its boxes and images in the truth."""
+    """Writes a CSV with a line per category: AP (empty without a true box), and numbers of true boxes and images."""
     boxes = Counter(each.category for record in benchmark.records for each in record.instances or ())
     images = Counter(
         name for record in benchmark.records for name in {each.category for each in record.instances or ()}
@@ -58,7 +58,7 @@ def write_categories(path: Path, benchmark: Benchmark, per_category: Mapping[str
 
 
 def plot_precision_recall(path: Path, levels: np.ndarray) -> Path:
-    """levels: (T, R), mean over the categories, at IoU 0.5, 0.55 … 0.95."""
+    """Plots precision against recall. levels: (T, R), mean over the categories, at IoU 0.5, 0.55 … 0.95."""
     figure = new_figure(5.0, 4.2)
     axes = figure.add_subplot()
     recall = np.linspace(0, 1, levels.shape[1])
@@ -72,7 +72,7 @@ def plot_precision_recall(path: Path, levels: np.ndarray) -> Path:
 
 
 def plot_confusion(path: Path, table: np.ndarray, names: Sequence[str]) -> Path:
-    """table: as scoring.confusion gives it. Of many categories, those with most mistakes are shown."""
+    """Plots the confusion matrix of scoring.confusion; of many categories, those with the most mistakes."""
     wrong = table.sum(0) + table.sum(1) - 2 * table.diagonal()
     kept = sorted(np.argsort(-wrong[:-1], kind="stable")[:MAX_CONFUSED])
     table = table[np.ix_([*kept, len(names)], [*kept, len(names)])]
@@ -89,7 +89,7 @@ def plot_confusion(path: Path, table: np.ndarray, names: Sequence[str]) -> Path:
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.set(xlabel=f"predicted (score of {SHOWN_SCORE} or more)", ylabel="true")
     if len(kept) < len(names):
-        axes.set_title(f"the {len(kept)} of {len(names)} categories with most mistakes", fontsize=9)
+        axes.set_title(f"the {len(kept)} of {len(names)} categories with the most mistakes", fontsize=9)
     write_figure(path, figure)
     return path
 
@@ -97,7 +97,7 @@ def plot_confusion(path: Path, table: np.ndarray, names: Sequence[str]) -> Path:
 def draw_worst(
     folder: Path, benchmark: Benchmark, predictions: Sequence[Record], metric: Metric, score_threshold: float
 ) -> int:
-    """Draws truth left and prediction right, the images with most mistakes first; returns how many were drawn."""
+    """Draws the images with the most mistakes, ground truth left and prediction right; returns their number."""
     min_score = score_threshold if metric == "generalized_expressions" else SHOWN_SCORE
     if benchmark.names:
         predictions = AnnotatedOnly(benchmark, predictions)
@@ -114,7 +114,7 @@ def draw_worst(
 
 
 class AnnotatedOnly(Sequence[Record]):
-    """Predictions of those names that were annotated for their image, made when they are needed."""
+    """Predictions without names that were not annotated for their image, computed when accessed."""
 
     def __init__(self, benchmark: Benchmark, predictions: Sequence[Record]) -> None:
         self._benchmark = benchmark
@@ -131,7 +131,7 @@ class AnnotatedOnly(Sequence[Record]):
 
 
 def confident_boxes(record: Record, metric: Metric, min_score: float) -> Record:
-    """Boxes of at least this score; of a phrase, or an expression with one target, the best box."""
+    """The boxes with at least this score; for a phrase, or an expression with one target, only the best box."""
     if record.caption is None:
         kept = tuple(each for each in record.instances or () if (each.score or 0.0) >= min_score)
         return replace(record, instances=kept)

@@ -1,4 +1,4 @@
-"""The scores of predictions by a benchmark's metric, with what reports, intervals and pictures of mistakes need.
+"""Scores predictions with the metric of a benchmark, with the data for reports, intervals and pictures of mistakes.
 
 T IoU thresholds, R recall steps.
 """
@@ -36,8 +36,8 @@ SHOWN_SCORE = SCORE_THRESHOLD  # boxes below it are neither drawn nor counted as
 
 @dataclass(frozen=True)
 class Measurement:
-    """numbers: as JSON takes them. table: a human-readable one. headline: the name of the number that the samples give
-    an interval of. per_category: AP of each, {} for captions. precision_recall: (T, R), None for captions.
+    """The scores of an evaluation. headline: name of the main score, to which the samples belong. numbers: for JSON.
+    table: human-readable. per_category: AP by name, {} for captions. precision_recall: (T, R), None for captions.
     result: of COCO's or LVIS's metric, None for captions.
     """
 
@@ -53,7 +53,10 @@ class Measurement:
 def measure(
     benchmark: Benchmark, predictions: Sequence[Record], metric: Metric, score_threshold: float = EXPRESSION_SCORE
 ) -> Measurement:
-    """score_threshold: of generalized expressions alone. Raises InputError for a metric that does not fit the truth."""
+    """Computes the scores. score_threshold: only for generalized expressions.
+
+    Raises InputError for a metric that does not fit the ground truth.
+    """
     captions = metric in ("phrases", "expressions", "generalized_expressions")
     if captions == bool(benchmark.names):
         raise InputError("metric", f"'{metric}' does not fit this truth", f"expected '{benchmark.metric}'")
@@ -66,8 +69,8 @@ def _measure_boxes(benchmark: Benchmark, predictions: Sequence[Record], metric: 
     truth, names, areas = benchmark.records, benchmark.names, benchmark.areas
     if metric == "lvis":
         if benchmark.federation is None:
-            what = "'lvis' needs to know which categories were annotated in each image"
-            raise InputError("metric", what, "expected a truth of kind = 'lvis'")
+            what = "'lvis' requires the categories that were annotated in each image"
+            raise InputError("metric", what, "expected ground truth of kind = 'lvis'")
         boxes = _arrays(predictions, MAX_PER_CATEGORY)
         lvis, samples = evaluate_lvis_with_rankings(truth, boxes, names, benchmark.federation, areas=areas)
         return Measurement("ap", lvis.as_dict(), lvis.table(), samples, lvis.per_category, lvis.precision_recall, lvis)
@@ -77,7 +80,7 @@ def _measure_boxes(benchmark: Benchmark, predictions: Sequence[Record], metric: 
 
 
 def _arrays(predictions: Sequence[Record], max_per_category: int | None = None) -> Sequence[Record] | PredictedBoxes:
-    """Stored predictions as arrays; the best of each category only, where no more count."""
+    """Stored predictions as arrays, with at most max_per_category of the best boxes of each category."""
     return predictions.as_arrays(max_per_category) if isinstance(predictions, StoredPredictions) else predictions
 
 
@@ -105,7 +108,7 @@ def _measure_captions(
 
 
 def _shares(truth: Sequence[Record], right: Sequence[Sequence[bool]]) -> Samples:
-    """right: for each record, whether each of its phrases was found. Captions of one image are drawn together."""
+    """right: for each record, whether each of its phrases was found. Captions of one image are resampled together."""
     images: dict[str, int] = {}
     owners = [images.setdefault(record.filename, len(images)) for record in truth]
     return Shares(
@@ -118,10 +121,10 @@ def _shares(truth: Sequence[Record], right: Sequence[Sequence[bool]]) -> Samples
 def mistakes_of(
     truth: Sequence[Record], predictions: Sequence[Record], metric: Metric, score_threshold: float = SHOWN_SCORE
 ) -> list[int]:
-    """How many mistakes each record has: boxes missed, invented or of the wrong category; phrases whose best box is
-    wrong.
+    """The number of mistakes in each record.
 
-    predictions: one for each record of the truth, in its order.
+    Mistakes are missed boxes, boxes without an object or of the wrong category, and phrases whose best box is wrong.
+    predictions: one for each record of the ground truth, in order.
     """
     if metric == "generalized_expressions":
         matches = expression_matches(truth, predictions, score_threshold=score_threshold)
@@ -137,14 +140,14 @@ def _mistakes(truth: Record, found: Record) -> int:
 
 
 def match_boxes(truth: Record, found: Record) -> list[tuple[Instance | None, Instance | None]]:
-    """Every true and every predicted box once: pairs by falling overlap, whatever their categories, then the rest.
+    """Matches true and predicted boxes: pairs of equal category first, then by descending IoU; then unmatched boxes.
 
-    Boxes below SHOWN_SCORE and those that the truth ignores are left out.
+    Boxes below SHOWN_SCORE, and true boxes marked `ignore`, are left out.
     """
     true = [each for each in truth.instances or () if not each.ignore]
     guesses = [each for each in found.instances or () if (each.score or 0.0) >= SHOWN_SCORE]
     ious = pairwise_iou([each.box for each in true], [each.box for each in guesses])
-    # Among boxes that overlap as much, the one of the right category is the match.
+    # A box of the right category takes precedence.
     same = np.array([[one.category == other.category for other in guesses] for one in true]).reshape(ious.shape)
     worth = np.where(ious >= MATCH_IOU, ious + same, 0.0)
     matched = best_pairs(worth, MATCH_IOU)
@@ -155,9 +158,9 @@ def match_boxes(truth: Record, found: Record) -> list[tuple[Instance | None, Ins
 
 
 def confusion(truth: Sequence[Record], predictions: Sequence[Record], names: Sequence[str]) -> np.ndarray:
-    """(K + 1, K + 1) int64: row the true category, column the predicted one; the last of each is nothing.
+    """(K + 1, K + 1) int64 confusion matrix: rows are true, columns predicted categories; the last one is no object.
 
-    predictions: one for each record of the truth, in its order.
+    predictions: one for each record of the ground truth, in order.
     """
     labels = {name: label for label, name in enumerate(names)}
     table = np.zeros((len(names) + 1, len(names) + 1), dtype=np.int64)

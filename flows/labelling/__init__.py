@@ -1,1 +1,1 @@
-"""From unlabelled images to a label file: bootstrap, plan, infer, filter. The plan's key decides what is redone."""
+"""Labels images: bootstrap, plan, infer, filter. Work is redone only if the key of the plan changes."""

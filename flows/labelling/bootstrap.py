@@ -1,4 +1,4 @@
-"""The first stage: a folder of images with categories, or with captions, becomes an ODVG file without real boxes."""
+"""The first stage: makes an unlabelled ODVG file from a folder of images and categories, or from captions."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from grounding_model.inputs.noun_phrases import noun_phrases
 
 
 class Bootstrapped(NamedTuple):
-    """annotations: the ODVG file. label_map: None for captions. lines: in it. quarantined: those set aside.
+    """The result of a bootstrap. annotations: the ODVG file. label_map: None for captions. lines: number of lines.
 
-    images: the folder that the filenames are relative to.
+    quarantined: the lines that cannot be labelled. images: the folder to which file names are relative.
     """
 
     annotations: Path
@@ -40,7 +40,7 @@ class Bootstrapped(NamedTuple):
 
     def _repr_html_(self) -> str:
         rows = [("annotations", self.annotations), ("label map", self.label_map), ("images", self.images)]
-        title = f"{many(self.lines, 'line')}, {len(self.quarantined)} of them set aside"
+        title = f"{many(self.lines, 'line')}, {len(self.quarantined)} of them quarantined"
         return html_table(title, (), [row for row in rows if row[1] is not None])
 
 
@@ -52,12 +52,12 @@ def bootstrap_od(
     without: str | Path | None = None,
     overwrite: bool = False,
 ) -> Bootstrapped:
-    """A folder of images and category names -> `X_od.json` (out) and `X_label_map.json` beside it (or label_map).
+    """Writes `X_od.json` (out) and `X_label_map.json` beside it (or label_map) for images and category names.
 
-    out: by default beside the folder `X`. without: an ODVG file whose images are left out: they are labelled.
-    Sizes come from the file headers, EXIF turn applied. An image that cannot be read stays as a quarantined line.
-    Raises InputError when the folder is missing or holds no image, for an empty or repeated category, and where `out`
-    holds labels, or other labels refer to another label map there; overwrite: replace them.
+    out: by default beside the folder `X`. without: an ODVG file with labelled images, which are left out.
+    Sizes come from the file headers, after EXIF rotation. An image that cannot be read becomes a quarantined line.
+    Raises InputError if the folder is missing or has no images, for an empty or repeated category, if `out` contains
+    labels, or if other labels use a different label map there; overwrite: replace these files.
     """
     names = check_categories(categories)
     warn_of_names(dict(enumerate(names)), "categories")
@@ -87,16 +87,16 @@ def bootstrap_vg(
     phrases: Phrases | None = None,
     overwrite: bool = False,
 ) -> Bootstrapped:
-    """Captions of images -> `X_vg.json` (out): one line a caption, its noun phrases with the placeholder box.
+    """Writes `X_vg.json` (out) for captions: a line per caption, with its noun phrases and the placeholder box.
 
     out: by default beside the folder of images `X`.
-    captions: CSV with a filename and a caption column, JSON (a mapping, objects with filename and caption, Hugging
-    Face's metadata.jsonl, or COCO's captions), a folder with metadata.jsonl or metadata.csv, or of .txt files named as
-    the images (one caption a line), or a mapping of filenames to one or several captions.
-    phrases: of a caption's text, the phrases to look for in place of NLTK's noun phrases; a mapping, or a JSON file
-    with one. A caption that is not in there keeps its noun phrases.
-    Raises InputError when the captions cannot be read, or name no image at all, and where `out` holds labels;
-    overwrite: replace them.
+    captions: CSV with a filename and a caption column; JSON (a mapping, objects with filename and caption, Hugging
+    Face's metadata.jsonl, or COCO captions); a folder with metadata.jsonl or metadata.csv, or with .txt files named
+    like the images (one caption per line); or a mapping of file names to one or several captions.
+    phrases: caption -> phrases to detect instead of NLTK's noun phrases; a mapping or its JSON file. Captions that are
+    not in it keep their noun phrases.
+    Raises InputError if the captions cannot be read or belong to no image, or if `out` contains labels; overwrite:
+    replace it.
     """
     pairs = list(read_captions(captions, images))
     if not pairs:
@@ -107,7 +107,7 @@ def bootstrap_vg(
         )
     known = {} if phrases is None else read_phrases(phrases)
     if unlisted := next((caption for _, caption in pairs if caption and caption not in known), None):
-        placeholder_regions(unlisted)  # a missing tagger is reported once, before anything is written
+        placeholder_regions(unlisted)  # reports a missing tagger before anything is written
     out = _beside(images, "vg") if out is None else as_path(out)
     if not overwrite:
         refuse_to_lose_labels(out)
@@ -116,7 +116,7 @@ def bootstrap_vg(
 
 
 def placeholder_regions(caption: str, phrases: Sequence[str] | None = None) -> tuple[Region, ...]:
-    """The phrases of a caption (NLTK's noun phrases when None) as regions without boxes."""
+    """The phrases of a caption as regions without boxes. phrases: None for NLTK's noun phrases."""
     if phrases is None:
         spans = noun_phrases(caption)
     else:
@@ -125,7 +125,7 @@ def placeholder_regions(caption: str, phrases: Sequence[str] | None = None) -> t
 
 
 def check_categories(categories: Sequence[str]) -> list[str]:
-    """The names without blanks round them. Raises InputError for an empty or repeated one."""
+    """The names without surrounding white space. Raises InputError for an empty or repeated one."""
     names = categories.split(",") if isinstance(categories, str) else list(categories)
     names = [name.strip() for name in names]
     if not names or not all(names):
@@ -148,7 +148,7 @@ def _write(
     entries: Iterable[tuple[str, str | None]],
     regions_of: Callable[[str], tuple[Region, ...]] = placeholder_regions,
 ) -> tuple[int, tuple[ImageProblem, ...]]:
-    """One line an entry (filename, caption or None); what cannot be read or made stays as a quarantined line."""
+    """Writes a line per entry (file name, caption or None), a quarantined one on errors; (lines, quarantined)."""
     number, problems, readable = -1, [], 0
     with write_whole(out) as file:
         for number, (filename, caption) in enumerate(show_progress(entries, desc="read", unit="image", leave=False)):
@@ -175,11 +175,11 @@ def _write(
 
 
 def _check_writable(filename: str) -> None:
-    """Raises InputError for a name that is not UTF-8 on the disk: no data file could hold it."""
+    """Raises InputError for a name that is not valid UTF-8 on disk, since a data file cannot contain it."""
     if _printable(filename) != filename:
         raise InputError(_printable(filename), "the file name is not UTF-8", "rename the file")
 
 
 def _printable(text: str) -> str:
-    """The text with an escape for every byte that was not UTF-8."""
+    """The text with escapes for bytes that are not valid UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,8 +13,11 @@ from typing import Any
 from formats.images import images_of_folder, with_slashes
 from formats.io.errors import InputError
 from formats.io.files import load_json
-from formats.io.storage import as_path
+from formats.io.plurals import many
+from formats.io.storage import as_path, is_address
 from formats.io.values import describe_value
+
+_log = logging.getLogger(__name__)
 
 Captions = str | Path | Mapping[str, str | Sequence[str]]
 Phrases = str | Path | Mapping[str, Sequence[str]]
@@ -65,11 +70,25 @@ def _captions_of_files(path: Path, images: str | Path) -> Iterator[tuple[str, st
 
 
 def _captions_beside(folder: Path, images: str | Path) -> Iterator[tuple[str, str]]:
-    for filename in images_of_folder(images):
-        text = folder / PurePosixPath(filename).with_suffix(".txt").as_posix()
-        if text.is_file():
-            lines = text.read_text(encoding="utf-8-sig").splitlines()
-            yield from _flatten([(filename, [line for line in lines if line.strip()])], text)
+    filenames = images_of_folder(images)
+    stems = [PurePosixPath(filename).with_suffix("").as_posix() for filename in filenames]
+    texts = _texts_of(folder, stems)
+    for filename, stem in zip(filenames, stems):
+        if stem in texts:
+            lines = texts[stem].read_text(encoding="utf-8-sig").splitlines()
+            yield from _flatten([(filename, [line for line in lines if line.strip()])], texts[stem])
+    if alone := sorted(set(texts).difference(stems)):
+        what = f"{many(len(alone), 'text file')} without an image in {images}"
+        _log.warning("%s: %s; the first is %s", folder, what, texts[alone[0]].name)
+
+
+def _texts_of(folder: Path, stems: Sequence[str]) -> dict[str, Path]:
+    """Stem -> its .txt file, in either case; in a store, which is asked for each, those of the images alone."""
+    if is_address(folder):
+        found = ((stem, folder / f"{stem}.txt") for stem in dict.fromkeys(stems))
+        return {stem: path for stem, path in found if path.is_file()}
+    paths = sorted(path for path in folder.rglob("*.[tT][xX][tT]") if path.is_file())
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
 
 
 def _captions_csv(path: Path) -> Iterator[tuple[str, str]]:
@@ -109,15 +128,25 @@ def _column(path: Path, columns: Sequence[str], wanted: Sequence[str]) -> str:
 
 def _captions_json(path: Path) -> Iterator[tuple[str, str]]:
     text = path.read_text(encoding="utf-8-sig")
+    twice: list[str] = []
+
+    def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice.extend(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        return found
+
     try:
         try:
-            entries = json.loads(text)
+            entries = json.loads(text, object_pairs_hook=table)
         except (ValueError, RecursionError):  # one object per line
             entries = [json.loads(line) for line in text.splitlines() if line.strip()]
     except (ValueError, RecursionError) as error:  # the latter: brackets without end
         raise InputError(
             path, f"not JSON ({error})", "expected a mapping, a list of objects, or one object per line"
         ) from None
+    if twice:
+        raise InputError(path, f"{twice[0]!r} is listed twice", "expected a list of all its captions")
     if isinstance(entries, dict) and {"images", "annotations"} <= set(entries):
         yield from _flatten(_captions_coco(path, entries), path)
         return
@@ -134,7 +163,10 @@ def _captions_coco(path: Path, content: Mapping[str, Any]) -> Iterator[tuple[str
     """COCO's captions in the order of the file; an image has several."""
     try:
         filenames = {image["id"]: image["file_name"] for image in content["images"]}
-        yield from ((filenames[each["image_id"]], each["caption"]) for each in content["annotations"])
+        for each in content["annotations"]:
+            if each["image_id"] not in filenames:
+                raise InputError(path, f"has a caption of image {each['image_id']!r}", "expected one that it lists")
+            yield filenames[each["image_id"]], each["caption"]
     except (KeyError, TypeError) as error:
         remedy = 'expected {"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}'
         raise InputError(path, f"is not a file of COCO captions ({error!r})", remedy) from None

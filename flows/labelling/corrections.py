@@ -1,4 +1,4 @@
-"""Whether lines that a person corrected belong to labels: one check, wherever such lines come in."""
+"""Checks that corrected lines belong to a label file."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from formats.reviewed import Correction, Key, key_of
 
 
 def check_corrections(manifest: Manifest, corrections: Sequence[Correction]) -> None:
-    """As check_lines, for the source of a plan and its label map."""
+    """Like check_lines, for the source and the label map of a plan."""
     check_lines(manifest.source, manifest.label_map, corrections)
 
 
 def check_lines(labels: Path, label_map: Mapping[str, str] | None, corrections: Sequence[Correction]) -> None:
-    """Raises InputError for a line that is not in the labels, is listed twice or has the size of another picture, and
-    for a label that the label map does not have.
+    """Raises InputError for a line that is not in the labels, is listed twice or has another image size, and for a
+    label that is not in the label map.
 
-    labels: an ODVG file, the source or the labels of a round. label_map: keys as text; None for captions.
+    labels: an ODVG file, the source or the labels of a round. label_map: with string keys; None for captions.
     """
     _check_images(labels, corrections)
     for each in corrections:
         if each.withdrawn:
             continue
         if (each.record.instances if label_map is not None else each.record.regions) is None:
-            raise InputError(each.location, "unlabelled line", 'expected "instances": [] where nothing is')
+            raise InputError(each.location, "unlabelled line", 'expected "instances": [] if there is no object')
         for instance in each.record.instances or ():
             if label_map is not None:
                 _check_category(label_map, instance, each.location)
@@ -48,13 +48,13 @@ def _check_images(labels: Path, corrections: Sequence[Correction]) -> None:
         if not is_quarantined(line.text):
             try:
                 record = parse_line(line, labels)
-            except InputError:  # a broken line, which labelling sets aside
+            except InputError:  # an invalid line, which labelling quarantines
                 continue
             if (correction := missing.pop(key_of(record), None)) is not None:
                 size, known = (correction.record.height, correction.record.width), (record.height, record.width)
                 if size != known:
                     what = f"says {size[1]}x{size[0]} pixels, {labels.name} says {known[1]}x{known[0]}"
-                    raise InputError(correction.location, what, "expected boxes in pixels of the same picture")
+                    raise InputError(correction.location, what, "expected boxes in pixels of the same image")
     for key, correction in missing.items():
         more = f" (nor are {len(missing) - 1} more)" if len(missing) > 1 else ""
         what = f"{_described(key)} is not a line of {labels.name}{more}"
@@ -73,5 +73,5 @@ def _check_category(label_map: Mapping[str, str], instance: Instance, location: 
     what = f"label {instance.label} is not {instance.category!r}"
     if instance.category in label_map.values():
         raise InputError(location, what, f"expected one of {dict(label_map)}")
-    what += ", which is none of this plan's categories"
+    what += ", which is not a category of this plan"
     raise InputError(location, what, expected_one_of(label_map.values(), instance.category))

@@ -1,4 +1,4 @@
-"""The detectors that label: a pool of devices that each hold the plan's model, acquired for one shard at a time."""
+"""Pools of detectors: each device holds the model of the plan, and a thread acquires it for one shard at a time."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from formats.io.errors import InputError
 from grounding_model.checkpoints.locations import checkpoint_hash
 from grounding_model.detector import choose_device, load_detector
 
-MAX_DEVICES = 16  # of one machine
+MAX_DEVICES = 16  # per machine
 
 
 class Predictor(Protocol):
-    """What labelling asks of a detector; grounding_model.Detector has it."""
+    """The interface of a detector for labelling; grounding_model.Detector implements it."""
 
     @property
     def predict_each(self) -> Callable[..., Iterator[Any]]:
@@ -26,7 +26,7 @@ class Predictor(Protocol):
 
 
 class DetectorPool(Protocol):
-    """What labelling asks of whoever has the detectors; LocalDetectorPool has it. devices: one for each detector."""
+    """The interface of a pool; LocalDetectorPool implements it. devices: one per detector."""
 
     devices: tuple[str, ...]
 
@@ -36,9 +36,9 @@ class DetectorPool(Protocol):
 
 
 def devices_of(devices: Sequence[str]) -> list[str]:
-    """Every device by its name, a worker each; "auto" is every GPU of the machine, or its CPU.
+    """The devices by name, one per worker; "auto" stands for all GPUs of the machine, or its CPU.
 
-    Raises InputError for a device that is not there.
+    Raises InputError for a device that does not exist.
     """
     return [
         found
@@ -58,7 +58,7 @@ def _all_gpus() -> list[str]:
 
 
 def load_planned_detector(manifest: Manifest, device: str = "auto") -> Predictor:
-    """The detector that the plan names. Raises InputError when its weights are no longer those of the plan."""
+    """The detector of a plan. Raises InputError if its weights have changed since the plan was made."""
     if checkpoint_hash(manifest.weights) != manifest.weights_sha256:
         raise InputError(manifest.weights, "the weights have changed since the plan was made", "plan again")
     return load_detector(manifest.weights, manifest.text_encoder, device, manifest.dtype)
@@ -68,7 +68,7 @@ _Model = tuple[str, str | None, str]  # hashes of the weights and of the text en
 
 
 class LocalDetectorPool:
-    """The model of the current plan for each worker, loaded once and lent to one thread at a time."""
+    """A detector for each device, loaded once per plan and used by one thread at a time."""
 
     def __init__(
         self, devices: Sequence[str], load: Callable[[Manifest, str], Predictor] = load_planned_detector
@@ -85,10 +85,10 @@ class LocalDetectorPool:
         """A detector for exclusive use."""
         index = self._free.get()
         try:
-            with self._lock:  # two models at once would need the memory of both while they are read
+            with self._lock:  # loading several models at once would need more memory
                 wanted = (manifest.weights_sha256, manifest.text_encoder_sha256, manifest.dtype)
                 if index not in self._held or self._held[index][0] != wanted:
-                    self._held.pop(index, None)  # the old one goes before the new one comes
+                    self._held.pop(index, None)  # free the old model before loading the new one
                     self._held[index] = wanted, self._load(manifest, self.devices[index])
             yield self._held[index][1]
         finally:
@@ -96,7 +96,7 @@ class LocalDetectorPool:
 
 
 def pool_of(detector: Predictor) -> LocalDetectorPool:
-    """Lends a detector that is there already."""
+    """A pool with one detector that is already loaded."""
     return LocalDetectorPool(["the detector's own"], lambda manifest, device: detector)
 
 
@@ -105,7 +105,7 @@ _pools_lock = threading.Lock()
 
 
 def shared_pool(devices: Sequence[str]) -> LocalDetectorPool:
-    """Those of this process on these devices: what one task has loaded the next one finds."""
+    """The pool of this process for these devices, so that successive tasks load a model only once."""
     with _pools_lock:
         if tuple(devices) not in _pools:
             _pools[tuple(devices)] = LocalDetectorPool(devices_of(devices))
@@ -113,6 +113,6 @@ def shared_pool(devices: Sequence[str]) -> LocalDetectorPool:
 
 
 def release_detectors() -> None:
-    """Frees the memory of all models that this process holds."""
+    """Frees all models in the shared pools of this process."""
     with _pools_lock:
         _pools.clear()

@@ -1,4 +1,4 @@
-"""Why the boxes of one image became labels or were dropped: the filter's own decisions, box by box."""
+"""Explains why each box of an image became a label or was dropped, by running the filter on it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from formats.io.plurals import many
 from formats.io.toml_config import config_from_table
 from formats.record import Box, Record
 
-# Reasons after which a box has suppressed no other one.
+# Reasons for which a box is dropped before it can suppress others.
 WITHOUT_EFFECT = {"score", "small", "of a distractor", "distractor", "duplicate"}
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of a candidate. outcome: "label", "ignored in training" or "dropped: REASON". why: in words."""
+    """The decision on a candidate. outcome: "label", "ignored in training" or "dropped: REASON". why: details."""
 
     name: str
     box: Box
@@ -37,7 +37,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The decisions about one line of the source, by falling score. note: of the whole line."""
+    """The decisions on one line of the source, by descending score. note: about the whole line."""
 
     filename: str
     caption: str | None
@@ -63,11 +63,11 @@ def explain_image(
     reviewed: str | Path | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> list[Explanation]:
-    """Every candidate of an image and what the policy does with it; one explanation for each line of the source.
+    """Explains what the policy does with every candidate of an image; an explanation for each of its lines.
 
-    plans: the plan and more views of it; policy, reviewed, provenance: as filter_candidates takes them.
-    image: file name in the source, or the end of it. Raises InputError as filter_candidates, and for an image that the
-    source does not have or that fits several.
+    plans: the plan and further views of it. policy, reviewed, provenance: as for filter_candidates.
+    image: file name in the source, or the end of it. Raises InputError as filter_candidates does, and for an image that
+    is not in the source or is ambiguous.
     """
     check_plans(plans[0], plans[1:], policy)
     corrections, found = prepare_filter(plans, policy, reviewed, provenance)
@@ -82,14 +82,14 @@ def explain_image(
 
 
 def policy_of_labels(labels: Path, plans: Sequence[Manifest]) -> Policy | None:
-    """The policy that made labels, as their .meta.json records it; None where there is none of this plan.
+    """The policy that made labels, from their .meta.json; None if there is none of this plan.
 
-    Raises InputError where they were made with other views than plans[1:].
+    Raises InputError if they were made with other views than plans[1:].
     """
     meta = metadata_path(labels)
     if not meta.is_file():
         return None
-    payload = load_json(meta, "expected what filter wrote beside the labels")
+    payload = load_json(meta, "expected the file that filter writes beside the labels")
     if not isinstance(payload, dict) or payload.get("plan") != plans[0].key:
         return None
     if payload.get("views", []) != [view.key for view in plans[1:]]:
@@ -100,7 +100,7 @@ def policy_of_labels(labels: Path, plans: Sequence[Manifest]) -> Policy | None:
 
 
 def _lines_of(plans: Sequence[Manifest], image: str) -> list[CandidateLine]:
-    """The lines of an image, by its whole name or else by the end of it."""
+    """The lines of an image, found by its full name or the end of it."""
     parts = PurePosixPath(image).parts
     ending: list[tuple[str, CandidateLine]] = []
     for line in lines_with_candidates(plans):
@@ -111,8 +111,8 @@ def _lines_of(plans: Sequence[Manifest], image: str) -> list[CandidateLine]:
     if image in names:
         names = [image]
     if len(names) != 1:
-        what = f"has no image {image!r}" if not names else f"{image!r} fits {', '.join(names[:3])}"
-        raise InputError(plans[0].source, what, "expected the file name of one image, as its line has it")
+        what = f"has no image {image!r}" if not names else f"{image!r} matches {', '.join(names[:3])}"
+        raise InputError(plans[0].source, what, "expected the file name of one image, as in its line")
     lines = [line for name, line in ending if name == names[0]]
     if lines[0].problem is not None:
         raise InputError(image, f"was not labelled: {lines[0].problem.reason}", "expected an image that could be read")
@@ -128,7 +128,7 @@ def _explain(line: CandidateLine, record: Record, names: Sequence[str], policy: 
     if len(line.views) > 1:
         notes.append(f"{many(log['merged'], 'box')} of {len(line.views)} views merged into others")
     if corrected:
-        notes.append("a person corrected this line: the labels contain their boxes, none of these")
+        notes.append("a person corrected this line: the labels contain that person's boxes instead of these")
     ranked = sorted(decisions, key=lambda each: -each.score)
     return Explanation(record.filename, record.caption, tuple(ranked), "; ".join(notes))
 

@@ -1,7 +1,7 @@
-"""From candidates to labels, by a policy: pure, cheap, and without the model.
+"""Turns candidates into labels by a policy: deterministic, fast, and without the model.
 
-Whatever is dropped is counted by reason. The labels are written beside their source, in its order, line by line;
-beside them a .meta.json says who made them and how.
+Dropped candidates are counted by reason. The labels are written beside their source, in the same order, with a
+.meta.json that records how they were made.
 """
 
 from __future__ import annotations
@@ -41,12 +41,11 @@ from formats.reviewed import Key, corrections_for, reviewed_line
 logger = logging.getLogger(__name__)
 
 DEFAULT_POLICY = Policy()
-MADE_BY = ("plan", "policy", "thresholds_found")  # labels with the same of these differ by corrections alone
+MADE_BY = ("plan", "policy", "thresholds_found")  # labels for which these are equal differ only by corrections
 
 
 class FilterResult(NamedTuple):
-    """labels: the _v1 file. meta: the file beside it. counts: what meta says under "counts". quarantined: the lines
-    that are not labelled."""
+    """labels: the _v1 file. meta: its .meta.json. counts: "counts" in meta. quarantined: the unlabelled lines."""
 
     labels: Path
     meta: Path
@@ -69,16 +68,16 @@ def filter_candidates(
     provenance: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> FilterResult:
-    """Writes the labels of a plan that is labelled whole, and the .meta.json beside them.
+    """Writes the labels of a completely labelled plan, and their .meta.json.
 
-    out: default is `X_od_v1.json` beside the source `X_od.json`.
-    views: more plans of the same images, model and prompt, at another scale or mirrored; their boxes are merged with
-    the plan's own.
-    reviewed: lines that a person corrected, as formats.reviewed has them; they replace the model's.
-    provenance: what else the .meta.json tells: which round of a loop this is, and what its model was trained on.
-    overwrite: replace labels of another plan, or of unknown origin.
-    Raises InputError while shards are missing, for a view that is none of this plan, and for a category that the plan
-    does not know.
+    out: by default `X_od_v1.json` beside the source `X_od.json`.
+    views: plans for the same images, model and prompt at another scale or mirrored, whose boxes are merged with those
+    of the plan.
+    reviewed: file of corrections (formats.reviewed), which replace the model's lines.
+    provenance: further entries for the .meta.json: the round of a loop, and what its model was trained on.
+    overwrite: replace labels of another plan or of unknown origin.
+    Raises InputError if shards are missing, for a view that does not belong to the plan, and for a category that is not
+    in the plan.
     """
     manifest, *others = map(as_manifest, (manifest, *views))
     out = as_path(out) if out is not None else labels_path(manifest.source, 1)
@@ -115,7 +114,7 @@ def filter_candidates(
 def prepare_filter(
     plans: Sequence[Manifest], policy: Policy, reviewed: str | Path | None, provenance: Mapping[str, Any] | None
 ) -> tuple[Mapping[Key, Record], dict[str, float]]:
-    """What decides beside the policy: the corrected lines, and category -> threshold that the policy finds."""
+    """The corrected lines, and category -> threshold as found by an adaptive policy."""
     number = (provenance or {}).get("round")
     check = partial(check_corrections, plans[0])
     corrections = corrections_for(reviewed, number, check)
@@ -126,7 +125,7 @@ def prepare_filter(
 
 @dataclass
 class _Tally:
-    """What happened to every line and every candidate."""
+    """Counts of what happened to lines and candidates."""
 
     lines: int = 0
     candidates: int = 0
@@ -134,12 +133,12 @@ class _Tally:
     ignored: int = 0
     empty: int = 0  # labelled lines without a box
     dropped: Reasons = field(default_factory=Reasons)
-    reviewed: int = 0  # lines that a person corrected; their candidates are dropped for this reason
+    reviewed: int = 0  # lines corrected by a person, whose candidates are dropped for this reason
     reviewed_boxes: int = 0
     quarantined: list[ImageProblem] = field(default_factory=list)
 
     def counts(self, names: int = 1000) -> dict[str, Any]:
-        """For .meta.json. names: so many of the most frequent categories or phrases are listed."""
+        """The counts for .meta.json. names: maximum number of categories or phrases to list, most frequent first."""
         return {
             "lines": self.lines,
             "lines_without_labels": self.empty,
@@ -157,7 +156,7 @@ class _Tally:
 def _label_lines(
     views: Sequence[Manifest], policy: Policy, corrections: Mapping[Key, Record], tally: _Tally
 ) -> Iterator[dict[str, Any]]:
-    """The lines of the label file, one an input line."""
+    """Yields the lines of the label file, one per line of the source."""
     for line in lines_with_candidates(views):
         tally.lines += 1
         if line.problem is not None:
@@ -207,7 +206,7 @@ def _label(
 
 
 def _regions(record: Record, labels: Sequence[Label]) -> tuple[Region, ...]:
-    """The phrases that were found, in the caption's order, boxes best first; ignored boxes are in a separate region."""
+    """The detected phrases in the order of the caption, boxes best first; ignored boxes become separate regions."""
     found = []
     for index, region in enumerate(record.regions or ()):
         for ignore in (False, True):
@@ -215,32 +214,32 @@ def _regions(record: Record, labels: Sequence[Label]) -> tuple[Region, ...]:
             if of_region:
                 boxes = tuple(label.candidate.box for label in of_region)
                 scores = tuple(label.candidate.score for label in of_region)
-                weight = sum(label.weight for label in of_region) / len(of_region)  # a region has one for all its boxes
+                weight = sum(label.weight for label in of_region) / len(of_region)  # one weight for all boxes
                 found.append(replace(region, boxes=boxes, scores=scores, weight=weight, ignore=ignore))
     return tuple(found)
 
 
 def _refuse_other_labels(manifest: Manifest, out: Path, provenance: Mapping[str, Any]) -> None:
-    """Labels of this plan under another policy are replaced, and a loop replaces those of its own round."""
+    """Raises InputError if `out` has other labels than those of this plan, or of this round of a loop."""
     remedy = "expected another file for these labels, or overwrite=True"
     meta = metadata_path(out)
     if not out.is_file():
         return
     if not meta.is_file():
-        if not provenance and holds_labels(out):  # a loop may have been killed between the two files
-            raise InputError(out, "contains labels, and no .meta.json beside it says that this plan made them", remedy)
+        if not provenance and holds_labels(out):  # a loop may have been killed before it wrote the second file
+            raise InputError(out, "contains labels, but no .meta.json beside it shows that this plan made them", remedy)
         return
     made_by = load_json(meta, remedy)
     if not isinstance(made_by, dict) or made_by.get("plan") != manifest.key:
         same_round = isinstance(made_by, dict) and made_by.get("folder", ()) == provenance.get("folder")
         if not same_round:
-            raise InputError(out, f"contains the labels of another plan, as {meta.name} says", remedy)
+            raise InputError(out, f"contains the labels of another plan, according to {meta.name}", remedy)
 
 
 def _refuse_edited_labels(out: Path, new_sha256: str) -> None:
-    """Raises InputError where a person changed the labels since they were written.
+    """Raises InputError if a person has changed the labels since they were written.
 
-    A filter that was killed between the labels and their .meta.json wrote the labels that it would write again.
+    Labels that equal the new ones are accepted: filter may have been killed before it wrote the .meta.json.
     """
     meta = metadata_path(out)
     if not out.is_file() or not meta.is_file():
@@ -248,11 +247,11 @@ def _refuse_edited_labels(out: Path, new_sha256: str) -> None:
     recorded, there = load_json(meta, "remove it").get("labels_sha256"), sha256_of(out)
     if recorded not in (None, there) and there != new_sha256:
         remedy = f"pass the corrections as reviewed, keep a copy and use overwrite=True, or move {out.name} away"
-        raise InputError(out, f"was edited since it was written, as {meta.name} says", remedy)
+        raise InputError(out, f"was edited since it was written, according to {meta.name}", remedy)
 
 
 def check_plans(manifest: Manifest, views: Sequence[Manifest], policy: Policy) -> None:
-    """Raises InputError while shards are missing, for a view of another plan, and for unknown categories."""
+    """Raises InputError if shards are missing, for a view of another plan, and for unknown categories."""
     check_source(manifest)
     for plan in (manifest, *views):
         if missing := missing_shards(plan):
@@ -286,7 +285,7 @@ def _meta(
     counts: dict[str, Any],
     quarantined: Sequence[ImageProblem],
 ) -> dict[str, Any]:
-    """Who made these labels and how. No date and no folder of this machine: equal runs write equal files."""
+    """How these labels were made. Has no date and no local paths, so that equal runs write equal files."""
     manifest = views[0]
     categories = None if manifest.label_map is None else list(manifest.label_map.values())
     return {
@@ -316,10 +315,10 @@ def _meta(
 
 
 def _kept_audit(meta: Path, payload: Mapping[str, Any]) -> dict[str, Any]:
-    """The audit of the model's labels, where the same plan and policy make them again, with corrections or without."""
+    """The audit in the old .meta.json, if plan and policy are the same, so that only corrections may differ."""
     try:
         before = load_json(meta, "remove it, and filter again") if meta.is_file() else {}
-    except InputError:  # overwrite=True: without it, labels whose .meta.json is broken are refused
+    except InputError:  # only with overwrite=True; otherwise an invalid .meta.json was refused before
         return {}
     if not isinstance(before, dict) or "audit" not in before:
         return {}

@@ -1,7 +1,7 @@
-"""Which files the images of a shard were when it was labelled, so that a picture that is replaced is labelled again.
+"""Records the state of image files when they were labelled, so that replaced images are labelled again.
 
-The key of a plan knows names alone. WORK_DIR/images/shard-00000.json says of each image of a shard its size, when it
-was written and the digest of its content, all taken before it was labelled.
+The key of a plan covers only file names. WORK_DIR/images/shard-00000.json has, for each image of a shard, its size,
+modification time and digest before it was labelled.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from formats.images import safe_join
 from formats.io.errors import InputError
 from formats.io.files import sha256_of, write_json
 
-THREADS = 8  # requests to a store at once
+THREADS = 8  # concurrent requests to an object store
 
 
 class ImageState(NamedTuple):
-    """size: bytes. written: time in nanoseconds; of a store's object its ETag, else its date.
+    """size: bytes. written: modification time in nanoseconds; in an object store the ETag, or the date.
 
-    digest: SHA-256 of the content; None in a store, whose ETags serve, and for shards of older versions.
+    digest: SHA-256 of the content; None in an object store, where the ETag suffices, and for shards of older versions.
     """
 
     size: int
@@ -36,12 +36,12 @@ States = Mapping[str, ImageState | None]  # by filename; None: there was no such
 
 
 def states_path(manifest: Manifest, index: int) -> Path:
-    """Where the states of a shard's images lie."""
+    """The file with the states of a shard's images."""
     return manifest.work_dir / "images" / f"shard-{index:05d}.json"
 
 
 def current_states(image_root: Path, filenames: Iterable[str], digests: bool = True) -> dict[str, ImageState | None]:
-    """The images as they are now. Names that lead out of the folder are left out."""
+    """The current states of images. Names that leave the folder are skipped."""
     paths = _paths(image_root, filenames)
     with ThreadPoolExecutor(THREADS) as readers:
         states = readers.map(lambda path: _state(path, digests), paths.values())
@@ -49,14 +49,14 @@ def current_states(image_root: Path, filenames: Iterable[str], digests: bool = T
 
 
 def write_states(manifest: Manifest, index: int, states: States) -> None:
-    """Records the states of a shard's images; to be called before its candidates are written."""
+    """Records the states of a shard's images; must be called before its candidates are written."""
     write_json(states_path(manifest, index), states, indent=None, ensure_ascii=False)
 
 
 def changed_images(manifest: Manifest, indices: Sequence[int]) -> dict[int, list[str]]:
-    """Shard -> its images that are other files now than those that were labelled; without shards that have none.
+    """Shard -> its images that have changed since they were labelled; without shards that have none.
 
-    Shards that an older version labelled have no states yet: those of today are recorded for the next time.
+    Shards labelled by an older version have no states; the current ones are recorded for the next time.
     """
     find = _finder(manifest.image_root)
     changed = {}
@@ -77,7 +77,7 @@ def _changed(recorded: States, image_root: Path, find: Callable[[Path], ImageSta
 
 
 def _is_other(before: ImageState | None, now: ImageState | None, path: Path) -> bool:
-    """Whether a file has another content. Only a file that was rewritten in the same size is read for it."""
+    """Whether the content of a file has changed. The file is only read if it was rewritten with the same size."""
     if before is None or now is None:
         return before is not now
     if before.size != now.size or before.written == now.written:
@@ -110,7 +110,7 @@ def _read_states(path: Path) -> States | None:
         entries = json.loads(path.read_text(encoding="utf-8"))
         return {name: None if state is None else ImageState(*state) for name, state in entries.items()}
     except (OSError, ValueError, TypeError, AttributeError):
-        return None  # never written, or cut off: the shard counts as one of an older version
+        return None  # missing or truncated: treated like a shard of an older version
 
 
 def _state(path: Any, digest: bool) -> ImageState | None:
@@ -126,18 +126,18 @@ def _state(path: Any, digest: bool) -> ImageState | None:
 
 
 def _state_of_entry(entry: Mapping[str, Any]) -> ImageState | None:
-    """What a store says of an object."""
+    """The state of an object from the metadata of an object store."""
     if entry.get("type") == "directory":
         return None
     names = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "updated", "mtime", "created")
     written = next((entry[name] for name in names if entry.get(name)), "")
-    if isinstance(written, datetime):  # some stores give a date of one object and a number in a listing
+    if isinstance(written, datetime):  # some stores return a date for one object and a number in a listing
         written = written.timestamp()
     return ImageState(int(entry.get("size") or 0), str(written).strip('"'))
 
 
 def _finder(image_root: Path) -> Callable[[Any], ImageState | None]:
-    """A function that returns an image's state without digest. Stores are listed by folder, 1,000 objects at a time."""
+    """A function that returns an image's state without digest. Object stores are listed by folder, to save requests."""
     if isinstance(image_root, Path):
         return lambda path: _state(path, digest=False)
     listings: dict[str, dict[str, ImageState | None]] = {}

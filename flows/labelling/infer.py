@@ -1,7 +1,7 @@
-"""Labelling: every image of a shard through the detector, every candidate above the floor kept with its score.
+"""Runs the detector on the images of a plan, shard by shard, and stores all candidates above the score floor.
 
-A shard is done when its file is there, complete and carrying the plan's key. It is written beside and renamed, so a run
-that is killed at any moment loses at most the shards that it was labelling, and resuming never mixes two plans.
+A shard is finished when its file is complete and has the key of the plan. Files are written atomically, so a killed run
+loses at most the shards it was working on, and resuming never mixes two plans.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from grounding_model.inputs.prompt import Prompt
 
 logger = logging.getLogger(__name__)
 
-SIZE_ELSE = f"{SIZE_REMEDY}: bootstrap again, or restore the image"
+CHANGED_SIZE_REMEDY = f"{SIZE_REMEDY}: bootstrap again, or restore the image"
 
 
 class Image(NamedTuple):
-    """One line whose image can be labelled. size: height, width in pixels, as the line gives them.
+    """One line whose image can be labelled. size: height, width in pixels according to the line.
 
-    regions: for each phrase of the prompt, its index in the line's regions.
+    regions: for each phrase of the prompt, the index of its region in the line.
     """
 
     line: int
@@ -60,10 +60,10 @@ class Image(NamedTuple):
 
 
 class Executor(Protocol):
-    """Labels shards of a plan: threads of this process, Prefect's tasks, a Ray cluster."""
+    """Something that labels shards of a plan: threads of this process, tasks of Prefect, a Ray cluster."""
 
     def __call__(self, manifest: Manifest, shards: Sequence[int], batch_size: int) -> None:
-        """Labels these shards as label_shards does. Raises RuntimeError where one failed, once the others are done."""
+        """Labels these shards as label_shards does. If any fails, raises RuntimeError after the others are done."""
         ...
 
 
@@ -77,14 +77,14 @@ def infer(
     progress: bool = True,
     executor: Executor | None = None,
 ) -> list[Path]:
-    """Labels the missing shards; returns the files of all shards.
+    """Labels the missing shards of a plan; returns the files of all shards.
 
-    detector: None loads the plan's own on each device of `workers`. pool: who has detectors already, instead of both.
-    executor: labels the shards instead of threads of this process, and brings its own detectors.
-    Shards that are complete are not labelled again, unless one of their images is another file than it was.
-    Raises InputError when not one image can be used, the source is no longer what was planned, the plan's settings or
-    prompt cannot work, another process labels this plan or the workers are Ray's; OSError when there is no room for the
-    candidates; RuntimeError at the end when a shard failed; the others are done and stay so.
+    detector: None to load that of the plan on each device of `workers`. pool: a pool with loaded detectors, instead of
+    both. executor: labels the shards with its own detectors, instead of threads of this process.
+    Complete shards are not labelled again, unless one of their images has changed.
+    Raises InputError if no image is usable, the source has changed since it was planned, the settings or prompt of the
+    plan cannot work, another process is labelling this plan, or the workers are Ray's; OSError if the disk is full;
+    RuntimeError at the end if a shard failed (finished shards are kept).
     """
     if executor is None and workers.runner != "threads":
         raise InputError("workers.runner", "Ray works inside a Prefect flow", "expected the deployment infer/stage")
@@ -105,7 +105,7 @@ def infer(
 
 
 def _drop_changed(manifest: Manifest, complete: Sequence[int]) -> list[int]:
-    """Removes the candidates of shards whose images changed since they were labelled, and says so; returns them."""
+    """Removes the candidates of shards whose images have changed, and logs it; returns the shards."""
     changed = changed_images(manifest, complete)
     if changed:
         names = [name for found in changed.values() for name in found]
@@ -119,7 +119,7 @@ def _drop_changed(manifest: Manifest, complete: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class ThreadExecutor:
-    """Labels by as many threads of this process as there are detectors. progress: say how far it is."""
+    """Labels in threads of this process, one per detector. progress: whether to show it."""
 
     detectors: DetectorPool
     progress: bool = True
@@ -144,7 +144,7 @@ def _label_in_threads(
     batch_size: int,
     on_images: Callable[[int], object],
 ) -> dict[int, Exception]:
-    """The shards that failed, and why. An error that concerns all shards stops the threads at their next image."""
+    """Shard -> error, for those that failed. An error that affects all shards stops the threads at their next image."""
     failures: dict[int, Exception] = {}
     stopping = threading.Event()
 
@@ -162,7 +162,7 @@ def _label_in_threads(
         except _Stopped:
             return
         except BaseException:
-            stopping.set()  # at once: this thread takes up its next shard before the caller hears of the error
+            stopping.set()  # here, since this thread may start its next shard before the caller sees the error
             raise
 
     with ThreadPoolExecutor(len(detectors.devices), thread_name_prefix="label") as threads:
@@ -177,7 +177,7 @@ def _label_in_threads(
 
 
 class _Stopped(Exception):
-    """Another shard showed that none can be labelled, or a person interrupted."""
+    """Labelling was stopped: by an error that affects all shards, or by an interrupt."""
 
 
 def label_shards(
@@ -188,9 +188,9 @@ def label_shards(
     batch_size: int = Execution.batch_size,
     on_images: Callable[[int], object] = lambda count: None,
 ) -> dict[int, Exception]:
-    """Labels the shards one by one; returns those that failed, and why.
+    """Labels shards one by one; returns shard -> error for those that failed.
 
-    Raises what every other shard would say too: InputError of the plan itself, OSError of a full disk.
+    Raises errors that affect all shards: InputError of the plan, OSError for a full disk.
     """
     failures: dict[int, Exception] = {}
     for index in indices:
@@ -207,7 +207,7 @@ def label_shards(
 
 
 def raise_failures(manifest: Manifest, failures: Mapping[int, Exception]) -> None:
-    """Raises RuntimeError where a shard failed, naming the first."""
+    """Raises RuntimeError, naming the first shard, if any failed."""
     if failures:
         index = min(failures)
         raise RuntimeError(
@@ -224,11 +224,11 @@ def label_shard(
     batch_size: int = Execution.batch_size,
     on_images: Callable[[int], object] = lambda count: None,
 ) -> Path:
-    """Labels one shard and writes its candidates; the unit of work that a scheduler maps.
+    """Labels one shard and writes its candidates; the unit of work for schedulers.
 
-    A line or image that cannot be used becomes a problem row of the file. on_images is called with how many more lines
-    are done. An error that is not the input's fault is raised when not one image of the shard comes through, and
-    InputError when the plan's settings or prompt cannot work.
+    A line or image that cannot be used becomes a problem row of the file. on_images is called with the number of newly
+    finished lines. Raises an error that was not caused by the input if no image of the shard could be labelled, and
+    InputError if the settings or prompt of the plan cannot work.
     """
     labelled: list[ImageCandidates] = []
     problems: list[ImageProblem] = []
@@ -258,19 +258,19 @@ def label_shard(
 
 
 def category_prompt(label_map: Mapping[str, str]) -> Prompt:
-    """The prompt of all names of a label map. Raises InputError for a name that no prompt can hold."""
+    """The prompt for all names of a label map. Raises InputError for a name that cannot be in a prompt."""
     return Prompt.categories(list(label_map.values()))
 
 
 def _images(manifest: Manifest, lines: Sequence[SourceLine], problems: list[ImageProblem]) -> Iterator[Image]:
-    """What can be looked at; the rest goes to problems."""
+    """Yields the lines that can be labelled; the others are added to `problems`."""
     for line in lines:
         filename = ""
         try:
             record = parse_line(line, manifest.source)
             filename = record.filename
             path = safe_join(manifest.image_root, filename)
-            if isinstance(path, Path) and not path.is_file():  # of a store, the reading itself tells
+            if isinstance(path, Path) and not path.is_file():  # in an object store, reading it will show
                 raise InputError(path, "no such image")
             prompt, regions = _prompt(manifest, record)
         except InputError as error:
@@ -283,9 +283,9 @@ def _images(manifest: Manifest, lines: Sequence[SourceLine], problems: list[Imag
 
 
 def _prompt(manifest: Manifest, record: Record) -> tuple[Prompt | None, tuple[int, ...]]:
-    """The prompt of a record (None where the plan has one for all), and for each phrase in it the index of its region.
+    """The prompt of a record (None if the plan has one for all), and for each of its phrases the index of its region.
 
-    Regions without spans (Open-GroundingDino's dialect) are looked for in the caption as whole words.
+    Regions without spans (Open-GroundingDino's dialect) are searched for in the caption as whole words.
     """
     if manifest.label_map is not None:
         return None, ()
@@ -305,9 +305,9 @@ def _prompt(manifest: Manifest, record: Record) -> tuple[Prompt | None, tuple[in
 def _outcomes(
     detector: Predictor, manifest: Manifest, images: Sequence[Image], batch_size: int
 ) -> Iterator[Record | Exception]:
-    """The detector's record of every image, or why there is none.
+    """Yields the detector's record or error for every image.
 
-    An error that the detector does not isolate by itself sends the images after it through one by one.
+    If the detector raises an error instead of yielding it, the remaining images are processed one by one.
     """
     outcomes = _predict(detector, manifest, images, batch_size)  # refuses a plan that cannot work
     done = 0
@@ -331,23 +331,23 @@ def _predict(
     wanted = {"return_image_feature": True} if getattr(viewed, "gives_image_features", False) else {}
     outcomes = viewed.predict_each(
         [image.path for image in images],
-        # Without a label map every image that is looked at has a prompt of its own.
+        # Without a label map, every image has its own prompt.
         [image.prompt for image in images if image.prompt is not None]
         if manifest.label_map is None
         else category_prompt(manifest.label_map),
         **manifest.detector_arguments(),
         batch_size=batch_size,
-        mixed_sizes=False,  # an image's candidates do not depend on its neighbours
+        mixed_sizes=False,  # the candidates of an image must not depend on others in the batch
         **wanted,
     )
     return (outcome if isinstance(outcome, Record) else outcome.error for outcome in outcomes)
 
 
 def _of_its_line(image: Image, outcome: Record | Exception) -> Record | Exception:
-    """The detector's outcome, or the error that its picture is not the one of the line."""
+    """The detector's outcome, or an error if the image does not have the size in its line."""
     if isinstance(outcome, Record):
         try:
-            check_size(image.filename, (outcome.height, outcome.width), image.size, "line says", SIZE_ELSE)
+            check_size(image.filename, (outcome.height, outcome.width), image.size, "line says", CHANGED_SIZE_REMEDY)
         except InputError as error:
             return error
     return outcome

@@ -1,7 +1,7 @@
-"""The plan of a labelling as a file, `work_dir/manifest.json`.
+"""The plan of a labelling, stored as `work_dir/manifest.json`.
 
-Its key is a digest of everything that decides the candidates. A shard of candidates carries the key of the plan that
-it was made for, so that an interrupted labelling resumes where it stopped and never mixes two plans.
+Its key is a digest of everything that determines the candidates. Each shard of candidates records the key of its plan,
+so an interrupted labelling resumes where it stopped and never mixes two plans.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from formats.record import Record
 
 MANIFEST_NAME = "manifest.json"
 
-# Entries that say where things lie, not what they are: moving a folder does not make another plan.
+# Entries with locations, which are not part of the key: moving a folder does not change the plan.
 PLACES = ("source", "weights", "text_encoder")
-# The order of a manifest.json since the first one; settings that are not here follow.
+# The order of entries in manifest.json since its first version; other settings follow.
 _ORDER = (
     "source", "source_sha256", "image_root", "weights", "weights_sha256", "text_encoder", "text_encoder_sha256",
     "label_map", "score_floor", "scale", "max_per_image", "chunk_size", "shards", "software",
@@ -33,7 +33,7 @@ _ORDER = (
 
 
 class SourceLine(NamedTuple):
-    """One line of an ODVG file. number: 0-based, blank lines counted. text: without the line break."""
+    """One line of an ODVG file. number: from 0, counting blank lines. text: without the line break."""
 
     number: int
     text: str
@@ -41,7 +41,7 @@ class SourceLine(NamedTuple):
 
 @dataclass(frozen=True)
 class Shard:
-    """Lines first_line … first_line + lines - 1 of the source, which start at byte offset."""
+    """Lines first_line … first_line + lines - 1 of the source, starting at the byte `offset`."""
 
     index: int
     first_line: int
@@ -51,11 +51,10 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(LabellingSettings):
-    """A plan: its settings, and what they are applied to.
+    """A plan: settings, and the data to which they apply.
 
-    source, image_root: absolute paths, or addresses that were opened. Filenames are relative to image_root.
-    label_map: keys as text, as in the file; None where every line brings its own caption. software: which Groundhog
-    made the plan.
+    source, image_root: absolute paths, or opened URLs. File names are relative to image_root. label_map: with string
+    keys, as in the file; None if every line has its own caption. software: the version that made the plan.
     """
 
     source: Path
@@ -69,27 +68,27 @@ class Manifest(LabellingSettings):
     work_dir: Path
 
     def entries(self) -> dict[str, Any]:
-        """What manifest.json says, without the key."""
+        """The content of manifest.json, without the key."""
         entries = settings_payload(self) | {"source": absolute(self.source), "image_root": absolute(self.image_root)}
         del entries["work_dir"]
-        if not self.mirrored:  # plans that were made before there were mirrors keep their keys
+        if not self.mirrored:  # keeps the keys of plans made before this setting existed
             del entries["mirrored"]
         return {name: entries.pop(name) for name in _ORDER} | entries
 
     @property
     def key(self) -> str:
-        """SHA-256 of the canonical JSON of all that decides the candidates; 64 hexadecimal digits."""
+        """SHA-256 of the canonical JSON of everything that determines the candidates; 64 hexadecimal digits."""
         deciding = {name: value for name, value in self.entries().items() if name not in PLACES}
         canonical = json.dumps(deciding, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @property
     def path(self) -> Path:
-        """Where the plan itself lies."""
+        """The path of manifest.json."""
         return self.work_dir / MANIFEST_NAME
 
     def shard_path(self, index: int) -> Path:
-        """Where the candidates of one shard lie once they are complete."""
+        """The path of the candidates of a shard; the file exists once they are complete."""
         return self.work_dir / "candidates" / f"shard-{index:05d}.parquet"
 
 
@@ -99,7 +98,7 @@ def write_manifest(manifest: Manifest) -> None:
 
 
 def read_manifest(path: str | Path) -> Manifest:
-    """The plan in a manifest.json, or in the folder that contains one. Raises InputError when it is none."""
+    """Reads a manifest.json, or that in a folder. Raises InputError if it is missing or invalid."""
     path = as_path(path)
     path = path / MANIFEST_NAME if path.is_dir() else path
     try:
@@ -141,12 +140,12 @@ PlanOrPath = Manifest | str | Path
 
 
 def as_manifest(plan: PlanOrPath) -> Manifest:
-    """The plan itself. Raises InputError as read_manifest."""
+    """The plan itself, read from a file if needed. Raises InputError as read_manifest does."""
     return plan if isinstance(plan, Manifest) else read_manifest(plan)
 
 
 def check_source(manifest: Manifest) -> None:
-    """Raises InputError when the source is not the file that was planned: its shards would be other lines."""
+    """Raises InputError if the source has changed since it was planned, since its shards would have other lines."""
     if not manifest.source.is_file():
         raise InputError(manifest.source, "no such file", "expected the file that was planned there")
     if sha256_of(manifest.source) != manifest.source_sha256:
@@ -154,7 +153,7 @@ def check_source(manifest: Manifest) -> None:
 
 
 def read_lines(source: Path, shard: Shard | None = None) -> Iterator[SourceLine]:
-    """The lines of a file, or of one shard of it. Blank lines are passed over, the numbers count them."""
+    """Yields the lines of a file, or of one shard of it. Blank lines are skipped but counted."""
     with source.open("rb") as file:
         file.seek(shard.offset if shard else 0)
         first = shard.first_line if shard else 0
@@ -166,6 +165,6 @@ def read_lines(source: Path, shard: Shard | None = None) -> Iterator[SourceLine]
 
 
 def parse_line(line: SourceLine, source: Path) -> Record:
-    """The record of a line. Raises InputError when it is none, or was quarantined before."""
+    """The record of a line. Raises InputError if it is invalid or quarantined."""
     location = f"{source.name}:{line.number + 1}"
     return record_from_line(object_of_line(line.text, location), location)

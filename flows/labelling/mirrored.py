@@ -1,4 +1,4 @@
-"""Other views of the same images: a detector sees them flipped and answers in pixels of the stored image."""
+"""Runs a detector on flipped or transposed images, and maps its boxes back to the stored images."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _ABOVE_OR_BELOW = re.compile(r"\b(above|below|under|beneath|over|top|bottom|uppe
 
 
 def shown_as(view: View, detector: Any) -> Any:
-    """The detector, which is shown every image in this view and answers in pixels of the stored image.
+    """A detector that processes every image in this view and returns boxes in pixels of the stored image.
 
-    Its scale is the detector's own business: predict_each takes it.
+    The scale of the view is not handled here: it is an argument of predict_each.
     """
     return Flipped(detector, view) if view.mirrored or view.upside_down or view.transposed else detector
 
 
 class Flipped:
-    """What labelling asks of a detector, which is shown every image mirrored, upside down, transposed, or several.
+    """A detector that is shown every image mirrored, upside down, transposed, or a combination of these.
 
-    A caption or name that says left or right would be false of a mirror image, one that says above or below of an
-    image upside down, and either of a transposed one: its image is not changed that way.
+    With "left" or "right" in the prompt, an image is not mirrored; with "above" or "below", it is not turned upside
+    down; with either, it is not transposed, since the prompt would no longer be true.
     """
 
     def __init__(self, detector: Any, view: View) -> None:
@@ -57,7 +57,7 @@ class Flipped:
 
 
 def flipped_back(record: Record, view: View) -> Record:
-    """The record of an image that was shown so, in pixels of the image itself."""
+    """A record predicted in this view, mapped back to the stored image."""
     height, width = record.height, record.width
     if view.transposed:
         height, width = width, height
@@ -78,7 +78,7 @@ def flipped_back(record: Record, view: View) -> Record:
 
 
 def _flipped(path: Path, view: View) -> np.ndarray | Path:
-    """(H, W, 3); the path itself where there is no image, so that the detector says so as it always does."""
+    """(H, W, 3) in this view; for an unreadable image its path, so that the detector reports the usual error."""
     if not (view.mirrored or view.upside_down or view.transposed):
         return path
     try:

@@ -1,4 +1,4 @@
-"""Making the plan of a labelling: which lines, cut into which shards, by which model with which prompt."""
+"""Makes the plan of a labelling: lines divided into shards, model, prompt and settings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from formats.label_map import read_label_map, warn_of_names, write_label_map
 from grounding_model.checkpoints.locations import checkpoint_hash
 from grounding_model.inputs.prompt import Prompt
 
-MAX_SHARDS = 20_000  # files that a folder and its listing bear well; a scheduler sees them in groups
+MAX_SHARDS = 20_000  # more files in one folder would be slow to list
 
 
 def plan(
@@ -43,20 +43,20 @@ def plan(
     execution: Execution = EXECUTION,
     **changes: Any,
 ) -> Manifest:
-    """Writes work_dir/manifest.json, or finds the same plan there.
+    """Makes a plan and writes it to work_dir/manifest.json, unless the same plan is there.
 
-    source: ODVG file, or what bootstrap_od and bootstrap_vg gave. image_root: folder that its filenames are relative
-    to; of what was bootstrapped, its own when None. weights: those of the settings when None.
-    work_dir: work_dirs/X of X_od.json.
-    label_map: its categories are the prompt; None takes the X_label_map.json that lies beside an X_od.json. A source
-    with captions has none: every line's caption is its prompt.
-    changes: settings by their names, as flows.labelling.settings declares them: scale=(192, 192), shard_size=24 …
-    A shard has more lines than shard_size where there would be more than 20,000 shards.
-    The plan says what dtype "auto" comes to: what a plan in work_dir has, so that it resumes on any machine; else what
-    suits the first device of the workers, as this machine has it.
-    source, image_root, work_dir and label_map may be addresses (formats.io.storage); weights lie on every machine.
-    Raises InputError when another plan lies in work_dir (overwrite=True replaces it and its candidates), and when the
-    lines have neither a label map nor captions; TypeError for a name that is not a setting.
+    source: ODVG file, or the result of bootstrap_od or bootstrap_vg. image_root: folder to which its file names are
+    relative; None for that of a bootstrap result. weights: None for those of the settings. work_dir: by default
+    work_dirs/X for X_od.json.
+    label_map: its categories are the prompt; None for X_label_map.json beside X_od.json. With captions there is none,
+    since each line's caption is its prompt.
+    changes: settings by name (flows.labelling.settings): scale=(192, 192), shard_size=24, … Shards are larger than
+    shard_size if there would be more than 20,000 of them.
+    dtype "auto" is replaced by that of an existing plan in work_dir, so that it resumes on any machine, or else by the
+    one that suits the first device of the workers on this machine.
+    source, image_root, work_dir and label_map may be URLs (formats.io.storage); weights must be on every machine.
+    Raises InputError if work_dir has another plan (overwrite=True replaces it and its candidates), and if there is
+    neither a label map nor captions; TypeError for a name that is not a setting.
     """
     of_labelling, of_execution = split(changes, LabellingSettings, Execution)
     if weights is not None:
@@ -100,14 +100,14 @@ def _planned(
 ) -> Manifest:
     if not source.is_file():
         raise InputError(source, "no such file", "expected an ODVG file as bootstrap writes it")
-    if not is_address(image_root) and not image_root.is_dir():  # a store has no folders, images alone
-        raise InputError(image_root, "no such folder", "expected the folder that the filenames are relative to")
+    if not is_address(image_root) and not image_root.is_dir():  # object stores have no folders
+        raise InputError(image_root, "no such folder", "expected the folder to which file names are relative")
     label_map = _label_map(source) if label_map is None else label_map
     labels = {} if label_map is None else read_label_map(label_map)
     warn_of_names(labels, label_map)
     names = None if label_map is None else {str(label): name for label, name in labels.items()}
     if names is not None:
-        with at_file(label_map):  # a name that no prompt can hold is said now, not once an image
+        with at_file(label_map):  # reports a name that cannot be in a prompt now, not for every image
             Prompt.categories(list(names.values()))
     digest, shards = _cut(source, execution.shard_size)
     if not shards:
@@ -133,7 +133,7 @@ def _planned(
 
 
 def prompt_label_map(label_map: Path, distractors: Sequence[str], folder: Path) -> Path:
-    """The label map of the prompt: the categories of the given one, then the distractors; the given one without any.
+    """The label map of the prompt: that of the categories, or a new one with the distractors appended.
 
     Raises InputError for a distractor that is a category.
     """
@@ -150,7 +150,7 @@ def prompt_label_map(label_map: Path, distractors: Sequence[str], folder: Path) 
 
 
 def software_version() -> str:
-    """Name and version of this software, as it is written beside labels."""
+    """Name and version of this software, to be recorded with labels."""
     try:
         return f"groundhog {version('groundhog')}"
     except PackageNotFoundError:  # a checkout that was never installed
@@ -158,7 +158,7 @@ def software_version() -> str:
 
 
 def _label_map(source: Path) -> Path | None:
-    """The map beside an X_od.json; None for captions. Raises InputError where there is neither."""
+    """The label map beside an X_od.json; None for captions. Raises InputError if there is neither."""
     beside = label_map_beside(source)
     if parse_annotation_name(source).task == "od" and beside.is_file():
         return beside
@@ -168,7 +168,7 @@ def _label_map(source: Path) -> Path | None:
 
 
 def _with_dtype(settings: LabellingSettings, work_dir: Path, execution: Execution) -> LabellingSettings:
-    """The settings, whose dtype, which decides the candidates, is float32 or bfloat16 and no longer auto."""
+    """The settings with a concrete dtype instead of auto, since it affects the candidates."""
     if settings.dtype != "auto":
         return settings
     path = work_dir / MANIFEST_NAME
@@ -182,7 +182,7 @@ def _with_dtype(settings: LabellingSettings, work_dir: Path, execution: Executio
 
 
 def _cut(source: Path, shard_size: int) -> tuple[str, tuple[Shard, ...]]:
-    """SHA-256 of the file, and its shards of shard_size lines, or of the multiple of it that MAX_SHARDS asks for."""
+    """SHA-256 of the file, and its shards of shard_size lines, or of a multiple if there would be over MAX_SHARDS."""
     digest = hashlib.sha256()
     offsets = []  # of every shard_size-th line: bounded memory
     lines = offset = 0
@@ -223,5 +223,5 @@ def _refuse_other_plan(manifest: Manifest, overwrite: bool) -> None:
 
 
 def _place(source: str | Path) -> str:
-    """An absolute path where the source is a file or folder; a name (of the embedded model, of a hub) as it is."""
+    """An absolute path if the source is a file or folder; a name (embedded model, hub) unchanged."""
     return str(Path(source).resolve()) if Path(source).exists() else str(source)

@@ -1,4 +1,4 @@
-"""Shards labelled by a process for each device: the threads of one interpreter wait for each other between kernels."""
+"""Labels shards in one process per device, since threads of one interpreter block each other between GPU kernels."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from flows.labelling.manifest import Manifest
 
 @dataclass(frozen=True)
 class ProcessExecutor:
-    """devices: by name, as devices_of gives them; each process loads the plan's model on one. progress: say how far it
-    is, a shard at a time."""
+    """Labels in one process per device. devices: names, from devices_of. progress: whether to show it, per shard."""
 
     devices: tuple[str, ...]
     progress: bool = True
 
     def __call__(self, manifest: Manifest, shards: Sequence[int], batch_size: int) -> None:
-        """As flows.labelling.infer.Executor has it. Raises RuntimeError too when a process was killed."""
+        """As flows.labelling.infer.Executor. Also raises RuntimeError if a process was killed."""
         context = get_context("spawn")  # a forked process cannot use CUDA
         devices = context.Queue()
         for device in self.devices:
@@ -43,14 +42,14 @@ class ProcessExecutor:
                         failures[index] = RuntimeError(reason)
                     bar.update(manifest.shards[index].lines)
             except BrokenProcessPool as error:
-                raise RuntimeError("a labelling process was ended from outside; run again to resume") from error
+                raise RuntimeError("a labelling process was killed; run again to resume") from error
             except BaseException:
                 processes.shutdown(wait=False, cancel_futures=True)
                 raise
         raise_failures(manifest, failures)
 
 
-_pool: LocalDetectorPool | None = None  # of a process of its own
+_pool: LocalDetectorPool | None = None  # set in worker processes
 
 
 def _start(devices: Any) -> None:
@@ -60,14 +59,14 @@ def _start(devices: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """A parent that is killed cannot end its processes."""
+    """Ends this process with its parent, since a parent that is killed cannot end it."""
     if (parent := parent_process()) is not None:
         parent.join()
         os._exit(1)
 
 
 def _label(manifest: Manifest, index: int, batch_size: int) -> str:
-    """Why the shard failed, or "". Raises what every other shard would say too."""
+    """Why the shard failed, or "". Raises errors that affect all shards."""
     assert _pool is not None
     with _pool.acquire(manifest) as detector:
         failures = label_shards(manifest, [index], detector, batch_size=batch_size)

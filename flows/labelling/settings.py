@@ -1,7 +1,7 @@
-"""Every setting of a labelling, declared once: its type, its default, and the help that the command line shows.
+"""The settings of a labelling, each declared once: type, default, and the help text of the command line.
 
-`LabellingSettings` decide the candidates, and so the key of the plan; `Execution` says how the work is done. To add a
-setting, declare it here and use it: configurations, deployments and the command line read it from here.
+`LabellingSettings` determine the candidates, and so the key of the plan; `Execution` determines how the work is done.
+To add a setting, declare it here and use it: configurations, deployments and the command line are derived from here.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ Settings = TypeVar("Settings")
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """How an image is shown to the model; boxes always lie in the stored image."""
+    """How an image is shown to the model; boxes are always those of the stored image."""
 
     scale: tuple[int, int] | None = setting(
-        None, "resize images to fit a short and a long side of so many pixels (default: those of the model)"
+        None, "resize images to fit a short and a long side in pixels (default: those of the model)"
     )
     mirrored: bool = setting(False, "show the model mirror images; boxes are those of the stored images")
     upside_down: bool = setting(
         False, "show the model images upside down; boxes are those of the stored images", added_later=True
     )
     transposed: bool = setting(
-        False, "show the model images with x and y exchanged; with --mirrored, turned by 90 degrees", added_later=True
+        False, "show the model images with x and y exchanged; with --mirrored, rotated by 90 degrees", added_later=True
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionSettings(View):
-    """How a model predicts every image, whichever its weights are."""
+    """The settings of a prediction, except for the weights."""
 
     score_floor: float = setting(
         0.05,
-        "store candidates that score more than this, so that a threshold can be chosen later without the model",
+        "store candidates with a higher score than this; a threshold can be chosen later without the model",
         metavar="S",
     )
     max_per_image: Count = setting(
@@ -55,7 +55,7 @@ class DetectionSettings(View):
     )
     dtype: Literal["auto", "float32", "bfloat16"] = setting(
         defaults.DTYPE,
-        "number format of the model's large layers; auto: bfloat16 where the device multiplies it natively",
+        "number format of the model's large layers; auto: bfloat16 if the device supports it natively",
         added_later=True,
     )
     max_per_chunk: Count | None = setting(
@@ -89,20 +89,20 @@ class DetectionSettings(View):
         )
 
     def detector_arguments(self) -> dict[str, Any]:
-        """What a detector's predict_each takes by keyword."""
+        """Keyword arguments for predict_each of a detector."""
         arguments = {
             "score_threshold": self.score_floor,
             "max_per_image": self.max_per_image,
             "scale": self.scale,
             "chunk_size": self.chunk_size,
         }
-        # Only where it is set: a detector of somebody else's need not know it.
+        # Only passed if set, since other detectors need not support it.
         return arguments if self.max_per_chunk is None else arguments | {"max_per_chunk": self.max_per_chunk}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabellingSettings(DetectionSettings):
-    """What decides the candidates of a label map or of captions, and so the key of their plan."""
+    """The settings that determine the candidates, and so the key of the plan."""
 
     weights: str = setting(
         defaults.WEIGHTS,
@@ -116,12 +116,12 @@ class LabellingSettings(DetectionSettings):
 class Workers:
     """Where shards are labelled.
 
-    runner: threads of this process, one a device; or a Ray cluster (extra groundhog[ray], inside a Prefect flow),
-    where a worker gets a GPU if the cluster has any, else a core.
-    devices: for threads, as torch names them; one that is listed twice gets two models. (): whatever the caller
-    names, in the end every GPU of the machine or else its CPU.
+    runner: threads of this process, one per device; or a Ray cluster (extra groundhog[ray], inside a Prefect flow),
+    in which each worker gets a GPU if the cluster has any, else a core.
+    devices: for threads, names as in torch; one that is listed twice gets two models. (): those of the caller, by
+    default all GPUs of the machine, or its CPU.
     address: of the Ray cluster, "HEAD:6379" on one of its machines or "ray://HEAD:10001"; None: RAY_ADDRESS, else a
-    cluster of this machine alone, which ends with the stage.
+    cluster on this machine that ends with the stage.
     Raises InputError for settings of the other runner.
     """
 
@@ -133,14 +133,12 @@ class Workers:
         if self.runner not in ("threads", "ray"):
             raise InputError("workers.runner", repr(self.runner), 'expected "threads" or "ray"')
         if self.runner == "ray" and self.devices:
-            raise InputError(
-                "workers.devices", "Ray itself gives each worker its device", "leave devices empty with Ray"
-            )
+            raise InputError("workers.devices", "Ray assigns the devices itself", "leave devices empty with Ray")
         if self.runner == "threads" and self.address:
             raise InputError("workers.address", "threads have no address", 'expected runner = "ray" with an address')
 
     def on(self, device: str) -> Workers:
-        """These workers, on this device where they name none themselves."""
+        """These workers, on this device if they have none of their own."""
         return self if self.devices or self.runner == "ray" else replace(self, devices=(device,))
 
 
@@ -149,10 +147,10 @@ ONE_EACH = Workers()  # a thread for every GPU of the machine, or one for its CP
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How a labelling is done. The candidates are the same, but for the last bits of their scores."""
+    """How a labelling is executed. Does not affect the candidates, except for the last bits of their scores."""
 
     shard_size: Count = setting(
-        64, "lines per shard; a killed run loses the shards that it was working on", metavar="N"
+        64, "lines per shard; a killed run loses only the shards it was working on", metavar="N"
     )
     batch_size: Count = setting(4, "images per batch", metavar="N")
     overwrite: bool = setting(False, "replace a plan with other settings in WORK_DIR, and its candidates")
@@ -167,17 +165,17 @@ EXECUTION = Execution()
 
 
 def settings_part(settings: Any, part: type[Settings]) -> Settings:
-    """The settings of one of the classes above, of an object that has more."""
+    """An instance of one of the classes above, from an object that has its settings and more."""
     return part(**values_of(settings, part))
 
 
 def values_of(settings: Any, part: type) -> dict[str, Any]:
-    """The same as a dict by name."""
+    """The settings of a class as a dict, from an object that has them and more."""
     return {each.name: getattr(settings, each.name) for each in fields(part)}
 
 
 def split(changes: Mapping[str, Any], *parts: type) -> list[dict[str, Any]]:
-    """Values by name, those of each class. Raises TypeError, as a call does, for a name that none of them has."""
+    """Splits values by name into those of each class. Raises TypeError, like a call, for an unknown name."""
     names = [[each.name for each in fields(part)] for part in parts]
     known = [name for names_of_part in names for name in names_of_part]
     for name in changes:
@@ -188,7 +186,7 @@ def split(changes: Mapping[str, Any], *parts: type) -> list[dict[str, Any]]:
 
 
 def settings_payload(value: Any) -> Any:
-    """Settings as a record of them keeps them: dicts and lists. A later setting at its default is left out."""
+    """Settings as dicts and lists, for records and keys; settings `added_later` are omitted at their default."""
     if is_dataclass(value) and not isinstance(value, type):
         kept = (each for each in fields(value) if not _is_left_out(each, getattr(value, each.name)))
         return {each.name: settings_payload(getattr(value, each.name)) for each in kept}

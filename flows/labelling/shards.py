@@ -1,4 +1,4 @@
-"""Which shards of a plan are labelled, and which lines of them could not be."""
+"""Checks which shards of a plan are labelled, and which of their lines could not be."""
 
 from __future__ import annotations
 
@@ -14,29 +14,28 @@ from formats.io.plurals import many
 
 logger = logging.getLogger(__name__)
 
-CHECKING = 8  # threads that read finished shards
-SHARE_TO_WARN_OF = 0.1  # of a run's images that cannot be used; a data set has some, a wrong folder has many
+THREADS = 8  # for reading finished shards
+SHARE_TO_WARN_OF = 0.1  # share of unusable images from which the image folder is probably wrong
 
 
 def missing_shards(manifest: Manifest, among: Sequence[int] | None = None) -> list[int]:
-    """The shards (of those `among`) that are not there, are broken, or belong to another plan."""
+    """The shards (of those `among`) that are missing, damaged, or of another plan."""
     indices = range(len(manifest.shards)) if among is None else among
     key, paths = manifest.key, map(manifest.shard_path, indices)
-    with ThreadPoolExecutor(CHECKING) as readers:  # every page is read: many answers at once from a disk or a store
+    with ThreadPoolExecutor(THREADS) as readers:  # whole files are read, which is faster in parallel
         return [index for index, found in zip(indices, readers.map(candidates_key, paths)) if found != key]
 
 
 def check_labelled(manifest: Manifest, shards: Sequence[int]) -> None:
-    """Raises RuntimeError where a shard has no file of this plan: an executor may hear late of a failure, or never."""
+    """Raises RuntimeError if a shard has no file of this plan, since an executor may not notice a failure."""
     if failed := missing_shards(manifest, shards):
         raise RuntimeError(f"{len(failed)} of {many(len(manifest.shards), 'shard')} failed; run again to resume")
 
 
 def check_usable(manifest: Manifest, indices: Sequence[int]) -> None:
-    """Judges shards that were just labelled: all of them unusable is an error, a good share of them a warning.
+    """Raises InputError if no image of newly labelled shards was usable; warns if many were not.
 
-    Shards in which no image could be used are removed before the error is raised: once the images are in place,
-    labelling again must include them.
+    Before raising, the shards are removed, so that they are labelled once the images are in place.
     """
     unusable = problems_of(manifest, indices)
     if not unusable:
@@ -51,16 +50,16 @@ def check_usable(manifest: Manifest, indices: Sequence[int]) -> None:
 
 
 def unusable_error(source: Path, problems: Sequence[ImageProblem]) -> InputError:
-    """For a stage that could use no image; problems: why, one for each."""
+    """The error of a stage that could use no image. problems: one for each image."""
     first = problems[0]
     what = (
         f"not one of {many(len(problems), 'image')} could be used; first {first.filename or 'a line'}: {first.reason}"
     )
-    return InputError(source, what, "expected the folder of the images that the lines name")
+    return InputError(source, what, "expected the folder with the images of these lines")
 
 
 def share_warning(unusable: int, lines: int) -> str:
-    """Words for a run in which many images could not be used; "" where few were."""
+    """A warning if many images could not be used; otherwise ""."""
     if unusable <= SHARE_TO_WARN_OF * lines:
         return ""
     share = f"{unusable} of {many(lines, 'image')} could not be used ({unusable / lines:.0%})"
@@ -68,6 +67,6 @@ def share_warning(unusable: int, lines: int) -> str:
 
 
 def problems_of(manifest: Manifest, among: Sequence[int] | None = None) -> list[ImageProblem]:
-    """The lines and images of a plan, or of the shards `among`, that could not be labelled, in the order of lines."""
+    """The lines of a plan, or of the shards `among`, that could not be labelled, in order."""
     indices = range(len(manifest.shards)) if among is None else among
     return [problem for index in indices for problem in read_candidates(manifest.shard_path(index)).problems]

@@ -1,1 +1,1 @@
-"""Experiments that compare filter policies against held-back truth. Nothing in the loop depends on them."""
+"""Experiments that compare filter policies on data with known labels. Nothing in the loop depends on them."""

@@ -1,7 +1,8 @@
-"""`groundhog quality`: which policy makes the best labels, and what a model gains from them, where the truth is known.
+"""`groundhog quality`: compares policies by the quality of their labels and by the models trained on them.
 
-The truth is kept aside: labelling sees images and names. Work is done in pieces, a variant with a seed each, in folders
-of their own; a piece is done when its done.json records the same settings, so that an interrupted ablation resumes.
+The images have known labels, which labelling does not see. The work is divided into pieces, one per variant and seed,
+each in its own folder. A piece is finished if its done.json records the same settings, so an interrupted ablation
+resumes.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ DONE_NAME = "done.json"
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to come from images to a better model.
+    """One way of labelling and training to be compared.
 
-    labels: "policy" takes the model's own, "none" trains on the pretraining data alone, "truth" on what is kept aside.
-    student: weight of the trained model in the interpolation with the first round's (WiSE-FT); 1 takes it as it is.
+    labels: "policy" trains on the labels that the policy makes, "none" only on the pretraining data, "truth" on the
+    known labels. student: weight of the trained model in the interpolation with the first one (WiSE-FT); 1 for none.
     """
 
     labels: Literal["policy", "none", "truth"] = "policy"
@@ -66,12 +67,12 @@ class Variant:
 
 @dataclass(frozen=True)
 class QualityConfig:
-    """An ablation. Relative numbers of one table come from one machine and one version of this software.
+    """The configuration of an ablation. Compare only numbers of one machine and one version of this software.
 
-    data: labelled images whose labels are kept aside. Scenes of the glyph world are drawn with the seed of the piece.
-    train: how a round trains; its start makes the first labels, its datasets are mixed in. target: labelled images
-    like the data, that no training sees. source: images of what the model knew before; None leaves that out.
-    baseline: the variant that the gains in the table are measured against.
+    data: images with known labels, which are hidden from labelling; glyph scenes are drawn with the seed of the piece.
+    train: the training of a round; its start makes the first labels, and its datasets are mixed in. target: labelled
+    images like the data, not used in training. source: labelled images of the original domain, to measure forgetting;
+    None to skip that. baseline: the variant with which the table compares the others.
     """
 
     name: Name
@@ -83,7 +84,7 @@ class QualityConfig:
     baseline: str
     source: TrainingData | None = None
     seeds: tuple[Seed, ...] = (0, 1, 2)
-    ratio: Factor = 1.0  # pretraining images for each labelled one
+    ratio: Factor = 1.0  # pretraining images per labelled image
     score_floor: Share = LabellingSettings.score_floor
     shard_size: Count = Execution.shard_size
     batch_size: Count = Execution.batch_size
@@ -105,9 +106,9 @@ class QualityConfig:
 
 
 class LabelQuality(NamedTuple):
-    """Of the labels of one round. precision, recall: of the boxes that are not ignored, at IoU 0.5. ap: COCO's.
+    """The quality of the labels of one round. precision, recall: of boxes without `ignore`, at IoU 0.5. ap: COCO's.
 
-    curve: precision at recall 0, 0.01 … 1 of what the policy would label with no threshold.
+    curve: precision at recall 0, 0.01 … 1 of the policy without thresholds.
     """
 
     precision: float
@@ -118,8 +119,9 @@ class LabelQuality(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A variant with a seed, done. labels: of every round, () where there are none. target, source: AP of the model
-    before the first and after every round; () where nothing was trained, or no source is given."""
+    """The results of a variant and a seed. labels: quality in each round; () if the policy made none. target, source:
+    AP of the model before the first and after each round; () if nothing was trained, or there is no source.
+    """
 
     variant: str
     seed: int
@@ -134,9 +136,9 @@ def measure_quality(
     seeds: Sequence[int] = (),
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Piece]:
-    """Does the pieces that are missing; returns all that are done.
+    """Computes the missing pieces; returns all finished ones.
 
-    variants, seeds: only these are done now; () takes all. Raises InputError for one that the configuration lacks.
+    variants, seeds: compute only these; () for all. Raises InputError for one that is not in the configuration.
     """
     for requested, known, setting in ((variants, config.variants, "variants"), (seeds, config.seeds, "seeds")):
         if unknown := [each for each in requested if each not in known]:
@@ -153,9 +155,9 @@ def measure_quality(
 
 
 def measure_labels(config: QualityConfig, seeds: Sequence[int] = ()) -> list[Piece]:
-    """The first labels of every variant that has a policy, without any training: pieces without AP of a model.
+    """The quality of the first labels of every variant with a policy, without training: pieces without AP of a model.
 
-    This takes minutes and helps to choose a policy; what a model gains from the labels, only measure_quality shows.
+    This takes minutes and helps to choose a policy. Only measure_quality shows what a model gains from the labels.
     """
     pieces = []
     for seed in seeds or config.seeds:
@@ -165,7 +167,7 @@ def measure_labels(config: QualityConfig, seeds: Sequence[int] = ()) -> list[Pie
 
 
 def done_pieces(config: QualityConfig) -> Iterator[Piece]:
-    """Of the variants and seeds of a configuration, those that are done, variant by variant."""
+    """The finished pieces of a configuration, variant by variant."""
     for name in config.variants:
         for seed in config.seeds:
             if (piece := _read_piece(config, name, seed)) is not None:
@@ -173,7 +175,7 @@ def done_pieces(config: QualityConfig) -> Iterator[Piece]:
 
 
 def label_quality(labels: Path, everything: Path, truth: Path, categories: Sequence[str]) -> LabelQuality:
-    """Labels against the truth. everything: what the policy makes of the same candidates with no threshold."""
+    """Compares labels with the truth. everything: labels from the same candidates without thresholds."""
     true = [_select_categories(record, categories) for record in read_odvg(truth)]
     made = [_without_ignored(record) for record in read_odvg(labels)]
     right = boxes = 0
@@ -194,7 +196,7 @@ def label_quality(labels: Path, everything: Path, truth: Path, categories: Seque
 
 
 class _SeedPieces:
-    """The pieces of one seed: they share images and candidates."""
+    """The pieces of one seed, which share images and candidates."""
 
     def __init__(self, config: QualityConfig, seed: int) -> None:
         self.config, self.seed = config, seed
@@ -202,7 +204,7 @@ class _SeedPieces:
         self.source, self.truth = _prepare(config, seed, self.folder / "data")
 
     def piece(self, name: str) -> Piece:
-        """Labels, trains and evaluates as a variant says, round after round."""
+        """Runs the rounds of a variant: labels, trains and evaluates."""
         variant, weights = self.config.variants[name], self.config.start.source
         qualities: list[LabelQuality] = []
         scores = [self._before]
@@ -213,17 +215,17 @@ class _SeedPieces:
         return Piece(name, self.seed, tuple(qualities), target, tuple(ap for ap in source if ap is not None))
 
     def labels(self, name: str) -> Piece:
-        """The labels that the first round of a variant would be trained on."""
+        """The quality of the labels of a variant's first round, without training."""
         task = self._round(name, 1, self.config.start.source)
         return Piece(name, self.seed, (self._quality(task, label_images(task, PLAIN_STAGES)),), (), ())
 
     @functools.cached_property
     def _before(self) -> tuple[float, float | None]:
-        """What every variant begins with."""
+        """The scores before the first round, equal for all variants."""
         return self._scores(self.config.start.source, self.config.start.text_encoder)
 
     def _next_weights(self, variant: Variant, task: Round, qualities: list[LabelQuality]) -> str:
-        """The weights after a round. qualities: gets those of the labels that the policy made, if it made any."""
+        """The weights after a round. qualities: the quality of its labels is appended if the policy made any."""
         if variant.labels != "policy":
             return train_model(task, self.truth if variant.labels == "truth" else None, PLAIN_STAGES)
 
@@ -232,7 +234,7 @@ class _SeedPieces:
             return labelled.result.labels
 
         weights = run_round(task, review, PLAIN_STAGES)
-        assert isinstance(weights, str), weights  # this review never stops a round
+        assert isinstance(weights, str), weights  # `review` never stops a round
         return weights
 
     def _round(self, name: str, number: int, weights: str) -> Round:
@@ -258,19 +260,19 @@ class _SeedPieces:
         )
 
     def _candidates_folder(self, view: View, distractors: Sequence[str], weights: str) -> Path:
-        """One for all variants that look in this way with these weights: they share its candidates."""
+        """The folder of candidates, shared by all variants with the same view, distractors and weights."""
         deciding = json.dumps([checkpoint_hash(weights), settings_payload(view), list(distractors)])
         return self.folder / "candidates" / hashlib.sha256(deciding.encode()).hexdigest()[:12]
 
     def _quality(self, task: Round, labelled: Labelled) -> LabelQuality:
-        """How good the labels of a round are."""
+        """The quality of the labels of a round."""
         first, *views = labelled.manifests
         unsorted = task.policy.without_thresholds()
         everything = filter_candidates(first, unsorted, annotation_path(task.folder, "everything", "od"), views=views)
         return label_quality(labelled.result.labels, everything.labels, self.truth, self.config.categories)
 
     def _scores(self, weights: str, text_encoder: Path | None = None) -> tuple[float, float | None]:
-        """AP on the target, for the categories alone, and on the source, for all of its."""
+        """(AP on the target for the configured categories, AP on the source for all of its categories)."""
         config = self.config
         detector = load_detector(weights, text_encoder, config.train.device)
         target = evaluate(config.target, detector, config.categories, batch_size=config.batch_size).ap
@@ -284,7 +286,7 @@ def piece_folder(config: QualityConfig, variant: str, seed: int) -> Path:
 
 
 def _prepare(config: QualityConfig, seed: int, folder: Path) -> tuple[Source, Path]:
-    """What is labelled, and apart from it the truth, as files; images of the glyph world are drawn."""
+    """Writes the source to be labelled, and the truth separately; draws glyph scenes if configured."""
     label_map, truth = label_map_path(folder, "x"), annotation_path(folder, "truth", "od")
     source = Source(annotation_path(folder, "x", "od"), folder / "images", label_map)
     data = config.data
@@ -307,7 +309,7 @@ def _prepare(config: QualityConfig, seed: int, folder: Path) -> tuple[Source, Pa
 
 
 def _select_categories(record: Record, categories: Sequence[str]) -> Record:
-    """The boxes of these categories, labelled by their index among them."""
+    """The record with only the boxes of these categories, whose labels are their indices."""
     labels = {name: label for label, name in enumerate(categories)}
     return replace(
         record,
@@ -321,11 +323,11 @@ def _without_ignored(record: Record) -> Record:
     return replace(record, instances=tuple(each for each in record.instances or () if not each.ignore))
 
 
-# What is done
+# Finished pieces
 
 
 def _cache_key(config: QualityConfig, variant: str) -> Any:
-    """What decides a piece, as JSON has it."""
+    """What determines a piece, as JSON values."""
     deciding = {
         "variant": settings_payload(config.variants[variant]),
         "data": asdict(config.data),

@@ -1,4 +1,4 @@
-"""What to review first: the images whose labels differ most between two rounds, two views or two models."""
+"""Ranks images for review by how much their labels differ between two rounds, views or models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from formats.odvg import read_odvg
 
 
 class Agreement(NamedTuple):
-    """Of one line. agreement: 0..1. caption: None for detection."""
+    """The agreement of two label files on one line. agreement: 0..1. caption: None for detection."""
 
     agreement: float
     filename: str
@@ -23,9 +23,9 @@ class Agreement(NamedTuple):
 
 
 def rank_by_agreement(labels: str | Path, others: str | Path) -> list[Agreement]:
-    """The lines that both label files have, least agreement first.
+    """The lines that are in both label files, lowest agreement first.
 
-    Lines are matched by file name and caption. Raises InputError when not one is in both.
+    Lines are matched by file name and caption. Raises InputError if none is in both.
     """
     by_image = {(record.filename, record.caption): record for record in read_odvg(others)}
     ranking = [
@@ -39,7 +39,7 @@ def rank_by_agreement(labels: str | Path, others: str | Path) -> list[Agreement]
 
 
 def write_ranking(path: str | Path, ranking: Sequence[Agreement]) -> None:
-    """CSV: agreement, filename, caption."""
+    """Writes a CSV with the columns agreement, filename, caption."""
     with write_whole(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Agreement._fields)

@@ -1,4 +1,4 @@
-"""quality.html: an ablation as one page with everything inside, headline figures first, a table for each question."""
+"""quality.html: the report of an ablation as one self-contained page."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ from grounding_model.data.sources import OdvgData
 
 PAGE_NAME = "quality.html"
 PICTURES = 8  # of each variant that is drawn
-DRAWN_SIDE = 640  # pixels at most of each half of a drawing
 # Quantiles of Student's t distribution at 97.5 %, for 2, 3 … degrees of freedom: means over few seeds.
 STUDENT = (4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 def write_quality_page(config: QualityConfig, pieces: Sequence[Piece], software: str) -> Path:
-    """Writes quality.html into the work_dir, of the pieces that are done; returns its path. The plots lie there."""
+    """Writes quality.html for the finished pieces into the work_dir, which contains the plots; returns its path."""
     by_variant = {name: [piece for piece in pieces if piece.variant == name] for name in config.variants}
     by_variant = {name: pieces for name, pieces in by_variant.items() if pieces}
     folder = config.train.work_dir
@@ -53,16 +52,16 @@ def write_quality_page(config: QualityConfig, pieces: Sequence[Piece], software:
 
 
 PLOTS = (
-    ("precision_recall.png", "Where do the policies cut?"),
-    ("retrained.png", "Every seed of every retrained model"),
+    ("precision_recall.png", "Precision and recall of the policies"),
+    ("retrained.png", "AP of the retrained models, by seed"),
 )
 ByVariant = dict[str, list[Piece]]
 
 
 def interval(values: Sequence[float], signed: bool = False) -> str:
-    """The mean with its 95 % interval over three seeds or more, Student's; of two, with both values.
+    """The mean with its 95 % interval (Student's t) over three seeds or more; of two, with both values.
 
-    signed: differences, which may be below 0; else shares, whose interval ends at 0 and 1.
+    signed: for differences, which may be negative; otherwise the interval is clipped to 0..1.
     """
     if not values:
         return pages.fraction(None)
@@ -76,12 +75,12 @@ def interval(values: Sequence[float], signed: bool = False) -> str:
 
 
 def _gain(pieces: Sequence[Piece]) -> list[float]:
-    """What each seed's model gained on the target, from before the first round to after the last."""
+    """The gain in AP on the target of each seed, from before the first round to after the last."""
     return [piece.target[-1] - piece.target[0] for piece in pieces if piece.target]
 
 
 def _best(by_variant: ByVariant) -> str | None:
-    """The variant with labels of its own whose models gained most; of labels alone, the one with the highest AP."""
+    """The variant with a policy whose models gained most; without training, the one with the highest AP of labels."""
     with_labels = {name: pieces for name, pieces in by_variant.items() if any(piece.labels for piece in pieces)}
     trained = {name: fmean(_gain(pieces)) for name, pieces in with_labels.items() if _gain(pieces)}
     scored = trained or {
@@ -116,7 +115,7 @@ def _headline(values: Sequence[float], note: str, form: str = ".3f") -> tuple[st
 
 
 def _review(config: QualityConfig, by_variant: ByVariant) -> str:
-    """The command that shows the labels of the best variant over the truth."""
+    """The command that shows the labels of the best variant on top of the truth."""
     best = _best(by_variant)
     found = next(_labelled(config, best, by_variant[best]), None) if best else None
     if found is None:
@@ -124,7 +123,7 @@ def _review(config: QualityConfig, by_variant: ByVariant) -> str:
     labels, truth, images = found
     words = ["groundhog", "browse", "serve", labels.parent, labels.name, images.resolve(), "-m", _label_map(truth)]
     command = shlex.join(map(str, [*words, "--compare", truth.resolve()]))
-    return pages.review_command(f"Labels of {html.escape(str(best))} over the truth:", command)
+    return pages.review_command(f"Labels of {html.escape(str(best))} on top of the truth:", command)
 
 
 def _label_map(truth: Path) -> Path:
@@ -132,7 +131,7 @@ def _label_map(truth: Path) -> Path:
 
 
 def _labelled(config: QualityConfig, name: str, pieces: Sequence[Piece]) -> Iterator[tuple[Path, Path, Path]]:
-    """Labels of the first round, truth and images, of each seed that has them on disk."""
+    """Yields (labels of the first round, truth, images) for each seed that has them on disk."""
     for piece in pieces:
         folder = config.train.work_dir / f"seed-{piece.seed}" / "data"
         labels = annotation_path(piece_folder(config, name, piece.seed) / "round-1", "labels", "od")
@@ -162,8 +161,8 @@ def _gains(config: QualityConfig, by_variant: ByVariant) -> str:
     if not any(row[4] != "0" for row in rows):
         return ""
     head = ["", "AP on the target", "Gained", f"Over {config.baseline}", "Seeds"]
-    said = pages.paragraph("Means over the seeds, with their 95 % intervals where there are three or more.")
-    return pages.section("What does a model gain from the labels?", said + pages.page_table(head, rows))
+    intro = pages.paragraph("Means over the seeds; with three or more seeds, with 95 % intervals.")
+    return pages.section("What does a model gain from the labels?", intro + pages.page_table(head, rows))
 
 
 def _labels(by_variant: ByVariant) -> str:
@@ -176,8 +175,8 @@ def _labels(by_variant: ByVariant) -> str:
     if not rows:
         return ""
     head = ["", "Precision", "Recall", "AP of the labels", "Boxes"]
-    said = pages.paragraph("Of the first round, at an IoU of 0.5 with a true box.")
-    return pages.section("How good are the labels?", said + pages.page_table(head, rows))
+    intro = pages.paragraph("Labels of the first round; a label is right at an IoU of 0.5 with a true box.")
+    return pages.section("How good are the labels?", intro + pages.page_table(head, rows))
 
 
 def _forgotten(by_variant: ByVariant) -> str:
@@ -201,7 +200,7 @@ def _plot(path: Path, title: str) -> str:
 
 
 def _drawn(config: QualityConfig, by_variant: ByVariant) -> Iterator[str]:
-    """Labels of the baseline and of the best variant, with what is right and wrong in colour."""
+    """Yields drawings of the labels of the best variant and of the baseline, coloured by right and wrong."""
     for name in dict.fromkeys((_best(by_variant), config.baseline)):
         found = next(_labelled(config, name, by_variant[name]), None) if name in by_variant else None
         drawings = [] if found is None else list(_drawings(*found))
@@ -225,13 +224,13 @@ def _drawings(labels: Path, truth: Path, images: Path) -> Iterator[pages.Drawing
 
 def _image(images: Path, record: Record):
     try:
-        return reduced_picture(safe_join(images, record.filename), DRAWN_SIDE)
+        return reduced_picture(safe_join(images, record.filename), pages.DRAWN_SIDE)
     except (OSError, InputError):  # it has moved since it was labelled
         return None
 
 
 def _variants(config: QualityConfig) -> str:
-    """What distinguishes each variant from the others."""
+    """A table of the variants and their settings."""
     return pages.section(
         "What was compared?",
         pages.page_table(
@@ -242,9 +241,7 @@ def _variants(config: QualityConfig) -> str:
 
 def _in_words(variant: Variant) -> str:
     if variant.labels != "policy":
-        return {"none": "no labels: the pretraining data alone", "truth": "the labels that are kept aside"}[
-            variant.labels
-        ]
+        return {"none": "no labels, only the pretraining data", "truth": "the true labels"}[variant.labels]
     plain, parts = vars(type(variant.policy)()), vars(variant.policy)
     changed = [
         f"{name.replace('_', ' ')} {pages.setting_in_words(each)}"
@@ -254,7 +251,7 @@ def _in_words(variant: Variant) -> str:
     changed += [f"{len(variant.views)} views"] if len(variant.views) > 1 else []
     changed += [many(variant.rounds, "round")] if variant.rounds > 1 else []
     changed += [f"interpolated, {variant.student:g} of the trained model"] if variant.student < 1 else []
-    return "; ".join(changed) or "the policy's defaults"
+    return "; ".join(changed) or "default policy"
 
 
 def _settings(config: QualityConfig, seeds: Sequence[int]) -> str:
@@ -263,7 +260,7 @@ def _settings(config: QualityConfig, seeds: Sequence[int]) -> str:
         ["start", str(config.start.source)], ["categories", pages.setting_in_words(config.categories)],
         ["seeds", pages.setting_in_words(tuple(seeds))], ["training steps", pages.setting_in_words(train.steps)],
         ["batch size", pages.setting_in_words(train.batch_size)], ["baseline", config.baseline],
-        ["pretraining images for each labelled one", pages.setting_in_words(config.ratio)],
+        ["pretraining images per labelled image", pages.setting_in_words(config.ratio)],
         ["score floor", pages.setting_in_words(config.score_floor)], ["work dir", str(train.work_dir)],
     ]  # fmt: skip
-    return pages.section("With what settings?", pages.page_table(["Setting", ""], rows, numbers=False))
+    return pages.section("Settings", pages.page_table(["Setting", ""], rows, numbers=False))

@@ -1,4 +1,4 @@
-"""What `groundhog quality` shows: a table, two plots of the same pieces, and a page of all of it."""
+"""The output of `groundhog quality`: a table, two plots, and a page with all of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOTHING = "–"
 
 
 def write_quality_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
-    """Writes table and plots of pieces that were trained into the work_dir; returns the table."""
+    """Writes table, plots and page into the work_dir; returns the table."""
     table_text = quality_table(config, pieces)
     with write_whole(config.train.work_dir / TABLE_NAME) as file:
         file.write(table_text + "\n")
@@ -35,7 +35,7 @@ def write_quality_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
 
 
 def write_labels_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
-    """The same for labels only: table and curves, without trained models."""
+    """Like write_quality_report, for pieces without trained models."""
     lines = ["| variant | seeds | boxes | precision | recall | AP of labels |", "|:--" + "|--:" * 5 + "|"]
     for name, group in _by_variant(pieces).items():
         cells = [_spread([getattr(piece.labels[0], part) for piece in group]) for part in ("precision", "recall", "ap")]
@@ -50,10 +50,10 @@ def write_labels_report(config: QualityConfig, pieces: Sequence[Piece]) -> str:
 
 
 def quality_table(config: QualityConfig, pieces: Sequence[Piece]) -> str:
-    """A line for each round of a variant: its labels, and AP of the model after it; mean ± deviation over the seeds.
+    """A line for each round of a variant: quality of its labels, and AP of the model after it, over the seeds.
 
-    The gain is over the model before the first round; "over baseline" compares with the baseline after as many rounds,
-    or after its last where it has fewer.
+    Cells are mean ± standard deviation. "gain" compares with the model before the first round, "over baseline" with the
+    baseline after the same round, or after its last round if it has fewer.
     """
     columns = "variant seeds precision recall AP-of-labels AP-target gain over-baseline AP-source lost".split()
     lines = [f"| {' | '.join(columns)} |".replace("-", " "), "|:--" + "|--:" * (len(columns) - 1) + "|"]
@@ -78,12 +78,12 @@ def quality_table(config: QualityConfig, pieces: Sequence[Piece]) -> str:
 
 
 def _round_name(config: QualityConfig, variant: str, number: int) -> str:
-    """The labels that a round trains on: "all, v1". The model of that row was trained on them."""
+    """The name of a row: the variant, and if it has several rounds the labels that the model was trained on, "v1"."""
     return variant if config.variants[variant].rounds == 1 else f"{variant}, v{number}"
 
 
 def _spread(values: Sequence[float], form: str = ".3f") -> str:
-    """0.412 ± 0.013; no spread of a single value."""
+    """Mean and standard deviation, 0.412 ± 0.013; of a single value, only the value."""
     if not values:
         return NOTHING
     mean = f"{fmean(values):{form}}"
@@ -98,14 +98,14 @@ def _by_variant(pieces: Sequence[Piece]) -> Mapping[str, list[Piece]]:
 
 
 def _curves(config: QualityConfig, pieces: Sequence[Piece]) -> Figure:
-    """Precision against recall of the first labels, mean over the seeds; a dot where the policy cuts.
+    """Precision against recall of the first labels, mean over the seeds; a dot marks the labels of the policy.
 
-    A curve ends at the recall that every seed reaches.
+    A curve ends at the highest recall that all seeds reach.
     """
     figure = new_figure(7, 5)
     axes = figure.add_subplot()
-    colours: dict[tuple[float, ...], str] = {}  # policies that only cut elsewhere share a curve
-    dots: dict[tuple[float, float], list[str]] = {}  # and those that only mark boxes share a dot
+    colours: dict[tuple[float, ...], str] = {}  # policies that differ only in thresholds share a curve
+    dots: dict[tuple[float, float], list[str]] = {}  # policies that differ only in marks of boxes share a dot
     for name, group in _by_variant(pieces).items():
         labelled = [piece.labels[0] for piece in group if piece.labels]
         if not labelled:
@@ -126,7 +126,7 @@ def _curves(config: QualityConfig, pieces: Sequence[Piece]) -> Figure:
 
 
 def _ladder(config: QualityConfig, pieces: Sequence[Piece]) -> Figure:
-    """AP of the retrained model on the target, and on the source where it was measured; a dot is a seed."""
+    """AP of the retrained models on the target, and on the source if it was measured; a dot is a seed."""
     parts: list[tuple[str, Callable[[Piece], Sequence[float]]]] = [("target", lambda piece: piece.target)]
     if any(piece.source for piece in pieces):
         parts.append(("source, all categories", lambda piece: piece.source))
@@ -140,7 +140,7 @@ def _ladder(config: QualityConfig, pieces: Sequence[Piece]) -> Figure:
     for axes, (title, scores_of) in zip(panels, parts):
         for height, (_, number, group) in enumerate(rows):
             after = [scores_of(piece)[number] for piece in group]
-            # No bars: these would have to begin at 0, where all of them look alike.
+            # Dots, since bars would have to begin at 0 and would hide the differences.
             axes.plot(after, [height] * len(after), "o", color="C0", alpha=0.7, markersize=5)
             axes.plot(fmean(after), height, "|", color="black", markersize=13, markeredgewidth=2)
         before = fmean(scores_of(piece)[0] for piece in pieces)

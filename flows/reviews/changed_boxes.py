@@ -1,4 +1,4 @@
-"""What a person changed among the boxes of an image that went to another program and came back."""
+"""Finds what a person changed in the boxes of an image that was exported to another program."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from formats.io.plurals import many
 from formats.record import Box, Instance, Record
 from formats.reviewed import by_person
 
-NEAR = 2.0  # pixels, of a side: what cut digits and pixels that count from 1 make of a box that nobody has moved
-_SAME_OBJECT = 0.5  # IoU at which a person's box replaces an ignored one
+NEAR = 2.0  # pixels per side by which rounding, or counting pixels from 1, may move a box that nobody changed
+_SAME_OBJECT = 0.5  # IoU from which a person's box replaces an ignored one
 
 
 class Categories:
-    """The labels of category names, in any letter case; keeps those that are unknown, to report each once."""
+    """Looks up labels of category names, ignoring case, and collects unknown names to report each once."""
 
     def __init__(self, names: Mapping[int, str]) -> None:
         self.names = names
@@ -27,14 +27,14 @@ class Categories:
         self._unknown: dict[str, list[str]] = {}
 
     def label(self, name: str, location: str) -> int | None:
-        """None for a name that is not in the label map."""
+        """The label of a name; None if it is not in the label map."""
         label = self._exact.get(name, self._labels.get(name.strip().casefold()))
         if label is None:
             self._unknown.setdefault(name, []).append(location)
         return label
 
     def problems(self) -> list[InputError]:
-        """One for each unknown name, with the first image that has it."""
+        """An error for each unknown name, at the first image with it."""
         return [
             InputError(
                 locations[0],
@@ -46,10 +46,10 @@ class Categories:
 
 
 def drawn_instances(image: ExportedImage, record: Record, categories: Categories) -> tuple[Instance, ...] | None:
-    """The boxes of an export in pixels, clipped to the image, with the labels of the label map.
+    """The boxes of an exported image in pixels, clipped to the image, with labels of the label map.
 
-    record: the same image in the labels. None where a category is unknown, which `categories` notes. Raises InputError
-    for a box without an area inside the image.
+    record: the same image in our labels. None if a category is unknown, which `categories` collects. Raises InputError
+    for a box without area inside the image.
     """
     across, down = (record.width, record.height) if image.relative else (1, 1)
     instances = []
@@ -67,7 +67,7 @@ def drawn_instances(image: ExportedImage, record: Record, categories: Categories
 
 
 def clipped(box: Box, record: Record) -> Box:
-    """The part of a box that lies in the image; empty for a box outside."""
+    """The part of a box inside the image; empty for a box outside."""
     width, height = float(record.width), float(record.height)
     x1, x2 = (min(max(side, 0.0), width) for side in box[::2])
     y1, y2 = (min(max(side, 0.0), height) for side in box[1::2])
@@ -75,7 +75,7 @@ def clipped(box: Box, record: Record) -> Box:
 
 
 def ignored_beside(record: Record, drawn: Sequence[Instance]) -> tuple[Instance, ...]:
-    """The ignored boxes of a record, but for those that a person has drawn as objects of the same category."""
+    """The ignored boxes of a record, except those that a person has drawn as objects of the same category."""
     kept = []
     for each in record.instances or ():
         rivals = [other.box for other in drawn if other.label == each.label]
@@ -86,9 +86,9 @@ def ignored_beside(record: Record, drawn: Sequence[Instance]) -> tuple[Instance,
 
 @dataclass(frozen=True)
 class Change:
-    """What a person made of an image. record: theirs. added, removed: boxes; a moved or relabelled one is both.
+    """A person's changes to an image. record: the result. added, removed: boxes; a moved or relabelled one is both.
 
-    near: of those added, boxes that differ from one of the labels by no more than NEAR.
+    near: number of added boxes that differ from a label by at most NEAR.
     """
 
     record: Record
@@ -101,9 +101,9 @@ class Change:
 
 
 def change_of(record: Record, drawn: Sequence[Instance], tolerance: float = TOLERANCE, flagged: bool = True) -> Change:
-    """How drawn boxes differ from a record's. One that is there within `tolerance` pixels is the record's, as it is.
+    """Compares drawn boxes with those of a record. A box within `tolerance` pixels of the record's counts as unchanged.
 
-    flagged: False where nothing in an export is ignored: the program has lost the flag, and nobody has taken it away.
+    flagged: False if no box of the export is marked `ignore`, since the program has probably lost these marks.
     """
     free = [replace(each, box=clipped(each.box, record)) for each in record.instances or ()]
     shown = len(free)
@@ -123,5 +123,5 @@ def change_of(record: Record, drawn: Sequence[Instance], tolerance: float = TOLE
 
 
 def _distance(a: Box, b: Box) -> float:
-    """Pixels, of the side that differs most."""
+    """The largest difference of a side, in pixels."""
     return max(abs(one - other) for one, other in zip(a, b))

@@ -1,4 +1,4 @@
-"""Which of our images a name in an export of another program means.
+"""Matches image names in an export of another program with our images.
 
 Programs put folders before a name (those of their storage), leave folders out, and change names: Label Studio puts a
 key of eight digits before an uploaded file and takes blanks and brackets out, addresses are percent-encoded, and some
@@ -23,21 +23,21 @@ _MAX_FOLDERS = 32  # before our own names; nobody's images lie deeper
 
 
 class Match(NamedTuple):
-    """filename: ours. by_path: folders and all; False where only the base name matched."""
+    """filename: of our image. by_path: whether the whole path matched, not only the base name."""
 
     filename: str
     by_path: bool
 
 
 class ImageNames:
-    """The images of one label file, found by what another program calls them.
+    """The images of one label file, found by their names in another program.
 
-    The same number of leading folders is taken from all names of an export: those that make most of them ours. A name
-    that is none of ours then is looked up by its base name, if only one of our images has it.
+    The same number of leading folders is removed from all names of an export: the number with the most matches. Names
+    that do not match then are looked up by their base name, if only one of our images has it.
     """
 
     def __init__(self, filenames: Iterable[str], source: str, exported: Sequence[str], are_stems: bool = False) -> None:
-        """source: what the file is called in messages. exported: all names of the export. are_stems: no suffixes."""
+        """source: name of the label file, for messages. exported: all names of the export. are_stems: no suffixes."""
         self._source, self._are_stems = source, are_stems
         self._paths: dict[str, list[str]] = defaultdict(list)
         self._bases: dict[str, list[str]] = defaultdict(list)
@@ -51,7 +51,7 @@ class ImageNames:
         self._folders = self._leading_folders(exported)
 
     def find(self, name: str, location: str) -> Match:
-        """Our image of an exported name. Raises InputError at `location` where there is none, or more than one."""
+        """Our image for an exported name. Raises InputError at `location` if there is none, or more than one."""
         found = self._paths.get(_without_folders(_normal(name), self._folders), ())
         if len(found) == 1:
             return Match(found[0], by_path=True)

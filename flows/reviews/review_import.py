@@ -1,8 +1,8 @@
-"""Corrections made in another program, as lines of the file of corrections: `groundhog reviews import`.
+"""`groundhog reviews import`: imports corrections made in another program into the file of corrections.
 
-An export contains all images that were sent there. Taken are those that a person changed, and those that the program
-says a person has finished. Boxes that did not move keep the coordinates of the labels, so that the way there and back,
-with its rounding, changes nothing. An export that cannot be placed as a whole is refused as a whole.
+An export contains all images that were sent to the program. Imported are those that a person changed, and those marked
+as finished there. Boxes that were not moved keep the coordinates of the labels, so rounding in the program changes
+nothing. If any image cannot be matched, the whole export is refused.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ from formats.reviewed import (
     write_corrections,
 )
 
-_MIN_ROUNDED = 5  # boxes below which a person may have moved them all
-NAMED_PROBLEMS = 20  # of the images that cannot be placed; the rest are counted
+_MIN_ROUNDED = 5  # with fewer moved boxes, a person may have moved them all
+MAX_LISTED = 20  # problems that are listed; the rest is only counted
 
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """How an export is taken over.
+    """Options of an import.
 
-    export: what its format needs. label_map: by default the one beside the labels. out: the file of corrections, by
-    default the one that the loop and the review page read. tolerance: pixels, see TOLERANCE. everything: every image of
-    the export counts as reviewed. skip: images that cannot be placed are left out. overwrite: other corrections of the
-    same images, made since the labels, are replaced.
+    export: options of its format. label_map: by default the one beside the labels. out: the file of corrections, by
+    default the one that the loop and the review page use. tolerance: pixels, see TOLERANCE. everything: count every
+    image of the export as reviewed. skip: leave out images that cannot be matched. overwrite: replace other corrections
+    of the same images that were made since the labels.
     """
 
     export: ExportOptions = field(default_factory=ExportOptions)
@@ -67,7 +67,7 @@ class ImportOptions:
 
 @dataclass
 class ImportCounts:
-    """What became of the images of an export, and of their boxes. A box that was moved is removed and added."""
+    """Counts of images and boxes of an export. A moved box counts as removed and added."""
 
     exported: int = 0
     by_path: int = 0
@@ -86,7 +86,10 @@ class ImportCounts:
 
 @dataclass(frozen=True)
 class Imported:
-    """path: the file of corrections. written: lines put there. number: the first round that they hold for."""
+    """path: the file of corrections. written: number of lines added. number: the first round to which they apply.
+
+    absent: number of lines that are not in the export.
+    """
 
     path: Path
     written: int
@@ -97,7 +100,7 @@ class Imported:
 
 @dataclass(frozen=True)
 class _Labels:
-    """The labels that were exported: by file name, with the names of their label map."""
+    """The labels that were exported. records: by file name. names: those of the label map."""
 
     path: Path
     records: dict[str, Record]
@@ -107,12 +110,12 @@ class _Labels:
 def import_reviews(
     labels: str | Path, export: str | Path, tool: str, options: ImportOptions = ImportOptions()
 ) -> Imported:
-    """Puts what a person did in another program into the file of corrections, from the labels' round on.
+    """Adds a person's changes in another program to the file of corrections, from the round of the labels on.
 
     labels: the ODVG file that was exported. tool: a key of formats.exported.TOOLS.
-    Raises InputError for an export that cannot be read, for images that cannot be placed (another data set's, two of
-    one name, of another size, with unknown categories or shapes that are not upright boxes), and for images that other
-    corrections have been made of since.
+    Raises InputError for an export that cannot be read, for images that cannot be imported (unknown or ambiguous names,
+    another size, unknown categories, shapes that are not upright boxes), and for images with other corrections made
+    since the labels.
     """
     ours = _read_labels(Path(labels), options.label_map)
     path = reviewed_path(ours.path) if options.out is None else options.out
@@ -153,25 +156,25 @@ def _read_labels(path: Path, label_map: Path | None) -> _Labels:
 def _refuse_empty(
     ours: _Labels, images: Sequence[ExportedImage], export: str | Path, counts: ImportCounts, options: ImportOptions
 ) -> None:
-    """An export without its annotations would delete every box."""
+    """Raises InputError for an export without any annotations, which would delete every box."""
     if not counts.exported:
         raise InputError(export, "contains no image", "expected the export of a task that has images")
     boxes = sum(len(record.instances or ()) for record in ours.records.values())
     empty = not any(image.boxes or image.finished is not None for image in images)
     if empty and boxes and not counts.problems and not options.everything:
-        what = f"contains no box in any of {many(len(images), 'image')}, {ours.path.name} contains {boxes}"
+        what = f"contains no box in any of {many(len(images), 'image')}, but {ours.path.name} contains {boxes}"
         raise InputError(export, what, "expected an export with its annotations, or --all if every box was deleted")
 
 
 def _refuse_rounded(export: str | Path, counts: ImportCounts, options: ImportOptions) -> None:
-    """Nobody moves most boxes by a pixel; a program that rounds does, and every image would count as corrected."""
+    """Raises InputError if most boxes moved by about a pixel, since the program rounds and nobody changed them."""
     if options.tolerance == TOLERANCE and counts.near >= _MIN_ROUNDED and counts.near * 2 > counts.drawn:
         what = f"{counts.near} of {counts.drawn} boxes differ by {TOLERANCE:g} to {NEAR:g} pixels from the labels"
-        remedy = f"expected --tolerance {NEAR:g}, since the program rounds or counts pixels otherwise"
+        remedy = f"expected --tolerance {NEAR:g}, since the program rounds or counts pixels differently"
         raise InputError(export, what, remedy)
 
 
-# Which image, which boxes
+# Matching images and boxes
 
 
 def _placed(ours: _Labels, images: Sequence[ExportedImage], counts: ImportCounts) -> list[tuple[ExportedImage, Record]]:
@@ -187,8 +190,8 @@ def _placed(ours: _Labels, images: Sequence[ExportedImage], counts: ImportCounts
                 raise InputError(image.location, what, "expected each image only once")
             if image.size is not None and image.size != (record.height, record.width):
                 size = f"{image.size[1]}x{image.size[0]} pixels"
-                what = f"{image.name!r} has {size}, {ours.path.name} says {record.width}x{record.height}"
-                raise InputError(image.location, what, "expected boxes in pixels of the same picture")
+                what = f"{image.name!r} has {size}, but {ours.path.name} has {record.width}x{record.height}"
+                raise InputError(image.location, what, "expected boxes in pixels of the same image")
             placed[match.filename] = image
             counts.by_path += match.by_path
             counts.by_name += not match.by_path
@@ -202,7 +205,7 @@ def _taken(
     options: ImportOptions,
     keeps_ignored: bool,
 ) -> dict[str, Record]:
-    """By file name the records that a person changed, or finished as they were."""
+    """File name -> record, for the images that a person changed or confirmed."""
     categories = Categories(ours.names)
     taken: dict[str, Record] = {}
     flagged = not keeps_ignored or any(each.ignore for image, _ in placed for each in image.boxes or ())
@@ -223,7 +226,7 @@ def _taken(
 
 
 def _counted(change: Change, image: ExportedImage, record: Record, counts: ImportCounts, everything: bool) -> bool:
-    """Whether an image is taken; adds it to the counts."""
+    """Adds an image to the counts; returns whether it is imported."""
     if change:
         counts.changed += 1
         counts.added += change.added
@@ -238,16 +241,16 @@ def _counted(change: Change, image: ExportedImage, record: Record, counts: Impor
 
 
 def _needs_a_person(record: Record) -> bool:
-    """Whether it takes a person to finish the image: what a person drew is sent as a finished annotation already."""
+    """Whether finishing the image requires a person; boxes drawn by a person are exported as finished already."""
     return record.instances is None or all(each.score is not None for each in record.instances)
 
 
-# Into the file of corrections
+# Writing the file of corrections
 
 
 @dataclass(frozen=True)
 class _Target:
-    """The file of corrections, and what is known of its lines. number: the round of the labels."""
+    """The file of corrections to write, for labels of the round `number`."""
 
     path: Path
     ours: _Labels
@@ -259,7 +262,7 @@ class _Target:
 
 
 def _put(target: _Target, taken: Mapping[str, Record], counts: ImportCounts, options: ImportOptions) -> int:
-    """Writes what is new; how many lines."""
+    """Writes the new lines; returns their number."""
     texts = {filename: reviewed_text(record, target.number) for filename, record in taken.items()}
     corrections = {filename: parse_correction(text.encode("utf-8"), target.export) for filename, text in texts.items()}
     label_map = {str(label): name for label, name in target.ours.names.items()}
@@ -282,7 +285,7 @@ def _put(target: _Target, taken: Mapping[str, Record], counts: ImportCounts, opt
 
 @dataclass(frozen=True)
 class _Fresh:
-    """filenames: of the lines that the file lacks. already: those that it has. conflicts: those it has otherwise."""
+    """filenames: of new lines. already: number of equal corrections. conflicts: errors for different corrections."""
 
     filenames: tuple[str, ...]
     already: int
@@ -315,10 +318,10 @@ def _fresh(
 
 
 def _is_newer(correction: Correction, labels: Record, number: int) -> bool:
-    """Whether somebody corrected or confirmed an image after its labels were made."""
+    """Whether an image was corrected or confirmed after its labels were made."""
     if change_of(correction.record, labels.instances or ()):
         return True
-    # Labels that had a correction when they were made have its boxes, and those have no scores.
+    # Labels made from a correction have its boxes, which have no scores.
     scored = bool(labels.instances) and _needs_a_person(labels)
     return scored and correction.since == number
 
@@ -331,14 +334,14 @@ def _refuse_problems(export: str, counts: ImportCounts, skip: bool) -> None:
     problems = counts.problems
     if not problems or (skip and counts.by_path + counts.by_name):
         return
-    more = [f"  and {len(problems) - NAMED_PROBLEMS} more"] if len(problems) > NAMED_PROBLEMS else []
-    listed = "\n".join([f"  {problem}" for problem in problems[:NAMED_PROBLEMS]] + more)
+    more = [f"  and {len(problems) - MAX_LISTED} more"] if len(problems) > MAX_LISTED else []
+    listed = "\n".join([f"  {problem}" for problem in problems[:MAX_LISTED]] + more)
     what = f"nothing was imported: {many(len(problems), 'problem')} in {many(counts.exported, 'image')}"
     raise InputError(export, what, f"correct them there, or use --skip to leave those images out\n{listed}")
 
 
 def describe_import(imported: Imported, labels: str | Path) -> str:
-    """The counts in words, a line each, and what comes next."""
+    """The result of an import as text."""
     counts, name = imported.counts, Path(labels).name
     lines = [
         f"{many(counts.exported, 'image')} exported: {counts.by_path} found by path, {counts.by_name} by file name",
@@ -351,9 +354,8 @@ def describe_import(imported: Imported, labels: str | Path) -> str:
         lines.append(f"{counts.already} corrected in the same way already")
     if counts.problems:
         lines.append(f"{many(len(counts.problems), 'problem')}; these images were left out:")
-        lines += [f"  {problem}" for problem in counts.problems[:NAMED_PROBLEMS]]
+        lines += [f"  {problem}" for problem in counts.problems[:MAX_LISTED]]
     if not imported.written:
         return "\n".join([*lines, "nothing to import"])
-    verb = "holds" if imported.written == 1 else "hold"
-    lines.append(f"{imported.path}: {many(imported.written, 'line')} that {verb} from round {imported.number} on")
+    lines.append(f"{imported.path}: {many(imported.written, 'line')} added, from round {imported.number} on")
     return "\n".join(lines)

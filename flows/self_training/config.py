@@ -1,4 +1,4 @@
-"""Every setting of a self-training: what is labelled, how, how often, and when the loop continues."""
+"""The configuration of a self-training run: the data, how they are labelled, how many rounds, and when to go on."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from grounding_model.training.config import FromWeights, TrainConfig
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Images and the categories to look for. annotations: bootstrapped there when it is not there.
+    """Images and the categories to look for. annotations: the file to label; bootstrapped if it does not exist.
 
-    label_map: beside the annotations when None. how_to_get: what to tell somebody who has not got the images.
+    label_map: None: the one beside the annotations. how_to_get: the remedy in the error about missing images.
     """
 
     images: Path
@@ -36,7 +36,7 @@ class ImageFolder:
 
 @dataclass(frozen=True)
 class CaptionedImages:
-    """Images with captions, in any form that bootstrap_vg takes. annotations: bootstrapped when it is not there.
+    """Images with captions, in any form that bootstrap_vg takes. annotations: bootstrapped if it does not exist.
 
     phrases: a JSON file, caption -> phrases to look for, in place of NLTK's noun phrases.
     """
@@ -51,7 +51,7 @@ class CaptionedImages:
 
 @dataclass(frozen=True)
 class GlyphScenes:
-    """Unlabelled scenes of the glyph world, drawn into the work_dir: needs nothing.
+    """Unlabelled scenes of the glyph world, drawn into the work_dir; needs no other files.
 
     task: "captions" writes one caption per scene, whose noun phrases are looked for in place of the categories.
     """
@@ -66,9 +66,9 @@ class GlyphScenes:
 
 @dataclass(frozen=True)
 class Labelling(DetectionSettings, Execution):
-    """How a round labels. workers: on train.device where they name no devices.
+    """How a round labels. workers: on train.device if they name no devices.
 
-    views: more views of every image, whose boxes are merged; each costs a labelling.
+    views: further views of every image, whose boxes are merged; each takes as long as another labelling.
     """
 
     views: tuple[View, ...] = ()
@@ -80,9 +80,9 @@ class Labelling(DetectionSettings, Execution):
 
 @dataclass(frozen=True)
 class StudentStage:
-    """The last stage: a small detector taught with the last labels that passed the gate, in WORK_DIR/student.
+    """The last stage: a small detector trained on the last labels that passed the gate, in WORK_DIR/student.
 
-    Other settings are those of `groundhog distill`. licence: of the first round's weights; "" where unknown.
+    Other settings are those of `groundhog distill`. licence: of the first round's weights; "" if unknown.
     """
 
     start: FromStudent = field(default_factory=FromStudent)
@@ -94,27 +94,27 @@ class StudentStage:
 
 @dataclass(frozen=True)
 class SelfTrainConfig:
-    """A run of the loop.
+    """The configuration of one run of the loop.
 
-    train: how a round trains. Its work_dir contains all rounds, its start is the first round's model, its datasets are
-    the pretraining data that are mixed in, if any.
+    train: how a round trains. Its work_dir contains all rounds, its start is the first round's model, and its datasets
+    are the pretraining data to mix in, if any.
     """
 
     name: Name
     data: ImageFolder | CaptionedImages | GlyphScenes
     train: TrainConfig
-    rounds: CountOrZero = 1  # trainings; labels are made once more than that
+    rounds: CountOrZero = 1  # number of trainings; the images are labelled once more than that
     ratio: Factor = 1.0  # pretraining images for each pseudo-labelled one; 0 leaves the pretraining data out
     student: PositiveShare = (
-        1.0  # weight of a trained model in the mean with the first round's (WiSE-FT); 1 takes it as it is
+        1.0  # weight of a trained model in the mean with the first round's (WiSE-FT); 1 uses it unchanged
     )
     policy: Policy = field(default_factory=Policy)
     labelling: Labelling = field(default_factory=Labelling)
-    labelled: KnownLabels | None = None  # what a person labelled before; the first model learns from it
-    evaluation: BenchmarkData | None = None  # labelled images or captions that no round sees
-    evaluated_categories: tuple[str, ...] | None = None  # None: all that the evaluation data know
+    labelled: KnownLabels | None = None  # existing labels; the first model is trained on them
+    evaluation: BenchmarkData | None = None  # labelled images or captions that no round trains on
+    evaluated_categories: tuple[str, ...] | None = None  # None: all categories of the evaluation data
     gate: Gate = field(default_factory=Gate)
-    review: bool | tuple[CountOrZero, ...] = False  # rounds whose labels a person is waited for; true: all
+    review: bool | tuple[CountOrZero, ...] = False  # rounds after which the loop waits for a review; true: all
     distill: StudentStage | None = None  # after the last round
 
     def __post_init__(self) -> None:
@@ -127,7 +127,7 @@ class SelfTrainConfig:
             raise InputError("train.start", "random weights cannot label", 'expected kind = "weights"')
 
     def waits_after(self, number: int) -> bool:
-        """Whether a person is asked before the labels of this round are trained on."""
+        """Whether the loop waits for a person before it trains on the labels of this round."""
         return self.review if isinstance(self.review, bool) else number in self.review
 
     @property
@@ -138,5 +138,5 @@ class SelfTrainConfig:
 
 
 def read_self_train(path: str | Path, overrides: tuple[str, ...] = ()) -> SelfTrainConfig:
-    """The configuration in a TOML file. Raises InputError for whatever is wrong in it."""
+    """Reads the configuration from a TOML file. Raises InputError if it is not valid."""
     return read_config(path, SelfTrainConfig, overrides)

@@ -1,7 +1,7 @@
 """`groundhog demo`: the whole loop offline, on the embedded model and scenes of the glyph world.
 
-The settings are those of configs/self_train_glyphs.toml. The demo adds held-out source scenes, which tell how much of
-the other categories each round forgets, pictures of what changed, and the report.
+The settings are those of configs/self_train_glyphs.toml. The demo adds held-out scenes of the pretraining domain, which
+measure how much each round forgets of the other categories, pictures of what changed, and the report.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from grounding_model.glyphs import draw_scene
 CONFIG = Path(__file__).parents[2] / "configs" / "self_train_glyphs.toml"
 DEMO_NAME = "demo.json"  # which demo lies in a folder
 PICTURE_NAME = "before_after.jpg"
-TEST_SCENES = 300  # 60 are noisy, and more cost milliseconds
-SOURCE_SCENES = GlyphData(domain="source", count=150, seed=2000)  # of every category, held out of all training
-COMPARED = 60  # test scenes among which the pictures are chosen
+TEST_SCENES = 300  # scores on 60 are noisy, and more take only milliseconds
+SOURCE_SCENES = GlyphData(domain="source", count=150, seed=2000)  # of every category, in no training set
+COMPARED = 60  # test scenes that the pictures are chosen from
 SHOWN = 8
-SHOWN_SCORE = 0.35  # labels have to be surer; a picture shows what else the model takes for a cat
+SHOWN_SCORE = 0.35  # lower than for labels, so that pictures also show what the model mistakes for a cat
 
 
 class DemoResult(NamedTuple):
-    """rounds: from the pretrained model to the last. source_ap: of the same models, on scenes of every category."""
+    """rounds: one per model, the pretrained one first. source_ap: AP of each on scenes of every category."""
 
     rounds: tuple[RoundResult, ...]
     source_ap: tuple[float, ...]
@@ -58,11 +58,11 @@ def run_demo(
     weights: str | Path | None = None,
     device: str | None = None,
 ) -> DemoResult:
-    """Draws the scenes, labels them, trains on the labels, labels again; everything lies in `out_dir` afterwards.
+    """Draws the scenes, labels them, trains on the labels and labels again; writes everything to `out_dir`.
 
-    seed: of the unlabelled scenes and of the training; the test scenes are always the same. quick: a few scenes and
-    steps, to see that it runs. weights: in place of the embedded model. device: "auto" by default.
-    An interrupted demo resumes. Raises InputError when another demo lies in out_dir.
+    seed: of the unlabelled scenes and of the training; the test scenes are always the same. quick: only a few scenes
+    and steps, to check that it runs. weights: None: the embedded model. device: None: "auto".
+    An interrupted demo resumes. Raises InputError if out_dir contains a demo with other settings.
     """
     out_dir = Path(out_dir)
     config = demo_config(out_dir, seed, quick, weights, device)
@@ -113,17 +113,17 @@ def _quick(config: SelfTrainConfig) -> SelfTrainConfig:
         evaluation=replace(_test_scenes(config), count=4),
         labelling=replace(config.labelling, shard_size=4),
         train=replace(config.train, steps=2, batch_size=2, log_every=1, workers=0),
-        gate=replace(config.gate, enabled=False),  # so little says nothing
+        gate=replace(config.gate, enabled=False),  # too few scenes to judge a round
     )
 
 
 def _check_same(out_dir: Path, demo: Mapping[str, Any]) -> None:
-    """Scenes of one seed under the labels of another would look like a result."""
+    """Raises InputError if the folder is of a demo with other settings; records the settings in a new one."""
     path = out_dir / DEMO_NAME
     remedy = "remove the folder or choose another"
     if path.is_file():
         if load_json(path, remedy) != demo:
-            raise InputError(out_dir, "contains another demo", remedy)
+            raise InputError(out_dir, "contains a demo with other settings", remedy)
         return
     write_json(path, demo)
 
@@ -139,8 +139,8 @@ def _test_scenes(config: SelfTrainConfig) -> GlyphData:
 
 
 def _source_ap(config: SelfTrainConfig, done: RoundResult, quick: bool, reporter: ConsoleReporter) -> float:
-    """AP of one round's model over every category of the source scenes; written where the report finds it."""
-    reporter.say(f"v{done.round}: scoring the model that made them on scenes of every category")
+    """AP of one round's model over every category of the source scenes; writes it where the report finds it."""
+    reporter.say(f"v{done.round}: evaluating the model that made these labels on scenes of every category")
     truth = replace(SOURCE_SCENES, count=4) if quick else SOURCE_SCENES
     folder = config.train.work_dir / f"round-{done.round}"
     metrics = evaluate_weights(
@@ -158,7 +158,7 @@ def _source_ap(config: SelfTrainConfig, done: RoundResult, quick: bool, reporter
 
 
 def _comparisons(config: SelfTrainConfig, first: str, last: str) -> dict[str, list[ImageComparison]]:
-    """Title -> test scenes with their truth, the first model's boxes and the last one's."""
+    """Title -> test scenes with their true boxes, the first model's and the last one's."""
     data = _test_scenes(config)
     scenes = [
         draw_scene(data.domain, data.seed, index, data.task, data.pairs, data.hardness)
@@ -191,7 +191,7 @@ def _comparisons(config: SelfTrainConfig, first: str, last: str) -> dict[str, li
 
 @dataclass
 class ConsoleReporter:
-    """Says on stderr what happens, with the time since the start."""
+    """Prints what happens on stderr, with the time since the start."""
 
     started: float = 0.0
 
@@ -203,9 +203,7 @@ class ConsoleReporter:
         print(f"[{minutes}:{seconds:02d}] {words}", file=sys.stderr, flush=True)
 
     def on_event(self, event: Event) -> None:
-        if event["state"] != "progress" and (
-            words := message_of_event(event)
-        ):  # the training itself says how far it is
+        if event["state"] != "progress" and (words := message_of_event(event)):  # the training prints its own progress
             self.say(words)
 
 
@@ -230,7 +228,7 @@ def next_steps_after_demo(out_dir: Path, result: DemoResult) -> str:
     look += ["-o", out_dir / "seen", "--not-show"]
     return f"""
 AP is that of the model that made the labels. "AP cat" is measured on labelled test scenes that no round trained on,
-"AP all categories" on scenes of the pretraining domain: it shows what the model forgets.
+"AP all categories" on scenes of the pretraining domain, to measure forgetting.
 
 report:          {result.report}
 labels:          {last}

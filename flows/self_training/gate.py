@@ -1,8 +1,9 @@
-"""The gate between rounds: does the new model hold what the best one knew, and are its labels about the same?
+"""The gate between rounds: is the new model at least as good as the best one, and are its labels similar?
 
-A round falls when even the upper end of the interval of its gain over the best round before it is below zero, both
-judged on the same draws of test images (grounding_model.metrics.bootstrap). Its labels drift too far when too many
-images changed, or a category's boxes multiplied or vanished: the marks of a model that confirms itself.
+A round fails if its score is significantly lower than that of the best earlier round: the confidence interval of the
+difference, from a paired bootstrap over the test images (grounding_model.metrics.bootstrap), lies below zero. Its
+labels drift too far if too many images changed, or the boxes of a category multiplied or vanished: signs of a model
+that reinforces its own mistakes.
 """
 
 from __future__ import annotations
@@ -23,18 +24,19 @@ from grounding_model.metrics.bootstrap import CONFIDENCE, RESAMPLES, read_sample
 class Gate:
     """When another round may follow. enabled: False lets every round pass, but still checks and reports it.
 
-    Bounds of drift hold between the labels of two rounds, and are wide: in six rounds of the glyph world, whose AP went
-    from -0.02 to +0.05, labels changed in 30 to 54 % of the images, and boxes became up to 2.4 times fewer.
+    The bounds of drift compare the labels of two consecutive rounds, and are wide: in six rounds of the glyph world,
+    whose AP changed by -0.02 to +0.05, labels changed in 30 to 54 % of the images, and the number of boxes fell by up
+    to a factor of 2.4.
     """
 
     enabled: bool = True
     confidence: float = CONFIDENCE  # of the interval of the gain
     resamples: Count = RESAMPLES  # draws of test images
     max_changed_images: float = 0.9  # share of images whose labels differ from the round before
-    max_count_ratio: float = 3.0  # boxes of a category against the round before, either way; also of all boxes
-    min_boxes_per_image: Factor = 0.01  # labels with fewer teach a model that there is nothing to find
+    max_count_ratio: float = 3.0  # factor by which the number of boxes may change, in total or of one category
+    min_boxes_per_image: Factor = 0.01  # a model trained on fewer learns that there is nothing to find
     min_count: CountOrZero = 20  # with fewer images, or fewer boxes of a category in both rounds, drift is not checked
-    audit_precision: float | None = None  # that a person's audit has to show with 95 % confidence; None asks for none
+    audit_precision: float | None = None  # lower bound that an audit must show with 95 % confidence; None: no audit
     audit_recall: float | None = None
 
     def __post_init__(self) -> None:
@@ -53,10 +55,11 @@ class Gate:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says of a round.
+    """The gate's decision on a round.
 
-    passed: the loop may continue from this round. reasons: why not; empty where passed. over: the best round before it,
-    that it is compared with. gain, interval: of its headline number over that round's; None without evaluation data.
+    passed: the loop may continue from this round. reasons: the checks that failed. over: the best earlier round, with
+    which it is compared. gain, interval: the difference of their headline metrics, and its confidence interval; None
+    without evaluation data.
     """
 
     passed: bool
@@ -69,7 +72,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A round's held-out figure. headline: its name. samples: the file of matches that the evaluation wrote."""
+    """A round's held-out score. headline: name of the metric. samples: the matches that the evaluation wrote."""
 
     number: int
     headline: str
@@ -85,10 +88,11 @@ def judge_round(
     best: Evaluation | None = None,
     audit: Mapping[str, Any] | None = None,
 ) -> Verdict:
-    """counts: of the round's labels: "lines", "kept", "reviewed_boxes". drift: against the round before; None for the
-    first. found, best: of this round and the best before it. audit: as the .meta.json of the labels has it.
+    """Decides whether another round may follow.
 
-    Raises InputError when the samples of an evaluation are not there.
+    counts: of the round's labels: "lines", "kept", "reviewed_boxes". drift: since the round before; None for the first.
+    found, best: the evaluations of this round and of the best earlier one. audit: as in the .meta.json of the labels.
+    Raises InputError if the samples of an evaluation are missing.
     """
     reasons = [*too_few(gate, counts), *(() if drift is None else drifted(gate, drift)), *audited(gate, audit)]
     over = gain = interval = None
@@ -110,18 +114,18 @@ def judge_round(
 
 
 def too_few(gate: Gate, counts: Mapping[str, int]) -> Iterator[str]:
-    """What is wrong with labels that hold next to nothing."""
+    """The failed check of labels with hardly any boxes."""
     boxes, lines = counts["kept"] + counts.get("reviewed_boxes", 0), counts["lines"]
     if boxes < gate.min_boxes_per_image * lines:
         yield (
-            f"{many(boxes, 'box')} in {many(lines, 'image')} are hardly any (gate.min_boxes_per_image): "
+            f"only {many(boxes, 'box')} in {many(lines, 'image')} (gate.min_boxes_per_image): "
             "the model does not know what the prompt "
             "means; expected other weights, or a lower policy.score_threshold (and policy.ignore_from)"
         )
 
 
 def drifted(gate: Gate, drift: Drift) -> Iterator[str]:
-    """Every bound that is broken, in words."""
+    """A message for each bound of drift that is exceeded."""
     if drift.images >= gate.min_count and drift.changed_share > gate.max_changed_images:
         yield (
             f"labels changed in {drift.changed_share:.0%} of the images, more than {gate.max_changed_images:.0%} "
@@ -132,36 +136,37 @@ def drifted(gate: Gate, drift: Drift) -> Iterator[str]:
     for name, (before, after) in judged.items():
         if max(before, after) >= gate.min_count and count_ratio(before, after) > gate.max_count_ratio:
             yield (
-                f"boxes of {name} went from {before} to {after}, more than {gate.max_count_ratio:g}-fold "
+                f"boxes of {name} went from {before} to {after}, by a factor of more than {gate.max_count_ratio:g} "
                 "(gate.max_count_ratio)"
             )
 
 
 def audited(gate: Gate, audit: Mapping[str, Any] | None) -> Iterator[str]:
-    """What a person's audit of the labels does not show, of what the gate asks for."""
+    """A message for each bound that the gate sets and the audit of the labels does not show."""
     for kind in ("precision", "recall"):
         wanted = getattr(gate, f"audit_{kind}")
         if wanted is None:
             continue
         if audit is None:
-            yield f"{kind} of the labels is not audited (gate.audit_{kind}): run `groundhog audit` on them"
+            yield f"{kind} of the labels has not been audited (gate.audit_{kind}): run `groundhog audit` on them"
         elif (found := audit.get(kind)) is None or found["low"] < wanted:
             interval = (
                 "unknown" if found is None else f"{found['value']:.3f} ({found['low']:.3f} … {found['high']:.3f})"
             )
             yield (
-                f"{kind} of the labels is {interval} from {audit['reviews']} reviews, not surely {wanted:g} "
+                f"{kind} of the labels is {interval} from {audit['reviews']} reviews, not significantly "
+                f"above {wanted:g} "
                 f"(gate.audit_{kind})"
             )
 
 
 def count_ratio(before: int, after: int) -> float:
-    """The larger number against the smaller; infinite where one of them is none."""
+    """The larger number divided by the smaller; infinity if one of them is 0."""
     return max(before, after) / min(before, after) if min(before, after) else float("inf")
 
 
 def payload_of(verdict: Verdict) -> dict[str, Any]:
-    """For JSON; of the drift's counts the hundred that changed most."""
+    """The verdict as JSON values, with only the hundred categories whose counts changed most."""
     payload = asdict(verdict)
     if verdict.drift is not None:
         counts = sorted(verdict.drift.counts.items(), key=lambda item: -abs(item[1][0] - item[1][1]))

@@ -1,4 +1,4 @@
-"""`groundhog init`: a configuration of the loop for somebody's own images, which `groundhog up` then serves."""
+"""`groundhog init`: writes a configuration of the loop for your own images, which `groundhog up` then serves."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from grounding_model.model.config import ModelConfig
 
 CONFIG_DIR = Path("configs")
 UNLABELLED_ROUNDS = 2
-LABELLED_ROUNDS = 0  # no gain of more is proven on photos: docs/label_quality.md, "What rounds add"
-AFTER_YOURS = "trainings after the one on your labels; with each the rest is labelled again"
-MIN_TO_HOLD_BACK = 25  # labelled images: a fifth of fewer judges nothing, and is missed in training
+LABELLED_ROUNDS = 0  # on photos, no significant gain of more was measured: docs/label_quality.md, "What rounds add"
+AFTER_YOURS = "trainings after the one on your labels; after each, the other images are labelled again"
+MIN_TO_HOLD_BACK = 25  # labelled images; a fifth of fewer is too few to evaluate on, and would be missed in training
 PREFIX = "self_train_"  # of configurations that `groundhog up` serves
 
 
@@ -48,8 +48,8 @@ def init(
     (labels_format: its name if it cannot be detected; categories: the names, if the format has none).
     weights: the first model; None: photo-tiny with labels, else glyph-tiny. The training settings depend on the model:
     published weights are trained as in the reference.
-    Labels go to data/NAME, everything else to work_dirs/self_train_NAME, both below the current folder.
-    Raises InputError for a name that is taken, a folder without images, captions that cannot be read.
+    Labels go to data/NAME, everything else to work_dirs/self_train_NAME, both in the current folder.
+    Raises InputError if the name is taken, the folder has no images, or the captions or labels cannot be read.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise InputError("name", repr(name), "expected letters, digits, - and _")
@@ -68,7 +68,7 @@ def init(
     else:
         assert captions is not None
         if next(read_captions(captions, images), None) is None:
-            raise InputError(captions, "no captions in there", "expected a caption for each image to label")
+            raise InputError(captions, "contains no captions", "expected a caption for each image to label")
         data = _captions_table(name, images, captions)
     start = _entries(kind="weights", source=weights, text_encoder=text_encoder)
     text = HEAD.format(
@@ -133,13 +133,13 @@ def next_steps_after_init(path: Path) -> str:
     install = what_to_install(config.start.source)
     does = "labels, trains, labels again" if config.labelled is None else "trains on your labels, labels the rest"
     return f"""\
-wrote {path}; look it through, then
+wrote {path}; check it, then run
 {f"{chr(10)}  {install}" if install else ""}
   groundhog self-train {quote(str(path))}        # {does}
   groundhog rounds status {quote(str(config.train.work_dir))}
   {shlex.join(map(str, look))}
 
-or, with Prefect (a `groundhog up` that runs already has to be started again):
+or, with Prefect (restart `groundhog up` if it is already running):
 
   groundhog up
   prefect deployment run self-train/{name} --watch"""
@@ -176,13 +176,13 @@ def _entries(**values: object) -> str:
 
 
 def _quoted(value: object) -> str:
-    """As TOML: its basic strings and lists have JSON's escapes."""
+    """The value in TOML, whose basic strings and lists are written as in JSON."""
     value = value if isinstance(value, list) else str(value)
     return json.dumps(value, ensure_ascii=False)
 
 
 class Recipe(NamedTuple):
-    """Two parts of a configuration, as TOML."""
+    """The parts of a configuration that depend on the model, as TOML."""
 
     policy: str
     train: str
@@ -202,7 +202,7 @@ rounds = {rounds}  # {rounds_comment}
 {data}
 
 {labelled}{policy}
-# Labelled images that no round trains on, to measure its gain; without them the gate checks only the drift of labels.
+# Labelled images that no round trains on, to measure the gain; without them the gate checks only label drift.
 # [evaluation]
 # kind = "coco"  # or odvg, yolo, voc …
 # annotations = "data/…/test.json"
@@ -217,7 +217,7 @@ LABELLED = """\
 [labelled]
 annotations = {annotations}  # {count} images
 held_back = {held_back}  # share that no training uses; it evaluates the rounds if there is no [evaluation]
-share = 0.5  # of the images of a round's epoch
+share = 0.5  # share of them in an epoch of a round; the rest are pseudo-labelled images
 
 """
 
@@ -225,7 +225,7 @@ ANY_POLICY = """\
 [policy]
 score_threshold = 0.5  # score above which a candidate becomes a label; check v1 and adjust, the model is not run again
 ignore_from = 0.25  # boxes between this and the threshold count neither as objects nor as background
-# These gave the best labels in docs/label_quality.md: names of things that yours are mistaken for, and more views of
+# These gave the best labels in docs/label_quality.md: names of things that are mistaken for yours, and more views of
 # each image. Both lower the scores, so lower the two thresholds too.
 # distractors = ["…"]
 
@@ -257,7 +257,7 @@ schedule = "cosine"
 ON_PHOTOS = Recipe(
     """\
 [policy]
-# More views of each image leave fewer wrong boxes, though no tighter ones.
+# More views of each image give fewer wrong boxes, but not tighter ones.
 score_threshold = 0.4  # score above which a candidate becomes a label; check v1 and adjust, the model is not run again
 ignore_from = 0.2  # boxes between this and the threshold count neither as objects nor as background
 
@@ -274,7 +274,7 @@ precision = "bfloat16"
 frozen = ["backbone"]  # it was trained on a million photos, far more than yours
 
 [train.losses]
-classification = 3.0  # with the reference's 1 a part of an animal scores nearly as much as the whole
+classification = 3.0  # with 1, as in the reference, a part of an animal scores nearly as high as the whole
 iou_aware = true
 encoder_repeats = 5
 auxiliary_repeats = 4
@@ -306,7 +306,7 @@ AS_THE_REFERENCE = Recipe(
     """\
 epochs = 4
 batch_size = 4
-accumulate = 8  # 32 images a step, as the reference; for any other number the learning rate follows in proportion
+accumulate = 8  # 32 images per step, as in the reference; for other numbers the learning rate is scaled in proportion
 frozen = ["backbone", "text_encoder.bert"]
 
 [train.optimizer]
@@ -317,6 +317,7 @@ multipliers = {}
 schedule = "step"
 step_at = [0.75]
 
-# To reduce forgetting, add pretraining data under [[train.datasets]]; `ratio` is their number per labelled image.
+# To reduce forgetting, add pretraining data under [[train.datasets]]; `ratio` is the number of their images per
+# pseudo-labelled one.
 """,
 )

@@ -1,4 +1,4 @@
-"""Labels that a person made before the loop started: the first model is trained on them, and every round keeps them."""
+"""Labels that exist before the loop starts: the first model is trained on them, and every round uses them too."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from formats.yolo import data_yaml_of
 from grounding_model.data.sources import OdvgData
 from grounding_model.training.config import TrainConfig
 
-SPLIT_SEED = 0  # which images are held back depends on it and on the labels alone
+SPLIT_SEED = 0  # the choice of held-back images depends only on this and on the labels
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class KnownLabels:
     held_back: float = 0.2
     share: float = 0.5
     steps: int | None = None
-    best_of: Count = field(default=1, repr=False)  # not in loops that were recorded before there was one
+    best_of: Count = field(default=1, repr=False)  # not in the repr, so that the keys of older loops stay valid
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -106,19 +106,17 @@ def import_labels(
     convert(source_format, "odvg", labels, out, categories=categories, **options)
     records = list(read_odvg(out))
     if missing := [record.filename for record in records if not safe_join(images, record.filename).is_file()]:
-        what = (
-            f"{len(missing)} of {many(len(records), 'image')} that {labels} names are not there, such as {missing[0]}"
-        )
+        what = f"does not contain {len(missing)} of {many(len(records), 'image')} of {labels}, such as {missing[0]}"
         raise InputError(images, what, "expected file names relative to this folder")
     if not any(record.instances for record in records):
-        raise InputError(labels, "has no box", "expected labelled images")
+        raise InputError(labels, "contains no boxes", "expected labelled images")
     return tuple(read_label_map(label_map_beside(out)).values())
 
 
 def _refuse_other_names(
     source_format: str, labels: Path, categories: Sequence[str] | None, options: Mapping[str, Any]
 ) -> None:
-    """Raises InputError when categories differ from the names in the labels, which they would rename."""
+    """Raises InputError if the categories differ from the names in the labels, which they would rename."""
     parameter = inspect.signature(READERS[source_format]).parameters.get("categories")
     if categories is None or (parameter is not None and parameter.default is parameter.empty):
         return
@@ -129,7 +127,7 @@ def _refuse_other_names(
 
 
 def split_labels(known: KnownLabels, images: Path, folder: Path) -> LabelledSplit:
-    """Writes the two parts into the folder, the same in every run. Raises InputError for labels that are not usable."""
+    """Writes the two parts into the folder, the same in every run. Raises InputError if nothing is left to train on."""
     lines = usable_lines(known.annotations)
     held = round(known.held_back * len(lines))
     chosen = set(random.Random(SPLIT_SEED).sample(range(len(lines)), held))

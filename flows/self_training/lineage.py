@@ -1,7 +1,7 @@
 """Traces a box to its origin: its candidate, the checkpoint, prompt and policy that made it, the labels that the
 checkpoint was trained on, and so on back to the first round.
 
-The .meta.json beside the labels identifies plan, weights and parent labels by hash. Every file on the way is hashed
+The .meta.json beside the labels identifies plan, weights and parent labels by hash. Every file in the chain is hashed
 again, and those that have changed are reported.
 """
 
@@ -22,6 +22,7 @@ from formats.candidates import read_candidates
 from formats.dataset_names import metadata_path
 from formats.io.errors import InputError
 from formats.io.files import load_json, sha256_of
+from formats.io.plurals import many
 from formats.io.storage import as_path
 from formats.odvg_lines import QUARANTINED
 from formats.record import Box, Record
@@ -40,7 +41,7 @@ class LabelledBox(NamedTuple):
 
 
 class FoundCandidate(NamedTuple):
-    """What the model said of the box: its full score, its rank among the image's candidates, and the file."""
+    """The model's prediction: its unrounded score, its rank among the image's candidates, and the file."""
 
     score: float
     rank: int
@@ -51,7 +52,7 @@ class FoundCandidate(NamedTuple):
 @dataclass
 class Link:
     """One round of the chain. weights: path or name of the checkpoint. mixed_with: pretraining data that the checkpoint
-    saw. reviewed: a person set the image's boxes. broken: the files that are not what they were, in words.
+    was also trained on. reviewed: a person corrected the image. broken: messages about missing or changed files.
     """
 
     round: int
@@ -70,8 +71,8 @@ class Link:
 def lineage(labels: str | Path, image: str | None = None, box: int = 0) -> list[Link]:
     """Follows labels back to the first round. image: a filename in the labels; box: index of a box of this image.
 
-    In earlier rounds the box is the one of its name that overlaps it most.
-    Raises InputError for an image or a box that the labels do not have, and for labels of no loop.
+    In earlier rounds, the box of the same name that overlaps it most is followed.
+    Raises InputError if the labels have no such image or box, or were not made by a loop.
     """
     path: Path | None = as_path(labels)
     links: list[Link] = []
@@ -90,24 +91,24 @@ def _link(labels: Path, child: Link | None) -> Link:
     meta_path = metadata_path(labels)
     if not meta_path.is_file() and child is not None:
         gone = Link(child.round - 1, labels, "", {})
-        gone.broken.append(f"{meta_path} is gone")
+        gone.broken.append(f"{meta_path} is missing")
         return gone
     meta = load_json(meta_path, REMEDY)
     if not isinstance(meta, dict) or not {"round", "folder", "labels_sha256"} <= meta.keys():
         raise InputError(meta_path, "records no round", REMEDY)
     link = Link(meta["round"], labels, meta["labels_sha256"], meta)
     if not labels.is_file():
-        link.broken.append(f"{labels} is gone")
+        link.broken.append(f"{labels} is missing")
     elif sha256_of(labels) != meta["labels_sha256"]:
         link.broken.append(f"{labels} has changed since it was made")
     if child is not None and child.meta["trained_on"]["labels_sha256"] != meta["labels_sha256"]:
-        link.broken.append(f"{labels} was made again: v{child.round} comes from other labels of this name")
+        link.broken.append(f"{labels} was replaced: v{child.round} comes from an earlier file of this name")
     _follow_plan(link)
     return link
 
 
 def _follow_plan(link: Link) -> None:
-    """The plan of the round, what it names, and what its checkpoint was trained on."""
+    """Adds what the round's plan records, and what its checkpoint was trained on; checks the hashes."""
     try:
         manifest = _manifest(link)
     except InputError as error:
@@ -115,7 +116,7 @@ def _follow_plan(link: Link) -> None:
         return
     link.weights = manifest.weights
     if manifest.key != link.meta["plan"]:
-        link.broken.append(f"{manifest.path} is another plan than that of {link.labels.name}")
+        link.broken.append(f"{manifest.path} is not the plan of {link.labels.name}")
     hashes: tuple[tuple[object, Callable[[], str], str], ...] = (
         (manifest.source, lambda: sha256_of(manifest.source), manifest.source_sha256),
         (manifest.weights, lambda: checkpoint_hash(manifest.weights), manifest.weights_sha256),
@@ -125,7 +126,7 @@ def _follow_plan(link: Link) -> None:
             if digest() != recorded:
                 link.broken.append(f"{location} has changed since")
         except (InputError, OSError):
-            link.broken.append(f"{location} is gone")
+            link.broken.append(f"{location} is missing")
     if (parent := link.meta.get("trained_on")) is not None:
         link.trained_on = parent["labels"]
         merged = Path(manifest.weights).parent.parent / "merge.json"
@@ -183,14 +184,14 @@ def _boxes(record: Record) -> Iterator[LabelledBox]:
 
 
 def _candidate(link: Link, number: int, box: LabelledBox) -> FoundCandidate | None:
-    """The stored candidate of a label; None if a policy has moved the box, or its shard is gone."""
+    """The stored candidate of a label; None if a policy has moved the box, or its shard is missing."""
     try:
         manifest = _manifest(link)
         shard = next(each for each in manifest.shards if each.first_line <= number < each.first_line + each.lines)
         path = manifest.shard_path(shard.index)
         found = {each.line: each for each in read_candidates(path).by_line()}.get(number)
     except (InputError, StopIteration):
-        link.broken.append(f"the candidates of round {link.round} are gone")
+        link.broken.append(f"the candidates of round {link.round} are missing")
         return None
     if found is None:
         return None
@@ -205,14 +206,15 @@ def _candidate(link: Link, number: int, box: LabelledBox) -> FoundCandidate | No
 
 
 def describe_lineage(links: Sequence[Link], image: str | None = None) -> str:
-    """The chain for people, newest first."""
+    """The chain as text, newest round first."""
     lines: list[str] = []
     for link in links:
         lines.append(f"v{link.round}  {link.labels}  sha256 {link.labels_sha256[:16]}")
         lines += [f"    {name:<11} {value}" for name, value in _facts(link, image)]
         lines += [f"    BROKEN      {what}" for what in link.broken]
     broken = sum(len(link.broken) for link in links)
-    lines.append(f"the chain is broken in {broken} places" if broken else "the chain is whole: every hash fits")
+    found = f"broken in {many(broken, 'place')}" if broken else "intact: all hashes match"
+    lines.append(f"the chain is {found}")
     return "\n".join(lines)
 
 
@@ -235,13 +237,13 @@ def _facts(link: Link, image: str | None) -> Iterator[tuple[str, str]]:
         mixed = f", mixed with {'; '.join(link.mixed_with)}" if link.mixed_with else ""
         yield "trained on", f"{link.trained_on}{mixed}"
     else:
-        yield "trained on", "no labels of this loop: it is the model that the loop started from"
+        yield "trained on", "no labels of this loop; it is the model that the loop started from"
 
 
 def _box_text(link: Link, image: str) -> str:
     if link.box is None:
-        return f"none of this name near it in {image}"
+        return f"none of this name overlaps it in {image}"
     corners = ", ".join(f"{side:g}" for side in link.box.box)
-    score = "a person's" if link.box.score is None else f"score {link.box.score:g}"
-    alike = "" if link.box.overlap >= 1 else f", IoU {link.box.overlap:.2f} with the later one"
+    score = "drawn by a person" if link.box.score is None else f"score {link.box.score:g}"
+    alike = "" if link.box.overlap >= 1 else f", IoU {link.box.overlap:.2f} with the box of the later round"
     return f"{link.box.name} ({corners}) in {image}, {score}{alike}"

@@ -1,4 +1,4 @@
-"""The loop: label, filter, evaluate, mix, train, and repeat with the better model. Plain functions, no scheduler.
+"""The self-training loop: label, filter, evaluate, mix, train, and repeat with the new model. Needs no scheduler.
 
 Files record what is done: shards contain the key of their plan, a training its key, an evaluation the hash of its
 weights, and the gate's decision is derived from them. Running an interrupted loop again resumes it.
@@ -61,11 +61,13 @@ from grounding_model.data.sources import CocoData, GlyphData, OdvgData
 from grounding_model.training.config import FromWeights
 
 Event = Mapping[str, Any]
-LABELLED_FOLDER = "labelled"  # in the work_dir: the parts of what a person has labelled
+LABELLED_FOLDER = "labelled"  # in the work_dir: the training and held-back parts of the existing labels
 
 
 class SelfTrainResult(NamedTuple):
-    """rounds: all labelled rounds. best: the best of them, whose weights and labels to use. state: "finished",
+    """The result of a loop.
+
+    rounds: all labelled rounds. best: the best of them, whose weights and labels to use. state: "finished",
     "stopped" by the gate, or "waiting" for a person. reason: explanation of the state. summary: rounds.json.
 
     quarantined: the lines that the last round could not label.
@@ -93,14 +95,15 @@ def self_train(
     stages: Stages = PLAIN_STAGES,
     wait_for_person: Callable[[Path, int], bool] = lambda work_dir, number: False,
 ) -> SelfTrainResult:
-    """Labels, trains and labels again, `rounds` times or until the gate stops it; returns the scores of every round.
+    """Labels, trains and labels again, `rounds` times or until the gate stops it; returns every round's scores.
 
     config: the configuration, or its TOML file.
-    on_event: called with {"round", "stage", "state": "started" | "finished", …}. Run again, the loop resumes.
-    wait_for_person: called with the work_dir and a round's number where config.review asks for one; True says that
-    approve_round was called in the meantime. Otherwise the loop ends as "waiting", to be run again after the approval.
-    Raises InputError while another process works in the work_dir or writes labels of the same images, and where rounds
-    of other settings lie in the work_dir; labelling.overwrite makes them again.
+    on_event: called with {"round", "stage", "state": "started" | "finished", …}.
+    wait_for_person: called with the work_dir and a round's number if config.review includes the round; returns True
+    once approve_round has been called. Otherwise the loop ends as "waiting", to be run again after the approval.
+    An interrupted loop resumes when it is run again.
+    Raises InputError while another process works in the work_dir or writes labels of the same images, and if the
+    work_dir contains rounds with other settings; labelling.overwrite replaces them.
     """
     config = config if isinstance(config, SelfTrainConfig) else read_self_train(config)
     with lock(config.train.work_dir):
@@ -146,7 +149,7 @@ class _Loop:
         raise AssertionError("a loop has a last round")
 
     def _first_model(self) -> FromWeights:
-        """What labels first: the start of the configuration, fine-tuned where a person has labelled something."""
+        """The model of the first round: the configured start, fine-tuned on existing labels if there are any."""
         known, config = self._known, self._config
         if known is None or config.labelled is None:
             return config.start
@@ -175,11 +178,11 @@ class _Loop:
             mixture=folder / "merge.json",
             known=self._known,
             known_share=config.labelled.share if config.labelled else 0.0,
-            replaces_plans=number > 1,  # later rounds follow from the first: when its labels changed, theirs do
+            replaces_plans=number > 1,  # later rounds depend on the first: if its labels change, theirs do too
         )
 
     def _provenance(self, number: int, folder: Path, trained_on: FilterResult | None) -> dict[str, Any]:
-        """Where the round lies, relative to its labels, and the labels that its model was trained on."""
+        """The round's folder, relative to its labels, and the labels that its model was trained on."""
         parent = None
         if trained_on is not None:
             parent = {"labels": trained_on.labels.name, "labels_sha256": sha256_of(trained_on.labels)}
@@ -190,7 +193,7 @@ class _Loop:
         }
 
     def _review(self, task: Round, labelled: Labelled) -> Path | Stop:
-        """Whether training may follow these labels: the gate decides, and a person where the configuration asks."""
+        """The labels to train on, or why not to: the gate decides, and a person if the configuration says so."""
         done, number = self._judge_labels(task, labelled), task.number
         reasons = "; ".join(done.verdict.reasons)
         if number > self._config.rounds:
@@ -268,7 +271,7 @@ class _Loop:
         return LoopState(self._config.name, state, reason, policy, tuple(self._rounds), first_model, self._settings)
 
     def _write(self, state: State, reason: str) -> Path:
-        """rounds.json and the report; the round's folder keeps the report as it stood then."""
+        """Writes rounds.json and the report; the round's folder keeps this version of the report."""
         path = write_loop_state(self._work_dir, self._state(state, reason))
         report = self._stages.report(self._work_dir)
         link_into([report], round_folder(self._work_dir, len(self._rounds)))
@@ -278,14 +281,14 @@ class _Loop:
         state, reason = stop
         if state != "waiting":
             self._distill()
-        # A loop that waits has been written before it began to wait.
+        # The state "waiting" was written before the loop began to wait.
         summary = self._work_dir / ROUNDS_NAME if state == "waiting" else self._write(state, reason)
         self._report(self._rounds[-1].round, "loop", state, reason=reason)
         best = best_round(self._rounds)
         return SelfTrainResult(tuple(self._rounds), best, state, reason, summary, self._labels.quarantined)
 
     def _distill(self) -> None:
-        """Teaches the student with the last labels that passed the gate; none where none did."""
+        """Trains the student on the last labels that passed the gate, if any did."""
         stage, train = self._config.distill, self._config.train
         passed = [each for each in self._rounds if each.holds]
         if stage is None or not passed:

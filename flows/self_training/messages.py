@@ -22,7 +22,7 @@ def message_of_event(event: Mapping[str, Any]) -> str | None:
         return f"{labels}: {_counted(event['counts'])}"
     if (stage, state) == ("evaluate", "finished"):
         score = score_text(event["metrics"])
-        return f"{labels}: the model that made them has {score} on the held-out data" if score else None
+        return f"{labels}: the model that made these labels has {score} on the held-out data" if score else None
     if (stage, state) == ("gate", "finished"):
         done = event["loop"].rounds[-1]
         drift = drift_of(done.verdict.drift)

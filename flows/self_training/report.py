@@ -1,7 +1,7 @@
-"""The report of a run: one HTML file with everything inside, readable without a network.
+"""The report of a run: one self-contained HTML file.
 
-It reads what the stages leave on disk (rounds.json, manifests, candidates, labels and their .meta.json, evaluations),
-so that it can be written for a run that is not finished, or long over.
+It is made from the files of the stages (rounds.json, manifests, candidates, labels and their .meta.json, evaluations),
+so that it can be written at any time, also for a run that has not finished.
 """
 
 from __future__ import annotations
@@ -43,19 +43,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REPORT_NAME = "report.html"
-DRAWN_SIDE = 640  # pixels at most of a full drawing
 LABEL_PICTURES = 12  # of each round's labels
 QUARANTINE_ROWS = 100
-COUNT_ROWS = 12  # categories or phrases whose number of boxes changed most
+COUNT_ROWS = 12  # most categories or phrases in the table of label drift
 CHANGED_PICTURES = 8
-MAX_CHANGED = 400  # changed images that the pictures are chosen among
+MAX_CHANGED = 400  # changed images that the pictures are chosen from
 BOX_CHANGES = ("gained", "lost", "moved", "same")
 SCORE_BINS = np.linspace(0.0, 1.0, 51)
 
 
 @dataclass(frozen=True)
 class ImageComparison:
-    """One labelled image and what models say of it. predictions: title ("before", "after") -> record."""
+    """One labelled image and its predictions: title ("before", "after") -> record."""
 
     image: np.ndarray  # (H, W, 3) uint8 RGB
     truth: Record
@@ -64,7 +63,7 @@ class ImageComparison:
 
 @dataclass
 class RoundOnDisk:
-    """What one round left. evaluations: file stem ("evaluation", "evaluation-source") -> metrics."""
+    """The files of one round. evaluations: file stem ("evaluation", "evaluation-source") -> metrics."""
 
     number: int
     manifest: Manifest
@@ -81,11 +80,11 @@ def write_run_report(
     comparisons: Mapping[str, Sequence[ImageComparison]] | None = None,
     curve_names: Mapping[str, str] | None = None,
 ) -> Path:
-    """Writes RUN_DIR/report.html (or `out`) about a self-training run, or about one labelling, and returns its path.
+    """Writes a report on a self-training run, or on one labelling, to RUN_DIR/report.html or `out`; returns the path.
 
     run_dir: the work_dir of flows.self_train, or of flows.plan. comparisons: title -> labelled images.
-    curve_names: stem of an evaluation file -> what the reader should know it as.
-    Raises InputError where no round has been planned.
+    curve_names: stem of an evaluation file -> its name in the report.
+    Raises InputError if no round has been planned.
     """
     run_dir = Path(run_dir)
     loop = read_loop_state(run_dir) if (run_dir / ROUNDS_NAME).is_file() else None
@@ -121,9 +120,9 @@ def write_run_report(
 
 
 def read_rounds(run_dir: Path, loop: LoopState | None = None) -> list[RoundOnDisk]:
-    """Every round that has a plan, as far as it got. Raises InputError when there is none.
+    """Every round that has a plan, finished or not. Raises InputError if there is none.
 
-    loop: its state; rounds that it does not list are left from an earlier run, unless one is under way.
+    loop: its state; rounds that it does not list are from an earlier run, except for the one in progress.
     """
     folders = {int(path.parent.name.removeprefix("round-")): path.parent for path in _round_manifests(run_dir)}
     if not folders and (run_dir / MANIFEST_NAME).is_file():
@@ -143,7 +142,7 @@ def _read_round(number: int, folder: Path) -> RoundOnDisk:
     entry = RoundOnDisk(number, read_manifest(folder))
     labels = labels_path(entry.manifest.source, number)
     meta = _json(metadata_path(labels))
-    if labels.is_file() and meta.get("plan") == entry.manifest.key:  # else they are of an earlier run
+    if labels.is_file() and meta.get("plan") == entry.manifest.key:  # else they are from an earlier run
         entry.labels, entry.meta = labels, meta
     for path in sorted(folder.glob("evaluation*.json")):
         payload = _json(path)
@@ -158,7 +157,7 @@ def _headline(metrics: Mapping[str, Any]) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """An unfinished run lacks some files; that is no reason for no report."""
+    """The content of a JSON file; {} if it is missing or broken, as in an unfinished run."""
     try:
         payload = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -170,11 +169,11 @@ def _name_of(run_dir: Path) -> str:
     return str(_json(run_dir / ROUNDS_NAME).get("name") or run_dir.resolve().name)
 
 
-# The sections, in the order of the page; "" where there is nothing to say
+# The sections, in the order of the page; each returns "" if it has no content
 
 
 def _headlines(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
-    """What a reader looks for first: the last model's scores with their intervals, and how many labels there are."""
+    """The key figures: the last model's scores with their intervals, and the number of labels."""
     figures = []
     for stem in _evaluation_stems(rounds):
         measured = [entry for entry in rounds if stem in entry.evaluations]
@@ -211,7 +210,7 @@ def _review(rounds: Sequence[RoundOnDisk]) -> str:
 
 
 def _outcome(loop: LoopState | None) -> str:
-    """How it ended, and what to use."""
+    """How the loop ended, and which labels and weights to use."""
     if loop is None:
         return ""
     best = loop.best
@@ -252,12 +251,12 @@ def _overview(rounds: Sequence[RoundOnDisk], names: Mapping[str, str], loop: Loo
 
 
 def _boxes_in(counts: Mapping[str, Any]) -> int | None:
-    """How many boxes the label file has: the model's that were kept, and those of a person."""
+    """The number of boxes in the label file: the kept ones of the model and those of a person."""
     return None if "kept" not in counts else counts["kept"] + counts.get("reviewed_boxes", 0)
 
 
 def _student(result: Path, rounds: Sequence[RoundOnDisk]) -> str:
-    """Teacher and student beside each other; nothing where no student was taught with the labels of these rounds."""
+    """A comparison of teacher and student; empty if no student was trained on the labels of these rounds."""
     payload = _json(result)
     facts = payload.get("facts", {})
     labels = {entry.labels.name: entry.labels for entry in rounds if entry.labels is not None}
@@ -268,12 +267,12 @@ def _student(result: Path, rounds: Sequence[RoundOnDisk]) -> str:
         [row["name"], pages.fraction(row["ap"]), f"{row['milliseconds']:.1f}", f"{row['megabytes']:.1f}"]
         for row in payload["rows"]
     ]
-    intro = pages.paragraph(f"Taught with <code>{html.escape(used.name)}</code>. Time is that of one image on the CPU.")
-    return pages.section("Student", intro + pages.page_table(["", "AP", "ms an image", "MB"], rows))
+    intro = pages.paragraph(f"Trained on <code>{html.escape(used.name)}</code>. Times are per image on the CPU.")
+    return pages.section("Student", intro + pages.page_table(["", "AP", "ms per image", "MB"], rows))
 
 
 def _audits(rounds: Sequence[RoundOnDisk]) -> str:
-    """What reviewed samples of the labels say (`groundhog audit`)."""
+    """Precision and recall of the labels, estimated from reviewed samples (`groundhog audit`)."""
     rows = []
     for entry in rounds:
         audit = entry.meta.get("audit") or {}
@@ -283,7 +282,9 @@ def _audits(rounds: Sequence[RoundOnDisk]) -> str:
             rows.append([f"v{entry.number}", name, *shares, f"{audit['reviews']} of {audit['images']}"])
     if not rows:
         return ""
-    intro = pages.paragraph("From reviewed samples: 95 % intervals, and the reviewed images that contain the boxes.")
+    intro = pages.paragraph(
+        "Estimated from reviewed samples, with 95 % confidence intervals and the number of images they are based on."
+    )
     head = ["", "", "Precision", "Recall", "Reviewed images"]
     return pages.section("Audited labels", intro + pages.page_table(head, rows))
 
@@ -308,12 +309,12 @@ def _curves(rounds: Sequence[RoundOnDisk], names: Mapping[str, str]) -> str:
         f"{_curve_name(stem, names)}": {e.number: e.evaluations[stem] for e in rounds if stem in e.evaluations}
         for stem in stems
     }
-    intro = pages.paragraph("Bars are 95 % intervals over draws of the test images.")
+    intro = pages.paragraph("Bars are 95 % confidence intervals from a bootstrap over the test images.")
     return pages.section("Held-out scores", intro + pages.plot(plot_rounds(curves), "scores of each round's model"))
 
 
 def plot_rounds(curves: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Figure:
-    """The headline number of every round with its interval. curves: title -> number of the labels -> metrics."""
+    """The headline metric of every round with its interval. curves: title -> number of the labels -> metrics."""
     figure = new_figure(6.4, 3.2)
     axes = figure.subplots()
     numbers = sorted({number for points in curves.values() for number in points})
@@ -350,7 +351,7 @@ def _drift(loop: LoopState | None) -> str:
 
 
 def _changed(rounds: Sequence[RoundOnDisk]) -> str:
-    """Images whose labels changed in the last round, spread over the file: as they were, and as they are."""
+    """Images whose labels changed in the last round, spread over the file: before and after."""
     labelled = [entry for entry in rounds if entry.labels is not None]
     if len(labelled) < 2:
         return ""
@@ -364,8 +365,8 @@ def _changed(rounds: Sequence[RoundOnDisk]) -> str:
     if not drawings:
         return ""
     intro = pages.paragraph(
-        "Each image twice: its boxes in the round before, and in this one, in the colour of what became of them. "
-        "Dashed ones are ignored in training."
+        "Each image is shown with its boxes of the round before and of this one; colours show what changed. "
+        "Dashed boxes are ignored in training."
     )
     colours = pages.legend([(word, css_of(colour)) for word, colour in CHANGES.values()])
     heading = f"Changed labels, v{before.number} to v{after.number}"
@@ -374,7 +375,7 @@ def _changed(rounds: Sequence[RoundOnDisk]) -> str:
 
 def _changed_drawing(before: Record, after: Record, root: Path, titles: tuple[str, str]) -> pages.Drawing | None:
     try:
-        image = reduced_picture(safe_join(root, after.filename), DRAWN_SIDE)
+        image = reduced_picture(safe_join(root, after.filename), pages.DRAWN_SIDE)
     except (OSError, InputError):  # it has moved since it was labelled
         return None
     changes = verdicts(after, before, excused=False)
@@ -407,14 +408,14 @@ def _counts(rounds: Sequence[RoundOnDisk]) -> str:
     )
     if any(entry.meta["counts"].get("reviewed") for entry in labelled):
         reviewed = [pages.number(entry.meta["counts"].get("reviewed_boxes", 0)) for entry in labelled]
-        rows.append(["boxes of a person, in their place", *reviewed])
+        rows.append(["boxes by a person, replacing the model's", *reviewed])
         rows.append(["boxes in the file", *(pages.number(_boxes_in(entry.meta["counts"])) for entry in labelled)])
     by_name = _kept_by_name(labelled)
     return pages.section("What became of the candidates", pages.page_table(head, rows) + by_name)
 
 
 def _kept_by_name(labelled: Sequence[RoundOnDisk], max_rows: int = 30) -> str:
-    """The most frequent categories or phrases; nothing where there is but one."""
+    """The most frequent categories or phrases; empty if there is only one."""
     totals: dict[str, int] = {}
     for entry in labelled:
         for name, count in entry.meta["counts"].get("kept_by_name", {}).items():
@@ -446,12 +447,14 @@ def _scores(rounds: Sequence[RoundOnDisk]) -> str:
             axes.legend(frameon=False, fontsize=8)
         axes.set(title=f"v{entry.number}", xlabel="score", xlim=(0, 1), yscale="log")
     panels[0].set_ylabel("candidates (log)")
-    intro = pages.paragraph("Every box above the floor is kept; moving the threshold does not run the model again.")
+    intro = pages.paragraph(
+        "All candidates above the floor are stored, so the threshold can be changed without running the model again."
+    )
     return pages.section("Scores of the candidates", intro + pages.plot(figure, "Histogram of candidate scores"))
 
 
 def _score_counts(manifest: Manifest) -> np.ndarray:
-    """(bins,) candidates of each score, a shard in memory at a time; shards that are missing count nothing."""
+    """(bins,) histogram of the candidate scores, reading one shard at a time; missing shards are skipped."""
     counts = np.zeros(len(SCORE_BINS) - 1, dtype=np.int64)
     for shard in manifest.shards:
         path = manifest.shard_path(shard.index)
@@ -471,14 +474,14 @@ def _comparisons(comparisons: Sequence[ImageComparison], title: str, key: str) -
         tiles = comparison_tiles(one)
         wrong = verdicts(list(one.predictions.values())[-1], one.truth).count("gained", "lost", "relabelled")
         sheet = contact_sheet(
-            list(tiles.values()), columns=len(tiles), cell=(DRAWN_SIDE, DRAWN_SIDE), titles=list(tiles)
+            list(tiles.values()), columns=len(tiles), cell=(pages.DRAWN_SIDE, pages.DRAWN_SIDE), titles=list(tiles)
         )
-        drawings.append(pages.Drawing(sheet, one.truth.filename, many(wrong, "mistake") if wrong else "all right"))
+        drawings.append(pages.Drawing(sheet, one.truth.filename, many(wrong, "mistake") if wrong else "no mistakes"))
     return pages.section(title, pages.legend(JUDGED_LEGEND) + pages.gallery(drawings, key, wide=True))
 
 
 def comparison_tiles(one: ImageComparison) -> dict[str, np.ndarray]:
-    """Title -> (H, W, 3) uint8 RGB: the truth, and each prediction with its boxes coloured by what is right and wrong.
+    """Title -> (H, W, 3) uint8 RGB: the truth, and each prediction with correct and wrong boxes in different colours.
 
     In the truth, boxes that the last prediction missed are coloured too.
     """
@@ -490,7 +493,7 @@ def comparison_tiles(one: ImageComparison) -> dict[str, np.ndarray]:
 
 
 def comparison_sheet(comparisons: Sequence[ImageComparison], columns: int = 4) -> np.ndarray:
-    """(H, W, 3) uint8 RGB: an image a column, below one another its truth and each prediction."""
+    """(H, W, 3) uint8 RGB: one column per image, with its truth and each prediction below one another."""
     tiles, titles = [], []
     columns = min(columns, len(comparisons))
     for start in range(0, len(comparisons), columns):
@@ -505,7 +508,7 @@ def comparison_sheet(comparisons: Sequence[ImageComparison], columns: int = 4) -
 
 
 def _label_sheet(entry: RoundOnDisk) -> str:
-    """Labels spread evenly over the file, with their scores."""
+    """Drawings of labels with their scores, taken at even distances from the file."""
     if entry.labels is None:
         return ""
     total = max(1, int(entry.meta["counts"].get("lines", 0)) - int(entry.meta["counts"].get("quarantined", 0)))
@@ -522,7 +525,7 @@ def _label_sheet(entry: RoundOnDisk) -> str:
 def _drawn(records: Iterable[Record], image_root: Path) -> Iterable[pages.Drawing]:
     for record in records:
         try:
-            image = reduced_picture(safe_join(image_root, record.filename), DRAWN_SIDE)
+            image = reduced_picture(safe_join(image_root, record.filename), pages.DRAWN_SIDE)
         except (OSError, InputError):  # it has moved since it was labelled
             continue
         yield pages.Drawing(draw_record(image, record), record.filename, _boxes_in_words(record))
@@ -546,17 +549,17 @@ def _quarantined(rounds: Sequence[RoundOnDisk]) -> str:
         return ""
     problems = last.meta.get("quarantined", [])
     if not problems:
-        return pages.section("Quarantined", pages.paragraph("Nothing: every line and every image could be used."))
+        return pages.section("Quarantined", pages.paragraph("None: all lines and images could be used."))
     rows = [[str(p.get("line", "")), str(p.get("filename") or "?"), str(p.get("reason"))] for p in problems]
-    rest = f" The first {QUARANTINE_ROWS} are:" if len(rows) > QUARANTINE_ROWS else ""
-    intro = pages.paragraph(f"Lines or images that could not be used and were set aside: {len(rows)}.{rest}")
+    rest = f" The first {QUARANTINE_ROWS}:" if len(rows) > QUARANTINE_ROWS else ""
+    intro = pages.paragraph(f"Lines or images that could not be used: {len(rows)}.{rest}")
     return pages.section(
         "Quarantined", intro + pages.page_table(["Line", "File", "Reason"], rows[:QUARANTINE_ROWS], numbers=False)
     )
 
 
 def _settings(rounds: Sequence[RoundOnDisk]) -> str:
-    """Who made these labels, and how: what differs between rounds has a column each."""
+    """How the labels were made; a setting that differs between rounds has one column per round."""
     columns = []
     for entry in rounds:
         manifest = entry.manifest

@@ -1,6 +1,6 @@
 """A person's input to a round: corrected lines (formats.reviewed), and the approval that lets a loop continue.
 
-Filtering replaces the model's lines by corrected ones, so that a resumed run makes the same labels again.
+The filter replaces the model's lines with the corrected ones, so that a resumed run makes the same labels again.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ APPROVAL_NAME = "approval.json"
 def add_corrections(manifest: Manifest, file: str | Path, number: int) -> int:
     """Stores the reviewed lines of a file beside the source of a plan, for this and later rounds; returns their number.
 
-    file: ODVG lines; those with `"reviewed": true`, or all where no line has it.
-    Raises InputError for a line that is none of the source's, and for a label that its label map does not have.
+    file: ODVG lines; those with `"reviewed": true` are taken, or all if none has it.
+    Raises InputError for a line that the source does not have, and for a label that its label map does not have.
     """
     corrections = marked(list(read_corrections(file)))
     if not corrections:
-        raise InputError(file, "contains no line", "expected ODVG lines that a person has corrected")
+        raise InputError(file, "contains no lines", "expected ODVG lines that a person has corrected")
     check_corrections(manifest, corrections)
     path = reviewed_path(manifest.source)
     with locked_corrections(path):  # a review page may be open
@@ -55,7 +55,7 @@ def _text(correction: Correction, since: int) -> str:
 
 
 def browse_command(labels: Path, images: Path, label_map: Path | None = None) -> str:
-    """The command line that opens the review page of labels."""
+    """The command that opens the labels in the review page."""
     inside = images.resolve().is_relative_to(labels.parent.resolve())
     folder = images.resolve().relative_to(labels.parent.resolve()) if inside else images.resolve()
     words = ["groundhog", "browse", "serve", str(labels.parent), labels.name, str(folder)]
@@ -65,7 +65,7 @@ def browse_command(labels: Path, images: Path, label_map: Path | None = None) ->
 
 
 def approve(manifest: Manifest, policy: Mapping[str, Any]) -> Path:
-    """Records that a person approved this plan and policy; any other plan or policy needs a new approval."""
+    """Records that a person approved the labels of this plan and policy; any others need a new approval."""
     path = manifest.work_dir / APPROVAL_NAME
     write_json(path, _approved(manifest, policy))
     return path

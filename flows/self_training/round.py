@@ -30,7 +30,7 @@ from grounding_model.training.config import FromWeights, TrainConfig
 
 
 class PlannedView(NamedTuple):
-    """One way to show images to the model; None: as the labelling settings say. folder: of its plan and candidates."""
+    """A view of the images; None: that of the labelling settings. folder: of its plan and candidates."""
 
     view: View | None
     folder: Path
@@ -38,16 +38,16 @@ class PlannedView(NamedTuple):
 
 @dataclass(frozen=True)
 class Round:
-    """What a round works on, and where its files go.
+    """The inputs of a round, and where its files go.
 
     number: from 1. weights: of the model that labels, and that training starts from. start: the first round's model.
-    views: the boxes of the further ones are merged with the first's. labels: the file to write.
-    train: how it trains; its datasets are the pretraining data. ratio, student: as SelfTrainConfig has them.
-    reviewed, provenance: as filter_candidates takes them. mixture: where the data sets of the training are recorded.
-    training: its folder; None: one in `folder` that is named by the training's key, so that other labels or settings
-    never resume a training that is not theirs.
-    replaces_plans: another plan in a view's folder is replaced, not refused.
-    known, known_share: a person's labels, and how much of an epoch they are; None: there are none.
+    views: the boxes of all are merged into those of the first. labels: the file to write.
+    train: how it trains; its datasets are the pretraining data. ratio, student: as in SelfTrainConfig.
+    reviewed, provenance: as in filter_candidates. mixture: the file that records the data sets of the training.
+    training: its folder; None: one in `folder` that is named by the training's key, so that a training is never
+    resumed with other labels or settings.
+    replaces_plans: a different plan in a view's folder is replaced instead of refused.
+    known, known_share: existing labels, if any, and their share of an epoch.
     """
 
     number: int
@@ -72,19 +72,19 @@ class Round:
 
     @property
     def text_encoder(self) -> Path | None:
-        """Of the first round's model; checkpoints of our own training bring theirs."""
+        """The text encoder of the first round's model; trained checkpoints contain their own."""
         return self.start.text_encoder if self.weights == self.start.source else None
 
 
 class Labelled(NamedTuple):
-    """The labels of a round. manifests: the plan of each view, all of whose candidates are there."""
+    """The labels of a round. manifests: the plan of each view, with all candidates computed."""
 
     manifests: tuple[Manifest, ...]
     result: FilterResult
 
 
 class Stop(NamedTuple):
-    """Why no training follows a round's labels."""
+    """Why no training follows the labels of a round."""
 
     state: State
     reason: str
@@ -145,9 +145,9 @@ def _plan(task: Round, planned: PlannedView, stages: Stages) -> Manifest:
 def train_model(
     task: Round, labels: Path | None, stages: Stages, report: Reporter = lambda stage, state, **details: None
 ) -> str:
-    """The weights after a training that starts from the round's own model.
+    """Trains, starting from the model that labelled; returns the resulting weights.
 
-    labels: mixed with the pretraining data; None trains on the pretraining data alone.
+    labels: mixed with the pretraining data; None: only the pretraining data are used.
     """
     report("train", "started")
     stages = stages.run_as(RunName(task.number))
@@ -170,23 +170,23 @@ def train_model(
 
 
 def _start_of(task: Round) -> FromWeights | FromStudent:
-    """Continues the model that labelled: the large one, or a small one with fixed classes."""
+    """The model that labelled: a full one, or a student with fixed classes."""
     if is_student(task.weights):
         return FromStudent(task.weights)
     return FromWeights(task.weights, task.text_encoder)
 
 
 def _chosen(checkpoint: Path, known: LabelledSplit | None) -> Path:
-    """The weights of a finished training to continue with."""
+    """The weights to use of a finished training: the last or the best."""
     return checkpoint if known is None or known.best_of == 1 else best_weights(checkpoint)
 
 
 def train_on_known(
     train: TrainConfig, known: LabelledSplit, steps: int | None, folder: Path, stages: Stages, report: Reporter
 ) -> str:
-    """The weights after a training on a person's labels, before the first round.
+    """Trains on the existing labels before the first round; returns the resulting weights.
 
-    train: its datasets are pretraining data, which stand beside them with their own weights.
+    train: its datasets are pretraining data, which are mixed in with their own weights.
     """
     report("train", "started")
     settings = replace(train, datasets=(known.training, *train.datasets))

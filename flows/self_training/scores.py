@@ -1,4 +1,4 @@
-"""The held-out scores of a round's model, measured once per combination of weights, truth and settings."""
+"""The held-out scores of a round's model, cached by weights, truth and settings."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from formats.io.files import write_json
 def evaluate_weights(
     truth: BenchmarkData, manifest: Manifest, device: str, out: Path, **settings: Any
 ) -> dict[str, Any]:
-    """The scores of a plan's model, or those in `out` when they are of the same weights, truth and settings.
+    """Evaluates a plan's model, unless `out` has its scores for the same weights, truth and settings.
 
-    The matches behind them lie in the folder that is named as `out`. settings: as EvaluateConfig has them.
+    The matches are written to the folder with the name of `out`. settings: as in EvaluateConfig.
     """
     cache_key = json.loads(json.dumps({"truth": repr(truth), "settings": settings}, default=str))
     cache_key["weights_sha256"] = manifest.weights_sha256
@@ -46,5 +46,5 @@ def evaluate_weights(
 
 
 def samples_path(evaluation: Path) -> Path:
-    """round-1/evaluation.json -> the matches behind it, which intervals are drawn from."""
+    """round-1/evaluation.json -> the file of its matches, from which confidence intervals are computed."""
     return evaluation.with_suffix("") / SAMPLES_NAME

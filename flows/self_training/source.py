@@ -1,4 +1,4 @@
-"""What a loop labels, before its first round: images with categories or captions, or drawn scenes, as an ODVG file."""
+"""Prepares the file that a loop labels, an ODVG file of images with categories or captions, or of drawn scenes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from grounding_model.glyphs import write_scenes
 
 
 class Source(NamedTuple):
-    """What is labelled. label_map: None for captions."""
+    """The file to label and its images. label_map: None for captions."""
 
     annotations: Path
     images: Path
@@ -33,7 +33,7 @@ def prepare(
     bootstrap_od: Callable[..., Any] = bootstrapping.bootstrap_od,
     bootstrap_vg: Callable[..., Any] = bootstrapping.bootstrap_vg,
 ) -> Source:
-    """The images to label, bootstrapped where that has not been done. Raises InputError when they are not there."""
+    """The images to label, bootstrapped if necessary. Raises InputError if they are missing."""
     data, truth = config.data, config.evaluation
     if not isinstance(data, GlyphScenes) and not data.images.is_dir():
         raise InputError(data.images, "no such folder", data.how_to_get)
@@ -50,7 +50,7 @@ def prepare(
     if not data.annotations.exists():
         without = {} if config.labelled is None else {"without": config.labelled.annotations}
         bootstrap_od(data.images, data.categories, data.annotations, label_map, **without)
-    elif not label_map.exists():  # the annotations may be somebody's own: they are never written over
+    elif not label_map.exists():  # the annotations may be the user's own, and are never overwritten
         write_label_map(label_map, dict(enumerate(data.categories)))
     names, wanted = sorted(read_label_map(label_map).values()), sorted(name.strip() for name in data.categories)
     if names != wanted:
@@ -61,17 +61,17 @@ def prepare(
 def _draw_glyphs(
     data: GlyphScenes, folder: Path, bootstrap_od: Callable[..., Any], bootstrap_vg: Callable[..., Any]
 ) -> Source:
-    """Writes the scenes once; their truth lies apart, under truth/, and no stage reads it."""
+    """Draws the scenes once; their true boxes are kept in truth/, which no stage reads."""
     recorded, requested = folder / "scenes.json", json.loads(json.dumps(asdict(data)))
     remedy = "choose another train.work_dir, or remove that folder"
     if recorded.exists() and load_json(recorded, remedy) != requested:
-        raise InputError(recorded, "other scenes were drawn there", remedy)
+        raise InputError(recorded, "is of other scenes", remedy)
     captions, images = folder / "captions.csv", folder / "truth" / "images"
     if data.task == "captions":
         source = Source(annotation_path(folder, "glyphs", "vg"), images, None)
     else:
         source = Source(annotation_path(folder, "glyphs", "od"), images, label_map_path(folder, "glyphs"))
-    # The label map is written last: without it the run was cut off in between.
+    # The label map is written last: if it is missing, the last run was interrupted.
     if not (source.annotations.exists() and (source.label_map is None or source.label_map.exists())):
         write_json(recorded, requested)
         truth = write_scenes(folder / "truth", data.domain, data.count, data.seed, data.task)
@@ -85,7 +85,7 @@ def _draw_glyphs(
 
 
 def _write_captions(path: Path, truth: Path) -> None:
-    """The captions without what they mean, as a user's file would have them."""
+    """Writes the captions alone, without boxes, like a user's file."""
     with write_whole(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("filename", "caption"))

@@ -1,4 +1,4 @@
-"""The stages that a round calls, and their run names in a scheduler."""
+"""The stages that a loop calls, as functions that a scheduler can replace, and their run names there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Stage = Callable[..., Any]
 
 @dataclass(frozen=True)
 class RunName:
-    """Which round a stage works for, and which further view of its images; both None outside a loop."""
+    """The round and the further view that a stage runs for; both None outside a loop."""
 
     round: int | None = None
     view: int | None = None
@@ -35,9 +35,9 @@ class RunName:
 
 
 class Stages(NamedTuple):
-    """The stages of the loop; a scheduler puts its own shells here.
+    """The stages of the loop; a scheduler replaces them with its own wrappers.
 
-    named: gives a stage whose run has this name in the scheduler; plain functions have none.
+    named: returns the stage with this run name in the scheduler; plain functions have no run names.
     """
 
     bootstrap_od: Stage = bootstrap_od
@@ -53,7 +53,7 @@ class Stages(NamedTuple):
     named: Callable[[Stage, RunName], Stage] = lambda stage, name: stage
 
     def run_as(self, name: RunName) -> Stages:
-        """These stages, for one round or one view of it."""
+        """These stages with the run names of one round or of one view."""
         return self._replace(
             plan=self.named(self.plan, name),
             infer=self.named(self.infer, name),

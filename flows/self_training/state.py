@@ -1,4 +1,4 @@
-"""What a loop leaves on disk: rounds.json lists every round, each has its folder, and a person's approval lies there.
+"""The state of a loop on disk: rounds.json lists all rounds; each round's folder contains its files and approval.
 
 WORK_DIR/rounds.json, report.html
 WORK_DIR/round-1/ manifest.json, candidates/, the labels, evaluation.json, merge.json, train-…/model.safetensors
@@ -33,18 +33,19 @@ from grounding_model.training.config import WITHOUT_EFFECT
 logger = logging.getLogger(__name__)
 
 ROUNDS_NAME = "rounds.json"
-WAITING_NAME = "waiting.json"  # in the folder of a round that waits for a person: which flow run of Prefect waits
-STUDENT_FOLDER = "student"  # in the work_dir: what was distilled at the end
+WAITING_NAME = "waiting.json"  # in the folder of a round that waits for a person: the Prefect flow run that waits
+STUDENT_FOLDER = "student"  # in the work_dir: the distilled model
 PRETRAINED = "pretrained"
-FINE_TUNED = "trained on your labels"  # where a person has labelled something before the first round
+FINE_TUNED = "trained on your labels"  # the first model, if there are existing labels
 State = Literal["running", "waiting", "stopped", "finished"]
 
 
 class RoundResult(NamedTuple):
-    """round: from 1. labels: the _vN file. weights: what made them. ap: of these weights, None without evaluation data.
+    """A round's entry in rounds.json.
 
-    counts: what the filter counted. metrics: what the evaluation found, {} without evaluation data. verdict: of the
-    gate. approved: by a person, which counts more than the verdict.
+    round: from 1. labels: the _vN file. weights: of the model that made them. ap: of this model, None without
+    evaluation data. counts: of the filter. metrics: of the evaluation, {} without evaluation data. verdict: of the
+    gate. approved: by a person, which overrides the verdict.
     """
 
     round: int
@@ -63,19 +64,19 @@ class RoundResult(NamedTuple):
 
     @property
     def score(self) -> float | None:
-        """The headline number of the evaluation."""
+        """The headline metric of the evaluation."""
         return self.metrics[self.metrics["headline"]] if "headline" in self.metrics else None
 
     def evaluation(self, samples: Path) -> Evaluation | None:
-        """The figure that the gate compares; samples: the file of matches behind it."""
+        """The score that the gate compares. samples: the file of its matches."""
         return None if self.score is None else Evaluation(self.round, self.metrics["headline"], self.score, samples)
 
 
 @dataclass(frozen=True)
 class LoopState:
-    """A loop as far as it has come. policy: of its labels. reason: why it waits or stopped, for people.
+    """The state of a loop. policy: of its labels. reason: a message that says why it waits or stopped.
 
-    first_model: what made the labels v1, for people.
+    first_model: a description of the model that made the labels v1.
     """
 
     name: str
@@ -84,7 +85,7 @@ class LoopState:
     policy: Mapping[str, Any]
     rounds: tuple[RoundResult, ...]
     first_model: str = PRETRAINED
-    settings: Mapping[str, Any] = field(default_factory=dict)  # that the rounds follow from; {} of older versions
+    settings: Mapping[str, Any] = field(default_factory=dict)  # that the rounds depend on; {} from older versions
 
     @property
     def best(self) -> RoundResult:
@@ -92,7 +93,7 @@ class LoopState:
 
 
 def best_round(rounds: Sequence[RoundResult]) -> RoundResult:
-    """The first round with the highest score; without evaluation data, the last that holds."""
+    """The first round with the highest score; without evaluation data, the last that passed or was approved."""
     judged = [(each.score, -each.round, each) for each in rounds if each.score is not None]
     if judged:
         return max(judged)[-1]
@@ -122,7 +123,7 @@ def write_loop_state(work_dir: Path, loop: LoopState) -> Path:
 
 
 def read_loop_state(work_dir: str | Path) -> LoopState:
-    """The loop in a work_dir. Raises InputError when none has come to its first labels there."""
+    """Reads the state of the loop in a work_dir. Raises InputError if no loop has made labels there."""
     path = Path(work_dir) / ROUNDS_NAME
     payload = load_json(path, "expected the train.work_dir of a self-training")
     try:
@@ -135,7 +136,7 @@ def read_loop_state(work_dir: str | Path) -> LoopState:
         settings = payload.get("settings") or {"policy": policy}
         return LoopState(name, payload["state"], payload["reason"], policy, rounds, first_model, settings)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(path, f"lists no rounds ({error!r})", "run `groundhog self-train` again") from None
+        raise InputError(path, f"contains no list of rounds ({error!r})", "run `groundhog self-train` again") from None
 
 
 def _verdict(payload: Mapping[str, Any]) -> Verdict:
@@ -149,7 +150,7 @@ def _verdict(payload: Mapping[str, Any]) -> Verdict:
 
 
 def settings_of_rounds(config: SelfTrainConfig) -> dict[str, Any]:
-    """What the labels of a loop's rounds follow from, as rounds.json keeps it: not how long it goes on, nor where."""
+    """The settings that the labels of the rounds depend on: not the number of rounds or the folders."""
     train = {name: value for name, value in settings_payload(config.train).items() if name not in WITHOUT_EFFECT}
     labelling = settings_payload(values_of(config.labelling, DetectionSettings)) | {
         "views": settings_payload(config.labelling.views)
@@ -167,10 +168,10 @@ def settings_of_rounds(config: SelfTrainConfig) -> dict[str, Any]:
 
 
 def refuse_other_settings(work_dir: Path, settings: Mapping[str, Any]) -> None:
-    """Raises InputError where rounds lie in the work_dir that follow from other settings: they would be made anew.
+    """Raises InputError if the work_dir contains rounds with other settings, which would be replaced.
 
-    Where only the first round is there, another policy is taken, with a word: it is filtered again from the candidates
-    that are there, which is how a threshold is chosen.
+    If there is only the first round and only the policy differs, it logs a warning instead: the stored candidates are
+    filtered again, so that a threshold can be tuned.
     """
     if not (work_dir / ROUNDS_NAME).is_file():
         return
@@ -178,19 +179,19 @@ def refuse_other_settings(work_dir: Path, settings: Mapping[str, Any]) -> None:
     differing = list(_differences(loop.settings, settings))
     if not differing:
         return
-    said = "; ".join(
+    listed = "; ".join(
         f"{name}: {brief_json(before)} there, {brief_json(now)} requested" for name, before, now in differing[:4]
     )
     if len(loop.rounds) == 1 and all(name.startswith("policy.") for name, _, _ in differing):
-        logger.warning("v1 is filtered again by another policy (%s)", said)
+        logger.warning("v1 is filtered again with another policy (%s)", listed)
         return
-    what = f"{many(len(loop.rounds), 'round')} that follow from other settings lie here ({said})"
+    what = f"contains {many(len(loop.rounds), 'round')} with other settings ({listed})"
     remedy = "expected another train.work_dir, or overwrite=True to replace them"
     raise InputError(work_dir, what, remedy)
 
 
 def _differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(dotted name, before, now) of each setting that differs, of the tables that both know."""
+    """(dotted name, before, now) of each setting that differs, in the tables that both have."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         known = before if not name else {**now, **before}  # older versions did not record every table
         for key in known:
@@ -200,9 +201,9 @@ def _differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, A
 
 
 def link_into(files: Iterable[Path], folder: Path) -> None:
-    """A second name for each file in the round's folder; a copy where the disk has no links.
+    """Adds a hard link to each file in the folder; a copy if the file system has no hard links.
 
-    What is written over the first name later leaves the second as it is.
+    A file that is replaced later stays unchanged under its second name.
     """
     for file in files:
         target = folder / file.name
@@ -223,9 +224,9 @@ def link_into(files: Iterable[Path], folder: Path) -> None:
 
 
 def approve_round(work_dir: str | Path, number: int | None = None, reviewed: str | Path | None = None) -> int:
-    """Lets a loop continue after a round's labels, though the gate stopped it; returns the number of the round.
+    """Lets a loop continue after a round that it waits for or that the gate stopped; returns the round's number.
 
-    number: None takes the last round. reviewed: ODVG lines that a person corrected, as add_corrections takes them.
+    number: None: the last round. reviewed: ODVG lines that a person corrected, as in add_corrections.
     Raises InputError for a round that has no labels yet.
     """
     loop = read_loop_state(work_dir)

@@ -1,1 +1,1 @@
-"""Training as a stage: mixtures of labels, one training done once, and torchrun for several processes."""
+"""The training stage: mixing data sets, running each training only once, and torchrun for several processes."""

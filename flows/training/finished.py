@@ -1,4 +1,4 @@
-"""What a finished training leaves beside its weights. Loads no torch, unlike the training."""
+"""Reads the record of a finished training beside its weights. Unlike training, does not import torch."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ DONE_NAME = "done.json"
 
 
 def training_record(checkpoint: Path) -> dict[str, Any]:
-    """The record that `train` wrote about the training of this checkpoint."""
+    """The record of the training of this checkpoint, as written by `train`."""
     return load_json(checkpoint.with_name(DONE_NAME), "train again")
 
 
 def best_weights(checkpoint: Path) -> Path:
-    """The best weights of a finished training if it was validated, else the last.
+    """The best weights of a finished training if it was validated, otherwise the last ones.
 
-    checkpoint: returned by `train`. Raises InputError when the best weights have been removed.
+    checkpoint: returned by `train`. Raises InputError if the best weights were removed.
     """
     best = training_record(checkpoint)["best"]
     path = checkpoint.with_name(best or checkpoint.name)
     if not path.exists():
         raise InputError(
-            path, "does not exist", "expected the best weights of the training beside its last; train again"
+            path, "does not exist", "expected the best weights of the training beside its last ones; train again"
         )
     return path

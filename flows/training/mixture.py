@@ -1,4 +1,4 @@
-"""Pseudo-labels with pretraining data, at a stated ratio: a mixture of data sets, nothing is copied."""
+"""Mixes pseudo-labels with pretraining data at a given ratio, by weighting data sets; nothing is copied."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def merge(
     ratio: float = 1.0,
     out: str | Path | None = None,
 ) -> tuple[TrainingData, ...]:
-    """The data sets of a training: the pseudo-labels, and pretraining data weighted against them.
+    """The data sets of a training: pseudo-labels, and pretraining data weighted relative to them.
 
-    pseudo: one data set, or several, each as often as its weight says.
-    ratio: pretraining images for each pseudo-labelled one in an epoch; 0 leaves the pretraining data out. Among
-    themselves the pretraining data sets keep their sizes and weights. out: where the mixture is recorded as JSON.
-    Raises InputError when there is nothing to mix, and for what is not a data set, such as a path.
+    pseudo: one data set, or several with their weights.
+    ratio: pretraining images per pseudo-labelled image in an epoch; 0 omits the pretraining data. The proportions among
+    pretraining data sets follow from their sizes and weights. out: JSON file that records the mixture.
+    Raises InputError if there is nothing to mix, and for an argument that is not a data set, such as a path.
     """
     if not isinstance(pseudo, OdvgData | list | tuple):
         _check_data_set(pseudo)
@@ -61,7 +61,7 @@ def _check_data_set(data: object) -> None:
 
 
 def count_images(data: TrainingData) -> int:
-    """Images that training can draw from: lines that are not quarantined, or the number of scenes."""
+    """The number of images for training: lines that are not quarantined, or scenes."""
     if isinstance(data, GlyphData):
         return data.count
     if isinstance(data, CocoData):

@@ -1,4 +1,4 @@
-"""Training in several processes: runs torchrun as a child process, reports its progress, and raises the first error."""
+"""Trains in several processes: runs torchrun as a child process, reports progress, and raises the first error."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from grounding_model.training.distributed import check_devices
 from grounding_model.training.loop import TrainingFailed, TrainResult
 
 CONFIG_FILE = "config.toml"
-PATIENCE = 10  # seconds that a process has to end before it is killed
+PATIENCE = 10  # seconds that a process has to exit before it is killed
 
 
 def train_in_processes(config: TrainConfig, on_progress: Callable[[dict[str, Any]], None] | None = None) -> TrainResult:
     """Runs grounding_model.training.loop.run_training in config.processes processes on this machine.
 
-    Raises what the first failed process raised: InputError or TrainingFailed, with the process named.
+    Raises the error of the first process that failed: InputError, or TrainingFailed naming the process.
     """
     check_devices(config.processes, config.device)
     config.work_dir.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def train_in_processes(config: TrainConfig, on_progress: Callable[[dict[str, Any
     write_config(path, config)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={config.processes}"]
     command += ["-m", "grounding_model.training.loop", str(path), "--resume", "--report"]
-    environment = {"OMP_NUM_THREADS": "1"} | os.environ  # torchrun's own choice, without its warning
+    environment = {"OMP_NUM_THREADS": "1"} | os.environ  # torchrun's default, set here to avoid its warning
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=end_with_parent
     )
@@ -44,7 +44,7 @@ def train_in_processes(config: TrainConfig, on_progress: Callable[[dict[str, Any
 
 
 def _follow(process: subprocess.Popen, on_progress: Callable[[dict[str, Any]], None] | None) -> TrainResult:
-    """Reads reports until the processes have ended."""
+    """Reads reports until the processes have exited."""
     failure: Mapping[str, Any] | None = None
     result: Mapping[str, Any] | None = None
     assert process.stdout is not None
@@ -52,7 +52,7 @@ def _follow(process: subprocess.Popen, on_progress: Callable[[dict[str, Any]], N
         try:
             report = json.loads(line)
         except ValueError:
-            print(line, end="", file=sys.stderr)  # somebody printed something
+            print(line, end="", file=sys.stderr)  # other output of the processes
             continue
         if "error" in report:
             failure = failure or report
@@ -83,7 +83,7 @@ def _raised(failure: Mapping[str, Any]) -> Exception:
 
 
 def _end(process: subprocess.Popen) -> None:
-    """On SIGTERM torchrun ends its workers; they end by themselves where it is killed."""
+    """Ends torchrun. On SIGTERM it ends its workers; if it is killed, they end by themselves."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:

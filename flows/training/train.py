@@ -1,4 +1,4 @@
-"""The training stage: runs grounding_model.training.loop once per set of labels and settings."""
+"""The training stage: runs grounding_model.training.loop once for each combination of labels and settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from grounding_model.training.state import settings_with_effect
 
 
 def train(config: TrainConfig | str | Path, on_progress: Callable[[dict[str, Any]], None] | None = None) -> Path:
-    """Trains, resumes an interrupted run in config.work_dir, or finds it finished; returns the checkpoint.
+    """Trains, or resumes an interrupted run in config.work_dir, unless it is finished; returns the checkpoint.
 
     config: the configuration, or its TOML file. on_progress: see grounding_model.training.loop.run_training.
     A run is finished if its `done.json` records the same settings, labels and starting weights.
@@ -31,7 +31,7 @@ def train(config: TrainConfig | str | Path, on_progress: Callable[[dict[str, Any
     if isinstance(config, str | Path):
         config = read_config(config, TrainConfig)
     config = config.with_folder()
-    training.check_data(config)  # says where they come from, before their bytes are read for the key
+    training.check_data(config)  # reports missing data clearly, before the files are read for the key
     done = config.work_dir / DONE_NAME
     key = training_key(config)
     if (checkpoint := _finished(done, key)) is not None:
@@ -41,7 +41,7 @@ def train(config: TrainConfig | str | Path, on_progress: Callable[[dict[str, Any
     record = {
         "key": key,
         "checkpoint": result.checkpoint.name,
-        "sha256": checkpoint_hash(result.checkpoint),  # of a student, a folder
+        "sha256": checkpoint_hash(result.checkpoint),  # a student is a folder
         "metrics": result.metrics,
         "problems": result.problems,
         "best": result.best.name if result.best else None,
@@ -54,8 +54,9 @@ def train(config: TrainConfig | str | Path, on_progress: Callable[[dict[str, Any
 def interpolate_with_start(start: FromWeights, trained: Path, student: float) -> Path:
     """Interpolates a loop's first model with a trained one, into a file beside it; with student 1, returns `trained`.
 
-    student: weight of the trained model (WiSE-FT, arXiv 2109.01903); lower values forget less of the first model.
-    An existing file with the same weights is kept: another version may write other bytes, and thereby change the plan.
+    student: weight of the trained model (WiSE-FT, arXiv 2109.01903); lower values keep more of the first model.
+    An existing file with the same weights is kept, since another version of this software may write different bytes,
+    which would change the key of later plans.
     """
     if student == 1.0:
         return trained
@@ -67,7 +68,7 @@ def interpolate_with_start(start: FromWeights, trained: Path, student: float) ->
 
 
 def training_key(config: TrainConfig) -> str:
-    """SHA-256 of what decides the outcome of a training: the settings, the labels' bytes, the starting weights."""
+    """SHA-256 of what determines the result of a training: settings, label files, and starting weights."""
     return hashlib.sha256(json.dumps(settings_with_effect(config), sort_keys=True).encode()).hexdigest()
 
 
@@ -83,7 +84,7 @@ def _finished(done: Path, key: str) -> Path | None:
 def train_config(path: str | Path, overrides: Sequence[str] = (), resume: bool = False) -> Path:
     """`groundhog train`: one run as configured in a TOML file; returns the checkpoint.
 
-    Raises InputError when the work_dir contains an interrupted run and resume is False.
+    Raises InputError if the work_dir contains an interrupted run and resume is False.
     """
     config = read_config(path, TrainConfig, overrides)
     training.check_resume(config, resume)
@@ -91,7 +92,7 @@ def train_config(path: str | Path, overrides: Sequence[str] = (), resume: bool =
 
 
 def describe_training(checkpoint: Path) -> str:
-    """The files and scores of a finished run, one per line, for the terminal. checkpoint: returned by `train`."""
+    """The files and scores of a finished run as text, one per line. checkpoint: returned by `train`."""
     done = training_record(checkpoint)
     last, best = done["metrics"], done["best"]
     lines = [f"weights: {checkpoint}" + (f", AP {last[MEAN_AP]:.3f}" if MEAN_AP in last else "")]

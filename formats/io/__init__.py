@@ -1,1 +1,1 @@
-"""Files, locks, storage, JSON, TOML, plots and errors: what every format uses. Knows nothing of records."""
+"""What every format uses: files, locks, storage, JSON, TOML, plots and errors. Does not depend on records."""

@@ -1,4 +1,4 @@
-"""Child processes that end with their parent, however that ends. Imports nothing heavy."""
+"""Child processes that end when their parent does, even if it is killed. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def end_with_parent(sent: signal.Signals = signal.SIGTERM) -> None:
-    """Called in the child: asks Linux to send it a signal when its parent is gone, killed or not. Elsewhere nothing."""
+    """Called in the child: Linux sends it a signal when its parent ends. Does nothing on other systems."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, sent)

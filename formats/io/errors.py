@@ -1,4 +1,4 @@
-"""InputError, and the remedies that it suggests."""
+"""InputError, the exception for bad input, and helpers that word it and attach its location."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 
 class InputError(ValueError):
-    """Bad input: where, what is wrong, what is expected.
+    """Bad input: where it is, what is wrong, and what was expected.
 
-    str() is `location: what; expected remedy`. Commands print it and end with exit code 2.
+    str() is `location: what; remedy`. Commands print it and exit with code 2.
     """
 
     def __init__(self, location: object, what: str, remedy: str = "") -> None:
@@ -18,14 +18,14 @@ class InputError(ValueError):
         super().__init__(f"{location}: {what}" + (f"; {remedy}" if remedy else ""))
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
-        """For other processes: an exception is pickled by its one message otherwise, which makes no InputError."""
+        """By default an exception is pickled with its message alone, from which an InputError cannot be rebuilt."""
         return type(self), (self.location, self.what, self.remedy)
 
 
 def did_you_mean(known: Iterable[object], word: object, similarity: float = 0.6) -> str:
-    """The remedy for an unknown word: the known word that resembles it, in any case; else "".
+    """The remedy for an unknown word: the most similar known word, ignoring case; "" if none is similar.
 
-    similarity: 0..1, the minimum that counts, as difflib measures it. What is not text looks like nothing.
+    similarity: the minimum, 0..1, as difflib measures it. A value that is not a string is similar to none.
     """
     if not isinstance(word, str):
         return ""
@@ -35,15 +35,15 @@ def did_you_mean(known: Iterable[object], word: object, similarity: float = 0.6)
 
 
 def expected_one_of(known: Iterable[object], word: object) -> str:
-    """The remedy for an unknown word: the known word that resembles it, or all known words."""
+    """The remedy for an unknown word: the most similar known word, or a list of all known words."""
     words = [str(each) for each in known]
     return did_you_mean(words, word) or f"expected one of {', '.join(words)}"
 
 
 def refused(location: object, error: Exception, where: str = "") -> InputError:
-    """The InputError for a value's own error, `what; remedy`, as formats.record raises it, with its location.
+    """Turns an error with the message `what; remedy`, as formats.record raises it, into an InputError at `location`.
 
-    where: which part of the location it is, put before the words.
+    where: the part of the location that is wrong, put before the message.
     """
     what, _, remedy = str(error).partition("; ")
     return InputError(location, where + what, remedy)
@@ -51,7 +51,7 @@ def refused(location: object, error: Exception, where: str = "") -> InputError:
 
 @contextmanager
 def located(location: object) -> Iterator[None]:
-    """A value's own error inside the block, as formats.record raises it, becomes an InputError at `location`."""
+    """A ValueError of the block, as formats.record raises it, becomes an InputError at `location`."""
     try:
         yield
     except InputError:
@@ -62,7 +62,7 @@ def located(location: object) -> Iterator[None]:
 
 @contextmanager
 def at_file(path: object) -> Iterator[None]:
-    """An InputError of the block about what stands in a file names that file before its own location."""
+    """Puts the path of a file before the location of an InputError that the block raises."""
     try:
         yield
     except InputError as error:

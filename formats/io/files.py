@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Writing files atomically, so that no reader sees a partial one; reading text and JSON with clear errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from formats.io.locks import temporary_beside, try_lock
 from formats.io.storage import as_path, is_address
 from formats.io.values import parse_json
 
-# What no other attempt can mend while the disk is as it is: full, over its quota, read-only, file too large for it.
+# Errors that a retry cannot cure: disk full, over its quota, read-only, or the file is too large for it.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 
 
@@ -26,7 +26,7 @@ _PACKED = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "packed with gzip", b"7z
 
 
 def refuse_packed(path: str | Path) -> None:
-    """Raises InputError for an archive: exports of labelling tools come as one. Other files, and none, are passed."""
+    """Raises InputError if the file is an archive, as exports of labelling tools often are."""
     path = as_path(path)
     start = b""
     with suppress(OSError), path.open("rb") as stream:
@@ -38,15 +38,15 @@ def refuse_packed(path: str | Path) -> None:
 
 @contextmanager
 def write_whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
-    """Opens a file that appears under `path` only when the block ends well.
+    """Opens a file that appears under `path` only when the block ends without an error.
 
-    The content goes to a hidden temporary name in the same folder, is forced to disk and then renamed over `path`
-    in one step; a reader sees the old file or the new one, never half of it. When the block raises, the temporary
-    file is removed and `path` is as it was. Folders on the way are made; a symbolic link keeps pointing where it did.
-    An address (formats.io.storage) gets the whole file by one upload when the block has ended well.
+    The content is written to a hidden temporary file in the same folder, synced to disk, and renamed over `path`
+    atomically: a reader sees the old file or the new one, never a partial one. If the block raises, the temporary
+    file is removed and `path` is unchanged. Missing parent folders are created; a symbolic link is written through.
+    For a URL (formats.io.storage) the complete file is uploaded once, after the block.
 
     mode: "w" for UTF-8 text with "\n" line ends, "wb" for bytes.
-    Raises OSError that names `path` where there is no room or nothing may be written.
+    Raises OSError that names `path` if the disk is full or `path` cannot be written.
     """
     if mode not in ("w", "wb"):
         raise ValueError(f"mode {mode!r}; expected 'w' or 'wb'")
@@ -59,7 +59,7 @@ def write_whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
 def _renamed(path: Path, mode: str) -> Iterator[IO]:
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile: its files are readable by their owner only, and the rename would keep it so.
+    # Not tempfile: it creates files that only their owner can read, and the rename would keep that mode.
     temporary = temporary_beside(target)
     try:
         with open(temporary, mode.replace("w", "x"), **_ENCODING[mode]) as stream:
@@ -77,11 +77,11 @@ def _renamed(path: Path, mode: str) -> Iterator[IO]:
 
 @contextmanager
 def _uploaded(path: Path, mode: str) -> Iterator[IO]:
-    """Object stores show an upload only when it is complete: no second name and no move are needed."""
+    """Object stores show an upload only once it is complete, so no temporary name is needed."""
     with tempfile.NamedTemporaryFile(mode, **_ENCODING[mode]) as stream:
         yield stream
         stream.flush()
-        path.parent.mkdir(parents=True, exist_ok=True)  # memory:// has folders; stores that have none do nothing
+        path.parent.mkdir(parents=True, exist_ok=True)  # memory:// has folders; for other stores this does nothing
         path.fs.put_file(stream.name, path.path)  # type: ignore[attr-defined]  # of UPath
 
 
@@ -90,7 +90,7 @@ _ENCODING: dict[str, dict[str, Any]] = {"w": {"encoding": "utf-8", "newline": "\
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """A write to an open file fails without saying which file it was."""
+    """Adds the path to a full disk's error, since a failed write to an open file does not name it."""
     try:
         yield
     except Exception as error:
@@ -100,7 +100,7 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _no_room(error: BaseException | None) -> OSError | None:
-    """The full disk behind an error: torch.save, for one, reports a failed write in its own words."""
+    """The "disk full" error behind an error, if any: torch.save, for example, raises its own for a failed write."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             return error
@@ -109,7 +109,7 @@ def _no_room(error: BaseException | None) -> OSError | None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Forces the rename itself to disk, where the system can open a folder at all."""
+    """Syncs the rename to disk, on systems where a folder can be opened."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -120,12 +120,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_json(path: str | Path, value: Any, **layout: Any) -> None:
-    """A value as JSON for people too, two spaces a level, and a line end; whole or not at all.
+    """Writes a value as JSON with an indent of two and a final line end, atomically.
 
-    layout: what else json.dump takes.
+    layout: other arguments of json.dumps.
     """
     with write_whole(path) as stream:
-        # dumps, not dump: without indent that is the encoder in C, in a fifth of the time.
+        # dumps, not dump: without an indent it uses the C encoder, in a fifth of the time.
         stream.write(json.dumps(value, **{"indent": 2} | layout))
         stream.write("\n")
 
@@ -138,11 +138,11 @@ def sha256_of(path: str | Path) -> str:
 
 @contextmanager
 def write_whole_folder(path: str | Path, replaces: Collection[str] = ()) -> Iterator[Path]:
-    """Gives a folder to write into that appears under `path` only when the block ends well.
+    """Yields a folder to write into, which appears under `path` only when the block ends without an error.
 
-    replaces: suffixes of files; a folder that contains such files alone is replaced.
-    Raises InputError when something else than that or an empty folder is there: what others wrote is not mixed with
-    ours, and images that lie beside labels are not removed with them.
+    replaces: suffixes of files; an existing folder that contains only such files is replaced.
+    Raises InputError if `path` is anything else than such a folder or an empty one, so that nobody's files are mixed
+    with ours, and images beside old labels are not deleted.
     """
     target = Path(os.path.realpath(path))
     if target.is_dir() and not any(target.iterdir()):
@@ -179,12 +179,12 @@ def _check_replaced(path: str | Path, target: Path, replaces: Collection[str]) -
         if not (file.is_dir() and not file.is_symlink()) and (file.suffix not in replaces or file.is_symlink()):
             what = f"contains {file.relative_to(target)}, which is not replaced"
             raise InputError(
-                path, what, f"expected a folder with {', '.join(sorted(replaces))} files alone, or a new one"
+                path, what, f"expected a folder with only {', '.join(sorted(replaces))} files, or a new one"
             )
 
 
 def read_text(path: str | Path, remedy: str) -> str:
-    """A text file's text. Raises InputError, which `remedy` ends, when it is not UTF-8."""
+    """The text of a UTF-8 file, without its byte-order mark. Raises InputError with `remedy` if it is not UTF-8."""
     try:
         return as_path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -192,7 +192,7 @@ def read_text(path: str | Path, remedy: str) -> str:
 
 
 def load_json(path: str | Path, remedy: str) -> Any:
-    """A JSON file's value. Raises InputError, which `remedy` ends, when it is missing or not JSON."""
+    """The value of a JSON file. Raises InputError with `remedy` if the file is missing or is not JSON."""
     try:
         return parse_json(as_path(path).read_text(encoding="utf-8-sig"), path, remedy)
     except FileNotFoundError:

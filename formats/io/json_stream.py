@@ -1,4 +1,4 @@
-"""Large JSON files, an item at a time: {"images": [...], "annotations": [...]} without the whole of it in memory."""
+"""Reads large JSON files such as {"images": [...], "annotations": [...]} item by item, in bounded memory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from formats.io.progress import show_progress
 _CHUNK = 1 << 20  # characters
 _BLANKS = re.compile(r"[ \t\n\r]*")
 _PLAIN_STARTS = frozenset('{"0123456789')
-_NEAR_THE_END = 16  # characters, longer than any JSON word or escape that a chunk's end can cut
+_NEAR_THE_END = 16  # characters; longer than any JSON literal or escape that the end of a chunk can cut
 
 
 class JsonItem(NamedTuple):
-    """One step through a file. The first is the file's own value: {} or [] where its content follows, under key "".
+    """One value of a file. The first is the top-level value, under key "": {} or [] if its items follow.
 
-    key: of the top object; "" where the file is one array. position: the item's place in the array of that key, from 0;
-    None for a value that is not an array, and for an array itself, which comes before its items as [].
+    key: of the top-level object; "" if the file is one array. position: index of the item in the array of that key,
+    from 0; None for a value that is not an array, and for the array itself, which comes before its items as [].
     """
 
     key: str
@@ -33,9 +33,9 @@ class JsonItem(NamedTuple):
 
 
 def stream_json(path: str | Path, remedy: str) -> Iterator[JsonItem]:
-    """The values of a JSON object's keys, arrays item by item, in the order of the file; or the items of one array.
+    """The values of a top-level object in file order, arrays item by item; or the items of a top-level array.
 
-    Raises InputError, which `remedy` ends, where the file is missing or not JSON; what came before has been given.
+    Raises InputError with `remedy` if the file is missing or is not JSON; items before the error were yielded already.
     """
     try:
         with open(path, encoding="utf-8-sig") as stream, _bar(path) as bar:
@@ -44,20 +44,20 @@ def stream_json(path: str | Path, remedy: str) -> Iterator[JsonItem]:
         raise InputError(path, "does not exist", remedy) from None
     except IsADirectoryError:
         raise InputError(path, "is a folder", remedy) from None
-    except (ValueError, RecursionError) as error:  # the latter: brackets without end
+    except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
         if isinstance(error, InputError):
             raise
         raise InputError(path, f"is not JSON ({error})", remedy) from error
 
 
 def _bar(path: str | Path) -> Any:
-    """How much of a file that takes more than a moment is read, where a person looks on."""
+    """A progress bar over the bytes of a file, shown if reading takes more than two seconds."""
     size = Path(path).stat().st_size
     return show_progress(desc=Path(path).name, total=size, unit="B", leave=False, delay=2)
 
 
 class _Scanner:
-    """Text that is read on as far as the next value needs it."""
+    """Parses a stream incrementally: reads more text only when the next value needs it."""
 
     def __init__(self, stream: IO[str], bar: Any) -> None:
         self._stream = stream
@@ -106,10 +106,10 @@ class _Scanner:
         self._take("]")
 
     def _has_another(self, end: str) -> bool:
-        """Steps over a comma; False where the array or object ends."""
+        """Consumes a comma; False at the end of the array or object."""
         at = self._at
         plain = self._text[at + 2 : at + 3] in _PLAIN_STARTS
-        if plain and self._text[at : at + 2] == ", ":  # as nearly all files have it
+        if plain and self._text[at : at + 2] == ", ":  # nearly always
             self._at = at + 2
             return True
         if self._sign() == end:
@@ -120,11 +120,11 @@ class _Scanner:
         return True
 
     def _value(self) -> Any:
-        """The next value, for which as much text is read as it takes."""
+        """Parses the next value, reading as much text as it needs."""
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._at)
-                # A number at the text's end may go on behind it: "1" of "1." of "1.5".
+                # A number at the end of the text may continue in the next chunk: "1" of "1.5".
                 if end < len(self._text) - _NEAR_THE_END or not self._read():
                     self._at = end
                     return value
@@ -135,7 +135,7 @@ class _Scanner:
                     raise self._error(error.msg) from None
 
     def _sign(self) -> str:
-        """The next character that is not a blank, which stays; "" at the end."""
+        """The next character that is not white space, without consuming it; "" at the end of the file."""
         while True:
             self._at = _BLANKS.match(self._text, self._at).end()  # type: ignore[union-attr]  # matches anything
             if self._at < len(self._text):
@@ -149,10 +149,10 @@ class _Scanner:
         self._at += 1
 
     def _read(self) -> bool:
-        """Puts what follows behind the text that is not done with; False, and no change, at the end of the file."""
-        # As much again as there is: a value that goes over many chunks is tried a few times, not at every chunk.
+        """Drops the consumed text and appends the next chunk; False, without a change, at the end of the file."""
+        # At least as much as is left over: a value that spans many chunks is then parsed a few times, not once a chunk.
         more = self._stream.read(max(_CHUNK, len(self._text) - self._at))
-        self._bar.update(len(more))  # characters; what is not ASCII makes the bar end early
+        self._bar.update(len(more))  # characters, not bytes: with text beyond ASCII the bar ends early
         if more:
             self._before += self._at
             self._text, self._at = self._text[self._at :] + more, 0
@@ -163,15 +163,15 @@ class _Scanner:
 
 
 class PackedItems:
-    """JSON values one after the other, kept as bytes: some hundred a box, a tenth of what Python's objects take."""
+    """A list of JSON values stored as bytes: about a hundred per box, a tenth of the size as Python objects."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
         self._ends = array("Q", [0])
 
     def append(self, value: Any) -> None:
-        """Puts a value of plain containers, texts and numbers at the end."""
-        self._bytes += marshal.dumps(value)  # never leaves this process, for which marshal is safe
+        """Appends a value made of plain containers, strings and numbers."""
+        self._bytes += marshal.dumps(value)  # marshal is safe here: the bytes never leave this process
         self._ends.append(len(self._bytes))
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""One process at a time writes into a folder: a lock that is released when its process ends, however it ends."""
+"""Locks on folders, so that one process at a time writes there. A lock ends with its process, even a killed one."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ except ImportError:  # Windows: nothing is locked there
     fcntl = None  # type: ignore[assignment]
 
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{32}\.tmp")
-_held: set[int] = set()  # descriptors of locks, which a forked child must not keep alive
+_held: set[int] = set()  # descriptors of our locks; a forked child closes them
 
 
 def try_lock(descriptor: int) -> bool:
-    """Locks an open file for this process until it is closed; False where another process has it.
+    """Locks an open file for this process until it is closed; False if another process holds the lock.
 
-    True without a lock on a file system that has none.
+    Also True, without a lock, on a file system that does not support locks.
     """
     if fcntl is None:
         return True
@@ -35,20 +35,20 @@ def try_lock(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # some network file systems have none
+    except OSError:  # some network file systems have no locks
         return True
     return True
 
 
 def temporary_beside(target: Path) -> Path:
-    """A unique hidden name for what is going to be renamed to `target`; its writer locks it."""
+    """A unique hidden name in the folder of `target`, for a file that will be renamed to it. Its writer locks it."""
     return target.parent / f".{target.name[:100]}.{uuid.uuid4().hex}.tmp"
 
 
 def remove_leftovers(folder: str | Path, name: str = "") -> None:
-    """Removes what killed writers left: temporary files that no process has locked.
+    """Removes temporary files of killed processes: those that no process has locked.
 
-    name: only files in the folder itself whose names begin with it; "" for all files below the folder.
+    name: only files directly in the folder whose names begin with it; "" for all files below the folder.
     """
     if is_address(folder):
         return
@@ -67,12 +67,12 @@ def remove_leftovers(folder: str | Path, name: str = "") -> None:
 
 @contextmanager
 def lock(folder: str | Path, name: str = "") -> Iterator[None]:
-    """Locks `folder` for this process while the block runs; makes it, and removes the leftovers of killed processes.
+    """Locks `folder` for this process while the block runs. Creates it, and removes leftovers of killed processes.
 
     name: locks only the files whose names begin with it, "x_od" for x_od.json and x_od_v1.json.
-    The lock is the kernel's, on the file .lock or .NAME.lock, which stays and means nothing by itself. An address is
-    not locked: object stores have no locks, and what is written there is whole and carries its key.
-    Raises InputError that names the process which has the lock, and where the folder cannot be written.
+    The lock is held by the kernel on the file .lock or .NAME.lock; that the file exists means nothing. A URL is not
+    locked: object stores have no locks, and files written there are complete and carry their key.
+    Raises InputError if another process holds the lock (it is named), or if the folder cannot be written.
     """
     if is_address(folder):
         yield
@@ -82,7 +82,7 @@ def lock(folder: str | Path, name: str = "") -> Iterator[None]:
         lock_file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        if error.errno == errno.ENOSPC:  # not a wrong argument: the run fails, and can be resumed when there is room
+        if error.errno == errno.ENOSPC:  # not bad input: the run fails and can be resumed once there is room
             raise
         raise InputError(folder, f"cannot be written ({error.strerror})", "expected a folder to write into") from error
     try:
@@ -90,7 +90,7 @@ def lock(folder: str | Path, name: str = "") -> Iterator[None]:
             owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
             raise InputError(folder, f"in use by process {owner}", "stop it or choose another folder")
         _held.add(descriptor)
-        with suppress(OSError):  # of a full disk, which writing the first file will report
+        with suppress(OSError):  # disk full: writing the first file will report it
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         remove_leftovers(folder, name)
@@ -101,7 +101,7 @@ def lock(folder: str | Path, name: str = "") -> Iterator[None]:
 
 
 def _release_in_child() -> None:
-    """A worker that loads data may outlive its killed parent by seconds; the lock is not its own."""
+    """A data loading worker can outlive its killed parent by seconds, and must not keep the parent's lock."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()

@@ -1,4 +1,4 @@
-"""Values as a notebook shows them: HTML with no script and no style sheet."""
+"""HTML for the notebook view of our objects, without scripts or style sheets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SHOWN_ROWS = 20
 
 
 def html_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table; of more than SHOWN_ROWS rows the first ones and how many there are. All texts are escaped."""
+    """A table of at most SHOWN_ROWS rows, then the number of rows that are not shown. All text is escaped."""
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     lines = ["".join(f"<td>{escape(str(value))}</td>" for value in row) for row in rows[:SHOWN_ROWS]]
     if (left_out := len(rows) - SHOWN_ROWS) > 0:
@@ -20,5 +20,5 @@ def html_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[obje
 
 
 def html_text(text: str) -> str:
-    """A text whose columns are aligned."""
+    """Preformatted text, for columns aligned with spaces."""
     return f"<pre>{escape(text)}</pre>"

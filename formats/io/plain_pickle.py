@@ -1,8 +1,8 @@
-"""Pickles of lists, dicts, texts and numbers, read without running anything.
+"""Reads pickles of lists, dicts, strings and numbers without running any code in them.
 
-A pickle names functions that its reader calls; here every name is refused, so that only plain containers come out.
-A pickle of a hundred bytes can also describe a value that takes for ever to hash, gigabytes to print, or more nesting
-than the interpreter survives. What bounds these is here too, for every reader of pickles.
+A pickle can name functions for its reader to call. Here every such name is refused, so only plain containers can
+result. A pickle of a hundred bytes can also describe a value that takes hours to hash, gigabytes to print, or is nested
+so deeply that the interpreter crashes. The limits against that are also here, and every reader of pickles uses them.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from typing import IO, Any, ClassVar
 
 from formats.io.errors import InputError
 
-MAX_DEPTH = 100  # containers in one another; published files have fewer than 10
-MAX_KEY_PARTS = 16  # of a tuple that is a key
-MAX_KEY_BITS = 60  # above, equal hashes of unequal numbers can be had at will, and a table of them is quadratic
-REPEATS = 100  # a value written out is so many times its file at most: a memoised text of 200 bytes takes 2 in a pickle
-SMALL = 1 << 20  # and always allowed to be as large as this
+MAX_DEPTH = 100  # nested containers; published files have fewer than 10
+MAX_KEY_PARTS = 16  # items of a tuple that is a key
+MAX_KEY_BITS = 60  # larger integers can be chosen so that their hashes collide, which makes a dict of them quadratic
+REPEATS = 100  # largest ratio of a value, written out, to its file: a string of 200 bytes is repeated by 2 bytes
+SMALL = 1 << 20  # characters, written out, that are always allowed
 ATOMS = (str, bytes, int, float, complex, type(None))
 
 
 class Oversized(pickle.UnpicklingError):
-    """The value would be nested, hashed or written out beyond what any published file needs."""
+    """The value exceeds a limit on nesting, keys or size that no published file comes near."""
 
 
-# The reader in Python, not the one in C: that makes room for as many objects as a pickle of ten bytes says it has, and
-# leaves no place to look at a key before it is hashed.
+# The Python implementation, not the C one: that allocates as much as ten bytes of a pickle announce, and offers no hook
+# to check a key before it is hashed.
 _PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
 
 
 class BoundedUnpickler(_PythonUnpickler):
-    """Reads no byte beyond the file and hashes no deep key; the value still has to pass check_extent."""
+    """Allocates no more than the file's size and hashes no nested key. The value must still pass check_extent."""
 
     key_types: ClassVar[tuple[type, ...]] = ATOMS
 
     def __init__(self, file: IO[bytes], size: int, **options: Any) -> None:
-        """size: bytes that the file has in all."""
+        """size: of the whole file in bytes."""
         super().__init__(_Bounded(file, size), **options)
 
     def load_setitem(self) -> None:
@@ -46,7 +46,7 @@ class BoundedUnpickler(_PythonUnpickler):
         super().load_setitem()
 
     def load_setitems(self) -> None:
-        self._check_keys(self.stack[::2])  # what stands behind the mark
+        self._check_keys(self.stack[::2])  # the keys since the mark
         super().load_setitems()
 
     def load_dict(self) -> None:
@@ -73,11 +73,11 @@ class BoundedUnpickler(_PythonUnpickler):
         pickle.ADDITEMS[0]: load_additems,
         pickle.FROZENSET[0]: load_frozenset,
     }
-    del dispatch[pickle.BYTEARRAY8[0]]  # here the Python reader makes room, too; the published files have none
+    del dispatch[pickle.BYTEARRAY8[0]]  # the Python implementation allocates for this one; published files have none
 
 
 class _Bounded:
-    """A file that makes no room for more bytes than it has."""
+    """A file that refuses to read more bytes than it has."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self._file, self._size = file, size
@@ -90,7 +90,7 @@ class _Bounded:
 
 
 def check_key(key: object, types: tuple[type, ...] = ATOMS) -> None:
-    """Raises Oversized for a key or set member that is more than a text, a number or a short tuple of these."""
+    """Raises Oversized unless a key or set member is a string, a number or a short tuple of these."""
     for part in key if type(key) is tuple and len(key) <= MAX_KEY_PARTS else (key,):
         if not isinstance(part, types):
             raise Oversized(f"a {type(part).__name__} is part of a key")
@@ -99,9 +99,9 @@ def check_key(key: object, types: tuple[type, ...] = ATOMS) -> None:
 
 
 def check_extent(value: object, file_size: int) -> None:
-    """Raises Oversized where a value contains itself, is nested deeply, or would be far larger if written out.
+    """Raises Oversized if a value contains itself, is nested too deeply, or would be far larger if written out.
 
-    Containers may be shared, so that few objects stand for very many: each is visited once, without recursion.
+    A few shared containers can describe a huge value, so each is visited once, without recursion.
     """
     limit = max(SMALL, REPEATS * file_size)
     extents: dict[int, int] = {}  # of finished containers
@@ -139,9 +139,9 @@ class _PlainUnpickler(BoundedUnpickler):
 
 
 def read_plain_pickle(path: str | Path) -> Any:
-    """The value of a pickle that contains nothing but lists, tuples, dicts, sets, texts, bytes, numbers and None.
+    """The value of a pickle that contains only lists, tuples, dicts, sets, strings, bytes, numbers and None.
 
-    Texts that Python 2 wrote are read as UTF-8. Raises InputError for anything else, without having run it.
+    Strings of Python 2 are read as UTF-8. Raises InputError for anything else, without running it.
     """
     try:
         data = Path(path).read_bytes()
@@ -150,6 +150,6 @@ def read_plain_pickle(path: str | Path) -> Any:
         return value
     except FileNotFoundError:
         raise InputError(path, "does not exist", "expected a pickle of plain containers") from None
-    except Exception as error:  # a broken pickle raises nearly anything
+    except Exception as error:  # a broken pickle can raise nearly anything
         what = f"is not a pickle of plain containers ({error})"
         raise InputError(path, what, "expected the published file") from error

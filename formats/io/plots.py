@@ -1,4 +1,4 @@
-"""Plots as PNG, drawn without pyplot: no window system is needed, and the state of a notebook is not touched."""
+"""Plots as PNG files, without pyplot: needs no display, and does not change the state of a notebook."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ DPI = 120  # pixels an inch of a file; text of 8 points can be read
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, whose parts will make room for one another. width, height: inches."""
-    from matplotlib.figure import Figure  # only here: `import formats` stays light
+    """An empty figure with constrained layout. width, height: inches."""
+    from matplotlib.figure import Figure  # imported here to keep `import formats` fast
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def png_of(figure: Figure, dpi: int = DPI) -> bytes:
-    """A figure as the content of a PNG file. dpi: pixels an inch."""
+    """A figure as the content of a PNG file. dpi: pixels per inch."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=dpi)
     return stream.getvalue()

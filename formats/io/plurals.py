@@ -1,4 +1,4 @@
-"""Numbers of things in messages."""
+"""Singular and plural of nouns and verbs in messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def verb(count: int, of_one: str, of_several: str) -> str:
 
 
 def many(count: int, noun: str) -> str:
-    """ "1 box", "2 boxes", "0 categories". noun: in the singular; of several words the last one counts."""
+    """ "1 box", "2 boxes", "0 categories". noun: in the singular; of several words the last is inflected."""
     if count == 1:
         return f"{count} {noun}"
     if noun.endswith("y"):

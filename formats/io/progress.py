@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, a line now and then where the output goes to a file or a scheduler."""
+"""Progress of long work: a bar on a terminal; a line every half minute if stderr is a file or a scheduler's log."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from tqdm import tqdm
 from formats.io.plurals import many
 
 Item = TypeVar("Item")
-SECONDS_BETWEEN_LINES = 30.0  # what is done earlier says nothing: a log of short work stays short
+SECONDS_BETWEEN_LINES = 30.0  # work that takes less prints nothing, which keeps logs short
 
 
 def show_progress(
     items: Iterable[Item] | None = None, *, unit: str, desc: str = "", total: int | None = None, initial: int = 0,
     hidden: bool = False, delay: float = 0, leave: bool = True,
 ) -> Any:  # fmt: skip
-    """A tqdm bar or LogLines, which are used alike: iterate over it, or update() it inside a `with`.
+    """A tqdm bar or LogLines, which have the same interface: iterate over it, or update() it inside a `with`.
 
-    unit: a noun in the singular, "B" for bytes. delay: seconds before a bar is shown; leave: whether it stays at the
-    end. Both write to stderr.
+    unit: a noun in the singular, or "B" for bytes. delay: seconds before a bar is shown. leave: whether it stays on
+    the screen at the end. Both write to stderr.
     """
     if hidden or sys.stderr.isatty():
         return tqdm(
@@ -33,7 +33,7 @@ def show_progress(
 
 
 class LogLines(Generic[Item]):
-    """The part of tqdm that is used here, as lines: "label: 480 of 5000 images, 9.6 images/s, 07:51 left"."""
+    """The part of tqdm's interface that we use, printing "label: 480 of 5000 images, 9.6 images/s, 07:51 left"."""
 
     def __init__(
         self, items: Iterable[Item] | None = None, *, unit: str, desc: str = "", total: int | None = None,
@@ -66,11 +66,11 @@ class LogLines(Generic[Item]):
             self._print(now)
 
     def set_postfix(self, refresh: bool = True, **numbers: Any) -> None:
-        """Numbers for the end of the next line."""
+        """Sets numbers to print at the end of the next line."""
         self._more = "".join(f", {name} {value}" for name, value in numbers.items())
 
     def close(self) -> None:
-        """The last line, where there was one before."""
+        """Prints a last line, if there was one before."""
         if self._printed_at not in (None, self.n):
             self._print(time.monotonic())
 

@@ -1,7 +1,7 @@
-"""The range of a setting, beside its type: `learning_rate: Rate = 1e-4` is checked wherever the value comes from.
+"""Ranges of settings as part of their types: `learning_rate: Rate = 1e-4` is checked wherever its value comes from.
 
-read_config checks every table of a file, and names file, key, value and range. A dataclass that is made in Python too
-calls check_ranges in its __post_init__.
+read_config checks every table of a file and names file, key, value and range in its error. A dataclass that is also
+built in Python calls check_ranges in its __post_init__.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from formats.io.values import describe_value
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from low to high, both included; above: low itself is left out."""
+    """Numbers from low to high, inclusive; with `above`, low itself is excluded."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -39,22 +39,22 @@ class Range:
 
 @dataclass(frozen=True)
 class FileName:
-    """A text that is one part of a path on any system."""
+    """A string that is a valid file name on every operating system."""
 
     def holds(self, value: Any) -> bool:
         return bool(re.fullmatch(r"[^/\\:*?\"<>|\x00-\x1f]{1,100}", value)) and value.strip(". ") == value
 
     def __str__(self) -> str:
-        return "a name for files: up to 100 characters, no slash, no dot or blank at its ends"
+        return "a file name: up to 100 characters, no slash, and no dot or space at its ends"
 
 
 Share = Annotated[float, Range(0, 1)]
 PositiveShare = Annotated[float, Range(0, 1, above=True)]
-Factor = Annotated[float, Range(0, 1e6)]  # of a loss or a cost
-Rate = Annotated[float, Range(0, 10)]  # a learning rate: above 1 nothing is learned
+Factor = Annotated[float, Range(0, 1e6)]  # multiplies a loss or a cost
+Rate = Annotated[float, Range(0, 10)]  # a learning rate; anything useful is far below 10
 Count = Annotated[int, Range(1, 10**9)]
 CountOrZero = Annotated[int, Range(0, 10**9)]
-Seed = Annotated[int, Range(0, 2**32 - 1)]  # numpy takes no more
+Seed = Annotated[int, Range(0, 2**32 - 1)]  # what numpy accepts
 Pixels = Annotated[int, Range(1, 100_000)]
 Amount = Annotated[float, Range(0, 1e9, above=True)]
 Name = Annotated[str, FileName()]
@@ -63,9 +63,9 @@ _FINITE = Range()
 
 
 def range_problems(config_type: Any, values: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """(field, what is wrong, remedy) of each value outside the range that its dataclass declares.
+    """(field, what is wrong, remedy) for each value outside the range that its dataclass declares.
 
-    Floats without a range have to be finite. Items of tuples and tables are checked as `field.key`.
+    Floats without a range must be finite. Items of tuples and tables are checked as `field.key`.
     """
     for name, value in values.items():
         for key, number, limits in _limited(name, value, _hints(config_type).get(name)):
@@ -74,7 +74,7 @@ def range_problems(config_type: Any, values: Mapping[str, Any]) -> Iterator[tupl
 
 
 def check_ranges(config: Any) -> None:
-    """Raises InputError for the first setting of a dataclass that is outside its range."""
+    """Raises InputError for the first setting of a dataclass instance that is outside its range."""
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     for name, what, remedy in range_problems(type(config), values):
         raise InputError(name, what, remedy)
@@ -86,7 +86,7 @@ def _hints(config_type: Any) -> dict[str, Any]:
 
 
 def _limited(name: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, Range | FileName]]:
-    """(key, number or text, its limits) of a value and of the items in it."""
+    """(key, number or string, its limits) for a value and the items in it."""
     if isinstance(value, bool) or value is None:
         return
     if isinstance(value, Mapping):

@@ -1,6 +1,6 @@
-"""A TOML file into a dataclass: every value checked against its annotation, a misspelt key refused.
+"""Reads a TOML file into a dataclass: every value is checked against its annotation, and unknown keys are refused.
 
-The dataclass is the only place where a setting is declared: its name, its type, its default. Annotations understood:
+The dataclass alone declares a setting: its name, type and default. Supported annotations:
 int, float, bool, str, Path, Any, X | None, Literal, list[X], tuple[X, ...], tuple[X, Y], Sequence[X], dict[str, X],
 Mapping[str, X], dataclasses, and unions of dataclasses distinguished by their field `kind: Literal["..."]`.
 """
@@ -27,11 +27,11 @@ from formats.io.values import describe_value
 Config = TypeVar("Config")
 
 _UNIONS = (Union, types.UnionType)
-_SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path as text"}
+_SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", Path: "a path (a string)"}
 
 
 class _Location(NamedTuple):
-    """Where a value is: the file and the dotted key."""
+    """Where a value is: its file and dotted key."""
 
     file: str
     key: str = ""
@@ -44,12 +44,12 @@ class _Location(NamedTuple):
 
 
 def read_config(path: str | Path, config_type: type[Config], overrides: Sequence[str] = ()) -> Config:
-    """The file's settings as a `config_type`.
+    """The settings of a file as a `config_type`.
 
-    overrides: like "optimizer.learning_rate=1e-4", applied in order before anything is checked. The value is TOML;
-    what is not TOML is taken as text, so `device=cuda` needs no quotes. Numbers in the key index lists of tables.
-    Relative paths are not changed. Raises InputError naming the file and the dotted key: no file, broken TOML,
-    an unknown or missing key, a value of the wrong type or refused by the dataclass itself.
+    overrides: such as "optimizer.learning_rate=1e-4", applied in order before anything is checked. The value is TOML;
+    if it does not parse it is a string, so `device=cuda` needs no quotes. Numbers in a key index lists of tables.
+    Relative paths are not changed. Raises InputError, naming the file and the dotted key, for a missing file, invalid
+    TOML, an unknown or missing key, and a value of the wrong type or refused by the dataclass itself.
     """
     location = _Location(str(path))
     try:
@@ -58,7 +58,7 @@ def read_config(path: str | Path, config_type: type[Config], overrides: Sequence
         raise location.error("does not exist", "expected a TOML file") from None
     except IsADirectoryError:
         raise location.error("is a folder", "expected a TOML file") from None
-    except (ValueError, RecursionError) as error:  # also bytes that are no text, numbers and brackets without end
+    except (ValueError, RecursionError) as error:  # also bytes that are not UTF-8, and values that are too deep or long
         raise location.error(f"is not TOML ({error})") from error
     for override in overrides:
         _apply_override(table, override, location)
@@ -66,7 +66,7 @@ def read_config(path: str | Path, config_type: type[Config], overrides: Sequence
 
 
 def config_from_table(table: Any, config_type: type[Config], location: object) -> Config:
-    """The settings of a table that came with a file of another kind, as a `config_type`; errors as read_config's."""
+    """The settings of a table from another kind of file, as a `config_type`; raises the errors of read_config."""
     return _dataclass_value(config_type, table, _Location(str(location)))
 
 
@@ -90,7 +90,7 @@ def _apply_override(table: dict, override: str, location: _Location) -> None:
 
 
 def _step(node: Any, part: str, override: str, location: _Location) -> Any:
-    """The table or list under `part`, made when it is not there."""
+    """The table or list under `part`, created if it is missing."""
     child = node[_list_index(node, part, override, location)] if isinstance(node, list) else node.setdefault(part, {})
     if not isinstance(child, (dict, list)):
         raise location.error(f"override {override!r}: {part} is {_described(child)}", "expected a table there")
@@ -108,7 +108,7 @@ def _override_value(text: str) -> Any:
         parsed = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
         return text
-    return parsed["value"] if parsed.keys() == {"value"} else text  # a line break in the text could bring more keys
+    return parsed["value"] if parsed.keys() == {"value"} else text  # a line break in the text could add more keys
 
 
 # Values by annotation
@@ -138,7 +138,7 @@ def _value(annotation: Any, value: Any, location: _Location) -> Any:
 
 def _scalar(annotation: type, value: Any, location: _Location) -> Any:
     wanted: tuple[type, ...] = {float: (int, float), Path: (str,)}.get(annotation, (annotation,))
-    if type(value) not in wanted:  # exact: bool is a kind of int in Python, not in a configuration
+    if type(value) not in wanted:  # exact types: in Python a bool is an int, in a configuration it is not
         raise location.error(f"is {_described(value)}", f"expected {_SCALARS[annotation]}")
     try:
         return _path(value, location) if annotation is Path else annotation(value)
@@ -147,7 +147,7 @@ def _scalar(annotation: type, value: Any, location: _Location) -> Any:
 
 
 def _path(text: str, location: _Location) -> Path:
-    """~ is the user's folder, as in a shell. Raises InputError for a text that names no file anywhere."""
+    """Expands ~ as a shell does. Raises InputError for a string that cannot be a path."""
     if not text or "\0" in text:
         raise location.error(f"is {_described(text)}", "expected a path")
     return as_path(os.path.expanduser(text))
@@ -169,7 +169,7 @@ def _union(members: tuple, value: Any, location: _Location) -> Any:
         return _dataclass_value(tables[0] if len(tables) == 1 else _of_kind(tables, value, location), value, location)
     if len(members) == 1:
         return _value(members[0], value, location)
-    # The scalar that is exactly the value's type goes first: 1 stays an int in `float | int`.
+    # The member with exactly the value's type is tried first: 1 stays an int in `float | int`.
     for member in sorted(members, key=lambda member: member is not type(value)):
         try:
             return _value(member, value, location)
@@ -179,10 +179,10 @@ def _union(members: tuple, value: Any, location: _Location) -> Any:
 
 
 def _of_kind(members: Sequence[Any], table: dict, location: _Location) -> Any:
-    """The dataclass whose `kind` is the table's."""
+    """The dataclass whose `kind` is that of the table."""
     by_kind = {kind: member for member in members for kind in typing.get_args(_annotations(member).get("kind"))}
     if len(by_kind) < len(members):
-        raise TypeError(f'{location.key}: {members} need a field `kind: Literal["..."]` each to be distinguished')
+        raise TypeError(f'{location.key}: each of {members} needs its own `kind: Literal["..."]` to be told apart')
     if "kind" not in table:
         raise location.at("kind").error("is missing", expected_one_of(by_kind, None))
     if not isinstance(table["kind"], str) or table["kind"] not in by_kind:
@@ -219,7 +219,7 @@ def _dataclass_value(config_type: Any, table: Any, location: _Location) -> Any:
             raise location.at(key).error("is not a setting", expected_one_of(fields, key))
     missing = [name for name, field in fields.items() if name not in table and not _has_default(field)]
     if missing:
-        raise location.at(missing[0]).error("is missing", "expected it set; it has no default")
+        raise location.at(missing[0]).error("is missing", "expected a value; it has no default")
     annotations = _annotations(config_type)
     values = {key: _value(annotations[key], value, location.at(key)) for key, value in table.items()}
     for key, what, remedy in range_problems(config_type, values):
@@ -254,14 +254,14 @@ def _described(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     text = describe_value(value)
-    return f"the text {text}" if isinstance(value, str) else f"the {type(value).__name__} {text}"
+    return f"the string {text}" if isinstance(value, str) else f"the {type(value).__name__} {text}"
 
 
 # Writing
 
 
 def write_config(path: str | Path, config: Any) -> None:
-    """The settings of a dataclass as TOML, one a line, so that read_config gives an equal one. None is left out."""
+    """Writes the settings of a dataclass as TOML, one per line; read_config reads an equal one. Skips None."""
     with write_whole(path) as stream:
         for key, value in _table_of(config).items():
             stream.write(f"{key} = {_toml(value)}\n")
@@ -281,4 +281,4 @@ def _toml(value: Any) -> str:
         return "[" + ", ".join(map(_toml, value)) + "]"
     if isinstance(value, bool | int | float):
         return str(value).lower()
-    return json.dumps(str(value))  # TOML's basic strings have JSON's escapes
+    return json.dumps(str(value))  # TOML's basic strings have the escapes of JSON

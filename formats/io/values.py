@@ -1,7 +1,7 @@
-"""Untrusted JSON, value by value: parsed within bounds and checked by type.
+"""Reading untrusted JSON: parsed with a limit on nesting, and each value checked for its type.
 
-`Table(value, location)` is a JSON object; each of its methods gives a value of one type or raises InputError that names
-the place, the key and what stands there. So no reader meets a list where it calls `.get`.
+`Table(value, location)` wraps a JSON object. Each of its methods returns a value of one type, or raises InputError that
+names the location, the key and the actual value.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from typing import Any
 
 from formats.io.errors import InputError
 
-MAX_DEPTH = 200  # containers in one another: files of data have ten; who walks through them may then recurse
+MAX_DEPTH = 200  # nested containers; data files have about ten. Code that walks through them may recurse
 _MISSING: Any = object()
 
 
 def parse_json(text: str | bytes, location: object, remedy: str, pairs_hook: Callable | None = None) -> Any:
-    """The value of a JSON text. Raises InputError, which `remedy` ends, for what is none or is nested too deeply.
+    """The value of a JSON text. Raises InputError with `remedy` if it is invalid or nested too deeply.
 
-    pairs_hook: json.loads' object_pairs_hook.
+    pairs_hook: the object_pairs_hook of json.loads.
     """
     try:
         value = json.loads(text, object_pairs_hook=pairs_hook)
-    except (ValueError, RecursionError) as error:  # the latter: brackets without end
+    except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
         raise InputError(location, f"is not JSON ({_first_line(error)})", remedy) from error
     check_depth(value, location, remedy)
     return value
 
 
 def check_depth(value: Any, location: object, remedy: str) -> None:
-    """Raises InputError where lists and tables are nested more than MAX_DEPTH deep."""
+    """Raises InputError if lists and tables are nested more than MAX_DEPTH deep."""
     level = [value]
     for _ in range(MAX_DEPTH + 1):
         level = [part for each in level for part in _parts(each)]
@@ -58,7 +58,7 @@ def brief_json(value: Any) -> str:
 
 
 def describe_value(value: Any) -> str:
-    """A value in a message: short, and by its kind where it is a container."""
+    """A value for a message: shortened, and of a container only its kind."""
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, list | tuple):
@@ -73,7 +73,7 @@ def describe_value(value: Any) -> str:
 
 
 class Table:
-    """A JSON object. location: of messages; for a table inside another, the file and the dotted key."""
+    """A JSON object. location: for messages, the file; of a table inside another, also its key."""
 
     def __init__(self, value: Any, location: object, remedy: str = "expected a table") -> None:
         if not isinstance(value, dict):
@@ -88,16 +88,16 @@ class Table:
         return list(self._values)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value, whatever it is."""
+        """The value, of any type."""
         return self._values.get(key, default)
 
     def table(self, key: str) -> Table:
-        """The table under a key; an empty one where it is missing or null."""
+        """The table under a key; an empty one if it is missing or null."""
         value = self._values.get(key)
         return Table({} if value is None else value, f"{self.location}: {key}")
 
     def text(self, key: str, default: Any = _MISSING) -> Any:
-        return self._typed(key, default, lambda value: isinstance(value, str), "a text")
+        return self._typed(key, default, lambda value: isinstance(value, str), "a string")
 
     def whole(self, key: str, default: Any = _MISSING, low: int = 0, high: int = 1 << 31) -> Any:
         """A whole number from low to high; null counts as missing."""
@@ -114,7 +114,7 @@ class Table:
         return self._typed(key, default, fits, want)
 
     def numbers(self, key: str) -> dict[str, float]:
-        """The table under a key, all of whose values are finite numbers; {} where it is missing or null."""
+        """The table under a key, whose values must all be finite numbers; {} if it is missing or null."""
         table = self.table(key)
         return {name: table.number(name) for name in table.keys()}  # noqa: SIM118 - not a dict
 

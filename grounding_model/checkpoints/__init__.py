@@ -1,1 +1,1 @@
-"""Weights in and out: ours, mmdetection's, Hugging Face's; a checkpoint loads whole or not at all."""
+"""Reading and writing checkpoints: ours, mmdetection's, IDEA's and Hugging Face's. Incomplete ones are refused."""

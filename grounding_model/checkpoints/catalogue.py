@@ -1,4 +1,4 @@
-"""Weights to start from, for people: what they know, how good they are said to be, their licence and size. No torch."""
+"""The catalogue behind `groundhog weights list`: use, published AP, licence and size of weights. No torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from grounding_model.inputs.defaults import PHOTO_WEIGHTS, WEIGHTS
 
 
 class Entry(NamedTuple):
-    """lvis: AP on LVIS minival that their authors publish, zero-shot. parameters: in millions."""
+    """One set of weights. lvis: zero-shot AP on LVIS minival as published by its authors. parameters: in millions."""
 
     source: str
     use: str
@@ -19,12 +19,12 @@ class Entry(NamedTuple):
 
     @property
     def gibibytes(self) -> float:
-        """Of the weights in float32; what a training needs beside them, `groundhog train --dry-run` says."""
+        """Size of the weights in float32. For the memory of training, see `groundhog train --dry-run`."""
         return self.parameters * 1e6 * 4 / 2**30
 
 
 HUB_TINY = "openmmlab-community/mm_grounding_dino_tiny_o365v1_goldg_grit_v3det"
-HUB_LICENCE = "Apache-2.0"  # of all HUB_NAMES, as their cards say
+HUB_LICENCE = "Apache-2.0"  # of all HUB_NAMES, by their model cards
 CATALOGUE = (
     Entry(WEIGHTS, "drawn scenes: the demo and the tests; offline", None, "Apache-2.0", 4.7),
     Entry(PHOTO_WEIGHTS, "photos, from 10 to some hundred labelled ones; offline", None, "Apache-2.0", 4.9),
@@ -44,14 +44,14 @@ HEAD: tuple[str, str, str, str, str, str] = (
 
 
 def known_licence(weights: str) -> str:
-    """Of embedded or published weights, by their name or its last part; "" for others."""
+    """The licence of embedded or published weights, by name or the last part of it; "" for others."""
     by_name = {each.source: each.licence for each in CATALOGUE} | dict.fromkeys(HUB_NAMES, HUB_LICENCE)
     names = {part: licence for source, licence in by_name.items() for part in (source, source.rpartition("/")[2])}
     return names.get(weights, "")
 
 
 def catalogue_rows() -> list[tuple[str, ...]]:
-    """The head and a row for each entry."""
+    """The header, and a row for each entry."""
     entries: list[tuple[str, ...]] = [
         (
             each.source,
@@ -67,27 +67,27 @@ def catalogue_rows() -> list[tuple[str, ...]]:
 
 
 def catalogue_table() -> str:
-    """`groundhog weights list`: the table, and a command for each entry."""
+    """The output of `groundhog weights list`: the table, and a command for each entry."""
     rows = catalogue_rows()
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     lines += [
         "",
-        "AP as their authors publish it, zero-shot. Names with a slash are downloaded once, from the hub.",
+        "AP is zero-shot, as published by the authors. Names with a slash are downloaded once, from Hugging Face.",
         "",
     ]
     for each in CATALOGUE:
-        lines.append(f"  groundhog init NAME --images DIR {_given(each.source)} --weights {each.source}")
+        lines.append(f"  groundhog init NAME --images DIR {_labels_option(each.source)} --weights {each.source}")
     return "\n".join(lines)
 
 
 def short_table() -> str:
-    """For the help of `groundhog init`, 80 columns: weights, AP and gibibytes in float32."""
+    """The entries for the help of `groundhog init`, in 80 columns: weights, use, AP, GiB in float32."""
     return "\n".join(
         f"  {each.source}\n      {each.use}; {'' if each.lvis is None else f'AP {each.lvis}, '}{each.gibibytes:.2f} GiB"
         for each in CATALOGUE
     )
 
 
-def _given(source: str) -> str:
+def _labels_option(source: str) -> str:
     return "--labels FILE" if source == PHOTO_WEIGHTS else "--categories A,B"

@@ -1,4 +1,4 @@
-"""The checkpoint format of Groundhog: one safetensors file with configuration and tokenizer in its metadata."""
+"""Groundhog's own checkpoint format: a safetensors file with configuration and tokenizer in its metadata."""
 
 from __future__ import annotations
 
@@ -32,22 +32,25 @@ LABEL_EMBEDDING = "denoising.label_embedding.weight"
 class Checkpoint(NamedTuple):
     model: GroundingModel  # in evaluation mode, float32, on the CPU
     tokenizer: CaptionTokenizer
-    provenance: dict[str, str]  # where the weights come from, as text
+    provenance: dict[str, str]  # where the weights come from
 
 
 class Weights(NamedTuple):
-    """The content of a file before a model is built: tensors by our names, configuration, tokenizer."""
+    """The content of a checkpoint before a model is built: tensors by our names, configuration, tokenizer."""
 
     kind: str  # the kind of file, for messages
     config: ModelConfig
     tensors: dict[str, Tensor]
     name_in_file: Callable[[str], str]  # our name -> name in the file, for messages
-    tokenizer_source: Path | str | None  # JSON text (our files), a folder (transformers), or None
+    tokenizer_source: Path | str | None  # JSON text (our files), a folder (transformers), or None if it has none
     provenance: dict[str, str]
 
 
 def draw_label_embedding(tensors: dict[str, Tensor], config: ModelConfig, provenance: dict[str, str]) -> None:
-    """Adds what only training needs and other programs leave out; it is drawn at random, the same in every run."""
+    """Adds the label embedding of denoising, which only training uses and other programs do not save.
+
+    It is random, with a fixed seed.
+    """
     if LABEL_EMBEDDING not in tensors:
         shape = (config.denoising.label_table, config.width)
         tensors[LABEL_EMBEDDING] = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -64,8 +67,8 @@ def save_checkpoint(
 ) -> None:
     """Writes one `.safetensors` file atomically. half: stored as float16, at half the size.
 
-    backbone: where the model's is from, as in locate_backbone; it is left out of the file and read from there again.
-    Raises InputError when a weight does not fit into float16, or the backbone is not that one.
+    backbone: where the model's backbone comes from, as in locate_backbone. It is then not stored, but loaded from there
+    again. Raises InputError if a weight overflows float16, or the model's backbone differs from that one.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if backbone is not None:
@@ -99,7 +102,7 @@ def _without_backbone(
 
 
 def _backbone_tensors(config: ModelConfig, source: str) -> dict[str, Tensor]:
-    """A model's backbone, by our names, from where it comes from."""
+    """The tensors of the backbone at `source`, by our names."""
     backbone = build_backbone(config.backbone)
     if not isinstance(backbone, TimmFeatures):
         raise InputError(source, "is not a backbone of this model", "expected a model with a timm backbone")
@@ -116,9 +119,9 @@ def _read_backbone(path: Path, text: str, config: ModelConfig) -> dict[str, Tens
 
 
 def _in_fixed_order(file: bytes) -> tuple[bytes, memoryview]:
-    """A safetensors file in two parts, with sorted metadata; the library orders them differently in every process.
+    """A safetensors file, in two parts, with its metadata sorted; the library's order differs between processes.
 
-    Equal models must be equal files: labels and plans identify a model by the hash of its file.
+    Equal models must give equal files, since labels and plans identify a model by the hash of its file.
     """
     length = int.from_bytes(file[:8], "little")
     header = json.loads(file[8 : 8 + length])
@@ -135,12 +138,12 @@ def refuse_to_replace(path: str | Path) -> None:
 
 
 def is_safetensors(path: Path) -> bool:
-    """A safetensors file begins with the length of its header and a brace."""
+    """Whether a file looks like safetensors, which begins with the length of its header and a brace."""
     with open(path, "rb") as file:
         return file.read(9)[8:] == b"{"
 
 
-_DAMAGED = "download or write it again"
+_DAMAGED = "download it or write it again"
 
 
 def read_ours(path: Path) -> Weights:
@@ -149,9 +152,9 @@ def read_ours(path: Path) -> Weights:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
-        raise InputError(path, f"is not a complete safetensors file ({error})", "download or write it again") from None
+        raise InputError(path, f"is not a complete safetensors file ({error})", _DAMAGED) from None
     if not metadata.get("format", "").startswith("groundhog-"):
-        remedy = "expected a file of `groundhog train` or `groundhog weights`; of a transformers model give the folder"
+        remedy = "expected a file of `groundhog train` or `groundhog weights`; for a transformers model pass its folder"
         raise InputError(path, "has no Groundhog configuration", remedy)
     if metadata["format"] != FORMAT:
         raise InputError(path, f"has format {metadata['format']}", f"this version reads {FORMAT}; update groundhog")
@@ -161,7 +164,7 @@ def read_ours(path: Path) -> Weights:
     except KeyError as error:
         raise InputError(path, f"its metadata lacks {error}", _DAMAGED) from None
     if not isinstance(provenance, dict) or not all(isinstance(each, str) for each in provenance.values()):
-        raise InputError(path, "its provenance is not a table of texts", _DAMAGED)
+        raise InputError(path, "its provenance is not a table of strings", _DAMAGED)
     if "backbone" in metadata:
         tensors |= _read_backbone(path, metadata["backbone"], config)
     return Weights("Groundhog checkpoint", config, tensors, lambda name: name, tokenizer, provenance)

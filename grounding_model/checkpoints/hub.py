@@ -1,4 +1,4 @@
-"""Downloads from the Hugging Face hub, loaded only for its names: it takes longer to import than most commands."""
+"""Downloads from the Hugging Face hub. Imported only when needed, since the hub's client is slow to import."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def download(name: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            name, f"cannot be downloaded from the Hugging Face hub ({reason})", "check the name, or specify a folder"
+            name, f"cannot be downloaded from the Hugging Face hub ({reason})", "check the name, or pass a folder"
         ) from None
 
 
@@ -55,11 +55,11 @@ def _has_weights(folder: Path) -> bool:
 
 
 def download_file(name: str, file: str) -> Path:
-    """One file of a hub repository, from the cache or the network. Raises InputError when it cannot be downloaded."""
+    """One file of a hub repository, from the cache or the network. Raises InputError if it cannot be downloaded."""
     try:
         return Path(hf_hub_download(name, file))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            name, f"cannot be downloaded from the Hugging Face hub ({reason})", "check the name, or specify a file"
+            name, f"cannot be downloaded from the Hugging Face hub ({reason})", "check the name, or pass a file"
         ) from None

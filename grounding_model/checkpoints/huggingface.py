@@ -1,4 +1,4 @@
-"""Checkpoint folders of transformers: MM-Grounding-DINO, LLMDet (the same architecture) and IDEA's Grounding DINO."""
+"""Reads and writes folders of transformers: MM-Grounding-DINO, LLMDet (same architecture), IDEA's Grounding DINO."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CONSTANT_SETTINGS = {  # constants of the architecture; a file with other values
 
 
 def read_folder(folder: Path) -> Weights:
-    """Reads config.json and the weights beside it. Raises InputError when they are not a supported Grounding DINO."""
+    """Reads config.json and the weights beside it. Raises InputError if they are not a supported Grounding DINO."""
     settings = _read_settings(folder)
     tensors, file = _read_tensors(folder)
     tensors = without_wrappers(tensors, file)
@@ -53,7 +53,8 @@ def read_folder(folder: Path) -> Weights:
         provenance["hub name"] = hub_name
     config = config_of(ours, _hints(settings), file, table.name_in_file)
     if config.decoder_layers != layers:
-        raise InputError(file, f"has heads for {config.decoder_layers} decoder layers, config.json says {layers}")
+        what = f"has heads for {config.decoder_layers} decoder layers, but config.json has {layers}"
+        raise InputError(file, what, "expected the config.json of these weights")
     draw_label_embedding(ours, config, provenance)
     return Weights(
         f"transformers folder ({architecture})",
@@ -65,7 +66,7 @@ def read_folder(folder: Path) -> Weights:
     )
 
 
-_COUNT = (1, 1000)  # what layers and heads are counted in: more is no model, and takes for ever to build
+_COUNT = (1, 1000)  # range of the numbers of layers and heads; more would take too long to build
 _RATE = (0.0, 1.0)
 _EXPECTED_CONFIG = "expected the config.json of transformers"
 
@@ -131,7 +132,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 
 def _unshared(tensors: Mapping[str, Tensor], settings: Table, decoder_layers: int) -> dict[str, Tensor]:
-    """Heads shared by all decoder layers are stored once; here every layer gets a copy."""
+    """Gives every decoder layer its own copy of heads that are shared and stored only once."""
     tensors = dict(tensors)
     shared = {"bbox_embed": "decoder_bbox_embed_share", "class_embed": "decoder_cls_embed_share"}
     for head, setting in shared.items():
@@ -150,11 +151,11 @@ def _hints(settings: Table) -> Hints:
             settings.location, "the encoder and the decoder differ in attention heads", "expected the same number"
         )
     text, backbone = settings.table("text_config"), settings.table("backbone_config")
-    # Our folders contain the rates of training. Those of the hub are library defaults, not the rates used in training.
+    # Folders that we wrote contain the rates used in training; those on the hub contain defaults of the library.
     ours = settings.table("groundhog")
     return Hints(
         heads=heads,
-        text_heads=heads // 2,  # transformers derives both from the encoder's
+        text_heads=heads // 2,  # transformers derives both from the encoder's heads
         fusion_heads=heads // 2,
         bert_heads=text.whole("num_attention_heads", None, *_COUNT),
         bert_dropout=text.number("hidden_dropout_prob", OFFICIAL.text.dropout, *_RATE),
@@ -167,14 +168,14 @@ def _hints(settings: Table) -> Hints:
     )
 
 
-# --- out
+# --- writing
 
 
 def save_folder(folder: str | Path, model: GroundingModel, tokenizer: CaptionTokenizer, half: bool = False) -> None:
-    """Writes a folder, atomically, that transformers loads and runs with equal results.
+    """Writes a folder that transformers loads and runs with equal results, atomically.
 
-    The label embedding of denoising is left out, because transformers cannot store it.
-    Raises InputError when the folder exists and is not empty, or transformers cannot express the model.
+    The label embedding of denoising is left out, since transformers cannot store it.
+    Raises InputError if the folder exists and is not empty, or transformers cannot express the model.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -197,19 +198,19 @@ def save_folder(folder: str | Path, model: GroundingModel, tokenizer: CaptionTok
 
 
 def save_tokenizer(folder: str | Path, tokenizer: CaptionTokenizer) -> None:
-    """Adds to the folder what transformers reads a tokenizer from."""
+    """Writes the tokenizer files of transformers into a folder."""
     from transformers import PreTrainedTokenizerFast
 
-    text = tokenizer.backend_tokenizer.to_str()  # a copy: saving sets what it has of truncation and padding
+    text = tokenizer.backend_tokenizer.to_str()  # a copy, since saving changes its truncation and padding
     PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(text), **SPECIAL_TOKENS).save_pretrained(folder)
 
 
 def _in_their_names(model: GroundingModel) -> dict[str, Tensor]:
-    """The tensors under the names of published files, which transformers itself translates to those of its classes."""
+    """The tensors by the names of published files, which transformers maps to those of its classes when loading."""
     table = hugging_face_table(len(model.backbone.channels), model.config.decoder_layers)
     learned = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items() if name != LABEL_EMBEDDING}
     theirs = table.to_theirs(learned)
-    # A class bias has no axis there.
+    # There, a class bias is a scalar.
     return {name: (t.reshape(()) if "class_embed" in name else t.clone().contiguous()) for name, t in theirs.items()}
 
 
@@ -253,7 +254,7 @@ def _settings_of(config: ModelConfig) -> dict:
             window_size=backbone.window,
             out_indices=[stage + 1 for stage in backbone.out_stages],
             drop_path_rate=backbone.drop_path,
-            # Only decides how small an input makes transformers shrink its window.
+            # Only affects at which input size transformers shrinks its window.
             image_size=384 if backbone.window == 12 else 224,
         ),
         text_config=dict(

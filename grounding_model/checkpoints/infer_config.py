@@ -1,7 +1,7 @@
-"""The configuration of a model, inferred from its tensors and the settings stored with them.
+"""Infers the configuration of a model from its tensors and the settings stored with them.
 
-Widths, depths, levels and tables follow from shapes. Numbers of heads and dropout rates do not: they come from the
-configuration in the file, which is read as data, or are those of the official models.
+Widths, depths, levels and table sizes follow from shapes. Numbers of heads and dropout rates do not; they come from the
+configuration in the file, which is parsed as data, or default to those of the official models.
 """
 
 from __future__ import annotations
@@ -32,36 +32,39 @@ NameInFile = Callable[[str], str]
 
 @dataclass(frozen=True)
 class Hints:
-    """Settings that shapes do not show; defaults are the official models'. `bert_heads` None: one per 64 channels."""
+    """Settings that do not follow from shapes, by default those of the official models.
+
+    bert_heads: None means one per 64 channels.
+    """
 
     heads: int = OFFICIAL.heads
     text_heads: int = OFFICIAL.text_heads
     fusion_heads: int = OFFICIAL.fusion_heads
     bert_heads: int | None = None
     bert_dropout: float = OFFICIAL.text.dropout
-    swin_drop_path: float | None = None  # None: that of the official variant of this width
+    swin_drop_path: float | None = None  # None: that of the official variant with this width
     fusion_dropout: float = OFFICIAL.fusion_dropout
     dropout: float = OFFICIAL.dropout
     max_text_tokens: int = OFFICIAL.max_text_tokens
     fixed_scale: Literal["sqrt_width", "none"] | None = None  # None: sqrt_width with a bias, as in the official models
     denoising: Denoising = OFFICIAL.denoising
-    # How many there should be, where a configuration says so: a file that lacks the last layer looks whole without it.
+    # Expected numbers, if the configuration has them: a file without its last layer looks complete otherwise.
     encoder_layers: int | None = None
     bert_layers: int | None = None
     swin_depths: tuple[int, ...] | None = None
 
 
 def config_of(tensors: Tensors, hints: Hints, location: object, name_in_file: NameInFile = str) -> ModelConfig:
-    """The configuration for which `tensors`, by our names, are a complete model.
+    """The configuration of the model whose tensors, by our names, are `tensors`.
 
-    Raises InputError when a tensor needed to infer a dimension is missing (by its name in the file), or the dimensions
+    Raises InputError if a tensor needed to infer a dimension is missing (by its name in the file), or the dimensions
     are inconsistent.
     """
     try:
         config = _config_of(tensors, hints)
     except KeyError as error:
         raise InputError(
-            location, f"{name_in_file(error.args[0])} is missing", "expected the whole checkpoint"
+            location, f"{name_in_file(error.args[0])} is missing", "expected the complete checkpoint"
         ) from None
     except (IndexError, ValueError, ZeroDivisionError) as error:
         raise InputError(location, f"its tensors do not fit any Grounding DINO ({error})") from None
@@ -79,7 +82,7 @@ def _check_counts(config: ModelConfig, hints: Hints, location: object) -> None:
     for what, count, expected in counts:
         if expected is not None and count != expected:
             what = f"{what}: {count} in the file, {expected} in the configuration"
-            raise InputError(location, what, "expected the whole checkpoint")
+            raise InputError(location, what, "expected the complete checkpoint")
 
 
 def _config_of(tensors: Tensors, hints: Hints) -> ModelConfig:
@@ -143,7 +146,7 @@ def _official_bert_heads(width: int) -> int:
     if width not in OFFICIAL_BERT_WIDTHS:
         log.warning(
             "the file does not contain the number of heads of this BERT of %d channels; using %d. "
-            "If that is wrong, all results are wrong: specify a text encoder folder with config.json",
+            "If that is wrong, all results are wrong: pass a text encoder folder with config.json",
             width,
             heads,
         )
@@ -186,7 +189,7 @@ def _numbers(tensors: Tensors, pattern: str) -> set[int]:
 
 
 def _count(tensors: Tensors, pattern: str) -> int:
-    """The number of different values of the group of the pattern; 0, 1, 2, … without a gap are expected."""
+    """The largest number matched by the group of the pattern, plus one. Raises KeyError if nothing matches."""
     numbers = _numbers(tensors, pattern)
     if not numbers:
         raise KeyError(pattern.replace(r"(\d+)", "0").replace("\\", "").rstrip("."))
@@ -199,13 +202,13 @@ def _whole(total: int, part: int) -> int:
     return total // part
 
 
-# --- the settings in mmengine's configuration text
+# --- settings from mmengine's configuration
 
 
 def hints_of_mmdet(config_text: str, location: object) -> Hints:
-    """Hints from the configuration that mmengine stores as Python text. It is parsed, never executed.
+    """Hints from the configuration, which mmengine stores as Python source. It is parsed, never executed.
 
-    Raises InputError when this project does not support the model.
+    Raises InputError for a model that is not supported.
     """
     model = python_literals(config_text).get("model")
     if not isinstance(model, dict):
@@ -259,7 +262,7 @@ def _setting(model: Mapping[str, object], path: str, default):
 
 
 def python_literals(text: str) -> dict[str, object]:
-    """The assignments of literals and `dict(…)` in a Python text, by name. Everything else is None."""
+    """The values of assignments in Python source, by name: literals and `dict(…)`; None for everything else."""
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: nested too deeply

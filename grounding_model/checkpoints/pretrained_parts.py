@@ -1,6 +1,6 @@
-"""Pretrained parts of a new model: a Swin trained on ImageNet, and BERT.
+"""Loads pretrained parts of a new model: a Swin trained on ImageNet, and BERT.
 
-Pretraining starts from both, as in the reference; everything else starts from random weights.
+As in the reference, pretraining starts from both; all other parts are initialised at random.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ SWIN_RELEASES = "https://github.com/SwinTransformer/storage/releases/tag/v1.0.0"
 
 
 def load_parts(model: GroundingModel, backbone: Path | None, text_encoder: str | None) -> None:
-    """Loads pretrained weights into the parts of the model; None does not change a part.
+    """Loads pretrained weights into parts of the model; None leaves a part unchanged.
 
-    backbone: a .pth of Microsoft's Swin Transformer; for a timm network, as in locate_backbone. text_encoder: a folder
-    of transformers with BERT, or its name in the Hugging Face cache. Raises InputError for missing files, and for
-    weights that do not fit the part.
+    backbone: a .pth of Microsoft's Swin Transformer; for a timm network, as in locate_backbone. text_encoder: a
+    transformers folder with BERT, or its name in the Hugging Face cache. Raises InputError for missing files, and for
+    weights that do not fit.
     """
     if backbone is not None:
         load_backbone(model.backbone, backbone)
@@ -40,12 +40,12 @@ def load_parts(model: GroundingModel, backbone: Path | None, text_encoder: str |
 
 
 def load_backbone(backbone: nn.Module, path: Path) -> None:
-    """The norms of the feature maps are not loaded: the classifier has none (mmdet 3.3.0, swin.py, init_weights)."""
+    """Loads a backbone, except for Swin's output norms, which a classifier lacks (mmdet 3.3.0, swin.py)."""
     if isinstance(backbone, TimmFeatures):
         return load_timm_backbone(backbone.network, path)
     assert isinstance(backbone, SwinTransformer)
     if not path.is_file():
-        raise InputError(path, "no such file", f"expected the Swin of ImageNet from {SWIN_RELEASES}")
+        raise InputError(path, "no such file", f"expected a Swin trained on ImageNet from {SWIN_RELEASES}")
     loaded = IMAGENET_SWIN.to_ours(without_wrappers(read_pickled_checkpoint(path).tensors, path), path)
     expected = {name: tensor for name, tensor in backbone.state_dict().items() if not name.startswith("out_norms.")}
     _check_same(path, {n: t.shape for n, t in loaded.items()}, {n: t.shape for n, t in expected.items()})
@@ -53,7 +53,7 @@ def load_backbone(backbone: nn.Module, path: Path) -> None:
 
 
 def load_bert(bert: nn.Module, source: str) -> None:
-    """transformers renames tensors of older files and drops their heads."""
+    """Loads BERT through transformers, which renames the tensors of older files and drops their heads."""
     from transformers import BertModel
 
     try:
@@ -67,7 +67,7 @@ def load_bert(bert: nn.Module, source: str) -> None:
                 trust_remote_code=False,
             )
     except (OSError, ValueError, RuntimeError) as error:
-        remedy = "expected a folder with config.json and model.safetensors, such as bert-base-uncased's"
+        remedy = "expected a folder with config.json and model.safetensors, such as that of bert-base-uncased"
         raise InputError(source, f"has no BERT ({str(error).splitlines()[0]})", remedy) from error
     pretrained, loading_info = loaded
     if loading_info["missing_keys"]:
@@ -79,11 +79,11 @@ def load_bert(bert: nn.Module, source: str) -> None:
 
 
 def load_rest(model: GroundingModel, source: str) -> None:
-    """Everything but the backbone and the neck, from a model that has another backbone.
+    """Loads everything but backbone and neck from a model with another backbone.
 
-    Encoder and decoder layers that the other model lacks start as copies of its last layer, and so do their heads.
+    Encoder and decoder layers that the other model lacks, and their heads, start as copies of its last ones.
 
-    Raises InputError where the two models differ in more than these.
+    Raises InputError if the models differ in more than these.
     """
     rest = load_checkpoint(source).model
     taken, expected = (
@@ -112,7 +112,7 @@ def _counterpart(name: str, rest: GroundingModel, model: GroundingModel) -> str:
 
 
 def _check_same(location: object, actual: dict, expected: dict) -> None:
-    """actual, expected: name -> shape."""
+    """Raises InputError unless actual and expected, name -> shape, are equal."""
     if wrong := [name for name in expected | actual if actual.get(name) != expected.get(name)]:
         raise InputError(
             location, f"{counted(sorted(wrong))} missing or of another shape", "expected the variant of the model"
@@ -121,7 +121,7 @@ def _check_same(location: object, actual: dict, expected: dict) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers warns about unused heads."""
+    """Silences the warnings of transformers about unused heads."""
     from transformers.utils import logging as transformers_logging
 
     level = transformers_logging.get_verbosity()

@@ -1,10 +1,10 @@
-"""Read a stranger's PyTorch file without running anything in it.
+"""Reads untrusted PyTorch files without running any code in them.
 
-A pickle is a program that names functions and asks for calls. Here no name is ever looked up: the few that describe
-tensors become descriptions, every other one becomes an inert `Stub`, and calling a stub gives a stub. A file that names
-what only an attack would call is refused besides: whoever wrote it may have touched the weights too. Both of torch's
-formats are read: the zip archive (since 1.6) and the older stream of pickles, in which published mmdet files come.
-Nor can a small file stand for a huge or endless value: formats.io.plain_pickle bounds nesting, keys and extent.
+A pickle is a program that names functions to call. Here no name is ever imported: the few names that describe tensors
+become descriptions, and every other name becomes an inert `Stub`; calling a stub returns a stub. In addition, a file
+that names functions only an attack would call is refused, since its weights may have been tampered with too. Both of
+torch's formats are read: the zip archive (since 1.6) and the older stream of pickles, the format of published mmdet
+files. A small file cannot expand to a huge value: formats.io.plain_pickle limits nesting, keys and size.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ STORAGE_TYPES = {
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of torch's stream format
 LEGACY_HEAD = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little") + b"."
 ZIP_HEAD = b"PK\x03\x04"
-MAX_AXES = 64  # of a tensor, as torch has it
-MAX_VIEWS = 16  # how often the numbers of a file may be used: layers that share a head have them six or seven times
-STATE_KEYS = ("state_dict", "model")  # where trainers put the tensors; a bare table of tensors has neither
+MAX_AXES = 64  # torch's limit
+MAX_VIEWS = 16  # limit on the size of all tensors relative to the file; heads shared by layers occur 6 or 7 times
+STATE_KEYS = ("state_dict", "model")  # keys under which trainers store the tensors, if they are not at the top level
 
 
-# No object of a trainer is rebuilt by these. They are here to name an attack; safety does not rest on the list.
+# No trainer's objects need these. The list serves to report attacks; safety does not depend on it.
 MODULES_OF_ATTACKS = frozenset(
     ("os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "importlib", "runpy", "pty", "ctypes", "webbrowser")
 )
@@ -53,24 +53,24 @@ BUILTINS_OF_ATTACKS = frozenset(("eval", "exec", "compile", "open", "__import__"
 
 
 class PickledCheckpoint(NamedTuple):
-    """What a PyTorch file contains that can be had without running it."""
+    """The content of a PyTorch file that can be read without running code."""
 
-    tensors: dict[str, Tensor]  # by their names in the file, on the CPU, in the stored type
-    meta: dict[str, object]  # mmengine's `meta`: texts, numbers, lists and dicts of these; everything else left out
+    tensors: dict[str, Tensor]  # by their names in the file, on the CPU, in their stored dtype
+    meta: dict[str, object]  # the strings and numbers of mmengine's `meta`
 
 
 def read_pickled_checkpoint(path: str | Path) -> PickledCheckpoint:
-    """Tensors and plain metadata of a `.pth`, `.pt` or `.bin` file.
+    """Reads tensors and plain metadata of a `.pth`, `.pt` or `.bin` file.
 
-    Only the model's tensors are read from the disk, not an optimizer's. Raises InputError that names the file and
-    says what it is instead, when it is not a PyTorch file, is cut short, or asks for what no checkpoint needs.
+    Only tensors of the model are read from disk, not those of an optimizer. Raises InputError, saying what the file is
+    instead, if it is not a PyTorch file, is truncated, or calls functions that no checkpoint needs.
     """
     path = Path(path)
     try:
         with open(path, "rb") as file:
             return _read(file, path)
     except FileNotFoundError:
-        raise InputError(path, "no such file", "give the path of a checkpoint") from None
+        raise InputError(path, "no such file", "expected the path of a checkpoint") from None
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror or error})") from None
 
@@ -90,37 +90,37 @@ def _read(file: IO[bytes], path: Path) -> PickledCheckpoint:
     except InputError:
         raise
     except _AttackError as attack:
-        what = f"asks to run {attack}, which no checkpoint needs; nothing was run"
+        what = f"would run {attack}, which no checkpoint needs; nothing was run"
         raise InputError(path, what, "get the weights from another source") from None
     except (EOFError, zipfile.BadZipFile, struct.error) as error:
-        raise InputError(path, f"is cut short or damaged ({error})", "download it again") from None
-    except Exception as error:  # a hostile pickle can make the reader fail in any way, and none may pass for ours
+        raise InputError(path, f"is truncated or damaged ({error})", "download it again") from None
+    except Exception as error:  # a hostile pickle can make the reader fail in any way
         raise InputError(path, f"is not a readable checkpoint ({type(error).__name__}: {error})") from None
 
 
 def describe_head(path: Path) -> str:
-    """What a file that is not a checkpoint looks like, in words for an error message."""
+    """What a file that is not a checkpoint looks like, for an error message."""
     with open(path, "rb") as file:
         head = file.read(512)
     text = head.lstrip().lower()
     if not head:
         return "is empty"
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "is a web page, not a checkpoint (the download was answered with HTML)"
+        return "is a web page, not a checkpoint (the download returned HTML)"
     if head.startswith(b"version https://git-lfs"):
         return "is a git-lfs pointer, not the checkpoint (run `git lfs pull`)"
     if not head.strip(b"\0"):
         return "starts with zeros (an unfinished download)"
     if head.startswith(b"\x80"):
-        return "is a pickle that torch.save did not write"
+        return "is a pickle that was not written by torch.save"
     return f"is not a PyTorch file (it starts with {head[:16]!r})"
 
 
-# --- what stands for the names in a pickle
+# --- replacements for the names in a pickle
 
 
 class Stub:
-    """Stands for any class, function or instance that the file names. It does nothing and holds nothing."""
+    """Replaces any class, function or instance that the file names. It does nothing and stores nothing."""
 
     name = "object"
 
@@ -153,22 +153,22 @@ class Stub:
 
 
 class Unalterable:
-    """A pickle may also ask to overwrite what an object holds. What means something here refuses."""
+    """Base of our descriptions of tensors: refuses a pickle's instruction to overwrite their attributes."""
 
     def __setstate__(self, state: object) -> None:
-        raise pickle.UnpicklingError("a description of a tensor is to be overwritten")
+        raise pickle.UnpicklingError("it overwrites the description of a tensor")
 
 
 @dataclass(frozen=True)
 class StorageType(Unalterable):
-    """The name of a torch storage class."""
+    """Replaces a torch storage class."""
 
     dtype: torch.dtype
 
 
 @dataclass(frozen=True)
 class StoredArray(Unalterable):
-    """A storage: `numel` numbers of one type, to be found under `key`."""
+    """Describes a storage: `numel` numbers of one dtype, stored under `key`."""
 
     key: str
     dtype: torch.dtype
@@ -181,7 +181,7 @@ class StoredArray(Unalterable):
 
 @dataclass(frozen=True)
 class StoredTensor(Unalterable):
-    """A view on a storage, in elements."""
+    """Describes a tensor as a view on a storage; offset and stride are in elements."""
 
     storage: StoredArray
     offset: int
@@ -191,7 +191,7 @@ class StoredTensor(Unalterable):
     def __post_init__(self) -> None:
         numbers = (self.offset, *self.shape, *self.stride)
         if not isinstance(self.storage, StoredArray) or not all(type(n) is int and n >= 0 for n in numbers):
-            raise ValueError("a tensor's description is malformed")
+            raise ValueError("the description of a tensor is malformed")
         if len(self.shape) > MAX_AXES:
             raise ValueError(f"a tensor has {len(self.shape)} axes")
         if len(self.shape) != len(self.stride) or math.prod(self.shape) > self.storage.numel:
@@ -202,7 +202,7 @@ class StoredTensor(Unalterable):
 
 
 class RebuildTensor(Unalterable):
-    """Stands for torch._utils._rebuild_tensor_v2; what follows the stride (gradient, hooks) says nothing of numbers."""
+    """Replaces torch._utils._rebuild_tensor_v2; the arguments after the stride (gradient, hooks) are not needed."""
 
     def __call__(
         self, storage: StoredArray, offset: int, shape: Iterable[int], stride: Iterable[int], *_: object
@@ -211,21 +211,21 @@ class RebuildTensor(Unalterable):
 
 
 class RebuildParameter(Unalterable):
-    """Stands for torch._utils._rebuild_parameter: a parameter is its tensor."""
+    """Replaces torch._utils._rebuild_parameter: returns the tensor of the parameter."""
 
     def __call__(self, data: StoredTensor, *_: object) -> StoredTensor:
         return data
 
 
 def _ordered_dict(pairs: Iterable[Any] = ()) -> OrderedDict:
-    """Stands for collections.OrderedDict; Python 2 handed it its items, later ones set them one by one."""
+    """Replaces collections.OrderedDict, which pickles of Python 2 call with its items."""
     pairs = [(key, value) for key, value in pairs]
     for key, _ in pairs:
         check_key(key, _Unpickler.key_types)
     return OrderedDict(pairs)
 
 
-# The whole list of names that mean something.
+# All names that are not replaced by a Stub.
 KNOWN: Mapping[tuple[str, str], object] = {
     ("collections", "OrderedDict"): _ordered_dict,
     ("torch._utils", "_rebuild_tensor_v2"): RebuildTensor(),
@@ -235,7 +235,7 @@ KNOWN: Mapping[tuple[str, str], object] = {
 
 
 class _AttackError(Exception):
-    """Carries the name that a pickle wants to call."""
+    """Its message is the name of the function that a pickle would call."""
 
 
 def _is_attack(module: str, name: str) -> bool:
@@ -271,7 +271,7 @@ class _Unpickler(BoundedUnpickler):
         return storage
 
 
-# --- the two formats: each gives the unpickled content and a way to the numbers
+# --- the two formats; each reader returns the unpickled content and a function that reads a storage
 
 OpenStorage = Callable[[StoredArray], bytes]
 
@@ -321,7 +321,7 @@ def _read_stream(file: IO[bytes], path: Path) -> tuple[object, OpenStorage]:
 def _storage_places(
     file: IO[bytes], keys: object, storages: Mapping[str, StoredArray], path: Path
 ) -> Iterator[tuple[str, int]]:
-    """Offset in bytes of each storage's numbers; they follow one another, each after its count of elements."""
+    """(key, offset in bytes) for each storage; they are consecutive, each preceded by its number of elements."""
     size = path.stat().st_size
     for key in keys if isinstance(keys, list) else []:
         storage = storages[str(key)]
@@ -333,7 +333,7 @@ def _storage_places(
         file.seek(start + storage.nbytes)
 
 
-# --- from the unpickled content to what is asked for
+# --- from the unpickled content to tensors and metadata
 
 
 def _tensors_of(content: object, open_storage: OpenStorage, path: Path) -> dict[str, Tensor]:

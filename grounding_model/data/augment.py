@@ -121,6 +121,17 @@ def resize(
     return cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR), boxes * factors
 
 
+def shrink(image: np.ndarray, boxes: np.ndarray, max_short_side: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image whose short side is longer gets this one, averaging pixels; others are unchanged."""
+    height, width = image.shape[:2]
+    scale = max_short_side / min(height, width)
+    if scale >= 1:
+        return image, boxes
+    size = max(round(width * scale), 1), max(round(height * scale), 1)
+    factors = np.array([size[0] / width, size[1] / height] * 2, dtype=np.float32)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), boxes * factors
+
+
 def random_crop(
     image: np.ndarray, boxes: np.ndarray, min_size: int, max_size: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -13,11 +13,14 @@ from torch.utils.data import Dataset
 
 from formats.io.errors import InputError
 from formats.record import Record
-from grounding_model.data.augment import AugmentConfig, augment
+from grounding_model.data.augment import AugmentConfig, augment, shrink
 from grounding_model.data.sampler import Draw
 from grounding_model.data.samples import UNUSABLE_BOX, load_usable, number_of_boxes, usable_boxes
 from grounding_model.data.sources import LabelledImages
 
+# Short side of an image before photometric changes, in sides of the model's square: blur and noise of a large photo
+# would take long and be gone when it is resized.
+SIDES = 2
 CAPTION = "a line with a caption, from which a closed-set detector cannot learn"
 
 
@@ -41,14 +44,15 @@ class ClassSample(NamedTuple):
 class ClassSamples(Dataset[ClassSample]):
     """Draw -> ClassSample. Boxes of categories that are not among the classes are left out.
 
-    names: names of the classes, matched with the categories of a data set in any case. Raises InputError for a data set
-    that has none of them.
+    names: names of the classes, matched with the categories of a data set in any case. side: of the square that images
+    are resized to in the end. Raises InputError for a data set that has none of the classes.
     """
 
     def __init__(
-        self, datasets: Sequence[LabelledImages], settings: AugmentConfig, names: Sequence[str], seed: int
+        self, datasets: Sequence[LabelledImages], settings: AugmentConfig, names: Sequence[str], seed: int, side: int
     ) -> None:
         self._datasets, self._settings, self._seed = tuple(datasets), settings, seed
+        self._max_short_side = max(SIDES * side, *(settings.crop.short_sides if settings.crop else (0,)))
         self._class_of = [classes_of_labels(dataset.categories, names) for dataset in datasets]
         for index, classes in enumerate(self._class_of):
             if not classes:
@@ -72,7 +76,10 @@ class ClassSamples(Dataset[ClassSample]):
         else:
             problems = [*problems, *[UNUSABLE_BOX] * (number_of_boxes(record) - len(usable))]
         wanted = [box for box in usable if box.group in class_of]
-        view = augment(image, np.array([box.box for box in wanted], np.float32).reshape(-1, 4), "", self._settings, rng)
+        boxes = np.array([box.box for box in wanted], np.float32).reshape(-1, 4)
+        if not self._settings.short_sides:  # else augment resizes them
+            image, boxes = shrink(image, boxes, self._max_short_side)
+        view = augment(image, boxes, "", self._settings, rng)
         kept = [wanted[index] for index in view.kept]
         return ClassSample(
             view.image,

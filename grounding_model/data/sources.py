@@ -225,7 +225,7 @@ def _image_of(record: Record, image_root: Path) -> np.ndarray:
     return image
 
 
-_HEIGHT, _WIDTH = re.compile(rb'"height"\s*:\s*(\d+)'), re.compile(rb'"width"\s*:\s*(\d+)')
+_HEIGHT, _WIDTH = (re.compile(rb'"%s"\s*:\s*(\d{1,18})' % side) for side in (b"height", b"width"))
 
 
 def _lines_of(path: Path) -> tuple[array, np.ndarray]:

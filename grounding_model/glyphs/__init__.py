@@ -1,6 +1,6 @@
-"""The glyph world: drawn scenes of pictograms whose ground truth is known, with categories, captions and expressions.
+"""Glyph scenes: synthetic images of pictograms with exact labels (categories, captions, expressions).
 
-Needs no torch, except for `tokenizer.py`. A scene is a pure function of domain, seed and index.
+Only `tokenizer.py` imports torch. A scene is a pure function of domain, seed and index.
 """
 
 from grounding_model.glyphs.pictograms import COLOURS, HELD_OUT_PAIRS, NOUNS

@@ -1,6 +1,6 @@
-"""The things of the glyph world: nouns, colours, and how a thing is drawn.
+"""The objects of glyph scenes: their nouns and colours, and how they are drawn.
 
-Pictures come from DejaVu Sans, the font that matplotlib carries, so that nothing has to be shipped or downloaded.
+They are characters of DejaVu Sans, the font included in matplotlib, so no pictures need to be shipped or downloaded.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-# Filled and outlined forms of one thing share a name.
+# The characters for each noun; filled and outlined variants share a noun.
 CHARACTERS: dict[str, str] = {
     "cat": "\U0001f638\U0001f639\U0001f63a\U0001f63b\U0001f63c\U0001f63d\U0001f63e\U0001f63f\U0001f640",
     "mouse": "\U0001f42d",
@@ -82,7 +82,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "black": (15, 15, 15),
 }
 
-_DRAWN_AT = 96  # pixels of the font; pictures are made smaller from there
+_DRAWN_AT = 96  # font size in pixels, from which pictures are scaled down
 
 
 def pair_name(colour: str, noun: str) -> str:
@@ -90,8 +90,8 @@ def pair_name(colour: str, noun: str) -> str:
     return f"{colour} {noun}"
 
 
-# Every noun and every colour is trained, but these pairs never stand together in a training scene or caption: they
-# show whether the model composes words. Every seventh pair, counted along diagonals so that they spread evenly.
+# Training shows every noun and every colour, but never these pairs, which test whether the model composes words. It is
+# every seventh pair, counted along diagonals to spread them evenly.
 HELD_OUT_PAIRS = frozenset(
     (colour, noun)
     for column, colour in enumerate(COLOURS)
@@ -101,7 +101,7 @@ HELD_OUT_PAIRS = frozenset(
 
 
 def font_path() -> Path:
-    package = find_spec("matplotlib")  # not imported: that takes longer than drawing a scene
+    package = find_spec("matplotlib")  # importing it would take longer than drawing a scene
     assert package is not None
     assert package.origin is not None
     return Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
@@ -109,7 +109,7 @@ def font_path() -> Path:
 
 @cache
 def mask_of(character: str) -> np.ndarray:
-    """(h, w) uint8, 255 where the character is inked, cut to its ink."""
+    """(h, w) uint8: the character in 255 on 0, cropped to its extent."""
     font = ImageFont.truetype(str(font_path()), _DRAWN_AT)
     left, top, right, bottom = font.getbbox(character)
     canvas = Image.new("L", (int(right - left), int(bottom - top)), 0)
@@ -120,11 +120,11 @@ def mask_of(character: str) -> np.ndarray:
 
 
 def placed_mask(character: str, size: float, degrees: float) -> np.ndarray:
-    """(h, w) float32 in 0..1: the character, its longer side `size` pixels before the turn, cut to what can be seen."""
+    """(h, w) float32 in 0..1: the rotated character, cropped to its visible part. size: longer side before rotation."""
     ink = mask_of(character)
     height, width = ink.shape
     scale = size / max(height, width)
-    if scale < 0.5:  # thin strokes vanish when more than two pixels become one at once
+    if scale < 0.5:  # a single step of more than a half would lose thin strokes
         ink = cv2.resize(ink, None, fx=scale * 1.5, fy=scale * 1.5, interpolation=cv2.INTER_AREA)
         height, width = ink.shape
         scale = 1 / 1.5

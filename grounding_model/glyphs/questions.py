@@ -1,5 +1,5 @@
-"""Questions that training never puts, about the same scenes: of nothing and of several things, of what a thing is not,
-and of names of which a scene is labelled with some alone. They try the metrics of gRefCOCO, D3 and LVIS.
+"""Benchmarks on glyph scenes for the metrics of gRefCOCO, D3 and LVIS, with queries that do not occur in training:
+expressions with no or several targets, descriptions by negation, and categories that are only partly labelled.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from grounding_model.glyphs.records import article, plural, region_of, write_pic
 from grounding_model.glyphs.scenes import Scene, Thing, domain_named, draw
 
 Family = Literal["generalized_expressions", "described_objects", "lvis"]
-ABSENT_NAMES = 4  # names a scene that are queried although they are absent
+ABSENT_NAMES = 4  # absent categories that are verified, per scene
 
 
 class Questions(NamedTuple):
-    """records: the truth. names: categories or descriptions, () for expressions. queried: of each record, some of them.
+    """records: the ground truth. names: categories or descriptions, () for expressions. queried: names, per record.
 
-    absence: descriptions of what a thing is not. absent, partly: filename -> names that are certainly not there, and
-    names of which only some things are labelled. frequency: name -> "f" (a noun), "c" (a colour and a noun) or "r"
-    (such a pair that no scene of the training shows).
+    absence: descriptions by negation. absent, partly: filename -> names that are absent, and names of which only some
+    objects are labelled. frequency: name -> "f" (a noun), "c" (a colour and a noun) or "r" (a pair held out of
+    training).
     """
 
     records: list[Record]
@@ -39,7 +39,7 @@ class Questions(NamedTuple):
 
 
 def write_questions(folder: Path, family: Family, domain: str, count: int, seed: int) -> Questions:
-    """Scenes, with held-out pairs among them, as FOLDER/*.png, and the queries about them; the same each time."""
+    """Writes scenes, including held-out pairs, as FOLDER/*.png, and returns their queries; deterministic."""
     folder.mkdir(parents=True, exist_ok=True)
     scenes = []
     for index in range(count):
@@ -58,7 +58,7 @@ def _names_of(thing: Thing) -> tuple[str, str]:
 
 
 def _expression(record: Record, scene: Scene, rng: np.random.Generator) -> Record:
-    """A third each of nothing, of one thing and of several, where the scene has several alike."""
+    """An expression with no target, one target or several, a third each if the scene allows it."""
     things: dict[str, list[Thing]] = {}
     for thing in scene.things:
         for name in _names_of(thing):
@@ -73,7 +73,7 @@ def _expression(record: Record, scene: Scene, rng: np.random.Generator) -> Recor
 
 
 def _described(scenes: Sequence[tuple[Record, Scene]], rng: np.random.Generator) -> Questions:
-    """Three descriptions a noun; a scene is queried for those of its nouns and of one that it does not have."""
+    """Three descriptions per noun; a scene is queried with those of its nouns and of one noun that it lacks."""
     colours = {noun: str(rng.choice(list(COLOURS))) for noun in NOUNS}
     of_noun = {
         noun: (article(noun), article(pair_name(colour, noun)), f"{article(noun)} that is not {colour}")
@@ -98,7 +98,7 @@ def _described(scenes: Sequence[tuple[Record, Scene]], rng: np.random.Generator)
 
 
 def _federated(scenes: Sequence[tuple[Record, Scene]], rng: np.random.Generator) -> Questions:
-    """Nouns and pairs that occur; of a name that fits several things of a scene, now and then one is labelled."""
+    """Nouns and pairs that occur. If several objects of a scene have the same name, sometimes only one is labelled."""
     seen = sorted({name for _, scene in scenes for thing in scene.things for name in _names_of(thing)})
     indices = {name: index for index, name in enumerate(seen)}
     rare = {pair_name(colour, noun) for colour, noun in HELD_OUT_PAIRS}

@@ -1,9 +1,9 @@
-"""What is said of a scene: records of four tasks, all from the same things.
+"""Records of glyph scenes, for four tasks on the same objects.
 
-od           instances of nouns; in the domain "cats" of cats alone
+od           instances of nouns; in the domain "cats" only cats
 colours      instances of colour-noun pairs: "red cat"
 captions     a sentence and its phrases: "a red cat and two blue stars"
-expressions  a sentence that means one thing: "the red cat on the left"
+expressions  a sentence that refers to one object: "the red cat on the left"
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NUMBERS = ("", "", "two ", "three ", "four ", "five ", "six ", "seven ", "eight 
 
 
 def categories_of(domain: str, task: str, pairs: str = "train") -> tuple[str, ...]:
-    """Names of the labels of a detection task, in the order of the labels; () for the caption tasks."""
+    """The category names of a detection task in the order of the labels; () for the caption tasks."""
     if task == "od":
         return ("cat",) if domain_named(domain).cats else NOUNS
     if task == "colours":
@@ -47,10 +47,10 @@ def categories_of(domain: str, task: str, pairs: str = "train") -> tuple[str, ..
 def draw_scene(
     domain: str, seed: int, index: int, task: str = "od", pairs: str = "train", hardness: float | None = None
 ) -> tuple[np.ndarray, Record]:
-    """(SIDE, SIDE, 3) uint8 RGB and its record; the same for the same arguments on every machine.
+    """(SIDE, SIDE, 3) uint8 RGB and its record; equal arguments give equal results on every machine.
 
-    pairs: "train" keeps HELD_OUT_PAIRS out, "all" does not. hardness: 0..1 instead of the domain's own.
-    Raises InputError for an unknown domain, task or choice of pairs, and for a hardness outside 0..1.
+    pairs: "train" excludes HELD_OUT_PAIRS, "all" does not. hardness: 0..1, overrides that of the domain.
+    Raises InputError for an unknown domain, task or value of pairs, and for a hardness outside 0..1.
     """
     settings = domain_named(domain)
     if hardness is not None:
@@ -95,7 +95,7 @@ def article(words: str) -> str:
 
 
 def _caption(things: Sequence[Thing], rng: np.random.Generator) -> tuple[str, tuple[Region, ...]]:
-    """A sentence that names some of the things, like ones together; a noun without colour means all of that noun."""
+    """A sentence about some of the objects, equal ones grouped; a noun without a colour means all of that noun."""
     groups: dict[str, list[Thing]] = {}
     plain = {thing.noun for thing in things if rng.random() < 0.15}
     for thing in things:
@@ -126,7 +126,7 @@ def region_of(boxes: Sequence[tuple[float, float, float, float]], phrase: str, s
 
 
 def _expression(things: Sequence[Thing], rng: np.random.Generator) -> tuple[str, tuple[Region, ...]]:
-    """Words that fit one thing only; of an empty scene, words for a thing that is not there."""
+    """An expression that refers to exactly one object; for an empty scene, to an object that is absent."""
     if not things:
         words = f"the {rng.choice(NOUNS)}"
         return words, ()
@@ -140,7 +140,7 @@ def _expression(things: Sequence[Thing], rng: np.random.Generator) -> tuple[str,
 
 
 def _descriptions(thing: Thing, things: Sequence[Thing]) -> list[str]:
-    """Every expression of ours that means this thing and no other of the scene."""
+    """All supported expressions that refer to this object and to no other of the scene."""
     found = []
     kin = [other for other in things if other.noun == thing.noun]
     twins = [other for other in kin if other.colour == thing.colour]
@@ -171,7 +171,7 @@ def _area(thing: Thing) -> float:
 
 
 def write_picture(path: Path, image: np.ndarray) -> None:
-    """(H, W, 3) uint8 RGB as a PNG file."""
+    """Writes (H, W, 3) uint8 RGB as a PNG file."""
     with write_whole(path, "wb") as file:
         Image.fromarray(image).save(file, format="PNG")
 
@@ -187,10 +187,12 @@ def write_scenes(
     labelled: bool = True,
     hardness: float | None = None,
 ) -> Path | None:
-    """Scenes as a user's data would lie there: FOLDER/images/*.png and, unless not labelled, FOLDER/NAME_od.json or
-    NAME_vg.json (captions, expressions) with NAME_label_map.json. Returns the annotation file.
+    """Writes scenes in the layout of a user's data set; returns the path of the annotation file.
 
-    The bytes of every file depend on the arguments only. name: the domain's by default.
+    Images are FOLDER/images/*.png. If `labelled`, annotations are FOLDER/NAME_od.json with NAME_label_map.json, or
+    NAME_vg.json for captions and expressions.
+
+    The bytes of every file depend only on the arguments. name: by default that of the domain.
     """
     folder, name = Path(folder), name or domain
     images = folder / "images"

@@ -1,6 +1,6 @@
-"""Scenes of the glyph world: a pure function of domain, seed and index.
+"""Draws glyph scenes, as a pure function of domain, seed and index.
 
-Pictures are (H, W, 3) uint8 RGB, SIDE pixels square; boxes are x1, y1, x2, y2 in pixels, x2 and y2 exclusive.
+Images are (SIDE, SIDE, 3) uint8 RGB; boxes are x1, y1, x2, y2 in pixels, x2 and y2 exclusive.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ SIDE = 160
 
 @dataclass(frozen=True)
 class Domain:
-    """How scenes look. hardness: 0..1, strength of everything that the source domain does not have.
+    """The distribution of scenes. hardness: 0..1, strength of the disturbances that the source domain lacks.
 
-    objects: least and most things a scene. size: least and most share of the side.
-    cats: chances of 0, 1, 2, 3 cats, or None where every noun is as likely as the others.
+    objects: minimum and maximum number per scene. size: minimum and maximum, as a share of the image's side.
+    cats: probabilities of 0, 1, 2, 3 cats; None for all nouns with equal probability.
     """
 
     objects: tuple[int, int] = (1, 5)
     size: tuple[float, float] = (0.18, 0.45)
     hardness: float = 0.0
     cats: tuple[float, ...] | None = None
-    code: int = 0  # parts the random numbers of domains
+    code: int = 0  # part of the random seed, different for each domain
 
 
 DOMAINS = {
     "source": Domain(),
     "dense": Domain(objects=(3, 9), size=(0.16, 0.4), code=1),
-    # What a new user's photos are to the model: cats where it has never seen them. See docs/glyphs.md for the choice.
+    # Stands for a new user's photos: cats in surroundings that the model does not know. docs/glyphs.md explains it.
     "cats": Domain(objects=(1, 4), size=(0.14, 0.36), hardness=0.6, cats=(0.15, 0.45, 0.25, 0.15), code=2),
 }
 
@@ -82,7 +82,7 @@ def _nouns(rng: np.random.Generator, domain: Domain) -> list[str]:
         return ["cat"] * cats + [str(noun) for noun in rng.choice(NOUNS[1:], count)]
     nouns: list[str] = []
     for _ in range(count):
-        # Now and then the same thing again, so that a colour is what tells the two apart.
+        # Sometimes repeats a noun, so that only the colour distinguishes two objects.
         again = nouns and rng.random() < 0.3
         nouns.append(str(rng.choice(nouns if again else NOUNS)))
     return nouns
@@ -96,7 +96,7 @@ def _place(
     domain: Domain,
     forbidden: Collection[tuple[str, str]],
 ) -> Thing | None:
-    """Draws the noun where it hides nothing and stands out; None where no such place was found."""
+    """Draws the noun where it covers nothing and has enough contrast; None if no such position was found."""
     character = str(rng.choice(list(CHARACTERS[noun])))
     size = rng.uniform(*domain.size) * SIDE
     mask = placed_mask(character, size, rng.uniform(-20, 20))
@@ -121,7 +121,7 @@ def _place(
 
 
 def _overlap(first: Box, second: Box) -> float:
-    """Intersection over the smaller area."""
+    """The intersection divided by the smaller area."""
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
     if width <= 0 or height <= 0:
@@ -138,13 +138,13 @@ def _colour(
     domain: Domain,
     forbidden: Collection[tuple[str, str]],
 ) -> str | None:
-    """A colour that stands out from the ground below; in hard domains it may stand out less."""
+    """A colour with enough contrast to the background; hard domains allow less contrast. None if there is none."""
     ground_colour = ground.reshape(-1, 3).mean(0)
     min_distance = 110 - 40 * domain.hardness
     names = [str(name) for name in rng.permutation(list(COLOURS))]
     used = {thing.colour for thing in things if thing.noun == noun}
-    names.sort(key=lambda name: name in used)  # a second cat takes another colour
-    if things and rng.random() < 0.3:  # and now and then another thing takes the same
+    names.sort(key=lambda name: name in used)  # prefer a new colour for a second object of the same noun
+    if things and rng.random() < 0.3:  # sometimes prefer the colour of the last object
         names.sort(key=lambda name: name != things[-1].colour)
     for name in names:
         apart = np.abs(np.array(COLOURS[name]) - ground_colour).max()
@@ -202,7 +202,7 @@ def _ramp(rng: np.random.Generator) -> np.ndarray:
 
 
 def _noise(rng: np.random.Generator, cells: int) -> np.ndarray:
-    """(SIDE, SIDE) in 0..1, smooth between so many cells a side."""
+    """(SIDE, SIDE) in 0..1: smooth noise, interpolated from cells x cells random values."""
     grid = rng.uniform(0, 1, (cells, cells)).astype(np.float32)
     return cv2.resize(grid, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
 
@@ -212,7 +212,7 @@ def _mix(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray
 
 
 def _spoil(canvas: np.ndarray, rng: np.random.Generator, hardness: float) -> np.ndarray:
-    """What a camera does: blur, contrast, brightness, sensor noise."""
+    """Adds camera effects: blur, contrast, brightness, sensor noise."""
     canvas = cv2.GaussianBlur(canvas, (0, 0), 0.05 + hardness * rng.uniform(0, 1.3))
     contrast = 1 - hardness * rng.uniform(0, 0.6)
     canvas = (canvas - 128) * contrast + 128 + hardness * rng.uniform(-50, 50)
@@ -220,7 +220,7 @@ def _spoil(canvas: np.ndarray, rng: np.random.Generator, hardness: float) -> np.
 
 
 def forbidden_pairs(pairs: str) -> Collection[tuple[str, str]]:
-    """'train' keeps HELD_OUT_PAIRS out of a scene, 'all' nothing."""
+    """The pairs to exclude from a scene: HELD_OUT_PAIRS for 'train', none for 'all'."""
     if pairs not in ("train", "all"):
         raise InputError("pairs", f"'{pairs}'", "expected train or all")
     return HELD_OUT_PAIRS if pairs == "train" else frozenset()

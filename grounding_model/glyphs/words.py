@@ -1,7 +1,7 @@
-"""The words that glyph-tiny knows: a small BERT vocabulary.
+"""The vocabulary of glyph-tiny, a small BERT vocabulary.
 
-Words of the glyph world and common nouns are whole tokens; any other word is spelt in letters, so that nothing a user
-types becomes [UNK].
+Words of glyph scenes and common nouns are whole tokens; any other word is split into letters, so that no input of a
+user becomes [UNK].
 """
 
 from __future__ import annotations

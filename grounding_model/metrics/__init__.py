@@ -1,1 +1,1 @@
-"""A module for each metric; grounding_model.metrics.evaluate exports all of them. None loads torch."""
+"""Evaluation metrics, one per module, all exported by grounding_model.metrics.evaluate. None imports torch."""

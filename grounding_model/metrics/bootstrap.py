@@ -1,4 +1,4 @@
-"""The confidence interval of a number, by resampling images. I images, S draws of I images, N samples."""
+"""Bootstrap confidence intervals of metrics, by resampling images. I images, S resamples of I images, N samples."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONFIDENCE = 0.95
 
 
 class Interval(NamedTuple):
-    """Where a number lies, both ends included."""
+    """A confidence interval, both ends included."""
 
     low: float
     high: float
@@ -38,12 +38,14 @@ def bootstrap_interval(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Interval:
-    """The percentile bootstrap interval of AP (Efron and Tibshirani 1993, chapter 13): images are resampled with
-    replacement, so it tells how much of a number is owed to the choice of test images.
+    """The percentile bootstrap interval of AP (Efron and Tibshirani 1993, chapter 13).
 
-    baseline: other predictions of the same images; the interval is then of the gain in AP over them, both scored on
-    the same draws, which is far narrower than the difference of two intervals. Draws without a box to find are left
-    out. Boxes are matched once, by pycocotools; a draw only weighs the matches. Raises InputError as evaluate_coco.
+    Images are resampled with replacement, so the interval shows how much AP depends on the choice of test images.
+
+    baseline: other predictions for the same images; the interval is then that of the gain in AP over them, with both
+    scored on the same resamples, which makes it far narrower than the difference of two intervals. Resamples without a
+    true box are left out. Boxes are matched once; a resample only changes the weights of the matches. Raises InputError
+    as evaluate_coco does.
     """
     found = evaluate_coco_with_rankings(truth, predictions, categories).rankings
     known = None if baseline is None else evaluate_coco_with_rankings(truth, baseline, categories).rankings
@@ -51,9 +53,9 @@ def bootstrap_interval(
 
 
 class Shares(NamedTuple):
-    """Samples of which a share is right: phrases, expressions."""
+    """Samples (phrases, expressions) whose score is the share of correct ones."""
 
-    images: np.ndarray  # (N,) int64, the image that each is of
+    images: np.ndarray  # (N,) int64, index of the image of each sample
     right: np.ndarray  # (N,) bool
     image_count: int
 
@@ -69,7 +71,7 @@ def samples_interval(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Interval:
-    """As bootstrap_interval, of matches that are there already; baseline: those of other predictions of the images."""
+    """Like bootstrap_interval, from existing matches. baseline: matches of other predictions for the same images."""
     return interval_within(drawn(found, baseline, resamples=resamples, seed=seed), confidence)
 
 
@@ -91,7 +93,7 @@ def interval_within(values: np.ndarray, confidence: float = CONFIDENCE) -> Inter
 
 
 def resampled(samples: Samples, draws: Iterable[np.ndarray]) -> np.ndarray:
-    """S draws of (I,) -> (S,): the AP or the share of each draw, NaN where there is nothing to find.
+    """S resamples of (I,) counts -> (S,): the AP or share on each resample, NaN without a true box.
 
     Some draws are looked at together: S x I numbers are never held at once.
     """
@@ -121,12 +123,12 @@ def _mean_average_precisions(ranked: Sequence[Ranking], draws: np.ndarray) -> np
 
 
 def image_count(samples: Samples) -> int:
-    """How many images the samples are of."""
+    """The number of images of the samples."""
     return samples.image_count if isinstance(samples, Shares) else len(samples[0].to_find)
 
 
 def write_samples(path: str | Path, samples: Samples) -> None:
-    """Matches as a NumPy archive, whole or not at all: what a comparison of two runs needs."""
+    """Writes matches as a NumPy archive, atomically, for later comparison with another run."""
     tables: dict[str, np.ndarray] = {}
     if isinstance(samples, Shares):
         tables = {"images": samples.images, "right": samples.right, "image_count": np.array(samples.image_count)}
@@ -138,7 +140,7 @@ def write_samples(path: str | Path, samples: Samples) -> None:
 
 
 def read_samples(path: str | Path) -> Samples:
-    """What write_samples wrote. Raises InputError when the file is none of its."""
+    """Reads what write_samples wrote. Raises InputError for any other file."""
     try:
         with np.load(path, allow_pickle=False) as tables:
             if "image_count" in tables:
@@ -152,7 +154,7 @@ def read_samples(path: str | Path) -> Samples:
 
 
 def image_draws(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """(I,) int64 each: how often a draw contains each image. Raises InputError where there is none to draw."""
+    """Yields resamples, (I,) int64: how often each image is drawn. Raises InputError if there are no images."""
     if images == 0:
         raise InputError("truth", "no images", "expected at least one")
     rng, chances = np.random.default_rng(seed), np.full(images, 1 / images)

@@ -1,6 +1,6 @@
-"""COCO's average precision: pycocotools' numbers to the last bit, from arrays.
+"""COCO's average precision, computed on arrays, with results bit for bit equal to those of pycocotools.
 
-T IoU thresholds, R recall steps, K categories, S ranges of areas, M numbers of detections.
+T IoU thresholds, R recall steps, K categories, S area ranges, M limits on detections per image.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from grounding_model.metrics.true_boxes import Areas, TrueBoxes
 ALL_AREAS = "all"
 # Square pixels, both ends included.
 AREAS = {ALL_AREAS: (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
-MAX_DETECTIONS = (1, 10, 100)  # of a category in an image
+MAX_DETECTIONS = (1, 10, 100)  # per category and image
 MAX_IN_TABLE = 100  # categories
-UNDEFINED = -1.0  # of a category without true boxes
+UNDEFINED = -1.0  # the value for a category without true boxes
 
 
 @dataclass(frozen=True)
 class CocoResult:
-    """COCO's numbers, each 0..1, for the largest of the requested maximum numbers of detections an image.
+    """COCO's metrics, each 0..1, with the largest of the requested limits on detections per image.
 
     ap: mean over IoU thresholds 0.5, 0.55 … 0.95. ap50, ap75: at one threshold. ap_small, ap_medium, ap_large: objects
-    with boxes below 32², up to 96² and above, in square pixels; None where the truth has none of that size.
-    ar: maximum detections an image -> mean recall. per_category: name -> AP; names without a true box are left out.
-    precision_recall: (T, R), the precision at recall 0, 0.01 … 1 for each IoU threshold, mean over the categories.
+    with boxes below 32², up to 96² and above, in square pixels; None if the ground truth has none of that size.
+    ar: limit on detections per image -> mean recall. per_category: name -> AP; names without a true box are left out.
+    precision_recall: (T, R), the precision at recall 0, 0.01 … 1 for each IoU threshold, averaged over categories.
     """
 
     ap: float
@@ -55,7 +55,7 @@ class CocoResult:
     precision_recall: np.ndarray = field(compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """The numbers as JSON takes them; None becomes null."""
+        """The metrics as a dict for JSON, in which None becomes null."""
         return {
             "ap": self.ap,
             "ap50": self.ap50,
@@ -71,7 +71,7 @@ class CocoResult:
         return html_text(self.table())
 
     def table(self) -> str:
-        """A human-readable table; - for a size that the truth does not have. More than 100 categories are left out."""
+        """A human-readable table; "-" means undefined. Categories are listed if there are at most 100."""
         rows: list[tuple[str, float | None]] = [
             ("AP", self.ap),
             ("AP50", self.ap50),
@@ -87,7 +87,7 @@ class CocoResult:
 
 
 def aligned(rows: Sequence[tuple[str, float | None]]) -> str:
-    """A line a row, with aligned names and numbers."""
+    """One line per row, with aligned names and numbers."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {'-' if value is None else f'{value:.3f}':>5}" for name, value in rows)
 
@@ -101,16 +101,16 @@ def evaluate_coco(
 ) -> CocoResult:
     """COCO's box metrics, equal to those of pycocotools.
 
-    Records are matched by filename and boxes by the name of their category; other categories than `categories` are
-    left out on both sides. An image without a prediction record has no detections. PredictedBoxes are the same in
-    far less memory. Instances with ignore=True are COCO's crowds. max_detections: numbers of
-    best detections of a category in an image, rising; AP is that of the last.
-    (mmdet's logs use (100, 300, 1000) and mix them: mAP of 100, mAP_50 and the rest of 1000.)
-    areas: COCO's own files give the area of an object's mask, and published AP by size uses it; None takes the
-    area of the box.
+    Records are matched by filename, boxes by category name; boxes of other categories are left out on both sides. An
+    image without a prediction record has no detections. PredictedBoxes hold predictions in far less memory than
+    records. Instances with ignore=True are crowds in COCO's sense. max_detections: limits on the best detections per
+    category and image, ascending; AP uses the last. (mmdet logs (100, 300, 1000) and mixes them: mAP with 100, mAP_50
+    and all others with 1000.)
+    areas: the areas of the objects' masks, which COCO's files contain and published AP by size uses; None uses the
+    areas of the boxes.
 
     Raises InputError for predictions of unknown images or without scores, duplicate images, unlabelled images,
-    duplicate names, and a truth without any box.
+    duplicate names, and ground truth without any box.
     """
     return evaluate_coco_with_rankings(truth, predictions, categories, max_detections, areas).result
 
@@ -129,7 +129,7 @@ def evaluate_coco_with_rankings(
     max_detections: Sequence[int] = MAX_DETECTIONS,
     areas: Areas | None = None,
 ) -> CocoWithRankings:
-    """As evaluate_coco, with the matches behind its numbers."""
+    """Like evaluate_coco; also returns the rankings from which the metrics were computed."""
     if list(max_detections) != sorted(set(max_detections)) or not max_detections or max_detections[0] < 1:
         raise InputError("max_detections", f"{tuple(max_detections)}", "expected rising positive numbers")
     labels = {name: label for label, name in enumerate(categories)}
@@ -143,14 +143,14 @@ def evaluate_coco_with_rankings(
 
 
 def _ignored(true: TrueBoxes) -> np.ndarray:
-    """(S, G): crowds, and in each range the boxes of another size."""
+    """(S, G): for each area range, the crowds and the boxes outside the range."""
     return np.stack([true.ignored | outside(true.areas, limits) for limits in AREAS.values()])
 
 
 class _CategoryScores(NamedTuple):
-    """Of one category; UNDEFINED where there are no true boxes."""
+    """The scores of one category; UNDEFINED without true boxes."""
 
-    precision: np.ndarray  # (T, R, S), with the largest number of detections
+    precision: np.ndarray  # (T, R, S), with the largest limit on detections
     recall: np.ndarray  # (T, M), of all areas
     ranking: Ranking
 
@@ -170,7 +170,7 @@ def _category_scores(matches: CategoryMatches, max_detections: Sequence[int], im
 
 
 def _recall(matches: CategoryMatches, size: int, max_detections: Sequence[int]) -> np.ndarray:
-    """(T, M): the share of true boxes that is found when only the best detections of each image count."""
+    """(T, M): the recall when only so many of the best detections of each image count."""
     to_find = np.count_nonzero(~matches.ignored_true[size])
     if not to_find:
         return np.full((len(IOU_THRESHOLDS), len(max_detections)), UNDEFINED)
@@ -180,7 +180,7 @@ def _recall(matches: CategoryMatches, size: int, max_detections: Sequence[int]) 
 
 
 def _result(scores: Sequence[_CategoryScores], categories: Sequence[str], max_detections: Sequence[int]) -> CocoResult:
-    """Raises InputError for a truth without any box."""
+    """Averages over categories. Raises InputError for ground truth without any box."""
     precision = np.stack([category.precision for category in scores], axis=2)  # (T, R, K, S)
     recall = np.stack([category.recall for category in scores], axis=1)  # (T, K, M)
     sizes = {size: mean_of_defined(precision[..., index]) for index, size in enumerate(AREAS)}

@@ -1,4 +1,4 @@
-"""Described objects (D3, Xie et al. 2023): COCO AP where the categories are sentences."""
+"""Described object detection (D3, Xie et al. 2023): COCO's AP with sentences as categories."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from formats.record import Record
 from grounding_model.metrics.coco import CocoResult, aligned, evaluate_coco
 from grounding_model.metrics.true_boxes import Areas
 
-# Number of words up to which a description belongs to a length group; the last has no end.
+# (length group, largest number of words); longer descriptions belong to LONGEST.
 LENGTHS = (("short", 3), ("middle", 6), ("long", 9))
 LONGEST = "very_long"
 
 
 @dataclass(frozen=True)
 class DescribedObjectsResult:
-    """full: COCO's numbers over all descriptions. The others are mean APs of some of them, None where there are none.
+    """full: COCO's metrics over all descriptions. The others are mean APs over groups of them; None for an empty group.
 
-    presence, absence: descriptions of what is there, and of what is lacking ("a dog without a leash").
+    presence, absence: descriptions of something present, and of something absent ("a dog without a leash").
     by_length: short (1 to 3 words), middle (4 to 6), long (7 to 9), very_long.
     """
 
@@ -30,12 +30,12 @@ class DescribedObjectsResult:
     by_length: Mapping[str, float | None]
 
     def as_dict(self) -> dict[str, Any]:
-        """The numbers as JSON takes them."""
+        """The metrics as a dict for JSON."""
         scores = {"presence": self.presence, "absence": self.absence, "by_length": dict(self.by_length)}
         return self.full.as_dict() | scores
 
     def table(self) -> str:
-        """A human-readable table, a line for each number."""
+        """A human-readable table, one line per metric."""
         rows = [("AP presence", self.presence), ("AP absence", self.absence)]
         rows += [(f"AP {length.replace('_', ' ')}", value) for length, value in self.by_length.items()]
         return f"{self.full.table()}\n{aligned(rows)}"
@@ -48,12 +48,12 @@ def evaluate_described_objects(
     absence: Collection[str] = (),
     areas: Areas | None = None,
 ) -> DescribedObjectsResult:
-    """descriptions: all of the data set. absence: those among them that tell what is lacking.
+    """D3's metrics. descriptions: all of the data set. absence: those of them about something absent.
 
-    An image is queried only for the descriptions of its scenario; others have no detections in it, as in the
-    reference. AP is a mean over categories, each scored independently: so presence and absence are means over their
-    descriptions, equal to the scores of the data set's separate files.
-    Raises InputError as evaluate_coco, and for an unknown description among `absence`.
+    As in the reference, an image is queried only with the descriptions of its scenario, so the others have no
+    detections in it. AP is a mean over categories that are scored independently, so the means over presence and absence
+    descriptions equal the scores on the separate files of the data set.
+    Raises InputError as evaluate_coco does, and for an unknown description in `absence`.
     """
     if unknown := set(absence) - set(descriptions):
         raise InputError("absence", f"'{min(unknown)}' is not a description", "expected some of the descriptions")
@@ -61,7 +61,7 @@ def evaluate_described_objects(
 
 
 def split_result(full: CocoResult, absence: Collection[str]) -> DescribedObjectsResult:
-    """COCO's numbers of all descriptions, parted."""
+    """Splits COCO's metrics over all descriptions into groups."""
     scores = full.per_category
     lengths = [length for length, _ in LENGTHS] + [LONGEST]
     return DescribedObjectsResult(
@@ -73,7 +73,7 @@ def split_result(full: CocoResult, absence: Collection[str]) -> DescribedObjects
 
 
 def length_of(description: str) -> str:
-    """The length group of a description, by its words between blanks."""
+    """The length group of a description, by its number of words."""
     words = len(description.split())
     return next((name for name, max_words in LENGTHS if words <= max_words), LONGEST)
 

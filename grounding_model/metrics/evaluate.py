@@ -1,6 +1,6 @@
-"""How good predictions are: every metric of `grounding_model.metrics` under one name.
+"""The public functions of `grounding_model.metrics` in one place.
 
-Each takes records of what is true and records of what a detector found.
+Each takes records with the ground truth and records with the predictions of a detector.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Referring expressions: precision as on RefCOCO, and with no target or several targets as on gRefCOCO."""
+"""Metrics of referring expressions: precision@k of RefCOCO, and those of gRefCOCO for no or several targets."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ EXPRESSION_SCORE = 0.7  # from which a box answers an expression of gRefCOCO, as
 def expression_precision(
     truth: Sequence[Record], predictions: Sequence[Record], ks: Sequence[int] = (1, 5, 10), iou: float = MATCH_IOU
 ) -> dict[int, float]:
-    """Precision@k of referring expressions as on RefCOCO: the share of expressions for which one of the best k boxes
-    matches the target with IoU >= iou.
+    """Precision@k as on RefCOCO: the share of expressions for which one of the best k boxes has IoU >= iou with the
+    target.
 
-    A record is one expression: its truth has one region, its prediction's regions count together. Expressions without
-    a target in their image do not count. Raises InputError as recall_at, and for a truth of several regions.
+    A record is one expression: its ground truth has one region; the predicted regions are pooled. Expressions without
+    a target do not count. Raises InputError as recall_at does, and for ground truth with several regions.
     """
     ranks = expression_ranks(truth, predictions, iou)
     return shares([rank for of_image in ranks for rank in of_image], ks, "no expression has a box")
@@ -35,7 +35,7 @@ def expression_precision(
 def expression_ranks(
     truth: Sequence[Record], predictions: Sequence[Record], iou: float = MATCH_IOU
 ) -> list[list[int | None]]:
-    """For each true record, the rank of the first box that matches, [] without a target; as expression_precision."""
+    """For each true record, [rank of the first matching box], or [] without a target. See expression_precision."""
     ranks = []
     for record, found in paired_captions(truth, predictions):
         regions = regions_to_find(record)
@@ -48,10 +48,10 @@ def expression_ranks(
 
 
 class GeneralizedResult(NamedTuple):
-    """Each 0..1. f1: share of expressions found without a mistake (F1 = 1), those without a target included.
+    """Metrics of gRefCOCO, each 0..1. f1: the share of expressions with F1 = 1, including those without a target.
 
-    no_target: N-acc, the share of expressions without a target for which nothing was found; None where there are none.
-    target: T-acc, the share of the others for which something was found, right or wrong; None where there are none.
+    no_target: N-acc, the share of expressions without a target for which nothing was found; None if there are none.
+    target: T-acc, the share of the others for which anything was found, right or wrong; None if there are none.
     """
 
     f1: float
@@ -59,16 +59,16 @@ class GeneralizedResult(NamedTuple):
     target: float | None
 
     def as_dict(self) -> dict[str, Any]:
-        """The numbers as JSON takes them."""
+        """The metrics as a dict for JSON."""
         return self._asdict()
 
     def table(self) -> str:
-        """A human-readable table, a line for each number."""
+        """A human-readable table, one line per metric."""
         return aligned([("Pr@(F1=1)", self.f1), ("N-acc", self.no_target), ("T-acc", self.target)])
 
 
 class ExpressionMatch(NamedTuple):
-    """targets, found: how many boxes. f1: 2 TP / (2 TP + FP + FN); 1 where there is no target and nothing found."""
+    """targets, found: numbers of boxes. f1: 2 TP / (2 TP + FP + FN); 1 if there is no target and nothing was found."""
 
     targets: int
     found: int
@@ -83,12 +83,12 @@ def evaluate_generalized_expressions(
     f1_threshold: float = 1.0,
     iou: float = MATCH_IOU,
 ) -> GeneralizedResult:
-    """gRefCOCO's numbers (He et al. 2023, GREC): an expression may have no target, one or several.
+    """gRefCOCO's metrics (He et al. 2023, GREC), in which an expression may have no target, one or several.
 
-    A record is one expression: all boxes of its regions are targets. Found boxes below score_threshold do not count;
-    the others are matched with targets one to one, the best overlap first. The reference takes only the first true
-    box, so that finding another target counts as wrong: see keep_first_boxes.
-    Raises InputError as expression_precision, and for a truth without a record.
+    A record is one expression; all boxes of its regions are targets. Predicted boxes below score_threshold do not
+    count; the others are matched one to one with targets, highest IoU first. The reference uses only the first true
+    box, so that finding another target counts as wrong; keep_first_boxes reproduces that.
+    Raises InputError as expression_precision does, and if there are no records.
     """
     found = expression_matches(truth, predictions, score_threshold=score_threshold, iou=iou)
     if not found:
@@ -109,7 +109,7 @@ def expression_matches(
     score_threshold: float = EXPRESSION_SCORE,
     iou: float = MATCH_IOU,
 ) -> list[ExpressionMatch]:
-    """How well each true record was found; settings as evaluate_generalized_expressions."""
+    """The match of each true record; arguments as in evaluate_generalized_expressions."""
     matches = []
     for record, regions in paired_captions(truth, predictions):
         targets = [box for region in regions_to_find(record) for box in region.boxes]
@@ -120,16 +120,16 @@ def expression_matches(
 
 
 def keep_first_boxes(truth: Sequence[Record]) -> list[Record]:
-    """Every expression with only its first box, as mmdet 3.3.0 scores gRefCOCO."""
-    return [replace(record, regions=_first_box_alone(regions_to_find(record))) for record in truth]
+    """Keeps only the first box of every expression, as mmdet 3.3.0 does when it scores gRefCOCO."""
+    return [replace(record, regions=_first_box(regions_to_find(record))) for record in truth]
 
 
-def _first_box_alone(regions: Sequence[Region]) -> tuple[Region, ...]:
+def _first_box(regions: Sequence[Region]) -> tuple[Region, ...]:
     return tuple(replace(region, boxes=region.boxes[:1], scores=()) for region in regions[:1])
 
 
 def _matched(found: Sequence[Box], targets: Sequence[Box], iou: float) -> int:
-    """How many found boxes match a target, one to one, the best overlap first."""
+    """The number of one-to-one matches of predicted boxes with targets, highest IoU first."""
     if not found or not targets:
         return 0
     overlaps = np.array(mask.iou(with_sizes(found), with_sizes(targets), [0] * len(targets)))  # (found, targets)

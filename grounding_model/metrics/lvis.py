@@ -1,9 +1,8 @@
-"""LVIS: average precision over a federated data set (Gupta et al. 2019), with the fixed AP of Dave et al. 2021.
+"""LVIS: average precision on a federated data set (Gupta et al. 2019), with the fixed AP of Dave et al. 2021.
 
-An image is scored only on the categories that were annotated in it. The `lvis` package (0.5.3) does not run with
-today's NumPy; its rule of matching is COCO's (matching.py).
-T IoU thresholds, R recall steps, N detections and G true boxes, I images, K categories, F pairs of a category and an
-image.
+An image is scored only on the categories that were annotated in it. Boxes are matched by COCO's rule (matching.py), as
+in the `lvis` package, whose version 0.5.3 does not run with current NumPy.
+T IoU thresholds, R recall steps, N detections, G true boxes, I images, K categories, F (category, image) pairs.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from grounding_model.metrics.predicted_boxes import PredictedBoxes, predictions_
 from grounding_model.metrics.ranking import Ranking
 from grounding_model.metrics.true_boxes import Areas, TrueBoxes
 
-MAX_PER_CATEGORY = 10_000  # of fixed AP: best detections in all images
+MAX_PER_CATEGORY = 10_000  # detections per category over all images that fixed AP counts
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
 
 
 class Federation(NamedTuple):
-    """What LVIS knows beyond boxes.
+    """What LVIS annotates besides boxes.
 
-    absent: filename -> categories that are certainly not in the image. not_exhaustive: filename -> categories of which
-    only some objects are labelled there. frequency: category -> "r" (in 1 to 10 training images), "c" (to 100) or "f".
+    absent: filename -> categories verified to be absent. not_exhaustive: filename -> categories of which only some
+    objects are labelled. frequency: category -> "r" (in 1 to 10 training images), "c" (up to 100) or "f".
     """
 
     absent: Mapping[str, frozenset[str]]
@@ -40,7 +39,7 @@ class Federation(NamedTuple):
 
 @dataclass(frozen=True)
 class LvisResult:
-    """LVIS's numbers, each 0..1, None where the truth has nothing of the kind.
+    """LVIS's metrics, each 0..1; None if the ground truth has no such boxes.
 
     ap: mean over IoU thresholds 0.5, 0.55 … 0.95. ap_rare, ap_common, ap_frequent: over the categories of a frequency.
     per_category: name -> AP; names without a true box are left out. precision_recall: as in CocoResult.
@@ -59,11 +58,11 @@ class LvisResult:
     precision_recall: np.ndarray = field(compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """The numbers as JSON takes them; None becomes null."""
+        """The metrics as a dict for JSON, in which None becomes null."""
         return self._numbers() | {"per_category": dict(self.per_category)}
 
     def table(self) -> str:
-        """A human-readable table, a line for each number; categories are in the CSV only."""
+        """A human-readable table, one line per metric, without the categories."""
         titles = {"ap": "AP", "ap50": "AP50", "ap75": "AP75"}
         return aligned([(titles.get(key, f"AP {key[3:]}"), value) for key, value in self._numbers().items()])
 
@@ -83,11 +82,11 @@ def evaluate_lvis(
     max_per_image: int | None = None,
     areas: Areas | None = None,
 ) -> LvisResult:
-    """By default LVIS's fixed AP: the best 10,000 detections of a category in all images count, any number an image.
+    """LVIS's AP. By default fixed AP: the best 10,000 detections per category over all images count.
 
-    max_per_category=None with max_per_image=300 is the older definition, which rewards a category for scores that
-    outbid other categories in the same image. Records, names and areas are matched as by evaluate_coco; PredictedBoxes
-    say the same in far less memory. Raises InputError as evaluate_coco.
+    max_per_category=None with max_per_image=300 is the older definition, in which categories compete for the
+    detections of an image, so that AP depends on how scores compare across categories. Records, names, areas and
+    PredictedBoxes as in evaluate_coco. Raises InputError as evaluate_coco does.
     """
     return evaluate_lvis_with_rankings(
         truth,
@@ -117,7 +116,7 @@ def evaluate_lvis_with_rankings(
     max_per_image: int | None = None,
     areas: Areas | None = None,
 ) -> LvisWithRankings:
-    """As evaluate_lvis, with the matches behind its numbers."""
+    """Like evaluate_lvis; also returns the rankings from which the metrics were computed."""
     if not categories or len(set(categories)) < len(categories):
         raise InputError("categories", f"{len(categories)} names", "expected one name or more, each once")
     images = {record.filename: index for index, record in enumerate(truth)}
@@ -136,8 +135,8 @@ def evaluate_lvis_with_rankings(
     levels: dict[str, dict[str, np.ndarray]] = {size: {} for size in AREAS}
     rankings = []
     for name, matches in zip(categories, match_categories(true, found, len(labels), _of_other_size), strict=True):
-        unjudged = np.isin(_pairs(matches.found, len(truth)), not_exhaustive)
-        by_size = _rankings(matches, unjudged, len(truth))
+        not_penalised = np.isin(_pairs(matches.found, len(truth)), not_exhaustive)
+        by_size = _rankings(matches, not_penalised, len(truth))
         rankings.append(by_size[ALL_AREAS])
         for size, ranking in by_size.items():
             precision = ranking.precision_at_recall()
@@ -147,12 +146,12 @@ def evaluate_lvis_with_rankings(
 
 
 def _pairs(boxes: PredictedBoxes | TrueBoxes, images: int) -> np.ndarray:
-    """(N,) int64: a number for the category and image of each box."""
+    """(N,) int64: a unique number for the (category, image) pair of each box."""
     return boxes.labels.astype(np.int64) * images + boxes.images
 
 
 def _pairs_of(known: Mapping[str, frozenset[str]], images: Mapping[str, int], labels: Mapping[str, int]) -> np.ndarray:
-    """filename -> categories, as (F,) int64 of the numbers of _pairs."""
+    """filename -> categories, as (F,) int64 pair numbers, like those of _pairs."""
     pairs = [
         labels[name] * len(images) + images[filename]
         for filename, names in known.items()
@@ -162,17 +161,17 @@ def _pairs_of(known: Mapping[str, frozenset[str]], images: Mapping[str, int], la
 
 
 def _of_other_size(true: TrueBoxes) -> np.ndarray:
-    """(S, G): in each range, the boxes that are smaller or larger."""
+    """(S, G): for each area range, the boxes outside it."""
     return np.stack([outside(true.areas, limits) for limits in AREAS.values()])
 
 
-def _rankings(matches: CategoryMatches, unjudged: np.ndarray, images: int) -> dict[str, Ranking]:
-    """Of one category, size -> ranking. unjudged: (N,) bool, the detections in images that have more of the category
-    than is labelled: where they match nothing they are not counted as wrong.
+def _rankings(matches: CategoryMatches, not_penalised: np.ndarray, images: int) -> dict[str, Ranking]:
+    """Size -> ranking of one category. not_penalised: (N,) bool, detections in images where the category is not
+    labelled exhaustively; if they match nothing, they do not count as wrong.
     """
     areas = box_areas(matches.found.boxes)
     return {
-        size: matches.ranking(index, unjudged | outside(areas, limits), images)
+        size: matches.ranking(index, not_penalised | outside(areas, limits), images)
         for index, (size, limits) in enumerate(AREAS.items())
     }
 

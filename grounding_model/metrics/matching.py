@@ -1,10 +1,10 @@
-"""Which detection takes which true box, for all images and categories of a data set at once: COCO's rule, and LVIS's.
+"""Matches detections with true boxes by the rule of COCO and LVIS, for all images and categories at once.
 
-In each image and category the detections take true boxes one after the other, the best score first. That order
-matters inside a group (a category in an image) only, so all groups take their turns together: as many steps as the
-largest group has detections that could be matched, each over whole arrays.
-N detections, G true boxes, E pairs that overlap enough, S ranges of sizes, T IoU thresholds, C detections that could be
-matched.
+In each group (a category in an image), detections are assigned true boxes one after the other, highest score first.
+Groups are independent, so step k processes the k-th detection of every group at once, as array operations; the number
+of steps is that of the largest group.
+N detections, G true boxes, E (detection, true box) pairs with sufficient IoU, S size ranges, T IoU thresholds,
+C detections that occur in such a pair.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from grounding_model.metrics.true_boxes import TrueBoxes
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_STEPS = np.linspace(0.0, 1.0, 101)
-BOXES_AT_ONCE = 1_000_000  # detections of a block of categories
-PAIRS_AT_ONCE = 2_000_000  # overlaps that are computed in one piece
+BOXES_AT_ONCE = 1_000_000  # detections in a block of categories
+PAIRS_AT_ONCE = 2_000_000  # IoUs computed at once
 
 
 class CategoryMatches(NamedTuple):
-    """One category in all images."""
+    """The matches of one category in all images."""
 
-    found: PredictedBoxes  # sorted by image, and by falling score inside an image
+    found: PredictedBoxes  # sorted by image, then by descending score
     true: TrueBoxes  # sorted by image
     ignored_true: np.ndarray  # (S, G) bool
-    rows: np.ndarray  # (C,) int64, which detections overlap a true box enough for some threshold
+    rows: np.ndarray  # (C,) int64, detections whose IoU with a true box reaches the lowest threshold
     matched: np.ndarray  # (S, T, C) bool
     on_ignored: np.ndarray  # (S, T, C) bool, matched with a true box that is ignored
 
@@ -41,8 +41,8 @@ class CategoryMatches(NamedTuple):
         return _ranks(self.found.images)
 
     def ranking(self, size: int, unmatched_ignored: np.ndarray, images: int) -> Ranking:
-        """Everything found, best first. size: index of the range. unmatched_ignored: (N,) bool, True where a detection
-        that takes no true box is not counted as wrong. images: number of images of the data set.
+        """The detections ranked by score. size: index of the size range. unmatched_ignored: (N,) bool, True for a
+        detection that does not count as wrong if it is unmatched. images: number of images of the data set.
         """
         to_find = np.bincount(self.true.images[~self.ignored_true[size]], minlength=images)
         return Ranking.of_matches(
@@ -65,11 +65,11 @@ def match_categories(
     *,
     max_per_image: int | None = None,
 ) -> Iterator[CategoryMatches]:
-    """The matches of each category 0 … labels - 1.
+    """Yields the matches of each category 0 … labels - 1.
 
-    ignore: gives (S, G) bool, the true boxes that do not count in each range of sizes. They are taken only where no
-    other is left, and a crowd (TrueBoxes.ignored) can be taken again.
-    max_per_image: best detections of a category in an image; None: all.
+    ignore: returns (S, G) bool, the true boxes that do not count in each size range. They are matched only if no other
+    true box is available, and a crowd (TrueBoxes.ignored) can be matched repeatedly.
+    max_per_image: limit on the best detections per category and image; None for no limit.
     """
     found = found.sorted_by_label()
     if max_per_image is not None:
@@ -103,12 +103,12 @@ def box_areas(boxes: np.ndarray) -> np.ndarray:
 
 
 def outside(areas: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    """(N,) bool: which areas are below or above a range."""
+    """(N,) bool: whether each area is outside a range."""
     return (areas < limits[0]) | (areas > limits[1])
 
 
 def _blocks(sizes: np.ndarray) -> Iterator[tuple[int, int]]:
-    """(K,) boxes of each category -> first and last + 1 of blocks that hold at most BOXES_AT_ONCE, or one category."""
+    """(K,) boxes per category -> (start, end) of blocks with at most BOXES_AT_ONCE boxes, or a single category."""
     first, total = 0, 0
     for label, size in enumerate(sizes.tolist()):
         if label > first and total + size > BOXES_AT_ONCE:
@@ -121,11 +121,10 @@ def _blocks(sizes: np.ndarray) -> Iterator[tuple[int, int]]:
 def match_detections(
     true: TrueBoxes, found: PredictedBoxes, ignored: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """rows (C,), matched (S, T, C) and on_ignored (S, T, C), as CategoryMatches has them.
+    """Returns rows (C,), matched (S, T, C) and on_ignored (S, T, C), as in CategoryMatches.
 
-    true, found: sorted by label and image, found by falling score inside them. ignored: (S, G) bool.
-    A detection takes the true box that it overlaps most and that nothing better has taken; of equal overlaps the last,
-    as pycocotools does.
+    true, found: sorted by label and image, and `found` then by descending score. ignored: (S, G) bool. A detection is
+    matched with the free true box of highest IoU; among equal ones with the last, as in pycocotools.
     """
     found_groups, true_groups = _groups(found), _groups(true)
     detections, truths, overlaps = _pairs(found_groups, found, true_groups, true)
@@ -134,7 +133,7 @@ def match_detections(
     matched = np.zeros((len(ignored), len(IOU_THRESHOLDS), len(rows)), dtype=bool)
     on_ignored = np.zeros_like(matched)
     for size, ignored_here in enumerate(ignored):
-        # Inside a detection the pair that it prefers comes last.
+        # Sorted so that the preferred pair of each detection comes last.
         order = np.lexsort((truths, overlaps, ~ignored_here[truths], columns, turns))
         _take_turns(
             turns[order],
@@ -159,8 +158,8 @@ def _take_turns(
     matched: np.ndarray,
     on_ignored: np.ndarray,
 ) -> None:
-    """Fills matched and on_ignored, (T, C). turns, columns, truths, overlaps: (E,), a pair each, sorted by turn, by
-    detection, and from the least to the most preferred true box. crowds, ignored: (G,) of true boxes.
+    """Fills matched and on_ignored, (T, C). turns, columns, truths, overlaps: (E,), the pairs, sorted by turn (rank of
+    the detection in its group), detection, and ascending preference. crowds, ignored: (G,) of the true boxes.
     """
     free = np.ones((len(matched), len(ignored)), dtype=bool)
     bounds = np.searchsorted(turns, np.arange(turns[-1] + 2 if len(turns) else 0))
@@ -181,7 +180,7 @@ def _take_turns(
 def _pairs(
     found_groups: np.ndarray, found: PredictedBoxes, true_groups: np.ndarray, true: TrueBoxes
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Detection, true box and IoU, (E,) each, of all pairs of one group that overlap enough for some threshold."""
+    """Detection, true box and IoU, (E,) each, of all pairs in a group whose IoU reaches the lowest threshold."""
     firsts = np.searchsorted(true_groups, found_groups)
     counts = np.searchsorted(true_groups, found_groups, side="right") - firsts
     candidates = np.flatnonzero(counts)
@@ -200,7 +199,7 @@ def _pairs(
 
 
 def _pieces(rows: np.ndarray, counts: np.ndarray) -> Sequence[np.ndarray]:
-    """rows with counts pairs each -> parts of them that have about PAIRS_AT_ONCE pairs."""
+    """Splits rows, of which each has `counts` pairs, into parts with about PAIRS_AT_ONCE pairs."""
     if not len(rows):
         return ()
     cuts = np.flatnonzero(np.diff(np.cumsum(counts) // PAIRS_AT_ONCE)) + 1
@@ -208,9 +207,9 @@ def _pieces(rows: np.ndarray, counts: np.ndarray) -> Sequence[np.ndarray]:
 
 
 def _overlaps(found: np.ndarray, true: np.ndarray, crowds: np.ndarray) -> np.ndarray:
-    """(E, 4) corners of both -> (E,) IoU, with pycocotools' operations in their order, so equal to the last bit.
+    """(E, 4) corners of both -> (E,) IoU, bit for bit that of pycocotools, since the operations have the same order.
 
-    Of a crowd: the share of the found box that lies in it.
+    For a crowd, the share of the detection's area that is inside it.
     """
     found, true = with_sizes(found), with_sizes(true)
     ends = np.minimum(found[:, :2] + found[:, 2:], true[:, :2] + true[:, 2:])
@@ -222,7 +221,7 @@ def _overlaps(found: np.ndarray, true: np.ndarray, crowds: np.ndarray) -> np.nda
 
 
 def _groups(boxes: PredictedBoxes | TrueBoxes) -> np.ndarray:
-    """(N,) int64, one number for each category in an image, ascending as the boxes are sorted."""
+    """(N,) int64, a number for each (category, image), ascending in the sort order of the boxes."""
     return (boxes.labels.astype(np.int64) << 32) | boxes.images.astype(np.int64)
 
 

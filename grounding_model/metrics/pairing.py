@@ -1,4 +1,4 @@
-"""Pairs each ground-truth record with its prediction."""
+"""Pairs each ground truth record with its prediction."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from formats.record import Record, Region
 
 
 def check_pairing(truth: Sequence[Any], predictions: Sequence[Any]) -> None:
-    """Raises InputError for a duplicate key on either side and for predictions whose key is not in the truth."""
+    """Raises InputError for duplicate keys on either side, and for predictions whose key is not in the ground truth."""
     for side, keys in (("truth", truth), ("predictions", predictions)):
         duplicates = [key for key, count in Counter(keys).items() if count > 1]
         if duplicates:
-            raise InputError(side, f"{_key_text(duplicates[0])} is listed twice", "expected each once")
+            raise InputError(side, f"{_key_text(duplicates[0])} is listed twice", "expected each only once")
     unknown = set(predictions) - set(truth)
     if unknown:
         raise InputError(
@@ -28,10 +28,11 @@ def _key_text(key: Any) -> str:
 
 
 def paired_captions(truth: Sequence[Record], predictions: Sequence[Record]) -> list[tuple[Record, tuple[Region, ...]]]:
-    """Each true record with its predicted regions, () where there are none.
+    """Each true record with its predicted regions, () if there are none.
 
-    Paired by filename and caption, in any order. If both sides have the same keys in the same order, they are paired by
-    position: so an image may have a caption twice, as in RefCOCO, where it refers to another object each time.
+    Records are paired by filename and caption, in any order. If both sides have the same keys in the same order, they
+    are paired by position, so that an image may have the same caption twice, as in RefCOCO, where the two refer to
+    different objects.
     """
     for record in (*truth, *predictions):
         if record.caption is None:

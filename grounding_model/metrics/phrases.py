@@ -1,4 +1,4 @@
-"""Recall of the phrases of a caption, as on Flickr30k Entities."""
+"""Recall of phrase grounding, as on Flickr30k Entities."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def recall_at(
     iou: float = MATCH_IOU,
     merge_boxes: bool = False,
 ) -> dict[int, float]:
-    """Phrase grounding recall as on Flickr30k Entities: the share of phrases for which one of the best k boxes
-    matches a true box with IoU >= iou.
+    """Recall@k of phrase grounding: the share of phrases for which one of the best k boxes has IoU >= iou with a true
+    box, as on Flickr30k Entities.
 
-    Records are matched by filename and caption, phrases by their spans, or by their text where the truth has no spans.
-    merge_boxes: all true boxes of a phrase become their enclosing box ("merged boxes", Kamath et al. 2021); otherwise
-    any of them may match. Phrases without boxes and ignored phrases do not count.
-    Raises InputError for predictions of unknown captions, duplicate captions, and a truth without phrases.
+    Records are matched by filename and caption, phrases by their spans, or by their text if the ground truth has no
+    spans. merge_boxes: replace the true boxes of a phrase by their enclosing box ("merged boxes", Kamath et al. 2021);
+    otherwise any of them may match. Phrases without boxes and ignored phrases do not count.
+    Raises InputError for predictions of unknown captions, duplicate captions, and ground truth without phrases.
     """
     ranks = phrase_ranks(truth, predictions, iou, merge_boxes)
     return shares([rank for record_ranks in ranks for rank in record_ranks], ks, "no phrase has a box")
@@ -35,7 +35,7 @@ def recall_at(
 def phrase_ranks(
     truth: Sequence[Record], predictions: Sequence[Record], iou: float = MATCH_IOU, merge_boxes: bool = False
 ) -> list[list[int | None]]:
-    """For each true record, the rank of the first matching box of each phrase that counts, as in recall_at."""
+    """For each true record, the rank of the first matching box for each phrase that counts, as in recall_at."""
     return [
         [
             rank_of_first_hit(
@@ -60,7 +60,7 @@ def _as_set(spans: Sequence[Span]) -> frozenset[Span]:
 
 
 def best_first(regions: Sequence[Region], min_score: float = 0.0) -> list[Box]:
-    """The boxes of all regions by falling score, without those below min_score; in order if there are no scores."""
+    """The boxes of all regions by descending score, without those below min_score; in order if there are no scores."""
     boxes = [box for region in regions for box in region.boxes]
     scores = [score for region in regions for score in region.scores or (0.0,) * len(region.boxes)]
     order = sorted(range(len(boxes)), key=lambda index: -scores[index])
@@ -73,7 +73,7 @@ def _enclosing(boxes: Sequence[Box]) -> Box:
 
 
 def rank_of_first_hit(found: Sequence[Box], true_boxes: Sequence[Box], iou: float) -> int | None:
-    """Rank, from 1, of the first box that matches a true one with at least this IoU; None if there is none."""
+    """The rank, from 1, of the first predicted box with at least this IoU with a true box; None if there is none."""
     if not found:
         return None
     overlaps = mask.iou(with_sizes(found), with_sizes(true_boxes), [0] * len(true_boxes))  # (found, true)
@@ -82,13 +82,13 @@ def rank_of_first_hit(found: Sequence[Box], true_boxes: Sequence[Box], iou: floa
 
 
 def with_sizes(boxes: Sequence[Box] | np.ndarray) -> np.ndarray:
-    """(n, 4) float64: x, y, width, height."""
+    """(n, 4) corners -> (n, 4) float64: x, y, width, height."""
     corners = np.asarray(boxes, dtype=np.float64)
     return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
 
 
 def shares(ranks: Sequence[int | None], ks: Sequence[int], problem: str) -> dict[int, float]:
-    """k -> share of ranks that are k or better."""
+    """k -> the share of ranks that are k or better. problem: the message of the InputError if there are no ranks."""
     if not ranks:
         raise InputError("truth", problem, "expected at least one labelled phrase")
     return {k: sum(rank is not None and rank <= k for rank in ranks) / len(ranks) for k in ks}

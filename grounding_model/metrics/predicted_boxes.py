@@ -1,4 +1,4 @@
-"""All predicted boxes of a data set, as arrays: 28 bytes per box, where a Record takes a few hundred.
+"""All predicted boxes of a data set as arrays: 28 bytes per box, where a Record takes a few hundred.
 
 N predicted boxes.
 """
@@ -17,10 +17,10 @@ from grounding_model.metrics.pairing import check_pairing
 
 
 class PredictedBoxes(NamedTuple):
-    """In any order, which decides between equal scores."""
+    """Predicted boxes, in any order; among equal scores, the first ranks first."""
 
-    images: np.ndarray  # (N,) int32, the index of the image in the truth
-    labels: np.ndarray  # (N,) int32, the index of the category among those that are evaluated
+    images: np.ndarray  # (N,) int32, index of the image in the ground truth
+    labels: np.ndarray  # (N,) int32, index of the category among those evaluated
     boxes: np.ndarray  # (N, 4) float, x1, y1, x2, y2 in pixels
     scores: np.ndarray  # (N,) float
 
@@ -28,7 +28,7 @@ class PredictedBoxes(NamedTuple):
     def of_records(
         cls, predictions: Sequence[Record], images: Mapping[str, int], labels: Mapping[str, int]
     ) -> PredictedBoxes:
-        """images: filename -> index. labels: category -> index; others are left out.
+        """images: filename -> index. labels: category -> index; boxes of other categories are left out.
 
         Raises InputError for a box without score.
         """
@@ -43,32 +43,32 @@ class PredictedBoxes(NamedTuple):
 
     @classmethod
     def joined(cls, parts: Sequence[PredictedBoxes]) -> PredictedBoxes:
-        """All boxes of the parts; at least one part is required."""
+        """The boxes of all parts; at least one part is required."""
         return cls(*(np.concatenate(columns) for columns in zip(*parts)))
 
     def best_of_each_image(self, count: int) -> PredictedBoxes:
-        """The best boxes of each image over all categories, in unchanged order; of equal scores the first."""
+        """The `count` best boxes of each image over all categories, in their order; among equal scores, the first."""
         return self._best_of(np.lexsort((-self.scores, self.images)), self.images, count)
 
     def best_of_each_label(self, count: int) -> PredictedBoxes:
-        """The best boxes of each category over all images, in unchanged order; of equal scores the first."""
+        """The `count` best boxes of each category over all images, in their order; among equal scores, the first."""
         return self._best_of(np.lexsort((-self.scores, self.labels)), self.labels, count)
 
     def best_of_each_group(self, count: int) -> PredictedBoxes:
-        """The best boxes of each category in each image. Requires what sorted_by_label gives."""
+        """The `count` best boxes of each category in each image. The boxes must be sorted as by sorted_by_label."""
         groups = (self.labels.astype(np.int64) << 32) | self.images
         return self._best_of(np.arange(len(groups)), groups, count)
 
     def sorted_by_label(self) -> PredictedBoxes:
-        """Sorted by category, then by image, then by falling score."""
+        """Sorted by category, then by image, then by descending score."""
         return self.rows(np.lexsort((-self.scores, self.images, self.labels)))
 
     def rows(self, rows: np.ndarray | slice) -> PredictedBoxes:
-        """Some of the boxes."""
+        """A selection of the boxes."""
         return PredictedBoxes(*(column[rows] for column in self))
 
     def _best_of(self, order: np.ndarray, owners: np.ndarray, count: int) -> PredictedBoxes:
-        """order: (N,) rows by owner and then by falling score."""
+        """owners: (N,) the image, category or group of each box. order: (N,) rows by owner, then descending score."""
         owners = owners[order]
         starts = np.flatnonzero(np.diff(owners, prepend=-1))
         sizes = np.diff([*starts, len(owners)])
@@ -81,9 +81,9 @@ class PredictedBoxes(NamedTuple):
 def predictions_as_arrays(
     truth: Sequence[Record], predictions: Sequence[Record] | PredictedBoxes, labels: Mapping[str, int]
 ) -> PredictedBoxes:
-    """labels: category -> index; others are left out. PredictedBoxes are returned unchanged.
+    """Predictions as PredictedBoxes, which are returned unchanged. labels: category -> index; others are left out.
 
-    Raises InputError for duplicate images, predictions of unknown images and boxes without score.
+    Raises InputError for duplicate images, predictions of unknown images, and boxes without scores.
     """
     filenames = [record.filename for record in truth]
     if isinstance(predictions, PredictedBoxes):

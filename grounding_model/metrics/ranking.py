@@ -1,6 +1,6 @@
-"""Everything found of one category, best first, and the precision that it has at each recall.
+"""The detections of one category ranked by score, and the precision at each recall.
 
-T IoU thresholds, R recall steps, I images, N detections of one category, C of them correct at some threshold.
+T IoU thresholds, R recall steps, I images, N detections of the category, C of them correct at some threshold.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ BLOCK = 1 << 17  # numbers that are handled at once: small enough for a processo
 
 
 class Ranking(NamedTuple):
-    """What was found of one category in all images, best first."""
+    """The detections of one category in all images, best first."""
 
-    images: np.ndarray  # (N,) int64, the image that each is in
-    counted: np.ndarray  # (T, N) bool, False where it met something ignored; (1, N) where that is so at every threshold
-    places: np.ndarray  # (C,) int64, which of the N are correct at some threshold: only there does recall change
+    images: np.ndarray  # (N,) int64, index of the image of each detection
+    counted: np.ndarray  # (T, N) bool, False if it matched something ignored; (1, N) if equal at every threshold
+    places: np.ndarray  # (C,) int64, ranks of those correct at some threshold; recall changes only there
     correct: np.ndarray  # (T, C) bool
-    to_find: np.ndarray  # (I,) int64, true boxes per image
+    to_find: np.ndarray  # (I,) int64, number of true boxes per image
     recall_steps: np.ndarray  # (R,) float64
 
     @classmethod
@@ -34,10 +34,10 @@ class Ranking(NamedTuple):
         to_find: np.ndarray,
         recall_steps: np.ndarray,
     ) -> Ranking:
-        """images, scores, unmatched_ignored: (N,), in the order of the images. rows: (M,) those that may be matched.
-        matched, on_ignored: (T, M), whether each took a true box, and one that is ignored.
+        """images, scores, unmatched_ignored: (N,), in the order of the images. rows: (M,) detections that may match.
+        matched, on_ignored: (T, M), whether each of these matched a true box, and an ignored one.
 
-        Equal scores stay in the order of their images, as in COCO's evaluation.
+        Equal scores keep the order of their images, as in COCO's evaluation.
         """
         order = np.argsort(-scores, kind="stable")
         places = np.empty(len(order), dtype=np.int64)

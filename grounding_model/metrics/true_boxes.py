@@ -1,4 +1,4 @@
-"""All true boxes of a data set, as arrays. N true boxes."""
+"""All true boxes of a data set as arrays. N true boxes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Areas = Mapping[str, Sequence[float]]  # filename -> area of each of its instanc
 
 
 class TrueBoxes(NamedTuple):
-    """Sorted by image; those of an image in the order of its record."""
+    """True boxes, sorted by image; within an image in the order of its record."""
 
-    images: np.ndarray  # (N,) int32, the index of the image in the truth
-    labels: np.ndarray  # (N,) int32, the index of the category among those that are evaluated
+    images: np.ndarray  # (N,) int32, index of the image in the ground truth
+    labels: np.ndarray  # (N,) int32, index of the category among those evaluated
     boxes: np.ndarray  # (N, 4) float64, x1, y1, x2, y2 in pixels
     areas: np.ndarray  # (N,) float64, square pixels
     ignored: np.ndarray  # (N,) bool
 
     @classmethod
     def of_records(cls, truth: Sequence[Record], labels: Mapping[str, int], areas: Areas | None = None) -> TrueBoxes:
-        """labels: category -> index; others are left out. areas: images without an entry use the areas of their boxes.
+        """labels: category -> index; others are left out. areas: of images without an entry, box areas are used.
 
         Raises InputError for an unlabelled image.
         """
@@ -38,11 +38,11 @@ class TrueBoxes(NamedTuple):
         return self.rows(np.argsort(self.labels, kind="stable"))
 
     def without_crowds(self) -> TrueBoxes:
-        """The same boxes, each to be found."""
+        """The same boxes with none marked as ignored."""
         return self._replace(ignored=np.zeros_like(self.ignored))
 
     def rows(self, rows: np.ndarray | slice) -> TrueBoxes:
-        """Some of the boxes."""
+        """A selection of the boxes."""
         return TrueBoxes(*(column[rows] for column in self))
 
 

@@ -162,7 +162,7 @@ class StudentLearner:
     def samples(self, datasets: Sequence[LabelledImages]) -> ClassSamples:
         side = self.model.image_size
         augment = self._config.augment.fitted_to((side, side))
-        return ClassSamples(datasets, augment, self.model.names, self._config.seed)
+        return ClassSamples(datasets, augment, self.model.names, self._config.seed, side)
 
     def collate(self) -> ClassCollate:
         return ClassCollate(self.model)

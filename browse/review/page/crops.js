@@ -9,6 +9,7 @@ import { openSearch } from "./search.js";
 import { state } from "./state.js";
 
 const WINDOW = 120; // crops that are fetched together
+const DONE = { delete: "deleted", relabel: "relabelled", ignore: "ignored", accept: "accepted" };
 
 // like: [line, position] of the crop that "similar" starts with; loads: lists requested so far
 const grid = { open: false, list: null, rows: [], chosen: new Set(), anchor: null, loading: false, like: null, loads: 0 };
@@ -140,7 +141,7 @@ export async function act(action, of = null) {
     const done = await ask("crops/change", { action, of, items });
     history.push(`${action} of ${many(items.length, "crop")}`, done.before.map(plain), done.after.map(plain));
     take({ lines: done.after, progress: done.progress });
-    showStatus(`${action}: ${many(items.length, "box")} in ${many(done.after.length, "image")}; z undoes this`);
+    showStatus(`${DONE[action]} ${many(items.length, "box")} in ${many(done.after.length, "image")}; z: undo`);
     await load(true);
   } catch (error) {
     showBanner(error.message);

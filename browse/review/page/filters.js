@@ -33,6 +33,7 @@ export function startFilters() {
     event.stopPropagation();
     const number = Number(event.target.value);
     if (Number.isInteger(number) && number >= 1) goToLine(number - 1);
+    event.target.value = "";
     byId("stage").focus();
   });
   listen("view", showQuery);

@@ -55,7 +55,7 @@ def _add_audit(commands) -> None:
         type=float,
         default=defaults.IOU,
         metavar="IOU",
-        help="a label is right from this IoU with an object on (default %(default)s)",
+        help="minimum IoU of a correct label with an object (default %(default)s)",
     )
     parser.add_argument(
         "--precision",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from flows.cli.arguments import add_overrides, command, quoted
+from flows.cli.arguments import add_overrides, command, quoted, tell
+from formats.io.errors import InputError
 from formats.io.toml_config import read_config
 
 
@@ -30,16 +31,21 @@ def _train(options: argparse.Namespace) -> int:
     from flows.training.train import describe_training, train_config
 
     overrides = overrides_of(options)
-    overrides += [f"processes={options.gpus}"] if options.gpus else []
+    overrides += [f"processes={options.gpus}"] if options.gpus is not None else []
     if options.dry_run:
         from grounding_model.students.config import FromStudent
         from grounding_model.training.config import TrainConfig
+        from grounding_model.training.loop import check_data
         from grounding_model.training.memory import describe_memory
         from grounding_model.training.student_learner import describe_student_memory
 
         config = read_config(options.config, TrainConfig, overrides)
         of_student = isinstance(config.start, FromStudent)
         print(describe_student_memory(config) if of_student else describe_memory(config))
+        try:
+            check_data(config.with_folder())
+        except InputError as error:  # memory may be planned before the data are there
+            tell(f"training would end with: {error}")
     else:
         print(describe_training(train_config(options.config, overrides, options.resume)))
     return 0
@@ -53,6 +59,8 @@ def add_start_and_work_dir(parser: argparse.ArgumentParser) -> None:
 def overrides_of(options: argparse.Namespace, table: str = "") -> list[str]:
     """--set, --work-dir and --weights as changes of a configuration; table: prefix of the keys of its TrainConfig."""
     overrides = list(options.set)
-    overrides += [f"{table}work_dir={quoted(options.work_dir)}"] if options.work_dir else []
-    overrides += [f'{table}start={{kind="weights", source={quoted(options.weights)}}}'] if options.weights else []
+    overrides += [f"{table}work_dir={quoted(options.work_dir)}"] if options.work_dir is not None else []
+    overrides += (
+        [f'{table}start={{kind="weights", source={quoted(options.weights)}}}'] if options.weights is not None else []
+    )
     return overrides
