@@ -91,7 +91,7 @@ def images_of_folder(folder: str | Path) -> list[str]:
     """The same. Raises InputError where there is no image."""
     filenames = list_images(folder)
     if not filenames:
-        raise InputError(folder, "no images in this folder", "expected .jpg, .png or other image files")
+        raise InputError(folder, "contains no images", "expected .jpg, .png or other image files")
     return filenames
 
 

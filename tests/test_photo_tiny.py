@@ -35,7 +35,7 @@ def test_the_file_is_read_whole_with_the_backbone_of_the_package(tmp_path: Path)
     whole, left_out = tmp_path / "whole.safetensors", tmp_path / "left_out.safetensors"
     save_checkpoint(whole, embedded.model, embedded.tokenizer, {})
     save_checkpoint(left_out, embedded.model, embedded.tokenizer, {}, backbone="efficientnet-lite0")
-    assert left_out.stat().st_size < 0.5 * whole.stat().st_size
+    assert left_out.stat().st_size < whole.stat().st_size - 1e7  # the backbone's size in float32
     for path in (whole, left_out):
         for name, tensor in load_checkpoint(path).model.state_dict().items():
             assert torch.equal(tensor, embedded.model.state_dict()[name]), name

@@ -181,7 +181,7 @@ def _listed(sources: Sequence[str]) -> Iterator[tuple[Path, str]]:
         if path.is_dir():
             names = list_images(path)
             if not names:
-                raise InputError(path, "no images in this folder", "expected .jpg, .png or other image files")
+                raise InputError(path, "contains no images", "expected .jpg, .png or other image files")
             yield from ((path / name, name) for name in names)
         elif path.exists():
             yield path, path.name

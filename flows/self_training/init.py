@@ -98,7 +98,7 @@ def _check_arguments(
     if path.exists():
         raise InputError(path, "already exists", "choose another name, or edit that file")
     if not Path(images).is_dir() or not list_images(images):
-        raise InputError(images, "no images there", "expected a folder of .jpg, .png or other images")
+        raise InputError(images, "contains no images", "expected a folder of .jpg, .png or other images")
     if categories is None and captions is None and labels is None:
         raise InputError("categories", "missing", "expected categories, captions or labels")
     if captions is not None and (categories is not None or labels is not None):
